@@ -1,0 +1,168 @@
+"""The only file that knows directories: what a run leaves on disk, written whole or not at all.
+
+A run is a folder. Every artifact in it is one file with a sidecar ``<file>.json`` that holds the
+fingerprint of all that the file depends on; a file without a fitting sidecar counts as absent,
+so interrupted work is simply done again. Tables are parquet, arrays are npz. No torch here: the
+survey's host and the analysis read runs through this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged or cannot be written; the text says which and what to do."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of `path` that takes its place when the block ends without an error.
+
+    Raises:
+        ArtifactError: the file system refused (disk full, no permission); nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of plain values (numbers, strings, lists, dicts), independent of dict order."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file of a run: its kind (a key of LAYOUT) and what distinguishes it from its siblings."""
+
+    kind: str
+    parts: tuple[str | int, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join([self.kind, *map(str, self.parts)])
+
+
+#: Where each kind of artifact lies; `{0}`, `{1}` are the artifact's parts.
+LAYOUT = {
+    "images": "images/{0}.npz",  # split -> pixels, and part and colour maps where drawn
+    "image_index": "images/{0}.parquet",  # split -> image_id, class_id, class_name, path
+    "weights": "training/{0}/epoch-{1:04d}.pt",  # series, epoch
+    "training_state": "training/{0}/state.pt",  # series: what interrupted training resumes from
+    "training_log": "training/{0}/log.parquet",  # series
+    "layers": "probe/{0}/layers.parquet",  # series
+    "stimuli": "probe/{0}/stimuli-{1:04d}.parquet",  # series, epoch
+    "responsive": "probe/{0}/responsive-{1:04d}.parquet",  # series, epoch
+    "activations": "probe/{0}/activations-{1:04d}.npz",  # series, epoch
+    "concepts": "probe/{0}/concepts-{1:04d}.parquet",  # series, epoch
+    "space": "space/{0}/vectors.npz",  # space method
+    "space_neurons": "space/{0}/neurons.parquet",  # space method: whose the rows of `space` are
+    "map": "space/map.parquet",
+    "importance": "importance/{0}/{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
+    "sets": "reversion/{0}/sets-{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
+    "reversion": "reversion/{0}/records-{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
+}
+
+
+class Run:
+    """Typed reading and writing of one run's folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, artifact: Artifact) -> Path:
+        return self.root / LAYOUT[artifact.kind].format(*artifact.parts)
+
+    def _sidecar(self, artifact: Artifact) -> Path:
+        path = self.path(artifact)
+        return path.with_name(path.name + ".json")
+
+    def has(self, artifact: Artifact, fingerprint: str) -> bool:
+        """Whether the artifact is there, whole, and made from just these inputs."""
+        try:
+            sidecar = json.loads(self._sidecar(artifact).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+        return sidecar["fingerprint"] == fingerprint and self.path(artifact).exists()
+
+    def seal(self, artifact: Artifact, fingerprint: str) -> None:
+        """Declare a file written by other means (`whole_file`) to be the artifact."""
+        write_text(self._sidecar(artifact), json.dumps({"fingerprint": fingerprint}) + "\n")
+
+    def save(
+        self,
+        artifact: Artifact,
+        value: pd.DataFrame | dict[str, np.ndarray],
+        fingerprint: str,
+    ) -> None:
+        """Write a table (parquet) or named arrays (npz), then its sidecar."""
+        with whole_file(self.path(artifact)) as temporary:
+            if isinstance(value, pd.DataFrame):
+                value.to_parquet(temporary, index=False)
+            else:
+                np.savez(temporary, **value)
+        self.seal(artifact, fingerprint)
+
+    def _readable(self, artifact: Artifact) -> Path:
+        path = self.path(artifact)
+        if not path.exists():
+            raise ArtifactError(
+                f"{self.root} holds no {artifact} (expected {path}); "
+                f"make it with `conceptevo run` on the same configuration"
+            )
+        return path
+
+    def table(self, artifact: Artifact) -> pd.DataFrame:
+        """Read a table artifact. Raises ArtifactError when it is absent or damaged."""
+        path = self._readable(artifact)
+        try:
+            return pd.read_parquet(path)
+        except Exception as error:  # pyarrow raises several unrelated types on damaged files
+            raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
+
+    def arrays(self, artifact: Artifact) -> dict[str, np.ndarray]:
+        """Read an array artifact. Raises ArtifactError when it is absent or damaged."""
+        path = self._readable(artifact)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except Exception as error:  # zipfile, zlib and numpy errors alike mean a damaged file
+            raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
+
+    def tables(self, kind: str) -> pd.DataFrame:
+        """All tables of one kind (every series, epoch or pair), one under another, in path order."""
+        paths = sorted(self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])))
+        if not paths:
+            raise ArtifactError(f"{self.root} holds no {kind} tables; make them with `conceptevo run`")
+        return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

@@ -1,0 +1,94 @@
+"""Identities that every room shares. Plain records, no torch: the survey's host reads them too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: The columns that identify a neuron, an evolution, in every table of the project.
+NEURON = ["series", "epoch", "layer", "channel"]
+EVOLUTION = ["series", "epoch_from", "epoch_to", "layer", "channel"]
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """One model's weights at one epoch."""
+
+    series: str
+    epoch: int
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """One channel of one probed layer of one checkpoint."""
+
+    series: str
+    epoch: int
+    layer: str
+    channel: int
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.series, self.epoch)
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """Two epochs of one series, the older first."""
+
+    series: str
+    epoch_from: int
+    epoch_to: int
+
+
+@dataclass(frozen=True, order=True)
+class Evolution:
+    """One neuron between two epochs of one series."""
+
+    series: str
+    epoch_from: int
+    epoch_to: int
+    layer: str
+    channel: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """The checkpoints of one training run, in epoch order."""
+
+    name: str
+    epochs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.epochs:
+            raise ValueError(f"series {self.name!r} has no checkpoints")
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError(
+                f"series {self.name!r}: epochs must increase without repeats, got {self.epochs}"
+            )
+
+    @property
+    def last(self) -> Checkpoint:
+        return Checkpoint(self.name, self.epochs[-1])
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(self.name, epoch) for epoch in self.epochs]
+
+    def pairs(self, wanted: Sequence[tuple[int, int]] | None = None) -> list[Pair]:
+        """Pairs of epochs: those wanted, or all consecutive ones.
+
+        Raises:
+            ValueError: a wanted epoch is not among the checkpoints, or a pair does not go forward.
+        """
+        if wanted is None:
+            wanted = list(zip(self.epochs[:-1], self.epochs[1:], strict=True))
+        for start, end in wanted:
+            for epoch in (start, end):
+                if epoch not in self.epochs:
+                    raise ValueError(
+                        f"series {self.name!r} has no checkpoint of epoch {epoch}; "
+                        f"it has {', '.join(map(str, self.epochs))}"
+                    )
+            if start >= end:
+                raise ValueError(f"pair {start} -> {end} of {self.name!r} must go forward in time")
+        return [Pair(self.name, start, end) for start, end in wanted]
