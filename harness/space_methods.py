@@ -180,7 +180,7 @@ def carry_over(
     images = np.where(direct[:, None], solve_image_vectors(of_base, base_vectors), np.nan)
     images = indirect_vectors(evidence.responsive, images, parameters, rng)
 
-    known: np.ndarray = np.isfinite(images).all(axis=1)
+    known = np.asarray(np.isfinite(images).all(axis=1))
     usable = sparse.csr_array(evidence.incidence @ sparse.diags_array(known.astype(float)))
     usable.eliminate_zeros()
     vectors = mean_over_stimuli(usable) @ np.where(known[:, None], images, 0.0)
@@ -203,7 +203,7 @@ def indirect_vectors(
     Images to which the same base neuron responds are pulled together by the objective of step 1;
     the known vectors stay fixed. An image that shares a neuron with no other keeps NaN.
     """
-    known: np.ndarray = np.isfinite(images).all(axis=1)
+    known = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)
     groups = sparse.csr_array(responsive)
     learnt = skip_gram(
