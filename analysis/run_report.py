@@ -117,12 +117,12 @@ def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) ->
             "Do the evolutions matter to the predictions?",
             [
                 "For a class and two epochs, every neuron's change is scored by how much it "
-                "matters to the class. In the newer network, a set of neurons is then put back to "
-                "what it does in the older one on the same image, and the rest of the network runs "
-                "on. If the score means something, undoing the most important quarter (q1) must hurt "
-                "more than undoing a random quarter, and the least important (q4) less; and "
-                "neurons that changed as much as q1's but were not scored important must do less "
-                "harm (matched)."
+                "matters to the class. In the newer network, a set of neurons is then put back "
+                "to what it does in the older one on the same image, and the rest of the "
+                "network runs on. If the score means something, undoing the most important "
+                "quarter (q1) must hurt more than undoing a random quarter, and the least "
+                "important (q4) less; and neurons that changed as much as q1's but were not "
+                "scored important must do less harm (matched)."
             ],
             _reversion_findings(run),
             pick(figures, "reversion"),
