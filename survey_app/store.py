@@ -38,7 +38,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, durable: bool = True) -> Engine:
     """An engine for any SQLAlchemy URL, tuned for many small transactions.
 
     Raises:
@@ -47,7 +47,7 @@ def open_engine(url: str) -> Engine:
     try:
         if url.startswith("sqlite"):
             engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-            event.listen(engine, "connect", _sqlite_connect)
+            event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_hasty)
             event.listen(engine, "begin", _sqlite_begin)
             return engine
         options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800}
@@ -65,16 +65,29 @@ def _sqlite_connect(connection, _record) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def _sqlite_hasty(connection, record) -> None:
+    _sqlite_connect(connection, record)
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
 def _sqlite_begin(connection: Connection) -> None:
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 class Store:
-    """One database. `clock` tells the time, in UTC."""
+    """One database.
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = now) -> None:
-        self.engine = open_engine(url)
+    Args:
+        url: any SQLAlchemy URL.
+        clock: tells the time, in UTC.
+        durable: False spares SQLite a disk flush per commit, for data that can be made again.
+    """
+
+    def __init__(
+        self, url: str, clock: Callable[[], datetime] = now, durable: bool = True
+    ) -> None:
+        self.engine = open_engine(url, durable)
         self.clock = clock
         # SQLite has one writer; a fair queue in the process beats its busy-waiting.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()

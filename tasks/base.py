@@ -124,6 +124,10 @@ class Task(Protocol):
         """The recorded answer out of the checked values of the fields."""
         ...
 
+    def values(self, answer: Any) -> dict[str, Any]:
+        """The fields' values that give this answer: the inverse of `answer`."""
+        ...
+
     def score(self, key: Any, answer: Any) -> bool | None:
         """Whether the answer meets the key; None where there is no key."""
         ...

@@ -65,6 +65,9 @@ class ConceptAgreement:
     def answer(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"rating": int(values["rating"]), "label": values["label"]}
 
+    def values(self, answer: Any) -> dict[str, Any]:
+        return {"rating": str(answer["rating"]), "label": answer["label"]}
+
     def score(self, key: Any, answer: Any) -> bool | None:
         return None
 

@@ -99,6 +99,11 @@ class EvolutionLabelling:
             "clarity": int(values["clarity"]),
         }
 
+    def values(self, answer: Any) -> dict[str, Any]:
+        labels = {f"label_{i}": label for i, label in enumerate(answer["labels"])}
+        changed = "yes" if answer["changed"] else "no"
+        return {**labels, "changed": changed, "clarity": str(answer["clarity"])}
+
     def score(self, key: Any, answer: Any) -> bool | None:
         return None if key is None else answer["changed"] == key
 

@@ -171,6 +171,9 @@ class OddOneOut:
     def answer(self, values: dict[str, Any]) -> str:
         return values["choice"]
 
+    def values(self, answer: Any) -> dict[str, Any]:
+        return {"choice": answer}
+
     def score(self, key: Any, answer: Any) -> bool | None:
         return answer == key
 
