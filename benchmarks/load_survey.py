@@ -40,7 +40,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ramp", type=float, default=20.0, help="seconds over which they arrive")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which to give up")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--postgres", action="store_true", help="a throw-away PostgreSQL, not SQLite")
+    parser.add_argument(
+        "--postgres", action="store_true", help="a throw-away PostgreSQL, not SQLite"
+    )
     parser.add_argument("--faults", action="store_true", help="kill a worker and the database")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -154,7 +156,9 @@ def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
     study, _ = load(study_folder)
     store = Store(url)
     with store.read() as connection:
-        who = dict(connection.execute(select(identities.c.participant, identities.c.platform_id)).all())
+        who = dict(
+            connection.execute(select(identities.c.participant, identities.c.platform_id)).all()
+        )
         rows = connection.execute(
             select(responses.c.participant, responses.c.trial, responses.c.condition).where(
                 responses.c.role != "practice"
@@ -163,7 +167,9 @@ def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
         done = connection.execute(
             select(participants.c.participant, participants.c.status, participants.c.plan)
         ).all()
-    acknowledged = {parse_qs(query)["PROLIFIC_PID"][0]: n for query, n in tally.acknowledged.items()}
+    acknowledged = {
+        parse_qs(query)["PROLIFIC_PID"][0]: n for query, n in tally.acknowledged.items()
+    }
     stored = Counter(who[row.participant] for row in rows)
     lost = sum(max(0, n - stored[person]) for person, n in acknowledged.items())
     # A refresh can show the next page before the answer's own acknowledgement came: that answer was
@@ -216,12 +222,16 @@ def main() -> int:
         asyncio.run(everything())
         seconds = time.monotonic() - began
         clicks = len(tally.waits)
-        print(f"{arguments.participants} participants, {clicks} clicks in {seconds:.0f} s: "
-              f"{clicks / seconds:.1f} clicks/s")
+        print(
+            f"{arguments.participants} participants, {clicks} clicks in {seconds:.0f} s: "
+            f"{clicks / seconds:.1f} clicks/s"
+        )
         print(f"click to next page, pictures included: {percentiles(tally.waits)}")
         print(f"address to first page: {percentiles(tally.arrivals)}")
-        print(f"faults: {tally.doubled} double clicks, {tally.refreshed} refreshes, "
-              f"{tally.dropped} cut connections, {tally.retries} retries")
+        print(
+            f"faults: {tally.doubled} double clicks, {tally.refreshed} refreshes, "
+            f"{tally.dropped} cut connections, {tally.retries} retries"
+        )
         print("ended:", dict(Counter(tally.ends)))
         fine = verdict(arguments.study, url, tally)
     return 0 if fine else 1

@@ -56,7 +56,9 @@ class Http:
     def send_and_drop(self, path: str, body: bytes) -> None:
         """Send a request and break the connection without waiting for the answer."""
         if self._streams is not None:
-            head = f"POST /{path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                f"POST /{path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             self._streams[1].write(head.encode() + body)
         self.close()
 

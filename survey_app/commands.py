@@ -117,7 +117,9 @@ def simulate(
     store.migrate()
     ends: Counter[str] = Counter()
     with console.status("simulating") as status:
-        for number, end in enumerate(run(Service(store, frozen, keys, "simulated"), participants, seed)):
+        for number, end in enumerate(
+            run(Service(store, frozen, keys, "simulated"), participants, seed)
+        ):
             ends[end] += 1
             status.update(f"simulating: {number + 1} of {participants}")
     told = ", ".join(f"{count} {end}" for end, count in ends.most_common())
@@ -134,7 +136,9 @@ def _existing(url: str):
 
     missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
     if missing or not inspect((store := Store(url)).engine).has_table("responses"):
-        raise ValueError(f"--database {url.split('@')[-1]} holds no survey; give the survey's own URL")
+        raise ValueError(
+            f"--database {url.split('@')[-1]} holds no survey; give the survey's own URL"
+        )
     return store
 
 

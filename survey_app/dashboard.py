@@ -8,10 +8,10 @@ import time
 import pandas as pd
 import streamlit as st
 
-from survey_app.figures import per_condition, per_trial, people_flow, rates
+from survey_app.export import sources, tables
+from survey_app.figures import people_flow, per_condition, per_trial, rates
 from survey_app.passwords import VARIABLE, fits
 from survey_app.server import service
-from survey_app.export import sources, tables
 
 
 def _allowed() -> bool:

@@ -28,7 +28,10 @@ def tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Responses and participants of one source, typed as the codebook says."""
     frames = []
-    for table, order in ((responses, ("participant", "answered_at")), (participants, ("arrived_at",))):
+    for table, order in (
+        (responses, ("participant", "answered_at")),
+        (participants, ("arrived_at",)),
+    ):
         query = select(table).where(table.c.source == source)
         if study is not None:
             query = query.where(table.c.study == study)

@@ -25,5 +25,7 @@ def fits(password: str, stored: str) -> bool:
             raise ValueError(kind)
         found = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), **_COST)
     except ValueError as error:
-        raise ValueError(f"{VARIABLE} is not a hash; make one with `conceptevo survey-password`") from error
+        raise ValueError(
+            f"{VARIABLE} is not a hash; make one with `conceptevo survey-password`"
+        ) from error
     return hmac.compare_digest(found, expected)

@@ -74,6 +74,8 @@ def _take_part(
         stage, trial = _standing(service, person)
         seconds = float(rng.lognormal(np.log(2 if careless else 7), 0.4))
         action: dict[str, Any] = {"values": {}, "milliseconds": seconds * 1000}
+        if stage is Stage.INSTRUCTIONS:
+            action["milliseconds"] *= 5
         if stage is Stage.CONSENT:
             action["values"] = {"consent": "yes"}
         elif trial is not None:

@@ -18,7 +18,17 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -84,9 +94,7 @@ class Store:
         durable: False spares SQLite a disk flush per commit, for data that can be made again.
     """
 
-    def __init__(
-        self, url: str, clock: Callable[[], datetime] = now, durable: bool = True
-    ) -> None:
+    def __init__(self, url: str, clock: Callable[[], datetime] = now, durable: bool = True) -> None:
         self.engine = open_engine(url, durable)
         self.clock = clock
         # SQLite has one writer; a fair queue in the process beats its busy-waiting.
@@ -112,7 +120,10 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One reading transaction; never waits for a writer."""
-        with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
+        with (
+            self.engine.connect().execution_options(reading=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def register(self, study: Study, source: Source) -> tuple[str, str]:
@@ -126,7 +137,9 @@ class Store:
                 "created_at": self.clock(),
             }
             self._insert_new(connection, studies, row)
-            known = select(func.count()).where(places.c.study == study.hash, places.c.source == source)
+            known = select(func.count()).where(
+                places.c.study == study.hash, places.c.source == source
+            )
             if not connection.scalar(known):
                 self._insert_new(
                     connection,

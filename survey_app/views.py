@@ -166,7 +166,8 @@ class View:
 
     def _questions(self, place: Place) -> str:
         asked = "".join(
-            _text(f) if f.kind == "text" else _scale(f, required=False) for f in self.study.questions
+            _text(f) if f.kind == "text" else _scale(f, required=False)
+            for f in self.study.questions
         )
         return (
             f"{_heading('A few last questions')}<p>All of them are optional.</p>"
@@ -203,7 +204,9 @@ def _heading(text: str) -> str:
 
 
 def _go_on(text: str) -> str:
-    return f'<div class="actions"><button class="primary" type="submit">{escape(text)}</button></div>'
+    return (
+        f'<div class="actions"><button class="primary" type="submit">{escape(text)}</button></div>'
+    )
 
 
 def _image(name: str, alt: str) -> str:
@@ -263,7 +266,9 @@ def _leave(place: Place, code: str) -> str:
     shown = f'<p>Your completion code: <code class="code">{escape(code)}</code></p>'
     if place.platform == "prolific":
         link = escape(prolific_return(code))
-        return f'{shown}<p><a class="primary" data-redirect href="{link}">Return to Prolific</a></p>'
+        return (
+            f'{shown}<p><a class="primary" data-redirect href="{link}">Return to Prolific</a></p>'
+        )
     if place.platform == "mturk" and place.identity:
         hidden = "".join(
             f'<input type="hidden" name="{name}" value="{escape(value)}">'

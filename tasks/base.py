@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,7 +22,6 @@ from tasks.evidence import Evidence
 from tasks.responses import Role
 
 TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Frozen(BaseModel):
@@ -144,15 +144,15 @@ class Task(Protocol):
 TASKS: Registry[Task] = Registry("task")
 
 
+#: Built-in tasks in the order in which participants meet them. A study may also name a task of
+#: one's own, as 'package.module:attribute'.
+BUILT_IN = ("odd_one_out", "evolution_labelling", "before_or_after", "concept_agreement")
+
+
 def all_tasks() -> Registry[Task]:
     """The registry, with every built-in task in it."""
-    from tasks import (  # noqa: F401
-        before_or_after,
-        concept_agreement,
-        evolution_labelling,
-        odd_one_out,
-    )
-
+    for name in BUILT_IN:
+        import_module(f"tasks.{name}")
     return TASKS
 
 

@@ -39,7 +39,9 @@ def check(study: StudyFolder) -> None:
     from tasks.study import load
 
     frozen, keys = load(study)
-    console.print(f"study {frozen.hash} is as it was frozen; see {contact_sheet(frozen, keys, study)}")
+    console.print(
+        f"study {frozen.hash} is as it was frozen; see {contact_sheet(frozen, keys, study)}"
+    )
 
 
 def settings(

@@ -30,7 +30,9 @@ table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: 
 """
 
 
-def observe(study: Study, keys: dict[str, Any], folder: Path) -> dict[str, tuple[Any, float, bool | None]]:
+def observe(
+    study: Study, keys: dict[str, Any], folder: Path
+) -> dict[str, tuple[Any, float, bool | None]]:
     """The machine observer's answer to every trial, how clear it was, and whether it is right."""
     looks: dict[str, np.ndarray] = {}
     for name in study.images():
@@ -66,7 +68,9 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
         for task, condition, role, count, share in summary(study, observed)
     )
     trials = sorted(study.trials, key=lambda t: (t.role != "practice", t.task, t.condition, t.id))
-    articles = "".join(_article(study, t, keys[t.id], observed[t.id], recipes[t.id]) for t in trials)
+    articles = "".join(
+        _article(study, t, keys[t.id], observed[t.id], recipes[t.id]) for t in trials
+    )
     page = (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(study.title)}</title>"
         f"<style>{_STYLE}</style><h1>{escape(study.title)}</h1><p>Study {study.hash}: "
