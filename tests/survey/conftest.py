@@ -139,6 +139,7 @@ class Survey:
         code = "import sys; from pathlib import Path; from survey_app.commands import survey; "
         code += "survey(Path(sys.argv[1]), database=sys.argv[2], port=int(sys.argv[3]), "
         code += "host='127.0.0.1', workers=int(sys.argv[4]), pilot=False)"
+        self.url = url
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-c", code, str(folder), url, str(port), str(workers)],
             stdout=subprocess.PIPE,
