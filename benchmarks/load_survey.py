@@ -113,13 +113,29 @@ def _echo(lines) -> None:
         print("  survey:", line.rstrip(), flush=True)
 
 
+def practice_answers(folder: Path) -> dict[frozenset[str], str]:
+    """What to answer in practice, by the pictures shown: people learn it, guessers never end."""
+    study, keys = load(folder)
+    trials = [study.by_id[trial] for trial in study.practice if study.by_id[trial].options]
+    return {
+        frozenset(f"img/{o.image}" for o in trial.options)
+        | frozenset(f"img/{image}" for panel in trial.panels for image in panel.images): keys[
+            trial.id
+        ]
+        for trial in trials
+    }
+
+
 async def crowd(arguments: argparse.Namespace, port: int, tally: Tally) -> None:
     faults = Faults(0.03, 0.02, 0.02)
+    known = practice_answers(arguments.study)
 
     async def one(number: int) -> None:
         await asyncio.sleep(arguments.ramp * number / arguments.participants)
         query = f"PROLIFIC_PID=load{arguments.seed:04d}x{number:05d}&STUDY_ID=s&SESSION_ID=t"
-        person = Participant("127.0.0.1", port, query, tally, faults, arguments.seed + number)
+        person = Participant(
+            "127.0.0.1", port, query, tally, faults, arguments.seed + number, known
+        )
         await person.take_part(tuple(arguments.think), arguments.limit)
 
     results = await asyncio.gather(

@@ -95,10 +95,18 @@ class Participant:
     """One person from arrival to the end, answering at random."""
 
     def __init__(
-        self, host: str, port: int, query: str, tally: Tally, faults: Faults, seed: int
+        self,
+        host: str,
+        port: int,
+        query: str,
+        tally: Tally,
+        faults: Faults,
+        seed: int,
+        known: dict[frozenset[str], str],
     ) -> None:
         self.http, self.address, self.query = Http(host, port), f"{host}:{port}", query
         self.tally, self.faults, self.random = tally, faults, random.Random(seed)
+        self.known = known  # pictures of a practice trial -> its right answer
         self.images: set[str] = set()
         self.socket = None
 
@@ -128,7 +136,7 @@ class Participant:
             await self.socket.close()
 
     async def _open(self) -> dict:
-        """The page as the Streamlit script sends it to a fresh browser tab; tries until it comes."""
+        """The page as the script sends it to a fresh browser tab; tries until it comes."""
         for attempt in range(200):
             try:
                 if self.socket is not None:
@@ -194,10 +202,12 @@ class Participant:
         choices: dict[str, list[str]] = {}
         for kind, name, value in _FIELD.findall(html):
             choices.setdefault(name, []).append(value if kind == "radio" else "red wheel")
-        return {name: self.random.choice(found) for name, found in choices.items()}
+        values = {name: self.random.choice(found) for name, found in choices.items()}
+        right = self.known.get(frozenset(_IMAGE.findall(html)))
+        return values | ({"choice": right} if right else {})
 
     async def _pictures(self, page: dict) -> None:
-        """Fetch pictures of this page; those of the next ones in the background, as a browser does."""
+        """Fetch this page's pictures; those of the next in the background, as a browser does."""
         for name in _IMAGE.findall(page["html"]):
             await self._picture(name)
         self._ahead = asyncio.ensure_future(self._preload(page["preload"]))

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tasks.responses import Source
+
 console = Console()
 
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
@@ -45,7 +47,7 @@ def survey(
     frozen, keys = load(study)
     store = Store(url)
     store.migrate()
-    source = "pilot" if pilot else "human"
+    source: Source = "pilot" if pilot else "human"
     Service(store, frozen, keys, source)
     store.engine.dispose()
     listening = listen(host, port)

@@ -15,7 +15,9 @@ from tasks.study import Study
 def people_flow(people: pd.DataFrame, wanted: int) -> pd.DataFrame:
     """How many came how far; `finished` against the number wanted."""
     counts = people["status"].value_counts()
-    rows = [{"status": status, "people": int(counts.get(status, 0))} for status in STATUSES]
+    rows: list[dict[str, object]] = [
+        {"status": status, "people": int(counts.get(status, 0))} for status in STATUSES
+    ]
     rows.append({"status": "finished, but inattentive", "people": int(people["excluded"].sum())})
     rows.append({"status": "wanted", "people": wanted})
     return pd.DataFrame(rows)

@@ -119,7 +119,7 @@ class Service:
         )
 
     def _questionnaire(self, values: dict[str, Any]) -> dict[str, str]:
-        """Answers to the optional questions; what does not fit is refused, what is empty left out."""
+        """Answers to the optional questions; empty ones are left out, unfit ones refused."""
         answers = {}
         for field in self.study.questions:
             value = values.get(field.name)

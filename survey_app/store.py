@@ -64,8 +64,8 @@ def open_engine(url: str, durable: bool = True) -> Engine:
         return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ValueError(
-            f"database {url.split('://')[0]!r} cannot be used ({error}); name an SQLAlchemy URL such as "
-            f"sqlite:///answers.sqlite or postgresql://user@host/name"
+            f"database {url.split('://')[0]!r} cannot be used ({error}); name an "
+            f"SQLAlchemy URL such as sqlite:///answers.sqlite or postgresql://user@host/name"
         ) from error
 
 

@@ -8,6 +8,7 @@ observer and the simulated participants answer through the task's own methods.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal, Protocol
@@ -95,6 +96,13 @@ class NoTrial(ValueError):
     """The evidence does not hold a (further) trial of that condition; the text says why."""
 
 
+def unknown_condition(task: Task, condition: str) -> ValueError:
+    """The error for a condition that a task does not have."""
+    return ValueError(
+        f"{task.name} has no condition {condition!r}; it has {', '.join(task.conditions)}"
+    )
+
+
 class Task(Protocol):
     """The interface of a task.
 
@@ -109,7 +117,7 @@ class Task(Protocol):
     title: str
     instructions: str
     prompt: str
-    conditions: dict[str, int]
+    conditions: Mapping[str, int]
     control: str | None
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:

@@ -1,4 +1,4 @@
-"""What participants will see, for the researcher: every trial with its key, and the machine's answer."""
+"""For the researcher: every trial as it will be seen, its key, and the machine's answer."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
     page = (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(study.title)}</title>"
         f"<style>{_STYLE}</style><h1>{escape(study.title)}</h1><p>Study {study.hash}: "
-        f"{len(study.trials)} trials in {len(study.forms)} forms for {study.participants} participants. "
+        f"{len(study.trials)} trials in {len(study.forms)} forms for {study.participants} people. "
         f"<strong>Shows the keys: never give it to participants.</strong></p>"
-        f"<h2>Machine observer</h2><p>Answers from colours and edges alone. Look twice at trials it "
-        f"finds trivial (do they test the concept?) and at those it misses clearly (is there an "
+        f"<h2>Machine observer</h2><p>Answers from colours and edges alone. Look twice at trials "
+        f"it finds trivial (do they test the concept?) and at those it misses clearly (is there an "
         f"answer?).</p><table><tr><th>task</th><th>condition</th><th>role</th><th>trials</th>"
         f"<th>right</th></tr>{rows}</table><h2>Trials</h2>{articles}</html>"
     )
@@ -98,8 +98,8 @@ def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, A
     return (
         f"<article><h3>{trial.id} · {trial.task} · {trial.condition} · {trial.role}</h3>"
         f"<p>{escape(study.task_texts[trial.task].prompt)}</p><div class='row'>{shown}</div>"
-        f"<p>key: <strong>{escape(json.dumps(key))}</strong> · machine: {escape(json.dumps(answer))} "
-        f"(margin {margin:.3f}) <span class='flag'>{flag}</span><br>{escape(neurons)}"
+        f"<p>key: <strong>{escape(json.dumps(key))}</strong> · machine: "
+        f"{escape(json.dumps(answer))} (margin {margin:.3f}) <span class='flag'>{flag}</span><br>{escape(neurons)}"
         f"<br>{escape(json.dumps(recipe)) if recipe else ''}</p></article>"
     )
 

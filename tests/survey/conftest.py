@@ -13,12 +13,14 @@ from urllib.request import urlopen
 import numpy as np
 import pandas as pd
 import pytest
+
 from harness.artifacts import Artifact, Run
 from harness.images import drawn_arrays
 from harness.records import NEURON
 from harness.space import SemanticSpace
 from survey_app.service import Service
 from survey_app.store import Store
+from tasks.base import all_tasks
 from tasks.evidence import Evidence
 from tasks.settings import StudySettings
 from tasks.study import build, load
@@ -51,7 +53,9 @@ def synthetic_run(root: Path) -> Run:
                     # Concepts move with the epochs for every other channel.
                     concept = (channel + (epoch if channel % 2 else 0)) % 12
                     own = rng.permutation(np.flatnonzero(labels == concept))[: K - 2]
-                    rest = rng.choice(np.flatnonzero(labels != concept), K - len(own), replace=False)
+                    rest = rng.choice(
+                        np.flatnonzero(labels != concept), K - len(own), replace=False
+                    )
                     for rank, image in enumerate([*own, *rest]):
                         stimuli.append((*key, rank, image, float(K - rank), 0.5, 0.5))
                     concepts.append((*key, f"concept {concept}", 0.2))
@@ -67,7 +71,10 @@ def synthetic_run(root: Path) -> Run:
     return run
 
 
-SETTINGS = StudySettings(forms=2, participants=6, lease_minutes=30)
+#: One trial of every condition, so that sessions in the browser stay short.
+TRIALS = {name: dict.fromkeys(all_tasks().get(name).conditions, 1) for name in all_tasks()}
+SETTINGS = StudySettings(forms=2, participants=6, lease_minutes=30, trials=TRIALS)
+SET = sum(map(len, TRIALS.values())) + SETTINGS.attention.trials  # what one participant answers
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from survey_app import flow
 from survey_app.flow import Course, Progress, Stage
 

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table, codebook, read_table
 
 ROW = {

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from people import arrive, fill, go
 from sqlalchemy import func, select
+
 from survey_app import tokens
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival, BadAddress, arrival, new_link
@@ -23,7 +24,9 @@ from tasks.base import all_tasks
 SECRET = "0" * 64
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -107,7 +110,9 @@ def test_a_token_is_for_one_person_and_one_page(sqlite_service):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(action=st.dictionaries(st.sampled_from(["values", "milliseconds", "pastes", "x"]), json_values))
+@given(
+    action=st.dictionaries(st.sampled_from(["values", "milliseconds", "pastes", "x"]), json_values)
+)
 @pytest.mark.parametrize("stage", [Stage.CONSENT, Stage.TRIAL, Stage.QUESTIONS])
 def test_no_form_field_breaks_the_service(sqlite_service, stage, action):
     person = arrive(sqlite_service, f"fuzz {stage}")
@@ -123,9 +128,18 @@ def test_no_form_field_breaks_the_service(sqlite_service, stage, action):
 @given(
     parameters=st.dictionaries(
         st.sampled_from(
-            ["PROLIFIC_PID", "STUDY_ID", "SESSION_ID", "assignmentId", "workerId", "turkSubmitTo", "p"]
+            [
+                "PROLIFIC_PID",
+                "STUDY_ID",
+                "SESSION_ID",
+                "assignmentId",
+                "workerId",
+                "turkSubmitTo",
+                "p",
+            ]
         ),
-        st.text(max_size=80) | st.sampled_from(["a", "https://x@www.mturk.com", "http://[", "\x00"]),
+        st.text(max_size=80)
+        | st.sampled_from(["a", "https://x@www.mturk.com", "http://[", "\x00"]),
     )
 )
 def test_no_address_breaks_the_arrival(parameters):
@@ -151,8 +165,15 @@ def test_prolific_and_mturk_are_read(frozen):
     turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "W1"}
     good = arrival({**turk, "turkSubmitTo": "https://workersandbox.mturk.com"}, SECRET)
     assert good.details["turkSubmitTo"] == "https://workersandbox.mturk.com/mturk/externalSubmit"
-    for bad in ("http://www.mturk.com", "https://mturk.com.evil.org", "https://evil.org#.mturk.com",
-                "https://x@www.mturk.com", "javascript:alert(1)", "https://www.mturk.com:99", ""):
+    for bad in (
+        "http://www.mturk.com",
+        "https://mturk.com.evil.org",
+        "https://evil.org#.mturk.com",
+        "https://x@www.mturk.com",
+        "javascript:alert(1)",
+        "https://www.mturk.com:99",
+        "",
+    ):
         with pytest.raises(BadAddress, match="turkSubmitTo"):
             arrival({**turk, "turkSubmitTo": bad}, SECRET)
 
@@ -181,7 +202,9 @@ def test_markup_shows_as_text(frozen, tmp_path):
 
     study, _ = frozen
     evil = "<img src=x onerror=alert(1)>"
-    view = View(study.model_copy(update={"title": evil, "consent": evil + " [x](javascript:alert(1))"}))
+    view = View(
+        study.model_copy(update={"title": evil, "consent": evil + " [x](javascript:alert(1))"})
+    )
     html = view.page(Place(S.CONSENT))["html"]
     assert "<img" not in html
     assert "&lt;img" in html
@@ -191,7 +214,10 @@ def test_markup_shows_as_text(frozen, tmp_path):
 
 def test_failed_attention_gets_its_own_code(sqlite_service):
     study = sqlite_service.study
-    row = {"attention_right": 0, "plan": [{"trial": t.id} for t in study.trials if t.role == "attention"]}
+    row = {
+        "attention_right": 0,
+        "plan": [{"trial": t.id} for t in study.trials if t.role == "attention"],
+    }
     assert not sqlite_service.attentive(row)
     assert sqlite_service.attentive(row | {"attention_right": len(row["plan"])})
 
@@ -212,8 +238,9 @@ def test_paste_and_leaving_are_recorded_and_bounded(sqlite_service):
 def test_the_host_needs_no_torch():
     code = (
         "import sys; from survey_app import commands, dashboard, export, simulate, worker; "
-        "import tasks.commands, tasks.contact_sheet, tasks.study; from tasks.base import all_tasks; "
-        "all_tasks(); loaded = [m for m in ('torch', 'torchvision') if m in sys.modules]; "
+        "import tasks.commands, tasks.contact_sheet, tasks.study; "
+        "from tasks.base import all_tasks; all_tasks(); "
+        "loaded = [m for m in ('torch', 'torchvision') if m in sys.modules]; "
         "sys.exit(str(loaded) if loaded else 0)"
     )
     code = code.replace("dashboard, ", "")  # a script: it draws when imported

@@ -10,6 +10,7 @@ from alembic.migration import MigrationContext
 from people import arrive, fill, go
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
+
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
 from survey_app.schema import identities, metadata, participants, places, responses
@@ -253,7 +254,9 @@ def test_leasing_by_many_threads_gives_distinct_places(store, frozen):
         thread.join()
     assert results == ["instructions"] * 6
     with service.store.read() as connection:
-        assert connection.execute(text("SELECT count(DISTINCT participant) FROM places")).scalar() == 6
+        assert (
+            connection.execute(text("SELECT count(DISTINCT participant) FROM places")).scalar() == 6
+        )
 
 
 def test_a_bad_url_says_what_is_expected():

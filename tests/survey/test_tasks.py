@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tasks.base import NoTrial, Trial, all_tasks, check_values, clean_text
 from tasks.evidence import Evidence, Group, read_groups
 from tasks.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
@@ -67,7 +68,9 @@ def test_the_key_stands_at_every_place(evidence):
 
 def test_hand_picked_groups_come_from_a_file(run, tmp_path):
     path = tmp_path / "groups.toml"
-    names = ", ".join(f"{{series='a', epoch=3, layer='deep', channel={c}}}" for c in (0, 12, 24, 2, 14))
+    names = ", ".join(
+        f"{{series='a', epoch=3, layer='deep', channel={c}}}" for c in (0, 12, 24, 2, 14)
+    )
     path.write_text(f"[[group]]\nconcept = 'mine'\nneurons = [{names}]\n")
     evidence = Evidence(run, groups=read_groups(path))
     five, odd, recipe = chosen(evidence, "hand_picked", 0)
@@ -98,7 +101,12 @@ def test_draws_are_seeded_and_answers_go_both_ways(evidence, name):
         assert (one.neurons, one.key) == (two.neurons, two.key)
         options = [{"id": "abcdef"[i], "image": f"{i}"} for i in range(len(one.options))]
         trial = Trial(
-            id="t1", task=name, condition=condition, role="trial", options=options, neurons=one.neurons
+            id="t1",
+            task=name,
+            condition=condition,
+            role="trial",
+            options=options,
+            neurons=one.neurons,
         )
         key = "abcdef"[one.key] if options else one.key
         for knows in (True, False):
@@ -126,7 +134,7 @@ def test_same_stage_controls_show_disjoint_stimuli_of_one_stage(evidence):
 
 
 def test_the_right_new_picture_drives_the_later_neuron_more(evidence):
-    """By the definition of stimuli: in the top k of t' and not of t, against the other way round."""
+    """By the definition of stimuli: in the top k of t' and not of t, and the other way round."""
     task = all_tasks().get("before_or_after")
     for seed in range(20):
         draft = task.draw(evidence, "nine_references", np.random.default_rng(seed))
@@ -134,7 +142,9 @@ def test_the_right_new_picture_drives_the_later_neuron_more(evidence):
         assert before.epoch < after.epoch
         assert before.channel == after.channel
         shown = [set(evidence.stimuli(n)["image_id"][:9]) for n in (before, after)]
-        new = set(evidence.stimuli(after)["image_id"][9:]) - set(evidence.stimuli(before)["image_id"])
+        new = set(evidence.stimuli(after)["image_id"][9:]) - set(
+            evidence.stimuli(before)["image_id"]
+        )
         assert new - shown[0] - shown[1]
 
 
