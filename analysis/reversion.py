@@ -1,0 +1,145 @@
+"""From reversion records to claims: how predictions change when evolutions are undone.
+
+The unit of inference is the class: images of one class share its sets of neurons. Intervals
+resample classes, and images within them; tests are paired over classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from harness.records import EVOLUTION
+
+PAIR = EVOLUTION[:3]
+OUTCOMES = {"accuracy": "correct", "top-5": "top5", "probability": "probability"}
+
+
+def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+    """Mean signed change of an outcome (after minus before) for every class.
+
+    Args:
+        records: rows of an image and arm.
+        outcome: "accuracy", "top-5" or "probability".
+
+    Returns:
+        series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change;
+        draws of a random arm are averaged.
+    """
+    column = OUTCOMES[outcome]
+    keys = [*PAIR, "layer", "method", "split", "class_id", "arm"]
+    means = (
+        records.groupby(keys, observed=True)[[f"{column}_before", f"{column}_after"]]
+        .mean()
+        .rename(columns={f"{column}_before": "before", f"{column}_after": "after"})
+        .reset_index()
+    )
+    return means.assign(change=means["after"] - means["before"])
+
+
+def wide(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
+    """`by_class` of one pair, layer, method and split as classes x arms."""
+    return classes.pivot(index="class_id", columns="arm", values=value)
+
+
+def quartiles(arms: list[str]) -> list[str]:
+    """The bins among the arms, most important first."""
+    return sorted((arm for arm in arms if arm.startswith("q")), key=lambda arm: int(arm[1:]))
+
+
+def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
+    """Page's (1963) test that accuracy after reversion rises from the first bin to the last.
+
+    Args:
+        changes: classes x arms.
+
+    Returns:
+        p-value and number of classes; NaN where there are fewer than two classes or three bins.
+    """
+    bins = changes[quartiles(list(changes.columns))].dropna()
+    if len(bins) < 2 or bins.shape[1] < 3:
+        return float("nan"), len(bins)
+    return float(stats.page_trend_test(bins.to_numpy()).pvalue), len(bins)
+
+
+def wilcoxon(first: pd.Series, second: pd.Series) -> float:
+    """Two-sided signed-rank p-value over classes; NaN where no class differs."""
+    difference = (first - second).dropna().to_numpy()
+    if not np.any(difference):
+        return float("nan")
+    return float(stats.wilcoxon(difference).pvalue)
+
+
+def holm(p_values: pd.Series) -> pd.Series:
+    """Holm's (1979) correction over all defined p-values; undefined ones stay NaN."""
+    corrected = pd.Series(np.nan, index=p_values.index, dtype=float)
+    defined = p_values.notna()
+    if defined.any():
+        corrected[defined] = multipletests(p_values[defined], method="holm")[1]
+    return corrected
+
+
+def bootstrap_interval(
+    records: pd.DataFrame,
+    rng: np.random.Generator,
+    outcome: str = "accuracy",
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mean change over classes: classes and their images resampled.
+
+    Args:
+        records: rows of one pair, layer, method, split and arm.
+
+    Returns:
+        (low, high); NaN for fewer than two classes.
+    """
+    column = OUTCOMES[outcome]
+    change = records[f"{column}_after"].astype(float) - records[f"{column}_before"].astype(float)
+    images = change.groupby([records["class_id"], records["image_id"]]).mean()
+    groups = [group.to_numpy() for _, group in images.groupby(level=0)]
+    if len(groups) < 2:
+        return float("nan"), float("nan")
+    means = np.empty((resamples, len(groups)))
+    for position, values in enumerate(groups):
+        drawn = rng.integers(0, len(values), (resamples, len(values)))
+        means[:, position] = values[drawn].mean(axis=1)
+    classes = rng.integers(0, len(groups), (resamples, len(groups)))
+    totals = np.take_along_axis(means, classes, axis=1).mean(axis=1)
+    low, high = np.quantile(totals, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+    """One row a pair, method and split of reversions at one place: the paper's table, with controls.
+
+    Args:
+        records: rows of one layer ("all" for the joint reversion).
+
+    Returns:
+        series, epoch_from, epoch_to, method, split, classes, before, one column an arm (signed
+        mean change over classes), page (p), wilcoxon (q1 against random, p), matched (q1 against
+        matched, p); the last three corrected by Holm over the rows of each split.
+    """
+    rows = []
+    classes = by_class(records, outcome)
+    for key, group in classes.groupby([*PAIR, "method", "split"], observed=True):
+        changes = wide(group)
+        arms = [*quartiles(list(changes.columns)), "random", "matched", "all"]
+        p_page, count = page_trend(changes)
+        rows.append(
+            dict(zip([*PAIR, "method", "split"], key, strict=True))
+            | {"classes": count, "before": wide(group, "before")["none"].mean()}
+            | {arm: changes[arm].mean() for arm in arms if arm in changes}
+            | {
+                "page": p_page,
+                "wilcoxon": wilcoxon(changes["q1"], changes["random"]),
+                "matched_test": wilcoxon(changes["q1"], changes["matched"]),
+            }
+        )
+    table = pd.DataFrame(rows)
+    for test in ("page", "wilcoxon", "matched_test"):
+        table[test] = table.groupby("split")[test].transform(holm)
+    return table

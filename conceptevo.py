@@ -1,0 +1,154 @@
+"""The front door: one sub-command a stage. Each room is imported only when its command runs."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from harness.config import Config
+
+app = typer.Typer(
+    help="Which concepts neurons learn, how they evolve in training, and whether they matter.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+ConfigFile = Annotated[Path, typer.Argument(help="configuration (TOML); see `conceptevo init`")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="the run's folder [default: runs/<config's name>]")
+]
+
+CONFIGS = Path(__file__).parent / "harness" / "configs"
+
+
+def _run_until(last: str, config: Config, out: Path) -> None:
+    """Do every stage up to `last`; those done before are reused."""
+    from harness import pipeline
+    from harness.artifacts import Run
+    from harness.engine import cores, engine
+
+    run = Run(out)
+    workers = cores() if config.workers is None else config.workers
+    with _alone_in(out), engine(run, workers, console) as working:
+        stages: dict[str, Callable[[], None]] = {
+            "train": lambda: (
+                pipeline.image_stage(config, working),
+                pipeline.train_stage(config, working),
+            ),
+            "probe": lambda: pipeline.probe_stage(config, working, run),
+            "space": lambda: pipeline.space_stage(config, working),
+            "evolve": lambda: pipeline.evolve_stage(config, working, run),
+            "revert": lambda: pipeline.revert_stage(config, working, run),
+            "report": lambda: _report(run),
+        }
+        pipeline.write_manifest(config, run)
+        for stage, work in stages.items():
+            work()
+            if stage == last:
+                break
+
+
+def _report(run) -> None:
+    from analysis.run_report import write_report
+
+    with console.status("report"):
+        written = write_report(run)
+    console.print(written.summary)
+    for path in written.paths:
+        console.print(f"  {path}", highlight=False)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep a second command from working in the same folder. The lock dies with the process."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another conceptevo command is working in {out}; wait for it") from None
+        yield
+
+
+def _stage_command(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def command(config: ConfigFile, out: Out = None) -> None:
+        from harness.config import load_config
+
+        _run_until("report" if stage == "run" else stage, load_config(config), out or Path("runs") / config.stem)
+
+
+_stage_command("train", "Make the images ready and train the series that are to be trained.")
+_stage_command("probe", "Record stimuli, peaks and activations of every checkpoint.")
+_stage_command("space", "Place all neurons in one semantic space, by every method.")
+_stage_command("evolve", "Score how much each neuron's evolution matters to each class.")
+_stage_command("revert", "Undo evolutions and record what happens to the predictions.")
+_stage_command("report", "Write the tables, figures and the HTML report.")
+_stage_command("run", "All stages, from checkpoints and images to the report.")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
+    seed: Annotated[int | None, typer.Option(min=0, help="changes images, weights and draws")] = None,
+    series: Annotated[
+        str, typer.Option(help="which to train, e.g. vgg,convnext,vgg-large-rate,vgg-overfitted")
+    ] = "vgg,resnet",
+) -> None:
+    """The main job on an embedded default: drawn images, small networks trained on the spot."""
+    import tomllib
+
+    from harness.config import parse_config
+
+    values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
+    known = [section["name"] for section in values["series"]]
+    wanted = [name.strip() for name in series.split(",") if name.strip()]
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"--series: no {', '.join(unknown)}; there are {', '.join(known)}")
+    if seed is not None:
+        values["seed"] = seed
+    values["series"] = [
+        section | {"seed": values["seed"]} for section in values["series"] if section["name"] in wanted
+    ]
+    values["evolve"]["pairs"] = {
+        name: pairs for name, pairs in values["evolve"]["pairs"].items() if name in wanted
+    }
+    _run_until("report", parse_config(values, "the demo"), out)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="file to write")] = Path("conceptevo.toml"),
+) -> None:
+    """Write a commented configuration to start from."""
+    from harness.artifacts import write_text
+
+    if path.exists():
+        raise ValueError(f"{path} exists; name another file, or remove it first")
+    write_text(path, (CONFIGS / "template.toml").read_text(encoding="utf-8"))
+    console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one clear message, not a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\ninterrupted; run the same command again to continue")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The configuration file: one TOML, checked whole before any work starts."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from harness.checkpoints import Source, parse_source
+from harness.importance import IMPORTANCE, ImportanceParameters
+from harness.probing import ProbeParameters
+from harness.records import Checkpoint, Pair
+from harness.reversion import ReversionParameters
+from harness.space_methods import SPACES, SpaceParameters
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text names each place and what is allowed there."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DrawnImagesSection(_Section):
+    """The embedded drawn images: how many of each split."""
+
+    source: Literal["drawn"] = "drawn"
+    train: int = Field(6000, ge=12)
+    probe: int = Field(2400, ge=12)
+    test: int = Field(1200, ge=24)
+
+
+class FolderImagesSection(_Section):
+    """The user's images: a folder a split, with one sub-folder of files a class.
+
+    Attributes:
+        probe: the images whose strongest serve as stimuli.
+        test: the images on which importance and reversion are measured.
+        train: for `source = "train"` series.
+    """
+
+    source: Literal["folder"]
+    probe: Path
+    test: Path
+    train: Path | None = None
+
+
+class BaseSection(_Section):
+    """The checkpoint whose neurons span the space."""
+
+    series: str
+    epoch: int
+
+
+class SpaceSection(SpaceParameters):
+    """Space methods to compare and their parameters. The first one is mapped and pictured."""
+
+    methods: tuple[str, ...] = ("sgns", "ppmi", "jaccard", "correlation", "random")
+
+
+class EvolveSection(ImportanceParameters):
+    """Which evolutions are scored.
+
+    Attributes:
+        pairs: series -> pairs of epochs; all consecutive ones but those from epoch 0 by default
+            (before training there is nothing to revert to).
+        classes: class names; all by default.
+    """
+
+    pairs: dict[str, tuple[tuple[int, int], ...]] = {}
+    classes: tuple[str, ...] | None = None
+
+
+class Config(_Section):
+    """Everything that a run depends on."""
+
+    seed: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=0)
+    images: Annotated[
+        DrawnImagesSection | FolderImagesSection, Field(discriminator="source")
+    ] = DrawnImagesSection()
+    series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
+        min_length=1
+    )
+    base: BaseSection | None = None
+    probe: ProbeParameters = ProbeParameters()
+    space: SpaceSection = SpaceSection()
+    evolve: EvolveSection = EvolveSection()
+    revert: ReversionParameters = ReversionParameters()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        names = [source.name for source in self.series]
+        if len(set(names)) < len(names):
+            raise ValueError(f"series names must differ, got {names}")
+        if self.base and self.base.series not in names:
+            raise ValueError(f"base.series {self.base.series!r} is not among {names}")
+        if unknown := sorted(set(self.evolve.pairs) - set(names)):
+            raise ValueError(f"evolve.pairs names series {unknown}; there are {names}")
+        for method in self.space.methods:
+            SPACES.get(method)
+        for method in self.evolve.methods:
+            IMPORTANCE.get(method)
+        if "correlation" in self.space.methods and not self.probe.activations:
+            raise ValueError("space method 'correlation' needs probe.activations = true")
+        return self
+
+    def base_checkpoint(self) -> Checkpoint:
+        """The configured base, or the last epoch of the first series."""
+        if self.base is None:
+            return self.series[0].series().last
+        source = next(source for source in self.series if source.name == self.base.series)
+        if self.base.epoch not in source.epochs():
+            raise ConfigError(
+                f"base.epoch {self.base.epoch}: series {source.name!r} has {source.epochs()}"
+            )
+        return Checkpoint(self.base.series, self.base.epoch)
+
+    def pairs(self, source: Source) -> list[Pair]:
+        """The pairs of epochs of one series; consecutive ones from the first trained epoch on."""
+        series = source.series()
+        if source.name in self.evolve.pairs:
+            return series.pairs(self.evolve.pairs[source.name])
+        return [pair for pair in series.pairs() if pair.epoch_from > 0]
+
+
+def _source(value: Any) -> Source:
+    return value if isinstance(value, Source) else parse_source(value)
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: no such file, not TOML, or unknown keys and bad values, each with its place.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration {path} does not exist; `conceptevo init` writes one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not valid TOML: {error}") from error
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
+    """Check plain values. Raises ConfigError listing every problem."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}:\n" + "\n".join(map(_explain, error.errors()))) from error
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"] if part not in ("drawn", "folder"))
+    if problem["type"] == "extra_forbidden":
+        return f"  {place}: unknown key; see `conceptevo init` for those there are"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
+    return f"  {place or 'file'}: {message}{shown}"

@@ -1,0 +1,583 @@
+"""The drawn image set: 12 classes of 64 × 64 pictures composed from 24 shared, nameable parts.
+
+Every picture comes with its own ground truth: which part and which named colour each pixel
+shows. A picture is a pure function of (seed, index), so nothing has to be stored.
+
+How it works: a `Canvas` holds one integer per supersampled pixel, the number of the ink on top.
+Parts are painted into that single map; picture, part map and colour map are three look-ups of
+the same integers, so the ground truth cannot drift from the picture.
+
+Lengths are local: x to the right, y down, and every part and every object fills about [-1, 1] in
+a frame of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIZE = 64  # pixels
+_SUPER = 2  # canvas pixels per picture pixel: enough to antialias, cheap enough to draw live
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (208, 36, 40),
+    "orange": (242, 134, 30),
+    "yellow": (245, 216, 52),
+    "green": (62, 152, 66),
+    "blue": (45, 98, 205),
+    "purple": (132, 60, 168),
+    "pink": (242, 152, 182),
+    "brown": (122, 76, 44),
+    "black": (24, 24, 28),
+    "white": (242, 242, 238),
+}
+_NAMES = tuple(COLOURS)
+_RGB = np.array(list(COLOURS.values()), dtype=np.float64)  # [10, 3]
+# Colours that stay apart when one is painted on the other (red on orange, say, does not).
+_LEGIBLE = {
+    name: tuple(np.array(_NAMES)[np.linalg.norm(_RGB - rgb, axis=1) > 120].tolist())
+    for name, rgb in COLOURS.items()
+}
+_ANGLES = np.linspace(0, 2 * np.pi, 25)
+_DISK = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)  # [25, 2]
+_BLOCK = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture with its ground truth; arrays are uint8.
+
+    Attributes:
+        image: [64, 64, 3], RGB.
+        label: index into CLASSES.
+        parts: [64, 64]; 0 = no part, p + 1 = PARTS[p] is the topmost visible part.
+        colours: [64, 64]; 0 = no part, c + 1 = the c-th name of COLOURS.
+    """
+
+    image: np.ndarray
+    label: int
+    parts: np.ndarray
+    colours: np.ndarray
+
+
+# Each part: its name, its natural half-width and half-height, and the colours its details may
+# have; then its strokes, bottom first, as KIND SHADE POINTS. A shade multiplies the part's
+# colour, * is the detail colour. fill: a polygon; line:WIDTH: a polyline; disk, rect: centre and
+# half-sizes; ring: the unit circle less the concentric one through the given point.
+_PART_TEXT = """
+wheel 1 1 white black
+    line:.06 1 -.9,0 .9,0
+    line:.06 1 -.45,-.78 .45,.78
+    line:.06 1 -.45,.78 .45,-.78
+    ring 1 .74,0
+    disk * 0,0 .24,.24
+eye 1 1 white
+    disk * 0,0 1,1
+    disk 1 .1,.1 .55,.55
+stripe .25 1
+    fill 1 0,-1 .8,-.5 1,0 .8,.5 0,1 -.7,.6 -.5,0 -.7,-.6
+dot 1 1
+    disk 1 0,0 1,1
+petal .6 1
+    fill 1 0,1 -.7,.1 -.9,-.4 -.5,-.9 0,-1 .5,-.9 .9,-.4 .7,.1
+    line:.12 .7 0,.9 0,-.4
+window 1 1 white brown
+    rect * 0,0 1,1
+    rect 1 0,0 .78,.78
+    line:.16 * 0,-1 0,1
+    line:.16 * -1,0 1,0
+brick 1 1
+    rect 1 -.5,-.5 .42,.34
+    rect .85 .5,-.5 .42,.34
+    rect 1.1 0,.5 .42,.34
+    rect .9 -.78,.5 .22,.34
+    rect 1 .78,.5 .22,.34
+wing 1 1
+    fill .55 -1,1 -.8,.1 -.3,-.7 .4,-1 1,-.9 1,-.4 .8,-.1 .85,.3 .5,.5 .3,.85 -.4,1
+    fill 1 -.84,.84 -.68,.12 -.28,-.52 .28,-.76 .76,-.68 .76,-.28 .6,-.04 .64,.28 .36,.44 .2,.72
+    line:.06 .55 -.9,.9 .1,-.6
+    line:.06 .55 -.9,.9 .5,.1
+lamp 1 1 white
+    disk .6 0,0 1,1
+    disk 1.1 0,0 .84,.84
+    disk * -.3,-.35 .28,.28
+disc 1 1
+    disk .75 0,0 1,1
+    disk 1 0,0 .88,.88
+body 1 .7
+    disk .85 0,0 1,1
+    disk 1 0,-.12 .94,.84
+hand .3 1
+    fill 1 -.6,1 -.45,-.35 -1,-.35 0,-1 1,-.35 .45,-.35 .6,1
+antenna .7 1
+    line:.2 1 -1,1 -.7,0 0,-.6 .8,-.8
+    disk 1 .8,-.8 .3,.3
+leg .35 1
+    fill 1 -.9,-1 .6,-1 .4,.65 -.5,.65 -.5,0
+    fill .7 -.5,.65 .4,.65 1,1 -.5,1
+box 1 .75
+    rect .75 0,0 1,1
+    rect 1 0,-.06 .94,.88
+bar 1 .15
+    rect 1 0,0 1,1
+roof 1 .8
+    fill 1 -.3,-1 .3,-1 1,1 -1,1
+    line:.08 .65 -.5,-.4 .5,-.4
+    line:.08 .65 -.68,.1 .68,.1
+    line:.08 .65 -.86,.6 .86,.6
+door .6 1 yellow black
+    fill 1 -1,1 -1,-.6 -.6,-.9 0,-1 .6,-.9 1,-.6 1,1
+    line:.1 .7 -.6,1 -.6,-.6 .6,-.6 .6,1
+    disk * .6,.15 .24,.14
+ladder 1 .25
+    rect 1 0,-.8 1,.24
+    rect 1 0,.8 1,.24
+    rect 1 -.8,0 .05,.9
+    rect 1 -.4,0 .05,.9
+    rect 1 0,0 .05,.9
+    rect 1 .4,0 .05,.9
+    rect 1 .8,0 .05,.9
+fin 1 1
+    fill 1 1,-.2 -1,-1 -.7,-.4 -.55,0 -.7,.4 -1,1 1,.2
+    line:.06 .65 .8,-.06 -.6,-.6
+    line:.06 .65 .8,0 -.6,0
+    line:.06 .65 .8,.06 -.6,.6
+mouth 1 .45
+    fill 1 -1,-1 -.87,0 -.5,.7 0,1 .5,.7 .87,0 1,-1 .7,-.5 .3,-.3 -.3,-.3 -.7,-.5
+blade .65 1
+    fill 1 0,-1 .45,-.6 .85,-.05 .95,.35 .65,.8 0,1
+    fill .85 0,-1 -.45,-.6 -.85,-.05 -.95,.35 -.65,.8 0,1
+vein .7 1
+    line:.08 1 0,1 0,-.9
+    line:.05 1 -.7,-.65 0,-.3 .7,-.65
+    line:.05 1 -.7,-.25 0,.1 .7,-.25
+    line:.05 1 -.7,.15 0,.5 .7,.15
+hair 1 .75
+    fill 1 -1,1 -1,0 -.75,-.65 0,-1 .75,-.65 1,0 1,1 .65,-.2 .4,.4 .15,-.2 -.15,.3 -.4,-.2 -.65,.4
+"""
+
+
+@dataclass(frozen=True)
+class _Stroke:
+    points: np.ndarray  # [n, 2]
+    shade: float | None  # None: the detail colour
+    width: float  # of a line; 0 = a filled polygon
+
+
+@dataclass(frozen=True)
+class _Part:
+    number: int  # its value in the part map
+    half: tuple[float, float]
+    details: tuple[str, ...]
+    strokes: list[_Stroke] = field(default_factory=list)
+
+
+def _read_parts(text: str) -> dict[str, _Part]:
+    parts: dict[str, _Part] = {}
+    for line in text.strip().splitlines():
+        head, *rest = line.split()
+        if not line.startswith(" "):
+            half = float(rest[0]), float(rest[1])
+            part = parts[head] = _Part(len(parts) + 1, half, tuple(rest[2:]))
+            continue
+        kind, _, width = head.partition(":")
+        points = np.array([point.split(",") for point in rest[1:]], dtype=np.float64)
+        if kind in ("disk", "rect"):
+            points = (_DISK if kind == "disk" else _BLOCK) * points[1] + points[0]
+        elif kind == "ring":  # out and back in as one polygon: the fill rule leaves the hole
+            points = np.concatenate([_DISK, points[0, 0] * _DISK[::-1]])
+        shade = None if rest[0] == "*" else float(rest[0])
+        part.strokes.append(_Stroke(points, shade, float(width or 0)))
+    return parts
+
+
+_PARTS = _read_parts(_PART_TEXT)
+PARTS = tuple(_PARTS)
+
+
+def _axes(sx: float, sy: float, turn: float) -> np.ndarray:
+    """The linear part [2, 2] of a frame: half-sizes sx, sy, then a turn in radians."""
+    cos, sin = np.cos(turn), np.sin(turn)
+    return np.array([(cos * sx, -sin * sy), (sin * sx, cos * sy)])
+
+
+class Canvas:
+    """A supersampled map of ink numbers (0 = background), painted in a movable local frame."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self._axes = _axes(SIZE * _SUPER / 2, SIZE * _SUPER / 2, 0)
+        self._origin = np.full(2, SIZE * _SUPER / 2)
+        self._map = Image.new("I", (SIZE * _SUPER, SIZE * _SUPER))
+        self._pen = ImageDraw.Draw(self._map)
+        self._inks = [(np.zeros(3), 0, 0)]  # RGB, value in the part map, value in the colour map
+        self._palette = _RGB + rng.normal(0, 9, _RGB.shape)  # no two pictures share a red
+
+    def within(
+        self, x: float, y: float, sx: float, sy: float, turn: float, paint: Callable[[Canvas], None]
+    ) -> None:
+        """Paint in the frame centred on (x, y) with half-sizes sx, sy, turned by radians."""
+        outer = self._axes, self._origin
+        self._origin = self._origin + self._axes @ (x, y)
+        self._axes = self._axes @ _axes(sx, sy, turn)
+        paint(self)
+        self._axes, self._origin = outer
+
+    def put(
+        self, name: str, colour: str, x: float, y: float, sx: float, sy: float = 0, turn: float = 0
+    ) -> None:
+        """A part centred on (x, y) with half-sizes sx, sy (0: as sx), turned by radians.
+
+        A negative half-size mirrors.
+        """
+        part = _PARTS[name]
+        axes = self._axes @ _axes(sx, sy or sx, turn)
+        origin = self._origin + self._axes @ (x, y)
+        scale = abs(np.linalg.det(axes)) ** 0.5
+        detail = self.pick(*part.details, chance=1, on=colour) if part.details else colour
+        for stroke in part.strokes:
+            shown = _NAMES.index(detail if stroke.shade is None else colour)
+            rgb = self._palette[shown] * (1 if stroke.shade is None else stroke.shade)
+            points = stroke.points @ axes.T + origin
+            # Never thinner than a picture pixel, or the maps would miss what the eye sees.
+            width = stroke.width and max(_SUPER, round(stroke.width * scale))
+            self._stroke(points, width, rgb, part.number, shown + 1)
+
+    def pair(
+        self, name: str, colour: str, x: float, y: float, sx: float, sy: float = 0, turn: float = 0
+    ) -> None:
+        """A part as `put` has it, and its mirror image at -x."""
+        for side in (1, -1):
+            self.put(name, colour, side * x, y, side * sx, sy or sx, side * turn)
+
+    def beam(
+        self, colour: str, x0: float, y0: float, x1: float, y1: float, half: float = 0.05
+    ) -> None:
+        """A bar of half-width `half` from (x0, y0) to (x1, y1)."""
+        dx, dy = x1 - x0, y1 - y0
+        middle = (x0 + x1) / 2, (y0 + y1) / 2
+        self.put("bar", colour, *middle, np.hypot(dx, dy) / 2, half, np.arctan2(dy, dx))
+
+    def occlude(self, x: float, y: float, sx: float, sy: float, turn: float) -> None:
+        """A plain muted shape that hides what is below and is no part itself."""
+        shape = (_DISK, _BLOCK)[self.rng.integers(2)]
+        points = shape @ (self._axes @ _axes(sx, sy, turn)).T + self._origin + self._axes @ (x, y)
+        self._stroke(points, 0, _muted(self.rng), 0, 0)
+
+    def pick(self, *typical: str, chance: float = 0.7, on: str | None = None) -> str:
+        """A typical colour with the given chance, else any; always legible on colour `on`."""
+        allowed = _NAMES if on is None else _LEGIBLE[on]
+        pool = tuple(name for name in typical if name in allowed)
+        if not pool or self.rng.random() >= chance:
+            pool = allowed
+        return pool[self.rng.integers(len(pool))]
+
+    def develop(self, background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The picture, float [64, 64, 3], over a background like it; part and colour maps."""
+        numbers = np.asarray(self._map)
+        table = np.array([rgb for rgb, _, _ in self._inks]).clip(0, 255)
+        behind = background.repeat(_SUPER, axis=0).repeat(_SUPER, axis=1)
+        full = np.where(numbers[..., None] == 0, behind, table[numbers])
+        picture = full.reshape(SIZE, _SUPER, SIZE, _SUPER, 3).mean(axis=(1, 3))
+        nearest = numbers[::_SUPER, ::_SUPER]
+        parts, colours = np.array([ink[1:] for ink in self._inks], dtype=np.uint8).T
+        return picture, parts[nearest], colours[nearest]
+
+    def _stroke(
+        self, points: np.ndarray, width: float, rgb: np.ndarray, part: int, colour: int
+    ) -> None:
+        """A line of that width, or with width 0 a filled polygon; canvas pixels."""
+        self._inks.append((rgb, part, colour))
+        flat, ink = points.ravel().tolist(), len(self._inks) - 1
+        if width:
+            self._pen.line(flat, fill=ink, width=int(width), joint="curve")
+        else:
+            self._pen.polygon(flat, fill=ink)
+
+
+def _ladybug(canvas: Canvas) -> None:
+    shell = canvas.pick("red", chance=0.6)
+    spots = canvas.pick("black", chance=0.8, on=shell)
+    for y in (-0.3, 0.1, 0.5):
+        canvas.pair("leg", "black", 0.85, y, 0.1, 0.26, -1.5)
+    canvas.pair("antenna", "black", 0.3, -1.0, 0.2)
+    canvas.put("disc", "black", 0, -0.68, 0.42, 0.36)
+    canvas.put("body", shell, 0, 0.12, 0.82)
+    canvas.beam(spots, 0, -0.68, 0, 0.92, 0.035)
+    places = ((0.38, -0.22), (0.5, 0.22), (0.24, 0.58), (0.2, 0.12))
+    for x, y in places[: canvas.rng.integers(2, 5)]:
+        canvas.pair("dot", spots, x, y, canvas.rng.uniform(0.12, 0.17))
+    canvas.pair("eye", "black", 0.2, -0.8, 0.13)
+
+
+def _fire_engine(canvas: Canvas) -> None:
+    rng = canvas.rng
+    paint = canvas.pick("red", chance=0.65)
+    canvas.put("box", paint, -0.3, 0.08, 0.7, 0.36)
+    canvas.put("box", paint, 0.66, 0.14, 0.32, 0.42)
+    trim = canvas.pick("white", "yellow", on=paint)
+    canvas.put("stripe", trim, -0.3, 0.2, 0.08, 0.66, np.pi / 2)
+    pane = canvas.pick("blue", "white", "black", on=paint)
+    canvas.put("window", pane, 0.7, 0.02, 0.2)
+    for x in (-0.75, -0.3, 0.12)[: rng.integers(0, 4)]:
+        canvas.put("window", pane, x, -0.06, 0.14)
+    rise = rng.uniform(0, 0.2)
+    canvas.put("ladder", canvas.pick("white", "yellow"), -0.3, -0.45 - rise, 0.75, 0.13, -rise)
+    canvas.put("lamp", canvas.pick("blue", on=paint), 0.66, -0.4, 0.15)
+    tyre = canvas.pick("black", chance=0.9)
+    for x in ((-0.65, 0.6), (-0.75, -0.3, 0.6))[rng.integers(2)]:
+        canvas.put("wheel", tyre, x, 0.52, 0.25, turn=rng.random())
+
+
+def _clock(canvas: Canvas) -> None:
+    rng = canvas.rng
+    rim = canvas.pick("brown", "blue", "red", "black")
+    if rng.random() < 0.35:  # an alarm clock
+        canvas.pair("leg", rim, 0.6, 0.9, 0.16, 0.25, -0.4)
+        canvas.pair("lamp", canvas.pick("yellow"), 0.6, -0.8, 0.28)
+    face = canvas.pick("white", "yellow", on=rim)
+    canvas.put("disc", rim, 0, 0, 0.98)
+    canvas.put("disc", face, 0, 0, 0.78)
+    mark = canvas.pick("black", chance=0.85, on=face)
+    hours = (4, 12)[rng.integers(2)]
+    for turn in np.arange(hours) * 2 * np.pi / hours:
+        canvas.put("dot", mark, 0.62 * np.sin(turn), 0.62 * np.cos(turn), 0.12 - 0.005 * hours)
+    for reach, half in ((0.46, 0.1), (0.62, 0.07)):
+        turn = rng.uniform(0, 2 * np.pi)
+        x, y = np.sin(turn) * reach / 2, -np.cos(turn) * reach / 2
+        canvas.put("hand", mark, x, y, half, reach / 2, turn)
+    canvas.put("dot", mark, 0, 0, 0.1)
+
+
+def _butterfly(canvas: Canvas) -> None:
+    rng = canvas.rng
+    upper = canvas.pick("orange", "blue", "yellow", "purple", chance=0.8)
+    lower = upper if rng.random() < 0.6 else canvas.pick()
+    canvas.pair("wing", lower, 0.42, 0.42, 0.4, -0.42)
+    canvas.pair("wing", upper, 0.52, -0.4, 0.5)
+    spots = canvas.pick("black", "white", on=upper)
+    places = ((0.62, -0.55, 0.16), (0.36, -0.2, 0.1), (0.5, 0.5, 0.12))
+    for x, y, size in places[: rng.integers(1, 4)]:
+        canvas.pair("dot", spots, x, y, size)
+    canvas.pair("antenna", "black", 0.2, -0.82, 0.17, 0.25)
+    canvas.put("body", canvas.pick("black", "brown", chance=0.9, on=upper), 0, 0.02, 0.1, 0.65)
+
+
+def _traffic_light(canvas: Canvas) -> None:
+    case = canvas.pick("black", chance=0.65)
+    canvas.put("bar", canvas.pick("black", "white"), 0, 0.8, 0.09, 0.4)
+    canvas.put("box", case, 0, -0.2, 0.38, 0.85)
+    for y, light in ((-0.74, "red"), (-0.2, "yellow"), (0.34, "green")):
+        canvas.put("lamp", canvas.pick(light, chance=0.9, on=case), 0, y, 0.23)
+
+
+def _flower(canvas: Canvas) -> None:
+    rng = canvas.rng
+    bloom = canvas.pick("pink", "red", "yellow", "purple", "white", chance=0.85)
+    green = canvas.pick("green", chance=0.85)
+    canvas.put("bar", green, 0, 0.55, 0.05, 0.5)
+    for side in (-1, 1)[: rng.integers(1, 3)]:
+        canvas.put("blade", green, side * 0.32, 0.62, 0.17, 0.36, side * 0.9)
+        rib = canvas.pick("white", "yellow", on=green)
+        canvas.put("vein", rib, side * 0.32, 0.62, 0.17, 0.36, side * 0.9)
+    count = rng.integers(5, 9)
+    for turn in np.arange(count) * 2 * np.pi / count + rng.random():
+        x, y = 0.4 * np.sin(turn), -0.34 - 0.4 * np.cos(turn)
+        canvas.put("petal", bloom, x, y, 1.35 / count, 0.3, turn)
+    canvas.put("disc", canvas.pick("yellow", "brown", on=bloom), 0, -0.34, 0.22)
+
+
+def _fish(canvas: Canvas) -> None:
+    rng = canvas.rng
+    scales = canvas.pick("orange", "blue", "yellow", chance=0.65)
+    fins = scales if rng.random() < 0.5 else canvas.pick()
+    tall = rng.uniform(0.42, 0.6)
+    canvas.put("fin", fins, -0.7, 0, 0.34, 0.48)
+    canvas.put("fin", fins, 0.02, -tall, 0.22, 0.36, 0.5)
+    canvas.put("body", scales, 0.15, 0, 0.75, tall)
+    mark = canvas.pick("white", "black", on=scales)
+    for x in (-0.32, 0.0, 0.3)[: rng.integers(0, 4)]:
+        chord = tall * np.sqrt(1 - ((x - 0.15) / 0.75) ** 2)
+        canvas.put("stripe", mark, x, 0, 0.08, 0.9 * chord)
+    canvas.put("fin", fins, 0.02, 0.18, 0.2, 0.15, -0.4)
+    canvas.put("eye", "black", 0.6, -0.14, 0.13)
+    lips = canvas.pick("red", "black", on=scales)
+    canvas.put("mouth", lips, 0.74, 0.16, 0.13, 0.08, -0.5)
+
+
+def _house(canvas: Canvas) -> None:
+    wall = canvas.pick("white", "yellow", "red", "brown")
+    canvas.put("box", canvas.pick("brown", "red"), 0.5, -0.7, 0.13, 0.28)
+    canvas.put("box", wall, 0, 0.38, 0.8, 0.58)
+    if canvas.rng.random() < 0.7:
+        stone = canvas.pick("brown", "red", "orange", on=wall)
+        for y in (0.1, 0.62):
+            canvas.put("brick", stone, 0, y, 0.22)
+            canvas.pair("brick", stone, 0.58, y, 0.22)
+    canvas.put("roof", canvas.pick("red", "brown", "black", on=wall), 0, -0.48, 1, 0.4)
+    canvas.put("door", canvas.pick("brown", "blue", "green", on=wall), 0, 0.6, 0.18, 0.36)
+    canvas.pair("window", canvas.pick("blue", "yellow", "black", on=wall), 0.5, 0.32, 0.2)
+
+
+def _bicycle(canvas: Canvas) -> None:
+    paint = canvas.pick("red", "blue", "green", "black")
+    tyre = canvas.pick("black", chance=0.85)
+    rear, front, crank = (-0.58, 0.35), (0.58, 0.35), (-0.05, 0.38)
+    seat, head = (-0.24, -0.3), (0.4, -0.34)
+    for hub in (rear, front):
+        canvas.put("wheel", tyre, *hub, 0.43, turn=canvas.rng.random())
+    for start, end in ((rear, crank), (rear, seat), (crank, seat), (seat, head), (crank, head)):
+        canvas.beam(paint, *start, *end)
+    canvas.beam(paint, *front, 0.36, -0.6)  # the fork
+    canvas.beam(paint, *seat, -0.28, -0.5)
+    canvas.beam(tyre, 0.25, -0.62, 0.55, -0.62)  # the handlebar
+    canvas.put("disc", paint, *crank, 0.12)
+    canvas.put("body", tyre, -0.3, -0.52, 0.2, 0.08)  # the saddle
+
+
+def _face(canvas: Canvas) -> None:
+    rng = canvas.rng
+    skin = canvas.pick("pink", "brown", "yellow", "white", chance=0.85)
+    locks = canvas.pick("brown", "black", "yellow", "orange", chance=0.85, on=skin)
+    canvas.pair("disc", skin, 0.72, 0.1, 0.16, 0.2)
+    canvas.put("body", skin, 0, 0.08, 0.72, 0.88)
+    canvas.put("hair", locks, 0, -0.42, 0.78, rng.uniform(0.5, 0.75))
+    iris = canvas.pick("black", "blue", "green", "brown", chance=1)
+    canvas.pair("eye", iris, 0.3, 0.08, 0.16, 0.13)
+    canvas.beam(locks, 0, 0.14, 0.05, 0.36, 0.04)
+    smile = 0.12 if rng.random() < 0.75 else -0.12
+    canvas.put("mouth", canvas.pick("red", on=skin), 0, 0.58, 0.3, smile)
+
+
+def _leaf(canvas: Canvas) -> None:
+    rng = canvas.rng
+    flat = canvas.pick("green", chance=0.6)
+    rib = canvas.pick("white", "yellow", "brown", on=flat)
+    wide = rng.uniform(0.45, 0.75)
+    canvas.beam(rib, 0, 0.6, 0.06, 1.15)
+    canvas.put("blade", flat, 0, -0.15, wide, 0.9)
+    canvas.put("vein", rib, 0, -0.15, wide, 0.86)
+    spots = canvas.pick("brown", "black", on=flat)
+    for x, y in ((0.3, 0.1), (-0.25, 0.3), (-0.3, -0.1))[: max(0, int(rng.integers(-4, 4)))]:
+        canvas.put("dot", spots, x, y, 0.09)
+
+
+def _zebra(canvas: Canvas) -> None:
+    coat = canvas.pick("white", chance=0.7)
+    mark = canvas.pick("black", chance=0.8, on=coat)
+    for x in (-0.56, -0.38, 0.14, 0.32):
+        canvas.put("leg", coat, x, 0.6, 0.11, 0.4)
+    canvas.beam(mark, -0.65, -0.1, -0.88, 0.35)  # the tail
+    canvas.put("hair", mark, 0.34, -0.4, 0.42, 0.22, -0.95)
+    canvas.put("body", coat, 0.42, -0.3, 0.22, 0.48, 0.45)
+    canvas.put("body", coat, -0.12, 0.1, 0.62, 0.34)
+    canvas.put("blade", coat, 0.55, -0.86, 0.08, 0.18)  # an ear
+    canvas.put("body", coat, 0.76, -0.58, 0.32, 0.18, 0.5)
+    for x in (-0.58, -0.38, -0.18, 0.02, 0.22):
+        chord = 0.34 * np.sqrt(1 - ((x + 0.12) / 0.62) ** 2)
+        canvas.put("stripe", mark, x, 0.08, 0.07, chord)
+    for x, y in ((0.34, -0.16), (0.44, -0.36)):
+        canvas.put("stripe", mark, x, y, 0.06, 0.2, -1.0)
+    canvas.put("eye", "black", 0.7, -0.64, 0.08)
+    canvas.put("mouth", mark, 0.94, -0.4, 0.1, 0.07, 0.4)
+
+
+# With how far each class may lean, in radians: what has no upright in life has none here.
+_CLASSES: dict[str, tuple[Callable[[Canvas], None], float]] = {
+    "ladybug": (_ladybug, np.pi),
+    "fire engine": (_fire_engine, 0.3),
+    "clock": (_clock, 0.4),
+    "butterfly": (_butterfly, 0.9),
+    "traffic light": (_traffic_light, 0.4),
+    "flower": (_flower, 0.5),
+    "fish": (_fish, 0.5),
+    "house": (_house, 0.25),
+    "bicycle": (_bicycle, 0.35),
+    "face": (_face, 0.4),
+    "leaf": (_leaf, np.pi),
+    "zebra": (_zebra, 0.25),
+}
+CLASSES = tuple(_CLASSES)
+
+
+def _muted(rng: np.random.Generator) -> np.ndarray:
+    """An RGB tone [3] too grey to pass for a named colour, too middling for black or white."""
+    return rng.uniform(75, 185) + rng.uniform(-22, 22, 3)
+
+
+def _ramp(rng: np.random.Generator) -> np.ndarray:
+    """A linear ramp [64, 64] across the picture, about -0.5 to 0.5, in a random direction."""
+    turn = rng.uniform(0, 2 * np.pi)
+    line = np.linspace(-0.5, 0.5, SIZE)
+    return np.add.outer(np.sin(turn) * line, np.cos(turn) * line)
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """Flat, gradient, bands or clouds, float [64, 64, 3]: a mix of two muted tones."""
+    kind = rng.integers(4)
+    mix = np.zeros((SIZE, SIZE))
+    if kind == 1:
+        mix = _ramp(rng)
+    elif kind == 2:
+        mix = 0.5 * np.sin(_ramp(rng) * rng.uniform(15, 60))
+    elif kind == 3:
+        coarse = rng.random((rng.integers(4, 25),) * 2).astype(np.float32)
+        mix = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    first, second = _muted(rng), _muted(rng)
+    return first + mix[..., None] * (second - first)
+
+
+def _stray(canvas: Canvas, near: float, far: float) -> None:
+    """A lone part at a distance in [near, far] from the middle (1 = half the picture).
+
+    Any of the 24, whatever the class, so that clutter tells nothing about the label.
+    """
+    rng = canvas.rng
+    turn, distance, size = (
+        rng.uniform(0, 2 * np.pi),
+        rng.uniform(near, far),
+        rng.uniform(0.14, 0.34),
+    )
+    name = PARTS[rng.integers(len(PARTS))]
+    sx, sy = size * np.array(_PARTS[name].half) * rng.uniform(0.9, 1.1, 2)
+    x, y = distance * np.cos(turn), distance * np.sin(turn)
+    canvas.put(name, canvas.pick(), x, y, sx, sy, rng.uniform(0, 2 * np.pi))
+
+
+def draw(seed: int, index: int) -> Drawing:
+    """The `index`-th image of the stream `seed`; label = index % 12, so any prefix is balanced.
+
+    A pure function of the two numbers, whatever was drawn before and in whichever process.
+
+    Raises:
+        ValueError: seed or index is negative.
+    """
+    for name, value in (("seed", seed), ("index", index)):
+        if value < 0:
+            raise ValueError(f"{name} must be a whole number of at least 0, got {value}")
+    rng = np.random.default_rng([seed, index])
+    canvas = Canvas(rng)
+    label = index % len(CLASSES)
+    paint, lean = _CLASSES[CLASSES[label]]
+
+    for _ in range(rng.integers(2, 7)):
+        _stray(canvas, 0.3, 1.2)
+    size = rng.uniform(0.55, 0.88)
+    # The smaller the object the further it may stray, so that most of it stays in the picture.
+    x, y = rng.uniform(-1, 1, 2) * (1.05 - size)
+    sx, sy = size * rng.uniform(0.85, 1.1, 2) * (rng.choice((-1, 1)), 1)
+    canvas.within(x, y, sx, sy, rng.uniform(-lean, lean), paint)
+    for _ in range(rng.integers(0, 3)):
+        _stray(canvas, 0.8, 1.1)
+    for _ in range(rng.integers(0, 3)):
+        x, y = rng.uniform(-0.8, 0.8, 2)
+        canvas.occlude(x, y, rng.uniform(0.08, 0.28), rng.uniform(0.08, 0.18), rng.uniform(0, 3))
+
+    picture, parts, colours = canvas.develop(_background(rng))
+    light = 1 + rng.uniform(0, 0.4) * _ramp(rng)[..., None]
+    contrast, brightness = rng.uniform(0.5, 1.1), rng.uniform(-28, 28)
+    picture = (picture * light - 128) * contrast + 128 + brightness
+    picture += rng.normal(0, rng.uniform(1, 16), picture.shape)
+    return Drawing(picture.clip(0, 255).astype(np.uint8), label, parts, colours)

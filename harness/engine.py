@@ -1,0 +1,192 @@
+"""Run pieces of work that each leave artifacts: skip what is there, use several processes.
+
+Each worker computes with one thread, so that results do not depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from harness.artifacts import Artifact, Run
+
+#: Called by a piece of work with the number of steps it has just done.
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of work; picklable, as it may run in another process.
+
+    Attributes:
+        makes: the artifacts that it leaves.
+        fingerprint: of all that the artifacts depend on.
+        work: called as work(run, fingerprint, advance, *arguments); it saves the artifacts.
+        arguments: for `work`.
+        steps: how many steps it will report.
+    """
+
+    makes: tuple[Artifact, ...]
+    fingerprint: str
+    work: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+    steps: int = 1
+
+    def done(self, run: Run) -> bool:
+        return all(run.has(artifact, self.fingerprint) for artifact in self.makes)
+
+
+def cores() -> int:
+    """Cores that this process may use (a container may have fewer than its machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Engine:
+    """Processes that work on shards. Use `engine` to make one.
+
+    Args:
+        run: where artifacts go.
+        workers: processes; 0 works in this one.
+        console: where progress bars go.
+    """
+
+    def __init__(self, run: Run, workers: int, console: Console) -> None:
+        self._run = run
+        self._workers = workers
+        self._console = console
+        self._pool: ProcessPoolExecutor | None = None
+        context = multiprocessing.get_context("spawn")
+        self._context = context
+        self._steps = context.SimpleQueue() if workers else queue.SimpleQueue()
+
+    def stage(self, title: str, shards: Sequence[Shard]) -> None:
+        """Do all shards that are not done yet; a bar shows how far and how long still.
+
+        Raises:
+            Exception: whatever a shard raised; the other shards' results are kept.
+        """
+        waiting = [shard for shard in shards if not shard.done(self._run)]
+        if not waiting:
+            self._console.print(f"[dim]{title}: {len(shards)} done before, reused[/dim]")
+            return
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        total = sum(shard.steps for shard in waiting)
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task(title, total=total)
+            if self._workers == 0:
+                for shard in waiting:
+                    advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
+                    shard.work(self._run, shard.fingerprint, advance, *shard.arguments)
+            else:
+                self._in_processes(waiting, lambda n: progress.advance(bar, n))
+            progress.update(bar, completed=total)
+
+    def _in_processes(self, shards: Sequence[Shard], advance: Advance) -> None:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._workers, self._context, initializer=_start_worker, initargs=(self._steps,)
+            )
+        # the longest first, so that no long one is left over at the end
+        longest_first = sorted(shards, key=lambda shard: -shard.steps)
+        running: set[Future[None]] = {
+            self._pool.submit(_work, self._run, shard) for shard in longest_first
+        }
+        while running:
+            wait([self._steps._reader], timeout=0.2)
+            while not self._steps.empty():
+                advance(self._steps.get())
+            for future in [future for future in running if future.done()]:
+                running.remove(future)
+                future.result()
+
+    def close(self, finish: bool) -> None:
+        """End the processes: after their work, or at once."""
+        if self._pool is None:
+            return
+        if not finish:
+            for process in multiprocessing.active_children():
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def engine(run: Run, workers: int, console: Console) -> Iterator[Engine]:
+    """An Engine whose processes are gone when the block ends, however it ends."""
+    made = Engine(run, workers, console)
+    try:
+        yield made
+    except BaseException:
+        made.close(finish=False)
+        raise
+    made.close(finish=True)
+
+
+def _capped(most: int, advance: Advance) -> Advance:
+    """Pass on at most so many steps, as resumed work reports steps that were not waited for."""
+    left = [most]
+
+    def capped(steps: int) -> None:
+        steps = min(steps, left[0])
+        left[0] -= steps
+        if steps:
+            advance(steps)
+
+    return capped
+
+
+_report: Advance = lambda steps: None  # noqa: E731 - replaced in each worker
+
+
+def _start_worker(steps: Any) -> None:
+    global _report
+    _report = steps.put
+    one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def one_thread() -> None:
+    """Compute with one thread from here on: the order of sums, and so every bit, is then fixed."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A killed parent must not leave workers that go on writing into the run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(run: Run, shard: Shard) -> None:
+    shard.work(run, shard.fingerprint, _capped(shard.steps, _report), *shard.arguments)

@@ -1,0 +1,119 @@
+"""Vectors for items that occur together: skip-gram with negative sampling, and PPMI factors.
+
+METHOD step 1 (ConceptEvo, section 3.1): items are base neurons, and a group is the set of neurons
+that one image stimulates. Step 3 uses the same objective with images as items.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from scipy import sparse
+
+
+def skip_gram(
+    groups: sparse.csr_array,
+    vectors: np.ndarray,
+    rng: np.random.Generator,
+    epochs: int = 30,
+    negatives: int = 3,
+    rate: float = 0.05,
+    frozen: np.ndarray | None = None,
+) -> np.ndarray:
+    """Maximise, over pairs (n, m) of a group and uniform negatives r,
+
+        log s(v_n.v_m) + sum_r log s(-v_n.v_r) + sum_r log s(-v_m.v_r),   s the logistic function.
+
+    Each epoch shuffles every group anew; consecutive items form the positive pairs. Plain
+    stochastic gradient ascent, one pair at a time.
+
+    Args:
+        groups: [groups, items], an entry where an item belongs to a group.
+        vectors: float [items, dimension], where to start; not changed.
+        rng: source of all randomness.
+        epochs: passes over the groups.
+        negatives: R, for each side of a pair.
+        rate: learning rate.
+        frozen: bool [items], items whose vectors stay; pairs of two frozen items are left out.
+
+    Returns:
+        float64 [items, dimension].
+    """
+    vectors = np.array(vectors, dtype=np.float64)
+    still = np.zeros(len(vectors), dtype=bool) if frozen is None else frozen
+    for _ in range(epochs):
+        pairs = consecutive_pairs(groups, rng)
+        pairs = pairs[~(still[pairs[:, 0]] & still[pairs[:, 1]])]
+        drawn = rng.integers(0, len(vectors), (len(pairs), 2, negatives))
+        ascend(vectors, pairs, drawn, rate, still)
+    return vectors
+
+
+def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle each group's items and pair consecutive ones; pairs [p, 2] in random order."""
+    sizes = np.diff(groups.indptr)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.lexsort((rng.random(len(group)), group))
+    items, group = groups.indices[order], group[order]
+    together = group[:-1] == group[1:]
+    pairs = np.stack([items[:-1][together], items[1:][together]], axis=1).astype(np.int64)
+    return pairs[rng.permutation(len(pairs))]
+
+
+@njit(cache=True)
+def ascend(
+    vectors: np.ndarray, pairs: np.ndarray, negatives: np.ndarray, rate: float, frozen: np.ndarray
+) -> None:
+    """One exact gradient step on each pair's objective in turn, in place.
+
+    A pair's gradient is taken at one point: all its vectors are read before any is written.
+    """
+    dimension = vectors.shape[1]
+    count = negatives.shape[2]
+    touched = np.empty(2 + 2 * count, dtype=np.int64)
+    gradient = np.empty((2 + 2 * count, dimension))
+    for p in range(len(pairs)):
+        touched[0], touched[1] = pairs[p, 0], pairs[p, 1]
+        gradient[:] = 0.0
+        first, second = vectors[touched[0]], vectors[touched[1]]
+        pull = 1.0 / (1.0 + np.exp(np.dot(first, second)))
+        for d in range(dimension):
+            gradient[0, d] = pull * second[d]
+            gradient[1, d] = pull * first[d]
+        for side in range(2):
+            own = vectors[touched[side]]
+            for r in range(count):
+                slot = 2 + side * count + r
+                touched[slot] = negatives[p, side, r]
+                other = vectors[touched[slot]]
+                push = 1.0 / (1.0 + np.exp(-np.dot(own, other)))
+                for d in range(dimension):
+                    gradient[side, d] -= push * other[d]
+                    gradient[slot, d] = -push * own[d]
+        for slot in range(2 + 2 * count):
+            item = touched[slot]
+            if not frozen[item]:
+                for d in range(dimension):
+                    vectors[item, d] += rate * gradient[slot, d]
+
+
+def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
+    """Factors of the positive pointwise mutual information of co-activation (Levy and Goldberg,
+    2014): rows of U_d sqrt(S_d) of its singular value decomposition.
+
+    Args:
+        incidence: 0/1 [neurons, images].
+        dimension: d; where there are fewer neurons, the remaining columns are 0.
+    """
+    counts = np.asarray((incidence @ incidence.T).todense(), dtype=float)
+    np.fill_diagonal(counts, 0.0)
+    expected = np.outer(counts.sum(1), counts.sum(0)) / max(counts.sum(), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.where(counts > 0, np.log(counts / expected), 0.0)
+    left, singular, _ = np.linalg.svd(np.maximum(information, 0.0), hermitian=True)
+    factors = np.zeros((len(counts), dimension))
+    kept = min(dimension, len(singular))
+    factors[:, :kept] = left[:, :kept] * np.sqrt(singular[:kept])
+    # A singular vector's sign is arbitrary: fix it, so that every machine gives the same factors.
+    peaks = factors[np.abs(factors).argmax(axis=0), np.arange(dimension)]
+    return factors * np.where(peaks < 0, -1.0, 1.0)

@@ -1,0 +1,36 @@
+"""torchvision's models, also beside a torch build whose partner wheel does not fit."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+
+def torchvision_models() -> ModuleType:
+    """`torchvision.models`, imported.
+
+    A CPU build of torch beside the ordinary torchvision wheel cannot load torchvision's C++
+    operators, and importing it fails on two operators that lack a schema. Models need neither,
+    so the schemas alone are declared, and only when the plain import has failed.
+    """
+    try:
+        import torchvision.models
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        _declare_operators()
+        import torchvision.models
+    return torchvision.models
+
+
+def _declare_operators() -> None:
+    import sys
+
+    import torch
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # what the failed import left half made
+    global _library  # the declarations live as long as this object
+    _library = torch.library.Library("torchvision", "DEF")
+    boxes = "Tensor dets, Tensor scores, float iou_threshold"
+    _library.define(f"nms({boxes}) -> Tensor")
+    _library.define(f"qnms({boxes}) -> Tensor")
