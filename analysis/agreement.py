@@ -12,7 +12,7 @@ from scipy.special import xlogy
 from analysis.estimate import Estimate
 from harness.registry import Registry
 
-#: Distances between values: (domain [v], marginal counts [..., v]) -> squared distances [..., v, v].
+#: Squared distances of values: (domain [v], marginal counts [..., v]) -> [..., v, v].
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 METRICS: Registry[Metric] = Registry("metric of agreement")
 
@@ -91,9 +91,7 @@ class KrippendorffAlpha:
     seed: int = 0
     level: float = 0.95
 
-    def __call__(
-        self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer"
-    ) -> Estimate:
+    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
         counts, domain = count_table(frame, unit, value)
         pairable = counts.sum(axis=1) >= 2
         counts = counts[pairable]
@@ -111,7 +109,12 @@ class KrippendorffAlpha:
         replicates = _alpha((drawn @ units).reshape(shape), domain, metric)
         low, high = _percentiles(replicates, self.level)
         return Estimate(
-            value_, low, high, n=int(counts.sum()), left_out=left_out, level=self.level,
+            value_,
+            low,
+            high,
+            n=int(counts.sum()),
+            left_out=left_out,
+            level=self.level,
             clustered=(unit,),
         )
 
@@ -141,9 +144,7 @@ class FleissKappa:
     seed: int = 0
     level: float = 0.95
 
-    def __call__(
-        self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer"
-    ) -> Estimate:
+    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
         counts, _ = count_table(frame, unit, value)
         if not len(counts):
             return Estimate(np.nan, level=self.level, clustered=(unit,))
@@ -157,7 +158,11 @@ class FleissKappa:
         drawn = rng.integers(len(counts), size=(self.replicates, len(counts)))
         low, high = _percentiles(_fleiss(counts[drawn]), self.level)
         return Estimate(
-            float(_fleiss(counts)), low, high, n=int(counts.sum()), level=self.level,
+            float(_fleiss(counts)),
+            low,
+            high,
+            n=int(counts.sum()),
+            level=self.level,
             clustered=(unit,),
         )
 
@@ -250,8 +255,9 @@ def dawid_skene(
     tied = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) > 1
     majority = np.where(tied, "", best)
 
-    likelihood, converged = -np.inf, False
-    for iteration in range(1, most + 1):
+    likelihood, converged, iterations = -np.inf, False, 0
+    while not converged and iterations < most:
+        iterations += 1
         prior = posterior.mean(axis=0)
         confusion = np.zeros((len(participants), c, c))
         np.add.at(confusion.transpose(0, 2, 1), (people, answers), posterior[items])
@@ -266,10 +272,16 @@ def dawid_skene(
         new = float((top[:, 0] + np.log(evidence.sum(axis=1))).sum())
         converged = abs(new - likelihood) < tolerance
         likelihood = new
-        if converged:
-            break
     confusion = np.where(total > 0, confusion, np.nan)
     return DawidSkeneFit(
-        np.asarray(classes), prior, confusion, posterior, majority, likelihood, iteration,
-        converged, np.asarray(units), np.asarray(participants),
+        np.asarray(classes),
+        prior,
+        confusion,
+        posterior,
+        majority,
+        likelihood,
+        iterations,
+        converged,
+        np.asarray(units),
+        np.asarray(participants),
     )

@@ -57,7 +57,7 @@ class Crossed:
         return len(self.stratum)
 
     def sums(self, cluster: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sum of values and count of answers of each cluster in each group: two [clusters, groups]."""
+        """Sums of values and counts of answers by cluster and group: two [clusters, groups]."""
         width = len(self.groups)
         cell = cluster * width + self.group
         shape = (clusters, width)

@@ -13,6 +13,7 @@ O(n + participants·(items + k)²).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,8 @@ class Fit:
         log_likelihood: Laplace's (restricted) log likelihood.
         participants, items: how many of each.
         converged: whether the search for the standard deviations ended well.
+        df_participant, df_item: degrees of freedom of the two variances, 1 / (2 Var log σ) by the
+            curvature of the likelihood (for normal data about n − 1); infinite where σ is 0.
     """
 
     beta: np.ndarray
@@ -43,6 +46,8 @@ class Fit:
     participants: int
     items: int
     converged: bool
+    df_participant: float
+    df_item: float
 
 
 class _Problem:
@@ -188,10 +193,14 @@ def fit(
 
     bounds = [(np.log(SMALLEST), np.log(LARGEST))] * 2
     found = optimize.minimize(
-        deviance, np.log([0.5, 0.5]), method="L-BFGS-B", bounds=bounds,
+        deviance,
+        np.log([0.5, 0.5]),
+        method="L-BFGS-B",
+        bounds=bounds,
         options={"ftol": 1e-10, "gtol": 1e-5, "eps": 1e-4},
     )
     sd = np.exp(found.x)
+    df = _degrees_of_freedom(deviance, found.x)
     _, _, schur = problem.solve(sd)
     covariance = linalg.inv(schur)[problem.I :, problem.I :]
     mode = problem.mode[problem.P + problem.I :].copy()
@@ -204,7 +213,31 @@ def fit(
         participants=problem.P,
         items=problem.I,
         converged=bool(found.success),
+        df_participant=df[0],
+        df_item=df[1],
     )
+
+
+def _degrees_of_freedom(
+    deviance: Callable[[np.ndarray], float], log_sd: np.ndarray, step: float = 0.05
+) -> tuple[float, float]:
+    """1 / (2 Var log σ) of each variance, from second differences at the optimum."""
+    free = np.flatnonzero(log_sd > np.log(2 * SMALLEST))
+    steps = np.eye(2)[free] * step
+    curvature = np.empty((len(free), len(free)))
+    for a, first in enumerate(steps):
+        for b, second in enumerate(steps):
+            corners = [
+                deviance(log_sd + first + second),
+                deviance(log_sd + first - second),
+                deviance(log_sd - first + second),
+                deviance(log_sd - first - second),
+            ]
+            curvature[a, b] = (corners[0] - corners[1] - corners[2] + corners[3]) / (4 * step**2)
+    df = np.full(2, np.inf)
+    if len(free) and np.linalg.eigvalsh(curvature)[0] > 0:
+        df[free] = 1 / (2 * np.diag(np.linalg.inv(curvature)))
+    return float(df[0]), float(df[1])
 
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(41)

@@ -155,7 +155,7 @@ class ClusterBootstrap:
         found: Estimates = {}
         for g, name in enumerate(data.groups):
             chance = _chance(self.chance, name)
-            one = Variance(*(part[g : g + 1] for part in (result.point, result.variance, result.df)))
+            one = Variance(result.point[[g]], result.variance[[g]], result.df[[g]])
             test = "t, participants and items clustered"
             if np.isfinite(one.variance[0]) and one.variance[0] > 0:
                 (estimate,) = estimates(
@@ -172,7 +172,7 @@ class ClusterBootstrap:
 
 
 def _few_clusters(data: Crossed, g: int, share: float, chance: float, level: float) -> Estimate:
-    """Clopper and Pearson's interval for a share, the scarcer kind of cluster counting as trials."""
+    """Clopper and Pearson's interval, the scarcer kind of cluster counting as trials."""
     inside = data.group == g
     n = min(len(np.unique(data.participant[inside])), len(np.unique(data.item[inside])))
     k, tail = share * n, (1 - level) / 2
@@ -201,20 +201,24 @@ class _Conditions:
     def combination(self, weights: np.ndarray) -> tuple[float, float, float]:
         """Value, variance, and Satterthwaite's df of weights·β.
 
-        The variance of participants, σ_u²(Σ weights)²/P, has P − 1 degrees of freedom, that of
-        items, σ_w² Σ weights²/I, has I − k; the rest is sampling of answers, without limit.
+        The variance of participants, σ_u²(Σ weights)²/P, and that of items, σ_w² Σ weights²/I,
+        have the degrees of freedom of the fit; the rest is sampling of answers, without limit.
         """
         variance = float(weights @ self.fit.covariance @ weights)
         people = self.fit.sd_participant**2 * weights.sum() ** 2 / self.fit.participants
         items = self.fit.sd_item**2 * float((weights**2 / self.items).sum())
-        spent = people**2 / max(self.fit.participants - 1, 1)
-        spent += items**2 / max(self.fit.items - len(self.names), 1)
+        spent = people**2 / self.fit.df_participant + items**2 / self.fit.df_item
         df = variance**2 / spent if spent > 0 else np.inf
         return float(weights @ self.fit.beta), variance, max(df, 1.0)
 
 
-def _fit_conditions(frame: pd.DataFrame) -> _Conditions:
+def _fit_conditions(frame: pd.DataFrame) -> _Conditions | None:
+    """The model over the conditions that have right and wrong answers; None where none has."""
     kept, _ = _answered(frame, "correct")
+    share = kept.groupby("condition")["correct"].transform("mean")
+    kept = kept[(share > 0) & (share < 1)]
+    if kept.empty:
+        return None
     data = crossed(kept)
     x = np.eye(len(data.groups))[data.group]
     fit = mixed_model.fit(data.values, x, data.participant, data.item)
@@ -234,8 +238,8 @@ class CrossedEffects:
     average. p tests that the averaged share is chance. See `analysis.mixed_model`; fitted by
     Laplace's method, σ by REML, t with Satterthwaite's df.
 
-    Raises:
-        ValueError: a condition has only right or only wrong answers.
+    A condition with only right or only wrong answers has no finite effect: it is left out of the
+    model, its estimate is NaN, and its answers are counted in `left_out`.
     """
 
     chance: float | Mapping[str, float]
@@ -243,16 +247,24 @@ class CrossedEffects:
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         model = _fit_conditions(frame)
-        found: Estimates = {}
+        every = frame["condition"].astype(str).value_counts().sort_index()
+        found: Estimates = {
+            (name,): Estimate(np.nan, left_out=int(n), level=self.level)
+            for name, n in every.items()
+        }
+        if model is None:
+            return found
         for g, name in enumerate(model.names):
             chance = _chance(self.chance, name)
             beta, variance, df = model.combination(np.eye(len(model.names))[g])
             null = mixed_model.conditional(chance, model.spread)
             low, high, p = t_interval(beta, variance, df, self.level, null)
-            ends = mixed_model.marginal(np.array([beta, low, high]), model.spread)
+            value, low, high = map(
+                float, mixed_model.marginal(np.array([beta, low, high]), model.spread)
+            )
             found[(name,)] = Estimate(
-                *map(float, ends), n=int(model.counts[g]),
-                left_out=int((frame["condition"].astype(str) == name).sum() - model.counts[g]),
+                value, low, high, n=int(model.counts[g]),
+                left_out=int(every[name] - model.counts[g]),
                 test="t, crossed random effects", p=p,
                 effect=float(np.exp(beta - null)), effect_name="odds ratio to chance",
                 level=self.level, clustered=CLUSTERED,
@@ -351,13 +363,16 @@ class CrossedContrasts:
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         model = _fit_conditions(frame)
+        if model is None or (self.reference is not None and self.reference not in model.names):
+            return {}
         identity = np.eye(len(model.names))
         found: Estimates = {}
         for a, b in _pairs(model.names, self.reference):
             value, variance, df = model.combination(identity[a] - identity[b])
             low, high, p = t_interval(value, variance, df, self.level, 0.0)
+            value, low, high = map(float, np.exp([value, low, high]))
             found[(model.names[a], model.names[b], "odds ratio")] = Estimate(
-                *map(float, np.exp([value, low, high])), n=int(model.counts[[a, b]].sum()),
+                value, low, high, n=int(model.counts[[a, b]].sum()),
                 left_out=int(frame["correct"].isna().sum()),
                 test="t, crossed random effects", p=p, level=self.level, clustered=CLUSTERED,
             )  # fmt: skip
