@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.special import expit
 
 from analysis import mixed_model
+from analysis.clusters import Crossed
 from analysis.estimate import Estimate
 from analysis.statistics import (
     ClusterBootstrap,
@@ -80,8 +81,8 @@ class Design:
         )
 
 
-def simulate(design: Design, rng: np.random.Generator) -> pd.DataFrame:
-    """Answers of one study: participant, trial, condition, correct (1 or 0)."""
+def simulate(design: Design, rng: np.random.Generator) -> Crossed:
+    """Answers of one study, right (1) or wrong (0)."""
     conditions, people, items = len(design.accuracy), design.participants, design.items
     ability = rng.normal(0, design.sd_participant, people)[:, None, None]
     own = rng.normal(0, design.sd_condition, (people, conditions))[:, :, None]
@@ -95,12 +96,24 @@ def simulate(design: Design, rng: np.random.Generator) -> pd.DataFrame:
         slot = np.argsort(rng.random((conditions, items)), axis=1)[None]
         shown = (slot - first) % items < design.answered
     person, condition, item = np.nonzero(shown)
+    return Crossed(
+        values=right[person, condition, item].astype(float),
+        group=condition,
+        participant=person,
+        item=condition * items + item,
+        groups=tuple(design.accuracy),
+        stratum=np.repeat(np.arange(conditions), items),
+    )
+
+
+def as_frame(data: Crossed) -> pd.DataFrame:
+    """The same answers as a table: participant, trial, condition, correct."""
     return pd.DataFrame(
         {
-            "participant": person,
-            "trial": condition * items + item,
-            "condition": np.array(list(design.accuracy))[condition],
-            "correct": right[person, condition, item].astype(float),
+            "participant": data.participant,
+            "trial": data.item,
+            "condition": np.array(data.groups)[data.group],
+            "correct": data.values,
         }
     )
 
@@ -124,8 +137,8 @@ METHODS: dict[str, tuple[Callable[..., Estimates], Callable[..., Estimates] | No
 
 
 def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
-    """A row an interval: method, what, whether it holds the truth, whether the null was rejected."""
-    frame = simulate(design, np.random.default_rng(seed))
+    """A row an interval: method, what, whether it holds the truth, whether its test rejects."""
+    frame = as_frame(simulate(design, np.random.default_rng(seed)))
     conditional = dict(zip(design.accuracy, design.log_odds(), strict=True))
     rows: list[dict[str, object]] = []
 

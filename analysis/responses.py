@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,14 +242,14 @@ def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame)
         expected = plain.map(frozen[column])
         report(
             known & (expected != table[column]),
-            lambda r, c=column: f"{c} of trial {r['trial']!r} is not {r[c]!r}",
+            partial(_mismatch, column),
         )
     report(
         known & table.duplicated(["participant", "role", "position"], keep=False)
         & (table["role"] != "practice"),
         lambda r: f"participant {r['participant']!r} has position {r['position']} twice",
     )  # fmt: skip
-    report(table["position"].isna() | (table["position"] < 0), lambda r: "no position, or below 0")
+    report(table["position"].isna() | (table["position"] < 0), lambda _: "no position, or below 0")
     report(
         table["milliseconds"].notna() & (table["milliseconds"] < 0),
         lambda r: f"took {r['milliseconds']} ms",
@@ -262,6 +263,10 @@ def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame)
         for text in _answer_problems(row, frozen.loc[plain[index]], study.keys.get(plain[index])):
             problems.append(f"response row {index + 2}: {text}")
     return problems
+
+
+def _mismatch(column: str, row: pd.Series) -> str:
+    return f"{column} of trial {row['trial']!r} is not {row[column]!r}"
 
 
 def _answer_problems(row: pd.Series, trial: pd.Series, key: Any) -> list[str]:

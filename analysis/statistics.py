@@ -249,7 +249,7 @@ class CrossedEffects:
         model = _fit_conditions(frame)
         every = frame["condition"].astype(str).value_counts().sort_index()
         found: Estimates = {
-            (name,): Estimate(np.nan, left_out=int(n), level=self.level)
+            (str(name),): Estimate(np.nan, left_out=int(n), level=self.level)
             for name, n in every.items()
         }
         if model is None:
