@@ -205,6 +205,20 @@ def t_interval(
     return point - reach, point + reach, p
 
 
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's (1979) correction of the defined p-values [m]; undefined ones stay NaN.
+
+    p̃₍ᵢ₎ = max over j ≤ i of min(1, (m − j + 1) p₍ⱼ₎). In plain numpy, as the planner calls it for
+    every simulated study and statsmodels' `multipletests` collects garbage each time.
+    """
+    corrected = np.full(len(p), np.nan)
+    defined = np.flatnonzero(~np.isnan(p))
+    order = defined[np.argsort(p[defined], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected
+
+
 CLUSTERED = ("participant", "item")
 
 

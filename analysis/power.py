@@ -15,9 +15,8 @@ import pandas as pd
 from scipy.special import logit
 
 from analysis import mixed_model
-from analysis.clusters import t_interval, two_way_jackknife
+from analysis.clusters import holm, t_interval, two_way_jackknife
 from analysis.coverage import Design, simulate
-from analysis.reversion import holm
 from analysis.statistics import _fit_conditions, _log_odds, _pairs, _shares
 
 
@@ -81,7 +80,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
             ]
         )
         if not plan.against_chance:
-            p = holm(pd.Series(p)).to_numpy()
+            p = holm(p)
         rejected += p < 1 - plan.level  # an undefined p does not reject
     power = rejected / studies
     low, high = _wilson(power, studies)

@@ -24,12 +24,12 @@ from analysis.clusters import (
     Variance,
     crossed,
     estimates,
+    holm,
     t_interval,
     two_way_bootstrap,
     two_way_jackknife,
 )
 from analysis.estimate import Estimate
-from analysis.reversion import holm
 from harness.registry import Registry
 
 Estimates = dict[tuple[str, ...], Estimate]
@@ -284,7 +284,7 @@ def _pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int
 
 def _corrected(found: Estimates) -> Estimates:
     """The same estimates with Holm's correction over all their p-values."""
-    corrected = holm(pd.Series([e.p for e in found.values()], dtype=float)).to_numpy()
+    corrected = holm(np.array([e.p for e in found.values()], dtype=float))
     return {
         key: replace(e, p=float(p), test=f"{e.test}, Holm over {len(found)}")
         for (key, e), p in zip(found.items(), corrected, strict=True)
