@@ -1,0 +1,211 @@
+"""Where people and networks meet: the same neurons, seen by participants and undone in the network.
+
+One joined table, a row a trial and neuron shown in it: how people did on the trial, how much the
+neuron's evolution matters to its class, how far predictions fall when evolutions like it are
+undone, how far it moved in the semantic space, and what a machine observer answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.estimate import Estimate
+from analysis.responses import Responses
+from analysis.statistics import Estimates
+from harness.artifacts import ArtifactError, Run
+from harness.records import NEURON
+from harness.space import SemanticSpace
+
+EVIDENCE = ("importance", "drop", "displacement", "observer_clarity")
+PAIR = ["series", "epoch_from", "epoch_to"]
+CHANNEL = [*PAIR, "layer", "channel"]
+
+
+def people_by_trial(responses: Responses) -> pd.DataFrame:
+    """How people did on each trial.
+
+    Returns:
+        trial, task, condition, answers, rate: the share of right answers, or of "changed" for
+        evolution labelling (where most trials have no key).
+    """
+    answers = responses.answers
+    changed = answers["value"].map(lambda v: v.get("changed") if isinstance(v, dict) else None)
+    outcome = answers["correct"].astype("Float64").to_numpy(float, na_value=np.nan)
+    labelled = (answers["task"] == "evolution_labelling").to_numpy()
+    outcome = np.where(labelled, changed.astype(float), outcome)
+    table = answers[["trial", "task", "condition"]].assign(outcome=outcome).dropna()
+    return (
+        table.groupby(["trial", "task", "condition"])["outcome"]
+        .agg(answers="size", rate="mean")
+        .reset_index()
+    )
+
+
+def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
+    """The importance of each evolution to the class it matters to most.
+
+    Returns:
+        series, epoch_from, epoch_to, layer, channel, class_id, importance.
+    """
+    table = run.tables("importance")
+    table = table[table["method"] == method].dropna(subset=["score"])
+    best = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
+    best = best.drop_duplicates(CHANNEL)
+    return best[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
+
+
+def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
+    """Signed change of accuracy when the bins that hold a neuron are undone, mean over classes.
+
+    Every neuron is in one bin of its layer for every class. A reversion undoes the whole bin, so
+    this is the fate of the neuron's company, not of the neuron alone.
+
+    Returns:
+        series, epoch_from, epoch_to, layer, channel, drop (negative where accuracy falls).
+    """
+    records = run.tables("reversion")
+    records = records[
+        (records["method"] == method)
+        & (records["split"] == split)
+        & records["arm"].str.fullmatch(r"q\d+")
+    ]
+    change = records["correct_after"].astype(float) - records["correct_before"].astype(float)
+    keys = [*PAIR, "layer", "arm", "class_id"]
+    by_set = records.assign(drop=change).groupby(keys)["drop"].mean().reset_index()
+    sets = run.tables("sets")
+    members = sets[sets["method"] == method].merge(by_set, on=keys)
+    return members.groupby(CHANNEL)["drop"].mean().reset_index()
+
+
+def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -> pd.DataFrame:
+    """How far each neuron of the pairs (series, epoch_from, epoch_to) moved in the space."""
+    semantic = SemanticSpace.load(run, space)
+    frames = [
+        semantic.displacement(series, start, end).assign(
+            series=series, epoch_from=start, epoch_to=end
+        )
+        for series, start, end in pairs.drop_duplicates().itertuples(index=False)
+    ]
+    return pd.concat(frames, ignore_index=True)[[*CHANNEL, "displacement"]]
+
+
+def join(
+    responses: Responses,
+    run: Run,
+    observer: pd.DataFrame | None = None,
+    method: str = "sign_t",
+    space: str = "sgns",
+) -> pd.DataFrame:
+    """The joined table.
+
+    Args:
+        observer: a machine observer's answers: trial, observer_correct, observer_clarity.
+        method: of importance. space: in which displacement is measured.
+
+    Returns:
+        trial, task, condition, answers, rate, series, epoch, layer, channel, epoch_from, epoch_to,
+        class_id, importance, drop, displacement, observer_correct, observer_clarity. A neuron is
+        joined with the evolution that ends at its epoch, or else with the one that starts there;
+        evidence that the run lacks is NaN.
+    """
+    shown = responses.study.trials[["trial", "neurons"]].explode("neurons").dropna()
+    if shown.empty:
+        raise ValueError("the study names no neurons, so that no network can be joined")
+    shown = shown.reset_index(drop=True)
+    neurons = pd.DataFrame(list(shown["neurons"]))[NEURON]
+    seen = pd.concat([shown[["trial"]], neurons], axis=1)
+    table = people_by_trial(responses).merge(seen, on="trial")
+
+    evidence = importance_by_neuron(run, method)
+    parts = [displacement_by_neuron(run, evidence[PAIR], space)]
+    try:
+        parts.append(drop_by_neuron(run, method))
+    except ArtifactError:  # a run stopped before reversion still has importance
+        evidence = evidence.assign(drop=np.nan)
+    for part in parts:
+        evidence = evidence.merge(part, on=CHANNEL, how="left")
+    ends = evidence.assign(epoch=evidence["epoch_to"], rank=0)
+    starts = evidence.assign(epoch=evidence["epoch_from"], rank=1)
+    by_epoch = pd.concat([ends, starts]).sort_values(
+        [*NEURON, "rank", "epoch_from", "epoch_to"], kind="stable"
+    )
+    table = table.merge(
+        by_epoch.drop_duplicates(NEURON).drop(columns="rank"), on=NEURON, how="left"
+    )
+    if observer is not None:
+        table = table.merge(observer, on="trial", how="left")
+    for column in ("observer_correct", "observer_clarity"):
+        if column not in table:
+            table[column] = np.nan
+    return table.sort_values(["trial", *NEURON], kind="stable").reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Associations:
+    """Rank correlation over trials between how people did and each piece of network evidence.
+
+    Spearman's ρ with conditions held constant: ranks over all trials, less the mean rank of the
+    trial's condition, correlated (a partial rank correlation). The evidence of a trial is the mean
+    over its neurons. p: permutation of the rates within conditions, (b + 1)/(n + 1), two-sided;
+    the interval resamples trials (percentiles). Positive: people do better on the trials whose
+    neurons matter more. A correlation over trials, not a cause.
+    """
+
+    permutations: int = 1999
+    replicates: int = 1999
+    seed: int = 0
+    level: float = 0.95
+
+    def __call__(self, table: pd.DataFrame) -> Estimates:
+        """Keys: (task, evidence); evidence without variation is NaN with its trials left out."""
+        found: Estimates = {}
+        for task, group in table.groupby("task"):
+            trials = group.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean().reset_index()
+            for name in EVIDENCE:
+                found[(str(task), name)] = self._one(trials, name)
+        return found
+
+    def _one(self, trials: pd.DataFrame, name: str) -> Estimate:
+        usable = trials.dropna(subset=["rate", name])
+        left_out = len(trials) - len(usable)
+        strata = pd.factorize(usable["condition"], sort=True)[0]
+        rate, evidence = usable["rate"].to_numpy(float), usable[name].to_numpy(float)
+        value = partial_ranks(rate, evidence, strata) if len(usable) > 3 else np.nan
+        if np.isnan(value):
+            return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",))
+        rng = np.random.default_rng(self.seed)
+        null = np.empty(self.permutations)
+        by_stratum = np.argsort(strata, kind="stable")
+        for k in range(self.permutations):
+            shuffled = np.lexsort((rng.random(len(rate)), strata))
+            permuted = np.empty_like(rate)
+            permuted[by_stratum] = rate[shuffled]
+            null[k] = partial_ranks(permuted, evidence, strata)
+        reached = int((np.abs(null) >= abs(value) - 1e-12).sum())
+        drawn = rng.integers(len(rate), size=(self.replicates, len(rate)))
+        resampled = np.array([partial_ranks(rate[d], evidence[d], strata[d]) for d in drawn])
+        resampled = resampled[~np.isnan(resampled)]
+        low, high = np.quantile(resampled, [0.5 - self.level / 2, 0.5 + self.level / 2])
+        return Estimate(
+            value, float(low), float(high), n=len(usable), left_out=left_out,
+            test="rates permuted within conditions", p=(reached + 1) / (self.permutations + 1),
+            level=self.level, clustered=("trial",),
+        )  # fmt: skip
+
+
+def partial_ranks(first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> float:
+    """Correlation of ranks less their stratum's mean rank: [n], [n], codes [n]; NaN if constant."""
+    size = np.bincount(strata)
+    residuals = []
+    for values in (first, second):
+        ranks = stats.rankdata(values)
+        with np.errstate(invalid="ignore"):
+            means = np.bincount(strata, ranks) / size
+        residuals.append(ranks - means[strata])
+    a, b = residuals
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 1e-9 else np.nan
