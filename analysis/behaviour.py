@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.special import expit
 
 from analysis.clusters import crossed, estimates, t_interval, two_way_jackknife
 from analysis.estimate import Estimate
-from analysis.statistics import STATISTICS, Estimates, _answered, _log_odds
+from analysis.statistics import STATISTICS, Estimates, _answered, _log_odds, clustered_shares
 
 
 def _participant_jackknife(
@@ -83,14 +82,11 @@ class Calibration:
         if kept.empty:
             return {}
         data = crossed(kept, group="confidence")
-        counts = np.bincount(data.group)
-        share = np.bincount(data.group, data.values) / counts
-        result = two_way_jackknife(data, _log_odds)
-        found = estimates(result, expit, None, "", counts, self.level)
+        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
         left_out = len(frame) - len(kept)
         return {
-            (name,): replace(e, value=float(share[g]), left_out=left_out)
-            for g, (name, e) in enumerate(zip(data.groups, found, strict=True))
+            (f"{float(name):g}",): replace(estimate, left_out=left_out)
+            for name, estimate in zip(data.groups, found, strict=True)
         }
 
 
@@ -189,11 +185,9 @@ class Changed:
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        counts = np.bincount(data.group)
-        share = np.bincount(data.group, data.values) / counts
+        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
         every = frame["condition"].astype(str).value_counts()
-        found = estimates(two_way_jackknife(data, _log_odds), expit, None, "", counts, self.level)
         return {
-            (name,): replace(e, value=float(share[g]), left_out=int(every[name]) - e.n)
-            for g, (name, e) in enumerate(zip(data.groups, found, strict=True))
+            (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
+            for name, estimate in zip(data.groups, found, strict=True)
         }

@@ -113,7 +113,8 @@ def two_way_jackknife(data: Crossed, function: Function) -> Variance:
 
     def spread(total_without: np.ndarray, count_without: np.ndarray) -> np.ndarray:
         n = len(total_without)
-        deviations = function(total_without, count_without) - point
+        with np.errstate(invalid="ignore"):  # infinite log odds: the variance is then NaN
+            deviations = function(total_without, count_without) - point
         return (n - 1) / n * np.square(deviations).sum(axis=0) if n > 1 else np.nan * point
 
     people_total, people_count = data.sums(data.participant, data.participants)
@@ -125,7 +126,8 @@ def two_way_jackknife(data: Crossed, function: Function) -> Variance:
         values = data.values[data.group == g]
         # Answers of equal value leave equal sums behind: one evaluation a distinct value.
         distinct, times = np.unique(values, return_counts=True)
-        without = function(total - distinct[:, None] * width[g], count - width[g]) - point
+        with np.errstate(invalid="ignore"):
+            without = function(total - distinct[:, None] * width[g], count - width[g]) - point
         n = len(values)
         cells = cells + (n - 1) / n * (times[:, None] * np.square(without)).sum(axis=0)
     strata = [
@@ -155,7 +157,8 @@ def two_way_bootstrap(
         values = function(
             rest_total + weights @ cluster_total, rest_count + weights @ cluster_count
         )
-        return np.nanvar(values, axis=0, ddof=1)
+        with np.errstate(invalid="ignore"):
+            return np.nanvar(values, axis=0, ddof=1)
 
     people = spread(*data.sums(data.participant, data.participants))
     item_total, item_count = data.sums(data.item, data.items)
@@ -169,7 +172,9 @@ def two_way_bootstrap(
         distinct, times = np.unique(values, return_counts=True)
         draws = rng.multinomial(len(values), times / len(values), size=replicates)
         resampled[:, g] = draws @ distinct
-    cells = np.nanvar(function(resampled, np.broadcast_to(count, resampled.shape)), axis=0, ddof=1)
+    values = function(resampled, np.broadcast_to(count, resampled.shape))
+    with np.errstate(invalid="ignore"):
+        cells = np.nanvar(values, axis=0, ddof=1)
     return _combine(data, point, people, strata, cells)
 
 

@@ -121,7 +121,7 @@ class _Problem:
             step = np.zeros_like(self.mode)
             step[: self.P] = (head - border @ step_tail) / diagonal
             step[self.P : self.P + len(schur)] = step_tail
-            size = min(1.0, 3.0 / np.abs(step).max())  # far from the mode the weights vanish
+            size = 3.0 / max(3.0, np.abs(step).max())  # far from the mode the weights vanish
             while (new := self._joint(self.mode + size * step, sd)) < value - 1e-9 and size > 1e-6:
                 size /= 2
             self.mode = self.mode + size * step

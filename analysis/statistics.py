@@ -149,36 +149,54 @@ class ClusterBootstrap:
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, _ = _answered(frame, "correct")
         data = crossed(kept)
+        chances = [_chance(self.chance, name) for name in data.groups]
         result = _two_way(data, _log_odds, self.replicates, self.seed)
-        counts = np.bincount(data.group)
-        share = np.bincount(data.group, data.values) / counts
-        found: Estimates = {}
-        for g, name in enumerate(data.groups):
-            chance = _chance(self.chance, name)
-            one = Variance(result.point[[g]], result.variance[[g]], result.df[[g]])
-            test = "t, participants and items clustered"
-            if np.isfinite(one.variance[0]) and one.variance[0] > 0:
-                (estimate,) = estimates(
-                    one, expit, float(logit(chance)), test, counts[g : g + 1], self.level
-                )
-            else:
-                estimate = _few_clusters(data, g, float(share[g]), chance, self.level)
-            left_out = int((frame["condition"].astype(str) == name).sum()) - int(counts[g])
-            found[(name,)] = replace(
-                estimate, left_out=left_out, effect=float(share[g]) - chance,
-                effect_name="above chance",
-            )  # fmt: skip
-        return found
+        every = frame["condition"].astype(str).value_counts()
+        return {
+            (name,): replace(
+                estimate, left_out=int(every[name]) - estimate.n,
+                effect=estimate.value - chance, effect_name="above chance",
+            )
+            for name, chance, estimate in zip(
+                data.groups, chances, clustered_shares(data, result, chances, self.level),
+                strict=True,
+            )
+        }  # fmt: skip
 
 
-def _few_clusters(data: Crossed, g: int, share: float, chance: float, level: float) -> Estimate:
+def clustered_shares(
+    data: Crossed, result: Variance, chances: list[float] | None, level: float
+) -> list[Estimate]:
+    """Share of each group with its interval, from log odds and their clustered variance.
+
+    Args:
+        chances: of each group, to be tested; none by default.
+    """
+    counts = np.bincount(data.group)
+    shares = np.bincount(data.group, data.values) / counts
+    found = []
+    for g, share in enumerate(shares):
+        chance = None if chances is None else chances[g]
+        if not (np.isfinite(result.variance[g]) and result.variance[g] > 0):
+            found.append(_few_clusters(data, g, float(share), chance, level))
+            continue
+        null = None if chance is None else float(logit(chance))
+        one = Variance(result.point[[g]], result.variance[[g]], result.df[[g]])
+        test = "t, participants and items clustered"
+        found += estimates(one, expit, null, test, counts[[g]], level)
+    return found
+
+
+def _few_clusters(
+    data: Crossed, g: int, share: float, chance: float | None, level: float
+) -> Estimate:
     """Clopper and Pearson's interval, the scarcer kind of cluster counting as trials."""
     inside = data.group == g
     n = min(len(np.unique(data.participant[inside])), len(np.unique(data.item[inside])))
     k, tail = share * n, (1 - level) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
-    p = float(stats.binomtest(round(k), n, chance).pvalue)
+    p = np.nan if chance is None else float(stats.binomtest(round(k), n, chance).pvalue)
     return Estimate(
         share, low, high, n=int(inside.sum()), test=f"exact binomial, {n} clusters as trials", p=p,
         level=level, clustered=CLUSTERED,
