@@ -11,9 +11,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from harness.records import EVOLUTION
+from harness.records import PAIR
 
-PAIR = EVOLUTION[:3]
 OUTCOMES = {"accuracy": "correct", "top-5": "top5", "probability": "probability"}
 
 

@@ -91,8 +91,10 @@ class ActivationRecorder(Generic[T]):
         def record(output: Tensor) -> Tensor | None:
             if self._start_gradient and not output.requires_grad:
                 output = output.detach().requires_grad_()
-            self.kept[layer.name] = self._keep(layer.channel_first(output), layer)
-            return output.clone() if self._shares_memory else None
+            maps = layer.channel_first(output)
+            self.kept[layer.name] = self._keep(maps, layer)
+            # from `maps`, not from `output`: what was kept must lie on the way to the logits
+            return layer.like_output(maps, output).clone() if self._shares_memory else None
 
         return record
 

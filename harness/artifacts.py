@@ -162,7 +162,25 @@ class Run:
 
     def tables(self, kind: str) -> pd.DataFrame:
         """All tables of one kind (every series, epoch or pair), one under another, in path order."""
-        paths = sorted(self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])))
+        paths = self._paths(kind)
         if not paths:
             raise ArtifactError(f"{self.root} holds no {kind} tables; make them with `conceptevo run`")
         return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+    def holds(self, kind: str) -> bool:
+        """Whether there is any artifact of a kind."""
+        return bool(self._paths(kind))
+
+    def _paths(self, kind: str) -> list[Path]:
+        return sorted(self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])))
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Note what the run was made with."""
+        write_text(self.root / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made with: configuration, base, space_methods, versions."""
+        path = self.root / "manifest.json"
+        if not path.exists():
+            raise ArtifactError(f"{self.root} is not a run: it holds no manifest.json")
+        return json.loads(path.read_text(encoding="utf-8"))

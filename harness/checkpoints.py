@@ -265,7 +265,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"checkpoint {path} is damaged or cut off ({str(error).splitlines()[0]})"
+            f"checkpoint {path} is damaged or cut off ({str(error).partition(chr(10))[0]})"
         ) from error
     return _fill(model, content, str(path))
 

@@ -151,7 +151,11 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{origin}:\n" + "\n".join(map(_explain, error.errors()))) from error
+        problems = error.errors()
+        # where a series is wrong, pydantic also complains that the tuple of good ones is too short
+        if any(problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems):
+            problems = [problem for problem in problems if problem["type"] != "too_short"]
+        raise ConfigError(f"{origin}:\n" + "\n".join(map(_explain, problems))) from error
 
 
 def _explain(problem: Any) -> str:

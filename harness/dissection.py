@@ -104,7 +104,7 @@ def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
         float [neurons, concepts].
     """
     kept = max(1, round(TOP_SHARE * len(activations)))
-    threshold = activations.kthvalue(len(activations) - kept + 1, dim=0).values
+    threshold = activations.T.contiguous().topk(kept, dim=1, sorted=False).values.amin(dim=1)
     # ties at the threshold (a sparse neuron's zeros) must not count as active
     lowest = activations.amin(dim=0)
     active = ((activations >= threshold) & (activations > lowest)).float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import drawn
-from harness.artifacts import Artifact, Run, fingerprint, write_text
+from harness.artifacts import Artifact, Run, fingerprint
 from harness.batches import batch_of, batches
 from harness.checkpoints import Source, TrainedSource
 from harness.config import Config, ConfigError, DrawnImagesSection
@@ -148,7 +147,7 @@ def _train(run: Run, made_from: str, advance: Advance, source: TrainedSource) ->
 def _tensors(run: Run, split: str, source: Source) -> tuple[Tensor, Tensor]:
     images = open_images(run, split)
     pieces = [batch for _, batch in batches(images, np.arange(len(images)), source, 256)]
-    return torch.cat(pieces), torch.from_numpy(images.labels)
+    return torch.cat(pieces), torch.tensor(images.labels)
 
 
 def checkpoint_fingerprint(config: Config, source: Source, epoch: int) -> str:
@@ -522,9 +521,15 @@ def _version() -> str:
 def write_manifest(config: Config, run: Run) -> None:
     """What the run was made with: configuration and versions."""
     packages = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
-    manifest = {
-        "configuration": config.model_dump(mode="json", serialize_as_any=True, exclude={"workers"}),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-    write_text(run.root / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    run.write_manifest(
+        {
+            "base": vars(config.base_checkpoint()),
+            "space_methods": config.space.methods,
+            "importance_methods": config.evolve.methods,
+            "configuration": config.model_dump(
+                mode="json", serialize_as_any=True, exclude={"workers"}
+            ),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in packages},
+        }
+    )

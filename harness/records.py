@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 #: The columns that identify a neuron, an evolution, in every table of the project.
 NEURON = ["series", "epoch", "layer", "channel"]
+PAIR = ["series", "epoch_from", "epoch_to"]
 EVOLUTION = ["series", "epoch_from", "epoch_to", "layer", "channel"]
+
+#: The layer name of what is done in all layers at once.
+JOINT = "all"
 
 
 @dataclass(frozen=True, order=True)

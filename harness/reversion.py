@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from harness.activations import borrowed
 from harness.execution import Change, execution, replace_channels
 from harness.layers import Layer
+from harness.records import JOINT
 
-JOINT = "all"  # the layer name of a reversion in all layers at once
 SHARED_ARMS = ("none", "all", "random")  # the same for every method
 
 
@@ -171,7 +171,7 @@ def _plans(
     for (method, arm, draw, layer), rows in sets.groupby(
         ["method", "arm", "draw", "layer"], sort=False
     ):
-        chosen[method, arm, draw, layer] = torch.from_numpy(rows["channel"].to_numpy(np.int64))
+        chosen[method, arm, draw, layer] = torch.tensor(rows["channel"].to_numpy())
     arms = list(dict.fromkeys((method, arm, draw) for method, arm, draw, _ in chosen))
     names = [layer.name for layer in layers]
     plans: list[tuple[str, dict[str, Tensor], list[tuple[str, str, int]]]] = []

@@ -1,0 +1,200 @@
+"""The tables of a run: training, neurons, semantic spaces, reversion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis import reversion
+from analysis.alignment import alignment_table, identity, mean_interval
+from analysis.tables import RUN_TABLES, Table
+from harness.artifacts import Run
+from harness.records import JOINT, Checkpoint
+from harness.space import SemanticSpace
+
+SEED = 0  # of the bootstraps: the same run gives the same tables to the byte
+
+
+def spaces(run: Run) -> list[SemanticSpace]:
+    """All spaces of the run, in the configured order."""
+    return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
+
+
+def base_checkpoint(run: Run) -> Checkpoint:
+    return Checkpoint(**run.manifest()["base"])
+
+
+def concepts(run: Run) -> pd.DataFrame | None:
+    """The true concepts of all neurons; None for images without pixel labels."""
+    return run.tables("concepts") if run.holds("concepts") else None
+
+
+@RUN_TABLES.add("training")
+def training(run: Run) -> Table | None:
+    if not run.holds("training_log"):
+        return None
+    log = run.tables("training_log")
+    probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
+    kept = log.merge(probed, on=["series", "epoch"])
+    columns = ["series", "epoch", "train_accuracy", "test_accuracy"]
+    return Table(
+        "training",
+        "Accuracy of the checkpoints",
+        "Share of images classified correctly, on the training images (while training, augmented) "
+        "and on the test images, which no training has seen.",
+        kept[columns],
+        {"train_accuracy": "{:.3f}", "test_accuracy": "{:.3f}"},
+    )
+
+
+@RUN_TABLES.add("neurons")
+def neurons(run: Run) -> Table:
+    layers = run.tables("layers").groupby("series")["channels"].sum()
+    first = spaces(run)[0]
+    living = first.neurons.groupby(["series", "epoch"]).agg(
+        alive=("channel", "size"), coverage=("coverage", "mean")
+    )
+    table = living.reset_index()
+    table.insert(2, "neurons", table["series"].map(layers))
+    table.insert(4, "dead", table["neurons"] - table["alive"])
+    return Table(
+        "neurons",
+        "Neurons of the checkpoints",
+        "A dead neuron is active on no probe image and left out of everything. Coverage is the "
+        "mean share of a neuron's stimuli that stimulate a base neuron, too, and so have a vector "
+        "of their own in the semantic space.",
+        table,
+        {"coverage": "{:.3f}"},
+    )
+
+
+@RUN_TABLES.add("alignment")
+def alignment(run: Run) -> Table | None:
+    named = concepts(run)
+    if named is None:
+        return None
+    table = alignment_table(
+        spaces(run), named, base_checkpoint(run), np.random.default_rng(SEED)
+    )
+    number = "{:.3f}"
+    return Table(
+        "alignment",
+        "Neighbours that share the true concept",
+        "Share of a neuron's five nearest base neurons whose true concept (by the drawn parts' "
+        "masks) is its own, with 95 % bootstrap intervals over neurons; chance is the share of "
+        "such neurons among all base neurons. 'Untrained' is what random weights give for free.",
+        table,
+        dict.fromkeys(["share", "low", "high", "chance", "coverage"], number),
+    )
+
+
+@RUN_TABLES.add("identity")
+def identities(run: Run) -> Table | None:
+    rng = np.random.default_rng(SEED)
+    rows = []
+    for space in spaces(run):
+        trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]]
+        for series, group in trained.drop_duplicates().groupby("series", sort=True):
+            epochs = sorted(group["epoch"])
+            for start, end in zip(epochs[:-1], epochs[1:], strict=True):
+                ranks = identity(space, series, start, end)
+                mean, low, high = mean_interval(ranks, rng)
+                rows.append(
+                    {
+                        "method": space.method,
+                        "series": series,
+                        "epochs": f"{start} → {end}",
+                        "neurons": len(ranks),
+                        "mrr": mean,
+                        "low": low,
+                        "high": high,
+                    }
+                )
+    if not rows:
+        return None
+    return Table(
+        "identity",
+        "Is a channel nearest to its later self?",
+        "Mean reciprocal rank of a channel's later self among all later neurons of its series "
+        "(1: always nearest), with 95 % bootstrap intervals over neurons. A space that follows "
+        "single neurons is high here; one that groups neurons by concept need not be.",
+        pd.DataFrame(rows),
+        dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
+    )
+
+
+def _reversion_table(run: Run, split: str, name: str, seen: str) -> Table | None:
+    if not run.holds("reversion"):
+        return None
+    records = run.tables("reversion")
+    joint = records[(records["layer"] == JOINT) & (records["split"] == split)]
+    table = reversion.summary(joint).drop(columns=["split"])
+    epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
+    table.insert(1, "epochs", epochs)
+    table = table.drop(columns=["epoch_from", "epoch_to"])
+    table = table.rename(
+        columns={
+            "page": "p (Page)",
+            "wilcoxon": "p (q1 vs random)",
+            "matched_test": "p (q1 vs matched)",
+        }
+    )
+    changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    return Table(
+        name,
+        f"Accuracy when evolutions are undone ({seen})",
+        "Signed change of top-1 accuracy, mean over classes, when the neurons of one set are put "
+        "back to the older checkpoint in all layers at once: quarters by importance (q1 the most "
+        "important), random sets of that size, sets matched to q1 by size of change, and all "
+        f"neurons. Measured on {seen}. Tests over classes: Page's trend over the quarters and "
+        "two-sided Wilcoxon, p-values corrected by Holm over the table's rows.",
+        table,
+        {"before": "{:.3f}"}
+        | dict.fromkeys(changes, "{:+.3f}")
+        | dict.fromkeys([c for c in table.columns if c.startswith("p (")], "{:.2g}"),
+    )
+
+
+@RUN_TABLES.add("reversion")
+def reversion_heldout(run: Run) -> Table | None:
+    return _reversion_table(run, "heldout", "reversion", "images that importance has not seen")
+
+
+@RUN_TABLES.add("reversion_importance")
+def reversion_importance(run: Run) -> Table | None:
+    return _reversion_table(
+        run, "importance", "reversion_importance", "the images that importance was measured on"
+    )
+
+
+@RUN_TABLES.add("reversion_layers")
+def reversion_layers(run: Run) -> Table | None:
+    if not run.holds("reversion"):
+        return None
+    records = run.tables("reversion")
+    depth = run.tables("layers").set_index(["series", "layer"])["depth"]
+    held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
+    frames = []
+    for (series, layer), group in held_out.groupby(["series", "layer"], observed=True):
+        frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
+    table = pd.concat(frames, ignore_index=True)
+    table["epochs"] = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
+    arms = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    table = table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"])
+    return Table(
+        "reversion_layers",
+        "Accuracy when evolutions of one layer are undone",
+        "As the joint table, one layer at a time, on images that importance has not seen; signed "
+        "change of top-1 accuracy, mean over classes.",
+        table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
+        {"before": "{:.3f}"} | dict.fromkeys(arms, "{:+.3f}"),
+    )
+
+
+def same_concept_counts(run: Run) -> pd.DataFrame | None:
+    """How many neurons of each checkpoint detect each concept: series, epoch, concept, neurons."""
+    named = concepts(run)
+    if named is None:
+        return None
+    return named.groupby(["series", "epoch", "concept"]).size().rename("neurons").reset_index()
+

@@ -1,0 +1,159 @@
+"""Every numerical kernel a second time, slow and plain: what the fast ones are compared with."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def top_k(values: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
+    """For each column of [images, neurons]: the k largest (image, value), ties to the lower image."""
+    found = []
+    for column in values.T:
+        order = sorted(range(len(column)), key=lambda image: (-column[image], image))
+        found.append([(image, float(column[image])) for image in order[:k]])
+    return found
+
+
+def skip_gram_objective(vectors: Tensor, pair: tuple[int, int], negatives: np.ndarray) -> Tensor:
+    """log s(v_n.v_m) + sum_r log s(-v_n.v_r) + sum_r log s(-v_m.v_r) of one pair."""
+    n, m = pair
+    total = torch.nn.functional.logsigmoid(vectors[n] @ vectors[m])
+    for side, item in enumerate(pair):
+        for r in negatives[side]:
+            total = total + torch.nn.functional.logsigmoid(-(vectors[item] @ vectors[int(r)]))
+    return total
+
+
+def image_vectors(incidence: np.ndarray, neuron_vectors: np.ndarray) -> np.ndarray:
+    """The minimum-norm least-squares solution by a dense pseudo-inverse."""
+    means = incidence / incidence.sum(axis=1, keepdims=True)
+    return np.linalg.pinv(means) @ neuron_vectors
+
+
+def ppmi(incidence: np.ndarray) -> np.ndarray:
+    """max(0, log p(n, m) / (p(n) p(m))) of co-activation, cell by cell."""
+    count = len(incidence)
+    together = np.array(
+        [
+            [0.0 if n == m else float((incidence[n] * incidence[m]).sum()) for m in range(count)]
+            for n in range(count)
+        ]
+    )
+    total = together.sum()
+    result = np.zeros_like(together)
+    for n in range(count):
+        for m in range(count):
+            if together[n, m] > 0:
+                joint = together[n, m] / total
+                apart = together[n].sum() / total * together[:, m].sum() / total
+                result[n, m] = max(0.0, np.log(joint / apart))
+    return result
+
+
+def jaccard(first: set[int], second: set[int]) -> float:
+    union = first | second
+    return len(first & second) / len(union) if union else 0.0
+
+
+def output_of(model: nn.Module, name: str, image: Tensor) -> Tensor:
+    """What a module puts out, by a hook that copies."""
+    caught: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_hook(
+        lambda module, inputs, output: caught.append(output.clone())
+    )
+    with torch.no_grad():
+        model(image)
+    handle.remove()
+    return caught[0]
+
+
+def gradient_of(model: nn.Module, name: str, image: Tensor, output: int) -> Tensor:
+    """d logit / d module output for one image and one layer: one forward and one backward pass."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    caught: list[Tensor] = []
+
+    def keep(module, inputs, value):
+        value = value.detach().requires_grad_()
+        caught.append(value)
+        return value.clone()
+
+    handle = model.get_submodule(name).register_forward_hook(keep)
+    logit = model(image)[0, output]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logit, caught[0])
+    return gradient
+
+
+def sensitivity(
+    older: nn.Module, newer: nn.Module, name: str, image: Tensor, output: int, channel_axis: int
+) -> np.ndarray:
+    """The paper's s[x, n] of one image and layer: gradient at t times change, summed over space."""
+    gradient = gradient_of(older, name, image, output)
+    change = output_of(newer, name, image) - output_of(older, name, image)
+    product = (gradient * change).movedim(channel_axis, 1)
+    return product.flatten(2).sum(dim=2)[0].numpy() if product.dim() > 2 else product[0].numpy()
+
+
+def reverted_logits(
+    older: nn.Module,
+    newer: nn.Module,
+    sets: dict[str, list[int]],
+    images: Tensor,
+    channel_axis: dict[str, int],
+) -> Tensor:
+    """A full forward pass of the newer model in which channels are copied from the older one."""
+    copies = {name: output_of(older, name, images) for name in sets}
+    handles = []
+    for name, channels in sets.items():
+
+        def revert(module, inputs, output, name=name, channels=channels):
+            changed = output.clone()
+            for channel in channels:
+                index = [slice(None)] * output.dim()
+                index[channel_axis[name]] = channel
+                changed[tuple(index)] = copies[name][tuple(index)]
+            return changed
+
+        handles.append(newer.get_submodule(name).register_forward_hook(revert))
+    with torch.no_grad():
+        logits = newer(images)
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def overlaps(activations: np.ndarray, covered: np.ndarray, share: float) -> np.ndarray:
+    """Network Dissection's intersection over union, neuron by neuron and concept by concept."""
+    cells, neurons = activations.shape
+    kept = max(1, round(share * cells))
+    result = np.zeros((neurons, covered.shape[1]))
+    for n in range(neurons):
+        column = activations[:, n]
+        threshold = np.sort(column)[-kept]
+        active = (column >= threshold) & (column > column.min())
+        for c in range(covered.shape[1]):
+            shared = covered[active, c].sum()
+            union = active.sum() + covered[:, c].sum() - shared
+            result[n, c] = shared / union if union > 0 else 0.0
+    return result
+
+
+def share_of_neighbours(
+    similarity: np.ndarray, own: list[str], others: list[str], same: np.ndarray, k: int
+) -> list[float]:
+    """For each query the share of its k most similar others with its own concept."""
+    shares = []
+    for row, concept in enumerate(own):
+        order = sorted(
+            (index for index in range(len(others)) if not same[row, index]),
+            key=lambda index: (-similarity[row, index], index),
+        )[:k]
+        shares.append(sum(others[index] == concept for index in order) / len(order))
+    return shares

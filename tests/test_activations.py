@@ -1,0 +1,192 @@
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch import nn
+
+from harness.activations import ActivationRecorder, borrowed
+from harness.checkpoints import TrainedSource
+from harness.dissection import overlaps
+from harness.images import ArrayImages, View
+from harness.layers import find_layers
+from harness.networks import build
+from harness.probing import ProbeParameters, probe
+from harness.receptive_field import with_patches
+from harness.records import Checkpoint
+
+
+class Tokens(nn.Module):
+    """A transformer's shape of output: [batch, tokens, channels]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(3, 5, 4, 4)
+        self.act = nn.GELU()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.act(self.cut(x).flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+class AsManyChannelsAsRows(nn.Module):
+    """8 channels on an 8 x 8 map: the shape alone does not tell the layout."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.act = nn.ReLU()
+        self.last = last
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = self.act(x.permute(0, 2, 3, 1) if self.last else x)
+        return x.amax(dim=(1, 2) if self.last else (2, 3))
+
+
+def names(name, size=64, patterns=None):
+    return [layer.name for layer in find_layers(build(name, 5, 0), View(size, size), patterns)]
+
+
+def test_default_layers_are_block_non_linearities():
+    assert names("small_vgg") == [f"features.{index}" for index in (2, 5, 9, 12, 16, 19)]
+    assert names("resnet18")[:3] == ["relu", "layer1.0", "layer1.1"]
+    assert names("convnext_tiny", 32)[0] == "features.1.0.block.4"
+    assert len(names("vgg16", 32)) == 15
+    inception = names("inception_v3", 96)
+    assert inception[0] == "Conv2d_1a_3x3" and len(inception) == 94
+
+
+def test_layouts():
+    tokens = find_layers(Tokens(), View(16, 16))[0]
+    assert (tokens.channels, tokens.height, tokens.width, tokens.channels_last) == (5, 16, 1, True)
+    convnext = find_layers(build("small_convnext", 5, 0), View(64, 64))
+    assert [layer.channels_last for layer in convnext] == [False, True, True, True]
+    for last in (False, True):
+        (layer,) = find_layers(AsManyChannelsAsRows(last), View(8, 8), ["act"])
+        assert layer.channels_last is last
+    vector = find_layers(build("vgg16", 5, 0), View(32, 32), ["classifier.*"])[0]
+    assert (vector.channels, vector.height, vector.width) == (4096, 1, 1)
+
+
+def test_a_stated_layout_wins():
+    (layer,) = find_layers(AsManyChannelsAsRows(False), View(8, 8), ["act"], {"act": True})
+    assert layer.channels_last
+
+
+def test_unknown_layer_names_some_that_there_are():
+    with pytest.raises(ValueError, match=r"no layer matches 'nope'; the model's are features\.0"):
+        names("small_vgg", patterns=["nope"])
+
+
+def test_a_layer_that_runs_more_than_once_is_refused():
+    with pytest.raises(ValueError, match="runs more than once a pass; name the block around it"):
+        names("resnet18", patterns=["layer1.0.relu"])
+
+
+def test_patches_grow_with_depth_within_their_limits():
+    model = build("small_vgg", 5, 0)
+    layers = with_patches(model, find_layers(model, View(64, 64)), View(64, 64))
+    sides = [layer.patch for layer in layers]
+    assert sides == sorted(sides)
+    assert sides[0] == 20 / 64 and sides[-1] == 0.625
+    assert layers[0].depth == 0 and layers[-1].depth == 1
+
+
+def test_recorded_maps_survive_in_place_operations_and_exceptions():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2))
+    model.train()
+    layers = find_layers(model, View(8, 8), ["0"])
+    image = torch.randn(2, 3, 8, 8)
+    with (
+        torch.no_grad(),
+        ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True) as record,
+    ):
+        model(image)
+    assert (record.kept["0"] < 0).any()  # as they were before the ReLU
+    assert torch.equal(record.kept["0"], model[0](image).flatten(2))
+
+    def fail(maps, layer):
+        raise RuntimeError("inside the hook")
+
+    with (
+        pytest.raises(RuntimeError, match="inside the hook"),
+        borrowed(model),
+        ActivationRecorder(model, layers, fail),
+    ):
+        model(image)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.fixture(scope="module")
+def drawn_like():
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 255, (30, 32, 32, 3), dtype=np.uint8)
+    return ArrayImages(arrays, np.arange(30) % 3, ("a", "b", "c"))
+
+
+SOURCE = TrainedSource(name="net", resize=32, crop=32)
+
+
+def probe_with(model, images, **parameters):
+    layers = find_layers(model, View(32, 32))
+    return probe(
+        model, layers, images, SOURCE, Checkpoint("net", 1), ProbeParameters(**parameters)
+    )
+
+
+def test_stimuli_and_peaks_are_those_of_the_maps(drawn_like):
+    model = build("small_vgg", 3, 0).eval()
+    result = probe_with(model, drawn_like, k=4, batch_size=7)
+    everything = torch.from_numpy(drawn_like.arrays).permute(0, 3, 1, 2).float() / 255
+    name = "features.2"
+    maps = oracles.output_of(model, name, (everything - 0.5) / 0.25).numpy()
+    for channel in (0, 5):
+        rows = result.stimuli[
+            (result.stimuli["layer"] == name) & (result.stimuli["channel"] == channel)
+        ]
+        peaks = maps[:, channel].reshape(30, -1).max(axis=1)
+        order = sorted(range(30), key=lambda image: (-peaks[image], image))[:4]
+        assert rows["image_id"].tolist() == order
+        np.testing.assert_allclose(rows["activation"], peaks[order], rtol=1e-5)
+        at = np.unravel_index(maps[order[0], channel].argmax(), maps.shape[2:])
+        assert rows["peak_y"].iloc[0] == (at[0] + 0.5) / maps.shape[2]
+        assert rows["peak_x"].iloc[0] == (at[1] + 0.5) / maps.shape[3]
+
+
+def test_batch_size_changes_no_stimulus(drawn_like):
+    model = build("small_resnet", 3, 0)
+    small, large = (probe_with(model, drawn_like, k=5, batch_size=size) for size in (1, 30))
+    columns = ["layer", "channel", "rank", "image_id"]
+    assert small.stimuli[columns].equals(large.stimuli[columns])
+    assert small.activations.shape == (30, len(small.neurons))
+
+
+def test_dead_neurons_are_left_out_and_counted(drawn_like):
+    model = build("small_vgg", 3, 0)
+    norm = model.features[1]
+    with torch.no_grad():
+        norm.bias[2] = -100.0  # its ReLU never opens
+        norm.weight[3], norm.bias[3] = 0.0, 1.0  # always the same
+    result = probe_with(model, drawn_like, k=3)
+    dead = result.neurons[result.neurons["dead"]]
+    assert {("features.2", 2), ("features.2", 3)} <= set(
+        dead[["layer", "channel"]].itertuples(index=False, name=None)
+    )
+    living = set(result.stimuli[["layer", "channel"]].itertuples(index=False, name=None))
+    assert ("features.2", 2) not in living and ("features.2", 3) not in living
+
+
+def test_k_larger_than_the_image_set_is_refused(drawn_like):
+    with pytest.raises(ValueError, match="k=31 stimuli cannot be found among 30 probe images"):
+        probe_with(build("small_vgg", 3, 0), drawn_like, k=31)
+
+
+def test_overlaps_equal_the_plain_count():
+    rng = np.random.default_rng(0)
+    activations = np.maximum(rng.normal(size=(400, 5)), 0).astype(np.float32)
+    activations[:, 4] = 0  # dead
+    activations[:3, 3], activations[3:, 3] = 1, 0  # sparser than the threshold
+    covered = rng.random((400, 3)).astype(np.float32)
+    found = overlaps(torch.from_numpy(activations), torch.from_numpy(covered))
+    np.testing.assert_allclose(found, oracles.overlaps(activations, covered, 0.005), atol=1e-6)

@@ -1,0 +1,103 @@
+import errno
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import artifacts
+from harness.artifacts import Artifact, ArtifactError, Run, fingerprint, whole_file, write_text
+
+TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+STIMULI = Artifact("stimuli", ("vgg", 3))
+
+
+def test_a_table_and_arrays_come_back(tmp_path):
+    run = Run(tmp_path)
+    run.save(STIMULI, TABLE, "f")
+    pd.testing.assert_frame_equal(run.table(STIMULI), TABLE)
+    run.save(Artifact("images", ("probe",)), {"pixels": np.arange(4)}, "f")
+    assert run.arrays(Artifact("images", ("probe",)))["pixels"].tolist() == [0, 1, 2, 3]
+
+
+def test_only_a_whole_file_of_the_same_inputs_counts(tmp_path):
+    run = Run(tmp_path)
+    assert not run.has(STIMULI, "f")
+    run.save(STIMULI, TABLE, "f")
+    assert run.has(STIMULI, "f")
+    assert not run.has(STIMULI, "other")
+    run.path(STIMULI).unlink()
+    assert not run.has(STIMULI, "f")
+
+
+def test_a_cut_sidecar_counts_as_absent(tmp_path):
+    run = Run(tmp_path)
+    run.save(STIMULI, TABLE, "f")
+    sidecar = run.path(STIMULI).with_name(run.path(STIMULI).name + ".json")
+    sidecar.write_text('{"finger')
+    assert not run.has(STIMULI, "f")
+
+
+def test_tables_of_a_kind_are_put_together(tmp_path):
+    run = Run(tmp_path)
+    for epoch in (3, 12):
+        run.save(Artifact("stimuli", ("vgg", epoch)), TABLE.assign(epoch=epoch), "f")
+    assert run.tables("stimuli")["epoch"].tolist() == [3, 3, 12, 12]
+    assert run.holds("stimuli") and not run.holds("reversion")
+    with pytest.raises(ArtifactError, match="holds no reversion tables"):
+        run.tables("reversion")
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(ArtifactError, match=r"holds no stimuli vgg 3 .*conceptevo run"):
+        run.table(STIMULI)
+    run.save(STIMULI, TABLE, "f")
+    content = run.path(STIMULI).read_bytes()
+    run.path(STIMULI).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArtifactError, match="is damaged .* delete it and run again"):
+        run.table(STIMULI)
+    with pytest.raises(ArtifactError, match="is not a run"):
+        run.manifest()
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(artifacts.os, "fsync", full)
+    with pytest.raises(ArtifactError, match="cannot write .*No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_really_full_device_is_reported(tmp_path):
+    with (
+        pytest.raises(ArtifactError, match="No space left on device"),
+        whole_file(tmp_path / "x") as temporary,
+        open("/dev/full", "w") as device,
+    ):
+        temporary.write_text("half")
+        device.write("x" * 100_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers()))
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(values):
+    backwards = dict(reversed(list(values.items())))
+    assert fingerprint(values) == fingerprint(backwards)
+    assert fingerprint(values) != fingerprint(values, 1)

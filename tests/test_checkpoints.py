@@ -1,0 +1,181 @@
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from harness.artifacts import Run
+from harness.checkpoints import (
+    SOURCES,
+    CheckpointError,
+    FolderSource,
+    FunctionSource,
+    TorchvisionSource,
+    load_weights,
+    parse_source,
+)
+from harness.networks import build
+from harness.records import Series
+
+
+@pytest.fixture
+def network():
+    return build("small_vgg", 4, seed=1)
+
+
+def folder(path, **more):
+    return FolderSource(name="mine", architecture="small_vgg", folder=path, **more)
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("key", [None, "model_state_dict", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_usual_form_of_a_checkpoint_loads(tmp_path, network, key, prefix):
+    state = OrderedDict((prefix + name, value) for name, value in network.state_dict().items())
+    torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "model-3.pth")
+    loaded = folder(tmp_path).load(3, 4, Run(tmp_path))
+    assert same(loaded, network)
+
+
+def test_epochs_come_from_file_names_in_number_order(tmp_path, network):
+    for epoch in (10, 2, 0):
+        torch.save(network.state_dict(), tmp_path / f"model-{epoch}.pth")
+    (tmp_path / "model-x.pth").write_text("not one")
+    assert folder(tmp_path).series() == Series("mine", (0, 2, 10))
+    assert folder(tmp_path, only=(2, 10)).epochs() == (2, 10)
+    with pytest.raises(CheckpointError, match=r"no checkpoint of epochs \[5\]"):
+        folder(tmp_path, only=(5,)).epochs()
+
+
+def test_two_files_of_one_epoch_are_refused(tmp_path):
+    for name in ("model-3.pth", "model-03.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="are both epoch 3"):
+        folder(tmp_path).epochs()
+
+
+def test_no_matching_file_and_no_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="no file in .* matches 'model-{epoch}.pth'"):
+        folder(tmp_path).epochs()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        folder(tmp_path / "none").epochs()
+    with pytest.raises(ValidationError, match="pattern must hold {epoch} once"):
+        folder(tmp_path, pattern="model.pth")
+
+
+def test_misfits_are_listed_together(tmp_path, network):
+    state = network.state_dict()
+    del state["features.0.weight"]
+    state["extra"] = torch.zeros(1)
+    state["classifier.3.bias"] = torch.zeros(9)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as error:
+        load_weights(network, tmp_path / "w.pth")
+    text = str(error.value)
+    assert "missing features.0.weight" in text
+    assert "unexpected extra" in text
+    assert "classifier.3.bias is (9,), should be (4,)" in text
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, network, capsys):
+    torch.save({"model": network.state_dict(), "extra": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"more than weights.*could run code"):
+        load_weights(network, tmp_path / "w.pth")
+    (tmp_path / "p.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError):
+        load_weights(network, tmp_path / "p.pth")
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, 0.5, 0.99])
+def test_a_truncated_checkpoint_says_so(tmp_path, network, keep):
+    path = tmp_path / "w.pth"
+    torch.save(network.state_dict(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_weights(network, path)
+
+
+def test_a_missing_file_and_a_file_without_state_dict(tmp_path, network):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_weights(network, tmp_path / "none.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_weights(network, tmp_path / "list.pth")
+
+
+def test_identity_changes_with_the_file(tmp_path, network):
+    path = tmp_path / "model-1.pth"
+    torch.save(network.state_dict(), path)
+    before = folder(tmp_path).identity(1)
+    assert folder(tmp_path).identity(1) == before
+    torch.save(build("small_vgg", 4, seed=2).state_dict(), path)
+    assert folder(tmp_path).identity(1) != before
+
+
+def test_torchvision_by_name():
+    source = TorchvisionSource(name="r", architecture="resnet18", outputs=7)
+    model = source.load(0, 3, Run(Path("none")))
+    assert model.fc.out_features == 7
+    assert same(model, source.load(0, 3, Run(Path("none"))))
+    with pytest.raises(ValueError, match=r"unknown architecture 'resnet19'; known: small_vgg"):
+        TorchvisionSource(name="r", architecture="resnet19").load(0, 3, Run(Path("none")))
+    with pytest.raises(CheckpointError, match="no weights 'BEST' for resnet18"):
+        TorchvisionSource(name="r", architecture="resnet18", checkpoints={1: "BEST"}).load(
+            1, 3, Run(Path("none"))
+        )
+
+
+def from_epoch(epoch):
+    return build("small_vgg", 4, seed=epoch)
+
+
+def not_a_model(epoch):
+    return epoch
+
+
+def test_the_users_own_function():
+    own = FunctionSource(name="own", function="test_checkpoints:from_epoch", at=(5, 1))
+    assert own.epochs() == (1, 5)
+    assert same(own.load(5, 4, Run(Path("none"))), build("small_vgg", 4, seed=5))
+    wrong = FunctionSource(name="own", function="test_checkpoints:not_a_model", at=(1,))
+    with pytest.raises(CheckpointError, match="must return a torch module, got int"):
+        wrong.load(1, 4, Run(Path("none")))
+    missing = FunctionSource(name="own", function="no_such_module:f", at=(1,))
+    with pytest.raises(ValueError, match="cannot be imported"):
+        missing.load(1, 4, Run(Path("none")))
+
+
+def test_sources_are_chosen_by_name_and_checked():
+    assert set(SOURCES) == {"train", "folder", "torchvision", "function"}
+    assert parse_source({"name": "a", "source": "torchvision", "architecture": "vgg16"}).crop == 224
+    with pytest.raises(ValueError, match="unknown source 'zoo'; known: train"):
+        parse_source({"name": "a", "source": "zoo"})
+    with pytest.raises(ValidationError, match="name"):
+        parse_source({"name": "../up"})
+
+
+def test_series_refuses_what_it_cannot_be():
+    with pytest.raises(ValueError, match="has no checkpoints"):
+        Series("s", ())
+    with pytest.raises(ValueError, match="must increase"):
+        Series("s", (3, 1))
+    series = Series("s", (0, 1, 5))
+    assert [(p.epoch_from, p.epoch_to) for p in series.pairs()] == [(0, 1), (1, 5)]
+    with pytest.raises(ValueError, match="no checkpoint of epoch 7; it has 0, 1, 5"):
+        series.pairs([(1, 7)])
+    with pytest.raises(ValueError, match="must go forward"):
+        series.pairs([(5, 1)])

@@ -1,0 +1,86 @@
+import tomllib
+
+import pytest
+from typer.testing import CliRunner
+
+import conceptevo
+from harness.config import ConfigError, load_config, parse_config
+from harness.records import Checkpoint, Pair
+
+SERIES = [{"name": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"series": [{"name": "a", "foo": 1}]}, r"series\.0.*foo: unknown key"),
+        (
+            {"series": [{"name": "a", "training": {"epochs": -1}}]},
+            r"training\.epochs: .*greater than or equal to 1 \(got -1\)",
+        ),
+        ({"series": SERIES, "sed": 1}, r"sed: unknown key"),
+        ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
+        ({"series": [{"name": "a", "source": "zoo"}]}, "unknown source 'zoo'; known: train"),
+        ({"series": []}, "series: .*at least 1"),
+        ({"series": [*SERIES, *SERIES]}, "series names must differ"),
+        ({"series": SERIES, "space": {"methods": ["word2vec"]}}, "unknown space method 'word2vec'"),
+        ({"series": SERIES, "evolve": {"methods": ["luck"]}}, "unknown importance method 'luck'"),
+        ({"series": SERIES, "base": {"series": "b", "epoch": 1}}, "base.series 'b' is not among"),
+        ({"series": SERIES, "evolve": {"pairs": {"b": [[1, 2]]}}}, "names series"),
+        ({"series": SERIES, "images": {"source": "folder"}}, r"images\.probe: Field required"),
+        ({"series": SERIES, "probe": {"activations": False}}, "needs probe.activations"),
+        (
+            {"series": [{"name": "a", "training": {"epochs": 2, "save": [1, 5]}}]},
+            "save must lie within 0 and epochs=2",
+        ),
+    ],
+)
+def test_every_problem_is_named_with_its_place(values, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(values)
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ConfigError) as error:
+        parse_config({"series": [{"name": "a", "foo": 1}], "sed": 1, "probe": {"k": 0}})
+    assert all(word in str(error.value) for word in ("foo", "sed", "probe.k"))
+
+
+def test_files_that_are_not_configurations(tmp_path):
+    with pytest.raises(ConfigError, match=r"does not exist; `conceptevo init` writes one"):
+        load_config(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = = 1")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(broken)
+
+
+def test_pairs_and_base_by_default_and_by_name():
+    config = parse_config({"series": SERIES})
+    assert config.pairs(config.series[0])[0] == Pair("a", 1, 4)  # not from the untrained network
+    assert config.base_checkpoint() == Checkpoint("a", 12)
+    chosen = parse_config(
+        {
+            "series": SERIES,
+            "base": {"series": "a", "epoch": 4},
+            "evolve": {"pairs": {"a": [[0, 12]]}},
+        }
+    )
+    assert chosen.base_checkpoint() == Checkpoint("a", 4)
+    assert chosen.pairs(chosen.series[0]) == [Pair("a", 0, 12)]
+    with pytest.raises(ConfigError, match=r"base\.epoch 5"):
+        parse_config({"series": SERIES, "base": {"series": "a", "epoch": 5}}).base_checkpoint()
+
+
+@pytest.mark.parametrize("name", ["demo.toml", "template.toml"])
+def test_shipped_configurations_are_valid(name):
+    text = (conceptevo.CONFIGS / name).read_text(encoding="utf-8")
+    parse_config(tomllib.loads(text))
+
+
+def test_init_writes_a_configuration_and_never_overwrites(tmp_path):
+    path = tmp_path / "mine.toml"
+    assert CliRunner().invoke(conceptevo.app, ["init", str(path)]).exit_code == 0
+    load_config(path)
+    again = CliRunner().invoke(conceptevo.app, ["init", str(path)])
+    assert again.exit_code != 0 and "exists" in str(again.exception)

@@ -1,0 +1,109 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.artifacts import Artifact, Run
+from harness.images import ArrayImages, View, drawn_arrays, folder_images, image_index, open_images
+from harness.patches import grid, patch, patches
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (40, 30), colour).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def test_a_folder_a_class(folder):
+    images = folder_images(folder)
+    assert images.classes == ("cat", "dog")
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    pixels = images.pixels(4, View(24, 20))
+    assert pixels.shape == (20, 20, 3) and pixels.dtype == np.uint8
+    assert pixels[0, 0].tolist() == [0, 0, 255]
+
+
+def test_an_empty_class_folder_a_missing_one_and_none(folder):
+    (folder / "emu").mkdir()
+    with pytest.raises(ValueError, match=r"class folder .*emu holds no image; allowed: \.bmp"):
+        folder_images(folder)
+    with pytest.raises(ValueError, match="lacks the class folders owl"):
+        folder_images(folder, ["cat", "owl"])
+    with pytest.raises(ValueError, match="does not exist"):
+        folder_images(folder / "none")
+    with pytest.raises(ValueError, match="has no class folders"):
+        folder_images(folder / "emu")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n123"])
+def test_a_corrupt_image_is_named(folder, content):
+    (folder / "cat" / "1.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"image .*1\.png cannot be read .* replace or remove"):
+        folder_images(folder).pixels(1, View(24, 20))
+
+
+def test_a_truncated_image_is_named(folder):
+    path = folder / "cat" / "1.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"1\.png cannot be read"):
+        folder_images(folder).pixels(1, View(24, 20))
+
+
+def test_view_must_fit():
+    with pytest.raises(ValueError, match="crop must be positive and at most resize, got crop=9"):
+        View(8, 9)
+
+
+@given(st.integers(5, 60), st.integers(5, 60), st.integers(4, 40))
+def test_every_image_is_seen_in_the_view_s_size(width, height, size):
+    seen = View(size, size - 1).apply(Image.new("L", (width, height)))
+    assert seen.shape == (size - 1, size - 1, 3)
+
+
+def test_open_images_gives_back_what_a_run_used(tmp_path_factory, folder):
+    run = Run(tmp_path_factory.mktemp("run"))
+    arrays = drawn_arrays(3, 0, 24)
+    run.save(Artifact("images", ("probe",)), {"pixels": arrays["pixels"]}, "f")
+    labels = arrays["labels"]
+    index = pd.DataFrame(
+        {
+            "image_id": range(24),
+            "class_id": labels,
+            "class_name": [f"class {label:02}" for label in labels],
+            "path": "",
+        }
+    )
+    run.save(Artifact("image_index", ("probe",)), index, "f")
+    images = open_images(run, "probe")
+    assert isinstance(images, ArrayImages) and len(images) == 24 and len(images.classes) == 12
+    assert np.array_equal(images.pixels(5, View(64, 64)), arrays["pixels"][5])
+    run.save(Artifact("image_index", ("test",)), image_index(folder_images(folder)), "f")
+    assert open_images(run, "test").pixels(0, View(20, 20))[0, 0].tolist() == [255, 0, 0]
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 1))
+def test_a_patch_is_square_inside_the_image_and_holds_its_peak(y, x, side):
+    rows, columns = np.mgrid[0:40, 0:60]
+    pixels = np.stack([rows, columns, 0 * rows], axis=2).astype(np.int64)
+    cut = patch(pixels, y, x, side)
+    assert cut.shape[0] == cut.shape[1] == max(1, round(side * 40))
+    assert cut[0, 0, 0] - 1 <= min(int(y * 40), 39) <= cut[-1, -1, 0] + 1
+    assert cut[0, 0, 1] - 1 <= min(int(x * 60), 59) <= cut[-1, -1, 1] + 1
+
+
+def test_patches_come_strongest_first_and_a_grid_leaves_gaps_white():
+    arrays = np.zeros((2, 16, 16, 3), dtype=np.uint8)
+    arrays[1] = 200
+    images = ArrayImages(arrays, np.zeros(2, dtype=np.int64), ("a",))
+    stimuli = pd.DataFrame({"rank": [1, 0], "image_id": [0, 1], "peak_y": 0.5, "peak_x": 0.5})
+    crops = patches(stimuli, images, View(16, 16), 0.5, 9)
+    assert [int(crop[0, 0, 0]) for crop in crops] == [200, 0]
+    sheet = np.asarray(grid(crops, 3, 10, gap=2))
+    assert sheet.shape == (10, 34, 3)
+    assert sheet[5, 5, 0] == 200 and sheet[5, 17, 0] == 0 and sheet[5, 30, 0] == 255
