@@ -1,0 +1,1 @@
+"""The survey as a service: store, flow, pages, server. No torch here."""

@@ -1,0 +1,1 @@
+"""Trials out of evidence: tasks, controls, the frozen study. No torch here."""

@@ -1,0 +1,134 @@
+"""The tables of the store. Migrations (migrations/versions) lead a database here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+
+class Moment(TypeDecorator):
+    """A UTC time, aware in Python on SQLite too."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+metadata = MetaData()
+
+#: One row a study served from this database. `salt` makes pseudonyms, `secret` signs tokens.
+studies = Table(
+    "studies",
+    metadata,
+    Column("hash", String(16), primary_key=True),
+    Column("title", String, nullable=False),
+    Column("salt", String(64), nullable=False),
+    Column("secret", String(64), nullable=False),
+    Column("created_at", Moment, nullable=False),
+)
+
+#: One row a person and study; pages follow from this row and the answers, from nothing else.
+participants = Table(
+    "participants",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("participant", String(32), primary_key=True),
+    Column("source", String(10), nullable=False),
+    Column("platform", String(20), nullable=False),
+    Column("status", String(14), nullable=False),
+    # Counts every accepted step; an action is for one version, so a second one is a repeat.
+    Column("version", Integer, nullable=False),
+    Column("plan", JSON),  # [{trial, options}] of practice attempts and of the place
+    Column("done", Integer, nullable=False),  # answered trials of the plan
+    Column("practice_attempts", Integer, nullable=False),
+    Column("practice_done", Integer, nullable=False),  # in this attempt
+    Column("practice_right", Integer, nullable=False),
+    Column("feedback", JSON),  # of the practice trial just answered, until acknowledged
+    Column("attention_right", Integer, nullable=False),
+    Column("reason", String(20)),  # why screened out: declined or full
+    Column("arrived_at", Moment, nullable=False),
+    Column("consented_at", Moment),
+    Column("finished_at", Moment),
+    Column("shown_at", Moment),  # when the current trial was first served
+    Column("lease_until", Moment),
+    Column("instruction_seconds", Float),
+    Column("questionnaire", JSON, nullable=False),
+    Index("ix_participants_lease", "study", "source", "status", "lease_until"),
+)
+
+#: The platform's ids, apart from the answers, so that they can be deleted on their own.
+identities = Table(
+    "identities",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("participant", String(32), primary_key=True),
+    Column("platform_id", String(128), nullable=False),
+    Column("details", JSON, nullable=False),
+    ForeignKeyConstraint(
+        ["study", "participant"],
+        ["participants.study", "participants.participant"],
+        ondelete="CASCADE",
+    ),
+)
+
+#: The places of a study, each source with its own; a place has at most one participant.
+places = Table(
+    "places",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("source", String(10), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("participant", String(32)),
+    UniqueConstraint("study", "participant", name="one_place_each"),
+)
+
+#: One row per participant and trial, whatever happens.
+responses = Table(
+    "responses",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("participant", String(32), primary_key=True),
+    Column("trial", String(24), primary_key=True),
+    Column("source", String(10), nullable=False),
+    Column("task", String(40), nullable=False),
+    Column("condition", String(40), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("answer", JSON, nullable=False),
+    Column("correct", Boolean),
+    Column("confidence", Float),
+    Column("shown_at", Moment, nullable=False),
+    Column("answered_at", Moment, nullable=False),
+    Column("milliseconds", Integer),
+    Column("app_version", String(20), nullable=False),
+    Column("pastes", Integer, nullable=False),
+    Column("tab_leaves", Integer, nullable=False),
+    ForeignKeyConstraint(
+        ["study", "participant"],
+        ["participants.study", "participants.participant"],
+        ondelete="CASCADE",
+    ),
+)

@@ -1,0 +1,69 @@
+"""Several workers behind one address: they share one listening socket; one that dies is replaced.
+
+No worker knows more of a participant than the database does, so any may serve any request and no
+session has to stay with its process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ValueError when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another --port"
+        ) from error
+    listening.listen(2048)
+    return listening
+
+
+def serve(
+    listening: socket.socket, workers: int, environment: Mapping[str, str], script: str = "app.py"
+) -> None:
+    """Keep `workers` processes running until SIGTERM or SIGINT, which goes on to them."""
+    stopping = False
+
+    def stop(_signal, _frame) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    fd = listening.fileno()
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "survey_app.worker", str(fd), script],
+            pass_fds=[fd],
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+    running = [start() for _ in range(workers)]
+    while not stopping:
+        time.sleep(0.2)
+        for number, process in enumerate(running):
+            if process.poll() is not None and not stopping:
+                print(f"worker {process.pid} ended ({process.returncode}); starting another", flush=True)
+                running[number] = start()
+                time.sleep(1)  # a worker that cannot start must not spin
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()

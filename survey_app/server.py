@@ -1,0 +1,114 @@
+"""One worker: Streamlit's page, and our own routes for actions, pictures and health.
+
+Configured by the environment (CONCEPTEVO_STUDY, CONCEPTEVO_DATABASE, CONCEPTEVO_SOURCE), as the
+script of a Streamlit app takes no arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from survey_app.metrics import Metrics
+from survey_app.service import BadAction, Service
+from survey_app.store import Store
+from survey_app.tokens import BadToken
+from tasks.study import load
+
+LARGEST = 20_000  # bytes of an action
+log = logging.getLogger("conceptevo.survey")
+metrics = Metrics()
+
+
+@cache
+def service() -> Service:
+    """This process's study and store."""
+    study, keys = load(Path(os.environ["CONCEPTEVO_STUDY"]))
+    store = Store(os.environ["CONCEPTEVO_DATABASE"])
+    source = os.environ.get("CONCEPTEVO_SOURCE", "human")
+    return Service(store, study, keys, "pilot" if source == "pilot" else "human")
+
+
+@cache
+def pictures() -> dict[str, bytes]:
+    """The study's pictures, in memory."""
+    folder = Path(os.environ["CONCEPTEVO_STUDY"]) / "images"
+    return {name: (folder / name).read_bytes() for name in service().study.images()}
+
+
+async def act(request: Request) -> Response:
+    """An action. 200: acknowledged and durable, with the next page. 503: try again."""
+    started = time.perf_counter()
+    outcome, response = await _act(request)
+    metrics.action(outcome, time.perf_counter() - started)
+    return response
+
+
+async def _act(request: Request) -> tuple[str, Response]:
+    try:
+        size = int(request.headers.get("content-length", LARGEST + 1))
+        if not 0 <= size <= LARGEST:
+            return "refused", JSONResponse({"error": "too large"}, 413)
+        action = json.loads(await request.body())
+        token = action["token"]
+    except (ValueError, TypeError, KeyError, RecursionError, ClientDisconnect):
+        return "refused", JSONResponse({"error": "not an action"}, 400)
+    try:
+        page, done = await run_in_threadpool(service().act, token, action)
+    except BadToken:
+        return "refused", JSONResponse({"error": "reload the page"}, 403)
+    except BadAction as error:
+        return "refused", JSONResponse({"error": str(error)}, 422)
+    except (DBAPIError, SQLAlchemyError) as error:
+        log.warning("not stored, the browser will try again: %s", error)
+        return "failed", JSONResponse({"error": "not stored"}, 503, {"Retry-After": "1"})
+    return "done" if done else "repeat", JSONResponse(page, headers={"Cache-Control": "no-store"})
+
+
+async def picture(request: Request) -> Response:
+    data = pictures().get(request.path_params["name"])
+    if data is None:
+        return PlainTextResponse("no such picture", 404)
+    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(data, media_type="image/jpeg", headers=headers)
+
+
+async def healthz(request: Request) -> Response:
+    """200 when the database answers."""
+
+    def ask() -> None:
+        with service().store.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    try:
+        await run_in_threadpool(ask)
+    except SQLAlchemyError:
+        return PlainTextResponse("database unreachable\n", 503)
+    return PlainTextResponse("ok\n")
+
+
+async def figures(request: Request) -> Response:
+    """Metrics, for this machine only: not for anyone who comes through a proxy."""
+    client = request.client.host if request.client else ""
+    if client not in ("127.0.0.1", "::1") or "x-forwarded-for" in request.headers:
+        return PlainTextResponse("not found", 404)
+    return PlainTextResponse(metrics.text())
+
+
+ROUTES = [
+    Route("/act", act, methods=["POST"]),
+    Route("/img/{name}", picture),
+    Route("/healthz", healthz),
+    Route("/metrics", figures),
+]

@@ -1,0 +1,323 @@
+"""The SQL store: places leased, answers exactly once, every step one transaction.
+
+The same code runs on SQLite (one process; WAL, one writer at a time) and PostgreSQL. Nothing about
+a participant lives anywhere else, so any process can serve any of them, at any time.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from survey_app.flow import Course, Progress
+from survey_app.platforms import Arrival, pseudonym
+from survey_app.schema import identities, participants, places, responses, studies
+from tasks.assignment import plan, practice_plan
+from tasks.responses import Source
+from tasks.study import Study
+
+APP_VERSION = version("conceptevo-harness")
+BUSY_SECONDS = 20
+_PROGRESS = [f.name for f in fields(Progress) if f.name != "feedback"]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for any SQLAlchemy URL, tuned for many small transactions.
+
+    Raises:
+        ValueError: not a URL, or a database whose driver is not installed.
+    """
+    try:
+        if url.startswith("sqlite"):
+            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+            event.listen(engine, "connect", _sqlite_connect)
+            event.listen(engine, "begin", _sqlite_begin)
+            return engine
+        options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800}
+        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), **options)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise ValueError(
+            f"database {url.split('://')[0]!r} cannot be used ({error}); name an SQLAlchemy URL such as "
+            f"sqlite:///answers.sqlite or postgresql://user@host/name"
+        ) from error
+
+
+def _sqlite_connect(connection, _record) -> None:
+    connection.isolation_level = None  # transactions begin as said in _sqlite_begin
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+class Store:
+    """One database. `clock` tells the time, in UTC."""
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = now) -> None:
+        self.engine = open_engine(url)
+        self.clock = clock
+        # SQLite has one writer; a fair queue in the process beats its busy-waiting.
+        self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
+
+    def migrate(self) -> None:
+        """Bring the database to the newest schema; creates it where it is empty."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # two processes starting at once
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(726031)")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction; what it wrote is durable when the block ends."""
+        with self._turn, self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One reading transaction; never waits for a writer."""
+        with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
+            yield connection
+
+    def register(self, study: Study, source: Source) -> tuple[str, str]:
+        """Make the study known, with places for this source; its salt and its secret."""
+        with self.write() as connection:
+            row = {
+                "hash": study.hash,
+                "title": study.title,
+                "salt": secrets.token_hex(32),
+                "secret": secrets.token_hex(32),
+                "created_at": self.clock(),
+            }
+            self._insert_new(connection, studies, row)
+            known = select(func.count()).where(places.c.study == study.hash, places.c.source == source)
+            if not connection.scalar(known):
+                self._insert_new(
+                    connection,
+                    places,
+                    [
+                        {"study": study.hash, "source": source, "place": place}
+                        for place in range(study.participants)
+                    ],
+                )
+            found = connection.execute(
+                select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
+            ).one()
+            return found.salt, found.secret
+
+    def _insert_new(self, connection: Connection, table, rows) -> bool:
+        """Insert unless it is there; whether a (first) row was new."""
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        statement = dialect.insert(table).on_conflict_do_nothing()
+        if isinstance(rows, list):
+            connection.execute(statement, rows)
+            return True
+        first = next(iter(table.primary_key.columns))
+        return connection.execute(statement.values(rows).returning(first)).first() is not None
+
+    def arrive(self, study: Study, arrival: Arrival, source: Source, salt: str) -> str:
+        """The participant id of a visitor; a new row on the first visit only."""
+        participant = pseudonym(arrival, source, study.hash, salt)
+        with self.read() as connection:
+            if self.row(connection, study.hash, participant) is not None:
+                return participant
+        with self.write() as connection:
+            key = {"study": study.hash, "participant": participant}
+            row = {
+                **key,
+                "source": source,
+                "platform": arrival.platform,
+                "arrived_at": self.clock(),
+                "questionnaire": {},
+                "attention_right": 0,
+                **{name: getattr(Progress(), name) for name in _PROGRESS},
+            }
+            if self._insert_new(connection, participants, row) and arrival.platform_id:
+                identity = {"platform_id": arrival.platform_id, "details": arrival.details}
+                connection.execute(insert(identities).values(**key, **identity))
+        return participant
+
+    def row(self, connection: Connection, study: str, participant: str, lock: bool = False):
+        """The participant's row, or None."""
+        query = select(participants).where(
+            participants.c.study == study, participants.c.participant == participant
+        )
+        found = connection.execute(query.with_for_update() if lock else query).mappings().first()
+        return None if found is None else dict(found)
+
+    def identity(self, connection: Connection, study: str, participant: str) -> dict[str, Any]:
+        """What the platform sent along; empty where it was deleted."""
+        found = connection.scalar(
+            select(identities.c.details).where(
+                identities.c.study == study, identities.c.participant == participant
+            )
+        )
+        return found or {}
+
+    def take_place(self, connection: Connection, study: Study, row: dict[str, Any]) -> int | None:
+        """Lease a place to the participant: a free one, or one whose lease has run out.
+
+        Whoever held an expired place loses it in the same transaction, so finished and live
+        participants together never exceed the places.
+        """
+        free = (
+            select(places.c.place)
+            .where(
+                places.c.study == study.hash,
+                places.c.source == row["source"],
+                places.c.participant.is_(None),
+            )
+            .order_by(places.c.place)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        place = connection.scalar(free)
+        if place is None:
+            holder = participants.alias()
+            stale = (
+                select(places.c.place, holder.c.participant)
+                .join(
+                    holder,
+                    (holder.c.study == places.c.study)
+                    & (holder.c.participant == places.c.participant),
+                )
+                .where(
+                    places.c.study == study.hash,
+                    places.c.source == row["source"],
+                    holder.c.status.in_(("consented", "practising", "active")),
+                    holder.c.lease_until < self.clock(),
+                )
+                .order_by(holder.c.lease_until)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            found = connection.execute(stale).first()
+            if found is None:
+                return None
+            place = found.place
+            self.update(
+                connection,
+                study.hash,
+                found.participant,
+                status="expired",
+                version=participants.c.version + 1,
+            )
+        connection.execute(
+            update(places)
+            .where(
+                places.c.study == study.hash,
+                places.c.source == row["source"],
+                places.c.place == place,
+            )
+            .values(participant=row["participant"])
+        )
+        return place
+
+    def update(self, connection: Connection, study: str, participant: str, **values) -> None:
+        connection.execute(
+            update(participants)
+            .where(participants.c.study == study, participants.c.participant == participant)
+            .values(**values)
+        )
+
+    def save_progress(
+        self, connection: Connection, study: Study, row: dict[str, Any], progress: Progress, **more
+    ) -> dict[str, Any]:
+        """Write a step, renew the lease; the row as it is now."""
+        moment = self.clock()
+        values = asdict(progress)
+        values["feedback"] = more.pop("feedback", None)
+        values |= {
+            "shown_at": moment,
+            "lease_until": moment + timedelta(minutes=study.lease_minutes),
+            **more,
+        }
+        if progress.status == "finished":
+            values["finished_at"] = moment
+        self.update(connection, study.hash, row["participant"], **values)
+        return row | values
+
+    def save_response(self, connection: Connection, values: dict[str, Any]) -> bool:
+        """Store an answer unless the participant has one for this trial; whether it is new."""
+        return self._insert_new(connection, responses, values | {"app_version": APP_VERSION})
+
+    def forget(self, participant: str) -> int:
+        """Delete a person everywhere: by pseudonym or platform id. Their place becomes free.
+
+        Returns:
+            how many participations were deleted.
+        """
+        with self.write() as connection:
+            keys = connection.execute(
+                select(participants.c.study, participants.c.participant)
+                .outerjoin(
+                    identities,
+                    (identities.c.study == participants.c.study)
+                    & (identities.c.participant == participants.c.participant),
+                )
+                .where(
+                    (participants.c.participant == participant)
+                    | (identities.c.platform_id == participant)
+                )
+            ).all()
+            for study, identifier in keys:
+                held = (places.c.study == study) & (places.c.participant == identifier)
+                connection.execute(update(places).where(held).values(participant=None))
+                for table in (identities, responses, participants):
+                    connection.execute(
+                        delete(table).where(
+                            table.c.study == study, table.c.participant == identifier
+                        )
+                    )
+            return len(keys)
+
+
+def course_of(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
+    """What the flow needs to know of the study, for this participant."""
+    return Course(
+        practice=len(study.practice),
+        practice_pass=study.practice_pass,
+        keyed=sum(keys[trial] is not None for trial in study.practice),
+        trials=len(row["plan"] or ()),
+        questions=bool(study.questions),
+    )
+
+
+def progress_of(row: dict[str, Any]) -> Progress:
+    return Progress(
+        **{name: row[name] for name in _PROGRESS}, feedback=row.get("feedback") is not None
+    )
+
+
+def plan_of(study: Study, place: int) -> list[dict[str, Any]]:
+    return [placed.model_dump(mode="json") for placed in plan(study, place)]
+
+
+def current_trials(study: Study, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plan that the participant is in: practice of this attempt, or the place's trials."""
+    if row["status"] == "practising":
+        return [p.model_dump(mode="json") for p in practice_plan(study, row["practice_attempts"])]
+    return row["plan"] or []

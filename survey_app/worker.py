@@ -1,0 +1,42 @@
+"""A worker process: `python -m survey_app.worker FD SCRIPT` serves on an inherited socket."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from pathlib import Path
+
+import streamlit as st
+import uvicorn
+from streamlit.web import bootstrap
+
+from survey_app.server import ROUTES, pictures, service
+
+#: See docs/hosting.md for what each was measured to change.
+SETTINGS = {
+    "runner_postScriptGC": False,
+    "server_fileWatcherType": "none",
+    "server_disconnectedSessionTTL": 0,
+    "server_headless": True,
+    "client_toolbarMode": "minimal",
+    "client_showErrorDetails": "none",
+    "browser_gatherUsageStats": False,
+    "theme_base": "light",
+}
+
+
+def main() -> None:
+    listening, script = int(sys.argv[1]), sys.argv[2]
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    bootstrap.load_config_options(SETTINGS)
+    app = st.App(Path(__file__).parent / script, routes=ROUTES if script == "app.py" else [])
+    service()
+    if script == "app.py":
+        pictures()
+    config = uvicorn.Config(app, log_level="warning", ws_ping_interval=30, timeout_keep_alive=75)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening)])
+
+
+if __name__ == "__main__":
+    main()

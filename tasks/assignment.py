@@ -1,0 +1,52 @@
+"""What one place of a study holds: which trials, in which order, with options in which order.
+
+The design is a set of forms. Places are numbered; place s takes form s mod F in round s div F.
+All trials of a form thus get the same number of answers, and everything that could favour a
+position is rotated by the round: the order of the blocks, of the trials in a block, of the options
+in a trial. Over a full turn each trial stands at each position equally often, each option too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel
+
+from tasks.study import Study
+
+
+class Placed(BaseModel):
+    """One trial in a participant's plan, with the order of its options."""
+
+    trial: str
+    options: tuple[str, ...]
+
+
+def _turn(items: list, by: int) -> list:
+    by = by % len(items) if items else 0
+    return items[by:] + items[:by]
+
+
+def _options(study: Study, trial: str, round_: int) -> tuple[str, ...]:
+    ids = [o.id for o in study.by_id[trial].options]
+    rng = np.random.default_rng([study.seed, int(trial[1:])])
+    return tuple(_turn([ids[i] for i in rng.permutation(len(ids))], round_))
+
+
+def plan(study: Study, place: int) -> list[Placed]:
+    """The trials of a place, in order; attention trials stand evenly spread, never first."""
+    form, round_ = place % len(study.forms), place // len(study.forms)
+    order = []
+    for block in _turn(list(study.forms[form]), round_):
+        rng = np.random.default_rng([study.seed, form, len(order)])
+        shuffled = [block[i] for i in rng.permutation(len(block))]
+        trials = _turn([t for t in shuffled if study.by_id[t].role == "trial"], round_)
+        checks = [t for t in shuffled if study.by_id[t].role == "attention"]
+        for number, check in enumerate(checks, 1):
+            trials.insert(number * len(trials) // (len(checks) + 1) + 1, check)
+        order += trials
+    return [Placed(trial=t, options=_options(study, t, round_)) for t in order]
+
+
+def practice_plan(study: Study, attempt: int) -> list[Placed]:
+    """The practice trials; the options turn with each attempt, so that it is not a memory test."""
+    return [Placed(trial=t, options=_options(study, t, attempt)) for t in study.practice]

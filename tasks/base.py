@@ -1,0 +1,198 @@
+"""What every task is: what a trial shows, which answer it takes, what the key is, how it scores.
+
+A new task is one file that defines a `Task` and registers it; nothing else has to change: pages are
+drawn from a trial's panels and fields, answers are checked against the fields, and the machine
+observer and the simulated participants answer through the task's own methods.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from harness.records import Neuron
+from harness.registry import Registry
+from tasks.evidence import Evidence
+from tasks.responses import Role
+
+TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Frozen(BaseModel):
+    """Part of a frozen study: immutable, and nothing unknown in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Panel(Frozen):
+    """Pictures shown above the answer: a heading and image names."""
+
+    heading: str
+    images: tuple[str, ...]
+
+
+class Option(Frozen):
+    """A picture that can be chosen; its id says nothing about it."""
+
+    id: str
+    image: str
+
+
+class Field(Frozen):
+    """One part of an answer.
+
+    `pick`: one of the trial's options. `scale`: one of `choices` (value, label). `text`: a few
+    words, or None through the checkbox `none_label`; `panel` places it under that panel.
+    """
+
+    kind: Literal["pick", "scale", "text"]
+    name: str
+    label: str
+    choices: tuple[tuple[str, str], ...] = ()
+    none_label: str = ""
+    panel: int | None = None
+
+
+class Trial(Frozen):
+    """One screen, as frozen. `neurons` are those it shows; no participant sees one twice."""
+
+    id: str
+    task: str
+    condition: str
+    role: Role
+    panels: tuple[Panel, ...] = ()
+    options: tuple[Option, ...] = ()
+    neurons: tuple[Neuron, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A trial before its pictures have names. The key is as the task's `score` understands it.
+
+    Attributes:
+        panels: heading and pictures.
+        options: pictures to choose from, in an order that means nothing.
+        key: index of the right option, or whatever the task scores against; None where no answer
+            is right or wrong.
+        neurons: all neurons shown.
+        recipe: how it was drawn, for the researcher.
+    """
+
+    neurons: tuple[Neuron, ...]
+    key: Any
+    panels: tuple[tuple[str, tuple[Image.Image, ...]], ...] = ()
+    options: tuple[Image.Image, ...] = ()
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+class NoTrial(ValueError):
+    """The evidence does not hold a (further) trial of that condition; the text says why."""
+
+
+class Task(Protocol):
+    """The interface of a task.
+
+    Attributes:
+        title: heading for participants. instructions: Markdown. prompt: the question of a trial.
+        conditions: condition to default trials per participant.
+        control: the condition with an obvious answer, for practice and attention trials; None
+            where the task has none.
+    """
+
+    name: str
+    title: str
+    instructions: str
+    prompt: str
+    conditions: dict[str, int]
+    control: str | None
+
+    def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
+        """A random trial of a condition. Raises NoTrial where the evidence holds none."""
+        ...
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        """What is asked."""
+        ...
+
+    def answer(self, values: dict[str, Any]) -> Any:
+        """The recorded answer out of the checked values of the fields."""
+        ...
+
+    def score(self, key: Any, answer: Any) -> bool | None:
+        """Whether the answer meets the key; None where there is no key."""
+        ...
+
+    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+        """A machine's answer from picture features alone, and how clear it was (0 = a toss-up)."""
+        ...
+
+    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
+        """A simulated person's answer; `knows`: whether they see what is to be seen."""
+        ...
+
+
+TASKS: Registry[Task] = Registry("task")
+
+
+def all_tasks() -> Registry[Task]:
+    """The registry, with every built-in task in it."""
+    from tasks import (  # noqa: F401
+        before_or_after,
+        concept_agreement,
+        evolution_labelling,
+        odd_one_out,
+    )
+
+    return TASKS
+
+
+def check_values(task: Task, trial: Trial, raw: object) -> dict[str, Any]:
+    """The values of a trial's fields out of what a browser sent.
+
+    Raises:
+        ValueError: a field is missing, unknown, or holds what it may not.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError("an answer must be an object of field names and values")
+    fields = task.fields(trial)
+    if unknown := sorted(set(map(str, raw)) - {f.name for f in fields}):
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    return {f.name: _check(f, trial, raw.get(f.name)) for f in fields}
+
+
+def _check(field: Field, trial: Trial, value: object) -> Any:
+    if field.kind == "text":
+        if value is None and field.none_label:
+            return None
+        text = clean_text(value)
+        if not text:
+            raise ValueError(f"{field.name}: write a few words or choose {field.none_label!r}")
+        return text
+    allowed = (
+        [o.id for o in trial.options] if field.kind == "pick" else [v for v, _ in field.choices]
+    )
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{field.name} must be one of {', '.join(allowed)}")
+    return value
+
+
+def clean_text(value: object) -> str:
+    """Free text as stored: one line, no control characters, at most TEXT_LIMIT characters.
+
+    Raises:
+        ValueError: not a text.
+    """
+    if not isinstance(value, str):
+        raise ValueError("a text was expected")
+    text = unicodedata.normalize("NFC", value.encode("utf-8", "replace").decode())
+    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+    return " ".join(text.split())[:TEXT_LIMIT]
+
+
+CLARITY = (("1", "Not at all"), ("2", "Slightly"), ("3", "Fairly"), ("4", "Very"))

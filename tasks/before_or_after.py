@@ -1,0 +1,107 @@
+"""Before or after: which new picture does the neuron answer to more, later in training?
+
+Two-alternative forced choice with references (Borowski et al. 2021; Zimmermann et al. 2021, 2023):
+patches of one neuron at t and at t', then one new picture of the stimuli of each. The right one is
+among the stimuli at t' and not at t, so that the later neuron answers to it more than to the other,
+which is a stimulus at t and not at t'. Chance is 1/2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.patches import grid
+from harness.records import Neuron
+from tasks.base import TASKS, Draft, Field, NoTrial, Trial
+from tasks.evidence import Evidence
+from tasks.observer import likeness
+
+REFERENCES = {"nine_references": 9, "one_reference": 1, "catch": 9}
+TRIES = 200
+SIDE = 180  # pixels of one option
+
+
+class BeforeOrAfter:
+    name = "before_or_after"
+    title = "Before or after"
+    prompt = "Which of the two pictures below fits the **After** group better?"
+    instructions = (
+        "You will see two groups of small pictures, **Before** and **After**, and below them two new "
+        "pictures. One new picture fits the *After* group, the other fits the *Before* group. "
+        "**Pick the one that fits the After group.**"
+    )
+    conditions = {"nine_references": 4, "one_reference": 2}
+    control: str | None = "catch"
+
+    def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
+        if condition not in REFERENCES:
+            raise ValueError(
+                f"before_or_after has no condition {condition!r}; it has {', '.join(self.conditions)}"
+            )
+        for _ in range(TRIES):
+            series = str(rng.choice([s for s in evidence.epochs if len(evidence.epochs[s]) >= 4]))
+            stages = evidence.stages(series)
+            moved = evidence.displacement(series)
+            layer, channel = moved.iloc[rng.integers(len(moved))][["layer", "channel"]]
+            start, end = sorted(int(e) for e in rng.choice(stages, 2, replace=False))
+            before, after = (Neuron(series, e, layer, int(channel)) for e in (start, end))
+            images = {n: evidence.stimuli(n)["image_id"].to_numpy() for n in (before, after)}
+            # Catch trials repeat a reference as the right option (Zimmermann et al. 2021).
+            first = 0 if condition == "catch" else evidence.patches
+            new = [
+                int(first + place)
+                for place, image in enumerate(images[after][first:])
+                if image not in images[before]
+            ]
+            old = [
+                int(evidence.patches + place)
+                for place, image in enumerate(images[before][evidence.patches :])
+                if image not in images[after]
+            ]
+            if condition == "catch":
+                new = [rank for rank in new if rank < evidence.patches]
+            if new and old:
+                break
+        else:
+            raise NoTrial(
+                f"before_or_after {condition}: no neuron with new pictures at both epochs"
+            )
+        count = REFERENCES[condition]
+        chosen = [(after, int(rng.choice(new))), (before, int(rng.choice(old)))]
+        order = rng.permutation(2)
+        options = tuple(
+            grid(evidence.crops(chosen[i][0], [chosen[i][1]]), columns=1, tile=SIDE) for i in order
+        )
+        panels = tuple(
+            (heading, (evidence.picture(neuron, range(count), columns=3 if count > 1 else 1),))
+            for heading, neuron in (("Before", before), ("After", after))
+        )
+        recipe = {"epochs": [start, end]}
+        key = int(np.flatnonzero(order == 0)[0])
+        return Draft((before, after), key, panels=panels, options=options, recipe=recipe)
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        return (Field(kind="pick", name="choice", label="The picture that fits After"),)
+
+    def answer(self, values: dict[str, Any]) -> str:
+        return values["choice"]
+
+    def score(self, key: Any, answer: Any) -> bool | None:
+        return answer == key
+
+    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+        """The option that is nearer to After than to Before, compared with the other option."""
+        before, after = (features[p.images[0]] for p in trial.panels)
+        lean = [
+            likeness(features[o.image], after) - likeness(features[o.image], before)
+            for o in trial.options
+        ]
+        return trial.options[int(np.argmax(lean))].id, abs(lean[0] - lean[1])
+
+    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
+        return key if knows else str(rng.choice([o.id for o in trial.options]))
+
+
+TASKS.add("before_or_after")(BeforeOrAfter())

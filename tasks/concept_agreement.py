@@ -1,0 +1,86 @@
+"""Concept agreement: do these six neurons show one concept, and which? (HIVE's form.)
+
+Neighbours in the space against random neurons; no answer is right or wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tasks.base import TASKS, Draft, Field, NoTrial, Trial
+from tasks.evidence import Evidence
+from tasks.observer import likeness
+from tasks.odd_one_out import SHOWN, neighbours
+
+NO_CONCEPT = "No common concept"
+RATING = (("1", "Clearly not"), ("2", "Rather not"), ("3", "Rather yes"), ("4", "Clearly yes"))
+#: Mean likeness of the six at which the machine observer goes up one point (quartiles over random
+#: and neighbouring groups of the drawn images).
+RISES = (0.92, 0.94, 0.96)
+
+
+class ConceptAgreement:
+    name = "concept_agreement"
+    title = "One concept?"
+    prompt = "Do these six groups of pictures show **one** common concept?"
+    instructions = (
+        "You will see **six groups of small pictures**. Say how much they show **one common concept** "
+        "(a colour, a shape, a pattern, a kind of object), and name it in a few words. There is no "
+        "right or wrong answer."
+    )
+    conditions = {"neighbours": 2, "random": 1}
+    control: str | None = None
+
+    def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
+        everything = evidence.rows()
+        if condition == "random":
+            rows = [int(r) for r in rng.choice(everything, SHOWN, replace=False)]
+        elif condition == "neighbours":
+            series = evidence.base_series
+            target = int(rng.choice(evidence.rows(series, evidence.epochs[series][-1])))
+            rows = [target, *neighbours(evidence, target, everything, SHOWN - 1)]
+            if len(rows) < SHOWN:
+                raise NoTrial(f"concept_agreement: fewer than {SHOWN - 1} neighbours")
+        else:
+            raise ValueError(
+                f"concept_agreement has no condition {condition!r}; it has {', '.join(self.conditions)}"
+            )
+        neurons = [evidence.neurons[rows[i]] for i in rng.permutation(SHOWN)]
+        panels = tuple((f"Group {i + 1}", (evidence.picture(n),)) for i, n in enumerate(neurons))
+        return Draft(tuple(neurons), None, panels=panels)
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        return (
+            Field(
+                kind="scale",
+                name="rating",
+                label="Do they show one common concept?",
+                choices=RATING,
+            ),
+            Field(kind="text", name="label", label="The concept is:", none_label=NO_CONCEPT),
+        )
+
+    def answer(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"rating": int(values["rating"]), "label": values["label"]}
+
+    def score(self, key: Any, answer: Any) -> bool | None:
+        return None
+
+    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+        looks = [features[p.images[0]] for p in trial.panels]
+        pairs = [likeness(a, b) for i, a in enumerate(looks) for b in looks[:i]]
+        alike = float(np.mean(pairs))
+        rating = 1 + int(np.searchsorted(RISES, alike))
+        return {"rating": rating, "label": None}, min(abs(alike - rise) for rise in RISES)
+
+    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
+        words = ("red", "wheel", "stripes", "blue dots", "round shape", "window")
+        if trial.condition == "random" or not knows:
+            return {"rating": int(rng.integers(1, 4)), "label": None}
+        word = words[trial.neurons[0].channel % len(words)]
+        return {"rating": int(rng.integers(3, 5)), "label": word}
+
+
+TASKS.add("concept_agreement")(ConceptAgreement())

@@ -1,0 +1,208 @@
+"""What a run offers to the tasks: neurons with pictures, neighbours in a space, true concepts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from harness.artifacts import ArtifactError, Run
+from harness.images import ImageSet, View, open_images
+from harness.patches import grid, patch
+from harness.records import NEURON, Neuron
+from harness.space import SemanticSpace
+from tasks.observer import features
+
+TILE, GAP = 88, 4  # pixels of one patch in a composite, and between patches
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neurons that a researcher holds to show one concept."""
+
+    concept: str
+    neurons: tuple[Neuron, ...]
+
+
+class Evidence:
+    """One run, read for drawing trials.
+
+    Args:
+        run: the run's folder.
+        method: the space whose neighbours are tested.
+        base: series whose last checkpoint is the base model; the first series by default.
+        min_depth: layers nearer to the input than this (relative depth, 0..1) are left out, for
+            targets, neighbours and intruders alike, as their texture alone would tell them apart.
+        groups: hand-picked groups; out of the run's true concepts by default.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        method: str = "sgns",
+        base: str = "",
+        min_depth: float = 0.3,
+        groups: Sequence[Group] | None = None,
+        patches: int = 9,
+    ) -> None:
+        self.run = run
+        self.patches = patches
+        self.space = SemanticSpace.load(run, method)
+        self.layers = run.tables("layers").set_index(["series", "layer"])
+        stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
+        self._stimuli = {
+            Neuron(*map(_plain, key)): rows for key, rows in stimuli.groupby(NEURON, sort=False)
+        }
+        deep = self.layers.index[self.layers["depth"] >= min_depth]
+        table = self.space.neurons
+        names = [Neuron(*map(_plain, row)) for row in table[NEURON].itertuples(index=False)]
+        usable = [
+            placed and (n.series, n.layer) in deep and len(self._stimuli.get(n, ())) >= 2 * patches
+            for n, placed in zip(names, self.space.placed, strict=True)
+        ]
+        self.neurons = names
+        self.usable = np.flatnonzero(usable)
+        if not len(self.usable):
+            raise ValueError(
+                f"{run.root} has no neuron of relative depth >= {min_depth} with "
+                f"{2 * patches} stimuli; lower min_depth or patches in study.toml"
+            )
+        self.depth = np.array([self.layers.at[(n.series, n.layer), "depth"] for n in names])
+        self.row = {neuron: row for row, neuron in enumerate(names)}
+        self.epochs = {
+            str(series): sorted(map(int, set(rows)))
+            for series, rows in table.groupby("series")["epoch"]
+        }
+        self.base_series = base or next(iter(self.epochs))
+        if self.base_series not in self.epochs:
+            raise ValueError(
+                f"base series {self.base_series!r} is not in the run; it has {', '.join(self.epochs)}"
+            )
+        self._groups = groups
+        self._moved: dict[str, pd.DataFrame] = {}
+
+    @cached_property
+    def images(self) -> ImageSet:
+        return open_images(self.run, "probe")
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(self._groups) if self._groups is not None else concept_groups(self)
+
+    def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
+        """Usable rows of the space, of one series and epoch where given."""
+        chosen = [
+            row
+            for row in self.usable
+            if series in (None, self.neurons[row].series)
+            and epoch in (None, self.neurons[row].epoch)
+        ]
+        return np.array(chosen, dtype=int)
+
+    def stimuli(self, neuron: Neuron) -> pd.DataFrame:
+        """The neuron's stimuli, strongest first."""
+        return self._stimuli[neuron]
+
+    def crops(self, neuron: Neuron, ranks: Sequence[int]) -> list[np.ndarray]:
+        """Patches of some of the neuron's stimuli, by place in their order."""
+        layer = self.layers.loc[(neuron.series, neuron.layer)]
+        view = View(int(layer["resize"]), int(layer["crop"]))
+        rows = self.stimuli(neuron).iloc[list(ranks)]
+        return [
+            patch(self.images.pixels(int(i), view), y, x, float(layer["patch"]))
+            for i, y, x in zip(rows["image_id"], rows["peak_y"], rows["peak_x"], strict=True)
+        ]
+
+    def picture(
+        self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
+    ) -> Image.Image:
+        """One composite of a neuron's patches (the strongest by default)."""
+        return grid(self.crops(neuron, ranks or range(self.patches)), columns, TILE, GAP)
+
+    @cached_property
+    def looks(self) -> tuple[np.ndarray, np.ndarray]:
+        """A sample of usable rows [s] and what their pictures look like [s, features]."""
+        size = min(200, len(self.usable))
+        rows = np.random.default_rng(0).choice(self.usable, size, replace=False)
+        return rows, np.stack([features(self.picture(self.neurons[row])) for row in rows])
+
+    def displacement(self, series: str) -> pd.DataFrame:
+        """How far each usable channel moved between the first trained epoch and the last."""
+        if series in self._moved:
+            return self._moved[series]
+        epochs = self.stages(series)
+        moved = self.space.displacement(series, epochs[0], epochs[-1])
+        present = [
+            all(self.row.get(Neuron(series, e, layer, channel), -1) in self._usable for e in epochs)
+            for layer, channel in zip(moved["layer"], moved["channel"], strict=True)
+        ]
+        self._moved[series] = moved[present].dropna().sort_values("displacement", ascending=False)
+        return self._moved[series]
+
+    @cached_property
+    def _usable(self) -> frozenset[int]:
+        return frozenset(map(int, self.usable))
+
+    def stages(self, series: str) -> list[int]:
+        """Early, middle and late epoch: the untrained network is left out (its changes are noise)."""
+        epochs = [e for e in self.epochs[series] if e > 0]
+        if len(epochs) < 3:
+            raise ValueError(
+                f"series {series!r} has {len(epochs)} trained epochs; three stages need 3"
+            )
+        return [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else value
+
+
+def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[Group, ...]:
+    """Groups out of the true concepts of a drawn set: the base model's best-fitting neurons each.
+
+    A stand-in for a researcher's own choice; empty where the run has no concepts.
+    """
+    try:
+        concepts = evidence.run.tables("concepts")
+    except ArtifactError:
+        return ()
+    last = {series: epochs[-1] for series, epochs in evidence.epochs.items()}
+    groups = []
+    for concept, rows in concepts.sort_values("iou", ascending=False).groupby("concept"):
+        neurons = [Neuron(*map(_plain, row)) for row in rows[NEURON].itertuples(index=False)]
+        chosen = [
+            n
+            for n in neurons
+            if n.epoch == last[n.series] and evidence.row.get(n, -1) in evidence._usable
+        ][:best]
+        if len(chosen) >= least:
+            groups.append(Group(str(concept), tuple(chosen)))
+    return tuple(groups)
+
+
+def read_groups(path: Path) -> tuple[Group, ...]:
+    """Hand-picked groups from a TOML file.
+
+    Each is a table ``[[group]]`` with `concept` and `neurons`, a list of tables with series, epoch,
+    layer and channel.
+
+    Raises:
+        ValueError: the file is not of that form.
+    """
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["group"]
+        return tuple(
+            Group(str(g["concept"]), tuple(Neuron(**neuron) for neuron in g["neurons"]))
+            for g in entries
+        )
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"groups file {path} cannot be used ({error}); it needs [[group]] tables with concept = "
+            f"'...' and neurons = [{{series = '...', epoch = 1, layer = '...', channel = 0}}, ...]"
+        ) from error

@@ -1,0 +1,129 @@
+"""Evolution labelling: what does one neuron show early, midway and late in training?
+
+Controls: `same_stage` shows three disjoint sets of stimuli of one stage under the three names (no
+change is possible); `false_evolution` joins the early stage of one neuron to the middle and late
+stages of another of the same layer (a change that no neuron made).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.records import Neuron
+from tasks.base import CLARITY, TASKS, Draft, Field, NoTrial, Trial
+from tasks.evidence import Evidence
+from tasks.observer import likeness
+
+STAGES = ("Early", "Middle", "Late")
+PATCHES = 6  # per stage: three disjoint sets fit into twenty stimuli
+MOVED = 0.33  # real evolutions are drawn from this share of the channels that moved most
+NO_CONCEPT = "No clear concept"
+#: Likeness between first and last stage below which the machine observer says "changed"; midway
+#: between repeated draws of one stage and different neurons on the drawn images.
+CHANGED_BELOW = 0.94
+
+
+class EvolutionLabelling:
+    name = "evolution_labelling"
+    title = "Name what changes"
+    prompt = "What do the pictures of each stage have in common?"
+    instructions = (
+        "You will see groups of small pictures from **three stages** of a learning process: early, "
+        "middle and late. For each stage **write in a few words what its pictures have in common** "
+        "(for example *red wheels* or *stripes*), or tick *No clear concept*. Then say whether it "
+        "changed from early to late, and how clearly you see that."
+    )
+    conditions = {"evolution": 2, "same_stage": 1, "false_evolution": 1}
+    control: str | None = None
+
+    def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
+        series = str(rng.choice([s for s in evidence.epochs if len(evidence.epochs[s]) >= 4]))
+        stages = evidence.stages(series)
+        moved = evidence.displacement(series)
+        if len(moved) < 4:
+            raise NoTrial(
+                f"evolution_labelling: series {series} has too few channels at all stages"
+            )
+        if condition == "evolution":
+            moved = moved.head(max(2, int(len(moved) * MOVED)))
+        layer, channel = moved.iloc[rng.integers(len(moved))][["layer", "channel"]]
+        first = (
+            np.arange(PATCHES)[None, :] + np.zeros((3, 1), dtype=int)
+            if condition != "same_stage"
+            else np.arange(3 * PATCHES).reshape(PATCHES, 3).T
+        )
+        neurons = [Neuron(series, epoch, layer, int(channel)) for epoch in stages]
+        if condition == "same_stage":
+            neurons = [neurons[rng.integers(3)]] * 3
+        elif condition == "false_evolution":
+            others = moved[(moved["layer"] == layer) & (moved["channel"] != channel)]
+            if others.empty:
+                raise NoTrial(f"evolution_labelling: layer {layer} has no second channel")
+            other = int(others.iloc[rng.integers(len(others))]["channel"])
+            neurons[1:] = [Neuron(series, epoch, layer, other) for epoch in stages[1:]]
+        elif condition != "evolution":
+            raise ValueError(
+                f"evolution_labelling has no condition {condition!r}; it has {', '.join(self.conditions)}"
+            )
+        panels = tuple(
+            (name, (evidence.picture(neuron, list(map(int, ranks))),))
+            for name, neuron, ranks in zip(STAGES, neurons, first, strict=True)
+        )
+        key = {"same_stage": False, "false_evolution": True}.get(condition)
+        return Draft(tuple(dict.fromkeys(neurons)), key, panels=panels, recipe={"series": series})
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        texts = (
+            Field(kind="text", name=f"label_{i}", label=f"{name}:", none_label=NO_CONCEPT, panel=i)
+            for i, name in enumerate(STAGES)
+        )
+        return (
+            *texts,
+            Field(
+                kind="scale",
+                name="changed",
+                label="From early to late, did what the pictures show change?",
+                choices=(("yes", "It changed"), ("no", "It stayed the same")),
+            ),
+            Field(
+                kind="scale", name="clarity", label="How clearly do you see this?", choices=CLARITY
+            ),
+        )
+
+    def answer(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "labels": [values[f"label_{i}"] for i in range(3)],
+            "changed": values["changed"] == "yes",
+            "clarity": int(values["clarity"]),
+        }
+
+    def score(self, key: Any, answer: Any) -> bool | None:
+        return None if key is None else answer["changed"] == key
+
+    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+        early, late = (features[trial.panels[i].images[0]] for i in (0, 2))
+        alike = likeness(early, late)
+        answer = {"labels": [None] * 3, "changed": alike < CHANGED_BELOW, "clarity": 1}
+        return answer, abs(alike - CHANGED_BELOW)
+
+    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
+        words = ("red", "wheel", "stripes", "blue dots", "round shape", "window")
+        real = key if key is not None else bool(rng.random() < 0.8)
+        changed = real if knows else bool(rng.random() < 0.5)
+        # People who see the concept agree on its word; the word hangs on the neuron shown.
+        neurons = trial.neurons if len(trial.neurons) > 1 else trial.neurons * 3
+        shown = [neurons[min(i, len(neurons) - 1)] for i in range(3)]
+        labels = [
+            words[(n.channel + n.epoch) % len(words)] if knows else str(rng.choice(words))
+            for n in shown
+        ]
+        return {
+            "labels": [label if rng.random() < 0.9 else None for label in labels],
+            "changed": changed,
+            "clarity": int(rng.integers(3, 5) if knows else rng.integers(1, 4)),
+        }
+
+
+TASKS.add("evolution_labelling")(EvolutionLabelling())

@@ -1,0 +1,191 @@
+"""Odd one out: six neurons, five belong together, which does not? (ConceptEvo's alignment study.)
+
+The five are a target and its four nearest neighbours; the target is shown but is never drawn as its
+own neighbour. The intruder lies outside the target's nearest `OUTSIDE` and at the target's layer
+depth, so that neither nearness nor texture gives it away. Where nothing belongs together (condition
+`random`) one neuron is named the intruder beforehand, so that the condition measures chance: 1/6.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.records import Neuron
+from tasks.base import TASKS, Draft, Field, NoTrial, Trial
+from tasks.evidence import Evidence
+from tasks.observer import likeness
+
+SHOWN = 6
+OUTSIDE = 100  # the intruder is not among this many nearest neighbours of the target
+SAME_DEPTH = 0.1  # relative depths closer than this count as the same depth
+#: Likeness below which an intruder is obvious; on the drawn images random neurons have .87 to .98.
+OBVIOUS_BELOW = 0.87
+TRIES = 200
+
+
+def neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) -> list[int]:
+    """Nearest rows of `pool` in order, at most one of each channel of a series.
+
+    The same channel at another epoch shares most of its stimuli; it would make the trial a
+    comparison of identical pictures.
+    """
+    order = evidence.space.nearest(np.array([target]), pool, len(pool))[0][0]
+    own = evidence.neurons[target]
+    seen = {(own.series, own.layer, own.channel)}
+    found: list[int] = []
+    for row in order[order >= 0]:
+        neuron = evidence.neurons[row]
+        channel = (neuron.series, neuron.layer, neuron.channel)
+        if channel not in seen:
+            seen.add(channel)
+            found.append(int(row))
+        if len(found) == count:
+            break
+    return found
+
+
+def intruder(
+    evidence: Evidence, target: int, group: list[int], pool: np.ndarray, rng: np.random.Generator
+) -> int:
+    """A row of the target's depth, outside its nearest OUTSIDE (half the pool where that is less)."""
+    outside = min(OUTSIDE, len(pool) // 2)
+    near = evidence.space.nearest(np.array([target]), pool, outside)[0][0]
+    depth = np.abs(evidence.depth[pool] - evidence.depth[target]) < SAME_DEPTH
+    channels = {_channel(evidence.neurons[row]) for row in [target, *group]}
+    candidates = [
+        int(row)
+        for row in pool[depth & ~np.isin(pool, near)]
+        if _channel(evidence.neurons[row]) not in channels
+    ]
+    if not candidates:
+        raise NoTrial(f"no intruder at the depth of {evidence.neurons[target]}")
+    return int(rng.choice(candidates))
+
+
+def _channel(neuron: Neuron) -> tuple[str, str, int]:
+    return neuron.series, neuron.layer, neuron.channel
+
+
+class OddOneOut:
+    name = "odd_one_out"
+    title = "Odd one out"
+    prompt = "Five of these six groups of pictures belong together. Which one does **not** belong?"
+    instructions = (
+        "You will see **six groups of small pictures**. Five groups have something in common: a "
+        "colour, a shape, a pattern, or a kind of object. **Pick the group that does not belong.** "
+        "Some are easy, some are hard, and some may seem to have no answer: then go with your first "
+        "impression."
+    )
+    conditions = {"base": 3, "same_series": 3, "other_series": 3, "hand_picked": 2, "random": 3}
+    control: str | None = "obvious"
+
+    def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
+        for _ in range(TRIES):
+            try:
+                group, odd, recipe = self._choose(evidence, condition, rng)
+                break
+            except NoTrial as error:
+                reason = error
+        else:
+            raise NoTrial(f"odd_one_out {condition}: {reason}")
+        rows = [*group, odd]
+        order = rng.permutation(SHOWN)
+        neurons = [evidence.neurons[rows[i]] for i in order]
+        pictures = self._pictures(evidence, neurons, condition, rng)
+        key = int(np.flatnonzero(order == SHOWN - 1)[0])
+        return Draft(tuple(dict.fromkeys(neurons)), key, options=pictures, recipe=recipe)
+
+    def _pictures(self, evidence, neurons, condition, rng):
+        if condition != self.control:
+            return tuple(evidence.picture(n) for n in neurons)
+        ranks = [rng.permutation(len(evidence.stimuli(n)))[: evidence.patches] for n in neurons]
+        return tuple(
+            evidence.picture(n, list(map(int, r))) for n, r in zip(neurons, ranks, strict=True)
+        )
+
+    def _choose(
+        self, evidence: Evidence, condition: str, rng: np.random.Generator
+    ) -> tuple[list[int], int, dict[str, Any]]:
+        """Five rows, the odd one's row, and how they came about."""
+        base = evidence.base_series
+        everything = evidence.rows()
+        if condition == "random":
+            rows = rng.choice(everything, SHOWN, replace=False)
+            return list(map(int, rows[:-1])), int(rows[-1]), {}
+        if condition == "hand_picked":
+            return self._hand_picked(evidence, everything, rng)
+        if condition == "obvious":
+            return self._obvious(evidence, rng)
+        pools = {
+            "base": evidence.rows(base, evidence.epochs[base][-1]),
+            "same_series": evidence.rows(base),
+            "other_series": everything,
+        }
+        if condition not in pools:
+            raise ValueError(
+                f"odd_one_out has no condition {condition!r}; it has {', '.join(self.conditions)}"
+            )
+        pool = pools[condition]
+        target = int(rng.choice(pools["base"]))
+        group = neighbours(evidence, target, pool, SHOWN - 2)
+        if len(group) < SHOWN - 2:
+            raise NoTrial(f"fewer than {SHOWN - 2} neighbours")
+        odd = intruder(evidence, target, group, pool, rng)
+        return [target, *group], odd, {"target": str(evidence.neurons[target])}
+
+    def _hand_picked(self, evidence, everything, rng):
+        groups = [g for g in evidence.groups if len(g.neurons) >= SHOWN - 1]
+        if not groups:
+            raise NoTrial(
+                "no hand-picked group of five neurons; name groups in study.toml (groups = 'FILE')"
+            )
+        group = groups[rng.integers(len(groups))]
+        rows = [evidence.row[n] for n in group.neurons if n in evidence.row]
+        if len(rows) < SHOWN - 1:
+            raise NoTrial(f"group {group.concept!r} has fewer than five neurons with a place")
+        chosen = [int(r) for r in rng.choice(rows, SHOWN - 1, replace=False)]
+        named = {
+            row
+            for g in groups
+            if g.concept == group.concept
+            for row in map(evidence.row.get, g.neurons)
+        }
+        pool = np.array([row for row in everything if row not in named])
+        return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": group.concept}
+
+    def _obvious(self, evidence, rng):
+        """Five times one neuron (other stimuli each) and the neuron that looks least like it."""
+        rows, looks = evidence.looks
+        one = int(rng.integers(len(rows)))
+        alike = looks @ looks[one]
+        odd = int(np.argmin(alike))
+        if alike[odd] > OBVIOUS_BELOW:
+            raise NoTrial("no neuron looks different enough")
+        return [int(rows[one])] * (SHOWN - 1), int(rows[odd]), {"likeness": float(alike[odd])}
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        return (Field(kind="pick", name="choice", label="The group that does not belong"),)
+
+    def answer(self, values: dict[str, Any]) -> str:
+        return values["choice"]
+
+    def score(self, key: Any, answer: Any) -> bool | None:
+        return answer == key
+
+    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+        """The option least like the others; clarity is its distance to the second."""
+        looks = [features[o.image] for o in trial.options]
+        alike = [
+            np.mean([likeness(a, b) for j, b in enumerate(looks) if j != i])
+            for i, a in enumerate(looks)
+        ]
+        order = np.argsort(alike)
+        return trial.options[order[0]].id, float(alike[order[1]] - alike[order[0]])
+
+    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
+        return key if knows else str(rng.choice([o.id for o in trial.options]))
+
+
+TASKS.add("odd_one_out")(OddOneOut())

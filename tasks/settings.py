@@ -1,0 +1,104 @@
+"""What study.toml may say, with its defaults (texts/study.toml shows them with comments)."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+TEXTS = Path(__file__).parent / "texts"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EvidenceSettings(Section):
+    space: str = "sgns"
+    base: str = ""
+    min_depth: float = Field(0.3, ge=0, lt=1)
+    groups: str = ""
+
+
+class Practice(Section):
+    trials: int = Field(2, ge=0, le=10)
+    pass_share: float = Field(0.5, ge=0, le=1)
+
+
+class Attention(Section):
+    trials: int = Field(3, ge=0, le=20)
+
+
+class Exclusion(Section):
+    """Rules that the analysis applies as frozen; None switches one off."""
+
+    attention_below: float | None = Field(0.8, ge=0, le=1)
+    total_seconds_outside: tuple[float, float] | None = (135, 7200)
+    instruction_seconds_below: float | None = Field(5, ge=0)
+    practice_attempts_above: int | None = Field(3, ge=1)
+    one_sided_above: float | None = Field(0.8, gt=0, le=1)
+
+
+class Payment(Section):
+    text: str = "You are paid the amount shown on the platform, whatever your answers."
+    completed_code: str = "COMPLETED"
+    screened_out_code: str = "SCREENED-OUT"
+    attention_code: str = "COMPLETED-A"
+
+
+class Texts(Section):
+    consent: str = ""
+    instructions: str = ""
+    debrief: str = ""
+
+
+class StudySettings(Section):
+    """All of study.toml."""
+
+    title: str = "What do these pictures have in common?"
+    seed: int = Field(0, ge=0)
+    participants: int = Field(260, ge=1, le=100_000)
+    forms: int = Field(8, ge=1, le=500)
+    lease_minutes: float = Field(60, gt=0)
+    questions: bool = True
+    evidence: EvidenceSettings = EvidenceSettings()
+    trials: dict[str, dict[str, int]] = Field(default_factory=dict)
+    practice: Practice = Practice()
+    attention: Attention = Attention()
+    exclusion: Exclusion = Exclusion()
+    payment: Payment = Payment()
+    texts: Texts = Texts()
+
+
+def load_settings(path: Path | None) -> StudySettings:
+    """Read study.toml; all defaults without one.
+
+    Raises:
+        ValueError: naming the parameter, its value and what is allowed.
+    """
+    if path is None:
+        return StudySettings()
+    try:
+        return StudySettings(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(f"study settings {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"study settings {path} are not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise ValueError("\n".join(lines)) from error
+
+
+def text(name: str, path: str) -> str:
+    """A Markdown text: the researcher's own file, or the built-in one."""
+    file = Path(path) if path else TEXTS / f"{name}.md"
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"texts.{name} = {path!r} cannot be read: {error.strerror}; name a Markdown file"
+        ) from error

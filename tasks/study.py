@@ -1,0 +1,287 @@
+"""The frozen study: built once, hashed, refused if anything in it changed afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+
+from harness.artifacts import Run, whole_file, write_text
+from harness.records import Neuron
+from tasks.base import Draft, Field, Frozen, NoTrial, Option, Panel, Task, Trial, all_tasks
+from tasks.evidence import Evidence, read_groups
+from tasks.pictures import equal_files, name_of
+from tasks.responses import Role
+from tasks.settings import Exclusion, Payment, StudySettings, text
+
+TRIES = 400  # draws of one trial before its form is declared impossible
+
+QUESTIONS = (
+    Field(
+        kind="scale",
+        name="age",
+        label="How old are you?",
+        choices=tuple((a, a) for a in ("18–29", "30–44", "45–59", "60 or older")),
+    ),
+    Field(
+        kind="scale",
+        name="colour_vision",
+        label="Do you see colours as most people do?",
+        choices=(("yes", "Yes"), ("no", "No"), ("unsure", "Not sure")),
+    ),
+    Field(kind="text", name="comment", label="Anything you would like to tell us?"),
+)
+
+
+class TaskText(Frozen):
+    """What participants read about a task."""
+
+    name: str
+    title: str
+    prompt: str
+    instructions: str
+
+
+class Study(Frozen):
+    """Everything a participant can meet, and the rules. The keys lie apart."""
+
+    hash: str
+    title: str
+    consent: str
+    instructions: str
+    debrief: str
+    tasks: tuple[TaskText, ...]
+    trials: tuple[Trial, ...]
+    practice: tuple[str, ...]
+    forms: tuple[tuple[tuple[str, ...], ...], ...]
+    participants: int
+    seed: int
+    lease_minutes: float
+    practice_pass: float
+    questions: tuple[Field, ...]
+    exclusion: Exclusion
+    payment: Payment
+    evidence: dict[str, Any]
+
+    @cached_property
+    def by_id(self) -> dict[str, Trial]:
+        return {trial.id: trial for trial in self.trials}
+
+    @cached_property
+    def task_texts(self) -> dict[str, TaskText]:
+        return {t.name: t for t in self.tasks}
+
+    def images(self) -> tuple[str, ...]:
+        """Names of all pictures, sorted."""
+        names = {o.image for t in self.trials for o in t.options}
+        names |= {image for t in self.trials for p in t.panels for image in p.images}
+        return tuple(sorted(names))
+
+
+def build(
+    run: Run, settings: StudySettings, out: Path, say: Callable[[str], None] = print
+) -> Study:
+    """Draw all trials, write the study's folder and freeze it.
+
+    Raises:
+        ValueError: the folder holds a study already, or the run cannot fill the design.
+    """
+    if (out / "study.json").exists():
+        raise ValueError(f"{out} holds a frozen study; build into another folder")
+    groups = settings.evidence.groups
+    evidence = Evidence(
+        run,
+        settings.evidence.space,
+        settings.evidence.base,
+        settings.evidence.min_depth,
+        read_groups(Path(groups)) if groups else None,
+    )
+    design = settings.trials or {name: all_tasks().get(name).conditions for name in all_tasks()}
+    drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
+    practice = drawing.practice(list(design), settings.practice.trials)
+    forms = []
+    for number in range(settings.forms):
+        forms.append(drawing.form(design, settings.attention.trials))
+        say(f"form {number + 1} of {settings.forms}: {sum(map(len, forms[-1]))} trials")
+    return _freeze(out, settings, evidence, drawing, practice, forms, list(design))
+
+
+class _Drawing:
+    """Draws trials so that no two that one participant can see share a neuron."""
+
+    def __init__(self, evidence: Evidence, rng: np.random.Generator) -> None:
+        self.evidence = evidence
+        self.rng = rng
+        self.drafts: list[tuple[str, str, Role, Draft]] = []
+        self.shared: set[Neuron] = set()  # neurons of practice trials, which everyone sees
+        self.drawn: set[frozenset[Neuron]] = set()
+
+    def trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
+        """Index of a new draft that shows none of the `used` neurons, which it joins."""
+        task = all_tasks().get(name)
+        for _ in range(TRIES):
+            draft = task.draw(self.evidence, condition, self.rng)
+            if used.isdisjoint(draft.neurons) and frozenset(draft.neurons) not in self.drawn:
+                used.update(draft.neurons)
+                self.drawn.add(frozenset(draft.neurons))
+                self.drafts.append((name, condition, role, draft))
+                return len(self.drafts) - 1
+        raise NoTrial(
+            f"{name} {condition}: no further trial whose neurons the same participant does not meet "
+            f"elsewhere; ask for fewer trials or forms in study.toml, or lower evidence.min_depth"
+        )
+
+    def practice(self, names: list[str], count: int) -> list[int]:
+        chosen = []
+        for name in names:
+            task = all_tasks().get(name)
+            if task.control is not None:
+                chosen += [
+                    self.trial(name, task.control, "practice", self.shared) for _ in range(count)
+                ]
+            elif count:
+                chosen.append(
+                    self.trial(name, next(iter(task.conditions)), "practice", self.shared)
+                )
+        return chosen
+
+    def form(self, design: dict[str, dict[str, int]], attention: int) -> list[list[int]]:
+        """One form: a block of trials a task, attention trials in the blocks that have a control."""
+        used = set(self.shared)
+        blocks = []
+        keyed = [name for name in design if all_tasks().get(name).control is not None]
+        for name, conditions in design.items():
+            task: Task = all_tasks().get(name)
+            if unknown := sorted(set(conditions) - set(task.conditions)):
+                raise ValueError(
+                    f"trials.{name}.{unknown[0]}: no such condition; "
+                    f"{name} has {', '.join(task.conditions)}"
+                )
+            block = [
+                self.trial(name, condition, "trial", used)
+                for condition, count in conditions.items()
+                for _ in range(count)
+            ]
+            if name in keyed and task.control is not None:
+                share = len(range(keyed.index(name), attention, len(keyed)))
+                block += [self.trial(name, task.control, "attention", used) for _ in range(share)]
+            blocks.append(block)
+        return blocks
+
+
+def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
+    pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
+    files = iter(equal_files(pictures))
+    # Ids follow a shuffled order: neither condition nor role can be read from them.
+    numbers = drawing.rng.permutation(len(drawing.drafts))
+    ids = [f"t{number:04d}" for number in numbers]
+    trials, keys, recipes = [], {}, {}
+    for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
+        saved = iter([_save(out, next(files)) for _ in _pictures(draft)])
+        panels = tuple(
+            Panel(heading=heading, images=tuple(next(saved) for _ in images))
+            for heading, images in draft.panels
+        )
+        options = tuple(
+            Option(id="abcdefghijkl"[i], image=next(saved)) for i in range(len(draft.options))
+        )
+        trials.append(
+            Trial(
+                id=identifier,
+                task=name,
+                condition=condition,
+                role=role,
+                panels=panels,
+                options=options,
+                neurons=draft.neurons,
+            )
+        )
+        keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
+        recipes[identifier] = draft.recipe
+    texts = {
+        name: text(name, getattr(settings.texts, name))
+        for name in ("consent", "instructions", "debrief")
+    }
+    tasks = tuple(
+        TaskText(name=n, title=t.title, prompt=t.prompt, instructions=t.instructions)
+        for n, t in ((name, all_tasks().get(name)) for name in names)
+    )
+    study = Study(
+        hash="",
+        title=settings.title,
+        **texts,
+        tasks=tasks,
+        trials=tuple(sorted(trials, key=lambda t: t.id)),
+        practice=tuple(ids[i] for i in practice),
+        forms=tuple(tuple(tuple(ids[i] for i in block) for block in form) for form in forms),
+        participants=settings.participants,
+        seed=settings.seed,
+        lease_minutes=settings.lease_minutes,
+        practice_pass=settings.practice.pass_share,
+        questions=QUESTIONS if settings.questions else (),
+        exclusion=settings.exclusion,
+        payment=settings.payment,
+        evidence={
+            "space": evidence.space.method,
+            "base": evidence.base_series,
+            "groups": [asdict(group) for group in evidence.groups],
+        },
+    )
+    study = study.model_copy(update={"hash": digest(study, keys)})
+    write_text(out / "recipes.json", json.dumps(recipes, indent=1))
+    write_text(out / "keys.json", json.dumps(keys, indent=1, sort_keys=True))
+    write_text(out / "study.json", study.model_dump_json(indent=1))
+    return study
+
+
+def _pictures(draft: Draft) -> list[Image.Image]:
+    return [image for _, images in draft.panels for image in images] + list(draft.options)
+
+
+def _save(out: Path, data: bytes) -> str:
+    name = name_of(data)
+    with whole_file(out / "images" / name) as temporary:
+        temporary.write_bytes(data)
+    return name
+
+
+def digest(study: Study, keys: dict[str, Any]) -> str:
+    """Hash of all that the study is: texts, trials, design, rules, keys and, by name, pictures."""
+    content = study.model_dump(mode="json", exclude={"hash"})
+    plain = json.dumps([content, keys], sort_keys=True, ensure_ascii=False)
+    return sha256(plain.encode()).hexdigest()[:16]
+
+
+def load(folder: Path) -> tuple[Study, dict[str, Any]]:
+    """A frozen study and its keys.
+
+    Raises:
+        ValueError: no study there, or one that was changed after it was frozen (which file).
+    """
+    try:
+        study = Study.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
+        keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{folder} holds no readable study ({error}); make one with `conceptevo study build`"
+        ) from error
+    if digest(study, keys) != study.hash:
+        raise ValueError(
+            f"{folder}: study.json or keys.json was changed after the study was frozen; restore it, "
+            f"or build a new study into another folder"
+        )
+    for name in study.images():
+        path = folder / "images" / name
+        if not path.exists() or name_of(path.read_bytes()) != name:
+            raise ValueError(
+                f"{path} is missing or was changed after the study was frozen; restore it"
+            )
+    return study, keys
