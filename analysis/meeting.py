@@ -7,7 +7,7 @@ undone, how far it moved in the semantic space, and what a machine observer answ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -116,7 +116,7 @@ def join(
     if shown.empty:
         raise ValueError("the study names no neurons, so that no network can be joined")
     shown = shown.reset_index(drop=True)
-    neurons = pd.DataFrame(list(shown["neurons"]))[NEURON]
+    neurons = pd.DataFrame([asdict(neuron) for neuron in shown["neurons"]])[NEURON]
     seen = pd.concat([shown[["trial"]], neurons], axis=1)
     table = people_by_trial(responses).merge(seen, on="trial")
 

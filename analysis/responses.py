@@ -15,6 +15,8 @@ import pandas as pd
 from harness.artifacts import fingerprint
 from harness.registry import Registry
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, read_table
+from tasks.study import Study
+from tasks.study import load as load_study
 
 #: Tasks whose answer is one of the options shown, so that the key can be checked.
 CHOICES = ("odd_one_out", "before_or_after")
@@ -29,19 +31,25 @@ class FrozenStudy:
     """What the analysis needs of a study.
 
     Attributes:
-        hash, title: of the study.
+        study: the study as frozen.
+        keys: trial -> answer key.
         trials: a row a trial: trial, task, condition, role, options (tuple of option ids), neurons
-            (tuple of dicts with series, epoch, layer, channel, and what else the study records).
-        keys: trial -> answer key. exclusions: rule -> threshold, in the frozen order.
-        raw: study.json as it stands.
+            (tuple of Neuron).
+        exclusions: rule -> threshold, in the frozen order; rules that are switched off are absent.
     """
 
-    hash: str
-    title: str
-    trials: pd.DataFrame
+    study: Study
     keys: Mapping[str, Any]
+    trials: pd.DataFrame
     exclusions: Mapping[str, Any]
-    raw: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return self.study.hash
+
+    @property
+    def title(self) -> str:
+        return self.study.title
 
     def chance(self) -> dict[str, float]:
         """Probability of a right answer by guessing for each condition with options.
@@ -63,41 +71,24 @@ class FrozenStudy:
 
 
 def read_study(folder: Path) -> FrozenStudy:
-    """Read study.json and keys.json.
-
-    Raises:
-        ValueError: a file or a field is missing.
-    """
-    texts = {}
-    for name in ("study.json", "keys.json"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no {name}; give the folder of a frozen study")
-        texts[name] = json.loads((folder / name).read_text(encoding="utf-8"))
-    raw = texts["study.json"]
-    try:
-        trials = pd.DataFrame(
-            [
-                {
-                    "trial": trial["id"],
-                    "task": trial["task"],
-                    "condition": trial["condition"],
-                    "role": trial["role"],
-                    "options": tuple(_ids(trial.get("options"))),
-                    "neurons": tuple(trial.get("neurons") or ()),
-                }
-                for trial in raw["trials"]
-            ]
-        )
-        return FrozenStudy(
-            raw["hash"], raw["title"], trials, texts["keys.json"], raw["exclusions"], raw
-        )
-    except KeyError as error:
-        raise ValueError(f"{folder / 'study.json'} has no field {error}") from error
+    """Read a frozen study. Raises ValueError where it is missing or was changed."""
+    return as_frozen(*load_study(folder))
 
 
-def _ids(options: Any) -> list[str]:
-    """Option ids, whether options are plain ids or records with one."""
-    return [o["id"] if isinstance(o, dict) else str(o) for o in options or ()]
+def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
+    """The analysis' view of a study."""
+    trials = pd.DataFrame(
+        {
+            "trial": [t.id for t in study.trials],
+            "task": [t.task for t in study.trials],
+            "condition": [t.condition for t in study.trials],
+            "role": [t.role for t in study.trials],
+            "options": [tuple(o.id for o in t.options) for t in study.trials],
+            "neurons": [t.neurons for t in study.trials],
+        }
+    )
+    rules = {k: v for k, v in study.exclusion.model_dump().items() if v is not None}
+    return FrozenStudy(study, keys, trials, rules)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def two_way_jackknife(frame: pd.DataFrame, function) -> np.ndarray:
     for _, group in frame.groupby("condition"):
         items += spread([frame[frame["trial"] != t] for t in group["trial"].unique()])
         cells += spread([frame.drop(index=row) for row in group.index])
-    return max(people + items - cells, people, items, cells)
+    return max(people + items - cells, cells / 2)
 
 
 def krippendorff_nominal(units: list[list]) -> float:
