@@ -159,7 +159,7 @@ def prepare(
     if problems := find_problems(study, table, people):
         shown = "\n  ".join(problems[:50])
         more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
-        raise ResponseError(f"{len(problems)} impossible rows:\n  {shown}{more}")
+        raise ResponseError(f"impossible rows ({len(problems)}):\n  {shown}{more}")
     source = _one_source(people, source)
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
     table = table[table["source"] == source]
@@ -249,10 +249,14 @@ def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame)
         table["answered_at"].notna() & (table["answered_at"] < table["shown_at"]),
         lambda r: "answered before it was shown",
     )
-    for index in table.index[known]:
-        row = table.loc[index]
-        for text in _answer_problems(row, frozen.loc[plain[index]], study.keys.get(plain[index])):
-            problems.append(f"response row {index + 2}: {text}")
+    trials = {t.trial: t for t in study.trials.itertuples(index=False)}
+    columns = ["trial", "options", "answer", "correct"]
+    for index, name, row in zip(
+        table.index, plain, table[columns].itertuples(index=False), strict=True
+    ):
+        if name in trials:
+            for text in _answer_problems(row, trials[name], study.keys.get(name)):
+                problems.append(f"response row {index + 2}: {text}")
     return problems
 
 
@@ -260,22 +264,20 @@ def _mismatch(column: str, row: pd.Series) -> str:
     return f"{column} of trial {row['trial']!r} is not {row[column]!r}"
 
 
-def _answer_problems(row: pd.Series, trial: pd.Series, key: Any) -> list[str]:
+def _answer_problems(row: Any, trial: Any, key: Any) -> list[str]:
     """What is wrong with options, answer and score of one row."""
     try:
-        options, answer = json.loads(row["options"]), json.loads(row["answer"])
+        options, answer = json.loads(row.options), json.loads(row.answer)
     except (json.JSONDecodeError, TypeError):
-        return [f"options {row['options']!r} or answer {row['answer']!r} are not JSON"]
+        return [f"options {row.options!r} or answer {row.answer!r} are not JSON"]
     found = []
-    if sorted(options) != sorted(trial["options"]):
-        found.append(f"options {options} are not those of trial {row['trial']!r}")
-    if trial["task"] in CHOICES:
-        if answer not in trial["options"]:
-            found.append(f"answer {answer!r} was not an option of trial {row['trial']!r}")
-        elif isinstance(key, str) and (
-            row["correct"] is pd.NA or row["correct"] != (answer == key)
-        ):
-            found.append(f"correct is {row['correct']!r}, against the key of {row['trial']!r}")
+    if sorted(options) != sorted(trial.options):
+        found.append(f"options {options} are not those of trial {row.trial!r}")
+    if trial.task in CHOICES:
+        if answer not in trial.options:
+            found.append(f"answer {answer!r} was not an option of trial {row.trial!r}")
+        elif isinstance(key, str) and (row.correct is pd.NA or row.correct != (answer == key)):
+            found.append(f"correct is {row.correct}, against the key of trial {row.trial!r}")
     return found
 
 
