@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.special import xlogy
 
 from analysis.estimate import Estimate
@@ -77,8 +78,9 @@ class KrippendorffAlpha:
     (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"). 1 is perfect agreement, 0
     what chance gives, negative worse than that; Krippendorff asks for .8, and .667 for tentative
     conclusions. Cells may be missing; units with fewer than two values say nothing and are counted
-    in `left_out`. The interval resamples units (percentiles), so it speaks of other units and the
-    same raters; with fewer than about 20 units it is too narrow.
+    in `left_out`. The interval is α ± t · the bootstrap standard error over units, cut at 1: it
+    speaks of other units and the same raters. (Percentiles are shifted down where units are few, as
+    a unit drawn twice narrows the spread of values that is expected by chance.)
 
     Example:
         >>> frame = pd.DataFrame({"trial": [1, 1, 2, 2], "answer": ["a", "a", "b", "b"]})
@@ -107,7 +109,7 @@ class KrippendorffAlpha:
         rng = np.random.default_rng(self.seed)
         drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
         replicates = _alpha((drawn @ units).reshape(shape), domain, metric)
-        low, high = _percentiles(replicates, self.level)
+        low, high = _bootstrap_t(value_, replicates, len(units), self.level)
         return Estimate(
             value_,
             low,
@@ -156,9 +158,10 @@ class FleissKappa:
             )
         rng = np.random.default_rng(self.seed)
         drawn = rng.integers(len(counts), size=(self.replicates, len(counts)))
-        low, high = _percentiles(_fleiss(counts[drawn]), self.level)
+        value_ = float(_fleiss(counts))
+        low, high = _bootstrap_t(value_, _fleiss(counts[drawn]), len(counts), self.level)
         return Estimate(
-            float(_fleiss(counts)),
+            value_,
             low,
             high,
             n=int(counts.sum()),
@@ -167,13 +170,15 @@ class FleissKappa:
         )
 
 
-def _percentiles(replicates: np.ndarray, level: float) -> tuple[float, float]:
-    """Ends of the percentile interval over the defined replicates; NaN where there is none."""
+def _bootstrap_t(
+    value: float, replicates: np.ndarray, units: int, level: float
+) -> tuple[float, float]:
+    """value ± t with units − 1 degrees of freedom times the replicates' standard deviation."""
     defined = replicates[~np.isnan(replicates)]
-    if not len(defined):
+    if len(defined) < 2 or units < 2 or np.isnan(value):
         return np.nan, np.nan
-    low, high = np.quantile(defined, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
+    reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))
+    return value - reach, min(1.0, value + reach)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import pandas as pd
 
 from analysis import behaviour  # noqa: F401 - registers its statistics
 from analysis.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
-from analysis.estimate import Estimate
 from analysis.labels import LabelAgreement
 from analysis.meeting import Associations
 from analysis.responses import CHOICES, Responses
-from analysis.statistics import STATISTICS, tabulate
+from analysis.statistics import STATISTICS, Estimates, tabulate
 
 #: How a task is called in tables, figures and sentences.
 TASK_NAMES = {
@@ -69,7 +68,7 @@ class Results:
         return known + sorted(have - set(known))
 
     def of(self, task: str) -> pd.DataFrame:
-        """The analysed answers of a task, with `changed`, `clarity` and `rating` where it has them."""
+        """The analysed answers of a task, with columns `changed`, `clarity` and `rating`."""
         answers = self.responses.answers
         answers = answers[answers["task"] == task].reset_index(drop=True)
         parts = {
@@ -191,11 +190,12 @@ class Results:
 
     def labels_of(self, task: str) -> pd.DataFrame:
         """Free-text labels: group (trial and stage), participant, condition, label."""
-        rows = []
+        rows: list[tuple[str, str, str, str | None]] = []
         for row in self.of(task).itertuples(index=False):
             value = row.value
-            texts = value.get("labels") or [value.get("label")] if isinstance(value, dict) else []
-            for stage, label in enumerate(texts):
+            if not isinstance(value, dict):
+                continue
+            for stage, label in enumerate(value.get("labels") or [value.get("label")]):
                 rows.append((f"{row.trial}/{stage}", row.participant, row.condition, label))
         return pd.DataFrame(rows, columns=["group", "participant", "condition", "label"])
 
@@ -205,7 +205,7 @@ class Results:
         statistic = LabelAgreement(
             self.settings.similarity, seed=self.settings.seed, level=self.settings.level
         )
-        found = {
+        found: Estimates = {
             (TASK_NAMES.get(task, task), str(condition)): statistic(group)
             for task in self.tasks
             for condition, group in self.labels_of(task).groupby("condition")
@@ -215,7 +215,7 @@ class Results:
     @cached_property
     def agreement(self) -> pd.DataFrame:
         """Krippendorff's α, and Fleiss' κ where complete, by task, question and condition."""
-        rows: dict[tuple[str, ...], Estimate] = {}
+        rows: Estimates = {}
         for task in self.tasks:
             answers = self.of(task)
             for question, metric in (
