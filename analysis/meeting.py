@@ -8,20 +8,23 @@ undone, how far it moved in the semantic space, and what a machine observer answ
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from scipy import stats
 
 from analysis.estimate import Estimate
-from analysis.responses import Responses
+from analysis.responses import FrozenStudy, Responses
 from analysis.statistics import Estimates
-from harness.artifacts import ArtifactError, Run
-from harness.records import NEURON
+from harness.artifacts import Run
+from harness.records import JOINT, NEURON, PAIR
 from harness.space import SemanticSpace
+from tasks.base import all_tasks
+from tasks.observer import features
 
 EVIDENCE = ("importance", "drop", "displacement", "observer_clarity")
-PAIR = ["series", "epoch_from", "epoch_to"]
 CHANNEL = [*PAIR, "layer", "channel"]
 
 
@@ -71,6 +74,7 @@ def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> 
     records = records[
         (records["method"] == method)
         & (records["split"] == split)
+        & (records["layer"] != JOINT)
         & records["arm"].str.fullmatch(r"q\d+")
     ]
     change = records["correct_after"].astype(float) - records["correct_before"].astype(float)
@@ -93,55 +97,78 @@ def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -
     return pd.concat(frames, ignore_index=True)[[*CHANNEL, "displacement"]]
 
 
-def join(
-    responses: Responses,
+def observe(study: FrozenStudy, folder: Path) -> pd.DataFrame:
+    """A machine observer's answer to every data trial, from the pictures alone.
+
+    Args:
+        folder: of the study, with its images.
+
+    Returns:
+        trial, observer_correct (1, 0, or NaN where there is no key), observer_clarity.
+    """
+    trials = [trial for trial in study.study.trials if trial.role == "trial"]
+    rows = []
+    for trial in trials:
+        names = {o.image for o in trial.options} | {i for p in trial.panels for i in p.images}
+        looks = {}
+        for name in names:
+            with Image.open(folder / "images" / name) as picture:
+                looks[name] = features(picture)
+        task = all_tasks().get(trial.task)
+        answer, clarity = task.observe(trial, looks)
+        key = study.keys.get(trial.id)
+        correct = None if key is None else task.score(key, answer)
+        rows.append((trial.id, np.nan if correct is None else float(correct), clarity))
+    return pd.DataFrame(rows, columns=["trial", "observer_correct", "observer_clarity"])
+
+
+def evidence(
+    study: FrozenStudy,
     run: Run,
-    observer: pd.DataFrame | None = None,
+    observer: pd.DataFrame,
     method: str = "sign_t",
     space: str = "sgns",
 ) -> pd.DataFrame:
-    """The joined table.
+    """What the networks know of every neuron of every data trial.
 
     Args:
-        observer: a machine observer's answers: trial, observer_correct, observer_clarity.
-        method: of importance. space: in which displacement is measured.
+        observer: as `observe` gives it. method: of importance. space: of displacement.
 
     Returns:
-        trial, task, condition, answers, rate, series, epoch, layer, channel, epoch_from, epoch_to,
-        class_id, importance, drop, displacement, observer_correct, observer_clarity. A neuron is
-        joined with the evolution that ends at its epoch, or else with the one that starts there;
-        evidence that the run lacks is NaN.
+        trial, series, epoch, layer, channel, epoch_from, epoch_to, class_id, importance, drop,
+        displacement, observer_correct, observer_clarity. A neuron is joined with the evolution
+        that ends at its epoch, or else with the one that starts there; what the run lacks is NaN.
+
+    Raises:
+        ValueError: the study names no neurons.
     """
-    shown = responses.study.trials[["trial", "neurons"]].explode("neurons").dropna()
+    data = study.trials[study.trials["role"] == "trial"]
+    shown = data[["trial", "neurons"]].explode("neurons").dropna().reset_index(drop=True)
     if shown.empty:
         raise ValueError("the study names no neurons, so that no network can be joined")
-    shown = shown.reset_index(drop=True)
     neurons = pd.DataFrame([asdict(neuron) for neuron in shown["neurons"]])[NEURON]
     seen = pd.concat([shown[["trial"]], neurons], axis=1)
-    table = people_by_trial(responses).merge(seen, on="trial")
 
-    evidence = importance_by_neuron(run, method)
-    parts = [displacement_by_neuron(run, evidence[PAIR], space)]
-    try:
-        parts.append(drop_by_neuron(run, method))
-    except ArtifactError:  # a run stopped before reversion still has importance
-        evidence = evidence.assign(drop=np.nan)
-    for part in parts:
-        evidence = evidence.merge(part, on=CHANNEL, how="left")
-    ends = evidence.assign(epoch=evidence["epoch_to"], rank=0)
-    starts = evidence.assign(epoch=evidence["epoch_from"], rank=1)
+    known = importance_by_neuron(run, method)
+    moved = displacement_by_neuron(run, known[PAIR], space)
+    known = known.merge(moved, on=CHANNEL, how="left")
+    if run.holds("reversion"):
+        known = known.merge(drop_by_neuron(run, method), on=CHANNEL, how="left")
+    else:
+        known = known.assign(drop=np.nan)
+    ends = known.assign(epoch=known["epoch_to"], rank=0)
+    starts = known.assign(epoch=known["epoch_from"], rank=1)
     by_epoch = pd.concat([ends, starts]).sort_values(
         [*NEURON, "rank", "epoch_from", "epoch_to"], kind="stable"
     )
-    table = table.merge(
-        by_epoch.drop_duplicates(NEURON).drop(columns="rank"), on=NEURON, how="left"
-    )
-    if observer is not None:
-        table = table.merge(observer, on="trial", how="left")
-    for column in ("observer_correct", "observer_clarity"):
-        if column not in table:
-            table[column] = np.nan
+    by_epoch = by_epoch.drop_duplicates(NEURON).drop(columns="rank")
+    table = seen.merge(by_epoch, on=NEURON, how="left").merge(observer, on="trial", how="left")
     return table.sort_values(["trial", *NEURON], kind="stable").reset_index(drop=True)
+
+
+def join(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
+    """The joined table: `people_by_trial` and `evidence`, a row a trial and neuron."""
+    return people_by_trial(responses).merge(network, on="trial")
 
 
 @dataclass(frozen=True)

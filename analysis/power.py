@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.special import logit
@@ -17,7 +18,9 @@ from scipy.special import logit
 from analysis import mixed_model
 from analysis.clusters import holm, t_interval, two_way_jackknife
 from analysis.coverage import Design, simulate
+from analysis.figures import COLOURS, MARKERS, Figure, styled
 from analysis.statistics import _fit_conditions, _log_odds, _pairs, _shares
+from analysis.tables import Table
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,44 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
         sd_item=model.fit.sd_item,
         sd_condition=0.0,
     )
+
+
+def power_tables(
+    table: pd.DataFrame, found: pd.DataFrame, wanted: float
+) -> tuple[list[Table], Figure]:
+    """The curve and the smallest designs as tables, and the curve as a figure."""
+    number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
+              "raters": "{:.0f}", "cost": "{:.2f}"}  # fmt: skip
+    tables = [
+        Table(
+            "power",
+            "Power by simulation",
+            "Share of simulated studies in which the planned test (participants and items "
+            "clustered, Holm over contrasts) rejects; low and high: Wilson's interval for the "
+            "error of simulation. Raters: answers an item. Size: true difference of shares.",
+            table,
+            number,
+        ),
+        Table(
+            "power_smallest",
+            f"Fewest participants for {100 * wanted:g} % power",
+            "A dash: no number tried suffices; more different items may.",
+            found,
+            number,
+        ),
+    ]
+    with styled():
+        canvas, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+        for k, ((effect, items), group) in enumerate(
+            table.groupby(["effect", "items"], sort=False)
+        ):
+            axis.plot(group["participants"], group["power"], marker=MARKERS[k % len(MARKERS)],
+                      color=COLOURS[k % len(COLOURS)], label=f"{effect}, {items} items")  # fmt: skip
+            axis.fill_between(group["participants"], group["low"], group["high"], alpha=0.12,
+                              color=COLOURS[k % len(COLOURS)], linewidth=0)  # fmt: skip
+        axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("participants")
+        axis.set_ylabel("power")
+        axis.legend()
+    return tables, Figure("power", "Power by number of participants", tables[0].caption, canvas)

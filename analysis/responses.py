@@ -154,9 +154,10 @@ def prepare(
     people: pd.DataFrame,
     source: str | None = None,
     exclusions: Mapping[str, Any] | None = None,
+    checked: bool = False,
 ) -> Responses:
-    """`load` for tables in memory."""
-    if problems := find_problems(study, table, people):
+    """`load` for tables in memory; `checked` ones are not validated again."""
+    if not checked and (problems := find_problems(study, table, people)):
         shown = "\n  ".join(problems[:50])
         more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
         raise ResponseError(f"impossible rows ({len(problems)}):\n  {shown}{more}")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
 from analysis.study import Results
 
 ALPHA = 0.05
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Rows with columns as attributes (pandas' stubs know nothing of their types)."""
+    return iter(table.itertuples(index=False))
 
 
 def percent(share: float) -> str:
@@ -26,7 +32,7 @@ def p_text(p: float) -> str:
 def against_chance(results: Results) -> Iterator[str]:
     """One sentence a condition of the tasks with a key."""
     chance = results.responses.study.chance()
-    for row in results.accuracy["clustered"].itertuples(index=False):
+    for row in rows_of(results.accuracy["clustered"]):
         level = chance[row.condition]
         found = (
             f"In {row.task}, condition {row.condition.replace('_', ' ')}, {percent(row.value)} of "
@@ -50,7 +56,7 @@ def between_conditions(results: Results) -> Iterator[str]:
     table = results.contrasts["clustered"]
     if table.empty:
         return
-    for row in table[table["measure"] == "risk difference"].itertuples(index=False):
+    for row in rows_of(table[table["measure"] == "risk difference"]):
         first, second = (name.replace("_", " ") for name in (row.first, row.second))
         size = f"{abs(100 * row.value):.0f} points"
         ends = f"interval {100 * row.low:+.0f} to {100 * row.high:+.0f} points"
@@ -72,11 +78,11 @@ def detection(results: Results) -> Iterator[str]:
     """Whether people tell real changes from none."""
     if results.changed.empty:
         return
-    rows = results.changed.set_index("what")
-    if "d′" in rows.index:
-        d = rows.loc["d′"]
+    rows: dict[str, Any] = {row["what"]: row for row in results.changed.to_dict("records")}
+    if "d′" in rows:
+        d = rows["d′"]
         ends = f"d′ = {d['value']:.2f}, interval {d['low']:.2f} to {d['high']:.2f}"
-        hit, alarm = rows.loc["hit rate", "value"], rows.loc["false-alarm rate", "value"]
+        hit, alarm = rows["hit rate"]["value"], rows["false-alarm rate"]["value"]
         rates = f"{percent(hit)} of false evolutions and {percent(alarm)} of unchanged stages"
         if d["low"] > 0:
             yield f"People told changes from none: {rates} were judged changed ({ends})."
@@ -84,8 +90,8 @@ def detection(results: Results) -> Iterator[str]:
             yield f"People called unchanged stages changed more often than changes ({ends})."
         else:
             yield f"It is not shown that people tell changes from none: {rates} ({ends})."
-    if "evolution" in rows.index:
-        row = rows.loc["evolution"]
+    if "evolution" in rows:
+        row = rows["evolution"]
         yield (
             f"Real evolutions were judged changed in {percent(row['value'])} of answers (interval "
             f"{interval(row['low'], row['high'])})."
@@ -93,7 +99,7 @@ def detection(results: Results) -> Iterator[str]:
 
 
 def naming(results: Results) -> Iterator[str]:
-    for row in results.labels.itertuples(index=False):
+    for row in rows_of(results.labels):
         what = f"{row.task}, {row.condition.replace('_', ' ')}"
         if pd.isna(row.value):
             continue
@@ -112,7 +118,7 @@ def naming(results: Results) -> Iterator[str]:
 
 def sessions(results: Results) -> Iterator[str]:
     """Learning and confidence."""
-    for row in results.behaviour.itertuples(index=False):
+    for row in rows_of(results.behaviour):
         if pd.isna(row.p):
             continue
         if row.measure.startswith("change of accuracy"):
@@ -136,7 +142,7 @@ def meetings(results: Results) -> Iterator[str]:
         "displacement": "displacement in the space",
         "observer_clarity": "clarity to the machine observer",
     }
-    for row in results.associations.itertuples(index=False):
+    for row in rows_of(results.associations):
         if pd.isna(row.value):
             continue
         ends = f"ρ = {row.value:+.2f}, interval {row.low:+.2f} to {row.high:+.2f}, {p_text(row.p)}"

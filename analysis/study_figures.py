@@ -1,4 +1,4 @@
-"""The figures of a study. One function each, registered; None where the study has nothing for it."""
+"""The figures of a study. One function each, registered; None where there is nothing for it."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def learning(results: Results) -> Figure | None:
         )
         tenth = pd.qcut(answers["position"].astype(float), 8, labels=False, duplicates="drop")
         frame = pd.DataFrame(
-            {"tenth": tenth, "excess": answers["correct"].astype(float) - expected,
+            {"tenth": tenth, "excess": right - expected,
              "position": answers["position"].astype(float)}
         ).groupby("tenth")  # fmt: skip
         axis.plot(frame["position"].mean() + 1, frame["excess"].mean(), marker=MARKERS[k],
@@ -175,8 +175,8 @@ def calibration(results: Results) -> Figure | None:
     for k, (task, part) in enumerate(table.groupby("task", sort=False)):
         x = part["confidence"].astype(float) + 0.05 * k
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
-        axis.errorbar(x, part["value"], yerr=reach, marker=MARKERS[k], color=COLOURS[k], capsize=2.5,
-                      label=task)  # fmt: skip
+        style = {"marker": MARKERS[k], "color": COLOURS[k], "capsize": 2.5}
+        axis.errorbar(x, part["value"], yerr=reach, label=str(task), **style)
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(0, 1)
     axis.set_xlabel("confidence")
