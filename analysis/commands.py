@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from analysis import meeting
+from analysis.figures import styled
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
 from analysis.responses import prepare, read_study
@@ -110,9 +111,10 @@ def analyse_folder(folder: Path, out: Path) -> Results:
         table.write(out / "tables")
     write_text(out / "numbers.tex", numbers_tex(tables))
     figures = study_figures(results)
-    for figure in figures.values():
-        figure.write(out / "figures")
-    write_study_report(out / "report.html", results, tables, figures)
+    with styled():
+        for figure in figures.values():
+            figure.write(out / "figures")
+        write_study_report(out / "report.html", results, tables, figures)
     plt.close("all")
     return results
 
@@ -194,7 +196,8 @@ def power(
     if out is not None:
         for one in tables:
             one.write(out)
-        figure.write(out)
+        with styled():
+            figure.write(out)
         console.print(f"wrote {out}")
     plt.close("all")
 

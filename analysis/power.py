@@ -146,12 +146,12 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
     """The fewest participants with which each effect has the wanted power, by number of items.
 
     Returns:
-        effect, items, participants, power, cost; participants is missing where no number tried
+        effect, items, trials, participants, power, cost; participants is missing where no number tried
         suffices (more items may). The power must hold for that number and all larger ones tried,
         so that luck in one simulation does not count.
     """
     rows = []
-    for (effect, items), group in table.groupby(["effect", "items"], sort=False):
+    for (effect, items, trials), group in table.groupby(["effect", "items", "trials"], sort=False):
         group = group.sort_values("participants")
         enough = group["power"].to_numpy()[::-1] >= wanted
         run = len(enough) if enough.all() else int(np.argmin(enough))
@@ -160,6 +160,7 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
             {
                 "effect": effect,
                 "items": items,
+                "trials": trials,
                 "participants": pd.NA if best is None else int(best["participants"]),
                 "power": np.nan if best is None else best["power"],
                 "cost": np.nan if best is None else best["cost"],
@@ -222,13 +223,17 @@ def power_tables(
     ]
     with styled():
         canvas, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-        for k, ((effect, items), group) in enumerate(
-            table.groupby(["effect", "items"], sort=False)
+        for k, (design, group) in enumerate(
+            table.groupby(["effect", "items", "trials"], sort=False)
         ):
-            axis.plot(group["participants"], group["power"], marker=MARKERS[k % len(MARKERS)],
-                      color=COLOURS[k % len(COLOURS)], label=f"{effect}, {items} items")  # fmt: skip
-            axis.fill_between(group["participants"], group["low"], group["high"], alpha=0.12,
-                              color=COLOURS[k % len(COLOURS)], linewidth=0)  # fmt: skip
+            colour, people = COLOURS[k % len(COLOURS)], group["participants"]
+            label = "{}, {} items, {} trials each".format(*design)
+            axis.plot(
+                people, group["power"], marker=MARKERS[k % len(MARKERS)], color=colour, label=label
+            )
+            axis.fill_between(
+                people, group["low"], group["high"], alpha=0.12, color=colour, linewidth=0
+            )
         axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("participants")

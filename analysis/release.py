@@ -1,4 +1,4 @@
-"""What one publishes: an anonymised, self-contained pack that rebuilds its own tables byte for byte."""
+"""What one publishes: an anonymised pack that rebuilds its own tables byte for byte."""
 
 from __future__ import annotations
 

@@ -144,9 +144,8 @@ def learning(results: Results) -> Figure | None:
     for k, task in enumerate(results.choice_tasks):
         answers = results.of(task)
         # Positions are taken as deviations within a condition, so that conditions do not mix in.
-        expected = answers.groupby("condition")["correct"].transform(
-            lambda c: c.astype(float).mean()
-        )
+        right = answers["correct"].astype(float)
+        expected = right.groupby(answers["condition"]).transform("mean")
         tenth = pd.qcut(answers["position"].astype(float), 8, labels=False, duplicates="drop")
         frame = pd.DataFrame(
             {"tenth": tenth, "excess": right - expected,
@@ -175,8 +174,10 @@ def calibration(results: Results) -> Figure | None:
     for k, (task, part) in enumerate(table.groupby("task", sort=False)):
         x = part["confidence"].astype(float) + 0.05 * k
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
-        style = {"marker": MARKERS[k], "color": COLOURS[k], "capsize": 2.5}
-        axis.errorbar(x, part["value"], yerr=reach, label=str(task), **style)
+        axis.errorbar(
+            x, part["value"], yerr=reach, label=str(task), marker=MARKERS[k], color=COLOURS[k],
+            capsize=2.5,
+        )  # fmt: skip
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(0, 1)
     axis.set_xlabel("confidence")
