@@ -17,13 +17,13 @@ from analysis.figures import styled
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
 from analysis.responses import prepare, read_study
-from analysis.reversion import summary
+from analysis.reversion import by_class
 from analysis.study import Results, Settings
 from analysis.study_figures import study_figures
 from analysis.study_report import write_study_report
 from analysis.study_tables import study_tables
 from harness.artifacts import Run, write_text
-from harness.records import JOINT
+from harness.records import JOINT, PAIR
 from tasks.responses import PARTICIPANTS, RESPONSES, read_table
 
 console = Console()
@@ -84,9 +84,26 @@ def _write_network(out: Path, study: Path, chosen: Any, run: Run) -> None:
     write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
     if run.holds("reversion"):
         records = run.tables("reversion")
-        by_layer = records[records["layer"] != JOINT]
-        table = summary(by_layer[by_layer["method"] == "sign_t"])
+        records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
+        table = over_layers(by_class(records))
         write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
+
+
+def over_layers(classes: pd.DataFrame) -> pd.DataFrame:
+    """Changes of accuracy by pair, split and arm, mean over classes and then over layers.
+
+    Args:
+        classes: as `by_class` gives them, of one method.
+
+    Returns:
+        series, epoch_from, epoch_to, split, before, and a column an arm.
+    """
+    keys = [*PAIR, "split"]
+    means = classes.groupby([*keys, "layer", "arm"])[["before", "change"]].mean()
+    means = means.groupby([*keys, "arm"]).mean()
+    table = means["change"].unstack("arm")
+    table.insert(0, "before", means["before"].unstack("arm")["all"])
+    return table.reset_index()
 
 
 def analyse_folder(folder: Path, out: Path) -> Results:
@@ -162,9 +179,7 @@ def power(
     wanted: Annotated[float, typer.Option(min=0.05, max=0.99)] = 0.8,
     studies: Annotated[int, typer.Option(min=50, help="simulated for each point")] = 400,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    pilot: Annotated[
-        Path | None, typer.Option(help="CSV of a pilot's answers, to calibrate")
-    ] = None,
+    pilot: Annotated[Path | None, typer.Option(help="CSV of a pilot, to calibrate by")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for table and curve")] = None,
 ) -> None:
     """How many people (and trials) a study needs, before it is launched."""

@@ -146,8 +146,8 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
     """The fewest participants with which each effect has the wanted power, by number of items.
 
     Returns:
-        effect, items, trials, participants, power, cost; participants is missing where no number tried
-        suffices (more items may). The power must hold for that number and all larger ones tried,
+        effect, items, trials, participants, power, cost; participants is missing where no number
+        tried suffices (more items may). The power must hold for that number and all larger ones,
         so that luck in one simulation does not count.
     """
     rows = []

@@ -39,8 +39,8 @@ Rebuild all tables from this pack alone and compare them byte for byte:
     pip install conceptevo-harness[analysis]
     conceptevo rebuild release.zip
 
-Anonymisation: participants are numbered; times count from each participant's consent, at 1970-01-01;
-questionnaires and platforms are left out. Free-text labels are as written.
+Anonymisation: participants are numbered; times count from each participant's consent, set to
+1970-01-01; questionnaires and platforms are left out. Free-text labels are as written.
 """
 
 
@@ -136,7 +136,7 @@ def _digest(data: bytes) -> str:
 
 
 def copy_study(study: Path, out: Path) -> None:
-    """study.json, keys.json and the pictures they name: no database, nothing else that lies there."""
+    """study.json, keys.json and the pictures: no database, nothing else that lies there."""
     for name in ("study.json", "keys.json"):
         write_text(out / name, (study / name).read_text(encoding="utf-8"))
     if (study / "images").is_dir():

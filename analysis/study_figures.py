@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy import stats
 
 from analysis.figures import COLOURS, MARKERS, Figure, styled
 from analysis.study import TASK_NAMES, Results
@@ -143,16 +144,17 @@ def learning(results: Results) -> Figure | None:
     canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
     for k, task in enumerate(results.choice_tasks):
         answers = results.of(task)
-        # Positions are taken as deviations within a condition, so that conditions do not mix in.
         right = answers["correct"].astype(float)
-        expected = right.groupby(answers["condition"]).transform("mean")
-        tenth = pd.qcut(answers["position"].astype(float), 8, labels=False, duplicates="drop")
-        frame = pd.DataFrame(
-            {"tenth": tenth, "excess": right - expected,
-             "position": answers["position"].astype(float)}
-        ).groupby("tenth")  # fmt: skip
-        axis.plot(frame["position"].mean() + 1, frame["excess"].mean(), marker=MARKERS[k],
-                  color=COLOURS[k], label=TASK_NAMES.get(task, task))  # fmt: skip
+        position = answers["position"].astype(float)
+        part = pd.qcut(position, 6, labels=False, duplicates="drop")
+        # Less the condition's mean, so that the order of conditions does not look like learning.
+        excess = right - right.groupby(answers["condition"]).transform("mean")
+        people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
+        reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
+        axis.errorbar(
+            position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
+            marker=MARKERS[k], color=COLOURS[k], label=TASK_NAMES.get(task, task),
+        )  # fmt: skip
     axis.axhline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("position in the session")
     axis.set_ylabel("share right, less the\ncondition's mean")
@@ -160,7 +162,8 @@ def learning(results: Results) -> Figure | None:
     return Figure(
         "study_learning",
         "Accuracy over the session",
-        "Share of right answers less the mean of the condition, in eighths of the session.",
+        "Share of right answers less the mean of the condition, in sixths of the session; "
+        "intervals over participants.",
         canvas,
     )
 

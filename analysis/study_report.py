@@ -99,7 +99,7 @@ def _sections(
                 f"and rules of exclusion carry the hash {results.responses.study.hash}.",
                 *(f"{TASK_NAMES[task].capitalize()}. {QUESTIONS[task]}"
                   for task in results.tasks if task in QUESTIONS),
-                "A participant answers many trials and a trial is answered by many participants, so "
+                "A participant answers many trials, and many participants a trial, so "
                 "answers are not independent. Claims rest on intervals that let participants and "
                 f"trials vary together (two-way cluster bootstrap, {level}); a logistic model with "
                 "crossed random effects stands beside them. Differences between conditions are "

@@ -14,6 +14,9 @@ from harness.registry import Registry
 
 STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study table")
 
+#: Tables in which no participant's answer enters, so that their title names no source.
+FROM_NETWORKS = {"reversion_published"}
+
 SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", "{:.2g}"
 ESTIMATE = ["value", "low", "high"]
 
@@ -24,7 +27,8 @@ def study_tables(results: Results) -> dict[str, Table]:
     for name in STUDY_TABLES:
         table = STUDY_TABLES.get(name)(results)
         if table is not None and len(table.frame):
-            tables[name] = replace(table, title=table.title + source_note(results))
+            note = "" if name in FROM_NETWORKS else source_note(results)
+            tables[name] = replace(table, title=table.title + note)
     return tables
 
 
