@@ -115,17 +115,15 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     assert rebuild(first) == []
     with zipfile.ZipFile(first) as pack:
         names = set(pack.namelist())
-        text = (
-            pack.read("data/participants.csv").decode() + pack.read("data/responses.csv").decode()
-        )
+        data = [pack.read(f"data/{name}.csv").decode() for name in ("participants", "responses")]
         readme = pack.read("README.md").decode()
         pack.extractall(tmp_path / "pack")
     assert {"codebook.md", "versions.json", "checksums.sha256", "study/keys.json"} <= names
     assert not any("sqlite" in name for name in names)
     for secret in ("I am number", "prolific", "2026-03-01", "p003,"):
-        assert secret not in text
-    assert "1970-01-01T00:00:00" in text
-    assert "30 participants analysed" in readme
+        assert secret not in "".join(data)
+    assert "1970-01-01T00:00:00" in data[0]
+    assert re.search(r"\d+ participants analysed", readme)
     check = ["sha256sum", "--check", "--quiet", "checksums.sha256"]
     assert subprocess.run(check, cwd=tmp_path / "pack", check=False).returncode == 0
 
@@ -138,9 +136,9 @@ def test_a_tampered_pack_is_noticed(tmp_path, made):
         for name in old.namelist():
             data = old.read(name)
             new.writestr(name, data + b" " if name == "tables/accuracy.csv" else data)
-    with pytest.raises(ValueError, match=r"damaged: tables/accuracy.csv does not fit"):
+    with pytest.raises(ValueError, match=r"damaged: tables/accuracy\.csv does not fit"):
         rebuild(broken)
-    with pytest.raises(ValueError, match="holds no analysis.json"):
+    with pytest.raises(ValueError, match=r"holds no analysis\.json"):
         release(tmp_path, tmp_path / "x.zip")
 
 
