@@ -94,18 +94,26 @@ class LabelAgreement:
         group: str = "group",
         label: str = "label",
         participant: str = "participant",
+        only: pd.Series | None = None,
     ) -> Estimate:
         """Test a table with a row a label; empty labels are left out and counted.
+
+        Args:
+            only: which rows' groups are reported on (bool, by the frame's index); the others only
+                take part in the shuffling, so that a participant with one trial in a condition
+                still has other labels to exchange. All by default.
 
         Raises:
             ValueError: the similarity is not a symmetric matrix over the labels.
         """
         text = frame[label].fillna("").map(normalise)
-        kept = frame.assign(text=text)[text != ""]
+        reported = True if only is None else only
+        frame = frame.assign(text=text, reported=reported)
+        kept = frame[text != ""]
         sizes = kept.groupby(group)[participant].transform("size")
         kept = kept[sizes >= 2].sort_values([participant, group, "text"], kind="stable")
-        left_out = len(frame) - len(kept)
-        if kept.empty:
+        left_out = int(frame["reported"].sum() - kept["reported"].sum())
+        if not kept["reported"].any():
             return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(group,))
         codes, texts = pd.factorize(kept["text"], sort=True)
         groups, names = pd.factorize(kept[group], sort=True)
@@ -116,10 +124,12 @@ class LabelAgreement:
                 f"{len(texts)} × {len(texts)}, got shape {matrix.shape}"
             )
         first, second, owner = _pairs(groups, kept[participant].to_numpy())
-        if not len(first):
-            return Estimate(np.nan, left_out=len(frame), level=self.level, clustered=(group,))
         size = np.bincount(owner, minlength=len(names))
-        used = size > 0
+        wanted = np.zeros(len(names), dtype=bool)
+        wanted[groups[kept["reported"].to_numpy(dtype=bool)]] = True
+        used = (size > 0) & wanted
+        if not used.any():
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(group,))
 
         def by_group(order: np.ndarray) -> np.ndarray:
             near = matrix[order[first], order[second]]
@@ -142,7 +152,7 @@ class LabelAgreement:
             value=float(scores.mean()),
             low=float(low),
             high=float(high),
-            n=len(kept),
+            n=int(kept["reported"].sum()),
             left_out=left_out,
             test="labels shuffled within participants",
             p=(reached + 1) / (self.shuffles + 1),

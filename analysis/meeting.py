@@ -201,20 +201,21 @@ class Associations:
         left_out = len(trials) - len(usable)
         strata = pd.factorize(usable["condition"], sort=True)[0]
         rate, evidence = usable["rate"].to_numpy(float), usable[name].to_numpy(float)
-        value = partial_ranks(rate, evidence, strata) if len(usable) > 3 else np.nan
+        value = float(partial_ranks(rate, evidence, strata)) if len(usable) > 3 else np.nan
         if np.isnan(value):
             return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",))
         rng = np.random.default_rng(self.seed)
-        null = np.empty(self.permutations)
+        # Ranks move with the rates, and a stratum keeps its mean: residuals are what is permuted.
+        first, second = rank_residuals(rate, strata), rank_residuals(evidence, strata)
         by_stratum = np.argsort(strata, kind="stable")
-        for k in range(self.permutations):
-            shuffled = np.lexsort((rng.random(len(rate)), strata))
-            permuted = np.empty_like(rate)
-            permuted[by_stratum] = rate[shuffled]
-            null[k] = partial_ranks(permuted, evidence, strata)
+        keys = rng.random((self.permutations, len(rate)))
+        shuffled = np.lexsort((keys, np.broadcast_to(strata, keys.shape)), axis=1)
+        permuted = np.empty_like(keys)
+        permuted[:, by_stratum] = first[shuffled]
+        null = permuted @ second / np.sqrt((first @ first) * (second @ second))
         reached = int((np.abs(null) >= abs(value) - 1e-12).sum())
         drawn = rng.integers(len(rate), size=(self.replicates, len(rate)))
-        resampled = np.array([partial_ranks(rate[d], evidence[d], strata[d]) for d in drawn])
+        resampled = partial_ranks(rate[drawn], evidence[drawn], strata[drawn])
         resampled = resampled[~np.isnan(resampled)]
         low, high = np.quantile(resampled, [0.5 - self.level / 2, 0.5 + self.level / 2])
         return Estimate(
@@ -224,15 +225,20 @@ class Associations:
         )  # fmt: skip
 
 
-def partial_ranks(first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> float:
-    """Correlation of ranks less their stratum's mean rank: [n], [n], codes [n]; NaN if constant."""
-    size = np.bincount(strata)
-    residuals = []
-    for values in (first, second):
-        ranks = stats.rankdata(values)
-        with np.errstate(invalid="ignore"):
-            means = np.bincount(strata, ranks) / size
-        residuals.append(ranks - means[strata])
-    a, b = residuals
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 1e-9 else np.nan
+def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis less the mean rank of their stratum: [..., n], codes [..., n]."""
+    ranks = stats.rankdata(values, axis=-1)
+    for code in np.unique(strata):
+        inside = strata == code
+        size = np.maximum(inside.sum(axis=-1, keepdims=True), 1)
+        mean = np.where(inside, ranks, 0).sum(axis=-1, keepdims=True) / size
+        ranks = np.where(inside, ranks - mean, ranks)
+    return ranks
+
+
+def partial_ranks(first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Correlation of rank residuals along the last axis; NaN where one is constant."""
+    a, b = rank_residuals(first, strata), rank_residuals(second, strata)
+    scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(scale > 1e-9, (a * b).sum(axis=-1) / scale, np.nan)

@@ -26,7 +26,15 @@ def interval(low: float, high: float) -> str:
 
 
 def p_text(p: float) -> str:
-    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+    """American style: p < .001, p = .032, p = 1."""
+    if p < 0.001:
+        return "p < .001"
+    return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
+
+
+def signed(value: float, form: str) -> str:
+    """With its sign, as a true minus."""
+    return format(value, f"+{form}").replace("-", "−")
 
 
 def against_chance(results: Results) -> Iterator[str]:
@@ -59,7 +67,7 @@ def between_conditions(results: Results) -> Iterator[str]:
     for row in rows_of(table[table["measure"] == "risk difference"]):
         first, second = (name.replace("_", " ") for name in (row.first, row.second))
         size = f"{abs(100 * row.value):.0f} points"
-        ends = f"interval {100 * row.low:+.0f} to {100 * row.high:+.0f} points"
+        ends = f"interval {signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')} points"
         if row.p < ALPHA:
             way = "more" if row.value > 0 else "fewer"
             yield (
@@ -122,8 +130,8 @@ def sessions(results: Results) -> Iterator[str]:
         if pd.isna(row.p):
             continue
         if row.measure.startswith("change of accuracy"):
-            ends = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
-            change = f"{100 * row.value:+.1f} points per ten trials, {ends}"
+            ends = f"interval {signed(100 * row.low, '.1f')} to {signed(100 * row.high, '.1f')}"
+            change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}"
             if row.p < ALPHA:
                 verb = "improved" if row.value > 0 else "declined"
                 yield f"In {row.task}, accuracy {verb} over the session ({change})."
@@ -145,7 +153,10 @@ def meetings(results: Results) -> Iterator[str]:
     for row in rows_of(results.associations):
         if pd.isna(row.value):
             continue
-        ends = f"ρ = {row.value:+.2f}, interval {row.low:+.2f} to {row.high:+.2f}, {p_text(row.p)}"
+        ends = (
+            f"ρ = {signed(row.value, '.2f')}, interval {signed(row.low, '.2f')} to "
+            f"{signed(row.high, '.2f')}, {p_text(row.p)} after Holm's correction"
+        )
         if row.p < ALPHA:
             way = "rose" if row.value > 0 else "fell"
             yield f"In {row.task}, people's rate {way} with {names[row.evidence]} ({ends})."

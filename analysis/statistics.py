@@ -300,12 +300,12 @@ def _pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int
     return [(g, base) for g in range(len(names)) if g != base]
 
 
-def _corrected(found: Estimates) -> Estimates:
+def corrected(found: Estimates) -> Estimates:
     """The same estimates with Holm's correction over all their p-values."""
-    corrected = holm(np.array([e.p for e in found.values()], dtype=float))
+    p_values = holm(np.array([e.p for e in found.values()], dtype=float))
     return {
         key: replace(e, p=float(p), test=f"{e.test}, Holm over {len(found)}")
-        for (key, e), p in zip(found.items(), corrected, strict=True)
+        for (key, e), p in zip(found.items(), p_values, strict=True)
     }
 
 
@@ -354,7 +354,7 @@ class ClusterContrasts:
         differences = estimates(risk, np.asarray, 0.0, test, counts, self.level)
         ratios = estimates(odds, np.exp, None, "", counts, self.level)
         names = [(data.groups[a], data.groups[b]) for a, b in pairs]
-        found = _corrected(
+        found = corrected(
             {
                 (*pair, "risk difference"): replace(e, left_out=missing)
                 for pair, e in zip(names, differences, strict=True)
@@ -394,7 +394,7 @@ class CrossedContrasts:
                 left_out=int(frame["correct"].isna().sum()),
                 test="t, crossed random effects", p=p, level=self.level, clustered=CLUSTERED,
             )  # fmt: skip
-        return _corrected(found)
+        return corrected(found)
 
 
 @STATISTICS.add("time")

@@ -15,7 +15,7 @@ from analysis.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
 from analysis.labels import LabelAgreement
 from analysis.meeting import Associations
 from analysis.responses import CHOICES, Responses
-from analysis.statistics import STATISTICS, Estimates, tabulate
+from analysis.statistics import STATISTICS, Estimates, corrected, tabulate
 
 #: How a task is called in tables, figures and sentences.
 TASK_NAMES = {
@@ -205,12 +205,13 @@ class Results:
         statistic = LabelAgreement(
             self.settings.similarity, seed=self.settings.seed, level=self.settings.level
         )
-        found: Estimates = {
-            (TASK_NAMES.get(task, task), str(condition)): statistic(group)
-            for task in self.tasks
-            for condition, group in self.labels_of(task).groupby("condition")
-        }
-        return tabulate(found, ["task", "condition"]) if found else pd.DataFrame()
+        found: Estimates = {}
+        for task in self.tasks:
+            table = self.labels_of(task)
+            for condition in sorted(set(table["condition"])):
+                estimate = statistic(table, only=table["condition"] == condition)
+                found[(TASK_NAMES.get(task, task), str(condition))] = estimate
+        return tabulate(corrected(found), ["task", "condition"]) if found else pd.DataFrame()
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -278,7 +279,7 @@ class Results:
             self.settings.replicates, self.settings.replicates, self.settings.seed,
             self.settings.level,
         )  # fmt: skip
-        table = tabulate(statistic(self.meeting), ["task", "evidence"])
+        table = tabulate(corrected(statistic(self.meeting)), ["task", "evidence"])
         return table.assign(task=table["task"].map(lambda t: TASK_NAMES.get(t, t)))
 
     @cached_property

@@ -162,7 +162,8 @@ def _limits(results: Results) -> list[str]:
         "drawn in the same way from the same networks and images, and of other people recruited in "
         "the same way; not of other networks.",
         "Tests are made against chance for each condition without correction across conditions; "
-        "differences between conditions are corrected within a task.",
+        "differences between conditions are corrected within a task, label tests and associations "
+        "over all of their kind.",
     ]
     if results.meeting is not None:
         limits.append(

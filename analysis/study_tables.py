@@ -233,7 +233,8 @@ def labels(results: Results) -> Table | None:
         "Whether people give the same neuron the same name",
         "Mean similarity of two people's labels of the same pictures "
         f"({results.settings.similarity}), {_level(results)} interval over groups; beyond: less "
-        "what shuffling labels within participants leaves; p by permutation, (b + 1)/(n + 1).",
+        "what shuffling labels within participants leaves; p by permutation, (b + 1)/(n + 1), "
+        "corrected by Holm over the rows.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {c: SHARE for c in [*ESTIMATE, "beyond"]} | {"p": P},
     )
@@ -268,7 +269,8 @@ def associations(results: Results) -> Table | None:
         "Spearman's rank correlation over trials, conditions held constant, between the share of "
         "right answers (of “changed” for labelling) and: importance of the evolution to its class; "
         "signed change of accuracy when its bin is undone (drop); displacement in the semantic "
-        "space; clarity of the trial to a machine observer. p by permutation within conditions.",
+        "space; clarity of the trial to a machine observer. p by permutation within conditions, "
+        "corrected by Holm over the rows.",
         table.rename(columns={"n": "trials"}),
         {c: SIGNED for c in ESTIMATE} | {"p": P},
     )
