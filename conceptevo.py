@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Rooms(TyperGroup):
-    """Commands that live in other rooms, imported when they are called (or when help lists them)."""
+    """Commands that live in other rooms, imported when called (or when help lists them)."""
 
     rooms: ClassVar[dict[str, str]] = {}
 
