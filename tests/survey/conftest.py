@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -78,8 +79,21 @@ SET = sum(map(len, TRIALS.values())) + SETTINGS.attention.trials  # what one par
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Run:
-    return synthetic_run(tmp_path_factory.mktemp("run"))
+def shared(tmp_path_factory) -> Path:
+    """A folder with a run and a study, made once for all processes of the test run."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "survey-shared"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "study" / "study.json").exists():
+            build(synthetic_run(folder / "run"), SETTINGS, folder / "study", say=lambda text: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(shared) -> Run:
+    return Run(shared / "run")
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +102,8 @@ def evidence(run) -> Evidence:
 
 
 @pytest.fixture(scope="session")
-def study_folder(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    build(run, SETTINGS, folder, say=lambda text: None)
-    return folder
+def study_folder(shared) -> Path:
+    return shared / "study"
 
 
 @pytest.fixture(scope="session")
