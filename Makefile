@@ -25,10 +25,10 @@ demo: $(READY)  ## the main job on drawn images and small networks, into runs/de
 	$(BIN)/conceptevo demo
 
 test: $(READY) lint  ## every test but the slow ones
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 nightly: $(READY)  ## every test
-	$(BIN)/pytest -n 2 -m ''
+	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

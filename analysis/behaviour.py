@@ -1,0 +1,193 @@
+"""How people answer: learning over the session, confidence, and whether they see change.
+
+Statistics of the same form as those of `analysis.statistics`, registered beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.clusters import crossed, estimates, t_interval, two_way_jackknife
+from analysis.estimate import Estimate
+from analysis.statistics import STATISTICS, Estimates, _answered, _log_odds, clustered_shares
+
+
+def _participant_jackknife(
+    top: np.ndarray, bottom: np.ndarray, level: float, null: float
+) -> tuple[float, float, float, float]:
+    """A ratio Σ top / Σ bottom over participants [p]: value, low, high, p; t with P − 1 df."""
+    n, total = len(top), bottom.sum()
+    if n < 2 or not total > 0:
+        return np.nan, np.nan, np.nan, np.nan
+    value = top.sum() / total
+    rest = total - bottom
+    without = np.divide(top.sum() - top, rest, out=np.full(n, np.nan), where=rest > 0)
+    variance = (n - 1) / n * float(np.square(without - value).sum())
+    return float(value), *t_interval(value, variance, n - 1, level, null)
+
+
+@STATISTICS.add("learning")
+@dataclass(frozen=True)
+class Learning:
+    """Change of the share of right answers per ten trials of the session.
+
+    Within-participant slope: both correctness and position are taken as deviations from the
+    participant's mean in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of
+    conditions enters; the interval leaves out one participant at a time (CV3), t with P − 1 df.
+    Equal to least squares with a dummy for every participant × condition. Above 0 people learn,
+    below they tire. Participants whose answers stand at one position say nothing.
+    """
+
+    level: float = 0.95
+    per: int = 10
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, missing = _answered(frame, "correct")
+        if kept.empty:
+            return {}
+        cell = kept.groupby(["participant", "condition"])
+        correct = kept["correct"].astype(float)
+        position = kept["position"].astype(float) / self.per
+        x = position - position.groupby([kept["participant"], kept["condition"]]).transform("mean")
+        y = correct - cell["correct"].transform(lambda c: c.astype(float).mean())
+        person = pd.factorize(kept["participant"], sort=True)[0]
+        top = np.bincount(person, (x * y).to_numpy(dtype=float))
+        bottom = np.bincount(person, (x * x).to_numpy(dtype=float))
+        value, low, high, p = _participant_jackknife(top, bottom, self.level, 0.0)
+        return {
+            ("all conditions",): Estimate(
+                value, low, high, n=len(kept), left_out=missing, test="t over participants", p=p,
+                level=self.level, clustered=("participant",),
+            )
+        }  # fmt: skip
+
+
+@STATISTICS.add("calibration")
+@dataclass(frozen=True)
+class Calibration:
+    """Share of right answers at each level of confidence; participants and items clustered.
+
+    Where confidence means anything the shares rise with it. See `TypeTwo` for one number.
+    """
+
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, "correct")
+        kept, _ = _answered(kept, "confidence")
+        if kept.empty:
+            return {}
+        data = crossed(kept, group="confidence")
+        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
+        left_out = len(frame) - len(kept)
+        return {
+            (f"{float(name):g}",): replace(estimate, left_out=left_out)
+            for name, estimate in zip(data.groups, found, strict=True)
+        }
+
+
+@STATISTICS.add("type_two")
+@dataclass(frozen=True)
+class TypeTwo:
+    """Area under the type-2 ROC: does confidence tell a person's right answers from wrong ones?
+
+    Probability that of a right and a wrong answer of the same participant the right one was given
+    with more confidence, ties counting one half (Galvin et al. 2003; a Mann–Whitney U within
+    participants, pooled over pairs). .5 is no insight. Leaves out one participant at a time.
+    """
+
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, "correct")
+        kept, _ = _answered(kept, "confidence")
+        wins, pairs = [], []
+        for _, person in kept.groupby("participant"):
+            confidence = person["confidence"].to_numpy(dtype=float)
+            right = person["correct"].to_numpy(dtype=bool)
+            a, b = confidence[right], confidence[~right]
+            if len(a) and len(b):
+                wins.append(float(stats.mannwhitneyu(a, b).statistic))
+                pairs.append(len(a) * len(b))
+        value, low, high, p = _participant_jackknife(
+            np.array(wins), np.array(pairs, dtype=float), self.level, 0.5
+        )
+        return {
+            ("all conditions",): Estimate(
+                value, low, high, n=int(sum(pairs)), left_out=len(frame) - len(kept),
+                test="t over participants", p=p, level=self.level, clustered=("participant",),
+            )
+        }  # fmt: skip
+
+
+@STATISTICS.add("detection")
+@dataclass(frozen=True)
+class Detection:
+    """Can people tell a real change from none? Hit and false-alarm rates, d′ and criterion.
+
+    H: share judged changed where there is a change to see (`signal`); F: where there is none
+    (`noise`, the same stage shown twice). d′ = z(H) − z(F), criterion c = −(z(H) + z(F))/2
+    (Green & Swets 1966; Macmillan & Creelman 2005), with Hautus' (1995) log-linear rule
+    H = (hits + ½)/(trials + 1) so that rates of 0 and 1 stay finite. d′ = 0 is blindness, 1 is
+    moderate; c > 0 means that people are slow to say "changed". Participants and items clustered.
+
+    Attributes:
+        signal, noise: names of the conditions. value: the column with 1 for "changed".
+    """
+
+    signal: str
+    noise: str
+    value: str = "changed"
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        """Raises ValueError where one of the two conditions has no answers."""
+        kept, missing = _answered(frame, self.value)
+        kept = kept[kept["condition"].isin([self.signal, self.noise])]
+        have = set(kept["condition"])
+        if lacking := [name for name in (self.signal, self.noise) if name not in have]:
+            raise ValueError(f"no answers of condition {', '.join(lacking)}: d' is undefined")
+        data = crossed(kept, value=self.value)
+        s, f = data.groups.index(self.signal), data.groups.index(self.noise)
+
+        def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+            z = stats.norm.ppf((total + 0.5) / (count + 1))
+            hit, alarm = z[..., s], z[..., f]
+            return np.stack([hit, alarm, hit - alarm, -(hit + alarm) / 2], axis=-1)
+
+        result = two_way_jackknife(data, function)
+        counts = np.bincount(data.group)[[s, f]]
+        n = np.array([*counts, counts.sum(), counts.sum()])
+        test = "t, participants and items clustered"
+        rates = estimates(result, stats.norm.cdf, None, "", n, self.level)
+        scores = estimates(result, np.asarray, 0.0, test, n, self.level)
+        names = ["hit rate", "false-alarm rate", "d′", "criterion"]
+        return {
+            (name,): replace(e, left_out=missing)
+            for name, e in zip(names, [*rates[:2], *scores[2:]], strict=True)
+        }
+
+
+@STATISTICS.add("changed")
+@dataclass(frozen=True)
+class Changed:
+    """Share judged changed per condition, participants and items clustered; no chance level."""
+
+    value: str = "changed"
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, self.value)
+        if kept.empty:
+            return {}
+        data = crossed(kept, value=self.value)
+        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
+        every = frame["condition"].astype(str).value_counts()
+        return {
+            (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
+            for name, estimate in zip(data.groups, found, strict=True)
+        }

@@ -1,0 +1,167 @@
+"""Sentences built from estimates, which never say more than the interval allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from analysis.study import Results
+
+ALPHA = 0.05
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Rows with columns as attributes (pandas' stubs know nothing of their types)."""
+    return iter(table.itertuples(index=False))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def interval(low: float, high: float) -> str:
+    return f"{100 * low:.0f}–{100 * high:.0f} %"
+
+
+def p_text(p: float) -> str:
+    """American style: p < .001, p = .032, p = 1."""
+    if p < 0.001:
+        return "p < .001"
+    return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
+
+
+def signed(value: float, form: str) -> str:
+    """With its sign, as a true minus."""
+    return format(value, f"+{form}").replace("-", "−")
+
+
+def against_chance(results: Results) -> Iterator[str]:
+    """One sentence a condition of the tasks with a key."""
+    chance = results.responses.study.chance()
+    for row in rows_of(results.accuracy["clustered"]):
+        level = chance[row.condition]
+        found = (
+            f"In {row.task}, condition {row.condition.replace('_', ' ')}, {percent(row.value)} of "
+            f"{row.n} answers were right ({100 * row.level:g} % interval "
+            f"{interval(row.low, row.high)})"
+        )
+        if pd.isna(row.p):
+            yield f"{found}; chance ({percent(level)}) could not be tested."
+        elif row.p < 1 - row.level:
+            way = "more" if row.value > level else "less"
+            yield f"{found}: {way} than the {percent(level)} of guessing ({p_text(row.p)})."
+        else:
+            yield (
+                f"{found}: this study cannot tell it from guessing ({percent(level)}, "
+                f"{p_text(row.p)})."
+            )
+
+
+def between_conditions(results: Results) -> Iterator[str]:
+    """One sentence a pair; the corrected p-value decides whether a difference is claimed."""
+    table = results.contrasts["clustered"]
+    if table.empty:
+        return
+    for row in rows_of(table[table["measure"] == "risk difference"]):
+        first, second = (name.replace("_", " ") for name in (row.first, row.second))
+        size = f"{abs(100 * row.value):.0f} points"
+        ends = f"interval {signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')} points"
+        if row.p < ALPHA:
+            way = "more" if row.value > 0 else "fewer"
+            yield (
+                f"In {row.task}, {first} had {size} {way} right answers than {second} "
+                f"({ends}; {p_text(row.p)} after Holm's correction)."
+            )
+        else:
+            yield (
+                f"In {row.task}, no difference between {first} and {second} is shown "
+                f"({ends}; {p_text(row.p)} after Holm's correction); that is not evidence that "
+                f"there is none."
+            )
+
+
+def detection(results: Results) -> Iterator[str]:
+    """Whether people tell real changes from none."""
+    if results.changed.empty:
+        return
+    rows: dict[str, Any] = {row["what"]: row for row in results.changed.to_dict("records")}
+    if "d′" in rows:
+        d = rows["d′"]
+        ends = f"d′ = {d['value']:.2f}, interval {d['low']:.2f} to {d['high']:.2f}"
+        hit, alarm = rows["hit rate"]["value"], rows["false-alarm rate"]["value"]
+        rates = f"{percent(hit)} of false evolutions and {percent(alarm)} of unchanged stages"
+        if d["low"] > 0:
+            yield f"People told changes from none: {rates} were judged changed ({ends})."
+        elif d["high"] < 0:
+            yield f"People called unchanged stages changed more often than changes ({ends})."
+        else:
+            yield f"It is not shown that people tell changes from none: {rates} ({ends})."
+    if "evolution" in rows:
+        row = rows["evolution"]
+        yield (
+            f"Real evolutions were judged changed in {percent(row['value'])} of answers (interval "
+            f"{interval(row['low'], row['high'])})."
+        )
+
+
+def naming(results: Results) -> Iterator[str]:
+    for row in rows_of(results.labels):
+        what = f"{row.task}, {row.condition.replace('_', ' ')}"
+        if pd.isna(row.value):
+            continue
+        if row.p < ALPHA and row.effect > 0:
+            yield (
+                f"In {what}, labels of the same pictures were more alike ({row.value:.2f}) than "
+                f"shuffled ones ({row.value - row.effect:.2f}; {p_text(row.p)})."
+            )
+        else:
+            yield (
+                f"In {what}, labels of the same pictures were not shown to be more alike than "
+                f"shuffled ones ({row.value:.2f} against {row.value - row.effect:.2f}; "
+                f"{p_text(row.p)})."
+            )
+
+
+def sessions(results: Results) -> Iterator[str]:
+    """Learning and confidence."""
+    for row in rows_of(results.behaviour):
+        if pd.isna(row.p):
+            continue
+        if row.measure.startswith("change of accuracy"):
+            ends = f"interval {signed(100 * row.low, '.1f')} to {signed(100 * row.high, '.1f')}"
+            change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}"
+            if row.p < ALPHA:
+                verb = "improved" if row.value > 0 else "declined"
+                yield f"In {row.task}, accuracy {verb} over the session ({change})."
+            else:
+                yield f"In {row.task}, no change of accuracy over the session is shown ({change})."
+        elif row.measure.startswith("confidence"):
+            ends = f"type-2 area {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
+            told = "told" if row.low > 0.5 else "is not shown to tell"
+            yield f"In {row.task}, confidence {told} right answers from wrong ones ({ends})."
+
+
+def meetings(results: Results) -> Iterator[str]:
+    names = {
+        "importance": "the importance of the evolution",
+        "drop": "the change of accuracy when the evolution is undone",
+        "displacement": "displacement in the space",
+        "observer_clarity": "clarity to the machine observer",
+    }
+    for row in rows_of(results.associations):
+        if pd.isna(row.value):
+            continue
+        ends = (
+            f"ρ = {signed(row.value, '.2f')}, interval {signed(row.low, '.2f')} to "
+            f"{signed(row.high, '.2f')}, {p_text(row.p)} after Holm's correction"
+        )
+        if row.p < ALPHA:
+            way = "rose" if row.value > 0 else "fell"
+            yield f"In {row.task}, people's rate {way} with {names[row.evidence]} ({ends})."
+        else:
+            yield (
+                f"In {row.task}, no association of people's rate with {names[row.evidence]} is "
+                f"shown ({ends})."
+            )

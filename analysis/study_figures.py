@@ -1,0 +1,246 @@
+"""The figures of a study. One function each, registered; None where there is nothing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from scipy import stats
+
+from analysis.figures import COLOURS, MARKERS, Figure, styled
+from analysis.study import TASK_NAMES, Results
+from analysis.study_tables import source_note
+from harness.registry import Registry
+
+STUDY_FIGURES: Registry[Callable[[Results], Figure | None]] = Registry("study figure")
+
+
+def study_figures(results: Results) -> dict[str, Figure]:
+    """All figures by name; those from simulated or pilot answers say so in title and picture."""
+    figures = {}
+    note = source_note(results)
+    with styled():
+        for name in STUDY_FIGURES:
+            figure = STUDY_FIGURES.get(name)(results)
+            if figure is None:
+                continue
+            if note:
+                figure.canvas.text(0.995, 0.005, note.strip(" ()"), ha="right", va="bottom",
+                                   fontsize=7, color="#777777")  # fmt: skip
+            figures[name] = replace(figure, title=figure.title + note)
+    return figures
+
+
+def _rows(axes: Axes, table: pd.DataFrame, labels: list[str], colour: str = COLOURS[0]) -> None:
+    """One row an estimate: a dot with its interval, first row on top."""
+    y = np.arange(len(table))[::-1]
+    value, low, high = (table[c].to_numpy(float) for c in ("value", "low", "high"))
+    axes.errorbar(
+        value, y, xerr=np.stack([value - low, high - value]).clip(min=0), fmt="o", color=colour,
+        capsize=2.5,
+    )  # fmt: skip
+    axes.set_yticks(y, labels)
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.grid(axis="y", visible=False)
+
+
+def _pretty(condition: str) -> str:
+    return condition.replace("_", " ")
+
+
+@STUDY_FIGURES.add("accuracy")
+def accuracy(results: Results) -> Figure | None:
+    table = results.accuracy["clustered"]
+    if table.empty:
+        return None
+    tasks = list(dict.fromkeys(table["task"]))
+    sizes = [int((table["task"] == task).sum()) for task in tasks]
+    canvas, axes = plt.subplots(
+        len(tasks), 1, figsize=(5.6, 0.75 * len(tasks) + 0.36 * sum(sizes) + 0.3), sharex=True,
+        squeeze=False, height_ratios=sizes, layout="constrained",
+    )  # fmt: skip
+    chance = results.responses.study.chance()
+    for axis, task in zip(axes[:, 0], tasks, strict=True):
+        part = table[table["task"] == task]
+        labels = [
+            f"{_pretty(c)} (n = {n})" for c, n in zip(part["condition"], part["n"], strict=True)
+        ]
+        _rows(axis, part, labels)
+        axis.axvline(chance[part["condition"].iloc[0]], color="#777777", linestyle="--", zorder=0)
+        axis.set_title(task, loc="left")
+    axes[-1, 0].set_xlim(0, 1)
+    axes[-1, 0].set_xlabel("share of right answers; dashed: guessing")
+    return Figure(
+        "study_accuracy",
+        "Right answers by condition",
+        f"Share of right answers with {100 * results.settings.level:g} % intervals, participants "
+        "and trials clustered; n answers. The dashed line is what guessing gives.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("contrasts")
+def contrasts(results: Results) -> Figure | None:
+    table = results.contrasts["clustered"]
+    if table.empty:
+        return None
+    table = table[table["measure"] == "risk difference"]
+    canvas, axis = plt.subplots(figsize=(5.6, 0.34 * len(table) + 1.1), layout="constrained")
+    labels = [
+        f"{_pretty(a)} − {_pretty(b)}" for a, b in zip(table["first"], table["second"], strict=True)
+    ]
+    _rows(axis, table, labels)
+    axis.axvline(0, color="#777777", linestyle="--", zorder=0)
+    axis.set_xlabel("difference of shares of right answers")
+    return Figure(
+        "study_contrasts",
+        "Differences between conditions",
+        "First condition less the second, with intervals for each difference alone; p-values in "
+        "the table are corrected for the number of pairs.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("trials")
+def trials(results: Results) -> Figure | None:
+    if not results.choice_tasks:
+        return None
+    answers = pd.concat([results.of(task) for task in results.choice_tasks])
+    rates = answers.groupby(["task", "condition", "trial"])["correct"].mean().reset_index()
+    people = answers.groupby(["task", "condition", "participant"])["correct"].mean().reset_index()
+    groups = list(rates[["task", "condition"]].drop_duplicates().itertuples(index=False, name=None))
+    canvas, axes = plt.subplots(
+        1, 2, figsize=(7.2, 0.4 * len(groups) + 1.2), sharey=True, layout="constrained"
+    )
+    rng = np.random.default_rng(0)
+    for axis, frame, what in ((axes[0], rates, "trial"), (axes[1], people, "participant")):
+        for y, (task, condition) in enumerate(groups[::-1]):
+            mine = frame[(frame["task"] == task) & (frame["condition"] == condition)]["correct"]
+            values = mine.to_numpy(float)
+            axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
+                      alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
+            axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
+        axis.set_xlabel(f"share right, one dot a {what}")
+        axis.set_xlim(-0.03, 1.03)
+        axis.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(groups)), [_pretty(c) for _, c in groups[::-1]])
+    return Figure(
+        "study_trials",
+        "How much trials and participants differ",
+        "Left: each trial over its participants. Right: each participant over their trials. Bars: "
+        "means. The spread is why neither may be treated as if it did not matter.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("learning")
+def learning(results: Results) -> Figure | None:
+    if not results.choice_tasks:
+        return None
+    canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
+    for k, task in enumerate(results.choice_tasks):
+        answers = results.of(task)
+        right = answers["correct"].astype(float)
+        position = answers["position"].astype(float)
+        part = pd.qcut(position, 6, labels=False, duplicates="drop")
+        # Less the condition's mean, so that the order of conditions does not look like learning.
+        excess = right - right.groupby(answers["condition"]).transform("mean")
+        people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
+        reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
+        axis.errorbar(
+            position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
+            marker=MARKERS[k], color=COLOURS[k], label=TASK_NAMES.get(task, task),
+        )  # fmt: skip
+    axis.axhline(0, color="#777777", linestyle="--", zorder=0)
+    axis.set_xlabel("position in the session")
+    axis.set_ylabel("share right, less the\ncondition's mean")
+    axis.legend()
+    return Figure(
+        "study_learning",
+        "Accuracy over the session",
+        "Share of right answers less the mean of the condition, in sixths of the session; "
+        "intervals over participants.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("calibration")
+def calibration(results: Results) -> Figure | None:
+    table = results.calibration
+    if table.empty:
+        return None
+    canvas, axis = plt.subplots(figsize=(3.8, 2.8), layout="constrained")
+    for k, (task, part) in enumerate(table.groupby("task", sort=False)):
+        x = part["confidence"].astype(float) + 0.05 * k
+        reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
+        axis.errorbar(
+            x, part["value"], yerr=reach, label=str(task), marker=MARKERS[k], color=COLOURS[k],
+            capsize=2.5,
+        )  # fmt: skip
+    axis.set_xticks(sorted(set(table["confidence"].astype(float))))
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("confidence")
+    axis.set_ylabel("share right")
+    axis.legend()
+    return Figure(
+        "study_calibration",
+        "Right answers by confidence",
+        "Share of right answers at each level of confidence, with intervals.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("evolution")
+def evolution(results: Results) -> Figure | None:
+    if results.changed.empty:
+        return None
+    table = results.changed
+    shares = table[~table["what"].isin(["hit rate", "false-alarm rate", "d′", "criterion"])]
+    canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
+    _rows(axis, shares, [_pretty(w) for w in shares["what"]])
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share judged changed")
+    return Figure(
+        "study_evolution",
+        "Judged changed, by condition",
+        "Real evolutions; two neurons joined as if one (a change that must be seen); the same "
+        "stage under different names (no change to see). With intervals.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("associations")
+def associations(results: Results) -> Figure | None:
+    if results.meeting is None:
+        return None
+    table = results.meeting
+    table = table[table["task"] == "odd_one_out"]
+    evidence = [c for c in ("importance", "drop", "displacement", "observer_clarity")
+                if table[c].notna().any()]  # fmt: skip
+    if not evidence:
+        return None
+    trials_ = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
+    canvas, axes = plt.subplots(
+        1, len(evidence), figsize=(2.3 * len(evidence) + 0.4, 2.6), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, name in zip(axes[0], evidence, strict=True):
+        for k, (condition, part) in enumerate(trials_.groupby("condition")):
+            axis.plot(part[name], part["rate"], MARKERS[k % len(MARKERS)], markersize=3.5,
+                      color=COLOURS[k % len(COLOURS)], alpha=0.7, label=_pretty(str(condition)),
+                      linestyle="none")  # fmt: skip
+        axis.set_xlabel(name.replace("_", " "))
+    axes[0, 0].set_ylabel("share of people right")
+    axes[0, -1].legend(fontsize=7)
+    return Figure(
+        "study_associations",
+        "People and networks over the same trials",
+        "Odd one out, one mark a trial: share of people who were right against the mean over the "
+        "trial's neurons of importance, of the change of accuracy when their bins are undone, of "
+        "displacement in the space, and against the clarity of the trial to a machine observer.",
+        canvas,
+    )

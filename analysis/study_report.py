@@ -1,0 +1,175 @@
+"""The report of a study, to be read from top to bottom: question, method, data, results, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from analysis import sentences
+from analysis.figures import Figure
+from analysis.report import Section, write_html
+from analysis.study import TASK_NAMES, Results
+from analysis.study_tables import source_note
+from analysis.tables import Table
+
+#: What each task asks, for a reader who has not seen it.
+QUESTIONS = {
+    "odd_one_out": "Six neurons are shown as grids of patches; five belong together. Which does "
+    "not? Guessing is right in one of six.",
+    "before_or_after": "References of one neuron before and after a change, and two new pictures: "
+    "which fits the later neuron? Guessing is right in one of two.",
+    "evolution_labelling": "One neuron at three stages of training: name what each shows, and say "
+    "whether it changed.",
+    "concept_agreement": "Do six neurons show one concept, and which? No answer is right or wrong.",
+}
+
+
+def write_study_report(
+    path: Path, results: Results, tables: Mapping[str, Table], figures: Mapping[str, Figure]
+) -> None:
+    """Write the HTML file; everything it says of results is built from the estimates."""
+    study = results.responses.study
+    write_html(
+        path,
+        f"{study.title}{source_note(results)}",
+        _lead(results),
+        _sections(results, tables, figures),
+        f"Study {study.hash}. Made by conceptevo-harness from the answers beside it; every number "
+        "here is in tables/ and numbers.tex.",
+    )
+
+
+def _lead(results: Results) -> str:
+    answers = results.responses.answers
+    who = {
+        "human": "participants",
+        "pilot": "pilot participants; a pilot supports planning, not claims",
+        "simulated": "simulated participants; nothing here says anything about people",
+    }[results.responses.source]
+    tasks = ", ".join(TASK_NAMES.get(task, task) for task in results.tasks)
+    return (
+        f"{answers['participant'].nunique()} {who}. {len(answers)} answers to "
+        f"{answers['trial'].nunique()} trials of {tasks} were analysed."
+    )
+
+
+def _collected(results: Results) -> list[str]:
+    steps = {row.step: row.participants for row in sentences.rows_of(results.responses.flow)}
+    excluded = {k: n for k, n in steps.items() if k.startswith("excluded") and n}
+    if excluded:
+        by_rule = "; ".join(f"{k.removeprefix('excluded: ')}: {n}" for k, n in excluded.items())
+    else:
+        by_rule = "none"
+    return [
+        f"{steps['arrived']} people arrived, {steps['gave consent']} gave consent, "
+        f"{steps['finished']} finished, {steps['analysed']} were analysed. Excluded by the frozen "
+        f"rules: {by_rule}."
+    ]
+
+
+def _stability(results: Results) -> list[str]:
+    """How far the main result moves over the grid of thresholds."""
+    grid = results.thresholds
+    found = []
+    for condition in grid.columns[3:]:
+        low, high = grid[condition].min(), grid[condition].max()
+        frozen = grid[condition].iloc[0]
+        found.append(
+            f"{condition.replace('_', ' ')} {sentences.percent(frozen)} as frozen, "
+            f"{sentences.interval(low, high)} over the grid"
+        )
+    if not found:
+        return []
+    return [f"Under other thresholds the shares of right answers were: {'; '.join(found)}."]
+
+
+def _sections(
+    results: Results, tables: Mapping[str, Table], figures: Mapping[str, Figure]
+) -> list[Section]:
+    def pick(pool, *names):
+        return [pool[name] for name in names if name in pool]
+
+    level = f"{100 * results.settings.level:g} %"
+    sections = [
+        Section(
+            "Question and method",
+            [
+                "Do people recognise the concepts of neurons, and see them change while a network "
+                "trains? The study was frozen before its first participant: trials, answer keys "
+                f"and rules of exclusion carry the hash {results.responses.study.hash}.",
+                *(f"{TASK_NAMES[task].capitalize()}. {QUESTIONS[task]}"
+                  for task in results.tasks if task in QUESTIONS),
+                "A participant answers many trials, and many participants a trial, so "
+                "answers are not independent. Claims rest on intervals that let participants and "
+                f"trials vary together (two-way cluster bootstrap, {level}); a logistic model with "
+                "crossed random effects stands beside them. Differences between conditions are "
+                "corrected by Holm. A result is called a difference only where its corrected "
+                "p-value is below .05.",
+            ],
+        ),
+        Section(
+            "What was collected, and what was excluded",
+            _collected(results),
+            _stability(results),
+            tables=pick(tables, "flow", "thresholds"),
+        ),
+    ]  # fmt: skip
+    parts = [
+        (
+            "Do people find the right answer?",
+            [*sentences.against_chance(results), *sentences.between_conditions(results)],
+            ("accuracy", "contrasts", "trials"),
+            ("accuracy", "contrasts"),
+        ),
+        (
+            "Do people see that neurons change?",
+            list(sentences.detection(results)),
+            ("evolution",),
+            ("evolution", "displacement"),
+        ),
+        (
+            "Do people name the same thing, and agree?",
+            list(sentences.naming(results)),
+            (),
+            ("labels", "agreement", "annotators"),
+        ),
+        (
+            "How people answered",
+            list(sentences.sessions(results)),
+            ("learning", "calibration"),
+            ("behaviour", "calibration"),
+        ),
+        (
+            "Where people and networks meet",
+            list(sentences.meetings(results)),
+            ("associations",),
+            ("associations", "observer", "reversion_published"),
+        ),
+    ]
+    for title, findings, with_figures, with_tables in parts:
+        shown, printed = pick(figures, *with_figures), pick(tables, *with_tables)
+        if findings or shown or printed:
+            sections.append(Section(title, (), findings, shown, printed))
+    sections.append(Section("Limits", _limits(results), tables=pick(tables, "trials")))
+    return sections
+
+
+def _limits(results: Results) -> list[str]:
+    answers = results.responses.answers
+    trials = answers.groupby(["task", "condition"])["trial"].nunique()
+    limits = [
+        f"The smallest condition has {int(trials.min())} trials. Intervals speak of other trials "
+        "drawn in the same way from the same networks and images, and of other people recruited in "
+        "the same way; not of other networks.",
+        "Tests are made against chance for each condition without correction across conditions; "
+        "differences between conditions are corrected within a task, label tests and associations "
+        "over all of their kind.",
+    ]
+    if results.meeting is not None:
+        limits.append(
+            "Associations over trials are correlations: what makes a neuron easy to recognise may "
+            "also make it important. A reversion undoes a whole bin of neurons."
+        )
+    if results.responses.simulated:
+        limits.append("All answers are simulated: this report shows the machinery, not people.")
+    return limits

@@ -1,0 +1,320 @@
+"""The tables of a study. One function each, registered; None where the study has nothing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+
+from analysis.published import REVERSION
+from analysis.study import TASK_NAMES, Results
+from analysis.tables import Table
+from harness.registry import Registry
+
+STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study table")
+
+#: Tables in which no participant's answer enters, so that their title names no source.
+FROM_NETWORKS = {"reversion_published"}
+
+SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", "{:.2g}"
+ESTIMATE = ["value", "low", "high"]
+
+
+def study_tables(results: Results) -> dict[str, Table]:
+    """All tables by name; those made from simulated or pilot answers say so in their titles."""
+    tables = {}
+    for name in STUDY_TABLES:
+        table = STUDY_TABLES.get(name)(results)
+        if table is not None and len(table.frame):
+            note = "" if name in FROM_NETWORKS else source_note(results)
+            tables[name] = replace(table, title=table.title + note)
+    return tables
+
+
+def source_note(results: Results) -> str:
+    """What a title adds where the answers are no participants'."""
+    notes = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
+    return notes[results.responses.source]
+
+
+def _level(results: Results) -> str:
+    return f"{100 * results.settings.level:g} %"
+
+
+@STUDY_TABLES.add("flow")
+def flow(results: Results) -> Table:
+    return Table(
+        "flow",
+        "Participants from arrival to analysis",
+        "Exclusion rules as frozen with the study, applied in this order to those who finished; "
+        "a participant counts under the first rule that applies. Answers are those of data trials.",
+        results.responses.flow,
+    )
+
+
+@STUDY_TABLES.add("thresholds")
+def thresholds(results: Results) -> Table:
+    frame = results.thresholds
+    return Table(
+        "thresholds",
+        "The main result under other exclusion thresholds",
+        "One rule varied at a time, the others as frozen. Columns of conditions: share of right "
+        "answers.",
+        frame,
+        {name: SHARE for name in frame.columns[3:]},
+    )
+
+
+@STUDY_TABLES.add("accuracy")
+def accuracy(results: Results) -> Table | None:
+    clustered = results.accuracy["clustered"]
+    if clustered.empty:
+        return None
+    chance = results.responses.study.chance()
+    answers = results.responses.answers
+    keys = ["task", "condition"]
+    sizes = answers.assign(task=answers["task"].map(lambda t: TASK_NAMES.get(t, t)))
+    sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
+    sizes = sizes.rename(columns={"participant": "participants", "trial": "trials"})
+    table = clustered[keys].merge(sizes, on=keys, how="left")
+    table = table.join(clustered[["n", "left_out", *ESTIMATE, "p"]])
+    table.insert(6, "chance", table["condition"].map(chance))
+    table = table.rename(columns={"n": "answers", "value": "right"})
+    for name in ("crossed", "binomial"):
+        other = results.accuracy[name][[*keys, *ESTIMATE, "p"]]
+        other = other.rename(columns={c: f"{name} {c}" for c in [*ESTIMATE, "p"]})
+        table = table.merge(other, on=keys, how="left")
+    shares = [c for c in table.columns if c.split()[-1] in ESTIMATE] + ["right", "chance"]
+    return Table(
+        "accuracy",
+        "Right answers by condition",
+        f"Share of right answers with its {_level(results)} interval and the p-value of chance, "
+        "for other participants and other trials (two-way cluster bootstrap, t with "
+        "Satterthwaite's degrees of freedom). Crossed: logistic model with crossed random effects. "
+        "Binomial: exact, as if answers were independent, which they are not.",
+        table,
+        {c: SHARE for c in shares} | {c: P for c in table.columns if c.split()[-1] == "p"},
+        hidden=("left_out", "binomial value", "crossed p", "binomial p"),
+    )
+
+
+@STUDY_TABLES.add("contrasts")
+def contrasts(results: Results) -> Table | None:
+    table = results.contrasts["clustered"]
+    if table.empty:
+        return None
+    keys = ["task", "first", "second"]
+    risk = table[table["measure"] == "risk difference"][[*keys, *ESTIMATE, "p"]]
+    risk = risk.rename(columns={"value": "difference"})
+    for name, source in (("odds ratio", table), ("crossed", results.contrasts["crossed"])):
+        if source.empty:
+            continue
+        odds = source[source["measure"] == "odds ratio"][[*keys, *ESTIMATE]]
+        names = {c: f"{name} {c}" if c != "value" else name for c in ESTIMATE}
+        risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
+    formats = {"difference": SIGNED, "low": SIGNED, "high": SIGNED, "p": P}
+    formats |= {c: "{:.2f}" for c in risk.columns if c.startswith(("odds", "crossed"))}
+    return Table(
+        "contrasts",
+        "Differences between conditions",
+        f"Difference of the shares of right answers (first less second), {_level(results)} "
+        "interval, and p-value corrected by Holm over the pairs of a task; ratio of the odds with "
+        "its interval. Participants and trials are clustered. Crossed: odds ratio of one person on "
+        "one trial, by the model with crossed random effects.",
+        risk,
+        formats,
+    )
+
+
+@STUDY_TABLES.add("evolution")
+def evolution(results: Results) -> Table | None:
+    if results.changed.empty:
+        return None
+    table = results.changed[["what", "n", "left_out", *ESTIMATE, "p"]].rename(
+        columns={"n": "answers"}
+    )
+    return Table(
+        "evolution",
+        "Whether people see that a neuron changed",
+        "Share judged changed by condition; then hit rate (false evolutions judged changed) and "
+        "false-alarm rate (the same stage twice, judged changed), sensitivity d′ and criterion "
+        f"(log-linear rule), with {_level(results)} intervals, participants and trials clustered.",
+        table,
+        {c: SHARE for c in ESTIMATE} | {"p": P},
+        hidden=("left_out",),
+    )
+
+
+@STUDY_TABLES.add("displacement")
+def displacement(results: Results) -> Table | None:
+    if results.by_displacement.empty:
+        return None
+    table = results.by_displacement[["moved", "displacement", "n", *ESTIMATE]]
+    return Table(
+        "displacement",
+        "Judged changed, by how far the neuron moved in the semantic space",
+        "Real evolutions in thirds of their displacement (1 − similarity); share judged changed "
+        f"with its {_level(results)} interval.",
+        table.rename(columns={"n": "answers"}),
+        {c: SHARE for c in ["displacement", *ESTIMATE]},
+    )
+
+
+@STUDY_TABLES.add("behaviour")
+def behaviour(results: Results) -> Table:
+    table = results.behaviour[["task", "measure", "condition", "n", *ESTIMATE, "p"]]
+    return Table(
+        "behaviour",
+        "How people answered",
+        "Learning: change of the share of right answers per ten trials, within participants. "
+        "Type-2 area: probability that a right answer was given with more confidence than a wrong "
+        "one by the same person (.5 is no insight). Seconds: geometric mean. "
+        f"{_level(results)} intervals.",
+        table,
+        {c: SHARE for c in ESTIMATE} | {"p": P},
+    )
+
+
+@STUDY_TABLES.add("calibration")
+def calibration(results: Results) -> Table | None:
+    if results.calibration.empty:
+        return None
+    table = results.calibration[["task", "confidence", "n", *ESTIMATE]]
+    return Table(
+        "calibration",
+        "Right answers by confidence",
+        f"Share of right answers at each level of confidence, {_level(results)} interval.",
+        table.rename(columns={"n": "answers"}),
+        {c: SHARE for c in ESTIMATE},
+    )
+
+
+@STUDY_TABLES.add("agreement")
+def agreement(results: Results) -> Table | None:
+    if results.agreement.empty:
+        return None
+    table = results.agreement[
+        ["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]
+    ]
+    return Table(
+        "agreement",
+        "Agreement between participants",
+        "1 is perfect, 0 is what chance gives; n values in trials answered twice or more. "
+        f"{_level(results)} bootstrap intervals over trials.",
+        table,
+        {c: SHARE for c in ESTIMATE},
+        hidden=("left_out",),
+    )
+
+
+@STUDY_TABLES.add("annotators")
+def annotators(results: Results) -> Table | None:
+    if results.annotators.empty:
+        return None
+    return Table(
+        "annotators",
+        "Quality of participants, by Dawid and Skene",
+        "Accuracy of participants against the classes that their joint answers make likeliest, "
+        "and how often these differ from the raw majority.",
+        results.annotators,
+        {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
+        hidden=("converged",),
+    )
+
+
+@STUDY_TABLES.add("labels")
+def labels(results: Results) -> Table | None:
+    if results.labels.empty:
+        return None
+    table = results.labels[["task", "condition", "n", "left_out", *ESTIMATE, "effect", "p"]]
+    return Table(
+        "labels",
+        "Whether people give the same neuron the same name",
+        "Mean similarity of two people's labels of the same pictures "
+        f"({results.settings.similarity}), {_level(results)} interval over groups; beyond: less "
+        "what shuffling labels within participants leaves; p by permutation, (b + 1)/(n + 1), "
+        "corrected by Holm over the rows.",
+        table.rename(columns={"n": "labels", "effect": "beyond"}),
+        {c: SHARE for c in [*ESTIMATE, "beyond"]} | {"p": P},
+    )
+
+
+@STUDY_TABLES.add("trials")
+def trials(results: Results) -> Table:
+    answers = results.responses.answers
+    keys = ["task", "condition", "trial"]
+    table = answers.groupby(keys).agg(
+        answers=("participant", "size"), right=("correct", "mean"), seconds=("milliseconds", "mean")
+    )
+    table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
+    table["answers"] = table["answers"].astype(int)
+    return Table(
+        "trials",
+        "Every trial",
+        "Answers, share right (where there is a key) and mean time.",
+        table.reset_index(),
+        {"right": SHARE, "seconds": "{:.1f}"},
+    )
+
+
+@STUDY_TABLES.add("associations")
+def associations(results: Results) -> Table | None:
+    if results.associations.empty:
+        return None
+    table = results.associations[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
+    return Table(
+        "associations",
+        "People and networks over the same neurons",
+        "Spearman's rank correlation over trials, conditions held constant, between the share of "
+        "right answers (of “changed” for labelling) and: importance of the evolution to its class; "
+        "signed change of accuracy when its bin is undone (drop); displacement in the semantic "
+        "space; clarity of the trial to a machine observer. p by permutation within conditions, "
+        "corrected by Holm over the rows.",
+        table.rename(columns={"n": "trials"}),
+        {c: SIGNED for c in ESTIMATE} | {"p": P},
+    )
+
+
+@STUDY_TABLES.add("observer")
+def observer(results: Results) -> Table | None:
+    if results.meeting is None or results.meeting["observer_correct"].isna().all():
+        return None
+    trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    table = trials_.groupby(["task", "condition"]).agg(
+        trials=("trial", "size"), people=("rate", "mean"), observer=("observer_correct", "mean")
+    )
+    right = trials_["observer_correct"] == 1
+    for name, mask in (("people where observer right", right), ("people where wrong", ~right)):
+        rate = trials_[mask].groupby(["task", "condition"])["rate"].mean()
+        table[name] = rate
+    return Table(
+        "observer",
+        "People beside a machine observer",
+        "The observer answers from colour and edge statistics of the pictures, without any "
+        "network. Share right over trials with a key.",
+        table.reset_index(),
+        {c: SHARE for c in table.columns[1:]},
+    )
+
+
+@STUDY_TABLES.add("reversion_published")
+def reversion_published(results: Results) -> Table | None:
+    if results.reversion is None or results.reversion.empty:
+        return None
+    keys = ["series", "epoch_from", "epoch_to"]
+    columns = [*keys, "q1", "q2", "q3", "q4", "random", "matched", "before"]
+    ours = results.reversion.reindex(columns=["split", *columns]).assign(source="ours")
+    theirs = REVERSION.reindex(columns=columns).assign(source="published", split="train")
+    table = pd.concat([ours, theirs], ignore_index=True)
+    table = table[["source", "split", *columns]]
+    return Table(
+        "reversion_published",
+        "Change of accuracy when evolutions are undone, beside the published figures",
+        "q1 holds the most important neurons. Ours: all layers of the run averaged, mean over "
+        "classes. Published: train images, 100 classes, five runs, averaged over layers, as in the "
+        "result files of the published repository; other networks and images, so compare the "
+        "order of the bins, not the digits.",
+        table,
+        {c: SIGNED for c in columns[3:-1]} | {"before": SHARE},
+    )

@@ -1,0 +1,89 @@
+"""Slow plain twins of the statistics: loops over rows, as one would do it by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+
+def two_way_jackknife(frame: pd.DataFrame, function) -> np.ndarray:
+    """V_participants + V_items − V_cells by really leaving rows out; `function` takes a frame."""
+    point = function(frame)
+
+    def spread(parts: list[pd.DataFrame]) -> float:
+        n = len(parts)
+        return (n - 1) / n * sum((function(part) - point) ** 2 for part in parts)
+
+    people = spread([frame[frame["participant"] != p] for p in frame["participant"].unique()])
+    items, cells = 0.0, 0.0
+    for _, group in frame.groupby("condition"):
+        items += spread([frame[frame["trial"] != t] for t in group["trial"].unique()])
+        cells += spread([frame.drop(index=row) for row in group.index])
+    return max(people + items - cells, cells / 2)
+
+
+def krippendorff_nominal(units: list[list]) -> float:
+    """1 − D_o / D_e by counting pairs of ratings."""
+    units = [unit for unit in units if len(unit) >= 2]
+    values = [value for unit in units for value in unit]
+    n = len(values)
+    observed = sum(
+        sum(a != b for a, b in itertools.permutations(unit, 2)) / (len(unit) - 1) for unit in units
+    )
+    expected = sum(a != b for a, b in itertools.permutations(values, 2)) / (n - 1)
+    return 1 - observed / expected
+
+
+def dawid_skene(answers: list[tuple], iterations: int) -> tuple[dict, dict, dict]:
+    """EM in dictionaries: prior[c], confusion[participant, true, answer], posterior[item, c]."""
+    items = sorted({item for item, _, _ in answers})
+    people = sorted({person for _, person, _ in answers})
+    classes = sorted({answer for _, _, answer in answers})
+    posterior = {}
+    for item in items:
+        mine = [a for i, _, a in answers if i == item]
+        for c in classes:
+            posterior[item, c] = mine.count(c) / len(mine)
+    for _ in range(iterations):
+        prior = {c: sum(posterior[i, c] for i in items) / len(items) for c in classes}
+        confusion = {}
+        for person, true in itertools.product(people, classes):
+            row = {
+                said: sum(posterior[i, true] for i, p, a in answers if p == person and a == said)
+                for said in classes
+            }
+            total = sum(row.values())
+            for said in classes:
+                confusion[person, true, said] = row[said] / total if total else 0.0
+        for item in items:
+            joint = {}
+            for c in classes:
+                joint[c] = prior[c]
+                for i, p, a in answers:
+                    if i == item:
+                        joint[c] *= confusion[p, c, a]
+            total = sum(joint.values())
+            for c in classes:
+                posterior[item, c] = joint[c] / total
+    return prior, confusion, posterior
+
+
+def label_agreement(labels: list[tuple[str, str, str]], similarity) -> float:
+    """Mean over groups of the mean similarity of labels of different people."""
+    scores = []
+    for group in sorted({g for g, _, _ in labels}):
+        mine = [(p, text) for g, p, text in labels if g == group]
+        pairs = [similarity(a, b) for (p, a), (q, b) in itertools.combinations(mine, 2) if p != q]
+        if pairs:
+            scores.append(np.mean(pairs))
+    return float(np.mean(scores))
+
+
+def type_two_area(confidence: list, correct: list) -> tuple[float, int]:
+    """Wins and pairs of right over wrong answers of one person."""
+    right = [c for c, ok in zip(confidence, correct, strict=True) if ok]
+    wrong = [c for c, ok in zip(confidence, correct, strict=True) if not ok]
+    wins = sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
+    return wins, len(right) * len(wrong)

@@ -1,0 +1,165 @@
+"""Agreement: against Krippendorff's example, the krippendorff package, Fleiss, Dawid and Skene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import krippendorff
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.inter_rater import fleiss_kappa
+
+from analysis.agreement import FleissKappa, KrippendorffAlpha, count_table, dawid_skene
+from tests import oracles_statistics as plain
+
+#: Krippendorff (2011), "Computing Krippendorff's alpha-reliability", example C: four observers,
+#: twelve units, missing cells.
+EXAMPLE = [
+    "1 2 3 3 2 1 4 1 2 * * *",
+    "1 2 3 3 2 2 4 1 2 5 * 3",
+    "* 3 3 3 2 3 4 2 2 5 1 *",
+    "1 2 3 3 2 4 4 1 2 5 1 *",
+]
+
+
+def long_form(rows: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"participant": observer, "trial": unit, "answer": float(value)}
+            for observer, row in enumerate(rows)
+            for unit, value in enumerate(row.split())
+            if value != "*"
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "published"),
+    [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849), ("ratio", 0.797)],
+)
+def test_krippendorffs_own_example(metric, published):
+    estimate = KrippendorffAlpha(metric)(long_form(EXAMPLE))
+    assert estimate.value == pytest.approx(published, abs=6e-4)
+    assert estimate.n == 40  # pairable values
+    assert estimate.left_out == 1  # the unit with one value
+    assert estimate.low < estimate.value <= estimate.high
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["nominal", "ordinal", "interval", "ratio"]))
+def test_alpha_is_the_krippendorff_package(seed, metric):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(1, 5, (5, 15)).astype(float)
+    values[rng.random(values.shape) < 0.3] = np.nan
+    frame = pd.DataFrame(values.T).melt(ignore_index=False, value_name="answer").reset_index()
+    frame = frame.rename(columns={"index": "trial", "variable": "participant"})
+    expected = krippendorff.alpha(values, level_of_measurement=metric)
+    assert KrippendorffAlpha(metric, 10)(frame).value == pytest.approx(expected, abs=1e-10)
+
+
+def test_alpha_is_its_plain_twin():
+    frame = long_form(EXAMPLE)
+    units = [list(unit) for _, unit in frame.groupby("trial")["answer"]]
+    expected = plain.krippendorff_nominal(units)
+    assert KrippendorffAlpha()(frame).value == pytest.approx(expected)
+
+
+def test_alpha_undefined_is_nan():
+    same = pd.DataFrame({"trial": [1, 1, 2, 2], "answer": list("aaaa")})
+    assert np.isnan(KrippendorffAlpha()(same).value)
+    alone = KrippendorffAlpha()(pd.DataFrame({"trial": [1, 2], "answer": list("ab")}))
+    assert np.isnan(alone.value) and alone.left_out == 2
+
+
+#: Fleiss' kappa of ten subjects and fourteen raters: the worked example that Wikipedia's article
+#: "Fleiss' kappa" goes through, κ = .210.
+FOURTEEN = [
+    [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+]  # fmt: skip
+
+
+def test_fleiss_worked_example_and_statsmodels():
+    rows = [
+        {"trial": unit, "answer": category}
+        for unit, row in enumerate(FOURTEEN)
+        for category, count in enumerate(row)
+        for _ in range(count)
+    ]
+    estimate = FleissKappa()(pd.DataFrame(rows))
+    assert estimate.value == pytest.approx(0.210, abs=5e-4)
+    assert estimate.value == pytest.approx(fleiss_kappa(np.array(FOURTEEN)))
+    assert estimate.n == 140
+    counts, _ = count_table(pd.DataFrame(rows))
+    np.testing.assert_array_equal(counts, FOURTEEN)
+
+
+def test_fleiss_refuses_incomplete_designs():
+    with pytest.raises(ValueError, match=r"found 4 to 5: use Krippendorff's alpha"):
+        FleissKappa()(long_form([EXAMPLE[0], *EXAMPLE]).query("trial < 9 and trial != 1"))
+
+
+def anaesthetists() -> pd.DataFrame:
+    """Dawid & Skene (1979), table 1: 45 patients, five anaesthetists, the first of them thrice."""
+    wide = pd.read_csv(Path(__file__).parent / "data" / "dawid_skene_1979.csv")
+    table = wide.melt("patient", var_name="observer", value_name="answer")
+    return table.assign(participant=table["observer"].str[0], trial=table["patient"])
+
+
+def test_dawid_and_skenes_own_data():
+    fit = dawid_skene(anaesthetists())
+    # Their estimates of the shares of the four classes, printed to two figures.
+    np.testing.assert_allclose(fit.prior, [0.40, 0.42, 0.11, 0.07], atol=5e-3)
+    # crowd-kit 1.4.2, DawidSkene(n_iter=10000, tol=1e-12).fit: its EM stops at the first fall of
+    # its loss, a little before the maximum, hence the tolerance.
+    np.testing.assert_allclose(fit.prior, [0.399732, 0.422382, 0.111219, 0.066667], atol=1e-3)
+    crowd_kit_first = [
+        [0.88937, 0.11063, 0, 0], [0.07026, 0.87673, 0.05301, 0],
+        [0, 0.3355, 0.6645, 0], [0, 0, 0.55556, 0.44444],
+    ]  # fmt: skip
+    np.testing.assert_allclose(fit.confusion[0], crowd_kit_first, atol=5e-3)
+    crowd_kit_labels = [
+        1, 4, 2, 2, 2, 2, 1, 3, 2, 2, 4, 3, 1, 2, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 2, 1, 1, 1,
+        1, 3, 1, 2, 2, 4, 2, 3, 3, 1, 1, 1, 2, 1, 2,
+    ]  # fmt: skip
+    assert list(fit.answers()["label"]) == crowd_kit_labels
+    assert fit.converged
+
+
+def test_dawid_skene_is_its_plain_twin():
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 3, 12)
+    rows = [
+        (item, person, int(truth[item]) if rng.random() < 0.7 else int(rng.integers(3)))
+        for item in range(12)
+        for person in range(5)
+        if rng.random() < 0.8
+    ]
+    frame = pd.DataFrame(rows, columns=["trial", "participant", "answer"])
+    fit = dawid_skene(frame, tolerance=-1, most=6)
+    prior, confusion, posterior = plain.dawid_skene(rows, 6)
+    np.testing.assert_allclose(fit.prior, list(prior.values()))
+    for item in range(12):
+        expected = [posterior[item, c] for c in range(3)]
+        np.testing.assert_allclose(fit.posterior[item], expected, atol=1e-12)
+    assert fit.confusion[1, 0, 0] == pytest.approx(confusion[1, 0, 0])
+
+
+def test_dawid_skene_tells_good_from_bad():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 80)
+    skill = np.array([0.95, 0.9, 0.85, 0.5, 0.5])
+    right = rng.random((80, 5)) < skill
+    given_answers = np.where(right, truth[:, None], 1 - truth[:, None])
+    item, person = np.divmod(np.arange(400), 5)
+    frame = pd.DataFrame({"trial": item, "participant": person, "answer": given_answers.ravel()})
+    fit = dawid_skene(frame)
+    quality = fit.quality()["accuracy"].to_numpy()
+    assert quality[:3].min() > quality[3:].max()
+    agreed = (fit.answers()["label"].to_numpy() == truth).mean()
+    assert agreed > (given_answers.mean(1).round() == truth).mean() - 0.02
+    tied = dawid_skene(pd.DataFrame({"trial": [1, 1], "participant": [0, 1], "answer": list("ab")}))
+    assert list(tied.majority) == [""]

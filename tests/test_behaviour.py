@@ -1,0 +1,109 @@
+"""Learning, confidence, detection: against least squares, Mann–Whitney, published d′."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+from scipy import stats
+
+from analysis.behaviour import Calibration, Changed, Detection, Learning, TypeTwo
+from tests import oracles_statistics as plain
+
+
+def session(seed=0, people=30, trials=24, slope=0.0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(people), trials)
+    trial = np.concatenate([rng.permutation(trials) for _ in range(people)])
+    position = np.tile(np.arange(trials), people)
+    ability = rng.normal(0, 0.15, people)[person]
+    right = rng.random(len(person)) < np.clip(0.5 + ability + slope * (position - 12), 0, 1)
+    return pd.DataFrame(
+        {
+            "participant": person, "trial": trial, "condition": np.where(trial % 2, "a", "b"),
+            "position": position, "correct": right,
+            "confidence": np.clip(right + rng.integers(1, 4, len(person)), 1, 4).astype(float),
+        }
+    )  # fmt: skip
+
+
+def test_learning_is_least_squares_with_dummies():
+    frame = session(slope=0.01)
+    estimate = Learning()(frame)["all conditions",]
+    data = frame.assign(y=frame["correct"].astype(float), x=frame["position"] / 10)
+    data["cell"] = data["participant"].astype(str) + data["condition"]
+    fitted = smf.ols("y ~ x + C(cell)", data).fit(
+        cov_type="cluster", cov_kwds={"groups": data["participant"]}
+    )
+    assert estimate.value == pytest.approx(fitted.params["x"], rel=1e-9)
+    error = (estimate.high - estimate.low) / 2 / stats.t.ppf(0.975, 29)
+    # statsmodels' small-sample factor counts the 60 dummies; without it the two agree.
+    plain_cr0 = fitted.bse["x"] / np.sqrt(30 / 29 * (len(data) - 1) / (len(data) - 61))
+    assert error == pytest.approx(plain_cr0, rel=0.05)
+
+
+def test_learning_finds_a_planted_slope():
+    estimate = Learning()(session(1, people=150, slope=0.01))["all conditions",]
+    assert estimate.low < 0.1 < estimate.high
+    assert estimate.p < 0.001
+
+
+def test_type_two_area_is_its_plain_twin_and_mann_whitney():
+    frame = session(people=5)
+    wins = pairs = 0.0
+    for _, person in frame.groupby("participant"):
+        won, counted = plain.type_two_area(list(person["confidence"]), list(person["correct"]))
+        wins, pairs = wins + won, pairs + counted
+    assert TypeTwo()(frame)["all conditions",].value == pytest.approx(wins / pairs)
+    one = frame[frame["participant"] == 0]
+    right, wrong = (one[one["correct"] == ok]["confidence"] for ok in (True, False))
+    expected = stats.mannwhitneyu(right, wrong).statistic / len(right) / len(wrong)
+    both = pd.concat([one, one.assign(participant=1)])
+    assert TypeTwo()(both)["all conditions",].value == pytest.approx(expected)
+
+
+def test_calibration_rises_with_confidence():
+    found = Calibration()(session(people=60))
+    shares = [estimate.value for estimate in found.values()]
+    assert [key[0] for key in found] == ["1", "2", "3", "4"]
+    assert shares[0] == 0 and shares[-1] > shares[1]
+
+
+def detections(hits: int, alarms: int, each: int, people: int) -> pd.DataFrame:
+    changed = np.r_[np.arange(each) < hits, np.arange(each) < alarms]
+    return pd.DataFrame(
+        {
+            "participant": np.tile(np.arange(each) % people, 2), "trial": np.arange(2 * each) // 50,
+            "condition": np.repeat(["false_evolution", "same_stage"], each), "changed": changed,
+        }
+    )  # fmt: skip
+
+
+def test_d_prime_of_stanislaw_and_todorov():
+    """Stanislaw & Todorov (1999, p. 142): H = .8, F = .4 give d' = 1.095, c = −.294.
+
+    Their 25 trials a kind are taken a hundredfold, so that the log-linear rule hardly shows.
+    """
+    found = Detection("false_evolution", "same_stage")(detections(2000, 1000, 2500, 50))
+    assert found["d′",].value == pytest.approx(1.095, abs=1.5e-3)
+    assert found["criterion",].value == pytest.approx(-0.294, abs=1.5e-3)
+    assert found["hit rate",].value == pytest.approx(0.8, abs=1e-3)
+
+
+def test_log_linear_rule_of_hautus():
+    """Hautus (1995): 10 of 10 and 0 of 10 count as 10.5/11 and .5/11."""
+    found = Detection("false_evolution", "same_stage")(detections(10, 0, 10, 5))
+    expected = stats.norm.ppf(10.5 / 11) - stats.norm.ppf(0.5 / 11)
+    assert found["d′",].value == pytest.approx(expected)
+
+
+def test_detection_needs_both_kinds():
+    frame = detections(5, 5, 10, 5)
+    with pytest.raises(ValueError, match="no answers of condition same_stage"):
+        Detection("false_evolution", "same_stage")(frame[frame["condition"] != "same_stage"])
+
+
+def test_share_changed():
+    frame = detections(600, 300, 1000, 40)
+    assert Changed()(frame)[("same_stage",)].value == pytest.approx(0.3)

@@ -1,0 +1,125 @@
+"""Are intervals what they say? A small version of `python -m analysis.coverage` (docs/analysis.md).
+
+With 250 studies the error of simulation is 1.4 points, so the bounds here are wider than those that
+1,000 studies are held to; the slow test holds the table itself to 93–97 % and 4–6 %.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.coverage import DESIGNS, Design, as_frame, measure, simulate
+from analysis.power import Plan, calibrate, curve, rejections, smallest
+from analysis.statistics import ClusterBootstrap, ClusterContrasts
+
+CLAIMS = ("cluster jackknife", "crossed effects")
+
+
+@pytest.fixture(scope="module")
+def null():
+    design = Design({"a": 1 / 6, "b": 1 / 6}, participants=30, items=10)
+    return measure(design, 250, (*CLAIMS, "exact binomial"), seed=1).set_index(["method", "what"])
+
+
+@pytest.mark.parametrize("method", CLAIMS)
+def test_intervals_cover_and_nulls_are_kept(null, method):
+    rows = null.loc[method]
+    assert rows["coverage"].between(0.92, 0.98).all()
+    assert rows["rejected"].dropna().between(0.02, 0.08).all()
+
+
+def test_independence_is_too_sure(null):
+    """Why no claim rests on the binomial test: a nominal 5 % is more like 30 %."""
+    assert null.loc[("exact binomial", "accuracy"), "rejected"] > 0.15
+    assert null.loc[("exact binomial", "accuracy"), "coverage"] < 0.85
+
+
+def test_power_is_what_the_planner_promised():
+    design = Design({"a": 0.4, "b": 0.65}, participants=60, items=12)
+    promised = rejections(Plan(design), 600, seed=3)["power"].iloc[0]
+    frames = [as_frame(simulate(design, np.random.default_rng(s))) for s in range(400, 700)]
+    found = [
+        ClusterContrasts(replicates=0)(frame)["a", "b", "risk difference"].p < 0.05
+        for frame in frames
+    ]
+    assert np.mean(found) == pytest.approx(promised, abs=0.07)  # two simulation errors of each
+
+
+@pytest.mark.slow
+def test_the_table_holds():
+    for name in ("paper-sized", "chance, people and items vary", "few and varied"):
+        table = measure(DESIGNS[name], 1000, CLAIMS, seed=11, workers=2)
+        assert table["coverage"].between(0.93, 0.97).all(), (name, table)
+        # One standard error of 1,000 studies is .7 points: 4–6 % with that margin.
+        nulls = table[table["null"]]["rejected"].dropna()
+        assert nulls.between(0.033, 0.067).all(), (name, table)
+
+
+def test_simulated_truth_is_the_planted_one():
+    design = Design({"a": 0.3, "b": 0.8}, participants=400, items=400, sd_condition=0.4)
+    share = as_frame(simulate(design, np.random.default_rng(0))).groupby("condition")["correct"]
+    np.testing.assert_allclose(share.mean(), [0.3, 0.8], atol=0.02)
+
+
+def test_every_item_is_answered_equally_often():
+    design = Design({"a": 0.5}, participants=30, items=10, answered=4)
+    frame = as_frame(simulate(design, np.random.default_rng(0)))
+    assert set(frame.groupby("participant").size()) == {4}
+    assert set(frame.groupby("trial").size()) == {12}
+
+
+def test_power_grows_with_people_and_items_and_is_size_without_effect():
+    plan = Plan(Design({"a": 0.5, "b": 0.6}))
+    table = curve(plan, [40, 160], [10, 60], studies=100, cost=2.5)
+    power = table.set_index(["items", "participants"])["power"]
+    assert power[60, 160] > power[60, 40] > power[10, 40]
+    assert list(table["cost"].unique()) == [100, 400]
+    assert table["raters"].iloc[0] == 40
+    nothing = rejections(Plan(Design({"a": 0.5, "b": 0.5})), 300)
+    assert nothing["power"].iloc[0] == pytest.approx(0.05, abs=0.04)
+    chance = rejections(Plan(Design({"a": 0.4, "b": 1 / 6}), against_chance=True), 60)
+    assert list(chance["effect"]) == ["a"] and chance["power"].iloc[0] > 0.9
+
+
+def test_smallest_design_must_hold_from_there_on():
+    table = pd.DataFrame(
+        {"effect": "x", "items": 8, "trials": 8, "participants": [50, 100, 150, 200],
+         "power": [0.81, 0.79, 0.82, 0.9], "cost": [5.0, 10, 15, 20]}
+    )  # fmt: skip
+    assert list(smallest(table)["participants"]) == [150]
+    assert smallest(table, 0.95)["participants"].isna().all()
+
+
+def test_calibration_recovers_a_pilot():
+    truth = Design(
+        {"a": 0.3, "b": 0.7}, participants=150, items=60, sd_participant=0.9, sd_item=0.4
+    )
+    pilot = as_frame(simulate(truth, np.random.default_rng(2)))
+    design = calibrate(Design({"a": 0.5, "b": 0.5}), pilot)
+    assert design.accuracy == pytest.approx(truth.accuracy, abs=0.05)
+    assert design.sd_participant == pytest.approx(0.9, abs=0.15)
+    assert design.sd_item == pytest.approx(0.4, abs=0.12)
+    with pytest.raises(ValueError, match="no usable answers of the conditions z"):
+        calibrate(Design({"z": 0.5}), pilot)
+
+
+def test_designs_are_checked():
+    for wrong, text in (
+        ({"accuracy": {"a": 1.0}}, "accuracy of 'a' must lie between 0 and 1, got 1.0"),
+        ({"accuracy": {"a": 0.5}, "participants": 1}, "at least 2 participants"),
+        ({"accuracy": {"a": 0.5}, "answered": 99}, "answered must lie between 1 and items"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            Design(**wrong)
+    with pytest.raises(ValueError, match="nothing to find"):
+        rejections(Plan(Design({"a": 1 / 6}), against_chance=True), 5)
+
+
+def test_a_planted_effect_comes_out_at_its_size():
+    design = Design({"a": 0.7}, participants=200, items=80, sd_participant=0.4, sd_item=0.4)
+    frame = as_frame(simulate(design, np.random.default_rng(5)))
+    estimate = ClusterBootstrap(1 / 6)(frame)[("a",)]
+    assert estimate.low < 0.7 < estimate.high
+    assert estimate.high - estimate.low < 0.08

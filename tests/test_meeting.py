@@ -1,0 +1,156 @@
+"""People and networks over the same neurons: joined by hand, and associations against scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import meeting
+from analysis.meeting import Associations, partial_ranks
+from analysis.responses import as_frozen, prepare, read_study
+from harness.artifacts import Artifact, Run
+from harness.records import JOINT
+from harness.space import SemanticSpace
+from tests.synthetic_study import make_responses, make_study
+
+CHANNELS = 400
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    make_study(path, trials=6, tasks=("odd_one_out",))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two epochs of one layer; importance and drops that can be told from the channel's number."""
+    run = Run(tmp_path_factory.mktemp("run"))
+    rng = np.random.default_rng(0)
+    pair = {"series": "vgg", "epoch_from": 4, "epoch_to": 12}
+    channels = np.arange(CHANNELS)
+    scores = [
+        pd.DataFrame({**pair, "layer": "features.5", "channel": channels, "class_id": c,
+                      "method": method, "score": base, "stderr": 0.1, "images": 20})
+        for c, base in ((0, channels / CHANNELS), (1, 0.5 * channels / CHANNELS))
+        for method in ("sign_t", "change")
+    ]  # fmt: skip
+    parts = ("vgg", 4, 12)
+    run.save(Artifact("importance", parts), pd.concat(scores, ignore_index=True), "x")
+    quarter = [f"q{4 - 4 * c // CHANNELS}" for c in channels]  # high channels are important
+    sets = [
+        pd.DataFrame({**pair, "layer": "features.5", "class_id": c, "method": "sign_t",
+                      "arm": quarter, "draw": 0, "channel": channels})
+        for c in (0, 1)
+    ]  # fmt: skip
+    run.save(Artifact("sets", parts), pd.concat(sets, ignore_index=True), "x")
+    records = [
+        {**pair, "layer": layer, "method": "sign_t", "arm": arm, "draw": 0, "class_id": c,
+         "image_id": i, "split": split, "correct_before": True, "correct_after": i >= fallen}
+        for layer in ("features.5", JOINT)
+        for split in ("heldout", "importance")
+        for c in (0, 1)
+        for arm, fallen in (("q1", 6 + c), ("q2", 3), ("q3", 1), ("q4", 0), ("random", 2))
+        for i in range(10)
+    ]  # fmt: skip
+    run.save(Artifact("reversion", parts), pd.DataFrame(records), "x")
+    neurons = pd.DataFrame(
+        {"series": "vgg", "epoch": np.repeat([4, 12], CHANNELS), "layer": "features.5",
+         "channel": np.tile(channels, 2), "coverage": 1.0}
+    )  # fmt: skip
+    SemanticSpace("sgns", neurons, rng.normal(size=(2 * CHANNELS, 5))).save(run, "x")
+    return run
+
+
+def test_evidence_is_joined_by_neuron(folder, run):
+    study = read_study(folder)
+    table = meeting.evidence(study, run, meeting.observe(study, folder))
+    data = study.trials[study.trials["role"] == "trial"]
+    assert len(table) == 2 * len(data)  # each synthetic trial shows two neurons
+    row = table.iloc[5]
+    assert row["importance"] == pytest.approx(row["channel"] / CHANNELS)
+    assert row["class_id"] == 0
+    quarter = 4 - 4 * row["channel"] // CHANNELS
+    expected = {1: -0.65, 2: -0.3, 3: -0.1, 4: 0.0}[quarter]  # q1: mean of −.6 and −.7
+    assert row["drop"] == pytest.approx(expected)
+    space = SemanticSpace.load(run, "sgns").displacement("vgg", 4, 12)
+    moved = space.set_index("channel")["displacement"][row["channel"]]
+    assert row["displacement"] == pytest.approx(moved)
+    assert table["observer_correct"].isin([0, 1]).all()
+
+
+def test_joined_table_has_peoples_rates(folder, run):
+    study = read_study(folder)
+    responses = prepare(study, *make_responses(folder, study.study, people=10))
+    network = meeting.evidence(study, run, meeting.observe(study, folder))
+    table = meeting.join(responses, network)
+    trial = table["trial"].iloc[0]
+    mine = responses.answers[responses.answers["trial"] == trial]
+    assert table["rate"].iloc[0] == pytest.approx(mine["correct"].astype(float).mean())
+    assert set(table["trial"]) == set(responses.answers["trial"])
+
+
+def test_studies_without_neurons_are_refused(folder, run):
+    study = read_study(folder)
+    bare = study.study.model_copy(
+        update={"trials": tuple(t.model_copy(update={"neurons": ()}) for t in study.study.trials)}
+    )
+    with pytest.raises(ValueError, match="names no neurons"):
+        meeting.evidence(as_frozen(bare, study.keys), run, pd.DataFrame())
+
+
+def test_partial_ranks_are_spearmans_and_hold_conditions_constant():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 60))
+    b += a
+    one = np.zeros(60, dtype=int)
+    assert partial_ranks(a, b, one) == pytest.approx(stats.spearmanr(a, b).statistic)
+    strata = np.repeat([0, 1, 2], 20)
+    # Conditions that shift both alike make no association of their own.
+    noise = rng.normal(size=(2, 60))
+    shifted = noise + 10 * strata
+    assert stats.spearmanr(*shifted).statistic > 0.8
+    assert abs(partial_ranks(*shifted, strata)) < 0.35
+    # With dummies for strata, least squares on ranks gives the same partial correlation.
+    dummies = np.eye(3)[strata]
+    residuals = []
+    for values in shifted:
+        ranks = stats.rankdata(values)
+        residuals.append(ranks - dummies @ np.linalg.lstsq(dummies, ranks, rcond=None)[0])
+    expected = np.corrcoef(*residuals)[0, 1]
+    assert partial_ranks(*shifted, strata) == pytest.approx(expected)
+    assert np.isnan(partial_ranks(np.ones(60), b, one))
+
+
+def trials_table(seed: int, strength: float) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {"trial": np.arange(60), "task": "odd_one_out", "condition": np.repeat(["a", "b"], 30)}
+    )
+    for name in meeting.EVIDENCE:
+        table[name] = rng.normal(size=60)
+    noise = rng.normal(size=60)
+    table["rate"] = strength * table["importance"] + noise + (table["condition"] == "a")
+    return table.assign(displacement=np.nan)
+
+
+def test_planted_association_is_found_and_absent_ones_are_not():
+    found = Associations(999, 999)(trials_table(1, 1.0))
+    importance = found["odd_one_out", "importance"]
+    assert importance.p == pytest.approx(1 / 1000)
+    assert 0 < importance.low < importance.value < importance.high
+    assert found["odd_one_out", "drop"].p > 0.01
+    undefined = found["odd_one_out", "displacement"]
+    assert np.isnan(undefined.value) and undefined.left_out == 60
+
+
+def test_permutation_keeps_its_size():
+    p = [
+        Associations(199, 20)(trials_table(seed, 0.0))["odd_one_out", "importance"].p
+        for seed in range(60)
+    ]
+    assert np.mean(np.array(p) <= 0.05) <= 0.15
+    assert np.mean(p) == pytest.approx(0.5, abs=0.13)

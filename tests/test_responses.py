@@ -1,0 +1,135 @@
+"""Responses in: validation, sources, exclusions, flow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.responses import EXCLUSIONS, ResponseError, load, prepare, read_study
+from tests.synthetic_study import make_responses, make_study, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    make_study(path, trials=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return read_study(folder)
+
+
+@pytest.fixture
+def tables(folder, study):
+    return make_responses(folder, study.study, people=6, careless=2)
+
+
+def test_tables_survive_the_way_through_csv(folder, study, tables, tmp_path):
+    loaded = load(study, write(tmp_path, *tables))
+    direct = prepare(study, *tables)
+    pd.testing.assert_frame_equal(loaded.answers, direct.answers)
+    assert loaded.source == "human"
+    assert not loaded.simulated
+
+
+def test_exclusions_and_flow(study, tables):
+    responses = prepare(study, *tables)
+    flow = responses.flow.set_index("step")["participants"]
+    assert flow["arrived"] == flow["finished"] == 8
+    assert flow["excluded: attention below 0.8"] == 2
+    assert flow["analysed"] == 6
+    assert set(responses.answers["participant"]) == {f"p{k:03d}" for k in range(6)}
+    assert responses.answers["role"].eq("trial").all()
+    analysed = responses.flow.iloc[-1]["answers"]
+    assert analysed == len(responses.answers)
+
+
+def test_each_rule():
+    people = pd.DataFrame(
+        {
+            "attention": [0.5, 1, np.nan], "total_seconds": [10, 500, 9999],
+            "instruction_seconds": [1, 30, 30], "practice_attempts": [9, 1, 1],
+            "one_sided": [1, 0.3, np.nan],
+        }
+    )  # fmt: skip
+    thresholds = {
+        "attention_below": 0.8, "total_seconds_outside": (135, 7200),
+        "instruction_seconds_below": 5, "practice_attempts_above": 3, "one_sided_above": 0.8,
+    }  # fmt: skip
+    assert list(EXCLUSIONS) == list(thresholds)
+    for rule, threshold in thresholds.items():
+        excluded = list(EXCLUSIONS.get(rule)(people, threshold))
+        assert excluded == [True, False, rule == "total_seconds_outside"]
+
+
+def test_unfinished_people_are_not_analysed(study, tables):
+    answers, people = tables
+    people.loc[0, "status"] = "active"
+    responses = prepare(study, answers, people)
+    assert "p000" not in set(responses.answers["participant"])
+    assert responses.everyone.set_index("participant")["excluded"]["p000"] == "not finished"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("study", "other", "study 'other' is not"),
+        ("trial", "t9999", "unknown trial 't9999'"),
+        ("participant", "nobody", "unknown participant 'nobody'"),
+        ("condition", "base2", "condition of trial .* is not 'base2'"),
+        ("options", '["x"]', "options .* are not those of trial"),
+        ("answer", '"q"', "answer 'q' was not an option"),
+        ("answer", "{", "are not JSON"),
+        ("position", -1, "no position, or below 0"),
+        ("milliseconds", -5, "took -5 ms"),
+        ("answered_at", pd.Timestamp("2020-01-01", tz="UTC"), "answered before it was shown"),
+        ("source", "pilot", "source 'pilot' is not that of participant"),
+    ],
+)
+def test_impossible_rows_are_listed(study, tables, column, value, text):
+    answers, people = tables
+    row = answers.index[answers["task"] == "odd_one_out"][0]
+    answers.loc[row, column] = value
+    with pytest.raises(ResponseError, match=rf"response row {row + 2}: .*{text}"):
+        prepare(study, answers, people)
+
+
+def test_scores_against_the_key_and_duplicates_are_refused(study, tables):
+    answers, people = tables
+    row = answers.index[answers["task"] == "before_or_after"][0]
+    answers.loc[row, "correct"] = not answers.loc[row, "correct"]
+    with pytest.raises(ResponseError, match=r"rows \(1\):\s.*against the key"):
+        prepare(study, answers, people)
+    doubled = pd.concat([tables[0], tables[0][:1]], ignore_index=True)
+    with pytest.raises(ResponseError, match="more than once"):
+        prepare(study, doubled, people)
+
+
+def test_sources_never_mix(folder, study, tables):
+    pilot = make_responses(folder, study.study, people=2, source="pilot", seed=5)
+    for table in pilot:
+        table["participant"] = "q" + table["participant"]
+    both = [pd.concat(pair, ignore_index=True) for pair in zip(tables, pilot, strict=True)]
+    with pytest.raises(ValueError, match=r"several sources: human \(8\), pilot \(2\)"):
+        prepare(study, *both)
+    assert len(prepare(study, *both, source="pilot").everyone) == 2
+    with pytest.raises(ValueError, match=r"--source 'simulated': the tables hold human \(8\)"):
+        prepare(study, *both, source="simulated")
+
+
+def test_a_changed_study_is_refused(folder, tmp_path):
+    for name in ("study.json", "keys.json"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    (tmp_path / "keys.json").write_text("{}")
+    with pytest.raises(ValueError, match="changed after the study was frozen"):
+        read_study(tmp_path)
+
+
+def test_chance_comes_from_the_options(study):
+    assert study.chance() == {
+        "base": 1 / 6, "other_series": 1 / 6, "random": 1 / 6,
+        "nine_references": 1 / 2, "one_reference": 1 / 2,
+    }  # fmt: skip

@@ -1,0 +1,220 @@
+"""Shares, contrasts and their uncertainty: against R, statsmodels and plain twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import logit
+from statsmodels.stats.multitest import multipletests
+
+from analysis import clusters
+from analysis.coverage import Design, as_frame, simulate
+from analysis.statistics import (
+    STATISTICS,
+    AnswerTime,
+    ClusterBootstrap,
+    ClusterContrasts,
+    CrossedContrasts,
+    CrossedEffects,
+    ExactBinomial,
+    tabulate,
+)
+from tests import oracles_statistics as plain
+
+
+def answers(seed=0, **kwargs) -> pd.DataFrame:
+    design = Design(kwargs.pop("accuracy", {"a": 0.5, "b": 0.65}), **kwargs)
+    return as_frame(simulate(design, np.random.default_rng(seed)))
+
+
+def one_condition(right: int, n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "participant": np.arange(n) % 25,
+            "trial": np.arange(n) // 25,
+            "condition": "c",
+            "correct": np.arange(n) < right,
+        }
+    )
+
+
+def test_exact_binomial_is_rs_binom_test():
+    """R's own example: binom.test(682, 925, p = 0.75) prints p = 0.3825, 0.7076683 0.7654066."""
+    (estimate,) = ExactBinomial(0.75)(one_condition(682, 925)).values()
+    assert estimate.p == pytest.approx(0.3825, abs=5e-5)
+    assert (estimate.low, estimate.high) == pytest.approx((0.7076683, 0.7654066), abs=1e-7)
+    assert estimate.n == 925
+
+
+def test_one_way_parts_are_statsmodels_cluster_variances():
+    """Each part is CR0 of statsmodels times n/(n − 1): exact for a mean in a complete design."""
+    frame = answers(accuracy={"a": 0.6}, participants=20, items=12)
+    data = clusters.crossed(frame)
+    result = clusters.two_way_jackknife(data, lambda total, count: total / count)
+    parts = []
+    for labels in (data.participant, data.item, np.arange(len(frame))):
+        n = len(np.unique(labels))
+        model = sm.OLS(data.values, np.ones(len(frame)))
+        fitted = model.fit(cov_type="cluster", cov_kwds={"groups": labels, "use_correction": False})
+        parts.append(float(np.asarray(fitted.cov_params())[0, 0]) * n / (n - 1))
+    expected = max(parts[0] + parts[1] - parts[2], parts[2] / 2)
+    assert result.variance[0] == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([None, 2]))
+def test_jackknife_is_its_plain_twin(seed, answered):
+    frame = answers(seed, participants=6, items=4, answered=answered)
+
+    def odds(rows: pd.DataFrame) -> float:
+        share = rows.groupby("condition")["correct"].mean()
+        return float(share["b"] - share["a"])
+
+    result = clusters.two_way_jackknife(
+        clusters.crossed(frame),
+        lambda total, count: (total / count)[..., [1]] - (total / count)[..., [0]],
+    )
+    assert result.variance[0] == pytest.approx(plain.two_way_jackknife(frame, odds), rel=1e-9)
+
+
+def test_bootstrap_agrees_with_jackknife():
+    frame = answers(participants=80, items=20)
+    jackknife = ClusterBootstrap(1 / 6, replicates=0)(frame)
+    bootstrap = ClusterBootstrap(1 / 6, replicates=4000)(frame)
+    for key, exact in jackknife.items():
+        assert bootstrap[key].value == pytest.approx(exact.value)
+        width = exact.high - exact.low
+        assert bootstrap[key].high - bootstrap[key].low == pytest.approx(width, rel=0.12)
+
+
+def test_bootstrap_variance_of_a_mean_is_unbiased_with_few_clusters():
+    """n − 1 draws of n: the variance of a mean comes out as s²/n (Rao & Wu 1988)."""
+    frame = one_condition(5, 8).assign(participant=np.arange(8), trial=np.arange(8))
+    data = clusters.crossed(frame)
+    rng = np.random.default_rng(1)
+    result = clusters.two_way_bootstrap(data, lambda total, count: total / count, 200_000, rng)
+    expected = np.var(data.values, ddof=1) / 8
+    people_and_items_less_answers = 2 * expected - np.var(data.values) / 8
+    assert result.variance[0] == pytest.approx(people_and_items_less_answers, rel=0.02)
+
+
+def test_test_and_interval_agree():
+    for seed in range(20):
+        frame = answers(seed, accuracy={"a": 1 / 6}, participants=20, items=8)
+        for method in (ClusterBootstrap(1 / 6, replicates=0), CrossedEffects(1 / 6)):
+            (estimate,) = method(frame).values()
+            assert (estimate.p < 0.05) == (not estimate.low <= 1 / 6 <= estimate.high)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.integers(0, 3))
+def test_holm_is_statsmodels_and_keeps_nan(p_values, undefined):
+    p = np.array(p_values + [np.nan] * undefined)
+    corrected = clusters.holm(p)
+    np.testing.assert_allclose(
+        corrected[: len(p_values)], multipletests(p_values, method="holm")[1]
+    )
+    assert np.isnan(corrected[len(p_values) :]).all()
+
+
+def test_contrast_of_shares_and_odds():
+    frame = answers(participants=50, items=20)
+    found = ClusterContrasts(replicates=0)(frame)
+    share = frame.groupby("condition")["correct"].mean()
+    difference, ratio = found["a", "b", "risk difference"], found["a", "b", "odds ratio"]
+    assert difference.value == pytest.approx(share["a"] - share["b"])
+    table = sm.stats.Table2x2(
+        np.array([[frame[frame["condition"] == c]["correct"].eq(v).sum() for v in (1, 0)]
+                  for c in "ab"])
+    )  # fmt: skip
+    assert ratio.value == pytest.approx(table.oddsratio)
+    assert np.isnan(ratio.p)  # one claim, one test
+    assert difference.low < difference.value < difference.high
+
+
+def test_independent_answers_give_statsmodels_interval():
+    """With a participant and an item to each answer the clustered interval is the usual one."""
+    rng = np.random.default_rng(3)
+    n = 4000
+    frame = pd.DataFrame(
+        {
+            "participant": np.arange(n), "trial": np.arange(n),
+            "condition": np.where(np.arange(n) < n / 2, "a", "b"), "correct": rng.random(n) < 0.4,
+        }
+    )  # fmt: skip
+    found = ClusterContrasts(replicates=0)(frame)["a", "b", "risk difference"]
+    shares = frame.groupby("condition")["correct"].mean()
+    error = np.sqrt(sum(p * (1 - p) / (n / 2) for p in shares))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.01)
+
+
+def test_reference_condition():
+    frame = answers(accuracy={"a": 0.5, "b": 0.6, "c": 0.7}, participants=20, items=8)
+    assert [key[:2] for key in ClusterContrasts("c", 0)(frame) if key[2] == "risk difference"] == [
+        ("a", "c"), ("b", "c"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="reference condition 'x' is not among a, b, c"):
+        ClusterContrasts("x")(frame)
+
+
+def test_crossed_contrast_is_a_ratio_of_conditional_odds():
+    frame = answers(accuracy={"a": 0.3, "b": 0.7}, participants=60, items=40)
+    estimate = CrossedContrasts()(frame)["a", "b", "odds ratio"]
+    raw = frame.groupby("condition")["correct"].mean()
+    diluted = np.exp(logit(raw["a"]) - logit(raw["b"]))
+    assert estimate.value < diluted < 1  # further from 1 than the ratio of averaged odds
+    assert estimate.p < 0.001
+
+
+def test_nothing_wrong_falls_back_on_clusters_as_trials():
+    """All right: Clopper & Pearson with the scarcer clusters; .025^(1/8) for 8 items."""
+    frame = answers(participants=20, items=8).assign(correct=1.0)
+    estimate = ClusterBootstrap(0.5)(frame)[("a",)]
+    assert estimate.value == estimate.high == 1
+    assert estimate.low == pytest.approx(0.025 ** (1 / 8))
+    assert estimate.p == pytest.approx(stats.binomtest(8, 8, 0.5).pvalue)
+    model = CrossedEffects(0.5)(frame)[("a",)]
+    assert np.isnan(model.value) and model.left_out == 160
+
+
+def test_missing_answers_are_counted():
+    frame = answers(participants=20, items=8)
+    frame.loc[:4, "correct"] = np.nan
+    condition = frame["condition"].iloc[0]
+    for method in (ExactBinomial(0.5), ClusterBootstrap(0.5), CrossedEffects(0.5)):
+        assert method(frame)[(condition,)].left_out == 5
+
+
+def test_time_is_a_geometric_mean():
+    frame = answers(participants=10, items=5)
+    rng = np.random.default_rng(0)
+    frame["milliseconds"] = np.exp(rng.normal(9, 0.5, len(frame)))
+    frame.loc[0, "milliseconds"] = np.nan
+    found = AnswerTime()(frame)
+    a = frame[(frame["condition"] == "a") & frame["milliseconds"].notna()]["milliseconds"] / 1000
+    assert found[("a",)].value == pytest.approx(stats.gmean(a))
+    assert found[("a",)].left_out == 1
+
+
+def test_chance_must_be_known():
+    frame = answers(participants=10, items=5)
+    with pytest.raises(ValueError, match="chance of condition 'b' must lie between 0 and 1"):
+        ExactBinomial({"a": 0.5})(frame)
+    with pytest.raises(ValueError, match="the table is empty"):
+        ClusterBootstrap(0.5)(frame[:0])
+
+
+@pytest.mark.parametrize("name", ["exact_binomial", "cluster_bootstrap", "crossed_effects"])
+def test_order_of_rows_changes_nothing(name):
+    frame = answers(participants=20, items=8)
+    statistic = STATISTICS.get(name)(1 / 6)
+    shuffled = frame.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(
+        tabulate(statistic(frame), ["condition"]),
+        tabulate(statistic(shuffled), ["condition"]),
+        rtol=1e-9,
+    )

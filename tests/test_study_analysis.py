@@ -1,0 +1,241 @@
+"""A study from its answers to its pack: truth found, nothing claimed of nothing, same bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import commands, sentences
+from analysis.numbers import macro_name, numbers_tex
+from analysis.release import anonymised, rebuild, release
+from analysis.tables import Table
+from tests.synthetic_study import PLANTED, make_responses, make_study, write
+
+CHANCE = {
+    "odd_one_out": dict.fromkeys(PLANTED["odd_one_out"], 1 / 6),
+    "before_or_after": dict.fromkeys(PLANTED["before_or_after"], 1 / 2),
+    "evolution_labelling": dict.fromkeys(PLANTED["evolution_labelling"], 1 / 2),
+    "concept_agreement": dict.fromkeys(PLANTED["concept_agreement"], 1 / 2),
+}
+#: Tables that count the excluded, too.
+COUNTING = {"flow", "thresholds"}
+
+
+def analyse(root: Path, study: Path, tables, **options) -> Path:
+    path = write(root / "answers", *tables)
+    defaults = {"run": None, "source": None, "reference": None, "similarity": "words"}
+    options = defaults | {"replicates": 199, "seed": 0} | options
+    commands.analyse(study, path, root / "results", **options)
+    return root / "results"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A frozen study, its answers, and its results."""
+    root = tmp_path_factory.mktemp("made")
+    study = make_study(root / "study", trials=6)
+    tables = make_responses(root / "study", study, people=30, careless=2)
+    return root / "study", study, tables, analyse(root, root / "study", tables)
+
+
+def table_bytes(results: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((results / "tables").iterdir())}
+
+
+def test_planted_shares_are_inside_their_intervals(made):
+    *_, results = made
+    accuracy = pd.read_csv(results / "tables" / "accuracy.csv").set_index("condition")
+    for condition, share in (PLANTED["odd_one_out"] | PLANTED["before_or_after"]).items():
+        row = accuracy.loc[condition]
+        assert row["low"] < share < row["high"], condition
+        assert row["binomial high"] - row["binomial low"] < row["high"] - row["low"]
+    assert accuracy.loc["base", "p"] < 0.001
+    assert accuracy.loc["random", "p"] > 0.05
+    page = (results / "report.html").read_text()
+    assert "more than the 17 % of guessing" in page
+    assert "condition random, 1" in page and "cannot tell it from guessing" in page
+    assert "People told changes from none" in page
+
+
+def test_a_study_of_chance_claims_nothing(tmp_path, made):
+    folder, study, *_ = made
+    tables = make_responses(
+        folder, study, people=30, seed=5, planted=CHANCE, spread=(0, 0), source="simulated"
+    )
+    tables[0]["confidence"] = 2.0
+    results = analyse(tmp_path, folder, tables)
+    findings = re.findall(r'class="finding">(.*?)</p>', (results / "report.html").read_text())
+    claims = [f for f in findings if re.search(r"more than the|less than the|had \d+ points", f)]
+    assert claims == []
+    assert any("cannot tell it from guessing" in finding for finding in findings)
+    assert any("It is not shown that people tell changes" in finding for finding in findings)
+
+
+def test_simulated_answers_say_so(tmp_path, made):
+    folder, study, *_ = made
+    tables = make_responses(folder, study, people=8, source="simulated")
+    results = analyse(tmp_path, folder, tables)
+    for path in (results / "tables").glob("*.md"):
+        assert "(simulated answers)" in path.read_text().splitlines()[0], path.name
+    page = (results / "report.html").read_text()
+    assert "<h1>Do people see concepts? (simulated answers)</h1>" in page
+    assert "nothing here says anything about people" in page
+
+
+def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):
+    folder, study, (answers, people), results = made
+    more = make_responses(folder, study, people=0, seed=9, careless=2)
+    for table in more:
+        table["participant"] = table["participant"].str.replace("z00", "a00")  # sorted first
+    both = [pd.concat(pair) for pair in zip((answers, people), more, strict=True)]
+    shuffled = [table.sample(frac=1, random_state=3).reset_index(drop=True) for table in both]
+    moved = tmp_path / "elsewhere" / "study"
+    shutil.copytree(folder, moved)
+    again = analyse(tmp_path / "else", moved, shuffled)
+    before, after = table_bytes(results), table_bytes(again)
+    assert before.keys() == after.keys()
+    different = {name.split(".")[0] for name in before if before[name] != after[name]}
+    assert different <= COUNTING
+    assert "flow" in different  # two more people were excluded, and are counted
+
+
+def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
+    *_, results = made
+    first = release(results, tmp_path / "one.zip")
+    second = release(results, tmp_path / "two.zip")
+    assert first.read_bytes() == second.read_bytes()
+    assert rebuild(first) == []
+    with zipfile.ZipFile(first) as pack:
+        names = set(pack.namelist())
+        data = [pack.read(f"data/{name}.csv").decode() for name in ("participants", "responses")]
+        readme = pack.read("README.md").decode()
+        pack.extractall(tmp_path / "pack")
+    assert {"codebook.md", "versions.json", "checksums.sha256", "study/keys.json"} <= names
+    assert not any("sqlite" in name for name in names)
+    for secret in ("I am number", "prolific", "2026-03-01", "p003,"):
+        assert secret not in "".join(data)
+    assert "1970-01-01T00:00:00" in data[0]
+    assert re.search(r"\d+ participants analysed", readme)
+    check = ["sha256sum", "--check", "--quiet", "checksums.sha256"]
+    assert subprocess.run(check, cwd=tmp_path / "pack", check=False).returncode == 0
+
+
+def test_a_tampered_pack_is_noticed(tmp_path, made):
+    *_, results = made
+    pack = release(results, tmp_path / "pack.zip")
+    broken = tmp_path / "broken.zip"
+    with zipfile.ZipFile(pack) as old, zipfile.ZipFile(broken, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data + b" " if name == "tables/accuracy.csv" else data)
+    with pytest.raises(ValueError, match=r"damaged: tables/accuracy\.csv does not fit"):
+        rebuild(broken)
+    with pytest.raises(ValueError, match=r"holds no analysis\.json"):
+        release(tmp_path, tmp_path / "x.zip")
+
+
+def test_anonymising_keeps_the_order_of_people(made):
+    _, _, (answers, people), _ = made
+    hidden, persons = anonymised(answers, people)
+    assert list(persons["participant"]) == [f"p{n:04d}" for n in range(1, 33)]
+    merged = answers.sort_values(["participant", "trial"])["answer"].tolist()
+    assert hidden["answer"].tolist() == merged
+
+
+def test_latex_compiles(tmp_path, made):
+    *_, results = made
+    engine = shutil.which("pdflatex") or shutil.which("tectonic")
+    if engine is None:
+        pytest.skip("no pdflatex or tectonic on this machine")
+    inputs = "".join(
+        rf"\input{{{path.with_suffix('')}}}" for path in sorted((results / "tables").glob("*.tex"))
+        if path.stem != "trials"
+    )  # fmt: skip
+    source = (
+        r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage{booktabs}"
+        rf"\begin{{document}}\input{{{results / 'numbers'}}}{inputs}"
+        r"Base: \ceAccuracyOddOneOutBaseRight.\end{document}"
+    )
+    (tmp_path / "all.tex").write_text(source)
+    options = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
+    done = subprocess.run(
+        [engine, *options, "all.tex"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
+
+
+def test_numbers_are_the_tables(made):
+    *_, results = made
+    text = (results / "numbers.tex").read_text()
+    accuracy = pd.read_csv(results / "tables" / "accuracy.csv").set_index("condition")
+    right = f"{accuracy.loc['base', 'right']:.3f}"
+    assert rf"\newcommand{{\ceAccuracyOddOneOutBaseRight}}{{{right}}}" in text
+    assert len(set(re.findall(r"\\newcommand{(.*?)}", text))) == text.count("\\newcommand")
+    assert macro_name("d′", 12, "α") == "ceDprimeOneTwoAlpha"
+    clash = Table("t", "", "", pd.DataFrame({"k": ["x"], "a b": [1], "aB": [2]}))
+    with pytest.raises(ValueError, match="would both be"):
+        numbers_tex({"t": clash})
+
+
+def test_every_table_and_figure_is_written_and_registered_once(made):
+    *_, results = made
+    written = {path.stem for path in (results / "tables").iterdir()}
+    assert written == {
+        "flow", "thresholds", "accuracy", "contrasts", "evolution", "behaviour", "calibration",
+        "agreement", "annotators", "labels", "trials",
+    }  # fmt: skip
+    assert len(list((results / "figures").glob("*.pdf"))) == 6
+    assert len(list((results / "figures").glob("*.png"))) == 6
+
+
+def test_settings_are_in_the_pack(made):
+    *_, results = made
+    config = json.loads((results / "analysis.json").read_text())
+    assert config["settings"]["replicates"] == 199
+    assert config["source"] == "human"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8", [8]), ("100:400:150", [100, 250, 400]), ("5:5:1", [5])]
+)
+def test_ranges(text, value):
+    assert commands.parse_range(text, "--x") == value
+
+
+@pytest.mark.parametrize("text", ["", "a", "1:2", "5:1:1", "1:5:0", "0"])
+def test_bad_ranges(text):
+    with pytest.raises(ValueError, match="--x must be a number or first:last:step"):
+        commands.parse_range(text, "--x")
+
+
+def test_conditions():
+    assert commands.parse_conditions("base=.6, random=.2") == {"base": 0.6, "random": 0.2}
+    with pytest.raises(ValueError, match="--conditions must be name=share"):
+        commands.parse_conditions("base")
+
+
+def test_power_command_prints_and_writes(tmp_path, capsys):
+    commands.power(
+        "base=.6,random=.17", "4", "20:40:20", None, 2.0, 1 / 6, False, None, 0.5, 0.5, 0.8, 50, 0,
+        None, tmp_path,
+    )  # fmt: skip
+    assert "base − random" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "power.csv")
+    assert list(table["participants"]) == [20, 40]
+    assert list(table["cost"]) == [40, 80]
+    assert {p.suffix for p in tmp_path.iterdir()} == {".csv", ".md", ".tex", ".png", ".pdf"}
+
+
+def test_sentences_never_outrun_the_interval():
+    assert sentences.p_text(0.0004) == "p < .001"
+    assert sentences.p_text(0.0321) == "p = .032"
+    assert sentences.percent(np.float64(0.166)) == "17 %"
