@@ -95,8 +95,8 @@ def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     finished = people[people["status"] == "finished"]
     values = {
         "attention trials right": float(attention.mean()) if len(attention) else nan,
-        "– 95 % from": low,  # noqa: RUF001
-        "– 95 % to": high,  # noqa: RUF001
+        "– 95 % from": low,
+        "– 95 % to": high,
         "median minutes from consent to end": float(finished["total_seconds"].median()) / 60,
         "median seconds with the instructions": float(people["instruction_seconds"].median()),
         "pairs of people who agree (trials with options)": agreement(answers),

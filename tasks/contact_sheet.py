@@ -64,7 +64,7 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
     recipes = json.loads((folder / "recipes.json").read_text(encoding="utf-8"))
     rows = "".join(
         f"<tr><td>{task}</td><td>{condition}</td><td>{role}</td><td>{count}</td>"
-        f"<td>{'–' if np.isnan(share) else f'{share:.2f}'}</td></tr>"  # noqa: RUF001
+        f"<td>{'–' if np.isnan(share) else f'{share:.2f}'}</td></tr>"
         for task, condition, role, count, share in summary(study, observed)
     )
     trials = sorted(study.trials, key=lambda t: (t.role != "practice", t.task, t.condition, t.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,23 +155,25 @@ def service(store, frozen) -> Service:
 class Survey:
     """The real survey as a process on a free port of this machine."""
 
-    def __init__(self, folder: Path, url: str, workers: int = 1, port: int = 0) -> None:
-        code = "import sys; from pathlib import Path; from survey_app.commands import survey; "
-        code += "survey(Path(sys.argv[1]), database=sys.argv[2], port=int(sys.argv[3]), "
-        code += "host='127.0.0.1', workers=int(sys.argv[4]), pilot=False)"
+    command = "survey(Path(sys.argv[1]), sys.argv[2], 0, '127.0.0.1', 1, False)"
+    ready = "/healthz"
+
+    def __init__(self, folder: Path, url: str) -> None:
+        code = "import sys; from pathlib import Path; from survey_app.commands import *; "
+        code += self.command
         self.url = url
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", code, str(folder), url, str(port), str(workers)],
+            [sys.executable, "-u", "-c", code, str(folder), url],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
         )
         assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline().split("127.0.0.1:")[1].split()[0])
+        self.port = int(re.search(r"127\.0\.0\.1:(\d+)", self.process.stdout.readline())[1])
         self.address = f"http://127.0.0.1:{self.port}"
         for _ in range(150):
             try:
-                urlopen(self.address + "/healthz", timeout=2)
+                urlopen(self.address + self.ready, timeout=2)
                 return
             except OSError:
                 time.sleep(0.2)
