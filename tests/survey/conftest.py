@@ -75,7 +75,7 @@ def synthetic_run(root: Path) -> Run:
 
 #: One trial of every condition, so that sessions in the browser stay short.
 TRIALS = {name: dict.fromkeys(all_tasks().get(name).conditions, 1) for name in all_tasks()}
-SETTINGS = StudySettings(forms=2, participants=6, lease_minutes=30, trials=TRIALS)
+SETTINGS = StudySettings(forms=2, participants=60, lease_minutes=30, trials=TRIALS)
 SET = sum(map(len, TRIALS.values())) + SETTINGS.attention.trials  # what one participant answers
 
 
@@ -148,8 +148,15 @@ def store(url):
 
 
 @pytest.fixture
-def service(store, frozen) -> Service:
-    return Service(store, *frozen)
+def few(frozen):
+    """The study with six places, and its keys."""
+    study, keys = frozen
+    return study.model_copy(update={"participants": 6}), keys
+
+
+@pytest.fixture
+def service(store, few) -> Service:
+    return Service(store, *few)
 
 
 class Survey:
