@@ -1,0 +1,323 @@
+"""What a piece of work of each stage does, in a worker: read artifacts, compute, save them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from harness import drawn
+from harness.artifacts import Artifact, Run
+from harness.batches import batch_of, batches
+from harness.checkpoints import Source, TrainedSource
+from harness.config import Config, FolderImagesSection
+from harness.dissection import dissect, label_masks
+from harness.engine import Advance
+from harness.images import (
+    FileImages,
+    ImageSet,
+    drawn_arrays,
+    folder_images,
+    image_index,
+    open_images,
+)
+from harness.importance import importance
+from harness.layers import Layer, find_layers
+from harness.networks import channels_last
+from harness.probing import probe
+from harness.projection import project
+from harness.receptive_field import with_patches
+from harness.records import EVOLUTION, NEURON, Checkpoint, Pair
+from harness.reversion import choose_sets, revert, split_images
+from harness.space import SemanticSpace
+from harness.space_methods import SPACES, gather_evidence
+from harness.training import train
+
+
+def folder_split(section: FolderImagesSection, split: str) -> FileImages:
+    """The files of a split; a label means the same class in every split."""
+    classes = None if split == "probe" else folder_images(section.probe).classes
+    return folder_images(getattr(section, split), classes)
+
+
+def draw(run: Run, made_from: str, advance: Advance, split: str, stream: int, count: int) -> None:
+    """Draw one split of the embedded images."""
+    pieces = []
+    for start in range(0, count, 100):
+        pieces.append(drawn_arrays(stream, start, min(start + 100, count)))
+        advance(len(pieces[-1]["labels"]))
+    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    labels = arrays.pop("labels")
+    if split != "test":  # only the test images serve to name concepts
+        arrays = {"pixels": arrays["pixels"]}
+    run.save(Artifact("images", (split,)), arrays, made_from)
+    index = pd.DataFrame(
+        {
+            "image_id": np.arange(count),
+            "class_id": labels,
+            "class_name": [drawn.CLASSES[label] for label in labels],
+            "path": "",
+        }
+    )
+    run.save(Artifact("image_index", (split,)), index, made_from)
+
+
+def list_files(
+    run: Run, made_from: str, advance: Advance, split: str, section: FolderImagesSection
+) -> None:
+    """List one split of the user's images."""
+    run.save(
+        Artifact("image_index", (split,)), image_index(folder_split(section, split)), made_from
+    )
+
+
+def train_series(run: Run, made_from: str, advance: Advance, source: TrainedSource) -> None:
+    """Train one network, or go on with its interrupted training."""
+    state = Artifact("training_state", (source.name,))
+    if not run.has(state, made_from):  # left by another configuration
+        run.path(state).unlink(missing_ok=True)
+        run.seal(state, made_from)
+    train_set, test_set = (_tensors(run, split, source) for split in ("train", "test"))
+    log = train(
+        source.architecture,
+        train_set,
+        test_set,
+        len(open_images(run, "test").classes),
+        source.training,
+        source.seed,
+        lambda epoch: run.path(Artifact("weights", (source.name, epoch))),
+        run.path(state),
+        lambda: advance(1),
+    )
+    for epoch in source.epochs():
+        run.seal(Artifact("weights", (source.name, epoch)), made_from)
+    log.insert(0, "series", source.name)
+    run.save(Artifact("training_log", (source.name,)), log, made_from)
+
+
+def _tensors(run: Run, split: str, source: Source) -> tuple[Tensor, Tensor]:
+    images = open_images(run, split)
+    pieces = [batch for _, batch in batches(images, np.arange(len(images)), source, 256)]
+    return torch.cat(pieces), torch.tensor(images.labels)
+
+
+def find_series_layers(run: Run, made_from: str, advance: Advance, source: Source) -> None:
+    """Find the probed layers of a series, on its last checkpoint."""
+    model = _load(run, source, source.epochs()[-1])
+    layers = find_layers(model, source.view, source.layers, source.channels_last)
+    layers = with_patches(model, layers, source.view)
+    table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
+    table.insert(0, "series", source.name)
+    table = table.assign(resize=source.resize, crop=source.crop)
+    run.save(Artifact("layers", (source.name,)), table, made_from)
+
+
+def read_layers(run: Run, series: str) -> list[Layer]:
+    """The probed layers of a series, as `probe_stage` found them."""
+    table = run.table(Artifact("layers", (series,)))
+    rows = table.drop(columns=["series", "resize", "crop"]).rename(columns={"layer": "name"})
+    return [Layer(**row) for row in rows.to_dict("records")]
+
+
+def _load(run: Run, source: Source, epoch: int) -> nn.Module:
+    classes = len(open_images(run, "test").classes)
+    return channels_last(source.load(epoch, classes, run))
+
+
+def probe_checkpoint(
+    run: Run, made_from: str, advance: Advance, source: Source, epoch: int, config: Config
+) -> None:
+    """Record one checkpoint on the probe images."""
+    result = probe(
+        _load(run, source, epoch),
+        read_layers(run, source.name),
+        open_images(run, "probe"),
+        source,
+        Checkpoint(source.name, epoch),
+        config.probe,
+        advance,
+    )
+    place = (source.name, epoch)
+    run.save(Artifact("stimuli", place), result.stimuli, made_from)
+    run.save(Artifact("responsive", place), result.responsive, made_from)
+    if config.probe.activations:
+        arrays = {
+            "activations": result.activations,
+            "layer": result.neurons["layer"].to_numpy(dtype=str),
+            "channel": result.neurons["channel"].to_numpy(),
+        }
+        run.save(Artifact("activations", place), arrays, made_from)
+
+
+def name_concepts(
+    run: Run, made_from: str, advance: Advance, source: Source, epoch: int, count: int
+) -> None:
+    """Dissect one checkpoint on the first `count` test images."""
+    arrays = run.arrays(Artifact("images", ("test",)))
+    masks = [
+        label_masks(arrays[name][:count], total)
+        for name, total in (("parts", len(drawn.PARTS)), ("colours", len(drawn.COLOURS)))
+    ]
+    table = dissect(
+        _load(run, source, epoch),
+        read_layers(run, source.name),
+        _first(open_images(run, "test"), count),
+        torch.cat(masks, dim=1),
+        [*drawn.PARTS, *drawn.COLOURS],
+        source,
+        Checkpoint(source.name, epoch),
+        on_image=advance,
+    )
+    run.save(Artifact("concepts", (source.name, epoch)), table, made_from)
+
+
+def _first(images: ImageSet, count: int) -> ImageSet:
+    from dataclasses import replace
+
+    return replace(images, arrays=images.arrays[:count], labels=images.labels[:count])  # type: ignore
+
+
+def place_neurons(
+    run: Run, made_from: str, advance: Advance, method: str, config: Config, base: Checkpoint
+) -> None:
+    """Place all neurons by one space method."""
+    epochs = [(source.name, epoch) for source in config.series for epoch in source.epochs()]
+
+    @lru_cache(maxsize=1)
+    def matrix(series: str, epoch: int) -> tuple[dict[tuple[str, int], int], np.ndarray]:
+        arrays = run.arrays(Artifact("activations", (series, epoch)))
+        keys = zip(arrays["layer"].tolist(), arrays["channel"].tolist(), strict=True)
+        return {key: column for column, key in enumerate(keys)}, arrays["activations"]
+
+    def activations(neurons: pd.DataFrame) -> np.ndarray:
+        rows = []
+        for series, epoch, layer, channel in neurons[NEURON].itertuples(index=False):
+            columns, values = matrix(series, epoch)
+            rows.append(values[:, columns[layer, channel]])
+        return np.stack(rows)
+
+    evidence = gather_evidence(
+        base,
+        pd.concat([run.table(Artifact("stimuli", place)) for place in epochs], ignore_index=True),
+        run.table(Artifact("responsive", (base.series, base.epoch))),
+        len(open_images(run, "probe")),
+        activations,
+    )
+    rng = np.random.default_rng([config.seed, 1])
+    SPACES.get(method)(evidence, config.space, rng, method).save(run, made_from)
+
+
+def map_neurons(
+    run: Run, made_from: str, advance: Advance, method: str, base: Checkpoint, seed: int
+) -> None:
+    """Lay out one space in two dimensions."""
+    run.save(Artifact("map"), project(SemanticSpace.load(run, method), base, seed), made_from)
+
+
+def _identified(table: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    return table.assign(**vars(pair))
+
+
+def _image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np.ndarray]:
+    return split_images(
+        images.labels,
+        class_id,
+        config.evolve.images_per_class,
+        config.revert.heldout_images,
+        config.seed,
+    )
+
+
+def _outputs(source: Source, images: ImageSet, class_id: int) -> tuple[int, int]:
+    index = source.class_outputs.get(images.classes[class_id], class_id)
+    return index, index
+
+
+def score_evolutions(
+    run: Run,
+    made_from: str,
+    advance: Advance,
+    source: Source,
+    pair: Pair,
+    config: Config,
+    classes: list[int],
+) -> None:
+    """Score every evolution of one pair of epochs for every class."""
+    images = open_images(run, "test")
+    older, newer = (_load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
+    layers = read_layers(run, source.name)
+    frames = []
+    for class_id in classes:
+        chosen = _image_parts(config, images, class_id)["importance"]
+        size = config.evolve.batch_size
+        pieces = [
+            batch_of(images, chosen[start : start + size], source)
+            for start in range(0, len(chosen), size)
+        ]
+        rng = np.random.default_rng([config.seed, 2, class_id])
+        outputs = _outputs(source, images, class_id)
+        table = importance(older, newer, layers, pieces, outputs, config.evolve, rng)
+        frames.append(table.assign(class_id=class_id))
+        advance(1)
+    table = _identified(pd.concat(frames, ignore_index=True), pair)
+    columns = [*EVOLUTION, "class_id", "method", "score", "stderr", "images"]
+    run.save(
+        Artifact("importance", (pair.series, pair.epoch_from, pair.epoch_to)),
+        table[columns],
+        made_from,
+    )
+
+
+_RECORD = [
+    *("series", "epoch_from", "epoch_to", "layer", "method", "arm", "draw", "class_id"),
+    *("image_id", "split", "correct_before", "correct_after", "top5_before", "top5_after"),
+    *("probability_before", "probability_after"),
+]
+
+
+def revert_evolutions(
+    run: Run,
+    made_from: str,
+    advance: Advance,
+    source: Source,
+    pair: Pair,
+    config: Config,
+    classes: list[int],
+) -> None:
+    """Choose one pair's sets, undo them, record a row an image and arm."""
+    images = open_images(run, "test")
+    older, newer = (_load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
+    layers = read_layers(run, source.name)
+    place = (pair.series, pair.epoch_from, pair.epoch_to)
+    scores = run.table(Artifact("importance", place))
+    all_sets, records = [], []
+    for class_id in classes:
+        rng = np.random.default_rng([config.seed, 3, class_id])
+        sets = choose_sets(
+            scores[scores["class_id"] == class_id], config.evolve.methods, config.revert, rng
+        )
+        all_sets.append(sets.assign(class_id=class_id))
+        parts = _image_parts(config, images, class_id)
+        parts["importance"] = parts["importance"][: config.revert.importance_images]
+        for split, chosen in parts.items():
+            rows = revert(
+                older,
+                newer,
+                layers,
+                sets,
+                batches(images, chosen, source, config.revert.batch_size),
+                _outputs(source, images, class_id),
+            )
+            records.append(rows.assign(class_id=class_id, split=split))
+        advance(1)
+    sets = _identified(pd.concat(all_sets, ignore_index=True), pair)
+    columns = [*EVOLUTION[:-1], "class_id", "method", "arm", "draw", "channel"]
+    run.save(Artifact("sets", place), sets[columns], made_from)
+    table = _identified(pd.concat(records, ignore_index=True), pair)[_RECORD]
+    names = ["series", "layer", "method", "arm", "split"]
+    run.save(
+        Artifact("reversion", place), table.astype({name: "category" for name in names}), made_from
+    )
