@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import streamlit as st
+from sqlalchemy.exc import SQLAlchemyError
 
 from survey_app.platforms import BadAddress
 from survey_app.server import service
 
+ATTEMPTS = 8  # a second apart
 _HERE = Path(__file__).parent / "component"
 _SHELL = """<style>
 [data-testid="stHeader"], [data-testid="stToolbar"], [data-testid="stStatusWidget"],
@@ -31,6 +34,18 @@ def _page(known) -> dict:
     return known.page(known.arrive(visitor))
 
 
+def _patient(known) -> dict:
+    """The page, through a short absence of the database; else a word about it."""
+    for _ in range(ATTEMPTS):
+        try:
+            return _page(known)
+        except SQLAlchemyError:
+            time.sleep(1)
+    return known.view.message(
+        "The survey cannot be reached at the moment. Nothing is lost: please reload in a minute."
+    )
+
+
 def main() -> None:
     known = service()
     st.set_page_config(page_title=known.study.title, page_icon="🔎", layout="centered")
@@ -41,7 +56,7 @@ def main() -> None:
         js=(_HERE / "page.js").read_text(encoding="utf-8"),
     )
     st.html(_SHELL)
-    component(data=_page(known), key="page")
+    component(data=_patient(known), key="page")
 
 
 main()

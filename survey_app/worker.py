@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -26,7 +29,15 @@ SETTINGS = {
 }
 
 
+def end_with(parent: int) -> None:
+    """End this process when its supervisor is gone: an orphan would keep the port."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     listening, script = int(sys.argv[1]), sys.argv[2]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     bootstrap.load_config_options(SETTINGS)

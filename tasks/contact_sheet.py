@@ -98,8 +98,9 @@ def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, A
     return (
         f"<article><h3>{trial.id} · {trial.task} · {trial.condition} · {trial.role}</h3>"
         f"<p>{escape(study.task_texts[trial.task].prompt)}</p><div class='row'>{shown}</div>"
-        f"<p>key: <strong>{escape(json.dumps(key))}</strong> · machine: "
-        f"{escape(json.dumps(answer))} (margin {margin:.3f}) <span class='flag'>{flag}</span><br>{escape(neurons)}"
+        f"<p>key: <strong>{escape(json.dumps(key))}</strong>"
+        f" · machine: {escape(json.dumps(answer))} (margin {margin:.3f})"
+        f" <span class='flag'>{flag}</span><br>{escape(neurons)}"
         f"<br>{escape(json.dumps(recipe)) if recipe else ''}</p></article>"
     )
 

@@ -73,7 +73,7 @@ PARTICIPANTS = (
     Column("consented_at", "UTC", "when consent was stored; empty before"),
     Column("finished_at", "UTC", "when the last part was stored; empty before"),
     Column("practice_attempts", "Int64", "rounds of practice begun"),
-    Column("instruction_seconds", "Float64", "browser time with the instructions visible"),
+    Column("instruction_seconds", "Float64", "browser time spent on the page of instructions"),
     Column("total_seconds", "Float64", "from consent to finish, by the server's clock"),
     Column("questionnaire", "string", "JSON object: question id to answer; {} where none"),
 )

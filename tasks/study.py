@@ -22,7 +22,7 @@ from tasks.pictures import equal_files, name_of
 from tasks.responses import Role
 from tasks.settings import Exclusion, Payment, StudySettings, text
 
-TRIES = 400  # draws of one trial before its form is declared impossible
+TRIES = 200  # draws of one trial before its form is declared impossible
 
 QUESTIONS = (
     Field(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,13 +75,26 @@ def synthetic_run(root: Path) -> Run:
 
 #: One trial of every condition, so that sessions in the browser stay short.
 TRIALS = {name: dict.fromkeys(all_tasks().get(name).conditions, 1) for name in all_tasks()}
-SETTINGS = StudySettings(forms=2, participants=6, lease_minutes=30, trials=TRIALS)
+SETTINGS = StudySettings(forms=2, participants=60, lease_minutes=30, trials=TRIALS)
 SET = sum(map(len, TRIALS.values())) + SETTINGS.attention.trials  # what one participant answers
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Run:
-    return synthetic_run(tmp_path_factory.mktemp("run"))
+def shared(tmp_path_factory) -> Path:
+    """A folder with a run and a study, made once for all processes of the test run."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "survey-shared"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "study" / "study.json").exists():
+            build(synthetic_run(folder / "run"), SETTINGS, folder / "study", say=lambda text: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(shared) -> Run:
+    return Run(shared / "run")
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +103,8 @@ def evidence(run) -> Evidence:
 
 
 @pytest.fixture(scope="session")
-def study_folder(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    build(run, SETTINGS, folder, say=lambda text: None)
-    return folder
+def study_folder(shared) -> Path:
+    return shared / "study"
 
 
 @pytest.fixture(scope="session")
@@ -135,30 +148,39 @@ def store(url):
 
 
 @pytest.fixture
-def service(store, frozen) -> Service:
-    return Service(store, *frozen)
+def few(frozen):
+    """The study with six places, and its keys."""
+    study, keys = frozen
+    return study.model_copy(update={"participants": 6}), keys
+
+
+@pytest.fixture
+def service(store, few) -> Service:
+    return Service(store, *few)
 
 
 class Survey:
     """The real survey as a process on a free port of this machine."""
 
-    def __init__(self, folder: Path, url: str, workers: int = 1, port: int = 0) -> None:
-        code = "import sys; from pathlib import Path; from survey_app.commands import survey; "
-        code += "survey(Path(sys.argv[1]), database=sys.argv[2], port=int(sys.argv[3]), "
-        code += "host='127.0.0.1', workers=int(sys.argv[4]), pilot=False)"
+    command = "survey(Path(sys.argv[1]), sys.argv[2], 0, '127.0.0.1', 1, False)"
+    ready = "/healthz"
+
+    def __init__(self, folder: Path, url: str) -> None:
+        code = "import sys; from pathlib import Path; from survey_app.commands import *; "
+        code += self.command
         self.url = url
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", code, str(folder), url, str(port), str(workers)],
+            [sys.executable, "-u", "-c", code, str(folder), url],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
         )
         assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline().split("127.0.0.1:")[1].split()[0])
+        self.port = int(re.search(r"127\.0\.0\.1:(\d+)", self.process.stdout.readline())[1])
         self.address = f"http://127.0.0.1:{self.port}"
         for _ in range(150):
             try:
-                urlopen(self.address + "/healthz", timeout=2)
+                urlopen(self.address + self.ready, timeout=2)
                 return
             except OSError:
                 time.sleep(0.2)

@@ -155,7 +155,8 @@ def test_the_commented_settings_are_the_defaults():
     assert shown.trials == {name: all_tasks().get(name).conditions for name in all_tasks()}
 
 
-def test_an_impossible_design_says_what_to_change(run, tmp_path):
+def test_an_impossible_design_says_what_to_change(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.study.TRIES", 5)
     settings = StudySettings(forms=1, participants=1, trials={"odd_one_out": {"base": 60}})
     with pytest.raises(ValueError, match="ask for fewer trials or forms in"):
         build(run, settings, tmp_path, say=lambda text: None)

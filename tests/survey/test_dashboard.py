@@ -1,0 +1,82 @@
+"""The researcher's page: behind its password, apart from the participants, and right."""
+
+import pytest
+from conftest import SET, Survey
+from people import arrive, fill, go
+from test_browser import (
+    browser,  # noqa: F401  the fixture
+    pytestmark,  # noqa: F401  skipped without a browser
+)
+
+from survey_app.export import tables
+from survey_app.figures import agreement, interval, people_flow, per_condition, per_trial
+from survey_app.flow import Stage
+from survey_app.passwords import VARIABLE, hashed
+from survey_app.service import Service
+from survey_app.store import Store
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+class Dashboard(Survey):
+    command = "dashboard(Path(sys.argv[1]), sys.argv[2], 0, '127.0.0.1')"
+    ready = "/_stcore/health"
+
+
+@pytest.fixture
+def filled(frozen, tmp_path) -> Service:
+    """Two who finished (one with a comment in markup), one midway."""
+    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    store.migrate()
+    service = Service(store, *frozen)
+    for name in "ab":
+        page = go(service, arrive(service, name), Stage.QUESTIONS)
+        service.act(page["token"], fill(page) | {"values": {"comment": EVIL}})
+    go(service, arrive(service, "c"), Stage.TRIAL)
+    return service
+
+
+def test_the_figures_by_hand(filled, frozen):
+    study, _ = frozen
+    answers, people = tables(filled.store, "human")
+    flow = people_flow(people.assign(excluded=False), study.participants).set_index("status")
+    assert flow.loc["finished", "people"] == 2
+    assert flow.loc["active", "people"] == 1
+    conditions = per_condition(answers[answers["role"] != "practice"])
+    assert conditions["answers"].sum() == 2 * SET
+    trials = per_trial(answers, study)
+    assert trials["answers"].sum() == 2 * SET
+    assert set(trials["quota"]) == {30}  # sixty places over two forms
+    assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by hand
+    # Two people did different forms: no trial has two answers, so there are no pairs.
+    assert agreement(answers) != agreement(answers)
+
+
+def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setenv(VARIABLE, hashed("secret"))
+    url = filled.store.engine.url.render_as_string(hide_password=False)
+    served = Dashboard(study_folder, url)
+    try:
+        page = browser.new_page(viewport={"width": 1100, "height": 2200})
+        page.goto(served.address)
+        for typed in ("wrong", "secret"):
+            page.locator("input[type=password]").fill(typed)
+            page.get_by_role("button", name="Sign in").click()
+            if typed == "wrong":
+                page.get_by_text("That is not the password").wait_for()
+                assert page.get_by_text("Answers per condition").count() == 0
+        page.get_by_text("Answers per condition").wait_for()
+        page.get_by_text(EVIL).first.wait_for()  # shown, not run
+        assert page.locator("img[src=x]").count() == 0
+        page.get_by_role("button", name="Download responses").wait_for()
+    finally:
+        served.close()
+
+
+def test_participants_never_meet_it(browser, survey):  # noqa: F811
+    page = browser.new_page()
+    for path in ("/dashboard", "/?page=dashboard", "/~/+/dashboard"):
+        page.goto(survey.address + path)
+        page.wait_for_timeout(1500)
+        assert page.locator("input[type=password]").count() == 0
+        assert "Researcher" not in page.content()
