@@ -290,7 +290,6 @@ def measures(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> p
         total_seconds, instruction_seconds, practice_attempts, one_sided (share of choices at the
         place on screen chosen most often); NaN where there is nothing to go by.
     """
-    by_person = table.groupby("participant")
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(CHOICES)]
     places = pd.DataFrame(
@@ -302,10 +301,9 @@ def measures(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> p
             ],
         }
     )
-    most = places.groupby("participant")["place"].agg(
-        lambda p: p.value_counts(normalize=True).max()
-    )
-    trials = by_person["role"].agg(lambda roles: int((roles == "trial").sum()))
+    chosen = places.groupby(["participant", "place"]).size()
+    most = chosen.groupby("participant").max() / chosen.groupby("participant").sum()
+    trials = table.loc[table["role"] == "trial", "participant"].value_counts()
     name = people["participant"]
     return pd.DataFrame(
         {
