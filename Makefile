@@ -13,7 +13,10 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compute,analysis,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compute,analysis,survey,dev]'
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "no chromium: the tests in a real browser will be skipped"
 	@touch $@
 
 setup: $(READY)  ## the virtual environment, with everything installed
@@ -22,10 +25,10 @@ demo: $(READY)  ## the main job on drawn images and small networks, into runs/de
 	$(BIN)/conceptevo demo
 
 test: $(READY) lint  ## every test but the slow ones
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 nightly: $(READY)  ## every test
-	$(BIN)/pytest -n 2 -m ''
+	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
 coverage: $(READY)  ## are the intervals what they say? (1,000 simulated studies)
 	$(BIN)/python -m analysis.coverage

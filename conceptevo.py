@@ -75,7 +75,9 @@ def _alone_in(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another conceptevo command is working in {out}; wait for it") from None
+            raise ValueError(
+                f"another conceptevo command is working in {out}; wait for it"
+            ) from None
         yield
 
 
@@ -84,7 +86,11 @@ def _stage_command(stage: str, text: str) -> None:
     def command(config: ConfigFile, out: Out = None) -> None:
         from harness.config import load_config
 
-        _run_until("report" if stage == "run" else stage, load_config(config), out or Path("runs") / config.stem)
+        _run_until(
+            "report" if stage == "run" else stage,
+            load_config(config),
+            out or Path("runs") / config.stem,
+        )
 
 
 _stage_command("train", "Make the images ready and train the series that are to be trained.")
@@ -99,7 +105,9 @@ _stage_command("run", "All stages, from checkpoints and images to the report.")
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
-    seed: Annotated[int | None, typer.Option(min=0, help="changes images, weights and draws")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="changes images, weights and draws")
+    ] = None,
     series: Annotated[
         str, typer.Option(help="which to train, e.g. vgg,convnext,vgg-large-rate,vgg-overfitted")
     ] = "vgg,resnet",
@@ -117,7 +125,9 @@ def demo(
     if seed is not None:
         values["seed"] = seed
     values["series"] = [
-        section | {"seed": values["seed"]} for section in values["series"] if section["name"] in wanted
+        section | {"seed": values["seed"]}
+        for section in values["series"]
+        if section["name"] in wanted
     ]
     values["evolve"]["pairs"] = {
         name: pairs for name, pairs in values["evolve"]["pairs"].items() if name in wanted

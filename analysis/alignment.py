@@ -1,4 +1,4 @@
-"""How good is a semantic space? Neighbours that share the true concept, and identity over epochs."""
+"""How good is a space? Neighbours that share the true concept, and identity over epochs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
     if not both:
         return np.empty(0)
     similarity = space.similarity(early[both], late)
-    self_similarity = similarity[np.arange(len(both)), [own[index] for index in both]]
+    later_self = np.array([place for place in own if place is not None])
+    self_similarity = similarity[np.arange(len(both)), later_self]
     above = (similarity > self_similarity[:, None]).sum(axis=1)
     level = (similarity == self_similarity[:, None]).sum(axis=1)
     return 1.0 / (above + (level + 1) / 2)

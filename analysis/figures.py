@@ -7,7 +7,9 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -22,7 +24,7 @@ from harness.registry import Registry
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -59,19 +61,20 @@ class Figure:
     caption: str
     canvas: Canvas
 
+    @cached_property
     def png(self) -> bytes:
         buffer = io.BytesIO()
         self.canvas.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
 
     def data_uri(self) -> str:
-        return "data:image/png;base64," + base64.b64encode(self.png()).decode()
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
     def write(self, folder: Path) -> list[Path]:
         """PNG and PDF files; their paths."""
         png, pdf = folder / f"{self.name}.png", folder / f"{self.name}.pdf"
         with whole_file(png) as temporary:
-            temporary.write_bytes(self.png())
+            temporary.write_bytes(self.png)
         with whole_file(pdf) as temporary:
             self.canvas.savefig(temporary, format="pdf", metadata={"CreationDate": None})
         return [png, pdf]

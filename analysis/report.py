@@ -28,9 +28,7 @@ class Section:
     tables: Sequence[Table] = field(default=())
 
 
-def write_html(
-    path: Path, title: str, lead: str, sections: Sequence[Section], footer: str
-) -> None:
+def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], footer: str) -> None:
     """Write the report; images are inside it, so that the one file can be sent to a colleague."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import reversion
-from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Figure
+from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Canvas, Figure
 from analysis.run_tables import SEED, alignment, base_checkpoint, concepts, spaces
 from harness.artifacts import Artifact, Run
 from harness.images import ImageSet, View, open_images
@@ -33,7 +33,9 @@ def training(run: Run) -> Figure | None:
     for index, (series, rows) in enumerate(log.groupby("series")):
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(rows["epoch"], rows["test_accuracy"], color=colour, label=f"{series}, test")
-        axes.plot(rows["epoch"], rows["train_accuracy"], ":", color=colour, label=f"{series}, train")
+        axes.plot(
+            rows["epoch"], rows["train_accuracy"], ":", color=colour, label=f"{series}, train"
+        )
         kept = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
         axes.plot(kept["epoch"], kept["test_accuracy"], MARKERS[index % len(MARKERS)], color=colour)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
@@ -169,7 +171,9 @@ class Album:
     def depth(self, series: str, layer: str) -> float:
         return float(self._layers.loc[(series, layer), "depth"])
 
-    def picture(self, neuron: tuple[str, int, str, int], side: int = 3, tile: int = 44) -> np.ndarray:
+    def picture(
+        self, neuron: tuple[str, int, str, int], side: int = 3, tile: int = 44
+    ) -> np.ndarray:
         """The strongest side x side patches as one image; grey where the neuron is dead."""
         size = side * (tile + 2) - 2
         if neuron not in self._stimuli:
@@ -191,11 +195,11 @@ class Album:
         return str(self._concepts.get(neuron, ""))
 
 
-def _pictures(rows: list[list[tuple[np.ndarray, str, str]]], inch: float = 1.15) -> plt.Figure:
+def _pictures(rows: list[list[tuple[np.ndarray, str, str]]], inch: float = 1.3) -> Canvas:
     """A sheet of pictures, each with a title above and a line below."""
     columns = max(map(len, rows))
     canvas, cells = plt.subplots(
-        len(rows), columns, figsize=(inch * columns, (inch + 0.36) * len(rows)), squeeze=False
+        len(rows), columns, figsize=(inch * columns, (inch + 0.48) * len(rows)), squeeze=False
     )
     for line, row_axes in zip(rows, cells, strict=True):
         for index, axes in enumerate(row_axes):
@@ -207,7 +211,7 @@ def _pictures(rows: list[list[tuple[np.ndarray, str, str]]], inch: float = 1.15)
                 axes.text(
                     0.5, -0.02, below, transform=axes.transAxes, ha="center", va="top", fontsize=7
                 )
-    canvas.subplots_adjust(wspace=0.06, hspace=0.3, left=0.01, right=0.99, top=0.95, bottom=0.03)
+    canvas.subplots_adjust(wspace=0.06, hspace=0.36, left=0.01, right=0.99, top=0.95, bottom=0.03)
     return canvas
 
 
@@ -230,9 +234,9 @@ def strips(run: Run) -> Figure | None:
             line = []
             for epoch in epochs:
                 neuron = (series, epoch, evolution.layer, evolution.channel)
-                title = f"epoch {epoch}"
+                title = f"\nepoch {epoch}"
                 if epoch == epochs[0]:
-                    title = f"{series} {evolution.layer}:{evolution.channel}, {title}"
+                    title = f"{series} {evolution.layer}:{evolution.channel}{title}"
                 line.append((album.picture(neuron), title, album.concept(neuron)))
             rows.append(line)
     if not rows:
@@ -244,15 +248,18 @@ def strips(run: Run) -> Figure | None:
         "probe images that excite it most, and below its true concept where its overlap is large "
         f"enough. Shown are neurons that moved furthest in the {space.method} space between the "
         "first trained and the last epoch, each from another region of the space.",
-        _pictures(rows, inch=1.3),
+        _pictures(rows),
     )
 
 
 def _spread(moved: pd.DataFrame, count: int) -> pd.DataFrame:
     """The first rows, not more than two of a layer, so that one layer does not fill the figure."""
-    return moved.groupby("layer", sort=False).head(2).sort_values(
-        "displacement", ascending=False, kind="stable"
-    ).head(count)
+    return (
+        moved.groupby("layer", sort=False)
+        .head(2)
+        .sort_values("displacement", ascending=False, kind="stable")
+        .head(count)
+    )
 
 
 @RUN_FIGURES.add("neighbours")
@@ -261,19 +268,24 @@ def neighbours(run: Run) -> Figure | None:
     space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
     others = [name for name in dict.fromkeys(space.neurons["series"]) if name != base.series]
     own = space.rows(series=base.series, epoch=base.epoch)
-    deep = [album.depth(base.series, layer) >= LEAST_DEPTH for layer in space.neurons["layer"].iloc[own]]
+    deep = [
+        album.depth(base.series, layer) >= LEAST_DEPTH for layer in space.neurons["layer"].iloc[own]
+    ]
     chosen = _different(space, own[np.array(deep, dtype=bool)], STRIPS)
     rows = []
     for row in chosen:
         line = [_cell(space, album, row, "")]
         near, likeness = space.nearest(np.array([row]), own, 2)
-        line += [_cell(space, album, n, f" ({s:.2f})") for n, s in zip(near[0], likeness[0], strict=True)]
+        line += [
+            _cell(space, album, n, f" ({s:.2f})") for n, s in zip(near[0], likeness[0], strict=True)
+        ]
         for name in others:
             last = int(space.neurons.loc[space.neurons["series"] == name, "epoch"].max())
             there = space.rows(series=name, epoch=last)
             near, likeness = space.nearest(np.array([row]), there, 2)
             line += [
-                _cell(space, album, n, f" ({s:.2f})") for n, s in zip(near[0], likeness[0], strict=True)
+                _cell(space, album, n, f" ({s:.2f})")
+                for n, s in zip(near[0], likeness[0], strict=True)
             ]
         rows.append(line)
     if not rows:
@@ -284,7 +296,7 @@ def neighbours(run: Run) -> Figure | None:
         f"Left, neurons of the base checkpoint ({base.series}, epoch {base.epoch}), far apart from "
         "each other; beside each its two nearest neighbours in the same checkpoint and in the last "
         f"checkpoint of every other series, with the similarity in the {space.method} space.",
-        _pictures(rows, inch=1.3),
+        _pictures(rows),
     )
 
 
@@ -302,7 +314,7 @@ def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
 def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> tuple[np.ndarray, str, str]:
     neuron = tuple(space.neurons[NEURON].iloc[row])
     series, _, layer, channel = neuron
-    return album.picture(neuron), f"{series} {layer}:{channel}", album.concept(neuron) + note
+    return album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note
 
 
 @RUN_FIGURES.add("alignment")
@@ -349,7 +361,7 @@ def reversion_plot(run: Run) -> Figure | None:
     joint = records[(records["layer"] == JOINT) & (records["split"] == "heldout")]
     pairs = list(joint.groupby(["series", "epoch_from", "epoch_to"], observed=True))
     bins = reversion.quartiles(list(joint["arm"].unique()))
-    arms = [*bins, "random", "matched", "all"]
+    arms = [*bins, "matched", "random", "all"]
     methods = list(dict.fromkeys(joint["method"]))
     columns = min(2, len(pairs))
     lines = -(-len(pairs) // columns)
@@ -359,24 +371,17 @@ def reversion_plot(run: Run) -> Figure | None:
     rng = np.random.default_rng(SEED)
     for axes, (key, rows) in zip(panels.flat, pairs, strict=False):
         for index, method in enumerate(methods):
+            offset = (index - (len(methods) - 1) / 2) * 0.14
             of_method = rows[rows["method"] == method]
-            classes = reversion.wide(reversion.by_class(of_method))
-            means = classes[arms].mean()
-            ends = [reversion.bootstrap_interval(of_method[of_method["arm"] == a], rng) for a in arms]
-            low, high = np.array(ends).T
-            x = np.arange(len(arms)) + (index - (len(methods) - 1) / 2) * 0.14
-            colour = COLOURS[index % len(COLOURS)]
-            axes.plot(x[: len(bins)], means[: len(bins)], color=colour, linewidth=0.9)
-            axes.errorbar(
-                x,
-                means,
-                yerr=[means - low, high - means],
-                fmt=MARKERS[index % len(MARKERS)],
-                color=colour,
-                capsize=1.5,
-                elinewidth=0.9,
-                label=method,
-            )
+            style = {
+                "color": COLOURS[index % len(COLOURS)],
+                "marker": MARKERS[index % len(MARKERS)],
+                "label": method,
+            }
+            _arms(axes, of_method, [*bins, "matched"], arms, offset, rng, len(bins), **style)
+        first = rows[rows["method"] == methods[0]]
+        shared = {"color": "#777777", "marker": "_", "label": "any method"}
+        _arms(axes, first, ["random", "all"], arms, 0.0, rng, 0, **shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
@@ -384,8 +389,9 @@ def reversion_plot(run: Run) -> Figure | None:
         axes.set_visible(False)
     for axes in panels[:, 0]:
         axes.set_ylabel("change of accuracy")
-    panels[0, 0].legend()
-    canvas.tight_layout()
+    canvas.tight_layout(rect=(0, 0.3 / (2.5 * lines), 1, 1))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
     return Figure(
         "reversion",
         "What happens when evolutions are undone",
@@ -393,4 +399,23 @@ def reversion_plot(run: Run) -> Figure | None:
         "once, by importance method; 95 % intervals resample classes and the images within them. "
         "Below 0: undoing the evolution hurts.",
         canvas,
+    )
+
+
+def _arms(axes, rows, drawn, places, offset, rng, joined, color, marker, label) -> None:
+    """Means with intervals of some arms at their places; the first `joined` ones are connected."""
+    means = reversion.wide(reversion.by_class(rows))[drawn].mean()
+    ends = [reversion.bootstrap_interval(rows[rows["arm"] == arm], rng) for arm in drawn]
+    low, high = np.array(ends).T
+    x = np.array([places.index(arm) + offset for arm in drawn])
+    axes.plot(x[:joined], means.iloc[:joined], color=color, linewidth=0.9)
+    axes.errorbar(
+        x,
+        means,
+        yerr=[means - low, high - means],
+        fmt=marker,
+        color=color,
+        capsize=1.5,
+        elinewidth=0.9,
+        label=label,
     )

@@ -44,8 +44,8 @@ def write_report(run: Run) -> Written:
             "How concepts evolve in training",
             _lead(run, tables),
             _sections(run, tables, figures),
-            f"Made by conceptevo-harness from {manifest['configuration']['images']['source']} images, "
-            f"seed {manifest['configuration']['seed']}; Python {manifest['python']}, {versions}.",
+            f"Made by conceptevo-harness, seed {manifest['configuration']['seed']}; "
+            f"Python {manifest['python']}, {versions}.",
         )
         plt.close("all")
     main = tables.get("reversion")
@@ -77,9 +77,7 @@ def _lead(run: Run, tables: dict[str, Table]) -> str:
     )
 
 
-def _sections(
-    run: Run, tables: dict[str, Table], figures: dict[str, Figure]
-) -> list[Section]:
+def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) -> list[Section]:
     def pick(pool, *names):
         return [pool[name] for name in names if name in pool]
 
@@ -118,13 +116,13 @@ def _sections(
         Section(
             "Do the evolutions matter to the predictions?",
             [
-                "For a class and two epochs, every neuron's change is scored by how much it matters "
-                "to the class. In the newer network, a set of neurons is then put back to what it "
-                "does in the older one on the same image, and the rest of the network runs on. "
-                "If the score means something, undoing the most important quarter (q1) must hurt "
-                "more than undoing a random quarter, and the least important (q4) less; and "
-                "neurons that changed as much as q1's but were not scored important must do less "
-                "harm (matched)."
+                "For a class and two epochs, every neuron's change is scored by how much it "
+                "matters to the class. In the newer network, a set of neurons is then put back "
+                "to what it does in the older one on the same image, and the rest of the "
+                "network runs on. If the score means something, undoing the most important "
+                "quarter (q1) must hurt more than undoing a random quarter, and the least "
+                "important (q4) less; and neurons that changed as much as q1's but were not "
+                "scored important must do less harm (matched)."
             ],
             _reversion_findings(run),
             pick(figures, "reversion"),
@@ -184,8 +182,12 @@ def _reversion_findings(run: Run) -> list[str]:
     for (series, start, end), rows in chosen.groupby(PAIR, observed=True):
         changes = wide(by_class(rows))
         parts = []
-        for arm, name in (("q1", "most important quarter"), ("random", "a random quarter"),
-                          ("q4", "least important quarter"), ("matched", "matched quarter")):
+        for arm, name in (
+            ("q1", "most important quarter"),
+            ("random", "a random quarter"),
+            ("q4", "least important quarter"),
+            ("matched", "matched quarter"),
+        ):
             if arm not in changes:
                 continue
             low, high = bootstrap_interval(rows[rows["arm"] == arm], rng)
@@ -193,7 +195,7 @@ def _reversion_findings(run: Run) -> list[str]:
                 f"{name} {100 * changes[arm].mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
             )
         findings.append(
-            f"{series}, epochs {start} → {end}, scored by {method}: change of accuracy in points when "
-            f"undoing the " + ", ".join(parts) + "."
+            f"{series}, epochs {start} → {end}, scored by {method}: change of accuracy in points "
+            "when undoing the " + ", ".join(parts) + "."
         )
     return findings

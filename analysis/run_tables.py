@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -73,9 +75,7 @@ def alignment(run: Run) -> Table | None:
     named = concepts(run)
     if named is None:
         return None
-    table = alignment_table(
-        spaces(run), named, base_checkpoint(run), np.random.default_rng(SEED)
-    )
+    table = alignment_table(spaces(run), named, base_checkpoint(run), np.random.default_rng(SEED))
     number = "{:.3f}"
     return Table(
         "alignment",
@@ -96,7 +96,7 @@ def identities(run: Run) -> Table | None:
         trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]]
         for series, group in trained.drop_duplicates().groupby("series", sort=True):
             epochs = sorted(group["epoch"])
-            for start, end in zip(epochs[:-1], epochs[1:], strict=True):
+            for start, end in pairwise(epochs):
                 ranks = identity(space, series, start, end)
                 mean, low, high = mean_interval(ranks, rng)
                 rows.append(
@@ -197,4 +197,3 @@ def same_concept_counts(run: Run) -> pd.DataFrame | None:
     if named is None:
         return None
     return named.groupby(["series", "epoch", "concept"]).size().rename("neurons").reset_index()
-

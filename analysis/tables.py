@@ -1,4 +1,4 @@
-"""Tables of the paper: a frame, what it shows, and how it is printed. One function each, registered."""
+"""Tables: a frame, what it shows, and how it is printed. One function each, registered."""
 
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ class Table:
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
             return "–"
-        return self.formats.get(column, "{}").format(value).replace("-", "−") if (
-            isinstance(value, int | float)
-        ) else str(value)
+        return (
+            self.formats.get(column, "{}").format(value).replace("-", "−")
+            if (isinstance(value, int | float))
+            else str(value)
+        )
 
     def csv(self) -> str:
         return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -161,10 +161,12 @@ class Run:
             raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
 
     def tables(self, kind: str) -> pd.DataFrame:
-        """All tables of one kind (every series, epoch or pair), one under another, in path order."""
+        """All tables of one kind (every series, epoch or pair), in path order."""
         paths = self._paths(kind)
         if not paths:
-            raise ArtifactError(f"{self.root} holds no {kind} tables; make them with `conceptevo run`")
+            raise ArtifactError(
+                f"{self.root} holds no {kind} tables; make them with `conceptevo run`"
+            )
         return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
     def holds(self, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where checkpoints come from. A new source is one class here, or 'package.module:Class' elsewhere."""
+"""Where checkpoints come from. A new source is one class, here or 'package.module:Class'."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class EvolveSection(ImportanceParameters):
         classes: class names; all by default.
     """
 
-    pairs: dict[str, tuple[tuple[int, int], ...]] = {}
+    pairs: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
     classes: tuple[str, ...] | None = None
 
 
@@ -79,9 +79,9 @@ class Config(_Section):
 
     seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=0)
-    images: Annotated[
-        DrawnImagesSection | FolderImagesSection, Field(discriminator="source")
-    ] = DrawnImagesSection()
+    images: Annotated[DrawnImagesSection | FolderImagesSection, Field(discriminator="source")] = (
+        DrawnImagesSection()
+    )
     series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
         min_length=1
     )
@@ -140,7 +140,9 @@ def load_config(path: Path) -> Config:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"configuration {path} does not exist; `conceptevo init` writes one") from error
+        raise ConfigError(
+            f"configuration {path} does not exist; `conceptevo init` writes one"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not valid TOML: {error}") from error
     return parse_config(values, str(path))
@@ -153,7 +155,9 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     except ValidationError as error:
         problems = error.errors()
         # where a series is wrong, pydantic also complains that the tuple of good ones is too short
-        if any(problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems):
+        if any(
+            problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems
+        ):
             problems = [problem for problem in problems if problem["type"] != "too_short"]
         raise ConfigError(f"{origin}:\n" + "\n".join(map(_explain, problems))) from error
 

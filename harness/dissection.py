@@ -25,7 +25,7 @@ TOP_SHARE = 0.005
 
 
 def label_masks(labels: np.ndarray, count: int) -> Tensor:
-    """Label maps uint8 [images, height, width] (0 none, i + 1 the i-th) -> bool [images, count, h, w]."""
+    """Label maps uint8 [images, h, w] (0 none, i + 1 the i-th) -> bool [images, count, h, w]."""
     values = torch.arange(1, count + 1, dtype=torch.uint8)
     return torch.from_numpy(labels)[:, None] == values[:, None, None]
 
@@ -73,7 +73,9 @@ def dissect(
     for layer in spatial:
         size = (layer.height, layer.width)
         if size not in covered:
-            pooled = [functional.adaptive_avg_pool2d(part.float(), size) for part in masks.split(64)]
+            pooled = [
+                functional.adaptive_avg_pool2d(part.float(), size) for part in masks.split(64)
+            ]
             covered[size] = torch.cat(pooled).flatten(2).transpose(1, 2).flatten(0, 1)
         activations = torch.cat(maps.pop(layer.name)).transpose(1, 2).flatten(0, 1)
         overlap = overlaps(activations, covered[size])

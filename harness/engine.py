@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection
 from typing import Any
 
 from rich.console import Console
@@ -75,7 +74,8 @@ class Engine:
         self._pool: ProcessPoolExecutor | None = None
         context = multiprocessing.get_context("spawn")
         self._context = context
-        self._steps = context.SimpleQueue() if workers else queue.SimpleQueue()
+        self._steps, self._put_steps = context.Pipe(duplex=False)
+        self._steps_lock = context.Lock()
 
     def stage(self, title: str, shards: Sequence[Shard]) -> None:
         """Do all shards that are not done yet; a bar shows how far and how long still.
@@ -109,7 +109,10 @@ class Engine:
     def _in_processes(self, shards: Sequence[Shard], advance: Advance) -> None:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self._workers, self._context, initializer=_start_worker, initargs=(self._steps,)
+                self._workers,
+                self._context,
+                initializer=_start_worker,
+                initargs=(self._put_steps, self._steps_lock),
             )
         # the longest first, so that no long one is left over at the end
         longest_first = sorted(shards, key=lambda shard: -shard.steps)
@@ -117,9 +120,8 @@ class Engine:
             self._pool.submit(_work, self._run, shard) for shard in longest_first
         }
         while running:
-            wait([self._steps._reader], timeout=0.2)
-            while not self._steps.empty():
-                advance(self._steps.get())
+            while self._steps.poll(0.2):
+                advance(self._steps.recv())
             for future in [future for future in running if future.done()]:
                 running.remove(future)
                 future.result()
@@ -162,9 +164,14 @@ def _capped(most: int, advance: Advance) -> Advance:
 _report: Advance = lambda steps: None  # noqa: E731 - replaced in each worker
 
 
-def _start_worker(steps: Any) -> None:
+def _start_worker(steps: Connection, lock: Any) -> None:
     global _report
-    _report = steps.put
+
+    def report(count: int) -> None:
+        with lock:
+            steps.send(count)
+
+    _report = report
     one_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

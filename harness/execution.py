@@ -57,7 +57,7 @@ def execution(
         if graph is None:
             yield _Hooked(model, names)
             return
-        inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
+        inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
         for module in inplace:
             module.inplace = False  # the values kept must not be overwritten
         try:
@@ -129,7 +129,7 @@ _OUT_OF_PLACE = {
 
 
 def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
-    """The model's graph without in-place operations and each layer's node; None if not to be had."""
+    """The graph without in-place operations and each layer's node; None if not to be had."""
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
@@ -150,9 +150,9 @@ def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, dict[str, 
 def _overwrites(node: fx.Node) -> bool:
     """Whether the node may still write to its input."""
     if node.op == "call_method":
-        return node.target.endswith("_") or node.target.startswith("__i")
+        return str(node.target).endswith("_") or str(node.target).startswith("__i")
     if node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
+        name = str(getattr(node.target, "__name__", ""))
         return (name.endswith("_") and not name.endswith("__")) or name == "setitem"
     return False
 
@@ -217,15 +217,16 @@ class _Traced(Execution):
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         args = fx.node.map_arg(node.args, values.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+        target: Any = node.target
         match node.op:
             case "call_module":
-                return self._modules[node.target](*args, **kwargs)
+                return self._modules[target](*args, **kwargs)
             case "call_function":
-                return node.target(*args, **kwargs)
+                return target(*args, **kwargs)
             case "call_method":
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
+                return getattr(args[0], target)(*args[1:], **kwargs)
             case "get_attr":
-                return operator.attrgetter(node.target)(self._model)
+                return operator.attrgetter(target)(self._model)
             case _:  # output
                 return args[0]
 

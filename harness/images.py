@@ -1,4 +1,4 @@
-"""Image sets: the embedded drawn one and a user's own folders. No torch: pixels are uint8 arrays."""
+"""Image sets: the embedded drawn one and a user's folders. No torch: pixels are uint8 arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
 
 @dataclass(frozen=True)
 class View:
-    """How a network sees an image: shorter side to `resize` pixels, then the central square `crop`."""
+    """How a network sees an image: shorter side to `resize` pixels, then the central `crop`."""
 
     resize: int
     crop: int
@@ -44,15 +44,17 @@ class View:
 
 
 class ImageSet(Protocol):
-    """Images with class labels; an image's id is its index.
+    """Images with class labels; an image's id is its index."""
 
-    Attributes:
-        classes: class names; a label indexes them.
-        labels: int64 [images].
-    """
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label indexes them."""
+        ...
 
-    classes: tuple[str, ...]
-    labels: np.ndarray
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [images]."""
+        ...
 
     def __len__(self) -> int: ...
 

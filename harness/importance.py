@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -107,13 +107,7 @@ class Change:
                 share = (step + 0.5) / self._path_steps
                 point = torch.lerp(start, end, share).requires_grad_()
                 with torch.enable_grad():
-                    logits = self._execution.rerun(
-                        {
-                            layer.name: lambda output, layer=layer, point=point: layer.like_output(
-                                point, output
-                            )
-                        }
-                    )
+                    logits = self._execution.rerun({layer.name: partial(layer.like_output, point)})
                     (gradient,) = torch.autograd.grad(logits[:, self._outputs[1]].sum(), point)
                 total += gradient
             means[layer.name] = total / self._path_steps
@@ -181,31 +175,43 @@ class ImportanceMethod:
 
 IMPORTANCE: Registry[ImportanceMethod] = Registry("importance method")
 
-for _kind, _gradients, _linearises in (
-    ("t", lambda change: change.gradients_from, False),
-    ("t1", lambda change: change.gradients_to, True),
-    ("path", lambda change: change.gradients_along, True),
-):
-    for _summary, _share in (("sign", True), ("mean", False)):
-        IMPORTANCE.add(f"{_summary}_{_kind}")(
-            ImportanceMethod(
-                lambda change, gradients=_gradients: change.along(gradients(change)),
-                _share,
-                _linearises,
-            )
-        )
-IMPORTANCE.add("change")(ImportanceMethod(Change.size, share=False))
-IMPORTANCE.add("random")(
-    ImportanceMethod(
-        lambda change: {
-            layer.name: torch.from_numpy(
-                change.rng.random((len(change.maps_to[layer.name]), layer.channels))
-            )
-            for layer in change.layers
-        },
-        share=False,
-    )
-)
+
+def at_t(change: Change) -> dict[str, Tensor]:
+    """The paper's: gradient in the older model times the change (METHOD section 2)."""
+    return change.along(change.gradients_from)
+
+
+def at_t1(change: Change) -> dict[str, Tensor]:
+    """Gradient in the newer model times the change."""
+    return change.along(change.gradients_to)
+
+
+def on_path(change: Change) -> dict[str, Tensor]:
+    """Gradient averaged between the two activations times the change: summed over neurons it is
+    the whole difference of the logit (completeness; Sundararajan et al., 2017)."""
+    return change.along(change.gradients_along)
+
+
+def by_chance(change: Change) -> dict[str, Tensor]:
+    """A number by chance for every neuron."""
+    images = len(change.maps_to[change.layers[0].name])
+    return {
+        layer.name: torch.from_numpy(change.rng.random((images, layer.channels)))
+        for layer in change.layers
+    }
+
+
+for _name, _method in {
+    "sign_t": ImportanceMethod(at_t, share=True),
+    "mean_t": ImportanceMethod(at_t, share=False),
+    "sign_t1": ImportanceMethod(at_t1, share=True, linearises=True),
+    "mean_t1": ImportanceMethod(at_t1, share=False, linearises=True),
+    "sign_path": ImportanceMethod(on_path, share=True, linearises=True),
+    "mean_path": ImportanceMethod(on_path, share=False, linearises=True),
+    "change": ImportanceMethod(Change.size, share=False),
+    "random": ImportanceMethod(by_chance, share=False),
+}.items():
+    IMPORTANCE.add(_name)(_method)
 
 
 def importance(

@@ -107,11 +107,13 @@ def find_layers(
             raise ValueError(
                 f"{', '.join(repeated)} runs more than once a pass; name the block around it"
             )
-    layers = []
+    layers: list[Layer] = []
     for name in names:
         shape = outputs[name].shape
         if len(shape) not in (2, 3, 4):
-            raise ValueError(f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used")
+            raise ValueError(
+                f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used"
+            )
         last = _stated(name, channels_last or {})
         if last is None:
             last = _is_channels_last(model, name, shape, tall)
@@ -188,9 +190,7 @@ def _stated(name: str, layouts: Mapping[str, bool]) -> bool | None:
     return next((last for pattern, last in layouts.items() if fnmatchcase(name, pattern)), None)
 
 
-def _is_channels_last(
-    model: nn.Module, name: str, shape: tuple[int, ...], tall: Tensor
-) -> bool:
+def _is_channels_last(model: nn.Module, name: str, shape: tuple[int, ...], tall: Tensor) -> bool:
     """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
     if len(shape) == 3:
         return True  # tokens

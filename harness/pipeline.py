@@ -16,12 +16,20 @@ from harness import drawn
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.batches import batch_of, batches
 from harness.checkpoints import Source, TrainedSource
-from harness.config import Config, ConfigError, DrawnImagesSection
+from harness.config import Config, ConfigError, DrawnImagesSection, FolderImagesSection
 from harness.dissection import dissect, label_masks
 from harness.engine import Advance, Engine, Shard
-from harness.images import FileImages, ImageSet, drawn_arrays, folder_images, image_index, open_images
+from harness.images import (
+    FileImages,
+    ImageSet,
+    drawn_arrays,
+    folder_images,
+    image_index,
+    open_images,
+)
 from harness.importance import importance
 from harness.layers import Layer, find_layers
+from harness.networks import channels_last
 from harness.probing import probe
 from harness.projection import project
 from harness.receptive_field import with_patches
@@ -45,10 +53,18 @@ def image_stage(config: Config, engine: Engine) -> None:
             count = getattr(config.images, split)
             makes = (Artifact("images", (split,)), *makes)
             shards.append(
-                Shard(makes, image_fingerprint(config, split), _draw, (split, config.seed, count), count)
+                Shard(
+                    makes,
+                    image_fingerprint(config, split),
+                    _draw,
+                    (split, config.seed, count),
+                    count,
+                )
             )
         elif getattr(config.images, split) is not None:
-            shards.append(Shard(makes, image_fingerprint(config, split), _list, (split, config)))
+            shards.append(
+                Shard(makes, image_fingerprint(config, split), _list, (split, config.images))
+            )
     engine.stage("images", shards)
 
 
@@ -57,17 +73,15 @@ def image_fingerprint(config: Config, split: str) -> str:
     time of change."""
     if isinstance(config.images, DrawnImagesSection):
         return fingerprint(_version(), "drawn", config.seed, split, getattr(config.images, split))
-    images = _folder(config, split)
+    images = _folder(config.images, split)
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in images.paths]
     return fingerprint(_version(), "folder", stats)
 
 
-def _folder(config: Config, split: str) -> FileImages:
-    root = getattr(config.images, split)
-    classes = None
-    if split != "probe":  # a label must mean the same in every split
-        classes = folder_images(config.images.probe).classes
-    return folder_images(root, classes)
+def _folder(section: FolderImagesSection, split: str) -> FileImages:
+    """The files of a split; a label means the same class in every split."""
+    classes = None if split == "probe" else folder_images(section.probe).classes
+    return folder_images(getattr(section, split), classes)
 
 
 def _draw(run: Run, made_from: str, advance: Advance, split: str, seed: int, count: int) -> None:
@@ -92,8 +106,10 @@ def _draw(run: Run, made_from: str, advance: Advance, split: str, seed: int, cou
     run.save(Artifact("image_index", (split,)), index, made_from)
 
 
-def _list(run: Run, made_from: str, advance: Advance, split: str, config: Config) -> None:
-    run.save(Artifact("image_index", (split,)), image_index(_folder(config, split)), made_from)
+def _list(
+    run: Run, made_from: str, advance: Advance, split: str, section: FolderImagesSection
+) -> None:
+    run.save(Artifact("image_index", (split,)), image_index(_folder(section, split)), made_from)
 
 
 def train_stage(config: Config, engine: Engine) -> None:
@@ -238,7 +254,7 @@ def read_layers(run: Run, series: str) -> list[Layer]:
 
 def _load(run: Run, source: Source, epoch: int) -> nn.Module:
     classes = len(open_images(run, "test").classes)
-    return source.load(epoch, classes, run).to(memory_format=torch.channels_last)
+    return channels_last(source.load(epoch, classes, run))
 
 
 def _probe(
@@ -378,9 +394,7 @@ def _pair_shards(
     classes = _classes(config, open_images(run, "test"))
     return [
         Shard(
-            tuple(
-                Artifact(kind, (pair.series, pair.epoch_from, pair.epoch_to)) for kind in kinds
-            ),
+            tuple(Artifact(kind, (pair.series, pair.epoch_from, pair.epoch_to)) for kind in kinds),
             fingerprint(
                 checkpoint_fingerprint(config, source, pair.epoch_from),
                 checkpoint_fingerprint(config, source, pair.epoch_to),

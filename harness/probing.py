@@ -47,7 +47,7 @@ class Probe:
             centre of the map's cell, as a fraction of the view). Dead neurons, active on no image,
             are absent; a neuron active on fewer than k images has fewer rows.
         responsive: series, epoch, image_id, rank, layer, channel, activation.
-        activations: float32 [images, neurons], neurons in the order of `neurons`; empty if not kept.
+        activations: float32 [images, neurons], columns as the rows of `neurons`; empty if not kept.
         neurons: layer, channel, dead; a row a neuron.
     """
 
@@ -58,7 +58,7 @@ class Probe:
 
 
 def peak(maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-    """Activation a[x, n] and where it is: maps [batch, channels, positions] -> 2 x [batch, channels].
+    """Activation a[x, n] and its position: [batch, channels, positions] -> 2 x [batch, channels].
 
     Of equal maxima the first position counts.
     """

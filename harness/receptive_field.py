@@ -19,7 +19,7 @@ CONTEXT = 1.5
 
 
 def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
-    """The layers with `patch` filled in: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
+    """The layers with `patch`: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
 
     Vectors and tokens, which have no place in the image, keep 1 (the whole view).
     """

@@ -166,23 +166,24 @@ def _plans(
 
     Sets that several methods share are run once.
     """
-    methods = list(dict.fromkeys(sets["method"]))
+    methods: list[str] = sets["method"].unique().tolist()
     chosen: dict[tuple[str, int, str, str], Tensor] = {}
-    for (method, arm, draw, layer), rows in sets.groupby(
-        ["method", "arm", "draw", "layer"], sort=False
-    ):
-        chosen[method, arm, draw, layer] = torch.tensor(rows["channel"].to_numpy())
-    arms = list(dict.fromkeys((method, arm, draw) for method, arm, draw, _ in chosen))
+    keys = ["method", "arm", "draw", "layer"]
+    for (method, arm, draw, layer), rows in sets.groupby(keys, sort=False):
+        chosen[str(method), int(draw), str(arm), str(layer)] = torch.tensor(
+            rows["channel"].to_numpy()
+        )
+    arms = list(dict.fromkeys((method, draw, arm) for method, draw, arm, _ in chosen))
     names = [layer.name for layer in layers]
     plans: list[tuple[str, dict[str, Tensor], list[tuple[str, str, int]]]] = []
     for place in [*names, JOINT]:
         plans.append((place, {}, [(method, "none", 0) for method in methods]))
-        for method, arm, draw in arms:
+        for method, draw, arm in arms:
             if arm in SHARED_ARMS and method != methods[0]:
                 continue
-            serves = methods if arm in SHARED_ARMS else [method]
+            serves: list[str] = methods if arm in SHARED_ARMS else [method]
             where = names if place == JOINT else [place]
-            changes = {name: chosen[method, arm, draw, name] for name in where}
+            changes = {name: chosen[method, draw, arm, name] for name in where}
             plans.append((place, changes, [(each, arm, draw) for each in serves]))
     return plans
 

@@ -119,7 +119,9 @@ class SemanticSpace:
         arrays = run.arrays(Artifact("space", (method,)))
         neurons = run.table(Artifact("space_neurons", (method,)))
         metric = METRICS[int(arrays["metric"])]
-        return cls(method, neurons[[*NEURON, "coverage"]], arrays["vectors"], metric, arrays["images"])
+        return cls(
+            method, neurons[[*NEURON, "coverage"]], arrays["vectors"], metric, arrays["images"]
+        )
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -96,7 +96,9 @@ def gather_evidence(
     incidence = sparse.csr_array((ones, (row, stimuli["image_id"].to_numpy())), shape=shape)
     of_base = neurons[(neurons["series"] == base.series) & (neurons["epoch"] == base.epoch)]
     if len(of_base) < 2:
-        raise ValueError(f"base {base} has {len(of_base)} living neurons; a space needs two or more")
+        raise ValueError(
+            f"base {base} has {len(of_base)} living neurons; a space needs two or more"
+        )
     of_base = of_base.assign(base_row=np.arange(len(of_base)))
     listed = responsive.merge(of_base[["layer", "channel", "base_row"]], on=["layer", "channel"])
     marks = sparse.csr_array(
@@ -174,11 +176,11 @@ def carry_over(
     where step 3 has given the other images vectors, they enter the mean, too.
     """
     of_base = evidence.incidence[evidence.base_rows]
-    direct = np.asarray(of_base.sum(axis=0)).ravel() > 0
+    direct = np.diff(sparse.csc_array(of_base).indptr) > 0
     images = np.where(direct[:, None], solve_image_vectors(of_base, base_vectors), np.nan)
     images = indirect_vectors(evidence.responsive, images, parameters, rng)
 
-    known = ~np.isnan(images).any(axis=1)
+    known = np.asarray(np.isfinite(images).all(axis=1))
     usable = sparse.csr_array(evidence.incidence @ sparse.diags_array(known.astype(float)))
     usable.eliminate_zeros()
     vectors = mean_over_stimuli(usable) @ np.where(known[:, None], images, 0.0)
@@ -201,7 +203,7 @@ def indirect_vectors(
     Images to which the same base neuron responds are pulled together by the objective of step 1;
     the known vectors stay fixed. An image that shares a neuron with no other keeps NaN.
     """
-    known = ~np.isnan(images).any(axis=1)
+    known = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)
     groups = sparse.csr_array(responsive)
     learnt = skip_gram(

@@ -12,7 +12,7 @@ _EMPTY = torch.iinfo(torch.int64).min
 
 
 def sortable(values: Tensor) -> Tensor:
-    """float32 -> int64 in [-2^31, 2^31) with the same order, so that equal floats are equal ints."""
+    """float32 -> int64 in [-2^31, 2^31) with the same order, equal floats to equal ints."""
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
 

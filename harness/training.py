@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.artifacts import whole_file
-from harness.networks import build
+from harness.networks import build, channels_last
 
 
 class TrainingParameters(BaseModel):
@@ -89,7 +89,7 @@ def train(
             f"batch_size={parameters.batch_size} needs at least as many training images, "
             f"got {len(images)}"
         )
-    model = build(architecture, num_classes, seed).to(memory_format=torch.channels_last)
+    model = channels_last(build(architecture, num_classes, seed))
     if not parameters.dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -199,9 +199,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     try:
         right = sum(
             int((model(batch).argmax(1) == truth).sum())
-            for batch, truth in zip(
-                images.split(batch_size), labels.split(batch_size), strict=True
-            )
+            for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
         )
     finally:
         model.train(training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 
 def torchvision_models() -> ModuleType:
@@ -22,6 +23,10 @@ def torchvision_models() -> ModuleType:
     return torchvision.models
 
 
+#: Declarations live as long as the object that made them.
+_LIBRARIES: list[Any] = []
+
+
 def _declare_operators() -> None:
     import sys
 
@@ -29,8 +34,8 @@ def _declare_operators() -> None:
 
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]  # what the failed import left half made
-    global _library  # the declarations live as long as this object
-    _library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")
     boxes = "Tensor dets, Tensor scores, float iou_threshold"
-    _library.define(f"nms({boxes}) -> Tensor")
-    _library.define(f"qnms({boxes}) -> Tensor")
+    library.define(f"nms({boxes}) -> Tensor")
+    library.define(f"qnms({boxes}) -> Tensor")
+    _LIBRARIES.append(library)

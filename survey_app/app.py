@@ -1,4 +1,4 @@
-"""The participants' page: Streamlit finds out who is there and hands their page to the component."""
+"""The participants' page: Streamlit finds out who is there and hands over their page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a participant is and where an action leads: a pure state machine, no store, no Streamlit."""
+"""Where a participant is and where an action leads: a pure state machine without a store."""
 
 from __future__ import annotations
 

@@ -83,8 +83,11 @@ def _turk(address: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port, parts = "", None, urlsplit("")
-    if parts.scheme == "https" and port is None and "@" not in parts.netloc and (
-        host == "mturk.com" or host.endswith(".mturk.com")
+    if (
+        parts.scheme == "https"
+        and port is None
+        and "@" not in parts.netloc
+        and (host == "mturk.com" or host.endswith(".mturk.com"))
     ):
         return f"https://{host}/mturk/externalSubmit"
     raise BadAddress("The address is not complete (turkSubmitTo). Please start again from MTurk.")

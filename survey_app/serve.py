@@ -57,7 +57,10 @@ def serve(
         time.sleep(0.2)
         for number, process in enumerate(running):
             if process.poll() is not None and not stopping:
-                print(f"worker {process.pid} ended ({process.returncode}); starting another", flush=True)
+                print(
+                    f"worker {process.pid} ended ({process.returncode}); starting another",
+                    flush=True,
+                )
                 running[number] = start()
                 time.sleep(1)  # a worker that cannot start must not spin
     for process in running:

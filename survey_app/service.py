@@ -82,9 +82,7 @@ class Service:
             if done:
                 row = self._do(connection, row, stage, progress, course, action)
             ends = flow.stage(progress_of(row), course_of(self.study, self.keys, row)) in flow.ENDS
-            identity = (
-                self.store.identity(connection, self.study.hash, participant) if ends else {}
-            )
+            identity = self.store.identity(connection, self.study.hash, participant) if ends else {}
         return self._page(row, identity), done
 
     def _do(self, connection, row, stage: Stage, progress: Progress, course, action):
@@ -121,7 +119,7 @@ class Service:
         )
 
     def _questionnaire(self, values: dict[str, Any]) -> dict[str, str]:
-        """Answers to the optional questions; what does not fit is refused, what is empty left out."""
+        """Answers to the optional questions; empty ones are left out, unfit ones refused."""
         answers = {}
         for field in self.study.questions:
             value = values.get(field.name)
@@ -169,14 +167,14 @@ class Service:
             },
         )
         if not new:
-            raise AssertionError(f"{row['participant']} met {trial.id} twice at version {row['version']}")
+            raise AssertionError(
+                f"{row['participant']} met {trial.id} twice at version {row['version']}"
+            )
         if stage is Stage.PRACTICE:
             feedback = {"trial": trial.id, "answer": answer, "right": right}
             return save(flow.practise(progress, right), feedback=feedback)
         passed = trial.role == "attention" and right is True
-        return save(
-            flow.answer(progress, course), attention_right=row["attention_right"] + passed
-        )
+        return save(flow.answer(progress, course), attention_right=row["attention_right"] + passed)
 
     def _page(self, row: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
         course = course_of(self.study, self.keys, row)

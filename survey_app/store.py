@@ -18,7 +18,17 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -38,7 +48,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, durable: bool = True) -> Engine:
     """An engine for any SQLAlchemy URL, tuned for many small transactions.
 
     Raises:
@@ -47,15 +57,15 @@ def open_engine(url: str) -> Engine:
     try:
         if url.startswith("sqlite"):
             engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-            event.listen(engine, "connect", _sqlite_connect)
+            event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_hasty)
             event.listen(engine, "begin", _sqlite_begin)
             return engine
         options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800}
         return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ValueError(
-            f"database {url.split('://')[0]!r} cannot be used ({error}); name an SQLAlchemy URL such as "
-            f"sqlite:///answers.sqlite or postgresql://user@host/name"
+            f"database {url.split('://')[0]!r} cannot be used ({error}); name an "
+            f"SQLAlchemy URL such as sqlite:///answers.sqlite or postgresql://user@host/name"
         ) from error
 
 
@@ -65,16 +75,27 @@ def _sqlite_connect(connection, _record) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def _sqlite_hasty(connection, record) -> None:
+    _sqlite_connect(connection, record)
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
 def _sqlite_begin(connection: Connection) -> None:
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 class Store:
-    """One database. `clock` tells the time, in UTC."""
+    """One database.
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = now) -> None:
-        self.engine = open_engine(url)
+    Args:
+        url: any SQLAlchemy URL.
+        clock: tells the time, in UTC.
+        durable: False spares SQLite a disk flush per commit, for data that can be made again.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = now, durable: bool = True) -> None:
+        self.engine = open_engine(url, durable)
         self.clock = clock
         # SQLite has one writer; a fair queue in the process beats its busy-waiting.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
@@ -99,7 +120,10 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One reading transaction; never waits for a writer."""
-        with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
+        with (
+            self.engine.connect().execution_options(reading=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def register(self, study: Study, source: Source) -> tuple[str, str]:
@@ -113,7 +137,9 @@ class Store:
                 "created_at": self.clock(),
             }
             self._insert_new(connection, studies, row)
-            known = select(func.count()).where(places.c.study == study.hash, places.c.source == source)
+            known = select(func.count()).where(
+                places.c.study == study.hash, places.c.source == source
+            )
             if not connection.scalar(known):
                 self._insert_new(
                     connection,

@@ -55,10 +55,7 @@ class View:
         """A page: its HTML, and the pictures of the next trials to fetch beforehand."""
         body = getattr(self, f"_{place.stage.value}")(place)
         ahead = [name for placed in place.placed[1:] for name in self._images(placed["trial"])]
-        html = (
-            f'<header><p class="study">{escape(self.study.title)}</p>{self._progress(place)}</header>'
-            f"<main>{body}</main>"
-        )
+        html = self._around(body, self._progress(place))
         return {
             "stage": place.stage.value,
             "html": html,
@@ -75,11 +72,12 @@ class View:
         return self._still("We cannot start yet", f"<p>{escape(text)}</p>")
 
     def _still(self, title: str, body: str) -> dict[str, Any]:
-        html = (
-            f'<header><p class="study">{escape(self.study.title)}</p></header>'
-            f"<main>{_heading(title)}{body}</main>"
-        )
+        html = self._around(_heading(title) + body)
         return {"version": -1, "token": "", "stage": "still", "html": html, "preload": []}
+
+    def _around(self, body: str, progress: str = "") -> str:
+        title = f'<p class="study">{escape(self.study.title)}</p>'
+        return f'<header>{title}{progress}</header><div class="page">{body}</div>'
 
     def _images(self, trial: str) -> list[str]:
         shown = self.study.by_id[trial]
@@ -166,7 +164,8 @@ class View:
 
     def _questions(self, place: Place) -> str:
         asked = "".join(
-            _text(f) if f.kind == "text" else _scale(f, required=False) for f in self.study.questions
+            _text(f) if f.kind == "text" else _scale(f, required=False)
+            for f in self.study.questions
         )
         return (
             f"{_heading('A few last questions')}<p>All of them are optional.</p>"
@@ -192,7 +191,7 @@ class View:
 
     def _expired(self, place: Place) -> str:
         text = (
-            "You were away for long, and your place was given to someone else. The answers you gave "
+            "You were away for long, and your place was given to someone else. What you answered "
             "until then are stored. If you think this is a mistake, write to the researcher."
         )
         return f"{_heading('Your place has expired')}<p>{text}</p>"
@@ -203,7 +202,9 @@ def _heading(text: str) -> str:
 
 
 def _go_on(text: str) -> str:
-    return f'<div class="actions"><button class="primary" type="submit">{escape(text)}</button></div>'
+    return (
+        f'<div class="actions"><button class="primary" type="submit">{escape(text)}</button></div>'
+    )
 
 
 def _image(name: str, alt: str) -> str:
@@ -219,9 +220,8 @@ def _field(f: Field, trial: Trial, order: list[str]) -> str:
 def _pick(f: Field, trial: Trial, order: list[str]) -> str:
     images = {option.id: option.image for option in trial.options}
     tiles = "".join(
-        f'<label class="tile"><input type="radio" name="{escape(f.name)}" value="{escape(o)}" required>'
-        f'{_image(images[o], f"Group {number}")}<span class="key" aria-hidden="true">{number}</span>'
-        f"</label>"
+        f'<label class="tile">{_radio(f, o, " required")}{_image(images[o], f"Group {number}")}'
+        f'<span class="key" aria-hidden="true">{number}</span></label>'
         for number, o in enumerate(order, 1)
     )
     return (
@@ -230,12 +230,15 @@ def _pick(f: Field, trial: Trial, order: list[str]) -> str:
     )
 
 
+def _radio(f: Field, value: str, need: str) -> str:
+    return f'<input type="radio" name="{escape(f.name)}" value="{escape(value)}"{need}>'
+
+
 def _scale(f: Field, required: bool = True) -> str:
     need = " required" if required else ""
     choices = "".join(
-        f'<label class="choice"><input type="radio" name="{escape(f.name)}" value="{escape(v)}"{need}>'
-        f"<span>{escape(label)}</span></label>"
-        for v, label in f.choices
+        f'<label class="choice">{_radio(f, value, need)}<span>{escape(label)}</span></label>'
+        for value, label in f.choices
     )
     return (
         f'<fieldset class="scale" data-keys><legend>{escape(f.label)}</legend>'
@@ -263,7 +266,9 @@ def _leave(place: Place, code: str) -> str:
     shown = f'<p>Your completion code: <code class="code">{escape(code)}</code></p>'
     if place.platform == "prolific":
         link = escape(prolific_return(code))
-        return f'{shown}<p><a class="primary" data-redirect href="{link}">Return to Prolific</a></p>'
+        return (
+            f'{shown}<p><a class="primary" data-redirect href="{link}">Return to Prolific</a></p>'
+        )
     if place.platform == "mturk" and place.identity:
         hidden = "".join(
             f'<input type="hidden" name="{name}" value="{escape(value)}">'
@@ -271,6 +276,6 @@ def _leave(place: Place, code: str) -> str:
         )
         return (
             f'<form method="post" data-native action="{escape(place.identity["turkSubmitTo"])}">'
-            f'{hidden}<div class="actions"><button class="primary">Submit to MTurk</button></div></form>'
+            f"{hidden}{_go_on('Submit to MTurk')}</form>"
         )
     return shown

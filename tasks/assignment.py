@@ -35,14 +35,14 @@ def _options(study: Study, trial: str, round_: int) -> tuple[str, ...]:
 def plan(study: Study, place: int) -> list[Placed]:
     """The trials of a place, in order; attention trials stand evenly spread, never first."""
     form, round_ = place % len(study.forms), place // len(study.forms)
-    order = []
-    for block in _turn(list(study.forms[form]), round_):
-        rng = np.random.default_rng([study.seed, form, len(order)])
+    order: list[str] = []
+    for number, block in _turn(list(enumerate(study.forms[form])), round_):
+        rng = np.random.default_rng([study.seed, form, number])
         shuffled = [block[i] for i in rng.permutation(len(block))]
         trials = _turn([t for t in shuffled if study.by_id[t].role == "trial"], round_)
         checks = [t for t in shuffled if study.by_id[t].role == "attention"]
-        for number, check in enumerate(checks, 1):
-            trials.insert(number * len(trials) // (len(checks) + 1) + 1, check)
+        for nth, check in enumerate(checks, 1):
+            trials.insert(nth * len(trials) // (len(checks) + 1) + 1, check)
         order += trials
     return [Placed(trial=t, options=_options(study, t, round_)) for t in order]
 

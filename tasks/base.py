@@ -8,7 +8,9 @@ observer and the simulated participants answer through the task's own methods.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,7 +23,6 @@ from tasks.evidence import Evidence
 from tasks.responses import Role
 
 TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Frozen(BaseModel):
@@ -95,6 +96,13 @@ class NoTrial(ValueError):
     """The evidence does not hold a (further) trial of that condition; the text says why."""
 
 
+def unknown_condition(task: Task, condition: str) -> ValueError:
+    """The error for a condition that a task does not have."""
+    return ValueError(
+        f"{task.name} has no condition {condition!r}; it has {', '.join(task.conditions)}"
+    )
+
+
 class Task(Protocol):
     """The interface of a task.
 
@@ -109,7 +117,7 @@ class Task(Protocol):
     title: str
     instructions: str
     prompt: str
-    conditions: dict[str, int]
+    conditions: Mapping[str, int]
     control: str | None
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
@@ -122,6 +130,10 @@ class Task(Protocol):
 
     def answer(self, values: dict[str, Any]) -> Any:
         """The recorded answer out of the checked values of the fields."""
+        ...
+
+    def values(self, answer: Any) -> dict[str, Any]:
+        """The fields' values that give this answer: the inverse of `answer`."""
         ...
 
     def score(self, key: Any, answer: Any) -> bool | None:
@@ -140,15 +152,15 @@ class Task(Protocol):
 TASKS: Registry[Task] = Registry("task")
 
 
+#: Built-in tasks in the order in which participants meet them. A study may also name a task of
+#: one's own, as 'package.module:attribute'.
+BUILT_IN = ("odd_one_out", "evolution_labelling", "before_or_after", "concept_agreement")
+
+
 def all_tasks() -> Registry[Task]:
     """The registry, with every built-in task in it."""
-    from tasks import (  # noqa: F401
-        before_or_after,
-        concept_agreement,
-        evolution_labelling,
-        odd_one_out,
-    )
-
+    for name in BUILT_IN:
+        import_module(f"tasks.{name}")
     return TASKS
 
 

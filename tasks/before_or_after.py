@@ -8,13 +8,14 @@ which is a stimulus at t and not at t'. Chance is 1/2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.patches import grid
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, Field, NoTrial, Trial
+from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
 from tasks.observer import likeness
 
@@ -28,18 +29,16 @@ class BeforeOrAfter:
     title = "Before or after"
     prompt = "Which of the two pictures below fits the **After** group better?"
     instructions = (
-        "You will see two groups of small pictures, **Before** and **After**, and below them two new "
-        "pictures. One new picture fits the *After* group, the other fits the *Before* group. "
+        "You will see two groups of small pictures, **Before** and **After**, and below them two "
+        "new pictures. One new picture fits the *After* group, the other fits the *Before* group. "
         "**Pick the one that fits the After group.**"
     )
-    conditions = {"nine_references": 4, "one_reference": 2}
+    conditions: Mapping[str, int] = {"nine_references": 4, "one_reference": 2}
     control: str | None = "catch"
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         if condition not in REFERENCES:
-            raise ValueError(
-                f"before_or_after has no condition {condition!r}; it has {', '.join(self.conditions)}"
-            )
+            raise unknown_condition(self, condition)
         for _ in range(TRIES):
             series = str(rng.choice([s for s in evidence.epochs if len(evidence.epochs[s]) >= 4]))
             stages = evidence.stages(series)
@@ -87,6 +86,9 @@ class BeforeOrAfter:
 
     def answer(self, values: dict[str, Any]) -> str:
         return values["choice"]
+
+    def values(self, answer: Any) -> dict[str, Any]:
+        return {"choice": answer}
 
     def score(self, key: Any, answer: Any) -> bool | None:
         return answer == key

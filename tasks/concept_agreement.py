@@ -5,11 +5,12 @@ Neighbours in the space against random neurons; no answer is right or wrong.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tasks.base import TASKS, Draft, Field, NoTrial, Trial
+from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
 from tasks.observer import likeness
 from tasks.odd_one_out import SHOWN, neighbours
@@ -26,11 +27,11 @@ class ConceptAgreement:
     title = "One concept?"
     prompt = "Do these six groups of pictures show **one** common concept?"
     instructions = (
-        "You will see **six groups of small pictures**. Say how much they show **one common concept** "
-        "(a colour, a shape, a pattern, a kind of object), and name it in a few words. There is no "
-        "right or wrong answer."
+        "You will see **six groups of small pictures**. Say how much they show **one common "
+        "concept** (a colour, a shape, a pattern, a kind of object), and name it in a few "
+        "words. There is no right or wrong answer."
     )
-    conditions = {"neighbours": 2, "random": 1}
+    conditions: Mapping[str, int] = {"neighbours": 2, "random": 1}
     control: str | None = None
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
@@ -44,9 +45,7 @@ class ConceptAgreement:
             if len(rows) < SHOWN:
                 raise NoTrial(f"concept_agreement: fewer than {SHOWN - 1} neighbours")
         else:
-            raise ValueError(
-                f"concept_agreement has no condition {condition!r}; it has {', '.join(self.conditions)}"
-            )
+            raise unknown_condition(self, condition)
         neurons = [evidence.neurons[rows[i]] for i in rng.permutation(SHOWN)]
         panels = tuple((f"Group {i + 1}", (evidence.picture(n),)) for i, n in enumerate(neurons))
         return Draft(tuple(neurons), None, panels=panels)
@@ -64,6 +63,9 @@ class ConceptAgreement:
 
     def answer(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"rating": int(values["rating"]), "label": values["label"]}
+
+    def values(self, answer: Any) -> dict[str, Any]:
+        return {"rating": str(answer["rating"]), "label": answer["label"]}
 
     def score(self, key: Any, answer: Any) -> bool | None:
         return None

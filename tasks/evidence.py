@@ -82,7 +82,8 @@ class Evidence:
         self.base_series = base or next(iter(self.epochs))
         if self.base_series not in self.epochs:
             raise ValueError(
-                f"base series {self.base_series!r} is not in the run; it has {', '.join(self.epochs)}"
+                f"base series {self.base_series!r} is not in the run; "
+                f"it has {', '.join(self.epochs)}"
             )
         self._groups = groups
         self._moved: dict[str, pd.DataFrame] = {}
@@ -111,7 +112,7 @@ class Evidence:
 
     def crops(self, neuron: Neuron, ranks: Sequence[int]) -> list[np.ndarray]:
         """Patches of some of the neuron's stimuli, by place in their order."""
-        layer = self.layers.loc[(neuron.series, neuron.layer)]
+        layer = self.layers.loc[[(neuron.series, neuron.layer)]].iloc[0]
         view = View(int(layer["resize"]), int(layer["crop"]))
         rows = self.stimuli(neuron).iloc[list(ranks)]
         return [
@@ -150,7 +151,7 @@ class Evidence:
         return frozenset(map(int, self.usable))
 
     def stages(self, series: str) -> list[int]:
-        """Early, middle and late epoch: the untrained network is left out (its changes are noise)."""
+        """Early, middle and late epoch, without the untrained network (its changes are noise)."""
         epochs = [e for e in self.epochs[series] if e > 0]
         if len(epochs) < 3:
             raise ValueError(
@@ -203,6 +204,7 @@ def read_groups(path: Path) -> tuple[Group, ...]:
         )
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"groups file {path} cannot be used ({error}); it needs [[group]] tables with concept = "
-            f"'...' and neurons = [{{series = '...', epoch = 1, layer = '...', channel = 0}}, ...]"
+            f"groups file {path} cannot be used ({error}); it needs [[group]] tables with "
+            f"concept = '...' and neurons = "
+            f"[{{series = '...', epoch = 1, layer = '...', channel = 0}}, ...]"
         ) from error

@@ -7,12 +7,13 @@ stages of another of the same layer (a change that no neuron made).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.records import Neuron
-from tasks.base import CLARITY, TASKS, Draft, Field, NoTrial, Trial
+from tasks.base import CLARITY, TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
 from tasks.observer import likeness
 
@@ -35,7 +36,7 @@ class EvolutionLabelling:
         "(for example *red wheels* or *stripes*), or tick *No clear concept*. Then say whether it "
         "changed from early to late, and how clearly you see that."
     )
-    conditions = {"evolution": 2, "same_stage": 1, "false_evolution": 1}
+    conditions: Mapping[str, int] = {"evolution": 2, "same_stage": 1, "false_evolution": 1}
     control: str | None = None
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
@@ -64,9 +65,7 @@ class EvolutionLabelling:
             other = int(others.iloc[rng.integers(len(others))]["channel"])
             neurons[1:] = [Neuron(series, epoch, layer, other) for epoch in stages[1:]]
         elif condition != "evolution":
-            raise ValueError(
-                f"evolution_labelling has no condition {condition!r}; it has {', '.join(self.conditions)}"
-            )
+            raise unknown_condition(self, condition)
         panels = tuple(
             (name, (evidence.picture(neuron, list(map(int, ranks))),))
             for name, neuron, ranks in zip(STAGES, neurons, first, strict=True)
@@ -98,6 +97,11 @@ class EvolutionLabelling:
             "changed": values["changed"] == "yes",
             "clarity": int(values["clarity"]),
         }
+
+    def values(self, answer: Any) -> dict[str, Any]:
+        labels = {f"label_{i}": label for i, label in enumerate(answer["labels"])}
+        changed = "yes" if answer["changed"] else "no"
+        return {**labels, "changed": changed, "clarity": str(answer["clarity"])}
 
     def score(self, key: Any, answer: Any) -> bool | None:
         return None if key is None else answer["changed"] == key

@@ -8,12 +8,13 @@ depth, so that neither nearness nor texture gives it away. Where nothing belongs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, Field, NoTrial, Trial
+from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
 from tasks.observer import likeness
 
@@ -49,7 +50,7 @@ def neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) ->
 def intruder(
     evidence: Evidence, target: int, group: list[int], pool: np.ndarray, rng: np.random.Generator
 ) -> int:
-    """A row of the target's depth, outside its nearest OUTSIDE (half the pool where that is less)."""
+    """A row of the target's depth, outside its nearest OUTSIDE (at most half the pool)."""
     outside = min(OUTSIDE, len(pool) // 2)
     near = evidence.space.nearest(np.array([target]), pool, outside)[0][0]
     depth = np.abs(evidence.depth[pool] - evidence.depth[target]) < SAME_DEPTH
@@ -75,10 +76,16 @@ class OddOneOut:
     instructions = (
         "You will see **six groups of small pictures**. Five groups have something in common: a "
         "colour, a shape, a pattern, or a kind of object. **Pick the group that does not belong.** "
-        "Some are easy, some are hard, and some may seem to have no answer: then go with your first "
-        "impression."
+        "Some are easy, some are hard, and some may seem to have no answer: then go with your "
+        "first impression."
     )
-    conditions = {"base": 3, "same_series": 3, "other_series": 3, "hand_picked": 2, "random": 3}
+    conditions: Mapping[str, int] = {
+        "base": 3,
+        "same_series": 3,
+        "other_series": 3,
+        "hand_picked": 2,
+        "random": 3,
+    }
     control: str | None = "obvious"
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
@@ -124,9 +131,7 @@ class OddOneOut:
             "other_series": everything,
         }
         if condition not in pools:
-            raise ValueError(
-                f"odd_one_out has no condition {condition!r}; it has {', '.join(self.conditions)}"
-            )
+            raise unknown_condition(self, condition)
         pool = pools[condition]
         target = int(rng.choice(pools["base"]))
         group = neighbours(evidence, target, pool, SHOWN - 2)
@@ -170,6 +175,9 @@ class OddOneOut:
 
     def answer(self, values: dict[str, Any]) -> str:
         return values["choice"]
+
+    def values(self, answer: Any) -> dict[str, Any]:
+        return {"choice": answer}
 
     def score(self, key: Any, answer: Any) -> bool | None:
         return answer == key

@@ -20,7 +20,7 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def pad(data: bytes, size: int) -> bytes:
-    """The same JPEG of exactly `size` bytes, filled up with comment segments after its first marker.
+    """The same JPEG of exactly `size` bytes, filled up with comments after its first marker.
 
     Without it the size of a file would say how busy its picture is, and a picture that differs from
     five others could be told by its transfer alone.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -78,8 +78,6 @@ PARTICIPANTS = (
     Column("questionnaire", "string", "JSON object: question id to answer; {} where none"),
 )
 
-_PANDAS = {"UTC": "datetime64[ns, UTC]"}
-
 
 def as_table(rows: Sequence[dict], columns: Sequence[Column]) -> pd.DataFrame:
     """Rows as a frame with exactly the given columns, in order and of their types.
@@ -103,19 +101,19 @@ def read_table(path, columns: Sequence[Column] = RESPONSES) -> pd.DataFrame:
 def _typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     if missing := [c.name for c in columns if c.name not in frame]:
         raise ValueError(
-            f"column {missing[0]!r} is missing; a response table has {', '.join(c.name for c in columns)}"
+            f"column {missing[0]!r} is missing; "
+            f"a response table has {', '.join(c.name for c in columns)}"
         )
-    typed = {}
+    typed: dict[str, Any] = {}
     for column in columns:
         values = frame[column.name]
         if column.type == "UTC":
-            typed[column.name] = pd.to_datetime(values, utc=True, format="ISO8601").astype(
-                _PANDAS["UTC"]
-            )
+            moments = pd.to_datetime(values, utc=True, format="ISO8601")
+            typed[column.name] = moments.astype("datetime64[ns, UTC]")
         elif column.type == "boolean":
             typed[column.name] = values.map(_BOOLEANS).astype("boolean")
         elif column.type in ("Int64", "Float64"):
-            typed[column.name] = pd.to_numeric(values).astype(column.type)
+            typed[column.name] = pd.to_numeric(values).astype(column.type)  # type: ignore[call-overload]
         else:
             typed[column.name] = values.astype("string")
     return pd.DataFrame(typed)

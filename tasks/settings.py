@@ -17,27 +17,27 @@ class Section(BaseModel):
 class EvidenceSettings(Section):
     space: str = "sgns"
     base: str = ""
-    min_depth: float = Field(0.3, ge=0, lt=1)
+    min_depth: float = Field(default=0.3, ge=0, lt=1)
     groups: str = ""
 
 
 class Practice(Section):
-    trials: int = Field(2, ge=0, le=10)
-    pass_share: float = Field(0.5, ge=0, le=1)
+    trials: int = Field(default=2, ge=0, le=10)
+    pass_share: float = Field(default=0.5, ge=0, le=1)
 
 
 class Attention(Section):
-    trials: int = Field(3, ge=0, le=20)
+    trials: int = Field(default=3, ge=0, le=20)
 
 
 class Exclusion(Section):
     """Rules that the analysis applies as frozen; None switches one off."""
 
-    attention_below: float | None = Field(0.8, ge=0, le=1)
+    attention_below: float | None = Field(default=0.8, ge=0, le=1)
     total_seconds_outside: tuple[float, float] | None = (135, 7200)
-    instruction_seconds_below: float | None = Field(5, ge=0)
-    practice_attempts_above: int | None = Field(3, ge=1)
-    one_sided_above: float | None = Field(0.8, gt=0, le=1)
+    instruction_seconds_below: float | None = Field(default=5, ge=0)
+    practice_attempts_above: int | None = Field(default=3, ge=1)
+    one_sided_above: float | None = Field(default=0.8, gt=0, le=1)
 
 
 class Payment(Section):
@@ -57,10 +57,10 @@ class StudySettings(Section):
     """All of study.toml."""
 
     title: str = "What do these pictures have in common?"
-    seed: int = Field(0, ge=0)
-    participants: int = Field(260, ge=1, le=100_000)
-    forms: int = Field(8, ge=1, le=500)
-    lease_minutes: float = Field(60, gt=0)
+    seed: int = Field(default=0, ge=0)
+    participants: int = Field(default=260, ge=1, le=100_000)
+    forms: int = Field(default=8, ge=1, le=500)
+    lease_minutes: float = Field(default=60, gt=0)
     questions: bool = True
     evidence: EvidenceSettings = EvidenceSettings()
     trials: dict[str, dict[str, int]] = Field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
@@ -29,7 +29,7 @@ QUESTIONS = (
         kind="scale",
         name="age",
         label="How old are you?",
-        choices=tuple((a, a) for a in ("18–29", "30–44", "45–59", "60 or older")),
+        choices=tuple((a, a) for a in ("18 to 29", "30 to 44", "45 to 59", "60 or older")),
     ),
     Field(
         kind="scale",
@@ -104,7 +104,9 @@ def build(
         settings.evidence.min_depth,
         read_groups(Path(groups)) if groups else None,
     )
-    design = settings.trials or {name: all_tasks().get(name).conditions for name in all_tasks()}
+    design: Mapping[str, Mapping[str, int]] = settings.trials or {
+        name: all_tasks().get(name).conditions for name in all_tasks()
+    }
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
@@ -135,8 +137,9 @@ class _Drawing:
                 self.drafts.append((name, condition, role, draft))
                 return len(self.drafts) - 1
         raise NoTrial(
-            f"{name} {condition}: no further trial whose neurons the same participant does not meet "
-            f"elsewhere; ask for fewer trials or forms in study.toml, or lower evidence.min_depth"
+            f"{name} {condition}: no further trial whose neurons the same participant does not "
+            f"meet elsewhere; ask for fewer trials or forms in study.toml, "
+            f"or lower evidence.min_depth"
         )
 
     def practice(self, names: list[str], count: int) -> list[int]:
@@ -153,8 +156,8 @@ class _Drawing:
                 )
         return chosen
 
-    def form(self, design: dict[str, dict[str, int]], attention: int) -> list[list[int]]:
-        """One form: a block of trials a task, attention trials in the blocks that have a control."""
+    def form(self, design: Mapping[str, Mapping[str, int]], attention: int) -> list[list[int]]:
+        """One form: a block of trials a task, attention trials in those that have a control."""
         used = set(self.shared)
         blocks = []
         keyed = [name for name in design if all_tasks().get(name).control is not None]
@@ -275,8 +278,8 @@ def load(folder: Path) -> tuple[Study, dict[str, Any]]:
         ) from error
     if digest(study, keys) != study.hash:
         raise ValueError(
-            f"{folder}: study.json or keys.json was changed after the study was frozen; restore it, "
-            f"or build a new study into another folder"
+            f"{folder}: study.json or keys.json was changed after the study was frozen; restore "
+            f"it, or build a new study into another folder"
         )
     for name in study.images():
         path = folder / "images" / name

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def top_k(values: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
-    """For each column of [images, neurons]: the k largest (image, value), ties to the lower image."""
+    """For each column of [images, neurons]: the k largest (image, value), ties by image."""
     found = []
     for column in values.T:
         order = sorted(range(len(column)), key=lambda image: (-column[image], image))

@@ -93,7 +93,9 @@ def test_patches_grow_with_depth_within_their_limits():
 
 
 def test_recorded_maps_survive_in_place_operations_and_exceptions():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2)
+    )
     model.train()
     layers = find_layers(model, View(8, 8), ["0"])
     image = torch.randn(2, 3, 8, 8)
@@ -130,9 +132,7 @@ SOURCE = TrainedSource(name="net", resize=32, crop=32)
 
 def probe_with(model, images, **parameters):
     layers = find_layers(model, View(32, 32))
-    return probe(
-        model, layers, images, SOURCE, Checkpoint("net", 1), ProbeParameters(**parameters)
-    )
+    return probe(model, layers, images, SOURCE, Checkpoint("net", 1), ProbeParameters(**parameters))
 
 
 def test_stimuli_and_peaks_are_those_of_the_maps(drawn_like):

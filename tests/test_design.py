@@ -47,7 +47,8 @@ def test_rooms_beyond_the_harness_use_its_torch_free_part_only(room):
 
 
 @pytest.mark.parametrize(
-    "module", ["harness.images", "harness.space", "harness.patches", "analysis.run_report", "conceptevo"]
+    "module",
+    ["harness.images", "harness.space", "harness.patches", "analysis.run_report", "conceptevo"],
 )
 def test_no_torch_is_loaded_by(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

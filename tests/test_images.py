@@ -49,7 +49,9 @@ def test_a_corrupt_image_is_named(folder, content):
 
 def test_a_truncated_image_is_named(folder):
     path = folder / "cat" / "1.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        path
+    )
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"1\.png cannot be read"):
         folder_images(folder).pixels(1, View(24, 20))

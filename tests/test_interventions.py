@@ -165,9 +165,7 @@ def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair
     """Completeness of path attribution: sum_n s[x, n] = h(z') - h(z) in the newer top."""
     older, newer, layers, images = pair
     parameters = ImportanceParameters(methods=("mean_path",), path_steps=200)
-    table = importance(
-        older, newer, layers, [images], (2, 2), parameters, np.random.default_rng(0)
-    )
+    table = importance(older, newer, layers, [images], (2, 2), parameters, np.random.default_rng(0))
     with torch.no_grad(), execution(newer, layers) as running, execution(older, layers) as before:
         before.start(images)
         full = running.start(images)[:, 2]
@@ -220,7 +218,12 @@ def scores_of(channels_by_layer, seed=0, methods=("sign_t", "change")):
     rng = np.random.default_rng(seed)
     return pd.DataFrame(
         [
-            (layer, channel, method, float(rng.integers(0, 5) if method == "sign_t" else rng.random()))
+            (
+                layer,
+                channel,
+                method,
+                float(rng.integers(0, 5) if method == "sign_t" else rng.random()),
+            )
             for layer, count in channels_by_layer.items()
             for channel in range(count)
             for method in methods

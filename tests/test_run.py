@@ -49,7 +49,15 @@ heldout_images = 3
 
 
 def start(config: Path, out: Path, *stage: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "conceptevo", *(stage or ("run",)), str(config), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "conceptevo",
+        *(stage or ("run",)),
+        str(config),
+        "--out",
+        str(out),
+    ]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -97,7 +105,8 @@ def test_records_have_the_named_columns_and_values(finished):
     keys = ["series", "epoch_to", "layer", "method", "arm", "draw", "split", "class_id", "image_id"]
     assert not records.duplicated(keys).any()
     held, seen = (
-        set(records.loc[records["split"] == split, "image_id"]) for split in ("heldout", "importance")
+        set(records.loc[records["split"] == split, "image_id"])
+        for split in ("heldout", "importance")
     )
     assert not held & seen
 
@@ -182,9 +191,7 @@ def test_two_commands_do_not_work_in_one_folder(finished, config):
         ("random_draws", "random_drwas", r"revert.random_drwas: unknown key"),
     ],
 )
-def test_bad_input_is_told_clearly_and_loses_nothing(
-    finished, config, tmp_path, old, new, message
-):
+def test_bad_input_is_told_clearly_and_loses_nothing(finished, config, tmp_path, old, new, message):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     wrong = tmp_path / "wrong.toml"

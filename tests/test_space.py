@@ -104,7 +104,9 @@ def evidence():
             strengths[pool] += 1 + rng.random(20)
             activations[epoch, channel] = strengths
             for rank, image in enumerate(np.argsort(-strengths)[:6]):
-                rows.append(("net", epoch, "conv", channel, rank, image, strengths[image], 0.5, 0.5))
+                rows.append(
+                    ("net", epoch, "conv", channel, rank, image, strengths[image], 0.5, 0.5)
+                )
     stimuli = pd.DataFrame(
         rows,
         columns=[
@@ -126,13 +128,17 @@ def evidence():
         stimuli,
         responsive,
         50,
-        lambda neurons: np.stack([activations[e, c] for e, c in neurons[["epoch", "channel"]].to_numpy()]),
+        lambda neurons: np.stack(
+            [activations[e, c] for e, c in neurons[["epoch", "channel"]].to_numpy()]
+        ),
     )
 
 
 @pytest.mark.parametrize("method", ["sgns", "ppmi", "jaccard", "correlation"])
 def test_every_method_finds_planted_concepts_across_checkpoints(evidence, method):
-    space = SPACES.get(method)(evidence, SpaceParameters(dimension=6), np.random.default_rng(0), method)
+    space = SPACES.get(method)(
+        evidence, SpaceParameters(dimension=6), np.random.default_rng(0), method
+    )
     early, base = space.rows(epoch=1), space.rows(epoch=2)
     near, _ = space.nearest(early, base, 4)
     concept = space.neurons["channel"].to_numpy() < 4
@@ -142,7 +148,9 @@ def test_every_method_finds_planted_concepts_across_checkpoints(evidence, method
 def test_random_space_knows_nothing_of_concepts(evidence):
     shares = []
     for seed in range(20):
-        space = SPACES.get("random")(evidence, SpaceParameters(), np.random.default_rng(seed), "random")
+        space = SPACES.get("random")(
+            evidence, SpaceParameters(), np.random.default_rng(seed), "random"
+        )
         near, _ = space.nearest(space.rows(epoch=1), space.rows(epoch=2), 4)
         concept = space.neurons["channel"].to_numpy() < 4
         shares.append((concept[near] == concept[space.rows(epoch=1)][:, None]).mean())
@@ -201,7 +209,13 @@ def test_unknown_metric_is_named():
 
 def test_displacement_is_nought_for_what_stays():
     neurons = pd.DataFrame(
-        {"series": "s", "epoch": [1, 1, 2, 2], "layer": "l", "channel": [0, 1, 0, 1], "coverage": 1.0}
+        {
+            "series": "s",
+            "epoch": [1, 1, 2, 2],
+            "layer": "l",
+            "channel": [0, 1, 0, 1],
+            "coverage": 1.0,
+        }
     )
     space = SemanticSpace("t", neurons, np.array([[1, 0], [0, 1], [2, 0], [0, -1]], dtype=float))
     moved = space.displacement("s", 1, 2).set_index("channel")["displacement"]

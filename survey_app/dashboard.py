@@ -1,0 +1,90 @@
+"""The researcher's page: how the study goes. Its own server, never the participants' address."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pandas as pd
+import streamlit as st
+
+from survey_app.export import sources, tables
+from survey_app.figures import people_flow, per_condition, per_trial, rates
+from survey_app.passwords import VARIABLE, fits
+from survey_app.server import service
+
+
+def _allowed() -> bool:
+    """Signed in by OIDC where it is configured (secrets.toml), else by the password."""
+    if os.environ.get("CONCEPTEVO_DASHBOARD_OIDC"):
+        if not st.user.is_logged_in:
+            st.title("Researcher's page")
+            st.button("Sign in", on_click=st.login)
+            return False
+        allowed = os.environ["CONCEPTEVO_DASHBOARD_OIDC"].split(",")
+        if st.user.get("email") not in allowed:
+            st.error("This account may not see the study.")
+            return False
+        return True
+    if st.session_state.get("allowed"):
+        return True
+    st.title("Researcher's page")
+    with st.form("sign in"):
+        typed = st.text_input("Password", type="password")
+        if st.form_submit_button("Sign in") and typed:
+            if fits(typed, os.environ[VARIABLE]):
+                st.session_state["allowed"] = True
+                st.rerun()
+            time.sleep(1)  # guessing is slow
+            st.error("That is not the password.")
+    return False
+
+
+def _downloads(answers: pd.DataFrame, people: pd.DataFrame, source: str) -> None:
+    left, right = st.columns(2)
+    for column, name, frame in (
+        (left, "responses", answers),
+        (right, "participants", people),
+    ):
+        column.download_button(
+            f"Download {name}", frame.to_csv(index=False), f"{source}-{name}.csv", "text/csv"
+        )
+
+
+def _study() -> None:
+    known = service()
+    st.title(known.study.title)
+    st.text(f"Study {known.study.hash}")
+    found = sources(known.store)
+    if not found:
+        st.info("Nobody has arrived yet.")
+        return
+    source = st.segmented_control("Source", found, default=found[0]) or found[0]
+    answers, people = tables(known.store, source, known.study.hash)
+    people = people.assign(excluded=people["participant"].isin(_inattentive(answers)))
+    st.subheader("Participants")
+    st.dataframe(people_flow(people, known.study.participants), hide_index=True)
+    st.subheader("Attention, time and agreement")
+    st.dataframe(rates(answers, people), hide_index=True)
+    st.subheader("Answers per condition")
+    st.dataframe(per_condition(answers), hide_index=True)
+    st.subheader("Answers per trial, against quota")
+    st.dataframe(per_trial(answers, known.study), hide_index=True)
+    comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]
+    if len(comments):
+        st.subheader("Comments")
+        for comment in comments:
+            st.text(comment)
+    _downloads(answers, people.drop(columns="excluded"), source)
+
+
+def _inattentive(answers: pd.DataFrame) -> list[str]:
+    rule = service().study.exclusion.attention_below
+    checks = answers[answers["role"] == "attention"]
+    shares = checks.groupby("participant")["correct"].mean()
+    return [] if rule is None else list(shares.index[shares < rule])
+
+
+st.set_page_config(page_title="Researcher's page", page_icon="📋")
+if _allowed():
+    _study()

@@ -1,0 +1,104 @@
+"""The figures of the researcher's page, from the exported tables."""
+
+from __future__ import annotations
+
+import json
+from math import nan
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from tasks.responses import STATUSES
+from tasks.study import Study
+
+
+def people_flow(people: pd.DataFrame, wanted: int) -> pd.DataFrame:
+    """How many came how far; `finished` against the number wanted."""
+    counts = people["status"].value_counts()
+    rows: list[dict[str, object]] = [
+        {"status": status, "people": int(counts.get(status, 0))} for status in STATUSES
+    ]
+    rows.append({"status": "finished, but inattentive", "people": int(people["excluded"].sum())})
+    rows.append({"status": "wanted", "people": wanted})
+    return pd.DataFrame(rows)
+
+
+def interval(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, answers taken as independent; NaN without any."""
+    if not n:
+        return nan, nan
+    bounds = binomtest(right, n).proportion_ci(method="wilson")
+    return bounds.low, bounds.high
+
+
+def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
+    """Answers, accuracy with interval and median seconds of each condition."""
+    rows = []
+    for (task, condition, role), group in answers.groupby(["task", "condition", "role"]):
+        scored = group["correct"].dropna()
+        low, high = interval(int(scored.sum()), len(scored))
+        rows.append(
+            {
+                "task": task,
+                "condition": condition,
+                "role": role,
+                "answers": len(group),
+                "accuracy": float(scored.mean()) if len(scored) else nan,
+                "low": low,
+                "high": high,
+                "median seconds": float(group["milliseconds"].median()) / 1000,
+            }
+        )
+    return pd.DataFrame(rows).round(3)
+
+
+def per_trial(answers: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Answers of each trial against its quota, fewest first."""
+    counts = answers["trial"].value_counts()
+    rows = []
+    for number, form in enumerate(study.forms):
+        quota = len(range(number, study.participants, len(study.forms)))
+        for trial in (trial for block in form for trial in block):
+            shown = study.by_id[trial]
+            rows.append(
+                {
+                    "trial": trial,
+                    "task": shown.task,
+                    "condition": shown.condition,
+                    "form": number,
+                    "answers": int(counts.get(trial, 0)),
+                    "quota": quota,
+                }
+            )
+    return pd.DataFrame(rows).sort_values("answers", ignore_index=True)
+
+
+def agreement(answers: pd.DataFrame) -> float:
+    """Share of pairs of people who chose the same option of a trial, over all trials with options.
+
+    A quick look only; the analysis reports Krippendorff's alpha with its interval.
+    """
+    same = pairs = 0
+    chosen = answers[(answers["role"] == "trial") & (answers["options"] != "[]")]
+    for _, group in chosen.groupby("trial"):
+        counts = group["answer"].map(json.loads).value_counts()
+        n = int(counts.sum())
+        same += int((counts * (counts - 1)).sum())
+        pairs += n * (n - 1)
+    return same / pairs if pairs else nan
+
+
+def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
+    """Attention rate, median times, pairwise agreement."""
+    attention = answers.loc[answers["role"] == "attention", "correct"].dropna()
+    low, high = interval(int(attention.sum()), len(attention))
+    finished = people[people["status"] == "finished"]
+    values = {
+        "attention trials right": float(attention.mean()) if len(attention) else nan,
+        "– 95 % from": low,  # noqa: RUF001
+        "– 95 % to": high,  # noqa: RUF001
+        "median minutes from consent to end": float(finished["total_seconds"].median()) / 60,
+        "median seconds with the instructions": float(people["instruction_seconds"].median()),
+        "pairs of people who agree (trials with options)": agreement(answers),
+    }
+    return pd.DataFrame({"figure": list(values), "value": list(values.values())}).round(3)

@@ -1,0 +1,57 @@
+"""Commands that make studies: each a function that the front door adds to its Typer app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
+
+
+def build(
+    run: Annotated[Path, typer.Argument(help="folder made by `conceptevo run`")],
+    out: Annotated[Path, typer.Option(help="the study's folder")],
+    settings: Annotated[Path | None, typer.Option(help="study.toml; see `study settings`")] = None,
+) -> None:
+    """Draw trials and controls out of a run's evidence, and freeze them as a study."""
+    from harness.artifacts import Run
+    from tasks.settings import load_settings
+    from tasks.study import build as build_study
+
+    chosen = load_settings(settings)
+    with console.status("drawing trials") as status:
+        study = build_study(Run(run), chosen, out, status.update)
+    console.print(
+        f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} forms for "
+        f"{study.participants} participants, {len(study.images())} pictures, in {out}",
+        highlight=False,
+    )
+
+
+def check(study: StudyFolder) -> None:
+    """Write a contact sheet of all trials with keys, and let the machine observer answer them."""
+    from tasks.contact_sheet import contact_sheet
+    from tasks.study import load
+
+    frozen, keys = load(study)
+    console.print(
+        f"study {frozen.hash} is as it was frozen; see {contact_sheet(frozen, keys, study)}"
+    )
+
+
+def settings(
+    path: Annotated[Path, typer.Argument(help="file to write")] = Path("study.toml"),
+) -> None:
+    """Write a commented study.toml with all defaults."""
+    from harness.artifacts import write_text
+    from tasks.settings import TEXTS
+
+    if path.exists():
+        raise ValueError(f"{path} exists; name another file, or remove it first")
+    write_text(path, (TEXTS / "study.toml").read_text(encoding="utf-8"))
+    console.print(f"wrote {path}")

@@ -1,0 +1,111 @@
+"""For the researcher: every trial as it will be seen, its key, and the machine's answer."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.artifacts import write_text
+from tasks.base import Trial, all_tasks
+from tasks.observer import features
+from tasks.study import Study
+
+CLEAR = {"odd_one_out": 0.03, "before_or_after": 0.05}  # a wider margin makes a trial trivial
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b2733; max-width: 72rem; margin: 2rem auto;
+  padding: 0 1rem; }
+article { border: 1px solid #c9d2da; border-radius: 8px; padding: 1rem; margin: 1rem 0; }
+.row { display: flex; flex-wrap: wrap; gap: .6rem; } figure { margin: 0; width: 150px; }
+img { width: 100%; border-radius: 4px; border: 4px solid transparent; }
+.key img { border-color: #1c6b3a; } .flag { color: #8a1f11; font-weight: 600; }
+table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left;
+  border-bottom: 1px solid #dde5ec; } figcaption { font-size: 13px; }
+"""
+
+
+def observe(
+    study: Study, keys: dict[str, Any], folder: Path
+) -> dict[str, tuple[Any, float, bool | None]]:
+    """The machine observer's answer to every trial, how clear it was, and whether it is right."""
+    looks: dict[str, np.ndarray] = {}
+    for name in study.images():
+        with Image.open(folder / "images" / name) as image:
+            looks[name] = features(image)
+    found = {}
+    for trial in study.trials:
+        task = all_tasks().get(trial.task)
+        answer, margin = task.observe(trial, looks)
+        key = keys[trial.id]
+        found[trial.id] = (answer, margin, None if key is None else task.score(key, answer))
+    return found
+
+
+def summary(study: Study, observed) -> list[tuple[str, str, str, int, float]]:
+    """Task, condition, role, number of trials and the observer's accuracy (NaN without a key)."""
+    cells = defaultdict(list)
+    for trial in study.trials:
+        cells[trial.task, trial.condition, trial.role].append(observed[trial.id][2])
+    return [
+        (*cell, len(right), float(np.mean([r for r in right if r is not None] or [np.nan])))
+        for cell, right in sorted(cells.items())
+    ]
+
+
+def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
+    """Write check.html into the study's folder; its path."""
+    observed = observe(study, keys, folder)
+    recipes = json.loads((folder / "recipes.json").read_text(encoding="utf-8"))
+    rows = "".join(
+        f"<tr><td>{task}</td><td>{condition}</td><td>{role}</td><td>{count}</td>"
+        f"<td>{'–' if np.isnan(share) else f'{share:.2f}'}</td></tr>"  # noqa: RUF001
+        for task, condition, role, count, share in summary(study, observed)
+    )
+    trials = sorted(study.trials, key=lambda t: (t.role != "practice", t.task, t.condition, t.id))
+    articles = "".join(
+        _article(study, t, keys[t.id], observed[t.id], recipes[t.id]) for t in trials
+    )
+    page = (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(study.title)}</title>"
+        f"<style>{_STYLE}</style><h1>{escape(study.title)}</h1><p>Study {study.hash}: "
+        f"{len(study.trials)} trials in {len(study.forms)} forms for {study.participants} people. "
+        f"<strong>Shows the keys: never give it to participants.</strong></p>"
+        f"<h2>Machine observer</h2><p>Answers from colours and edges alone. Look twice at trials "
+        f"it finds trivial (do they test the concept?) and at those it misses clearly (is there an "
+        f"answer?).</p><table><tr><th>task</th><th>condition</th><th>role</th><th>trials</th>"
+        f"<th>right</th></tr>{rows}</table><h2>Trials</h2>{articles}</html>"
+    )
+    write_text(folder / "check.html", page)
+    return folder / "check.html"
+
+
+def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, Any]) -> str:
+    answer, margin, right = observed
+    flag = ""
+    if trial.role == "trial" and margin > CLEAR.get(trial.task, np.inf):
+        flag = {True: "trivial for the machine", False: "machine clearly elsewhere"}.get(right, "")
+    shown = "".join(
+        _figure(image, panel.heading, False) for panel in trial.panels for image in panel.images
+    )
+    shown += "".join(_figure(o.image, f"option {o.id}", o.id == key) for o in trial.options)
+    neurons = "; ".join(f"{n.series} {n.epoch} {n.layer} {n.channel}" for n in trial.neurons)
+    return (
+        f"<article><h3>{trial.id} · {trial.task} · {trial.condition} · {trial.role}</h3>"
+        f"<p>{escape(study.task_texts[trial.task].prompt)}</p><div class='row'>{shown}</div>"
+        f"<p>key: <strong>{escape(json.dumps(key))}</strong> · machine: "
+        f"{escape(json.dumps(answer))} (margin {margin:.3f}) <span class='flag'>{flag}</span><br>{escape(neurons)}"
+        f"<br>{escape(json.dumps(recipe)) if recipe else ''}</p></article>"
+    )
+
+
+def _figure(image: str, caption: str, key: bool) -> str:
+    return (
+        f"<figure class='{'key' if key else ''}'><img loading='lazy' src='images/{image}' "
+        f"alt='{escape(caption)}'><figcaption>{escape(caption)}</figcaption></figure>"
+    )

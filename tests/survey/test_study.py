@@ -1,0 +1,164 @@
+"""The frozen study: written once, whole, and without a hint at its keys."""
+
+import itertools
+import json
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from tasks.assignment import plan, practice_plan
+from tasks.contact_sheet import contact_sheet, observe, summary
+from tasks.pictures import equal_files, name_of
+from tasks.settings import StudySettings, load_settings
+from tasks.study import build, load
+
+
+def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
+    study, _ = frozen
+    for place in range(study.participants):
+        shown = [*study.practice, *(placed.trial for placed in plan(study, place))]
+        neurons = [n for trial in shown for n in set(study.by_id[trial].neurons)]
+        assert len(neurons) == len(set(neurons))
+
+
+def test_every_place_holds_the_same_conditions(frozen):
+    study, _ = frozen
+    sets = [
+        Counter(
+            (t.task, t.condition, t.role) for t in (study.by_id[p.trial] for p in plan(study, s))
+        )
+        for s in range(study.participants)
+    ]
+    assert all(one == sets[0] for one in sets)
+    assert sum(n for (_, _, role), n in sets[0].items() if role == "attention") == 3
+
+
+def test_positions_are_counterbalanced(frozen):
+    """Over a full turn of rounds every option stands at every position equally often."""
+    study, keys = frozen
+    turns = [plan(study, round_ * len(study.forms)) for round_ in range(6)]
+    for trial in (t for t in study.forms[0][0] if study.by_id[t].options):
+        places = [next(p.options.index(keys[trial]) for p in t if p.trial == trial) for t in turns]
+        assert Counter(places) == Counter(range(6))
+    for block in study.forms[0]:
+        data = [t for t in block if study.by_id[t].role == "trial"]
+        turns = [plan(study, round_ * len(study.forms)) for round_ in range(len(data))]
+        orders = [[p.trial for p in turn if p.trial in data] for turn in turns]
+        for nth in range(len(data)):  # each trial stands at each place of its block once
+            assert {order[nth] for order in orders} == set(data)
+
+
+def test_attention_trials_come_neither_first_nor_all_together(frozen):
+    study, _ = frozen
+    for place in range(study.participants):
+        roles = [study.by_id[p.trial].role for p in plan(study, place)]
+        assert roles[0] == "trial"
+        assert ("attention", "attention") not in set(itertools.pairwise(roles))
+
+
+def test_practice_turns_its_options(frozen):
+    study, _ = frozen
+    one, two = practice_plan(study, 1), practice_plan(study, 2)
+    assert [p.trial for p in one] == [p.trial for p in two]
+    assert [p.options for p in one if p.options] != [p.options for p in two if p.options]
+
+
+def test_a_study_is_refused_when_it_was_changed(frozen, study_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(study_folder, folder)
+    assert load(folder)[0].hash == frozen[0].hash
+    for name in ("study.json", "keys.json"):
+        original = (folder / name).read_text()
+        content = json.loads(original)
+        first = next(iter(content)) if name == "keys.json" else "title"
+        content[first] = "other"
+        (folder / name).write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="was changed after the study was frozen"):
+            load(folder)
+        (folder / name).write_text(original)
+    picture = folder / "images" / frozen[0].images()[0]
+    picture.write_bytes(picture.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is missing or was changed after the study was frozen"):
+        load(folder)
+
+
+def test_a_frozen_study_is_not_overwritten(run, study_folder):
+    with pytest.raises(ValueError, match="holds a frozen study; build into another folder"):
+        build(run, StudySettings(), study_folder)
+
+
+def test_the_same_seed_gives_the_same_study(run, tmp_path):
+    settings = StudySettings(forms=1, participants=2, trials={"odd_one_out": {"base": 1}})
+    first, second = (build(run, settings, tmp_path / n, say=lambda text: None) for n in "ab")
+    assert first.hash == second.hash
+
+
+def test_files_tell_nothing(frozen, study_folder):
+    """Names are hashes of contents, sizes are equal, and study.json holds no key."""
+    study, _ = frozen
+    files = sorted((study_folder / "images").iterdir())
+    assert [f.name for f in files] == list(study.images())
+    assert {len(f.read_bytes()) for f in files} == {files[0].stat().st_size}
+    assert all(name_of(f.read_bytes()) == f.name for f in files)
+    sizes = {Image.open(f).size for f in files}
+    assert len(sizes) <= 4  # one per kind of picture, never per content
+    for trial in study.trials:
+        assert [o.id for o in trial.options] == list("abcdef"[: len(trial.options)])
+
+
+def test_padded_pictures_are_the_same_pictures():
+    import io
+
+    pictures = [Image.effect_noise((90, 90), s).convert("RGB") for s in (1, 40, 90)]
+    files = equal_files(pictures)
+    assert len({len(data) for data in files}) == 1
+    for picture, data in zip(pictures, files, strict=True):
+        plain = io.BytesIO()
+        picture.save(plain, "JPEG", quality=80, subsampling=0)
+        assert list(Image.open(io.BytesIO(data)).getdata()) == list(Image.open(plain).getdata())
+
+
+def test_the_machine_observer_finds_obvious_intruders(frozen, study_folder):
+    study, keys = frozen
+    observed = observe(study, keys, study_folder)
+    right = {row[:3]: row[4] for row in summary(study, observed)}
+    assert right["odd_one_out", "obvious", "attention"] >= 0.5
+    sheet = contact_sheet(study, keys, study_folder).read_text()
+    assert sheet.count("<article>") == len(study.trials)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("forms = 0", "forms = 0: Input should be greater than or equal to 1"),
+        ("[practice]\npass_share = 2", "practice.pass_share = 2: Input should be less than"),
+        ("colour = 'red'", "colour = 'red': Extra inputs are not permitted"),
+        ("= 3", "are not valid TOML"),
+    ],
+)
+def test_settings_name_what_is_wrong(tmp_path, text, told):
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        load_settings(tmp_path / "study.toml")
+
+
+def test_the_commented_settings_are_the_defaults():
+    from tasks.settings import TEXTS
+
+    shown = load_settings(TEXTS / "study.toml")
+    assert shown.model_copy(update={"trials": {}}) == StudySettings()
+    from tasks.base import all_tasks
+
+    assert shown.trials == {name: all_tasks().get(name).conditions for name in all_tasks()}
+
+
+def test_an_impossible_design_says_what_to_change(run, tmp_path):
+    settings = StudySettings(forms=1, participants=1, trials={"odd_one_out": {"base": 60}})
+    with pytest.raises(ValueError, match="ask for fewer trials or forms in"):
+        build(run, settings, tmp_path, say=lambda text: None)
+    with pytest.raises(ValueError, match=r"trials.odd_one_out.colour: no such condition"):
+        wrong = settings.model_copy(update={"trials": {"odd_one_out": {"colour": 1}}})
+        build(run, wrong, tmp_path, say=lambda text: None)

@@ -1,0 +1,184 @@
+"""Trials: the faults of the published generator, looked for in many draws with plain means."""
+
+import numpy as np
+import pytest
+
+from tasks.base import NoTrial, Trial, all_tasks, check_values, clean_text
+from tasks.evidence import Evidence, Group, read_groups
+from tasks.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
+from tasks.settings import StudySettings
+from tasks.study import build
+
+ODD = all_tasks().get("odd_one_out")
+
+
+def plain_similarity(evidence, a, b):
+    """Cosine by the schoolbook."""
+    u, v = evidence.space.vectors[a], evidence.space.vectors[b]
+    return sum(x * y for x, y in zip(u, v, strict=True)) / (sum(u * u) * sum(v * v)) ** 0.5
+
+
+def chosen(evidence, condition, seed):
+    return ODD._choose(evidence, condition, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("condition", ["base", "same_series", "other_series"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_five_are_the_target_and_its_nearest_others(evidence, condition, seed):
+    (target, *group), odd, _ = chosen(evidence, condition, seed)
+    assert target not in group
+    assert len({target, *group, odd}) == 6
+    base = evidence.neurons[target]
+    assert (base.series, base.epoch) == ("a", 3)
+    pool = [
+        row
+        for row in evidence.usable
+        if (condition == "other_series" or evidence.neurons[row].series == "a")
+        and (condition != "base" or evidence.neurons[row].epoch == 3)
+        and row != target
+    ]
+    near = sorted(pool, key=lambda row: -plain_similarity(evidence, target, row))
+    channels = {(base.series, base.layer, base.channel)}
+    expected = []
+    for row in near:
+        n = evidence.neurons[row]
+        if (n.series, n.layer, n.channel) not in channels:
+            channels.add((n.series, n.layer, n.channel))
+            expected.append(row)
+    assert group == expected[:4]
+    assert odd not in near[: min(OUTSIDE, (len(pool) + 1) // 2)]
+    assert abs(evidence.depth[odd] - evidence.depth[target]) < SAME_DEPTH
+
+
+def test_early_layers_are_left_out_for_everyone(evidence):
+    assert {evidence.neurons[row].layer for row in evidence.usable} == {"middle", "deep"}
+
+
+def test_the_random_condition_has_a_key_and_measures_chance(evidence):
+    keys = [ODD.draw(evidence, "random", np.random.default_rng(s)).key for s in range(60)]
+    assert set(keys) == set(range(6))
+    guesses = [ODD.score(key, 0) for key in keys]
+    assert 0.02 < np.mean(guesses) < 0.40
+
+
+def test_the_key_stands_at_every_place(evidence):
+    keys = {ODD.draw(evidence, "base", np.random.default_rng(s)).key for s in range(40)}
+    assert keys == set(range(6))
+
+
+def test_hand_picked_groups_come_from_a_file(run, tmp_path):
+    path = tmp_path / "groups.toml"
+    names = ", ".join(
+        f"{{series='a', epoch=3, layer='deep', channel={c}}}" for c in (0, 12, 24, 2, 14)
+    )
+    path.write_text(f"[[group]]\nconcept = 'mine'\nneurons = [{names}]\n")
+    evidence = Evidence(run, groups=read_groups(path))
+    five, odd, recipe = chosen(evidence, "hand_picked", 0)
+    assert recipe == {"concept": "mine"}
+    assert {evidence.neurons[row].channel for row in five} == {0, 2, 12, 14, 24}
+    assert evidence.neurons[odd].layer == "deep"
+    path.write_text("[[group]]\nconcept = 'mine'\n")
+    with pytest.raises(ValueError, match=r"groups file .* cannot be used .*\[\[group\]\] tables"):
+        read_groups(path)
+
+
+def test_without_groups_the_condition_says_what_to_do(run):
+    with pytest.raises(NoTrial, match="no hand-picked group of five neurons; name groups"):
+        ODD.draw(Evidence(run, groups=[Group("few", ())]), "hand_picked", np.random.default_rng(0))
+
+
+def test_neighbours_hold_each_channel_once(evidence):
+    target = int(evidence.rows("a", 3)[0])
+    found = [evidence.neurons[row] for row in neighbours(evidence, target, evidence.rows(), 30)]
+    assert len({(n.series, n.layer, n.channel) for n in found}) == 30
+
+
+@pytest.mark.parametrize("name", list(all_tasks()))
+def test_draws_are_seeded_and_answers_go_both_ways(evidence, name):
+    task = all_tasks().get(name)
+    for condition in [*task.conditions, *([task.control] if task.control else [])]:
+        one, two = (task.draw(evidence, condition, np.random.default_rng(5)) for _ in range(2))
+        assert (one.neurons, one.key) == (two.neurons, two.key)
+        options = [{"id": "abcdef"[i], "image": f"{i}"} for i in range(len(one.options))]
+        trial = Trial(
+            id="t1",
+            task=name,
+            condition=condition,
+            role="trial",
+            options=options,
+            neurons=one.neurons,
+        )
+        key = "abcdef"[one.key] if options else one.key
+        for knows in (True, False):
+            answer = task.simulate(trial, key, knows, np.random.default_rng(1))
+            assert task.answer(check_values(task, trial, task.values(answer))) == answer
+            score = task.score(key, answer)
+            assert score is None or isinstance(score, bool)
+            assert key is None or not knows or score is True
+    with pytest.raises(ValueError, match=f"{name} has no condition 'other'; it has"):
+        task.draw(evidence, "other", np.random.default_rng(0))
+
+
+def test_same_stage_controls_show_disjoint_stimuli_of_one_stage(evidence):
+    task = all_tasks().get("evolution_labelling")
+    same = task.draw(evidence, "same_stage", np.random.default_rng(2))
+    assert len(same.neurons) == 1
+    assert same.key is False
+    false = task.draw(evidence, "false_evolution", np.random.default_rng(2))
+    assert len({n.channel for n in false.neurons}) == 2
+    assert len({n.layer for n in false.neurons}) == 1
+    assert false.key is True
+    real = task.draw(evidence, "evolution", np.random.default_rng(2))
+    assert [n.epoch for n in real.neurons] == [1, 2, 3]
+    assert real.key is None
+
+
+def test_the_right_new_picture_drives_the_later_neuron_more(evidence):
+    """By the definition of stimuli: in the top k of t' and not of t, and the other way round."""
+    task = all_tasks().get("before_or_after")
+    for seed in range(20):
+        draft = task.draw(evidence, "nine_references", np.random.default_rng(seed))
+        before, after = draft.neurons
+        assert before.epoch < after.epoch
+        assert before.channel == after.channel
+        shown = [set(evidence.stimuli(n)["image_id"][:9]) for n in (before, after)]
+        new = set(evidence.stimuli(after)["image_id"][9:]) - set(
+            evidence.stimuli(before)["image_id"]
+        )
+        assert new - shown[0] - shown[1]
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ([], "an answer must be an object"),
+        ({}, "choice must be one of a, b"),
+        ({"choice": "z"}, "choice must be one of a, b"),
+        ({"choice": ["a"]}, "choice must be one of a, b"),
+        ({"choice": "a", "more": 1}, "unknown field 'more'"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(raw, told):
+    options = [{"id": i, "image": i} for i in "ab"]
+    trial = Trial(id="t1", task="odd_one_out", condition="base", role="trial", options=options)
+    with pytest.raises(ValueError, match=told):
+        check_values(ODD, trial, raw)
+
+
+def test_free_text_is_kept_as_one_plain_line():
+    assert clean_text(" <b>red</b>\n\x00wheel\u2028 ") == "<b>red</b> wheel"
+    assert len(clean_text("x" * 5000)) == 120
+    assert clean_text("\ud800") == "?"
+
+
+def test_a_users_own_task_is_one_file(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from tasks.odd_one_out import OddOneOut\n"
+        "class Mine(OddOneOut):\n"
+        "    name, title, conditions, control = 'mine', 'Mine', {'random': 1}, None\n"
+        "TASK = Mine()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = StudySettings(forms=1, participants=1, trials={"mine:TASK": {"random": 2}})
+    study = build(run, settings, tmp_path / "study", say=lambda text: None)
+    assert [t.task for t in study.trials] == ["mine:TASK"] * 3

@@ -1,0 +1,185 @@
+import numpy as np
+import oracles
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.alignment import concept_sharing, identity, mean_interval
+from analysis.reversion import (
+    bootstrap_interval,
+    by_class,
+    holm,
+    page_trend,
+    quartiles,
+    summary,
+    wide,
+    wilcoxon,
+)
+from harness.records import Checkpoint
+from harness.space import SemanticSpace
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=9))
+@settings(max_examples=40, deadline=None)
+def test_wilcoxon_equals_scipys_enumeration_of_signs(differences):
+    assume(sum(d != 0 for d in differences) > 1)  # scipy enumerates two observations or more
+    found = wilcoxon(
+        pd.Series(differences, dtype=float), pd.Series(0.0, index=range(len(differences)))
+    )
+    nonzero = np.array([d for d in differences if d], dtype=float)
+    every = stats.PermutationMethod(n_resamples=np.inf)
+    assert found == pytest.approx(stats.wilcoxon(nonzero, method=every).pvalue)
+
+
+def test_wilcoxon_equals_the_exact_table_without_ties():
+    differences = pd.Series([1.1, -2.3, 3.7, 4.9, 5.2, -6.8, 7.0, 8.4, 9.6, 10.3, 11.5, 12.2])
+    assert wilcoxon(differences, 0 * differences) == pytest.approx(
+        stats.wilcoxon(differences, method="exact").pvalue
+    )
+
+
+def test_wilcoxon_without_any_difference_is_undefined():
+    same = pd.Series([0.5, 0.5])
+    assert np.isnan(wilcoxon(same, same))
+
+
+def test_page_trend_on_its_worked_example():
+    """Page (1963) as in scipy's documentation: students rank three teaching methods."""
+    table = pd.DataFrame(
+        [[3, 4, 3], [2, 2, 4], [3, 3, 5], [1, 3, 2], [2, 3, 2], [2, 4, 5], [1, 2, 4], [3, 4, 4],
+         [2, 4, 5], [1, 3, 4]],
+        columns=["q1", "q2", "q3"],
+    )  # fmt: skip
+    p, classes = page_trend(table)
+    assert p == pytest.approx(0.0018191161948127822) and classes == 10
+    assert page_trend(table.iloc[:1])[1] == 1 and np.isnan(page_trend(table.iloc[:1])[0])
+
+
+def test_holm_leaves_undefined_ones_out():
+    corrected = holm(pd.Series([0.01, np.nan, 0.04, 0.03]))
+    np.testing.assert_allclose(corrected[[0, 2, 3]], [0.03, 0.06, 0.06])
+    assert np.isnan(corrected[1])
+
+
+def records_of(effects, images=8, classes=6, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for class_id in range(classes):
+        for image in range(images):
+            before = rng.random() < 0.9
+            for arm, drop in effects.items():
+                for draw in range(3 if arm == "random" else 1):
+                    after = before and rng.random() > drop
+                    rows.append(
+                        ("s", 1, 4, "all", "sign_t", arm, draw, class_id, 100 * class_id + image,
+                         "heldout", before, after, True, True, 0.8, 0.8 * (1 - drop))
+                    )  # fmt: skip
+    return pd.DataFrame(
+        rows,
+        columns=[
+            *("series", "epoch_from", "epoch_to", "layer", "method", "arm", "draw", "class_id"),
+            *("image_id", "split", "correct_before", "correct_after", "top5_before", "top5_after"),
+            *("probability_before", "probability_after"),
+        ],
+    )
+
+
+EFFECTS = {
+    "none": 0, "q1": 0.8, "q2": 0.4, "q3": 0.2, "q4": 0.0, "random": 0.3, "matched": 0.3, "all": 0.9
+}  # fmt: skip
+
+
+def test_the_summary_is_the_mean_over_classes_whatever_their_sizes():
+    records = records_of(EFFECTS)
+    records = records[~((records["class_id"] == 0) & (records["image_id"] > 1))]
+    row = summary(records).iloc[0]
+    for arm in ("q1", "random"):
+        own = records[records["arm"] == arm]
+        change = own["correct_after"].astype(int) - own["correct_before"].astype(int)
+        assert row[arm] == pytest.approx(change.groupby(own["class_id"]).mean().mean())
+    assert row["q1"] < row["random"] < row["q4"]
+    assert row["page"] < 0.01 and row["wilcoxon"] <= 0.05
+    probability = summary(records, "probability").iloc[0]
+    assert probability["q1"] == pytest.approx(-0.64)
+
+
+def test_draws_of_a_random_arm_count_once():
+    classes = by_class(records_of(EFFECTS))
+    assert len(classes) == 6 * len(EFFECTS)
+    assert set(wide(classes).columns) == set(EFFECTS)
+
+
+def test_bins_are_ordered_by_number():
+    assert quartiles(["q10", "random", "q2", "q1"]) == ["q1", "q2", "q10"]
+
+
+def test_bootstrap_interval_holds_the_mean_and_widens_with_spread():
+    rng = np.random.default_rng(0)
+    few = records_of(EFFECTS, images=4, classes=4)
+    many = records_of(EFFECTS, images=40, classes=12)
+    widths = []
+    for records in (few, many):
+        own = records[records["arm"] == "q2"]
+        low, high = bootstrap_interval(own, rng)
+        mean = by_class(own)["change"].mean()
+        assert low <= mean <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+    assert all(np.isnan(bootstrap_interval(few[few["class_id"] == 0], rng)))
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_concept_sharing_equals_the_plain_count(seed):
+    rng = np.random.default_rng(seed)
+    neurons = pd.DataFrame(
+        [("a", 0, c) for c in range(4)]
+        + [("a", 9, c) for c in range(7)]
+        + [("b", 3, c) for c in range(5)],
+        columns=["series", "epoch", "channel"],
+    ).assign(layer="l", coverage=1.0)
+    space = SemanticSpace(
+        "t", neurons[["series", "epoch", "layer", "channel", "coverage"]], rng.normal(size=(16, 3))
+    )
+    concepts = space.neurons.assign(concept=rng.choice(["x", "y"], 16)).drop(columns="coverage")
+    found = concept_sharing(space, concepts, Checkpoint("a", 9), k=3)
+    base = np.arange(4, 11)
+    names = concepts["concept"].tolist()
+    for group, rows in (
+        ("base", base),
+        ("other series", np.arange(11, 16)),
+        ("untrained", np.arange(4)),
+    ):
+        same = rows[:, None] == base[None, :]
+        expected = oracles.share_of_neighbours(
+            space.similarity(rows, base),
+            [names[r] for r in rows],
+            [names[b] for b in base],
+            same,
+            3,
+        )
+        assert found.loc[found["group"] == group, "share"].tolist() == pytest.approx(expected)
+
+
+def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(40, 8))
+    neurons = pd.DataFrame(
+        {"series": "s", "epoch": [1] * 40 + [2] * 40, "layer": "l", "channel": [*range(40)] * 2,
+         "coverage": 1.0}
+    )  # fmt: skip
+    still = SemanticSpace("t", neurons, np.concatenate([first, first]))
+    assert (identity(still, "s", 1, 2) == 1).all()
+    fresh = SemanticSpace("t", neurons, np.concatenate([first, rng.normal(size=(40, 8))]))
+    expected = np.mean(1 / np.arange(1, 41))
+    assert identity(fresh, "s", 1, 2).mean() == pytest.approx(expected, abs=0.1)
+    level = SemanticSpace("t", neurons, np.ones((80, 3)))
+    assert identity(level, "s", 1, 2).mean() == pytest.approx(1 / 20.5)
+
+
+def test_mean_interval_of_nothing_is_undefined():
+    assert all(np.isnan(mean_interval(np.array([]), np.random.default_rng(0))))

@@ -1,0 +1,119 @@
+"""Real torchvision architectures through probe, evolve and revert: random weights, few images."""
+
+from functools import lru_cache
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from rich.console import Console
+from test_interventions import perturbed
+
+from harness import pipeline
+from harness.activations import borrowed
+from harness.artifacts import Run
+from harness.config import parse_config
+from harness.engine import engine
+from harness.networks import build
+from harness.records import JOINT
+
+#: name -> side of the images (pixels), layers probed (the default where None)
+ARCHITECTURES = {
+    "vgg16": (48, ["features.[0-9]", "features.1[0-9]", "features.2[0-9]"]),
+    "vgg19": (48, ["features.[0-9]", "features.1[0-9]", "features.3[0-9]"]),
+    "inception_v3": (96, None),
+    "convnext_tiny": (64, None),
+    "resnet50": (64, None),
+}
+
+
+@lru_cache(maxsize=3)
+def checkpoint(name: str, epoch: int) -> torch.nn.Module:
+    """The network with random weights, moved a little further at every epoch."""
+    return perturbed(build(name, 12, seed=0), epoch, 0.05)
+
+
+def vgg16(epoch):
+    return checkpoint("vgg16", epoch)
+
+
+def vgg19(epoch):
+    return checkpoint("vgg19", epoch)
+
+
+def inception_v3(epoch):
+    return checkpoint("inception_v3", epoch)
+
+
+def convnext_tiny(epoch):
+    return checkpoint("convnext_tiny", epoch)
+
+
+def resnet50(epoch):
+    return checkpoint("resnet50", epoch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
+    size, layers = ARCHITECTURES[name]
+    config = parse_config(
+        {
+            "images": {"source": "drawn", "train": 12, "probe": 24, "test": 48},
+            "series": [
+                {
+                    "name": name,
+                    "source": "function",
+                    "function": f"test_architectures:{name}",
+                    "at": [1, 2],
+                    "resize": size,
+                    "crop": size,
+                    "layers": layers,
+                }
+            ],
+            "probe": {"k": 5},
+            "evolve": {
+                "methods": ["sign_t", "random"],
+                "images_per_class": 2,
+                "classes": ["clock", "fish"],
+            },
+            "revert": {"random_draws": 1, "importance_images": 1, "heldout_images": 2},
+        }
+    )
+    run = Run(tmp_path)
+    with engine(run, 0, Console(quiet=True)) as working:
+        pipeline.image_stage(config, working)
+        pipeline.probe_stage(config, working, run)
+        pipeline.evolve_stage(config, working, run)
+        pipeline.revert_stage(config, working, run)
+    found = pipeline.read_layers(run, name)
+    channels = sum(layer.channels for layer in found)
+    scores = run.tables("importance")
+    assert len(scores) == channels * 2 * 3  # classes; sign_t, random and change
+    assert scores.loc[scores["method"] == "sign_t", "score"].nunique() > 1
+    records, sets = run.tables("reversion"), run.tables("sets")
+    assert set(records["layer"]) == {JOINT, *(layer.name for layer in found)}
+    assert (records["probability_before"] != records["probability_after"]).any()
+    assert run.tables("stimuli").groupby("layer").size().min() > 0
+
+    # one layer's q1 for one class, against a plain full pass with copied channels
+    layer = found[len(found) // 2]
+    own = {"layer": layer.name, "method": "sign_t", "arm": "q1", "class_id": 2}
+    chosen = sets[np.logical_and.reduce([sets[k] == v for k, v in own.items()])]
+    rows = records[np.logical_and.reduce([records[k] == v for k, v in own.items()])]
+    rows = rows[rows["split"] == "heldout"]
+    from harness.batches import batch_of
+    from harness.images import open_images
+
+    batch = batch_of(open_images(run, "test"), rows["image_id"].to_numpy(), config.series[0])
+    older, newer = (pipeline.channels_last(checkpoint(name, epoch)) for epoch in (1, 2))
+    with borrowed(older), borrowed(newer):
+        logits = oracles.reverted_logits(
+            older,
+            newer,
+            {layer.name: chosen["channel"].tolist()},
+            batch,
+            {layer.name: -1 if layer.channels_last else 1},
+        )
+    expected = logits.double().softmax(1)[:, 2].float()
+    assert rows["probability_after"].tolist() == expected.tolist()
