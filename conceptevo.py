@@ -6,20 +6,76 @@ import fcntl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from harness.config import Config
 
+
+class Rooms(TyperGroup):
+    """Commands that live in other rooms, imported when they are called (or when help lists them)."""
+
+    rooms: ClassVar[dict[str, str]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.rooms]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.rooms:
+            return super().get_command(ctx, cmd_name)
+        module, _, function = self.rooms[cmd_name].partition(":")
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(module), function))
+        return typer.main.get_command(single)
+
+
+class Everything(Rooms):
+    rooms: ClassVar = {
+        "survey": "survey_app.commands:survey",
+        "dashboard": "survey_app.commands:dashboard",
+        "survey-password": "survey_app.commands:password",
+        "analyse": "analysis.commands:analyse",
+        "power": "analysis.commands:power",
+        "release": "analysis.commands:release",
+        "rebuild": "analysis.commands:rebuild",
+    }
+
+
+class Study(Rooms):
+    rooms: ClassVar = {
+        "build": "tasks.commands:build",
+        "check": "tasks.commands:check",
+        "settings": "tasks.commands:settings",
+        "simulate": "survey_app.commands:simulate",
+    }
+
+
+class Responses(Rooms):
+    rooms: ClassVar = {
+        "export": "survey_app.commands:export",
+        "forget": "survey_app.commands:forget",
+    }
+
+
 app = typer.Typer(
+    cls=Everything,
     help="Which concepts neurons learn, how they evolve in training, and whether they matter.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+_study = typer.Typer(
+    cls=Study, help="Trials and controls, frozen as a study.", no_args_is_help=True
+)
+_responses = typer.Typer(cls=Responses, help="What people answered.", no_args_is_help=True)
+for _name, _group in (("study", _study), ("responses", _responses)):
+    _group.callback()(lambda: None)  # a group without own commands needs one
+    app.add_typer(_group, name=_name)
 console = Console()
 
 ConfigFile = Annotated[Path, typer.Argument(help="configuration (TOML); see `conceptevo init`")]
@@ -133,6 +189,22 @@ def demo(
         name: pairs for name, pairs in values["evolve"]["pairs"].items() if name in wanted
     }
     _run_until("report", parse_config(values, "the demo"), out)
+    _demo_study(out)
+
+
+def _demo_study(out: Path) -> None:
+    """Build a study out of the run and fill it with simulated participants, once."""
+    from harness.artifacts import Run, fingerprint
+    from survey_app.commands import simulate
+    from tasks.commands import build
+
+    study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
+    if (study / "study.json").exists():
+        console.print("[dim]study: built before, reused[/dim]")
+    else:
+        build(out, study)
+    simulate(study, participants=260)  # adds nobody who has taken part before
+    console.print(f"\nServe the study with\n  conceptevo survey {study}", highlight=False)
 
 
 @app.command()

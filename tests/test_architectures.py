@@ -73,9 +73,9 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
             ],
             "probe": {"k": 5},
             "evolve": {
-                "methods": ["sign_t", "random"],
+                "methods": ["sign_t"],
                 "images_per_class": 2,
-                "classes": ["clock", "fish"],
+                "classes": ["clock"],
             },
             "revert": {"random_draws": 1, "importance_images": 1, "heldout_images": 2},
         }
@@ -89,7 +89,7 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
     found = pipeline.read_layers(run, name)
     channels = sum(layer.channels for layer in found)
     scores = run.tables("importance")
-    assert len(scores) == channels * 2 * 3  # classes; sign_t, random and change
+    assert len(scores) == channels * 2  # sign_t and change
     assert scores.loc[scores["method"] == "sign_t", "score"].nunique() > 1
     records, sets = run.tables("reversion"), run.tables("sets")
     assert set(records["layer"]) == {JOINT, *(layer.name for layer in found)}
