@@ -91,6 +91,7 @@ def power(
     from analysis.coverage import Design
     from analysis.figures import styled
     from analysis.power import Plan, calibrate, curve, power_tables, smallest
+    from analysis.run_report import on_screen
     from tasks.responses import RESPONSES, read_table
 
     counts, people = parse_range(trials, "--trials"), parse_range(participants, "--participants")
@@ -113,8 +114,7 @@ def power(
     found = smallest(table, wanted)
     tables, figure = power_tables(table, found, wanted)
     for one in tables:
-        console.print(f"\n[bold]{one.title}[/]")
-        console.print(one.shown().to_string(index=False), highlight=False)
+        console.print(on_screen(one))
     if out is not None:
         for one in tables:
             one.write(out)
