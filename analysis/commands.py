@@ -16,7 +16,7 @@ console = Console()
 
 def analyse(
     study: Annotated[Path, typer.Option(help="folder of the frozen study")],
-    responses: Annotated[Path, typer.Option(help="CSV of answers; participants.csv beside it")],
+    responses: Annotated[Path, typer.Option(help="CSV of answers, as exported")],
     out: Annotated[Path, typer.Option(help="folder for tables, figures and report")],
     run: Annotated[Path | None, typer.Option(help="run whose neurons the study shows")] = None,
     source: Annotated[

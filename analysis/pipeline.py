@@ -15,7 +15,7 @@ from analysis import meeting
 from analysis.figures import styled
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
-from analysis.responses import FrozenStudy, Responses, prepare, read_study
+from analysis.responses import FrozenStudy, Responses, prepare, read_study, read_tables
 from analysis.reversion import by_class
 from analysis.study import Results, Settings
 from analysis.study_figures import study_figures
@@ -24,7 +24,6 @@ from analysis.study_tables import study_tables
 from analysis.tables import Table
 from harness.artifacts import Run, write_text
 from harness.records import JOINT, PAIR
-from tasks.responses import PARTICIPANTS, RESPONSES, read_table
 
 #: Files of the evidence that a run adds, kept beside the answers so that the pack needs no run.
 NETWORK, REVERSION = "network.csv", "reversion.csv"
@@ -35,7 +34,7 @@ class Inputs:
     """What an analysis starts from.
 
     Attributes:
-        study: folder of the frozen study. responses: CSV of answers, participants.csv beside it.
+        study: folder of the frozen study. responses: CSV of answers, see `read_tables`.
         run: folder of the run whose neurons the study shows. source: which answers to analyse.
     """
 
@@ -51,12 +50,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     Raises:
         ResponseError: impossible rows, listed. ValueError: missing files, mixed sources.
     """
-    people_path = inputs.responses.with_name("participants.csv")
-    for path in (inputs.responses, people_path):
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; export both tables from the survey")
-    answers = read_table(inputs.responses, RESPONSES)
-    people = read_table(people_path, PARTICIPANTS)
+    answers, people = read_tables(inputs.responses)
     frozen = read_study(inputs.study)
     chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
     source = chosen.source
@@ -113,8 +107,7 @@ def read_results(folder: Path) -> Results:
     """The data of a results folder or of an unpacked release pack; nothing is computed yet."""
     frozen = read_study(folder / "study")
     config = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
-    answers = read_table(folder / "data" / "responses.csv", RESPONSES)
-    people = read_table(folder / "data" / "participants.csv", PARTICIPANTS)
+    answers, people = read_tables(folder / "data" / "responses.csv")
 
     def reload(rules: Mapping[str, Any]) -> Responses:
         return prepare(frozen, answers, people, config["source"], rules, checked=True)

@@ -26,8 +26,8 @@ README = """# {title}{note}
 
 Data and tables of study {hash} ({participants} participants analysed, {answers} answers).
 
-- `data/responses.csv`, `data/participants.csv`: every answer and participant, anonymised; their
-  columns are explained in `codebook.md`
+- `data/responses.csv`, `data/responses-participants.csv`: every answer and participant,
+  anonymised; their columns are explained in `codebook.md`
 - `study/`: what participants saw, frozen before the first of them, and the answer keys
 - `data/network.csv`, where present: what is known of the neurons shown, from the networks
 - `tables/`: as published (CSV, Markdown, LaTeX); `numbers.tex`: a macro for every number
@@ -77,10 +77,10 @@ def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFr
 
 
 def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> None:
-    """Write two tables as the survey exports them: responses.csv and participants.csv."""
+    """Write two tables as the survey exports them: responses.csv and responses-participants.csv."""
     for name, table, columns in (
         ("responses.csv", responses, RESPONSES),
-        ("participants.csv", people, PARTICIPANTS),
+        ("responses-participants.csv", people, PARTICIPANTS),
     ):
         ordered = table[[column.name for column in columns]]
         text = ordered.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%fZ")

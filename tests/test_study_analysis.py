@@ -110,7 +110,10 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     assert rebuild(first) == []
     with zipfile.ZipFile(first) as pack:
         names = set(pack.namelist())
-        data = [pack.read(f"data/{name}.csv").decode() for name in ("participants", "responses")]
+        data = [
+            pack.read(f"data/{name}.csv").decode()
+            for name in ("responses-participants", "responses")
+        ]
         readme = pack.read("README.md").decode()
         pack.extractall(tmp_path / "pack")
     assert {"codebook.md", "versions.json", "checksums.sha256", "study/keys.json"} <= names
