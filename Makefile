@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly lint clean
+.PHONY: help setup demo test nightly coverage lint clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: $(READY) lint  ## every test but the slow ones
 
 nightly: $(READY)  ## every test
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
+
+coverage: $(READY)  ## are the intervals what they say? (1,000 simulated studies)
+	$(BIN)/python -m analysis.coverage
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
