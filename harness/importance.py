@@ -48,6 +48,7 @@ class Change:
 
     Attributes:
         maps_from, maps_to: layer name -> [batch, channels, positions] under t and under t'.
+        chance: layer name -> a number by chance for every neuron, the same for all batches.
     """
 
     def __init__(
@@ -57,22 +58,22 @@ class Change:
         newer_execution: Execution,
         layers: Sequence[Layer],
         batch: Tensor,
-        outputs: tuple[int, int],
+        output: int,
         path_steps: int,
-        rng: np.random.Generator,
+        chance: Mapping[str, Tensor],
     ) -> None:
         self.layers = layers
-        self.rng = rng
+        self.chance = chance
         self._older, self._newer, self._execution = older, newer, newer_execution
-        self._batch, self._outputs, self._path_steps = batch, outputs, path_steps
+        self._batch, self._output, self._path_steps = batch, output, path_steps
 
     @cached_property
     def _at_t(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self._older, self.layers, self._batch, self._outputs[0])
+        return maps_and_gradients(self._older, self.layers, self._batch, self._output)
 
     @cached_property
     def _at_t1(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self._newer, self.layers, self._batch, self._outputs[1])
+        return maps_and_gradients(self._newer, self.layers, self._batch, self._output)
 
     @property
     def maps_from(self) -> dict[str, Tensor]:
@@ -108,7 +109,7 @@ class Change:
                 point = torch.lerp(start, end, share).requires_grad_()
                 with torch.enable_grad():
                     logits = self._execution.rerun({layer.name: partial(layer.like_output, point)})
-                    (gradient,) = torch.autograd.grad(logits[:, self._outputs[1]].sum(), point)
+                    (gradient,) = torch.autograd.grad(logits[:, self._output].sum(), point)
                 total += gradient
             means[layer.name] = total / self._path_steps
         return means
@@ -196,7 +197,7 @@ def by_chance(change: Change) -> dict[str, Tensor]:
     """A number by chance for every neuron."""
     images = len(change.maps_to[change.layers[0].name])
     return {
-        layer.name: torch.from_numpy(change.rng.random((images, layer.channels)))
+        layer.name: change.chance[layer.name].expand(images, layer.channels)
         for layer in change.layers
     }
 
@@ -219,7 +220,7 @@ def importance(
     newer: nn.Module,
     layers: Sequence[Layer],
     batches: Sequence[Tensor],
-    outputs: tuple[int, int],
+    output: int,
     parameters: ImportanceParameters,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
@@ -229,7 +230,7 @@ def importance(
         older, newer: the models t and t'.
         layers: the probed layers, the same in both.
         batches: images of the class, [batch, 3, h, w] each.
-        outputs: index of the class's logit in the older and the newer model.
+        output: index of the class's logit.
         parameters: methods and path steps.
         rng: for the method `random`.
 
@@ -242,10 +243,11 @@ def importance(
     collected: dict[tuple[str, str], list[Tensor]] = {
         (name, layer.name): [] for name in methods for layer in layers
     }
+    chance = {layer.name: torch.from_numpy(rng.random(layer.channels)) for layer in layers}
     with execution(newer, layers) as newer_execution, torch.no_grad():
         for batch in batches:
             change = Change(
-                older, newer, newer_execution, layers, batch, outputs, parameters.path_steps, rng
+                older, newer, newer_execution, layers, batch, output, parameters.path_steps, chance
             )
             for name, method in methods.items():
                 for layer, values in method.sensitivity(change).items():

@@ -217,8 +217,9 @@ def _pair_shards(
 
 def evolve_stage(config: Config, engine: Engine, run: Run) -> None:
     """Score every evolution for every class."""
+    parts = (config.revert.heldout_images,)  # what a small class sets aside, importance lacks
     engine.stage(
-        "importance", _pair_shards(config, run, ("importance",), (), work.score_evolutions)
+        "importance", _pair_shards(config, run, ("importance",), parts, work.score_evolutions)
     )
 
 

@@ -112,7 +112,7 @@ def revert(
     layers: Sequence[Layer],
     sets: pd.DataFrame,
     batches: Iterable[tuple[Tensor, Tensor]],
-    outputs: tuple[int, int],
+    output: int,
     traced: bool = True,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
@@ -123,7 +123,7 @@ def revert(
         layers: the probed layers.
         sets: of `choose_sets`.
         batches: (image ids int64 [batch], images [batch, 3, h, w]); all of the class.
-        outputs: index of the class's logit in the older and the newer model.
+        output: index of the class's logit.
         traced: re-run only what a change reaches (see `execution`); same results either way.
         on_image: called with the number of images done.
 
@@ -134,7 +134,6 @@ def revert(
     """
     plans = _plans(sets, layers)
     by_name = {layer.name: layer for layer in layers}
-    label = outputs[1]
     frames = []
     with (
         borrowed(older),
@@ -144,14 +143,14 @@ def revert(
     ):
         for ids, batch in batches:
             before.start(batch)
-            untouched = _outcome(running.start(batch), label)
+            untouched = _outcome(running.start(batch), output)
             old = {layer.name: before.output(layer.name) for layer in layers}
             for layer_name, chosen, labels in plans:
                 changes: Mapping[str, Change] = {
                     name: replace_channels(by_name[name], channels, old[name])
                     for name, channels in chosen.items()
                 }
-                after = _outcome(running.rerun(changes), label) if changes else untouched
+                after = _outcome(running.rerun(changes), output) if changes else untouched
                 for method, arm, draw in labels:
                     frames.append(_rows(ids, layer_name, method, arm, draw, untouched, after))
             on_image(len(ids))

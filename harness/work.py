@@ -231,9 +231,17 @@ def _image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, n
     )
 
 
-def _outputs(source: Source, images: ImageSet, class_id: int) -> tuple[int, int]:
-    index = source.class_outputs.get(images.classes[class_id], class_id)
-    return index, index
+def _output(source: Source, images: ImageSet, class_id: int) -> int:
+    """Where the network puts the logit of a class."""
+    return source.class_outputs.get(images.classes[class_id], class_id)
+
+
+def _open_pair(
+    run: Run, source: Source, pair: Pair
+) -> tuple[ImageSet, nn.Module, nn.Module, list[Layer]]:
+    """The test images, the older and the newer model, their layers."""
+    older, newer = (_load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
+    return open_images(run, "test"), older, newer, read_layers(run, source.name)
 
 
 def score_evolutions(
@@ -246,9 +254,7 @@ def score_evolutions(
     classes: list[int],
 ) -> None:
     """Score every evolution of one pair of epochs for every class."""
-    images = open_images(run, "test")
-    older, newer = (_load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
-    layers = read_layers(run, source.name)
+    images, older, newer, layers = _open_pair(run, source, pair)
     frames = []
     for class_id in classes:
         chosen = _image_parts(config, images, class_id)["importance"]
@@ -258,8 +264,8 @@ def score_evolutions(
             for start in range(0, len(chosen), size)
         ]
         rng = np.random.default_rng([config.seed, 2, class_id])
-        outputs = _outputs(source, images, class_id)
-        table = importance(older, newer, layers, pieces, outputs, config.evolve, rng)
+        output = _output(source, images, class_id)
+        table = importance(older, newer, layers, pieces, output, config.evolve, rng)
         frames.append(table.assign(class_id=class_id))
         advance(1)
     table = _identified(pd.concat(frames, ignore_index=True), pair)
@@ -288,9 +294,7 @@ def revert_evolutions(
     classes: list[int],
 ) -> None:
     """Choose one pair's sets, undo them, record a row an image and arm."""
-    images = open_images(run, "test")
-    older, newer = (_load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
-    layers = read_layers(run, source.name)
+    images, older, newer, layers = _open_pair(run, source, pair)
     place = (pair.series, pair.epoch_from, pair.epoch_to)
     scores = run.table(Artifact("importance", place))
     all_sets, records = [], []
@@ -309,7 +313,7 @@ def revert_evolutions(
                 layers,
                 sets,
                 batches(images, chosen, source, config.revert.batch_size),
-                _outputs(source, images, class_id),
+                _output(source, images, class_id),
             )
             records.append(rows.assign(class_id=class_id, split=split))
         advance(1)
