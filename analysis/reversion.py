@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
+from analysis.clusters import holm
 from harness.records import PAIR
 
 OUTCOMES = {"accuracy": "correct", "top-5": "top5", "probability": "probability"}
@@ -88,15 +88,6 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     return float(ways[extreme].sum() / ways.sum())
 
 
-def holm(p_values: pd.Series) -> pd.Series:
-    """Holm's (1979) correction over all defined p-values; undefined ones stay NaN."""
-    corrected = pd.Series(np.nan, index=p_values.index, dtype=float)
-    defined = p_values.notna()
-    if defined.any():
-        corrected[defined] = multipletests(p_values[defined], method="holm")[1]
-    return corrected
-
-
 def bootstrap_interval(
     records: pd.DataFrame,
     rng: np.random.Generator,
@@ -157,5 +148,6 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     for test in ("page", "wilcoxon", "matched_test"):
-        table[test] = table.groupby("split")[test].transform(holm)
+        by_split = table.groupby("split")[test]
+        table[test] = by_split.transform(lambda p: holm(p.to_numpy(dtype=float)))
     return table

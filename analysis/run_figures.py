@@ -8,7 +8,14 @@ import pandas as pd
 
 from analysis import reversion
 from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Canvas, Figure
-from analysis.run_tables import SEED, alignment, base_checkpoint, concepts, spaces
+from analysis.run_tables import (
+    SEED,
+    alignment,
+    base_checkpoint,
+    concepts,
+    reversion_records,
+    spaces,
+)
 from harness.artifacts import Artifact, Run
 from harness.images import ImageSet, View, open_images
 from harness.patches import grid, patches
@@ -357,7 +364,7 @@ def alignment_plot(run: Run) -> Figure | None:
 def reversion_plot(run: Run) -> Figure | None:
     if not run.holds("reversion"):
         return None
-    records = run.tables("reversion")
+    records = reversion_records(run)
     joint = records[(records["layer"] == JOINT) & (records["split"] == "heldout")]
     pairs = list(joint.groupby(["series", "epoch_from", "epoch_to"], observed=True))
     bins = reversion.quartiles(list(joint["arm"].unique()))

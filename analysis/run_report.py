@@ -177,7 +177,7 @@ def _reversion_findings(run: Run) -> list[str]:
     """What undoing does by the first method, pair by pair, with intervals; only from the data."""
     if not run.holds("reversion"):
         return []
-    records = run.tables("reversion")
+    records = run_tables.reversion_records(run)
     method = run.manifest()["importance_methods"][0]
     chosen = records[
         (records["layer"] == JOINT)

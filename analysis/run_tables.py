@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +25,12 @@ def spaces(run: Run) -> list[SemanticSpace]:
 
 def base_checkpoint(run: Run) -> Checkpoint:
     return Checkpoint(**run.manifest()["base"])
+
+
+@lru_cache(maxsize=1)
+def reversion_records(run: Run) -> pd.DataFrame:
+    """All reversion records of the run, read once for all tables and figures."""
+    return run.tables("reversion")
 
 
 def concepts(run: Run) -> pd.DataFrame | None:
@@ -71,6 +78,7 @@ def neurons(run: Run) -> Table:
 
 
 @RUN_TABLES.add("alignment")
+@lru_cache(maxsize=1)
 def alignment(run: Run) -> Table | None:
     named = concepts(run)
     if named is None:
@@ -131,7 +139,7 @@ def _reversion_table(
 ) -> Table | None:
     if not run.holds("reversion"):
         return None
-    records = run.tables("reversion")
+    records = reversion_records(run)
     joint = records[(records["layer"] == JOINT) & (records["split"] == split)]
     table = reversion.summary(joint, outcome).drop(columns=["split"])
     epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
@@ -188,7 +196,7 @@ def reversion_importance(run: Run) -> Table | None:
 def reversion_layers(run: Run) -> Table | None:
     if not run.holds("reversion"):
         return None
-    records = run.tables("reversion")
+    records = reversion_records(run)
     depth = run.tables("layers").set_index(["series", "layer"])["depth"]
     held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
     frames = []

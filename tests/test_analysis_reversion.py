@@ -10,7 +10,6 @@ from analysis.alignment import concept_sharing, identity, mean_interval
 from analysis.reversion import (
     bootstrap_interval,
     by_class,
-    holm,
     page_trend,
     quartiles,
     summary,
@@ -57,12 +56,6 @@ def test_page_trend_on_its_worked_example():
     p, classes = page_trend(table)
     assert p == pytest.approx(0.0018191161948127822) and classes == 10
     assert page_trend(table.iloc[:1])[1] == 1 and np.isnan(page_trend(table.iloc[:1])[0])
-
-
-def test_holm_leaves_undefined_ones_out():
-    corrected = holm(pd.Series([0.01, np.nan, 0.04, 0.03]))
-    np.testing.assert_allclose(corrected[[0, 2, 3]], [0.03, 0.06, 0.06])
-    assert np.isnan(corrected[1])
 
 
 def records_of(effects, images=8, classes=6, seed=0):
