@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly lint clean
+.PHONY: help setup demo browser test nightly coverage lint clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -14,9 +14,6 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compute,analysis,survey,dev]'
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
-	  || echo "no chromium: the tests in a real browser will be skipped"
 	@touch $@
 
 setup: $(READY)  ## the virtual environment, with everything installed
@@ -24,11 +21,19 @@ setup: $(READY)  ## the virtual environment, with everything installed
 demo: $(READY)  ## the main job on drawn images and small networks, into runs/demo
 	$(BIN)/conceptevo demo
 
-test: $(READY) lint  ## every test but the slow ones
+browser:  # for the survey's tests
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "no chromium: the tests in a real browser will be skipped"
+
+test: $(READY) lint browser  ## every test but the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile
 
-nightly: $(READY)  ## every test
+nightly: $(READY) browser  ## every test
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
+
+coverage: $(READY)  ## are the intervals what they say? (1,000 simulated studies)
+	$(BIN)/python -m analysis.coverage
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -1,40 +1,22 @@
-"""Commands of the analysis: functions that the front door adds to its Typer app."""
+"""Commands of the analysis: functions that the front door adds to its Typer app.
+
+Nothing heavy is imported before a command runs.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import matplotlib.pyplot as plt
-import pandas as pd
 import typer
 from rich.console import Console
 
-from analysis import meeting
-from analysis.figures import styled
-from analysis.numbers import numbers_tex
-from analysis.release import anonymised, copy_study, write_data
-from analysis.responses import prepare, read_study
-from analysis.reversion import by_class
-from analysis.study import Results, Settings
-from analysis.study_figures import study_figures
-from analysis.study_report import write_study_report
-from analysis.study_tables import study_tables
-from harness.artifacts import Run, write_text
-from harness.records import JOINT, PAIR
-from tasks.responses import PARTICIPANTS, RESPONSES, read_table
-
 console = Console()
-
-#: Files of the evidence that a run adds, kept beside the answers so that the pack needs no run.
-NETWORK, REVERSION = "network.csv", "reversion.csv"
 
 
 def analyse(
     study: Annotated[Path, typer.Option(help="folder of the frozen study")],
-    responses: Annotated[Path, typer.Option(help="CSV of answers; participants.csv beside it")],
+    responses: Annotated[Path, typer.Option(help="CSV of answers, as exported")],
     out: Annotated[Path, typer.Option(help="folder for tables, figures and report")],
     run: Annotated[Path | None, typer.Option(help="run whose neurons the study shows")] = None,
     source: Annotated[
@@ -48,92 +30,12 @@ def analyse(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Every table and figure of a study, and one report."""
-    people_path = responses.with_name("participants.csv")
-    for path in (responses, people_path):
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; export both tables from the survey")
-    answers = read_table(responses, RESPONSES)
-    people = read_table(people_path, PARTICIPANTS)
-    frozen = read_study(study)
-    chosen = prepare(frozen, answers, people, source)  # complains about the user's own rows
-    mine = people["source"] == chosen.source
-    data = anonymised(answers[answers["source"] == chosen.source], people[mine])
-    write_data(out / "data", *data)
-    copy_study(study, out / "study")
-    for name in (NETWORK, REVERSION):
-        (out / "data" / name).unlink(missing_ok=True)
-    if run is not None:
-        _write_network(out, study, chosen, Run(run))
+    from analysis.pipeline import Inputs, analyse_study
+    from analysis.study import Settings
+
     settings = Settings(replicates, seed, similarity=similarity, reference=reference)
-    about = {
-        "title": frozen.title,
-        "hash": frozen.hash,
-        "participants": int(chosen.answers["participant"].nunique()),
-        "answers": len(chosen.answers),
-    }
-    text = {"source": chosen.source, "settings": asdict(settings), "about": about}
-    write_text(out / "analysis.json", json.dumps(text, indent=1, ensure_ascii=False) + "\n")
-    analyse_folder(out, out)
+    analyse_study(Inputs(study, responses, run, source), settings, out)
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex", highlight=False)
-
-
-def _write_network(out: Path, study: Path, chosen: Any, run: Run) -> None:
-    """What the run knows of the neurons shown, and its reversion by bin."""
-    observed = meeting.observe(chosen.study, study)
-    table = meeting.evidence(chosen.study, run, observed)
-    write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
-    if run.holds("reversion"):
-        records = run.tables("reversion")
-        records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
-        table = over_layers(by_class(records))
-        write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
-
-
-def over_layers(classes: pd.DataFrame) -> pd.DataFrame:
-    """Changes of accuracy by pair, split and arm, mean over classes and then over layers.
-
-    Args:
-        classes: as `by_class` gives them, of one method.
-
-    Returns:
-        series, epoch_from, epoch_to, split, before, and a column an arm.
-    """
-    keys = [*PAIR, "split"]
-    means = classes.groupby([*keys, "layer", "arm"])[["before", "change"]].mean()
-    means = means.groupby([*keys, "arm"]).mean()
-    table = means["change"].unstack("arm")
-    table.insert(0, "before", means["before"].unstack("arm")["all"])
-    return table.reset_index()
-
-
-def analyse_folder(folder: Path, out: Path) -> Results:
-    """Tables, figures, numbers and report from a results folder or an unpacked release pack."""
-    frozen = read_study(folder / "study")
-    config = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
-    answers = read_table(folder / "data" / "responses.csv", RESPONSES)
-    people = read_table(folder / "data" / "participants.csv", PARTICIPANTS)
-
-    def reload(rules: dict[str, Any] | None):
-        return prepare(frozen, answers, people, config["source"], rules, checked=True)
-
-    responses = prepare(frozen, answers, people, config["source"])
-    network, reversion = (
-        pd.read_csv(path) if (path := folder / "data" / name).is_file() else None
-        for name in (NETWORK, REVERSION)
-    )
-    joined = None if network is None else meeting.join(responses, network)
-    results = Results(responses, Settings(**config["settings"]), reload, joined, reversion)
-    tables = study_tables(results)
-    for table in tables.values():
-        table.write(out / "tables")
-    write_text(out / "numbers.tex", numbers_tex(tables))
-    figures = study_figures(results)
-    with styled():
-        for figure in figures.values():
-            figure.write(out / "figures")
-        write_study_report(out / "report.html", results, tables, figures)
-    plt.close("all")
-    return results
 
 
 def release(
@@ -183,8 +85,14 @@ def power(
     out: Annotated[Path | None, typer.Option(help="folder for table and curve")] = None,
 ) -> None:
     """How many people (and trials) a study needs, before it is launched."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
     from analysis.coverage import Design
+    from analysis.figures import styled
     from analysis.power import Plan, calibrate, curve, power_tables, smallest
+    from analysis.run_report import on_screen
+    from tasks.responses import RESPONSES, read_table
 
     counts, people = parse_range(trials, "--trials"), parse_range(participants, "--participants")
     different = parse_range(items, "--items") if items else [None]
@@ -206,8 +114,7 @@ def power(
     found = smallest(table, wanted)
     tables, figure = power_tables(table, found, wanted)
     for one in tables:
-        console.print(f"\n[bold]{one.title}[/]")
-        console.print(one.shown().to_string(index=False), highlight=False)
+        console.print(on_screen(one))
     if out is not None:
         for one in tables:
             one.write(out)

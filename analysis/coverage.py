@@ -215,7 +215,7 @@ DESIGNS = {
     "few and varied": Design(
         {"a": 0.5, "b": 0.65}, participants=40, items=10, sd_participant=0.8, sd_item=1.0
     ),
-    "planned for 80 %": Design({"a": 0.45, "b": 0.65}, participants=100, items=16),
+    "planned for 80 %": Design({"a": 0.45, "b": 0.61}, participants=100, items=16),
     "pure guessing": Design({"a": 1 / 6, "b": 1 / 6}, sd_participant=0, sd_item=0),
     "conditions help some more": Design(
         {"a": 0.5, "b": 0.5}, participants=120, items=10, sd_item=0.3, sd_condition=0.5

@@ -222,7 +222,7 @@ def power_tables(
         ),
     ]
     with styled():
-        canvas, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+        canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
         for k, (design, group) in enumerate(
             table.groupby(["effect", "items", "trials"], sort=False)
         ):
@@ -238,5 +238,5 @@ def power_tables(
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("participants")
         axis.set_ylabel("power")
-        axis.legend()
+        canvas.legend(loc="outside right center")
     return tables, Figure("power", "Power by number of participants", tables[0].caption, canvas)

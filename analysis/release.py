@@ -26,8 +26,8 @@ README = """# {title}{note}
 
 Data and tables of study {hash} ({participants} participants analysed, {answers} answers).
 
-- `data/responses.csv`, `data/participants.csv`: every answer and participant, anonymised; their
-  columns are explained in `codebook.md`
+- `data/responses.csv`, `data/responses-participants.csv`: every answer and participant,
+  anonymised; their columns are explained in `codebook.md`
 - `study/`: what participants saw, frozen before the first of them, and the answer keys
 - `data/network.csv`, where present: what is known of the neurons shown, from the networks
 - `tables/`: as published (CSV, Markdown, LaTeX); `numbers.tex`: a macro for every number
@@ -77,10 +77,10 @@ def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFr
 
 
 def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> None:
-    """Write two tables as the survey exports them: responses.csv and participants.csv."""
+    """Write two tables as the survey exports them: responses.csv and responses-participants.csv."""
     for name, table, columns in (
         ("responses.csv", responses, RESPONSES),
-        ("participants.csv", people, PARTICIPANTS),
+        ("responses-participants.csv", people, PARTICIPANTS),
     ):
         ordered = table[[column.name for column in columns]]
         text = ordered.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%fZ")
@@ -139,7 +139,7 @@ def copy_study(study: Path, out: Path) -> None:
     """study.json, keys.json and the pictures: no database, nothing else that lies there."""
     for name in ("study.json", "keys.json"):
         write_text(out / name, (study / name).read_text(encoding="utf-8"))
-    if (study / "images").is_dir():
+    if (study / "images").is_dir() and study.resolve() != out.resolve():
         shutil.copytree(study / "images", out / "images", dirs_exist_ok=True)
 
 
@@ -152,7 +152,7 @@ def rebuild(pack: Path) -> list[str]:
     Raises:
         ValueError: the pack is damaged, or is none.
     """
-    from analysis.commands import analyse_folder
+    from analysis.pipeline import read_results, write_tables
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pack"
@@ -168,7 +168,7 @@ def rebuild(pack: Path) -> list[str]:
             if not (folder / file).is_file() or _digest((folder / file).read_bytes()) != digest:
                 raise ValueError(f"{pack} is damaged: {file} does not fit its checksum")
         again = Path(name) / "again"
-        analyse_folder(folder, again)
+        write_tables(read_results(folder), again)
         before = {p.name: p.read_bytes() for p in _files(folder / "tables")}
         after = {p.name: p.read_bytes() for p in _files(again / "tables")}
         for other in (before, after):

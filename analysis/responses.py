@@ -119,15 +119,13 @@ class Responses:
 def load(
     study: FrozenStudy,
     responses: Path,
-    participants: Path | None = None,
     source: str | None = None,
     exclusions: Mapping[str, Any] | None = None,
 ) -> Responses:
     """Read, validate, and apply the exclusions.
 
     Args:
-        responses: CSV of `tasks.responses.RESPONSES`. participants: CSV of PARTICIPANTS;
-            participants.csv beside it by default.
+        responses: CSV of answers, see `read_tables`.
         source: which source to analyse; needed only where the table holds several.
         exclusions: rule -> threshold instead of the frozen ones (for the grid of thresholds).
 
@@ -135,17 +133,23 @@ def load(
         ResponseError: rows that contradict the study or one another; all are listed.
         ValueError: several sources and none chosen, a missing file, an unknown rule.
     """
-    participants = participants or responses.with_name("participants.csv")
+    return prepare(study, *read_tables(responses), source, exclusions)
+
+
+def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The answers and, from the file beside them, the participants, as the survey exports them.
+
+    Args:
+        responses: NAME.csv; the participants are read from NAME-participants.csv.
+
+    Raises:
+        ValueError: one of the two is missing.
+    """
+    participants = responses.with_name(f"{responses.stem}-participants.csv")
     for path in (responses, participants):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; export both tables with `conceptevo export`")
-    return prepare(
-        study,
-        read_table(responses, RESPONSES),
-        read_table(participants, PARTICIPANTS),
-        source,
-        exclusions,
-    )
+            raise ValueError(f"{path} does not exist; `conceptevo responses export` writes both")
+    return read_table(responses, RESPONSES), read_table(participants, PARTICIPANTS)
 
 
 def prepare(
@@ -290,7 +294,6 @@ def measures(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> p
         total_seconds, instruction_seconds, practice_attempts, one_sided (share of choices at the
         place on screen chosen most often); NaN where there is nothing to go by.
     """
-    by_person = table.groupby("participant")
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(CHOICES)]
     places = pd.DataFrame(
@@ -302,10 +305,9 @@ def measures(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> p
             ],
         }
     )
-    most = places.groupby("participant")["place"].agg(
-        lambda p: p.value_counts(normalize=True).max()
-    )
-    trials = by_person["role"].agg(lambda roles: int((roles == "trial").sum()))
+    chosen = places.groupby(["participant", "place"]).size()
+    most = chosen.groupby("participant").max() / chosen.groupby("participant").sum()
+    trials = table.loc[table["role"] == "trial", "participant"].value_counts()
     name = people["participant"]
     return pd.DataFrame(
         {

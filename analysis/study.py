@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,7 +56,7 @@ class Results:
 
     responses: Responses
     settings: Settings
-    reload: Callable[[dict[str, Any]], Responses]
+    reload: Callable[[Mapping[str, Any]], Responses]
     meeting: pd.DataFrame | None = None
     reversion: pd.DataFrame | None = None
 

@@ -29,8 +29,10 @@ def study_figures(results: Results) -> dict[str, Figure]:
             if figure is None:
                 continue
             if note:
-                figure.canvas.text(0.995, 0.005, note.strip(" ()"), ha="right", va="bottom",
-                                   fontsize=7, color="#777777")  # fmt: skip
+                # Below everything drawn: the saved picture grows to hold it.
+                figure.canvas.text(
+                    1.0, -0.01, note.strip(" ()"), ha="right", va="top", fontsize=7, color="#777777"
+                )
             figures[name] = replace(figure, title=figure.title + note)
     return figures
 
@@ -235,7 +237,7 @@ def associations(results: Results) -> Figure | None:
                       linestyle="none")  # fmt: skip
         axis.set_xlabel(name.replace("_", " "))
     axes[0, 0].set_ylabel("share of people right")
-    axes[0, -1].legend(fontsize=7)
+    canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return Figure(
         "study_associations",
         "People and networks over the same trials",

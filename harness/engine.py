@@ -85,7 +85,8 @@ class Engine:
         """
         waiting = [shard for shard in shards if not shard.done(self._run)]
         if not waiting:
-            self._console.print(f"[dim]{title}: {len(shards)} done before, reused[/dim]")
+            if shards:
+                self._console.print(f"[dim]{title}: {len(shards)} done before, reused[/dim]")
             return
         columns = (
             TextColumn("{task.description:<34}"),

@@ -162,5 +162,5 @@ def write(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> Path:
     """Both tables as the survey exports them; the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     responses.to_csv(folder / "responses.csv", index=False)
-    people.to_csv(folder / "participants.csv", index=False)
+    people.to_csv(folder / "responses-participants.csv", index=False)
     return folder / "responses.csv"

@@ -111,6 +111,7 @@ def test_test_and_interval_agree():
             assert (estimate.p < 0.05) == (not estimate.low <= 1 / 6 <= estimate.high)
 
 
+@settings(max_examples=25, deadline=None)  # multipletests collects garbage at every call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.integers(0, 3))
 def test_holm_is_statsmodels_and_keeps_nan(p_values, undefined):
     p = np.array(p_values + [np.nan] * undefined)

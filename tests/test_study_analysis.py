@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pandas as pd
 import pytest
 
 from analysis import commands, sentences
+from analysis.labels import SIMILARITIES
 from analysis.numbers import macro_name, numbers_tex
 from analysis.release import anonymised, rebuild, release
+from analysis.statistics import STATISTICS
 from analysis.tables import Table
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
 
@@ -29,11 +32,9 @@ CHANCE = {
 COUNTING = {"flow", "thresholds"}
 
 
-def analyse(root: Path, study: Path, tables, **options) -> Path:
+def analyse(root: Path, study: Path, tables) -> Path:
     path = write(root / "answers", *tables)
-    defaults = {"run": None, "source": None, "reference": None, "similarity": "words"}
-    options = defaults | {"replicates": 199, "seed": 0} | options
-    commands.analyse(study, path, root / "results", **options)
+    commands.analyse(study, path, root / "results", None, None, None, "words", 199, 0)
     return root / "results"
 
 
@@ -41,7 +42,7 @@ def analyse(root: Path, study: Path, tables, **options) -> Path:
 def made(tmp_path_factory):
     """A frozen study, its answers, and its results."""
     root = tmp_path_factory.mktemp("made")
-    study = make_study(root / "study", trials=6)
+    study = make_study(root / "study", trials=5)
     tables = make_responses(root / "study", study, people=30, careless=2)
     return root / "study", study, tables, analyse(root, root / "study", tables)
 
@@ -65,27 +66,21 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert "People told changes from none" in page
 
 
-def test_a_study_of_chance_claims_nothing(tmp_path, made):
+def test_a_study_of_chance_claims_nothing_and_simulated_answers_say_so(tmp_path, made):
     folder, study, *_ = made
     tables = make_responses(
-        folder, study, people=30, seed=5, planted=CHANCE, spread=(0, 0), source="simulated"
+        folder, study, people=20, seed=5, planted=CHANCE, spread=(0, 0), source="simulated"
     )
     tables[0]["confidence"] = 2.0
     results = analyse(tmp_path, folder, tables)
-    findings = re.findall(r'class="finding">(.*?)</p>', (results / "report.html").read_text())
+    page = (results / "report.html").read_text()
+    findings = re.findall(r'class="finding">(.*?)</p>', page)
     claims = [f for f in findings if re.search(r"more than the|less than the|had \d+ points", f)]
     assert claims == []
     assert any("cannot tell it from guessing" in finding for finding in findings)
     assert any("It is not shown that people tell changes" in finding for finding in findings)
-
-
-def test_simulated_answers_say_so(tmp_path, made):
-    folder, study, *_ = made
-    tables = make_responses(folder, study, people=8, source="simulated")
-    results = analyse(tmp_path, folder, tables)
     for path in (results / "tables").glob("*.md"):
         assert "(simulated answers)" in path.read_text().splitlines()[0], path.name
-    page = (results / "report.html").read_text()
     assert "<h1>Do people see concepts? (simulated answers)</h1>" in page
     assert "nothing here says anything about people" in page
 
@@ -115,7 +110,10 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     assert rebuild(first) == []
     with zipfile.ZipFile(first) as pack:
         names = set(pack.namelist())
-        data = [pack.read(f"data/{name}.csv").decode() for name in ("participants", "responses")]
+        data = [
+            pack.read(f"data/{name}.csv").decode()
+            for name in ("responses-participants", "responses")
+        ]
         readme = pack.read("README.md").decode()
         pack.extractall(tmp_path / "pack")
     assert {"codebook.md", "versions.json", "checksums.sha256", "study/keys.json"} <= names
@@ -239,3 +237,23 @@ def test_sentences_never_outrun_the_interval():
     assert sentences.p_text(0.0004) == "p < .001"
     assert sentences.p_text(0.0321) == "p = .032"
     assert sentences.percent(np.float64(0.166)) == "17 %"
+
+
+def test_every_plugin_is_documented():
+    page = (Path(__file__).parent.parent / "docs" / "analysis.md").read_text()
+    for name in [*STATISTICS, *SIMILARITIES]:
+        assert f"`{name}`" in page, name
+
+
+def test_commands_import_nothing_heavy():
+    code = (
+        "import sys, analysis.commands;"
+        "heavy = {'pandas', 'matplotlib', 'statsmodels', 'torch', 'scipy'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_analysis_needs_no_torch():
+    code = "import sys, analysis.pipeline, analysis.power; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,144 @@
+"""From a study and its answers to a results folder, and from a results folder to its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from analysis import meeting
+from analysis.figures import styled
+from analysis.numbers import numbers_tex
+from analysis.release import anonymised, copy_study, write_data
+from analysis.responses import FrozenStudy, Responses, prepare, read_study, read_tables
+from analysis.reversion import by_class
+from analysis.study import Results, Settings
+from analysis.study_figures import study_figures
+from analysis.study_report import write_study_report
+from analysis.study_tables import study_tables
+from analysis.tables import Table
+from harness.artifacts import Run, write_text
+from harness.records import JOINT, PAIR
+
+#: Files of the evidence that a run adds, kept beside the answers so that the pack needs no run.
+NETWORK, REVERSION = "network.csv", "reversion.csv"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an analysis starts from.
+
+    Attributes:
+        study: folder of the frozen study. responses: CSV of answers, see `read_tables`.
+        run: folder of the run whose neurons the study shows. source: which answers to analyse.
+    """
+
+    study: Path
+    responses: Path
+    run: Path | None = None
+    source: str | None = None
+
+
+def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
+    """Validate, anonymise, compute and write everything into `out`.
+
+    Raises:
+        ResponseError: impossible rows, listed. ValueError: missing files, mixed sources.
+    """
+    answers, people = read_tables(inputs.responses)
+    frozen = read_study(inputs.study)
+    chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
+    source = chosen.source
+    data = anonymised(answers[answers["source"] == source], people[people["source"] == source])
+    write_data(out / "data", *data)
+    copy_study(inputs.study, out / "study")
+    for name in (NETWORK, REVERSION):
+        (out / "data" / name).unlink(missing_ok=True)
+    if inputs.run is not None:
+        _write_network(out, inputs.study, frozen, Run(inputs.run))
+    about = {
+        "title": frozen.title,
+        "hash": frozen.hash,
+        "participants": int(chosen.answers["participant"].nunique()),
+        "answers": len(chosen.answers),
+    }
+    text = {"source": source, "settings": asdict(settings), "about": about}
+    write_text(out / "analysis.json", json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+    results = read_results(out)
+    tables = write_tables(results, out)
+    _write_pictures(results, tables, out)
+    return results
+
+
+def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run) -> None:
+    """What the run knows of the neurons shown, and its reversion by bin."""
+    table = meeting.evidence(study, run, meeting.observe(study, folder))
+    write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
+    if run.holds("reversion"):
+        records = run.tables("reversion")
+        records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
+        table = over_layers(by_class(records))
+        write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
+
+
+def over_layers(classes: pd.DataFrame) -> pd.DataFrame:
+    """Changes of accuracy by pair, split and arm, mean over classes and then over layers.
+
+    Args:
+        classes: as `by_class` gives them, of one method.
+
+    Returns:
+        series, epoch_from, epoch_to, split, before, and a column an arm.
+    """
+    keys = [*PAIR, "split"]
+    means = classes.groupby([*keys, "layer", "arm"])[["before", "change"]].mean()
+    means = means.groupby([*keys, "arm"]).mean()
+    table = means["change"].unstack("arm")
+    table.insert(0, "before", means["before"].unstack("arm")["all"])
+    return table.reset_index()
+
+
+def read_results(folder: Path) -> Results:
+    """The data of a results folder or of an unpacked release pack; nothing is computed yet."""
+    frozen = read_study(folder / "study")
+    config = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+    answers, people = read_tables(folder / "data" / "responses.csv")
+
+    def reload(rules: Mapping[str, Any]) -> Responses:
+        return prepare(frozen, answers, people, config["source"], rules, checked=True)
+
+    responses = prepare(frozen, answers, people, config["source"])
+    network, reversion = (
+        pd.read_csv(path) if (path := folder / "data" / name).is_file() else None
+        for name in (NETWORK, REVERSION)
+    )
+    joined = None if network is None else meeting.join(responses, network)
+    return Results(responses, Settings(**config["settings"]), reload, joined, reversion)
+
+
+def write_tables(results: Results, out: Path) -> dict[str, Table]:
+    """Write tables/ and numbers.tex; tables of an earlier analysis are removed."""
+    tables = study_tables(results)
+    for old in (out / "tables").glob("*.*"):
+        old.unlink()
+    for table in tables.values():
+        table.write(out / "tables")
+    write_text(out / "numbers.tex", numbers_tex(tables))
+    return tables
+
+
+def _write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
+    """Write figures/ and report.html."""
+    for old in (out / "figures").glob("study_*.*"):
+        old.unlink()
+    figures = study_figures(results)
+    with styled():
+        for figure in figures.values():
+            figure.write(out / "figures")
+        write_study_report(out / "report.html", results, tables, figures)
+    plt.close("all")

@@ -1,0 +1,131 @@
+"""A user's own images and checkpoints, from the front door."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_interventions import perturbed
+
+from harness.images import drawn_arrays
+from harness.networks import build
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("clock", "fish", "zebra")
+CONFIG = """
+[images]
+source = "folder"
+probe = "{0}/probe"
+test = "{0}/test"
+[[series]]
+name = "mine"
+source = "folder"
+architecture = "small_resnet"
+folder = "{0}/weights"
+pattern = "net_{{epoch}}.pth"
+resize = 40
+crop = 32
+[probe]
+k = 4
+[space]
+methods = ["ppmi", "jaccard"]
+[evolve]
+methods = ["sign_t"]
+images_per_class = 4
+[revert]
+random_draws = 2
+heldout_images = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Three classes of files of several formats, three checkpoints under DataParallel's names."""
+    root = tmp_path_factory.mktemp("own")
+    for split, seed, each in (("probe", 1, 8), ("test", 2, 6)):
+        arrays = drawn_arrays(seed, 0, 12 * each)
+        for label, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            of_class = arrays["pixels"][arrays["labels"] == (2, 6, 11)[label]]
+            for number, pixels in enumerate(of_class):
+                suffix = ("png", "jpg", "webp")[number % 3]
+                Image.fromarray(pixels).save(folder / f"{number}.{suffix}")
+    (root / "weights").mkdir()
+    model = build("small_resnet", 3, seed=0)
+    for epoch in (1, 5, 20):
+        model = perturbed(model, epoch, 0.2)
+        state = {f"module.{name}": value for name, value in model.state_dict().items()}
+        torch.save({"state_dict": state, "epoch": epoch}, root / "weights" / f"net_{epoch}.pth")
+    return root
+
+
+def run(root: Path, out: Path, stage: str = "run", config: str | None = None):
+    path = out.with_suffix(".toml")
+    path.write_text(config or CONFIG.format(root))
+    command = [sys.executable, "-m", "conceptevo", stage, str(path), "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_own_checkpoints_and_images_go_all_the_way(own, tmp_path):
+    code, output = run(own, tmp_path / "run")
+    assert code == 0, output
+    page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
+    assert (
+        "mine" in page and page.count("<figure>") == 3
+    )  # map, strips, reversion: no true concepts
+    tables = {path.name for path in (tmp_path / "run" / "report" / "tables").glob("*.csv")}
+    assert {"neurons.csv", "identity.csv", "reversion.csv"} <= tables
+    assert "alignment.csv" not in tables
+
+
+def broken_image(root):
+    (root / "probe" / "fish" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    return CONFIG, "0.png cannot be read"
+
+
+def empty_class(root):
+    shutil.rmtree(root / "test" / "fish")
+    (root / "test" / "fish").mkdir()
+    return CONFIG, "fish holds no image"
+
+
+def single_image(root):
+    for path in sorted((root / "test" / "fish").iterdir())[1:]:
+        path.unlink()
+    return CONFIG, "class 1 has 1 images; importance and reversion need one each"
+
+
+def cut_checkpoint(root):
+    path = root / "weights" / "net_5.pth"
+    path.write_bytes(path.read_bytes()[:3000])
+    return CONFIG, "is damaged"
+
+
+def another_architecture(root):
+    return CONFIG.replace("small_resnet", "small_vgg"), "does not fit the architecture: missing"
+
+
+def no_such_epoch(root):
+    pairs = CONFIG + "[evolve.pairs]\nmine = [[1, 7]]\n"
+    return pairs.replace("[revert]\nrandom_draws = 2\nheldout_images = 4\n", ""), (
+        "has no checkpoint of epoch 7; it has 1, 5, 20"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [broken_image, empty_class, single_image, cut_checkpoint, another_architecture, no_such_epoch],
+)
+def test_what_is_wrong_is_named(own, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(own, copy)
+    config, message = damage(copy)
+    code, output = run(copy, tmp_path / "run", "revert", config.format(copy))
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
