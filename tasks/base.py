@@ -140,8 +140,8 @@ class Task(Protocol):
         """Whether the answer meets the key; None where there is no key."""
         ...
 
-    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """A machine's answer from picture features alone, and how clear it was (0 = a toss-up)."""
+    def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
+        """A machine's answer from statistics of the pictures, and its margin (0 = a toss-up)."""
         ...
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:

@@ -17,11 +17,24 @@ from harness.patches import grid
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
-from tasks.observer import likeness
+from tasks.observer import features, likeness
 
 REFERENCES = {"nine_references": 9, "one_reference": 1, "catch": 9}
 TRIES = 200
+CLEAREST_OF = 12  # candidates of which a catch trial is the one that changed most visibly
 SIDE = 180  # pixels of one option
+
+
+def _alike(evidence: Evidence, before: Neuron, after: Neuron) -> float:
+    """How alike the references at both epochs look."""
+    return likeness(*(features(evidence.picture(neuron)) for neuron in (before, after)))
+
+
+def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int) -> float:
+    """How much more one stimulus of `neuron` looks like the references at t' than at t."""
+    one = features(evidence.picture(neuron, [rank], columns=1))
+    sheets = [features(evidence.picture(n)) for n in (before, after)]
+    return likeness(one, sheets[1]) - likeness(one, sheets[0])
 
 
 class BeforeOrAfter:
@@ -39,34 +52,14 @@ class BeforeOrAfter:
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         if condition not in REFERENCES:
             raise unknown_condition(self, condition)
-        for _ in range(TRIES):
-            series = str(rng.choice([s for s in evidence.epochs if len(evidence.epochs[s]) >= 4]))
-            stages = evidence.stages(series)
-            moved = evidence.displacement(series)
-            layer, channel = moved.iloc[rng.integers(len(moved))][["layer", "channel"]]
-            start, end = sorted(int(e) for e in rng.choice(stages, 2, replace=False))
-            before, after = (Neuron(series, e, layer, int(channel)) for e in (start, end))
-            images = {n: evidence.stimuli(n)["image_id"].to_numpy() for n in (before, after)}
-            # Catch trials repeat a reference as the right option (Zimmermann et al. 2021).
-            first = 0 if condition == "catch" else evidence.patches
-            new = [
-                int(first + place)
-                for place, image in enumerate(images[after][first:])
-                if image not in images[before]
-            ]
-            old = [
-                int(evidence.patches + place)
-                for place, image in enumerate(images[before][evidence.patches :])
-                if image not in images[after]
-            ]
-            if condition == "catch":
-                new = [rank for rank in new if rank < evidence.patches]
-            if new and old:
-                break
+        if condition == "catch":
+            # An attention trial must be plain to everyone: the clearest of several.
+            drawn = [self._candidate(evidence, condition, rng) for _ in range(CLEAREST_OF)]
+            before, after, new, old = min(drawn, key=lambda c: _alike(evidence, *c[:2]))
+            new = [max(new, key=lambda rank: _lean(evidence, before, after, after, rank))]
+            old = [min(old, key=lambda rank: _lean(evidence, before, after, before, rank))]
         else:
-            raise NoTrial(
-                f"before_or_after {condition}: no neuron with new pictures at both epochs"
-            )
+            before, after, new, old = self._candidate(evidence, condition, rng)
         count = REFERENCES[condition]
         chosen = [(after, int(rng.choice(new))), (before, int(rng.choice(old)))]
         order = rng.permutation(2)
@@ -77,9 +70,29 @@ class BeforeOrAfter:
             (heading, (evidence.picture(neuron, range(count), columns=3 if count > 1 else 1),))
             for heading, neuron in (("Before", before), ("After", after))
         )
-        recipe = {"epochs": [start, end]}
+        recipe = {"epochs": [before.epoch, after.epoch]}
         key = int(np.flatnonzero(order == 0)[0])
         return Draft((before, after), key, panels=panels, options=options, recipe=recipe)
+
+    def _candidate(
+        self, evidence: Evidence, condition: str, rng: np.random.Generator
+    ) -> tuple[Neuron, Neuron, list[int], list[int]]:
+        """A neuron at t and t', and places of new pictures among the stimuli at t' and at t."""
+        for _ in range(TRIES):
+            series = str(rng.choice(evidence.staged))
+            moved = evidence.displacement(series)
+            layer, channel = moved.iloc[rng.integers(len(moved))][["layer", "channel"]]
+            chosen = rng.choice(evidence.stages(series), 2, replace=False)
+            before, after = (Neuron(series, int(e), layer, int(channel)) for e in sorted(chosen))
+            earlier, later = (evidence.stimuli(n)["image_id"].to_numpy() for n in (before, after))
+            first = evidence.patches  # those before it are the references
+            # Catch trials repeat a reference as the right option (Zimmermann et al. 2021).
+            places = range(first) if condition == "catch" else range(first, len(later))
+            new = [place for place in places if later[place] not in earlier]
+            old = [place for place in range(first, len(earlier)) if earlier[place] not in later]
+            if new and old:
+                return before, after, new, old
+        raise NoTrial(f"before_or_after {condition}: no neuron with new pictures at both epochs")
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
         return (Field(kind="pick", name="choice", label="The picture that fits After"),)
@@ -93,11 +106,11 @@ class BeforeOrAfter:
     def score(self, key: Any, answer: Any) -> bool | None:
         return answer == key
 
-    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+    def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """The option that is nearer to After than to Before, compared with the other option."""
-        before, after = (features[p.images[0]] for p in trial.panels)
+        before, after = (statistics[p.images[0]] for p in trial.panels)
         lean = [
-            likeness(features[o.image], after) - likeness(features[o.image], before)
+            likeness(statistics[o.image], after) - likeness(statistics[o.image], before)
             for o in trial.options
         ]
         return trial.options[int(np.argmax(lean))].id, abs(lean[0] - lean[1])

@@ -70,8 +70,8 @@ class ConceptAgreement:
     def score(self, key: Any, answer: Any) -> bool | None:
         return None
 
-    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
-        looks = [features[p.images[0]] for p in trial.panels]
+    def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
+        looks = [statistics[p.images[0]] for p in trial.panels]
         pairs = [likeness(a, b) for i, a in enumerate(looks) for b in looks[:i]]
         alike = float(np.mean(pairs))
         rating = 1 + int(np.searchsorted(RISES, alike))

@@ -94,10 +94,11 @@ def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, A
         _figure(image, panel.heading, False) for panel in trial.panels for image in panel.images
     )
     shown += "".join(_figure(o.image, f"option {o.id}", o.id == key) for o in trial.options)
+    prompt = study.task_texts[trial.task].prompt.replace("**", "")
     neurons = "; ".join(f"{n.series} {n.epoch} {n.layer} {n.channel}" for n in trial.neurons)
     return (
         f"<article><h3>{trial.id} · {trial.task} · {trial.condition} · {trial.role}</h3>"
-        f"<p>{escape(study.task_texts[trial.task].prompt)}</p><div class='row'>{shown}</div>"
+        f"<p>{escape(prompt)}</p><div class='row'>{shown}</div>"
         f"<p>key: <strong>{escape(json.dumps(key))}</strong>"
         f" · machine: {escape(json.dumps(answer))} (margin {margin:.3f})"
         f" <span class='flag'>{flag}</span><br>{escape(neurons)}"

@@ -150,13 +150,20 @@ class Evidence:
     def _usable(self) -> frozenset[int]:
         return frozenset(map(int, self.usable))
 
+    @cached_property
+    def staged(self) -> list[str]:
+        """Series with three trained epochs or more. Raises ValueError where there is none."""
+        found = [s for s, epochs in self.epochs.items() if sum(e > 0 for e in epochs) >= 3]
+        if not found:
+            raise ValueError(
+                f"{self.run.root} has no series with three trained epochs; leave "
+                f"evolution_labelling and before_or_after out of [trials] in study.toml"
+            )
+        return found
+
     def stages(self, series: str) -> list[int]:
         """Early, middle and late epoch, without the untrained network (its changes are noise)."""
         epochs = [e for e in self.epochs[series] if e > 0]
-        if len(epochs) < 3:
-            raise ValueError(
-                f"series {series!r} has {len(epochs)} trained epochs; three stages need 3"
-            )
         return [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
 
 

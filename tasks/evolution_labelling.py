@@ -40,7 +40,7 @@ class EvolutionLabelling:
     control: str | None = None
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
-        series = str(rng.choice([s for s in evidence.epochs if len(evidence.epochs[s]) >= 4]))
+        series = str(rng.choice(evidence.staged))
         stages = evidence.stages(series)
         moved = evidence.displacement(series)
         if len(moved) < 4:
@@ -106,8 +106,8 @@ class EvolutionLabelling:
     def score(self, key: Any, answer: Any) -> bool | None:
         return None if key is None else answer["changed"] == key
 
-    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
-        early, late = (features[trial.panels[i].images[0]] for i in (0, 2))
+    def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
+        early, late = (statistics[trial.panels[i].images[0]] for i in (0, 2))
         alike = likeness(early, late)
         answer = {"labels": [None] * 3, "changed": alike < CHANGED_BELOW, "clarity": 1}
         return answer, abs(alike - CHANGED_BELOW)

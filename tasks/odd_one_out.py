@@ -182,9 +182,9 @@ class OddOneOut:
     def score(self, key: Any, answer: Any) -> bool | None:
         return answer == key
 
-    def observe(self, trial: Trial, features: dict[str, np.ndarray]) -> tuple[Any, float]:
+    def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """The option least like the others; clarity is its distance to the second."""
-        looks = [features[o.image] for o in trial.options]
+        looks = [statistics[o.image] for o in trial.options]
         alike = [
             np.mean([likeness(a, b) for j, b in enumerate(looks) if j != i])
             for i, a in enumerate(looks)
