@@ -14,7 +14,7 @@ from analysis.tables import Table
 from harness.artifacts import write_text
 
 #: Tables with more rows than this are folded away in the report.
-FOLDED_FROM = 20
+FOLDED_FROM = 17
 
 
 @dataclass(frozen=True)

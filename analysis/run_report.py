@@ -126,7 +126,14 @@ def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) ->
             ],
             _reversion_findings(run),
             pick(figures, "reversion"),
-            pick(tables, "reversion", "reversion_importance", "reversion_layers"),
+            pick(
+                tables,
+                "reversion",
+                "reversion_importance",
+                "reversion_top5",
+                "reversion_probability",
+                "reversion_layers",
+            ),
         ),
         Section(
             "Limits",

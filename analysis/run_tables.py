@@ -123,12 +123,17 @@ def identities(run: Run) -> Table | None:
     )
 
 
-def _reversion_table(run: Run, split: str, name: str, seen: str) -> Table | None:
+HELD_OUT = "images that importance has not seen"
+
+
+def _reversion_table(
+    run: Run, name: str, split: str, seen: str, outcome: str = "accuracy"
+) -> Table | None:
     if not run.holds("reversion"):
         return None
     records = run.tables("reversion")
     joint = records[(records["layer"] == JOINT) & (records["split"] == split)]
-    table = reversion.summary(joint).drop(columns=["split"])
+    table = reversion.summary(joint, outcome).drop(columns=["split"])
     epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
     table.insert(1, "epochs", epochs)
     table = table.drop(columns=["epoch_from", "epoch_to"])
@@ -140,10 +145,13 @@ def _reversion_table(run: Run, split: str, name: str, seen: str) -> Table | None
         }
     )
     changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    measure = {"accuracy": "top-1 accuracy", "top-5": "top-5 accuracy"}.get(
+        outcome, "the class's probability"
+    )
     return Table(
         name,
-        f"Accuracy when evolutions are undone ({seen})",
-        "Signed change of top-1 accuracy, mean over classes, when the neurons of one set are put "
+        f"{outcome.capitalize()} when evolutions are undone ({seen})",
+        f"Signed change of {measure}, mean over classes, when the neurons of one set are put "
         "back to the older checkpoint in all layers at once: quarters by importance (q1 the most "
         "important), random sets of that size, sets matched to q1 by size of change, and all "
         f"neurons. Measured on {seen}. Tests over classes: Page's trend over the quarters and "
@@ -157,14 +165,23 @@ def _reversion_table(run: Run, split: str, name: str, seen: str) -> Table | None
 
 @RUN_TABLES.add("reversion")
 def reversion_heldout(run: Run) -> Table | None:
-    return _reversion_table(run, "heldout", "reversion", "images that importance has not seen")
+    return _reversion_table(run, "reversion", "heldout", HELD_OUT)
+
+
+@RUN_TABLES.add("reversion_top5")
+def reversion_top5(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_top5", "heldout", HELD_OUT, "top-5")
+
+
+@RUN_TABLES.add("reversion_probability")
+def reversion_probability(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_probability", "heldout", HELD_OUT, "probability")
 
 
 @RUN_TABLES.add("reversion_importance")
 def reversion_importance(run: Run) -> Table | None:
-    return _reversion_table(
-        run, "importance", "reversion_importance", "the images that importance was measured on"
-    )
+    seen = "the images that importance was measured on"
+    return _reversion_table(run, "reversion_importance", "importance", seen)
 
 
 @RUN_TABLES.add("reversion_layers")
@@ -189,11 +206,3 @@ def reversion_layers(run: Run) -> Table | None:
         table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
         {"before": "{:.3f}"} | dict.fromkeys(arms, "{:+.3f}"),
     )
-
-
-def same_concept_counts(run: Run) -> pd.DataFrame | None:
-    """How many neurons of each checkpoint detect each concept: series, epoch, concept, neurons."""
-    named = concepts(run)
-    if named is None:
-        return None
-    return named.groupby(["series", "epoch", "concept"]).size().rename("neurons").reset_index()
