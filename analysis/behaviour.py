@@ -1,4 +1,4 @@
-"""How people answer: learning over the session, confidence, and whether they see change.
+"""How people answer: learning, confidence, time, and whether they see change.
 
 Statistics of the same form as those of `analysis.statistics`, registered beside them.
 """
@@ -13,7 +13,14 @@ from scipy import stats
 
 from analysis.clusters import crossed, estimates, t_interval, two_way_jackknife
 from analysis.estimate import Estimate
-from analysis.statistics import STATISTICS, Estimates, _answered, _log_odds, clustered_shares
+from analysis.statistics import (
+    STATISTICS,
+    Estimates,
+    _answered,
+    _log_odds,
+    _shares,
+    clustered_shares,
+)
 
 
 def _participant_jackknife(
@@ -190,4 +197,30 @@ class Changed:
         return {
             (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
             for name, estimate in zip(data.groups, found, strict=True)
+        }
+
+
+@STATISTICS.add("time")
+@dataclass(frozen=True)
+class AnswerTime:
+    """Geometric mean seconds per answer and condition, participants and items clustered.
+
+    exp of the mean log time ± t_df √V: times are skewed to the right, their logs hardly.
+    """
+
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        usable = frame[frame["milliseconds"] > 0]
+        if usable.empty:
+            return {}
+        seconds = usable["milliseconds"].astype(float) / 1000
+        data = crossed(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
+        result = two_way_jackknife(data, _shares)
+        counts = np.bincount(data.group)
+        every = frame["condition"].astype(str).value_counts()
+        found = estimates(result, np.exp, None, "", counts, self.level)
+        return {
+            (name,): replace(e, left_out=int(every[name]) - e.n)
+            for name, e in zip(data.groups, found, strict=True)
         }

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.artifacts import fingerprint
 from harness.registry import Registry
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, read_table
 from tasks.study import Study
@@ -116,26 +115,6 @@ class Responses:
         return self.source == "simulated"
 
 
-def load(
-    study: FrozenStudy,
-    responses: Path,
-    source: str | None = None,
-    exclusions: Mapping[str, Any] | None = None,
-) -> Responses:
-    """Read, validate, and apply the exclusions.
-
-    Args:
-        responses: CSV of answers, see `read_tables`.
-        source: which source to analyse; needed only where the table holds several.
-        exclusions: rule -> threshold instead of the frozen ones (for the grid of thresholds).
-
-    Raises:
-        ResponseError: rows that contradict the study or one another; all are listed.
-        ValueError: several sources and none chosen, a missing file, an unknown rule.
-    """
-    return prepare(study, *read_tables(responses), source, exclusions)
-
-
 def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The answers and, from the file beside them, the participants, as the survey exports them.
 
@@ -160,7 +139,18 @@ def prepare(
     exclusions: Mapping[str, Any] | None = None,
     checked: bool = False,
 ) -> Responses:
-    """`load` for tables in memory; `checked` ones are not validated again."""
+    """Validate, and apply the exclusions.
+
+    Args:
+        table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS, see `read_tables`.
+        source: which source to analyse; needed only where the tables hold several.
+        exclusions: rule -> threshold instead of the frozen ones (for the grid of thresholds).
+        checked: the tables were validated before.
+
+    Raises:
+        ResponseError: rows that contradict the study or one another; all are listed.
+        ValueError: several sources and none chosen, an unknown rule.
+    """
     if not checked and (problems := find_problems(study, table, people)):
         shown = "\n  ".join(problems[:50])
         more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
@@ -378,9 +368,3 @@ def _flow(everyone: pd.DataFrame, data: pd.DataFrame, rules: Mapping[str, Any]) 
         rows.append(step(name, everyone["excluded"] == rule))
     rows.append(step("analysed", everyone["excluded"] == ""))
     return pd.DataFrame(rows)
-
-
-def answers_fingerprint(responses: Responses) -> str:
-    """Hash of the analysed answers, whatever the order of rows in the file."""
-    columns = ["participant", "trial", "answer", "correct", "confidence", "milliseconds"]
-    return fingerprint(responses.answers[columns].astype(str).to_numpy().tolist())

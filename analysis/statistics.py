@@ -395,31 +395,3 @@ class CrossedContrasts:
                 test="t, crossed random effects", p=p, level=self.level, clustered=CLUSTERED,
             )  # fmt: skip
         return corrected(found)
-
-
-@STATISTICS.add("time")
-@dataclass(frozen=True)
-class AnswerTime:
-    """Geometric mean seconds per answer and condition, participants and items clustered.
-
-    exp of the mean log time ± t_df √V: times are skewed to the right, their logs hardly.
-    """
-
-    replicates: int = 0
-    seed: int = 0
-    level: float = 0.95
-
-    def __call__(self, frame: pd.DataFrame) -> Estimates:
-        usable = frame[frame["milliseconds"] > 0]
-        if usable.empty:
-            return {}
-        seconds = usable["milliseconds"].astype(float) / 1000
-        data = crossed(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
-        result = _two_way(data, _shares, self.replicates, self.seed)
-        counts = np.bincount(data.group)
-        every = frame["condition"].astype(str).value_counts()
-        found = estimates(result, np.exp, None, "", counts, self.level)
-        return {
-            (name,): replace(e, left_out=int(every[name]) - e.n)
-            for name, e in zip(data.groups, found, strict=True)
-        }

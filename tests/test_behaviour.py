@@ -8,7 +8,7 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from analysis.behaviour import Calibration, Changed, Detection, Learning, TypeTwo
+from analysis.behaviour import AnswerTime, Calibration, Changed, Detection, Learning, TypeTwo
 from tests import oracles_statistics as plain
 
 
@@ -107,3 +107,14 @@ def test_detection_needs_both_kinds():
 def test_share_changed():
     frame = detections(600, 300, 1000, 40)
     assert Changed()(frame)[("same_stage",)].value == pytest.approx(0.3)
+
+
+def test_time_is_a_geometric_mean():
+    frame = session(people=10)
+    rng = np.random.default_rng(0)
+    frame["milliseconds"] = np.exp(rng.normal(9, 0.5, len(frame)))
+    frame.loc[0, "milliseconds"] = np.nan
+    found = AnswerTime()(frame)
+    a = frame[(frame["condition"] == "a") & frame["milliseconds"].notna()]["milliseconds"] / 1000
+    assert found[("a",)].value == pytest.approx(stats.gmean(a))
+    assert found[(frame["condition"][0],)].left_out == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.responses import EXCLUSIONS, ResponseError, load, prepare, read_study
+from analysis.responses import EXCLUSIONS, ResponseError, prepare, read_study, read_tables
 from tests.synthetic_study import make_responses, make_study, write
 
 
@@ -28,7 +28,7 @@ def tables(folder, study):
 
 
 def test_tables_survive_the_way_through_csv(folder, study, tables, tmp_path):
-    loaded = load(study, write(tmp_path, *tables))
+    loaded = prepare(study, *read_tables(write(tmp_path, *tables)))
     direct = prepare(study, *tables)
     pd.testing.assert_frame_equal(loaded.answers, direct.answers)
     assert loaded.source == "human"
@@ -133,3 +133,10 @@ def test_chance_comes_from_the_options(study):
         "base": 1 / 6, "other_series": 1 / 6, "random": 1 / 6,
         "nine_references": 1 / 2, "one_reference": 1 / 2,
     }  # fmt: skip
+
+
+def test_both_tables_are_needed(tmp_path, tables):
+    path = write(tmp_path, *tables)
+    (tmp_path / "responses-participants.csv").unlink()
+    with pytest.raises(ValueError, match=r"responses-participants\.csv does not exist"):
+        read_tables(path)

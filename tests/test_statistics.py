@@ -16,7 +16,6 @@ from analysis import clusters
 from analysis.coverage import Design, as_frame, simulate
 from analysis.statistics import (
     STATISTICS,
-    AnswerTime,
     ClusterBootstrap,
     ClusterContrasts,
     CrossedContrasts,
@@ -188,17 +187,6 @@ def test_missing_answers_are_counted():
     condition = frame["condition"].iloc[0]
     for method in (ExactBinomial(0.5), ClusterBootstrap(0.5), CrossedEffects(0.5)):
         assert method(frame)[(condition,)].left_out == 5
-
-
-def test_time_is_a_geometric_mean():
-    frame = answers(participants=10, items=5)
-    rng = np.random.default_rng(0)
-    frame["milliseconds"] = np.exp(rng.normal(9, 0.5, len(frame)))
-    frame.loc[0, "milliseconds"] = np.nan
-    found = AnswerTime()(frame)
-    a = frame[(frame["condition"] == "a") & frame["milliseconds"].notna()]["milliseconds"] / 1000
-    assert found[("a",)].value == pytest.approx(stats.gmean(a))
-    assert found[("a",)].left_out == 1
 
 
 def test_chance_must_be_known():
