@@ -102,7 +102,10 @@ def _run_until(last: str, config: Config, out: Path) -> None:
                 pipeline.train_stage(config, working),
             ),
             "probe": lambda: pipeline.probe_stage(config, working, run),
-            "space": lambda: pipeline.space_stage(config, working),
+            "space": lambda: (
+                pipeline.space_stage(config, working),
+                last == "space" and pipeline.map_stage(config, working),
+            ),
             "evolve": lambda: pipeline.evolve_stage(config, working, run),
             "revert": lambda: pipeline.revert_stage(config, working, run),
             "report": lambda: _report(run),

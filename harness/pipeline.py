@@ -143,36 +143,41 @@ def probe_stage(config: Config, engine: Engine, run: Run) -> None:
 
 
 def space_stage(config: Config, engine: Engine) -> None:
-    """Place all neurons with every space method, and map the first method's space."""
+    """Place all neurons with every space method."""
+    base = config.base_checkpoint()
+    shards = [
+        Shard(
+            (Artifact("space", (method,)), Artifact("space_neurons", (method,))),
+            _space_fingerprint(config, method),
+            work.place_neurons,
+            (method, config, base),
+        )
+        for method in config.space.methods
+    ]
+    engine.stage("semantic space", shards)
+
+
+def _space_fingerprint(config: Config, method: str) -> str:
     probes = [
         _probe_fingerprint(config, source, epoch)
         for source in config.series
         for epoch in source.epochs()
     ]
-    base = config.base_checkpoint()
-    made_from = fingerprint(
-        probes, vars(base), config.seed, config.space.model_dump(exclude={"methods"})
-    )
-    engine.stage(
-        "semantic space",
-        [
-            Shard(
-                (Artifact("space", (method,)), Artifact("space_neurons", (method,))),
-                fingerprint(made_from, method),
-                work.place_neurons,
-                (method, config, base),
-            )
-            for method in config.space.methods
-        ],
-    )
-    first = config.space.methods[0]
-    mapped = Shard(
-        (Artifact("map"),),
-        fingerprint(made_from, first),
-        work.map_neurons,
-        (first, base, config.seed),
-    )
-    engine.stage("map", [mapped])
+    parameters = config.space.model_dump(exclude={"methods"})
+    return fingerprint(probes, vars(config.base_checkpoint()), config.seed, parameters, method)
+
+
+def _map_shard(config: Config) -> Shard:
+    method = config.space.methods[0]
+    arguments = (method, config.base_checkpoint(), config.seed)
+    made_from = _space_fingerprint(config, method)
+    # as many steps as seconds, about, so that it is begun first and the bar does not jump
+    return Shard((Artifact("map"),), made_from, work.map_neurons, arguments, steps=20)
+
+
+def map_stage(config: Config, engine: Engine) -> None:
+    """Lay out the first method's space in two dimensions."""
+    engine.stage("map", [_map_shard(config)])
 
 
 def _classes(config: Config, images: ImageSet) -> list[int]:
@@ -216,11 +221,10 @@ def _pair_shards(
 
 
 def evolve_stage(config: Config, engine: Engine, run: Run) -> None:
-    """Score every evolution for every class."""
+    """Score every evolution for every class; beside it, as they are independent, draw the map."""
     parts = (config.revert.heldout_images,)  # what a small class sets aside, importance lacks
-    engine.stage(
-        "importance", _pair_shards(config, run, ("importance",), parts, work.score_evolutions)
-    )
+    shards = _pair_shards(config, run, ("importance",), parts, work.score_evolutions)
+    engine.stage("map and importance", [_map_shard(config), *shards])
 
 
 def revert_stage(config: Config, engine: Engine, run: Run) -> None:
