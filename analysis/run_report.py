@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
+from rich import box
 from rich.table import Table as ScreenTable
 
 from analysis import run_figures, run_tables  # noqa: F401 - registers the figures
@@ -56,14 +56,16 @@ def write_report(run: Run) -> Written:
 
 
 def on_screen(table: Table) -> ScreenTable:
-    """A table for the terminal."""
-    screen = ScreenTable(title=table.title, caption=None)
-    shown = table.shown()
-    for name in shown.columns:
-        numeric = pd.api.types.is_numeric_dtype(table.frame[name])
-        screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in shown.to_numpy().tolist():
-        screen.add_row(*row)
+    """The main table for a terminal of 80 columns: effects alone; tests are in the files."""
+    frame = table.frame
+    effects = [name for name in frame.columns[4:] if name != "all" and not name.startswith("p (")]
+    screen = ScreenTable(title=table.title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
+    for name in ("epochs", "by", *effects):
+        screen.add_column(name, justify="left" if name in ("epochs", "by") else "right")
+    for _, row in frame.iterrows():
+        numbers = [f"{row[name]:+.2f}".replace("0.", ".") for name in effects[1:]]
+        before = f"{row[effects[0]]:.2f}".replace("0.", ".")
+        screen.add_row(f"{row['series']} {row['epochs']}", row["method"], before, *numbers)
     return screen
 
 
