@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from rich import box
 from rich.table import Table as ScreenTable
 
@@ -50,13 +51,25 @@ def write_report(run: Run) -> Written:
         plt.close("all")
     main = tables.get("reversion")
     return Written(
-        summary=on_screen(main) if main else "no reversion was made",
+        summary=reversion_on_screen(main) if main else "no reversion was made",
         paths=[folder / "report.html", folder / "tables", folder / "figures"],
     )
 
 
 def on_screen(table: Table) -> ScreenTable:
-    """The main table for a terminal of 80 columns: effects alone; tests are in the files."""
+    """A table for the terminal."""
+    screen = ScreenTable(title=table.title)
+    shown = table.shown()
+    for name in shown.columns:
+        numeric = pd.api.types.is_numeric_dtype(table.frame[name])
+        screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in shown.to_numpy().tolist():
+        screen.add_row(*row)
+    return screen
+
+
+def reversion_on_screen(table: Table) -> ScreenTable:
+    """The reversion table in 80 columns: effects alone; tests are in the files."""
     frame = table.frame
     effects = [name for name in frame.columns[4:] if name != "all" and not name.startswith("p (")]
     screen = ScreenTable(title=table.title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
