@@ -31,10 +31,6 @@ class Neuron:
     layer: str
     channel: int
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.series, self.epoch)
-
 
 @dataclass(frozen=True, order=True)
 class Pair:
@@ -43,17 +39,6 @@ class Pair:
     series: str
     epoch_from: int
     epoch_to: int
-
-
-@dataclass(frozen=True, order=True)
-class Evolution:
-    """One neuron between two epochs of one series."""
-
-    series: str
-    epoch_from: int
-    epoch_to: int
-    layer: str
-    channel: int
 
 
 @dataclass(frozen=True)
