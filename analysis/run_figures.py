@@ -390,7 +390,7 @@ def reversion_plot(run: Run) -> Figure | None:
         shared = {"color": "#777777", "marker": "_", "label": "any method"}
         _arms(axes, first, ["random", "all"], arms, 0.0, rng, 0, **shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
-        axes.set_xticks(range(len(arms)), arms)
+        axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
     for axes in panels.flat[len(pairs) :]:
         axes.set_visible(False)
