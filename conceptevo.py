@@ -48,6 +48,17 @@ class Everything(Rooms):
     }
 
 
+class Bench(Rooms):
+    """`bench RUN …` runs it; `bench compare A B` is a command of its own."""
+
+    rooms: ClassVar = {"compare": "analysis.commands:compare"}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.rooms, "run", "--help"):
+            args.insert(0, "run")
+        return super().parse_args(ctx, args)
+
+
 class Study(Rooms):
     rooms: ClassVar = {
         "build": "tasks.commands:build",
@@ -74,7 +85,12 @@ _study = typer.Typer(
     cls=Study, help="Trials and controls, frozen as a study.", no_args_is_help=True
 )
 _responses = typer.Typer(cls=Responses, help="What people answered.", no_args_is_help=True)
-for _name, _group in (("study", _study), ("responses", _responses)):
+_bench = typer.Typer(
+    cls=Bench,
+    help="Which method finds the evolutions that matter? `bench RUN`, or `bench compare A B`.",
+    no_args_is_help=True,
+)
+for _name, _group in (("study", _study), ("responses", _responses), ("bench", _bench)):
     _group.callback()(lambda: None)  # a group without own commands needs one
     app.add_typer(_group, name=_name)
 console = Console()
@@ -179,7 +195,7 @@ def demo(
 
     values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
     known = [section["name"] for section in values["series"]]
-    wanted = [name.strip() for name in series.split(",") if name.strip()]
+    wanted = _list(series)
     if unknown := sorted(set(wanted) - set(known)):
         raise ValueError(f"--series: no {', '.join(unknown)}; there are {', '.join(known)}")
     if seed is not None:
@@ -209,6 +225,71 @@ def _demo_study(out: Path) -> None:
         build(out, study)
     simulate(study, participants=260)  # adds nobody who has taken part before
     console.print(f"\nServe the study with\n  conceptevo survey {study}", highlight=False)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@_bench.command("run")
+def bench(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    methods: Annotated[
+        str, typer.Option(help="importance methods; `all`, or package.module:function, too")
+    ] = "",
+    ablation: Annotated[str, typer.Option(help="revert,zero,mean,resample")] = "",
+    classes: Annotated[str, typer.Option(help="names of classes [default: the run's]")] = "",
+    pairs: Annotated[str, typer.Option(help="e.g. vgg:1-4,vgg:4-10 [default: the run's]")] = "",
+    layers: Annotated[str, typer.Option(help="module names or patterns [default: all]")] = "",
+    splits: Annotated[str, typer.Option(help="heldout,importance")] = "",
+    memory: Annotated[float | None, typer.Option(help="GiB of kept maps a worker")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="only print what was found before")
+    ] = False,
+) -> None:
+    """Rank importance methods by what undoing the evolutions they find does to predictions."""
+    if not leaderboard:
+        from harness.artifacts import Run
+
+        asked: dict[str, Any] = {"splits": tuple(_list(splits))} if splits else {}
+        asked |= {} if memory is None else {"memory": memory}
+        named = [_list(text) for text in (methods, ablation, classes, pairs, layers)]
+        if not _run_bench(Run(run), named, asked, workers, plan):
+            return
+    from analysis.bench_report import write_bench_report
+
+    with console.status("statistics"):
+        written = write_bench_report(run)
+    console.print(written.summary)
+    for sentence in written.sentences:
+        console.print(sentence, highlight=False)
+    for path in written.paths:
+        console.print(f"  {path}", highlight=False)
+
+
+def _run_bench(
+    run: Any, named: list[list[str]], asked: dict[str, Any], workers: int | None, stop: bool
+) -> bool:
+    """Show the plan and, unless it is to stop there, do the work; whether it was done."""
+    from analysis.run_report import plain_on_screen
+    from harness import bench_pipeline
+    from harness.engine import cores, engine
+
+    wanted = bench_pipeline.wanted(run, *named, **asked)
+    count = cores() if workers is None else workers
+    with _alone_in(run.root):
+        with console.status("timing one batch of each series"):
+            table = bench_pipeline.plan(wanted, run, count)
+        minutes = float(table["scores, min"].sum() + table["arms, min"].sum())
+        text = f"{minutes:.1f} minutes with {max(count, 1)} worker{'s' if count > 1 else ''}"
+        console.print(plain_on_screen(table, f"To be done: about {text}"))
+        if stop:
+            return False
+        with engine(run, count, console) as working:
+            bench_pipeline.bench(wanted, run, working)
+    return True
 
 
 @app.command()

@@ -71,11 +71,14 @@ def concept_sharing(
     return pd.concat(frames, ignore_index=True)
 
 
-def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> np.ndarray:
+def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
     """Reciprocal rank of each channel's later self among the later checkpoint's neurons.
 
     1 where the same channel is the nearest of all later neurons of its series. Channels without
     a place at either epoch are left out. Ties count as the middle of the tied ranks.
+
+    Returns:
+        layer, channel, reciprocal_rank.
     """
     early = space.rows(series=series, epoch=epoch_from)
     late = space.rows(series=series, epoch=epoch_to)
@@ -87,13 +90,14 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
     own = [position.get(key) for key in space.neurons.iloc[early][keys].itertuples(index=False)]
     both = [index for index, place in enumerate(own) if place is not None]
     if not both:
-        return np.empty(0)
+        return pd.DataFrame(columns=[*keys, "reciprocal_rank"])
     similarity = space.similarity(early[both], late)
     later_self = np.array([place for place in own if place is not None])
     self_similarity = similarity[np.arange(len(both)), later_self]
     above = (similarity > self_similarity[:, None]).sum(axis=1)
     level = (similarity == self_similarity[:, None]).sum(axis=1)
-    return 1.0 / (above + (level + 1) / 2)
+    channels = space.neurons.iloc[early[both]][keys].reset_index(drop=True)
+    return channels.assign(reciprocal_rank=1.0 / (above + (level + 1) / 2))
 
 
 def mean_interval(

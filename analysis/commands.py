@@ -38,6 +38,23 @@ def analyse(
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex", highlight=False)
 
 
+def compare(
+    first: Annotated[Path, typer.Argument(help="a run with a benchmark")],
+    second: Annotated[Path, typer.Argument(help="another")],
+    out: Annotated[Path | None, typer.Option(help="folder for the table")] = None,
+) -> None:
+    """Two benchmarks side by side: two seeds, two data sets, two people's."""
+    from analysis.bench_report import compare as lay
+    from analysis.run_report import on_screen
+
+    table = lay(first, second)
+    console.print(on_screen(table))
+    console.print(table.caption)
+    if out is not None:
+        table.write(out)
+        console.print(f"wrote {out}", highlight=False)
+
+
 def release(
     results: Annotated[Path, typer.Argument(help="folder written by `conceptevo analyse`")],
     out: Annotated[Path, typer.Option(help="the pack")] = Path("release.zip"),

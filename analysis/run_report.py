@@ -68,6 +68,17 @@ def on_screen(table: Table) -> ScreenTable:
     return screen
 
 
+def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
+    """A frame of words and numbers for the terminal."""
+    screen = ScreenTable(title=title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
+    for name in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        screen.add_column(str(name), justify="right" if numeric else "left", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        screen.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row))
+    return screen
+
+
 def reversion_on_screen(table: Table) -> ScreenTable:
     """The reversion table in 80 columns: effects alone; tests are in the files."""
     frame = table.frame

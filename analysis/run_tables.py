@@ -105,7 +105,7 @@ def identities(run: Run) -> Table | None:
         for series, group in trained.drop_duplicates().groupby("series", sort=True):
             epochs = sorted(group["epoch"])
             for start, end in pairwise(epochs):
-                ranks = identity(space, series, start, end)
+                ranks = identity(space, series, start, end)["reciprocal_rank"].to_numpy(float)
                 mean, low, high = mean_interval(ranks, rng)
                 rows.append(
                     {

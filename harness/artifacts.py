@@ -92,6 +92,12 @@ LAYOUT = {
     "importance": "importance/{0}/{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
     "sets": "reversion/{0}/sets-{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
     "reversion": "reversion/{0}/records-{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
+    # The benchmark's pieces: series, epoch_from, epoch_to, (ablation,) importance method.
+    "bench_scores": "bench/pieces/{0}/{1:04d}-{2:04d}/scores-{3}.parquet",
+    "bench_reliability": "bench/pieces/{0}/{1:04d}-{2:04d}/reliability-{3}.parquet",
+    "bench_sets": "bench/pieces/{0}/{1:04d}-{2:04d}/sets-{3}.parquet",
+    "bench_records": "bench/pieces/{0}/{1:04d}-{2:04d}/records-{3}-{4}.parquet",
+    "bench_neighbours": "bench/pieces/neighbours-{0}-{1}.parquet",  # space method, seed
 }
 
 

@@ -27,8 +27,12 @@ def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, source: So
 def batches(
     images: ImageSet, image_ids: np.ndarray, source: Source, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids int64 [batch], images [batch, 3, crop, crop]); the next is read while one is used."""
-    pieces = [image_ids[i : i + batch_size] for i in range(0, len(image_ids), batch_size)]
+    """(ids int64 [batch], images [batch, 3, crop, crop]); the next is read while one is used.
+
+    Batches are of nearly equal size: a last one of one to three images would be computed by other
+    kernels than the rest, and differ in the last bits.
+    """
+    pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting = [reader.submit(batch_of, images, piece, source) for piece in pieces[:1]]
         for position, piece in enumerate(pieces):

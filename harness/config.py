@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from harness.benchmark import BenchParameters
 from harness.checkpoints import Source, parse_source
-from harness.importance import IMPORTANCE, ImportanceParameters
+from harness.importance import ImportanceParameters, importance_method
 from harness.probing import ProbeParameters
 from harness.records import Checkpoint, Pair
 from harness.reversion import ReversionParameters
@@ -90,6 +91,7 @@ class Config(_Section):
     space: SpaceSection = SpaceSection()
     evolve: EvolveSection = EvolveSection()
     revert: ReversionParameters = ReversionParameters()
+    bench: BenchParameters = BenchParameters()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
@@ -103,7 +105,7 @@ class Config(_Section):
         for method in self.space.methods:
             SPACES.get(method)
         for method in self.evolve.methods:
-            IMPORTANCE.get(method)
+            importance_method(method)
         if "correlation" in self.space.methods and not self.probe.activations:
             raise ValueError("space method 'correlation' needs probe.activations = true")
         return self

@@ -12,6 +12,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -38,6 +39,14 @@ class Execution(ABC):
     @abstractmethod
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
         """Logits [batch, classes] with each named layer's output changed."""
+
+    def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
+        """`rerun` of several arms, up to `together` of them in one pass where the model allows."""
+        return [self.rerun(changes) for changes in arms]
+
+    @abstractmethod
+    def kept_bytes(self) -> int:
+        """Memory held for the present batch between runs."""
 
 
 @contextmanager
@@ -104,6 +113,9 @@ class _Hooked(Execution):
         with hooked(self._model, changes):
             return _logits(self._model(self._batch))
 
+    def kept_bytes(self) -> int:
+        return sum(output.nbytes for output in self._outputs.values())
+
 
 class _Tracer(fx.Tracer):
     """Traces, and notes the node that holds each module's output."""
@@ -145,6 +157,13 @@ def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, dict[str, 
         if _overwrites(node):
             return None
     return graph, {name: tracer.outputs[name] for name in names}
+
+
+def _memory_format(value: Tensor) -> torch.memory_format:
+    """Channels-last where the value is, so that the same kernels are taken for a stack."""
+    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def _overwrites(node: fx.Node) -> bool:
@@ -195,16 +214,75 @@ class _Traced(Execution):
         return self._kept[self._layers[layer]]
 
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
-        key = frozenset(changes)
-        if key not in self._plans:
-            reached = set().union(*(self._descendants[name] for name in changes))
-            nodes = [n for n in self._order if n in reached]
-            self._plans[key] = nodes, _last_use(nodes)
-        nodes, last_use = self._plans[key]
+        return self._rerun(changes, self._kept)
+
+    def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
+        results: list[Tensor] = []
+        for layers, alike in groupby(arms, key=frozenset):
+            waiting = list(alike)
+            size = together if layers and self._stackable(layers) else 1
+            for start in range(0, len(waiting), size):
+                piece = waiting[start : start + size]
+                if len(piece) == 1:
+                    results.append(self.rerun(piece[0]))
+                else:
+                    results += self._rerun_stacked(piece)
+        return results
+
+    def _rerun_stacked(self, arms: Sequence[Mapping[str, Change]]) -> list[Tensor]:
+        """Arms that change the same layers, one behind the other in one batch."""
+        count = len(arms)
+        inputs = self._inputs(frozenset(arms[0]))
+        values = {
+            node: value
+            if node.op == "get_attr"
+            else value.repeat(count, *[1] * (value.dim() - 1)).contiguous(
+                memory_format=_memory_format(value)
+            )
+            for node, value in self._kept.items()
+            if node in inputs
+        }
+
+        def each(layer: str) -> Change:
+            def change(output: Tensor) -> Tensor:
+                parts = output.chunk(count)
+                pairs = zip(arms, parts, strict=True)
+                return torch.cat([changes[layer](part) for changes, part in pairs])
+
+            return change
+
+        return list(self._rerun({layer: each(layer) for layer in arms[0]}, values).chunk(count))
+
+    def _stackable(self, layers: frozenset[str]) -> bool:
+        """Whether all that the re-run reads is a tensor with a row an image, or a parameter."""
+        rows = len(self._kept[self._layers[next(iter(layers))]])
+        return all(
+            node.op == "get_attr"
+            or (isinstance(self._kept[node], Tensor) and len(self._kept[node]) == rows)
+            for node in self._inputs(layers)
+        )
+
+    def _inputs(self, layers: frozenset[str]) -> set[fx.Node]:
+        """The kept values that a re-run of these layers reads."""
+        nodes, _ = self._plan(layers)
+        read = {used for node in nodes for used in node.all_input_nodes} - set(nodes)
+        return read | {self._layers[layer] for layer in layers} - set(nodes)
+
+    def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
+        """What a change of these layers reaches, in order, and which values end with which."""
+        if layers not in self._plans:
+            reached = set().union(*(self._descendants[name] for name in layers))
+            nodes = [node for node in self._order if node in reached]
+            self._plans[layers] = nodes, _last_use(nodes)
+        return self._plans[layers]
+
+    def _rerun(self, changes: Mapping[str, Change], kept: Mapping[fx.Node, Any]) -> Tensor:
+        nodes, last_use = self._plan(frozenset(changes))
         changed = {self._layers[name]: change for name, change in changes.items()}
-        values = dict(self._kept)
+        reached = set(nodes)
+        values = dict(kept)
         for node, change in changed.items():
-            if node not in nodes:
+            if node not in reached:
                 values[node] = change(values[node])
         for node in nodes:
             values[node] = self._run(node, values)
@@ -213,6 +291,10 @@ class _Traced(Execution):
             for done in last_use.get(node, ()):
                 del values[done]
         return _logits(values[nodes[-1]])
+
+    def kept_bytes(self) -> int:
+        tensors = [value for value in self._kept.values() if isinstance(value, Tensor)]
+        return sum({value.data_ptr(): value.nbytes for value in tensors}.values())
 
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         args = fx.node.map_arg(node.args, values.__getitem__)

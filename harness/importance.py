@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
 from torch import Tensor, nn
 
 from harness.activations import ActivationRecorder, borrowed
@@ -41,39 +42,95 @@ class ImportanceParameters(BaseModel):
     batch_size: int = Field(32, ge=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One class and two checkpoints of one series: what all batches of its images have in common.
+
+    Attributes:
+        older, newer: the models t and t'.
+        layers: the probed layers, the same in both.
+        execution: of the newer model, open.
+        batches: all images of the class that importance is measured on, [batch, 3, h, w] each.
+        others: called for images of other classes, [batch, 3, h, w] each.
+        output: index of the class's logit.
+        path_steps: points on a path (midpoint rule).
+        rng: for what is left to chance.
+    """
+
+    older: nn.Module
+    newer: nn.Module
+    layers: Sequence[Layer]
+    execution: Execution
+    batches: Sequence[Tensor]
+    others: Callable[[], Sequence[Tensor]]
+    output: int
+    path_steps: int
+    rng: np.random.Generator
+
+    @cached_property
+    def chance(self) -> dict[str, Tensor]:
+        """Layer name -> a number by chance for every image and neuron, however they are batched:
+        [images, channels]."""
+        count = sum(len(batch) for batch in self.batches)
+        return {
+            layer.name: torch.from_numpy(self.rng.random((count, layer.channels)))
+            for layer in self.layers
+        }
+
+    @cached_property
+    def concept_vectors(self) -> dict[str, Tensor]:
+        """Layer name -> the class's concept activation vector in the newer model, [channels].
+
+        The normal of a linear classifier between the class's images and random other images, on
+        maps averaged over space; mean over CONCEPT_DRAWS random halves of the others, each vector
+        of length one (TCAV; Kim et al., 2018, section 3).
+        """
+        mine, others = (
+            [self._pooled(batch) for batch in batches] for batches in (self.batches, self.others())
+        )
+        if not others:
+            raise ValueError("importance method tcav needs images of another class")
+        return {
+            layer.name: concept_vector(
+                torch.cat([pooled[layer.name] for pooled in mine]).numpy(),
+                torch.cat([pooled[layer.name] for pooled in others]).numpy(),
+                self.rng,
+            )
+            for layer in self.layers
+        }
+
+    def _pooled(self, batch: Tensor) -> dict[str, Tensor]:
+        with borrowed(self.newer), torch.no_grad():
+            keep = ActivationRecorder(self.newer, self.layers, lambda maps, _: maps.mean(dim=2))
+            with keep as record:
+                self.newer(batch)
+            return dict(record.kept)
+
+
 class Change:
-    """One batch of images of one class, seen by the older (t) and the newer model (t').
+    """One batch of images of a case, seen by the older (t) and the newer model (t').
 
     Everything is computed when first asked for and kept, so that methods share passes.
 
     Attributes:
+        case: what the batches have in common.
+        images: which of the case's images these are.
         maps_from, maps_to: layer name -> [batch, channels, positions] under t and under t'.
-        chance: layer name -> a number by chance for every neuron, the same for all batches.
     """
 
-    def __init__(
-        self,
-        older: nn.Module,
-        newer: nn.Module,
-        newer_execution: Execution,
-        layers: Sequence[Layer],
-        batch: Tensor,
-        output: int,
-        path_steps: int,
-        chance: Mapping[str, Tensor],
-    ) -> None:
-        self.layers = layers
-        self.chance = chance
-        self._older, self._newer, self._execution = older, newer, newer_execution
-        self._batch, self._output, self._path_steps = batch, output, path_steps
+    def __init__(self, case: Case, batch: Tensor, first: int = 0) -> None:
+        self.case = case
+        self.layers = case.layers
+        self.images = slice(first, first + len(batch))
+        self._batch = batch
 
     @cached_property
     def _at_t(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self._older, self.layers, self._batch, self._output)
+        return maps_and_gradients(self.case.older, self.layers, self._batch, self.case.output)
 
     @cached_property
     def _at_t1(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self._newer, self.layers, self._batch, self._output)
+        return maps_and_gradients(self.case.newer, self.layers, self._batch, self.case.output)
 
     @property
     def maps_from(self) -> dict[str, Tensor]:
@@ -99,20 +156,54 @@ class Change:
 
         One layer at a time is moved, as when it is reverted; midpoint rule over a in [0, 1].
         """
-        self._execution.start(self._batch)
+        return self.gradients_between(self.maps_from)
+
+    @cached_property
+    def gradients_from_zero(self) -> dict[str, Tensor]:
+        """The mean of d h_c / dz on the straight path from no activation to z'."""
+        return self.gradients_between(
+            {name: torch.zeros_like(maps) for name, maps in self.maps_to.items()}
+        )
+
+    def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean gradient in t' on the straight paths from `starts` to its own maps, a layer at
+        a time; layer -> [batch, channels, positions]."""
+        running, steps = self.case.execution, self.case.path_steps
+        running.start(self._batch)
         means = {}
         for layer in self.layers:
-            start, end = self.maps_from[layer.name], self.maps_to[layer.name]
+            start, end = starts[layer.name], self.maps_to[layer.name]
             total = torch.zeros_like(end)
-            for step in range(self._path_steps):
-                share = (step + 0.5) / self._path_steps
-                point = torch.lerp(start, end, share).requires_grad_()
+            for step in range(steps):
+                point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
                 with torch.enable_grad():
-                    logits = self._execution.rerun({layer.name: partial(layer.like_output, point)})
-                    (gradient,) = torch.autograd.grad(logits[:, self._output].sum(), point)
+                    logits = running.rerun({layer.name: partial(layer.like_output, point)})
+                    own = logits[:, self.case.output].sum()
+                    (gradient,) = torch.autograd.grad(own, point)
                 total += gradient
-            means[layer.name] = total / self._path_steps
+            means[layer.name] = total / steps
         return means
+
+    @cached_property
+    def conductance(self) -> dict[str, Tensor]:
+        """The part of h_c(x; t') that flows through each neuron on the straight path from an image
+        of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch, channels].
+
+        One pass a step serves all layers: sum over steps of the gradient times the difference to
+        the next step's map.
+        """
+        steps = 2 * self.case.path_steps
+        total: dict[str, Tensor] = {}
+        last: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        for step in range(steps + 1):
+            point = self._batch * (step / steps)
+            now = maps_and_gradients(self.case.newer, self.layers, point, self.case.output)
+            if last is not None:
+                for name, maps in now[0].items():
+                    part = (last[1][name] * (maps - last[0][name])).sum(dim=2)
+                    total[name] = total[name] + part if name in total else part
+            last = now
+        return total
 
     def along(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """s[x, n]: the gradient times the change, summed over space; layer -> [batch, channels]."""
@@ -123,12 +214,45 @@ class Change:
             for layer in self.layers
         }
 
+    def times_activation(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient times z(x; t'), summed over space; layer -> [batch, channels]."""
+        return {
+            name: (gradient * self.maps_to[name]).sum(dim=2) for name, gradient in gradients.items()
+        }
+
     def size(self) -> dict[str, Tensor]:
         """||z(x; t') - z(x; t)|| of each neuron; layer -> [batch, channels]."""
         return {
             layer.name: (self.maps_to[layer.name] - self.maps_from[layer.name]).norm(dim=2)
             for layer in self.layers
         }
+
+
+CONCEPT_DRAWS = 5
+
+
+def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """The mean unit normal of linear classifiers of `mine` against random halves of `others`.
+
+    Args:
+        mine, others: pooled maps, float [images, channels].
+        rng: draws the halves.
+
+    Returns:
+        float64 [channels].
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    normals = []
+    for _ in range(CONCEPT_DRAWS):
+        half = rng.choice(len(others), -(-len(others) // 2), replace=False)
+        features = np.concatenate([mine, others[half]]).astype(np.float64)
+        # one scale for all channels: the classifier must not see how the layer is scaled
+        features /= max(float(features.std()), np.finfo(float).tiny)
+        labels = np.repeat([1, 0], [len(mine), len(half)])
+        normal = LogisticRegression(max_iter=200).fit(features, labels).coef_[0]
+        normals.append(normal / max(float(np.linalg.norm(normal)), np.finfo(float).tiny))
+    return torch.from_numpy(np.mean(normals, axis=0))
 
 
 def maps_and_gradients(
@@ -165,16 +289,30 @@ class ImportanceMethod:
     Attributes:
         sensitivity: change -> layer -> [batch, channels].
         share: score by the share of images with positive sensitivity, else by the mean.
-        linearises: the score approximates the very intervention (reversion) it is judged by, so
-            its success there says less than that of others.
+        linearises: the ablation (harness/ablation.py) to which the score is a first-order
+            approximation, so that its success there says less than that of others; "" for none.
     """
 
     sensitivity: Callable[[Change], dict[str, Tensor]]
-    share: bool
-    linearises: bool = False
+    share: bool = False
+    linearises: str = ""
 
 
 IMPORTANCE: Registry[ImportanceMethod] = Registry("importance method")
+
+
+def importance_method(name: str) -> ImportanceMethod:
+    """The method of that name; a plain function of the user's is a sensitivity scored by its mean.
+
+    Raises:
+        ValueError: unknown name, an import that fails, or something that cannot be called.
+    """
+    found = IMPORTANCE.get(name)
+    if isinstance(found, ImportanceMethod):
+        return found
+    if callable(found):
+        return ImportanceMethod(found)
+    raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
 
 
 def at_t(change: Change) -> dict[str, Tensor]:
@@ -188,31 +326,92 @@ def at_t1(change: Change) -> dict[str, Tensor]:
 
 
 def on_path(change: Change) -> dict[str, Tensor]:
-    """Gradient averaged between the two activations times the change: summed over neurons it is
-    the whole difference of the logit (completeness; Sundararajan et al., 2017)."""
+    """Integrated gradients with the older model's maps as baseline: the gradient averaged between
+    the two activations times the change. Summed over neurons it is the whole difference of the
+    logit (completeness; Sundararajan et al., 2017)."""
     return change.along(change.gradients_along)
 
 
-def by_chance(change: Change) -> dict[str, Tensor]:
-    """A number by chance for every neuron."""
-    images = len(change.maps_to[change.layers[0].name])
+def times_activation(change: Change) -> dict[str, Tensor]:
+    """Gradient times activation in the newer model: a neuron's use, whatever it evolved from."""
+    return change.times_activation(change.gradients_to)
+
+
+def from_zero(change: Change) -> dict[str, Tensor]:
+    """Integrated gradients of the newer model's maps with no activation as baseline."""
+    return change.times_activation(change.gradients_from_zero)
+
+
+def conductance(change: Change) -> dict[str, Tensor]:
+    """Layer conductance of the newer model (Dhamdhere et al., 2019)."""
+    return change.conductance
+
+
+def towards_concept(change: Change) -> dict[str, Tensor]:
+    """A neuron's part of the derivative along the class's concept vector (TCAV) in the newer
+    model: its gradient summed over space, times its entry of the vector."""
+    vectors = change.case.concept_vectors
     return {
-        layer.name: change.chance[layer.name].expand(images, layer.channels)
-        for layer in change.layers
+        name: gradient.sum(dim=2) * vectors[name] for name, gradient in change.gradients_to.items()
     }
+
+
+def activation(change: Change) -> dict[str, Tensor]:
+    """||z(x; t')||: how strongly the newer model uses a neuron."""
+    return {name: maps.norm(dim=2) for name, maps in change.maps_to.items()}
+
+
+def by_chance(change: Change) -> dict[str, Tensor]:
+    """A number by chance for every image and neuron."""
+    return {name: chance[change.images] for name, chance in change.case.chance.items()}
 
 
 for _name, _method in {
     "sign_t": ImportanceMethod(at_t, share=True),
-    "mean_t": ImportanceMethod(at_t, share=False),
-    "sign_t1": ImportanceMethod(at_t1, share=True, linearises=True),
-    "mean_t1": ImportanceMethod(at_t1, share=False, linearises=True),
-    "sign_path": ImportanceMethod(on_path, share=True, linearises=True),
-    "mean_path": ImportanceMethod(on_path, share=False, linearises=True),
-    "change": ImportanceMethod(Change.size, share=False),
-    "random": ImportanceMethod(by_chance, share=False),
+    "mean_t": ImportanceMethod(at_t),
+    "sign_t1": ImportanceMethod(at_t1, share=True, linearises="revert"),
+    "mean_t1": ImportanceMethod(at_t1, linearises="revert"),
+    "sign_path": ImportanceMethod(on_path, share=True, linearises="revert"),
+    "mean_path": ImportanceMethod(on_path, linearises="revert"),
+    "change": ImportanceMethod(Change.size),
+    "activation": ImportanceMethod(activation),
+    "gradient_activation": ImportanceMethod(times_activation, linearises="zero"),
+    "integrated": ImportanceMethod(from_zero, linearises="zero"),
+    "conductance": ImportanceMethod(conductance),
+    "tcav": ImportanceMethod(towards_concept, share=True),
+    "random": ImportanceMethod(by_chance),
 }.items():
     IMPORTANCE.add(_name)(_method)
+
+
+def sensitivities(
+    older: nn.Module,
+    newer: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Tensor],
+    output: int,
+    methods: Mapping[str, ImportanceMethod],
+    rng: np.random.Generator,
+    path_steps: int = 4,
+    others: Callable[[], Sequence[Tensor]] = tuple,
+) -> dict[tuple[str, str], np.ndarray]:
+    """s[x, n] by every method: (method, layer) -> float64 [images, channels].
+
+    Args: as `importance`; `methods` by name.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = {
+        (name, layer.name): [] for name in methods for layer in layers
+    }
+    with execution(newer, layers) as running, torch.no_grad():
+        case = Case(older, newer, layers, running, batches, others, output, path_steps, rng)
+        first = 0
+        for batch in batches:
+            change = Change(case, batch, first)
+            first += len(batch)
+            for name, method in methods.items():
+                for layer, values in method.sensitivity(change).items():
+                    found[name, layer].append(values)
+    return {key: torch.cat(pieces).double().numpy() for key, pieces in found.items()}
 
 
 def importance(
@@ -223,6 +422,7 @@ def importance(
     output: int,
     parameters: ImportanceParameters,
     rng: np.random.Generator,
+    others: Callable[[], Sequence[Tensor]] = tuple,
 ) -> pd.DataFrame:
     """Score every neuron's evolution from the older to the newer model for one class.
 
@@ -232,46 +432,37 @@ def importance(
         batches: images of the class, [batch, 3, h, w] each.
         output: index of the class's logit.
         parameters: methods and path steps.
-        rng: for the method `random`.
+        rng: for the methods `random` and `tcav`.
+        others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
 
     Returns:
         layer, channel, method, score, stderr, images. For a share, stderr is that of Agresti and
         Coull (1998), which stays positive at 0 and 1; for a mean, s / sqrt(images), NaN for one
         image. The method `change` is always there: reversion's controls are matched on it.
     """
-    methods = {name: IMPORTANCE.get(name) for name in (*parameters.methods, "change")}
-    collected: dict[tuple[str, str], list[Tensor]] = {
-        (name, layer.name): [] for name in methods for layer in layers
-    }
-    chance = {layer.name: torch.from_numpy(rng.random(layer.channels)) for layer in layers}
-    with execution(newer, layers) as newer_execution, torch.no_grad():
-        for batch in batches:
-            change = Change(
-                older, newer, newer_execution, layers, batch, output, parameters.path_steps, chance
-            )
-            for name, method in methods.items():
-                for layer, values in method.sensitivity(change).items():
-                    collected[name, layer].append(values)
+    methods = {name: importance_method(name) for name in (*parameters.methods, "change")}
+    steps = parameters.path_steps
+    found = sensitivities(older, newer, layers, batches, output, methods, rng, steps, others)
     frames = []
-    for (name, layer), pieces in collected.items():
-        sensitivity = torch.cat(pieces).double().numpy()
-        score, stderr = _summarise(sensitivity, methods[name].share)
+    for (name, layer), values in found.items():
+        score, stderr = summarise(values, methods[name].share)
         frames.append(
             pd.DataFrame(
                 {
                     "layer": layer,
-                    "channel": np.arange(sensitivity.shape[1]),
+                    "channel": np.arange(values.shape[1]),
                     "method": name,
                     "score": score,
                     "stderr": stderr,
-                    "images": len(sensitivity),
+                    "images": len(values),
                 }
             )
         )
     return pd.concat(frames, ignore_index=True)
 
 
-def _summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
+def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and standard errors, each [channels], of sensitivities [images, channels]."""
     count = len(sensitivity)
     if share:
         positive = (sensitivity > 0).sum(axis=0)
@@ -280,3 +471,40 @@ def _summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.nda
     if count < 2:
         return sensitivity.mean(axis=0), np.full(sensitivity.shape[1], np.nan)
     return sensitivity.mean(axis=0), sensitivity.std(axis=0, ddof=1) / np.sqrt(count)
+
+
+def split_half(
+    sensitivity: np.ndarray, share: bool, rng: np.random.Generator, draws: int = 10
+) -> pd.DataFrame:
+    """How alike are the scores of two disjoint sets of images, and how many images that takes.
+
+    Args:
+        sensitivity: [images, channels] of one layer.
+        share: as in ImportanceMethod.
+        rng: draws the halves.
+        draws: pairs of halves a size.
+
+    Returns:
+        images (in a half: 1, 2, 4, …, and half of all), rho (Spearman's, mean over the draws; NaN
+        where a half has no two different scores), left_out (draws without a rho).
+    """
+    most = len(sensitivity) // 2
+    sizes = sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
+    rows = []
+    for size in (size for size in sizes if size):
+        found = []
+        for _ in range(draws):
+            chosen = rng.permutation(len(sensitivity))
+            halves = (chosen[:size], chosen[size : 2 * size])
+            found.append(_spearman(*(summarise(sensitivity[half], share)[0] for half in halves)))
+        valid = [rho for rho in found if not np.isnan(rho)]
+        rho = float(np.mean(valid)) if valid else float("nan")
+        rows.append({"images": size, "rho": rho, "left_out": draws - len(valid)})
+    return pd.DataFrame(rows, columns=["images", "rho", "left_out"])
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = (stats.rankdata(values) for values in (first, second))
+    if a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])

@@ -11,10 +11,7 @@ from harness.artifacts import Artifact, Run, fingerprint
 from harness.checkpoints import Source, TrainedSource
 from harness.config import Config, ConfigError, DrawnImagesSection
 from harness.engine import Engine, Shard
-from harness.images import (
-    ImageSet,
-    open_images,
-)
+from harness.images import open_images
 
 #: Streams of drawings: a split's images are never another's.
 DRAWN_STREAM = {"train": 0, "probe": 1, "test": 2}
@@ -42,10 +39,12 @@ def image_fingerprint(config: Config, split: str) -> str:
     """Of the pixels of a split: the drawn ones' seed and number, or the user's files by size and
     time of change."""
     if isinstance(config.images, DrawnImagesSection):
-        return fingerprint(_version(), "drawn", config.seed, split, getattr(config.images, split))
+        return fingerprint(
+            package_version(), "drawn", config.seed, split, getattr(config.images, split)
+        )
     images = work.folder_split(config.images, split)
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in images.paths]
-    return fingerprint(_version(), "folder", stats)
+    return fingerprint(package_version(), "folder", stats)
 
 
 def train_stage(config: Config, engine: Engine) -> None:
@@ -76,7 +75,7 @@ def train_stage(config: Config, engine: Engine) -> None:
 def checkpoint_fingerprint(config: Config, source: Source, epoch: int) -> str:
     """Of a checkpoint's weights and how its images are seen."""
     seen = source.model_dump(mode="json", exclude={"name", "training", "only", "checkpoints", "at"})
-    parts = [_version(), source.identity(epoch), seen]
+    parts = [package_version(), source.identity(epoch), seen]
     if isinstance(source, TrainedSource):
         parts += [image_fingerprint(config, "train"), image_fingerprint(config, "test")]
     return fingerprint(*parts)
@@ -148,7 +147,7 @@ def space_stage(config: Config, engine: Engine) -> None:
     shards = [
         Shard(
             (Artifact("space", (method,)), Artifact("space_neurons", (method,))),
-            _space_fingerprint(config, method),
+            space_fingerprint(config, method),
             work.place_neurons,
             (method, config, base),
         )
@@ -157,7 +156,8 @@ def space_stage(config: Config, engine: Engine) -> None:
     engine.stage("semantic space", shards)
 
 
-def _space_fingerprint(config: Config, method: str) -> str:
+def space_fingerprint(config: Config, method: str) -> str:
+    """Of what one space method makes of all probed checkpoints."""
     probes = [
         _probe_fingerprint(config, source, epoch)
         for source in config.series
@@ -170,7 +170,7 @@ def _space_fingerprint(config: Config, method: str) -> str:
 def _map_shard(config: Config) -> Shard:
     method = config.space.methods[0]
     arguments = (method, config.base_checkpoint(), config.seed)
-    made_from = _space_fingerprint(config, method)
+    made_from = space_fingerprint(config, method)
     # as many steps as seconds, about, so that it is begun first and the bar does not jump
     return Shard((Artifact("map"),), made_from, work.map_neurons, arguments, steps=20)
 
@@ -180,12 +180,14 @@ def map_stage(config: Config, engine: Engine) -> None:
     engine.stage("map", [_map_shard(config)])
 
 
-def _classes(config: Config, images: ImageSet) -> list[int]:
+def chosen_classes(config: Config, run: Run) -> list[int]:
+    """The ids of the configured classes. Raises ConfigError for a name that is not there."""
+    images = open_images(run, "test")
     if config.evolve.classes is None:
         return list(range(len(images.classes)))
     if unknown := sorted(set(config.evolve.classes) - set(images.classes)):
         raise ConfigError(
-            f"evolve.classes: no class {', '.join(unknown)}; there are {', '.join(images.classes)}"
+            f"classes: no class {', '.join(unknown)}; there are {', '.join(images.classes)}"
         )
     return [images.classes.index(name) for name in config.evolve.classes]
 
@@ -198,7 +200,7 @@ def _pair_shards(
     work: Callable[..., None],
 ) -> list[Shard]:
     """A shard a pair of epochs, whose artifacts depend on both checkpoints and the test images."""
-    classes = _classes(config, open_images(run, "test"))
+    classes = chosen_classes(config, run)
     return [
         Shard(
             tuple(Artifact(kind, (pair.series, pair.epoch_from, pair.epoch_to)) for kind in kinds),
@@ -235,13 +237,18 @@ def revert_stage(config: Config, engine: Engine, run: Run) -> None:
     )
 
 
-def _version() -> str:
+def package_version() -> str:
     return version("conceptevo-harness")
+
+
+def versions() -> dict[str, str]:
+    """Of the packages on which numbers may depend."""
+    packages = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
+    return {name: version(name) for name in packages}
 
 
 def write_manifest(config: Config, run: Run) -> None:
     """What the run was made with: configuration and versions."""
-    packages = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
     run.write_manifest(
         {
             "base": vars(config.base_checkpoint()),
@@ -251,6 +258,6 @@ def write_manifest(config: Config, run: Run) -> None:
                 mode="json", serialize_as_any=True, exclude={"workers"}
             ),
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in packages},
+            "versions": versions(),
         }
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 NEURON = ["series", "epoch", "layer", "channel"]
 PAIR = ["series", "epoch_from", "epoch_to"]
 EVOLUTION = ["series", "epoch_from", "epoch_to", "layer", "channel"]
+#: The columns that say which set of neurons was ablated, where.
+ARM = ["layer", "method", "arm", "draw"]
 
 #: The layer name of what is done in all layers at once.
 JOINT = "all"

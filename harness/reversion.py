@@ -1,13 +1,11 @@
-"""Undo evolutions and record what happens: METHOD section 3.
+"""Which evolutions are undone, on which images: sets by importance, controls, disjoint splits.
 
-In the newer model t', the maps of a set of neurons are replaced by those of the older model t on
-the same image; the rest of the network runs on. Sets are chosen once and saved; every arm starts
-from the untouched maps, so that the order of arms cannot matter; a row an image and arm is kept.
+METHOD section 3. Sets are chosen once and saved. What undoing is, is in `harness/ablation.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from harness.activations import borrowed
-from harness.execution import Change, execution, replace_channels
+from harness.ablation import Arm, Images, ablate
 from harness.layers import Layer
 from harness.records import JOINT
 
@@ -114,54 +111,23 @@ def revert(
     batches: Iterable[tuple[Tensor, Tensor]],
     output: int,
     traced: bool = True,
-    on_image: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
     """Revert every set, in its layer and jointly over layers, on images of one class.
 
     Args:
-        older, newer: the models t and t'.
-        layers: the probed layers.
         sets: of `choose_sets`.
         batches: (image ids int64 [batch], images [batch, 3, h, w]); all of the class.
-        output: index of the class's logit.
-        traced: re-run only what a change reaches (see `execution`); same results either way.
-        on_image: called with the number of images done.
+        older, newer, layers, output, traced: as `ablate`.
 
     Returns:
-        layer (JOINT for all at once), method, arm, draw, image_id, correct_before, correct_after,
-        top5_before, top5_after, probability_before, probability_after; with an arm `none` that
-        changes nothing.
+        as `ablate`, with an arm `none` that changes nothing.
     """
-    plans = _plans(sets, layers)
-    by_name = {layer.name: layer for layer in layers}
-    frames = []
-    with (
-        borrowed(older),
-        execution(newer, layers, traced) as running,
-        execution(older, layers, traced) as before,
-        torch.inference_mode(),
-    ):
-        for ids, batch in batches:
-            before.start(batch)
-            untouched = _outcome(running.start(batch), output)
-            old = {layer.name: before.output(layer.name) for layer in layers}
-            for layer_name, chosen, labels in plans:
-                changes: Mapping[str, Change] = {
-                    name: replace_channels(by_name[name], channels, old[name])
-                    for name, channels in chosen.items()
-                }
-                after = _outcome(running.rerun(changes), output) if changes else untouched
-                for method, arm, draw in labels:
-                    frames.append(_rows(ids, layer_name, method, arm, draw, untouched, after))
-            on_image(len(ids))
-    columns = {name: np.concatenate([f[name] for f in frames]) for name in frames[0]}
-    return pd.DataFrame(columns)
+    arms = arms_of(sets, layers)
+    return ablate(older, newer, layers, arms, Images(batches), output, traced=traced)
 
 
-def _plans(
-    sets: pd.DataFrame, layers: Sequence[Layer]
-) -> list[tuple[str, dict[str, Tensor], list[tuple[str, str, int]]]]:
-    """(layer, channels to revert by layer, the (method, arm, draw) that this serves).
+def arms_of(sets: pd.DataFrame, layers: Sequence[Layer]) -> list[Arm]:
+    """Every set in its layer, and the union of its like over all layers.
 
     Sets that several methods share are run once.
     """
@@ -172,56 +138,19 @@ def _plans(
         chosen[str(method), int(draw), str(arm), str(layer)] = torch.tensor(
             rows["channel"].to_numpy()
         )
-    arms = list(dict.fromkeys((method, draw, arm) for method, draw, arm, _ in chosen))
+    named = list(dict.fromkeys((method, draw, arm) for method, draw, arm, _ in chosen))
     names = [layer.name for layer in layers]
-    plans: list[tuple[str, dict[str, Tensor], list[tuple[str, str, int]]]] = []
+    arms = []
     for place in [*names, JOINT]:
-        plans.append((place, {}, [(method, "none", 0) for method in methods]))
-        for method, draw, arm in arms:
+        arms.append(Arm(place, {}, [(method, "none", 0) for method in methods]))
+        for method, draw, arm in named:
             if arm in SHARED_ARMS and method != methods[0]:
                 continue
             serves: list[str] = methods if arm in SHARED_ARMS else [method]
             where = names if place == JOINT else [place]
-            changes = {name: chosen[method, draw, arm, name] for name in where}
-            plans.append((place, changes, [(each, arm, draw) for each in serves]))
-    return plans
-
-
-def _outcome(logits: Tensor, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether top-1 and top-5 hold the label, and its probability; each [batch].
-
-    The label's rank is one plus the number of larger logits, so a tie counts as correct, whatever
-    the order in which a sort would put it.
-    """
-    own = logits[:, label]
-    larger = (logits > own[:, None]).sum(dim=1)
-    probability = logits.double().softmax(dim=1)[:, label].float()
-    return (larger < 1).numpy(), (larger < 5).numpy(), probability.numpy()
-
-
-def _rows(
-    ids: Tensor,
-    layer: str,
-    method: str,
-    arm: str,
-    draw: int,
-    before: tuple[np.ndarray, ...],
-    after: tuple[np.ndarray, ...],
-) -> dict[str, np.ndarray]:
-    count = len(ids)
-    return {
-        "layer": np.full(count, layer, dtype=object),
-        "method": np.full(count, method, dtype=object),
-        "arm": np.full(count, arm, dtype=object),
-        "draw": np.full(count, draw),
-        "image_id": ids.numpy(),
-        "correct_before": before[0],
-        "correct_after": after[0],
-        "top5_before": before[1],
-        "top5_after": after[1],
-        "probability_before": before[2],
-        "probability_after": after[2],
-    }
+            channels = {name: chosen[method, draw, arm, name] for name in where}
+            arms.append(Arm(place, channels, [(each, arm, draw) for each in serves]))
+    return arms
 
 
 def split_images(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness import drawn
 from harness.artifacts import Artifact, Run
-from harness.batches import batch_of, batches
+from harness.batches import batches
 from harness.checkpoints import Source, TrainedSource
 from harness.config import Config, FolderImagesSection
 from harness.dissection import dissect, label_masks
@@ -33,7 +33,7 @@ from harness.receptive_field import with_patches
 from harness.records import EVOLUTION, NEURON, Checkpoint, Pair
 from harness.reversion import choose_sets, revert, split_images
 from harness.space import SemanticSpace
-from harness.space_methods import SPACES, gather_evidence
+from harness.space_methods import SPACES, Evidence, gather_evidence
 from harness.training import train
 
 
@@ -180,10 +180,8 @@ def _first(images: ImageSet, count: int) -> ImageSet:
     return replace(images, arrays=images.arrays[:count], labels=images.labels[:count])  # type: ignore
 
 
-def place_neurons(
-    run: Run, made_from: str, advance: Advance, method: str, config: Config, base: Checkpoint
-) -> None:
-    """Place all neurons by one space method."""
+def evidence_of(run: Run, config: Config, base: Checkpoint) -> Evidence:
+    """What the space methods may use of a run: its probed checkpoints."""
     epochs = [(source.name, epoch) for source in config.series for epoch in source.epochs()]
 
     @lru_cache(maxsize=1)
@@ -199,14 +197,21 @@ def place_neurons(
             rows.append(values[:, columns[layer, channel]])
         return np.stack(rows)
 
-    evidence = gather_evidence(
+    return gather_evidence(
         base,
         pd.concat([run.table(Artifact("stimuli", place)) for place in epochs], ignore_index=True),
         run.table(Artifact("responsive", (base.series, base.epoch))),
         len(open_images(run, "probe")),
         activations,
     )
+
+
+def place_neurons(
+    run: Run, made_from: str, advance: Advance, method: str, config: Config, base: Checkpoint
+) -> None:
+    """Place all neurons by one space method."""
     rng = np.random.default_rng([config.seed, 1])
+    evidence = evidence_of(run, config, base)
     SPACES.get(method)(evidence, config.space, rng, method).save(run, made_from)
 
 
@@ -221,7 +226,8 @@ def _identified(table: pd.DataFrame, pair: Pair) -> pd.DataFrame:
     return table.assign(**vars(pair))
 
 
-def _image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np.ndarray]:
+def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np.ndarray]:
+    """The test images of a class that importance is measured on, and those it never sees."""
     return split_images(
         images.labels,
         class_id,
@@ -231,12 +237,12 @@ def _image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, n
     )
 
 
-def _output(source: Source, images: ImageSet, class_id: int) -> int:
+def output_of(source: Source, images: ImageSet, class_id: int) -> int:
     """Where the network puts the logit of a class."""
     return source.class_outputs.get(images.classes[class_id], class_id)
 
 
-def _open_pair(
+def open_pair(
     run: Run, source: Source, pair: Pair
 ) -> tuple[ImageSet, nn.Module, nn.Module, list[Layer]]:
     """The test images, the older and the newer model, their layers."""
@@ -254,17 +260,13 @@ def score_evolutions(
     classes: list[int],
 ) -> None:
     """Score every evolution of one pair of epochs for every class."""
-    images, older, newer, layers = _open_pair(run, source, pair)
+    images, older, newer, layers = open_pair(run, source, pair)
     frames = []
     for class_id in classes:
-        chosen = _image_parts(config, images, class_id)["importance"]
-        size = config.evolve.batch_size
-        pieces = [
-            batch_of(images, chosen[start : start + size], source)
-            for start in range(0, len(chosen), size)
-        ]
+        chosen = image_parts(config, images, class_id)["importance"]
+        pieces = [b for _, b in batches(images, chosen, source, config.evolve.batch_size)]
         rng = np.random.default_rng([config.seed, 2, class_id])
-        output = _output(source, images, class_id)
+        output = output_of(source, images, class_id)
         table = importance(older, newer, layers, pieces, output, config.evolve, rng)
         frames.append(table.assign(class_id=class_id))
         advance(1)
@@ -294,7 +296,7 @@ def revert_evolutions(
     classes: list[int],
 ) -> None:
     """Choose one pair's sets, undo them, record a row an image and arm."""
-    images, older, newer, layers = _open_pair(run, source, pair)
+    images, older, newer, layers = open_pair(run, source, pair)
     place = (pair.series, pair.epoch_from, pair.epoch_to)
     scores = run.table(Artifact("importance", place))
     all_sets, records = [], []
@@ -304,7 +306,7 @@ def revert_evolutions(
             scores[scores["class_id"] == class_id], config.evolve.methods, config.revert, rng
         )
         all_sets.append(sets.assign(class_id=class_id))
-        parts = _image_parts(config, images, class_id)
+        parts = image_parts(config, images, class_id)
         parts["importance"] = parts["importance"][: config.revert.importance_images]
         for split, chosen in parts.items():
             rows = revert(
@@ -313,7 +315,7 @@ def revert_evolutions(
                 layers,
                 sets,
                 batches(images, chosen, source, config.revert.batch_size),
-                _output(source, images, class_id),
+                output_of(source, images, class_id),
             )
             records.append(rows.assign(class_id=class_id, split=split))
         advance(1)

@@ -166,12 +166,12 @@ def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
          "coverage": 1.0}
     )  # fmt: skip
     still = SemanticSpace("t", neurons, np.concatenate([first, first]))
-    assert (identity(still, "s", 1, 2) == 1).all()
+    assert (identity(still, "s", 1, 2)["reciprocal_rank"] == 1).all()
     fresh = SemanticSpace("t", neurons, np.concatenate([first, rng.normal(size=(40, 8))]))
     expected = np.mean(1 / np.arange(1, 41))
-    assert identity(fresh, "s", 1, 2).mean() == pytest.approx(expected, abs=0.1)
+    assert identity(fresh, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(expected, abs=0.1)
     level = SemanticSpace("t", neurons, np.ones((80, 3)))
-    assert identity(level, "s", 1, 2).mean() == pytest.approx(1 / 20.5)
+    assert identity(level, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(1 / 20.5)
 
 
 def test_mean_interval_of_nothing_is_undefined():

@@ -15,7 +15,16 @@ MAY_IMPORT = {
     "analysis": {"analysis", "tasks", "harness"},
 }
 #: What a host without torch may use of the harness.
-TORCH_FREE = {"records", "registry", "artifacts", "images", "drawn", "patches", "space"}
+TORCH_FREE = {
+    "records",
+    "registry",
+    "artifacts",
+    "images",
+    "drawn",
+    "patches",
+    "space",
+    "bench_results",
+}
 
 
 def imported(path: Path) -> set[str]:
