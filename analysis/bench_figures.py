@@ -62,10 +62,13 @@ def curves(bench: Bench) -> Figure:
         axis.set_title(method)
     for axis in axes.flat[len(bench.order) :]:
         axis.set_visible(False)
-    axes[0, 0].legend(
-        [*axes[0, 0].get_lines()], ["most important first", "least first"], loc="lower left"
+    canvas.legend(
+        axes[0, 0].get_lines(),
+        ["most important first", "least important first"],
+        loc="lower right",
+        ncols=2,
     )
-    canvas.supxlabel("share of each layer's neurons undone", fontsize=9)
+    canvas.supxlabel("share of each layer's neurons undone", fontsize=9, x=0.3)
     canvas.supylabel("accuracy", fontsize=9)
     canvas.tight_layout()
     return Figure(

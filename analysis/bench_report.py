@@ -63,16 +63,19 @@ def write_bench_report(folder: Path) -> Written:
         )
     plt.close("all")
     return Written(
-        _on_screen(main), told, [out / "leaderboard.csv", out / "report.html", out / "tables"]
+        _on_screen(bench, main),
+        told,
+        [out / "leaderboard.csv", out / "report.html", out / "tables"],
     )
 
 
-def _on_screen(main: Table) -> ScreenTable:
+def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     """The leaderboard in 80 columns; the rest is in the files."""
     frame = main.frame
+    linear = frame["linearises"] == bench.main
     shown = pd.DataFrame(
         {
-            "method": frame["method"],
+            "method (* linearises)": frame["method"] + np.where(linear, " *", ""),
             "gap": frame["gap"],
             "±": frame["high"] - frame["gap"],
             "group": frame["group"],
@@ -80,7 +83,6 @@ def _on_screen(main: Table) -> ScreenTable:
             "random": frame["over random"],
             "matched": frame["over matched"],
             "class": frame["over other class"],
-            "linear": frame["linearises"],
         }
     )
     return plain_on_screen(shown, main.title)

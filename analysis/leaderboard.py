@@ -155,22 +155,26 @@ def two_way(values: pd.DataFrame, rng: np.random.Generator, resamples: int = 200
         resamples: how many.
     """
     groups = [group.to_numpy(float) for _, group in values.groupby(level="class_id")]
-    means = np.full((resamples, len(groups), values.shape[1]), np.nan)
+    drawn = rng.integers(0, len(groups), (resamples, len(groups)))
+    chosen = np.full((*drawn.shape, values.shape[1]), np.nan)
     plain = np.full((len(groups), values.shape[1]), np.nan)
     for position, group in enumerate(groups):
-        count = len(group)
-        weights = rng.multinomial(count, np.full(count, 1 / count), resamples)
-        known = np.isfinite(group)
-        total, number = weights @ np.where(known, group, 0.0), weights @ known
-        np.divide(total, number, out=means[:, position], where=number > 0)
-        sums = np.where(known, group, 0.0).sum(axis=0)
-        np.divide(sums, known.sum(axis=0), out=plain[position], where=known.any(axis=0))
-    drawn = rng.integers(0, len(groups), (resamples, len(groups)))
-    chosen = np.take_along_axis(means, drawn[:, :, None], axis=1)
+        # a class drawn twice has its images drawn twice, independently
+        slots, count = drawn == position, len(group)
+        weights = rng.multinomial(count, np.full(count, 1 / count), int(slots.sum()))
+        chosen[slots] = _weighted(group, weights)
+        plain[position] = _weighted(group, np.ones((1, count)))[0]
     there = np.isfinite(plain)
     return Resampled(
         _nanmean(plain, 0), _nanmean(chosen, 1), there.sum(axis=0), (~there).sum(axis=0)
     )
+
+
+def _weighted(group: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means of columns with weights [draws, rows]; NaN where no row with weight has a value."""
+    known = np.isfinite(group)
+    total, number = weights @ np.where(known, group, 0.0), weights @ known
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 
 from analysis.figures import Figure
-from analysis.tables import Table
+from analysis.tables import Table, sentence
 from harness.artifacts import write_text
 
 #: Tables with more rows than this are folded away in the report.
@@ -35,6 +35,7 @@ def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], f
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["sentence"] = sentence
     page = environment.get_template("report.html").render(
         title=title,
         lead=lead,

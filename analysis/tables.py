@@ -56,7 +56,7 @@ class Table:
         shown = self.shown()
         rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return f"**{_sentence(self.title)}** {self.caption}\n\n" + "\n".join(lines) + "\n"
+        return f"**{sentence(self.title)}** {self.caption}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """A booktabs table that compiles as it stands."""
@@ -69,7 +69,7 @@ class Table:
             [
                 r"\begin{table}",
                 r"\centering",
-                rf"\caption{{{escape(_sentence(self.title))} {escape(self.caption)}}}",
+                rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}",
                 rf"\label{{tab:{self.name}}}",
                 rf"\begin{{tabular}}{{{align}}}",
                 r"\toprule",
@@ -91,7 +91,8 @@ class Table:
         return [folder / f"{self.name}{suffix}" for suffix in texts]
 
 
-def _sentence(title: str) -> str:
+def sentence(title: str) -> str:
+    """A title as the first sentence of a caption."""
     return title if title.endswith("?") else f"{title}."
 
 

@@ -157,3 +157,43 @@ def share_of_neighbours(
         )[:k]
         shares.append(sum(others[index] == concept for index in order) / len(order))
     return shares
+
+
+def ablated_logits(
+    newer: nn.Module,
+    sets: dict[str, list[int]],
+    images: Tensor,
+    channel_axis: dict[str, int],
+    replacement: dict[str, Tensor],
+) -> Tensor:
+    """A full forward pass in which channels are overwritten, one by one, by those of other maps."""
+    handles = []
+    for name, channels in sets.items():
+
+        def overwrite(module, inputs, output, name=name, channels=channels):
+            changed = output.clone()
+            for channel in channels:
+                index = [slice(None)] * output.dim()
+                index[channel_axis[name]] = channel
+                changed[tuple(index)] = replacement[name][tuple(index)]
+            return changed
+
+        handles.append(newer.get_submodule(name).register_forward_hook(overwrite))
+    with torch.no_grad():
+        logits = newer(images)
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def split_half(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation, from ranks counted one by one."""
+
+    def rank(values: np.ndarray) -> np.ndarray:
+        return np.array(
+            [(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values], dtype=float
+        )
+
+    a, b = rank(first), rank(second)
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))

@@ -1,0 +1,187 @@
+"""The benchmark's statistics against hand counts, plain twins and outside implementations."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis import leaderboard as lb
+from harness.bench_results import CONTROLS
+
+
+def records(accuracy, classes=6, images=10, draws=19, seed=0):
+    """Records in which an arm keeps an image right with a given probability.
+
+    Args:
+        accuracy: method -> arm -> probability; of CONTROLS: `none` and `random`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for class_id in range(classes):
+        for image in range(images):
+            before = rng.random() < accuracy[CONTROLS]["none"]
+            for method, arms in accuracy.items():
+                for arm, share in arms.items():
+                    for draw in range(draws if arm == "random" else 1):
+                        after = before if arm == "none" else rng.random() < share
+                        rows.append((method, arm, draw, class_id, class_id * 100 + image, before,
+                                     after))  # fmt: skip
+    names = ["method", "arm", "draw", "class_id", "image_id", "correct_before", "correct_after"]
+    return pd.DataFrame(rows, columns=names).assign(series="s", epoch_from=1, epoch_to=2)
+
+
+GOOD = {"q1": 0.2, "q2": 0.5, "q3": 0.7, "q4": 0.95, "matched": 0.8}
+NULL = {"q1": 0.6, "q2": 0.6, "q3": 0.6, "q4": 0.6, "matched": 0.6}
+BASE = {CONTROLS: {"none": 0.9, "random": 0.6}}
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return lb.outcomes(records({**BASE, "good": GOOD, "null": NULL}))
+
+
+def test_measures_are_what_their_names_say(wide):
+    values = lb.measured(wide, lb.gap, ["good", "null"])
+    by_hand = (wide["good", "q4", 0] - wide["good", "q1", 0]).groupby(["class_id", "image_id"])
+    pd.testing.assert_series_equal(values["good"], by_hand.mean(), check_names=False)
+    over = lb.measured(wide, lb.over_random, ["good"])["good"]
+    random = wide[CONTROLS]["random"].mean(axis=1) - wide["good", "q1", 0]
+    assert over.mean() == pytest.approx(random.mean())
+    assert lb.measured(wide, lb.over_other, ["good"])["good"].isna().all()  # never run
+
+
+def test_lost_is_undefined_where_nothing_was_right_before():
+    table = records({**BASE, "good": GOOD})
+    table.loc[table["class_id"] == 3, ["correct_before"]] = False
+    table.loc[(table["class_id"] == 3) & (table["arm"] == "none"), "correct_after"] = False
+    wide = lb.outcomes(table)
+    values = lb.measured(wide, lb.lost, ["good"])
+    assert values.loc[3, "good"].isna().all()
+    found = lb.two_way(values, np.random.default_rng(0), 200)
+    assert found.classes.tolist() == [5] and found.left_out.tolist() == [1]
+    right = wide[CONTROLS, "before", 0] > 0
+    lost = 1 - wide["good", "q1", 0][right]
+    assert found.value[0] == pytest.approx(lost.groupby("class_id").mean().mean())
+    assert lb.outcomes_before(wide)[3] == 0
+
+
+def test_the_bootstrap_draws_classes_and_images():
+    """Its variance against the analytic one of means of means, drawn class by class."""
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(rng.normal(), 1.0, 30) for _ in range(9)]
+    index = pd.MultiIndex.from_tuples(
+        [(c, i) for c, g in enumerate(groups) for i in range(len(g))],
+        names=["class_id", "image_id"],
+    )
+    values = pd.DataFrame({"a": np.concatenate(groups)}, index=index)
+    found = lb.two_way(values, np.random.default_rng(1), 20_000)
+    means = np.array([g.mean() for g in groups])
+    within = np.mean([g.var() / len(g) for g in groups])
+    assert found.value[0] == pytest.approx(means.mean())
+    assert found.replicates.var() == pytest.approx((means.var() + within) / 9, rel=0.03)
+    low, high = found.interval()
+    half = stats.t.ppf(0.975, 8) * found.replicates.std(ddof=1)
+    assert (low[0], high[0]) == pytest.approx((means.mean() - half, means.mean() + half))
+
+
+def test_one_class_gives_no_interval_and_no_p():
+    wide = lb.outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
+    found = lb.two_way(lb.measured(wide, lb.gap, ["good", "null"]), np.random.default_rng(0), 50)
+    assert np.isfinite(found.value).all() and np.isnan(found.interval()).all()
+    assert lb.differences(found, ["good", "null"])["p"].isna().all()
+    tests = lb.class_tests(wide, ["good"])
+    assert tests["page"].isna().all()
+
+
+def test_a_real_difference_is_separated_and_none_is_not(wide):
+    names = ["good", "null"]
+    found = lb.two_way(lb.measured(wide, lb.gap, names), np.random.default_rng(0), 2000)
+    pairs = lb.differences(found, names)
+    assert pairs.loc[0, "first"] == "good" and pairs.loc[0, "p"] < 0.01
+    assert pairs.loc[0, "low"] > 0
+    assert lb.letters(["good", "null"], pairs) == {"good": "a", "null": "b"}
+    same = lb.outcomes(records({**BASE, "one": NULL, "two": NULL}, seed=3))
+    found = lb.two_way(lb.measured(same, lb.gap, ["one", "two"]), np.random.default_rng(0), 2000)
+    assert lb.differences(found, ["one", "two"])["p"][0] > 0.05
+
+
+@given(st.integers(2, 7), st.data())
+@settings(deadline=None, max_examples=80)
+def test_letters_are_shared_by_just_those_that_are_not_separated(count, data):
+    names = [f"m{i}" for i in range(count)]
+    pairs = pd.DataFrame(
+        [
+            (a, b, data.draw(st.sampled_from([0.001, 0.5])))
+            for i, a in enumerate(names)
+            for b in names[i + 1 :]
+        ],
+        columns=["first", "second", "p"],
+    )
+    found = lb.letters(names, pairs)
+    for row in pairs.itertuples():
+        assert bool(set(found[row.first]) & set(found[row.second])) == (row.p > 0.05)
+
+
+def test_letters_of_piephos_kind():
+    """a > b > c in steps that only the ends separate: two overlapping groups."""
+    pairs = pd.DataFrame(
+        {"first": ["a", "a", "b"], "second": ["b", "c", "c"], "p": [0.2, 0.01, 0.3]}
+    )
+    assert lb.letters(["a", "b", "c"], pairs) == {"a": "a", "b": "ab", "c": "b"}
+
+
+def test_the_permutation_test_counts_saved_sets(wide):
+    found = lb.permutation(wide, ["good", "null"])
+    assert found["good"] == (1 / 20, 19)  # (b + 1) / (n + 1) with b = 0
+    assert found["null"][0] > 0.05
+    without = wide.drop(columns=[c for c in wide.columns if c[1] == "random"])
+    assert np.isnan(lb.permutation(without, ["good"])["good"][0])
+
+
+def test_tests_over_classes_find_the_trend(wide):
+    table = lb.class_tests(wide, ["good", "null"]).set_index("method")
+    assert table.loc["good", "page"] < 0.001 and table.loc["good", "random"] < 0.1
+    assert table.loc["null", "page"] > 0.05
+    classes = lb.over_classes(wide, "good")
+    page = stats.page_trend_test(classes[["q1", "q2", "q3", "q4"]].to_numpy()).pvalue
+    assert table.loc["good", "page"] == pytest.approx(2 * page)  # Holm over two methods
+
+
+def test_tests_over_images_equal_the_textbook_ones(wide):
+    row = lb.image_tests(wide, ["good"]).iloc[0]
+    first, last = wide["good", "q1", 0] > 0, wide["good", "q4", 0] > 0
+    b, c = int((first & ~last).sum()), int((~first & last).sum())
+    assert row["mcnemar_last"] == pytest.approx(stats.binomtest(min(b, c), b + c).pvalue)
+    right = wide["good"][[("q1", 0), ("q2", 0), ("q3", 0), ("q4", 0)]].to_numpy()
+    k, columns, rows = 4, right.sum(axis=0), right.sum(axis=1)
+    q = (
+        (k - 1) * (k * (columns**2).sum() - columns.sum() ** 2) / (k * rows.sum() - (rows**2).sum())
+    )  # Cochran (1950)
+    assert row["cochran"] == pytest.approx(stats.chi2.sf(q, k - 1))
+    agree = lb.outcomes(records({**BASE, "still": dict.fromkeys(GOOD, 1.0)}))
+    blank = lb.image_tests(agree, ["still"]).iloc[0]
+    assert np.isnan(blank["cochran"]) and np.isnan(blank["mcnemar_last"])
+
+
+def test_agreement_is_kendalls_tau_over_what_both_rank():
+    first = {"a": 3.0, "b": 2.0, "c": 1.0, "d": np.nan}
+    assert lb.agreement(first, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}) == (-1.0, 3)
+    assert lb.agreement(first, {"a": 5.0, "b": 2.0, "e": 9.0}) == (1.0, 2)
+    assert np.isnan(lb.agreement(first, {"a": 1.0})[0])
+
+
+def test_images_needed_undoes_spearman_and_brown():
+    """Ten images with rho = .5: 9 times as many give 9 * .5 / (1 + 8 * .5) = .9."""
+    assert lb.images_needed(0.5, 10) == pytest.approx(90)
+    assert np.isnan(lb.images_needed(0.0, 10)) and np.isnan(lb.images_needed(1.0, 10))
+
+
+def test_ranks_cover_the_resamples():
+    found = lb.Resampled(
+        np.array([2.0, 1.0]), np.array([[2, 1], [2, 1], [1, 2], [3, 1.0]]), np.array([5, 5]),
+        np.array([0, 0]),
+    )  # fmt: skip
+    low, high, first = lb.ranks(found)
+    assert low.tolist() == [1, 1] and high.tolist() == [2, 2] and first.tolist() == [0.75, 0.25]
