@@ -97,13 +97,12 @@ def findings(bench: Bench, main: Table) -> list[str]:
     best = known.iloc[0]
     text = f"{best['method']} has the largest gap, {_points(best)}"
     if not np.isfinite(best["low"]):
-        return [f"{text}; with fewer than two classes there is no interval, and no claim."]
+        told = [f"{text}; with fewer than two classes there is no interval, and no claim."]
+        return told + _undefined(bench)
     mine = set(best["group"])
     alike = [row["method"] for _, row in known.iloc[1:].iterrows() if mine & set(row["group"])]
-    text += (
-        f"; not separated from it: {', '.join(alike)}." if alike else ", separated from all others."
-    )
-    told = [text]
+    told = [text + (f"; not separated from it: {', '.join(alike)}." if alike
+                    else ", separated from all others.")]  # fmt: skip
     fair = known[known["linearises"] != bench.main]
     if len(fair) and best["linearises"] == bench.main:
         first = fair.iloc[0]
@@ -113,22 +112,17 @@ def findings(bench: Bench, main: Table) -> list[str]:
         )
     if "sign_t" in set(known["method"]):
         paper = known.set_index("method").loc["sign_t"]
-        ahead = bench.separated[
-            (bench.separated["second"] == "sign_t") & (bench.separated["p"] < 0.05)
-        ]
+        pairs = bench.separated
+        ahead = pairs.loc[(pairs["second"] == "sign_t") & (pairs["p"] < 0.05), "first"]
+        verb = "is" if len(ahead) == 1 else "are"
+        better = f"{', '.join(ahead)} {verb}" if len(ahead) else "none is"
         told.append(
-            f"The paper's score (sign_t) reaches {_points(paper)}; "
-            + (
-                f"{', '.join(ahead['first'])} {'is' if len(ahead) == 1 else 'are'} better "
-                "(p < .05, Holm over all pairs)."
-                if len(ahead)
-                else "none is better (p < .05, Holm over all pairs)."
-            )
+            f"The paper's score (sign_t) reaches {_points(paper)}; {better} better (p < .05, Holm "
+            "over all pairs)."
         )
     if left := int(frame["left out"].max()):
         told.append(f"Up to {left} classes have no value and are left out of a mean.")
-    blank = [s for s in _undefined(bench) if s]
-    return told + blank
+    return told + _undefined(bench)
 
 
 def _points(row: pd.Series) -> str:

@@ -35,6 +35,13 @@ def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
     return wide.astype(float).rename(columns={"none": "before"}, level="arm")
 
 
+def of_method(wide: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The arms of one method: columns (arm, draw); none where nothing of it could be run."""
+    return wide.loc[:, wide.columns.get_level_values("method") == method].droplevel(
+        "method", axis=1
+    )
+
+
 #: What a method is judged by, the larger the better: name -> function(its arms, controls)
 #: -> one value a unit. A new measure is one entry.
 Measure = Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
@@ -49,8 +56,8 @@ def _arm(arms: pd.DataFrame, name: str) -> pd.Series:
 
 def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
     """Outcome after undoing the least important bin minus after undoing the most important."""
-    last = quartiles(list(mine.columns.get_level_values("arm").unique()))[-1]
-    return _arm(mine, last) - _arm(mine, "q1")
+    bins = quartiles(list(mine.columns.get_level_values("arm").unique()))
+    return _arm(mine, bins[-1] if bins else "") - _arm(mine, "q1")
 
 
 def area(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
@@ -97,8 +104,8 @@ MEASURES: dict[str, Measure] = {
 
 def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd.DataFrame:
     """A measure of every method: (class, image) x methods, mean over pairs."""
-    controls = wide.xs(CONTROLS, axis=1, level="method")
-    columns = {name: measure(wide.xs(name, axis=1, level="method"), controls) for name in methods}
+    controls = of_method(wide, CONTROLS)
+    columns = {name: measure(of_method(wide, name), controls) for name in methods}
     return pd.DataFrame(columns).groupby(["class_id", "image_id"]).mean()
 
 
@@ -253,13 +260,13 @@ def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[f
     def over_classes(columns: pd.DataFrame) -> pd.Series:
         return columns.groupby("class_id").mean().mean()
 
-    controls = wide.xs(CONTROLS, axis=1, level="method")
+    controls = of_method(wide, CONTROLS)
     if "random" not in controls.columns.get_level_values("arm"):
         return {name: (float("nan"), 0) for name in methods}
     null = over_classes(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
     found = {}
     for name in methods:
-        mine = _arm(wide.xs(name, axis=1, level="method"), "q1").to_frame("q1")
+        mine = _arm(of_method(wide, name), "q1").to_frame("q1")
         value = float(over_classes(mine)["q1"])
         if not len(null) or np.isnan(value):
             found[name] = (float("nan"), len(null))
@@ -271,8 +278,8 @@ def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[f
 
 def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
     """classes x arms of one method (and `random`, `before`), mean over pairs and images."""
-    mine = wide.xs(method, axis=1, level="method")
-    controls = wide.xs(CONTROLS, axis=1, level="method")
+    mine = of_method(wide, method)
+    controls = of_method(wide, CONTROLS)
     arms = {name: _arm(mine, name) for name in mine.columns.get_level_values("arm").unique()}
     arms |= {name: _arm(controls, name) for name in ("random", "before", "all")}
     units = pd.DataFrame(arms).groupby(["class_id", "image_id"]).mean()
@@ -329,7 +336,7 @@ def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     rows = []
     for key, group in wide.groupby(level=PAIR, sort=False):
         for method in methods:
-            mine = group.xs(method, axis=1, level="method")
+            mine = of_method(group, method)
             arms = pd.DataFrame(
                 {a: _arm(mine, a) for a in mine.columns.get_level_values("arm").unique()}
             )
@@ -366,7 +373,7 @@ def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
 
 def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
     """Outcome by the share of neurons undone: share, most, least (first), mean over classes."""
-    mine = wide.xs(method, axis=1, level="method")
+    mine = of_method(wide, method)
     classes = over_classes(wide, method)
     rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]
     for step in range(1, steps):

@@ -149,7 +149,8 @@ def ablate(
     """
     place = ABLATIONS.get(ablation)
     by_name = {layer.name: layer for layer in layers}
-    frames = []
+    # a list for each arm and label, so that rows come in this order, whatever the batches
+    frames: list[list[dict[str, np.ndarray]]] = [[] for arm in arms for _ in arm.labels]
     with ExitStack() as borrowing, torch.inference_mode():
         running = borrowing.enter_context(execution(newer, layers, traced))
         others: dict[str, Execution] = {}  # opened when first asked for: `zero` needs none
@@ -179,11 +180,14 @@ def ablate(
             ]
             together = max(1, batch_size // len(batch))
             logits = iter(running.rerun_many([c for c in changes if c], together))
+            rows = []
             for arm, change in zip(arms, changes, strict=True):
                 after = _outcome(next(logits), output) if change else untouched
-                frames += [_rows(ids, arm.layer, label, untouched, after) for label in arm.labels]
-    columns = {name: np.concatenate([f[name] for f in frames]) for name in frames[0]}
-    return pd.DataFrame(columns)
+                rows += [_rows(ids, arm.layer, label, untouched, after) for label in arm.labels]
+            for frame, row in zip(frames, rows, strict=True):
+                frame.append(row)
+    every = [row for frame in frames for row in frame]
+    return pd.DataFrame({name: np.concatenate([row[name] for row in every]) for name in every[0]})
 
 
 def _start_donors(

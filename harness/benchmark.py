@@ -179,7 +179,7 @@ def arms(sets: Sets, method: str, layer_draws: int, wanted: Sequence[Layer]) -> 
             else:
                 same[key] = Arm(place, chosen, [label])
         found += same.values()
-        if method == CONTROLS:
+        if method == CONTROLS and (same or place == JOINT):
             found.append(Arm(place, {}, [(method, "none", 0)]))
     return found
 

@@ -1,0 +1,273 @@
+"""`conceptevo bench` end to end on a small run: resumed, in other batches, on other processes."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+import conceptevo
+from harness import pipeline
+from harness.artifacts import ArtifactError, Run
+from harness.bench_results import CONTROLS, read_results
+from harness.config import parse_config
+from harness.engine import engine
+from harness.records import JOINT
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+seed = 5
+[images]
+source = "drawn"
+train = 600
+probe = 72
+test = 192
+[[series]]
+name = "vgg"
+architecture = "small_vgg"
+training = { epochs = 5, save = [0, 1, 5] }
+[probe]
+k = 8
+[space]
+epochs = 5
+methods = ["sgns", "correlation"]
+[evolve]
+methods = ["sign_t"]
+images_per_class = 6
+classes = ["clock", "zebra", "fish"]
+[revert]
+random_draws = 2
+importance_images = 2
+heldout_images = 9
+[bench]
+random_draws = 6
+layer_draws = 2
+steps = 4
+methods = ["sign_t", "tcav", "random"]
+space_seeds = 2
+"""
+
+
+def conceptevo_(*arguments: object) -> str:
+    """Run a command in this process; its output, of success or of a user's mistake."""
+    result = CliRunner().invoke(conceptevo.app, [str(a) for a in arguments])
+    if isinstance(result.exception, ValueError):
+        return f"error: {result.exception}"
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """What the benchmark starts from: networks, probed neurons, spaces; no map, no reversion."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    config = parse_config(tomllib.loads(CONFIG))
+    run = Run(out)
+    with engine(run, 0, Console(quiet=True)) as working:
+        pipeline.write_manifest(config, run)
+        pipeline.image_stage(config, working)
+        pipeline.train_stage(config, working)
+        pipeline.probe_stage(config, working, run)
+        pipeline.space_stage(config, working)
+    return out
+
+
+@pytest.fixture(scope="module")
+def benched(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("benched") / "run"
+    shutil.copytree(run, out)
+    conceptevo_("bench", out, "--workers", 2, "--ablation", "revert,zero,mean,resample")
+    return out
+
+
+def test_a_record_is_an_image_and_arm(benched):
+    results = read_results(benched)
+    records = results.records
+    assert not records.duplicated(
+        [
+            "ablation",
+            "layer",
+            "method",
+            "arm",
+            "draw",
+            "class_id",
+            "image_id",
+            "split",
+            "series",
+            "epoch_from",
+        ]
+    ).any()
+    assert set(records["ablation"]) == {"revert", "zero", "mean", "resample"}
+    assert set(records["method"]) == {CONTROLS, "sign_t", "tcav", "random"}
+    joint = records[(records["layer"] == JOINT) & (records["method"] == "sign_t")]
+    assert set(joint["arm"]) == {
+        *("q1", "q2", "q3", "q4", "most", "least", "matched", "matched_activation", "other_class")
+    }
+    assert set(joint.loc[joint["arm"] == "most", "draw"]) == {1, 2, 3}
+    untouched = records[records["arm"] == "none"]
+    assert (untouched["probability_before"] == untouched["probability_after"]).all()
+    every = records[(records["arm"] == "all") & (records["layer"] == JOINT)]
+    silent = every.loc[every["ablation"] == "zero", "probability_after"]
+    assert silent.nunique() <= 3  # nothing of the image is left, whatever it was: a value a class
+
+
+def test_everything_is_written_and_read(benched):
+    names = {path.name for path in (benched / "bench" / "tables").glob("*.csv")}
+    assert names >= {
+        f"{name}.csv"
+        for name in (
+            "leaderboard",
+            "separation",
+            "bins",
+            "ablations",
+            "by_layer",
+            "reliability",
+            "images",
+            "stability",
+            "spaces",
+        )
+    }
+    board = pd.read_csv(benched / "bench" / "leaderboard.csv")
+    assert set(board["method"]) == {"sign_t", "tcav", "random"}
+    assert (board["low"] < board["gap"]).all() and (board["gap"] < board["high"]).all()
+    assert board["gap"].is_monotonic_decreasing
+    page = (benched / "bench" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 5 and "http" not in page
+    spaces = pd.read_csv(benched / "bench" / "tables" / "spaces.csv")
+    stable = spaces[spaces["task"] == "stability"].set_index("method")["value"]
+    assert stable["correlation"] == 1 and stable["sgns"] < 1
+
+
+def test_workers_and_batches_change_no_record(run, benched, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["configuration"]["bench"]["batch_size"] = 8
+    manifest["configuration"]["evolve"]["batch_size"] = 5
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    conceptevo_("bench", out, "--workers", 0, "--ablation", "revert,zero,mean,resample")
+    for name in ("records", "sets"):
+        mine, theirs = (
+            pd.read_parquet(folder / "bench" / f"{name}.parquet") for folder in (out, benched)
+        )
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+
+
+def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, tmp_path):
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    for folder in (out, whole):
+        shutil.copytree(run, folder)
+    command = [sys.executable, "-m", "conceptevo", "bench", str(out), "--workers", "2"]
+    command += ["--methods", "sign_t,random"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pieces = out / "bench" / "pieces"
+    deadline = time.monotonic() + 200
+    while not list(pieces.glob("*/*/records-*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "bench" / "about.json").exists(), "it was to be killed midway"
+    assert "error" in conceptevo_("bench", out, "--leaderboard")
+    kept = {path: path.stat().st_mtime_ns for path in pieces.glob("*/*/scores-*.parquet")}
+    conceptevo_("bench", out, "--workers", 2, "--methods", "sign_t,random")
+    assert kept and all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    conceptevo_("bench", whole, "--workers", 0, "--methods", "sign_t,random")
+    for name in ("records.parquet", "sets.parquet", "leaderboard.csv", "tables/bins.csv"):
+        assert (out / "bench" / name).read_bytes() == (whole / "bench" / name).read_bytes()
+
+
+def test_methods_are_added_without_doing_the_others_again(benched, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(benched, out)
+    done = {
+        path: path.stat().st_mtime_ns for path in (out / "bench/pieces").rglob("records-*.parquet")
+    }
+    told = conceptevo_(
+        "bench", out, "--workers", 0, "--methods", "sign_t,test_benchmark:own", "--layers",
+        "features.*",
+    )  # fmt: skip
+    assert "test_benchmark:own" in told and "done before" not in told.split("arms")[0][:40]
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+    board = pd.read_csv(out / "bench" / "leaderboard.csv")
+    assert set(board["method"]) == {"sign_t", "test_benchmark:own"}
+
+
+def test_the_plan_is_shown_and_nothing_done(run, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    told = conceptevo_("bench", out, "--plan", "--workers", 0)
+    assert "To be done: about" in told and "vgg" in told
+    assert not (out / "bench").exists()
+
+
+def test_one_class_and_a_dead_layer_are_undefined_not_a_crash(run, tmp_path):
+    """A layer that does not change (its weights silenced) cannot be ranked; one class has no
+    interval."""
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    for path in (out / "training" / "vgg").glob("epoch-*.pt"):
+        state = torch.load(path, weights_only=True)
+        for name in state:
+            if name.startswith("features.1."):  # batch norm of the first block
+                state[name] = torch.full_like(state[name], -1 if name.endswith("bias") else 0)
+        torch.save(state, path)
+    told = conceptevo_("bench", out, "--workers", 0, "--classes", "clock", "--methods", "sign_t")
+    assert "no interval" in told and "no claim" in told
+    assert "vgg features.2: in 1 of its classes and pairs no neuron changed" in " ".join(
+        told.split()
+    )
+    board = pd.read_csv(out / "bench" / "leaderboard.csv")
+    assert board["low"].isna().all() and board["p (Page)"].isna().all()
+    layers = pd.read_csv(out / "bench" / "tables" / "by_layer.csv").set_index("layer")
+    assert (
+        np.isnan(layers.loc["features.2", "sign_t"]) and layers.loc["features.2", "left out"] == 1
+    )
+
+
+def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
+    told = " ".join(conceptevo_("bench", "compare", benched, benched, "--out", tmp_path).split())
+    assert "Kendall's tau of the two rankings: 1.00 over 3 methods" in told
+    table = pd.read_csv(tmp_path / "compare.csv")
+    assert (table["B − A"] == 0).all() and (table["place A"] == table["place B"]).all()
+    other = tmp_path / "other"
+    shutil.copytree(benched, other)
+    about = json.loads((other / "bench" / "about.json").read_text())
+    (other / "bench" / "about.json").write_text(json.dumps(about | {"version": 99}))
+    with pytest.raises(ArtifactError, match="schema version 99, this program reads 1"):
+        read_results(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--methods", "sing_t"], "unknown importance method 'sing_t'; known: sign_t"),
+        (["--ablation", "undo"], "unknown ablation 'undo'; known: revert, zero, mean, resample"),
+        (["--classes", "clok"], "no class clok; there are"),
+        (["--pairs", "vgg:1"], "--pairs 'vgg:1' must be series:from-to, e.g. vgg:1-4"),
+        (["--pairs", "net:1-5"], "no series 'net'; there are vgg"),
+        (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 0, 1, 5"),
+        (["--layers", "conv*"], "--layers conv*: series 'vgg' has features.2"),
+        (["--memory", "0.000001"], "GiB holds 0 images of series 'vgg'; 4 need"),
+        (["--splits", "test"], "split 'test': known are heldout, importance"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(run, arguments, told):
+    assert told in conceptevo_("bench", run, *arguments)
+    assert not (run / "bench").exists()
+
+
+def test_a_folder_without_a_run_or_benchmark_says_what_to_do(tmp_path, run):
+    assert "is not a run: it holds no manifest.json" in conceptevo_("bench", tmp_path)
+    assert "holds no finished benchmark; run `conceptevo bench" in conceptevo_(
+        "bench", run, "--leaderboard"
+    )
