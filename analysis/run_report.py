@@ -171,6 +171,7 @@ def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) ->
                 "score that knows the older network alone. Matched sets can only be as alike as "
                 "the layer allows."
             ],
+            tables=pick(tables, "times"),
         ),
     ]
 

@@ -214,3 +214,41 @@ def reversion_layers(run: Run) -> Table | None:
         table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
         {"before": "{:.3f}"} | dict.fromkeys(arms, "{:+.3f}"),
     )
+
+
+#: The first artifact of each stage's pieces of work -> what the stage does.
+_STAGES = {
+    "images": "draw images",
+    "image_index": "list images",
+    "weights": "train a series",
+    "stimuli": "probe a checkpoint",
+    "concepts": "name a checkpoint's concepts",
+    "space": "place all neurons, by one method",
+    "map": "draw the map",
+    "importance": "score a pair's evolutions",
+    "sets": "undo a pair's evolutions",
+    "bench_scores": "benchmark: score a pair by one method",
+    "bench_records": "benchmark: run a method's arms on a pair",
+}
+
+
+@RUN_TABLES.add("times")
+def times(run: Run) -> Table | None:
+    """The one table that differs between runs of the same configuration."""
+    found = run.seconds()
+    rows = [
+        {"work": what, "pieces": len(found[kind]), "total, s": sum(found[kind]),
+         "longest, s": max(found[kind])}
+        for kind, what in _STAGES.items()
+        if kind in found
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        "times",
+        "Run times",
+        "Seconds that pieces of work took, each in one process with one thread; where work was "
+        "interrupted, the last time. They depend on the machine.",
+        pd.DataFrame(rows),
+        dict.fromkeys(["total, s", "longest, s"], "{:.1f}"),
+    )

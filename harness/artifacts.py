@@ -122,6 +122,25 @@ class Run:
             return False
         return sidecar["fingerprint"] == fingerprint and self.path(artifact).exists()
 
+    def note_seconds(self, artifact: Artifact, seconds: float) -> None:
+        """Note beside an artifact how long its piece of work took."""
+        sidecar = json.loads(self._sidecar(artifact).read_text(encoding="utf-8"))
+        text = json.dumps(sidecar | {"seconds": round(seconds, 3)}) + "\n"
+        write_text(self._sidecar(artifact), text)
+
+    def seconds(self) -> dict[str, list[float]]:
+        """Kind of artifact -> how long each of its pieces of work took, in path order.
+
+        Only the first artifact of a piece of work has it.
+        """
+        found = {}
+        for kind in LAYOUT:
+            sidecars = [path.with_name(path.name + ".json") for path in self._paths(kind)]
+            texts = [json.loads(s.read_text(encoding="utf-8")) for s in sidecars if s.exists()]
+            if times := [text["seconds"] for text in texts if "seconds" in text]:
+                found[kind] = times
+        return found
+
     def seal(self, artifact: Artifact, fingerprint: str) -> None:
         """Declare a file written by other means (`whole_file`) to be the artifact."""
         write_text(self._sidecar(artifact), json.dumps({"fingerprint": fingerprint}) + "\n")

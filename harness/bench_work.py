@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -24,10 +24,17 @@ from harness.importance import importance_method, sensitivities, split_half, sum
 from harness.layers import Layer
 from harness.records import ARM, PAIR, Checkpoint, Pair
 from harness.space_methods import SPACES
-from harness.work import evidence_of, image_parts, open_pair, output_of
+from harness.work import (
+    evidence_of,
+    image_parts,
+    importance_batches,
+    open_pair,
+    other_batches,
+    output_of,
+)
 
 #: Streams of chance, apart from those of `harness/work.py`.
-RANKS, DRAWS, OTHERS, DONORS, SPACES_AGAIN = range(10, 15)
+RANKS, DRAWS, DONORS, SPACES_AGAIN = range(10, 14)
 
 #: Scored beside every benchmark, as controls are matched on them: arm -> importance method.
 MATCHED = {"matched": "change", "matched_activation": "activation"}
@@ -44,33 +51,6 @@ RECORD = [
 def place(pair: Pair, *more: str) -> tuple[str | int, ...]:
     """The parts that name a pair's artifacts."""
     return (pair.series, pair.epoch_from, pair.epoch_to, *more)
-
-
-def _of_importance(
-    images: ImageSet, config: Config, source: Source, class_id: int
-) -> Sequence[Tensor]:
-    chosen = image_parts(config, images, class_id)["importance"]
-    return [batch for _, batch in batches(images, chosen, source, config.evolve.batch_size)]
-
-
-def _others(
-    images: ImageSet, config: Config, source: Source, class_id: int
-) -> Callable[[], Sequence[Tensor]]:
-    """Random images of the other classes' importance splits, twice as many as the class has."""
-
-    def load() -> Sequence[Tensor]:
-        classes = [c for c in range(len(images.classes)) if c != class_id]
-        counts = np.bincount(images.labels, minlength=len(images.classes))
-        pool = [image_parts(config, images, c)["importance"] for c in classes if counts[c] > 1]
-        if not pool:
-            return ()
-        every = np.concatenate(pool)
-        mine = len(image_parts(config, images, class_id)["importance"])
-        rng = np.random.default_rng([config.seed, OTHERS, class_id])
-        chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
-        return [batch for _, batch in batches(images, chosen, source, config.evolve.batch_size)]
-
-    return load
 
 
 def score_method(
@@ -92,12 +72,12 @@ def score_method(
             older,
             newer,
             layers,
-            _of_importance(images, config, source, class_id),
+            importance_batches(images, config, source, class_id),
             output_of(source, images, class_id),
             {name: method},
             np.random.default_rng([config.seed, 2, class_id]),
             config.evolve.path_steps,
-            _others(images, config, source, class_id),
+            other_batches(images, config, source, class_id),
         )
         rng = np.random.default_rng([config.seed, RANKS, class_id])
         frames = []
@@ -205,7 +185,7 @@ def run_arms(
         for split in parameters.splits:
             shown = Images(
                 batches(images, parts[split], source, batch_size),
-                partial(_of_importance, images, config, source, class_id),
+                partial(importance_batches, images, config, source, class_id),
                 lambda ids: batch_of(images, donors(images, ids, config.seed), source),
             )
             output = output_of(source, images, class_id)

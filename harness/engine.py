@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ class Engine:
             if self._workers == 0:
                 for shard in waiting:
                     advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
-                    shard.work(self._run, shard.fingerprint, advance, *shard.arguments)
+                    _do(self._run, shard, advance)
             else:
                 self._in_processes(waiting, lambda n: progress.advance(bar, n))
             progress.update(bar, completed=total)
@@ -197,4 +198,10 @@ def _end_with_parent() -> None:
 
 
 def _work(run: Run, shard: Shard) -> None:
-    shard.work(run, shard.fingerprint, _capped(shard.steps, _report), *shard.arguments)
+    _do(run, shard, _capped(shard.steps, _report))
+
+
+def _do(run: Run, shard: Shard, advance: Advance) -> None:
+    start = time.perf_counter()
+    shard.work(run, shard.fingerprint, advance, *shard.arguments)
+    run.note_seconds(shard.makes[0], time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -237,6 +238,34 @@ def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np
     )
 
 
+def importance_batches(
+    images: ImageSet, config: Config, source: Source, class_id: int
+) -> Sequence[Tensor]:
+    """The images of a class that importance is measured on."""
+    chosen = image_parts(config, images, class_id)["importance"]
+    return [batch for _, batch in batches(images, chosen, source, config.evolve.batch_size)]
+
+
+def other_batches(
+    images: ImageSet, config: Config, source: Source, class_id: int
+) -> Callable[[], Sequence[Tensor]]:
+    """Random images of the other classes' importance splits, twice as many as the class has."""
+
+    def load() -> Sequence[Tensor]:
+        classes = [c for c in range(len(images.classes)) if c != class_id]
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        pool = [image_parts(config, images, c)["importance"] for c in classes if counts[c] > 1]
+        if not pool:
+            return ()
+        every = np.concatenate(pool)
+        mine = len(image_parts(config, images, class_id)["importance"])
+        rng = np.random.default_rng([config.seed, 4, class_id])
+        chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
+        return [batch for _, batch in batches(images, chosen, source, config.evolve.batch_size)]
+
+    return load
+
+
 def output_of(source: Source, images: ImageSet, class_id: int) -> int:
     """Where the network puts the logit of a class."""
     return source.class_outputs.get(images.classes[class_id], class_id)
@@ -263,11 +292,11 @@ def score_evolutions(
     images, older, newer, layers = open_pair(run, source, pair)
     frames = []
     for class_id in classes:
-        chosen = image_parts(config, images, class_id)["importance"]
-        pieces = [b for _, b in batches(images, chosen, source, config.evolve.batch_size)]
+        pieces = importance_batches(images, config, source, class_id)
         rng = np.random.default_rng([config.seed, 2, class_id])
         output = output_of(source, images, class_id)
-        table = importance(older, newer, layers, pieces, output, config.evolve, rng)
+        others = other_batches(images, config, source, class_id)
+        table = importance(older, newer, layers, pieces, output, config.evolve, rng, others)
         frames.append(table.assign(class_id=class_id))
         advance(1)
     table = _identified(pd.concat(frames, ignore_index=True), pair)

@@ -131,8 +131,10 @@ def test_spaces_and_map_cover_all_living_neurons(finished):
 
 
 def tables_of(folder: Path) -> dict[str, bytes]:
+    """All tables but the run times."""
     report = folder / "report" / "tables"
-    return {path.name: path.read_bytes() for path in sorted(report.iterdir())}
+    paths = [path for path in sorted(report.iterdir()) if path.stem != "times"]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def artifacts_of(folder: Path) -> dict[str, bytes]:
@@ -169,6 +171,12 @@ def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path):
     shutil.rmtree(moved / "report")
     finish(start(config, moved, "report"))
     assert tables_of(moved) == expected
+
+
+def test_run_times_are_kept_with_the_artifacts(finished):
+    table = pd.read_csv(finished / "report" / "tables" / "times.csv").set_index("work")
+    assert table.loc["probe a checkpoint", "pieces"] == 6
+    assert (table["total, s"] >= table["longest, s"]).all() and (table["longest, s"] > 0).all()
 
 
 def test_two_commands_do_not_work_in_one_folder(finished, config):
