@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from harness.image_embedding import mean_over_stimuli, solve_image_vectors
 from harness.neuron_embedding import ppmi_factors, skip_gram
@@ -26,6 +28,10 @@ class SpaceParameters(BaseModel):
         indirect_epochs: passes for the images that stimulate no base neuron.
         negatives: R, uniform negatives for each side of a pair.
         learning_rate: of skip-gram.
+        profile_dimension: of the method `profile`, at most the number of base neurons.
+        profile_head: of `profile`, the share of the images over which the weight of a neuron's
+            strongest ones falls to 1/e.
+        profile_order: of `profile`, the weight of the whole order of the images beside them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +41,9 @@ class SpaceParameters(BaseModel):
     indirect_epochs: int = Field(20, ge=0)
     negatives: int = Field(3, ge=1)
     learning_rate: float = Field(0.05, gt=0)
+    profile_dimension: int = Field(300, ge=1)
+    profile_head: float = Field(0.04, gt=0)
+    profile_order: float = Field(0.5, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,49 @@ def correlation(
     activations = evidence.activations(np.arange(len(evidence.neurons)))
     centred = activations - activations.mean(axis=1, keepdims=True)
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), centred)
+
+
+@SPACES.add("profile")
+def profile(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """How a neuron ranks the images: the strongest ones weigh most, yet the whole order counts.
+
+    A neuron is the sum of two unit vectors over the probe images, a head that falls off with the
+    rank (it tells what the neuron detects) and the normal scores of the ranks (they tell this
+    neuron from others); less the base neurons' mean; on the base neurons' principal axes, each
+    divided by the cube root of its singular value.
+    """
+    head, order = parameters.profile_head, parameters.profile_order
+    base = rank_profiles(evidence.activations(evidence.base_rows), head, order)
+    common = base.mean(axis=0)
+    _, singular, axes = np.linalg.svd(unit_rows(base - common), full_matrices=False)
+    kept = min(parameters.profile_dimension, int((singular > 1e-6 * singular[0]).sum()))
+    projection = axes[:kept].T / np.cbrt(singular[:kept])
+    vectors = np.empty((len(evidence.neurons), kept), dtype=np.float32)
+    for rows in np.array_split(np.arange(len(vectors)), -(-len(vectors) // 1024)):
+        profiles = rank_profiles(evidence.activations(rows), head, order)
+        vectors[rows] = (profiles - common) @ projection
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors)
+
+
+def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndarray:
+    """For each neuron a unit vector over the images, from the ranks alone (ties share theirs).
+
+    Args:
+        activations: [neurons, images].
+        head: share of the images over which the head's weight falls to 1/e.
+        order: weight of the normal scores, 1 - order that of the head.
+    """
+    place = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), best last
+    strongest, scores = unit_rows(np.exp((place - 1) / head)), unit_rows(ndtri(place))
+    return unit_rows((1 - order) * strongest + order * scores)
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length one; a row of zeros stays."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1.0)
 
 
 @SPACES.add("random")

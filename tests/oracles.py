@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -57,6 +58,35 @@ def ppmi(incidence: np.ndarray) -> np.ndarray:
 def jaccard(first: set[int], second: set[int]) -> float:
     union = first | second
     return len(first & second) / len(union) if union else 0.0
+
+
+def rank_profile(activations: np.ndarray, head: float, order: float) -> np.ndarray:
+    """One neuron's profile over the images: every image's place counted out."""
+    count = len(activations)
+    strongest, scores = [], []
+    for value in activations:
+        below = sum(other < value for other in activations)
+        level = sum(other == value for other in activations)
+        place = (below + level / 2) / count
+        strongest.append(np.exp(-(1 - place) / head))
+        scores.append(NormalDist().inv_cdf(place))
+    parts = [np.array(part) / np.linalg.norm(part) for part in (strongest, scores)]
+    profile = (1 - order) * parts[0] + order * parts[1]
+    return profile / np.linalg.norm(profile)
+
+
+def profile_similarity(
+    activations: np.ndarray, base: list[int], dimension: int, head: float, order: float
+) -> np.ndarray:
+    """Cosines between all neurons in the space of rank profiles, through the base's covariance."""
+    profiles = np.stack([rank_profile(row, head, order) for row in activations])
+    profiles = profiles - profiles[base].mean(axis=0)
+    units = profiles[base] / np.linalg.norm(profiles[base], axis=1, keepdims=True)
+    values, axes = np.linalg.eigh(units.T @ units)
+    kept = [i for i in np.argsort(-values)[:dimension] if values[i] > 1e-10 * values.max()]
+    vectors = np.stack([profiles @ axes[:, i] / values[i] ** (1 / 6) for i in kept], axis=1)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors @ vectors.T
 
 
 def output_of(model: nn.Module, name: str, image: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import oracles
 import pandas as pd
@@ -11,7 +13,7 @@ from harness.image_embedding import solve_image_vectors
 from harness.neuron_embedding import ascend, consecutive_pairs, ppmi_factors, skip_gram
 from harness.records import Checkpoint
 from harness.space import SemanticSpace
-from harness.space_methods import SPACES, SpaceParameters, gather_evidence
+from harness.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -134,7 +136,7 @@ def evidence():
     )
 
 
-@pytest.mark.parametrize("method", ["sgns", "ppmi", "jaccard", "correlation"])
+@pytest.mark.parametrize("method", ["sgns", "ppmi", "jaccard", "correlation", "profile"])
 def test_every_method_finds_planted_concepts_across_checkpoints(evidence, method):
     space = SPACES.get(method)(
         evidence, SpaceParameters(dimension=6), np.random.default_rng(0), method
@@ -143,6 +145,37 @@ def test_every_method_finds_planted_concepts_across_checkpoints(evidence, method
     near, _ = space.nearest(early, base, 4)
     concept = space.neurons["channel"].to_numpy() < 4
     assert (concept[near] == concept[early][:, None]).mean() > 0.9
+
+
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_rank_profiles_count_out_every_image_and_share_ties(seed):
+    activations = np.random.default_rng(seed).integers(0, 6, (4, 12)).astype(float)
+    activations[:, 0], activations[:, 1] = 0, 9  # alive
+    found = rank_profiles(activations, 0.1, 0.4)
+    expected = [oracles.rank_profile(row, 0.1, 0.4) for row in activations]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("dimension", [3, 300])
+def test_profile_equals_its_plain_twin(evidence, dimension):
+    parameters = SpaceParameters(profile_dimension=dimension, profile_head=0.1)
+    space = SPACES.get("profile")(evidence, parameters, np.random.default_rng(0), "profile")
+    everyone = np.arange(len(evidence.neurons))
+    expected = oracles.profile_similarity(
+        evidence.activations(everyone), evidence.base_rows.tolist(), dimension, 0.1, 0.5
+    )
+    assert space.vectors.shape[1] == min(dimension, 7)  # eight base neurons less their mean
+    np.testing.assert_allclose(space.similarity(everyone, everyone), expected, atol=1e-4)
+
+
+def test_profile_heeds_the_order_of_activations_alone(evidence):
+    stretched = replace(evidence, activations=lambda rows: evidence.activations(rows) ** 3)
+    spaces = [
+        SPACES.get("profile")(each, SpaceParameters(), np.random.default_rng(0), "profile")
+        for each in (evidence, stretched)
+    ]
+    np.testing.assert_allclose(spaces[0].vectors, spaces[1].vectors, atol=1e-6)
 
 
 def test_random_space_knows_nothing_of_concepts(evidence):
