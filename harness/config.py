@@ -14,7 +14,7 @@ from harness.importance import ImportanceParameters, importance_method
 from harness.probing import ProbeParameters
 from harness.records import Checkpoint, Pair
 from harness.reversion import ReversionParameters
-from harness.space_methods import SPACES, SpaceParameters
+from harness.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
 
 
 class ConfigError(ValueError):
@@ -59,7 +59,7 @@ class BaseSection(_Section):
 class SpaceSection(SpaceParameters):
     """Space methods to compare and their parameters. The first one is mapped and pictured."""
 
-    methods: tuple[str, ...] = ("sgns", "ppmi", "jaccard", "correlation", "random")
+    methods: tuple[str, ...] = ("sgns", "ppmi", "jaccard", "correlation", "profile", "random")
 
 
 class EvolveSection(ImportanceParameters):
@@ -106,8 +106,9 @@ class Config(_Section):
             SPACES.get(method)
         for method in self.evolve.methods:
             importance_method(method)
-        if "correlation" in self.space.methods and not self.probe.activations:
-            raise ValueError("space method 'correlation' needs probe.activations = true")
+        needing = [method for method in self.space.methods if method in NEED_ACTIVATIONS]
+        if needing and not self.probe.activations:
+            raise ValueError(f"space method {needing[0]!r} needs probe.activations = true")
         return self
 
     def base_checkpoint(self) -> Checkpoint:

@@ -77,6 +77,9 @@ class Evidence:
 SpaceMethod = Callable[[Evidence, SpaceParameters, np.random.Generator, str], SemanticSpace]
 SPACES: Registry[SpaceMethod] = Registry("space method")
 
+#: Methods that read activations, which the probe must then keep.
+NEED_ACTIVATIONS = {"correlation", "profile"}
+
 
 def gather_evidence(
     base: Checkpoint,

@@ -227,3 +227,31 @@ def split_half(first: np.ndarray, second: np.ndarray) -> float:
     a, b = rank(first), rank(second)
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+
+
+def undoing(
+    older: nn.Module,
+    newer: nn.Module,
+    masks: dict[str, Tensor],
+    image: Tensor,
+    output: int,
+    channel_axis: dict[str, int],
+) -> dict[str, Tensor]:
+    """How log(p / (1 - p)) of one image falls with each entry of the masks: a pass with hooks."""
+    newer = copy.deepcopy(newer).eval()
+    for module in newer.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    leaves = {name: mask.clone().float().requires_grad_() for name, mask in masks.items()}
+    for name, leaf in leaves.items():
+        old = output_of(older, name, image)
+
+        def mix(module, inputs, value, name=name, leaf=leaf, old=old):
+            shape = [1] * value.dim()
+            shape[channel_axis[name]] = len(leaf)
+            return value + leaf.reshape(shape) * (old - value)
+
+        newer.get_submodule(name).register_forward_hook(mix)
+    probability = newer(image).double().softmax(dim=1)[0, output]
+    (torch.log(probability) - torch.log1p(-probability)).backward()
+    return {name: -leaf.grad for name, leaf in leaves.items()}

@@ -21,6 +21,8 @@ from harness.execution import execution, replace_channels
 from harness.images import View
 from harness.importance import (
     IMPORTANCE,
+    Case,
+    Change,
     ImportanceMethod,
     concept_vector,
     importance_method,
@@ -221,6 +223,23 @@ def test_gradient_times_activation_equals_one_pass_an_image_and_layer(pair):
             )
 
 
+def test_undoing_in_a_context_equals_a_plain_pass_with_masks(pair):
+    older, newer, layers, images = pair
+    rng = np.random.default_rng(0)
+    with torch.no_grad(), execution(newer, layers) as running:
+        case = Case(older, newer, layers, running, [images], tuple, 2, 4, rng)
+        context = case.contexts[0]
+        found = Change(case, images).undoing(context)
+    drawn = torch.cat([mask.flatten() for mask in context.values()]).float().mean()
+    assert drawn == pytest.approx(0.25, abs=0.1)
+    for i in range(len(images)):
+        masks = {name: mask[i] for name, mask in context.items()}
+        plain = oracles.undoing(older, newer, masks, images[i : i + 1], 2, axes(layers))
+        for name, expected in plain.items():
+            scale = float(expected.abs().max())
+            np.testing.assert_allclose(found[name][i], expected, rtol=1e-3, atol=1e-4 * scale)
+
+
 def test_integrated_gradients_account_for_the_difference_to_no_activation(pair):
     older, newer, layers, images = pair
     found = scored(older, newer, layers, [images], ["integrated"], steps=200)
@@ -351,7 +370,9 @@ def planted():
 #: Of the four planted channels, how many are in a method's first four? Those that ask only what
 #: changed, or only what is used, are led astray.
 RECALL = {
-    **dict.fromkeys(["sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path"], 1.0),
+    **dict.fromkeys(
+        ["sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path", "contexts"], 1.0
+    ),
     **dict.fromkeys(["change", "activation"], 0.0),
     **dict.fromkeys(["gradient_activation", "integrated", "conductance"], 0.0),
 }

@@ -343,7 +343,7 @@ def test_a_model_without_logits_is_refused():
 def test_every_method_is_registered_and_marked():
     assert set(METHODS) <= set(IMPORTANCE)
     marked = {name: IMPORTANCE.get(name).linearises for name in IMPORTANCE}
-    reverting = ["sign_t1", "mean_t1", "sign_path", "mean_path"]
+    reverting = ["sign_t1", "mean_t1", "sign_path", "mean_path", "contexts"]
     assert [name for name, ablation in marked.items() if ablation == "revert"] == reverting
     silencing = ["gradient_activation", "integrated"]
     assert [name for name, ablation in marked.items() if ablation == "zero"] == silencing
