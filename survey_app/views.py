@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from survey_app.flow import Stage
 from survey_app.platforms import prolific_return
-from tasks.base import Field, Trial, all_tasks
+from tasks.base import Field, Trial
 from tasks.study import Study
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
@@ -128,7 +128,7 @@ class View:
         placed = place.placed[0]
         trial = self.study.by_id[placed["trial"]]
         text = self.study.task_texts[trial.task]
-        fields = all_tasks().get(trial.task).fields(trial)
+        fields = self.study.fields(trial)
         inside = {f.panel: f for f in fields if f.panel is not None}
         shown = "".join(
             f'<section class="panel"><h2>{escape(panel.heading)}</h2>'

@@ -67,6 +67,8 @@ def test_from_run_to_table(run, tmp_path):
     finished = people.loc[people["status"] == "finished", "participant"]
     data = answers[(answers["role"] != "practice") & answers["participant"].isin(finished)]
     assert len(data) == len(finished) * 6
+    sure = answers.dropna(subset="confidence").groupby("correct")["confidence"].mean()
+    assert sure[True] > sure[False]  # simulated people have some insight
     assert "| answer |" in (tmp_path / "responses-codebook.md").read_text()
     one = people["participant"][0]
     assert "deleted 1 participation" in say("responses", "forget", one, "--database", url)
