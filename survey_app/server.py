@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -70,8 +70,10 @@ async def _act(request: Request) -> tuple[str, Response]:
         return "refused", JSONResponse({"error": "reload the page"}, 403)
     except BadAction as error:
         return "refused", JSONResponse({"error": str(error)}, 422)
-    except (DBAPIError, SQLAlchemyError) as error:
-        log.warning("not stored, the browser will try again: %s", error)
+    except SQLAlchemyError as error:
+        # The database's own word only: a statement's parameters hold answers and ids.
+        told = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        log.warning("not stored, the browser will try again: %s", told)
         return "failed", JSONResponse({"error": "not stored"}, 503, {"Retry-After": "1"})
     return "done" if done else "repeat", JSONResponse(page, headers={"Cache-Control": "no-store"})
 
