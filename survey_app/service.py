@@ -198,7 +198,7 @@ class Service:
             reason=row.get("reason") or "",
             platform=row["platform"],
             identity=identity,
-            attentive=self.attentive(row),
+            attentive=stage is not Stage.FINISHED or self.attentive(row),
         )
         token = tokens.sign(row["participant"], row["version"], self.secret)
         return {"version": row["version"], "token": token, **self.view.page(place)}
