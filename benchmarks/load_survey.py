@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +268,9 @@ def main() -> int:
             f"{tally.refused} answers refused for a while"
         )
         print("ended:", dict(Counter(tally.ends)))
+        counts = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
+        told = re.findall(r'actions_total{outcome="(\w+)"} (\d+)', counts)
+        print("metrics of all workers:", ", ".join(f"{n} {outcome}" for outcome, n in told))
         fine = verdict(arguments.study, url, tally)
     return 0 if fine else 1
 

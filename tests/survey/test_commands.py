@@ -158,6 +158,8 @@ def test_load_and_faults_leave_exactly_the_acknowledged_answers(study_folder, ki
         f"database: {6 * SET} answers of 6 finished participants; lost 0, doubled 0, "
         f"stored without acknowledgement 0" in ended.stdout
     )
+    # Counted by all workers together, those among them that were killed.
+    assert int(re.search(r"(\d+) done", ended.stdout)[1]) > 6 * SET
     happened = re.findall(r"^  (kill -9 of|disk full|clock set)", ended.stdout, re.MULTILINE)
     kills = 2 if kind == "sqlite" else 3
     assert Counter(happened) == {"kill -9 of": kills, "clock set": 2, "disk full": 1}
