@@ -155,10 +155,11 @@ class View:
             number = shown.index(place.key) + 1
             told = f"<p>The answer is number {number}:</p>{_image(image, f'Option {number}')}"
         title = {True: "That is right", False: "Not quite", None: "Thank you"}[right]
+        mood = {True: "right", False: "other", None: "open"}[right]
         if right is None:
             told = "<p>There is no right or wrong here: tell us what you see.</p>"
         return (
-            f'<div class="feedback {"right" if right else "other"}">{_heading(title)}{told}</div>'
+            f'<div class="feedback {mood}">{_heading(title)}{told}</div>'
             f"<form>{_go_on('Continue')}</form>"
         )
 
@@ -191,7 +192,7 @@ class View:
 
     def _expired(self, place: Place) -> str:
         text = (
-            "You were away for long, and your place was given to someone else. What you answered "
+            "You were away for long, and your place was given to someone else. The answers you gave "
             "until then are stored. If you think this is a mistake, write to the researcher."
         )
         return f"{_heading('Your place has expired')}<p>{text}</p>"
