@@ -35,7 +35,9 @@ def serve(
     listening: socket.socket, workers: int, environment: Mapping[str, str], script: str = "app.py"
 ) -> None:
     """Keep `workers` processes running until SIGTERM or SIGINT, which goes on to them."""
-    with TemporaryDirectory(prefix="conceptevo-metrics-") as counts:
+    # In memory where there is such a folder: counting must not wait for a disk.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with TemporaryDirectory(prefix="conceptevo-metrics-", dir=memory) as counts:
         _serve(listening, workers, {**environment, "PROMETHEUS_MULTIPROC_DIR": counts}, script)
 
 
