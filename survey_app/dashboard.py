@@ -10,20 +10,22 @@ import streamlit as st
 
 from survey_app.export import sources, tables
 from survey_app.figures import people_flow, per_condition, per_trial, rates
-from survey_app.passwords import VARIABLE, fits
+from survey_app.passwords import OIDC, VARIABLE, fits
 from survey_app.server import service
 
 
 def _allowed() -> bool:
     """Signed in by OIDC where it is configured (secrets.toml), else by the password."""
-    if os.environ.get("CONCEPTEVO_DASHBOARD_OIDC"):
+    if os.environ.get(OIDC):
         if not st.user.is_logged_in:
             st.title("Researcher's page")
             st.button("Sign in", on_click=st.login)
             return False
-        allowed = os.environ["CONCEPTEVO_DASHBOARD_OIDC"].split(",")
-        if st.user.get("email") not in allowed:
+        allowed = [address.strip() for address in os.environ[OIDC].split(",")]
+        # An address that the provider has not verified is only what someone typed there.
+        if st.user.get("email") not in allowed or st.user.get("email_verified") is not True:
             st.error("This account may not see the study.")
+            st.button("Sign out", on_click=st.logout)
             return False
         return True
     if st.session_state.get("allowed"):

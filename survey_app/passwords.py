@@ -7,6 +7,8 @@ import hmac
 import secrets
 
 VARIABLE = "CONCEPTEVO_DASHBOARD_PASSWORD"
+#: Who may sign in by OIDC instead: e-mail addresses, separated by commas.
+OIDC = "CONCEPTEVO_DASHBOARD_OIDC"
 _COST = {"n": 2**14, "r": 8, "p": 1}
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from tempfile import TemporaryDirectory
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,6 +35,15 @@ def serve(
     listening: socket.socket, workers: int, environment: Mapping[str, str], script: str = "app.py"
 ) -> None:
     """Keep `workers` processes running until SIGTERM or SIGINT, which goes on to them."""
+    # In memory where there is such a folder: counting must not wait for a disk.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with TemporaryDirectory(prefix="conceptevo-metrics-", dir=memory) as counts:
+        _serve(listening, workers, {**environment, "PROMETHEUS_MULTIPROC_DIR": counts}, script)
+
+
+def _serve(
+    listening: socket.socket, workers: int, environment: Mapping[str, str], script: str
+) -> None:
     stopping = False
 
     def stop(_signal, _frame) -> None:

@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from survey_app.metrics import Metrics
+from survey_app import metrics
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from survey_app.tokens import BadToken
@@ -28,7 +28,6 @@ from tasks.study import load
 
 LARGEST = 20_000  # bytes of an action
 log = logging.getLogger("conceptevo.survey")
-metrics = Metrics()
 
 
 @cache
@@ -51,7 +50,8 @@ async def act(request: Request) -> Response:
     """An action. 200: acknowledged and durable, with the next page. 503: try again."""
     started = time.perf_counter()
     outcome, response = await _act(request)
-    metrics.action(outcome, time.perf_counter() - started)
+    metrics.ACTIONS.labels(outcome).inc()
+    metrics.SECONDS.observe(time.perf_counter() - started)
     return response
 
 
@@ -70,8 +70,10 @@ async def _act(request: Request) -> tuple[str, Response]:
         return "refused", JSONResponse({"error": "reload the page"}, 403)
     except BadAction as error:
         return "refused", JSONResponse({"error": str(error)}, 422)
-    except (DBAPIError, SQLAlchemyError) as error:
-        log.warning("not stored, the browser will try again: %s", error)
+    except SQLAlchemyError as error:
+        # The database's own word only: a statement's parameters hold answers and ids.
+        told = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        log.warning("not stored, the browser will try again: %s", told)
         return "failed", JSONResponse({"error": "not stored"}, 503, {"Retry-After": "1"})
     return "done" if done else "repeat", JSONResponse(page, headers={"Cache-Control": "no-store"})
 
@@ -99,11 +101,11 @@ async def healthz(request: Request) -> Response:
 
 
 async def figures(request: Request) -> Response:
-    """Metrics, for this machine only: not for anyone who comes through a proxy."""
+    """Metrics of all workers, for this machine only: not for anyone who comes by a proxy."""
     client = request.client.host if request.client else ""
     if client not in ("127.0.0.1", "::1") or "x-forwarded-for" in request.headers:
         return PlainTextResponse("not found", 404)
-    return PlainTextResponse(metrics.text())
+    return PlainTextResponse(await run_in_threadpool(metrics.text))
 
 
 ROUTES = [

@@ -16,7 +16,7 @@ from survey_app.flow import Progress, Stage
 from survey_app.platforms import Arrival, arrival, new_link
 from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
 from survey_app.views import Place, View
-from tasks.base import all_tasks, check_values, clean_text
+from tasks.base import CONFIDENCE, all_tasks, check_values, clean_text
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -139,9 +139,11 @@ class Service:
         trial = self.study.by_id[placed[position]["trial"]]
         task = all_tasks().get(trial.task)
         try:
-            answer = task.answer(check_values(task, trial, values))
+            checked = check_values(self.study.fields(trial), trial, values)
         except ValueError as error:
             raise BadAction(str(error)) from error
+        confidence = checked.pop(CONFIDENCE.name, None)
+        answer = task.answer(checked)
         key = self.keys[trial.id]
         right = task.score(key, answer) if key is not None else None
         suffix = f"@{progress.practice_attempts}" if stage is Stage.PRACTICE else ""
@@ -159,6 +161,7 @@ class Service:
                 "options": placed[position]["options"],
                 "answer": answer,
                 "correct": right,
+                "confidence": None if confidence is None else float(confidence),
                 "shown_at": row["shown_at"],
                 "answered_at": self.store.clock(),
                 "milliseconds": round(_count(action, "milliseconds", _DAY)),
@@ -195,7 +198,7 @@ class Service:
             reason=row.get("reason") or "",
             platform=row["platform"],
             identity=identity,
-            attentive=self.attentive(row),
+            attentive=stage is not Stage.FINISHED or self.attentive(row),
         )
         token = tokens.sign(row["participant"], row["version"], self.secret)
         return {"version": row["version"], "token": token, **self.view.page(place)}

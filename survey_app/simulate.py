@@ -17,13 +17,14 @@ from survey_app.flow import Stage
 from survey_app.platforms import Arrival
 from survey_app.service import Service
 from survey_app.store import course_of, current_trials, progress_of
-from tasks.base import Trial, all_tasks
+from tasks.base import CONFIDENCE, Trial, all_tasks
 
 EASE = 1.2  # log-odds that a typical person sees what a trial shows
 EASES = {"hand_picked": 2.0, "same_series": 1.0, "other_series": 0.7, "one_reference": 0.2}
 OBVIOUS = 4.0  # of attention and practice trials
 PEOPLE, TRIALS = 0.8, 0.7  # standard deviations of ability and of difficulty, in log-odds
 CARELESS, LEAVING = 0.05, 0.03  # shares that click anything, and that leave midway
+INSIGHT = 0.5  # share of answers whose confidence follows from what the person saw
 
 
 class _Clock:
@@ -84,6 +85,11 @@ def _take_part(
             knows = not careless and trial.condition != "random" and rng.random() < chance
             answer = all_tasks().get(trial.task).simulate(trial, service.keys[trial.id], knows, rng)
             action["values"] = all_tasks().get(trial.task).values(answer)
+            if CONFIDENCE in service.study.fields(trial):
+                # In part they say what they know, in part anything: insight, but not perfect.
+                told = (3, 4) if knows else (1, 2)
+                levels = told if rng.random() < INSIGHT else (1, 2, 3, 4)
+                action["values"][CONFIDENCE.name] = str(rng.choice(levels))
         clock.think(seconds)
         page, done = service.act(page["token"], action)
         assert done, "a simulated action was not carried out"

@@ -54,13 +54,14 @@ def open_engine(url: str, durable: bool = True) -> Engine:
     Raises:
         ValueError: not a URL, or a database whose driver is not installed.
     """
+    private = {"hide_parameters": True}  # answers and ids never go into a log
     try:
         if url.startswith("sqlite"):
-            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **private)
             event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_hasty)
             event.listen(engine, "begin", _sqlite_begin)
             return engine
-        options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800}
+        options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800, **private}
         return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ValueError(

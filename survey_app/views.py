@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from survey_app.flow import Stage
 from survey_app.platforms import prolific_return
-from tasks.base import Field, Trial, all_tasks
+from tasks.base import Field, Trial
 from tasks.study import Study
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
@@ -128,7 +128,7 @@ class View:
         placed = place.placed[0]
         trial = self.study.by_id[placed["trial"]]
         text = self.study.task_texts[trial.task]
-        fields = all_tasks().get(trial.task).fields(trial)
+        fields = self.study.fields(trial)
         inside = {f.panel: f for f in fields if f.panel is not None}
         shown = "".join(
             f'<section class="panel"><h2>{escape(panel.heading)}</h2>'
@@ -155,10 +155,11 @@ class View:
             number = shown.index(place.key) + 1
             told = f"<p>The answer is number {number}:</p>{_image(image, f'Option {number}')}"
         title = {True: "That is right", False: "Not quite", None: "Thank you"}[right]
+        mood = {True: "right", False: "other", None: "open"}[right]
         if right is None:
             told = "<p>There is no right or wrong here: tell us what you see.</p>"
         return (
-            f'<div class="feedback {"right" if right else "other"}">{_heading(title)}{told}</div>'
+            f'<div class="feedback {mood}">{_heading(title)}{told}</div>'
             f"<form>{_go_on('Continue')}</form>"
         )
 
@@ -191,7 +192,7 @@ class View:
 
     def _expired(self, place: Place) -> str:
         text = (
-            "You were away for long, and your place was given to someone else. What you answered "
+            "You were away for long, and your place was given to someone else. The answers you gave "
             "until then are stored. If you think this is a mistake, write to the researcher."
         )
         return f"{_heading('Your place has expired')}<p>{text}</p>"

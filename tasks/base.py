@@ -8,7 +8,7 @@ observer and the simulated participants answer through the task's own methods.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal, Protocol
@@ -111,6 +111,8 @@ class Task(Protocol):
         conditions: condition to default trials per participant.
         control: the condition with an obvious answer, for practice and attention trials; None
             where the task has none.
+        confidence: whether a study that asks for confidence asks it here. False where the task's
+            own fields say how sure a person is.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Task(Protocol):
     prompt: str
     conditions: Mapping[str, int]
     control: str | None
+    confidence: bool
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         """A random trial of a condition. Raises NoTrial where the evidence holds none."""
@@ -149,6 +152,36 @@ class Task(Protocol):
         ...
 
 
+class PickOne:
+    """What tasks share whose answer is one of the options, and right or wrong; `asked` names it."""
+
+    asked: str
+    confidence = True
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        return (Field(kind="pick", name="choice", label=self.asked),)
+
+    def answer(self, values: dict[str, Any]) -> str:
+        return values["choice"]
+
+    def values(self, answer: Any) -> dict[str, Any]:
+        return {"choice": answer}
+
+    def score(self, key: Any, answer: Any) -> bool | None:
+        return answer == key
+
+    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
+        return key if knows else str(rng.choice([o.id for o in trial.options]))
+
+
+#: Asked below a task's own fields, the same for every trial of the task.
+CONFIDENCE = Field(
+    kind="scale",
+    name="confidence",
+    label="How sure are you?",
+    choices=(("1", "I guessed"), ("2", "Not very"), ("3", "Fairly"), ("4", "Very")),
+)
+
 TASKS: Registry[Task] = Registry("task")
 
 
@@ -164,7 +197,7 @@ def all_tasks() -> Registry[Task]:
     return TASKS
 
 
-def check_values(task: Task, trial: Trial, raw: object) -> dict[str, Any]:
+def check_values(fields: Sequence[Field], trial: Trial, raw: object) -> dict[str, Any]:
     """The values of a trial's fields out of what a browser sent.
 
     Raises:
@@ -172,7 +205,6 @@ def check_values(task: Task, trial: Trial, raw: object) -> dict[str, Any]:
     """
     if not isinstance(raw, dict):
         raise ValueError("an answer must be an object of field names and values")
-    fields = task.fields(trial)
     if unknown := sorted(set(map(str, raw)) - {f.name for f in fields}):
         raise ValueError(f"unknown field {unknown[0]!r}")
     return {f.name: _check(f, trial, raw.get(f.name)) for f in fields}

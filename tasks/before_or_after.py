@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.patches import grid
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
+from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
 from tasks.evidence import Evidence
 from tasks.observer import features, likeness
 
@@ -37,10 +37,11 @@ def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, ran
     return likeness(one, sheets[1]) - likeness(one, sheets[0])
 
 
-class BeforeOrAfter:
+class BeforeOrAfter(PickOne):
     name = "before_or_after"
     title = "Before or after"
     prompt = "Which of the two pictures below fits the **After** group better?"
+    asked = "The picture that fits After"
     instructions = (
         "You will see two groups of small pictures, **Before** and **After**, and below them two "
         "new pictures. One new picture fits the *After* group, the other fits the *Before* group. "
@@ -94,18 +95,6 @@ class BeforeOrAfter:
                 return before, after, new, old
         raise NoTrial(f"before_or_after {condition}: no neuron with new pictures at both epochs")
 
-    def fields(self, trial: Trial) -> tuple[Field, ...]:
-        return (Field(kind="pick", name="choice", label="The picture that fits After"),)
-
-    def answer(self, values: dict[str, Any]) -> str:
-        return values["choice"]
-
-    def values(self, answer: Any) -> dict[str, Any]:
-        return {"choice": answer}
-
-    def score(self, key: Any, answer: Any) -> bool | None:
-        return answer == key
-
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """The option that is nearer to After than to Before, compared with the other option."""
         before, after = (statistics[p.images[0]] for p in trial.panels)
@@ -114,9 +103,6 @@ class BeforeOrAfter:
             for o in trial.options
         ]
         return trial.options[int(np.argmax(lean))].id, abs(lean[0] - lean[1])
-
-    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        return key if knows else str(rng.choice([o.id for o in trial.options]))
 
 
 TASKS.add("before_or_after")(BeforeOrAfter())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
+from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
 from tasks.evidence import Evidence
 from tasks.observer import likeness
 
@@ -69,10 +69,11 @@ def _channel(neuron: Neuron) -> tuple[str, str, int]:
     return neuron.series, neuron.layer, neuron.channel
 
 
-class OddOneOut:
+class OddOneOut(PickOne):
     name = "odd_one_out"
     title = "Odd one out"
     prompt = "Five of these six groups of pictures belong together. Which one does **not** belong?"
+    asked = "The group that does not belong"
     instructions = (
         "You will see **six groups of small pictures**. Five groups have something in common: a "
         "colour, a shape, a pattern, or a kind of object. **Pick the group that does not belong.** "
@@ -170,18 +171,6 @@ class OddOneOut:
             raise NoTrial("no neuron looks different enough")
         return [int(rows[one])] * (SHOWN - 1), int(rows[odd]), {"likeness": float(alike[odd])}
 
-    def fields(self, trial: Trial) -> tuple[Field, ...]:
-        return (Field(kind="pick", name="choice", label="The group that does not belong"),)
-
-    def answer(self, values: dict[str, Any]) -> str:
-        return values["choice"]
-
-    def values(self, answer: Any) -> dict[str, Any]:
-        return {"choice": answer}
-
-    def score(self, key: Any, answer: Any) -> bool | None:
-        return answer == key
-
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """The option least like the others; clarity is its distance to the second."""
         looks = [statistics[o.image] for o in trial.options]
@@ -191,9 +180,6 @@ class OddOneOut:
         ]
         order = np.argsort(alike)
         return trial.options[order[0]].id, float(alike[order[1]] - alike[order[0]])
-
-    def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        return key if knows else str(rng.choice([o.id for o in trial.options]))
 
 
 TASKS.add("odd_one_out")(OddOneOut())

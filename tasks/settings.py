@@ -62,6 +62,7 @@ class StudySettings(Section):
     forms: int = Field(default=8, ge=1, le=500)
     lease_minutes: float = Field(default=60, gt=0)
     questions: bool = True
+    confidence: bool = True
     evidence: EvidenceSettings = EvidenceSettings()
     trials: dict[str, dict[str, int]] = Field(default_factory=dict)
     practice: Practice = Practice()

@@ -16,7 +16,18 @@ from pydantic import ValidationError
 
 from harness.artifacts import Run, whole_file, write_text
 from harness.records import Neuron
-from tasks.base import Draft, Field, Frozen, NoTrial, Option, Panel, Task, Trial, all_tasks
+from tasks.base import (
+    CONFIDENCE,
+    Draft,
+    Field,
+    Frozen,
+    NoTrial,
+    Option,
+    Panel,
+    Task,
+    Trial,
+    all_tasks,
+)
 from tasks.evidence import Evidence, read_groups
 from tasks.pictures import equal_files, name_of
 from tasks.responses import Role
@@ -67,6 +78,7 @@ class Study(Frozen):
     lease_minutes: float
     practice_pass: float
     questions: tuple[Field, ...]
+    confidence: bool = False
     exclusion: Exclusion
     payment: Payment
     evidence: dict[str, Any]
@@ -78,6 +90,12 @@ class Study(Frozen):
     @cached_property
     def task_texts(self) -> dict[str, TaskText]:
         return {t.name: t for t in self.tasks}
+
+    def fields(self, trial: Trial) -> tuple[Field, ...]:
+        """What a trial asks: the task's own fields, and confidence where study and task say so."""
+        task = all_tasks().get(trial.task)
+        extra = (CONFIDENCE,) if self.confidence and task.confidence else ()
+        return (*task.fields(trial), *extra)
 
     def images(self) -> tuple[str, ...]:
         """Names of all pictures, sorted."""
@@ -230,6 +248,7 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         lease_minutes=settings.lease_minutes,
         practice_pass=settings.practice.pass_share,
         questions=QUESTIONS if settings.questions else (),
+        confidence=settings.confidence,
         exclusion=settings.exclusion,
         payment=settings.payment,
         evidence={
@@ -238,7 +257,7 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
             "groups": [asdict(group) for group in evidence.groups],
         },
     )
-    study = study.model_copy(update={"hash": digest(study, keys)})
+    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(out / "recipes.json", json.dumps(recipes, indent=1))
     write_text(out / "keys.json", json.dumps(keys, indent=1, sort_keys=True))
     write_text(out / "study.json", study.model_dump_json(indent=1))
@@ -256,9 +275,14 @@ def _save(out: Path, data: bytes) -> str:
     return name
 
 
-def digest(study: Study, keys: dict[str, Any]) -> str:
-    """Hash of all that the study is: texts, trials, design, rules, keys and, by name, pictures."""
-    content = study.model_dump(mode="json", exclude={"hash"})
+def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
+    """Hash of all that the study is: texts, trials, design, rules, keys and, by name, pictures.
+
+    Args:
+        written: the content of study.json as it stands there, so that a study keeps its hash when
+            a later version of this software knows more settings.
+    """
+    content = {name: value for name, value in written.items() if name != "hash"}
     plain = json.dumps([content, keys], sort_keys=True, ensure_ascii=False)
     return sha256(plain.encode()).hexdigest()[:16]
 
@@ -270,13 +294,14 @@ def load(folder: Path) -> tuple[Study, dict[str, Any]]:
         ValueError: no study there, or one that was changed after it was frozen (which file).
     """
     try:
-        study = Study.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
+        written = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        study = Study.model_validate(written)
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{folder} holds no readable study ({error}); make one with `conceptevo study build`"
         ) from error
-    if digest(study, keys) != study.hash:
+    if digest(written, keys) != study.hash:
         raise ValueError(
             f"{folder}: study.json or keys.json was changed after the study was frozen; restore "
             f"it, or build a new study into another folder"

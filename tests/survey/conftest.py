@@ -165,7 +165,7 @@ class Survey:
     command = "survey(Path(sys.argv[1]), sys.argv[2], 0, '127.0.0.1', 1, False)"
     ready = "/healthz"
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, **options) -> None:
         code = "import sys; from pathlib import Path; from survey_app.commands import *; "
         code += self.command
         self.url = url
@@ -174,6 +174,7 @@ class Survey:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
+            **options,
         )
         assert self.process.stdout is not None
         self.port = int(re.search(r"127\.0\.0\.1:(\d+)", self.process.stdout.readline())[1])

@@ -197,10 +197,12 @@ def test_a_whole_session_by_mouse(browser, survey, size):
     assert visitor.trouble == []
 
 
-def test_a_whole_session_by_keyboard_alone(browser, survey):
-    visitor = Visitor(browser, link(survey, "keyboard"))
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_whole_session_by_keyboard_alone(browser, survey, size):
+    name = f"keyboard{size['width']}"
+    visitor = Visitor(browser, link(survey, name), size)
     visitor.until("finished", visitor.answer_by_keys)
-    assert len(stored(survey.url, "keyboard")) == SET
+    assert len(stored(survey.url, name)) == SET
 
 
 def test_refresh_back_second_tab_and_other_device_go_on(browser, survey, frozen):

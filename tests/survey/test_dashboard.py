@@ -1,7 +1,10 @@
 """The researcher's page: behind its password, apart from the participants, and right."""
 
+import socket
+
 import pytest
 from conftest import SET, Survey
+from oidc_provider import Provider
 from people import arrive, fill, go
 from test_browser import (
     browser,  # noqa: F401  the fixture
@@ -11,7 +14,7 @@ from test_browser import (
 from survey_app.export import tables
 from survey_app.figures import agreement, interval, people_flow, per_condition, per_trial
 from survey_app.flow import Stage
-from survey_app.passwords import VARIABLE, hashed
+from survey_app.passwords import OIDC, VARIABLE, hashed
 from survey_app.service import Service
 from survey_app.store import Store
 
@@ -71,6 +74,40 @@ def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch)
         page.get_by_role("button", name="Download responses").wait_for()
     finally:
         served.close()
+
+
+def test_signing_in_by_oidc(browser, filled, study_folder, monkeypatch, tmp_path):  # noqa: F811
+    """Only a named address that the provider has verified sees the study."""
+    provider = Provider()
+    with socket.socket() as probe:  # the provider sends people back here
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "secrets.toml").write_text(
+        f'[auth]\nredirect_uri = "http://127.0.0.1:{port}/oauth2callback"\n'
+        f'cookie_secret = "{"0" * 40}"\nclient_id = "client"\nclient_secret = "hush"\n'
+        f'server_metadata_url = "{provider.address}/.well-known/openid-configuration"\n'
+    )
+    monkeypatch.setenv(OIDC, "alice@example.org, bob@example.org")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(Dashboard, "command", Dashboard.command.replace(" 0,", f" {port},"))
+    url = filled.store.engine.url.render_as_string(hide_password=False)
+    served = Dashboard(study_folder, url, cwd=tmp_path)
+    try:
+        for name, sees in (("mallory", False), ("typed", False), ("alice", True)):
+            page = browser.new_context().new_page()
+            page.goto(served.address)
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_role("link", name=name).click()
+            if sees:
+                page.get_by_text("Answers per condition").wait_for()
+            else:
+                page.get_by_text("This account may not see the study").wait_for()
+                assert page.get_by_text("Answers per condition").count() == 0
+            page.context.close()
+    finally:
+        served.close()
+        provider.close()
 
 
 def test_participants_never_meet_it(browser, survey):  # noqa: F811

@@ -31,7 +31,8 @@ def test_an_action_is_acknowledged_with_the_next_page(client):
     assert replies[0].json()["version"] == page["version"] + 1
     assert replies[0].json() == replies[1].json() == replies[2].json()
     assert replies[0].headers["cache-control"] == "no-store"
-    assert 'conceptevo_actions_total{outcome="repeat"} 2' in client.get("/metrics").text
+    counted = 'conceptevo_actions_total{outcome="repeat"} 2.0'
+    assert counted in client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -59,16 +60,18 @@ def test_an_answer_that_does_not_fit_is_told(client):
     assert "must be one of" in reply.json()["error"] or "unknown field" in reply.json()["error"]
 
 
-def test_a_database_that_fails_is_no_acknowledgement(client, monkeypatch):
+def test_a_database_that_fails_is_no_acknowledgement(client, monkeypatch, caplog):
     service = server.service()
     page = go(service, arrive(service, "x"), Stage.TRIAL)
 
     def fails(*_):
-        raise OperationalError("", {}, Exception("disk full: secret/path"))
+        raise OperationalError("UPDATE", {"answer": "private"}, Exception("disk full: secret/path"))
 
     monkeypatch.setattr(service, "act", fails)
     reply = client.post("/act", json={"token": page["token"], **fill(page)})
     assert (reply.status_code, reply.json()) == (503, {"error": "not stored"})
+    assert "disk full" in caplog.text
+    assert "private" not in caplog.text
 
 
 def test_only_the_studys_pictures_are_served(client, study_folder):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
 from survey_app.schema import identities, metadata, participants, places, responses
-from survey_app.service import Service
+from survey_app.service import BadAction, Service
 from survey_app.store import Store, now
 
 
@@ -43,6 +43,38 @@ def test_a_whole_session_is_stored(service):
     ]
     assert all(r.source == "human" and r.milliseconds == 4000 for r in stored)
     assert all(r.answered_at >= r.shown_at for r in stored)
+
+
+def test_confidence_is_asked_stored_and_exported_where_an_answer_is_right_or_wrong(service):
+    from survey_app.export import tables
+
+    person = arrive(service, "one")
+    page = go(service, person, Stage.TRIAL)
+    while "How sure are you?" not in page["html"]:
+        page, _ = service.act(page["token"], fill(page))
+    for value in (None, "0", "5", 3, "very"):
+        action = fill(page)
+        action["values"] |= {"confidence": value}
+        with pytest.raises(BadAction, match="confidence must be one of 1, 2, 3, 4"):
+            service.act(page["token"], action)
+    go(service, person)
+    answers, _ = tables(service.store, "human")
+    told = answers.groupby("task")["confidence"].agg(lambda c: set(c.dropna()))
+    for task in ("odd_one_out", "before_or_after"):
+        assert told[task]
+        assert told[task] <= {1.0, 2.0, 3.0, 4.0}
+    assert not told["evolution_labelling"] | told["concept_agreement"]
+
+
+def test_a_study_without_confidence_neither_asks_nor_takes_it(store, few):
+    study, keys = few
+    service = Service(store, study.model_copy(update={"confidence": False}), keys)
+    page = go(service, arrive(service, "one"), Stage.TRIAL)
+    assert "How sure are you?" not in page["html"]
+    action = fill(page)
+    action["values"] |= {"confidence": "1"}
+    with pytest.raises(BadAction, match="unknown field 'confidence'"):
+        service.act(page["token"], action)
 
 
 def test_every_answer_is_committed_before_the_next_trial_shows(service, frozen, url):

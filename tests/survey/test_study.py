@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,7 +12,7 @@ from tasks.assignment import plan, practice_plan
 from tasks.contact_sheet import contact_sheet, observe, summary
 from tasks.pictures import equal_files, name_of
 from tasks.settings import StudySettings, load_settings
-from tasks.study import build, load
+from tasks.study import build, digest, load
 
 
 def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
@@ -65,8 +66,6 @@ def test_practice_turns_its_options(frozen):
 
 
 def test_a_study_is_refused_when_it_was_changed(frozen, study_folder, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(study_folder, folder)
     assert load(folder)[0].hash == frozen[0].hash
@@ -83,6 +82,19 @@ def test_a_study_is_refused_when_it_was_changed(frozen, study_folder, tmp_path):
     picture.write_bytes(picture.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="is missing or was changed after the study was frozen"):
         load(folder)
+
+
+def test_a_study_of_an_older_version_keeps_its_hash(study_folder, tmp_path):
+    """A setting that this version added is off in a study that was frozen without it."""
+    folder = tmp_path / "copy"
+    shutil.copytree(study_folder, folder)
+    written = json.loads((folder / "study.json").read_text())
+    keys = json.loads((folder / "keys.json").read_text())
+    del written["confidence"]
+    written["hash"] = digest(written, keys)
+    (folder / "study.json").write_text(json.dumps(written))
+    older, _ = load(folder)
+    assert (older.hash, older.confidence) == (written["hash"], False)
 
 
 def test_a_frozen_study_is_not_overwritten(run, study_folder):

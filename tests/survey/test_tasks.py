@@ -111,7 +111,8 @@ def test_draws_are_seeded_and_answers_go_both_ways(evidence, name):
         key = "abcdef"[one.key] if options else one.key
         for knows in (True, False):
             answer = task.simulate(trial, key, knows, np.random.default_rng(1))
-            assert task.answer(check_values(task, trial, task.values(answer))) == answer
+            values = check_values(task.fields(trial), trial, task.values(answer))
+            assert task.answer(values) == answer
             score = task.score(key, answer)
             assert score is None or isinstance(score, bool)
             assert key is None or not knows or score is True
@@ -162,7 +163,7 @@ def test_answers_that_do_not_fit_are_refused(raw, told):
     options = [{"id": i, "image": i} for i in "ab"]
     trial = Trial(id="t1", task="odd_one_out", condition="base", role="trial", options=options)
     with pytest.raises(ValueError, match=told):
-        check_values(ODD, trial, raw)
+        check_values(ODD.fields(trial), trial, raw)
 
 
 def test_free_text_is_kept_as_one_plain_line():

@@ -1,0 +1,110 @@
+"""docs/hosting.md, run: nginx with just the configuration shown there, before two workers.
+
+Skipped, loudly, where there is no nginx, browser or PostgreSQL.
+"""
+
+import re
+import shutil
+import socket
+import subprocess
+import urllib.error
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from conftest import SET, Survey
+from test_browser import (
+    PHONE,
+    Visitor,
+    browser,  # noqa: F401  the fixture
+    on_the_way,
+    pytestmark,  # noqa: F401  skipped without a browser
+    stored,
+)
+
+DOCS = Path(__file__).parents[2] / "docs" / "hosting.md"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+
+
+class TwoWorkers(Survey):
+    command = "survey(Path(sys.argv[1]), sys.argv[2], 0, '127.0.0.1', 2, False)"
+
+
+def documented() -> str:
+    """The configuration as it stands in the docs."""
+    return re.search(r"```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
+
+
+def status(address: str) -> int:
+    try:
+        with urlopen(address, timeout=10) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture
+def proxied(study_folder, postgres, tmp_path_factory):
+    """A survey, and the address at which nginx offers it."""
+    if NGINX is None:
+        pytest.skip("NO PROXY TESTED: install nginx")
+    served = TwoWorkers(study_folder, postgres())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("nginx")
+    # nginx's own user reads the pictures, and nothing else of the study.
+    pictures = Path(f"/tmp/survey-nginx-{port}")
+    shutil.copytree(study_folder / "images", pictures / "images")
+    pictures.chmod(0o755)
+    site = documented()
+    for shown, here in (
+        ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{port};"),
+        ("alias /srv/study/images/;", f"alias {pictures}/images/;"),
+        ("access_log /var/log/nginx/survey.log survey;", f"access_log {folder}/access.log survey;"),
+        ("proxy_set_header X-Forwarded-Proto https;", "proxy_set_header X-Forwarded-Proto http;"),
+    ):
+        assert shown in site
+        site = site.replace(shown, here)
+    site = re.sub(r"ssl_certificate\w*\s[^;]*;", "", site)
+    (folder / "nginx.conf").write_text(
+        f"pid {folder}/pid; error_log {folder}/error.log; daemon off; events {{}}\n"
+        f"http {{ include /etc/nginx/mime.types;\n"
+        f"client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n{site} }}\n"
+    )
+    process = subprocess.Popen([NGINX, "-c", str(folder / "nginx.conf"), "-p", str(folder)])
+    try:
+        for _ in range(50):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "error.log").read_text()
+        yield f"http://127.0.0.1:{port}", served, folder
+    finally:
+        process.terminate()
+        process.wait(10)
+        served.close()
+        shutil.rmtree(pictures)
+
+
+def test_a_session_through_the_documented_proxy(browser, proxied, frozen):  # noqa: F811
+    address, served, folder = proxied
+    direct = on_the_way(served, frozen, "proxied")
+    visitor = Visitor(browser, direct.replace(served.address, address), PHONE)
+    begun = visitor.version
+    visitor.until("finished")
+    assert len(stored(served.url, "proxied")) == SET
+    assert visitor.trouble == []
+    for hidden in ("metrics", "_stcore/metrics", "keys.json", "img/keys.json", "img/../keys.json"):
+        assert status(f"{address}/{hidden}") == 404, hidden
+    assert status(f"{address}/img/..%2Fkeys.json") in (400, 404)
+    assert status(f"{address}/healthz") == 200
+    # Whichever worker answers counts for both: one acknowledged action a page.
+    with urlopen(f"{served.address}/metrics") as reply:
+        text = reply.read().decode()
+    done = re.search(r'conceptevo_actions_total{outcome="done"} (\d+)', text)[1]
+    assert int(done) == visitor.version - begun
+    log = (folder / "access.log").read_text()
+    assert "/act" in log
+    assert "proxied" not in log  # the platform's id
