@@ -191,9 +191,9 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
     return replace(
         design,
         accuracy=accuracy,
-        sd_participant=model.fit.sd_participant,
-        sd_item=model.fit.sd_item,
-        sd_condition=0.0,
+        sd_participant=model.fit.sd[0],
+        sd_condition=model.fit.sd[1],
+        sd_item=model.fit.sd[2],
     )
 
 
