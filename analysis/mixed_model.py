@@ -11,9 +11,9 @@ conditions that people see several times are too sure of themselves (Barr, Levy,
 
 The integral over u, v and w is Laplace's: the log of the joint density at its mode less half the
 log determinant of its curvature. With `reml` the fixed effects are integrated in the same way (as
-glmmTMB's REML=TRUE), which undoes most of the downward bias of σ with ten to twenty items. u + v
-is one vector a participant over the conditions, with covariance σ_u² 11ᵀ + σ_v² I = LL, L symmetric;
-these small blocks are eliminated first, so that one Newton step costs
+glmmTMB's REML=TRUE), which undoes most of the downward bias of σ with ten to twenty items. A
+participant's u + v is a vector over the conditions, of covariance σ_u² 11ᵀ + σ_v² I = LL with L
+symmetric; these small blocks are eliminated first, so that one Newton step costs
 O(n + participants·conditions·(items + k)²).
 """
 

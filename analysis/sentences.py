@@ -67,7 +67,10 @@ def between_conditions(results: Results) -> Iterator[str]:
     for row in rows_of(table[table["measure"] == "risk difference"]):
         first, second = (name.replace("_", " ") for name in (row.first, row.second))
         size = f"{abs(100 * row.value):.0f} points"
-        ends = f"interval {signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')} points"
+        ends = (
+            f"interval of this pair alone {signed(100 * row.low, '.0f')} to "
+            f"{signed(100 * row.high, '.0f')} points"
+        )
         if row.p < ALPHA:
             way = "more" if row.value > 0 else "fewer"
             yield (
@@ -144,24 +147,30 @@ def sessions(results: Results) -> Iterator[str]:
 
 
 def meetings(results: Results) -> Iterator[str]:
+    """A sentence for each association that is shown, and one for all that are not."""
     names = {
         "importance": "the importance of the evolution",
         "drop": "the change of accuracy when the evolution is undone",
         "displacement": "displacement in the space",
         "observer_clarity": "clarity to the machine observer",
     }
-    for row in rows_of(results.associations):
-        if pd.isna(row.value):
-            continue
-        ends = (
-            f"ρ = {signed(row.value, '.2f')}, interval {signed(row.low, '.2f')} to "
-            f"{signed(row.high, '.2f')}, {p_text(row.p)} after Holm's correction"
+    if results.associations.empty:
+        return
+    tested = results.associations.dropna(subset=["value"])
+    for row in rows_of(tested[tested["p"] < ALPHA]):
+        way = "rose" if row.value > 0 else "fell"
+        yield (
+            f"In {row.task}, people's rate {way} with {names[row.evidence]} (ρ = "
+            f"{signed(row.value, '.2f')}, interval of this one alone {signed(row.low, '.2f')} to "
+            f"{signed(row.high, '.2f')}; {p_text(row.p)} after Holm's correction)."
         )
-        if row.p < ALPHA:
-            way = "rose" if row.value > 0 else "fell"
-            yield f"In {row.task}, people's rate {way} with {names[row.evidence]} ({ends})."
-        else:
-            yield (
-                f"In {row.task}, no association of people's rate with {names[row.evidence]} is "
-                f"shown ({ends})."
-            )
+    others = tested[tested["p"] >= ALPHA]
+    if len(others):
+        extremes = f"{signed(others['low'].min(), '.2f')} to {signed(others['high'].max(), '.2f')}"
+        yield (
+            f"Of {len(tested)} associations of people's rate with what the networks know, "
+            f"{len(others)} are not shown (ρ from {signed(others['value'].min(), '.2f')} to "
+            f"{signed(others['value'].max(), '.2f')}; {p_text(others['p'].min())} or more after "
+            f"Holm's correction). That is not evidence that there are none: their intervals reach "
+            f"from {extremes}."
+        )

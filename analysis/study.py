@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from analysis.labels import LabelAgreement
 from analysis.meeting import Associations
 from analysis.responses import CHOICES, Responses
 from analysis.statistics import STATISTICS, Estimates, corrected, tabulate
+from analysis.tables import Table
 
 #: How a task is called in tables, figures and sentences.
 TASK_NAMES = {
@@ -52,6 +53,7 @@ class Results:
         meeting: the joined table of people and networks, None where no run was given.
         reload: answers again, under other exclusion rules (for the grid of thresholds).
         reversion: changes of accuracy by class and arm of a run, None where none was given.
+        from_run: tables of that run which stand among the study's.
     """
 
     responses: Responses
@@ -59,6 +61,7 @@ class Results:
     reload: Callable[[Mapping[str, Any]], Responses]
     meeting: pd.DataFrame | None = None
     reversion: pd.DataFrame | None = None
+    from_run: Sequence[Table] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -145,6 +148,8 @@ class Results:
         ]
         frames = []
         for statistic, measure, tasks in parts:
+            if statistic == "type_two":  # undefined only where somebody was asked
+                tasks = [task for task in tasks if self.of(task)["confidence"].notna().any()]
             table = self._by_task(tasks, statistic, ["condition"])
             if len(table):
                 table.insert(1, "measure", measure)

@@ -114,6 +114,7 @@ def _sections(
             tables=pick(tables, "flow", "thresholds"),
         ),
     ]  # fmt: skip
+    of_run = [table.name for table in results.from_run]
     parts = [
         (
             "Do people find the right answer?",
@@ -143,7 +144,7 @@ def _sections(
             "Where people and networks meet",
             list(sentences.meetings(results)),
             ("associations",),
-            ("associations", "observer", "reversion_published"),
+            ("associations", "observer", "reversion_published", *of_run),
         ),
     ]
     for title, findings, with_figures, with_tables in parts:
