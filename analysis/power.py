@@ -161,22 +161,23 @@ def curve(
     return table[[*front, *(c for c in table.columns if c not in front)]]
 
 
-#: The effect of a study in which every effect is to be found: its power is the least of theirs.
-EVERY = "every effect"
+#: Named where a study has several effects: each is found with this power at least.
+WEAKEST = "the weakest"
 
 
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
-    """The fewest participants with which each effect, and every one, has the wanted power.
+    """The fewest participants with which each effect, and the weakest, has the wanted power.
 
     Returns:
         effect, design, participants, trials, items, raters, power, cost; missing where no number
         tried suffices (more items may). The power must hold for that number and all larger ones,
-        so that luck in one simulation does not count. The last effect is EVERY, or the only one.
+        so that luck in one simulation does not count. The last effect is the weakest (or the only
+        one).
     """
     least = table.loc[table.groupby(["design", "participants"], sort=False)["power"].idxmin()]
     rows = []
     if table["effect"].nunique() > 1:
-        table = pd.concat([table, least.assign(effect=EVERY)])
+        table = pd.concat([table, least.assign(effect=WEAKEST)])
     for (effect, design), group in table.groupby(["effect", "design"], sort=False):
         group = group.sort_values("participants")
         enough = group["power"].to_numpy()[::-1] >= wanted
@@ -189,14 +190,14 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
 
 
 def in_words(found: pd.DataFrame, wanted: float) -> str:
-    """The smallest design with the wanted power for every effect: fewest people, trials, items."""
+    """The smallest design with the wanted power for each effect: fewest people, trials, items."""
     every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
     if every.empty:
-        return f"No design tried finds every effect with {100 * wanted:g} % power."
+        return f"No design tried finds each effect with {100 * wanted:g} % power."
     best = every.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
     cost = "" if np.isnan(best["cost"]) else f", at a cost of {best['cost']:.2f}"
     return (
-        f"Smallest design tried that finds every effect with {100 * wanted:g} % power: "
+        f"Smallest design tried that finds each effect with {100 * wanted:g} % power: "
         f"{best['participants']} participants, {best['trials']} trials each a condition, of "
         f"{best['items']} different ones with {best['raters']:.0f} answers each{cost}."
     )
@@ -264,7 +265,7 @@ def power_tables(
     lines = table
     if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many to tell apart
         least = table.groupby(["design", "participants"], sort=False)["power"].idxmin()
-        lines = table.loc[least].assign(effect=EVERY)
+        lines = table.loc[least].assign(effect=WEAKEST)
     with styled():
         canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
         for k, ((effect, design), group) in enumerate(

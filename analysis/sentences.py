@@ -51,11 +51,14 @@ def against_chance(results: Results) -> Iterator[str]:
             yield f"{found}; chance ({percent(level)}) could not be tested."
         elif row.p < 1 - row.level:
             way = "more" if row.value > level else "less"
-            yield f"{found}: {way} than the {percent(level)} of guessing ({p_text(row.p)})."
+            yield (
+                f"{found}: {way} than the {percent(level)} of guessing ({p_text(row.p)} after "
+                f"Holm's correction)."
+            )
         else:
             yield (
                 f"{found}: this study cannot tell it from guessing ({percent(level)}, "
-                f"{p_text(row.p)})."
+                f"{p_text(row.p)} after Holm's correction)."
             )
 
 
@@ -92,7 +95,8 @@ def detection(results: Results) -> Iterator[str]:
     rows: dict[str, Any] = {row["what"]: row for row in results.changed.to_dict("records")}
     if "d′" in rows:
         d = rows["d′"]
-        ends = f"d′ = {d['value']:.2f}, interval {d['low']:.2f} to {d['high']:.2f}"
+        size, low, high = (signed(d[name], ".2f") for name in ("value", "low", "high"))
+        ends = f"d′ = {size}, interval {low} to {high}"
         hit, alarm = rows["hit rate"]["value"], rows["false-alarm rate"]["value"]
         rates = f"{percent(hit)} of false evolutions and {percent(alarm)} of unchanged stages"
         if d["low"] > 0:

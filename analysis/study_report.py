@@ -102,9 +102,9 @@ def _sections(
                 "A participant answers many trials, and many participants a trial, so "
                 "answers are not independent. Claims rest on intervals that let participants and "
                 f"trials vary together (two-way cluster bootstrap, {level}); a logistic model with "
-                "crossed random effects stands beside them. Differences between conditions are "
-                "corrected by Holm. A result is called a difference only where its corrected "
-                "p-value is below .05.",
+                "crossed random effects stands beside them. Tests against chance and differences "
+                "between conditions are corrected by Holm. A result is called a difference only "
+                "where its corrected p-value is below .05.",
             ],
         ),
         Section(
@@ -162,9 +162,9 @@ def _limits(results: Results) -> list[str]:
         f"The smallest condition has {int(trials.min())} trials. Intervals speak of other trials "
         "drawn in the same way from the same networks and images, and of other people recruited in "
         "the same way; not of other networks.",
-        "Tests are made against chance for each condition without correction across conditions; "
-        "differences between conditions are corrected within a task, label tests and associations "
-        "over all of their kind.",
+        "Tests against chance and differences between conditions are corrected within a task, "
+        "label tests and associations over all of their kind; an interval holds for its number "
+        "alone.",
     ]
     if results.meeting is not None:
         limits.append(

@@ -76,7 +76,7 @@ def accuracy(results: Results) -> Table | None:
     keys = ["task", "condition"]
     sizes = answers.assign(task=answers["task"].map(lambda t: TASK_NAMES.get(t, t)))
     sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
-    sizes = sizes.rename(columns={"participant": "participants", "trial": "trials"})
+    sizes = sizes.rename(columns={"participant": "people", "trial": "trials"})
     table = clustered[keys].merge(sizes, on=keys, how="left")
     table = table.join(clustered[["n", "left_out", *ESTIMATE, "p"]])
     table.insert(6, "chance", table["condition"].map(chance))
@@ -92,9 +92,10 @@ def accuracy(results: Results) -> Table | None:
         "accuracy",
         "Right answers by condition",
         f"Share of right answers with its {_level(results)} interval and the p-value of chance, "
-        "for other participants and other trials (two-way cluster bootstrap, t with "
-        "Satterthwaite's degrees of freedom). Crossed: logistic model with crossed random effects. "
-        "Binomial: exact, as if answers were independent, which they are not.",
+        "corrected by Holm over the conditions of a task, for other participants and other trials "
+        "(two-way cluster bootstrap, t with Satterthwaite's degrees of freedom). Crossed: logistic "
+        "model with crossed random effects. Binomial: exact, as if answers were independent, which "
+        "they are not.",
         table,
         {c: SHARE for c in shares} | {c: P for c in table.columns if c.split()[-1] == "p"},
         hidden=("left_out", "crossed p", "binomial p"),
@@ -252,6 +253,7 @@ def trials(results: Results) -> Table:
     )
     table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
     table["answers"] = table["answers"].astype(int)
+    table = table.rename(index=TASK_NAMES, level="task")
     return Table(
         "trials",
         "Every trial",

@@ -77,7 +77,7 @@ class Table:
 
     def to_json(self) -> str:
         """Everything about the table, to be read again by `from_json`."""
-        frame = json.loads(self.frame.to_json(orient="split", index=False, double_precision=15))
+        frame = self.frame.to_dict(orient="split", index=False)
         parts: dict[str, object] = {"name": self.name, "title": self.title, "caption": self.caption}
         parts |= {"formats": self.formats, "hidden": self.hidden, "frame": frame}
         return json.dumps(parts, indent=1, ensure_ascii=False) + "\n"
@@ -114,10 +114,10 @@ class Table:
             start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
             end = [r"\end{longtable}}"]
         else:
-            widths = [max(map(len, [name, *shown[name]])) for name in shown.columns]
-            wide = sum(widths) + 2 * len(widths) > WIDEST
-            needs, kind = (", rotating", "sidewaystable") if wide else ("", "table")
-            start = [rf"\begin{{{kind}}}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
+            width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown.columns)
+            needs, kind = (", rotating", "sidewaystable") if width > WIDEST else ("", "table")
+            size = r"\scriptsize" if width > 1.5 * WIDEST else r"\footnotesize"
+            start = [rf"\begin{{{kind}}}", rf"\centering{size}\setlength{{\tabcolsep}}{{4pt}}"]
             start += [caption, rf"\begin{{tabular}}{{{align}}}", *rules]
             end = [r"\end{tabular}", rf"\end{{{kind}}}"]
         return "\n".join([f"% needs booktabs{needs}", *start, *body, r"\bottomrule", *end, ""])

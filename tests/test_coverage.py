@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.coverage import DESIGNS, Design, as_frame, measure, simulate
-from analysis.power import EVERY, Plan, calibrate, curve, in_words, rejections, smallest
+from analysis.power import WEAKEST, Plan, calibrate, curve, in_words, rejections, smallest
 from analysis.statistics import ClusterBootstrap, ClusterContrasts
 
 CLAIMS = ("cluster jackknife", "crossed effects")
@@ -117,10 +117,10 @@ def test_smallest_design_must_hold_from_there_on():
     )
     never = smallest(table, 0.95)
     assert never["participants"].isna().all()
-    assert in_words(never, 0.95) == "No design tried finds every effect with 95 % power."
+    assert in_words(never, 0.95) == "No design tried finds each effect with 95 % power."
     weaker = table.assign(effect="y", power=[0.1, 0.2, 0.7, 0.85])
     both = smallest(pd.concat([table, weaker])).set_index("effect")
-    assert both.loc[[EVERY, "x", "y"], "participants"].tolist() == [200, 150, 200]
+    assert both.loc[[WEAKEST, "x", "y"], "participants"].tolist() == [200, 150, 200]
 
 
 def test_calibration_recovers_a_pilot():

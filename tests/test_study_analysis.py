@@ -30,6 +30,11 @@ CHANCE = {
     "evolution_labelling": dict.fromkeys(PLANTED["evolution_labelling"], 1 / 2),
     "concept_agreement": dict.fromkeys(PLANTED["concept_agreement"], 1 / 2),
 }
+#: How a sentence begins to claim something, of whatever kind.
+CLAIM = re.compile(
+    r"(more|less) than the|had \d+ points|People (told|called)|were more alike|"
+    r"(improved|declined) over|confidence told|people's rate (rose|fell)"
+)
 #: Tables that count the excluded, too.
 COUNTING = {"flow", "thresholds"}
 
@@ -66,19 +71,21 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert "more than the 17 % of guessing" in page
     assert "condition random, 1" in page and "cannot tell it from guessing" in page
     assert "People told changes from none" in page
+    kinds = {match.group() for match in CLAIM.finditer(page)}
+    assert kinds >= {"more than the", "People told", "were more alike", "confidence told"}
 
 
 def test_a_study_of_chance_claims_nothing_and_simulated_answers_say_so(tmp_path, made):
     folder, study, *_ = made
     tables = make_responses(
-        folder, study, people=20, seed=5, planted=CHANCE, spread=(0, 0), source="simulated"
-    )
+        folder, study, people=20, seed=5, planted=CHANCE, spread=(0, 0), naming=0,
+        source="simulated",
+    )  # fmt: skip
     tables[0]["confidence"] = 2.0
     results = analyse(tmp_path, folder, tables)
     page = (results / "report.html").read_text()
     findings = re.findall(r'class="finding">(.*?)</li>', page)
-    claims = [f for f in findings if re.search(r"more than the|less than the|had \d+ points", f)]
-    assert claims == []
+    assert [f for f in findings if CLAIM.search(f)] == []
     assert any("cannot tell it from guessing" in finding for finding in findings)
     assert any("It is not shown that people tell changes" in finding for finding in findings)
     for path in (results / "tables").glob("*.md"):
@@ -238,7 +245,7 @@ def test_power_command_prints_and_writes(tmp_path):
         "--conditions=base=.6,random=.17", "--trials=4", "--participants=20:40:20", "--raters=10",
         "--cost=2", "--studies=50", f"--out={tmp_path}",
     )  # fmt: skip
-    assert "Smallest design tried that finds every effect with 80 % power: 20" in printed
+    assert "Smallest design tried that finds each effect with 80 % power: 20" in printed
     table = pd.read_csv(tmp_path / "power.csv")
     assert table["effect"].unique().tolist() == ["base − random"]
     assert list(table["participants"]) == [20, 40]
