@@ -239,9 +239,9 @@ def dawid_skene(
 
     Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step takes shares of
     classes and of errors weighted by the posterior, the E step the posterior by Bayes' rule. No
-    pseudo-counts. Answers repeated by one participant count each time, as in the paper. (crowd-kit's
-    EM stops at the first fall of its loss, short of the maximum, gives no likelihood and no word on
-    convergence, and would install transformers, scikit-learn and nltk.)
+    pseudo-counts. Answers repeated by one participant count each time, as in the paper. (The EM of
+    crowd-kit stops at the first fall of its loss, short of the maximum, and would bring
+    transformers, scikit-learn and nltk along.)
 
     Args:
         tolerance: EM stops when the log likelihood gains less than this. most: iterations.

@@ -53,7 +53,7 @@ def test_power_is_what_the_planner_promised():
 
 @pytest.mark.slow
 def test_the_table_holds():
-    for name in ("paper-sized", "chance, people and items vary", "few and varied"):
+    for name in set(DESIGNS) - {"pure guessing"}:  # where the crossed model is timid
         table = measure(DESIGNS[name], 1000, CLAIMS, seed=11, workers=2)
         assert table["coverage"].between(0.93, 0.97).all(), (name, table)
         # One standard error of 1,000 studies is .7 points: 4–6 % with that margin.
