@@ -189,7 +189,10 @@ def _combine(
 
     Never below half of what independent answers would have: the difference of estimates can come
     out too small, or negative, where nobody differs from anybody. (A higher floor makes intervals
-    too wide when all are guessing; a lower one changes nothing elsewhere.)
+    too wide when all are guessing; a lower one changes nothing elsewhere.) The degrees of freedom
+    take the variance for no less than that of independent answers: otherwise a variance that came
+    out small would bring few degrees of freedom along, and the test would be timid, at 3.4 instead
+    of 4.8 %, where all are guessing.
     """
     items = np.sum(strata, axis=0)
     variance = np.maximum(people + items - cells, cells / 2)
@@ -198,7 +201,7 @@ def _combine(
     for part, size in zip(strata, sizes, strict=True):
         spent = spent + part**2 / max(size - 1, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        df = np.maximum(variance**2 / spent, 1.0)
+        df = np.maximum(np.maximum(variance, cells) ** 2 / spent, 1.0)
     return Variance(point, variance, df)
 
 

@@ -89,49 +89,63 @@ def power(
     items: Annotated[
         str | None, typer.Option(help="different trials a condition [default: as --trials]")
     ] = None,
-    cost: Annotated[float, typer.Option(min=0, help="of one participant")] = float("nan"),
+    raters: Annotated[
+        str | None,
+        typer.Option(help="answers each trial gets, instead of --items: 30, or 20:60:20"),
+    ] = None,
+    cost: Annotated[float | None, typer.Option(min=0, help="of one participant")] = None,
     chance: Annotated[float, typer.Option(min=0.001, max=0.999)] = 1 / 6,
     against_chance: Annotated[bool, typer.Option(help="test conditions against chance")] = False,
     reference: Annotated[str | None, typer.Option(help="compare all with this condition")] = None,
     sd_participant: Annotated[float, typer.Option(min=0, help="of ability, logit scale")] = 0.5,
+    sd_condition: Annotated[
+        float, typer.Option(min=0, help="of what a condition does for one person, logit scale")
+    ] = 0.0,
     sd_item: Annotated[float, typer.Option(min=0, help="of difficulty, logit scale")] = 0.7,
     wanted: Annotated[float, typer.Option(min=0.05, max=0.99)] = 0.8,
     studies: Annotated[int, typer.Option(min=50, help="simulated for each point")] = 400,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    pilot: Annotated[Path | None, typer.Option(help="CSV of a pilot, to calibrate by")] = None,
+    pilot: Annotated[
+        Path | None,
+        typer.Option(help="CSV of a pilot's answers, whose accuracies and spreads go first"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for table and curve")] = None,
 ) -> None:
-    """How many people (and trials) a study needs, before it is launched."""
+    """How many people, trials and answers a trial a study needs, before it is launched."""
     import matplotlib.pyplot as plt
-    import pandas as pd
 
     from analysis.coverage import Design
     from analysis.figures import styled
-    from analysis.power import Plan, calibrate, curve, power_tables, smallest
+    from analysis.power import Plan, calibrate, curve, in_words, power_tables, smallest
     from analysis.run_report import on_screen
     from tasks.responses import RESPONSES, read_table
 
-    counts, people = parse_range(trials, "--trials"), parse_range(participants, "--participants")
-    different = parse_range(items, "--items") if items else [None]
-    accuracy = parse_conditions(conditions)
-    frames = []
-    for answered in counts:
-        for number in different:
-            size = number or answered
-            if answered > size:
-                raise ValueError(f"--trials {answered} exceeds --items {size}")
-            design = Design(
-                accuracy, people[0], size, answered, sd_participant, sd_item, chance=chance
-            )
-            if pilot is not None:
-                design = calibrate(design, read_table(pilot, RESPONSES).query("role == 'trial'"))
-            plan = Plan(design, against_chance, reference)
-            frames.append(curve(plan, people, studies=studies, cost=cost, seed=seed))
-    table = pd.concat(frames, ignore_index=True)
+    design = Design(
+        parse_conditions(conditions), sd_participant=sd_participant, sd_item=sd_item,
+        sd_condition=sd_condition, chance=chance,
+    )  # fmt: skip
+    if pilot is not None:
+        answers = read_table(pilot, RESPONSES).query("role == 'trial'")
+        design = calibrate(design, answers)
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in design.accuracy.items())
+        console.print(
+            f"From the pilot: {shares}; spreads {design.sd_participant:.2f} (people), "
+            f"{design.sd_condition:.2f} (people within conditions), {design.sd_item:.2f} (items)",
+            highlight=False,
+        )
+    table = curve(
+        Plan(design, against_chance, reference),
+        parse_range(participants, "--participants"),
+        parse_range(trials, "--trials"),
+        parse_range(items, "--items") if items else (),
+        parse_range(raters, "--raters") if raters else (),
+        studies, float("nan") if cost is None else cost, seed,
+    )  # fmt: skip
     found = smallest(table, wanted)
     tables, figure = power_tables(table, found, wanted)
     for one in tables:
         console.print(on_screen(one))
+    console.print(in_words(found, wanted), highlight=False)
     if out is not None:
         for one in tables:
             one.write(out)

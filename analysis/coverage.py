@@ -1,6 +1,6 @@
 """Are the intervals what they say? Simulated studies with known truth, analysed as real ones are.
 
-    python -m analysis.coverage [--studies 1000] [--seed 0]
+    python -m analysis.coverage [--studies 1000] [--seed 0] [--workers 2]
 
 prints, for designs with participants and items that vary, how often 95 % intervals hold the truth,
 how often a true null is rejected at 5 %, and how often a real difference is found beside what the
@@ -21,7 +21,6 @@ from scipy.special import expit
 
 from analysis import mixed_model
 from analysis.clusters import Crossed
-from analysis.estimate import Estimate
 from analysis.statistics import (
     ClusterBootstrap,
     ClusterContrasts,
@@ -29,6 +28,7 @@ from analysis.statistics import (
     CrossedEffects,
     Estimates,
     ExactBinomial,
+    _fit_conditions,
 )
 
 
@@ -118,21 +118,22 @@ def as_frame(data: Crossed) -> pd.DataFrame:
     )
 
 
-#: Method -> what it is asked: shares by condition, and contrasts of pairs with their measure.
-METHODS: dict[str, tuple[Callable[..., Estimates], Callable[..., Estimates] | None]] = {
-    "exact binomial": (lambda frame, chance, seed: ExactBinomial(chance)(frame), None),
-    "cluster jackknife": (
-        lambda frame, chance, seed: ClusterBootstrap(chance, replicates=0)(frame),
-        lambda frame, seed: ClusterContrasts(replicates=0)(frame),
-    ),
-    "cluster bootstrap": (
-        lambda frame, chance, seed: ClusterBootstrap(chance, 499, seed)(frame),
-        lambda frame, seed: ClusterContrasts(None, 499, seed)(frame),
-    ),
-    "crossed effects": (
-        lambda frame, chance, seed: CrossedEffects(chance)(frame),
-        lambda frame, seed: CrossedContrasts()(frame),
-    ),
+def _clustered(frame: pd.DataFrame, chance: float, replicates: int, seed: int) -> Estimates:
+    shares = ClusterBootstrap(chance, replicates, seed)(frame)
+    return shares | ClusterContrasts(None, replicates, seed)(frame)
+
+
+def _crossed(frame: pd.DataFrame, chance: float, seed: int) -> Estimates:
+    model = _fit_conditions(frame)
+    return CrossedEffects(chance).of(model, frame) | CrossedContrasts().of(model, frame)
+
+
+#: Method -> (answers, chance, seed) -> shares by condition, and contrasts by pair and measure.
+METHODS: dict[str, Callable[[pd.DataFrame, float, int], Estimates]] = {
+    "exact binomial": lambda frame, chance, seed: ExactBinomial(chance)(frame),
+    "cluster jackknife": lambda frame, chance, seed: _clustered(frame, chance, 0, seed),
+    "cluster bootstrap": lambda frame, chance, seed: _clustered(frame, chance, 499, seed),
+    "crossed effects": _crossed,
 }
 
 
@@ -141,37 +142,31 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
     frame = as_frame(simulate(design, np.random.default_rng(seed)))
     conditional = dict(zip(design.accuracy, design.log_odds(), strict=True))
     rows: list[dict[str, object]] = []
-
-    def add(method: str, what: str, truth: float, is_null: bool, estimate: Estimate) -> None:
-        rows.append(
-            {
-                "method": method,
-                "what": what,
-                "null": is_null,
-                "covered": estimate.low <= truth <= estimate.high,
-                "rejected": bool(estimate.p < 1 - estimate.level),
-                "tested": not np.isnan(estimate.p),
-                "width": estimate.high - estimate.low,
-                "error": estimate.value - truth,
-            }
-        )
-
     for method in methods:
-        shares, contrasts = METHODS[method]
-        for (name,), estimate in shares(frame, design.chance, seed).items():
-            truth = design.accuracy[name]
-            add(method, "accuracy", truth, bool(np.isclose(truth, design.chance)), estimate)
-        if contrasts is None:
-            continue
-        for (a, b, measure), estimate in contrasts(frame, seed).items():
-            first, second = design.accuracy[a], design.accuracy[b]
-            if measure == "risk difference":
-                truth = first - second
+        for key, estimate in METHODS[method](frame, design.chance, seed).items():
+            shares = [design.accuracy[name] for name in key[:2]]
+            what, null = key[-1], len(set(shares)) == 1
+            if len(key) == 1:
+                what, null = "accuracy", bool(np.isclose(shares[0], design.chance))
+                truth = shares[0]
+            elif what == "risk difference":
+                truth = shares[0] - shares[1]
             elif method == "crossed effects":
-                truth = float(np.exp(conditional[a] - conditional[b]))
+                truth = float(np.exp(conditional[key[0]] - conditional[key[1]]))
             else:
-                truth = first / (1 - first) * (1 - second) / second
-            add(method, measure, truth, first == second, estimate)
+                truth = shares[0] / (1 - shares[0]) * (1 - shares[1]) / shares[1]
+            rows.append(
+                {
+                    "method": method,
+                    "what": what,
+                    "null": null,
+                    "covered": estimate.low <= truth <= estimate.high,
+                    "rejected": bool(estimate.p < 1 - estimate.level),
+                    "tested": not np.isnan(estimate.p),
+                    "width": estimate.high - estimate.low,
+                    "error": estimate.value - truth,
+                }
+            )
     return rows
 
 
@@ -229,10 +224,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    workers = os.cpu_count() or 1
     for name, design in DESIGNS.items():
-        table = measure(design, arguments.studies, seed=arguments.seed, workers=workers)
+        table = measure(design, arguments.studies, seed=arguments.seed, workers=arguments.workers)
         print(f"\n{name}: {design}")
         print(table.to_string(index=False, float_format="{:.3f}".format), flush=True)
         if len(set(design.accuracy.values())) > 1:

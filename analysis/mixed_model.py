@@ -1,14 +1,20 @@
 """Logistic regression with crossed random effects of participant and item, by Laplace's method.
 
-    logit P(y = 1) = x·β + u_participant + w_item,   u ~ N(0, σ_u²),  w ~ N(0, σ_w²)
+    logit P(y = 1) = x·β + u_participant + v_participant,condition + w_item,
+    u ~ N(0, σ_u²),  v ~ N(0, σ_v²),  w ~ N(0, σ_w²)
 
 The model of psycholinguistics for answers of many people to many items (Baayen, Davidson & Bates
 2008; Jaeger 2008), which statsmodels fits only by variational Bayes, whose intervals are too
-narrow. The integral over u and w is Laplace's: the log of the joint density at its mode less half
-the log determinant of its curvature. With `reml` the fixed effects are integrated in the same way
-(as glmmTMB's REML=TRUE), which undoes most of the downward bias of σ with ten to twenty items.
-Participants are eliminated first (their block is diagonal), so one Newton step costs
-O(n + participants·(items + k)²).
+narrow. v is what a condition does for one person and not for another: without it contrasts of
+conditions that people see several times are too sure of themselves (Barr, Levy, Scheepers & Tily
+2013). It stands for a random slope of every condition, all with one variance and uncorrelated.
+
+The integral over u, v and w is Laplace's: the log of the joint density at its mode less half the
+log determinant of its curvature. With `reml` the fixed effects are integrated in the same way (as
+glmmTMB's REML=TRUE), which undoes most of the downward bias of σ with ten to twenty items. A
+participant's u + v is a vector over the conditions, of covariance σ_u² 11ᵀ + σ_v² I = LL with L
+symmetric; these small blocks are eliminated first, so that one Newton step costs
+O(n + participants·conditions·(items + k)²).
 """
 
 from __future__ import annotations
@@ -17,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import linalg, optimize
 from scipy.special import expit
 
-#: Bounds of a standard deviation on the logit scale: at the lower one the effect is absent.
-SMALLEST, LARGEST = 1e-3, 6.0
+#: Bounds of a variance on the logit scale: at the lower one the effect is absent.
+SMALLEST, LARGEST = 1e-6, 36.0
 
 
 @dataclass(frozen=True)
@@ -30,73 +37,92 @@ class Fit:
 
     Attributes:
         beta: fixed effects [k]. covariance: theirs, given the standard deviations [k, k].
-        sd_participant, sd_item: standard deviations of the random effects, logit scale.
+        sd: standard deviations of the random effects, logit scale: of participants, of
+            participants within conditions, of items (σ_u, σ_v, σ_w); 0 where absent.
+        df: degrees of freedom of their variances, 1 / (2 Var log σ) by the curvature of the
+            likelihood (for normal data about n − 1); infinite where σ is 0.
         log_likelihood: Laplace's (restricted) log likelihood.
         participants, items: how many of each.
         converged: whether the search for the standard deviations ended well.
-        df_participant, df_item: degrees of freedom of the two variances, 1 / (2 Var log σ) by the
-            curvature of the likelihood (for normal data about n − 1); infinite where σ is 0.
     """
 
     beta: np.ndarray
     covariance: np.ndarray
-    sd_participant: float
-    sd_item: float
+    sd: np.ndarray
+    df: np.ndarray
     log_likelihood: float
     participants: int
     items: int
     converged: bool
-    df_participant: float
-    df_item: float
 
 
 class _Problem:
-    """Data and the current mode (kept between evaluations: a warm start halves the work)."""
+    """Data and the current mode (kept between evaluations: a warm start halves the work).
+
+    The mode holds standardised effects: of participants over conditions [P·C], of items [I], and
+    the fixed effects [k].
+    """
 
     def __init__(
-        self, y: np.ndarray, x: np.ndarray, participant: np.ndarray, item: np.ndarray
+        self,
+        y: np.ndarray,
+        x: np.ndarray,
+        participant: np.ndarray,
+        item: np.ndarray,
+        condition: np.ndarray,
     ) -> None:
-        self.y, self.x, self.p, self.i = y, x, participant, item
-        self.P, self.I = int(participant.max()) + 1, int(item.max()) + 1
-        self.k = x.shape[1]
-        self.cell = participant * self.I + item
-        self.mode = np.zeros(self.P + self.I + self.k)
+        self.y, self.x, self.i = y, x, item
+        self.P, self.I, self.C, self.k = (
+            int(participant.max()) + 1, int(item.max()) + 1, int(condition.max()) + 1, x.shape[1],
+        )  # fmt: skip
+        self.own = participant * self.C + condition  # a participant in a condition
+        self.heads = self.P * self.C
+        self.mode = np.zeros(self.heads + self.I + self.k)
+
+    def _root(self, sd: np.ndarray) -> np.ndarray:
+        """L, the symmetric root of σ_u² 11ᵀ + σ_v² I: [C, C]."""
+        common = (np.hypot(np.sqrt(self.C) * sd[0], sd[1]) - sd[1]) / self.C
+        return common + sd[1] * np.eye(self.C)
 
     def _eta(self, mode: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        a, b, beta = np.split(mode, [self.P, self.P + self.I])
-        return sd[0] * a[self.p] + sd[1] * b[self.i] + self.x @ beta
+        a, b, beta = np.split(mode, [self.heads, self.heads + self.I])
+        own = (a.reshape(self.P, self.C) @ self._root(sd)).ravel()
+        return own[self.own] + sd[2] * b[self.i] + self.x @ beta
 
     def _joint(self, mode: np.ndarray, sd: np.ndarray) -> float:
         """Log density of answers and (standardised) random effects, constants dropped."""
         eta = self._eta(mode, sd)
-        random = mode[: self.P + self.I]
+        random = mode[: self.heads + self.I]
         return float(np.sum(self.y * eta - np.logaddexp(0, eta)) - 0.5 * random @ random)
 
     def _blocks(self, sd: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Gradient, diagonal of the participants' block, border [P, I + k], rest [I + k, I + k]."""
+        """Gradient, participants' blocks [P, C, C], border [P, C, I + k], rest [I + k, I + k]."""
         probability = expit(self._eta(self.mode, sd))
         residual = self.y - probability
         weight = probability * (1 - probability)
-        P, I, k = self.P, self.I, self.k  # noqa: E741
-        gradient = np.concatenate(
-            [
-                sd[0] * np.bincount(self.p, residual, P) - self.mode[:P],
-                sd[1] * np.bincount(self.i, residual, I) - self.mode[P : P + I],
-                self.x.T @ residual,
-            ]
-        )
-        diagonal = 1 + sd[0] ** 2 * np.bincount(self.p, weight, P)
+        P, I, C, k = self.P, self.I, self.C, self.k  # noqa: E741
+        root = self._root(sd)
+
+        def by_own(values: np.ndarray) -> np.ndarray:
+            return np.bincount(self.own, values, P * C).reshape(P, C)
+
+        gradient = -self.mode
+        gradient[: self.heads] += (by_own(residual) @ root).ravel()
+        gradient[self.heads : self.heads + I] += sd[2] * np.bincount(self.i, residual, I)
+        gradient[self.heads + I :] = self.x.T @ residual
+
         weighted = self.x * weight[:, None]
-        by_participant = np.stack([np.bincount(self.p, c, P) for c in weighted.T], axis=1)
-        by_item = np.stack([np.bincount(self.i, c, I) for c in weighted.T], axis=1)
-        cells = np.bincount(self.cell, weight, P * I).reshape(P, I)
-        border = np.hstack([sd[0] * sd[1] * cells, sd[0] * by_participant])
+        cells = np.bincount(self.own * I + self.i, weight, P * C * I).reshape(P, C, I)
+        blocks = np.eye(C) + root @ (by_own(weight)[:, :, None] * root)
+        border = np.empty((P, C, I + k))
+        border[:, :, :I] = sd[2] * cells
+        border[:, :, I:] = np.stack([by_own(column) for column in weighted.T], axis=2)
         rest = np.zeros((I + k, I + k))
-        rest[np.arange(I), np.arange(I)] = 1 + sd[1] ** 2 * np.bincount(self.i, weight, I)
-        rest[:I, I:] = sd[1] * by_item
+        rest[np.arange(I), np.arange(I)] = 1 + sd[2] ** 2 * np.bincount(self.i, weight, I)
+        rest[:I, I:] = sd[2] * np.stack([np.bincount(self.i, c, I) for c in weighted.T], axis=1)
         rest[I:, :I] = rest[:I, I:].T
         rest[I:, I:] = self.x.T @ weighted
-        return gradient, diagonal, border, rest
+        return gradient, blocks, root @ border, rest
 
     def solve(
         self, sd: np.ndarray, beta: np.ndarray | None = None
@@ -104,23 +130,26 @@ class _Problem:
         """Newton's method to the mode, of the random effects alone where `beta` is given.
 
         Returns:
-            joint log density, participants' block [P], Schur complement of the rest.
+            joint log density, participants' blocks [P, C, C], Schur complement of the rest.
         """
         if beta is not None:
-            self.mode[self.P + self.I :] = beta
+            self.mode[self.heads + self.I :] = beta
         value = self._joint(self.mode, sd)
         for _ in range(100):
-            gradient, diagonal, border, rest = self._blocks(sd)
+            gradient, blocks, border, rest = self._blocks(sd)
             if beta is not None:  # the fixed effects stand still
-                gradient[self.P + self.I :] = 0
-                border = border[:, : self.I]
+                gradient[self.heads + self.I :] = 0
+                border = border[:, :, : self.I]
                 rest = rest[: self.I, : self.I]
-            schur = rest - border.T @ (border / diagonal[:, None])
-            head, tail = gradient[: self.P], gradient[self.P : self.P + len(schur)]
-            step_tail = linalg.solve(schur, tail - border.T @ (head / diagonal), assume_a="pos")
+            head = gradient[: self.heads].reshape(self.P, self.C, 1)
+            tail = gradient[self.heads : self.heads + len(rest)]
+            solved = np.linalg.solve(blocks, np.concatenate([border, head], axis=2))
+            flat = border.reshape(self.heads, -1)
+            inner = flat.T @ solved.reshape(self.heads, -1)
+            step_tail = linalg.solve(rest - inner[:, :-1], tail - inner[:, -1], assume_a="pos")
             step = np.zeros_like(self.mode)
-            step[: self.P] = (head - border @ step_tail) / diagonal
-            step[self.P : self.P + len(schur)] = step_tail
+            step[: self.heads] = (solved[:, :, -1] - solved[:, :, :-1] @ step_tail).ravel()
+            step[self.heads : self.heads + len(rest)] = step_tail
             size = 3.0 / max(3.0, np.abs(step).max())  # far from the mode the weights vanish
             while (new := self._joint(self.mode + size * step, sd)) < value - 1e-9 and size > 1e-6:
                 size /= 2
@@ -128,14 +157,14 @@ class _Problem:
             value = new
             if gradient @ step < 1e-10:  # Newton's decrement: twice the gain still to be had
                 break
-        _, diagonal, border, rest = self._blocks(sd)
-        return value, diagonal, rest - border.T @ (border / diagonal[:, None])
+        _, blocks, border, rest = self._blocks(sd)
+        flat, solved = border.reshape(self.heads, -1), np.linalg.solve(blocks, border)
+        return value, blocks, rest - flat.T @ solved.reshape(self.heads, -1)
 
     def laplace(self, sd: np.ndarray, beta: np.ndarray) -> float:
         """Laplace's log likelihood at given parameters (half lme4's deviance, with a minus)."""
-        value, diagonal, schur = self.solve(sd, beta)
-        inner = schur[: self.I, : self.I]
-        return value - 0.5 * (np.log(diagonal).sum() + np.linalg.slogdet(inner)[1])
+        value, blocks, schur = self.solve(sd, beta)
+        return value - 0.5 * _log_determinants(blocks, schur[: self.I, : self.I])
 
     def refine(self, sd: np.ndarray, beta: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         """The β of largest `laplace` likelihood, from the joint mode, by scoring steps.
@@ -157,11 +186,16 @@ class _Problem:
         return beta
 
 
+def _log_determinants(blocks: np.ndarray, schur: np.ndarray) -> float:
+    return float(np.linalg.slogdet(blocks)[1].sum() + np.linalg.slogdet(schur)[1])
+
+
 def fit(
     y: np.ndarray,
     x: np.ndarray,
     participant: np.ndarray,
     item: np.ndarray,
+    condition: np.ndarray | None = None,
     reml: bool = True,
 ) -> Fit:
     """Fit the model.
@@ -169,6 +203,8 @@ def fit(
     Args:
         y: answers, 0 or 1: [n]. x: fixed effects, full column rank: [n, k].
         participant, item: codes from 0, without gaps: int [n].
+        condition: likewise; whose effect differs between participants. None leaves σ_v out, and
+            so does a condition that nobody answers twice or everybody answers alone.
         reml: integrate the fixed effects too; otherwise they are maximised jointly with the
             random effects and only those integrated (lme4's glmer with nAGQ = 0).
 
@@ -184,60 +220,69 @@ def fit(
             raise ValueError(
                 "a condition has only right or only wrong answers; the model has no estimate there"
             )
-    problem = _Problem(y.astype(float), x.astype(float), participant, item)
+    within = np.zeros_like(participant) if condition is None else condition
+    problem = _Problem(y.astype(float), x.astype(float), participant, item, within)
+    free = np.array([True, _separable(participant, within), True])
 
-    def deviance(log_sd: np.ndarray) -> float:
-        value, diagonal, schur = problem.solve(np.exp(log_sd))
+    def sds(variances: np.ndarray) -> np.ndarray:
+        sd = np.zeros(3)
+        sd[free] = np.sqrt(variances)
+        return sd
+
+    def deviance(variances: np.ndarray) -> float:
+        value, blocks, schur = problem.solve(sds(variances))
         inner = schur if reml else schur[: problem.I, : problem.I]
-        return -value + 0.5 * (np.log(diagonal).sum() + np.linalg.slogdet(inner)[1])
+        return -value + 0.5 * _log_determinants(blocks, inner)
 
-    bounds = [(np.log(SMALLEST), np.log(LARGEST))] * 2
     found = optimize.minimize(
         deviance,
-        np.log([0.5, 0.5]),
+        np.array([0.3, 0.1, 0.3])[free],
         method="L-BFGS-B",
-        bounds=bounds,
-        options={"ftol": 1e-10, "gtol": 1e-5, "eps": 1e-4},
+        bounds=[(SMALLEST, LARGEST)] * int(free.sum()),
+        options={"ftol": 1e-9, "gtol": 1e-4, "eps": 1e-4},
     )
-    sd = np.exp(found.x)
-    df = _degrees_of_freedom(deviance, found.x)
+    df = np.full(3, np.inf)
+    df[free] = _degrees_of_freedom(deviance, found.x)
+    sd = sds(found.x)
     _, _, schur = problem.solve(sd)
     covariance = linalg.inv(schur)[problem.I :, problem.I :]
-    mode = problem.mode[problem.P + problem.I :].copy()
+    mode = problem.mode[problem.heads + problem.I :].copy()
     return Fit(
         beta=problem.refine(sd, mode, covariance),
         covariance=covariance,
-        sd_participant=float(sd[0]) if sd[0] > 2 * SMALLEST else 0.0,
-        sd_item=float(sd[1]) if sd[1] > 2 * SMALLEST else 0.0,
+        sd=np.where(sd**2 > 2 * SMALLEST, sd, 0.0),
+        df=df,
         log_likelihood=-float(found.fun),
         participants=problem.P,
         items=problem.I,
         converged=bool(found.success),
-        df_participant=df[0],
-        df_item=df[1],
     )
 
 
+def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
+    """Whether σ_v can be told from σ_u and from single answers: someone answers several conditions,
+    and one of them more than once."""
+    several = pd.DataFrame({"p": participant, "c": condition}).value_counts()
+    return bool((several.groupby("p").size() > 1).any() and (several > 1).any())
+
+
 def _degrees_of_freedom(
-    deviance: Callable[[np.ndarray], float], log_sd: np.ndarray, step: float = 0.05
-) -> tuple[float, float]:
+    deviance: Callable[[np.ndarray], float], variances: np.ndarray, step: float = 0.05
+) -> np.ndarray:
     """1 / (2 Var log σ) of each variance, from second differences at the optimum."""
-    free = np.flatnonzero(log_sd > np.log(2 * SMALLEST))
-    steps = np.eye(2)[free] * step
+    free = np.flatnonzero(variances > 2 * SMALLEST)
+    steps = 2 * step * np.eye(len(variances))[free]  # of log σ², twice those of log σ
     curvature = np.empty((len(free), len(free)))
     for a, first in enumerate(steps):
-        for b, second in enumerate(steps):
-            corners = [
-                deviance(log_sd + first + second),
-                deviance(log_sd + first - second),
-                deviance(log_sd - first + second),
-                deviance(log_sd - first - second),
-            ]
+        for b, second in enumerate(steps[: a + 1]):
+            shifts = (first + second, first - second, second - first, -first - second)
+            corners = [deviance(variances * np.exp(shift)) for shift in shifts]
             curvature[a, b] = (corners[0] - corners[1] - corners[2] + corners[3]) / (4 * step**2)
-    df = np.full(2, np.inf)
+            curvature[b, a] = curvature[a, b]
+    df = np.full(len(variances), np.inf)
     if len(free) and np.linalg.eigvalsh(curvature)[0] > 0:
         df[free] = 1 / (2 * np.diag(np.linalg.inv(curvature)))
-    return float(df[0]), float(df[1])
+    return df
 
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(41)

@@ -34,7 +34,7 @@ def numbers_tex(tables: Mapping[str, Table]) -> str:
     lines = ["% Written by conceptevo analyse; every number in the text should come from here."]
     used: dict[str, str] = {}
     for name, table in tables.items():
-        shown = table.shown()
+        shown = table.cells()
         numeric = [c for c in shown.columns if pd.api.types.is_numeric_dtype(table.frame[c])]
         words = [c for c in shown.columns if c not in numeric]
         keys = [" ".join(row) for row in shown[words].to_numpy().tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from analysis import meeting
+from analysis import meeting, run_tables
 from analysis.figures import styled
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
@@ -25,8 +26,10 @@ from analysis.tables import Table
 from harness.artifacts import Run, write_text
 from harness.records import JOINT, PAIR
 
-#: Files of the evidence that a run adds, kept beside the answers so that the pack needs no run.
-NETWORK, REVERSION = "network.csv", "reversion.csv"
+#: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
+#: neurons shown, changes of accuracy by pair, and tables of the run as they are.
+NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
+RUN_TABLES_SHOWN = ("alignment",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     copy_study(inputs.study, out / "study")
     for name in (NETWORK, REVERSION):
         (out / "data" / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
     if inputs.run is not None:
         _write_network(out, inputs.study, frozen, Run(inputs.run))
     about = {
@@ -76,7 +80,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
 
 
 def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run) -> None:
-    """What the run knows of the neurons shown, and its reversion by bin."""
+    """What the run knows of the neurons shown, its reversion by bin, and tables of its own."""
     table = meeting.evidence(study, run, meeting.observe(study, folder))
     write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
     if run.holds("reversion"):
@@ -84,6 +88,9 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run) -> Non
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
         table = over_layers(by_class(records))
         write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
+    for name in RUN_TABLES_SHOWN:
+        if (made := run_tables.RUN_TABLES.get(name)(run)) is not None:
+            write_text(out / "data" / FROM_RUN / f"{name}.json", made.to_json())
 
 
 def over_layers(classes: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +125,10 @@ def read_results(folder: Path) -> Results:
         for name in (NETWORK, REVERSION)
     )
     joined = None if network is None else meeting.join(responses, network)
-    return Results(responses, Settings(**config["settings"]), reload, joined, reversion)
+    kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in RUN_TABLES_SHOWN)
+    from_run = [Table.from_json(path.read_text("utf-8")) for path in kept if path.is_file()]
+    settings = Settings(**config["settings"])
+    return Results(responses, settings, reload, joined, reversion, from_run)
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -103,70 +104,103 @@ def _wilson(share: np.ndarray, n: int, z: float = 1.959964) -> tuple[np.ndarray,
 def curve(
     plan: Plan,
     participants: Sequence[int],
-    items: Sequence[int] | None = None,
+    trials: Sequence[int],
+    items: Sequence[int] = (),
+    raters: Sequence[int] = (),
     studies: int = 400,
     cost: float = np.nan,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Power over numbers of participants and of items a condition.
+    """Power over numbers of participants, of trials each answers, and of answers each trial gets.
 
-    More people alone do not help where items differ: their spread is divided by the number of
-    items only. So both are varied.
+    Answers are participants × trials = items × raters in every condition, so that three of the four
+    numbers say the fourth. More people alone do not help where items differ: their spread is
+    divided by the number of different items only.
 
     Args:
-        participants: numbers to try. items: likewise, those of the design by default; a design
-            in which everyone answers a part of the items keeps the size of that part.
+        participants: numbers to try. trials: likewise, a participant and condition.
+        items: likewise, different trials a condition; as many as `trials` by default.
+        raters: likewise, answers each trial gets (at least), which sets the items instead. Numbers
+            of participants that cannot give so many are left out.
         cost: of one participant, in any currency.
 
     Returns:
-        participants, items (a condition), trials (a participant), raters (answers an item), cost,
+        design (what is held while participants vary), participants, trials, items, raters, cost,
         and the columns of `rejections`.
+
+    Raises:
+        ValueError: both items and raters, fewer items than trials, more raters than participants.
     """
+    if items and raters:
+        raise ValueError("give items or raters: each follows from the other")
+    if items and min(items) < max(trials):
+        raise ValueError(
+            f"trials ({max(trials)}) exceed items ({min(items)}): nobody answers an item twice"
+        )
     frames = []
-    for count in items or [plan.design.items]:
-        for n in participants:
-            design = replace(plan.design, participants=n, items=count)
-            each = design.answered or count
-            found = rejections(replace(plan, design=design), studies, seed)
-            frames.append(
-                found.assign(
-                    participants=n,
-                    items=count,
-                    trials=each * len(design.accuracy),
-                    raters=n * each / count,
-                    cost=n * cost,
-                )
+    for each, held, n in product(trials, raters or items or [0], participants):
+        if raters and n < held:
+            continue
+        count = n * each // held if raters else held or each
+        name = f"{each} trials, {held} raters" if raters else f"{each} trials of {count}"
+        design = replace(plan.design, participants=n, items=count, answered=each)
+        found = rejections(replace(plan, design=design), studies, seed)
+        frames.append(
+            found.assign(
+                design=name, participants=n, trials=each, items=count, raters=n * each / count,
+                cost=n * cost,
             )
+        )  # fmt: skip
+    if not frames:
+        raise ValueError(
+            f"raters ({min(raters)}) exceed participants ({max(participants)}): nobody answers an "
+            f"item twice"
+        )
     table = pd.concat(frames, ignore_index=True)
-    front = ["participants", "items", "trials", "raters", "cost"]
+    front = ["design", "participants", "trials", "items", "raters", "cost"]
     return table[[*front, *(c for c in table.columns if c not in front)]]
 
 
+#: Named where a study has several effects: each is found with this power at least.
+WEAKEST = "the weakest"
+
+
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
-    """The fewest participants with which each effect has the wanted power, by number of items.
+    """The fewest participants with which each effect, and the weakest, has the wanted power.
 
     Returns:
-        effect, items, trials, participants, power, cost; participants is missing where no number
+        effect, design, participants, trials, items, raters, power, cost; missing where no number
         tried suffices (more items may). The power must hold for that number and all larger ones,
-        so that luck in one simulation does not count.
+        so that luck in one simulation does not count. The last effect is the weakest (or the only
+        one).
     """
+    least = table.loc[table.groupby(["design", "participants"], sort=False)["power"].idxmin()]
     rows = []
-    for (effect, items, trials), group in table.groupby(["effect", "items", "trials"], sort=False):
+    if table["effect"].nunique() > 1:
+        table = pd.concat([table, least.assign(effect=WEAKEST)])
+    for (effect, design), group in table.groupby(["effect", "design"], sort=False):
         group = group.sort_values("participants")
         enough = group["power"].to_numpy()[::-1] >= wanted
         run = len(enough) if enough.all() else int(np.argmin(enough))
-        best = group.iloc[len(group) - run] if run else None
-        rows.append(
-            {
-                "effect": effect,
-                "items": items,
-                "trials": trials,
-                "participants": pd.NA if best is None else int(best["participants"]),
-                "power": np.nan if best is None else best["power"],
-                "cost": np.nan if best is None else best["cost"],
-            }
-        )
-    return pd.DataFrame(rows).astype({"participants": "Int64"})
+        best = group.iloc[len(group) - run] if run else pd.Series(dtype=float)
+        columns = ["participants", "trials", "items", "raters", "power", "cost"]
+        rows.append({"effect": effect, "design": design} | best.reindex(columns).to_dict())
+    whole = dict.fromkeys(["participants", "trials", "items"], "Int64")
+    return pd.DataFrame(rows).astype(whole)
+
+
+def in_words(found: pd.DataFrame, wanted: float) -> str:
+    """The smallest design with the wanted power for each effect: fewest people, trials, items."""
+    every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
+    if every.empty:
+        return f"No design tried finds each effect with {100 * wanted:g} % power."
+    best = every.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
+    cost = "" if np.isnan(best["cost"]) else f", at a cost of {best['cost']:.2f}"
+    return (
+        f"Smallest design tried that finds each effect with {100 * wanted:g} % power: "
+        f"{best['participants']} participants, {best['trials']} trials each a condition, of "
+        f"{best['items']} different ones with {best['raters']:.0f} answers each{cost}."
+    )
 
 
 def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
@@ -175,11 +209,14 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
     Args:
         design: its conditions that the pilot has take the pilot's (model-based) accuracies; chance,
             numbers of items and participants stay.
-        pilot: participant, trial, condition, correct.
+        pilot: participant, trial, condition, correct, and source where there is one.
 
     Raises:
-        ValueError: the pilot has none of the conditions, or says nothing (all right or all wrong).
+        ValueError: the pilot has none of the conditions, or says nothing (all right or all wrong),
+            or mixes sources.
     """
+    if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
+        raise ValueError(f"the pilot mixes answers of {', '.join(sources)}; export one --source")
     known = pilot[pilot["condition"].isin(list(design.accuracy))]
     model = _fit_conditions(known) if len(known) else None
     if model is None:
@@ -188,12 +225,9 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
         )
     shares = mixed_model.marginal(model.fit.beta, model.spread)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
+    people, within, items = map(float, model.fit.sd)
     return replace(
-        design,
-        accuracy=accuracy,
-        sd_participant=model.fit.sd_participant,
-        sd_item=model.fit.sd_item,
-        sd_condition=0.0,
+        design, accuracy=accuracy, sd_participant=people, sd_condition=within, sd_item=items
     )
 
 
@@ -203,34 +237,45 @@ def power_tables(
     """The curve and the smallest designs as tables, and the curve as a figure."""
     number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
               "raters": "{:.0f}", "cost": "{:.2f}"}  # fmt: skip
+    meaning = (
+        "Trials: a participant and condition. Items: different trials a condition. Raters: answers "
+        "an item."
+    )
     tables = [
         Table(
             "power",
             "Power by simulation",
             "Share of simulated studies in which the planned test (participants and items "
-            "clustered, Holm over contrasts) rejects; low and high: Wilson's interval for the "
-            "error of simulation. Raters: answers an item. Size: true difference of shares.",
+            "clustered, Holm over contrasts) rejects, with Wilson's interval for the error of "
+            f"simulation. {meaning} Size: true difference of shares.",
             table,
             number,
+            hidden=("design", "studies"),
         ),
         Table(
             "power_smallest",
             f"Fewest participants for {100 * wanted:g} % power",
-            "A dash: no number tried suffices; more different items may.",
+            f"{in_words(found, wanted)} {meaning} A dash: no number tried suffices; more different "
+            "items may.",
             found,
             number,
+            hidden=("design",),
         ),
     ]
+    lines = table
+    if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many to tell apart
+        least = table.groupby(["design", "participants"], sort=False)["power"].idxmin()
+        lines = table.loc[least].assign(effect=WEAKEST)
     with styled():
         canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
-        for k, (design, group) in enumerate(
-            table.groupby(["effect", "items", "trials"], sort=False)
+        for k, ((effect, design), group) in enumerate(
+            lines.groupby(["effect", "design"], sort=False)
         ):
             colour, people = COLOURS[k % len(COLOURS)], group["participants"]
-            label = "{}, {} items, {} trials each".format(*design)
             axis.plot(
-                people, group["power"], marker=MARKERS[k % len(MARKERS)], color=colour, label=label
-            )
+                people, group["power"], marker=MARKERS[k % len(MARKERS)], color=colour,
+                label=f"{effect}, {design}",
+            )  # fmt: skip
             axis.fill_between(
                 people, group["low"], group["high"], alpha=0.12, color=colour, linewidth=0
             )

@@ -29,7 +29,8 @@ Data and tables of study {hash} ({participants} participants analysed, {answers}
 - `data/responses.csv`, `data/responses-participants.csv`: every answer and participant,
   anonymised; their columns are explained in `codebook.md`
 - `study/`: what participants saw, frozen before the first of them, and the answer keys
-- `data/network.csv`, where present: what is known of the neurons shown, from the networks
+- `data/network.csv`, `data/reversion.csv`, `data/run/`, where present: what is known of the
+  neurons shown, how undoing evolutions changed accuracy, and tables of the run
 - `tables/`: as published (CSV, Markdown, LaTeX); `numbers.tex`: a macro for every number
 - `analysis.json`: every choice of the analysis; `versions.json`: with which software
 - `checksums.sha256`: check with `sha256sum -c checksums.sha256`

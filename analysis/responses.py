@@ -363,7 +363,8 @@ def _flow(everyone: pd.DataFrame, data: pd.DataFrame, rules: Mapping[str, Any]) 
         step("finished", everyone["status"] == "finished"),
     ]
     for rule, threshold in rules.items():
-        bounds = "–".join(map(str, threshold)) if isinstance(threshold, list | tuple) else threshold
+        ends = threshold if isinstance(threshold, list | tuple) else [threshold]
+        bounds = "–".join(f"{end:g}" for end in ends)
         name = f"excluded: {rule.replace('_', ' ')} {bounds}"
         rows.append(step(name, everyone["excluded"] == rule))
     rows.append(step("analysed", everyone["excluded"] == ""))

@@ -116,7 +116,7 @@ def concept_map(run: Run) -> Figure | None:
         "Map of neurons",
         "Every dot is a neuron, in one UMAP layout fitted on the base checkpoint "
         f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel). Colours are the "
-        "most frequent true concepts by the parts' masks (overlap of at least "
+        "most frequent true concepts by masks or attributes (overlap of at least "
         f"{NAMED_OVERLAP}); dark grey is everything else. Dead neurons are absent.",
         canvas,
     )

@@ -129,9 +129,10 @@ def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) ->
         Section(
             "How far the space can be trusted",
             [
-                "The images are drawn from parts with known masks, so the concept of a neuron can "
-                "be told without looking. Simpler ways to compare neurons stand beside the paper's "
-                "skip-gram (sgns), on the same neurons; the untrained networks are the baseline."
+                "What the images show is known, by masks of their parts or by attributes, so the "
+                "concept of a neuron can be told without looking. Simpler ways to compare neurons "
+                "stand beside the paper's skip-gram (sgns), on the same neurons; the untrained "
+                "networks are the baseline."
             ]
             if "alignment" in tables
             else [],

@@ -34,7 +34,7 @@ def reversion_records(run: Run) -> pd.DataFrame:
 
 
 def concepts(run: Run) -> pd.DataFrame | None:
-    """The true concepts of all neurons; None for images without pixel labels."""
+    """The true concepts of all neurons; None for images without masks or attributes."""
     return run.tables("concepts") if run.holds("concepts") else None
 
 
@@ -88,9 +88,10 @@ def alignment(run: Run) -> Table | None:
     return Table(
         "alignment",
         "Neighbours that share the true concept",
-        "Share of a neuron's five nearest base neurons whose true concept (by the drawn parts' "
-        "masks) is its own, with 95 % bootstrap intervals over neurons; chance is the share of "
-        "such neurons among all base neurons. 'Untrained' is what random weights give for free.",
+        "Share of a neuron's five nearest base neurons whose true concept (by masks or attributes "
+        "of the images) is its own, with 95 % bootstrap intervals over neurons; chance is the "
+        "share of such neurons among all base neurons. 'Untrained' is what random weights give for "
+        "free.",
         table,
         dict.fromkeys(["share", "low", "high", "chance", "coverage"], number),
     )

@@ -51,11 +51,14 @@ def against_chance(results: Results) -> Iterator[str]:
             yield f"{found}; chance ({percent(level)}) could not be tested."
         elif row.p < 1 - row.level:
             way = "more" if row.value > level else "less"
-            yield f"{found}: {way} than the {percent(level)} of guessing ({p_text(row.p)})."
+            yield (
+                f"{found}: {way} than the {percent(level)} of guessing ({p_text(row.p)} after "
+                f"Holm's correction)."
+            )
         else:
             yield (
                 f"{found}: this study cannot tell it from guessing ({percent(level)}, "
-                f"{p_text(row.p)})."
+                f"{p_text(row.p)} after Holm's correction)."
             )
 
 
@@ -67,7 +70,10 @@ def between_conditions(results: Results) -> Iterator[str]:
     for row in rows_of(table[table["measure"] == "risk difference"]):
         first, second = (name.replace("_", " ") for name in (row.first, row.second))
         size = f"{abs(100 * row.value):.0f} points"
-        ends = f"interval {signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')} points"
+        ends = (
+            f"interval of this pair alone {signed(100 * row.low, '.0f')} to "
+            f"{signed(100 * row.high, '.0f')} points"
+        )
         if row.p < ALPHA:
             way = "more" if row.value > 0 else "fewer"
             yield (
@@ -89,7 +95,8 @@ def detection(results: Results) -> Iterator[str]:
     rows: dict[str, Any] = {row["what"]: row for row in results.changed.to_dict("records")}
     if "d′" in rows:
         d = rows["d′"]
-        ends = f"d′ = {d['value']:.2f}, interval {d['low']:.2f} to {d['high']:.2f}"
+        size, low, high = (signed(d[name], ".2f") for name in ("value", "low", "high"))
+        ends = f"d′ = {size}, interval {low} to {high}"
         hit, alarm = rows["hit rate"]["value"], rows["false-alarm rate"]["value"]
         rates = f"{percent(hit)} of false evolutions and {percent(alarm)} of unchanged stages"
         if d["low"] > 0:
@@ -144,24 +151,30 @@ def sessions(results: Results) -> Iterator[str]:
 
 
 def meetings(results: Results) -> Iterator[str]:
+    """A sentence for each association that is shown, and one for all that are not."""
     names = {
         "importance": "the importance of the evolution",
         "drop": "the change of accuracy when the evolution is undone",
         "displacement": "displacement in the space",
         "observer_clarity": "clarity to the machine observer",
     }
-    for row in rows_of(results.associations):
-        if pd.isna(row.value):
-            continue
-        ends = (
-            f"ρ = {signed(row.value, '.2f')}, interval {signed(row.low, '.2f')} to "
-            f"{signed(row.high, '.2f')}, {p_text(row.p)} after Holm's correction"
+    if results.associations.empty:
+        return
+    tested = results.associations.dropna(subset=["value"])
+    for row in rows_of(tested[tested["p"] < ALPHA]):
+        way = "rose" if row.value > 0 else "fell"
+        yield (
+            f"In {row.task}, people's rate {way} with {names[row.evidence]} (ρ = "
+            f"{signed(row.value, '.2f')}, interval of this one alone {signed(row.low, '.2f')} to "
+            f"{signed(row.high, '.2f')}; {p_text(row.p)} after Holm's correction)."
         )
-        if row.p < ALPHA:
-            way = "rose" if row.value > 0 else "fell"
-            yield f"In {row.task}, people's rate {way} with {names[row.evidence]} ({ends})."
-        else:
-            yield (
-                f"In {row.task}, no association of people's rate with {names[row.evidence]} is "
-                f"shown ({ends})."
-            )
+    others = tested[tested["p"] >= ALPHA]
+    if len(others):
+        extremes = f"{signed(others['low'].min(), '.2f')} to {signed(others['high'].max(), '.2f')}"
+        yield (
+            f"Of {len(tested)} associations of people's rate with what the networks know, "
+            f"{len(others)} are not shown (ρ from {signed(others['value'].min(), '.2f')} to "
+            f"{signed(others['value'].max(), '.2f')}; {p_text(others['p'].min())} or more after "
+            f"Holm's correction). That is not evidence that there are none: their intervals reach "
+            f"from {extremes}."
+        )

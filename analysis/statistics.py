@@ -205,27 +205,32 @@ def _few_clusters(
 
 @dataclass(frozen=True)
 class _Conditions:
-    """A mixed model with a fixed effect a condition, and the df of its linear combinations."""
+    """A mixed model with a fixed effect a condition, and the df of its linear combinations.
+
+    people, items: what share of a condition's answers each gave or got: [P, conditions], [I, ...].
+    """
 
     fit: mixed_model.Fit
     names: tuple[str, ...]
-    items: np.ndarray
     counts: np.ndarray
+    people: np.ndarray
+    items: np.ndarray
 
     @property
     def spread(self) -> float:
-        return float(np.hypot(self.fit.sd_participant, self.fit.sd_item))
+        return float(np.linalg.norm(self.fit.sd))
 
     def combination(self, weights: np.ndarray) -> tuple[float, float, float]:
         """Value, variance, and Satterthwaite's df of weights·β.
 
-        The variance of participants, σ_u²(Σ weights)²/P, and that of items, σ_w² Σ weights²/I,
-        have the degrees of freedom of the fit; the rest is sampling of answers, without limit.
+        The random effects enter a weighted sum of means with Σ_people (Σ_conditions weight·share)²
+        and so on; these parts of the variance have the degrees of freedom of the fit, the rest is
+        sampling of answers, without limit.
         """
         variance = float(weights @ self.fit.covariance @ weights)
-        people = self.fit.sd_participant**2 * weights.sum() ** 2 / self.fit.participants
-        items = self.fit.sd_item**2 * float((weights**2 / self.items).sum())
-        spent = people**2 / self.fit.df_participant + items**2 / self.fit.df_item
+        sums = (self.people @ weights, self.people * weights, self.items @ weights)
+        parts = self.fit.sd**2 * np.array([np.square(s).sum() for s in sums])
+        spent = float((parts**2 / self.fit.df).sum())
         df = variance**2 / spent if spent > 0 else np.inf
         return float(weights @ self.fit.beta), variance, max(df, 1.0)
 
@@ -239,11 +244,11 @@ def _fit_conditions(frame: pd.DataFrame) -> _Conditions | None:
         return None
     data = crossed(kept)
     x = np.eye(len(data.groups))[data.group]
-    fit = mixed_model.fit(data.values, x, data.participant, data.item)
-    items = np.array(
-        [len(np.unique(data.item[data.group == g])) for g in range(len(data.groups))], dtype=float
-    )
-    return _Conditions(fit, data.groups, items, np.bincount(data.group))
+    fit = mixed_model.fit(data.values, x, data.participant, data.item, data.group)
+    counts = np.bincount(data.group)
+    _, people = data.sums(data.participant, data.participants)
+    _, items = data.sums(data.item, data.items)
+    return _Conditions(fit, data.groups, counts, people / counts, items / counts)
 
 
 @STATISTICS.add("crossed_effects")
@@ -251,6 +256,7 @@ def _fit_conditions(frame: pd.DataFrame) -> _Conditions | None:
 class CrossedEffects:
     """Share of right answers per condition from a logistic model with crossed random effects.
 
+    Random intercepts of participants, of participants within conditions, and of items.
     value: the share averaged over the spread of participants and items, E expit(β + σz), which is
     comparable with the raw share; the interval carries the ends of β ± t_df·SE through the same
     average. p tests that the averaged share is chance. See `analysis.mixed_model`; fitted by
@@ -264,7 +270,10 @@ class CrossedEffects:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        model = _fit_conditions(frame)
+        return self.of(_fit_conditions(frame), frame)
+
+    def of(self, model: _Conditions | None, frame: pd.DataFrame) -> Estimates:
+        """The estimates of a model fitted before."""
         every = frame["condition"].astype(str).value_counts().sort_index()
         found: Estimates = {
             (str(name),): Estimate(np.nan, left_out=int(n), level=self.level)
@@ -371,16 +380,18 @@ class CrossedContrasts:
     """Odds ratios between conditions from the model with crossed random effects, Holm-corrected.
 
     exp(β₁ − β₂): how the odds of one person on one item of average difficulty change; further from
-    1 than the ratio of averaged odds, as it is not diluted by their spread. Random intercepts only:
-    where people differ in *how much* a condition helps them it is too sure of itself, and the
-    clustered contrast is the one to go by.
+    1 than the ratio of averaged odds, as it is not diluted by their spread. People may differ in
+    how much a condition helps them: the model has an effect of each participant in each condition.
     """
 
     reference: str | None = None
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        model = _fit_conditions(frame)
+        return self.of(_fit_conditions(frame), frame)
+
+    def of(self, model: _Conditions | None, frame: pd.DataFrame) -> Estimates:
+        """The estimates of a model fitted before."""
         if model is None or (self.reference is not None and self.reference not in model.names):
             return {}
         identity = np.eye(len(model.names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from analysis.labels import LabelAgreement
 from analysis.meeting import Associations
 from analysis.responses import CHOICES, Responses
 from analysis.statistics import STATISTICS, Estimates, corrected, tabulate
+from analysis.tables import Table
 
 #: How a task is called in tables, figures and sentences.
 TASK_NAMES = {
@@ -52,6 +53,7 @@ class Results:
         meeting: the joined table of people and networks, None where no run was given.
         reload: answers again, under other exclusion rules (for the grid of thresholds).
         reversion: changes of accuracy by class and arm of a run, None where none was given.
+        from_run: tables of that run which stand among the study's.
     """
 
     responses: Responses
@@ -59,6 +61,7 @@ class Results:
     reload: Callable[[Mapping[str, Any]], Responses]
     meeting: pd.DataFrame | None = None
     reversion: pd.DataFrame | None = None
+    from_run: Sequence[Table] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -82,28 +85,42 @@ class Results:
         return [task for task in self.tasks if task in CHOICES]
 
     def _by_task(
-        self, tasks: list[str], statistic: str, names: list[str], **parameters: Any
+        self,
+        tasks: list[str],
+        statistic: str,
+        names: list[str],
+        holm: bool = False,
+        **parameters: Any,
     ) -> pd.DataFrame:
-        """A statistic over each task's answers, as one table."""
+        """A statistic over each task's answers, as one table; p-values corrected within a task."""
         frames = []
         for task in tasks:
             found = STATISTICS.get(statistic)(level=self.settings.level, **parameters)(
                 self.of(task)
             )
             if found:
-                table = tabulate(found, names)
+                table = tabulate(corrected(found) if holm else found, names)
                 table.insert(0, "task", TASK_NAMES.get(task, task))
                 frames.append(table)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     @cached_property
     def accuracy(self) -> dict[str, pd.DataFrame]:
-        """Shares of right answers by method: clustered (the claim), crossed, binomial."""
+        """Shares of right answers by method: clustered (the claim), crossed, binomial.
+
+        The claim's tests of chance are corrected by Holm over the conditions of a task, so that a
+        study in which all are guessing claims something of a task in one of twenty cases.
+        """
         chance = self.responses.study.chance()
         sampled = {"replicates": self.settings.replicates, "seed": self.settings.seed}
         return {
             "clustered": self._by_task(
-                self.choice_tasks, "cluster_bootstrap", ["condition"], chance=chance, **sampled
+                self.choice_tasks,
+                "cluster_bootstrap",
+                ["condition"],
+                holm=True,
+                chance=chance,
+                **sampled,
             ),
             "crossed": self._by_task(
                 self.choice_tasks, "crossed_effects", ["condition"], chance=chance
@@ -122,7 +139,10 @@ class Results:
             reference = self.settings.reference
             if reference is not None and reference not in set(self.of(task)["condition"]):
                 reference = None
-            sampled = {"replicates": self.settings.replicates, "seed": self.settings.seed}
+            sampled: dict[str, Any] = {
+                "replicates": self.settings.replicates,
+                "seed": self.settings.seed,
+            }
             for method, statistic, parameters in (
                 ("clustered", "cluster_contrasts", sampled),
                 ("crossed", "crossed_contrasts", {}),
@@ -145,6 +165,8 @@ class Results:
         ]
         frames = []
         for statistic, measure, tasks in parts:
+            if statistic == "type_two":  # undefined only where somebody was asked
+                tasks = [task for task in tasks if self.of(task)["confidence"].notna().any()]
             table = self._by_task(tasks, statistic, ["condition"])
             if len(table):
                 table.insert(1, "measure", measure)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from analysis.figures import COLOURS, MARKERS, Figure, styled
+from analysis.sentences import ALPHA
 from analysis.study import TASK_NAMES, Results
 from analysis.study_tables import source_note
 from harness.registry import Registry
@@ -37,14 +38,16 @@ def study_figures(results: Results) -> dict[str, Figure]:
     return figures
 
 
-def _rows(axes: Axes, table: pd.DataFrame, labels: list[str], colour: str = COLOURS[0]) -> None:
-    """One row an estimate: a dot with its interval, first row on top."""
+def _rows(
+    axes: Axes, table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
+) -> None:
+    """One row an estimate: a dot with its interval, first row on top; hollow where not `filled`."""
     y = np.arange(len(table))[::-1]
     value, low, high = (table[c].to_numpy(float) for c in ("value", "low", "high"))
-    axes.errorbar(
-        value, y, xerr=np.stack([value - low, high - value]).clip(min=0), fmt="o", color=colour,
-        capsize=2.5,
-    )  # fmt: skip
+    reach = np.stack([value - low, high - value]).clip(min=0)
+    axes.errorbar(value, y, xerr=reach, fmt="none", ecolor=COLOURS[0], capsize=2.5)
+    inside = [COLOURS[0] if f else "white" for f in ([True] * len(y) if filled is None else filled)]
+    axes.scatter(value, y, s=20, c=inside, edgecolors=COLOURS[0], zorder=3)
     axes.set_yticks(y, labels)
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.grid(axis="y", visible=False)
@@ -95,14 +98,15 @@ def contrasts(results: Results) -> Figure | None:
     labels = [
         f"{_pretty(a)} − {_pretty(b)}" for a, b in zip(table["first"], table["second"], strict=True)
     ]
-    _rows(axis, table, labels)
+    _rows(axis, table, labels, filled=table["p"] < ALPHA)
     axis.axvline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("difference of shares of right answers")
     return Figure(
         "study_contrasts",
         "Differences between conditions",
-        "First condition less the second, with intervals for each difference alone; p-values in "
-        "the table are corrected for the number of pairs.",
+        "First condition less the second, with intervals for each difference alone. Filled: "
+        "p < .05 after Holm's correction for the number of pairs of the task; hollow: not shown "
+        "to differ.",
         canvas,
     )
 
@@ -184,7 +188,7 @@ def calibration(results: Results) -> Figure | None:
             capsize=2.5,
         )  # fmt: skip
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
-    axis.set_ylim(0, 1)
+    axis.set_ylim(-0.04, 1.04)
     axis.set_xlabel("confidence")
     axis.set_ylabel("share right")
     axis.legend()

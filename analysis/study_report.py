@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis import sentences
 from analysis.figures import Figure
 from analysis.report import Section, write_html
+from analysis.sentences import ALPHA
 from analysis.study import TASK_NAMES, Results
 from analysis.study_tables import source_note
 from analysis.tables import Table
@@ -102,9 +103,9 @@ def _sections(
                 "A participant answers many trials, and many participants a trial, so "
                 "answers are not independent. Claims rest on intervals that let participants and "
                 f"trials vary together (two-way cluster bootstrap, {level}); a logistic model with "
-                "crossed random effects stands beside them. Differences between conditions are "
-                "corrected by Holm. A result is called a difference only where its corrected "
-                "p-value is below .05.",
+                "crossed random effects stands beside them. Tests against chance and differences "
+                "between conditions are corrected by Holm. A result is called a difference only "
+                "where its corrected p-value is below .05.",
             ],
         ),
         Section(
@@ -114,6 +115,7 @@ def _sections(
             tables=pick(tables, "flow", "thresholds"),
         ),
     ]  # fmt: skip
+    of_run = [table.name for table in results.from_run]
     parts = [
         (
             "Do people find the right answer?",
@@ -143,7 +145,7 @@ def _sections(
             "Where people and networks meet",
             list(sentences.meetings(results)),
             ("associations",),
-            ("associations", "observer", "reversion_published"),
+            ("associations", "observer", "reversion_published", *of_run),
         ),
     ]
     for title, findings, with_figures, with_tables in parts:
@@ -157,13 +159,20 @@ def _sections(
 def _limits(results: Results) -> list[str]:
     answers = results.responses.answers
     trials = answers.groupby(["task", "condition"])["trial"].nunique()
+    by_task = [t for t in (results.accuracy["clustered"], results.contrasts["clustered"]) if len(t)]
+    families = sum(table["task"].nunique() for table in by_task)
+    families += int(results.behaviour["p"].notna().sum())
+    families += "d′" in set(results.changed.get("what", ()))
+    families += (len(results.labels) > 0) + (len(results.associations) > 0)
     limits = [
         f"The smallest condition has {int(trials.min())} trials. Intervals speak of other trials "
         "drawn in the same way from the same networks and images, and of other people recruited in "
         "the same way; not of other networks.",
-        "Tests are made against chance for each condition without correction across conditions; "
-        "differences between conditions are corrected within a task, label tests and associations "
-        "over all of their kind.",
+        "Tests against chance and differences between conditions are corrected within a task, "
+        "label tests and associations over all of their kind; an interval holds for its number "
+        f"alone. That makes {families} families of tests at {ALPHA:.0%}: where there is nothing to "
+        f"find at all, up to {1 - (1 - ALPHA) ** families:.0%} of studies still show something "
+        "somewhere. Which family is the main question must have been said before.",
     ]
     if results.meeting is not None:
         limits.append(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.published import REVERSION
 from analysis.study import TASK_NAMES, Results
-from analysis.tables import Table
+from analysis.tables import Formats, Table, p_value
 from harness.registry import Registry
 
 STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study table")
@@ -17,7 +17,7 @@ STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study tabl
 #: Tables in which no participant's answer enters, so that their title names no source.
 FROM_NETWORKS = {"reversion_published"}
 
-SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", "{:.2g}"
+SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", p_value
 ESTIMATE = ["value", "low", "high"]
 
 
@@ -29,7 +29,7 @@ def study_tables(results: Results) -> dict[str, Table]:
         if table is not None and len(table.frame):
             note = "" if name in FROM_NETWORKS else source_note(results)
             tables[name] = replace(table, title=table.title + note)
-    return tables
+    return tables | {table.name: table for table in results.from_run}
 
 
 def source_note(results: Results) -> str:
@@ -76,26 +76,29 @@ def accuracy(results: Results) -> Table | None:
     keys = ["task", "condition"]
     sizes = answers.assign(task=answers["task"].map(lambda t: TASK_NAMES.get(t, t)))
     sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
-    sizes = sizes.rename(columns={"participant": "participants", "trial": "trials"})
+    sizes = sizes.rename(columns={"participant": "people", "trial": "trials"})
     table = clustered[keys].merge(sizes, on=keys, how="left")
     table = table.join(clustered[["n", "left_out", *ESTIMATE, "p"]])
     table.insert(6, "chance", table["condition"].map(chance))
     table = table.rename(columns={"n": "answers", "value": "right"})
     for name in ("crossed", "binomial"):
         other = results.accuracy[name][[*keys, *ESTIMATE, "p"]]
-        other = other.rename(columns={c: f"{name} {c}" for c in [*ESTIMATE, "p"]})
+        names = {c: f"{name} {c}" if c != "value" else name for c in [*ESTIMATE, "p"]}
+        other = other.rename(columns=names)
         table = table.merge(other, on=keys, how="left")
-    shares = [c for c in table.columns if c.split()[-1] in ESTIMATE] + ["right", "chance"]
+    ends = [c for c in table.columns if c.split()[-1] in ("low", "high")]
+    shares = ["chance", "right", "crossed", "binomial", *ends]
     return Table(
         "accuracy",
         "Right answers by condition",
         f"Share of right answers with its {_level(results)} interval and the p-value of chance, "
-        "for other participants and other trials (two-way cluster bootstrap, t with "
-        "Satterthwaite's degrees of freedom). Crossed: logistic model with crossed random effects. "
-        "Binomial: exact, as if answers were independent, which they are not.",
+        "corrected by Holm over the conditions of a task, for other participants and other trials "
+        "(two-way cluster bootstrap, t with Satterthwaite's degrees of freedom). Crossed: logistic "
+        "model with crossed random effects. Binomial: exact, as if answers were independent, which "
+        "they are not.",
         table,
         {c: SHARE for c in shares} | {c: P for c in table.columns if c.split()[-1] == "p"},
-        hidden=("left_out", "binomial value", "crossed p", "binomial p"),
+        hidden=("left_out", "crossed p", "binomial p"),
     )
 
 
@@ -113,8 +116,9 @@ def contrasts(results: Results) -> Table | None:
         odds = source[source["measure"] == "odds ratio"][[*keys, *ESTIMATE]]
         names = {c: f"{name} {c}" if c != "value" else name for c in ESTIMATE}
         risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
-    formats = {"difference": SIGNED, "low": SIGNED, "high": SIGNED, "p": P}
-    formats |= {c: "{:.2f}" for c in risk.columns if c.startswith(("odds", "crossed"))}
+    odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
+    formats: Formats = {"difference": SIGNED, "low": SIGNED, "high": SIGNED, "p": P}
+    formats = {**formats, **dict.fromkeys(odds, "{:.2f}")}
     return Table(
         "contrasts",
         "Differences between conditions",
@@ -249,6 +253,7 @@ def trials(results: Results) -> Table:
     )
     table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
     table["answers"] = table["answers"].astype(int)
+    table = table.rename(index=TASK_NAMES, level="task")
     return Table(
         "trials",
         "Every trial",
@@ -280,14 +285,20 @@ def associations(results: Results) -> Table | None:
 def observer(results: Results) -> Table | None:
     if results.meeting is None or results.meeting["observer_correct"].isna().all():
         return None
+    answers = results.responses.answers
+    people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
     trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
-    table = trials_.groupby(["task", "condition"]).agg(
-        trials=("trial", "size"), people=("rate", "mean"), observer=("observer_correct", "mean")
+    trials_ = trials_.assign(
+        task=trials_["task"].map(lambda t: TASK_NAMES.get(t, t)),
+        right=trials_["trial"].map(people),
     )
-    right = trials_["observer_correct"] == 1
-    for name, mask in (("people where observer right", right), ("people where wrong", ~right)):
-        rate = trials_[mask].groupby(["task", "condition"])["rate"].mean()
-        table[name] = rate
+    grouped = trials_.groupby(["task", "condition"])
+    table = grouped.agg(
+        trials=("trial", "size"), people=("right", "mean"), observer=("observer_correct", "mean")
+    )
+    seen = trials_["observer_correct"] == 1
+    for name, mask in (("people where it is right", seen), ("people where it is wrong", ~seen)):
+        table[name] = trials_[mask].groupby(["task", "condition"])["right"].mean()
     return Table(
         "observer",
         "People beside a machine observer",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,18 @@ import pandas as pd
 
 from harness.artifacts import Run, write_text
 from harness.registry import Registry
+
+#: A LaTeX table of more characters a row lies down (about the text width of an article in
+#: footnotesize), one of more rows is broken over pages.
+WIDEST, LONGEST = 92, 40
+
+#: Column -> how its numbers are printed.
+Formats = Mapping[str, str | Callable[[float], str]]
+
+
+def p_value(p: float) -> str:
+    """Three decimals; what is smaller is not told apart."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass(frozen=True)
@@ -21,33 +34,58 @@ class Table:
         title: a few words.
         caption: what a row is, what the numbers are, how intervals and tests were made.
         frame: plain numbers and strings, in full; this is what the CSV holds.
-        formats: column -> format of its numbers, e.g. "{:+.3f}"; others are printed as they are.
+        formats: column -> format of its numbers, e.g. "{:+.3f}", or a function; others are printed
+            as they are.
         hidden: columns that only the CSV shows.
+
+    A column that is followed by its "… low" and "… high" is shown as one: 0.767 [0.713, 0.814].
     """
 
     name: str
     title: str
     caption: str
     frame: pd.DataFrame
-    formats: dict[str, str] = field(default_factory=dict)
+    formats: Formats = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
 
-    def shown(self) -> pd.DataFrame:
-        """The frame as strings, as a reader sees it; undefined numbers are a dash."""
-        visible = self.frame.drop(columns=list(self.hidden))
+    def cells(self) -> pd.DataFrame:
+        """The frame as strings; undefined numbers are a dash."""
         columns = {
-            name: [self._text(name, value) for value in visible[name]] for name in visible.columns
+            name: [self._text(name, value) for value in self.frame[name]] for name in self.frame
         }
-        return pd.DataFrame(columns)
+        return pd.DataFrame(columns).drop(columns=list(self.hidden))
+
+    def shown(self) -> pd.DataFrame:
+        """The frame as a reader sees it: `cells`, with intervals behind their values."""
+        cells = self.cells()
+        names = list(cells.columns)
+        for value, low, high in zip(names, names[1:], names[2:], strict=False):
+            if low.split()[-1:] == ["low"] and high.split()[-1:] == ["high"]:
+                ends = " [" + cells[low] + ", " + cells[high] + "]"
+                cells[value] += ends.where(cells[low] != "–", "")
+                cells = cells.drop(columns=[low, high])
+        return cells
 
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
             return "–"
-        return (
-            self.formats.get(column, "{}").format(value).replace("-", "−")
-            if (isinstance(value, int | float))
-            else str(value)
-        )
+        if not isinstance(value, int | float):
+            return str(value)
+        form = self.formats.get(column, "{}")
+        text = form.format(value) if isinstance(form, str) else form(value)
+        return text.replace("-", "−")
+
+    def to_json(self) -> str:
+        """Everything about the table, to be read again by `from_json`."""
+        frame = self.frame.to_dict(orient="split", index=False)
+        parts: dict[str, object] = {"name": self.name, "title": self.title, "caption": self.caption}
+        parts |= {"formats": self.formats, "hidden": self.hidden, "frame": frame}
+        return json.dumps(parts, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        parts = json.loads(text)
+        return cls(**parts | {"frame": pd.DataFrame(**parts["frame"])})
 
     def csv(self) -> str:
         return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
@@ -59,29 +97,30 @@ class Table:
         return f"**{sentence(self.title)}** {self.caption}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
-        """A booktabs table that compiles as it stands."""
+        """A booktabs table that compiles as it stands; a wide one lies down, a long one goes on."""
         shown = self.shown()
         numeric = [pd.api.types.is_numeric_dtype(self.frame[name]) for name in shown.columns]
         align = "".join("r" if is_number else "l" for is_number in numeric)
-        head = " & ".join(map(escape, shown.columns))
-        body = [" & ".join(map(escape, row)) + r" \\" for row in shown.to_numpy().tolist()]
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}",
-                rf"\label{{tab:{self.name}}}",
-                rf"\begin{{tabular}}{{{align}}}",
-                r"\toprule",
-                head + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
+        caption += rf"\label{{tab:{self.name}}}"
+        head, *body = [
+            " & ".join(map(escape, row)) + r" \\"
+            for row in [list(shown.columns), *shown.to_numpy().tolist()]
+        ]
+        rules = [r"\toprule", head, r"\midrule"]
+        if len(body) > LONGEST:
+            needs = ", longtable"
+            start = [r"{\footnotesize", rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
+            start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
+            end = [r"\end{longtable}}"]
+        else:
+            width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown.columns)
+            needs, kind = (", rotating", "sidewaystable") if width > WIDEST else ("", "table")
+            size = r"\scriptsize" if width > 1.5 * WIDEST else r"\footnotesize"
+            start = [rf"\begin{{{kind}}}", rf"\centering{size}\setlength{{\tabcolsep}}{{4pt}}"]
+            start += [caption, rf"\begin{{tabular}}{{{align}}}", *rules]
+            end = [r"\end{tabular}", rf"\end{{{kind}}}"]
+        return "\n".join([f"% needs booktabs{needs}", *start, *body, r"\bottomrule", *end, ""])
 
     def write(self, folder: Path) -> list[Path]:
         """CSV, Markdown and LaTeX files; their paths."""

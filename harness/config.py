@@ -41,12 +41,15 @@ class FolderImagesSection(_Section):
         probe: the images whose strongest serve as stimuli.
         test: the images on which importance and reversion are measured.
         train: for `source = "train"` series.
+        attributes: a CSV of the test images' attributes (column `path`, then 0 or 1 each), by which
+            neurons are named, so that spaces can be judged.
     """
 
     source: Literal["folder"]
     probe: Path
     test: Path
     train: Path | None = None
+    attributes: Path | None = None
 
 
 class BaseSection(_Section):

@@ -1,4 +1,4 @@
-"""Name what neurons detect, where the images come with pixel labels, as the drawn ones do.
+"""Name what neurons detect, where images come with pixel labels (the drawn ones) or attributes.
 
 Network Dissection (Bau et al., 2017): a neuron's map is cut at its top 0.5 % over all images and
 positions; its concept is the one whose pixels overlap most with what remains.
@@ -7,6 +7,7 @@ positions; its concept is the one whose pixels overlap most with what remains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from torch.nn import functional
 from harness.activations import ActivationRecorder, borrowed
 from harness.batches import batches
 from harness.checkpoints import Source
-from harness.images import ImageSet
+from harness.images import FileImages, ImageSet
 from harness.layers import Layer
 from harness.records import Checkpoint
 
@@ -113,3 +114,59 @@ def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
     shared = active.T @ covered
     union = active.sum(dim=0)[:, None] + covered.sum(dim=0)[None, :] - shared
     return torch.where(union > 0, shared / union.clamp(min=1e-12), 0.0)
+
+
+def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.ndarray:
+    """Intersection over union of each neuron's strongest images with those of each attribute.
+
+    For an attribute of n images the neuron's n strongest are taken (ties by image); so 1 is a
+    perfect detector, and n / (2 N - n) about what chance gives among N images.
+
+    Args:
+        activations: float [images, neurons].
+        attributes: bool [images, attributes]. One that no image has overlaps with nothing.
+
+    Returns:
+        float [neurons, attributes].
+    """
+    order = np.argsort(-activations, axis=0, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(len(order))[:, None], axis=0)
+    found = np.zeros((activations.shape[1], attributes.shape[1]))
+    for index, has in enumerate(attributes.T):
+        count = int(has.sum())
+        if count:
+            shared = (rank[has] < count).sum(axis=0)
+            found[:, index] = shared / (2 * count - shared)
+    return found
+
+
+def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[str]]:
+    """A CSV of attributes: `path` (the end of an image's path, e.g. cat/12.jpg), then 0 or 1 each.
+
+    Returns:
+        bool [images, attributes] in the images' order, names.
+
+    Raises:
+        ValueError: no such file, no `path` column, values other than 0 and 1, images without a row.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"path": str})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"attributes {path} cannot be read: {error}") from error
+    if "path" not in table or len(table.columns) < 2:
+        raise ValueError(f"attributes {path} need a column `path` and one an attribute")
+    names = [str(name) for name in table.columns if name != "path"]
+    values = table[names]
+    if not values.isin([0, 1]).all(axis=None):
+        bad = next(name for name in names if not values[name].isin([0, 1]).all())
+        raise ValueError(f"attributes {path}: column {bad!r} holds something other than 0 and 1")
+    row = {text.strip("/"): number for number, text in enumerate(table["path"])}
+    places = []
+    for image in images.paths:
+        ends = ("/".join(image.parts[start:]) for start in range(len(image.parts)))
+        place = next((row[end] for end in ends if end in row), None)
+        if place is None:
+            raise ValueError(f"attributes {path} have no row for {image}")
+        places.append(place)
+    return values.to_numpy(dtype=bool)[places], names

@@ -10,8 +10,9 @@ from harness import work
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.checkpoints import Source, TrainedSource
 from harness.config import Config, ConfigError, DrawnImagesSection
+from harness.dissection import read_attributes
 from harness.engine import Engine, Shard
-from harness.images import open_images
+from harness.images import FileImages, open_images
 
 #: Streams of drawings: a split's images are never another's.
 DRAWN_STREAM = {"train": 0, "probe": 1, "test": 2}
@@ -119,26 +120,39 @@ def probe_stage(config: Config, engine: Engine, run: Run) -> None:
             for epoch in source.epochs()
         ],
     )
+    engine.stage("naming concepts", _naming_shards(config, run))
+
+
+def _naming_shards(config: Config, run: Run) -> list[Shard]:
+    """Neurons are named by the drawn parts' masks or by the user's attributes, where there are."""
     if isinstance(config.images, DrawnImagesSection):
-        masked = min(MASKED_IMAGES, config.images.test)
-        engine.stage(
-            "naming concepts",
-            [
-                Shard(
-                    (Artifact("concepts", (source.name, epoch)),),
-                    fingerprint(
-                        checkpoint_fingerprint(config, source, epoch),
-                        image_fingerprint(config, "test"),
-                        masked,
-                    ),
-                    work.name_concepts,
-                    (source, epoch, masked),
-                    masked,
-                )
-                for source in config.series
-                for epoch in source.epochs()
-            ],
+        steps = min(MASKED_IMAGES, config.images.test)
+        known: object = steps
+        name: Callable[..., None] = work.name_concepts
+        argument: object = steps
+    elif config.images.attributes is not None:
+        argument, name = config.images.attributes, work.name_by_attributes
+        test = open_images(run, "test")
+        assert isinstance(test, FileImages)
+        values, names = read_attributes(config.images.attributes, test)
+        known, steps = [names, values.astype(int).tolist()], len(test)
+    else:
+        return []
+    return [
+        Shard(
+            (Artifact("concepts", (source.name, epoch)),),
+            fingerprint(
+                checkpoint_fingerprint(config, source, epoch),
+                image_fingerprint(config, "test"),
+                known,
+            ),
+            name,
+            (source, epoch, argument),
+            steps,
         )
+        for source in config.series
+        for epoch in source.epochs()
+    ]
 
 
 def space_stage(config: Config, engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,12 @@ from harness.artifacts import Artifact, Run
 from harness.batches import batches
 from harness.checkpoints import Source, TrainedSource
 from harness.config import Config, FolderImagesSection
-from harness.dissection import dissect, label_masks
+from harness.dissection import (
+    attribute_overlaps,
+    dissect,
+    label_masks,
+    read_attributes,
+)
 from harness.engine import Advance
 from harness.images import (
     FileImages,
@@ -28,7 +34,7 @@ from harness.images import (
 from harness.importance import importance
 from harness.layers import Layer, find_layers
 from harness.networks import channels_last
-from harness.probing import probe
+from harness.probing import ProbeParameters, probe
 from harness.projection import project
 from harness.receptive_field import with_patches
 from harness.records import EVOLUTION, NEURON, Checkpoint, Pair
@@ -172,6 +178,33 @@ def name_concepts(
         Checkpoint(source.name, epoch),
         on_image=advance,
     )
+    run.save(Artifact("concepts", (source.name, epoch)), table, made_from)
+
+
+def name_by_attributes(
+    run: Run, made_from: str, advance: Advance, source: Source, epoch: int, path: Path
+) -> None:
+    """Name one checkpoint's neurons by the attributes of the user's test images."""
+    images = open_images(run, "test")
+    assert isinstance(images, FileImages)
+    attributes, names = read_attributes(path, images)
+    seen = probe(
+        _load(run, source, epoch),
+        read_layers(run, source.name),
+        images,
+        source,
+        Checkpoint(source.name, epoch),
+        ProbeParameters(k=1, responsive=1),
+        advance,
+    )
+    overlap = attribute_overlaps(seen.activations, attributes)
+    table = seen.neurons.assign(
+        series=source.name,
+        epoch=epoch,
+        concept=[names[best] for best in overlap.argmax(axis=1)],
+        iou=overlap.max(axis=1),
+    )
+    table = table.loc[~table["dead"], [*NEURON, "concept", "iou"]].reset_index(drop=True)
     run.save(Artifact("concepts", (source.name, epoch)), table, made_from)
 
 

@@ -255,3 +255,9 @@ def undoing(
     probability = newer(image).double().softmax(dim=1)[0, output]
     (torch.log(probability) - torch.log1p(-probability)).backward()
     return {name: -leaf.grad for name, leaf in leaves.items()}
+
+
+def attribute_overlap(activations: np.ndarray, has: np.ndarray) -> float:
+    """Of one neuron: its strongest images and those with the attribute, as sets."""
+    mine = {image for image, _ in top_k(activations[:, None], int(has.sum()))[0]}
+    return jaccard(mine, set(np.flatnonzero(has).tolist()))

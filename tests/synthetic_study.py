@@ -92,11 +92,13 @@ def make_responses(
     planted: dict = PLANTED,
     careless: int = 0,
     spread: tuple[float, float] = (0.5, 0.5),
+    naming: float = 0.6,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Answers of `people` attentive and `careless` guessing participants, in the survey's tables.
 
     Args:
         spread: standard deviations of ability and difficulty, logit scale.
+        naming: probability that a label is the trial's word rather than any.
     """
     rng = np.random.default_rng(seed)
     keys = json.loads((folder / "keys.json").read_text())
@@ -117,7 +119,7 @@ def make_responses(
             options = [o.id for o in trial.options]
             shown = [options[i] for i in rng.permutation(len(options))]
             key = keys[trial.id]
-            answer, correct = _answer(trial, key, bool(knows), rng)
+            answer, correct = _answer(trial, key, bool(knows), naming, rng)
             rows.append(
                 {
                     "study": study.hash, "participant": name, "source": source, "trial": trial.id,
@@ -143,14 +145,14 @@ def make_responses(
     return as_table(rows, RESPONSES), as_table(persons, PARTICIPANTS)
 
 
-def _answer(trial: Trial, key, knows: bool, rng: np.random.Generator):
+def _answer(trial: Trial, key, knows: bool, naming: float, rng: np.random.Generator):
     """The answer and its score; `knows` means right, or "changed", or "one concept"."""
     if trial.options:
         wrong = [o.id for o in trial.options if o.id != key]
         answer = key if knows else str(rng.choice(wrong))
         return answer, answer == key
     word = WORDS[int(trial.id[1:]) % len(WORDS)]
-    label = word if rng.random() < 0.6 else str(rng.choice(WORDS))
+    label = word if rng.random() < naming else str(rng.choice(WORDS))
     if trial.task == "concept_agreement":
         return {"rating": int(rng.integers(3, 5) if knows else rng.integers(1, 3)),
                 "label": label}, None  # fmt: skip

@@ -9,11 +9,15 @@ from scipy import stats
 
 from analysis import meeting
 from analysis.meeting import Associations, partial_ranks
+from analysis.pipeline import Inputs, analyse_study
+from analysis.release import rebuild, release
 from analysis.responses import as_frozen, prepare, read_study
+from analysis.study import Settings
+from analysis.tables import RUN_TABLES, Table
 from harness.artifacts import Artifact, Run
 from harness.records import JOINT
 from harness.space import SemanticSpace
-from tests.synthetic_study import make_responses, make_study
+from tests.synthetic_study import make_responses, make_study, write
 
 CHANNELS = 400
 
@@ -53,7 +57,8 @@ def run(tmp_path_factory):
         for layer in ("features.5", JOINT)
         for split in ("heldout", "importance")
         for c in (0, 1)
-        for arm, fallen in (("q1", 6 + c), ("q2", 3), ("q3", 1), ("q4", 0), ("random", 2))
+        for arm, fallen in (("q1", 6 + c), ("q2", 3), ("q3", 1), ("q4", 0), ("random", 2),
+                            ("all", 8))
         for i in range(10)
     ]  # fmt: skip
     run.save(Artifact("reversion", parts), pd.DataFrame(records), "x")
@@ -91,6 +96,30 @@ def test_joined_table_has_peoples_rates(folder, run):
     mine = responses.answers[responses.answers["trial"] == trial]
     assert table["rate"].iloc[0] == pytest.approx(mine["correct"].astype(float).mean())
     assert set(table["trial"]) == set(responses.answers["trial"])
+
+
+def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
+    folder, run, tmp_path, monkeypatch
+):
+    """The alignment table as the run prints it; a run without concepts has none."""
+    study = read_study(folder)
+    answers = write(tmp_path, *make_responses(folder, study.study, people=12))
+    frame = pd.DataFrame({"method": ["sgns"], "share": [0.1 + 0.2], "low": [0.25], "high": [0.375]})
+    formats = dict.fromkeys(["share", "low", "high"], "{:.3f}")
+    made = Table("alignment", "Neighbours", "Five of them.", frame, formats)
+    inputs = Inputs(folder, answers, run.root)
+    results = tmp_path / "results"
+    for table in (made, None):  # the second analysis leaves nothing of the first
+        monkeypatch.setitem(RUN_TABLES._plugins, "alignment", lambda _, table=table: table)
+        analyse_study(inputs, Settings(replicates=99), results)
+        written = results / "tables" / "alignment.csv"
+        assert written.is_file() == (table is not None)
+        if table is not None:
+            assert written.read_text() == made.csv()
+            assert "0.300 [0.250, 0.375]" in (results / "report.html").read_text()
+            pack = release(results, tmp_path / "pack.zip")
+    monkeypatch.setitem(RUN_TABLES._plugins, "alignment", None)  # no run is asked
+    assert rebuild(pack) == []
 
 
 def test_studies_without_neurons_are_refused(folder, run):

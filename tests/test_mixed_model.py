@@ -7,6 +7,8 @@ below (y, condition g, participant p, item i in long form):
     glmer(..., devFunOnly = TRUE)(c(.8, .9, -.2, 1))      # Laplace deviance at parameters
     optim(fixef(m), function(b) devfun(c(theta, b)))      # β given those standard deviations
     glmmTMB(..., family = binomial, REML = TRUE)
+
+and, where people differ in what a condition does for them, with (1 | p:g) added.
 """
 
 from __future__ import annotations
@@ -25,9 +27,19 @@ ANSWERS = [
     "01100000111111111010", "01010010001001111100", "01001000001111111111", "00010000011100101011",
 ]  # fmt: skip
 
+#: Planted: standard deviations of .7 (people), .9 (people in conditions), .6 (items).
+DIFFER = [
+    "00100011001010110101", "00010101001101110101", "10000101011011111111", "10000101000110011011",
+    "00000001100110111111", "00100111011101111111", "10000001110111110111", "11101010011111111101",
+    "00000000001111110111", "00000000000010111111", "10100001100000011101", "11111011011111110111",
+    "10001010000111100101", "11000101011101010110", "00100011000001010100", "00000000111010110101",
+    "00000101011001111101", "00000001000001110001", "00001001100011101101", "11111111111001111111",
+    "00100010011010000101", "10101111111111110111", "11101001000000000001", "01000100111111111111",
+]  # fmt: skip
 
-def long_form():
-    y = np.array([[int(a) for a in row] for row in ANSWERS], dtype=float)
+
+def long_form(answers=ANSWERS):
+    y = np.array([[int(a) for a in row] for row in answers], dtype=float)
     participant, item = np.divmod(np.arange(y.size), y.shape[1])
     return y.ravel(), np.eye(2)[item // 10], participant, item
 
@@ -36,8 +48,8 @@ def test_joint_mode_is_lme4_with_nagq_0():
     y, x, participant, item = long_form()
     fit = mixed_model.fit(y, x, participant, item, reml=False)
     assert fit.converged
-    assert fit.sd_participant == pytest.approx(0.62731844, abs=2e-4)
-    assert fit.sd_item == pytest.approx(0.60937223, abs=2e-4)
+    assert fit.sd[0] == pytest.approx(0.62731844, abs=2e-4)
+    assert fit.sd[2] == pytest.approx(0.60937223, abs=2e-4)
     assert fit.log_likelihood == pytest.approx(-300.9296934, abs=1e-3)
     expected = [[0.074516074, 0.016305879], [0.016305879, 0.072984004]]
     np.testing.assert_allclose(fit.covariance, expected, atol=4e-5)
@@ -51,28 +63,53 @@ def test_fixed_effects_maximise_lme4s_laplace_deviance():
 
 def test_laplace_likelihood_is_lme4s_deviance_function():
     y, x, participant, item = long_form()
-    problem = mixed_model._Problem(y, x, participant, item)
-    log_likelihood = problem.laplace(np.array([0.8, 0.9]), np.array([-0.2, 1.0]))
+    problem = mixed_model._Problem(y, x, participant, item, np.zeros_like(item))
+    log_likelihood = problem.laplace(np.array([0.8, 0, 0.9]), np.array([-0.2, 1.0]))
     assert -2 * log_likelihood == pytest.approx(608.50407364, abs=2e-3)
 
 
 def test_reml_is_glmmtmbs():
     y, x, participant, item = long_form()
     fit = mixed_model.fit(y, x, participant, item)
-    assert fit.sd_participant == pytest.approx(0.6483615, abs=2e-4)
-    assert fit.sd_item == pytest.approx(0.6630320, abs=2e-4)
+    assert fit.sd[0] == pytest.approx(0.6483615, abs=2e-4)
+    assert fit.sd[2] == pytest.approx(0.6630320, abs=2e-4)
     # glmmTMB's covariance adds the uncertainty of the standard deviations, ours is given them.
     expected = [[0.083198274, 0.017075677], [0.017075677, 0.081359110]]
     np.testing.assert_allclose(fit.covariance, expected, rtol=0.025)
 
 
+def test_people_within_conditions_are_lme4s_and_glmmtmbs():
+    y, x, participant, item = long_form(DIFFER)
+    condition = item // 10
+    fit = mixed_model.fit(y, x, participant, item, condition, reml=False)
+    np.testing.assert_allclose(fit.sd, [0.63885426, 0.78500402, 0.73104509], atol=2e-4)
+    np.testing.assert_allclose(fit.beta, [-0.59776158, 0.93737385], atol=1e-3)
+    assert fit.log_likelihood == pytest.approx(-289.3446358, abs=1e-3)
+    problem = mixed_model._Problem(y, x, participant, item, condition)
+    log_likelihood = problem.laplace(np.array([0.8, 0.7, 0.9]), np.array([-0.2, 1.0]))
+    assert -2 * log_likelihood == pytest.approx(580.81783964, abs=2e-3)
+    restricted = mixed_model.fit(y, x, participant, item, condition)
+    np.testing.assert_allclose(restricted.sd, [0.65640915, 0.81645892, 0.78147492], atol=2e-4)
+    expected = [[0.12888046, 0.01750885], [0.01750885, 0.13205724]]
+    np.testing.assert_allclose(restricted.covariance, expected, rtol=0.05)
+
+
+def test_effects_within_conditions_need_several_answers_and_conditions():
+    """With one answer a condition, or one condition a person, σ_v has no data: lme4 refuses."""
+    y, x, participant, item = long_form(DIFFER)
+    for condition in (item, np.zeros_like(item), participant % 2):
+        fit = mixed_model.fit(y, x, participant, item, condition)
+        assert fit.sd[1] == 0 and np.isinf(fit.df[1])
+
+
 def test_absent_effects_are_found_absent():
     y, x, participant, item = long_form()
+    assert mixed_model.fit(y, x, participant, item, item // 10).sd[1] == 0  # as lme4 finds
     alternating = (np.arange(len(y)) % 2).astype(float)
     fit = mixed_model.fit(alternating, x[:, :1] + x[:, 1:], participant, np.zeros_like(item))
-    assert fit.sd_participant == 0
+    assert fit.sd[0] == 0
     assert fit.beta[0] == pytest.approx(0, abs=1e-6)
-    assert np.isinf(fit.df_participant)
+    assert np.isinf(fit.df[0])
 
 
 def test_marginal_and_conditional_are_inverse():

@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import oracles
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from test_interventions import perturbed
 
+from harness.dissection import attribute_overlaps
 from harness.images import drawn_arrays
 from harness.networks import build
 
@@ -79,6 +83,40 @@ def test_own_checkpoints_and_images_go_all_the_way(own, tmp_path):
     tables = {path.name for path in (tmp_path / "run" / "report" / "tables").glob("*.csv")}
     assert {"neurons.csv", "identity.csv", "reversion.csv"} <= tables
     assert "alignment.csv" not in tables
+
+
+def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, tmp_path):
+    rows = ["path,round,striped"]
+    for path in sorted((own / "test").rglob("*.*")):
+        name = path.parent.name
+        rows.append(f"{name}/{path.name},{int(name == 'clock')},{int(name == 'zebra')}")
+    (own / "attributes.csv").write_text("\n".join(rows) + "\n")
+    section = f'test = "{own}/test"'
+    config = CONFIG.format(own).replace(section, f'{section}\nattributes = "{own}/attributes.csv"')
+    code, output = run(own, tmp_path / "run", "report", config)
+    assert code == 0, output
+    named = pd.read_parquet(tmp_path / "run" / "probe" / "mine" / "concepts-0020.parquet")
+    assert set(named["concept"]) <= {"round", "striped"} and named["iou"].between(0, 1).all()
+    assert (tmp_path / "run" / "report" / "tables" / "alignment.csv").exists()
+    (own / "attributes.csv").write_text("\n".join(rows[:-1]) + "\n")
+    code, output = run(own, tmp_path / "run", "report", config)
+    assert code == 2 and "have no row for" in output
+    (own / "attributes.csv").write_text("\n".join([rows[0], *(r + "0" for r in rows[1:])]))
+    code, output = run(own, tmp_path / "run", "report", config)
+    assert code == 2 and "column 'striped' holds something other than 0 and 1" in output
+
+
+def test_attribute_overlaps_equal_sets():
+    rng = np.random.default_rng(0)
+    activations = rng.integers(0, 4, (30, 6)).astype(float)  # many ties
+    attributes = rng.random((30, 4)) < 0.3
+    attributes[:, 3] = False
+    found = attribute_overlaps(activations, attributes)
+    for n in range(6):
+        for a in range(3):
+            expected = oracles.attribute_overlap(activations[:, n], attributes[:, a])
+            assert found[n, a] == pytest.approx(expected)
+    assert (found[:, 3] == 0).all()
 
 
 def broken_image(root):

@@ -108,6 +108,19 @@ def test_scores_against_the_key_and_duplicates_are_refused(study, tables):
         prepare(study, doubled, people)
 
 
+def test_all_impossible_rows_are_listed_at_once(study, tables):
+    answers, people = tables
+    first, second = answers.index[answers["task"] == "odd_one_out"][:2]
+    answers.loc[first, "milliseconds"] = -5
+    answers.loc[second, "trial"] = "t9999"
+    people.loc[0, "status"] = "vanished"
+    with pytest.raises(ResponseError, match=r"^impossible rows \(3\):") as caught:
+        prepare(study, answers, people)
+    for text in (f"response row {first + 2}: took -5", f"response row {second + 2}: unknown trial",
+                 "participant row 2: unknown status 'vanished'"):  # fmt: skip
+        assert text in str(caught.value)
+
+
 def test_sources_never_mix(folder, study, tables):
     pilot = make_responses(folder, study.study, people=2, source="pilot", seed=5)
     for table in pilot:

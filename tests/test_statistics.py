@@ -21,6 +21,7 @@ from analysis.statistics import (
     CrossedContrasts,
     CrossedEffects,
     ExactBinomial,
+    _fit_conditions,
     tabulate,
 )
 from tests import oracles_statistics as plain
@@ -102,6 +103,17 @@ def test_bootstrap_variance_of_a_mean_is_unbiased_with_few_clusters():
     assert result.variance[0] == pytest.approx(people_and_items_less_answers, rel=0.02)
 
 
+def test_degrees_of_freedom_never_take_the_variance_for_less_than_independence():
+    """Nobody differs by chance: parts of .6 cells each, a variance at its floor of half of them."""
+    data = clusters.crossed(answers(accuracy={"a": 0.5}, participants=20, items=10))
+    cells = np.array([1.0])
+    result = clusters._combine(data, np.zeros(1), 0.6 * cells, [0.6 * cells], cells)
+    assert result.variance == pytest.approx(0.5)
+    assert result.df == pytest.approx(1 / (0.36 / 19 + 0.36 / 9))
+    large = clusters._combine(data, np.zeros(1), 3 * cells, [2 * cells], cells)
+    assert large.df == pytest.approx(4**2 / (9 / 19 + 4 / 9))
+
+
 def test_test_and_interval_agree():
     for seed in range(20):
         frame = answers(seed, accuracy={"a": 1 / 6}, participants=20, items=8)
@@ -159,6 +171,19 @@ def test_reference_condition():
     ]  # fmt: skip
     with pytest.raises(ValueError, match="reference condition 'x' is not among a, b, c"):
         ClusterContrasts("x")(frame)
+
+
+def test_crossed_contrast_lets_people_differ_in_what_a_condition_does():
+    """√(2 σ_v²/P) more error than people who differ in ability alone, whose ability cancels."""
+    frame = answers(
+        1, accuracy={"a": 0.5, "b": 0.5}, participants=60, items=20, sd_item=0.1, sd_condition=1.0
+    )
+    model = _fit_conditions(frame)
+    _, variance, df = model.combination(np.array([1.0, -1.0]))
+    assert model.fit.sd[1] == pytest.approx(1.0, abs=0.2)
+    sampling = 2 * 4 / (60 * 20)  # 1/(n p (1 − p)) of each mean
+    assert variance == pytest.approx(2 * model.fit.sd[1] ** 2 / 60 + sampling, rel=0.25)
+    assert 20 < df < 400
 
 
 def test_crossed_contrast_is_a_ratio_of_conditional_odds():

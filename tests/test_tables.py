@@ -1,0 +1,52 @@
+"""Tables as a reader sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.tables import LONGEST, Table, p_value
+
+FRAME = pd.DataFrame(
+    {"name": ["a_b", "c"], "right": [0.5, np.nan], "low": [-0.25, np.nan], "high": [0.75, np.nan],
+     "odds": [2.0, 3.0], "odds low": [1.0, 2.0], "odds high": [4.0, 5.0], "p": [0.0001, 0.05]}
+)  # fmt: skip
+FORMATS = {"right": "{:.2f}", "low": "{:.2f}", "high": "{:.2f}", "p": p_value}
+
+
+def test_intervals_stand_behind_their_values_and_undefined_is_a_dash():
+    table = Table("t", "T", "C", FRAME, FORMATS)
+    shown = table.shown()
+    assert list(shown.columns) == ["name", "right", "odds", "p"]
+    assert shown.iloc[0].tolist() == ["a_b", "0.50 [−0.25, 0.75]", "2.0 [1.0, 4.0]", "<0.001"]
+    assert shown.iloc[1].tolist() == ["c", "–", "3.0 [2.0, 5.0]", "0.050"]
+    assert "low" in table.csv().splitlines()[0]  # the data keep their columns
+
+
+def test_hidden_columns_are_only_in_the_csv():
+    table = Table("t", "T", "C", FRAME, FORMATS, hidden=("odds", "odds low", "odds high"))
+    assert list(table.shown().columns) == ["name", "right", "p"]
+    assert "odds" in table.csv() and "odds" not in table.markdown()
+
+
+def test_tables_survive_their_json():
+    """To the last digit: 0.1 + 0.2 is not 0.3, and whole numbers stay whole."""
+    frame = FRAME.assign(n=[1, 2], odds=[0.1 + 0.2, 1 / 3])
+    table = Table("t", "T", "C", frame, {"right": "{:.2f}"}, ("low",))
+    again = Table.from_json(table.to_json())
+    pd.testing.assert_frame_equal(again.frame, frame, check_exact=True)
+    assert again.to_json() == table.to_json()
+    assert (again.csv(), again.latex()) == (table.csv(), table.latex())
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "kind"),
+    [(2, 3, "table"), (2, 20, "sidewaystable"), (LONGEST + 1, 3, "longtable")],
+)
+def test_latex_fits_the_page(rows, columns, kind):
+    frame = pd.DataFrame({f"column_{k}": ["x & y"] * rows for k in range(columns)})
+    text = Table("t", "50 %", "C", frame).latex()
+    assert rf"\begin{{{kind}}}" in text and rf"\end{{{kind}}}" in text
+    assert text.count(r"x \& y") == rows * columns
+    assert r"50 \%" in text
