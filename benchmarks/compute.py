@@ -21,9 +21,9 @@ from harness.engine import one_thread
 from harness.execution import execution, replace_channels
 from harness.image_embedding import mean_over_stimuli, solve_image_vectors
 from harness.images import View
-from harness.importance import maps_and_gradients
 from harness.layers import find_layers
 from harness.networks import build, channels_last
+from harness.sensitivity import maps_and_gradients
 from harness.stimuli import TopK
 
 

@@ -26,9 +26,9 @@ from harness.activations import ActivationRecorder, borrowed
 from harness.engine import one_thread
 from harness.execution import _Traced, execution, replace_channels
 from harness.images import View
-from harness.importance import maps_and_gradients
 from harness.layers import Layer, find_layers
 from harness.networks import ARCHITECTURES, build, channels_last
+from harness.sensitivity import maps_and_gradients
 
 SIZES = {"inception_v3": 299}
 

@@ -22,6 +22,7 @@ from harness.checkpoints import Source
 from harness.config import Config, ConfigError, parse_config
 from harness.engine import Engine, Shard, one_thread
 from harness.execution import execution
+from harness.images import open_images
 from harness.importance import IMPORTANCE, importance_method, sensitivities
 from harness.layers import Layer
 from harness.pipeline import (
@@ -33,7 +34,7 @@ from harness.pipeline import (
     versions,
 )
 from harness.records import Pair
-from harness.work import open_pair, read_layers
+from harness.work import image_parts, open_pair, read_layers
 
 #: Fewer images a pass than this are computed by other kernels, which differ in the last bits.
 FEWEST = 4
@@ -268,14 +269,14 @@ def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
     """
     sizes, rows = batch_sizes(asked, run), []
     shards = {"scores": score_shards(asked, run), "arms": arm_shards(asked, sizes)}
-    p, config = asked.parameters, asked.config
+    p = asked.parameters
+    seen, shown = _images_a_class(asked, run)
     for name, (source, pair) in {s.name: (s, pair) for s, pair in asked.pairs}.items():
         waiting = {
             what: [s for s in some if s.makes[0].parts[0] == name and not s.done(run)]
             for what, some in shards.items()
         }
         layers = asked.layers[name]
-        shown = min(len(p.splits) * config.revert.heldout_images, _fewest_images(asked, run))
         joint = p.bins + 2 * (p.steps - 1) + len(work.MATCHED)
         alone = p.bins + len(work.MATCHED)
         row: dict[str, Any] = {
@@ -290,20 +291,20 @@ def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
         if waiting["scores"] or waiting["arms"]:
             seconds = _seconds(asked, run, source, pair, sizes[name])
             classes, scale = len(asked.classes), max(workers, 1) * 60
-            images = config.evolve.images_per_class
             for shard in waiting["scores"]:
-                row["scores, min"] += classes * images * seconds[shard.arguments[-1]] / scale
+                row["scores, min"] += classes * seen * seconds[shard.arguments[-1]] / scale
             arms = joint * seconds["joint"] + alone * seconds["layers"]
             row["arms, min"] = len(waiting["arms"]) * classes * shown * arms / scale
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _fewest_images(asked: Wanted, run: Run) -> int:
-    from harness.images import open_images
-
-    labels = open_images(run, "test").labels
-    return int(min(np.bincount(labels)[list(asked.classes)]))
+def _images_a_class(asked: Wanted, run: Run) -> tuple[int, int]:
+    """Images of a class that importance is measured on, and that arms are run on (the most)."""
+    images = open_images(run, "test")
+    parts = [image_parts(asked.config, images, class_id) for class_id in asked.classes]
+    shown = [sum(len(part[split]) for split in asked.parameters.splits) for part in parts]
+    return max(len(part["importance"]) for part in parts), max(shown)
 
 
 def _seconds(asked: Wanted, run: Run, source: Source, pair: Pair, size: int) -> dict[str, float]:

@@ -21,10 +21,7 @@ from harness.execution import execution, replace_channels
 from harness.images import View
 from harness.importance import (
     IMPORTANCE,
-    Case,
-    Change,
     ImportanceMethod,
-    concept_vector,
     importance_method,
     sensitivities,
     split_half,
@@ -33,6 +30,7 @@ from harness.importance import (
 from harness.layers import find_layers
 from harness.networks import ARCHITECTURES, build
 from harness.records import JOINT
+from harness.sensitivity import Case, Change, concept_vector
 
 
 @pytest.fixture(params=["in_place", "data_dependent", *ARCHITECTURES])

@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.execution import execution, replace_channels
 from harness.images import View
-from harness.importance import IMPORTANCE, ImportanceParameters, importance, maps_and_gradients
+from harness.importance import IMPORTANCE, ImportanceParameters, importance
 from harness.layers import find_layers
 from harness.networks import ARCHITECTURES, build
 from harness.records import JOINT
@@ -24,6 +24,7 @@ from harness.reversion import (
     revert,
     split_images,
 )
+from harness.sensitivity import maps_and_gradients
 
 METHODS = ("sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path", "change", "random")
 
