@@ -3,6 +3,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Two test processes and BLAS threads for each would stand in one another's way.
+test nightly coverage: export OMP_NUM_THREADS = 1
+test nightly coverage: export OPENBLAS_NUM_THREADS = 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test nightly coverage lint clean
 

@@ -12,7 +12,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from analysis import meeting, run_tables
+from analysis import bench_tables, meeting, run_tables
+from analysis.bench import Bench
 from analysis.figures import styled
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
@@ -24,12 +25,15 @@ from analysis.study_report import write_study_report
 from analysis.study_tables import study_tables
 from analysis.tables import Table
 from harness.artifacts import Run, write_text
+from harness.bench_results import FOLDER
+from harness.bench_results import read_results as read_benchmark
 from harness.records import JOINT, PAIR
 
 #: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
 #: neurons shown, changes of accuracy by pair, and tables of the run as they are.
 NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
-RUN_TABLES_SHOWN = ("alignment",)
+RUN_TABLES_SHOWN = ("alignment", "times")
+BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,13 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run) -> Non
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
         table = over_layers(by_class(records))
         write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
-    for name in RUN_TABLES_SHOWN:
-        if (made := run_tables.RUN_TABLES.get(name)(run)) is not None:
-            write_text(out / "data" / FROM_RUN / f"{name}.json", made.to_json())
+    tables = [run_tables.RUN_TABLES.get(name)(run) for name in RUN_TABLES_SHOWN]
+    if (run.root / FOLDER / "about.json").exists():
+        bench = Bench(read_benchmark(run.root))
+        tables += [bench_tables.BENCH_TABLES.get(name)(bench) for name in BENCH_TABLES_SHOWN]
+    for made in tables:
+        if made is not None:
+            write_text(out / "data" / FROM_RUN / f"{made.name}.json", made.to_json())
 
 
 def over_layers(classes: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +133,8 @@ def read_results(folder: Path) -> Results:
         for name in (NETWORK, REVERSION)
     )
     joined = None if network is None else meeting.join(responses, network)
-    kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in RUN_TABLES_SHOWN)
+    names = (*RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN)
+    kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in names)
     from_run = [Table.from_json(path.read_text("utf-8")) for path in kept if path.is_file()]
     settings = Settings(**config["settings"])
     return Results(responses, settings, reload, joined, reversion, from_run)
