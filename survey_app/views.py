@@ -192,8 +192,8 @@ class View:
 
     def _expired(self, place: Place) -> str:
         text = (
-            "You were away for long, and your place was given to someone else. The answers you gave "
-            "until then are stored. If you think this is a mistake, write to the researcher."
+            "You were away for long, and your place was given to someone else. The answers you "
+            "gave until then are stored. If you think this is a mistake, write to the researcher."
         )
         return f"{_heading('Your place has expired')}<p>{text}</p>"
 
