@@ -39,6 +39,11 @@ def arrival(parameters: Mapping[str, str], secret: str) -> Arrival | None:
         keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
         found = {key: _id(parameters, key) for key in keys if key in parameters}
         return Arrival("prolific", found["PROLIFIC_PID"], details=found)
+    if "prolific_token" in parameters:  # signed ids alone: never take that for an open link
+        raise BadAddress(
+            "This study does not take Prolific's secured links. Please tell the researcher to use "
+            "plain URL parameters."
+        )
     if "assignmentId" in parameters:
         if parameters["assignmentId"] == PREVIEW:
             return Arrival("mturk", "", preview=True)

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import urllib.error
 from pathlib import Path
 from urllib.request import urlopen
@@ -30,9 +31,10 @@ class TwoWorkers(Survey):
     command = "survey(Path(sys.argv[1]), sys.argv[2], 0, '127.0.0.1', 2, False)"
 
 
-def documented() -> str:
-    """The configuration as it stands in the docs."""
-    return re.search(r"```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
+def documented(language: str) -> str:
+    """A configuration as it stands in the docs."""
+    text = DOCS.read_text(encoding="utf-8")
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
 
 
 def status(address: str) -> int:
@@ -57,7 +59,7 @@ def proxied(study_folder, postgres, tmp_path_factory):
     pictures = Path(f"/tmp/survey-nginx-{port}")
     shutil.copytree(study_folder / "images", pictures / "images")
     pictures.chmod(0o755)
-    site = documented()
+    site = documented("nginx")
     for shown, here in (
         ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
         ("listen 443 ssl;", f"listen 127.0.0.1:{port};"),
@@ -108,3 +110,15 @@ def test_a_session_through_the_documented_proxy(browser, proxied, frozen):  # no
     log = (folder / "access.log").read_text()
     assert "/act" in log
     assert "proxied" not in log  # the platform's id
+
+
+def test_systemd_takes_the_documented_unit(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("NO UNIT TESTED: install systemd")
+    unit = documented("ini")
+    shown = "/srv/venv/bin/conceptevo"
+    assert f"ExecStart={shown} survey " in unit
+    path = tmp_path / "survey.service"
+    path.write_text(unit.replace(shown, sys.executable).replace("User=survey", "User=root"))
+    ended = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    assert (ended.returncode, "survey.service" in ended.stderr) == (0, False), ended.stderr

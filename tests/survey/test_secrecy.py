@@ -162,6 +162,8 @@ def test_only_links_made_here_open(frozen):
 def test_prolific_and_mturk_are_read(frozen):
     found = arrival({"PROLIFIC_PID": "5f", "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
     assert (found.platform, found.platform_id) == ("prolific", "5f")
+    with pytest.raises(BadAddress, match="does not take Prolific's secured links"):
+        arrival({"prolific_token": "e.y.J"}, SECRET)
     turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "W1"}
     good = arrival({**turk, "turkSubmitTo": "https://workersandbox.mturk.com"}, SECRET)
     assert good.details["turkSubmitTo"] == "https://workersandbox.mturk.com/mturk/externalSubmit"
