@@ -25,15 +25,17 @@ setup: $(READY)  ## the virtual environment, with everything installed
 demo: $(READY)  ## the main job on drawn images and small networks, into runs/demo
 	$(BIN)/conceptevo demo
 
-browser:  # for the survey's tests
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
-	  || echo "no chromium: the tests in a real browser will be skipped"
+browser:  # and proxy, for the survey's tests
+	@{ command -v chromium && command -v nginx; } >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -y -qq chromium nginx-light >/dev/null; } \
+	  || echo "no chromium or nginx: the tests with a real browser or proxy will be skipped"
 
 test: $(READY) lint browser  ## every test but the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile
 
 nightly: $(READY) browser  ## every test
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster]'
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
 coverage: $(READY)  ## are the intervals what they say? (1,000 simulated studies)

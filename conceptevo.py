@@ -100,10 +100,15 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="the run's folder [default: runs/<config's name>]")
 ]
 
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="work on a Ray cluster: its address, or auto (shared folder)"),
+]
+
 CONFIGS = Path(__file__).parent / "harness" / "configs"
 
 
-def _run_until(last: str, config: Config, out: Path) -> None:
+def _run_until(last: str, config: Config, out: Path, cluster: str | None = None) -> None:
     """Do every stage up to `last`; those done before are reused."""
     from harness import pipeline
     from harness.artifacts import Run
@@ -111,7 +116,7 @@ def _run_until(last: str, config: Config, out: Path) -> None:
 
     run = Run(out)
     workers = cores() if config.workers is None else config.workers
-    with _alone_in(out), engine(run, workers, console) as working:
+    with _alone_in(out), engine(run, workers, console, cluster) as working:
         stages: dict[str, Callable[[], None]] = {
             "train": lambda: (
                 pipeline.image_stage(config, working),
@@ -159,13 +164,14 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 def _stage_command(stage: str, text: str) -> None:
     @app.command(stage, help=text)
-    def command(config: ConfigFile, out: Out = None) -> None:
+    def command(config: ConfigFile, out: Out = None, cluster: Cluster = None) -> None:
         from harness.config import load_config
 
         _run_until(
             "report" if stage == "run" else stage,
             load_config(config),
             out or Path("runs") / config.stem,
+            cluster,
         )
 
 
@@ -244,6 +250,7 @@ def bench(
     splits: Annotated[str, typer.Option(help="heldout,importance")] = "",
     memory: Annotated[float | None, typer.Option(help="GiB of kept maps a worker")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
+    cluster: Cluster = None,
     plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="only print what was found before")
@@ -256,7 +263,7 @@ def bench(
         asked: dict[str, Any] = {"splits": tuple(_list(splits))} if splits else {}
         asked |= {} if memory is None else {"memory": memory}
         named = [_list(text) for text in (methods, ablation, classes, pairs, layers)]
-        if not _run_bench(Run(run), named, asked, workers, plan):
+        if not _run_bench(Run(run), named, asked, workers, cluster, plan):
             return
     from analysis.bench_report import write_bench_report
 
@@ -270,7 +277,12 @@ def bench(
 
 
 def _run_bench(
-    run: Any, named: list[list[str]], asked: dict[str, Any], workers: int | None, stop: bool
+    run: Any,
+    named: list[list[str]],
+    asked: dict[str, Any],
+    workers: int | None,
+    cluster: str | None,
+    stop: bool,
 ) -> bool:
     """Show the plan and, unless it is to stop there, do the work; whether it was done."""
     from analysis.run_report import plain_on_screen
@@ -287,7 +299,7 @@ def _run_bench(
         console.print(plain_on_screen(table, f"To be done: about {text}"))
         if stop:
             return False
-        with engine(run, count, console) as working:
+        with engine(run, count, console, cluster) as working:
             bench_pipeline.bench(wanted, run, working)
     return True
 

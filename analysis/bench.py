@@ -46,6 +46,13 @@ class Bench:
         splits = self.results.about["parameters"]["splits"]
         return "heldout" if "heldout" in splits else splits[0]
 
+    @property
+    def shown(self) -> str:
+        """`split` in words."""
+        return {"heldout": "held-out images", "importance": "the images that importance saw"}[
+            self.split
+        ]
+
     def linearises(self, method: str) -> str:
         return self.results.about["methods"][method]["linearises"]
 

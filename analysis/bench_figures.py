@@ -75,7 +75,7 @@ def curves(bench: Bench) -> Figure:
         "curves",
         "Undoing more and more",
         "Accuracy, mean over classes and pairs, when a growing share of every layer is ablated, "
-        "most or least important first; the area between the curves is the measure `area`.",
+        "most or least important first; the area between the curves is the measure of that name.",
         canvas,
     )
 

@@ -214,7 +214,7 @@ def _stability_findings(table: Table | None) -> list[str]:
         others = rows[rows["tau"] < 1 - 1e-12]
         if len(rows) > 1 and len(others):
             told.append(
-                f"Over {factor}s, Kendall's tau with the main ranking goes from "
+                f"By {factor}, Kendall's tau with the main ranking goes from "
                 f"{rows['tau'].min():.2f} to {rows['tau'].max():.2f}."
             )
     return told

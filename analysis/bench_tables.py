@@ -67,7 +67,7 @@ def leaderboard(bench: Bench) -> Table:
     signed = ["gap", "low", "high", "gap, probability", *others]
     return Table(
         "leaderboard",
-        f"Which method finds the evolutions that matter? ({bench.main}, {bench.split} images)",
+        f"Which method finds the evolutions that matter? ({bench.main}, {bench.shown})",
         "Neurons of all layers are ablated at once, in quarters by a method's importance. Gap: "
         "accuracy after ablating the least important quarter minus after the most important one, "
         "mean over classes. Area: the same for cumulative sets, mean over all shares. Over random, "
@@ -122,7 +122,7 @@ def bins(bench: Bench) -> Table:
     table = table.drop(columns=["epoch_from", "epoch_to"])
     return Table(
         "bins",
-        f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.split} images)",
+        f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.shown})",
         "Signed change of top-1 accuracy, mean over classes, when a set of neurons is ablated in "
         "all layers at once: quarters by importance (q1 the most important) and controls.",
         table,

@@ -1,12 +1,14 @@
-"""Run pieces of work that each leave artifacts: skip what is there, use several processes.
+"""Run pieces of work that each leave artifacts: skip what is there, use processes or a cluster.
 
 Each worker computes with one thread, so that results do not depend on the number of cores.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,10 +68,13 @@ class Engine:
         run: where artifacts go.
         workers: processes; 0 works in this one.
         console: where progress bars go.
+        cluster: address of a Ray cluster ("auto" for the one this machine is part of) that works
+            instead; the run's folder must be the same on all its machines.
     """
 
-    def __init__(self, run: Run, workers: int, console: Console) -> None:
+    def __init__(self, run: Run, workers: int, console: Console, cluster: str | None) -> None:
         self._run = run
+        self._cluster = cluster
         self._workers = workers
         self._console = console
         self._pool: ProcessPoolExecutor | None = None
@@ -100,7 +105,9 @@ class Engine:
         total = sum(shard.steps for shard in waiting)
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task(title, total=total)
-            if self._workers == 0:
+            if self._cluster is not None:
+                self._on_cluster(self._cluster, waiting, lambda n: progress.advance(bar, n))
+            elif self._workers == 0:
                 for shard in waiting:
                     advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
                     _do(self._run, shard, advance)
@@ -128,6 +135,42 @@ class Engine:
                 running.remove(future)
                 future.result()
 
+    def _on_cluster(self, cluster: str, shards: Sequence[Shard], advance: Advance) -> None:
+        """A Ray task a shard; one that is lost with its machine is done again elsewhere."""
+        try:
+            import ray
+        except ImportError:
+            raise ValueError(
+                "--cluster needs Ray: pip install 'conceptevo-harness[cluster]' on every machine"
+            ) from None
+        if not ray.is_initialized():
+            try:
+                if ":" in cluster:  # Ray itself would wait for minutes, then end the process
+                    host, _, port = cluster.removeprefix("ray://").rpartition(":")
+                    socket.create_connection((host, int(port)), timeout=5).close()
+                ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"--cluster {cluster!r}: no Ray cluster there ({error}); start one with "
+                    f"`ray start --head`"
+                ) from error
+        task = ray.remote(num_cpus=1, max_retries=3)(_alone)
+        run = Run(self._run.root.resolve())
+        running = {
+            task.remote(run, shard): shard for shard in sorted(shards, key=lambda s: -s.steps)
+        }
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                shard = running.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    for other in running:
+                        ray.cancel(other)
+                    raise error.cause from None
+                advance(shard.steps)
+
     def close(self, finish: bool) -> None:
         """End the processes: after their work, or at once."""
         if self._pool is None:
@@ -139,9 +182,11 @@ class Engine:
 
 
 @contextmanager
-def engine(run: Run, workers: int, console: Console) -> Iterator[Engine]:
+def engine(
+    run: Run, workers: int, console: Console, cluster: str | None = None
+) -> Iterator[Engine]:
     """An Engine whose processes are gone when the block ends, however it ends."""
-    made = Engine(run, workers, console)
+    made = Engine(run, workers, console, cluster)
     try:
         yield made
     except BaseException:
@@ -199,6 +244,12 @@ def _end_with_parent() -> None:
 
 def _work(run: Run, shard: Shard) -> None:
     _do(run, shard, _capped(shard.steps, _report))
+
+
+def _alone(run: Run, shard: Shard) -> None:
+    """A shard on some machine of a cluster."""
+    one_thread()
+    _do(run, shard, lambda steps: None)
 
 
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
