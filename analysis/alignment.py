@@ -10,6 +10,9 @@ import pandas as pd
 from harness.records import NEURON, Checkpoint
 from harness.space import SemanticSpace
 
+#: The overlap from which a neuron counts as a detector of its concept: Network Dissection's cut.
+NAMED_OVERLAP = 0.04
+
 
 def groups(
     checkpoints: list[Checkpoint], base: Checkpoint

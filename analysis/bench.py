@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import leaderboard as lb
-from analysis.alignment import concept_sharing, identity
+from analysis.alignment import NAMED_OVERLAP, concept_sharing, identity
 from harness.artifacts import ArtifactError
 from harness.bench_results import BenchResults
 from harness.records import JOINT, NEURON, Checkpoint
@@ -53,6 +53,11 @@ class Bench:
             self.split
         ]
 
+    @property
+    def deed(self) -> str:
+        """What the ablation does, as in "after … the most important quarter"."""
+        return "undoing" if self.main == "revert" else "ablating"
+
     def linearises(self, method: str) -> str:
         return self.results.about["methods"][method]["linearises"]
 
@@ -68,12 +73,8 @@ class Bench:
         self, ablation: str, layer: str = JOINT, outcome: str = "accuracy", split: str = ""
     ) -> pd.DataFrame:
         """`leaderboard.outcomes` of one ablation, place and split."""
-        records = self.results.records
-        chosen = records[
-            (records["ablation"] == ablation)
-            & (records["layer"] == layer)
-            & (records["split"] == (split or self.split))
-        ]
+        where = {"ablation": ablation, "layer": layer, "split": split or self.split}
+        chosen = self.results.records(**where)
         return lb.outcomes(chosen, outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
@@ -84,7 +85,7 @@ class Bench:
         """A measure of every method with its bootstrap; columns as `methods`."""
         wide = self.wide(ablation or self.main, layer, outcome, split)
         values = lb.measured(wide, lb.MEASURES[measure], self.methods)
-        return lb.two_way(values, np.random.default_rng(SEED), RESAMPLES)
+        return lb.bootstrap(values, np.random.default_rng(SEED), RESAMPLES)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
         """method -> value of a measure."""
@@ -127,13 +128,17 @@ class Bench:
         ):
             yield "pair", f"{series} {start} → {end}", self.ranking_of(group)
         for series, layer in self.depth.index:
-            wide = self.wide(self.main, layer)
-            if len(wide):
-                of_series = wide[wide.index.get_level_values("series") == series]
-                yield "layer", f"{series} {layer}", self.ranking_of(of_series)
+            yield "layer", f"{series} {layer}", self.ranking_of(self.alone(series, layer))
+
+    def alone(self, series: str, layer: str) -> pd.DataFrame:
+        """`wide` of one layer of one series; no rows where nothing of it changed."""
+        wide = self.wide(self.main, layer)
+        return wide[wide.index.get_level_values("series") == series]
 
     def ranking_of(self, wide: pd.DataFrame) -> dict[str, float]:
         """method -> gap, mean over classes, on some units alone."""
+        if wide.empty:
+            return dict.fromkeys(self.methods, float("nan"))
         values = lb.measured(wide, lb.gap, self.methods)
         return values.groupby("class_id").mean().mean().to_dict()
 
@@ -162,6 +167,8 @@ class Bench:
         found: dict[str, dict[str, pd.Series]] = {}
         run = self.results.run
         concepts = run.tables("concepts") if run.holds("concepts") else None
+        if concepts is not None:
+            concepts = concepts[concepts["iou"] >= NAMED_OVERLAP]
         for space in self.spaces:
             if concepts is not None:
                 shares = concept_sharing(space, concepts, self.base)

@@ -35,7 +35,7 @@ def leaderboard(bench: Bench) -> Figure:
         axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center")
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.set_yticks(range(len(frame)), frame["method"])
-    axis.set_xlabel("gap: accuracy after undoing the least − the most important quarter")
+    axis.set_xlabel(f"gap: accuracy after {bench.deed} the least − the most important quarter")
     return Figure(
         "leaderboard",
         "Which method finds the evolutions that matter?",
@@ -68,12 +68,12 @@ def curves(bench: Bench) -> Figure:
         loc="lower right",
         ncols=2,
     )
-    canvas.supxlabel("share of each layer's neurons undone", fontsize=9, x=0.3)
+    canvas.supxlabel("share of each layer's neurons", fontsize=9, x=0.3)
     canvas.supylabel("accuracy", fontsize=9)
     canvas.tight_layout()
     return Figure(
         "curves",
-        "Undoing more and more",
+        f"{bench.deed.capitalize()} more and more",
         "Accuracy, mean over classes and pairs, when a growing share of every layer is ablated, "
         "most or least important first; the area between the curves is the measure of that name.",
         canvas,
@@ -84,8 +84,7 @@ def curves(bench: Bench) -> Figure:
 def layers(bench: Bench) -> Figure | None:
     rows, names = [], []
     for series, layer in bench.depth.index:
-        wide = bench.wide(bench.main, layer)
-        mine = wide[wide.index.get_level_values("series") == series] if len(wide) else wide
+        mine = bench.alone(series, layer)
         if len(mine):
             gaps = bench.ranking_of(mine)
             rows.append([gaps[m] for m in bench.order])

@@ -99,16 +99,13 @@ def findings(bench: Bench, main: Table) -> list[str]:
     if not np.isfinite(best["low"]):
         told = [f"{text}; with fewer than two classes there is no interval, and no claim."]
         return told + _undefined(bench)
-    mine = set(best["group"])
-    alike = [row["method"] for _, row in known.iloc[1:].iterrows() if mine & set(row["group"])]
-    told = [text + (f"; not separated from it: {', '.join(alike)}." if alike
-                    else ", separated from all others.")]  # fmt: skip
+    told = [f"{text}{_beside(best, known.iloc[1:])}"]
     fair = known[known["linearises"] != bench.main]
     if len(fair) and best["linearises"] == bench.main:
         first = fair.iloc[0]
         told.append(
-            f"Of the scores that do not linearise {bench.main}, {first['method']} is the best: "
-            f"{_points(first)}."
+            f"Of the scores that do not linearise {bench.main}, {first['method']} has the largest: "
+            f"{_points(first)}{_beside(first, fair.iloc[1:])}"
         )
     if "sign_t" in set(known["method"]):
         paper = known.set_index("method").loc["sign_t"]
@@ -125,8 +122,19 @@ def findings(bench: Bench, main: Table) -> list[str]:
     return told + _undefined(bench)
 
 
+def _beside(best: pd.Series, others: pd.DataFrame) -> str:
+    """The end of a sentence on the best of some methods: which are not separated from it."""
+    if others.empty:
+        return "."
+    letters = set(best["group"])
+    alike = [row["method"] for _, row in others.iterrows() if letters & set(row["group"])]
+    if alike:
+        return f"; not separated from it: {', '.join(alike)}."
+    return ", separated from the others."
+
+
 def _points(row: pd.Series) -> str:
-    gap, low, high = (100 * float(row[name]) for name in ("gap", "low", "high"))
+    gap, low, high = (100 * np.clip(float(row[name]), -1, 1) for name in ("gap", "low", "high"))
     interval = f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) else ""
     return f"{gap:.0f} points of accuracy{interval}"
 
@@ -157,8 +165,9 @@ def _lead(bench: Bench) -> str:
     return (
         f"{len(bench.methods)} ways to score how much a neuron's change between two epochs matters "
         f"to a class, on {len(about['pairs'])} pairs of epochs of {len(about['layers'])} training "
-        f"runs and {len(about['classes'])} classes: the neurons that a method ranks high are put "
-        "back to what they did before, and the predictions tell whether it was right."
+        f"runs and {len(about['classes'])} classes: the neurons that a method ranks high are "
+        + ("put back to what they did before" if bench.main == "revert" else "ablated")
+        + ", and the predictions tell whether it was right."
     )
 
 
@@ -170,14 +179,15 @@ def _sections(bench, tables, figures, told) -> list[Section]:
         Section(
             "The leaderboard",
             [
-                "Importance is measured on one part of each class's images, ablations on another. "
+                f"Importance is measured on a part of each class's images; ablations are judged on "
+                f"{bench.shown}. "
                 "A good method's most important quarter costs more than random sets, than neurons "
                 "that changed as much, and than the quarter of another class; its least important "
                 "quarter costs nothing, or helps."
             ],
             told,
             pick(figures, "leaderboard", "curves"),
-            pick(tables, "leaderboard", "bins", "separation", "images"),
+            pick(tables, "leaderboard", "effects", "bins", "separation", "images"),
         ),
         Section(
             "How stable is it?",
@@ -196,7 +206,7 @@ def _sections(bench, tables, figures, told) -> list[Section]:
         Section(
             "Limits",
             [
-                "Classes and images are the sampled units; networks, seeds and pairs of epochs are "
+                "Classes are the sampled units; networks, seeds and pairs of epochs are "
                 "taken as given: lay benchmarks of several seeds side by side before you "
                 "generalise. A score that linearises the ablation by which it is judged is "
                 "expected to do well.",
@@ -238,10 +248,13 @@ def compare(first: Path, second: Path) -> Table:
         raise ValueError(f"{first} and {second} have no method in common")
     if a.main != b.main or a.split != b.split:
         raise ValueError(
-            f"{first} was judged by {a.main} on {a.split} images, {second} by {b.main} on {b.split}"
+            f"{first} was judged by {a.main} on {a.shown}, {second} by {b.main} on {b.shown}"
         )
+    bins = [bench.results.about["parameters"]["bins"] for bench in benches]
+    if bins[0] != bins[1]:
+        raise ValueError(f"{first} cuts layers into {bins[0]} bins, {second} into {bins[1]}")
     frame = pd.DataFrame({"method": common})
-    values, spreads = [], []
+    values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
         found = bench.resampled("gap")
         at = [bench.methods.index(m) for m in common]
@@ -250,18 +263,24 @@ def compare(first: Path, second: Path) -> Table:
         frame[f"high {name}"] = high[at]
         frame[f"place {name}"] = [bench.order.index(m) + 1 for m in common]
         values.append(found.value[at])
-        spreads.append(lb.spread(found.replicates)[at])
-    classes = min(len(bench.classes) for bench in benches)
-    value, spread = values[1] - values[0], np.hypot(*spreads)
-    low, high, p = lb.t_test(value, spread, np.full(len(common), classes))
+        errors.append(lb.spread(found.replicates, found.classes)[at])
+        classes.append(found.classes[at])
+    value = values[1] - values[0]
+    low, high, p = lb.t_test(value, np.hypot(*errors), np.minimum(*classes))
     frame = frame.assign(**{"B − A": value, "low": low, "high": high, "p": lb.holm(p)})
     tau, count = lb.agreement(a.ranking(), b.ranking())
+    differs = [
+        name
+        for name in ("classes", "pairs", "layers", "images_per_class", "heldout_images")
+        if a.results.about[name] != b.results.about[name]
+    ]
     return Table(
         "compare",
         "Two benchmarks side by side",
         f"A: {first.name}, B: {second.name}. Gaps with 95 % intervals, places, and the difference, "
         "as of independent benchmarks, p-values corrected by Holm over methods. Kendall's tau of "
-        f"the two rankings: {tau:.2f} over {count} methods.",
+        f"the two rankings: {tau:.2f} over {count} methods."
+        + (f" They differ in {', '.join(differs).replace('_', ' ')}." if differs else ""),
         frame,
         dict.fromkeys(
             [c for c in frame.columns if c.split()[0] in ("gap", "low", "high", "B")], "{:+.3f}"

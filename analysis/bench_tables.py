@@ -20,8 +20,8 @@ BENCH_TABLES: Registry[Callable[[Bench], Table | None]] = Registry("table of the
 _P = "{:.2g}"
 _SIGNED = "{:+.3f}"
 _HOW = (
-    "Intervals: 95 %, t over classes with the standard error of a two-way bootstrap (classes, and "
-    "images within them); networks and pairs of epochs are taken as given."
+    "Intervals: 95 %, t over classes with the standard error of a bootstrap over classes, which "
+    "bring their images along; networks and pairs of epochs are taken as given."
 )
 
 
@@ -75,16 +75,45 @@ def leaderboard(bench: Bench) -> Table:
         "sets, others that changed as much, others as active, and the quarter of another class. "
         "Lost: share of right predictions that the quarter takes. " + _HOW + " Group: methods that "
         "share a letter are not separated (all pairs, Holm, 5 %). Ranks and first: 95 % of the "
-        "resamples, and the share of them in which a method leads. p-values over classes, "
+        "resamples, and the share of them in which a method leads; descriptive. p-values over "
+        "classes, "
         f"Holm over methods: Page's trend over the quarters, one-sided, Wilcoxon two-sided; "
-        f"permutation, two-sided: against {draws} saved random sets. Linearises: the ablation that "
-        "a score is a first-order approximation of; its success by that ablation says less than "
+        f"permutation, two-sided, not corrected: against {draws} saved random sets. Linearises: "
+        "the ablation that a score is a first-order approximation of; its success by that ablation says less than "
         "that of other scores. Left out: classes without a value.",
         pd.DataFrame(rows),
         dict.fromkeys(signed, _SIGNED)
         | dict.fromkeys(["first"], "{:.2f}")
         | dict.fromkeys(["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], _P),
         hidden=("p (vs random)", "over active", "lost", "left out", "classes", "gap, probability"),
+    )
+
+
+@BENCH_TABLES.add("effects")
+def effects(bench: Bench) -> Table:
+    rows = []
+    for name in lb.MEASURES:
+        found = bench.resampled(name)
+        low, high = found.interval()
+        rows += [
+            {
+                "measure": name,
+                "method": method,
+                "value": found.value[i],
+                "low": low[i],
+                "high": high[i],
+                "classes": int(found.classes[i]),
+                "left out": int(found.left_out[i]),
+            }
+            for method in bench.order
+            for i in [bench.methods.index(method)]
+        ]
+    return Table(
+        "effects",
+        "Every measure with its interval",
+        "As in the leaderboard. Left out: classes without a value. " + _HOW,
+        pd.DataFrame(rows),
+        dict.fromkeys(["value", "low", "high"], _SIGNED),
     )
 
 
@@ -156,13 +185,12 @@ def ablations(bench: Bench) -> Table | None:
 def by_layer(bench: Bench) -> Table | None:
     rows = []
     for series, layer in bench.depth.index:
-        wide = bench.wide(bench.main, layer)
-        mine = wide[wide.index.get_level_values("series") == series] if len(wide) else wide
+        mine = bench.alone(series, layer)
         expected = sum(p["series"] == series for p in bench.results.about["pairs"])
         expected *= len(bench.classes)
-        reached = len(mine.reset_index()[[*PAIR, "class_id"]].drop_duplicates()) if len(mine) else 0
+        reached = len(mine.reset_index()[[*PAIR, "class_id"]].drop_duplicates())
         row = {"series": series, "layer": layer, "left out": expected - reached}
-        gaps = bench.ranking_of(mine) if len(mine) else dict.fromkeys(bench.methods, np.nan)
+        gaps = bench.ranking_of(mine)
         rows.append(row | {m: gaps[m] for m in bench.order})
     if not rows:
         return None
@@ -180,15 +208,18 @@ def by_layer(bench: Bench) -> Table | None:
 def reliability(bench: Bench) -> Table:
     rows = []
     found = bench.results.reliability
-    largest = found["images"].max()
+    classes_with = found.groupby("images")["class_id"].nunique()
+    sizes = classes_with.index[classes_with == found["class_id"].nunique()]
     for method in bench.order:
-        mine = found[(found["method"] == method)]
+        mine = found[found["method"] == method]
+        by_class = mine.groupby(["images", "class_id"])["rho"].mean().unstack("images")
         row: dict[str, object] = {"method": method}
-        for size, group in mine.groupby("images"):
-            classes = group.groupby("class_id")["rho"].mean()
-            row[f"ρ, {size}"] = classes.mean()
-        end = mine[mine["images"] == largest].groupby("class_id")["rho"].mean().dropna()
-        row["images for .9"] = lb.images_needed(float(end.mean()), int(largest))
+        row |= {f"ρ, {size}": by_class[size].mean() if size in by_class else np.nan
+                for size in sizes}  # fmt: skip
+        most = max(sizes, default=0)
+        row["images for .9"] = (
+            lb.images_needed(by_class[most].mean(), int(most)) if most in by_class else np.nan
+        )
         row["left out"] = int(mine["left_out"].sum())
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -264,8 +295,9 @@ def spaces(bench: Bench) -> Table | None:
     for task, values in bench.space_values.items():
         if values.empty:
             continue
-        found, names = _over_neurons(values), list(values.columns)
-        low, high = np.quantile(found.replicates, [0.025, 0.975], axis=0)
+        found = lb.bootstrap_neurons(values, np.random.default_rng(SEED), RESAMPLES)
+        names = list(values.columns)
+        low, high = found.interval()
         order = sorted(range(len(names)), key=lambda i: -found.value[i])
         groups = lb.letters([names[i] for i in order], lb.differences(found, names))
         rows += [
@@ -289,18 +321,9 @@ def spaces(bench: Bench) -> Table | None:
         "reciprocal rank of a channel's later self among all later neurons of its series. "
         "Stability: share of five base neighbours that another draw of the method finds, too. "
         "Coverage: share of stimuli with a vector of their own. Over the neurons that all methods "
-        "place; intervals and groups (methods that share a letter are not separated: all pairs, "
-        "Holm, 5 %) by bootstrap over neurons, the networks taken as given.",
+        "place, concepts with an overlap of at least .04; intervals and groups (methods that share "
+        "a letter are not separated: all pairs, Holm, 5 %) by bootstrap over layers, as neurons of "
+        "a layer, and a channel's epochs, are alike; the networks taken as given.",
         pd.DataFrame(rows),
         dict.fromkeys(["value", "low", "high"], "{:.3f}") | {"coverage": "{:.2f}"},
     )
-
-
-def _over_neurons(values: pd.DataFrame) -> lb.Resampled:
-    """Means of columns with a bootstrap over rows."""
-    rng = np.random.default_rng(SEED)
-    count = len(values)
-    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-    data = values.to_numpy(float)
-    units = np.full(values.shape[1], count)
-    return lb.Resampled(data.mean(axis=0), weights @ data, units, np.zeros_like(units))

@@ -45,10 +45,11 @@ def compare(
 ) -> None:
     """Two benchmarks side by side: two seeds, two data sets, two people's."""
     from analysis.bench_report import compare as lay
-    from analysis.run_report import on_screen
+    from analysis.run_report import plain_on_screen
 
     table = lay(first, second)
-    console.print(on_screen(table))
+    shown = table.frame[["method", "gap A", "place A", "gap B", "place B", "B − A", "p"]]
+    console.print(plain_on_screen(shown, table.title))
     console.print(table.caption)
     if out is not None:
         table.write(out)

@@ -6,6 +6,8 @@ resample classes, and images within them; tests are paired over classes.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -45,7 +47,8 @@ def wide(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
 
 def quartiles(arms: list[str]) -> list[str]:
     """The bins among the arms, most important first."""
-    return sorted((arm for arm in arms if arm.startswith("q")), key=lambda arm: int(arm[1:]))
+    bins = [arm for arm in arms if re.fullmatch(r"q\d+", arm)]
+    return sorted(bins, key=lambda arm: int(arm[1:]))
 
 
 def page_trend(changes: pd.DataFrame) -> tuple[float, int]:

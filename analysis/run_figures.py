@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import reversion
+from analysis.alignment import NAMED_OVERLAP
 from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Canvas, Figure
 from analysis.run_tables import (
     SEED,
@@ -27,7 +28,6 @@ STRIPS = 6
 #: Concepts can be named from about a third of the depth on.
 LEAST_DEPTH = 0.35
 #: An overlap from which a concept's name is shown (Bau et al., 2017, use 0.04).
-NAMED_OVERLAP = 0.04
 
 
 @RUN_FIGURES.add("training")

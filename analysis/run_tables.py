@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import reversion
-from analysis.alignment import alignment_table, identity, mean_interval
+from analysis.alignment import NAMED_OVERLAP, alignment_table, identity, mean_interval
 from analysis.tables import RUN_TABLES, Table
 from harness.artifacts import Run
 from harness.records import JOINT, Checkpoint
@@ -83,15 +83,18 @@ def alignment(run: Run) -> Table | None:
     named = concepts(run)
     if named is None:
         return None
+    named = named[named["iou"] >= NAMED_OVERLAP]
     table = alignment_table(spaces(run), named, base_checkpoint(run), np.random.default_rng(SEED))
+    if table.empty:
+        return None
     number = "{:.3f}"
     return Table(
         "alignment",
         "Neighbours that share the true concept",
         "Share of a neuron's five nearest base neurons whose true concept (by masks or attributes "
         "of the images) is its own, with 95 % bootstrap intervals over neurons; chance is the "
-        "share of such neurons among all base neurons. 'Untrained' is what random weights give for "
-        "free.",
+        "share of such neurons among all base neurons. Neurons whose overlap with their concept is "
+        f"below {NAMED_OVERLAP} are left out. 'Untrained' is what random weights give for free.",
         table,
         dict.fromkeys(["share", "low", "high", "chance", "coverage"], number),
     )

@@ -186,7 +186,9 @@ def ablate(
                 rows += [_rows(ids, arm.layer, label, untouched, after) for label in arm.labels]
             for frame, row in zip(frames, rows, strict=True):
                 frame.append(row)
-    every = [row for frame in frames for row in frame]
+    nothing = (np.empty(0, bool), np.empty(0, bool), np.empty(0, np.float32))
+    none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
+    every = [row for frame in frames for row in frame] or [none]
     return pd.DataFrame({name: np.concatenate([row[name] for row in every]) for name in every[0]})
 
 

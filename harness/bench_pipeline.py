@@ -34,6 +34,7 @@ from harness.pipeline import (
     versions,
 )
 from harness.records import Pair
+from harness.registry import plugin_identity
 from harness.work import image_parts, open_pair, read_layers
 
 #: Fewer images a pass than this are computed by other kernels, which differ in the last bits.
@@ -100,11 +101,18 @@ def wanted(
         config = config.model_copy(update={"evolve": evolve})
     config = config.model_copy(update={"bench": parameters})
     everything = [(source, pair) for source in config.series for pair in config.pairs(source)]
+    chosen = [_pair(config, text) for text in dict.fromkeys(pairs)] if pairs else everything
+    if not chosen:
+        raise ConfigError(
+            "no series has two trained checkpoints: there is no evolution to judge; name --pairs, "
+            "or add checkpoints"
+        )
+    names = dict.fromkeys(source.name for source, _ in chosen)
     return Wanted(
         config,
-        tuple(_pair(config, text) for text in dict.fromkeys(pairs)) if pairs else tuple(everything),
+        tuple(chosen),
         tuple(chosen_classes(config, run)),
-        {source.name: _layers(run, source.name, layers) for source in config.series},
+        {name: _layers(run, name, layers) for name in names},
     )
 
 
@@ -135,7 +143,7 @@ def _layers(run: Run, series: str, patterns: Sequence[str]) -> list[Layer]:
 def bench(asked: Wanted, run: Run, engine: Engine) -> None:
     """Do what is not done yet, then write the results."""
     sizes = batch_sizes(asked, run)
-    engine.stage("scores", score_shards(asked, run))
+    engine.stage("scores", score_shards(asked, sizes))
     engine.stage("controls", control_shards(asked))
     engine.stage("arms", arm_shards(asked, sizes))
     engine.stage("spaces", space_shards(asked))
@@ -159,7 +167,7 @@ def _score_fingerprint(asked: Wanted, source: Source, pair: Pair, method: str) -
         ),
         _images(asked),
         asked.config.evolve.path_steps,
-        method,
+        plugin_identity(method),
     )
 
 
@@ -171,7 +179,7 @@ def _control_fingerprint(asked: Wanted, source: Source, pair: Pair, method: str)
 def _arm_fingerprint(asked: Wanted, source: Source, pair: Pair, method: str, ablation: str) -> str:
     p = asked.parameters
     layers = [layer.name for layer in asked.layers[source.name]]
-    parts = [p.steps, p.layer_draws, p.splits, layers, ablation]
+    parts = [p.steps, p.layer_draws, p.splits, layers, plugin_identity(ablation)]
     return fingerprint(_control_fingerprint(asked, source, pair, method), parts)
 
 
@@ -180,14 +188,14 @@ def scored(asked: Wanted) -> list[str]:
     return list(dict.fromkeys([*asked.parameters.methods, *work.MATCHED.values()]))
 
 
-def score_shards(asked: Wanted, run: Run) -> list[Shard]:
+def score_shards(asked: Wanted, sizes: dict[str, int]) -> list[Shard]:
     kinds = ("bench_scores", "bench_reliability")
     return [
         Shard(
             tuple(Artifact(kind, work.place(pair, method)) for kind in kinds),
             _score_fingerprint(asked, source, pair, method),
             work.score_method,
-            (source, pair, asked.config, list(asked.classes), method),
+            (source, pair, asked.config, list(asked.classes), method, sizes[source.name]),
             len(asked.classes),
         )
         for source, pair in asked.pairs
@@ -268,7 +276,7 @@ def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
         of scores and of arms that are not there yet, on so many workers.
     """
     sizes, rows = batch_sizes(asked, run), []
-    shards = {"scores": score_shards(asked, run), "arms": arm_shards(asked, sizes)}
+    shards = {"scores": score_shards(asked, sizes), "arms": arm_shards(asked, sizes)}
     p = asked.parameters
     seen, shown = _images_a_class(asked, run)
     for name, (source, pair) in {s.name: (s, pair) for s, pair in asked.pairs}.items():
@@ -277,7 +285,7 @@ def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
             for what, some in shards.items()
         }
         layers = asked.layers[name]
-        joint = p.bins + 2 * (p.steps - 1) + len(work.MATCHED)
+        joint = p.bins + 2 * (p.steps - 1) + len(work.MATCHED) + (len(asked.classes) > 1)
         alone = p.bins + len(work.MATCHED)
         row: dict[str, Any] = {
             "series": name,
@@ -292,7 +300,7 @@ def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
             seconds = _seconds(asked, run, source, pair, sizes[name])
             classes, scale = len(asked.classes), max(workers, 1) * 60
             for shard in waiting["scores"]:
-                row["scores, min"] += classes * seen * seconds[shard.arguments[-1]] / scale
+                row["scores, min"] += classes * seen * seconds[shard.arguments[-2]] / scale
             arms = joint * seconds["joint"] + alone * seconds["layers"]
             row["arms, min"] = len(waiting["arms"]) * classes * shown * arms / scale
         rows.append(row)

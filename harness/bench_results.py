@@ -42,10 +42,9 @@ class BenchResults:
     run: Run
     about: dict[str, Any]
 
-    @cached_property
-    def records(self) -> pd.DataFrame:
-        """A row an image and arm."""
-        return self._table("records")
+    def records(self, **wanted: str) -> pd.DataFrame:
+        """A row an image and arm, of those whose columns equal `wanted`; others are not read."""
+        return self._table("records", [(name, "==", value) for name, value in wanted.items()])
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
@@ -63,10 +62,10 @@ class BenchResults:
     def methods(self) -> list[str]:
         return list(self.about["methods"])
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def _table(self, name: str, filters: Sequence[tuple] | None = None) -> pd.DataFrame:
         path = self.folder / f"{name}.parquet"
         try:
-            return pd.read_parquet(path)
+            return pd.read_parquet(path, filters=filters or None)
         except Exception as error:  # pyarrow raises several unrelated types
             raise ArtifactError(
                 f"{path} is missing or damaged ({error}); run `conceptevo bench {self.run.root}` "
@@ -91,8 +90,6 @@ def _join(run: Run, name: str, artifacts: Sequence[Artifact], path: Path) -> Non
     try:
         for artifact in artifacts:
             table = run.table(artifact)
-            if name in ("scores", "reliability", "sets"):
-                table.insert(3, "method", artifact.parts[-1])
             if name == "neighbours":
                 table = table.assign(method=artifact.parts[0], seed=artifact.parts[1])
             for column in table.select_dtypes("category"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,6 +24,7 @@ from harness.images import ImageSet
 from harness.importance import importance_method, sensitivities, split_half, summarise
 from harness.layers import Layer
 from harness.records import ARM, PAIR, Checkpoint, Pair
+from harness.reversion import bins_of
 from harness.space_methods import SPACES
 from harness.work import (
     evidence_of,
@@ -34,7 +36,7 @@ from harness.work import (
 )
 
 #: Streams of chance, apart from those of `harness/work.py`.
-RANKS, DRAWS, DONORS, SPACES_AGAIN = range(10, 14)
+SCORES, RANKS, DRAWS, DONORS, SPACES_AGAIN = range(10, 15)
 
 #: Scored beside every benchmark, as controls are matched on them: arm -> importance method.
 MATCHED = {"matched": "change", "matched_activation": "activation"}
@@ -50,7 +52,15 @@ RECORD = [
 
 def place(pair: Pair, *more: str) -> tuple[str | int, ...]:
     """The parts that name a pair's artifacts."""
-    return (pair.series, pair.epoch_from, pair.epoch_to, *more)
+    # a user's own method has a colon in its name, which not every file system takes
+    names = [name.replace(":", ".") for name in more]
+    return (pair.series, pair.epoch_from, pair.epoch_to, *names)
+
+
+def _rng(config: Config, pair: Pair, stream: int, class_id: int) -> np.random.Generator:
+    """A stream for a class and pair: what is drawn for one pair says nothing of another."""
+    place = zlib.crc32(f"{pair.series}:{pair.epoch_from}-{pair.epoch_to}".encode())
+    return np.random.default_rng([config.seed, stream, class_id, place])
 
 
 def score_method(
@@ -62,6 +72,7 @@ def score_method(
     config: Config,
     classes: list[int],
     name: str,
+    batch_size: int,
 ) -> None:
     """Score and rank all neurons of one pair by one method, for every class."""
     images, older, newer, layers = open_pair(run, source, pair)
@@ -72,14 +83,14 @@ def score_method(
             older,
             newer,
             layers,
-            importance_batches(images, config, source, class_id),
+            importance_batches(images, config, source, class_id, batch_size),
             output_of(source, images, class_id),
             {name: method},
-            np.random.default_rng([config.seed, 2, class_id]),
+            _rng(config, pair, SCORES, class_id),
             config.evolve.path_steps,
             other_batches(images, config, source, class_id),
         )
-        rng = np.random.default_rng([config.seed, RANKS, class_id])
+        rng = _rng(config, pair, RANKS, class_id)
         frames = []
         for (_, layer), values in found.items():
             score, stderr = summarise(values, method.share)
@@ -95,8 +106,9 @@ def score_method(
         "bench_reliability": (reliability, ["class_id", "images", "rho", "left_out"]),
     }
     for kind, (tables, columns) in kept.items():
-        table = pd.concat(tables, ignore_index=True).assign(**vars(pair))
-        run.save(Artifact(kind, place(pair, name)), table[[*PAIR, "layer", *columns]], made_from)
+        table = pd.concat(tables, ignore_index=True).assign(**vars(pair), method=name)
+        columns = [*PAIR, "layer", "method", *columns]
+        run.save(Artifact(kind, place(pair, name)), table[columns], made_from)
 
 
 def _changed(run: Run, pair: Pair, class_id: int) -> dict[str, np.ndarray]:
@@ -125,7 +137,7 @@ def choose_controls(
     for position, class_id in enumerate(classes):
         changed = _changed(run, pair, class_id)
         if name == CONTROLS:
-            rng = np.random.default_rng([config.seed, DRAWS, class_id])
+            rng = _rng(config, pair, DRAWS, class_id)
             sets = benchmark.random_sets(changed, parameters.bins, parameters.random_draws, rng)
         else:
             order = _order(run, pair, name, class_id, list(changed))
@@ -135,12 +147,12 @@ def choose_controls(
                 other = classes[(position + 1) % len(classes)]
                 theirs = _order(run, pair, name, other, list(changed))
                 sets["other_class", 0] = {
-                    layer: np.array_split(channels, parameters.bins)[0]
+                    layer: bins_of(channels, parameters.bins)[0]
                     for layer, channels in theirs.items()
                 }
         tables.append(benchmark.to_table(sets).assign(class_id=class_id))
-    table = pd.concat(tables, ignore_index=True).assign(**vars(pair))
-    columns = [*PAIR, "class_id", "arm", "draw", "layer", "channel"]
+    table = pd.concat(tables, ignore_index=True).assign(**vars(pair), method=name)
+    columns = [*PAIR, "class_id", "method", "arm", "draw", "layer", "channel"]
     run.save(Artifact("bench_sets", place(pair, name)), table[columns], made_from)
     advance(1)
 
@@ -153,7 +165,8 @@ def _scores(run: Run, pair: Pair, name: str, class_id: int) -> pd.DataFrame:
 def _order(
     run: Run, pair: Pair, name: str, class_id: int, layers: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    return benchmark.by_rank(_scores(run, pair, name, class_id), layers)
+    known = _scores(run, pair, name, class_id).dropna(subset="score")
+    return benchmark.by_rank(known, layers)
 
 
 def run_arms(
@@ -214,7 +227,7 @@ def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
 
 def footprint(run: Run, source: Source, pair: Pair, layers: Sequence[Layer]) -> float:
     """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
-    as much again for what a run in progress holds."""
+    twice as much again for what a run in progress, or a graph for gradients, holds."""
     from harness.execution import execution
 
     images, older, newer, _ = open_pair(run, source, pair)
@@ -226,7 +239,7 @@ def footprint(run: Run, source: Source, pair: Pair, layers: Sequence[Layer]) -> 
                 running.start(batch)
                 replaced = sum(running.output(layer.name).nbytes for layer in layers)
                 total += running.kept_bytes() + replaced
-    return 2 * total / len(batch)
+    return 3 * total / len(batch)
 
 
 def place_again(

@@ -6,6 +6,7 @@ method's arms are depends on no other method.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from harness.bench_results import CONTROLS
 from harness.importance import IMPORTANCE, importance_method
 from harness.layers import Layer
 from harness.records import JOINT
-from harness.reversion import match_change
+from harness.reversion import bins_of, match_change
 
 #: (arm, draw) -> layer name -> channels
 Sets = dict[tuple[str, int], dict[str, np.ndarray]]
@@ -106,19 +107,16 @@ def by_rank(scores: pd.DataFrame, layers: Sequence[str]) -> dict[str, np.ndarray
 
 
 def rank_sets(order: Mapping[str, np.ndarray], bins: int, steps: int) -> Sets:
-    """`q1` (most important) to `qB`, every neuron in exactly one; `most` and `least`, cumulative.
-
-    `most`, draw i, is the first ⌈i n / S⌉ of each layer; `least`, draw i, what `most`, S − i, is
-    not: as many of the last. Remainders of the bins go to the first ones.
-    """
+    """`q1` (most important) to `qB`, every neuron in exactly one; `most` and `least`, cumulative:
+    draw i is the first, or as many of the last, i/S of each layer, rounded."""
     sets: Sets = {}
     for layer, channels in order.items():
-        for number, part in enumerate(np.array_split(channels, bins), start=1):
+        for number, part in enumerate(bins_of(channels, bins), start=1):
             sets.setdefault((f"q{number}", 0), {})[layer] = part
         for step in range(1, steps):
-            cut = -(-step * len(channels) // steps)
-            sets.setdefault(("most", step), {})[layer] = channels[:cut]
-            sets.setdefault(("least", steps - step), {})[layer] = channels[cut:]
+            count = int(step * len(channels) / steps + 0.5)
+            sets.setdefault(("most", step), {})[layer] = channels[:count]
+            sets.setdefault(("least", step), {})[layer] = channels[len(channels) - count :]
     return sets
 
 
@@ -137,7 +135,7 @@ def matched_sets(
     for arm, table in sizes.items():
         size = table.set_index(["layer", "channel"])["score"]
         for layer, channels in order.items():
-            first, *rest = np.array_split(channels, bins)
+            first, *rest = bins_of(channels, bins)
             partners = match_change(first, np.concatenate(rest), size.loc[layer])
             sets.setdefault((arm, 0), {})[layer] = np.sort(partners)
     return sets
@@ -150,14 +148,14 @@ def random_sets(
     sets: Sets = {("all", 0): {layer: np.sort(every) for layer, every in channels.items()}}
     for draw in range(draws):
         sets["random", draw] = {
-            layer: np.sort(rng.choice(np.sort(every), -(-len(every) // bins), replace=False))
+            layer: np.sort(rng.choice(np.sort(every), len(bins_of(every, bins)[0]), replace=False))
             for layer, every in channels.items()
         }
     return sets
 
 
 #: Arms that are also run in each layer alone (random ones: the first `layer_draws`).
-_ALONE = ("q", "matched", "all", "random")
+_ALONE = re.compile(r"q\d+|matched|matched_activation|all|random")
 
 
 def arms(sets: Sets, method: str, layer_draws: int, wanted: Sequence[Layer]) -> list[Arm]:
@@ -165,20 +163,19 @@ def arms(sets: Sets, method: str, layer_draws: int, wanted: Sequence[Layer]) -> 
     found: list[Arm] = []
     names = [layer.name for layer in wanted]
     for place in [JOINT, *names]:
-        same: dict[tuple[bytes, ...], Arm] = {}
+        same: dict[tuple[tuple[str, bytes], ...], list[tuple[str, str, int]]] = {}
+        channels_of: dict[tuple[tuple[str, bytes], ...], dict[str, torch.Tensor]] = {}
         for (arm, draw), by_layer in sets.items():
-            alone = arm.startswith(_ALONE) and (arm != "random" or draw < layer_draws)
-            where = [n for n in (names if place == JOINT else [place]) if n in by_layer]
+            alone = _ALONE.fullmatch(arm) and (arm != "random" or draw < layer_draws)
+            places = names if place == JOINT else [place]
+            where = [name for name in places if len(by_layer.get(name, ()))]
             if not where or (place != JOINT and not alone):
                 continue
             chosen = {name: torch.from_numpy(np.sort(by_layer[name])) for name in where}
-            key = tuple(channels.numpy().tobytes() for channels in chosen.values())
-            label = (method, arm, draw)
-            if key in same:
-                same[key].labels.append(label)  # type: ignore[attr-defined]
-            else:
-                same[key] = Arm(place, chosen, [label])
-        found += same.values()
+            key = tuple((name, channels.numpy().tobytes()) for name, channels in chosen.items())
+            same.setdefault(key, []).append((method, arm, draw))
+            channels_of[key] = chosen
+        found += [Arm(place, channels_of[key], labels) for key, labels in same.items()]
         if method == CONTROLS and (same or place == JOINT):
             found.append(Arm(place, {}, [(method, "none", 0)]))
     return found

@@ -39,6 +39,7 @@ class Source(BaseModel, ABC):
 
     Attributes:
         name: of the series; used in file names.
+        source: which class this is: a name in SOURCES, or `package.module:attribute`.
         resize, crop: the network's view of an image (shorter side, central square; pixels).
         mean, std: of the normalisation of pixels in [0, 1].
         layers: module names or patterns to probe; every block's non-linearity by default.
@@ -50,6 +51,7 @@ class Source(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
+    source: str = "train"
     resize: int = Field(64, ge=1)
     crop: int = Field(64, ge=1)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -239,8 +241,7 @@ class FunctionSource(Source):
 
 def parse_source(section: Mapping[str, Any]) -> Source:
     """A source from its section of the configuration; its `source` names the class."""
-    values = dict(section)
-    return SOURCES.get(values.pop("source", "train")).model_validate(values)
+    return SOURCES.get(section.get("source", "train")).model_validate(dict(section))
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

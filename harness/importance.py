@@ -94,8 +94,9 @@ def on_path(change: Change) -> dict[str, Tensor]:
 def in_contexts(change: Change) -> dict[str, Tensor]:
     """Ours: how often, over random contexts, undoing a neuron lowers the class's margin, from -1
     (always raises it) to 1. A context undoes a random quarter of all neurons, so a neuron is asked
-    about among other undone ones, as it will be in a set; sets that are tried are not looked at.
-    Chosen on other networks and seeds than it was judged on (docs/benchmark.md)."""
+    about among other undone ones. That is the very situation of a quarter in the benchmark, so it
+    simulates what it is judged by, at the price of one backward pass a context. Tuned on other
+    networks and seeds than it was judged on (docs/benchmark.md)."""
     signs = [
         change.undoing({name: mask[change.images] for name, mask in context.items()})
         for context in change.case.contexts
@@ -207,7 +208,7 @@ def importance(
         batches: images of the class, [batch, 3, h, w] each.
         output: index of the class's logit.
         parameters: methods and path steps.
-        rng: for the methods `random` and `tcav`.
+        rng: for the methods `random`, `tcav` and `contexts`.
         others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
 
     Returns:
@@ -237,8 +238,11 @@ def importance(
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and standard errors, each [channels], of sensitivities [images, channels]."""
+    """Scores and standard errors, each [channels], of sensitivities [images, channels]; NaN where
+    these are undefined."""
     count = len(sensitivity)
+    if np.isnan(sensitivity).all():
+        return np.full(sensitivity.shape[1], np.nan), np.full(sensitivity.shape[1], np.nan)
     if share:
         positive = (sensitivity > 0).sum(axis=0)
         adjusted = (positive + 2) / (count + 4)
@@ -275,11 +279,12 @@ def split_half(
         valid = [rho for rho in found if not np.isnan(rho)]
         rho = float(np.mean(valid)) if valid else float("nan")
         rows.append({"images": size, "rho": rho, "left_out": draws - len(valid)})
-    return pd.DataFrame(rows, columns=["images", "rho", "left_out"])
+    table = pd.DataFrame(rows, columns=["images", "rho", "left_out"])
+    return table.astype({"images": int, "rho": float, "left_out": int})
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     a, b = (stats.rankdata(values) for values in (first, second))
-    if a.std() == 0 or b.std() == 0:
+    if np.isnan([*first, *second]).any() or a.std() == 0 or b.std() == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])

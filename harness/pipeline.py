@@ -13,6 +13,7 @@ from harness.config import Config, ConfigError, DrawnImagesSection
 from harness.dissection import read_attributes
 from harness.engine import Engine, Shard
 from harness.images import FileImages, open_images
+from harness.registry import plugin_identity
 
 #: Streams of drawings: a split's images are never another's.
 DRAWN_STREAM = {"train": 0, "probe": 1, "test": 2}
@@ -75,7 +76,8 @@ def train_stage(config: Config, engine: Engine) -> None:
 
 def checkpoint_fingerprint(config: Config, source: Source, epoch: int) -> str:
     """Of a checkpoint's weights and how its images are seen."""
-    seen = source.model_dump(mode="json", exclude={"name", "training", "only", "checkpoints", "at"})
+    unseen = {"name", "source", "training", "only", "checkpoints", "at"}
+    seen = source.model_dump(mode="json", exclude=unseen)
     parts = [package_version(), source.identity(epoch), seen]
     if isinstance(source, TrainedSource):
         parts += [image_fingerprint(config, "train"), image_fingerprint(config, "test")]
@@ -178,7 +180,8 @@ def space_fingerprint(config: Config, method: str) -> str:
         for epoch in source.epochs()
     ]
     parameters = config.space.model_dump(exclude={"methods"})
-    return fingerprint(probes, vars(config.base_checkpoint()), config.seed, parameters, method)
+    base = vars(config.base_checkpoint())
+    return fingerprint(probes, base, config.seed, parameters, plugin_identity(method))
 
 
 def _map_shard(config: Config) -> Shard:
@@ -225,6 +228,7 @@ def _pair_shards(
                 config.seed,
                 classes,
                 config.evolve.model_dump(exclude={"batch_size", "classes", "pairs"}),
+                *map(plugin_identity, config.evolve.methods),
                 *parts,
             ),
             work,

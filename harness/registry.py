@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -57,3 +60,15 @@ def import_attribute(path: str, kind: str):
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{kind} {path!r} cannot be imported: {error}") from error
+
+
+def plugin_identity(name: str) -> str:
+    """What a plugin is for a fingerprint: its name and, of the user's own, its module's text, so
+    that results of changed code are not taken for those of the new."""
+    module, colon, _ = name.partition(":")
+    if not colon:
+        return name
+    found = importlib.util.find_spec(module)
+    path = None if found is None else found.origin
+    text = Path(path).read_bytes() if path and Path(path).is_file() else b""
+    return f"{name} {hashlib.sha256(text).hexdigest()}"

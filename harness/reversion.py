@@ -49,8 +49,8 @@ def choose_sets(
 ) -> pd.DataFrame:
     """The sets of neurons to revert, for one class and pair.
 
-    Arms: `q1` (most important) to `qB`, every neuron of a layer in exactly one (remainders go to
-    the first bins; ties are broken by chance, with `rng`); `random`, sets of the size of q1 drawn
+    Arms: `q1` (most important) to `qB`, every neuron of a layer in exactly one (see
+    `bins_of`; ties are broken by chance, with `rng`); `random`, sets of the size of q1 drawn
     from the whole layer; `matched`, for each neuron of q1 another one, not in q1, such that the
     sizes of change agree best (an optimal assignment of log sizes); `all`, the whole layer.
     Joint sets over all layers are the unions of the layers' sets.
@@ -68,20 +68,32 @@ def choose_sets(
     rows = []
     for layer, of_layer in scores.groupby("layer", sort=False):
         channels = np.sort(of_layer["channel"].unique())
-        set_size = -(-len(channels) // parameters.bins)
+        set_size = len(bins_of(channels, parameters.bins)[0])
         shared = [("all", 0, channels)]
         for draw in range(parameters.random_draws):
             shared.append(("random", draw, rng.choice(channels, set_size, replace=False)))
         for method in methods:
             ranked = of_layer[of_layer["method"] == method]
             order = np.lexsort((rng.random(len(ranked)), -ranked["score"].to_numpy()))
-            parts = np.array_split(ranked["channel"].to_numpy()[order], parameters.bins)
+            parts = bins_of(ranked["channel"].to_numpy()[order], parameters.bins)
             rest = np.concatenate(parts[1:])
             sets = [(f"q{number}", 0, part) for number, part in enumerate(parts, start=1)]
             matched = match_change(parts[0], rest, size.loc[layer])
             for arm, draw, chosen in [*sets, ("matched", 0, matched), *shared]:
                 rows += [(layer, method, arm, draw, channel) for channel in np.sort(chosen)]
     return pd.DataFrame(rows, columns=["layer", "method", "arm", "draw", "channel"])
+
+
+def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Cut ranked channels into bins, the first and the last of one size; what is left over goes to
+    those in the middle, so that the ends can be compared."""
+    size, rest = divmod(len(channels), bins)
+    sizes = np.full(bins, size)
+    inner = np.arange(1, bins - 1) if bins > 2 else np.arange(bins)
+    middle_first = inner[np.argsort(np.abs(inner - (bins - 1) / 2), kind="stable")]
+    for extra in range(rest):
+        sizes[middle_first[extra % len(middle_first)]] += 1
+    return np.split(channels, np.cumsum(sizes)[:-1])
 
 
 def match_change(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray:

@@ -79,13 +79,13 @@ class Case:
 
         The normal of a linear classifier between the class's images and random other images, on
         maps averaged over space; mean over CONCEPT_DRAWS random halves of the others, each vector
-        of length one (TCAV; Kim et al., 2018, section 3).
+        of length one (TCAV; Kim et al., 2018, section 3). NaN where there is no other class.
         """
         mine, others = (
             [self._pooled(batch) for batch in batches] for batches in (self.batches, self.others())
         )
-        if not others:
-            raise ValueError("importance method tcav needs images of another class")
+        if not others:  # undefined, and told as such: there is no other class
+            return {layer.name: torch.full((layer.channels,), torch.nan) for layer in self.layers}
         return {
             layer.name: concept_vector(
                 torch.cat([pooled[layer.name] for pooled in mine]).numpy(),

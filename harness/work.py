@@ -272,11 +272,12 @@ def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np
 
 
 def importance_batches(
-    images: ImageSet, config: Config, source: Source, class_id: int
+    images: ImageSet, config: Config, source: Source, class_id: int, most: int | None = None
 ) -> Sequence[Tensor]:
-    """The images of a class that importance is measured on."""
+    """The images of a class that importance is measured on, at most so many a batch."""
     chosen = image_parts(config, images, class_id)["importance"]
-    return [batch for _, batch in batches(images, chosen, source, config.evolve.batch_size)]
+    size = min(most or config.evolve.batch_size, config.evolve.batch_size)
+    return [batch for _, batch in batches(images, chosen, source, size)]
 
 
 def other_batches(

@@ -49,19 +49,20 @@ def order_of(sizes, seed=0):
     return {name: rng.permutation(count) for name, count in sizes.items()}
 
 
-@given(st.integers(4, 40), st.integers(3, 5), st.integers(2, 9), st.integers(0, 99))
+@given(st.integers(1, 40), st.integers(3, 5), st.integers(2, 9), st.integers(0, 99))
 @settings(deadline=None, max_examples=60)
-def test_bins_part_a_layer_and_cumulative_sets_complete_each_other(count, bins, steps, seed):
+def test_bins_part_a_layer_and_its_ends_are_of_one_size(count, bins, steps, seed):
     order = order_of({"a": count, "b": 2 * count}, seed)
     sets = rank_sets(order, bins, steps)
     for layer, channels in order.items():
         parts = [sets[f"q{n}", 0][layer] for n in range(1, bins + 1)]
         assert np.concatenate(parts).tolist() == channels.tolist()
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert len(parts[0]) == len(parts[-1]) == len(channels) // bins
         for step in range(1, steps):
-            most, least = sets["most", step][layer], sets["least", steps - step][layer]
-            assert np.concatenate([most, least]).tolist() == channels.tolist()
-            assert len(most) == -(-step * len(channels) // steps)
+            most, least = sets["most", step][layer], sets["least", step][layer]
+            assert len(most) == len(least) == int(step * len(channels) / steps + 0.5)
+            assert most.tolist() == channels[: len(most)].tolist()
+            assert least.tolist() == channels[len(channels) - len(least) :].tolist()
 
 
 def test_sets_that_coincide_are_run_once_and_recorded_for_each():
@@ -286,10 +287,20 @@ def test_a_concept_vector_parts_the_class_from_the_others():
     assert np.linalg.norm(vector) <= 1 + 1e-9
 
 
-def test_tcav_without_other_classes_says_so(pair):
+def test_tcav_without_another_class_is_undefined(pair):
     older, newer, layers, images = pair
-    with pytest.raises(ValueError, match="tcav needs images of another class"):
-        scored(older, newer, layers, [images], ["tcav"])
+    values = scored(older, newer, layers, [images], ["tcav"])["tcav", layers[0].name]
+    score, stderr = summarise(values, share=True)
+    assert np.isnan(score).all() and np.isnan(stderr).all()
+    assert split_half(values, True, np.random.default_rng(0))["rho"].isna().all()
+
+
+def test_without_arms_there_are_no_rows_but_all_columns(pair):
+    older, newer, layers, images = pair
+    none = ablate(older, newer, layers, [], shown(images), 2)
+    some = ablate(older, newer, layers, some_arms(layers), shown(images), 2)
+    assert none.empty and list(none.columns) == list(some.columns)
+    assert (none.dtypes == some.dtypes)[4:].all()  # those of numbers
 
 
 def test_split_halves_equal_the_plain_correlation_and_nan_is_counted():

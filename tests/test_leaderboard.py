@@ -59,7 +59,7 @@ def test_lost_is_undefined_where_nothing_was_right_before():
     wide = lb.outcomes(table)
     values = lb.measured(wide, lb.lost, ["good"])
     assert values.loc[3, "good"].isna().all()
-    found = lb.two_way(values, np.random.default_rng(0), 200)
+    found = lb.bootstrap(values, np.random.default_rng(0), 200)
     assert found.classes.tolist() == [5] and found.left_out.tolist() == [1]
     right = wide[CONTROLS, "before", 0] > 0
     lost = 1 - wide["good", "q1", 0][right]
@@ -67,28 +67,53 @@ def test_lost_is_undefined_where_nothing_was_right_before():
     assert lb.outcomes_before(wide)[3] == 0
 
 
-def test_the_bootstrap_draws_classes_and_images():
-    """Its variance against the analytic one of means of means, drawn class by class."""
-    rng = np.random.default_rng(0)
-    groups = [rng.normal(rng.normal(), 1.0, 30) for _ in range(9)]
-    index = pd.MultiIndex.from_tuples(
-        [(c, i) for c, g in enumerate(groups) for i in range(len(g))],
-        names=["class_id", "image_id"],
+def drawn(between, rng, classes=12, images=25):
+    """Images of classes whose means vary, as (class, image) x 1."""
+    groups = rng.normal(rng.normal(0, between, (classes, 1)), 1.0, (classes, images))
+    index = pd.MultiIndex.from_product(
+        [range(classes), range(images)], names=["class_id", "image_id"]
     )
-    values = pd.DataFrame({"a": np.concatenate(groups)}, index=index)
-    found = lb.two_way(values, np.random.default_rng(1), 20_000)
-    means = np.array([g.mean() for g in groups])
-    within = np.mean([g.var() / len(g) for g in groups])
+    return pd.DataFrame({"a": groups.ravel()}, index=index)
+
+
+def test_the_bootstrap_is_the_plain_t_interval_over_classes():
+    values = drawn(0.5, np.random.default_rng(0))
+    found = lb.bootstrap(values, np.random.default_rng(1), 40_000)
+    means = values["a"].groupby("class_id").mean()
+    plain = stats.t.interval(0.95, 11, means.mean(), stats.sem(means))
     assert found.value[0] == pytest.approx(means.mean())
-    assert found.replicates.var() == pytest.approx((means.var() + within) / 9, rel=0.03)
-    low, high = found.interval()
-    half = stats.t.ppf(0.975, 8) * found.replicates.std(ddof=1)
-    assert (low[0], high[0]) == pytest.approx((means.mean() - half, means.mean() + half))
+    assert [x[0] for x in found.interval()] == pytest.approx(plain, abs=0.01)
+
+
+def test_intervals_cover_what_they_say():
+    """400 studies of known truth 0; a binomial standard error is 1.1 points."""
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(400):
+        found = lb.bootstrap(drawn(0.1, rng), rng, 400)
+        low, high = found.interval()
+        covered.append(low[0] <= 0 <= high[0])
+    assert 0.92 <= np.mean(covered) <= 0.985
+
+
+def test_spaces_are_resampled_by_layers():
+    """Every channel of a layer alike: the interval is that of the layers, not of the neurons."""
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product(
+        [["s"], [1, 2], [f"l{i}" for i in range(8)], range(30)],
+        names=["series", "epoch", "layer", "channel"],
+    )
+    of_layer = pd.Series(rng.normal(size=8), index=[f"l{i}" for i in range(8)])
+    values = pd.DataFrame({"m": of_layer[index.get_level_values("layer")].to_numpy()}, index=index)
+    found = lb.bootstrap_neurons(values, np.random.default_rng(1), 20_000)
+    plain = stats.t.interval(0.95, 7, of_layer.mean(), stats.sem(of_layer))
+    assert found.classes.tolist() == [8]
+    assert [x[0] for x in found.interval()] == pytest.approx(plain, abs=0.03)
 
 
 def test_one_class_gives_no_interval_and_no_p():
     wide = lb.outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
-    found = lb.two_way(lb.measured(wide, lb.gap, ["good", "null"]), np.random.default_rng(0), 50)
+    found = lb.bootstrap(lb.measured(wide, lb.gap, ["good", "null"]), np.random.default_rng(0), 50)
     assert np.isfinite(found.value).all() and np.isnan(found.interval()).all()
     assert lb.differences(found, ["good", "null"])["p"].isna().all()
     tests = lb.class_tests(wide, ["good"])
@@ -97,13 +122,13 @@ def test_one_class_gives_no_interval_and_no_p():
 
 def test_a_real_difference_is_separated_and_none_is_not(wide):
     names = ["good", "null"]
-    found = lb.two_way(lb.measured(wide, lb.gap, names), np.random.default_rng(0), 2000)
+    found = lb.bootstrap(lb.measured(wide, lb.gap, names), np.random.default_rng(0), 2000)
     pairs = lb.differences(found, names)
     assert pairs.loc[0, "first"] == "good" and pairs.loc[0, "p"] < 0.01
     assert pairs.loc[0, "low"] > 0
     assert lb.letters(["good", "null"], pairs) == {"good": "a", "null": "b"}
     same = lb.outcomes(records({**BASE, "one": NULL, "two": NULL}, seed=3))
-    found = lb.two_way(lb.measured(same, lb.gap, ["one", "two"]), np.random.default_rng(0), 2000)
+    found = lb.bootstrap(lb.measured(same, lb.gap, ["one", "two"]), np.random.default_rng(0), 2000)
     assert lb.differences(found, ["one", "two"])["p"][0] > 0.05
 
 
