@@ -79,8 +79,8 @@ def leaderboard(bench: Bench) -> Table:
         "classes, "
         f"Holm over methods: Page's trend over the quarters, one-sided, Wilcoxon two-sided; "
         f"permutation, two-sided, not corrected: against {draws} saved random sets. Linearises: "
-        "the ablation that a score is a first-order approximation of; its success by that ablation says less than "
-        "that of other scores. Left out: classes without a value.",
+        "the ablation that a score is a first-order approximation of; its success by that ablation "
+        "says less than that of other scores. Left out: classes without a value.",
         pd.DataFrame(rows),
         dict.fromkeys(signed, _SIGNED)
         | dict.fromkeys(["first"], "{:.2f}")
