@@ -77,7 +77,7 @@ def make_study(folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLA
         participants=100, seed=0, lease_minutes=60, practice_pass=0.5, questions=(),
         exclusion=Exclusion(), payment=Payment(), evidence={},
     )  # fmt: skip
-    study = study.model_copy(update={"hash": digest(study, keys)})
+    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(folder / "keys.json", json.dumps(keys))
     write_text(folder / "study.json", study.model_dump_json())
     return study

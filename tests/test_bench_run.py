@@ -92,7 +92,7 @@ def benched(run, tmp_path_factory) -> Path:
 
 def test_a_record_is_an_image_and_arm(benched):
     results = read_results(benched)
-    records = results.records
+    records = results.records()
     assert not records.duplicated(
         [
             "ablation",
@@ -200,6 +200,22 @@ def test_methods_are_added_without_doing_the_others_again(benched, tmp_path):
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     board = pd.read_csv(out / "bench" / "leaderboard.csv")
     assert set(board["method"]) == {"sign_t", "test_benchmark:own"}
+
+
+def test_changed_code_of_ones_own_is_not_taken_for_the_old(run, tmp_path, monkeypatch):
+    out, module = tmp_path / "run", tmp_path / "own_scores.py"
+    shutil.copytree(run, out)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    boards = []
+    for sign in ("", "-"):
+        module.write_text(
+            "def mine(change):\n"
+            f"    return {{n: {sign}v for n, v in change.along(change.gradients_to).items()}}\n"
+        )
+        sys.modules.pop("own_scores", None)
+        conceptevo_("bench", out, "--workers", 0, "--methods", "own_scores:mine")
+        boards.append(pd.read_csv(out / "bench" / "leaderboard.csv").loc[0, "gap"])
+    assert boards[0] > 0 > boards[1]
 
 
 def test_the_plan_is_shown_and_nothing_done(run, tmp_path):

@@ -84,3 +84,20 @@ def test_init_writes_a_configuration_and_never_overwrites(tmp_path):
     load_config(path)
     again = CliRunner().invoke(conceptevo.app, ["init", str(path)])
     assert again.exit_code != 0 and "exists" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"name": "a", "architecture": "small_vgg", "training": {"epochs": 2, "save": [0, 2]}},
+        {"name": "a", "source": "folder", "architecture": "vgg16", "folder": "w",
+         "pattern": "m-{epoch}.pth"},
+        {"name": "a", "source": "torchvision", "architecture": "vgg16",
+         "checkpoints": {"0": "random"}},
+        {"name": "a", "source": "function", "function": "package.models:load", "at": [1, 2]},
+    ],
+)  # fmt: skip
+def test_what_a_manifest_holds_can_be_parsed_again(section):
+    config = parse_config({"series": [section]})
+    dumped = config.model_dump(mode="json", serialize_as_any=True)
+    assert parse_config(dumped) == config

@@ -79,10 +79,16 @@ def test_own_checkpoints_and_images_go_all_the_way(own, tmp_path):
     code, output = run(own, tmp_path / "run")
     assert code == 0, output
     page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
-    assert "mine" in page and page.count("<figure>") == 4  # none that needs true concepts
+    assert "mine" in page and page.count("<img ") == 4  # none that needs true concepts
     tables = {path.name for path in (tmp_path / "run" / "report" / "tables").glob("*.csv")}
     assert {"neurons.csv", "identity.csv", "reversion.csv"} <= tables
     assert "alignment.csv" not in tables
+    command = [sys.executable, "-m", "conceptevo", "bench", str(tmp_path / "run")]
+    command += ["--methods", "sign_t,random", "--workers", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    board = pd.read_csv(tmp_path / "run" / "bench" / "leaderboard.csv")
+    assert set(board["method"]) == {"sign_t", "random"}
 
 
 def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, tmp_path):
