@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from harness.benchmark import BenchParameters
 from harness.checkpoints import Source
 from harness.config import Config
 from harness.engine import Advance
+from harness.execution import execution
 from harness.images import ImageSet
 from harness.importance import importance_method, sensitivities, split_half, summarise
 from harness.layers import Layer
@@ -76,19 +77,19 @@ def score_method(
 ) -> None:
     """Score and rank all neurons of one pair by one method, for every class."""
     images, older, newer, layers = open_pair(run, source, pair)
-    method = importance_method(name)
+    method, size = importance_method(name), min(batch_size, config.evolve.batch_size)
     scores, reliability = [], []
     for class_id in classes:
         found = sensitivities(
             older,
             newer,
             layers,
-            importance_batches(images, config, source, class_id, batch_size),
+            importance_batches(images, config, source, class_id, size),
             output_of(source, images, class_id),
             {name: method},
             _rng(config, pair, SCORES, class_id),
             config.evolve.path_steps,
-            other_batches(images, config, source, class_id),
+            other_batches(images, config, source, class_id, size),
         )
         rng = _rng(config, pair, RANKS, class_id)
         frames = []
@@ -111,15 +112,23 @@ def score_method(
         run.save(Artifact(kind, place(pair, name)), table[columns], made_from)
 
 
-def _changed(run: Run, pair: Pair, class_id: int) -> dict[str, np.ndarray]:
-    """Layer -> channels of the layers in which anything changed on the class's images."""
-    scores = run.table(Artifact("bench_scores", place(pair, "change")))
-    scores = scores[scores["class_id"] == class_id]
+def _scores(run: Run, pair: Pair, name: str) -> dict[int, pd.DataFrame]:
+    """Class -> one method's scores and ranks on one pair, read once."""
+    table = run.table(Artifact("bench_scores", place(pair, name)))
+    return dict(list(table.groupby("class_id")))
+
+
+def _changed(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Layer -> channels of the layers in which anything changed, by the scores of `change`."""
     return {
         str(layer): np.sort(group["channel"].to_numpy())
-        for layer, group in scores.groupby("layer", sort=False)
+        for layer, group in sizes.groupby("layer", sort=False)
         if (group["score"] > 0).any()
     }
+
+
+def _order(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarray]:
+    return benchmark.by_rank(scores.dropna(subset="score"), layers)
 
 
 def choose_controls(
@@ -133,19 +142,21 @@ def choose_controls(
     parameters: BenchParameters,
 ) -> None:
     """Draw and save one method's controls (of CONTROLS: the random sets) for one pair."""
+    sizes = {method: _scores(run, pair, method) for method in MATCHED.values()}
+    scores = {} if name == CONTROLS else _scores(run, pair, name)
     tables = []
     for position, class_id in enumerate(classes):
-        changed = _changed(run, pair, class_id)
+        changed = _changed(sizes["change"][class_id])
         if name == CONTROLS:
             rng = _rng(config, pair, DRAWS, class_id)
             sets = benchmark.random_sets(changed, parameters.bins, parameters.random_draws, rng)
         else:
-            order = _order(run, pair, name, class_id, list(changed))
-            sizes = {arm: _scores(run, pair, method, class_id) for arm, method in MATCHED.items()}
-            sets = benchmark.matched_sets(order, parameters.bins, sizes)
+            order = _order(scores[class_id], changed)
+            alike = {arm: sizes[method][class_id] for arm, method in MATCHED.items()}
+            sets = benchmark.matched_sets(order, parameters.bins, alike)
             if len(classes) > 1:
                 other = classes[(position + 1) % len(classes)]
-                theirs = _order(run, pair, name, other, list(changed))
+                theirs = _order(scores[other], changed)
                 sets["other_class", 0] = {
                     layer: bins_of(channels, parameters.bins)[0]
                     for layer, channels in theirs.items()
@@ -155,18 +166,6 @@ def choose_controls(
     columns = [*PAIR, "class_id", "method", "arm", "draw", "layer", "channel"]
     run.save(Artifact("bench_sets", place(pair, name)), table[columns], made_from)
     advance(1)
-
-
-def _scores(run: Run, pair: Pair, name: str, class_id: int) -> pd.DataFrame:
-    table = run.table(Artifact("bench_scores", place(pair, name)))
-    return table[table["class_id"] == class_id]
-
-
-def _order(
-    run: Run, pair: Pair, name: str, class_id: int, layers: Sequence[str]
-) -> dict[str, np.ndarray]:
-    known = _scores(run, pair, name, class_id).dropna(subset="score")
-    return benchmark.by_rank(known, layers)
 
 
 def run_arms(
@@ -186,19 +185,20 @@ def run_arms(
     """Run one method's arms by one ablation on one pair; a row an image and arm."""
     images, older, newer, _ = open_pair(run, source, pair)
     saved = run.table(Artifact("bench_sets", place(pair, name)))
+    sizes = _scores(run, pair, "change")
+    scores = {} if name == CONTROLS else _scores(run, pair, name)
     frames = []
     for class_id in classes:
         sets = benchmark.from_table(saved[saved["class_id"] == class_id])
         if name != CONTROLS:
-            changed = list(_changed(run, pair, class_id))
-            order = _order(run, pair, name, class_id, changed)
+            order = _order(scores[class_id], _changed(sizes[class_id]))
             sets = benchmark.rank_sets(order, parameters.bins, parameters.steps) | sets
         arms = benchmark.arms(sets, name, parameters.layer_draws, layers)
         parts = image_parts(config, images, class_id)
         for split in parameters.splits:
             shown = Images(
                 batches(images, parts[split], source, batch_size),
-                partial(importance_batches, images, config, source, class_id),
+                partial(importance_batches, images, config, source, class_id, batch_size),
                 lambda ids: batch_of(images, donors(images, ids, config.seed), source),
             )
             output = output_of(source, images, class_id)
@@ -228,8 +228,6 @@ def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
 def footprint(run: Run, source: Source, pair: Pair, layers: Sequence[Layer]) -> float:
     """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
     twice as much again for what a run in progress, or a graph for gradients, holds."""
-    from harness.execution import execution
-
     images, older, newer, _ = open_pair(run, source, pair)
     batch = batch_of(images, np.arange(min(4, len(images))), source)
     total = 0

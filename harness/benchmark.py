@@ -7,7 +7,7 @@ method's arms are depends on no other method.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -92,7 +92,7 @@ def ranked(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
     return by_importance.groupby("layer").cumcount().reindex(scores.index)
 
 
-def by_rank(scores: pd.DataFrame, layers: Sequence[str]) -> dict[str, np.ndarray]:
+def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarray]:
     """Layer -> its channels, most important first; layers of which nothing is known are left out.
 
     Args:

@@ -272,16 +272,15 @@ def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np
 
 
 def importance_batches(
-    images: ImageSet, config: Config, source: Source, class_id: int, most: int | None = None
+    images: ImageSet, config: Config, source: Source, class_id: int, batch_size: int
 ) -> Sequence[Tensor]:
-    """The images of a class that importance is measured on, at most so many a batch."""
+    """The images of a class that importance is measured on."""
     chosen = image_parts(config, images, class_id)["importance"]
-    size = min(most or config.evolve.batch_size, config.evolve.batch_size)
-    return [batch for _, batch in batches(images, chosen, source, size)]
+    return [batch for _, batch in batches(images, chosen, source, batch_size)]
 
 
 def other_batches(
-    images: ImageSet, config: Config, source: Source, class_id: int
+    images: ImageSet, config: Config, source: Source, class_id: int, batch_size: int
 ) -> Callable[[], Sequence[Tensor]]:
     """Random images of the other classes' importance splits, twice as many as the class has."""
 
@@ -295,7 +294,7 @@ def other_batches(
         mine = len(image_parts(config, images, class_id)["importance"])
         rng = np.random.default_rng([config.seed, 4, class_id])
         chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
-        return [batch for _, batch in batches(images, chosen, source, config.evolve.batch_size)]
+        return [batch for _, batch in batches(images, chosen, source, batch_size)]
 
     return load
 
@@ -324,12 +323,12 @@ def score_evolutions(
 ) -> None:
     """Score every evolution of one pair of epochs for every class."""
     images, older, newer, layers = open_pair(run, source, pair)
-    frames = []
+    size, frames = config.evolve.batch_size, []
     for class_id in classes:
-        pieces = importance_batches(images, config, source, class_id)
+        pieces = importance_batches(images, config, source, class_id, size)
         rng = np.random.default_rng([config.seed, 2, class_id])
         output = output_of(source, images, class_id)
-        others = other_batches(images, config, source, class_id)
+        others = other_batches(images, config, source, class_id, size)
         table = importance(older, newer, layers, pieces, output, config.evolve, rng, others)
         frames.append(table.assign(class_id=class_id))
         advance(1)
