@@ -293,14 +293,15 @@ def _run_bench(
     count = cores() if workers is None else workers
     with _alone_in(run.root):
         with console.status("timing one batch of each series"):
-            table = bench_pipeline.plan(wanted, run, count)
+            bytes_an_image = bench_pipeline.footprints(wanted, run)
+            table = bench_pipeline.plan(wanted, run, count, bytes_an_image)
         minutes = float(table["scores, min"].sum() + table["arms, min"].sum())
         text = f"{minutes:.1f} minutes with {max(count, 1)} worker{'s' if count > 1 else ''}"
         console.print(plain_on_screen(table, f"To be done: about {text}"))
         if stop:
             return False
         with engine(run, count, console, cluster) as working:
-            bench_pipeline.bench(wanted, run, working)
+            bench_pipeline.bench(wanted, run, working, bytes_an_image)
     return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -140,9 +140,9 @@ def _layers(run: Run, series: str, patterns: Sequence[str]) -> list[Layer]:
     return found
 
 
-def bench(asked: Wanted, run: Run, engine: Engine) -> None:
+def bench(asked: Wanted, run: Run, engine: Engine, bytes_an_image: Mapping[str, float]) -> None:
     """Do what is not done yet, then write the results."""
-    sizes = batch_sizes(asked, run)
+    sizes = batch_sizes(asked, bytes_an_image)
     engine.stage("scores", score_shards(asked, sizes))
     engine.stage("controls", control_shards(asked))
     engine.stage("arms", arm_shards(asked, sizes))
@@ -249,33 +249,43 @@ def space_shards(asked: Wanted) -> list[Shard]:
     ]
 
 
-def batch_sizes(asked: Wanted, run: Run) -> dict[str, int]:
+def footprints(asked: Wanted, run: Run) -> dict[str, float]:
+    """Series -> bytes that one image takes in a worker."""
+    one_each = {source.name: (source, pair) for source, pair in asked.pairs}
+    return {
+        name: work.footprint(run, source, pair, asked.layers[name])
+        for name, (source, pair) in one_each.items()
+    }
+
+
+def batch_sizes(asked: Wanted, bytes_an_image: Mapping[str, float]) -> dict[str, int]:
     """Series -> images a pass, such that a worker's maps fit `memory`.
 
     Raises:
         ConfigError: not even FEWEST images fit.
     """
     sizes = {}
-    for source, pair in {source.name: (source, pair) for source, pair in asked.pairs}.values():
-        one = work.footprint(run, source, pair, asked.layers[source.name])
+    for series, one in bytes_an_image.items():
         fit = int(asked.parameters.memory * 2**30 / one)
         if fit < FEWEST:
             raise ConfigError(
                 f"bench.memory = {asked.parameters.memory:g} GiB holds {fit} images of series "
-                f"{source.name!r}; {FEWEST} need {FEWEST * one / 2**30:.2f} GiB"
+                f"{series!r}; {FEWEST} need {FEWEST * one / 2**30:.2f} GiB"
             )
-        sizes[source.name] = min(fit, asked.parameters.batch_size)
+        sizes[series] = min(fit, asked.parameters.batch_size)
     return sizes
 
 
-def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
+def plan(
+    asked: Wanted, run: Run, workers: int, bytes_an_image: Mapping[str, float]
+) -> pd.DataFrame:
     """What will be run, how long it will take and how much memory, by timing one batch a series.
 
     Returns:
         series, pairs, images (a class, reverted), arms (a pair and class), GiB (a worker), minutes
         of scores and of arms that are not there yet, on so many workers.
     """
-    sizes, rows = batch_sizes(asked, run), []
+    sizes, rows = batch_sizes(asked, bytes_an_image), []
     shards = {"scores": score_shards(asked, sizes), "arms": arm_shards(asked, sizes)}
     p = asked.parameters
     seen, shown = _images_a_class(asked, run)
@@ -292,7 +302,7 @@ def plan(asked: Wanted, run: Run, workers: int) -> pd.DataFrame:
             "pairs": sum(s.name == name for s, _ in asked.pairs),
             "images": shown,
             "arms": (joint + alone * len(layers)) * len(p.methods) * len(p.ablations),
-            "GiB": sizes[name] * work.footprint(run, source, pair, layers) / 2**30,
+            "GiB": sizes[name] * bytes_an_image[name] / 2**30,
             "scores, min": 0.0,
             "arms, min": 0.0,
         }
