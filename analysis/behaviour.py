@@ -140,7 +140,8 @@ class Detection:
     (`noise`, the same stage shown twice). d′ = z(H) − z(F), criterion c = −(z(H) + z(F))/2
     (Green & Swets 1966; Macmillan & Creelman 2005), with Hautus' (1995) log-linear rule
     H = (hits + ½)/(trials + 1) so that rates of 0 and 1 stay finite. d′ = 0 is blindness, 1 is
-    moderate; c > 0 means that people are slow to say "changed". Participants and items clustered.
+    moderate; c > 0 means that people are slow to say "changed". Participants and items clustered;
+    d′ is tested, the others describe.
 
     Attributes:
         signal, noise: names of the conditions. value: the column with 1 for "changed".
@@ -170,12 +171,13 @@ class Detection:
         counts = np.bincount(data.group)[[s, f]]
         n = np.array([*counts, counts.sum(), counts.sum()])
         test = "t, participants and items clustered"
-        rates = estimates(result, stats.norm.cdf, None, "", n, self.level)
-        scores = estimates(result, np.asarray, 0.0, test, n, self.level)
-        names = ["hit rate", "false-alarm rate", "d′", "criterion"]
+        hit, alarm, *_ = estimates(result, stats.norm.cdf, None, "", n, self.level)
+        _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, test, n, self.level)
+        *_, criterion = estimates(result, np.asarray, None, "", n, self.level)
+        found = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity}
         return {
-            (name,): replace(e, left_out=missing)
-            for name, e in zip(names, [*rates[:2], *scores[2:]], strict=True)
+            (name,): replace(estimate, left_out=missing)
+            for name, estimate in (found | {"criterion": criterion}).items()
         }
 
 

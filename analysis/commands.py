@@ -23,18 +23,27 @@ def analyse(
         str | None, typer.Option(help="human, pilot or simulated, where the table holds several")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="condition to compare the others with [default: all pairs]")
+        str | None,
+        typer.Option(
+            help="condition to compare the others with, '' for all pairs [default: as frozen]"
+        ),
     ] = None,
-    similarity: Annotated[str, typer.Option(help="of labels: words, exact, trigrams, …")] = "words",
+    similarity: Annotated[
+        str | None, typer.Option(help="of labels: words, exact, trigrams, … [default: as frozen]")
+    ] = None,
     replicates: Annotated[int, typer.Option(min=99, help="of the bootstraps")] = 1999,
+    permutations: Annotated[int, typer.Option(min=99, help="of the permutation tests")] = 9999,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Every table and figure of a study, and one report."""
     from analysis.pipeline import Inputs, analyse_study
+    from analysis.sentences import main_question
     from analysis.study import Settings
 
-    settings = Settings(replicates, seed, similarity=similarity, reference=reference)
-    analyse_study(Inputs(study, responses, run, source), settings, out)
+    settings = Settings(replicates, permutations, seed, similarity=similarity, reference=reference)
+    results = analyse_study(Inputs(study, responses, run, source), settings, out)
+    for sentence in main_question(results):
+        console.print(sentence, highlight=False)
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex", highlight=False)
 
 
@@ -98,6 +107,15 @@ def power(
     chance: Annotated[float, typer.Option(min=0.001, max=0.999)] = 1 / 6,
     against_chance: Annotated[bool, typer.Option(help="test conditions against chance")] = False,
     reference: Annotated[str | None, typer.Option(help="compare all with this condition")] = None,
+    primary_share: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="of the study's 5 % that these tests hold: as "
+            "study.toml has it if they are its main question, 1 if there are no others",
+        ),
+    ] = 0.8,
     sd_participant: Annotated[float, typer.Option(min=0, help="of ability, logit scale")] = 0.5,
     sd_condition: Annotated[
         float, typer.Option(min=0, help="of what a condition does for one person, logit scale")
@@ -135,7 +153,7 @@ def power(
             highlight=False,
         )
     table = curve(
-        Plan(design, against_chance, reference),
+        Plan(design, against_chance, reference, share=primary_share),
         parse_range(participants, "--participants"),
         parse_range(trials, "--trials"),
         parse_range(items, "--items") if items else (),

@@ -23,6 +23,9 @@ from analysis.figures import COLOURS, MARKERS, Figure, styled
 from analysis.statistics import _fit_conditions, _log_odds, _pairs, _shares
 from analysis.tables import Table
 
+#: Named where a study has several effects: that all are found in one study.
+TOGETHER = "all together"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,49 +33,55 @@ class Plan:
 
     Attributes:
         design: the study; its number of participants is varied by `curve`.
-        against_chance: test every condition whose accuracy differs from chance, otherwise the
-            contrasts of conditions (Holm over the pairs).
+        against_chance: test the conditions against chance and report those that differ from it,
+            otherwise the contrasts of conditions.
         reference: compare all conditions with this one; all pairs by default.
-        level: 1 − level is the size of the tests.
+        level: 1 − level is the size of all tests of the study together.
+        share: what the tests planned here hold of it; as in the analysis (`analysis.claims`) the
+            rest is handed on to them only if the other tests are rejected, which is not counted on.
     """
 
     design: Design
     against_chance: bool = False
     reference: str | None = None
     level: float = 0.95
+    share: float = 1.0
 
 
 def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     """Share of simulated studies in which each test rejects.
 
     Returns:
-        effect (a condition, or "a − b"), size (true difference), power, low, high (Wilson's 95 %
-        interval for the error of simulation), studies.
+        effect (a condition, or "a − b"; with several, TOGETHER: all are found in one study), size
+        (true difference), power, low, high (Wilson's 95 % interval for the error of simulation),
+        studies.
     """
     design = plan.design
     names = tuple(design.accuracy)
     accuracy = np.array([design.accuracy[name] for name in names])
     if plan.against_chance:
-        tested = [g for g in range(len(names)) if accuracy[g] != design.chance]
-        effects = [names[g] for g in tested]
-        sizes = accuracy[tested] - design.chance
+        effects, sizes = list(names), accuracy - design.chance
+        sought = sizes != 0  # a control at chance is tested, but not to be found
     else:
         pairs = _pairs(names, plan.reference)
         effects = [f"{names[a]} − {names[b]}" for a, b in pairs]
         sizes = np.array([accuracy[a] - accuracy[b] for a, b in pairs])
+        sought = np.ones(len(pairs), dtype=bool)
         first, second = np.array(pairs).reshape(-1, 2).T
-    if not effects:
+    if not sought.any():
         raise ValueError("nothing to find: give conditions that differ from chance or each other")
     null = float(logit(design.chance)) if plan.against_chance else 0.0
+    # As if one more test, which is never rejected, held the rest of the 5 %.
+    weights = np.array([plan.share / len(effects)] * len(effects) + [1 - plan.share])
 
     def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         if plan.against_chance:
-            return _log_odds(total, count)[..., tested]
+            return _log_odds(total, count)
         share = _shares(total, count)
         return share[..., first] - share[..., second]
 
-    rejected = np.zeros(len(effects))
-    for child in np.random.SeedSequence(seed).spawn(studies):
+    rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
+    for k, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
         data = simulate(design, np.random.default_rng(child))
         result = two_way_jackknife(data, function)
         p = np.array(
@@ -83,13 +92,16 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
                 )
             ]
         )
-        if not plan.against_chance:
-            p = holm(p)
-        rejected += p < 1 - plan.level  # an undefined p does not reject
-    power = rejected / studies
+        corrected = holm(np.append(p, 1.0), weights)[:-1] if plan.share < 1 else holm(p)
+        rejected[k] = (corrected < 1 - plan.level)[sought]  # an undefined p does not reject
+    power = rejected.mean(axis=0)
+    names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
+    if len(power) > 1:
+        power = np.append(power, rejected.all(axis=1).mean())
+        names_found, sizes = [*names_found, TOGETHER], np.append(sizes, np.nan)
     low, high = _wilson(power, studies)
     return pd.DataFrame(
-        {"effect": effects, "size": sizes, "power": power, "low": low, "high": high,
+        {"effect": names_found, "size": sizes, "power": power, "low": low, "high": high,
          "studies": studies}
     )  # fmt: skip
 
@@ -161,23 +173,16 @@ def curve(
     return table[[*front, *(c for c in table.columns if c not in front)]]
 
 
-#: Named where a study has several effects: each is found with this power at least.
-WEAKEST = "the weakest"
-
-
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
-    """The fewest participants with which each effect, and the weakest, has the wanted power.
+    """The fewest participants with which each effect, and all together, have the wanted power.
 
     Returns:
         effect, design, participants, trials, items, raters, power, cost; missing where no number
         tried suffices (more items may). The power must hold for that number and all larger ones,
-        so that luck in one simulation does not count. The last effect is the weakest (or the only
+        so that luck in one simulation does not count. The last effect is all together (or the only
         one).
     """
-    least = table.loc[table.groupby(["design", "participants"], sort=False)["power"].idxmin()]
     rows = []
-    if table["effect"].nunique() > 1:
-        table = pd.concat([table, least.assign(effect=WEAKEST)])
     for (effect, design), group in table.groupby(["effect", "design"], sort=False):
         group = group.sort_values("participants")
         enough = group["power"].to_numpy()[::-1] >= wanted
@@ -190,14 +195,14 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
 
 
 def in_words(found: pd.DataFrame, wanted: float) -> str:
-    """The smallest design with the wanted power for each effect: fewest people, trials, items."""
+    """The smallest design with the wanted power for all effects: fewest people, trials, items."""
     every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
     if every.empty:
-        return f"No design tried finds each effect with {100 * wanted:g} % power."
+        return f"No design tried finds every effect with {100 * wanted:g} % power."
     best = every.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
     cost = "" if np.isnan(best["cost"]) else f", at a cost of {best['cost']:.2f}"
     return (
-        f"Smallest design tried that finds each effect with {100 * wanted:g} % power: "
+        f"Smallest design tried that finds every effect with {100 * wanted:g} % power: "
         f"{best['participants']} participants, {best['trials']} trials each a condition, of "
         f"{best['items']} different ones with {best['raters']:.0f} answers each{cost}."
     )
@@ -246,7 +251,7 @@ def power_tables(
             "power",
             "Power by simulation",
             "Share of simulated studies in which the planned test (participants and items "
-            "clustered, Holm over contrasts) rejects, with Wilson's interval for the error of "
+            "clustered, corrected by Holm) rejects, with Wilson's interval for the error of "
             f"simulation. {meaning} Size: true difference of shares.",
             table,
             number,
@@ -264,8 +269,7 @@ def power_tables(
     ]
     lines = table
     if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many to tell apart
-        least = table.groupby(["design", "participants"], sort=False)["power"].idxmin()
-        lines = table.loc[least].assign(effect=WEAKEST)
+        lines = table[table["effect"] == TOGETHER]
     with styled():
         canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
         for k, ((effect, design), group) in enumerate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,6 @@ from harness.registry import Registry
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, read_table
 from tasks.study import Study
 from tasks.study import load as load_study
-
-#: Tasks whose answer is one of the options shown, so that the key can be checked.
-CHOICES = ("odd_one_out", "before_or_after")
 
 
 class ResponseError(ValueError):
@@ -42,6 +39,14 @@ class FrozenStudy:
     trials: pd.DataFrame
     exclusions: Mapping[str, Any]
 
+    @cached_property
+    def choice_tasks(self) -> frozenset[str]:
+        """Tasks whose key is always one of the options shown, so that it can be checked."""
+        trials = self.trials[["trial", "options"]].itertuples(index=False)
+        keyed = pd.Series([self.keys.get(trial) in options for trial, options in trials])
+        by_task = keyed.groupby(self.trials["task"]).all()
+        return frozenset(by_task.index[by_task])
+
     @property
     def hash(self) -> str:
         return self.study.hash
@@ -57,7 +62,8 @@ class FrozenStudy:
             ValueError: trials of one condition differ in their number of options.
         """
         found = {}
-        data = self.trials[(self.trials["role"] == "trial") & self.trials["task"].isin(CHOICES)]
+        data = self.trials[self.trials["role"] == "trial"]
+        data = data[data["task"].isin(self.choice_tasks)]
         for condition, group in data.groupby("condition"):
             sizes = {len(options) for options in group["options"]}
             if len(sizes) > 1 or 0 in sizes:
@@ -268,10 +274,10 @@ def _answer_problems(row: Any, trial: Any, key: Any) -> list[str]:
     found = []
     if sorted(options) != sorted(trial.options):
         found.append(f"options {options} are not those of trial {row.trial!r}")
-    if trial.task in CHOICES:
+    if isinstance(key, str) and key in trial.options:
         if answer not in trial.options:
             found.append(f"answer {answer!r} was not an option of trial {row.trial!r}")
-        elif isinstance(key, str) and (row.correct is pd.NA or row.correct != (answer == key)):
+        elif row.correct is pd.NA or row.correct != (answer == key):
             found.append(f"correct is {row.correct}, against the key of trial {row.trial!r}")
     return found
 
@@ -285,7 +291,7 @@ def measures(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> p
         place on screen chosen most often); NaN where there is nothing to go by.
     """
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
-    data = table[(table["role"] == "trial") & table["task"].isin(CHOICES)]
+    data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
     places = pd.DataFrame(
         {
             "participant": data["participant"],

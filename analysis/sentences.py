@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study import Results
-
-ALPHA = 0.05
+from analysis.claims import ALPHA, QUESTIONS
+from analysis.study import Results, task_name
+from analysis.tables import spaced
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
@@ -26,7 +26,9 @@ def interval(low: float, high: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """American style: p < .001, p = .032, p = 1."""
+    """American style: p < .001, p = .032, p = 1; nothing is said of an undefined one."""
+    if pd.isna(p):
+        return "not tested"
     if p < 0.001:
         return "p < .001"
     return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
@@ -37,54 +39,82 @@ def signed(value: float, form: str) -> str:
     return format(value, f"+{form}").replace("-", "−")
 
 
+def main_question(results: Results) -> Iterator[str]:
+    """What was asked first of all, and how many of all tests may be claimed."""
+    tests = results.claims.dropna(subset=["p"]) if len(results.claims) else results.claims
+    if tests.empty:
+        yield "Nothing could be tested."
+        return
+    plan = results.plan
+    task, _, kind = plan.primary.rpartition(".")
+    main = tests[tests["question"] == plan.primary]
+    if not plan.primary:
+        yield "No main question was frozen with the study, so that all tests weigh the same."
+    elif main.empty:
+        yield (
+            f"The main question, {QUESTIONS[kind]} ({task_name(task)}), could not be tested, so "
+            f"that all other tests weigh the same."
+        )
+    else:
+        yield (
+            f"The main question, frozen before the first participant: {QUESTIONS[kind]} "
+            f"({task_name(task)}). {_counted(main)}."
+        )
+    yield (
+        f"{_counted(tests)}, all corrected together. Where there is nothing to find, a report "
+        f"with any claim in it, of whatever kind, comes out of {percent(ALPHA)} of studies at most."
+    )
+
+
+def _counted(tests: pd.DataFrame) -> str:
+    """How many of some tests may be claimed, as the beginning of a sentence."""
+    n = int(tests["claimed"].sum())
+    one = "its one test" if len(tests) == 1 else f"{len(tests)} tests"
+    return f"Of {one}, {n} may be claimed"
+
+
 def against_chance(results: Results) -> Iterator[str]:
     """One sentence a condition of the tasks with a key."""
-    chance = results.responses.study.chance()
-    for row in rows_of(results.accuracy["clustered"]):
-        level = chance[row.condition]
+    for row in rows_of(results.accuracy):
         found = (
-            f"In {row.task}, condition {row.condition.replace('_', ' ')}, {percent(row.value)} of "
+            f"In {row.task}, condition {spaced(row.condition)}, {percent(row.value)} of "
             f"{row.n} answers were right ({100 * row.level:g} % interval "
             f"{interval(row.low, row.high)})"
         )
         if pd.isna(row.p):
-            yield f"{found}; chance ({percent(level)}) could not be tested."
-        elif row.p < 1 - row.level:
-            way = "more" if row.value > level else "less"
-            yield (
-                f"{found}: {way} than the {percent(level)} of guessing ({p_text(row.p)} after "
-                f"Holm's correction)."
-            )
+            yield f"{found}; chance ({percent(row.null)}) could not be tested."
+        elif row.claimed:
+            way = "more" if row.value > row.null else "less"
+            yield f"{found}: {way} than the {percent(row.null)} of guessing ({p_text(row.p)})."
         else:
             yield (
-                f"{found}: this study cannot tell it from guessing ({percent(level)}, "
-                f"{p_text(row.p)} after Holm's correction)."
+                f"{found}: this study cannot tell it from guessing ({percent(row.null)}, "
+                f"{p_text(row.p)})."
             )
 
 
 def between_conditions(results: Results) -> Iterator[str]:
-    """One sentence a pair; the corrected p-value decides whether a difference is claimed."""
-    table = results.contrasts["clustered"]
+    """One sentence a pair."""
+    table = results.contrasts
     if table.empty:
         return
     for row in rows_of(table[table["measure"] == "risk difference"]):
-        first, second = (name.replace("_", " ") for name in (row.first, row.second))
+        first, second = spaced(row.first), spaced(row.second)
         size = f"{abs(100 * row.value):.0f} points"
         ends = (
             f"interval of this pair alone {signed(100 * row.low, '.0f')} to "
             f"{signed(100 * row.high, '.0f')} points"
         )
-        if row.p < ALPHA:
+        if row.claimed:
             way = "more" if row.value > 0 else "fewer"
             yield (
                 f"In {row.task}, {first} had {size} {way} right answers than {second} "
-                f"({ends}; {p_text(row.p)} after Holm's correction)."
+                f"({ends}; {p_text(row.p)})."
             )
-        else:
+        elif pd.notna(row.p):
             yield (
                 f"In {row.task}, no difference between {first} and {second} is shown "
-                f"({ends}; {p_text(row.p)} after Holm's correction); that is not evidence that "
-                f"there is none."
+                f"({ends}; {p_text(row.p)}); that is not evidence that there is none."
             )
 
 
@@ -96,12 +126,12 @@ def detection(results: Results) -> Iterator[str]:
     if "d′" in rows:
         d = rows["d′"]
         size, low, high = (signed(d[name], ".2f") for name in ("value", "low", "high"))
-        ends = f"d′ = {size}, interval {low} to {high}"
+        ends = f"d′ = {size}, interval {low} to {high}; {p_text(d['p'])}"
         hit, alarm = rows["hit rate"]["value"], rows["false-alarm rate"]["value"]
         rates = f"{percent(hit)} of false evolutions and {percent(alarm)} of unchanged stages"
-        if d["low"] > 0:
+        if d["claimed"] and d["value"] > 0:
             yield f"People told changes from none: {rates} were judged changed ({ends})."
-        elif d["high"] < 0:
+        elif d["claimed"]:
             yield f"People called unchanged stages changed more often than changes ({ends})."
         else:
             yield f"It is not shown that people tell changes from none: {rates} ({ends})."
@@ -115,10 +145,10 @@ def detection(results: Results) -> Iterator[str]:
 
 def naming(results: Results) -> Iterator[str]:
     for row in rows_of(results.labels):
-        what = f"{row.task}, {row.condition.replace('_', ' ')}"
+        what = f"{row.task}, {spaced(row.condition)}"
         if pd.isna(row.value):
             continue
-        if row.p < ALPHA and row.effect > 0:
+        if row.claimed:
             yield (
                 f"In {what}, labels of the same pictures were more alike ({row.value:.2f}) than "
                 f"shuffled ones ({row.value - row.effect:.2f}; {p_text(row.p)})."
@@ -138,15 +168,20 @@ def sessions(results: Results) -> Iterator[str]:
             continue
         if row.measure.startswith("change of accuracy"):
             ends = f"interval {signed(100 * row.low, '.1f')} to {signed(100 * row.high, '.1f')}"
-            change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}"
-            if row.p < ALPHA:
+            change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}; "
+            change += p_text(row.p)
+            if row.claimed:
                 verb = "improved" if row.value > 0 else "declined"
                 yield f"In {row.task}, accuracy {verb} over the session ({change})."
             else:
                 yield f"In {row.task}, no change of accuracy over the session is shown ({change})."
         elif row.measure.startswith("confidence"):
-            ends = f"type-2 area {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
-            told = "told" if row.low > 0.5 else "is not shown to tell"
+            ends = f"type-2 area {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}; "
+            ends += p_text(row.p)
+            if row.claimed and row.value < 0.5:
+                yield f"In {row.task}, people were surer of wrong answers than of right ({ends})."
+                continue
+            told = "told" if row.claimed else "is not shown to tell"
             yield f"In {row.task}, confidence {told} right answers from wrong ones ({ends})."
 
 
@@ -161,20 +196,21 @@ def meetings(results: Results) -> Iterator[str]:
     if results.associations.empty:
         return
     tested = results.associations.dropna(subset=["value"])
-    for row in rows_of(tested[tested["p"] < ALPHA]):
+    for row in rows_of(tested[tested["claimed"]]):
         way = "rose" if row.value > 0 else "fell"
         yield (
             f"In {row.task}, people's rate {way} with {names[row.evidence]} (ρ = "
             f"{signed(row.value, '.2f')}, interval of this one alone {signed(row.low, '.2f')} to "
-            f"{signed(row.high, '.2f')}; {p_text(row.p)} after Holm's correction)."
+            f"{signed(row.high, '.2f')}; {p_text(row.p)})."
         )
-    others = tested[tested["p"] >= ALPHA]
+    others = tested[~tested["claimed"]]
     if len(others):
         extremes = f"{signed(others['low'].min(), '.2f')} to {signed(others['high'].max(), '.2f')}"
+        least = p_text(others["p"].min()) + (" or more" if others["p"].min() < 1 else "")
         yield (
             f"Of {len(tested)} associations of people's rate with what the networks know, "
             f"{len(others)} are not shown (ρ from {signed(others['value'].min(), '.2f')} to "
-            f"{signed(others['value'].max(), '.2f')}; {p_text(others['p'].min())} or more after "
-            f"Holm's correction). That is not evidence that there are none: their intervals reach "
+            f"{signed(others['value'].max(), '.2f')}; {least}). "
+            f"That is not evidence that there are none: their intervals reach "
             f"from {extremes}."
         )

@@ -24,7 +24,6 @@ from analysis.clusters import (
     Variance,
     crossed,
     estimates,
-    holm,
     t_interval,
     two_way_bootstrap,
     two_way_jackknife,
@@ -309,23 +308,14 @@ def _pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int
     return [(g, base) for g in range(len(names)) if g != base]
 
 
-def corrected(found: Estimates) -> Estimates:
-    """The same estimates with Holm's correction over all their p-values."""
-    p_values = holm(np.array([e.p for e in found.values()], dtype=float))
-    return {
-        key: replace(e, p=float(p), test=f"{e.test}, Holm over {len(found)}")
-        for (key, e), p in zip(found.items(), p_values, strict=True)
-    }
-
-
 @STATISTICS.add("cluster_contrasts")
 @dataclass(frozen=True)
 class ClusterContrasts:
     """Differences of shares between conditions, participants and items clustered.
 
-    Two estimates a pair (first − second): "risk difference", p̂₁ − p̂₂ ± t_df √V, with its p-value
-    corrected by Holm (1979) over the pairs; "odds ratio", exp(logit p̂₁ − logit p̂₂ ± t_df √V), the
-    same claim on the other scale, without a test of its own. Participants who answered both
+    Two estimates a pair (first − second): "risk difference", p̂₁ − p̂₂ ± t_df √V, with the p-value of
+    this pair alone; "odds ratio", exp(logit p̂₁ − logit p̂₂ ± t_df √V), the same claim on the other
+    scale, without a test of its own. Participants who answered both
     conditions enter both sides, so their general ability cancels.
 
     Attributes:
@@ -363,12 +353,10 @@ class ClusterContrasts:
         differences = estimates(risk, np.asarray, 0.0, test, counts, self.level)
         ratios = estimates(odds, np.exp, None, "", counts, self.level)
         names = [(data.groups[a], data.groups[b]) for a, b in pairs]
-        found = corrected(
-            {
-                (*pair, "risk difference"): replace(e, left_out=missing)
-                for pair, e in zip(names, differences, strict=True)
-            }
-        )
+        found: Estimates = {
+            (*pair, "risk difference"): replace(e, left_out=missing)
+            for pair, e in zip(names, differences, strict=True)
+        }
         for pair, e in zip(names, ratios, strict=True):
             found[(*pair, "odds ratio")] = replace(e, left_out=missing)
         return found
@@ -377,7 +365,7 @@ class ClusterContrasts:
 @STATISTICS.add("crossed_contrasts")
 @dataclass(frozen=True)
 class CrossedContrasts:
-    """Odds ratios between conditions from the model with crossed random effects, Holm-corrected.
+    """Odds ratios between conditions from the model with crossed random effects, p of each alone.
 
     exp(β₁ − β₂): how the odds of one person on one item of average difficulty change; further from
     1 than the ratio of averaged odds, as it is not diluted by their spread. People may differ in
@@ -405,4 +393,4 @@ class CrossedContrasts:
                 left_out=int(frame["correct"].isna().sum()),
                 test="t, crossed random effects", p=p, level=self.level, clustered=CLUSTERED,
             )  # fmt: skip
-        return corrected(found)
+        return found

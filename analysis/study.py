@@ -12,11 +12,13 @@ import pandas as pd
 
 from analysis import behaviour  # noqa: F401 - registers its statistics
 from analysis.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
+from analysis.claims import judge
 from analysis.labels import LabelAgreement
 from analysis.meeting import Associations
-from analysis.responses import CHOICES, Responses
-from analysis.statistics import STATISTICS, Estimates, corrected, tabulate
+from analysis.responses import Responses
+from analysis.statistics import STATISTICS, Estimates, tabulate
 from analysis.tables import Table
+from tasks.settings import Analysis
 
 #: How a task is called in tables, figures and sentences.
 TASK_NAMES = {
@@ -27,20 +29,29 @@ TASK_NAMES = {
 }
 
 
+def task_name(task: str) -> str:
+    """A task as readers call it; a user's own under its own name."""
+    return TASK_NAMES.get(task, task)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Choices of the analysis, written into the release pack.
 
     Attributes:
-        replicates: of every bootstrap. seed: of all random numbers. level: of all intervals.
-        similarity: of labels (`analysis.labels.SIMILARITIES`).
-        reference: odd-one-out condition that others are compared with; all pairs by default.
+        replicates: of every bootstrap. permutations: of every permutation test; p-values go down to
+            1 / (permutations + 1) before they are corrected. seed: of all random numbers.
+        level: of all intervals.
+        similarity: of labels (`analysis.labels.SIMILARITIES`); as frozen by default.
+        reference: condition that others of its task are compared with, "" for all pairs; as frozen
+            by default.
     """
 
     replicates: int = 1999
+    permutations: int = 9999
     seed: int = 0
     level: float = 0.95
-    similarity: str = "words"
+    similarity: str | None = None
     reference: str | None = None
 
 
@@ -64,6 +75,36 @@ class Results:
     from_run: Sequence[Table] = ()
 
     @property
+    def plan(self) -> Analysis:
+        """What was frozen; for a study older than plans, no main question and all defaults."""
+        return self.responses.study.study.analysis or Analysis()
+
+    @property
+    def similarity(self) -> str:
+        chosen = self.settings.similarity
+        return self.plan.similarity if chosen is None else chosen
+
+    @property
+    def reference(self) -> str:
+        chosen = self.settings.reference
+        return self.plan.reference if chosen is None else chosen
+
+    @property
+    def departures(self) -> list[str]:
+        """Choices that differ from the frozen plan, as "what: chosen instead of frozen"."""
+        if self.responses.study.study.analysis is None:
+            return []
+        choices = [
+            ("similarity of labels", self.similarity, self.plan.similarity),
+            ("reference condition", self.reference or "none", self.plan.reference or "none"),
+        ]
+        return [
+            f"{what}: {chosen} instead of {frozen}"
+            for what, chosen, frozen in choices
+            if chosen != frozen
+        ]
+
+    @property
     def tasks(self) -> list[str]:
         """Tasks with analysed answers, in the order of TASK_NAMES, users' own after them."""
         have = set(self.responses.answers["task"])
@@ -82,115 +123,160 @@ class Results:
 
     @property
     def choice_tasks(self) -> list[str]:
-        return [task for task in self.tasks if task in CHOICES]
+        return [task for task in self.tasks if task in self.responses.study.choice_tasks]
 
     def _by_task(
-        self,
-        tasks: list[str],
-        statistic: str,
-        names: list[str],
-        holm: bool = False,
-        **parameters: Any,
+        self, tasks: list[str], statistic: str, names: list[str], kind: str = "", **parameters: Any
     ) -> pd.DataFrame:
-        """A statistic over each task's answers, as one table; p-values corrected within a task."""
+        """A statistic over each task's answers, as one table: question, task, names, estimate.
+
+        Args:
+            kind: of the question that the statistic's tests ask.
+        """
         frames = []
         for task in tasks:
-            found = STATISTICS.get(statistic)(level=self.settings.level, **parameters)(
-                self.of(task)
-            )
-            if found:
-                table = tabulate(corrected(found) if holm else found, names)
-                table.insert(0, "task", TASK_NAMES.get(task, task))
+            made = STATISTICS.get(statistic)(level=self.settings.level, **parameters)
+            if found := made(self.of(task)):
+                table = tabulate(found, names)
+                table.insert(0, "task", task_name(task))
+                table.insert(0, "question", f"{task}.{kind}")
                 frames.append(table)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    @cached_property
-    def accuracy(self) -> dict[str, pd.DataFrame]:
-        """Shares of right answers by method: clustered (the claim), crossed, binomial.
+    @property
+    def _sampled(self) -> dict[str, Any]:
+        return {"replicates": self.settings.replicates, "seed": self.settings.seed}
 
-        The claim's tests of chance are corrected by Holm over the conditions of a task, so that a
-        study in which all are guessing claims something of a task in one of twenty cases.
+    @cached_property
+    def _tests(self) -> dict[str, pd.DataFrame]:
+        """The tables whose rows are tests (or nothing with p undefined), each test for itself.
+
+        All have question, task, what, value, low, high, null (the tested value) and p.
         """
-        chance = self.responses.study.chance()
-        sampled = {"replicates": self.settings.replicates, "seed": self.settings.seed}
-        return {
-            "clustered": self._by_task(
-                self.choice_tasks,
-                "cluster_bootstrap",
-                ["condition"],
-                holm=True,
-                chance=chance,
-                **sampled,
-            ),
-            "crossed": self._by_task(
-                self.choice_tasks, "crossed_effects", ["condition"], chance=chance
-            ),
-            "binomial": self._by_task(
-                self.choice_tasks, "exact_binomial", ["condition"], chance=chance
-            ),
+        tables = {
+            "accuracy": self._shares(),
+            "contrasts": self._differences("cluster_contrasts", **self._sampled),
+            "changed": self._changed(),
+            "labels": self._labels(),
+            "behaviour": self._behaviour(),
+            "associations": self._associations(),
         }
+        return {name: table for name, table in tables.items() if len(table)}
 
     @cached_property
-    def contrasts(self) -> dict[str, pd.DataFrame]:
-        """Contrasts of conditions within each task: clustered (the claim) and crossed."""
-        names = ["first", "second", "measure"]
-        found: dict[str, list[pd.DataFrame]] = {"clustered": [], "crossed": []}
-        for task in self.choice_tasks:
-            reference = self.settings.reference
-            if reference is not None and reference not in set(self.of(task)["condition"]):
-                reference = None
-            sampled: dict[str, Any] = {
-                "replicates": self.settings.replicates,
-                "seed": self.settings.seed,
-            }
-            for method, statistic, parameters in (
-                ("clustered", "cluster_contrasts", sampled),
-                ("crossed", "crossed_contrasts", {}),
-            ):
-                table = self._by_task([task], statistic, names, reference=reference, **parameters)
-                if len(table):
-                    found[method].append(table)
-        return {
-            method: pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-            for method, frames in found.items()
-        }
+    def claims(self) -> pd.DataFrame:
+        """Every test of the study, corrected together: `analysis.claims.judge` of `_tests`."""
+        if not self._tests:
+            return pd.DataFrame()
+        tests = pd.concat(self._tests)
+        return judge(tests, self.plan.primary, self.plan.primary_share)
+
+    def _corrected(self, name: str) -> pd.DataFrame:
+        """A table of `_tests` with p as corrected over the study, p_alone and claimed."""
+        if name not in self._tests:
+            return pd.DataFrame()
+        judged = self.claims.loc[name, ["p", "p_alone", "claimed"]]
+        return self._tests[name].drop(columns="p").join(judged)
+
+    @cached_property
+    def accuracy(self) -> pd.DataFrame:
+        """Share of right answers by condition against chance: the claim."""
+        return self._corrected("accuracy")
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """Differences between conditions within each task: the claim."""
+        return self._corrected("contrasts")
+
+    @cached_property
+    def changed(self) -> pd.DataFrame:
+        """Share judged changed per condition, then hit and false-alarm rate, d′ and criterion."""
+        return self._corrected("changed")
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Agreement of labels within groups against shuffled ones, by task and condition."""
+        return self._corrected("labels")
 
     @cached_property
     def behaviour(self) -> pd.DataFrame:
         """Learning, insight of confidence, and times: task, measure, condition, estimate."""
+        return self._corrected("behaviour")
+
+    @cached_property
+    def associations(self) -> pd.DataFrame:
+        """People against each piece of network evidence, over trials."""
+        return self._corrected("associations")
+
+    @cached_property
+    def beside(self) -> dict[str, pd.DataFrame]:
+        """What stands beside the claims, by method: shares (crossed, binomial), odds (crossed)."""
+        chance = self.responses.study.chance()
+        shares = {"crossed": "crossed_effects", "binomial": "exact_binomial"}
+        found = {
+            name: self._by_task(self.choice_tasks, statistic, ["condition"], chance=chance)
+            for name, statistic in shares.items()
+        }
+        return found | {"odds": self._differences("crossed_contrasts")}
+
+    def _shares(self) -> pd.DataFrame:
+        chance = self.responses.study.chance()
+        table = self._by_task(
+            self.choice_tasks, "cluster_bootstrap", ["condition"], "chance", chance=chance,
+            **self._sampled,
+        )  # fmt: skip
+        if table.empty:
+            return table
+        return table.assign(what=table["condition"], null=table["condition"].map(chance))
+
+    def _differences(self, statistic: str, **parameters: Any) -> pd.DataFrame:
+        """Contrasts of conditions within each task, with the reference where the task has it."""
+        frames = []
+        for task in self.choice_tasks:
+            known = self.reference in set(self.of(task)["condition"])
+            table = self._by_task(
+                [task], statistic, ["first", "second", "measure"], "contrasts",
+                reference=self.reference if known else None, **parameters,
+            )  # fmt: skip
+            if len(table):
+                frames.append(table)
+        if not frames:
+            return pd.DataFrame()
+        table = pd.concat(frames, ignore_index=True)
+        return table.assign(what=table["first"] + " − " + table["second"], null=0.0)
+
+    def _behaviour(self) -> pd.DataFrame:
+        asked = [task for task in self.choice_tasks if self.of(task)["confidence"].notna().any()]
         parts = [
-            ("learning", "change of accuracy per 10 trials", self.choice_tasks),
-            ("type_two", "confidence, type-2 area", self.choice_tasks),
-            ("time", "seconds per answer", self.tasks),
+            ("learning", "learning", "change of accuracy per 10 trials", self.choice_tasks, 0.0),
+            ("type_two", "confidence", "confidence, type-2 area", asked, 0.5),
+            ("time", "time", "seconds per answer", self.tasks, np.nan),
         ]
         frames = []
-        for statistic, measure, tasks in parts:
-            if statistic == "type_two":  # undefined only where somebody was asked
-                tasks = [task for task in tasks if self.of(task)["confidence"].notna().any()]
-            table = self._by_task(tasks, statistic, ["condition"])
+        for statistic, kind, measure, tasks, null in parts:
+            table = self._by_task(tasks, statistic, ["condition"], kind)
             if len(table):
-                table.insert(1, "measure", measure)
-                frames.append(table)
-        return pd.concat(frames, ignore_index=True)
+                table.insert(2, "measure", measure)
+                frames.append(table.assign(null=null))
+        table = pd.concat(frames, ignore_index=True)
+        return table.assign(what=table["condition"])
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
         return self._by_task(self.choice_tasks, "calibration", ["confidence"])
 
-    @cached_property
-    def changed(self) -> pd.DataFrame:
-        """Share judged changed per condition, then hit and false-alarm rate, d′ and criterion."""
+    def _changed(self) -> pd.DataFrame:
         if "evolution_labelling" not in self.tasks:
             return pd.DataFrame()
         tables = [self._by_task(["evolution_labelling"], "changed", ["what"])]
         if {"false_evolution", "same_stage"} <= set(self.of("evolution_labelling")["condition"]):
             tables.append(
                 self._by_task(
-                    ["evolution_labelling"], "detection", ["what"],
+                    ["evolution_labelling"], "detection", ["what"], "detection",
                     signal="false_evolution", noise="same_stage",
                 )
             )  # fmt: skip
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat(tables, ignore_index=True).assign(null=0.0)
 
     @cached_property
     def by_displacement(self) -> pd.DataFrame:
@@ -211,29 +297,31 @@ class Results:
         return table.assign(displacement=table["moved"].map(mean).astype(float))
 
     def labels_of(self, task: str) -> pd.DataFrame:
-        """Free-text labels: group (trial and stage), participant, condition, label."""
-        rows: list[tuple[str, str, str, str | None]] = []
+        """Free-text labels: trial, stage, participant, condition, label."""
+        rows: list[tuple[str, int, str, str, str | None]] = []
         for row in self.of(task).itertuples(index=False):
             value = row.value
             if not isinstance(value, dict):
                 continue
             for stage, label in enumerate(value.get("labels") or [value.get("label")]):
-                rows.append((f"{row.trial}/{stage}", row.participant, row.condition, label))
-        return pd.DataFrame(rows, columns=["group", "participant", "condition", "label"])
+                rows.append((row.trial, stage, row.participant, row.condition, label))
+        return pd.DataFrame(rows, columns=["trial", "stage", "participant", "condition", "label"])
 
-    @cached_property
-    def labels(self) -> pd.DataFrame:
-        """Agreement of labels within groups against shuffled ones, by task and condition."""
+    def _labels(self) -> pd.DataFrame:
         statistic = LabelAgreement(
-            self.settings.similarity, seed=self.settings.seed, level=self.settings.level
-        )
+            self.similarity, self.settings.permutations, self.settings.replicates,
+            self.settings.seed, self.settings.level,
+        )  # fmt: skip
         found: Estimates = {}
         for task in self.tasks:
             table = self.labels_of(task)
-            for condition in sorted(set(table["condition"])):
-                estimate = statistic(table, only=table["condition"] == condition)
-                found[(TASK_NAMES.get(task, task), str(condition))] = estimate
-        return tabulate(corrected(found), ["task", "condition"]) if found else pd.DataFrame()
+            if len(table):
+                for condition, estimate in statistic.by_condition(table).items():
+                    found[(f"{task}.labels", task_name(task), condition)] = estimate
+        if not found:
+            return pd.DataFrame()
+        table = tabulate(found, ["question", "task", "condition"])
+        return table.assign(what=table["condition"], null=table["value"] - table["effect"])
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -246,10 +334,11 @@ class Results:
                 ("clarity", "ordinal"), ("rating", "ordinal"),
             ):  # fmt: skip
                 column = "answer" if question == "choice" else question
-                if (question == "choice") != (task in CHOICES) or answers[column].isna().all():
+                choice = task in self.choice_tasks
+                if (question == "choice") != choice or answers[column].isna().all():
                     continue
                 for condition, group in answers.groupby("condition"):
-                    key = (TASK_NAMES.get(task, task), question, str(condition))
+                    key = (task_name(task), question, str(condition))
                     alpha = KrippendorffAlpha(
                         metric, self.settings.replicates, self.settings.seed, self.settings.level
                     )
@@ -284,7 +373,7 @@ class Results:
                 differ = table["label"].astype(str) != table["majority"].astype(str)
                 rows.append(
                     {
-                        "task": TASK_NAMES.get(task, task), "question": question,
+                        "task": task_name(task), "question": question,
                         "participants": len(quality), "trials": len(table),
                         "mean accuracy": quality.mean(), "lowest": quality.min(),
                         "differs from majority": (differ & decided).sum() / max(decided.sum(), 1),
@@ -293,16 +382,18 @@ class Results:
                 )  # fmt: skip
         return pd.DataFrame(rows)
 
-    @cached_property
-    def associations(self) -> pd.DataFrame:
+    def _associations(self) -> pd.DataFrame:
         if self.meeting is None:
             return pd.DataFrame()
         statistic = Associations(
-            self.settings.replicates, self.settings.replicates, self.settings.seed,
+            self.settings.permutations, self.settings.replicates, self.settings.seed,
             self.settings.level,
         )  # fmt: skip
-        table = tabulate(corrected(statistic(self.meeting)), ["task", "evidence"])
-        return table.assign(task=table["task"].map(lambda t: TASK_NAMES.get(t, t)))
+        table = tabulate(statistic(self.meeting), ["task", "evidence"])
+        return table.assign(
+            question=table["task"] + ".associations", task=table["task"].map(task_name),
+            what=table["evidence"], null=0.0,
+        )  # fmt: skip
 
     @cached_property
     def thresholds(self) -> pd.DataFrame:
@@ -317,7 +408,7 @@ class Results:
         for rule, setting, rules in _grid(frozen):
             responses = self.reload(rules)
             answers = responses.answers
-            keyed = answers[answers["task"].isin(CHOICES)]
+            keyed = answers[answers["task"].isin(self.choice_tasks)]
             shares = keyed.groupby("condition")["correct"].mean()
             rows.append(
                 {"rule": rule, "threshold": setting}

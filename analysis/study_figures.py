@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from analysis.figures import COLOURS, MARKERS, Figure, styled
-from analysis.sentences import ALPHA
-from analysis.study import TASK_NAMES, Results
+from analysis.study import Results, task_name
 from analysis.study_tables import source_note
+from analysis.tables import spaced
 from harness.registry import Registry
 
 STUDY_FIGURES: Registry[Callable[[Results], Figure | None]] = Registry("study figure")
@@ -53,13 +53,9 @@ def _rows(
     axes.grid(axis="y", visible=False)
 
 
-def _pretty(condition: str) -> str:
-    return condition.replace("_", " ")
-
-
 @STUDY_FIGURES.add("accuracy")
 def accuracy(results: Results) -> Figure | None:
-    table = results.accuracy["clustered"]
+    table = results.accuracy
     if table.empty:
         return None
     tasks = list(dict.fromkeys(table["task"]))
@@ -68,14 +64,13 @@ def accuracy(results: Results) -> Figure | None:
         len(tasks), 1, figsize=(5.6, 0.75 * len(tasks) + 0.36 * sum(sizes) + 0.3), sharex=True,
         squeeze=False, height_ratios=sizes, layout="constrained",
     )  # fmt: skip
-    chance = results.responses.study.chance()
     for axis, task in zip(axes[:, 0], tasks, strict=True):
         part = table[table["task"] == task]
         labels = [
-            f"{_pretty(c)} (n = {n})" for c, n in zip(part["condition"], part["n"], strict=True)
+            f"{spaced(c)} (n = {n})" for c, n in zip(part["condition"], part["n"], strict=True)
         ]
-        _rows(axis, part, labels)
-        axis.axvline(chance[part["condition"].iloc[0]], color="#777777", linestyle="--", zorder=0)
+        _rows(axis, part, labels, filled=part["claimed"])
+        axis.axvline(part["null"].iloc[0], color="#777777", linestyle="--", zorder=0)
         axis.set_title(task, loc="left")
     axes[-1, 0].set_xlim(0, 1)
     axes[-1, 0].set_xlabel("share of right answers; dashed: guessing")
@@ -83,30 +78,30 @@ def accuracy(results: Results) -> Figure | None:
         "study_accuracy",
         "Right answers by condition",
         f"Share of right answers with {100 * results.settings.level:g} % intervals, participants "
-        "and trials clustered; n answers. The dashed line is what guessing gives.",
+        "and trials clustered; n answers. The dashed line is what guessing gives; filled: shown to "
+        "differ from it (p < .05, corrected over all tests of the study).",
         canvas,
     )
 
 
 @STUDY_FIGURES.add("contrasts")
 def contrasts(results: Results) -> Figure | None:
-    table = results.contrasts["clustered"]
+    table = results.contrasts
     if table.empty:
         return None
     table = table[table["measure"] == "risk difference"]
     canvas, axis = plt.subplots(figsize=(5.6, 0.34 * len(table) + 1.1), layout="constrained")
     labels = [
-        f"{_pretty(a)} − {_pretty(b)}" for a, b in zip(table["first"], table["second"], strict=True)
+        f"{spaced(a)} − {spaced(b)}" for a, b in zip(table["first"], table["second"], strict=True)
     ]
-    _rows(axis, table, labels, filled=table["p"] < ALPHA)
+    _rows(axis, table, labels, filled=table["claimed"])
     axis.axvline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("difference of shares of right answers")
     return Figure(
         "study_contrasts",
         "Differences between conditions",
         "First condition less the second, with intervals for each difference alone. Filled: "
-        "p < .05 after Holm's correction for the number of pairs of the task; hollow: not shown "
-        "to differ.",
+        "p < .05, corrected over all tests of the study; hollow: not shown to differ.",
         canvas,
     )
 
@@ -133,7 +128,7 @@ def trials(results: Results) -> Figure | None:
         axis.set_xlabel(f"share right, one dot a {what}")
         axis.set_xlim(-0.03, 1.03)
         axis.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(groups)), [_pretty(c) for _, c in groups[::-1]])
+    axes[0].set_yticks(range(len(groups)), [spaced(c) for _, c in groups[::-1]])
     return Figure(
         "study_trials",
         "How much trials and participants differ",
@@ -159,7 +154,7 @@ def learning(results: Results) -> Figure | None:
         reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
         axis.errorbar(
             position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
-            marker=MARKERS[k], color=COLOURS[k], label=TASK_NAMES.get(task, task),
+            marker=MARKERS[k], color=COLOURS[k], label=task_name(task),
         )  # fmt: skip
     axis.axhline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("position in the session")
@@ -207,7 +202,7 @@ def evolution(results: Results) -> Figure | None:
     table = results.changed
     shares = table[~table["what"].isin(["hit rate", "false-alarm rate", "d′", "criterion"])]
     canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
-    _rows(axis, shares, [_pretty(w) for w in shares["what"]])
+    _rows(axis, shares, [spaced(w) for w in shares["what"]])
     axis.set_xlim(0, 1)
     axis.set_xlabel("share judged changed")
     return Figure(
@@ -237,7 +232,7 @@ def associations(results: Results) -> Figure | None:
     for axis, name in zip(axes[0], evidence, strict=True):
         for k, (condition, part) in enumerate(trials_.groupby("condition")):
             axis.plot(part[name], part["rate"], MARKERS[k % len(MARKERS)], markersize=3.5,
-                      color=COLOURS[k % len(COLOURS)], alpha=0.7, label=_pretty(str(condition)),
+                      color=COLOURS[k % len(COLOURS)], alpha=0.7, label=spaced(str(condition)),
                       linestyle="none")  # fmt: skip
         axis.set_xlabel(name.replace("_", " "))
     axes[0, 0].set_ylabel("share of people right")

@@ -8,10 +8,9 @@ from pathlib import Path
 from analysis import sentences
 from analysis.figures import Figure
 from analysis.report import Section, write_html
-from analysis.sentences import ALPHA
-from analysis.study import TASK_NAMES, Results
+from analysis.study import Results, task_name
 from analysis.study_tables import source_note
-from analysis.tables import Table
+from analysis.tables import Table, spaced
 
 #: What each task asks, for a reader who has not seen it.
 QUESTIONS = {
@@ -47,11 +46,16 @@ def _lead(results: Results) -> str:
         "pilot": "pilot participants; a pilot supports planning, not claims",
         "simulated": "simulated participants; nothing here says anything about people",
     }[results.responses.source]
-    tasks = ", ".join(TASK_NAMES.get(task, task) for task in results.tasks)
+    tasks = ", ".join(map(task_name, results.tasks))
     return (
         f"{answers['participant'].nunique()} {who}. {len(answers)} answers to "
         f"{answers['trial'].nunique()} trials of {tasks} were analysed."
     )
+
+
+def _asked(results: Results, task: str) -> str:
+    """What a task asks; of a user's own task, what its participants read."""
+    return QUESTIONS.get(task) or results.responses.study.study.task_texts[task].prompt
 
 
 def _collected(results: Results) -> list[str]:
@@ -76,7 +80,7 @@ def _stability(results: Results) -> list[str]:
         low, high = grid[condition].min(), grid[condition].max()
         frozen = grid[condition].iloc[0]
         found.append(
-            f"{condition.replace('_', ' ')} {sentences.percent(frozen)} as frozen, "
+            f"{spaced(condition)} {sentences.percent(frozen)} as frozen, "
             f"{sentences.interval(low, high)} over the grid"
         )
     if not found:
@@ -98,14 +102,16 @@ def _sections(
                 "Do people recognise the concepts of neurons, and see them change while a network "
                 "trains? The study was frozen before its first participant: trials, answer keys "
                 f"and rules of exclusion carry the hash {results.responses.study.hash}.",
-                *(f"{TASK_NAMES[task].capitalize()}. {QUESTIONS[task]}"
-                  for task in results.tasks if task in QUESTIONS),
+                *(f"{task_name(task).capitalize()}. {_asked(results, task)}"
+                  for task in results.tasks),
                 "A participant answers many trials, and many participants a trial, so "
                 "answers are not independent. Claims rest on intervals that let participants and "
                 f"trials vary together (two-way cluster bootstrap, {level}); a logistic model with "
-                "crossed random effects stands beside them. Tests against chance and differences "
-                "between conditions are corrected by Holm. A result is called a difference only "
-                "where its corrected p-value is below .05.",
+                "crossed random effects stands beside them. All tests share one 5 %, most of it "
+                "held by the main question; every p-value below is so corrected, and nothing is "
+                "claimed where it is not below .05.",
+                *(["The analysis departs from what was frozen with the study: "
+                   f"{'; '.join(results.departures)}."] if results.departures else []),
             ],
         ),
         Section(
@@ -113,6 +119,12 @@ def _sections(
             _collected(results),
             _stability(results),
             tables=pick(tables, "flow", "thresholds"),
+        ),
+        Section(
+            "What may be claimed",
+            (),
+            list(sentences.main_question(results)),
+            tables=pick(tables, "claims"),
         ),
     ]  # fmt: skip
     of_run = [table.name for table in results.from_run]
@@ -159,20 +171,13 @@ def _sections(
 def _limits(results: Results) -> list[str]:
     answers = results.responses.answers
     trials = answers.groupby(["task", "condition"])["trial"].nunique()
-    by_task = [t for t in (results.accuracy["clustered"], results.contrasts["clustered"]) if len(t)]
-    families = sum(table["task"].nunique() for table in by_task)
-    families += int(results.behaviour["p"].notna().sum())
-    families += "d′" in set(results.changed.get("what", ()))
-    families += (len(results.labels) > 0) + (len(results.associations) > 0)
     limits = [
         f"The smallest condition has {int(trials.min())} trials. Intervals speak of other trials "
         "drawn in the same way from the same networks and images, and of other people recruited in "
         "the same way; not of other networks.",
-        "Tests against chance and differences between conditions are corrected within a task, "
-        "label tests and associations over all of their kind; an interval holds for its number "
-        f"alone. That makes {families} families of tests at {ALPHA:.0%}: where there is nothing to "
-        f"find at all, up to {1 - (1 - ALPHA) ** families:.0%} of studies still show something "
-        "somewhere. Which family is the main question must have been said before.",
+        "p-values are corrected over all tests of people's answers; an interval holds for its "
+        "number alone, and of many intervals some miss. What is not claimed is not shown to be "
+        "absent.",
     ]
     if results.meeting is not None:
         limits.append(

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.published import REVERSION
-from analysis.study import TASK_NAMES, Results
-from analysis.tables import Formats, Table, p_value
+from analysis.study import Results, task_name
+from analysis.tables import Formats, Table, p_value, spaced
 from harness.registry import Registry
 
 STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study table")
@@ -19,6 +19,12 @@ FROM_NETWORKS = {"reversion_published"}
 
 SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", p_value
 ESTIMATE = ["value", "low", "high"]
+#: Columns of names of the program.
+NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
+    ["condition", "first", "second", "what", "evidence"], spaced
+)
+#: How every caption speaks of p-values.
+CORRECTED = "p corrected over all tests of the study (table “claims”)"
 
 
 def study_tables(results: Results) -> dict[str, Table]:
@@ -53,9 +59,39 @@ def flow(results: Results) -> Table:
     )
 
 
+@STUDY_TABLES.add("claims")
+def claims(results: Results) -> Table | None:
+    if results.claims.empty:
+        return None
+    tested = results.claims.dropna(subset=["p"])
+    table = tested[["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p"]]
+    table.insert(1, "question", tested["question"].str.rpartition(".")[2])
+    table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
+    main = tested["question"] == results.plan.primary
+    table.insert(1, "main", main.map({True: "yes", False: "no"}))
+    said = (
+        f"The main question was frozen with the study and holds "
+        f"{100 * results.plan.primary_share:g} % of the 5 %; "
+        if main.any() and not main.all()
+        else "All tests weigh the same; "
+    )
+    return Table(
+        "claims",
+        "Every test of the study",
+        f"Value with its {_level(results)} interval, and what it is tested against. {said}weight "
+        "is each test's part to begin with, and Holm's procedure hands on the weight of what is "
+        "rejected. p: so corrected; a test is claimed where p < .05 and its interval leaves the "
+        "tested value out. In a study of nothing, any claim at all comes up in 5 % of cases at "
+        f"most. Permutation tests: {results.settings.permutations:,} permutations.",
+        table.rename(columns={"p_alone": "p alone", "null": "against"}),
+        {**dict.fromkeys([*ESTIMATE, "against"], SHARE), **NAMES, "weight": "{:.4f}",
+         "p alone": P, "p": P},
+    )  # fmt: skip
+
+
 @STUDY_TABLES.add("thresholds")
 def thresholds(results: Results) -> Table:
-    frame = results.thresholds
+    frame = results.thresholds.rename(columns=spaced)
     return Table(
         "thresholds",
         "The main result under other exclusion thresholds",
@@ -68,21 +104,19 @@ def thresholds(results: Results) -> Table:
 
 @STUDY_TABLES.add("accuracy")
 def accuracy(results: Results) -> Table | None:
-    clustered = results.accuracy["clustered"]
+    clustered = results.accuracy
     if clustered.empty:
         return None
-    chance = results.responses.study.chance()
     answers = results.responses.answers
     keys = ["task", "condition"]
-    sizes = answers.assign(task=answers["task"].map(lambda t: TASK_NAMES.get(t, t)))
+    sizes = answers.assign(task=answers["task"].map(task_name))
     sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
     sizes = sizes.rename(columns={"participant": "people", "trial": "trials"})
     table = clustered[keys].merge(sizes, on=keys, how="left")
-    table = table.join(clustered[["n", "left_out", *ESTIMATE, "p"]])
-    table.insert(6, "chance", table["condition"].map(chance))
-    table = table.rename(columns={"n": "answers", "value": "right"})
+    table = table.join(clustered[["n", "left_out", "null", *ESTIMATE, "p"]])
+    table = table.rename(columns={"n": "answers", "value": "right", "null": "chance"})
     for name in ("crossed", "binomial"):
-        other = results.accuracy[name][[*keys, *ESTIMATE, "p"]]
+        other = results.beside[name][[*keys, *ESTIMATE, "p"]]
         names = {c: f"{name} {c}" if c != "value" else name for c in [*ESTIMATE, "p"]}
         other = other.rename(columns=names)
         table = table.merge(other, on=keys, how="left")
@@ -92,38 +126,38 @@ def accuracy(results: Results) -> Table | None:
         "accuracy",
         "Right answers by condition",
         f"Share of right answers with its {_level(results)} interval and the p-value of chance, "
-        "corrected by Holm over the conditions of a task, for other participants and other trials "
-        "(two-way cluster bootstrap, t with Satterthwaite's degrees of freedom). Crossed: logistic "
-        "model with crossed random effects. Binomial: exact, as if answers were independent, which "
-        "they are not.",
+        "for other participants and other trials (two-way cluster bootstrap, t with "
+        f"Satterthwaite's degrees of freedom); {CORRECTED}. Crossed: logistic model with "
+        "crossed random effects. Binomial: exact, as if answers were independent, which they are "
+        "not.",
         table,
-        {c: SHARE for c in shares} | {c: P for c in table.columns if c.split()[-1] == "p"},
+        {**{c: SHARE for c in shares}, "p": P, **NAMES},
         hidden=("left_out", "crossed p", "binomial p"),
     )
 
 
 @STUDY_TABLES.add("contrasts")
 def contrasts(results: Results) -> Table | None:
-    table = results.contrasts["clustered"]
+    table = results.contrasts
     if table.empty:
         return None
     keys = ["task", "first", "second"]
     risk = table[table["measure"] == "risk difference"][[*keys, *ESTIMATE, "p"]]
     risk = risk.rename(columns={"value": "difference"})
-    for name, source in (("odds ratio", table), ("crossed", results.contrasts["crossed"])):
+    for name, source in (("odds ratio", table), ("crossed", results.beside["odds"])):
         if source.empty:
             continue
         odds = source[source["measure"] == "odds ratio"][[*keys, *ESTIMATE]]
         names = {c: f"{name} {c}" if c != "value" else name for c in ESTIMATE}
         risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
-    formats: Formats = {"difference": SIGNED, "low": SIGNED, "high": SIGNED, "p": P}
-    formats = {**formats, **dict.fromkeys(odds, "{:.2f}")}
+    signs = dict.fromkeys(["difference", "low", "high"], SIGNED)
+    formats: Formats = {**signs, **dict.fromkeys(odds, "{:.2f}"), **NAMES, "p": P}
     return Table(
         "contrasts",
         "Differences between conditions",
         f"Difference of the shares of right answers (first less second), {_level(results)} "
-        "interval, and p-value corrected by Holm over the pairs of a task; ratio of the odds with "
+        f"interval; {CORRECTED}; ratio of the odds with "
         "its interval. Participants and trials are clustered. Crossed: odds ratio of one person on "
         "one trial, by the model with crossed random effects.",
         risk,
@@ -143,9 +177,10 @@ def evolution(results: Results) -> Table | None:
         "Whether people see that a neuron changed",
         "Share judged changed by condition; then hit rate (false evolutions judged changed) and "
         "false-alarm rate (the same stage twice, judged changed), sensitivity d′ and criterion "
-        f"(log-linear rule), with {_level(results)} intervals, participants and trials clustered.",
+        f"(log-linear rule), with {_level(results)} intervals, participants and trials clustered; "
+        f"of d′, {CORRECTED}.",
         table,
-        {c: SHARE for c in ESTIMATE} | {"p": P},
+        {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
     )
 
@@ -174,9 +209,9 @@ def behaviour(results: Results) -> Table:
         "Learning: change of the share of right answers per ten trials, within participants. "
         "Type-2 area: probability that a right answer was given with more confidence than a wrong "
         "one by the same person (.5 is no insight). Seconds: geometric mean. "
-        f"{_level(results)} intervals.",
+        f"{_level(results)} intervals; {CORRECTED}.",
         table,
-        {c: SHARE for c in ESTIMATE} | {"p": P},
+        {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )
 
 
@@ -207,7 +242,7 @@ def agreement(results: Results) -> Table | None:
         "1 is perfect, 0 is what chance gives; n values in trials answered twice or more. "
         f"{_level(results)} bootstrap intervals over trials.",
         table,
-        {c: SHARE for c in ESTIMATE},
+        {**{c: SHARE for c in ESTIMATE}, **NAMES},
         hidden=("left_out",),
     )
 
@@ -236,11 +271,10 @@ def labels(results: Results) -> Table | None:
         "labels",
         "Whether people give the same neuron the same name",
         "Mean similarity of two people's labels of the same pictures "
-        f"({results.settings.similarity}), {_level(results)} interval over groups; beyond: less "
-        "what shuffling labels within participants leaves; p by permutation, (b + 1)/(n + 1), "
-        "corrected by Holm over the rows.",
+        f"({results.similarity}), {_level(results)} interval over groups; beyond: less what "
+        f"shuffling labels within participants leaves; by permutation, {CORRECTED}.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
-        {c: SHARE for c in [*ESTIMATE, "beyond"]} | {"p": P},
+        {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
     )
 
 
@@ -253,13 +287,13 @@ def trials(results: Results) -> Table:
     )
     table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
     table["answers"] = table["answers"].astype(int)
-    table = table.rename(index=TASK_NAMES, level="task")
+    table = table.rename(index=task_name, level="task")
     return Table(
         "trials",
         "Every trial",
         "Answers, share right (where there is a key) and mean time.",
         table.reset_index(),
-        {"right": SHARE, "seconds": "{:.1f}"},
+        {"right": SHARE, "seconds": "{:.1f}", **NAMES},
     )
 
 
@@ -274,10 +308,10 @@ def associations(results: Results) -> Table | None:
         "Spearman's rank correlation over trials, conditions held constant, between the share of "
         "right answers (of “changed” for labelling) and: importance of the evolution to its class; "
         "signed change of accuracy when its bin is undone (drop); displacement in the semantic "
-        "space; clarity of the trial to a machine observer. p by permutation within conditions, "
-        "corrected by Holm over the rows.",
+        "space; clarity of the trial to a machine observer. By permutation within conditions, "
+        f"{CORRECTED}.",
         table.rename(columns={"n": "trials"}),
-        {c: SIGNED for c in ESTIMATE} | {"p": P},
+        {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
     )
 
 
@@ -289,7 +323,7 @@ def observer(results: Results) -> Table | None:
     people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
     trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
     trials_ = trials_.assign(
-        task=trials_["task"].map(lambda t: TASK_NAMES.get(t, t)),
+        task=trials_["task"].map(task_name),
         right=trials_["trial"].map(people),
     )
     grouped = trials_.groupby(["task", "condition"])
@@ -305,7 +339,7 @@ def observer(results: Results) -> Table | None:
         "The observer answers from colour and edge statistics of the pictures, without any "
         "network. Share right over trials with a key.",
         table.reset_index(),
-        {c: SHARE for c in table.columns[1:]},
+        {**{c: SHARE for c in table.columns[1:]}, **NAMES},
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,12 +18,17 @@ from harness.registry import Registry
 WIDEST, LONGEST = 92, 40
 
 #: Column -> how its numbers are printed.
-Formats = Mapping[str, str | Callable[[float], str]]
+Formats = Mapping[str, str | Callable[[Any], str]]
 
 
 def p_value(p: float) -> str:
     """Three decimals; what is smaller is not told apart."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def spaced(name: str) -> str:
+    """A name of the program as words: same_series is "same series"."""
+    return name.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Table:
         caption: what a row is, what the numbers are, how intervals and tests were made.
         frame: plain numbers and strings, in full; this is what the CSV holds.
         formats: column -> format of its numbers, e.g. "{:+.3f}", or a function; others are printed
-            as they are.
+            as they are, words by way of a function only.
         hidden: columns that only the CSV shows.
 
     A column that is followed by its "… low" and "… high" is shown as one: 0.767 [0.713, 0.814].
@@ -69,10 +75,12 @@ class Table:
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
             return "–"
-        if not isinstance(value, int | float):
-            return str(value)
         form = self.formats.get(column, "{}")
+        if not isinstance(value, int | float):
+            return str(value) if isinstance(form, str) else form(str(value))
         text = form.format(value) if isinstance(form, str) else form(value)
+        if set(text) <= set("+-0."):  # what is rounded to zero has no sign
+            text = text.lstrip("+-")
         return text.replace("-", "−")
 
     def to_json(self) -> str:

@@ -111,6 +111,7 @@ class Task(Protocol):
         conditions: condition to default trials per participant.
         control: the condition with an obvious answer, for practice and attention trials; None
             where the task has none.
+        question: what the task is mainly for, one of `tasks.settings.QUESTIONS`.
         confidence: whether a study that asks for confidence asks it here. False where the task's
             own fields say how sure a person is.
     """
@@ -121,6 +122,7 @@ class Task(Protocol):
     prompt: str
     conditions: Mapping[str, int]
     control: str | None
+    question: str
     confidence: bool
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
@@ -156,6 +158,7 @@ class PickOne:
     """What tasks share whose answer is one of the options, and right or wrong; `asked` names it."""
 
     asked: str
+    question = "chance"
     confidence = True
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:

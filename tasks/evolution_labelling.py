@@ -38,6 +38,7 @@ class EvolutionLabelling:
     )
     conditions: Mapping[str, int] = {"evolution": 2, "same_stage": 1, "false_evolution": 1}
     control: str | None = None
+    question = "detection"
     confidence = False  # it asks how clearly the change is seen
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:

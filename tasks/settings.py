@@ -40,6 +40,28 @@ class Exclusion(Section):
     one_sided_above: float | None = Field(default=0.8, gt=0, le=1)
 
 
+#: What the analysis tests of a task; `primary` names one as "task.kind".
+QUESTIONS = (
+    "chance", "contrasts", "detection", "labels", "learning", "confidence", "associations",
+)  # fmt: skip
+
+
+class Analysis(Section):
+    """What will be asked of the answers, said before the first of them.
+
+    Attributes:
+        primary: the main question, "task.kind" with a kind of QUESTIONS; the first task's own by
+            default. primary_share: what it holds of the 5 % that all tests of the study share.
+        reference: condition that the others are compared with, all pairs by default.
+        similarity: of labels.
+    """
+
+    primary: str = ""
+    primary_share: float = Field(default=0.8, gt=0, lt=1)
+    reference: str = ""
+    similarity: str = "words"
+
+
 class Payment(Section):
     text: str = "You are paid the amount shown on the platform, whatever your answers."
     completed_code: str = "COMPLETED"
@@ -68,6 +90,7 @@ class StudySettings(Section):
     practice: Practice = Practice()
     attention: Attention = Attention()
     exclusion: Exclusion = Exclusion()
+    analysis: Analysis = Analysis()
     payment: Payment = Payment()
     texts: Texts = Texts()
 

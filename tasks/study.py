@@ -31,7 +31,8 @@ from tasks.base import (
 from tasks.evidence import Evidence, read_groups
 from tasks.pictures import equal_files, name_of
 from tasks.responses import Role
-from tasks.settings import Exclusion, Payment, StudySettings, text
+from tasks.settings import QUESTIONS as KINDS
+from tasks.settings import Analysis, Exclusion, Payment, StudySettings, text
 
 TRIES = 200  # draws of one trial before its form is declared impossible
 
@@ -80,6 +81,7 @@ class Study(Frozen):
     questions: tuple[Field, ...]
     confidence: bool = False
     exclusion: Exclusion
+    analysis: Analysis | None = None
     payment: Payment
     evidence: dict[str, Any]
 
@@ -125,13 +127,38 @@ def build(
     design: Mapping[str, Mapping[str, int]] = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
+    plan = _planned(settings.analysis, design)
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
     for number in range(settings.forms):
         forms.append(drawing.form(design, settings.attention.trials))
         say(f"form {number + 1} of {settings.forms}: {sum(map(len, forms[-1]))} trials")
+    settings = settings.model_copy(update={"analysis": plan})
     return _freeze(out, settings, evidence, drawing, practice, forms, list(design))
+
+
+def _planned(plan: Analysis, design: Mapping[str, Mapping[str, int]]) -> Analysis:
+    """The plan of the analysis with its main question named, as it is frozen.
+
+    Raises:
+        ValueError: the design has no such task or condition, or there is no such kind of question.
+    """
+    first = next(iter(design))
+    primary = plan.primary or f"{first}.{all_tasks().get(first).question}"
+    task, _, kind = primary.rpartition(".")
+    if task not in design or kind not in KINDS:
+        raise ValueError(
+            f"analysis.primary = {plan.primary!r}: give task.kind with a task of the design "
+            f"({', '.join(design)}) and one of {', '.join(KINDS)}"
+        )
+    conditions = {name for condition in design.values() for name in condition}
+    if plan.reference and plan.reference not in conditions:
+        raise ValueError(
+            f"analysis.reference = {plan.reference!r}: no condition of the design; it has "
+            f"{', '.join(sorted(conditions))}"
+        )
+    return plan.model_copy(update={"primary": primary})
 
 
 class _Drawing:
@@ -250,6 +277,7 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         questions=QUESTIONS if settings.questions else (),
         confidence=settings.confidence,
         exclusion=settings.exclusion,
+        analysis=settings.analysis,
         payment=settings.payment,
         evidence={
             "space": evidence.space.method,

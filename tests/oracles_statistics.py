@@ -81,6 +81,28 @@ def label_agreement(labels: list[tuple[str, str, str]], similarity) -> float:
     return float(np.mean(scores))
 
 
+def closed_testing(p: list[float], weights: list[float]) -> list[float]:
+    """Adjusted p-values of the closed test with weighted Bonferroni in every intersection.
+
+    A hypothesis is rejected where all sets that hold it are (Marcus, Peritz & Gabriel 1976).
+    """
+    m = len(p)
+    sets = [s for size in range(1, m + 1) for s in itertools.combinations(range(m), size)]
+    level = {s: min(p[i] * sum(weights[j] for j in s) / weights[i] for i in s) for s in sets}
+    return [min(1.0, max(level[s] for s in sets if i in s)) for i in range(m)]
+
+
+def labels_by_stage(answers: list[tuple[str, str, tuple[str, ...]]], similarity) -> float:
+    """`label_agreement` of answers (participant, trial, labels by stage); "" is no label."""
+    flat = [
+        (f"{trial}/{stage}", person, text)
+        for person, trial, labels in answers
+        for stage, text in enumerate(labels)
+        if text
+    ]
+    return label_agreement(flat, similarity)
+
+
 def type_two_area(confidence: list, correct: list) -> tuple[float, int]:
     """Wins and pairs of right over wrong answers of one person."""
     right = [c for c, ok in zip(confidence, correct, strict=True) if ok]

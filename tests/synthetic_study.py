@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.special import expit, logit
+from scipy.special import expit
 
+from analysis.mixed_model import conditional
 from harness.artifacts import whole_file, write_text
 from harness.records import Neuron
-from tasks.base import Option, Panel, Trial
+from tasks.base import Option, Panel, Trial, all_tasks
 from tasks.pictures import name_of
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table
-from tasks.settings import Exclusion, Payment
+from tasks.settings import Analysis, Exclusion, Payment
 from tasks.study import Study, digest
 
 #: Share of right answers (of "changed" for labelling) that is planted, by task and condition.
@@ -76,6 +77,7 @@ def make_study(folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLA
         tasks=(), trials=tuple(made), practice=(), forms=((tuple(t.id for t in made),),),
         participants=100, seed=0, lease_minutes=60, practice_pass=0.5, questions=(),
         exclusion=Exclusion(), payment=Payment(), evidence={},
+        analysis=Analysis(primary=f"{tasks[0]}.{all_tasks().get(tasks[0]).question}"),
     )  # fmt: skip
     study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(folder / "keys.json", json.dumps(keys))
@@ -93,16 +95,22 @@ def make_responses(
     careless: int = 0,
     spread: tuple[float, float] = (0.5, 0.5),
     naming: float = 0.6,
+    insight: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Answers of `people` attentive and `careless` guessing participants, in the survey's tables.
 
     Args:
         spread: standard deviations of ability and difficulty, logit scale.
         naming: probability that a label is the trial's word rather than any.
+        insight: whether people are surer where they are right.
     """
     rng = np.random.default_rng(seed)
     keys = json.loads((folder / "keys.json").read_text())
     difficulty = {t.id: rng.normal(0, spread[1]) for t in study.trials}
+    logits = {
+        share: conditional(share, float(np.linalg.norm(spread)))
+        for share in {s for shares in planted.values() for s in shares.values()} | {0.98, 0.5}
+    }
     start = pd.Timestamp("2026-03-01T09:00:00Z")
     rows, persons = [], []
     for number in range(people + careless):
@@ -114,8 +122,9 @@ def make_responses(
             trial = study.trials[index]
             share = planted[trial.task].get(trial.condition, 0.98)
             if guesses:
-                share = 1 / len(trial.options) if trial.options else 0.5
-            knows = rng.random() < expit(logit(share) + ability + difficulty[trial.id])
+                knows = rng.random() < (1 / len(trial.options) if trial.options else 0.5)
+            else:
+                knows = rng.random() < expit(logits[share] + ability + difficulty[trial.id])
             options = [o.id for o in trial.options]
             shown = [options[i] for i in rng.permutation(len(options))]
             key = keys[trial.id]
@@ -126,7 +135,7 @@ def make_responses(
                     "task": trial.task, "condition": trial.condition, "role": trial.role,
                     "position": position, "options": json.dumps(shown),
                     "answer": json.dumps(answer), "correct": correct,
-                    "confidence": float(np.clip(rng.integers(1, 4) + bool(correct), 1, 4)),
+                    "confidence": float(rng.integers(1, 4) + (insight and bool(correct))),
                     "shown_at": began + pd.Timedelta(seconds=8 * position),
                     "answered_at": began + pd.Timedelta(seconds=8 * position + 6),
                     "milliseconds": int(np.exp(rng.normal(8.5, 0.4))), "app_version": "0.1.0",

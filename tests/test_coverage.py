@@ -6,12 +6,15 @@ test holds 1,000 studies to 93–97 % and 4–6 %.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.claims import judge
 from analysis.coverage import DESIGNS, Design, as_frame, measure, simulate
-from analysis.power import WEAKEST, Plan, calibrate, curve, in_words, rejections, smallest
+from analysis.power import TOGETHER, Plan, calibrate, curve, in_words, rejections, smallest
 from analysis.statistics import ClusterBootstrap, ClusterContrasts
 
 CLAIMS = ("cluster jackknife", "crossed effects")
@@ -41,14 +44,22 @@ def test_independence_is_too_sure(null):
 
 
 def test_power_is_what_the_planner_promised():
-    design = Design({"a": 0.4, "b": 0.65}, participants=60, items=12)
-    promised = rejections(Plan(design), 600, seed=3)["power"].iloc[0]
-    frames = [as_frame(simulate(design, np.random.default_rng(s))) for s in range(400, 700)]
-    found = [
-        ClusterContrasts(replicates=0)(frame)["a", "b", "risk difference"].p < 0.05
-        for frame in frames
-    ]
-    assert np.mean(found) == pytest.approx(promised, abs=0.07)  # two simulation errors of each
+    """The same studies, analysed: contrasts the main question, another test that is not shown."""
+    design = Design({"a": 0.4, "b": 0.65, "c": 0.55}, participants=60, items=12)
+    promised = rejections(Plan(design, share=0.8), 100, seed=3).set_index("effect")["power"]
+    found = []
+    for child in np.random.SeedSequence(3).spawn(100):
+        answers = as_frame(simulate(design, np.random.default_rng(child)))
+        contrasts = ClusterContrasts(replicates=0)(answers)
+        tests = pd.DataFrame(
+            {" − ".join(key[:2]): asdict(e) for key, e in contrasts.items() if not np.isnan(e.p)}
+        ).T
+        tests = tests[["low", "high", "p"]].astype(float).assign(question="t.contrasts", null=0.0)
+        tests.loc["another"] = {"low": 0, "high": 1, "p": 1, "question": "t.labels", "null": 0}
+        claimed = judge(tests, "t.contrasts", 0.8)["claimed"].drop("another")
+        found.append({**claimed, TOGETHER: claimed.all()})
+    assert dict(pd.DataFrame(found).mean()) == pytest.approx(dict(promised))
+    assert promised["a − b"] > promised[TOGETHER]
 
 
 @pytest.mark.slow
@@ -117,10 +128,11 @@ def test_smallest_design_must_hold_from_there_on():
     )
     never = smallest(table, 0.95)
     assert never["participants"].isna().all()
-    assert in_words(never, 0.95) == "No design tried finds each effect with 95 % power."
-    weaker = table.assign(effect="y", power=[0.1, 0.2, 0.7, 0.85])
-    both = smallest(pd.concat([table, weaker])).set_index("effect")
-    assert both.loc[[WEAKEST, "x", "y"], "participants"].tolist() == [200, 150, 200]
+    assert in_words(never, 0.95) == "No design tried finds every effect with 95 % power."
+    both = table.assign(effect=TOGETHER, power=[0.1, 0.2, 0.7, 0.85])
+    found = smallest(pd.concat([table, both]))
+    assert found.set_index("effect")["participants"].to_dict() == {"x": 150, TOGETHER: 200}
+    assert "80 % power: 200 participants" in in_words(found, 0.8)
 
 
 def test_calibration_recovers_a_pilot():

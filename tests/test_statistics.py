@@ -133,6 +133,15 @@ def test_holm_is_statsmodels_and_keeps_nan(p_values, undefined):
     assert np.isnan(corrected[len(p_values) :]).all()
 
 
+@given(
+    st.lists(st.tuples(st.floats(1e-6, 1), st.floats(0.01, 1)), min_size=1, max_size=6),
+)
+def test_weighted_holm_is_the_closed_test(tests):
+    p, weights = map(list, zip(*tests, strict=True))
+    expected = plain.closed_testing(p, weights)
+    np.testing.assert_allclose(clusters.holm(np.array(p), np.array(weights)), expected)
+
+
 def test_contrast_of_shares_and_odds():
     frame = answers(participants=50, items=20)
     found = ClusterContrasts(replicates=0)(frame)
