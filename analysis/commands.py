@@ -76,16 +76,23 @@ def release(
     console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 
-def rebuild(pack: Annotated[Path, typer.Argument(help="a release pack")]) -> None:
+def rebuild(
+    pack: Annotated[Path, typer.Argument(help="a release pack")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder for tables, figures and report made anew")
+    ] = None,
+) -> None:
     """Rebuild all tables from a release pack alone and compare them byte for byte."""
     from analysis import release as packing
 
-    if different := packing.rebuild(pack):
+    if different := packing.rebuild(pack, out):
         raise ValueError(
             f"{', '.join(different)} came out differently; compare versions.json in {pack} with "
             f"the installed packages"
         )
     console.print(f"all tables of {pack} rebuilt, byte for byte")
+    if out is not None:
+        console.print(f"wrote {out / 'report.html'}, tables/, figures/", highlight=False)
 
 
 def power(

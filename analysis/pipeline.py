@@ -79,7 +79,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     write_text(out / "analysis.json", json.dumps(text, indent=1, ensure_ascii=False) + "\n")
     results = read_results(out)
     tables = write_tables(results, out)
-    _write_pictures(results, tables, out)
+    write_pictures(results, tables, out)
     return results
 
 
@@ -151,7 +151,7 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
     return tables
 
 
-def _write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
+def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
     """Write figures/ and report.html."""
     for old in (out / "figures").glob("study_*.*"):
         old.unlink()

@@ -35,7 +35,8 @@ Data and tables of study {hash} ({participants} participants analysed, {answers}
 - `analysis.json`: every choice of the analysis; `versions.json`: with which software
 - `checksums.sha256`: check with `sha256sum -c checksums.sha256`
 
-Rebuild all tables from this pack alone and compare them byte for byte:
+Rebuild all tables from this pack alone and compare them byte for byte (`--out FOLDER` writes them,
+the figures and the report there):
 
     pip install conceptevo-harness[analysis]
     conceptevo rebuild release.zip
@@ -144,8 +145,11 @@ def copy_study(study: Path, out: Path) -> None:
         shutil.copytree(study / "images", out / "images", dirs_exist_ok=True)
 
 
-def rebuild(pack: Path) -> list[str]:
+def rebuild(pack: Path, out: Path | None = None) -> list[str]:
     """Analyse a pack's own data and compare every table with the one in it.
+
+    Args:
+        out: folder for the tables made anew, the figures and the report.
 
     Returns:
         names of the tables that differ; empty where all are the same to the byte.
@@ -153,7 +157,7 @@ def rebuild(pack: Path) -> list[str]:
     Raises:
         ValueError: the pack is damaged, or is none.
     """
-    from analysis.pipeline import read_results, write_tables
+    from analysis.pipeline import read_results, write_pictures, write_tables
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pack"
@@ -168,8 +172,11 @@ def rebuild(pack: Path) -> list[str]:
             digest, _, file = line.partition("  ")
             if not (folder / file).is_file() or _digest((folder / file).read_bytes()) != digest:
                 raise ValueError(f"{pack} is damaged: {file} does not fit its checksum")
-        again = Path(name) / "again"
-        write_tables(read_results(folder), again)
+        again = Path(name) / "again" if out is None else out
+        results = read_results(folder)
+        tables = write_tables(results, again)
+        if out is not None:
+            write_pictures(results, tables, out)
         before = {p.name: p.read_bytes() for p in _files(folder / "tables")}
         after = {p.name: p.read_bytes() for p in _files(again / "tables")}
         for other in (before, after):

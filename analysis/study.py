@@ -86,8 +86,16 @@ class Results:
 
     @property
     def reference(self) -> str:
+        """Raises ValueError where no task with a key has the condition."""
         chosen = self.settings.reference
-        return self.plan.reference if chosen is None else chosen
+        reference = self.plan.reference if chosen is None else chosen
+        known = self.responses.study.chance()
+        if reference and reference not in known:
+            raise ValueError(
+                f"reference condition {reference!r} is none of {', '.join(sorted(known))}; "
+                f"give one of these, or '' for all pairs"
+            )
+        return reference
 
     @property
     def departures(self) -> list[str]:

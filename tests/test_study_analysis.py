@@ -123,7 +123,9 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     first = release(results, tmp_path / "one.zip")
     second = release(results, tmp_path / "two.zip")
     assert first.read_bytes() == second.read_bytes()
-    assert rebuild(first) == []
+    assert rebuild(first, tmp_path / "again") == []
+    for path in [*(results / "figures").iterdir(), results / "report.html"]:
+        assert (tmp_path / "again" / path.relative_to(results)).read_bytes() == path.read_bytes()
     with zipfile.ZipFile(first) as pack:
         names = set(pack.namelist())
         data = [
@@ -140,6 +142,26 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     assert re.search(r"\d+ participants analysed", readme)
     check = ["sha256sum", "--check", "--quiet", "checksums.sha256"]
     assert subprocess.run(check, cwd=tmp_path / "pack", check=False).returncode == 0
+
+
+def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
+    folder, _, tables, _ = made
+    path = write(tmp_path / "answers", *tables)
+
+    def report(reference: str, similarity: str) -> str:
+        out = tmp_path / "results"
+        commands.analyse(folder, path, out, None, None, reference, similarity, 99, 99, 0)
+        return (out / "report.html").read_text()
+
+    page = report("random", "exact")
+    assert (
+        "departs from what was frozen with the study: similarity of labels: exact instead of "
+        "words; reference condition: random instead of none." in page
+    )
+    assert "other series − base" not in page and "base − random" in page
+    assert "departs from" not in report("", "words")
+    with pytest.raises(ValueError, match=r"'rndm' is none of base, nine_references, .* all pairs"):
+        report("rndm", "words")
 
 
 def test_a_tampered_pack_is_noticed(tmp_path, made):

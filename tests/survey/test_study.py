@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tasks.assignment import plan, practice_plan
+from tasks.base import all_tasks
 from tasks.contact_sheet import contact_sheet, observe, summary
 from tasks.pictures import equal_files, name_of
-from tasks.settings import StudySettings, load_settings
+from tasks.settings import Analysis, StudySettings, load_settings
 from tasks.study import build, digest, load
 
 
@@ -90,11 +91,12 @@ def test_a_study_of_an_older_version_keeps_its_hash(study_folder, tmp_path):
     shutil.copytree(study_folder, folder)
     written = json.loads((folder / "study.json").read_text())
     keys = json.loads((folder / "keys.json").read_text())
-    del written["confidence"]
+    del written["confidence"], written["analysis"]
     written["hash"] = digest(written, keys)
     (folder / "study.json").write_text(json.dumps(written))
     older, _ = load(folder)
     assert (older.hash, older.confidence) == (written["hash"], False)
+    assert older.analysis is None  # nothing was said, nothing is made up
 
 
 def test_a_frozen_study_is_not_overwritten(run, study_folder):
@@ -162,9 +164,32 @@ def test_the_commented_settings_are_the_defaults():
 
     shown = load_settings(TEXTS / "study.toml")
     assert shown.model_copy(update={"trials": {}}) == StudySettings()
-    from tasks.base import all_tasks
-
     assert shown.trials == {name: all_tasks().get(name).conditions for name in all_tasks()}
+
+
+@pytest.mark.parametrize(
+    ("task", "primary"),
+    [
+        ("odd_one_out", "odd_one_out.chance"),
+        ("evolution_labelling", "evolution_labelling.detection"),
+        ("concept_agreement", "concept_agreement.labels"),
+    ],
+)
+def test_the_main_question_is_frozen(run, tmp_path, task, primary):
+    trials = {task: dict.fromkeys(all_tasks().get(task).conditions, 1)}
+    settings = StudySettings(forms=1, participants=1, trials=trials)
+    study = build(run, settings, tmp_path / "study", say=lambda text: None)
+    assert study.analysis is not None and study.analysis.primary == primary
+    assert load(tmp_path / "study")[0].analysis == study.analysis
+    for asked, told in (
+        ({"primary": "before_or_after.chance"}, "'before_or_after.chance': give task.kind with a"),
+        ({"primary": f"{task}.luck"}, f"a task of the design \\({task}\\) and one of chance, "),
+        ({"reference": "rndm"}, "analysis.reference = 'rndm': no condition of the design; it has"),
+    ):
+        wrong = settings.model_copy(update={"analysis": Analysis(**asked)})
+        with pytest.raises(ValueError, match=told):
+            build(run, wrong, tmp_path / "other", say=lambda text: None)
+        assert not (tmp_path / "other").exists()
 
 
 def test_an_impossible_design_says_what_to_change(run, tmp_path, monkeypatch):
