@@ -18,6 +18,7 @@ from analysis.statistics import (
     Estimates,
     _answered,
     _log_odds,
+    _pairs,
     _shares,
     clustered_shares,
 )
@@ -200,6 +201,53 @@ class Changed:
             (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
             for name, estimate in zip(data.groups, found, strict=True)
         }
+
+
+@STATISTICS.add("ratings")
+@dataclass(frozen=True)
+class Ratings:
+    """Mean rating per condition, and differences of means, participants and items clustered.
+
+    Mean ± t_df √V; the scale is taken for one of equal steps. Keys are (condition, "") for a mean,
+    which is not tested, and (first, second) for first − second, which is tested against 0.
+
+    Attributes:
+        value: the column of ratings. reference: compare all others with it; all pairs by default.
+    """
+
+    value: str = "rating"
+    reference: str | None = None
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, missing = _answered(frame, self.value)
+        if kept.empty:
+            return {}
+        data = crossed(kept, value=self.value)
+        pairs = np.array(_pairs(data.groups, self.reference), dtype=int).reshape(-1, 2)
+        counts = np.bincount(data.group)
+
+        def differences(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+            means = _shares(total, count)
+            with np.errstate(invalid="ignore"):
+                return means[..., pairs[:, 0]] - means[..., pairs[:, 1]]
+
+        test = "t, participants and items clustered"
+        means = two_way_jackknife(data, _shares)
+        found: Estimates = {
+            (name, ""): replace(estimate, left_out=missing)
+            for name, estimate in zip(
+                data.groups, estimates(means, np.asarray, None, "", counts, self.level), strict=True
+            )
+        }
+        if len(pairs):
+            tested = two_way_jackknife(data, differences)
+            both = counts[pairs].sum(axis=1)
+            made = estimates(tested, np.asarray, 0.0, test, both, self.level)
+            for (a, b), estimate in zip(pairs, made, strict=True):
+                key = (data.groups[a], data.groups[b])
+                found[key] = replace(estimate, left_out=missing)
+        return found
 
 
 @STATISTICS.add("time")

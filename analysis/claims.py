@@ -22,6 +22,7 @@ QUESTIONS = {
     "contrasts": "difference between conditions",
     "detection": "changes told from none",
     "labels": "the same neuron named alike",
+    "ratings": "rated higher in one condition than in another",
     "learning": "change of accuracy over the session",
     "confidence": "surer when right than when wrong",
     "associations": "people and networks go together",

@@ -18,7 +18,7 @@ from analysis.figures import styled
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
 from analysis.responses import FrozenStudy, Responses, prepare, read_study, read_tables
-from analysis.reversion import by_class
+from analysis.reversion import by_class, over_layers
 from analysis.study import Results, Settings
 from analysis.study_figures import study_figures
 from analysis.study_report import write_study_report
@@ -27,12 +27,12 @@ from analysis.tables import Table
 from harness.artifacts import Run, write_text
 from harness.bench_results import FOLDER
 from harness.bench_results import read_results as read_benchmark
-from harness.records import JOINT, PAIR
+from harness.records import JOINT
 
 #: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
 #: neurons shown, changes of accuracy by pair, and tables of the run as they are.
 NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
-RUN_TABLES_SHOWN = ("alignment", "times")
+RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
 BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
 
@@ -99,23 +99,6 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run) -> Non
     for made in tables:
         if made is not None:
             write_text(out / "data" / FROM_RUN / f"{made.name}.json", made.to_json())
-
-
-def over_layers(classes: pd.DataFrame) -> pd.DataFrame:
-    """Changes of accuracy by pair, split and arm, mean over classes and then over layers.
-
-    Args:
-        classes: as `by_class` gives them, of one method.
-
-    Returns:
-        series, epoch_from, epoch_to, split, before, and a column an arm.
-    """
-    keys = [*PAIR, "split"]
-    means = classes.groupby([*keys, "layer", "arm"])[["before", "change"]].mean()
-    means = means.groupby([*keys, "arm"]).mean()
-    table = means["change"].unstack("arm")
-    table.insert(0, "before", means["before"].unstack("arm")["all"])
-    return table.reset_index()
 
 
 def read_results(folder: Path) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import jinja2
 import pandas as pd
 
 from analysis.figures import Figure
-from analysis.tables import Table, sentence
+from analysis.tables import Table, sentence, spaced
 from harness.artifacts import write_text
 
 #: Tables with more rows than this are folded away in the report.
@@ -36,6 +37,7 @@ def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], f
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["sentence"] = sentence
+    environment.filters["whole"] = whole
     page = environment.get_template("report.html").render(
         title=title,
         lead=lead,
@@ -57,13 +59,19 @@ def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], f
     write_text(path, page)
 
 
+def whole(text: str) -> str:
+    """The text with numbers and their signs on one line: 17 %, p = .03."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])", "\u00a0", text)
+
+
 def _table(table: Table) -> dict[str, object]:
     shown = table.shown()
     return {
         "title": table.title,
         "caption": table.caption,
         "columns": [
-            (name, pd.api.types.is_numeric_dtype(table.frame[name])) for name in shown.columns
+            (spaced(name), pd.api.types.is_numeric_dtype(table.frame[name]))
+            for name in shown.columns
         ],
         "rows": shown.to_numpy().tolist(),
         "long": len(shown) > FOLDED_FROM,

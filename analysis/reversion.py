@@ -154,3 +154,24 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
         by_split = table.groupby("split")[test]
         table[test] = by_split.transform(lambda p: holm(p.to_numpy(dtype=float)))
     return table
+
+
+def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Changes of accuracy by pair, split and arm: mean over layers, then over classes.
+
+    Args:
+        classes: as `by_class` gives them, of one method, one layer undone at a time.
+
+    Returns:
+        series, epoch_from, epoch_to, split, arm, classes (how many), before, change, low, high (t
+        over classes).
+    """
+    keys = [*PAIR, "split", "arm"]
+    each = classes.groupby([*keys, "class_id"], observed=True)[["before", "change"]].mean()
+    grouped = each.groupby(keys, observed=True)
+    table = grouped.mean()
+    number = grouped["change"].count()
+    reach = stats.t.ppf(0.5 + level / 2, number - 1) * grouped["change"].sem()
+    table.insert(0, "classes", number)
+    table = table.assign(low=table["change"] - reach, high=table["change"] + reach)
+    return table.reset_index()

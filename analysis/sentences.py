@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.claims import ALPHA, QUESTIONS
-from analysis.study import Results, task_name
+from analysis.published import REVERSION
+from analysis.study import Results, held_out, task_name
 from analysis.tables import spaced
+from harness.records import PAIR
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
@@ -35,8 +37,9 @@ def p_text(p: float) -> str:
 
 
 def signed(value: float, form: str) -> str:
-    """With its sign, as a true minus."""
-    return format(value, f"+{form}").replace("-", "−")
+    """With its sign, as a true minus; what is rounded to zero has none."""
+    text = format(value, f"+{form}")
+    return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
 
 
 def main_question(results: Results) -> Iterator[str]:
@@ -119,28 +122,54 @@ def between_conditions(results: Results) -> Iterator[str]:
 
 
 def detection(results: Results) -> Iterator[str]:
-    """Whether people tell real changes from none."""
+    """Whether people tell changes from none: real ones, and such as must be seen."""
     if results.changed.empty:
         return
     rows: dict[str, Any] = {row["what"]: row for row in results.changed.to_dict("records")}
-    if "d′" in rows:
-        d = rows["d′"]
+    seen = {"evolution": "real evolutions", "false_evolution": "false evolutions (two neurons)"}
+    for signal, change in seen.items():
+        if f"d′, {signal}" not in rows:
+            continue
+        d = rows[f"d′, {signal}"]
         size, low, high = (signed(d[name], ".2f") for name in ("value", "low", "high"))
         ends = f"d′ = {size}, interval {low} to {high}; {p_text(d['p'])}"
-        hit, alarm = rows["hit rate"]["value"], rows["false-alarm rate"]["value"]
-        rates = f"{percent(hit)} of false evolutions and {percent(alarm)} of unchanged stages"
+        hit, alarm = rows[signal]["value"], rows["same_stage"]["value"]
+        rates = f"{percent(hit)} and {percent(alarm)} were judged changed"
         if d["claimed"] and d["value"] > 0:
-            yield f"People told changes from none: {rates} were judged changed ({ends})."
+            yield f"People told {change} from unchanged stages: {rates} ({ends})."
         elif d["claimed"]:
-            yield f"People called unchanged stages changed more often than changes ({ends})."
+            yield f"People called unchanged stages changed more often than {change} ({ends})."
         else:
-            yield f"It is not shown that people tell changes from none: {rates} ({ends})."
-    if "evolution" in rows:
+            yield (
+                f"It is not shown that people tell {change} from unchanged stages: {rates} "
+                f"({ends})."
+            )
+    if "evolution" in rows and "same_stage" not in rows:
         row = rows["evolution"]
         yield (
             f"Real evolutions were judged changed in {percent(row['value'])} of answers (interval "
-            f"{interval(row['low'], row['high'])})."
+            f"{interval(row['low'], row['high'])}); nothing without a change was shown beside them."
         )
+
+
+def rated(results: Results) -> Iterator[str]:
+    """One sentence a pair of conditions and scale."""
+    if results.ratings.empty:
+        return
+    for row in rows_of(results.ratings[results.ratings["second"] != ""]):
+        first, second = spaced(row.first), spaced(row.second)
+        ends = f"interval {signed(row.low, '.2f')} to {signed(row.high, '.2f')}; {p_text(row.p)}"
+        if row.claimed:
+            way = "higher" if row.value > 0 else "lower"
+            yield (
+                f"In {row.task}, {row.asked} was {abs(row.value):.2f} {way} for {first} than for "
+                f"{second}, on a scale from 1 to 4 ({ends})."
+            )
+        elif pd.notna(row.p):
+            yield (
+                f"In {row.task}, no difference of {row.asked} between {first} and {second} is "
+                f"shown ({ends})."
+            )
 
 
 def naming(results: Results) -> Iterator[str]:
@@ -185,6 +214,39 @@ def sessions(results: Results) -> Iterator[str]:
             yield f"In {row.task}, confidence {told} right answers from wrong ones ({ends})."
 
 
+def undone(results: Results) -> Iterator[str]:
+    """What undoing evolutions does to predictions, pair by pair, and whether the order is known."""
+    table = held_out(results)
+    if table is None:
+        return
+    names = {"q1": "for the most important quarter", "random": "for a random one",
+             "q4": "for the least important"}  # fmt: skip
+    ordered, pairs = 0, 0
+    for (series, start, end), rows in table.groupby(PAIR):
+        changes = rows.set_index("arm")
+        parts = [
+            f"{signed(100 * changes['change'][arm], '.1f')} points (interval "
+            f"{signed(100 * changes['low'][arm], '.1f')} to "
+            f"{signed(100 * changes['high'][arm], '.1f')}) {name}"
+            for arm, name in names.items()
+            if arm in changes.index
+        ]
+        yield (
+            f"{series}, epochs {start} → {end}: undoing the evolutions of one layer changed "
+            f"accuracy by {', by '.join(parts)}."
+        )
+        if set(names) <= set(changes.index):
+            pairs += 1
+            ordered += changes["change"][list(names)].is_monotonic_increasing
+    if pairs:
+        theirs = sum(row[list(names)].is_monotonic_increasing for _, row in REVERSION.iterrows())
+        yield (
+            f"Most important, random, least important: that order of means, from the largest loss "
+            f"to the smallest, holds in {ordered} of {pairs} pairs here and in {theirs} of "
+            f"{len(REVERSION)} published ones."
+        )
+
+
 def meetings(results: Results) -> Iterator[str]:
     """A sentence for each association that is shown, and one for all that are not."""
     names = {
@@ -207,10 +269,11 @@ def meetings(results: Results) -> Iterator[str]:
     if len(others):
         extremes = f"{signed(others['low'].min(), '.2f')} to {signed(others['high'].max(), '.2f')}"
         least = p_text(others["p"].min()) + (" or more" if others["p"].min() < 1 else "")
+        of = f"of {len(tested)} associations of people's rate with what the networks know"
+        none = len(others) == len(tested)
         yield (
-            f"Of {len(tested)} associations of people's rate with what the networks know, "
-            f"{len(others)} are not shown (ρ from {signed(others['value'].min(), '.2f')} to "
+            (f"None {of} is shown" if none else f"The other {len(others)} {of} are not shown")
+            + f" (ρ from {signed(others['value'].min(), '.2f')} to "
             f"{signed(others['value'].max(), '.2f')}; {least}). "
-            f"That is not evidence that there are none: their intervals reach "
-            f"from {extremes}."
+            f"That is not evidence that there are none: their intervals reach from {extremes}."
         )

@@ -86,13 +86,14 @@ class Results:
 
     @property
     def reference(self) -> str:
-        """Raises ValueError where no task with a key has the condition."""
+        """Raises ValueError where no task has the condition."""
         chosen = self.settings.reference
         reference = self.plan.reference if chosen is None else chosen
-        known = self.responses.study.chance()
+        trials = self.responses.study.trials
+        known = sorted(set(trials.loc[trials["role"] == "trial", "condition"]))
         if reference and reference not in known:
             raise ValueError(
-                f"reference condition {reference!r} is none of {', '.join(sorted(known))}; "
+                f"reference condition {reference!r} is none of {', '.join(known)}; "
                 f"give one of these, or '' for all pairs"
             )
         return reference
@@ -165,6 +166,7 @@ class Results:
             "accuracy": self._shares(),
             "contrasts": self._differences("cluster_contrasts", **self._sampled),
             "changed": self._changed(),
+            "ratings": self._ratings(),
             "labels": self._labels(),
             "behaviour": self._behaviour(),
             "associations": self._associations(),
@@ -198,8 +200,14 @@ class Results:
 
     @cached_property
     def changed(self) -> pd.DataFrame:
-        """Share judged changed per condition, then hit and false-alarm rate, d′ and criterion."""
+        """Share judged changed per condition; then for each kind of change, against unchanged
+        stages, hit and false-alarm rate, d′ and criterion, under `measure` and `signal`."""
         return self._corrected("changed")
+
+    @cached_property
+    def ratings(self) -> pd.DataFrame:
+        """Mean ratings on scales by condition, and their differences."""
+        return self._corrected("ratings")
 
     @cached_property
     def labels(self) -> pd.DataFrame:
@@ -276,15 +284,36 @@ class Results:
     def _changed(self) -> pd.DataFrame:
         if "evolution_labelling" not in self.tasks:
             return pd.DataFrame()
-        tables = [self._by_task(["evolution_labelling"], "changed", ["what"])]
-        if {"false_evolution", "same_stage"} <= set(self.of("evolution_labelling")["condition"]):
-            tables.append(
-                self._by_task(
-                    ["evolution_labelling"], "detection", ["what"], "detection",
-                    signal="false_evolution", noise="same_stage",
-                )
-            )  # fmt: skip
+        shares = self._by_task(["evolution_labelling"], "changed", ["what"])
+        tables = [shares.assign(measure="judged changed", signal="")]
+        for signal in ("evolution", "false_evolution"):
+            if {signal, "same_stage"} <= set(shares["what"]):
+                table = self._by_task(
+                    ["evolution_labelling"], "detection", ["measure"], "detection",
+                    signal=signal, noise="same_stage",
+                )  # fmt: skip
+                what = table["measure"] + ", " + signal
+                tables.append(table.assign(what=what, signal=signal))
         return pd.concat(tables, ignore_index=True).assign(null=0.0)
+
+    def _ratings(self) -> pd.DataFrame:
+        frames = []
+        for task in self.tasks:
+            answers = self.of(task)
+            known = self.reference in set(answers["condition"])
+            for asked in ("rating", "clarity"):
+                table = self._by_task(
+                    [task] if answers[asked].notna().any() else [], "ratings",
+                    ["first", "second"], "ratings", value=asked,
+                    reference=self.reference if known else None,
+                )  # fmt: skip
+                if len(table):
+                    frames.append(table.assign(asked=asked, null=0.0))
+        if not frames:
+            return pd.DataFrame()
+        table = pd.concat(frames, ignore_index=True)
+        pair = table["first"] + " − " + table["second"]
+        return table.assign(what=pair.where(table["second"] != "", table["first"]))
 
     @cached_property
     def by_displacement(self) -> pd.DataFrame:
@@ -424,6 +453,14 @@ class Results:
                 | {str(k): float(v) for k, v in shares.items()}
             )
         return pd.DataFrame(rows)
+
+
+def held_out(results: Results) -> pd.DataFrame | None:
+    """The run's changes of accuracy on images that importance has not seen, where it has any."""
+    if results.reversion is None:
+        return None
+    table = results.reversion[results.reversion["split"] == "heldout"]
+    return None if table.empty else table
 
 
 def _grid(frozen: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

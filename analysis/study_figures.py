@@ -12,9 +12,12 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from analysis.figures import COLOURS, MARKERS, Figure, styled
-from analysis.study import Results, task_name
-from analysis.study_tables import source_note
+from analysis.published import REVERSION
+from analysis.sentences import rows_of
+from analysis.study import Results, held_out, task_name
+from analysis.study_tables import FROM_NETWORKS, source_note
 from analysis.tables import spaced
+from harness.records import PAIR
 from harness.registry import Registry
 
 STUDY_FIGURES: Registry[Callable[[Results], Figure | None]] = Registry("study figure")
@@ -23,12 +26,12 @@ STUDY_FIGURES: Registry[Callable[[Results], Figure | None]] = Registry("study fi
 def study_figures(results: Results) -> dict[str, Figure]:
     """All figures by name; those from simulated or pilot answers say so in title and picture."""
     figures = {}
-    note = source_note(results)
     with styled():
         for name in STUDY_FIGURES:
             figure = STUDY_FIGURES.get(name)(results)
             if figure is None:
                 continue
+            note = "" if name in FROM_NETWORKS else source_note(results)
             if note:
                 # Below everything drawn: the saved picture grows to hold it.
                 figure.canvas.text(
@@ -200,7 +203,7 @@ def evolution(results: Results) -> Figure | None:
     if results.changed.empty:
         return None
     table = results.changed
-    shares = table[~table["what"].isin(["hit rate", "false-alarm rate", "d′", "criterion"])]
+    shares = table[table["signal"] == ""]
     canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
     _rows(axis, shares, [spaced(w) for w in shares["what"]])
     axis.set_xlim(0, 1)
@@ -210,6 +213,64 @@ def evolution(results: Results) -> Figure | None:
         "Judged changed, by condition",
         "Real evolutions; two neurons joined as if one (a change that must be seen); the same "
         "stage under different names (no change to see). With intervals.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("ratings")
+def ratings(results: Results) -> Figure | None:
+    if results.ratings.empty:
+        return None
+    table = results.ratings[results.ratings["second"] == ""]
+    canvas, axis = plt.subplots(figsize=(5.4, 0.34 * len(table) + 1.0), layout="constrained")
+    labels = [f"{row.asked}: {spaced(row.first)}" for row in rows_of(table)]
+    _rows(axis, table, labels)
+    axis.set_xlim(0.9, 4.1)
+    axis.set_xlabel("mean rating, from 1 to 4")
+    return Figure(
+        "study_ratings",
+        "Ratings by condition",
+        "How clearly six neurons show one concept (rating), and how clearly people see whether a "
+        "neuron changed (clarity). With intervals.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("reversion")
+def reversion(results: Results) -> Figure | None:
+    ours = held_out(results)
+    if ours is None:
+        return None
+    arms = [a for a in ("q1", "q2", "q3", "q4", "random", "matched") if a in set(ours["arm"])]
+    canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for k, (pair, rows) in enumerate(ours.groupby(PAIR)):
+        rows = rows.set_index("arm").reindex(arms)
+        reach = np.stack([rows["change"] - rows["low"], rows["high"] - rows["change"]])
+        axes[0].errorbar(
+            np.arange(len(arms)) + 0.06 * k, 100 * rows["change"], yerr=100 * reach, capsize=2,
+            marker=MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)],
+            linestyle="none", label="{}, {} → {}".format(*pair),
+        )  # fmt: skip
+    bins = [arm for arm in arms if arm in REVERSION]
+    for k, row in REVERSION.iterrows():
+        axes[1].plot(
+            np.arange(len(bins)) + 0.06 * k, 100 * row[bins].astype(float),
+            MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)],
+            label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
+        )  # fmt: skip
+    for axis, names, title in ((axes[0], arms, "ours"), (axes[1], bins, "published")):
+        axis.axhline(0, color="#777777", linestyle="--", zorder=0)
+        axis.set_xticks(np.arange(len(names)) + 0.1, names, fontsize=8)
+        axis.set_title(title, loc="left")
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("change of accuracy, points")
+    return Figure(
+        "study_reversion",
+        "Change of accuracy when evolutions are undone",
+        "Quarters of the neurons of one layer by importance (q1 the most important), random sets, "
+        "and sets matched to q1 by size of change, put back to the older checkpoint; mean over "
+        "layers. Left: this run, held-out images, with intervals over classes. Right: the "
+        "published figures, of other networks and images: compare the order, not the size.",
         canvas,
     )
 

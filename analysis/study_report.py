@@ -24,6 +24,18 @@ QUESTIONS = {
 }
 
 
+NETWORKS = "Do the evolutions matter to the networks?"
+#: What a reader must know before a section's findings.
+TEXTS = {
+    NETWORKS: [
+        "No person answers here. In the newer network, a set of neurons is put back to what it "
+        "does in the older one on the same image, and the rest of the network runs on. If a score "
+        "of importance means something, the quarter scored most important must cost more than a "
+        "random one, and the least important less."
+    ]
+}
+
+
 def write_study_report(
     path: Path, results: Results, tables: Mapping[str, Table], figures: Mapping[str, Figure]
 ) -> None:
@@ -127,7 +139,7 @@ def _sections(
             tables=pick(tables, "claims"),
         ),
     ]  # fmt: skip
-    of_run = [table.name for table in results.from_run]
+    of_run = [table.name for table in results.from_run if table.name != "reversion"]
     parts = [
         (
             "Do people find the right answer?",
@@ -143,9 +155,9 @@ def _sections(
         ),
         (
             "Do people name the same thing, and agree?",
-            list(sentences.naming(results)),
-            (),
-            ("labels", "agreement", "annotators"),
+            [*sentences.rated(results), *sentences.naming(results)],
+            ("ratings",),
+            ("ratings", "labels", "agreement", "annotators"),
         ),
         (
             "How people answered",
@@ -157,13 +169,19 @@ def _sections(
             "Where people and networks meet",
             list(sentences.meetings(results)),
             ("associations",),
-            ("associations", "observer", "reversion_published", *of_run),
+            ("associations", "observer"),
+        ),
+        (
+            NETWORKS,
+            list(sentences.undone(results)),
+            ("reversion",),
+            ("reversion", "reversion_published", *of_run),
         ),
     ]
     for title, findings, with_figures, with_tables in parts:
         shown, printed = pick(figures, *with_figures), pick(tables, *with_tables)
         if findings or shown or printed:
-            sections.append(Section(title, (), findings, shown, printed))
+            sections.append(Section(title, TEXTS.get(title, ()), findings, shown, printed))
     sections.append(Section("Limits", _limits(results), tables=pick(tables, "trials")))
     return sections
 
@@ -175,7 +193,8 @@ def _limits(results: Results) -> list[str]:
         f"The smallest condition has {int(trials.min())} trials. Intervals speak of other trials "
         "drawn in the same way from the same networks and images, and of other people recruited in "
         "the same way; not of other networks.",
-        "p-values are corrected over all tests of people's answers; an interval holds for its "
+        "p-values are corrected over all tests of people's answers, those of networks in their own "
+        "tables; an interval holds for its "
         "number alone, and of many intervals some miss. What is not claimed is not shown to be "
         "absent.",
     ]

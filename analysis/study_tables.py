@@ -14,8 +14,8 @@ from harness.registry import Registry
 
 STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study table")
 
-#: Tables in which no participant's answer enters, so that their title names no source.
-FROM_NETWORKS = {"reversion_published"}
+#: Tables and figures in which no participant's answer enters: their title names no source.
+FROM_NETWORKS = {"reversion_published", "reversion"}
 
 SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", p_value
 ESTIMATE = ["value", "low", "high"]
@@ -169,16 +169,17 @@ def contrasts(results: Results) -> Table | None:
 def evolution(results: Results) -> Table | None:
     if results.changed.empty:
         return None
-    table = results.changed[["what", "n", "left_out", *ESTIMATE, "p"]].rename(
-        columns={"n": "answers"}
-    )
+    table = results.changed[["signal", "measure", "n", "left_out", *ESTIMATE, "p"]]
+    conditions = table["signal"].where(table["signal"] != "", results.changed["what"])
+    table = table.assign(signal=conditions)
+    table = table.rename(columns={"n": "answers", "signal": "condition"})
     return Table(
         "evolution",
         "Whether people see that a neuron changed",
-        "Share judged changed by condition; then hit rate (false evolutions judged changed) and "
-        "false-alarm rate (the same stage twice, judged changed), sensitivity d′ and criterion "
-        f"(log-linear rule), with {_level(results)} intervals, participants and trials clustered; "
-        f"of d′, {CORRECTED}.",
+        "Share judged changed by condition; then, of real evolutions and of false ones (two "
+        "neurons joined), against the same stage shown twice: hit rate, false-alarm rate, "
+        f"sensitivity d′ and criterion (log-linear rule). All with {_level(results)} intervals, "
+        f"participants and trials clustered; of d′, {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
@@ -259,6 +260,23 @@ def annotators(results: Results) -> Table | None:
         results.annotators,
         {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
         hidden=("converged",),
+    )
+
+
+@STUDY_TABLES.add("ratings")
+def ratings(results: Results) -> Table | None:
+    if results.ratings.empty:
+        return None
+    table = results.ratings[["task", "asked", "what", "n", "left_out", *ESTIMATE, "p"]]
+    return Table(
+        "ratings",
+        "Ratings by condition",
+        "Mean rating from 1 to 4 (how clearly six neurons show one concept; how clearly a change "
+        f"is seen or not), then differences of means, with {_level(results)} intervals, "
+        f"participants and trials clustered; of differences, {CORRECTED}.",
+        table.rename(columns={"n": "answers"}),
+        {**{c: "{:.2f}" for c in ESTIMATE}, "p": P, **NAMES},
+        hidden=("left_out",),
     )
 
 
@@ -349,7 +367,9 @@ def reversion_published(results: Results) -> Table | None:
         return None
     keys = ["series", "epoch_from", "epoch_to"]
     columns = [*keys, "q1", "q2", "q3", "q4", "random", "matched", "before"]
-    ours = results.reversion.reindex(columns=["split", *columns]).assign(source="ours")
+    by_arm = results.reversion.set_index([*keys, "split", "arm"])[["before", "change"]].unstack()
+    ours = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
+    ours = ours.reindex(columns=["split", *columns]).assign(source="ours")
     theirs = REVERSION.reindex(columns=columns).assign(source="published", split="train")
     table = pd.concat([ours, theirs], ignore_index=True)
     table = table[["source", "split", *columns]]

@@ -100,7 +100,8 @@ class Table:
 
     def markdown(self) -> str:
         shown = self.shown()
-        rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+        head = list(map(spaced, shown.columns))
+        rows = [head, ["---"] * len(head), *shown.to_numpy().tolist()]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return f"**{sentence(self.title)}** {self.caption}\n\n" + "\n".join(lines) + "\n"
 
@@ -113,7 +114,7 @@ class Table:
         caption += rf"\label{{tab:{self.name}}}"
         head, *body = [
             " & ".join(map(escape, row)) + r" \\"
-            for row in [list(shown.columns), *shown.to_numpy().tolist()]
+            for row in [list(map(spaced, shown.columns)), *shown.to_numpy().tolist()]
         ]
         rules = [r"\toprule", head, r"\midrule"]
         if len(body) > LONGEST:

@@ -42,7 +42,8 @@ class Exclusion(Section):
 
 #: What the analysis tests of a task; `primary` names one as "task.kind".
 QUESTIONS = (
-    "chance", "contrasts", "detection", "labels", "learning", "confidence", "associations",
+    "chance", "contrasts", "detection", "labels", "ratings", "learning", "confidence",
+    "associations",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from analysis.alignment import concept_sharing, identity, mean_interval
 from analysis.reversion import (
     bootstrap_interval,
     by_class,
+    over_layers,
     page_trend,
     quartiles,
     summary,
@@ -104,6 +105,17 @@ def test_draws_of_a_random_arm_count_once():
     classes = by_class(records_of(EFFECTS))
     assert len(classes) == 6 * len(EFFECTS)
     assert set(wide(classes).columns) == set(EFFECTS)
+
+
+def test_over_layers_is_a_t_interval_over_classes():
+    records = records_of(EFFECTS)
+    other = records.assign(layer="another", correct_after=records["correct_before"])
+    table = over_layers(by_class(pd.concat([records, other]))).set_index("arm")
+    classes = wide(by_class(records))["q1"] / 2  # nothing changes in the other layer
+    row = table.loc["q1"]
+    assert row["change"] == pytest.approx(classes.mean()) and row["classes"] == len(classes)
+    low, high = stats.t.interval(0.95, len(classes) - 1, classes.mean(), stats.sem(classes))
+    assert (row["low"], row["high"]) == pytest.approx((low, high))
 
 
 def test_bins_are_ordered_by_number():

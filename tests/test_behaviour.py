@@ -8,7 +8,16 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from analysis.behaviour import AnswerTime, Calibration, Changed, Detection, Learning, TypeTwo
+from analysis.behaviour import (
+    AnswerTime,
+    Calibration,
+    Changed,
+    Detection,
+    Learning,
+    Ratings,
+    TypeTwo,
+)
+from analysis.statistics import ClusterContrasts
 from tests import oracles_statistics as plain
 
 
@@ -47,6 +56,41 @@ def test_learning_finds_a_planted_slope():
     estimate = Learning()(session(1, people=150, slope=0.01))["all conditions",]
     assert estimate.low < 0.1 < estimate.high
     assert estimate.p < 0.001
+
+
+def test_ratings_are_least_squares_with_two_way_clusters():
+    rng = np.random.default_rng(4)
+    people, items = 60, 40
+    person, item = (a.ravel() for a in np.indices((people, items)))
+    condition = np.where(item % 2, "a", "b")
+    taste, clear = rng.normal(0, 0.4, people)[person], rng.normal(0, 0.5, items)[item]
+    noise = rng.normal(0, 0.6, len(person))
+    raw = 2.5 + taste + clear + 0.4 * (condition == "a") + noise
+    frame = pd.DataFrame(
+        {"participant": person, "trial": item, "condition": condition,
+         "rating": np.clip(np.rint(raw), 1, 4)}
+    )  # fmt: skip
+    frame.loc[:6, "rating"] = np.nan
+    found = Ratings()(frame)
+    kept = frame.dropna()
+    means = kept.groupby("condition")["rating"].mean()
+    assert found["a", ""].value == pytest.approx(means["a"])
+    assert np.isnan(found["a", ""].p) and found["a", ""].left_out == 7
+    estimate = found["a", "b"]
+    fitted = smf.ols("rating ~ (condition == 'a')", kept.astype({"trial": int})).fit(
+        cov_type="cluster", cov_kwds={"groups": kept[["participant", "trial"]].to_numpy()}
+    )
+    name = fitted.params.index[1]
+    assert estimate.value == pytest.approx(fitted.params[name])
+    assert stats.norm.isf(estimate.p / 2) == pytest.approx(
+        abs(fitted.tvalues[name]), rel=0.1
+    )  # t with few df against z
+    assert estimate.low < 0.4 < estimate.high
+    # On shares it is the clustered contrast.
+    shares = frame.assign(rating=frame["rating"] > 2, correct=frame["rating"] > 2)
+    contrast = ClusterContrasts(replicates=0)(shares)["a", "b", "risk difference"]
+    assert Ratings()(shares)["a", "b"] == contrast
+    assert set(Ratings(reference="a")(frame)) == {("a", ""), ("b", ""), ("b", "a")}
 
 
 def test_type_two_area_is_its_plain_twin_and_mann_whitney():

@@ -58,7 +58,7 @@ def run(tmp_path_factory):
         for split in ("heldout", "importance")
         for c in (0, 1)
         for arm, fallen in (("q1", 6 + c), ("q2", 3), ("q3", 1), ("q4", 0), ("random", 2),
-                            ("all", 8))
+                            ("matched", 1), ("all", 8), ("none", 0))
         for i in range(10)
     ]  # fmt: skip
     run.save(Artifact("reversion", parts), pd.DataFrame(records), "x")

@@ -28,7 +28,8 @@ from tests.synthetic_study import PLANTED, make_responses, make_study, write
 #: How a sentence begins to claim something, of whatever kind.
 CLAIM = re.compile(
     r"(more|less) than the|had \d+ points|People (told|called)|were more alike|"
-    r"(improved|declined) over|confidence told|people were surer of wrong|people's rate (rose|fell)"
+    r"was [\d.]+ (higher|lower) for|(improved|declined) over|confidence told|"
+    r"people were surer of wrong|people's rate (rose|fell)"
 )
 #: Tables that count the excluded, too.
 COUNTING = {"flow", "thresholds"}
@@ -49,8 +50,12 @@ def made(tmp_path_factory):
     return root / "study", study, tables, analyse(root, root / "study", tables)
 
 
+def page_of(results: Path) -> str:
+    return (results / "report.html").read_text().replace("\u00a0", " ")
+
+
 def claim_sentences(results: Path) -> list[str]:
-    findings = re.findall(r'class="finding">(.*?)</li>', (results / "report.html").read_text())
+    findings = re.findall(r'class="finding">(.*?)</li>', page_of(results))
     return [finding for finding in findings if CLAIM.search(finding)]
 
 
@@ -67,10 +72,11 @@ def test_planted_shares_are_inside_their_intervals(made):
         assert row["binomial high"] - row["binomial low"] < row["high"] - row["low"]
     assert accuracy.loc["base", "p"] < 0.01
     assert accuracy.loc["random", "p"] > 0.05
-    page = (results / "report.html").read_text()
+    page = page_of(results)
     assert "more than the 17 % of guessing" in page
     assert "condition random, 1" in page and "cannot tell it from guessing" in page
-    assert "People told changes from none" in page
+    assert "People told false evolutions (two neurons) from unchanged stages: " in page
+    assert "rating was " in page and "higher for neighbours than for random" in page
     kinds = {match.group() for match in CLAIM.finditer(page)}
     assert kinds >= {"more than the", "People told", "were more alike", "confidence told"}
     claims = pd.read_csv(results / "tables" / "claims.csv")
@@ -91,10 +97,12 @@ def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
     results = analyse(tmp_path, folder, tables)
     claims = pd.read_csv(results / "tables" / "claims.csv")
     assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
-    page = (results / "report.html").read_text()
+    page = page_of(results)
     findings = re.findall(r'class="finding">(.*?)</li>', page)
     assert any("cannot tell it from guessing" in finding for finding in findings)
-    assert any("It is not shown that people tell changes" in finding for finding in findings)
+    assert any(
+        "It is not shown that people tell real evolutions" in finding for finding in findings
+    )
     for path in (results / "tables").glob("*.md"):
         assert "(simulated answers)" in path.read_text().splitlines()[0], path.name
     assert "<h1>Do people see concepts? (simulated answers)</h1>" in page
@@ -151,7 +159,7 @@ def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
     def report(reference: str, similarity: str) -> str:
         out = tmp_path / "results"
         commands.analyse(folder, path, out, None, None, reference, similarity, 99, 99, 0)
-        return (out / "report.html").read_text()
+        return page_of(out)
 
     page = report("random", "exact")
     assert (
@@ -160,7 +168,7 @@ def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
     )
     assert "other series − base" not in page and "base − random" in page
     assert "departs from" not in report("", "words")
-    with pytest.raises(ValueError, match=r"'rndm' is none of base, nine_references, .* all pairs"):
+    with pytest.raises(ValueError, match=r"'rndm' is none of base, evolution, .* all pairs"):
         report("rndm", "words")
 
 
@@ -228,10 +236,10 @@ def test_every_table_and_figure_is_written_and_registered_once(made):
     written = {path.stem for path in (results / "tables").iterdir()}
     assert written == {
         "flow", "claims", "thresholds", "accuracy", "contrasts", "evolution", "behaviour",
-        "calibration", "agreement", "annotators", "labels", "trials",
+        "calibration", "agreement", "annotators", "labels", "ratings", "trials",
     }  # fmt: skip
-    assert len(list((results / "figures").glob("*.pdf"))) == 6
-    assert len(list((results / "figures").glob("*.png"))) == 6
+    assert len(list((results / "figures").glob("*.pdf"))) == 7
+    assert len(list((results / "figures").glob("*.png"))) == 7
 
 
 def test_settings_are_in_the_pack(made):

@@ -172,7 +172,7 @@ def test_the_commented_settings_are_the_defaults():
     [
         ("odd_one_out", "odd_one_out.chance"),
         ("evolution_labelling", "evolution_labelling.detection"),
-        ("concept_agreement", "concept_agreement.labels"),
+        ("concept_agreement", "concept_agreement.ratings"),
     ],
 )
 def test_the_main_question_is_frozen(run, tmp_path, task, primary):
