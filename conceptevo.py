@@ -219,9 +219,11 @@ def demo(
 
 
 def _demo_study(out: Path) -> None:
-    """Build a study out of the run and fill it with simulated participants, once."""
+    """Build a study out of the run, fill it with simulated participants and analyse it, once."""
+    from analysis.pipeline import Inputs, analyse_study
+    from analysis.study import Settings
     from harness.artifacts import Run, fingerprint
-    from survey_app.commands import simulate
+    from survey_app.commands import database_url, export, simulate
     from tasks.commands import build
 
     study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
@@ -230,6 +232,13 @@ def _demo_study(out: Path) -> None:
     else:
         build(out, study)
     simulate(study, participants=260)  # adds nobody who has taken part before
+    results = study / "results"
+    if not (results / "report.html").exists():
+        answers = study / "responses.csv"
+        export(database_url(study, None), answers, "simulated")
+        with console.status("analysing the simulated answers"):
+            analyse_study(Inputs(study, answers, out), Settings(), results)
+    console.print(f"What people would have answered: {results / 'report.html'}", highlight=False)
     console.print(f"\nServe the study with\n  conceptevo survey {study}", highlight=False)
 
 
