@@ -56,6 +56,48 @@ def _rows(
     axes.grid(axis="y", visible=False)
 
 
+@STUDY_FIGURES.add("flow")
+def flow(results: Results) -> Figure:
+    """Boxes from arrival to analysis, and beside them who left or was excluded, and why."""
+    steps = {row.step: row for row in rows_of(results.responses.flow)}
+    excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
+    names = [step for step in steps if step not in excluded]
+    counts = [steps[name].participants for name in names]
+    rules = [f"{n} {k.removeprefix('excluded: ')}" for k, n in excluded.items() if n]
+    beside = [
+        "\n".join([f"{before - after} {'excluded' if later == 'analysed' else 'left'}",
+                   *(rules if later == "analysed" else [])])
+        for before, after, later in zip(counts, counts[1:], names[1:], strict=False)
+    ]  # fmt: skip
+    gap = [0.75 + 0.17 * text.count("\n") for text in beside]
+    y = -np.concatenate([[0.0], np.cumsum(gap)])
+    canvas, axis = plt.subplots(figsize=(5.6, 0.6 - y[-1]), layout="constrained")
+    axis.axis("off")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(y[-1] - 0.3, 0.3)
+    arrow = {"arrowstyle": "->"}
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": COLOURS[0]}
+    for name, place in zip(names, y, strict=True):
+        what = f"{steps[name].participants} {name}"
+        if name == "analysed":
+            what += f", {steps[name].answers:,} answers"
+        axis.text(0.27, place, what, ha="center", va="center", bbox=box)
+    for text, top, bottom in zip(beside, y, y[1:], strict=False):
+        axis.annotate(
+            "", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops={"arrowstyle": "->"}
+        )
+        middle = (top + bottom) / 2
+        axis.annotate("", (0.56, middle), (0.27, middle), arrowprops={"arrowstyle": "->"})
+        axis.text(0.58, middle, text, ha="left", va="center", fontsize=8, bbox=box)
+    return Figure(
+        "study_flow",
+        "From arrival to analysis",
+        "How many took part, left, and were excluded by the rules that were frozen with the study; "
+        "who is excluded counts under the first rule that applies.",
+        canvas,
+    )
+
+
 @STUDY_FIGURES.add("accuracy")
 def accuracy(results: Results) -> Figure | None:
     table = results.accuracy

@@ -130,6 +130,7 @@ def _sections(
             "What was collected, and what was excluded",
             _collected(results),
             _stability(results),
+            pick(figures, "flow"),
             tables=pick(tables, "flow", "thresholds"),
         ),
         Section(
