@@ -83,11 +83,9 @@ def flow(results: Results) -> Figure:
             what += f", {steps[name].answers:,} answers"
         axis.text(0.27, place, what, ha="center", va="center", bbox=box)
     for text, top, bottom in zip(beside, y, y[1:], strict=False):
-        axis.annotate(
-            "", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops={"arrowstyle": "->"}
-        )
         middle = (top + bottom) / 2
-        axis.annotate("", (0.56, middle), (0.27, middle), arrowprops={"arrowstyle": "->"})
+        axis.annotate("", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops=arrow)
+        axis.annotate("", (0.56, middle), (0.27, middle), arrowprops=arrow)
         axis.text(0.58, middle, text, ha="left", va="center", fontsize=8, bbox=box)
     return Figure(
         "study_flow",
