@@ -1,7 +1,7 @@
 """From reversion records to claims: how predictions change when evolutions are undone.
 
-The unit of inference is the class: images of one class share its sets of neurons. Intervals
-resample classes, and images within them; tests are paired over classes.
+The unit of inference is the class: images of one class share its sets of neurons. Intervals are
+over classes, whose means carry the noise of their images; tests are paired over classes.
 """
 
 from __future__ import annotations
@@ -91,35 +91,19 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     return float(ways[extreme].sum() / ways.sum())
 
 
-def bootstrap_interval(
-    records: pd.DataFrame,
-    rng: np.random.Generator,
-    outcome: str = "accuracy",
-    resamples: int = 2000,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of the mean change over classes: classes and their images resampled.
+def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Mean change of each arm over classes, with Student's interval.
 
     Args:
-        records: rows of one pair, layer, method, split and arm.
+        changes: classes x arms, see `wide`.
 
     Returns:
-        (low, high); NaN for fewer than two classes.
+        mean, low, high by arm; an interval of fewer than two classes is NaN.
     """
-    column = OUTCOMES[outcome]
-    change = records[f"{column}_after"].astype(float) - records[f"{column}_before"].astype(float)
-    images = change.groupby([records["class_id"], records["image_id"]]).mean()
-    groups = [group.to_numpy() for _, group in images.groupby(level=0)]
-    if len(groups) < 2:
-        return float("nan"), float("nan")
-    means = np.empty((resamples, len(groups)))
-    for position, values in enumerate(groups):
-        drawn = rng.integers(0, len(values), (resamples, len(values)))
-        means[:, position] = values[drawn].mean(axis=1)
-    classes = rng.integers(0, len(groups), (resamples, len(groups)))
-    totals = np.take_along_axis(means, classes, axis=1).mean(axis=1)
-    low, high = np.quantile(totals, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    number = changes.count()
+    reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem()
+    mean = changes.mean()
+    return pd.DataFrame({"mean": mean, "low": mean - reach, "high": mean + reach})
 
 
 def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
@@ -166,12 +150,15 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         series, epoch_from, epoch_to, split, arm, classes (how many), before, change, low, high (t
         over classes).
     """
-    keys = [*PAIR, "split", "arm"]
-    each = classes.groupby([*keys, "class_id"], observed=True)[["before", "change"]].mean()
-    grouped = each.groupby(keys, observed=True)
-    table = grouped.mean()
-    number = grouped["change"].count()
-    reach = stats.t.ppf(0.5 + level / 2, number - 1) * grouped["change"].sem()
-    table.insert(0, "classes", number)
-    table = table.assign(low=table["change"] - reach, high=table["change"] + reach)
-    return table.reset_index()
+    keys = [*PAIR, "split", "arm", "class_id"]
+    each = classes.groupby(keys, observed=True)[["before", "change"]].mean()
+    frames = []
+    for key, rows in each.groupby(keys[:-2], observed=True):
+        changes = rows["change"].unstack("arm")
+        table = class_interval(changes, level).rename(columns={"mean": "change"})
+        table.insert(0, "classes", changes.count())
+        table.insert(1, "before", rows["before"].unstack("arm").mean())
+        names = dict(zip(keys[:-2], key, strict=True))
+        frames.append(table.rename_axis("arm").reset_index().assign(**names))
+    table = pd.concat(frames, ignore_index=True)
+    return table[[*keys[:-1], "classes", "before", "change", "low", "high"]]

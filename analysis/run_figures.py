@@ -10,7 +10,6 @@ from analysis import reversion
 from analysis.alignment import NAMED_OVERLAP
 from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Canvas, Figure
 from analysis.run_tables import (
-    SEED,
     alignment,
     base_checkpoint,
     concepts,
@@ -375,7 +374,6 @@ def reversion_plot(run: Run) -> Figure | None:
     canvas, panels = plt.subplots(
         lines, columns, figsize=(3.9 * columns, 2.5 * lines), squeeze=False, sharey=True
     )
-    rng = np.random.default_rng(SEED)
     for axes, (key, rows) in zip(panels.flat, pairs, strict=False):
         for index, method in enumerate(methods):
             offset = (index - (len(methods) - 1) / 2) * 0.14
@@ -385,10 +383,10 @@ def reversion_plot(run: Run) -> Figure | None:
                 "marker": MARKERS[index % len(MARKERS)],
                 "label": method,
             }
-            _arms(axes, of_method, [*bins, "matched"], arms, offset, rng, len(bins), **style)
+            _arms(axes, of_method, [*bins, "matched"], arms, offset, len(bins), **style)
         first = rows[rows["method"] == methods[0]]
         shared = {"color": "#777777", "marker": "_", "label": "any method"}
-        _arms(axes, first, ["random", "all"], arms, 0.0, rng, 0, **shared)
+        _arms(axes, first, ["random", "all"], arms, 0.0, 0, **shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
@@ -403,17 +401,16 @@ def reversion_plot(run: Run) -> Figure | None:
         "reversion",
         "What happens when evolutions are undone",
         "Signed change of top-1 accuracy on images that importance has not seen, all layers at "
-        "once, by importance method; 95 % intervals resample classes and the images within them. "
+        "once, by importance method, with 95 % intervals over classes. "
         "Below 0: undoing the evolution hurts.",
         canvas,
     )
 
 
-def _arms(axes, rows, drawn, places, offset, rng, joined, color, marker, label) -> None:
+def _arms(axes, rows, drawn, places, offset, joined, color, marker, label) -> None:
     """Means with intervals of some arms at their places; the first `joined` ones are connected."""
-    means = reversion.wide(reversion.by_class(rows))[drawn].mean()
-    ends = [reversion.bootstrap_interval(rows[rows["arm"] == arm], rng) for arm in drawn]
-    low, high = np.array(ends).T
+    found = reversion.class_interval(reversion.wide(reversion.by_class(rows))[drawn])
+    means, low, high = found["mean"], found["low"], found["high"]
     x = np.array([places.index(arm) + offset for arm in drawn])
     axes.plot(x[:joined], means.iloc[:joined], color=color, linewidth=0.9)
     axes.errorbar(

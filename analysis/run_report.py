@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table as ScreenTable
@@ -14,7 +13,7 @@ from rich.table import Table as ScreenTable
 from analysis import run_figures, run_tables  # noqa: F401 - registers the figures
 from analysis.figures import RUN_FIGURES, Figure, styled
 from analysis.report import Section, write_html
-from analysis.reversion import bootstrap_interval, by_class, wide
+from analysis.reversion import by_class, class_interval, wide
 from analysis.tables import RUN_TABLES, Table
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
@@ -212,10 +211,9 @@ def _reversion_findings(run: Run) -> list[str]:
         & (records["split"] == "heldout")
         & (records["method"] == method)
     ]
-    rng = np.random.default_rng(run_tables.SEED)
     findings = []
     for (series, start, end), rows in chosen.groupby(PAIR, observed=True):
-        changes = wide(by_class(rows))
+        changes = class_interval(wide(by_class(rows)))
         parts = []
         for arm, name in (
             ("q1", "most important quarter"),
@@ -223,12 +221,9 @@ def _reversion_findings(run: Run) -> list[str]:
             ("q4", "least important quarter"),
             ("matched", "matched quarter"),
         ):
-            if arm not in changes:
-                continue
-            low, high = bootstrap_interval(rows[rows["arm"] == arm], rng)
-            parts.append(
-                f"{name} {100 * changes[arm].mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            )
+            if arm in changes.index:
+                mean, low, high = 100 * changes.loc[arm]
+                parts.append(f"{name} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
         findings.append(
             f"{series}, epochs {start} → {end}, scored by {method}: change of accuracy in points "
             "when undoing the " + ", ".join(parts) + "."

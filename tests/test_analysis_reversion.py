@@ -8,8 +8,8 @@ from scipy import stats
 
 from analysis.alignment import concept_sharing, identity, mean_interval
 from analysis.reversion import (
-    bootstrap_interval,
     by_class,
+    class_interval,
     over_layers,
     page_trend,
     quartiles,
@@ -122,19 +122,14 @@ def test_bins_are_ordered_by_number():
     assert quartiles(["q10", "random", "q2", "q1"]) == ["q1", "q2", "q10"]
 
 
-def test_bootstrap_interval_holds_the_mean_and_widens_with_spread():
-    rng = np.random.default_rng(0)
-    few = records_of(EFFECTS, images=4, classes=4)
-    many = records_of(EFFECTS, images=40, classes=12)
-    widths = []
-    for records in (few, many):
-        own = records[records["arm"] == "q2"]
-        low, high = bootstrap_interval(own, rng)
-        mean = by_class(own)["change"].mean()
-        assert low <= mean <= high
-        widths.append(high - low)
-    assert widths[1] < widths[0]
-    assert all(np.isnan(bootstrap_interval(few[few["class_id"] == 0], rng)))
+def test_class_interval_is_scipys():
+    changes = wide(by_class(records_of(EFFECTS)))
+    found = class_interval(changes)
+    for arm in changes:
+        error, mean = stats.sem(changes[arm]), changes[arm].mean()
+        low, high = stats.t.interval(0.95, len(changes) - 1, mean, error) if error else (mean, mean)
+        assert tuple(found.loc[arm]) == pytest.approx((mean, low, high))
+    assert class_interval(changes[:1])["low"].isna().all()
 
 
 @given(seeds)
