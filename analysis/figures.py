@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
 
 from harness.artifacts import Run, whole_file
 from harness.registry import Registry
@@ -78,6 +80,42 @@ class Figure:
         with whole_file(pdf) as temporary:
             self.canvas.savefig(temporary, format="pdf", metadata={"CreationDate": None})
         return [png, pdf]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture [h, w, 3] of a sheet, what stands above and below it, and whether it is framed."""
+
+    picture: np.ndarray
+    above: str = ""
+    below: str = ""
+    framed: bool = False
+
+
+def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
+    """A sheet of pictures in rows."""
+    columns = max(map(len, rows))
+    shapes = [[cell.picture.shape for cell in line] for line in rows]
+    heights = [inch * max(h / w for h, w, _ in line) + 0.48 for line in shapes]
+    canvas, cells = plt.subplots(
+        len(rows), columns, figsize=(inch * columns, sum(heights)), height_ratios=heights,
+        squeeze=False,
+    )  # fmt: skip
+    for line, row_axes in zip(rows, cells, strict=True):
+        for axes in row_axes:
+            axes.axis("off")
+        for axes, cell in zip(row_axes, line, strict=False):
+            axes.imshow(cell.picture)
+            axes.set_title(cell.above, fontsize=7, pad=2)
+            axes.text(
+                0.5, -0.02, cell.below, transform=axes.transAxes, ha="center", va="top", fontsize=7
+            )
+            if cell.framed:
+                axes.add_patch(
+                    Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, linewidth=3)
+                )
+    canvas.subplots_adjust(wspace=0.06, hspace=0.36, left=0.01, right=0.99, top=0.95, bottom=0.03)
+    return canvas
 
 
 @contextmanager

@@ -12,7 +12,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from analysis import bench_tables, meeting, run_tables
+from analysis import (
+    bench_tables,
+    meeting,
+    run_tables,
+    study_examples,  # noqa: F401 - registers its figures
+)
 from analysis.bench import Bench
 from analysis.figures import styled
 from analysis.numbers import numbers_tex

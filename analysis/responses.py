@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ class FrozenStudy:
         trials: a row a trial: trial, task, condition, role, options (tuple of option ids), neurons
             (tuple of Neuron).
         exclusions: rule -> threshold, in the frozen order; rules that are switched off are absent.
+        pictures: folder of what was shown, where it is at hand.
     """
 
     study: Study
     keys: Mapping[str, Any]
     trials: pd.DataFrame
     exclusions: Mapping[str, Any]
+    pictures: Path | None = None
 
     @cached_property
     def choice_tasks(self) -> frozenset[str]:
@@ -77,7 +79,7 @@ class FrozenStudy:
 
 def read_study(folder: Path) -> FrozenStudy:
     """Read a frozen study. Raises ValueError where it is missing or was changed."""
-    return as_frozen(*load_study(folder))
+    return replace(as_frozen(*load_study(folder)), pictures=folder / "images")
 
 
 def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import reversion
+from analysis.album import Album
 from analysis.alignment import NAMED_OVERLAP
-from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Canvas, Figure
+from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Cell, Figure, sheet
 from analysis.run_tables import (
     alignment,
     base_checkpoint,
@@ -17,8 +18,6 @@ from analysis.run_tables import (
     spaces,
 )
 from harness.artifacts import Artifact, Run
-from harness.images import ImageSet, View, open_images
-from harness.patches import grid, patches
 from harness.records import JOINT, NEURON
 from harness.space import SemanticSpace
 
@@ -160,67 +159,6 @@ def emergence(run: Run) -> Figure | None:
     )
 
 
-class Album:
-    """Grids of example patches of any neuron of a run."""
-
-    def __init__(self, run: Run) -> None:
-        self._images: ImageSet = open_images(run, "probe")
-        self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
-        self._layers = run.tables("layers").set_index(["series", "layer"])
-        named = concepts(run)
-        self._concepts = (
-            {}
-            if named is None
-            else named[named["iou"] >= NAMED_OVERLAP].set_index(NEURON)["concept"].to_dict()
-        )
-
-    def depth(self, series: str, layer: str) -> float:
-        return float(self._layers.loc[(series, layer), "depth"])
-
-    def picture(
-        self, neuron: tuple[str, int, str, int], side: int = 3, tile: int = 44
-    ) -> np.ndarray:
-        """The strongest side x side patches as one image; grey where the neuron is dead."""
-        size = side * (tile + 2) - 2
-        if neuron not in self._stimuli:
-            return np.full((size, size, 3), 235, dtype=np.uint8)
-        row = self._layers.loc[(neuron[0], neuron[2])]
-        crops = patches(
-            self._stimuli[neuron],
-            self._images,
-            View(int(row["resize"]), int(row["crop"])),
-            float(row["patch"]),
-            side * side,
-        )
-        return np.asarray(grid(crops, side, tile))
-
-    def concept(self, neuron: tuple[str, int, str, int]) -> str:
-        """Its true concept where known, "dead" or "" else."""
-        if neuron not in self._stimuli:
-            return "dead"
-        return str(self._concepts.get(neuron, ""))
-
-
-def _pictures(rows: list[list[tuple[np.ndarray, str, str]]], inch: float = 1.3) -> Canvas:
-    """A sheet of pictures, each with a title above and a line below."""
-    columns = max(map(len, rows))
-    canvas, cells = plt.subplots(
-        len(rows), columns, figsize=(inch * columns, (inch + 0.48) * len(rows)), squeeze=False
-    )
-    for line, row_axes in zip(rows, cells, strict=True):
-        for index, axes in enumerate(row_axes):
-            axes.axis("off")
-            if index < len(line):
-                picture, above, below = line[index]
-                axes.imshow(picture)
-                axes.set_title(above, fontsize=7, pad=2)
-                axes.text(
-                    0.5, -0.02, below, transform=axes.transAxes, ha="center", va="top", fontsize=7
-                )
-    canvas.subplots_adjust(wspace=0.06, hspace=0.36, left=0.01, right=0.99, top=0.95, bottom=0.03)
-    return canvas
-
-
 @RUN_FIGURES.add("strips")
 def strips(run: Run) -> Figure | None:
     """The neurons that moved furthest in the space between their first trained and last epoch."""
@@ -243,7 +181,7 @@ def strips(run: Run) -> Figure | None:
                 title = f"\nepoch {epoch}"
                 if epoch == epochs[0]:
                     title = f"{series} {evolution.layer}:{evolution.channel}{title}"
-                line.append((album.picture(neuron), title, album.concept(neuron)))
+                line.append(Cell(album.picture(neuron), title, album.concept(neuron)))
             rows.append(line)
     if not rows:
         return None
@@ -254,7 +192,7 @@ def strips(run: Run) -> Figure | None:
         "probe images that excite it most, and below its true concept where its overlap is large "
         f"enough. Shown are neurons that moved furthest in the {space.method} space between the "
         "first trained and the last epoch, each from another region of the space.",
-        _pictures(rows),
+        sheet(rows),
     )
 
 
@@ -302,7 +240,7 @@ def neighbours(run: Run) -> Figure | None:
         f"Left, neurons of the base checkpoint ({base.series}, epoch {base.epoch}), far apart from "
         "each other; beside each its two nearest neighbours in the same checkpoint and in the last "
         f"checkpoint of every other series, with the similarity in the {space.method} space.",
-        _pictures(rows),
+        sheet(rows),
     )
 
 
@@ -317,10 +255,10 @@ def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> tuple[np.ndarray, str, str]:
+def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> Cell:
     neuron = tuple(space.neurons[NEURON].iloc[row])
     series, _, layer, channel = neuron
-    return album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note
+    return Cell(album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note)
 
 
 @RUN_FIGURES.add("alignment")

@@ -145,13 +145,13 @@ def _sections(
         (
             "Do people find the right answer?",
             [*sentences.against_chance(results), *sentences.between_conditions(results)],
-            ("accuracy", "contrasts", "trials"),
+            ("accuracy", "contrasts", "examples", "trials"),
             ("accuracy", "contrasts"),
         ),
         (
             "Do people see that neurons change?",
             list(sentences.detection(results)),
-            ("evolution",),
+            ("evolution", "evolutions"),
             ("evolution", "displacement"),
         ),
         (

@@ -238,8 +238,8 @@ def test_every_table_and_figure_is_written_and_registered_once(made):
         "flow", "claims", "thresholds", "accuracy", "contrasts", "evolution", "behaviour",
         "calibration", "agreement", "annotators", "labels", "ratings", "trials",
     }  # fmt: skip
-    assert len(list((results / "figures").glob("*.pdf"))) == 8
-    assert len(list((results / "figures").glob("*.png"))) == 8
+    assert len(list((results / "figures").glob("*.pdf"))) == 10
+    assert len(list((results / "figures").glob("*.png"))) == 10
 
 
 def test_settings_are_in_the_pack(made):

@@ -1,0 +1,109 @@
+"""Single trials as people saw them, with what they answered: figures made of pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from analysis.figures import Cell, Figure, sheet
+from analysis.labels import normalise
+from analysis.sentences import percent
+from analysis.study import Results, task_name
+from analysis.study_figures import STUDY_FIGURES
+from analysis.tables import spaced
+from tasks.base import Trial
+
+#: Trials of a task shown from each end, and answers that a trial needs to be chosen.
+SHOWN, ENOUGH = 2, 5
+EVOLUTIONS = 4
+
+
+@STUDY_FIGURES.add("examples")
+def examples(results: Results) -> Figure | None:
+    """The easiest and the hardest trials of the tasks with a key."""
+    if results.responses.study.pictures is None or results.accuracy.empty:
+        return None
+    rows = []
+    for task in results.choice_tasks:
+        answers = results.of(task)
+        # A control at chance has no easy trials, only lucky ones.
+        shares = results.accuracy[results.accuracy["task"] == task_name(task)]
+        found = shares.loc[shares["claimed"] & (shares["value"] > shares["null"]), "condition"]
+        answers = answers[answers["condition"].isin(found if len(found) else shares["condition"])]
+        for trial in _from_both_ends(answers.groupby("trial")["correct"]):
+            rows.append(_choice(results, results.responses.study.study.by_id[trial], answers))
+    if not rows:
+        return None
+    return Figure(
+        "study_examples",
+        "The easiest and the hardest trials",
+        f"Of each task the {SHOWN} trials with the largest share of right answers, then the "
+        f"{SHOWN} with the smallest, of conditions that are told from guessing; below each option "
+        "how many chose it, the right one framed.",
+        sheet(rows),
+    )
+
+
+@STUDY_FIGURES.add("evolutions")
+def evolutions(results: Results) -> Figure | None:
+    """Real evolutions that people saw best, named by them."""
+    if results.responses.study.pictures is None or "evolution_labelling" not in results.tasks:
+        return None
+    answers = results.of("evolution_labelling")
+    answers = answers[answers["condition"] == "evolution"]
+    changed = answers.groupby("trial")["changed"].agg(["mean", "size"])
+    seen = changed[changed["size"] >= ENOUGH].sort_values("mean", ascending=False, kind="stable")
+    if seen.empty:
+        return None
+    labels = results.labels_of("evolution_labelling")
+    labels = labels.assign(label=labels["label"].fillna("").map(normalise))
+    by_stage = labels[labels["label"] != ""].groupby(["trial", "stage"])["label"]
+    rows = []
+    for trial, share in seen["mean"].head(EVOLUTIONS).items():
+        cells = []
+        for stage, panel in enumerate(results.responses.study.study.by_id[str(trial)].panels):
+            named = by_stage.get_group((trial, stage)) if (trial, stage) in by_stage.groups else ()
+            below = "no name"
+            if len(named):
+                counts = pd.Series(named).value_counts().sort_index(kind="stable")
+                below = f"“{counts.idxmax()}”, {counts.max()} of {len(named)}"
+            above = f"judged changed by {percent(share)}\n" if stage == 0 else ""
+            cells.append(Cell(_picture(results, panel.images[0]), above + panel.heading, below))
+        rows.append(cells)
+    return Figure(
+        "study_evolutions",
+        "Evolutions as people name them",
+        f"The {len(rows)} real evolutions that most people judged changed; below each stage the "
+        "name most often given, and by how many of those who gave one. Chosen for being seen best, "
+        "not as a sample.",
+        sheet(rows, inch=1.7),
+    )
+
+
+def _from_both_ends(correct: pd.core.groupby.SeriesGroupBy) -> list[str]:
+    """Trials with the largest shares, then those with the smallest, no trial twice."""
+    share = correct.mean().astype(float)[correct.count() >= ENOUGH]
+    ordered = [str(trial) for trial in share.sort_values(ascending=False, kind="stable").index]
+    return ordered[:SHOWN] + ordered[max(SHOWN, len(ordered) - SHOWN) :]
+
+
+def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]:
+    """One trial with a key: its panels, then its options with how many chose each."""
+    mine = answers[answers["trial"] == trial.id]
+    above = f"{spaced(trial.condition)}: {percent(mine['correct'].mean())} of {len(mine)} right"
+    cells = [Cell(_picture(results, panel.images[0]), panel.heading) for panel in trial.panels]
+    chosen = mine["value"].value_counts()
+    key = results.responses.study.keys[trial.id]
+    for option in trial.options:
+        below = f"{chosen.get(option.id, 0)} of {len(mine)}"
+        cells.append(Cell(_picture(results, option.image), "", below, option.id == key))
+    first = cells[0]
+    return [Cell(first.picture, f"{above}\n{first.above}", first.below, first.framed), *cells[1:]]
+
+
+def _picture(results: Results, name: str) -> np.ndarray:
+    folder = results.responses.study.pictures
+    assert folder is not None
+    with Image.open(folder / name) as image:
+        return np.asarray(image.convert("RGB"))
