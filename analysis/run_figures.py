@@ -25,7 +25,6 @@ MAPPED_CONCEPTS = 7
 STRIPS = 6
 #: Concepts can be named from about a third of the depth on.
 LEAST_DEPTH = 0.35
-#: An overlap from which a concept's name is shown (Bau et al., 2017, use 0.04).
 
 
 @RUN_FIGURES.add("training")
