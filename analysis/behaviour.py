@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import expit
 
-from analysis.clusters import crossed, estimates, t_interval, two_way_jackknife
+from analysis.clusters import _combine, crossed, estimates, t_interval, two_way_jackknife
 from analysis.estimate import Estimate
 from analysis.statistics import (
     STATISTICS,
@@ -103,9 +104,11 @@ class Calibration:
 class TypeTwo:
     """Area under the type-2 ROC: does confidence tell a person's right answers from wrong ones?
 
-    Probability that of a right and a wrong answer of the same participant the right one was given
-    with more confidence, ties counting one half (Galvin et al. 2003; a Mann–Whitney U within
-    participants, pooled over pairs). .5 is no insight. Leaves out one participant at a time.
+    Probability that of a right and a wrong answer of the same participant in the same condition the
+    right one was given with more confidence, ties counting one half (Galvin et al. 2003; a
+    Mann–Whitney U within participants and conditions, pooled over pairs). .5 is no insight. Items
+    differ in how sure people are of them and in how often they are right, so participants and items
+    are clustered: each is left out in turn with all its pairs; logit ± t_df √V.
     """
 
     level: float = 0.95
@@ -113,23 +116,50 @@ class TypeTwo:
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, _ = _answered(frame, "correct")
         kept, _ = _answered(kept, "confidence")
-        wins, pairs = [], []
-        for _, person in kept.groupby("participant"):
-            confidence = person["confidence"].to_numpy(dtype=float)
-            right = person["correct"].to_numpy(dtype=bool)
-            a, b = confidence[right], confidence[~right]
-            if len(a) and len(b):
-                wins.append(float(stats.mannwhitneyu(a, b).statistic))
-                pairs.append(len(a) * len(b))
-        value, low, high, p = _participant_jackknife(
-            np.array(wins), np.array(pairs, dtype=float), self.level, 0.5
-        )
-        return {
-            ("all conditions",): Estimate(
-                value, low, high, n=int(sum(pairs)), left_out=len(frame) - len(kept),
-                test="t over participants", p=p, level=self.level, clustered=("participant",),
-            )
-        }  # fmt: skip
+        if frame.empty:
+            return {}
+        left_out, key = len(frame) - len(kept), ("all conditions",)
+        undefined: Estimates = {key: Estimate(np.nan, left_out=left_out, level=self.level)}
+        if kept.empty:
+            return undefined
+        kept = kept.reset_index(drop=True)
+        data = crossed(kept)
+        confidence = kept["confidence"].to_numpy(dtype=float)
+        wins, pairs = np.zeros(len(kept)), np.zeros(len(kept))
+        for rows in kept.groupby(["participant", "condition"]).indices.values():
+            right = data.values[rows] > 0
+            a, b = rows[right], rows[~right]
+            won = (np.sign(np.subtract.outer(confidence[a], confidence[b])) + 1) / 2
+            wins[a] += won.sum(axis=1)
+            wins[b] += won.sum(axis=0)
+            pairs[a] += len(b)
+            pairs[b] += len(a)
+        # Each pair stands at both of its answers: a person's pairs are half of the sum.
+        top, bottom = wins.sum() / 2, pairs.sum() / 2
+        if not bottom:
+            return undefined
+        with np.errstate(divide="ignore"):
+            point = np.log(top) - np.log(bottom - top)
+        if not np.isfinite(point):
+            return {key: replace(undefined[key], value=float(top / bottom), n=int(bottom))}
+
+        def spread(cluster: np.ndarray, share: float) -> np.ndarray:
+            """Squared deviation of the logit with each cluster left out."""
+            won = top - share * np.bincount(cluster, wins)
+            left = bottom - share * np.bincount(cluster, pairs)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.square(np.log(won / (left - won)) - point)
+
+        people = spread(data.participant, 0.5)
+        items = spread(data.item, 1.0)
+        cells = spread(np.arange(len(kept)), 1.0)
+        by_stratum = [items[data.stratum == s] for s in np.unique(data.stratum)]
+        parts = [people, *by_stratum, cells]
+        variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
+        result = _combine(data, np.array([point]), variances[0], variances[1:-1], variances[-1])
+        test = "t, participants and items clustered"
+        (estimate,) = estimates(result, expit, 0.0, test, np.array([int(bottom)]), self.level)
+        return {key: replace(estimate, left_out=left_out)}
 
 
 @STATISTICS.add("detection")

@@ -3,8 +3,8 @@
 Every family of tests held to 5 % for itself, a report of ten families would show something in a
 third of the studies in which there is nothing. So all tests share one 5 %. The main question, which
 was frozen before the first participant, holds most of it; the other tests share the rest evenly;
-and Holm's procedure with weights hands on what a rejected test no longer needs. Whoever reads any
-claim in a report of nothing reads one of at most 5 % of such reports.
+and Holm's procedure with weights hands on what a rejected test no longer needs. Which tests there
+are follows from the frozen study alone: one that cannot be made keeps its part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ALPHA = 0.05
 
 #: Kinds of question (`tasks.settings.QUESTIONS`) as a reader calls them.
 QUESTIONS = {
-    "chance": "right more often than by guessing",
+    "chance": "right answers told from guessing",
     "contrasts": "difference between conditions",
     "detection": "changes told from none",
     "labels": "the same neuron named alike",
@@ -27,14 +27,16 @@ QUESTIONS = {
     "confidence": "surer when right than when wrong",
     "associations": "people and networks go together",
 }
+#: A test that only says whether the task works; never a main question.
+CONTROL = "control"
 
 
 def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     """Correct all tests of a study together (Holm 1979, section 4, with weights).
 
     Args:
-        tests: a row a test: question (task.kind), value, low, high, null (the tested value), p (of
-            this test alone; where it is undefined no test was made).
+        tests: a row an estimate: question (task.kind, "" where nothing is tested), value, low,
+            high, null (the tested value), p (of this test alone, NaN if it could not be made).
         primary: the main question, "" where none was frozen; then all tests weigh the same.
         share: of the 5 % that the main question's tests hold together.
 
@@ -42,19 +44,20 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
         the same rows with weight (the part of the 5 % that the test holds to begin with), p_alone,
         p (corrected), and claimed: p below 5 % and an interval without the tested value.
     """
-    tested = tests["p"].notna().to_numpy()
+    tested = (tests["question"] != "").to_numpy()
     main = tested & (tests["question"] == primary).to_numpy()
     rest = tested & ~main
     if main.any() and rest.any():
         weight = np.where(main, share / main.sum(), (1 - share) / rest.sum())
     else:
         weight = np.full(len(tests), 1 / max(tested.sum(), 1))
-    alone = tests["p"].to_numpy(dtype=float)
-    corrected = holm(alone, weight)
+    alone = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
+    # A test that could not be made is not rejected.
+    corrected = holm(np.where(tested & np.isnan(alone), 1.0, alone), weight)
     outside = (tests["low"] > tests["null"]) | (tests["high"] < tests["null"])
     return tests.assign(
         weight=np.where(tested, weight, np.nan),
         p_alone=alone,
-        p=corrected,
+        p=np.where(np.isnan(alone), np.nan, corrected),
         claimed=(corrected < ALPHA) & outside,
     )

@@ -172,6 +172,13 @@ def power(
     for one in tables:
         console.print(on_screen(one))
     console.print(in_words(found, wanted), highlight=False)
+    if primary_share < 1:
+        kind = "chance" if against_chance else "contrasts"
+        console.print(
+            f"They hold {primary_share:.0%} of the 5 % where they are the study's main question: "
+            f'in study.toml, [analysis] primary = "TASK.{kind}".',
+            highlight=False,
+        )
     if out is not None:
         for one in tables:
             one.write(out)

@@ -1,10 +1,12 @@
 """Free-text labels: do people who saw the same neuron call it the same?
 
-The statistic is the mean similarity of pairs of labels within a group (one trial at one stage), set
-against groups shuffled: answers change places within a participant, so that someone's habit of
-writing "stripes" everywhere is in the null as in the data. An answer moves as a whole: what a
-person writes at three stages of one neuron is alike whatever the neuron, and labels shuffled one by
-one would take that for agreement (14 % false alarms at 5 %, where all three are the same).
+The statistic is the mean similarity of pairs of labels within a group (one trial at one stage).
+What it would be if labels had nothing to do with the trial is found by giving people other trials
+of the same condition: a person's answers change places with one another, and whole sets of answers
+between people who gave equally many. Someone's habit of writing "stripes" everywhere, and
+everybody's of writing "mixed" in a condition, are so in the null as in the data. An answer moves as
+a whole: what a person writes at three stages of one neuron is alike whatever the neuron, and labels
+shuffled one by one would take that for agreement (14 % false alarms at 5 %).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -95,25 +97,16 @@ class LabelAgreement:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimate:
-        """Test a table with a row a label: trial, participant, label, and stage where there are
+        """Test the labels of one condition: trial, participant, label, and stage where there are
         several labels an answer. Empty labels are left out and counted.
 
         Raises:
             ValueError: the similarity is not a symmetric matrix over the labels.
         """
-        return self.by_condition(frame.assign(condition=""))[""]
-
-    def by_condition(self, frame: pd.DataFrame) -> dict[str, Estimate]:
-        """The same for the trials of each condition of a table that has this column, too.
-
-        Answers are shuffled over all conditions, so that a participant with one trial in a
-        condition still has others to exchange.
-        """
         text = frame["label"].fillna("").map(normalise)
-        stage = frame.get("stage", 0)
         wide = (
-            frame.assign(text=text, stage=stage)
-            .pivot(index=["participant", "trial", "condition"], columns="stage", values="text")
+            frame.assign(text=text, stage=frame.get("stage", 0))
+            .pivot(index=["participant", "trial"], columns="stage", values="text")
             .fillna("")
             .sort_index()
         )
@@ -122,40 +115,28 @@ class LabelAgreement:
         # Empty labels have the last code; nothing is like them.
         code = {label: k for k, label in enumerate([*texts, ""])}
         codes = wide.map(code.__getitem__).to_numpy()
-        people, trials, conditions = (
-            wide.index.get_level_values(name) for name in ("participant", "trial", "condition")
-        )
+        people, trials = (wide.index.get_level_values(k) for k in ("participant", "trial"))
         trial, names = pd.factorize(trials, sort=True)
         pairs = _Pairs.of(trial, len(names))
-        kinds = pd.Series(conditions, index=trials).groupby(level=0).first().reindex(names)
-        member = kinds.to_numpy()[:, None] == np.unique(conditions)  # [trials, conditions]
         scores = pairs.scores(codes[None], similar)[0]
-        values = _mean_over(scores[None], member)[0]
-        null = self._shuffled(pd.factorize(people, sort=True)[0], codes, pairs, similar, member)
-        filled = codes < len(texts)
-        used = filled & ~np.isnan(scores[trial])
-        found = {}
-        for k, name in enumerate(np.unique(conditions)):
-            mine = member[trial, k]
-            n, total = int(used[mine].sum()), int(frame["condition"].eq(name).sum())
-            blank = Estimate(np.nan, left_out=total - n, level=self.level, clustered=("trial",))
-            if np.isnan(values[k]):
-                found[str(name)] = blank
-                continue
-            inside = scores[member[:, k] & ~np.isnan(scores).all(axis=1)]
-            rng = np.random.default_rng(self.seed)
-            drawn = rng.integers(len(inside), size=(self.replicates, len(inside)))
-            resampled = np.nanmean(inside[drawn].reshape(self.replicates, -1), axis=1)
-            ends = [0.5 - self.level / 2, 0.5 + self.level / 2]
-            low, high = map(float, np.nanquantile(resampled, ends))
-            reached = int((null[:, k] >= values[k] - 1e-9).sum())
-            found[str(name)] = replace(
-                blank, value=float(values[k]), low=low, high=high, n=n,
-                test="answers shuffled within participants", p=(reached + 1) / (self.shuffles + 1),
-                effect=float(values[k] - np.nanmean(null[:, k])),
-                effect_name="beyond shuffled answers",
-            )  # fmt: skip
-        return found
+        used = int(((codes < len(texts)) & ~np.isnan(scores[trial])).sum())
+        left_out = len(frame) - used
+        if not used:
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",))
+        value = float(np.nanmean(scores))
+        shuffled = self._shuffled(pd.factorize(people, sort=True)[0], codes, pairs, similar)
+        inside = scores[~np.isnan(scores).all(axis=1)]
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.integers(len(inside), size=(self.replicates, len(inside)))
+        resampled = np.nanmean(inside[drawn].reshape(self.replicates, -1), axis=1)
+        ends = [0.5 - self.level / 2, 0.5 + self.level / 2]
+        low, high = map(float, np.quantile(resampled, ends))
+        return Estimate(
+            value, low, high, n=used, left_out=left_out, test="answers moved to other trials",
+            p=(int((shuffled >= value - 1e-9).sum()) + 1) / (self.shuffles + 1),
+            effect=value - float(shuffled.mean()), effect_name="beyond shuffled answers",
+            level=self.level, clustered=("trial",),
+        )  # fmt: skip
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
         """Similarities of distinct labels, and a last row and column for empty ones, NaN."""
@@ -169,27 +150,42 @@ class LabelAgreement:
         return np.pad(matrix, (0, 1), constant_values=np.nan)
 
     def _shuffled(
-        self,
-        people: np.ndarray,
-        codes: np.ndarray,
-        pairs: _Pairs,
-        similar: np.ndarray,
-        member: np.ndarray,
+        self, people: np.ndarray, codes: np.ndarray, pairs: _Pairs, similar: np.ndarray
     ) -> np.ndarray:
-        """The value of each condition under each shuffle: [shuffles, conditions].
+        """The value under each shuffle: [shuffles]; undefined ones (no pair of labels) are 0.
 
         Args:
             people: code of each answer's participant, sorted. codes: of labels [answers, stages].
         """
         rng = np.random.default_rng(self.seed)
-        null = np.empty((self.shuffles, member.shape[1]))
+        values = np.empty(self.shuffles)
         for start in range(0, self.shuffles, CHUNK):
-            draws = rng.random((min(CHUNK, self.shuffles - start), len(people)))
-            # Sorting by participant, then by chance, permutes within each participant's block.
-            order = np.argsort(people + draws, axis=1)
-            scores = pairs.scores(codes[order], similar)
-            null[start : start + CHUNK] = _mean_over(scores, member)
-        return null
+            order = shuffle(people, min(CHUNK, self.shuffles - start), rng)
+            scores = pairs.scores(codes[order], similar).reshape(len(order), -1)
+            filled = (~np.isnan(scores)).sum(axis=1)
+            values[start : start + CHUNK] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
+        return values
+
+
+def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Which answer stands at each answer's place, k times: [k, answers].
+
+    A person's answers change places, then whole sets of them between people with equally many.
+
+    Args:
+        people: code of each answer's participant, sorted.
+    """
+    order = np.empty((k, len(people)), dtype=int)
+    first = np.flatnonzero(np.diff(people, prepend=-1))
+    sizes = np.diff(np.append(first, len(people)))
+    for size in np.unique(sizes):
+        rows = first[sizes == size][:, None] + np.arange(size)  # [people, answers of each]
+        within = np.argsort(rng.random((k, *rows.shape)), axis=2)
+        between = np.argsort(rng.random((k, len(rows))), axis=1)
+        moved = np.take_along_axis(np.broadcast_to(rows, within.shape), within, axis=2)
+        moved = np.take_along_axis(moved, between[:, :, None], axis=1)
+        order[:, rows.ravel()] = moved.reshape(k, -1)
+    return order
 
 
 @dataclass(frozen=True)
@@ -236,11 +232,3 @@ class _Pairs:
             with np.errstate(invalid="ignore"):
                 found[:, self.owner, stage] = total / count
         return found
-
-
-def _mean_over(scores: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """Mean over the trials of each condition and their stages: [k, trials, stages] -> [k, c]."""
-    defined = ~np.isnan(scores)
-    total = np.where(defined, scores, 0.0).sum(axis=2) @ member
-    with np.errstate(invalid="ignore"):
-        return total / (defined.sum(axis=2) @ member)

@@ -25,9 +25,9 @@ from analysis.release import anonymised, copy_study, write_data
 from analysis.responses import FrozenStudy, Responses, prepare, read_study, read_tables
 from analysis.reversion import by_class, over_layers
 from analysis.study import Results, Settings
-from analysis.study_figures import study_figures
+from analysis.study_figures import STUDY_FIGURES, study_figures
 from analysis.study_report import write_study_report
-from analysis.study_tables import study_tables
+from analysis.study_tables import STUDY_TABLES, study_tables
 from analysis.tables import Table
 from harness.artifacts import Run, write_text
 from harness.bench_results import FOLDER
@@ -66,6 +66,9 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     frozen = read_study(inputs.study)
     chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
     source = chosen.source
+    if chosen.answers.empty:
+        steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
+        raise ValueError(f"no answers are left to analyse ({steps})")
     data = anonymised(answers[answers["source"] == source], people[people["source"] == source])
     write_data(out / "data", *data)
     copy_study(inputs.study, out / "study")
@@ -129,10 +132,11 @@ def read_results(folder: Path) -> Results:
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:
-    """Write tables/ and numbers.tex; tables of an earlier analysis are removed."""
+    """Write tables/ and numbers.tex; our tables of an earlier analysis are removed."""
     tables = study_tables(results)
-    for old in (out / "tables").glob("*.*"):
-        old.unlink()
+    for name in {*STUDY_TABLES, *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}:
+        for suffix in (".csv", ".md", ".tex"):
+            (out / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
     for table in tables.values():
         table.write(out / "tables")
     write_text(out / "numbers.tex", numbers_tex(tables))
@@ -141,8 +145,9 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
 
 def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
     """Write figures/ and report.html."""
-    for old in (out / "figures").glob("study_*.*"):
-        old.unlink()
+    for name in STUDY_FIGURES:
+        for suffix in (".png", ".pdf"):
+            (out / "figures" / f"study_{name}{suffix}").unlink(missing_ok=True)
     figures = study_figures(results)
     with styled():
         for figure in figures.values():

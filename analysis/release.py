@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.responses import NOTES
 from harness.artifacts import whole_file, write_text
 from tasks.responses import PARTICIPANTS, RESPONSES, codebook
 
@@ -110,8 +111,7 @@ def release(results: Path, out: Path) -> Path:
         for path in _files(results / part)
     }
     settings = json.loads(files["analysis.json"])
-    notes = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
-    readme = README.format(note=notes[settings["source"]], **settings["about"])
+    readme = README.format(note=NOTES[settings["source"]], **settings["about"])
     files["README.md"] = readme.encode()
     files["codebook.md"] = codebook().encode()
     files["versions.json"] = (json.dumps(versions(), indent=1) + "\n").encode()

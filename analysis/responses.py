@@ -17,6 +17,17 @@ from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, read_tab
 from tasks.study import Study
 from tasks.study import load as load_study
 
+#: How a task is called in tables, figures and sentences.
+TASK_NAMES = {
+    "odd_one_out": "odd one out",
+    "before_or_after": "before or after",
+    "evolution_labelling": "evolution labelling",
+    "concept_agreement": "concept agreement",
+}
+
+#: What a title adds where the answers are no participants'.
+NOTES = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
+
 
 class ResponseError(ValueError):
     """Rows that cannot be; the text lists them."""
@@ -57,24 +68,33 @@ class FrozenStudy:
     def title(self) -> str:
         return self.study.title
 
-    def chance(self) -> dict[str, float]:
-        """Probability of a right answer by guessing for each condition with options.
+    def chance(self, task: str) -> dict[str, float]:
+        """Probability of a right answer by guessing for each condition of a choice task.
 
         Raises:
             ValueError: trials of one condition differ in their number of options.
         """
         found = {}
-        data = self.trials[self.trials["role"] == "trial"]
-        data = data[data["task"].isin(self.choice_tasks)]
+        data = self.trials[(self.trials["role"] == "trial") & (self.trials["task"] == task)]
         for condition, group in data.groupby("condition"):
             sizes = {len(options) for options in group["options"]}
-            if len(sizes) > 1 or 0 in sizes:
+            if len(sizes) > 1:
                 raise ValueError(
-                    f"trials of condition {condition!r} have {sorted(sizes)} options; one number "
-                    f"is needed for a chance level"
+                    f"trials of {task}, condition {condition!r}, have {sorted(sizes)} options; one "
+                    f"number is needed for a chance level"
                 )
             found[str(condition)] = 1 / sizes.pop()
         return found
+
+    def controls(self, task: str) -> tuple[str, ...]:
+        """Conditions that say whether the task works, as frozen."""
+        text = self.study.task_texts.get(task)
+        return () if text is None else text.controls
+
+    def name(self, task: str) -> str:
+        """A task as readers call it; a user's own by its title."""
+        text = self.study.task_texts.get(task)
+        return TASK_NAMES.get(task) or (task if text is None else text.title)
 
 
 def read_study(folder: Path) -> FrozenStudy:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.claims import ALPHA, QUESTIONS
+from analysis.claims import ALPHA, CONTROL, QUESTIONS
 from analysis.published import REVERSION
-from analysis.study import Results, held_out, task_name
+from analysis.study import Results, held_out
 from analysis.tables import spaced
 from harness.records import PAIR
 
@@ -42,45 +42,73 @@ def signed(value: float, form: str) -> str:
     return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
 
 
+def ps(row: Any) -> str:
+    """The corrected p; where nothing may be claimed, the test's own before it."""
+    if row.claimed or pd.isna(row.p_alone):
+        return p_text(row.p)
+    return f"{p_text(row.p_alone)} alone, {p_text(row.p)} corrected"
+
+
 def main_question(results: Results) -> Iterator[str]:
     """What was asked first of all, and how many of all tests may be claimed."""
-    tests = results.claims.dropna(subset=["p"]) if len(results.claims) else results.claims
+    tests = results.claims
+    tests = tests[tests["question"] != ""] if len(tests) else tests
     if tests.empty:
         yield "Nothing could be tested."
         return
     plan = results.plan
     task, _, kind = plan.primary.rpartition(".")
     main = tests[tests["question"] == plan.primary]
+    may = {
+        "human": "may be claimed",
+        "pilot": "would be claimed, were this not a pilot",
+        "simulated": "would be claimed, had people given these answers",
+    }[results.responses.source]
     if not plan.primary:
         yield "No main question was frozen with the study, so that all tests weigh the same."
     elif main.empty:
         yield (
-            f"The main question, {QUESTIONS[kind]} ({task_name(task)}), could not be tested, so "
-            f"that all other tests weigh the same."
+            f"The main question, {QUESTIONS[kind]} ({results.name(task)}), could not be tested: "
+            f"there are no such answers. All other tests weigh the same."
         )
     else:
         yield (
             f"The main question, frozen before the first participant: {QUESTIONS[kind]} "
-            f"({task_name(task)}). {_counted(main)}."
+            f"({results.name(task)}). {_counted(main)} {may}."
         )
     yield (
-        f"{_counted(tests)}, all corrected together. Where there is nothing to find, a report "
-        f"with any claim in it, of whatever kind, comes out of {percent(ALPHA)} of studies at most."
+        f"{_counted(tests)} {may}; all are corrected together, so that of studies in which there "
+        f"is nothing to find about {percent(ALPHA)} claim anything."
     )
+    unmade = tests[tests["p"].isna()]
+    if len(unmade):
+        yield (
+            f"Tests that could not be made: {len(unmade)}. They keep their part of the "
+            f"{percent(ALPHA)}."
+        )
+    least = 1 / (results.settings.permutations + 1)
+    permuted = tests[tests["question"].str.endswith((".labels", ".associations"))]
+    left = tests.loc[~tests["claimed"], "weight"].sum()
+    weak = permuted[~permuted["claimed"] & permuted["p"].notna()]
+    if len(weak) and (least * left / weak["weight"] >= ALPHA).any():
+        yield (
+            f"{results.settings.permutations} permutations are too few for some tests to be "
+            f"claimed however strong they are: give analyse more."
+        )
 
 
 def _counted(tests: pd.DataFrame) -> str:
-    """How many of some tests may be claimed, as the beginning of a sentence."""
-    n = int(tests["claimed"].sum())
+    """How many of some tests are claims, as the beginning of a sentence."""
     one = "its one test" if len(tests) == 1 else f"{len(tests)} tests"
-    return f"Of {one}, {n} may be claimed"
+    return f"Of {one}, {int(tests['claimed'].sum())}"
 
 
 def against_chance(results: Results) -> Iterator[str]:
-    """One sentence a condition of the tasks with a key."""
-    for row in rows_of(results.accuracy):
+    """One sentence a condition of the tasks with a key; controls are called so."""
+    for row in rows_of(results.tested("chance")):
+        control = "control " if row.question.endswith(CONTROL) else ""
         found = (
-            f"In {row.task}, condition {spaced(row.condition)}, {percent(row.value)} of "
+            f"In {row.task}, {control}condition {spaced(row.condition)}, {percent(row.value)} of "
             f"{row.n} answers were right ({100 * row.level:g} % interval "
             f"{interval(row.low, row.high)})"
         )
@@ -88,64 +116,68 @@ def against_chance(results: Results) -> Iterator[str]:
             yield f"{found}; chance ({percent(row.null)}) could not be tested."
         elif row.claimed:
             way = "more" if row.value > row.null else "less"
-            yield f"{found}: {way} than the {percent(row.null)} of guessing ({p_text(row.p)})."
+            yield f"{found}: {way} than the {percent(row.null)} of guessing ({ps(row)})."
         else:
-            yield (
-                f"{found}: this study cannot tell it from guessing ({percent(row.null)}, "
-                f"{p_text(row.p)})."
-            )
+            yield f"{found}: not told from the {percent(row.null)} of guessing ({ps(row)})."
+
+
+#: Said once where tests are not claimed.
+NO_PROOF = "That is no evidence that there is no difference"
 
 
 def between_conditions(results: Results) -> Iterator[str]:
-    """One sentence a pair."""
-    table = results.contrasts
+    """One sentence a pair that differs, and one for all that are not shown to."""
+    table = results.tested("contrasts")
     if table.empty:
         return
-    for row in rows_of(table[table["measure"] == "risk difference"]):
-        first, second = spaced(row.first), spaced(row.second)
-        size = f"{abs(100 * row.value):.0f} points"
-        ends = (
-            f"interval of this pair alone {signed(100 * row.low, '.0f')} to "
-            f"{signed(100 * row.high, '.0f')} points"
+    table = table[table["question"] != ""]
+    for row in rows_of(table[table["claimed"]]):
+        way = "more" if row.value > 0 else "fewer"
+        yield (
+            f"In {row.task}, {spaced(row.first)} had {abs(100 * row.value):.0f} points {way} right "
+            f"answers than {spaced(row.second)} (interval of this pair alone "
+            f"{signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')}; {ps(row)})."
         )
-        if row.claimed:
-            way = "more" if row.value > 0 else "fewer"
-            yield (
-                f"In {row.task}, {first} had {size} {way} right answers than {second} "
-                f"({ends}; {p_text(row.p)})."
-            )
-        elif pd.notna(row.p):
-            yield (
-                f"In {row.task}, no difference between {first} and {second} is shown "
-                f"({ends}; {p_text(row.p)}); that is not evidence that there is none."
-            )
+    others = [
+        f"{row.task}, {spaced(row.what)} ({signed(100 * row.value, '.0f')} points, "
+        f"{signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')}; {ps(row)})"
+        for row in rows_of(table[~table["claimed"]])
+    ]
+    if others:
+        yield f"Not shown to differ: {'; '.join(others)}. {NO_PROOF}."
 
 
 def detection(results: Results) -> Iterator[str]:
-    """Whether people tell changes from none: real ones, and such as must be seen."""
-    if results.changed.empty:
+    """Whether people tell changes from none: real ones, and (a control) such as must be seen."""
+    table = results.tested("detection")
+    if table.empty:
         return
-    rows: dict[str, Any] = {row["what"]: row for row in results.changed.to_dict("records")}
+    shares = table[table["signal"] == ""].set_index("what")["value"]
     seen = {"evolution": "real evolutions", "false_evolution": "false evolutions (two neurons)"}
-    for signal, change in seen.items():
-        if f"d′, {signal}" not in rows:
+    for row in rows_of(table[table["question"] != ""]):
+        change = seen[row.signal]
+        rates = f"{percent(shares[row.signal])} and {percent(shares['same_stage'])}"
+        ends = f"d′ = {signed(row.value, '.2f')}"
+        if pd.isna(row.p):
+            yield (
+                f"Whether people tell {change} from unchanged stages could not be tested: {rates} "
+                f"were judged changed ({ends})."
+            )
             continue
-        d = rows[f"d′, {signal}"]
-        size, low, high = (signed(d[name], ".2f") for name in ("value", "low", "high"))
-        ends = f"d′ = {size}, interval {low} to {high}; {p_text(d['p'])}"
-        hit, alarm = rows[signal]["value"], rows["same_stage"]["value"]
-        rates = f"{percent(hit)} and {percent(alarm)} were judged changed"
-        if d["claimed"] and d["value"] > 0:
-            yield f"People told {change} from unchanged stages: {rates} ({ends})."
-        elif d["claimed"]:
+        ends += f", interval {signed(row.low, '.2f')} to {signed(row.high, '.2f')}; {ps(row)}"
+        if row.claimed and row.value > 0:
+            yield (
+                f"People told {change} from unchanged stages: {rates} were judged changed ({ends})."
+            )
+        elif row.claimed:
             yield f"People called unchanged stages changed more often than {change} ({ends})."
         else:
             yield (
-                f"It is not shown that people tell {change} from unchanged stages: {rates} "
-                f"({ends})."
+                f"It is not shown that people tell {change} from unchanged stages: {rates} were "
+                f"judged changed ({ends})."
             )
-    if "evolution" in rows and "same_stage" not in rows:
-        row = rows["evolution"]
+    if "evolution" in shares and "same_stage" not in shares:
+        row = table[table["what"] == "evolution"].iloc[0]
         yield (
             f"Real evolutions were judged changed in {percent(row['value'])} of answers (interval "
             f"{interval(row['low'], row['high'])}); nothing without a change was shown beside them."
@@ -154,16 +186,17 @@ def detection(results: Results) -> Iterator[str]:
 
 def rated(results: Results) -> Iterator[str]:
     """One sentence a pair of conditions and scale."""
-    if results.ratings.empty:
+    table = results.tested("ratings")
+    if table.empty:
         return
-    for row in rows_of(results.ratings[results.ratings["second"] != ""]):
+    for row in rows_of(table[table["question"] != ""]):
         first, second = spaced(row.first), spaced(row.second)
-        ends = f"interval {signed(row.low, '.2f')} to {signed(row.high, '.2f')}; {p_text(row.p)}"
+        ends = f"interval {signed(row.low, '.2f')} to {signed(row.high, '.2f')}; {ps(row)}"
         if row.claimed:
             way = "higher" if row.value > 0 else "lower"
             yield (
                 f"In {row.task}, {row.asked} was {abs(row.value):.2f} {way} for {first} than for "
-                f"{second}, on a scale from 1 to 4 ({ends})."
+                f"{second} ({ends})."
             )
         elif pd.notna(row.p):
             yield (
@@ -173,43 +206,41 @@ def rated(results: Results) -> Iterator[str]:
 
 
 def naming(results: Results) -> Iterator[str]:
-    for row in rows_of(results.labels):
+    for row in rows_of(results.tested("labels")):
         what = f"{row.task}, {spaced(row.condition)}"
         if pd.isna(row.value):
             continue
         if row.claimed:
             yield (
                 f"In {what}, labels of the same pictures were more alike ({row.value:.2f}) than "
-                f"shuffled ones ({row.value - row.effect:.2f}; {p_text(row.p)})."
+                f"those of other trials ({row.null:.2f}; {ps(row)})."
             )
         else:
             yield (
                 f"In {what}, labels of the same pictures were not shown to be more alike than "
-                f"shuffled ones ({row.value:.2f} against {row.value - row.effect:.2f}; "
-                f"{p_text(row.p)})."
+                f"those of other trials ({row.value:.2f} against {row.null:.2f}; {ps(row)})."
             )
 
 
 def sessions(results: Results) -> Iterator[str]:
     """Learning and confidence."""
-    for row in rows_of(results.behaviour):
+    for row in rows_of(results.tested("learning")):
         if pd.isna(row.p):
             continue
-        if row.measure.startswith("change of accuracy"):
-            ends = f"interval {signed(100 * row.low, '.1f')} to {signed(100 * row.high, '.1f')}"
-            change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}; "
-            change += p_text(row.p)
-            if row.claimed:
-                verb = "improved" if row.value > 0 else "declined"
-                yield f"In {row.task}, accuracy {verb} over the session ({change})."
-            else:
-                yield f"In {row.task}, no change of accuracy over the session is shown ({change})."
-        elif row.measure.startswith("confidence"):
-            ends = f"type-2 area {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}; "
-            ends += p_text(row.p)
-            if row.claimed and row.value < 0.5:
-                yield f"In {row.task}, people were surer of wrong answers than of right ({ends})."
-                continue
+        ends = f"interval {signed(100 * row.low, '.1f')} to {signed(100 * row.high, '.1f')}"
+        change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}; {ps(row)}"
+        if row.claimed:
+            verb = "improved" if row.value > 0 else "declined"
+            yield f"In {row.task}, accuracy {verb} over the session ({change})."
+        else:
+            yield f"In {row.task}, no change of accuracy over the session is shown ({change})."
+    for row in rows_of(results.tested("confidence")):
+        if pd.isna(row.p):
+            continue
+        ends = f"type-2 area {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}; {ps(row)}"
+        if row.claimed and row.value < row.null:
+            yield f"In {row.task}, people were surer of wrong answers than of right ({ends})."
+        else:
             told = "told" if row.claimed else "is not shown to tell"
             yield f"In {row.task}, confidence {told} right answers from wrong ones ({ends})."
 
@@ -219,8 +250,9 @@ def undone(results: Results) -> Iterator[str]:
     table = held_out(results)
     if table is None:
         return
-    names = {"q1": "for the most important quarter", "random": "for a random one",
-             "q4": "for the least important"}  # fmt: skip
+    names = {"q1": "for the most important quarter", "matched": "for one that changed as much",
+             "random": "for a random one", "q4": "for the least important"}  # fmt: skip
+    order = ["q1", "random", "q4"]
     ordered, pairs = 0, 0
     for (series, start, end), rows in table.groupby(PAIR):
         changes = rows.set_index("arm")
@@ -233,13 +265,13 @@ def undone(results: Results) -> Iterator[str]:
         ]
         yield (
             f"{series}, epochs {start} → {end}: undoing the evolutions of one layer changed "
-            f"accuracy by {', by '.join(parts)}."
+            f"accuracy, on average over layers, by {', by '.join(parts)}."
         )
-        if set(names) <= set(changes.index):
+        if set(order) <= set(changes.index):
             pairs += 1
-            ordered += changes["change"][list(names)].is_monotonic_increasing
+            ordered += changes["change"][order].is_monotonic_increasing
     if pairs:
-        theirs = sum(row[list(names)].is_monotonic_increasing for _, row in REVERSION.iterrows())
+        theirs = sum(row[order].is_monotonic_increasing for _, row in REVERSION.iterrows())
         yield (
             f"Most important, random, least important: that order of means, from the largest loss "
             f"to the smallest, holds in {ordered} of {pairs} pairs here and in {theirs} of "
@@ -255,15 +287,15 @@ def meetings(results: Results) -> Iterator[str]:
         "displacement": "displacement in the space",
         "observer_clarity": "clarity to the machine observer",
     }
-    if results.associations.empty:
+    tested = results.tested("associations")
+    if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
         return
-    tested = results.associations.dropna(subset=["value"])
     for row in rows_of(tested[tested["claimed"]]):
         way = "rose" if row.value > 0 else "fell"
         yield (
             f"In {row.task}, people's rate {way} with {names[row.evidence]} (ρ = "
             f"{signed(row.value, '.2f')}, interval of this one alone {signed(row.low, '.2f')} to "
-            f"{signed(row.high, '.2f')}; {p_text(row.p)})."
+            f"{signed(row.high, '.2f')}; {ps(row)})."
         )
     others = tested[~tested["claimed"]]
     if len(others):

@@ -195,7 +195,9 @@ def _few_clusters(
     k, tail = share * n, (1 - level) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
-    p = np.nan if chance is None else float(stats.binomtest(round(k), n, chance).pvalue)
+    # A broken number of successes counts as the next whole one towards chance.
+    whole = int(np.floor(k + 1e-9) if chance is None or share > chance else np.ceil(k - 1e-9))
+    p = np.nan if chance is None else float(stats.binomtest(whole, n, chance).pvalue)
     return Estimate(
         share, low, high, n=int(inside.sum()), test=f"exact binomial, {n} clusters as trials", p=p,
         level=level, clustered=CLUSTERED,

@@ -9,7 +9,7 @@ from PIL import Image
 from analysis.figures import Cell, Figure, sheet
 from analysis.labels import normalise
 from analysis.sentences import percent
-from analysis.study import Results, task_name
+from analysis.study import Results
 from analysis.study_figures import STUDY_FIGURES
 from analysis.tables import spaced
 from tasks.base import Trial
@@ -22,15 +22,11 @@ EVOLUTIONS = 4
 @STUDY_FIGURES.add("examples")
 def examples(results: Results) -> Figure | None:
     """The easiest and the hardest trials of the tasks with a key."""
-    if results.responses.study.pictures is None or results.accuracy.empty:
+    if results.responses.study.pictures is None:
         return None
     rows = []
     for task in results.choice_tasks:
-        answers = results.of(task)
-        # A control at chance has no easy trials, only lucky ones.
-        shares = results.accuracy[results.accuracy["task"] == task_name(task)]
-        found = shares.loc[shares["claimed"] & (shares["value"] > shares["null"]), "condition"]
-        answers = answers[answers["condition"].isin(found if len(found) else shares["condition"])]
+        answers = results.of(task, controls=False)
         for trial in _from_both_ends(answers.groupby("trial")["correct"]):
             rows.append(_choice(results, results.responses.study.study.by_id[trial], answers))
     if not rows:
@@ -39,8 +35,8 @@ def examples(results: Results) -> Figure | None:
         "study_examples",
         "The easiest and the hardest trials",
         f"Of each task the {SHOWN} trials with the largest share of right answers, then the "
-        f"{SHOWN} with the smallest, of conditions that are told from guessing; below each option "
-        "how many chose it, the right one framed.",
+        f"{SHOWN} with the smallest, controls left out; below each option how many chose it, the "
+        "right one framed.",
         sheet(rows),
     )
 

@@ -14,7 +14,7 @@ from scipy import stats
 from analysis.figures import COLOURS, MARKERS, Figure, styled
 from analysis.published import REVERSION
 from analysis.sentences import rows_of
-from analysis.study import Results, held_out, task_name
+from analysis.study import Results, held_out
 from analysis.study_tables import FROM_NETWORKS, source_note
 from analysis.tables import spaced
 from harness.records import PAIR
@@ -64,6 +64,7 @@ def flow(results: Results) -> Figure:
     names = [step for step in steps if step not in excluded]
     counts = [steps[name].participants for name in names]
     rules = [f"{n} {k.removeprefix('excluded: ')}" for k, n in excluded.items() if n]
+    rules = [f"for {rules[0].split(' ', 1)[1]}"] if len(rules) == 1 else rules
     beside = [
         "\n".join([f"{before - after} {'excluded' if later == 'analysed' else 'left'}",
                    *(rules if later == "analysed" else [])])
@@ -98,7 +99,7 @@ def flow(results: Results) -> Figure:
 
 @STUDY_FIGURES.add("accuracy")
 def accuracy(results: Results) -> Figure | None:
-    table = results.accuracy
+    table = results.tested("chance")
     if table.empty:
         return None
     tasks = list(dict.fromkeys(table["task"]))
@@ -113,7 +114,10 @@ def accuracy(results: Results) -> Figure | None:
             f"{spaced(c)} (n = {n})" for c, n in zip(part["condition"], part["n"], strict=True)
         ]
         _rows(axis, part, labels, filled=part["claimed"])
-        axis.axvline(part["null"].iloc[0], color="#777777", linestyle="--", zorder=0)
+        places = np.arange(len(part))[::-1]
+        axis.vlines(
+            part["null"], places - 0.5, places + 0.5, color="#777777", linestyle="--", zorder=0
+        )
         axis.set_title(task, loc="left")
     axes[-1, 0].set_xlim(0, 1)
     axes[-1, 0].set_xlabel("share of right answers; dashed: guessing")
@@ -129,13 +133,14 @@ def accuracy(results: Results) -> Figure | None:
 
 @STUDY_FIGURES.add("contrasts")
 def contrasts(results: Results) -> Figure | None:
-    table = results.contrasts
+    table = results.tested("contrasts")
     if table.empty:
         return None
     table = table[table["measure"] == "risk difference"]
     canvas, axis = plt.subplots(figsize=(5.6, 0.34 * len(table) + 1.1), layout="constrained")
     labels = [
-        f"{spaced(a)} − {spaced(b)}" for a, b in zip(table["first"], table["second"], strict=True)
+        f"{row.task}: {spaced(row.what)}" if table["task"].nunique() > 1 else spaced(row.what)
+        for row in rows_of(table)
     ]
     _rows(axis, table, labels, filled=table["claimed"])
     axis.axvline(0, color="#777777", linestyle="--", zorder=0)
@@ -171,7 +176,9 @@ def trials(results: Results) -> Figure | None:
         axis.set_xlabel(f"share right, one dot a {what}")
         axis.set_xlim(-0.03, 1.03)
         axis.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(groups)), [spaced(c) for _, c in groups[::-1]])
+    several = len({task for task, _ in groups}) > 1
+    names = [f"{results.name(t)}: {spaced(c)}" if several else spaced(c) for t, c in groups[::-1]]
+    axes[0].set_yticks(range(len(groups)), names)
     return Figure(
         "study_trials",
         "How much trials and participants differ",
@@ -187,27 +194,31 @@ def learning(results: Results) -> Figure | None:
         return None
     canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
     for k, task in enumerate(results.choice_tasks):
-        answers = results.of(task)
+        answers = results.of(task, controls=False)
+        if answers.empty:
+            continue
         right = answers["correct"].astype(float)
         position = answers["position"].astype(float)
         part = pd.qcut(position, 6, labels=False, duplicates="drop")
-        # Less the condition's mean, so that the order of conditions does not look like learning.
-        excess = right - right.groupby(answers["condition"]).transform("mean")
+        # Within people and conditions, as the test is: neither looks like learning.
+        cell = [answers["participant"], answers["condition"]]
+        excess = right - right.groupby(cell).transform("mean")
         people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
         reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
         axis.errorbar(
             position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
-            marker=MARKERS[k], color=COLOURS[k], label=task_name(task),
+            marker=MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)],
+            label=results.name(task), linestyle="none",
         )  # fmt: skip
     axis.axhline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("position in the session")
-    axis.set_ylabel("share right, less the\ncondition's mean")
-    axis.legend()
+    axis.set_ylabel("share right, less the\nperson's mean")
+    canvas.legend(loc="outside right center")
     return Figure(
         "study_learning",
         "Accuracy over the session",
-        "Share of right answers less the mean of the condition, in sixths of the session; "
-        "intervals over participants.",
+        "Share of right answers less the person's mean in the condition, in sixths of the places "
+        "that the task has in sessions; without control conditions; intervals over participants.",
         canvas,
     )
 
@@ -222,8 +233,8 @@ def calibration(results: Results) -> Figure | None:
         x = part["confidence"].astype(float) + 0.05 * k
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
         axis.errorbar(
-            x, part["value"], yerr=reach, label=str(task), marker=MARKERS[k], color=COLOURS[k],
-            capsize=2.5,
+            x, part["value"], yerr=reach, label=str(task), marker=MARKERS[k % len(MARKERS)],
+            color=COLOURS[k % len(COLOURS)], capsize=2.5,
         )  # fmt: skip
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(-0.04, 1.04)
@@ -233,16 +244,17 @@ def calibration(results: Results) -> Figure | None:
     return Figure(
         "study_calibration",
         "Right answers by confidence",
-        "Share of right answers at each level of confidence, with intervals.",
+        "Share of right answers at each level of confidence, with intervals; without control "
+        "conditions.",
         canvas,
     )
 
 
 @STUDY_FIGURES.add("evolution")
 def evolution(results: Results) -> Figure | None:
-    if results.changed.empty:
+    table = results.tested("detection")
+    if table.empty:
         return None
-    table = results.changed
     shares = table[table["signal"] == ""]
     canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
     _rows(axis, shares, [spaced(w) for w in shares["what"]])
@@ -259,19 +271,19 @@ def evolution(results: Results) -> Figure | None:
 
 @STUDY_FIGURES.add("ratings")
 def ratings(results: Results) -> Figure | None:
-    if results.ratings.empty:
+    table = results.tested("ratings")
+    if table.empty:
         return None
-    table = results.ratings[results.ratings["second"] == ""]
+    table = table[table["second"] == ""]
     canvas, axis = plt.subplots(figsize=(5.4, 0.34 * len(table) + 1.0), layout="constrained")
-    labels = [f"{row.asked}: {spaced(row.first)}" for row in rows_of(table)]
+    labels = [f"{row.task}, {row.asked}: {spaced(row.first)}" for row in rows_of(table)]
     _rows(axis, table, labels)
-    axis.set_xlim(0.9, 4.1)
-    axis.set_xlabel("mean rating, from 1 to 4")
+    axis.set_xlabel("mean rating")
     return Figure(
         "study_ratings",
         "Ratings by condition",
-        "How clearly six neurons show one concept (rating), and how clearly people see whether a "
-        "neuron changed (clarity). With intervals.",
+        "From 1 to 4, how clearly six neurons show one concept (rating), and how clearly people "
+        "see whether a neuron changed (clarity). With intervals.",
         canvas,
     )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from analysis import sentences
 from analysis.figures import Figure
 from analysis.report import Section, write_html
-from analysis.study import Results, task_name
+from analysis.study import Results
 from analysis.study_tables import source_note
-from analysis.tables import Table, spaced
+from analysis.tables import Table
 
 #: What each task asks, for a reader who has not seen it.
 QUESTIONS = {
@@ -58,11 +58,15 @@ def _lead(results: Results) -> str:
         "pilot": "pilot participants; a pilot supports planning, not claims",
         "simulated": "simulated participants; nothing here says anything about people",
     }[results.responses.source]
-    tasks = ", ".join(map(task_name, results.tasks))
+    tasks = ", ".join(map(results.name, results.tasks))
     return (
         f"{answers['participant'].nunique()} {who}. {len(answers)} answers to "
         f"{answers['trial'].nunique()} trials of {tasks} were analysed."
     )
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _asked(results: Results, task: str) -> str:
@@ -84,20 +88,24 @@ def _collected(results: Results) -> list[str]:
     ]
 
 
-def _stability(results: Results) -> list[str]:
+def _stability(grid: Table | None) -> list[str]:
     """How far the main result moves over the grid of thresholds."""
-    grid = results.thresholds
-    found = []
-    for condition in grid.columns[3:]:
-        low, high = grid[condition].min(), grid[condition].max()
-        frozen = grid[condition].iloc[0]
-        found.append(
-            f"{spaced(condition)} {sentences.percent(frozen)} as frozen, "
-            f"{sentences.interval(low, high)} over the grid"
-        )
-    if not found:
+    if grid is None or "claimed" not in grid.frame:
         return []
-    return [f"Under other thresholds the shares of right answers were: {'; '.join(found)}."]
+    frame = grid.frame.dropna(subset=["claimed"])
+    moved = []
+    for name in frame.columns[4:]:
+        frozen, low, high = frame[name].iloc[0], frame[name].min(), frame[name].max()
+        moved.append(f"{name} {frozen:.2f} as frozen, {low:.2f} to {high:.2f} over the grid")
+    claimed = frame["claimed"]
+    others = [text for text in claimed.unique() if text != claimed.iloc[0]]
+    said = (
+        f"as frozen {claimed.iloc[0]}, elsewhere {', '.join(others)}" if others else claimed.iloc[0]
+    )
+    return [
+        f"Under the thresholds tried, so many tests of the main question would be claimed: {said}. "
+        f"Values: {'; '.join(moved)}."
+    ]
 
 
 def _sections(
@@ -114,14 +122,18 @@ def _sections(
                 "Do people recognise the concepts of neurons, and see them change while a network "
                 "trains? The study was frozen before its first participant: trials, answer keys "
                 f"and rules of exclusion carry the hash {results.responses.study.hash}.",
-                *(f"{task_name(task).capitalize()}. {_asked(results, task)}"
+                *(f"{_upper(results.name(task))}. {_asked(results, task)}"
                   for task in results.tasks),
                 "A participant answers many trials, and many participants a trial, so "
-                "answers are not independent. Claims rest on intervals that let participants and "
-                f"trials vary together (two-way cluster bootstrap, {level}); a logistic model with "
-                "crossed random effects stands beside them. All tests share one 5 %, most of it "
-                "held by the main question; every p-value below is so corrected, and nothing is "
-                "claimed where it is not below .05.",
+                "answers are not independent. Shares, differences, d′, ratings and confidence are "
+                f"claimed by intervals that let participants and trials vary together ({level}); a "
+                "logistic model with crossed random effects stands beside shares. Learning lets "
+                "participants vary; labels are compared with answers moved to other trials, "
+                "associations with rates moved to other trials. All tests of people's answers "
+                "share one 5 %, of which the main question, if one was frozen, holds "
+                f"{results.plan.primary_share:.0%}. Nothing is claimed where the so corrected p is "
+                "not below .05: an interval, which holds for its number alone, may then leave the "
+                "tested value out all the same.",
                 *(["The analysis departs from what was frozen with the study: "
                    f"{'; '.join(results.departures)}."] if results.departures else []),
             ],
@@ -129,7 +141,7 @@ def _sections(
         Section(
             "What was collected, and what was excluded",
             _collected(results),
-            _stability(results),
+            _stability(tables.get("thresholds")),
             pick(figures, "flow"),
             tables=pick(tables, "flow", "thresholds"),
         ),
@@ -199,6 +211,11 @@ def _limits(results: Results) -> list[str]:
         "number alone, and of many intervals some miss. What is not claimed is not shown to be "
         "absent.",
     ]
+    if trials.min() < 8:
+        limits.append(
+            "A condition has fewer than eight trials: with so few the tests reject too often "
+            "(docs/analysis.md says by how much)."
+        )
     if results.meeting is not None:
         limits.append(
             "Associations over trials are correlations: what makes a neuron easy to recognise may "

@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pandas as pd
 
+from analysis import thresholds as other_rules
 from analysis.published import REVERSION
-from analysis.study import Results, task_name
+from analysis.responses import NOTES
+from analysis.study import Results
+from analysis.study_tests import crossed_contrasts
 from analysis.tables import Formats, Table, p_value, spaced
 from harness.registry import Registry
 
@@ -40,8 +43,7 @@ def study_tables(results: Results) -> dict[str, Table]:
 
 def source_note(results: Results) -> str:
     """What a title adds where the answers are no participants'."""
-    notes = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
-    return notes[results.responses.source]
+    return NOTES[results.responses.source]
 
 
 def _level(results: Results) -> str:
@@ -63,7 +65,7 @@ def flow(results: Results) -> Table:
 def claims(results: Results) -> Table | None:
     if results.claims.empty:
         return None
-    tested = results.claims.dropna(subset=["p"])
+    tested = results.claims[results.claims["question"] != ""]
     table = tested[["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p"]]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
@@ -81,8 +83,9 @@ def claims(results: Results) -> Table | None:
         f"Value with its {_level(results)} interval, and what it is tested against. {said}weight "
         "is each test's part to begin with, and Holm's procedure hands on the weight of what is "
         "rejected. p: so corrected; a test is claimed where p < .05 and its interval leaves the "
-        "tested value out. In a study of nothing, any claim at all comes up in 5 % of cases at "
-        f"most. Permutation tests: {results.settings.permutations:,} permutations.",
+        "tested value out. A dash: the test could not be made, and keeps its weight. Question: as "
+        "in study.toml; control: says whether the task works. Of studies of nothing, about 5 % "
+        f"claim anything. Permutation tests: {results.settings.permutations:,} permutations.",
         table.rename(columns={"p_alone": "p alone", "null": "against"}),
         {**dict.fromkeys([*ESTIMATE, "against"], SHARE), **NAMES, "weight": "{:.4f}",
          "p alone": P, "p": P},
@@ -91,25 +94,25 @@ def claims(results: Results) -> Table | None:
 
 @STUDY_TABLES.add("thresholds")
 def thresholds(results: Results) -> Table:
-    frame = results.thresholds.rename(columns=spaced)
+    frame = other_rules.grid(results).rename(columns=spaced)
     return Table(
         "thresholds",
         "The main result under other exclusion thresholds",
-        "One rule varied at a time, the others as frozen. Columns of conditions: share of right "
-        "answers.",
+        "One rule varied at a time, the others as frozen. Claimed: how many tests of the main "
+        "question, as if no other test handed on its part. Then the value of each.",
         frame,
-        {name: SHARE for name in frame.columns[3:]},
+        {name: SHARE for name in frame.columns[4:]},
     )
 
 
 @STUDY_TABLES.add("accuracy")
 def accuracy(results: Results) -> Table | None:
-    clustered = results.accuracy
+    clustered = results.tested("chance")
     if clustered.empty:
         return None
     answers = results.responses.answers
     keys = ["task", "condition"]
-    sizes = answers.assign(task=answers["task"].map(task_name))
+    sizes = answers.assign(task=answers["task"].map(results.name))
     sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
     sizes = sizes.rename(columns={"participant": "people", "trial": "trials"})
     table = clustered[keys].merge(sizes, on=keys, how="left")
@@ -138,13 +141,13 @@ def accuracy(results: Results) -> Table | None:
 
 @STUDY_TABLES.add("contrasts")
 def contrasts(results: Results) -> Table | None:
-    table = results.contrasts
+    table = results.tested("contrasts")
     if table.empty:
         return None
     keys = ["task", "first", "second"]
     risk = table[table["measure"] == "risk difference"][[*keys, *ESTIMATE, "p"]]
     risk = risk.rename(columns={"value": "difference"})
-    for name, source in (("odds ratio", table), ("crossed", results.beside["odds"])):
+    for name, source in (("odds ratio", table), ("crossed", crossed_contrasts(results))):
         if source.empty:
             continue
         odds = source[source["measure"] == "odds ratio"][[*keys, *ESTIMATE]]
@@ -167,10 +170,11 @@ def contrasts(results: Results) -> Table | None:
 
 @STUDY_TABLES.add("evolution")
 def evolution(results: Results) -> Table | None:
-    if results.changed.empty:
+    table = results.tested("detection")
+    if table.empty:
         return None
-    table = results.changed[["signal", "measure", "n", "left_out", *ESTIMATE, "p"]]
-    conditions = table["signal"].where(table["signal"] != "", results.changed["what"])
+    conditions = table["signal"].where(table["signal"] != "", table["what"])
+    table = table[["signal", "measure", "n", "left_out", *ESTIMATE, "p"]]
     table = table.assign(signal=conditions)
     table = table.rename(columns={"n": "answers", "signal": "condition"})
     return Table(
@@ -178,7 +182,8 @@ def evolution(results: Results) -> Table | None:
         "Whether people see that a neuron changed",
         "Share judged changed by condition; then, of real evolutions and of false ones (two "
         "neurons joined), against the same stage shown twice: hit rate, false-alarm rate, "
-        f"sensitivity d′ and criterion (log-linear rule). All with {_level(results)} intervals, "
+        f"sensitivity d′ and criterion (log-linear rule, all people as one, which draws d′ towards "
+        "0 where they differ in criterion). All with {_level(results)} intervals, "
         f"participants and trials clustered; of d′, {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
@@ -203,13 +208,19 @@ def displacement(results: Results) -> Table | None:
 
 @STUDY_TABLES.add("behaviour")
 def behaviour(results: Results) -> Table:
-    table = results.behaviour[["task", "measure", "condition", "n", *ESTIMATE, "p"]]
+    seconds = results.seconds
+    if len(seconds):
+        seconds = seconds.assign(measure="seconds per answer")
+    parts = [results.tested("learning"), results.tested("confidence"), seconds]
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table = table.reindex(columns=["task", "measure", "condition", "n", *ESTIMATE, "p"])
     return Table(
         "behaviour",
         "How people answered",
         "Learning: change of the share of right answers per ten trials, within participants. "
         "Type-2 area: probability that a right answer was given with more confidence than a wrong "
-        "one by the same person (.5 is no insight). Seconds: geometric mean. "
+        "one by the same person in the same condition (.5 is no insight; n: such pairs). Both "
+        "without control conditions. Seconds: geometric mean. "
         f"{_level(results)} intervals; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
@@ -224,7 +235,8 @@ def calibration(results: Results) -> Table | None:
     return Table(
         "calibration",
         "Right answers by confidence",
-        f"Share of right answers at each level of confidence, {_level(results)} interval.",
+        f"Share of right answers at each level of confidence, {_level(results)} interval; without "
+        "control conditions.",
         table.rename(columns={"n": "answers"}),
         {c: SHARE for c in ESTIMATE},
     )
@@ -265,13 +277,14 @@ def annotators(results: Results) -> Table | None:
 
 @STUDY_TABLES.add("ratings")
 def ratings(results: Results) -> Table | None:
-    if results.ratings.empty:
+    table = results.tested("ratings")
+    if table.empty:
         return None
-    table = results.ratings[["task", "asked", "what", "n", "left_out", *ESTIMATE, "p"]]
+    table = table[["task", "asked", "what", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
         "ratings",
         "Ratings by condition",
-        "Mean rating from 1 to 4 (how clearly six neurons show one concept; how clearly a change "
+        "Mean rating (from 1 to 4: how clearly six neurons show one concept; how clearly a change "
         f"is seen or not), then differences of means, with {_level(results)} intervals, "
         f"participants and trials clustered; of differences, {CORRECTED}.",
         table.rename(columns={"n": "answers"}),
@@ -282,15 +295,16 @@ def ratings(results: Results) -> Table | None:
 
 @STUDY_TABLES.add("labels")
 def labels(results: Results) -> Table | None:
-    if results.labels.empty:
+    table = results.tested("labels")
+    if table.empty:
         return None
-    table = results.labels[["task", "condition", "n", "left_out", *ESTIMATE, "effect", "p"]]
+    table = table[["task", "condition", "n", "left_out", *ESTIMATE, "effect", "p"]]
     return Table(
         "labels",
         "Whether people give the same neuron the same name",
         "Mean similarity of two people's labels of the same pictures "
-        f"({results.similarity}), {_level(results)} interval over groups; beyond: less what "
-        f"shuffling labels within participants leaves; by permutation, {CORRECTED}.",
+        f"({results.similarity}), {_level(results)} interval over trials; beyond: less what "
+        f"is left when answers move to other trials of the condition; by permutation, {CORRECTED}.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
     )
@@ -305,7 +319,7 @@ def trials(results: Results) -> Table:
     )
     table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
     table["answers"] = table["answers"].astype(int)
-    table = table.rename(index=task_name, level="task")
+    table = table.rename(index=results.name, level="task")
     return Table(
         "trials",
         "Every trial",
@@ -317,17 +331,18 @@ def trials(results: Results) -> Table:
 
 @STUDY_TABLES.add("associations")
 def associations(results: Results) -> Table | None:
-    if results.associations.empty:
+    table = results.tested("associations")
+    if table.empty or results.meeting is None:
         return None
-    table = results.associations[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
+    table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
         "associations",
         "People and networks over the same neurons",
         "Spearman's rank correlation over trials, conditions held constant, between the share of "
         "right answers (of “changed” for labelling) and: importance of the evolution to its class; "
         "signed change of accuracy when its bin is undone (drop); displacement in the semantic "
-        "space; clarity of the trial to a machine observer. By permutation within conditions, "
-        f"{CORRECTED}.",
+        "space; clarity of the trial to a machine observer. By permutation within conditions, as "
+        f"if trials that share a neuron were independent; without control conditions; {CORRECTED}.",
         table.rename(columns={"n": "trials"}),
         {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
     )
@@ -341,7 +356,7 @@ def observer(results: Results) -> Table | None:
     people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
     trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
     trials_ = trials_.assign(
-        task=trials_["task"].map(task_name),
+        task=trials_["task"].map(results.name),
         right=trials_["trial"].map(people),
     )
     grouped = trials_.groupby(["task", "condition"])

@@ -111,7 +111,10 @@ class Task(Protocol):
         conditions: condition to default trials per participant.
         control: the condition with an obvious answer, for practice and attention trials; None
             where the task has none.
-        question: what the task is mainly for, one of `tasks.settings.QUESTIONS`.
+        controls: conditions that say whether the task works, not what it is for: their answers are
+            known before.
+        questions: what can be asked of the answers, of `tasks.settings.QUESTIONS`; the main one
+            first.
         confidence: whether a study that asks for confidence asks it here. False where the task's
             own fields say how sure a person is.
     """
@@ -122,7 +125,8 @@ class Task(Protocol):
     prompt: str
     conditions: Mapping[str, int]
     control: str | None
-    question: str
+    controls: tuple[str, ...]
+    questions: tuple[str, ...]
     confidence: bool
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
@@ -158,7 +162,8 @@ class PickOne:
     """What tasks share whose answer is one of the options, and right or wrong; `asked` names it."""
 
     asked: str
-    question = "chance"
+    controls: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ("chance", "contrasts", "learning", "confidence", "associations")
     confidence = True
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:

@@ -33,7 +33,8 @@ class ConceptAgreement:
     )
     conditions: Mapping[str, int] = {"neighbours": 2, "random": 1}
     control: str | None = None
-    question = "ratings"
+    controls: tuple[str, ...] = ("random",)
+    questions: tuple[str, ...] = ("ratings", "labels")
     confidence = False  # its rating is one already
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:

@@ -38,7 +38,8 @@ class EvolutionLabelling:
     )
     conditions: Mapping[str, int] = {"evolution": 2, "same_stage": 1, "false_evolution": 1}
     control: str | None = None
-    question = "detection"
+    controls: tuple[str, ...] = ("same_stage", "false_evolution")
+    questions: tuple[str, ...] = ("detection", "ratings", "labels", "associations")
     confidence = False  # it asks how clearly the change is seen
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:

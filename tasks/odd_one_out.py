@@ -88,6 +88,7 @@ class OddOneOut(PickOne):
         "random": 3,
     }
     control: str | None = "obvious"
+    controls: tuple[str, ...] = ("hand_picked", "random")
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         for _ in range(TRIES):

@@ -31,7 +31,6 @@ from tasks.base import (
 from tasks.evidence import Evidence, read_groups
 from tasks.pictures import equal_files, name_of
 from tasks.responses import Role
-from tasks.settings import QUESTIONS as KINDS
 from tasks.settings import Analysis, Exclusion, Payment, StudySettings, text
 
 TRIES = 200  # draws of one trial before its form is declared impossible
@@ -60,6 +59,7 @@ class TaskText(Frozen):
     title: str
     prompt: str
     instructions: str
+    controls: tuple[str, ...] = ()
 
 
 class Study(Frozen):
@@ -127,7 +127,7 @@ def build(
     design: Mapping[str, Mapping[str, int]] = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
-    plan = _planned(settings.analysis, design)
+    plan = _planned(settings, design)
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
@@ -138,19 +138,18 @@ def build(
     return _freeze(out, settings, evidence, drawing, practice, forms, list(design))
 
 
-def _planned(plan: Analysis, design: Mapping[str, Mapping[str, int]]) -> Analysis:
+def _planned(settings: StudySettings, design: Mapping[str, Mapping[str, int]]) -> Analysis:
     """The plan of the analysis with its main question named, as it is frozen.
 
     Raises:
-        ValueError: the design has no such task or condition, or there is no such kind of question.
+        ValueError: the design has no such task or condition, or cannot answer the question.
     """
-    first = next(iter(design))
-    primary = plan.primary or f"{first}.{all_tasks().get(first).question}"
-    task, _, kind = primary.rpartition(".")
-    if task not in design or kind not in KINDS:
+    plan = settings.analysis
+    can = [f"{name}.{kind}" for name in design for kind in _askable(name, design[name], settings)]
+    primary = plan.primary or (can[0] if can else "")
+    if plan.primary and primary not in can:
         raise ValueError(
-            f"analysis.primary = {plan.primary!r}: give task.kind with a task of the design "
-            f"({', '.join(design)}) and one of {', '.join(KINDS)}"
+            f"analysis.primary = {primary!r}: this design can answer {', '.join(can) or 'nothing'}"
         )
     conditions = {name for condition in design.values() for name in condition}
     if plan.reference and plan.reference not in conditions:
@@ -159,6 +158,22 @@ def _planned(plan: Analysis, design: Mapping[str, Mapping[str, int]]) -> Analysi
             f"{', '.join(sorted(conditions))}"
         )
     return plan.model_copy(update={"primary": primary})
+
+
+def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) -> list[str]:
+    """Kinds of questions that the answers to a task can answer, given its conditions."""
+    task = all_tasks().get(name)
+    of_interest = set(conditions) - set(task.controls)
+    lacking = set()
+    if not of_interest:
+        lacking |= {"chance", "labels", "learning", "confidence", "associations"}
+    if len(conditions) < 2:
+        lacking |= {"contrasts", "ratings"}
+    if not {"evolution", "same_stage"} <= set(conditions):
+        lacking.add("detection")
+    if not (settings.confidence and task.confidence):
+        lacking.add("confidence")
+    return [kind for kind in task.questions if kind not in lacking]
 
 
 class _Drawing:
@@ -258,9 +273,16 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         name: text(name, getattr(settings.texts, name))
         for name in ("consent", "instructions", "debrief")
     }
+    chosen = {name: all_tasks().get(name) for name in names}
     tasks = tuple(
-        TaskText(name=n, title=t.title, prompt=t.prompt, instructions=t.instructions)
-        for n, t in ((name, all_tasks().get(name)) for name in names)
+        TaskText(
+            name=name,
+            title=task.title,
+            prompt=task.prompt,
+            instructions=task.instructions,
+            controls=task.controls,
+        )
+        for name, task in chosen.items()
     )
     study = Study(
         hash="",

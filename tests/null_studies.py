@@ -3,7 +3,9 @@
     python -m tests.null_studies [--studies 1000] [--seed 0] [--workers 2]
 
 prints in how many of them something is claimed: with the main question frozen, without one, and if
-each family of tests were corrected for itself (what the share of one 5 % is for).
+each kind of question, or no test at all, were corrected. People and trials differ in what is right,
+how sure one is, how one rates and how one names; conditions have their words; a person sees one
+of several forms. In the last design some conditions have effects, and claims of others are false.
 """
 
 from __future__ import annotations
@@ -30,42 +32,56 @@ CHANCE = {
     task: dict.fromkeys(conditions, 1 / 6 if task == "odd_one_out" else 1 / 2)
     for task, conditions in PLANTED.items()
 }
+#: Effects of some conditions; what stays at chance may not be claimed.
+SOME = CHANCE | {
+    "odd_one_out": CHANCE["odd_one_out"] | {"base": 0.6},
+    "before_or_after": CHANCE["before_or_after"] | {"nine_references": 0.8},
+}
+#: What `make_study` freezes as the main question.
+PRIMARY = "odd_one_out.chance"
 
 
 @dataclass(frozen=True)
 class Null:
-    """A study of chance: how many answer how many trials a condition, and how much they differ.
+    """A study: how many people, trials a condition and forms, and how much they differ.
 
     Attributes:
         spread: standard deviations of ability and difficulty, logit scale; 0 is pure guessing.
+        habits: of how sure people are and how they rate, over people and over trials.
+        some: whether some conditions have effects.
     """
 
     people: int
     trials: int
-    spread: tuple[float, float]
-    permutations: int = 9999
+    forms: int = 1
+    spread: tuple[float, float] = (0.5, 0.7)
+    habits: tuple[float, float] = (0.6, 0.6)
+    some: bool = False
+    permutations: int = 1999
 
 
 DESIGNS = {
-    "people and items vary": Null(60, 10, (0.5, 0.7), 1999),
-    "few of both": Null(24, 6, (0.5, 0.7)),
-    "pure guessing": Null(40, 8, (0.0, 0.0), 1999),
+    "as the default study": Null(120, 24, forms=8),
+    "everybody sees all": Null(40, 10),
+    "pure guessing": Null(40, 8, spread=(0.0, 0.0), habits=(0.0, 0.0)),
+    "some conditions have effects": Null(120, 24, forms=8, some=True),
 }
 
 
 @cache
-def _study(trials: int) -> tuple[FrozenStudy, Path]:
+def _study(trials: int, forms: int) -> tuple[FrozenStudy, Path]:
     folder = Path(tempfile.mkdtemp())
-    make_study(folder, trials=trials)
+    make_study(folder, trials=trials, forms=forms)
     return read_study(folder), folder
 
 
 def claims_of(design: Null, seed: int) -> pd.DataFrame:
-    """All tests of one study of nothing, as `Results.claims` has them."""
-    frozen, folder = _study(design.trials)
+    """All tests of one study, as `Results.claims` has them."""
+    frozen, folder = _study(design.trials, design.forms)
     answers = make_responses(
-        folder, frozen.study, people=design.people, seed=seed, planted=CHANCE,
-        spread=design.spread, naming=0, insight=False,
+        folder, frozen.study, people=design.people, seed=seed,
+        planted=SOME if design.some else CHANCE, spread=design.spread, naming=0, insight=False,
+        habits=design.habits,
     )  # fmt: skip
     trials = frozen.trials.loc[frozen.trials["role"] == "trial", ["trial"]]
     rng = np.random.default_rng([seed, 1])
@@ -73,30 +89,37 @@ def claims_of(design: Null, seed: int) -> pd.DataFrame:
     responses = prepare(frozen, *answers, exclusions={})
     settings = Settings(replicates=199, permutations=design.permutations, seed=seed)
     results = Results(responses, settings, partial(prepare, frozen, *answers), None)
-    return replace(results, meeting=join(responses, network)).claims
+    claims = replace(results, meeting=join(responses, network)).claims
+    return claims[claims["question"] != ""]
+
+
+def false(tests: pd.DataFrame, design: Null) -> pd.DataFrame:
+    """The tests of what is not there."""
+    if not design.some:
+        return tests
+    effects = ("base", "nine_references")
+    there = tests["what"].map(lambda what: any(name in what for name in effects))
+    return tests[~there]
 
 
 def outcome(design: Null, seed: int) -> dict[str, bool]:
-    """Whether a study claims anything, under each way of correcting."""
+    """Whether a study claims anything that is not there, under each way of correcting."""
     tests = claims_of(design, seed)
     alone = tests["p_alone"]
     families = alone.groupby(tests["question"]).transform(lambda p: holm(p.to_numpy(float)))
-    without = judge(tests.assign(p=alone), "", 0.8)
-    return {
-        "together, main question frozen": bool(tests["claimed"].any()),
-        "of it the main question": bool(tests[tests["question"] == PRIMARY]["claimed"].any()),
-        "together, none frozen": bool(without["claimed"].any()),
-        "each family alone": bool((families < ALPHA).any()),
-        "no correction": bool((alone < ALPHA).any()),
+    ways = {
+        "together, main question frozen": tests["claimed"],
+        "of it the main question": tests["claimed"] & (tests["question"] == PRIMARY),
+        "together, none frozen": judge(tests.assign(p=alone), "", 0.8)["claimed"],
+        "each kind of question alone": families < ALPHA,
+        "no correction": alone < ALPHA,
     }
-
-
-#: What `make_study` freezes as the main question.
-PRIMARY = "odd_one_out.chance"
+    known = false(tests, design).index
+    return {way: bool(claimed[known].any()) for way, claimed in ways.items()}
 
 
 def measure(design: Null, studies: int, seed: int = 0, workers: int = 1) -> pd.Series:
-    """Share of studies of nothing that claim something, by way of correcting."""
+    """Share of studies that claim what is not there, by way of correcting."""
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(studies)]
     job = partial(outcome, design)
     if workers == 1:

@@ -18,7 +18,7 @@ from tasks.base import Option, Panel, Trial, all_tasks
 from tasks.pictures import name_of
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table
 from tasks.settings import Analysis, Exclusion, Payment
-from tasks.study import Study, digest
+from tasks.study import Study, TaskText, digest
 
 #: Share of right answers (of "changed" for labelling) that is planted, by task and condition.
 PLANTED = {
@@ -41,8 +41,10 @@ def _picture(folder: Path, number: int) -> str:
     return name
 
 
-def make_study(folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLANTED)) -> Study:
-    """Freeze a study: `trials` of every condition, and three attention trials."""
+def make_study(
+    folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLANTED), forms: int = 1
+) -> Study:
+    """Freeze a study: `trials` of every condition, split into `forms`, and attention trials."""
     rng = np.random.default_rng(1)
     made, keys = [], {}
     conditions = [
@@ -74,15 +76,23 @@ def make_study(folder: Path, trials: int = 8, tasks: tuple[str, ...] = tuple(PLA
             )  # fmt: skip
     study = Study(
         hash="", title="Do people see concepts?", consent="c", instructions="i", debrief="d",
-        tasks=(), trials=tuple(made), practice=(), forms=((tuple(t.id for t in made),),),
+        tasks=tuple(_text(task) for task in tasks), trials=tuple(made), practice=(),
+        forms=tuple((tuple(t.id for t in made[k::forms]),) for k in range(forms)),
         participants=100, seed=0, lease_minutes=60, practice_pass=0.5, questions=(),
         exclusion=Exclusion(), payment=Payment(), evidence={},
-        analysis=Analysis(primary=f"{tasks[0]}.{all_tasks().get(tasks[0]).question}"),
+        analysis=Analysis(primary=f"{tasks[0]}.{all_tasks().get(tasks[0]).questions[0]}"),
     )  # fmt: skip
     study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(folder / "keys.json", json.dumps(keys))
     write_text(folder / "study.json", study.model_dump_json())
     return study
+
+
+def _text(name: str) -> TaskText:
+    task = all_tasks().get(name)
+    return TaskText(
+        name=name, title=task.title, prompt=task.prompt, instructions="", controls=task.controls
+    )
 
 
 def make_responses(
@@ -96,6 +106,7 @@ def make_responses(
     spread: tuple[float, float] = (0.5, 0.5),
     naming: float = 0.6,
     insight: bool = True,
+    habits: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Answers of `people` attentive and `careless` guessing participants, in the survey's tables.
 
@@ -103,10 +114,14 @@ def make_responses(
         spread: standard deviations of ability and difficulty, logit scale.
         naming: probability that a label is the trial's word rather than any.
         insight: whether people are surer where they are right.
+        habits: standard deviations, over people and over trials, of how sure people are and how
+            they rate; with any, people and conditions have favourite words, too.
     """
     rng = np.random.default_rng(seed)
     keys = json.loads((folder / "keys.json").read_text())
     difficulty = {t.id: rng.normal(0, spread[1]) for t in study.trials}
+    liked = {t.id: rng.normal(0, habits[1]) for t in study.trials}
+    favourites = {t.condition: str(rng.choice(WORDS)) for t in study.trials}
     logits = {
         share: conditional(share, float(np.linalg.norm(spread)))
         for share in {s for shares in planted.values() for s in shares.values()} | {0.98, 0.5}
@@ -117,9 +132,11 @@ def make_responses(
         guesses = number >= people
         name = f"{'z' if guesses else 'p'}{number:03d}"
         ability = rng.normal(0, spread[0])
+        own, favourite = rng.normal(0, habits[0]), str(rng.choice(WORDS))
+        shown_trials = study.forms[number % len(study.forms)][0]
         began = start + pd.Timedelta(minutes=13 * number)
-        for position, index in enumerate(rng.permutation(len(study.trials))):
-            trial = study.trials[index]
+        for position, identifier in enumerate(rng.permutation(shown_trials)):
+            trial = study.by_id[str(identifier)]
             share = planted[trial.task].get(trial.condition, 0.98)
             if guesses:
                 knows = rng.random() < (1 / len(trial.options) if trial.options else 0.5)
@@ -128,14 +145,21 @@ def make_responses(
             options = [o.id for o in trial.options]
             shown = [options[i] for i in rng.permutation(len(options))]
             key = keys[trial.id]
-            answer, correct = _answer(trial, key, bool(knows), naming, rng)
+            taste = own + liked[trial.id]
+            answer, correct = _answer(trial, key, bool(knows), naming, taste, rng)
+            if any(habits) and not trial.options and rng.random() > naming:
+                word = rng.choice([favourite, favourites[trial.condition], *WORDS[:2]])
+                answer |= (
+                    {"labels": [str(word)] * 3} if "labels" in answer else {"label": str(word)}
+                )
+            sure = rng.integers(1, 4) + (insight and bool(correct)) + taste
             rows.append(
                 {
                     "study": study.hash, "participant": name, "source": source, "trial": trial.id,
                     "task": trial.task, "condition": trial.condition, "role": trial.role,
                     "position": position, "options": json.dumps(shown),
                     "answer": json.dumps(answer), "correct": correct,
-                    "confidence": float(rng.integers(1, 4) + (insight and bool(correct))),
+                    "confidence": float(np.clip(np.rint(sure), 1, 4)),
                     "shown_at": began + pd.Timedelta(seconds=8 * position),
                     "answered_at": began + pd.Timedelta(seconds=8 * position + 6),
                     "milliseconds": int(np.exp(rng.normal(8.5, 0.4))), "app_version": "0.1.0",
@@ -154,7 +178,7 @@ def make_responses(
     return as_table(rows, RESPONSES), as_table(persons, PARTICIPANTS)
 
 
-def _answer(trial: Trial, key, knows: bool, naming: float, rng: np.random.Generator):
+def _answer(trial: Trial, key, knows: bool, naming: float, taste: float, rng: np.random.Generator):
     """The answer and its score; `knows` means right, or "changed", or "one concept"."""
     if trial.options:
         wrong = [o.id for o in trial.options if o.id != key]
@@ -163,10 +187,15 @@ def _answer(trial: Trial, key, knows: bool, naming: float, rng: np.random.Genera
     word = WORDS[int(trial.id[1:]) % len(WORDS)]
     label = word if rng.random() < naming else str(rng.choice(WORDS))
     if trial.task == "concept_agreement":
-        return {"rating": int(rng.integers(3, 5) if knows else rng.integers(1, 3)),
-                "label": label}, None  # fmt: skip
-    answer = {"labels": [label] * 3, "changed": knows, "clarity": int(rng.integers(1, 5))}
+        rating = (rng.integers(3, 5) if knows else rng.integers(1, 3)) + taste
+        return {"rating": _scale(rating), "label": label}, None
+    clarity = _scale(rng.integers(1, 5) + taste)
+    answer = {"labels": [label] * 3, "changed": knows, "clarity": clarity}
     return answer, None if key is None else knows == key
+
+
+def _scale(value: float) -> int:
+    return int(np.clip(np.rint(value), 1, 4))
 
 
 def write(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> Path:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
+from scipy.special import expit, logit
 
 from analysis.behaviour import (
     AnswerTime,
@@ -93,18 +94,68 @@ def test_ratings_are_least_squares_with_two_way_clusters():
     assert set(Ratings(reference="a")(frame)) == {("a", ""), ("b", ""), ("b", "a")}
 
 
+def plain_area(frame: pd.DataFrame) -> float:
+    """Share of pairs won over all people and conditions, by loops."""
+    wins = pairs = 0.0
+    for _, group in frame.groupby(["participant", "condition"]):
+        won, counted = plain.type_two_area(list(group["confidence"]), list(group["correct"]))
+        wins, pairs = wins + won, pairs + counted
+    return wins / pairs
+
+
 def test_type_two_area_is_its_plain_twin_and_mann_whitney():
     frame = session(people=5)
-    wins = pairs = 0.0
-    for _, person in frame.groupby("participant"):
-        won, counted = plain.type_two_area(list(person["confidence"]), list(person["correct"]))
-        wins, pairs = wins + won, pairs + counted
-    assert TypeTwo()(frame)["all conditions",].value == pytest.approx(wins / pairs)
-    one = frame[frame["participant"] == 0]
+    assert TypeTwo()(frame)["all conditions",].value == pytest.approx(plain_area(frame))
+    one = frame[(frame["participant"] == 0) & (frame["condition"] == "a")]
     right, wrong = (one[one["correct"] == ok]["confidence"] for ok in (True, False))
     expected = stats.mannwhitneyu(right, wrong).statistic / len(right) / len(wrong)
     both = pd.concat([one, one.assign(participant=1)])
     assert TypeTwo()(both)["all conditions",].value == pytest.approx(expected)
+
+
+def test_type_two_variance_leaves_out_people_items_and_answers():
+    frame = session(3, people=12, trials=12)
+    estimate = TypeTwo()(frame)["all conditions",]
+    point = logit(plain_area(frame))
+
+    def spread(groups) -> float:
+        left = [logit(plain_area(frame.drop(rows))) - point for rows in groups]
+        return (len(left) - 1) / len(left) * float(np.square(left).sum())
+
+    people = spread(frame.groupby("participant").groups.values())
+    items = sum(
+        spread(part.groupby("trial").groups.values()) for _, part in frame.groupby("condition")
+    )
+    cells = spread([[row] for row in frame.index])
+    variance = max(people + items - cells, cells / 2)
+    width = logit(estimate.high) - logit(estimate.low)
+    df = max(variance, cells) ** 2 / (
+        people**2 / 11
+        + sum(
+            spread(part.groupby("trial").groups.values()) ** 2 / 5
+            for _, part in frame.groupby("condition")
+        )
+    )
+    assert width / 2 / stats.t.ppf(0.975, df) == pytest.approx(np.sqrt(variance))
+
+
+def test_sure_and_easy_trials_are_no_insight():
+    """Trials differ in how sure people are and in how often they are right, independently."""
+    rejected = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        person, item = (a.ravel() for a in np.indices((40, 16)))
+        easy, sure = rng.normal(0, 0.8, (2, 16))
+        confidence = 2.5 + sure[item] + rng.normal(0, 0.7, len(item))
+        frame = pd.DataFrame(
+            {"participant": person, "trial": item, "condition": "a",
+             "correct": rng.random(len(item)) < expit(easy[item]),
+             "confidence": np.clip(np.rint(confidence), 1, 4)}
+        )  # fmt: skip
+        estimate = TypeTwo()(frame)["all conditions",]
+        assert 0 < estimate.low < estimate.high < 1
+        rejected.append(estimate.p < 0.05)
+    assert np.mean(rejected) < 0.14
 
 
 def test_calibration_rises_with_confidence():

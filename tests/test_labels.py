@@ -7,8 +7,10 @@ import difflib
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from analysis.labels import SIMILARITIES, LabelAgreement, normalise
+from analysis.labels import SIMILARITIES, LabelAgreement, normalise, shuffle
 from tests import oracles_statistics as plain
 
 WORDS = ["red wheel", "stripes", "blue dots", "round shape", "window", "fur"]
@@ -69,25 +71,49 @@ def answers(seed: int, people=8, trials=6, stages=3) -> pd.DataFrame:
 
 
 def test_shuffles_are_their_plain_twin():
-    """Whole answers change places within a participant; every shuffle's value by plain loops."""
-    frame = answers(3, people=4, trials=4)
-    statistic = LabelAgreement("exact", shuffles=30, seed=5)
-    found = statistic.by_condition(frame)
+    """Every shuffle's value by plain loops over the moved answers."""
+    frame = answers(3, people=5, trials=4)
+    frame = frame[~((frame["participant"] == "p4") & (frame["trial"] == "t0"))]  # one less
+    found = LabelAgreement("exact", shuffles=30, seed=5)(frame)
     wide = frame.groupby(["participant", "trial"])["label"].agg(tuple)
-    plainly = [(person, trial, labels) for (person, trial), labels in wide.items()]
-    draws = np.random.default_rng(5).random((30, len(plainly)))
-    values = {"a": [], "b": []}
-    for draw in draws:
-        order = sorted(range(len(plainly)), key=lambda i, draw=draw: (plainly[i][0], draw[i]))
-        for condition, group in values.items():
-            keep = [i for i, (_, t, _) in enumerate(plainly) if "ab"[int(t[1]) % 2] == condition]
-            part = [(plainly[i][0], plainly[i][1], plainly[order[i]][2]) for i in keep]
-            group.append(plain.labels_by_stage(part, lambda x, y: float(x == y)))
-    for condition, estimate in found.items():
-        null = np.array(values[condition])
-        assert estimate.effect == pytest.approx(estimate.value - null.mean())
-        reached = (null >= estimate.value - 1e-9).sum()
-        assert estimate.p == pytest.approx((reached + 1) / 31)
+    rows = [(person, trial, labels) for (person, trial), labels in wide.items()]
+    people = pd.factorize(wide.index.get_level_values("participant"))[0]
+    null = []
+    for order in shuffle(people, 30, np.random.default_rng(5)):
+        moved = [
+            (person, trial, rows[source][2])
+            for (person, trial, _), source in zip(rows, order, strict=True)
+        ]
+        null.append(plain.labels_by_stage(moved, lambda x, y: float(x == y)))
+    assert found.effect == pytest.approx(found.value - np.mean(null))
+    reached = (np.array(null) >= found.value - 1e-9).sum()
+    assert found.p == pytest.approx((reached + 1) / 31)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 99))
+def test_whole_sets_of_answers_move(sizes, seed):
+    people = np.repeat(np.arange(len(sizes)), sizes)
+    for order in shuffle(people, 5, np.random.default_rng(seed)):
+        assert sorted(order) == list(range(len(people)))
+        givers = [set(people[order[people == person]]) for person in range(len(sizes))]
+        assert all(len(giver) == 1 for giver in givers)  # all of one person's answers together
+        assert [sizes[giver.pop()] for giver in givers] == sizes
+
+
+def test_words_of_a_condition_are_no_agreement():
+    """One trial a person, eight forms, everybody fond of one word: trials explain nothing."""
+    p_values = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        word = np.where(rng.random(48) < 0.6, "mixed", rng.choice(WORDS, 48))
+        frame = pd.DataFrame(
+            {"participant": [f"p{k:02}" for k in range(48)],
+             "trial": [f"t{k % 8}" for k in range(48)], "label": word}
+        )  # fmt: skip
+        p_values.append(LabelAgreement(shuffles=99)(frame).p)
+        told = LabelAgreement(shuffles=99)(frame.assign(label=frame["trial"]))
+        assert told.p == 0.01  # names that follow the trial are found
+    assert np.mean(np.array(p_values) <= 0.05) < 0.14
 
 
 def test_stages_named_alike_are_no_agreement_between_people():

@@ -142,10 +142,12 @@ def test_a_changed_study_is_refused(folder, tmp_path):
 
 
 def test_chance_comes_from_the_options(study):
-    assert study.chance() == {
-        "base": 1 / 6, "other_series": 1 / 6, "random": 1 / 6,
-        "nine_references": 1 / 2, "one_reference": 1 / 2,
-    }  # fmt: skip
+    assert study.choice_tasks == {"odd_one_out", "before_or_after"}
+    assert study.chance("odd_one_out") == dict.fromkeys(("base", "other_series", "random"), 1 / 6)
+    assert study.chance("before_or_after") == dict.fromkeys(
+        ("nine_references", "one_reference"), 1 / 2
+    )
+    assert study.controls("odd_one_out") == ("hand_picked", "random")
 
 
 def test_both_tables_are_needed(tmp_path, tables):

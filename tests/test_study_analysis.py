@@ -74,7 +74,7 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert accuracy.loc["random", "p"] > 0.05
     page = page_of(results)
     assert "more than the 17 % of guessing" in page
-    assert "condition random, 1" in page and "cannot tell it from guessing" in page
+    assert "control condition random, 1" in page and "not told from the 17 % of guessing" in page
     assert "People told false evolutions (two neurons) from unchanged stages: " in page
     assert "rating was " in page and "higher for neighbours than for random" in page
     kinds = {match.group() for match in CLAIM.finditer(page)}
@@ -82,10 +82,10 @@ def test_planted_shares_are_inside_their_intervals(made):
     claims = pd.read_csv(results / "tables" / "claims.csv")
     assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
     main = claims[claims["main"] == "yes"]
-    assert list(main["what"]) == ["base", "other_series", "random"]
+    assert list(main["what"]) == ["base", "other_series"]  # a control is no part of it
     assert main["weight"].sum() == pytest.approx(0.8, abs=1e-4)
     assert claims["weight"].sum() == pytest.approx(1, abs=1e-4)
-    assert "The main question, frozen before the first participant: right more often" in page
+    assert "The main question, frozen before the first participant: right answers told" in page
 
 
 def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
@@ -99,7 +99,7 @@ def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
     assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
     page = page_of(results)
     findings = re.findall(r'class="finding">(.*?)</li>', page)
-    assert any("cannot tell it from guessing" in finding for finding in findings)
+    assert any("not told from the 17 % of guessing" in finding for finding in findings)
     assert any(
         "It is not shown that people tell real evolutions" in finding for finding in findings
     )
@@ -152,6 +152,34 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     assert subprocess.run(check, cwd=tmp_path / "pack", check=False).returncode == 0
 
 
+def test_nobody_left_to_analyse_is_said(tmp_path, made):
+    folder, study, *_ = made
+    answers, people = make_responses(folder, study, people=0, careless=3)
+    people["status"] = "consented"
+    people["finished_at"] = pd.NaT
+    with pytest.raises(ValueError, match=r"no answers are left to analyse \(arrived: 3; .*ed: 0"):
+        analyse(tmp_path, folder, (answers, people))
+
+
+def test_a_run_makes_no_claim_of_others(tmp_path, made):
+    """Tests that could be made with a run keep their part where none is given."""
+    *_, results = made
+    claims = pd.read_csv(results / "tables" / "claims.csv")
+    unmade = claims[claims["question"] == "associations"]
+    assert len(unmade) == 12 and unmade["p"].isna().all() and (unmade["weight"] > 0).all()
+    assert "Tests that could not be made: 12." in page_of(results)
+    assert not (results / "tables" / "associations.csv").exists()
+
+
+def test_only_our_own_files_are_replaced(tmp_path, made):
+    folder, _, tables, _ = made
+    own = tmp_path / "results" / "tables" / "mine.csv"
+    own.parent.mkdir(parents=True)
+    own.write_text("a\n")
+    analyse(tmp_path, folder, tables)
+    assert own.read_text() == "a\n"
+
+
 def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
     folder, _, tables, _ = made
     path = write(tmp_path / "answers", *tables)
@@ -163,11 +191,13 @@ def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
 
     page = report("random", "exact")
     assert (
-        "departs from what was frozen with the study: similarity of labels: exact instead of "
-        "words; reference condition: random instead of none." in page
+        "departs from what was frozen with the study: similarity of labels exact instead of "
+        "words; reference condition random instead of none; replicates 99 instead of 1999; "
+        "permutations 99 instead of 9999; no run was given to join people with." in page
     )
     assert "other series − base" not in page and "base − random" in page
-    assert "departs from" not in report("", "words")
+    assert "condition" not in re.search("departs from.*?</p>", report("", "words")).group()
+    assert "99 permutations are too few for some tests to be claimed" in page
     with pytest.raises(ValueError, match=r"'rndm' is none of base, evolution, .* all pairs"):
         report("rndm", "words")
 
@@ -295,7 +325,9 @@ def test_power_command_prints_and_writes(tmp_path):
 def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):
     """The pilot's accuracies and spreads replace those on the command line, to the file's end."""
     study = make_study(tmp_path / "study", trials=25, tasks=("odd_one_out",))
-    tables = make_responses(tmp_path / "study", study, people=60, source="pilot", spread=(0.9, 0.5))
+    tables = make_responses(
+        tmp_path / "study", study, people=150, source="pilot", spread=(0.9, 0.5)
+    )
     pilot = write(tmp_path / "pilot", *tables)
     printed = command(
         "--conditions=base=.2,other_series=.9", "--participants=40", "--studies=50",

@@ -1,0 +1,78 @@
+"""The main result under other rules of exclusion, one rule at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.claims import judge
+from analysis.study import Results, study_tests
+
+
+def main_result(results: Results) -> pd.DataFrame:
+    """The tests of the main question, as if no other test handed anything on to them.
+
+    Where none was frozen: those of the first task with a key against chance.
+    """
+    plan = results.plan
+    choice = results.choice_tasks
+    primary = plan.primary or (f"{choice[0]}.chance" if choice else "")
+    kind = primary.rpartition(".")[2]
+    if kind not in study_tests():
+        return pd.DataFrame()
+    table = study_tests().get(kind)(results)
+    if table.empty or not (mine := table[table["question"] == primary]).shape[0]:
+        return pd.DataFrame()
+    columns = ["question", "what", "value", "low", "high", "null", "p"]
+    other = pd.DataFrame({"question": ["others"], "what": "", "p": 1.0})
+    tests = pd.concat([mine[columns], other], ignore_index=True)
+    return judge(tests, primary, plan.primary_share).iloc[:-1]
+
+
+def grid(results: Results) -> pd.DataFrame:
+    """The main result over a grid of exclusion thresholds.
+
+    Returns:
+        rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"), and a column
+        of values a test of the main question. Answers joined with a run are not joined anew.
+    """
+    rows = []
+    for rule, setting, rules in _rules(dict(results.responses.study.exclusions)):
+        responses = results.reload(rules)
+        people = int((responses.everyone["excluded"] == "").sum())
+        row = {"rule": rule, "threshold": setting, "participants": people}
+        if people:
+            found = main_result(Results(responses, results.settings, results.reload))
+            if len(found):
+                row["claimed"] = f"{int(found['claimed'].sum())} of {len(found)}"
+                row |= dict(zip(found["what"], found["value"], strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _rules(frozen: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Rules to try: as frozen, none, and each rule looser, stricter and off."""
+    grid: list[tuple[str, str, dict[str, Any]]] = [
+        ("all rules", "as frozen", frozen),
+        ("no rule", "none", {}),
+    ]
+    tried: dict[str, list[Any]] = {
+        "attention_below": [0.5, 0.67, 0.8, 1.0],
+        "total_seconds_outside": [(60, 10_800), (135, 7200), (135, 2500), (300, 2500)],
+        "instruction_seconds_below": [5, 15, 30],
+        "practice_attempts_above": [1, 2, 3],
+        "one_sided_above": [0.5, 0.8, 0.95],
+    }
+    for rule, thresholds in tried.items():
+        if rule not in frozen:
+            continue
+        without = {k: v for k, v in frozen.items() if k != rule}
+        grid.append((rule.replace("_", " "), "off", without))
+        for value in thresholds:
+            shown = " to ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+            same = np.array_equal(np.asarray(value, float), np.asarray(frozen[rule], float))
+            label = f"{shown} (frozen)" if same else shown
+            grid.append((rule.replace("_", " "), label, {**frozen, rule: value}))
+    return grid
