@@ -38,8 +38,9 @@ nightly: $(READY) browser  ## every test
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster]'
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
-coverage: $(READY)  ## are the intervals what they say? (1,000 simulated studies)
+coverage: $(READY)  ## are intervals and claims what they say? (simulated studies)
 	$(BIN)/python -m analysis.coverage
+	$(BIN)/python -m tests.null_studies --studies 400
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from string import ascii_letters
 
 import numpy as np
 import pandas as pd
@@ -254,12 +255,9 @@ def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> d
     position = {name: index for index, name in enumerate(names)}
     groups.sort(key=lambda group: [position[name] for name in group])
     return {
-        name: "".join(_LETTERS[i % 26] for i, group in enumerate(groups) if name in group)
+        name: "".join(ascii_letters[i % 52] for i, group in enumerate(groups) if name in group)
         for name in names
     }
-
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
