@@ -175,8 +175,8 @@ def power(
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(
-            f"They hold {primary_share:.0%} of the 5 % where they are the study's main question: "
-            f'in study.toml, [analysis] primary = "TASK.{kind}".',
+            f"They hold {100 * primary_share:.0f} % of the 5 % where they are the study's main "
+            f'question: in study.toml, [analysis] primary = "TASK.{kind}".',
             highlight=False,
         )
     if out is not None:
