@@ -132,8 +132,8 @@ def _sections(
                 "associations with rates moved to other trials. All tests of people's answers "
                 "share one 5 %, of which the main question, if one was frozen, holds "
                 f"{sentences.percent(results.plan.primary_share)}. Nothing is claimed where the so "
-                "corrected p is not below .05: an interval, which holds for its number alone, may then leave the "
-                "tested value out all the same.",
+                "corrected p is not below .05: an interval, which holds for its number alone, may "
+                "then leave the tested value out all the same.",
                 *(["The analysis departs from what was frozen with the study: "
                    f"{'; '.join(results.departures)}."] if results.departures else []),
             ],

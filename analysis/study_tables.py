@@ -183,7 +183,7 @@ def evolution(results: Results) -> Table | None:
         "Share judged changed by condition; then, of real evolutions and of false ones (two "
         "neurons joined), against the same stage shown twice: hit rate, false-alarm rate, "
         f"sensitivity d′ and criterion (log-linear rule, all people as one, which draws d′ towards "
-        "0 where they differ in criterion). All with {_level(results)} intervals, "
+        f"0 where they differ in criterion). All with {_level(results)} intervals, "
         f"participants and trials clustered; of d′, {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},

@@ -79,6 +79,7 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert "rating was " in page and "higher for neighbours than for random" in page
     kinds = {match.group() for match in CLAIM.finditer(page)}
     assert kinds >= {"more than the", "People told", "were more alike", "confidence told"}
+    assert "{" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)  # no text unformatted
     claims = pd.read_csv(results / "tables" / "claims.csv")
     assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
     main = claims[claims["main"] == "yes"]
