@@ -138,28 +138,35 @@ class TypeTwo:
         top, bottom = wins.sum() / 2, pairs.sum() / 2
         if not bottom:
             return undefined
-        with np.errstate(divide="ignore"):
-            point = np.log(top) - np.log(bottom - top)
-        if not np.isfinite(point):
-            return {key: replace(undefined[key], value=float(top / bottom), n=int(bottom))}
 
-        def spread(cluster: np.ndarray, share: float) -> np.ndarray:
+        def log_odds(won: np.ndarray, of: np.ndarray, more: float) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.log(won + more) - np.log(of - won + more)
+
+        def spread(cluster: np.ndarray, share: float, more: float) -> np.ndarray:
             """Squared deviation of the logit with each cluster left out."""
             won = top - share * np.bincount(cluster, wins)
-            left = bottom - share * np.bincount(cluster, pairs)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return np.square(np.log(won / (left - won)) - point)
+            of = bottom - share * np.bincount(cluster, pairs)
+            return np.square(log_odds(won, of, more) - log_odds(top, bottom, more))
 
-        people = spread(data.participant, 0.5)
-        items = spread(data.item, 1.0)
-        cells = spread(np.arange(len(kept)), 1.0)
+        # Half a pair more each way (Hautus 1995) where otherwise a logit would be infinite.
+        cells = np.arange(len(kept))
+        plain = [spread(c, s, 0.0) for c, s in
+                 ((data.participant, 0.5), (data.item, 1.0), (cells, 1.0))]  # fmt: skip
+        more = 0.0 if all(np.isfinite(part).all() for part in plain) else 0.5
+        people, items, answers = (
+            spread(data.participant, 0.5, more),
+            spread(data.item, 1.0, more),
+            spread(cells, 1.0, more),
+        )
         by_stratum = [items[data.stratum == s] for s in np.unique(data.stratum)]
-        parts = [people, *by_stratum, cells]
+        parts = [people, *by_stratum, answers]
         variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
-        result = _combine(data, np.array([point]), variances[0], variances[1:-1], variances[-1])
+        point = np.atleast_1d(log_odds(top, bottom, more))
+        result = _combine(data, point, variances[0], variances[1:-1], variances[-1])
         test = "t, participants and items clustered"
         (estimate,) = estimates(result, expit, 0.0, test, np.array([int(bottom)]), self.level)
-        return {key: replace(estimate, left_out=left_out)}
+        return {key: replace(estimate, value=float(top / bottom), left_out=left_out)}
 
 
 @STATISTICS.add("detection")

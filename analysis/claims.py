@@ -3,8 +3,9 @@
 Every family of tests held to 5 % for itself, a report of ten families would show something in a
 third of the studies in which there is nothing. So all tests share one 5 %. The main question, which
 was frozen before the first participant, holds most of it; the other tests share the rest evenly;
-and Holm's procedure with weights hands on what a rejected test no longer needs. Which tests there
-are follows from the frozen study alone: one that cannot be made keeps its part.
+and Holm's procedure with weights hands on what a rejected test no longer needs. A test that cannot
+be made keeps its part, so that leaving out a run, or losing a condition of the main question, makes
+no other claim easier.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     tested = (tests["question"] != "").to_numpy()
     main = tested & (tests["question"] == primary).to_numpy()
     rest = tested & ~main
-    if main.any() and rest.any():
-        weight = np.where(main, share / main.sum(), (1 - share) / rest.sum())
+    if primary and rest.any():  # what the main question holds is kept even where it has no tests
+        weight = np.where(main, share / max(main.sum(), 1), (1 - share) / rest.sum())
     else:
         weight = np.full(len(tests), 1 / max(tested.sum(), 1))
     alone = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
     # A test that could not be made is not rejected.
-    corrected = holm(np.where(tested & np.isnan(alone), 1.0, alone), weight)
+    p = np.where(tested & np.isnan(alone), 1.0, alone)
+    kept = share if primary and rest.any() and not main.any() else 0.0
+    corrected = holm(np.append(p, 1.0), np.append(weight, kept))[:-1] if kept else holm(p, weight)
     outside = (tests["low"] > tests["null"]) | (tests["high"] < tests["null"])
     return tests.assign(
         weight=np.where(tested, weight, np.nan),

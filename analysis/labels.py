@@ -72,8 +72,8 @@ def _overlap(sets: Sequence[set[str]]) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-#: Shuffles at once: their similarities of pairs are one array [CHUNK, pairs].
-CHUNK = 64
+#: Similarities of pairs that are held at once, over as many shuffles as that makes.
+AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,12 @@ class LabelAgreement:
         """
         rng = np.random.default_rng(self.seed)
         values = np.empty(self.shuffles)
-        for start in range(0, self.shuffles, CHUNK):
-            order = shuffle(people, min(CHUNK, self.shuffles - start), rng)
+        chunk = max(1, min(64, AT_ONCE // max(len(pairs.first), 1)))
+        for start in range(0, self.shuffles, chunk):
+            order = shuffle(people, min(chunk, self.shuffles - start), rng)
             scores = pairs.scores(codes[order], similar).reshape(len(order), -1)
             filled = (~np.isnan(scores)).sum(axis=1)
-            values[start : start + CHUNK] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
+            values[start : start + chunk] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
         return values
 
 

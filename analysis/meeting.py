@@ -28,6 +28,10 @@ EVIDENCE = ("importance", "drop", "displacement", "observer_clarity")
 CHANNEL = [*PAIR, "layer", "channel"]
 
 
+#: What `people_by_trial` adds to what is known of networks.
+OF_PEOPLE = ["task", "condition", "answers", "rate"]
+
+
 def people_by_trial(responses: Responses) -> pd.DataFrame:
     """How people did on each trial.
 

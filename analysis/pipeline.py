@@ -76,7 +76,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
         (out / "data" / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
     if inputs.run is not None:
-        _write_network(out, inputs.study, frozen, Run(inputs.run))
+        _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
     about = {
         "title": frozen.title,
         "hash": frozen.hash,
@@ -91,14 +91,14 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     return results
 
 
-def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run) -> None:
+def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level: float) -> None:
     """What the run knows of the neurons shown, its reversion by bin, and tables of its own."""
     table = meeting.evidence(study, run, meeting.observe(study, folder))
     write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
     if run.holds("reversion"):
         records = run.tables("reversion")
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
-        table = over_layers(by_class(records))
+        table = over_layers(by_class(records), level)
         write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
     tables = [run_tables.RUN_TABLES.get(name)(run) for name in RUN_TABLES_SHOWN]
     if (run.root / FOLDER / "about.json").exists():

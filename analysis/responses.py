@@ -92,9 +92,11 @@ class FrozenStudy:
         return () if text is None else text.controls
 
     def name(self, task: str) -> str:
-        """A task as readers call it; a user's own by its title."""
+        """A task as readers call it; one's own by its title, with its id where titles are alike."""
         text = self.study.task_texts.get(task)
-        return TASK_NAMES.get(task) or (task if text is None else text.title)
+        title = TASK_NAMES.get(task) or (task if text is None else text.title)
+        others = [TASK_NAMES.get(t.name, t.title) for t in self.study.tasks if t.name != task]
+        return f"{title} ({task})" if title in others else title
 
 
 def read_study(folder: Path) -> FrozenStudy:

@@ -68,12 +68,13 @@ def main_question(results: Results) -> Iterator[str]:
         yield "No main question was frozen with the study, so that all tests weigh the same."
     elif main.empty:
         yield (
-            f"The main question, {QUESTIONS[kind]} ({results.name(task)}), could not be tested: "
-            f"there are no such answers. All other tests weigh the same."
+            f"The main question, {QUESTIONS.get(kind, kind)} ({results.name(task)}), could not be "
+            f"tested: nothing was answered that it could be asked of. Its part of the "
+            f"{percent(ALPHA)} is kept."
         )
     else:
         yield (
-            f"The main question, frozen before the first participant: {QUESTIONS[kind]} "
+            f"The main question, frozen before the first participant: {QUESTIONS.get(kind, kind)} "
             f"({results.name(task)}). {_counted(main)} {may}."
         )
     yield (
@@ -82,12 +83,16 @@ def main_question(results: Results) -> Iterator[str]:
     )
     unmade = tests[tests["p"].isna()]
     if len(unmade):
+        kinds = [
+            f"{rows['task'].iloc[0]}, {', '.join(map(spaced, rows['what']))}"
+            for _, rows in unmade.groupby("question", sort=False)
+        ]
         yield (
-            f"Tests that could not be made: {len(unmade)}. They keep their part of the "
-            f"{percent(ALPHA)}."
+            f"Tests that could not be made, and keep their part of the {percent(ALPHA)}: "
+            f"{'; '.join(kinds)}."
         )
     least = 1 / (results.settings.permutations + 1)
-    permuted = tests[tests["question"].str.endswith((".labels", ".associations"))]
+    permuted = tests[tests.index.get_level_values(0).isin(["labels", "associations"])]
     left = tests.loc[~tests["claimed"], "weight"].sum()
     weak = permuted[~permuted["claimed"] & permuted["p"].notna()]
     if len(weak) and (least * left / weak["weight"] >= ALPHA).any():
@@ -138,6 +143,8 @@ def between_conditions(results: Results) -> Iterator[str]:
             f"answers than {spaced(row.second)} (interval of this pair alone "
             f"{signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')}; {ps(row)})."
         )
+    untested = [f"{row.task}, {spaced(row.what)}" for row in rows_of(table[table["p"].isna()])]
+    table = table[table["p"].notna()]
     others = [
         f"{row.task}, {spaced(row.what)} ({signed(100 * row.value, '.0f')} points, "
         f"{signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')}; {ps(row)})"
@@ -145,6 +152,8 @@ def between_conditions(results: Results) -> Iterator[str]:
     ]
     if others:
         yield f"Not shown to differ: {'; '.join(others)}. {NO_PROOF}."
+    if untested:
+        yield f"Differences that could not be tested: {'; '.join(untested)}."
 
 
 def detection(results: Results) -> Iterator[str]:
@@ -207,7 +216,8 @@ def rated(results: Results) -> Iterator[str]:
 
 def naming(results: Results) -> Iterator[str]:
     for row in rows_of(results.tested("labels")):
-        what = f"{row.task}, {spaced(row.condition)}"
+        control = "control " if row.question.endswith(CONTROL) else ""
+        what = f"{row.task}, {control}{spaced(row.condition)}"
         if pd.isna(row.value):
             continue
         if row.claimed:
@@ -254,10 +264,11 @@ def undone(results: Results) -> Iterator[str]:
              "random": "for a random one", "q4": "for the least important"}  # fmt: skip
     order = ["q1", "random", "q4"]
     ordered, pairs = 0, 0
+    level = f"{100 * results.settings.level:g} % interval"
     for (series, start, end), rows in table.groupby(PAIR):
         changes = rows.set_index("arm")
         parts = [
-            f"{signed(100 * changes['change'][arm], '.1f')} points (interval "
+            f"{signed(100 * changes['change'][arm], '.1f')} points ({level} "
             f"{signed(100 * changes['low'][arm], '.1f')} to "
             f"{signed(100 * changes['high'][arm], '.1f')}) {name}"
             for arm, name in names.items()

@@ -352,7 +352,7 @@ class ClusterContrasts:
         risk = _two_way(data, difference(_shares), self.replicates, self.seed)
         odds = _two_way(data, difference(_log_odds), self.replicates, self.seed)
         test = "t, participants and items clustered"
-        differences = estimates(risk, np.asarray, 0.0, test, counts, self.level)
+        differences = estimates(risk, lambda d: d.clip(-1, 1), 0.0, test, counts, self.level)
         ratios = estimates(odds, np.exp, None, "", counts, self.level)
         names = [(data.groups[a], data.groups[b]) for a, b in pairs]
         found: Estimates = {

@@ -87,8 +87,6 @@ class Results:
     @property
     def departures(self) -> list[str]:
         """Choices that differ from the frozen plan, or from the defaults that stand for one."""
-        if self.responses.study.study.analysis is None:
-            return []
         usual = Settings()
         choices: list[tuple[str, Any, Any]] = [
             ("similarity of labels", self.similarity, self.plan.similarity),
@@ -97,12 +95,11 @@ class Results:
             (name, getattr(self.settings, name), getattr(usual, name))
             for name in ("replicates", "permutations", "seed", "level")
         ]
-        found = [
+        return [
             f"{what} {chosen} instead of {frozen}"
             for what, chosen, frozen in choices
             if chosen != frozen
         ]
-        return found + (["no run was given to join people with"] if self.meeting is None else [])
 
     def name(self, task: str) -> str:
         """A task as readers call it."""
@@ -238,7 +235,7 @@ class Results:
         rows: list[tuple[str, int, str, str, str | None]] = []
         for row in self.of(task).itertuples(index=False):
             value = row.value
-            if not isinstance(value, dict):
+            if not isinstance(value, dict) or not {"label", "labels"} & set(value):
                 continue
             for stage, label in enumerate(value.get("labels") or [value.get("label")]):
                 rows.append((row.trial, stage, row.participant, row.condition, label))

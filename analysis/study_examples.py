@@ -12,7 +12,7 @@ from analysis.sentences import percent
 from analysis.study import Results
 from analysis.study_figures import STUDY_FIGURES
 from analysis.tables import spaced
-from tasks.base import Trial
+from tasks.base import Panel, Trial
 
 #: Trials of a task shown from each end, and answers that a trial needs to be chosen.
 SHOWN, ENOUGH = 2, 5
@@ -34,9 +34,9 @@ def examples(results: Results) -> Figure | None:
     return Figure(
         "study_examples",
         "The easiest and the hardest trials",
-        f"Of each task the {SHOWN} trials with the largest share of right answers, then the "
-        f"{SHOWN} with the smallest, controls left out; below each option how many chose it, the "
-        "right one framed.",
+        f"Of each task up to {SHOWN} trials with the largest share of right answers and up to "
+        f"{SHOWN} with the smallest, of those with {ENOUGH} answers or more, controls left out; "
+        "below each option how many chose it, the right one framed.",
         sheet(rows),
     )
 
@@ -65,8 +65,11 @@ def evolutions(results: Results) -> Figure | None:
                 counts = pd.Series(named).value_counts().sort_index(kind="stable")
                 below = f"“{counts.idxmax()}”, {counts.max()} of {len(named)}"
             above = f"judged changed by {percent(share)}\n" if stage == 0 else ""
-            cells.append(Cell(_picture(results, panel.images[0]), above + panel.heading, below))
-        rows.append(cells)
+            cells += _panel(results, panel, above, below)
+        if cells:
+            rows.append(cells)
+    if not rows:
+        return None
     return Figure(
         "study_evolutions",
         "Evolutions as people name them",
@@ -87,8 +90,9 @@ def _from_both_ends(correct: pd.core.groupby.SeriesGroupBy) -> list[str]:
 def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]:
     """One trial with a key: its panels, then its options with how many chose each."""
     mine = answers[answers["trial"] == trial.id]
-    above = f"{spaced(trial.condition)}: {percent(mine['correct'].mean())} of {len(mine)} right"
-    cells = [Cell(_picture(results, panel.images[0]), panel.heading) for panel in trial.panels]
+    share = f"{percent(mine['correct'].mean())} of {len(mine)} right"
+    above = f"{results.name(trial.task)}, {spaced(trial.condition)}:\n{share}"
+    cells = [cell for panel in trial.panels for cell in _panel(results, panel)]
     chosen = mine["value"].value_counts()
     key = results.responses.study.keys[trial.id]
     for option in trial.options:
@@ -96,6 +100,14 @@ def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]
         cells.append(Cell(_picture(results, option.image), "", below, option.id == key))
     first = cells[0]
     return [Cell(first.picture, f"{above}\n{first.above}", first.below, first.framed), *cells[1:]]
+
+
+def _panel(results: Results, panel: Panel, above: str = "", below: str = "") -> list[Cell]:
+    """The pictures of a panel; its heading stands above the first, `below` under it."""
+    cells = [Cell(_picture(results, name)) for name in panel.images]
+    if cells:
+        cells[0] = Cell(cells[0].picture, above + panel.heading, below)
+    return cells
 
 
 def _picture(results: Results, name: str) -> np.ndarray:

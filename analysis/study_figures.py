@@ -333,6 +333,7 @@ def associations(results: Results) -> Figure | None:
         return None
     table = results.meeting
     table = table[table["task"] == "odd_one_out"]
+    table = table[~table["condition"].isin(results.controls("odd_one_out"))]
     evidence = [c for c in ("importance", "drop", "displacement", "observer_clarity")
                 if table[c].notna().any()]  # fmt: skip
     if not evidence:
@@ -355,6 +356,7 @@ def associations(results: Results) -> Figure | None:
         "People and networks over the same trials",
         "Odd one out, one mark a trial: share of people who were right against the mean over the "
         "trial's neurons of importance, of the change of accuracy when their bins are undone, of "
-        "displacement in the space, and against the clarity of the trial to a machine observer.",
+        "displacement in the space, and against the clarity of the trial to a machine observer. "
+        "Without control conditions.",
         canvas,
     )

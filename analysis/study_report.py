@@ -9,7 +9,7 @@ from analysis import sentences
 from analysis.figures import Figure
 from analysis.report import Section, write_html
 from analysis.study import Results
-from analysis.study_tables import source_note
+from analysis.study_tables import RULE, source_note
 from analysis.tables import Table
 
 #: What each task asks, for a reader who has not seen it.
@@ -69,6 +69,24 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _share(results: Results) -> str:
+    if not results.plan.primary:
+        return ""
+    return f", of which the main question holds {sentences.percent(results.plan.primary_share)}"
+
+
+def _departures(results: Results) -> list[str]:
+    """Choices that were not planned, and what was left out."""
+    planned = results.responses.study.study.analysis is not None
+    plan = "what was frozen with the study" if planned else "the defaults"
+    said = []
+    if results.departures:
+        said.append(f"The analysis departs from {plan}: {'; '.join(results.departures)}.")
+    if results.meeting is None and len(results.tested("associations")):
+        said.append("No run was given, so that people were not joined with the networks.")
+    return said
+
+
 def _asked(results: Results, task: str) -> str:
     """What a task asks; of a user's own task, what its participants read."""
     return QUESTIONS.get(task) or results.responses.study.study.task_texts[task].prompt
@@ -90,22 +108,24 @@ def _collected(results: Results) -> list[str]:
 
 def _stability(grid: Table | None) -> list[str]:
     """How far the main result moves over the grid of thresholds."""
-    if grid is None or "claimed" not in grid.frame:
+    if grid is None:
         return []
-    frame = grid.frame.dropna(subset=["claimed"])
-    moved = []
-    for name in frame.columns[4:]:
-        frozen, low, high = frame[name].iloc[0], frame[name].min(), frame[name].max()
-        moved.append(f"{name} {frozen:.2f} as frozen, {low:.2f} to {high:.2f} over the grid")
-    claimed = frame["claimed"]
-    others = [text for text in claimed.unique() if text != claimed.iloc[0]]
-    said = (
-        f"as frozen {claimed.iloc[0]}, elsewhere {', '.join(others)}" if others else claimed.iloc[0]
-    )
-    return [
-        f"Under the thresholds tried, so many tests of the main question would be claimed: {said}. "
-        f"Values: {'; '.join(moved)}."
+    frame = grid.frame
+    moved = [
+        f"{name} {frame[name].iloc[0]:.2f} as frozen, {frame[name].min():.2f} to "
+        f"{frame[name].max():.2f} over the grid"
+        for name in frame.columns
+        if name not in RULE and frame[name].notna().any()
     ]
+    if not moved:
+        return []
+    values = f"Under the thresholds tried: {'; '.join(moved)}."
+    if "claimed" not in frame:
+        return [values]
+    claimed = frame["claimed"].dropna()
+    others = [text for text in claimed.unique() if text != claimed.iloc[0]]
+    said = f"as frozen {claimed.iloc[0]}" + (f", elsewhere {', '.join(others)}" if others else "")
+    return [f"{values} Tests of the main question that would be claimed: {said}."]
 
 
 def _sections(
@@ -130,12 +150,10 @@ def _sections(
                 "logistic model with crossed random effects stands beside shares. Learning lets "
                 "participants vary; labels are compared with answers moved to other trials, "
                 "associations with rates moved to other trials. All tests of people's answers "
-                "share one 5 %, of which the main question, if one was frozen, holds "
-                f"{sentences.percent(results.plan.primary_share)}. Nothing is claimed where the so "
-                "corrected p is not below .05: an interval, which holds for its number alone, may "
-                "then leave the tested value out all the same.",
-                *(["The analysis departs from what was frozen with the study: "
-                   f"{'; '.join(results.departures)}."] if results.departures else []),
+                f"share one 5 %{_share(results)}. Nothing is claimed where the so corrected p is "
+                "not below .05: an interval, which holds for its number alone, may then leave the "
+                "tested value out all the same.",
+                *_departures(results),
             ],
         ),
         Section(
@@ -213,8 +231,8 @@ def _limits(results: Results) -> list[str]:
     ]
     if trials.min() < 8:
         limits.append(
-            "A condition has fewer than eight trials: with so few the tests reject too often "
-            "(docs/analysis.md says by how much)."
+            "A condition has fewer than eight trials: with so few, tests of nothing reject more "
+            "often than they should (docs/analysis.md)."
         )
     if results.meeting is not None:
         limits.append(

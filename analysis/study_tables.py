@@ -92,16 +92,25 @@ def claims(results: Results) -> Table | None:
     )  # fmt: skip
 
 
+#: Columns of the grid of thresholds that are no results.
+RULE = ("rule", "threshold", "participants", "claimed")
+
+
 @STUDY_TABLES.add("thresholds")
 def thresholds(results: Results) -> Table:
     frame = other_rules.grid(results).rename(columns=spaced)
     return Table(
         "thresholds",
         "The main result under other exclusion thresholds",
-        "One rule varied at a time, the others as frozen. Claimed: how many tests of the main "
-        "question, as if no other test handed on its part. Then the value of each.",
+        "One rule varied at a time, the others as frozen. "
+        + (
+            "Claimed: how many tests of the main question, as if no other test handed on its part. "
+            "Then the value of each."
+            if results.plan.primary
+            else "Then shares of right answers; no main question was frozen."
+        ),
         frame,
-        {name: SHARE for name in frame.columns[4:]},
+        {name: SHARE for name in frame.columns if name not in RULE},
     )
 
 
@@ -139,6 +148,11 @@ def accuracy(results: Results) -> Table | None:
     )
 
 
+def _ratio(odds: float) -> str:
+    """Two decimals; beyond a thousand the digits say nothing."""
+    return f"{odds:.2f}" if odds < 1000 else ">1000"
+
+
 @STUDY_TABLES.add("contrasts")
 def contrasts(results: Results) -> Table | None:
     table = results.tested("contrasts")
@@ -155,7 +169,7 @@ def contrasts(results: Results) -> Table | None:
         risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
     signs = dict.fromkeys(["difference", "low", "high"], SIGNED)
-    formats: Formats = {**signs, **dict.fromkeys(odds, "{:.2f}"), **NAMES, "p": P}
+    formats: Formats = {**signs, **dict.fromkeys(odds, _ratio), **NAMES, "p": P}
     return Table(
         "contrasts",
         "Differences between conditions",

@@ -55,7 +55,7 @@ def _differences(results: Results, statistic: str, **parameters) -> pd.DataFrame
             reference=_reference(results, task), **parameters,
         )  # fmt: skip
         if len(table):
-            frames.append(_controls_second(table, results.controls(task)))
+            frames.append(_pairs_of(table, task, results.controls(task)))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -64,8 +64,9 @@ def _reference(results: Results, task: str) -> str | None:
     return results.reference if results.reference in known else None
 
 
-def _controls_second(table: pd.DataFrame, controls: tuple[str, ...]) -> pd.DataFrame:
-    """Pairs turned round where the first is a control and the second is not; `what` names them."""
+def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.DataFrame:
+    """Pairs turned round where the first is a control and the second is not; `what` names them, and
+    a pair of controls is a control."""
     turned = table["first"].isin(controls) & ~table["second"].isin([*controls, ""])
     old = table[turned]
     ratio = old["measure"] == "odds ratio" if "measure" in old else pd.Series(False, old.index)
@@ -73,6 +74,8 @@ def _controls_second(table: pd.DataFrame, controls: tuple[str, ...]) -> pd.DataF
     for column, source in (("value", "value"), ("low", "high"), ("high", "low")):
         table.loc[turned, column] = np.where(ratio, 1 / old[source], -old[source])
     table.loc[turned, ["first", "second"]] = old[["second", "first"]].to_numpy()
+    both = table["first"].isin(controls) & table["second"].isin(controls)
+    table["question"] = table["question"].mask(both, f"{task}.{CONTROL}")
     pair = table["first"] + " − " + table["second"]
     return table.assign(what=pair.where(table["second"] != "", table["first"]))
 
@@ -114,7 +117,7 @@ def ratings(results: Results) -> pd.DataFrame:
                 [task], "ratings", ["first", "second"], "ratings", value=asked,
                 reference=_reference(results, task),
             )  # fmt: skip
-            table = _controls_second(table, results.controls(task)).assign(asked=asked, null=0.0)
+            table = _pairs_of(table, task, results.controls(task)).assign(asked=asked, null=0.0)
             mean = table["second"] == ""
             frames.append(table.assign(question=table["question"].where(~mean, "")))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.claims import judge
+from analysis.meeting import OF_PEOPLE, join
 from analysis.study import Results, study_tests
 
 
@@ -16,27 +17,24 @@ def main_result(results: Results) -> pd.DataFrame:
 
     Where none was frozen: those of the first task with a key against chance.
     """
-    plan = results.plan
-    choice = results.choice_tasks
+    plan, choice = results.plan, results.choice_tasks
     primary = plan.primary or (f"{choice[0]}.chance" if choice else "")
     kind = primary.rpartition(".")[2]
-    if kind not in study_tests():
-        return pd.DataFrame()
-    table = study_tests().get(kind)(results)
-    if table.empty or not (mine := table[table["question"] == primary]).shape[0]:
-        return pd.DataFrame()
+    table = study_tests().get(kind)(results) if kind in study_tests() else pd.DataFrame()
+    if table.empty:
+        return table
     columns = ["question", "what", "value", "low", "high", "null", "p"]
+    mine = table.loc[table["question"] == primary, columns]
     other = pd.DataFrame({"question": ["others"], "what": "", "p": 1.0})
-    tests = pd.concat([mine[columns], other], ignore_index=True)
-    return judge(tests, primary, plan.primary_share).iloc[:-1]
+    return judge(pd.concat([mine, other], ignore_index=True), primary, plan.primary_share).iloc[:-1]
 
 
 def grid(results: Results) -> pd.DataFrame:
     """The main result over a grid of exclusion thresholds.
 
     Returns:
-        rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"), and a column
-        of values a test of the main question. Answers joined with a run are not joined anew.
+        rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"; not where no
+        main question was frozen), and a column of values a test of the main question.
     """
     rows = []
     for rule, setting, rules in _rules(dict(results.responses.study.exclusions)):
@@ -44,9 +42,13 @@ def grid(results: Results) -> pd.DataFrame:
         people = int((responses.everyone["excluded"] == "").sum())
         row = {"rule": rule, "threshold": setting, "participants": people}
         if people:
-            found = main_result(Results(responses, results.settings, results.reload))
-            if len(found):
+            joined = None
+            if results.meeting is not None:
+                joined = join(responses, results.meeting.drop(columns=OF_PEOPLE))
+            found = main_result(Results(responses, results.settings, results.reload, joined))
+            if len(found) and results.plan.primary:
                 row["claimed"] = f"{int(found['claimed'].sum())} of {len(found)}"
+            if len(found):
                 row |= dict(zip(found["what"], found["value"], strict=True))
         rows.append(row)
     return pd.DataFrame(rows)

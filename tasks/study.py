@@ -163,7 +163,7 @@ def _planned(settings: StudySettings, design: Mapping[str, Mapping[str, int]]) -
 def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) -> list[str]:
     """Kinds of questions that the answers to a task can answer, given its conditions."""
     task = all_tasks().get(name)
-    of_interest = set(conditions) - set(task.controls)
+    of_interest = set(conditions) - set(getattr(task, "controls", ()))
     lacking = set()
     if not of_interest:
         lacking |= {"chance", "labels", "learning", "confidence", "associations"}
@@ -173,7 +173,7 @@ def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) 
         lacking.add("detection")
     if not (settings.confidence and task.confidence):
         lacking.add("confidence")
-    return [kind for kind in task.questions if kind not in lacking]
+    return [kind for kind in getattr(task, "questions", ()) if kind not in lacking]
 
 
 class _Drawing:
@@ -280,7 +280,7 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
             title=task.title,
             prompt=task.prompt,
             instructions=task.instructions,
-            controls=task.controls,
+            controls=tuple(getattr(task, "controls", ())),
         )
         for name, task in chosen.items()
     )

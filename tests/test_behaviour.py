@@ -139,6 +139,15 @@ def test_type_two_variance_leaves_out_people_items_and_answers():
     assert width / 2 / stats.t.ppf(0.975, df) == pytest.approx(np.sqrt(variance))
 
 
+def test_perfect_insight_is_tested():
+    """Nobody is ever surer of a wrong answer: no logit is infinite, and the claim can be made."""
+    frame = session(1, people=20, trials=12)
+    frame["confidence"] = np.where(frame["correct"], 4.0, 1.0)
+    estimate = TypeTwo()(frame)["all conditions",]
+    assert estimate.value == 1 and 0.9 < estimate.low < estimate.high <= 1
+    assert estimate.p < 0.001
+
+
 def test_sure_and_easy_trials_are_no_insight():
     """Trials differ in how sure people are and in how often they are right, independently."""
     rejected = []

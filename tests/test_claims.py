@@ -33,9 +33,11 @@ def test_weights_and_what_is_handed_on():
 
 
 def test_without_a_main_question_all_weigh_the_same():
-    for primary in ("", "t.other"):
-        table = judge(table_of([0.01, 0.02, 0.3]), primary, 0.8)
-        assert list(table["p"]) == pytest.approx([0.03, 0.04, 0.3])
+    table = judge(table_of([0.01, 0.02, 0.3]), "", 0.8)
+    assert list(table["p"]) == pytest.approx([0.03, 0.04, 0.3])
+    # A main question without tests keeps its part all the same.
+    table = judge(table_of([0.001, 0.02]), "t.other", 0.8)
+    assert list(table["p"]) == pytest.approx([0.01, 0.18])
     lone = judge(table_of([0.04], 1), "t.chance", 0.8)
     assert lone["p"].iloc[0] == 0.04  # nothing else was tested: nothing is kept for it
     # A test that could not be made keeps its part: what is given by others changes no claim.
