@@ -147,7 +147,8 @@ class TypeTwo:
             """Squared deviation of the logit with each cluster left out."""
             won = top - share * np.bincount(cluster, wins)
             of = bottom - share * np.bincount(cluster, pairs)
-            return np.square(log_odds(won, of, more) - log_odds(top, bottom, more))
+            with np.errstate(invalid="ignore"):
+                return np.square(log_odds(won, of, more) - log_odds(top, bottom, more))
 
         # Half a pair more each way (Hautus 1995) where otherwise a logit would be infinite.
         cells = np.arange(len(kept))

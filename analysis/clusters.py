@@ -195,7 +195,8 @@ def _combine(
     of 4.8 %, where all are guessing.
     """
     items = np.sum(strata, axis=0)
-    variance = np.maximum(people + items - cells, cells / 2)
+    with np.errstate(invalid="ignore"):  # infinite parts: the variance is then NaN
+        variance = np.maximum(people + items - cells, cells / 2)
     sizes = [int((data.stratum == s).sum()) for s in np.unique(data.stratum)]
     spent = people**2 / max(data.participants - 1, 1)
     for part, size in zip(strata, sizes, strict=True):

@@ -64,6 +64,7 @@ DESIGNS = {
     "as the default study": Null(120, 24, forms=8),
     "everybody sees all": Null(40, 10),
     "pure guessing": Null(40, 8, spread=(0.0, 0.0), habits=(0.0, 0.0)),
+    "four trials a condition": Null(60, 4, forms=2),
     "some conditions have effects": Null(120, 24, forms=8, some=True),
 }
 
