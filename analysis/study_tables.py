@@ -71,12 +71,10 @@ def claims(results: Results) -> Table | None:
     table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
     main = tested["question"] == results.plan.primary
     table.insert(1, "main", main.map({True: "yes", False: "no"}))
-    said = (
-        f"The main question was frozen with the study and holds "
-        f"{100 * results.plan.primary_share:g} % of the 5 %; "
-        if main.any() and not main.all()
-        else "All tests weigh the same; "
-    )
+    share = f"{100 * results.plan.primary_share:g} % of the 5 %"
+    said = "All tests weigh the same; "
+    if results.plan.primary and not main.all():
+        said = f"The main question, {results.plan.primary}, was frozen and holds {share}; "
     return Table(
         "claims",
         "Every test of the study",
@@ -89,6 +87,7 @@ def claims(results: Results) -> Table | None:
         table.rename(columns={"p_alone": "p alone", "null": "against"}),
         {**dict.fromkeys([*ESTIMATE, "against"], SHARE), **NAMES, "weight": "{:.4f}",
          "p alone": P, "p": P},
+        hidden=("main",),
     )  # fmt: skip
 
 

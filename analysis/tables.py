@@ -117,16 +117,23 @@ class Table:
             for row in [list(map(spaced, shown.columns)), *shown.to_numpy().tolist()]
         ]
         rules = [r"\toprule", head, r"\midrule"]
+        width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown.columns)
+        size = r"\footnotesize\setlength{\tabcolsep}{4pt}"
+        if width > 1.5 * WIDEST:
+            size = r"\scriptsize\setlength{\tabcolsep}{4pt}"
+        if width > 1.55 * WIDEST:
+            size = r"\tiny\setlength{\tabcolsep}{2.5pt}"
         if len(body) > LONGEST:
-            needs = ", longtable"
-            start = [r"{\footnotesize", rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
+            lies = width > WIDEST
+            needs = ", longtable, lscape" if lies else ", longtable"
+            start = [r"\begin{landscape}"] if lies else []
+            start += [rf"{{{size}"]
+            start += [rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
             start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
-            end = [r"\end{longtable}}"]
+            end = [r"\end{longtable}}", *([r"\end{landscape}"] if lies else [])]
         else:
-            width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown.columns)
             needs, kind = (", rotating", "sidewaystable") if width > WIDEST else ("", "table")
-            size = r"\scriptsize" if width > 1.5 * WIDEST else r"\footnotesize"
-            start = [rf"\begin{{{kind}}}", rf"\centering{size}\setlength{{\tabcolsep}}{{4pt}}"]
+            start = [rf"\begin{{{kind}}}", rf"\centering{size}"]
             start += [caption, rf"\begin{{tabular}}{{{align}}}", *rules]
             end = [r"\end{tabular}", rf"\end{{{kind}}}"]
         return "\n".join([f"% needs booktabs{needs}", *start, *body, r"\bottomrule", *end, ""])
