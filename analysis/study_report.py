@@ -124,7 +124,8 @@ def _stability(grid: Table | None) -> list[str]:
         return [values]
     claimed = frame["claimed"].dropna()
     others = [text for text in claimed.unique() if text != claimed.iloc[0]]
-    said = f"as frozen {claimed.iloc[0]}" + (f", elsewhere {', '.join(others)}" if others else "")
+    elsewhere = f"elsewhere {', '.join(others)}" if others else "and everywhere else"
+    said = f"as frozen {claimed.iloc[0]}, {elsewhere}"
     return [f"{values} Tests of the main question that would be claimed: {said}."]
 
 
