@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import leaderboard as lb
 from analysis.bench import Bench
 from analysis.bench_tables import BENCH_TABLES
-from analysis.figures import COLOURS, MARKERS, Figure
+from analysis.figures import COLOURS, Figure, look
 from harness.registry import Registry
 
 #: name -> function(bench) -> Figure, or None where the benchmark lacks what it needs
@@ -122,8 +122,7 @@ def reliability(bench: Bench) -> Figure:
         axis.plot(
             [int(size[3:]) for size in sizes],
             [row[size] for size in sizes],
-            marker=MARKERS[int(i) % len(MARKERS)],
-            color=COLOURS[int(i) % len(COLOURS)],
+            **look(int(i)),
             linestyle="-" if int(i) < len(COLOURS) else "--",
             label=row["method"],
         )

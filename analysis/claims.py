@@ -56,7 +56,7 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     # A test that could not be made is not rejected.
     p = np.where(tested & np.isnan(alone), 1.0, alone)
     kept = share if primary and rest.any() and not main.any() else 0.0
-    corrected = holm(np.append(p, 1.0), np.append(weight, kept))[:-1] if kept else holm(p, weight)
+    corrected = holm(p, weight, kept)
     outside = (tests["low"] > tests["null"]) | (tests["high"] < tests["null"])
     return tests.assign(
         weight=np.where(tested, weight, np.nan),

@@ -218,19 +218,22 @@ def t_interval(
     return point - reach, point + reach, p
 
 
-def holm(p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) -> np.ndarray:
     """Holm's (1979) correction of the defined p-values [m]; undefined ones stay NaN.
 
     In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎): with
     equal weights, the default, (m − j + 1) p₍ⱼ₎. In plain numpy, as the planner calls it for every
     simulated study and statsmodels' `multipletests`, which knows no weights, collects garbage each
     time.
+
+    Args:
+        kept: weight of tests that are never rejected, so that it is never handed on.
     """
     weights = np.ones(len(p)) if weights is None else weights
     corrected = np.full(len(p), np.nan)
     defined = np.flatnonzero(~np.isnan(p))
     order = defined[np.argsort(p[defined] / weights[defined], kind="stable")]
-    left = np.cumsum(weights[order][::-1])[::-1]
+    left = np.cumsum(weights[order][::-1])[::-1] + kept
     steps = p[order] * (left / weights[order])
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return corrected

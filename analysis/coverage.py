@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,6 +172,26 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
     return rows
 
 
+def over_seeds(
+    job: Callable[[int], Any], studies: int, seed: int = 0, workers: int = 1
+) -> list[Any]:
+    """What a job gives for as many seeds as there are studies, in their order."""
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(studies)]
+    if workers == 1:
+        return [job(s) for s in seeds]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(job, seeds, chunksize=10))
+
+
+def arguments(description: str | None, studies: int = 1000) -> argparse.Namespace:
+    """--studies, --seed and --workers of the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--studies", type=int, default=studies)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    return parser.parse_args()
+
+
 def measure(
     design: Design,
     studies: int,
@@ -184,13 +206,7 @@ def measure(
         rejected (share of tests with p < .05; false positives where null, power elsewhere), width
         and bias (means).
     """
-    seeds = np.random.SeedSequence(seed).generate_state(studies)
-    jobs = [(design, methods, int(s)) for s in seeds]
-    if workers == 1:
-        results = [one_study(*job) for job in jobs]
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            results = list(pool.map(one_study, *zip(*jobs, strict=True), chunksize=10))
+    results = over_seeds(partial(one_study, design, methods), studies, seed, workers)
     rows = pd.DataFrame([row for result in results for row in result])
     rows["rejected"] = rows["rejected"].where(rows["tested"])
     table = rows.groupby(["method", "what", "null"], sort=False).agg(
@@ -221,17 +237,13 @@ DESIGNS = {
 def main() -> None:
     from analysis.power import Plan, rejections  # the planner simulates with this file
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
+    given = arguments(__doc__)
     for name, design in DESIGNS.items():
-        table = measure(design, arguments.studies, seed=arguments.seed, workers=arguments.workers)
+        table = measure(design, given.studies, seed=given.seed, workers=given.workers)
         print(f"\n{name}: {design}")
         print(table.to_string(index=False, float_format="{:.3f}".format), flush=True)
         if len(set(design.accuracy.values())) > 1:
-            promised = rejections(Plan(design), arguments.studies, arguments.seed + 1)
+            promised = rejections(Plan(design), given.studies, given.seed + 1)
             print("planner:", promised.to_string(index=False, header=False), flush=True)
 
 

@@ -26,6 +26,12 @@ from harness.registry import Registry
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+
+def look(k: int) -> dict[str, Any]:
+    """Colour and marker of the k-th of several series, as matplotlib's keywords."""
+    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+
+
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,

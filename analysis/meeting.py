@@ -16,7 +16,8 @@ from PIL import Image
 from scipy import stats
 
 from analysis.estimate import Estimate
-from analysis.responses import FrozenStudy, Responses
+from analysis.frozen_study import FrozenStudy
+from analysis.responses import Responses
 from analysis.statistics import Estimates
 from harness.artifacts import Run
 from harness.records import JOINT, NEURON, PAIR

@@ -20,9 +20,10 @@ from analysis import (
 )
 from analysis.bench import Bench
 from analysis.figures import styled
+from analysis.frozen_study import FrozenStudy, read_study
 from analysis.numbers import numbers_tex
 from analysis.release import anonymised, copy_study, write_data
-from analysis.responses import FrozenStudy, Responses, prepare, read_study, read_tables
+from analysis.responses import Responses, prepare, read_tables
 from analysis.reversion import by_class, over_layers
 from analysis.study import Results, Settings
 from analysis.study_figures import STUDY_FIGURES, study_figures

@@ -19,7 +19,7 @@ from scipy.special import logit
 from analysis import mixed_model
 from analysis.clusters import holm, t_interval, two_way_jackknife
 from analysis.coverage import Design, simulate
-from analysis.figures import COLOURS, MARKERS, Figure, styled
+from analysis.figures import COLOURS, Figure, look, styled
 from analysis.statistics import _fit_conditions, _log_odds, _pairs, _shares
 from analysis.tables import Table
 
@@ -71,8 +71,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     if not sought.any():
         raise ValueError("nothing to find: give conditions that differ from chance or each other")
     null = float(logit(design.chance)) if plan.against_chance else 0.0
-    # As if one more test, which is never rejected, held the rest of the 5 %.
-    weights = np.array([plan.share / len(effects)] * len(effects) + [1 - plan.share])
+    kept = len(effects) * (1 / plan.share - 1)  # the others' weight, each test here having one
 
     def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         if plan.against_chance:
@@ -92,8 +91,8 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
                 )
             ]
         )
-        corrected = holm(np.append(p, 1.0), weights)[:-1] if plan.share < 1 else holm(p)
-        rejected[k] = (corrected < 1 - plan.level)[sought]  # an undefined p does not reject
+        # An undefined p does not reject.
+        rejected[k] = (holm(p, kept=kept) < 1 - plan.level)[sought]
     power = rejected.mean(axis=0)
     names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
     if len(power) > 1:
@@ -275,13 +274,10 @@ def power_tables(
         for k, ((effect, design), group) in enumerate(
             lines.groupby(["effect", "design"], sort=False)
         ):
-            colour, people = COLOURS[k % len(COLOURS)], group["participants"]
-            axis.plot(
-                people, group["power"], marker=MARKERS[k % len(MARKERS)], color=colour,
-                label=f"{effect}, {design}",
-            )  # fmt: skip
+            people, style = group["participants"], look(k)
+            axis.plot(people, group["power"], label=f"{effect}, {design}", **style)
             axis.fill_between(
-                people, group["low"], group["high"], alpha=0.12, color=colour, linewidth=0
+                people, group["low"], group["high"], alpha=0.12, color=style["color"], linewidth=0
             )
         axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
         axis.set_ylim(0, 1.02)

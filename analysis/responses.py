@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.frozen_study import FrozenStudy
 from harness.registry import Registry
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, read_table
-from tasks.study import Study
-from tasks.study import load as load_study
-
-#: How a task is called in tables, figures and sentences.
-TASK_NAMES = {
-    "odd_one_out": "odd one out",
-    "before_or_after": "before or after",
-    "evolution_labelling": "evolution labelling",
-    "concept_agreement": "concept agreement",
-}
 
 #: What a title adds where the answers are no participants'.
 NOTES = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
@@ -31,93 +22,6 @@ NOTES = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated ans
 
 class ResponseError(ValueError):
     """Rows that cannot be; the text lists them."""
-
-
-@dataclass(frozen=True)
-class FrozenStudy:
-    """What the analysis needs of a study.
-
-    Attributes:
-        study: the study as frozen.
-        keys: trial -> answer key.
-        trials: a row a trial: trial, task, condition, role, options (tuple of option ids), neurons
-            (tuple of Neuron).
-        exclusions: rule -> threshold, in the frozen order; rules that are switched off are absent.
-        pictures: folder of what was shown, where it is at hand.
-    """
-
-    study: Study
-    keys: Mapping[str, Any]
-    trials: pd.DataFrame
-    exclusions: Mapping[str, Any]
-    pictures: Path | None = None
-
-    @cached_property
-    def choice_tasks(self) -> frozenset[str]:
-        """Tasks whose key is always one of the options shown, so that it can be checked."""
-        trials = self.trials[["trial", "options"]].itertuples(index=False)
-        keyed = pd.Series([self.keys.get(trial) in options for trial, options in trials])
-        by_task = keyed.groupby(self.trials["task"]).all()
-        return frozenset(by_task.index[by_task])
-
-    @property
-    def hash(self) -> str:
-        return self.study.hash
-
-    @property
-    def title(self) -> str:
-        return self.study.title
-
-    def chance(self, task: str) -> dict[str, float]:
-        """Probability of a right answer by guessing for each condition of a choice task.
-
-        Raises:
-            ValueError: trials of one condition differ in their number of options.
-        """
-        found = {}
-        data = self.trials[(self.trials["role"] == "trial") & (self.trials["task"] == task)]
-        for condition, group in data.groupby("condition"):
-            sizes = {len(options) for options in group["options"]}
-            if len(sizes) > 1:
-                raise ValueError(
-                    f"trials of {task}, condition {condition!r}, have {sorted(sizes)} options; one "
-                    f"number is needed for a chance level"
-                )
-            found[str(condition)] = 1 / sizes.pop()
-        return found
-
-    def controls(self, task: str) -> tuple[str, ...]:
-        """Conditions that say whether the task works, as frozen."""
-        text = self.study.task_texts.get(task)
-        return () if text is None else text.controls
-
-    def name(self, task: str) -> str:
-        """A task as readers call it; one's own by its title, with its id where titles are alike."""
-        text = self.study.task_texts.get(task)
-        title = TASK_NAMES.get(task) or (task if text is None else text.title)
-        others = [TASK_NAMES.get(t.name, t.title) for t in self.study.tasks if t.name != task]
-        return f"{title} ({task})" if title in others else title
-
-
-def read_study(folder: Path) -> FrozenStudy:
-    """Read a frozen study. Raises ValueError where it is missing or was changed."""
-    return replace(as_frozen(*load_study(folder)), pictures=folder / "images")
-
-
-def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
-    """The analysis' view of a study."""
-    trials = pd.DataFrame(
-        {
-            "trial": [t.id for t in study.trials],
-            "task": [t.task for t in study.trials],
-            "condition": [t.condition for t in study.trials],
-            "role": [t.role for t in study.trials],
-            "options": [tuple(o.id for o in t.options) for t in study.trials],
-            "neurons": [t.neurons for t in study.trials],
-        }
-    )
-    rules = {k: v for k, v in study.exclusion.model_dump().items() if v is not None}
-    return FrozenStudy(study, keys, trials, rules)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import reversion
 from analysis.album import Album
 from analysis.alignment import NAMED_OVERLAP
-from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Cell, Figure, sheet
+from analysis.figures import COLOURS, MARKERS, RUN_FIGURES, Cell, Figure, look, sheet
 from analysis.run_tables import (
     alignment,
     base_checkpoint,
@@ -35,13 +35,14 @@ def training(run: Run) -> Figure | None:
     canvas, axes = plt.subplots(figsize=(4.6, 2.8))
     probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
     for index, (series, rows) in enumerate(log.groupby("series")):
-        colour = COLOURS[index % len(COLOURS)]
+        style = look(index)
+        colour = style["color"]
         axes.plot(rows["epoch"], rows["test_accuracy"], color=colour, label=f"{series}, test")
         axes.plot(
             rows["epoch"], rows["train_accuracy"], ":", color=colour, label=f"{series}, train"
         )
         kept = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
-        axes.plot(kept["epoch"], kept["test_accuracy"], MARKERS[index % len(MARKERS)], color=colour)
+        axes.plot(kept["epoch"], kept["test_accuracy"], linestyle="none", **style)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     axes.legend()
     return Figure(
@@ -276,8 +277,8 @@ def alignment_plot(run: Run) -> Figure | None:
             x,
             rows["share"],
             yerr=[rows["share"] - rows["low"], rows["high"] - rows["share"]],
-            fmt=MARKERS[index % len(MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
+            linestyle="none",
+            **look(index),
             capsize=2,
             label=method,
         )
@@ -315,11 +316,7 @@ def reversion_plot(run: Run) -> Figure | None:
         for index, method in enumerate(methods):
             offset = (index - (len(methods) - 1) / 2) * 0.14
             of_method = rows[rows["method"] == method]
-            style = {
-                "color": COLOURS[index % len(COLOURS)],
-                "marker": MARKERS[index % len(MARKERS)],
-                "label": method,
-            }
+            style = {"label": method, **look(index)}
             _arms(axes, of_method, [*bins, "matched"], arms, offset, len(bins), **style)
         first = rows[rows["method"] == methods[0]]
         shared = {"color": "#777777", "marker": "_", "label": "any method"}

@@ -42,6 +42,16 @@ def signed(value: float, form: str) -> str:
     return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
 
 
+def span(row: Any, form: str, times: float = 1.0) -> str:
+    """The ends of an interval, with their signs."""
+    return f"{signed(times * row.low, form)} to {signed(times * row.high, form)}"
+
+
+def control(row: Any) -> str:
+    """Put before the name of a condition that only says whether the task works."""
+    return "control " if row.question.endswith(CONTROL) else ""
+
+
 def ps(row: Any) -> str:
     """The corrected p; where nothing may be claimed, the test's own before it."""
     if row.claimed or pd.isna(row.p_alone):
@@ -111,10 +121,9 @@ def _counted(tests: pd.DataFrame) -> str:
 def against_chance(results: Results) -> Iterator[str]:
     """One sentence a condition of the tasks with a key; controls are called so."""
     for row in rows_of(results.tested("chance")):
-        control = "control " if row.question.endswith(CONTROL) else ""
         found = (
-            f"In {row.task}, {control}condition {spaced(row.condition)}, {percent(row.value)} of "
-            f"{row.n} answers were right ({100 * row.level:g} % interval "
+            f"In {row.task}, {control(row)}condition {spaced(row.condition)}, "
+            f"{percent(row.value)} of {row.n} answers were right ({100 * row.level:g} % interval "
             f"{interval(row.low, row.high)})"
         )
         if pd.isna(row.p):
@@ -141,13 +150,13 @@ def between_conditions(results: Results) -> Iterator[str]:
         yield (
             f"In {row.task}, {spaced(row.first)} had {abs(100 * row.value):.0f} points {way} right "
             f"answers than {spaced(row.second)} (interval of this pair alone "
-            f"{signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')}; {ps(row)})."
+            f"{span(row, '.0f', 100)}; {ps(row)})."
         )
     untested = [f"{row.task}, {spaced(row.what)}" for row in rows_of(table[table["p"].isna()])]
     table = table[table["p"].notna()]
     others = [
         f"{row.task}, {spaced(row.what)} ({signed(100 * row.value, '.0f')} points, "
-        f"{signed(100 * row.low, '.0f')} to {signed(100 * row.high, '.0f')}; {ps(row)})"
+        f"{span(row, '.0f', 100)}; {ps(row)})"
         for row in rows_of(table[~table["claimed"]])
     ]
     if others:
@@ -173,7 +182,7 @@ def detection(results: Results) -> Iterator[str]:
                 f"were judged changed ({ends})."
             )
             continue
-        ends += f", interval {signed(row.low, '.2f')} to {signed(row.high, '.2f')}; {ps(row)}"
+        ends += f", interval {span(row, '.2f')}; {ps(row)}"
         if row.claimed and row.value > 0:
             yield (
                 f"People told {change} from unchanged stages: {rates} were judged changed ({ends})."
@@ -200,7 +209,7 @@ def rated(results: Results) -> Iterator[str]:
         return
     for row in rows_of(table[table["question"] != ""]):
         first, second = spaced(row.first), spaced(row.second)
-        ends = f"interval {signed(row.low, '.2f')} to {signed(row.high, '.2f')}; {ps(row)}"
+        ends = f"interval {span(row, '.2f')}; {ps(row)}"
         if row.claimed:
             way = "higher" if row.value > 0 else "lower"
             yield (
@@ -216,8 +225,7 @@ def rated(results: Results) -> Iterator[str]:
 
 def naming(results: Results) -> Iterator[str]:
     for row in rows_of(results.tested("labels")):
-        control = "control " if row.question.endswith(CONTROL) else ""
-        what = f"{row.task}, {control}{spaced(row.condition)}"
+        what = f"{row.task}, {control(row)}{spaced(row.condition)}"
         if pd.isna(row.value):
             continue
         if row.claimed:
@@ -237,8 +245,10 @@ def sessions(results: Results) -> Iterator[str]:
     for row in rows_of(results.tested("learning")):
         if pd.isna(row.p):
             continue
-        ends = f"interval {signed(100 * row.low, '.1f')} to {signed(100 * row.high, '.1f')}"
-        change = f"{signed(100 * row.value, '.1f')} points per ten trials, {ends}; {ps(row)}"
+        change = (
+            f"{signed(100 * row.value, '.1f')} points per ten trials, interval "
+            f"{span(row, '.1f', 100)}; {ps(row)}"
+        )
         if row.claimed:
             verb = "improved" if row.value > 0 else "declined"
             yield f"In {row.task}, accuracy {verb} over the session ({change})."
@@ -264,13 +274,11 @@ def undone(results: Results) -> Iterator[str]:
              "random": "for a random one", "q4": "for the least important"}  # fmt: skip
     order = ["q1", "random", "q4"]
     ordered, pairs = 0, 0
-    level = f"{100 * results.settings.level:g} % interval"
     for (series, start, end), rows in table.groupby(PAIR):
         changes = rows.set_index("arm")
         parts = [
-            f"{signed(100 * changes['change'][arm], '.1f')} points ({level} "
-            f"{signed(100 * changes['low'][arm], '.1f')} to "
-            f"{signed(100 * changes['high'][arm], '.1f')}) {name}"
+            f"{signed(100 * changes['change'][arm], '.1f')} points ({results.level} interval "
+            f"{span(changes.loc[arm], '.1f', 100)}) {name}"
             for arm, name in names.items()
             if arm in changes.index
         ]
@@ -305,8 +313,8 @@ def meetings(results: Results) -> Iterator[str]:
         way = "rose" if row.value > 0 else "fell"
         yield (
             f"In {row.task}, people's rate {way} with {names[row.evidence]} (ρ = "
-            f"{signed(row.value, '.2f')}, interval of this one alone {signed(row.low, '.2f')} to "
-            f"{signed(row.high, '.2f')}; {ps(row)})."
+            f"{signed(row.value, '.2f')}, interval of this one alone {span(row, '.2f')}; "
+            f"{ps(row)})."
         )
     others = tested[~tested["claimed"]]
     if len(others):

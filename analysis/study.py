@@ -13,11 +13,17 @@ import pandas as pd
 from analysis import behaviour  # noqa: F401 - registers its statistics
 from analysis.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
 from analysis.claims import judge
-from analysis.responses import TASK_NAMES, Responses
+from analysis.frozen_study import TASK_NAMES
+from analysis.responses import Responses
 from analysis.statistics import STATISTICS, Estimates, tabulate
 from analysis.tables import Table
 from harness.registry import Registry
 from tasks.settings import Analysis
+
+
+def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables under one another; of none, an empty one."""
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,11 @@ class Results:
     def plan(self) -> Analysis:
         """What was frozen; for a study older than plans, no main question and all defaults."""
         return self.responses.study.study.analysis or Analysis()
+
+    @property
+    def level(self) -> str:
+        """The level of intervals as readers see it."""
+        return f"{100 * self.settings.level:g} %"
 
     @property
     def similarity(self) -> str:
@@ -162,7 +173,7 @@ class Results:
                 table.insert(0, "task", self.name(task))
                 table.insert(0, "question", f"{task}.{kind}" if kind else "")
                 frames.append(table)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return stacked(frames)
 
     @property
     def sampled(self) -> dict[str, Any]:
@@ -201,7 +212,7 @@ class Results:
                 )
                 for task in self.choice_tasks
             ]
-            found[name] = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+            found[name] = stacked(tables)
         return found
 
     @cached_property

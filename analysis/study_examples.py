@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -98,15 +100,14 @@ def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]
     for option in trial.options:
         below = f"{chosen.get(option.id, 0)} of {len(mine)}"
         cells.append(Cell(_picture(results, option.image), "", below, option.id == key))
-    first = cells[0]
-    return [Cell(first.picture, f"{above}\n{first.above}", first.below, first.framed), *cells[1:]]
+    return [replace(cells[0], above=f"{above}\n{cells[0].above}"), *cells[1:]]
 
 
 def _panel(results: Results, panel: Panel, above: str = "", below: str = "") -> list[Cell]:
     """The pictures of a panel; its heading stands above the first, `below` under it."""
     cells = [Cell(_picture(results, name)) for name in panel.images]
     if cells:
-        cells[0] = Cell(cells[0].picture, above + panel.heading, below)
+        cells[0] = replace(cells[0], above=above + panel.heading, below=below)
     return cells
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
-from analysis.figures import COLOURS, MARKERS, Figure, styled
+from analysis.figures import COLOURS, Figure, look, styled
+from analysis.meeting import EVIDENCE
 from analysis.published import REVERSION
 from analysis.sentences import rows_of
 from analysis.study import Results, held_out
@@ -124,7 +125,7 @@ def accuracy(results: Results) -> Figure | None:
     return Figure(
         "study_accuracy",
         "Right answers by condition",
-        f"Share of right answers with {100 * results.settings.level:g} % intervals, participants "
+        f"Share of right answers with {results.level} intervals, participants "
         "and trials clustered; n answers. The dashed line is what guessing gives; filled: shown to "
         "differ from it (p < .05, corrected over all tests of the study).",
         canvas,
@@ -207,8 +208,7 @@ def learning(results: Results) -> Figure | None:
         reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
         axis.errorbar(
             position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
-            marker=MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)],
-            label=results.name(task), linestyle="none",
+            label=results.name(task), linestyle="none", **look(k),
         )  # fmt: skip
     axis.axhline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("position in the session")
@@ -233,8 +233,7 @@ def calibration(results: Results) -> Figure | None:
         x = part["confidence"].astype(float) + 0.05 * k
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
         axis.errorbar(
-            x, part["value"], yerr=reach, label=str(task), marker=MARKERS[k % len(MARKERS)],
-            color=COLOURS[k % len(COLOURS)], capsize=2.5,
+            x, part["value"], yerr=reach, label=str(task), capsize=2.5, **look(k)
         )  # fmt: skip
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(-0.04, 1.04)
@@ -300,14 +299,13 @@ def reversion(results: Results) -> Figure | None:
         reach = np.stack([rows["change"] - rows["low"], rows["high"] - rows["change"]])
         axes[0].errorbar(
             np.arange(len(arms)) + 0.06 * k, 100 * rows["change"], yerr=100 * reach, capsize=2,
-            marker=MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)],
-            linestyle="none", label="{}, {} → {}".format(*pair),
+            linestyle="none", label="{}, {} → {}".format(*pair), **look(k),
         )  # fmt: skip
     bins = [arm for arm in arms if arm in REVERSION]
     for k, row in REVERSION.iterrows():
         axes[1].plot(
             np.arange(len(bins)) + 0.06 * k, 100 * row[bins].astype(float),
-            MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)],
+            linestyle="none", **look(k),
             label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
         )  # fmt: skip
     for axis, names, title in ((axes[0], arms, "ours"), (axes[1], bins, "published")):
@@ -334,8 +332,7 @@ def associations(results: Results) -> Figure | None:
     table = results.meeting
     table = table[table["task"] == "odd_one_out"]
     table = table[~table["condition"].isin(results.controls("odd_one_out"))]
-    evidence = [c for c in ("importance", "drop", "displacement", "observer_clarity")
-                if table[c].notna().any()]  # fmt: skip
+    evidence = [name for name in EVIDENCE if table[name].notna().any()]
     if not evidence:
         return None
     trials_ = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
@@ -345,10 +342,9 @@ def associations(results: Results) -> Figure | None:
     )  # fmt: skip
     for axis, name in zip(axes[0], evidence, strict=True):
         for k, (condition, part) in enumerate(trials_.groupby("condition")):
-            axis.plot(part[name], part["rate"], MARKERS[k % len(MARKERS)], markersize=3.5,
-                      color=COLOURS[k % len(COLOURS)], alpha=0.7, label=spaced(str(condition)),
-                      linestyle="none")  # fmt: skip
-        axis.set_xlabel(name.replace("_", " "))
+            axis.plot(part[name], part["rate"], markersize=3.5, alpha=0.7, linestyle="none",
+                      label=spaced(str(condition)), **look(k))  # fmt: skip
+        axis.set_xlabel(spaced(name))
     axes[0, 0].set_ylabel("share of people right")
     canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return Figure(

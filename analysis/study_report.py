@@ -135,7 +135,6 @@ def _sections(
     def pick(pool, *names):
         return [pool[name] for name in names if name in pool]
 
-    level = f"{100 * results.settings.level:g} %"
     sections = [
         Section(
             "Question and method",
@@ -145,9 +144,9 @@ def _sections(
                 f"and rules of exclusion carry the hash {results.responses.study.hash}.",
                 *(f"{_upper(results.name(task))}. {_asked(results, task)}"
                   for task in results.tasks),
-                "A participant answers many trials, and many participants a trial, so "
-                "answers are not independent. Shares, differences, d′, ratings and confidence are "
-                f"claimed by intervals that let participants and trials vary together ({level}); a "
+                "A participant answers many trials, and many participants a trial, so answers are "
+                "not independent. Shares, differences, d′, ratings and confidence are claimed by "
+                f"intervals that let participants and trials vary together ({results.level}); a "
                 "logistic model with crossed random effects stands beside shares. Learning lets "
                 "participants vary; labels are compared with answers moved to other trials, "
                 "associations with rates moved to other trials. All tests of people's answers "
@@ -226,9 +225,8 @@ def _limits(results: Results) -> list[str]:
         "drawn in the same way from the same networks and images, and of other people recruited in "
         "the same way; not of other networks.",
         "p-values are corrected over all tests of people's answers, those of networks in their own "
-        "tables; an interval holds for its "
-        "number alone, and of many intervals some miss. What is not claimed is not shown to be "
-        "absent.",
+        "tables; an interval holds for its number alone, and of many intervals some miss. What is "
+        "not claimed is not shown to be absent.",
     ]
     if trials.min() < 8:
         limits.append(

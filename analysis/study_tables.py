@@ -46,10 +46,6 @@ def source_note(results: Results) -> str:
     return NOTES[results.responses.source]
 
 
-def _level(results: Results) -> str:
-    return f"{100 * results.settings.level:g} %"
-
-
 @STUDY_TABLES.add("flow")
 def flow(results: Results) -> Table:
     return Table(
@@ -78,7 +74,7 @@ def claims(results: Results) -> Table | None:
     return Table(
         "claims",
         "Every test of the study",
-        f"Value with its {_level(results)} interval, and what it is tested against. {said}weight "
+        f"Value with its {results.level} interval, and what it is tested against. {said}weight "
         "is each test's part to begin with, and Holm's procedure hands on the weight of what is "
         "rejected. p: so corrected; a test is claimed where p < .05 and its interval leaves the "
         "tested value out. A dash: the test could not be made, and keeps its weight. Question: as "
@@ -136,7 +132,7 @@ def accuracy(results: Results) -> Table | None:
     return Table(
         "accuracy",
         "Right answers by condition",
-        f"Share of right answers with its {_level(results)} interval and the p-value of chance, "
+        f"Share of right answers with its {results.level} interval and the p-value of chance, "
         "for other participants and other trials (two-way cluster bootstrap, t with "
         f"Satterthwaite's degrees of freedom); {CORRECTED}. Crossed: logistic model with "
         "crossed random effects. Binomial: exact, as if answers were independent, which they are "
@@ -172,7 +168,7 @@ def contrasts(results: Results) -> Table | None:
     return Table(
         "contrasts",
         "Differences between conditions",
-        f"Difference of the shares of right answers (first less second), {_level(results)} "
+        f"Difference of the shares of right answers (first less second), {results.level} "
         f"interval; {CORRECTED}; ratio of the odds with "
         "its interval. Participants and trials are clustered. Crossed: odds ratio of one person on "
         "one trial, by the model with crossed random effects.",
@@ -196,7 +192,7 @@ def evolution(results: Results) -> Table | None:
         "Share judged changed by condition; then, of real evolutions and of false ones (two "
         "neurons joined), against the same stage shown twice: hit rate, false-alarm rate, "
         f"sensitivity d′ and criterion (log-linear rule, all people as one, which draws d′ towards "
-        f"0 where they differ in criterion). All with {_level(results)} intervals, "
+        f"0 where they differ in criterion). All with {results.level} intervals, "
         f"participants and trials clustered; of d′, {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
@@ -213,7 +209,7 @@ def displacement(results: Results) -> Table | None:
         "displacement",
         "Judged changed, by how far the neuron moved in the semantic space",
         "Real evolutions in thirds of their displacement (1 − similarity); share judged changed "
-        f"with its {_level(results)} interval.",
+        f"with its {results.level} interval.",
         table.rename(columns={"n": "answers"}),
         {c: SHARE for c in ["displacement", *ESTIMATE]},
     )
@@ -234,7 +230,7 @@ def behaviour(results: Results) -> Table:
         "Type-2 area: probability that a right answer was given with more confidence than a wrong "
         "one by the same person in the same condition (.5 is no insight; n: such pairs). Both "
         "without control conditions. Seconds: geometric mean. "
-        f"{_level(results)} intervals; {CORRECTED}.",
+        f"{results.level} intervals; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )
@@ -248,7 +244,7 @@ def calibration(results: Results) -> Table | None:
     return Table(
         "calibration",
         "Right answers by confidence",
-        f"Share of right answers at each level of confidence, {_level(results)} interval; without "
+        f"Share of right answers at each level of confidence, {results.level} interval; without "
         "control conditions.",
         table.rename(columns={"n": "answers"}),
         {c: SHARE for c in ESTIMATE},
@@ -266,7 +262,7 @@ def agreement(results: Results) -> Table | None:
         "agreement",
         "Agreement between participants",
         "1 is perfect, 0 is what chance gives; n values in trials answered twice or more. "
-        f"{_level(results)} bootstrap intervals over trials.",
+        f"{results.level} bootstrap intervals over trials.",
         table,
         {**{c: SHARE for c in ESTIMATE}, **NAMES},
         hidden=("left_out",),
@@ -298,7 +294,7 @@ def ratings(results: Results) -> Table | None:
         "ratings",
         "Ratings by condition",
         "Mean rating (from 1 to 4: how clearly six neurons show one concept; how clearly a change "
-        f"is seen or not), then differences of means, with {_level(results)} intervals, "
+        f"is seen or not), then differences of means, with {results.level} intervals, "
         f"participants and trials clustered; of differences, {CORRECTED}.",
         table.rename(columns={"n": "answers"}),
         {**{c: "{:.2f}" for c in ESTIMATE}, "p": P, **NAMES},
@@ -316,7 +312,7 @@ def labels(results: Results) -> Table | None:
         "labels",
         "Whether people give the same neuron the same name",
         "Mean similarity of two people's labels of the same pictures "
-        f"({results.similarity}), {_level(results)} interval over trials; beyond: less what "
+        f"({results.similarity}), {results.level} interval over trials; beyond: less what "
         f"is left when answers move to other trials of the condition; by permutation, {CORRECTED}.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},

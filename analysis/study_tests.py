@@ -12,7 +12,7 @@ from analysis.claims import CONTROL
 from analysis.labels import LabelAgreement
 from analysis.meeting import EVIDENCE, Associations
 from analysis.statistics import Estimates, tabulate
-from analysis.study import STUDY_TESTS, Results
+from analysis.study import STUDY_TESTS, Results, stacked
 
 
 @STUDY_TESTS.add("chance")
@@ -27,7 +27,7 @@ def chance(results: Results) -> pd.DataFrame:
         control = table["condition"].isin(results.controls(task))
         table.loc[control, "question"] = f"{task}.{CONTROL}"
         frames.append(table.assign(null=table["condition"].map(levels)))
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    table = stacked(frames)
     return table if table.empty else table.assign(what=table["condition"])
 
 
@@ -56,7 +56,7 @@ def _differences(results: Results, statistic: str, **parameters) -> pd.DataFrame
         )  # fmt: skip
         if len(table):
             frames.append(_pairs_of(table, task, results.controls(task)))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return stacked(frames)
 
 
 def _reference(results: Results, task: str) -> str | None:
@@ -120,7 +120,7 @@ def ratings(results: Results) -> pd.DataFrame:
             table = _pairs_of(table, task, results.controls(task)).assign(asked=asked, null=0.0)
             mean = table["second"] == ""
             frames.append(table.assign(question=table["question"].where(~mean, "")))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return stacked(frames)
 
 
 @STUDY_TESTS.add("labels")
@@ -190,7 +190,7 @@ def associations(results: Results) -> pd.DataFrame:
             results.settings.level,
         )  # fmt: skip
         kept = [
-            task not in tasks or condition not in results.controls(task)
+            condition not in results.controls(task)
             for task, condition in results.meeting[["task", "condition"]].itertuples(index=False)
         ]
         found = tabulate(statistic(results.meeting[kept]), ["id", "what"])

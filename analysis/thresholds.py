@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.claims import judge
 from analysis.meeting import OF_PEOPLE, join
 from analysis.study import Results, study_tests
+from analysis.tables import spaced
 
 
 def main_result(results: Results) -> pd.DataFrame:
@@ -36,22 +37,32 @@ def grid(results: Results) -> pd.DataFrame:
         rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"; not where no
         main question was frozen), and a column of values a test of the main question.
     """
-    rows = []
-    for rule, setting, rules in _rules(dict(results.responses.study.exclusions)):
-        responses = results.reload(rules)
-        people = int((responses.everyone["excluded"] == "").sum())
-        row = {"rule": rule, "threshold": setting, "participants": people}
-        if people:
-            joined = None
-            if results.meeting is not None:
-                joined = join(responses, results.meeting.drop(columns=OF_PEOPLE))
-            found = main_result(Results(responses, results.settings, results.reload, joined))
-            if len(found) and results.plan.primary:
-                row["claimed"] = f"{int(found['claimed'].sum())} of {len(found)}"
-            if len(found):
-                row |= dict(zip(found["what"], found["value"], strict=True))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    frozen = dict(results.responses.study.exclusions)
+    as_frozen = _outcome(results)
+    return pd.DataFrame(
+        {"rule": rule, "threshold": setting}
+        | (as_frozen if rules == frozen else _outcome(_under(results, rules)))
+        for rule, setting, rules in _rules(frozen)
+    )
+
+
+def _under(results: Results, rules: dict[str, Any]) -> Results:
+    """The same study under other rules."""
+    responses, joined = results.reload(rules), results.meeting
+    if joined is not None and len(responses.answers):
+        joined = join(responses, joined.drop(columns=OF_PEOPLE))
+    return Results(responses, results.settings, results.reload, joined)
+
+
+def _outcome(results: Results) -> dict[str, Any]:
+    """What a row of the grid says besides its rule."""
+    people = int((results.responses.everyone["excluded"] == "").sum())
+    row: dict[str, Any] = {"participants": people}
+    if not people or not len(found := main_result(results)):
+        return row
+    if results.plan.primary:
+        row["claimed"] = f"{int(found['claimed'].sum())} of {len(found)}"
+    return row | dict(zip(found["what"], found["value"], strict=True))
 
 
 def _rules(frozen: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -71,10 +82,10 @@ def _rules(frozen: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
         if rule not in frozen:
             continue
         without = {k: v for k, v in frozen.items() if k != rule}
-        grid.append((rule.replace("_", " "), "off", without))
+        grid.append((spaced(rule), "off", without))
         for value in thresholds:
             shown = " to ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
             same = np.array_equal(np.asarray(value, float), np.asarray(frozen[rule], float))
             label = f"{shown} (frozen)" if same else shown
-            grid.append((rule.replace("_", " "), label, {**frozen, rule: value}))
+            grid.append((spaced(rule), label, {**frozen, rule: value}))
     return grid

@@ -127,14 +127,13 @@ def build(
     design: Mapping[str, Mapping[str, int]] = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
-    plan = _planned(settings, design)
+    settings = settings.model_copy(update={"analysis": _planned(settings, design)})
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
     for number in range(settings.forms):
         forms.append(drawing.form(design, settings.attention.trials))
         say(f"form {number + 1} of {settings.forms}: {sum(map(len, forms[-1]))} trials")
-    settings = settings.model_copy(update={"analysis": plan})
     return _freeze(out, settings, evidence, drawing, practice, forms, list(design))
 
 

@@ -10,10 +10,7 @@ of several forms. In the last design some conditions have effects, and claims of
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,8 +20,10 @@ import pandas as pd
 
 from analysis.claims import ALPHA, judge
 from analysis.clusters import holm
+from analysis.coverage import arguments, over_seeds
+from analysis.frozen_study import FrozenStudy, read_study
 from analysis.meeting import EVIDENCE, join
-from analysis.responses import FrozenStudy, prepare, read_study
+from analysis.responses import prepare
 from analysis.study import Results, Settings
 from tests.synthetic_study import PLANTED, make_responses, make_study
 
@@ -121,23 +120,14 @@ def outcome(design: Null, seed: int) -> dict[str, bool]:
 
 def measure(design: Null, studies: int, seed: int = 0, workers: int = 1) -> pd.Series:
     """Share of studies that claim what is not there, by way of correcting."""
-    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(studies)]
-    job = partial(outcome, design)
-    if workers == 1:
-        return pd.DataFrame([job(s) for s in seeds]).mean()
-    with ProcessPoolExecutor(workers) as pool:
-        return pd.DataFrame(list(pool.map(job, seeds, chunksize=5))).mean()
+    return pd.DataFrame(over_seeds(partial(outcome, design), studies, seed, workers)).mean()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
+    given = arguments(__doc__)
     for name, design in DESIGNS.items():
         print(f"\n{name}: {design}", flush=True)
-        shares = measure(design, arguments.studies, arguments.seed, arguments.workers)
+        shares = measure(design, given.studies, given.seed, given.workers)
         print((100 * shares).to_string(float_format="{:.1f} %".format), flush=True)
 
 

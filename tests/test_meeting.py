@@ -8,10 +8,11 @@ import pytest
 from scipy import stats
 
 from analysis import meeting
+from analysis.frozen_study import as_frozen, read_study
 from analysis.meeting import Associations, partial_ranks
 from analysis.pipeline import Inputs, analyse_study
 from analysis.release import rebuild, release
-from analysis.responses import as_frozen, prepare, read_study
+from analysis.responses import prepare
 from analysis.study import Settings
 from analysis.tables import RUN_TABLES, Table
 from harness.artifacts import Artifact, Run

@@ -140,6 +140,9 @@ def test_weighted_holm_is_the_closed_test(tests):
     p, weights = map(list, zip(*tests, strict=True))
     expected = plain.closed_testing(p, weights)
     np.testing.assert_allclose(clusters.holm(np.array(p), np.array(weights)), expected)
+    # Weight that is kept is that of one more test, which nothing rejects.
+    held = plain.closed_testing([*p, 1.0], [*weights, 0.5])[:-1]
+    np.testing.assert_allclose(clusters.holm(np.array(p), np.array(weights), 0.5), held)
 
 
 def test_contrast_of_shares_and_odds():
