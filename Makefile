@@ -39,7 +39,7 @@ nightly: $(READY) browser  ## every test
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
 coverage: $(READY)  ## are intervals and claims what they say? (simulated studies)
-	$(BIN)/python -m analysis.coverage
+	$(BIN)/python -m analysis.planning.coverage
 	$(BIN)/python -m tests.null_studies --studies 400
 
 lint: $(READY)  ## style and types

@@ -36,9 +36,9 @@ def analyse(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Every table and figure of a study, and one report."""
-    from analysis.pipeline import Inputs, analyse_study
-    from analysis.sentences import main_question
-    from analysis.study import Settings
+    from analysis.study.pipeline import Inputs, analyse_study
+    from analysis.study.results import Settings
+    from analysis.study.sentences import main_question
 
     settings = Settings(replicates, permutations, seed, similarity=similarity, reference=reference)
     results = analyse_study(Inputs(study, responses, run, source), settings, out)
@@ -53,8 +53,8 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="folder for the table")] = None,
 ) -> None:
     """Two benchmarks side by side: two seeds, two data sets, two people's."""
-    from analysis.bench_report import compare as lay
-    from analysis.run_report import plain_on_screen
+    from analysis.benchmark.report import compare as lay
+    from analysis.run.report import plain_on_screen
 
     table = lay(first, second)
     shown = table.frame[["method", "gap A", "place A", "gap B", "place B", "B − A", "p"]]
@@ -70,7 +70,7 @@ def release(
     out: Annotated[Path, typer.Option(help="the pack")] = Path("release.zip"),
 ) -> None:
     """Pack what one publishes: anonymised answers, codebook, study, keys, tables, checksums."""
-    from analysis import release as packing
+    from analysis.study import release as packing
 
     path = packing.release(results, out)
     console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", highlight=False)
@@ -83,7 +83,7 @@ def rebuild(
     ] = None,
 ) -> None:
     """Rebuild all tables from a release pack alone and compare them byte for byte."""
-    from analysis import release as packing
+    from analysis.study import release as packing
 
     if different := packing.rebuild(pack, out):
         raise ValueError(
@@ -140,10 +140,10 @@ def power(
     """How many people, trials and answers a trial a study needs, before it is launched."""
     import matplotlib.pyplot as plt
 
-    from analysis.coverage import Design
-    from analysis.figures import styled
-    from analysis.power import Plan, calibrate, curve, in_words, power_tables, smallest
-    from analysis.run_report import on_screen
+    from analysis.exhibits.figures import styled
+    from analysis.planning.coverage import Design
+    from analysis.planning.power import Plan, calibrate, curve, in_words, power_tables, smallest
+    from analysis.run.report import on_screen
     from tasks.responses import RESPONSES, read_table
 
     design = Design(

@@ -17,14 +17,14 @@ from rich.table import Table
 from scipy import sparse
 from scipy.sparse.linalg import lsqr
 
-from harness.engine import one_thread
-from harness.execution import execution, replace_channels
-from harness.image_embedding import mean_over_stimuli, solve_image_vectors
-from harness.images import View
-from harness.layers import find_layers
-from harness.networks import build, channels_last
-from harness.sensitivity import maps_and_gradients
-from harness.stimuli import TopK
+from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
+from harness.concepts.stimuli import TopK
+from harness.evolutions.sensitivity import maps_and_gradients
+from harness.images.sets import View
+from harness.networks.architectures import build, channels_last
+from harness.networks.execution import execution, replace_channels
+from harness.networks.layers import find_layers
+from harness.stages.engine import one_thread
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from harness.activations import ActivationRecorder, borrowed
-from harness.engine import one_thread
-from harness.execution import _Traced, execution, replace_channels
-from harness.images import View
-from harness.layers import Layer, find_layers
-from harness.networks import ARCHITECTURES, build, channels_last
-from harness.sensitivity import maps_and_gradients
+from harness.evolutions.sensitivity import maps_and_gradients
+from harness.images.sets import View
+from harness.networks.architectures import ARCHITECTURES, build, channels_last
+from harness.networks.execution import _Traced, execution, replace_channels
+from harness.networks.layers import Layer, find_layers
+from harness.networks.recording import ActivationRecorder, borrowed
+from harness.stages.engine import one_thread
 
 SIZES = {"inception_v3": 299}
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from harness.benchmark import BenchParameters
-from harness.checkpoints import Source, parse_source
-from harness.importance import ImportanceParameters, importance_method
-from harness.probing import ProbeParameters
+from harness.concepts.probing import ProbeParameters
+from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
+from harness.evolutions.arms import BenchParameters
+from harness.evolutions.importance import ImportanceParameters, importance_method
+from harness.evolutions.reversion import ReversionParameters
+from harness.networks.sources import Source, parse_source
 from harness.records import Checkpoint, Pair
-from harness.reversion import ReversionParameters
-from harness.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
 
 
 class ConfigError(ValueError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.patches import grid
+from harness.images.patches import grid
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
 from tasks.evidence import Evidence

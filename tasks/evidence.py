@@ -13,10 +13,10 @@ import pandas as pd
 from PIL import Image
 
 from harness.artifacts import ArtifactError, Run
-from harness.images import ImageSet, View, open_images
-from harness.patches import grid, patch
+from harness.concepts.space import SemanticSpace
+from harness.images.patches import grid, patch
+from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Neuron
-from harness.space import SemanticSpace
 from tasks.observer import features
 
 TILE, GAP = 88, 4  # pixels of one patch in a composite, and between patches

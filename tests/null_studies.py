@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.claims import ALPHA, judge
-from analysis.clusters import holm
-from analysis.coverage import arguments, over_seeds
-from analysis.frozen_study import FrozenStudy, read_study
-from analysis.meeting import EVIDENCE, join
-from analysis.responses import prepare
-from analysis.study import Results, Settings
+from analysis.planning.coverage import arguments, over_seeds
+from analysis.statistics.claims import ALPHA, judge
+from analysis.statistics.clusters import holm
+from analysis.study.association import EVIDENCE, join
+from analysis.study.frozen_study import FrozenStudy, read_study
+from analysis.study.responses import prepare
+from analysis.study.results import Results, Settings
 from tests.synthetic_study import PLANTED, make_responses, make_study
 
 CHANCE = {

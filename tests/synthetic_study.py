@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 from scipy.special import expit
 
-from analysis.mixed_model import conditional
+from analysis.statistics.mixed_model import conditional
 from harness.artifacts import whole_file, write_text
 from harness.records import Neuron
 from tasks.base import Option, Panel, Trial, all_tasks

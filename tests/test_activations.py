@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from harness.activations import ActivationRecorder, borrowed
-from harness.checkpoints import TrainedSource
-from harness.dissection import overlaps
-from harness.images import ArrayImages, View
-from harness.layers import find_layers
-from harness.networks import build
-from harness.probing import ProbeParameters, probe
-from harness.receptive_field import with_patches
+from harness.concepts.naming import overlaps
+from harness.concepts.probing import ProbeParameters, probe
+from harness.images.sets import ArrayImages, View
+from harness.networks.architectures import build
+from harness.networks.layers import find_layers
+from harness.networks.receptive_field import with_patches
+from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.sources import TrainedSource
 from harness.records import Checkpoint
 
 

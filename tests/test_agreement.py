@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from analysis.agreement import FleissKappa, KrippendorffAlpha, count_table, dawid_skene
+from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, count_table, dawid_skene
 from tests import oracles_statistics as plain
 
 #: Krippendorff (2011), "Computing Krippendorff's alpha-reliability", example C: four observers,

@@ -6,8 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.alignment import concept_sharing, identity, mean_interval
-from analysis.reversion import (
+from analysis.statistics.alignment import concept_sharing, identity, mean_interval
+from analysis.statistics.classes import (
     by_class,
     class_interval,
     over_layers,
@@ -17,8 +17,8 @@ from analysis.reversion import (
     wide,
     wilcoxon,
 )
+from harness.concepts.space import SemanticSpace
 from harness.records import Checkpoint
-from harness.space import SemanticSpace
 
 seeds = st.integers(0, 2**32 - 1)
 

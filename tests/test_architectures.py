@@ -9,15 +9,15 @@ import torch
 from rich.console import Console
 from test_interventions import perturbed
 
-from harness import pipeline, work
-from harness.activations import borrowed
 from harness.artifacts import Run
-from harness.batches import batch_of
 from harness.config import parse_config
-from harness.engine import engine
-from harness.images import open_images
-from harness.networks import build, channels_last
+from harness.images.batches import batch_of
+from harness.images.sets import open_images
+from harness.networks.architectures import build, channels_last
+from harness.networks.recording import borrowed
 from harness.records import JOINT
+from harness.stages import pipeline, work
+from harness.stages.engine import engine
 
 #: name -> side of the images (pixels), layers probed (the default where None)
 ARCHITECTURES = {

@@ -9,7 +9,7 @@ import statsmodels.formula.api as smf
 from scipy import stats
 from scipy.special import expit, logit
 
-from analysis.behaviour import (
+from analysis.statistics.behaviour import (
     AnswerTime,
     Calibration,
     Changed,
@@ -18,7 +18,7 @@ from analysis.behaviour import (
     Ratings,
     TypeTwo,
 )
-from analysis.statistics import ClusterContrasts
+from analysis.statistics.shares import ClusterContrasts
 from tests import oracles_statistics as plain
 
 

@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-import conceptevo
-from harness import pipeline
+from conceptevo import cli
 from harness.artifacts import ArtifactError, Run
 from harness.bench_results import CONTROLS, read_results
 from harness.config import parse_config
-from harness.engine import engine
 from harness.records import JOINT
+from harness.stages import pipeline
+from harness.stages.engine import engine
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -60,7 +60,7 @@ space_seeds = 2
 
 def conceptevo_(*arguments: object) -> str:
     """Run a command in this process; its output, of success or of a user's mistake."""
-    result = CliRunner().invoke(conceptevo.app, [str(a) for a in arguments])
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     if isinstance(result.exception, ValueError):
         return f"error: {result.exception}"
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"

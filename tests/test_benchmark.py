@@ -13,13 +13,11 @@ from scipy import stats
 from test_interventions import axes, make, perturbed
 from torch import nn
 
-from harness import benchmark
-from harness.ablation import ABLATIONS, Arm, Images, ablate
 from harness.bench_results import CONTROLS
-from harness.benchmark import BenchParameters, arms, by_rank, rank_sets, ranked
-from harness.execution import execution, replace_channels
-from harness.images import View
-from harness.importance import (
+from harness.evolutions import arms as benchmark
+from harness.evolutions.ablation import ABLATIONS, Arm, Images, ablate
+from harness.evolutions.arms import BenchParameters, arms, by_rank, rank_sets, ranked
+from harness.evolutions.importance import (
     IMPORTANCE,
     ImportanceMethod,
     importance_method,
@@ -27,10 +25,12 @@ from harness.importance import (
     split_half,
     summarise,
 )
-from harness.layers import find_layers
-from harness.networks import ARCHITECTURES, build
+from harness.evolutions.sensitivity import Case, Change, concept_vector
+from harness.images.sets import View
+from harness.networks.architectures import ARCHITECTURES, build
+from harness.networks.execution import execution, replace_channels
+from harness.networks.layers import find_layers
 from harness.records import JOINT
-from harness.sensitivity import Case, Change, concept_vector
 
 
 @pytest.fixture(params=["in_place", "data_dependent", *ARCHITECTURES])

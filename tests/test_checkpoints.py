@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.artifacts import Run
-from harness.checkpoints import (
+from harness.networks.architectures import build
+from harness.networks.sources import (
     SOURCES,
     CheckpointError,
     FolderSource,
@@ -17,7 +18,6 @@ from harness.checkpoints import (
     load_weights,
     parse_source,
 )
-from harness.networks import build
 from harness.records import Series
 
 

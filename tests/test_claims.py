@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.claims import CONTROL, QUESTIONS, judge
-from analysis.study import study_tests
+from analysis.statistics.claims import CONTROL, QUESTIONS, judge
+from analysis.study.results import study_tests
 from tasks import settings
 from tasks.base import all_tasks
 from tests.null_studies import DESIGNS, PRIMARY, Null, claims_of, measure

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from harness.artifacts import Artifact, Run
-from harness.engine import Shard, engine
+from harness.stages.engine import Shard, engine
 
 ray = pytest.importorskip("ray", reason="pip install -e '.[cluster]'; `make nightly` does")
 pytestmark = pytest.mark.slow

@@ -3,7 +3,7 @@ import tomllib
 import pytest
 from typer.testing import CliRunner
 
-import conceptevo
+from conceptevo import cli
 from harness.config import ConfigError, load_config, parse_config
 from harness.records import Checkpoint, Pair
 
@@ -74,15 +74,15 @@ def test_pairs_and_base_by_default_and_by_name():
 
 @pytest.mark.parametrize("name", ["demo.toml", "template.toml"])
 def test_shipped_configurations_are_valid(name):
-    text = (conceptevo.CONFIGS / name).read_text(encoding="utf-8")
+    text = (cli.CONFIGS / name).read_text(encoding="utf-8")
     parse_config(tomllib.loads(text))
 
 
 def test_init_writes_a_configuration_and_never_overwrites(tmp_path):
     path = tmp_path / "mine.toml"
-    assert CliRunner().invoke(conceptevo.app, ["init", str(path)]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["init", str(path)]).exit_code == 0
     load_config(path)
-    again = CliRunner().invoke(conceptevo.app, ["init", str(path)])
+    again = CliRunner().invoke(cli.app, ["init", str(path)])
     assert again.exit_code != 0 and "exists" in str(again.exception)
 
 

@@ -1,4 +1,4 @@
-"""Are intervals what they say? A small version of `python -m analysis.coverage` (docs/analysis.md).
+"""Are intervals what they say? A small version of the table in docs/analysis.md.
 
 With so few studies the bounds are those of the error of simulation (2.6 standard errors); the slow
 test holds 1,000 studies to 93–97 % and 4–6 %.
@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims import judge
-from analysis.coverage import DESIGNS, Design, as_frame, measure, simulate
-from analysis.power import TOGETHER, Plan, calibrate, curve, in_words, rejections, smallest
-from analysis.statistics import ClusterBootstrap, ClusterContrasts
+from analysis.planning.coverage import DESIGNS, Design, as_frame, measure, simulate
+from analysis.planning.power import TOGETHER, Plan, calibrate, curve, in_words, rejections, smallest
+from analysis.statistics.claims import judge
+from analysis.statistics.shares import ClusterBootstrap, ClusterContrasts
 
 CLAIMS = ("cluster jackknife", "crossed effects")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.drawn import CLASSES, COLOURS, PARTS, SIZE, Drawing, draw
+from harness.images.drawn import CLASSES, COLOURS, PARTS, SIZE, Drawing, draw
 
 COUNT = 600
 #: The part that each class cannot do without, and which is large in it.

@@ -6,8 +6,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness.artifacts import Artifact, Run
-from harness.images import ArrayImages, View, drawn_arrays, folder_images, image_index, open_images
-from harness.patches import grid, patch, patches
+from harness.images.patches import grid, patch, patches
+from harness.images.sets import (
+    ArrayImages,
+    View,
+    drawn_arrays,
+    folder_images,
+    image_index,
+    open_images,
+)
 
 
 @pytest.fixture

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.execution import execution, replace_channels
-from harness.images import View
-from harness.importance import IMPORTANCE, ImportanceParameters, importance
-from harness.layers import find_layers
-from harness.networks import ARCHITECTURES, build
-from harness.records import JOINT
-from harness.reversion import (
+from harness.evolutions.importance import IMPORTANCE, ImportanceParameters, importance
+from harness.evolutions.reversion import (
     ReversionParameters,
     choose_sets,
     match_change,
     revert,
     split_images,
 )
-from harness.sensitivity import maps_and_gradients
+from harness.evolutions.sensitivity import maps_and_gradients
+from harness.images.sets import View
+from harness.networks.architectures import ARCHITECTURES, build
+from harness.networks.execution import execution, replace_channels
+from harness.networks.layers import find_layers
+from harness.records import JOINT
 
 METHODS = ("sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path", "change", "random")
 

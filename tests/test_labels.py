@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.labels import SIMILARITIES, LabelAgreement, normalise, shuffle
+from analysis.statistics.labels import SIMILARITIES, LabelAgreement, normalise, shuffle
 from tests import oracles_statistics as plain
 
 WORDS = ["red wheel", "stripes", "blue dots", "round shape", "window", "fur"]

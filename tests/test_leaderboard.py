@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import leaderboard as lb
+from analysis.benchmark import leaderboard as lb
 from harness.bench_results import CONTROLS
 
 

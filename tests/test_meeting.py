@@ -7,17 +7,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import meeting
-from analysis.frozen_study import as_frozen, read_study
-from analysis.meeting import Associations, partial_ranks
-from analysis.pipeline import Inputs, analyse_study
-from analysis.release import rebuild, release
-from analysis.responses import prepare
-from analysis.study import Settings
-from analysis.tables import RUN_TABLES, Table
+from analysis.exhibits.tables import RUN_TABLES, Table
+from analysis.study import association as meeting
+from analysis.study.association import Associations, partial_ranks
+from analysis.study.frozen_study import as_frozen, read_study
+from analysis.study.pipeline import Inputs, analyse_study
+from analysis.study.release import rebuild, release
+from analysis.study.responses import prepare
+from analysis.study.results import Settings
 from harness.artifacts import Artifact, Run
+from harness.concepts.space import SemanticSpace
 from harness.records import JOINT
-from harness.space import SemanticSpace
 from tests.synthetic_study import make_responses, make_study, write
 
 CHANNELS = 400

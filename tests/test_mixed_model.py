@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import mixed_model
+from analysis.statistics import mixed_model
 
 ANSWERS = [
     "01001100001111110000", "11000000001111000100", "11101010001111100111", "01110000111101110011",

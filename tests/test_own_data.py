@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from test_interventions import perturbed
 
-from harness.dissection import attribute_overlaps
-from harness.images import drawn_arrays
-from harness.networks import build
+from harness.concepts.naming import attribute_overlaps
+from harness.images.sets import drawn_arrays
+from harness.networks.architectures import build
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("clock", "fish", "zebra")

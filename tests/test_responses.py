@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.frozen_study import read_study
-from analysis.responses import EXCLUSIONS, ResponseError, prepare, read_tables
+from analysis.study.frozen_study import read_study
+from analysis.study.responses import EXCLUSIONS, ResponseError, prepare, read_tables
 from tests.synthetic_study import make_responses, make_study, write
 
 

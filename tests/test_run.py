@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import conceptevo
+from conceptevo import cli
 from harness.artifacts import Artifact, Run
-from harness.space import SemanticSpace
+from harness.concepts.space import SemanticSpace
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -213,7 +213,7 @@ def test_bad_input_is_told_clearly_and_loses_nothing(finished, config, tmp_path,
 
 
 def test_help_lists_every_stage():
-    text = CliRunner().invoke(conceptevo.app, ["--help"]).output
+    text = CliRunner().invoke(cli.app, ["--help"]).output
     for stage in ("train", "probe", "space", "evolve", "revert", "report", "run", "demo", "init"):
         assert stage in text
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from harness.image_embedding import solve_image_vectors
-from harness.neuron_embedding import ascend, consecutive_pairs, ppmi_factors, skip_gram
+from harness.concepts.image_embedding import solve_image_vectors
+from harness.concepts.neuron_embedding import ascend, consecutive_pairs, ppmi_factors, skip_gram
+from harness.concepts.space import SemanticSpace
+from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles
 from harness.records import Checkpoint
-from harness.space import SemanticSpace
-from harness.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -12,9 +12,9 @@ from scipy import stats
 from scipy.special import logit
 from statsmodels.stats.multitest import multipletests
 
-from analysis import clusters
-from analysis.coverage import Design, as_frame, simulate
-from analysis.statistics import (
+from analysis.planning.coverage import Design, as_frame, simulate
+from analysis.statistics import clusters
+from analysis.statistics.shares import (
     STATISTICS,
     ClusterBootstrap,
     ClusterContrasts,

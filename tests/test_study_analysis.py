@@ -16,12 +16,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from analysis import commands, sentences
-from analysis.labels import SIMILARITIES
-from analysis.numbers import macro_name, numbers_tex
-from analysis.release import anonymised, rebuild, release
-from analysis.statistics import STATISTICS
-from analysis.tables import Table
+from analysis import commands
+from analysis.exhibits.numbers import macro_name, numbers_tex
+from analysis.exhibits.tables import Table
+from analysis.statistics.labels import SIMILARITIES
+from analysis.statistics.shares import STATISTICS
+from analysis.study import sentences
+from analysis.study.release import anonymised, rebuild, release
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
 
@@ -368,5 +369,6 @@ def test_commands_import_nothing_heavy():
 
 
 def test_the_analysis_needs_no_torch():
-    code = "import sys, analysis.pipeline, analysis.power; assert 'torch' not in sys.modules"
+    modules = "sys, analysis.study.pipeline, analysis.planning.power"
+    code = f"import {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.tables import LONGEST, Table, p_value
+from analysis.exhibits.tables import LONGEST, Table, p_value
 
 FRAME = pd.DataFrame(
     {"name": ["a_b", "c"], "right": [0.5, np.nan], "low": [-0.25, np.nan], "high": [0.75, np.nan],

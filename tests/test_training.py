@@ -2,8 +2,14 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.networks import build
-from harness.training import TrainingParameters, _one_cycle, accuracy, flip_and_shift, train
+from harness.networks.architectures import build
+from harness.networks.training import (
+    TrainingParameters,
+    _one_cycle,
+    accuracy,
+    flip_and_shift,
+    train,
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from harness.artifacts import Artifact, Run
-from harness.images import drawn_arrays
+from harness.concepts.space import SemanticSpace
+from harness.images.sets import drawn_arrays
 from harness.records import NEURON
-from harness.space import SemanticSpace
 from survey_app.service import Service
 from survey_app.store import Store
 from tasks.base import all_tasks

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def front_door() -> typer.Typer:
-    """As conceptevo.py wires the commands."""
+    """As `conceptevo.cli` wires the commands."""
     app, study, responses = typer.Typer(), typer.Typer(), typer.Typer()
     app.add_typer(study, name="study")
     app.add_typer(responses, name="responses")

@@ -1,0 +1,1 @@
+"""The results and exhibits of a benchmark."""

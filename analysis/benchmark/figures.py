@@ -1,0 +1,179 @@
+"""The figures of a benchmark, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from analysis.benchmark import leaderboard as lb
+from analysis.benchmark.results import Bench
+from analysis.benchmark.tables import BENCH_TABLES
+from analysis.exhibits.figures import COLOURS, Figure, look
+from harness.registry import Registry
+
+#: name -> function(bench) -> Figure, or None where the benchmark lacks what it needs
+BENCH_FIGURES: Registry[Callable[[Bench], Figure | None]] = Registry("figure of the benchmark")
+
+
+def _frame(name: str, bench: Bench) -> pd.DataFrame:
+    """What a table shows; empty where the benchmark lacks what it needs."""
+    table = BENCH_TABLES.get(name)(bench)
+    return pd.DataFrame() if table is None else table.frame
+
+
+@BENCH_FIGURES.add("leaderboard")
+def leaderboard(bench: Bench) -> Figure:
+    frame = _frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
+    canvas, axis = plt.subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
+    for y, row in frame.iterrows():
+        linear = row["linearises"] == bench.main
+        axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
+        axis.plot(row["gap"], y, "o", color="black", markerfacecolor="white" if linear else "black")
+        axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center")
+    axis.axvline(0, color="#777777", linewidth=0.8)
+    axis.set_yticks(range(len(frame)), frame["method"])
+    axis.set_xlabel(f"gap: accuracy after {bench.deed} the least − the most important quarter")
+    return Figure(
+        "leaderboard",
+        "Which method finds the evolutions that matter?",
+        "Points: mean over classes; bars: 95 % intervals. Open points linearise the ablation they "
+        "are judged by. Methods that share a letter (right) are not separated.",
+        canvas,
+    )
+
+
+@BENCH_FIGURES.add("curves")
+def curves(bench: Bench) -> Figure:
+    wide = bench.wide(bench.main)
+    steps = bench.results.about["parameters"]["steps"]
+    columns = 4
+    rows = -(-len(bench.order) // columns)
+    canvas, axes = plt.subplots(
+        rows, columns, figsize=(7.6, 1.75 * rows + 0.3), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, method in zip(axes.flat, bench.order, strict=False):
+        found = lb.curve(wide, method, steps)
+        axis.plot(found["share"], found["most"], "-o", color="black", markersize=3)
+        axis.plot(found["share"], found["least"], "--s", color="#777777", markersize=3)
+        axis.fill_between(found["share"], found["most"], found["least"], color="#dddddd", zorder=0)
+        axis.set_title(method)
+    for axis in axes.flat[len(bench.order) :]:
+        axis.set_visible(False)
+    canvas.legend(
+        axes[0, 0].get_lines(),
+        ["most important first", "least important first"],
+        loc="lower right",
+        ncols=2,
+    )
+    canvas.supxlabel("share of each layer's neurons", fontsize=9, x=0.3)
+    canvas.supylabel("accuracy", fontsize=9)
+    canvas.tight_layout()
+    return Figure(
+        "curves",
+        f"{bench.deed.capitalize()} more and more",
+        "Accuracy, mean over classes and pairs, when a growing share of every layer is ablated, "
+        "most or least important first; the area between the curves is the measure of that name.",
+        canvas,
+    )
+
+
+@BENCH_FIGURES.add("layers")
+def layers(bench: Bench) -> Figure | None:
+    rows, names = [], []
+    for series, layer in bench.depth.index:
+        mine = bench.alone(series, layer)
+        if len(mine):
+            gaps = bench.ranking_of(mine)
+            rows.append([gaps[m] for m in bench.order])
+            names.append(f"{series} {layer}")
+    if not rows:
+        return None
+    values = np.array(rows)
+    canvas, axis = plt.subplots(figsize=(0.5 * len(bench.order) + 2.6, 0.3 * len(rows) + 1.6))
+    limit = float(np.nanmax(np.abs(values))) or 1.0
+    shown = axis.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    axis.set_xticks(range(len(bench.order)), bench.order, rotation=60, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(False)
+    for (y, x), value in np.ndenumerate(values):
+        dark = abs(value) > 0.6 * limit
+        text = "" if np.isnan(value) else f"{value:+.2f}".replace("0.", ".")
+        axis.text(x, y, text, ha="center", va="center", fontsize=6.5,
+                  color="white" if dark else "black")  # fmt: skip
+    canvas.colorbar(shown, ax=axis, label="gap", fraction=0.03)
+    return Figure(
+        "layers",
+        "Where in the network do methods find what matters?",
+        "Gap when one layer alone is ablated, mean over classes and pairs; layers from the first "
+        "(top) to the last of each series.",
+        canvas,
+    )
+
+
+@BENCH_FIGURES.add("reliability")
+def reliability(bench: Bench) -> Figure:
+    frame = _frame("reliability", bench)
+    sizes = [column for column in frame.columns if column.startswith("ρ, ")]
+    canvas, axis = plt.subplots(figsize=(5.6, 3.4))
+    for i, row in frame.iterrows():
+        axis.plot(
+            [int(size[3:]) for size in sizes],
+            [row[size] for size in sizes],
+            **look(int(i)),
+            linestyle="-" if int(i) < len(COLOURS) else "--",
+            label=row["method"],
+        )
+    axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([int(size[3:]) for size in sizes], [size[3:] for size in sizes])
+    axis.set_xlabel("images in a half")
+    axis.set_ylabel("split-half ρ")
+    axis.legend(bbox_to_anchor=(1.02, 1), loc="upper left")
+    return Figure(
+        "reliability",
+        "How many images does a ranking need?",
+        "Spearman's correlation of importance between two disjoint halves, mean over layers, pairs "
+        "and classes; dotted: .9.",
+        canvas,
+    )
+
+
+@BENCH_FIGURES.add("spaces")
+def spaces(bench: Bench) -> Figure | None:
+    table = _frame("spaces", bench)
+    if table.empty:
+        return None
+    tasks = list(dict.fromkeys(table["task"]))
+    methods = [space.method for space in bench.spaces]
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    canvas, axes = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, (0.22 * len(methods) + 0.75) * rows),
+        squeeze=False, sharey=True,
+    )  # fmt: skip
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        frame = table[table["task"] == task].set_index("method")
+        for y, method in enumerate(reversed(methods)):
+            if method not in frame.index:
+                continue
+            row = frame.loc[method]
+            axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
+            axis.plot(row["value"], y, "o", color="black", markersize=4)
+            axis.text(1.01, y, row["group"], transform=axis.get_yaxis_transform(), va="center",
+                      fontsize=7)  # fmt: skip
+        axis.set_title(task)
+        axis.set_yticks(range(len(methods)), list(reversed(methods)))
+        axis.set_xlim(left=0)
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    canvas.tight_layout()
+    return Figure(
+        "spaces",
+        "Which space?",
+        "What each space method reaches, with 95 % intervals over neurons; methods that share a "
+        "letter are not separated.",
+        canvas,
+    )

@@ -1,0 +1,430 @@
+"""Which method finds the evolutions that matter: measures, intervals, tests, rankings.
+
+Everything is paired: all methods are judged on the same images of the same classes. The sampled
+units are classes; networks and pairs of epochs are taken as given, and an image's outcome is its
+mean over pairs. Undefined is NaN, with a count of what was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from string import ascii_letters
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
+
+from analysis.statistics.classes import OUTCOMES, page_trend, quartiles, wilcoxon
+from analysis.statistics.clusters import holm
+from harness.bench_results import CONTROLS
+from harness.records import PAIR
+
+UNIT = [*PAIR, "class_id", "image_id"]
+
+
+def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+    """Records of one ablation, split and place as units (pair, class, image) x arms.
+
+    Returns:
+        float; columns (method, arm, draw), and (CONTROLS, "before", 0) for the untouched network.
+    """
+    column = OUTCOMES[outcome]
+    wide = records.pivot(index=UNIT, columns=["method", "arm", "draw"], values=f"{column}_after")
+    return wide.astype(float).rename(columns={"none": "before"}, level="arm")
+
+
+def of_method(wide: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The arms of one method: columns (arm, draw); none where nothing of it could be run."""
+    return wide.loc[:, wide.columns.get_level_values("method") == method].droplevel(
+        "method", axis=1
+    )
+
+
+#: What a method is judged by, the larger the better: name -> function(its arms, controls)
+#: -> one value a unit. A new measure is one entry.
+Measure = Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
+
+
+def _arm(arms: pd.DataFrame, name: str) -> pd.Series:
+    """The mean outcome over an arm's draws; NaN where the arm was not run."""
+    if name not in arms.columns.get_level_values("arm"):
+        return pd.Series(np.nan, index=arms.index)
+    return arms.xs(name, axis=1, level="arm").mean(axis=1)
+
+
+def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """Outcome after undoing the least important bin minus after undoing the most important."""
+    bins = quartiles(list(mine.columns.get_level_values("arm").unique()))
+    return _arm(mine, bins[-1] if bins else "") - _arm(mine, "q1")
+
+
+def area(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """Area between the curves of undoing more and more, least and most important first."""
+    return _arm(mine, "least") - _arm(mine, "most")
+
+
+def over_random(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more undoing q1 costs than undoing random sets."""
+    return _arm(controls, "random") - _arm(mine, "q1")
+
+
+def over_matched(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more than undoing others that changed as much."""
+    return _arm(mine, "matched") - _arm(mine, "q1")
+
+
+def over_active(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more than undoing others that are as active."""
+    return _arm(mine, "matched_activation") - _arm(mine, "q1")
+
+
+def over_other(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more than undoing another class's q1: is the ranking specific to the class?"""
+    return _arm(mine, "other_class") - _arm(mine, "q1")
+
+
+def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """Of what was right before, what undoing q1 takes; undefined for an image wrong before."""
+    before = _arm(controls, "before")
+    return (before - _arm(mine, "q1")).where(before > 0)
+
+
+MEASURES: dict[str, Measure] = {
+    "gap": gap,
+    "area": area,
+    "over random": over_random,
+    "over matched": over_matched,
+    "over active": over_active,
+    "over other class": over_other,
+    "lost": lost,
+}
+
+
+def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd.DataFrame:
+    """A measure of every method: (class, image) x methods, mean over pairs."""
+    controls = of_method(wide, CONTROLS)
+    columns = {name: measure(of_method(wide, name), controls) for name in methods}
+    return pd.DataFrame(columns).groupby(["class_id", "image_id"]).mean()
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Means over classes (or other clusters) with their bootstrap.
+
+    Attributes:
+        value: [k], mean over clusters of the clusters' means; NaN where no cluster has one.
+        replicates: [resamples, k], the same for clusters drawn with replacement.
+        classes: [k], clusters with a value. left_out: [k], clusters without.
+    """
+
+    value: np.ndarray
+    replicates: np.ndarray
+    classes: np.ndarray
+    left_out: np.ndarray
+
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """value ± t_{classes − 1} times the bootstrap's standard error; NaN below two clusters."""
+        low, high, _ = t_test(
+            self.value, spread(self.replicates, self.classes), self.classes, level
+        )
+        return low, high
+
+
+def t_test(
+    value: np.ndarray, error: np.ndarray, classes: np.ndarray, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interval and two-sided p-value against 0 by t with classes − 1 degrees of freedom.
+
+    NaN below two classes; p is 1 where neither the value nor any resample differs from 0.
+    """
+    freedom = np.where(classes > 1, classes - 1, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = stats.t.ppf((1 + level) / 2, freedom) * error
+        p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    p = np.where(error > 0, p, np.where((value == 0) & (classes > 1), 1.0, np.nan))
+    return value - half, value + half, p
+
+
+def spread(replicates: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Standard errors by columns: the replicates' deviation, times √(C/(C − 1)) as C clusters are
+    drawn from C (Rao and Wu, 1988); NaN where a column has fewer than two numbers."""
+    known = np.isfinite(replicates).sum(axis=0) > 1
+    found = np.full(replicates.shape[1], np.nan)
+    found[known] = np.nanstd(replicates[:, known], axis=0, ddof=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return found * np.sqrt(np.where(classes > 1, classes / (classes - 1.0), np.nan))
+
+
+def bootstrap(
+    values: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000, cluster: str = "class_id"
+) -> Resampled:
+    """Bootstrap over clusters, the same draws for every column (paired).
+
+    A class drawn brings its images' mean along. Images are not drawn again within it: a class's
+    mean already carries their noise, and a second draw would count it twice (intervals of 12
+    classes of 25 images then cover 97 to 99.6 %, these 95 to 97 %).
+
+    Args:
+        values: rows x k, `cluster` a level of the index; NaN where undefined.
+        rng: draws.
+        resamples: how many.
+    """
+    plain = values.groupby(level=cluster).mean().to_numpy(float)
+    drawn = rng.integers(0, len(plain), (resamples, len(plain)))
+    there = np.isfinite(plain)
+    return Resampled(
+        _nanmean(plain, 0), _nanmean(plain[drawn], 1), there.sum(axis=0), (~there).sum(axis=0)
+    )
+
+
+def bootstrap_neurons(
+    values: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000
+) -> Resampled:
+    """Means over neurons with a bootstrap over layers: neurons of one layer share their fate, and
+    one channel stands once an epoch.
+
+    Args:
+        values: neurons x k, no NaN; index level `layer` and, where there are several, `series`.
+    """
+    levels = [name for name in ("series", "layer") if name in values.index.names]
+    groups = values.groupby(level=levels)
+    totals, counts = groups.sum().to_numpy(float), groups.size().to_numpy(float)
+    drawn = rng.integers(0, len(counts), (resamples, len(counts)))
+    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
+    clusters = np.full(values.shape[1], len(counts))
+    return Resampled(values.to_numpy(float).mean(axis=0), means, clusters, 0 * clusters)
+
+
+def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    known = np.isfinite(values)
+    total, count = np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def differences(found: Resampled, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """Every pair of columns: difference, interval, p-value of no difference (t, Holm).
+
+    Returns:
+        first, second (the first is the larger), difference, low, high, p.
+    """
+    order = np.argsort(-np.nan_to_num(found.value, nan=-np.inf), kind="stable")
+    pairs = list(combinations(order, 2))
+    if not pairs:
+        return pd.DataFrame(columns=["first", "second", "difference", "low", "high", "p"])
+    a, b = np.array(pairs).T
+    value = found.value[a] - found.value[b]
+    classes = np.minimum(found.classes[a], found.classes[b])
+    error = spread(found.replicates[:, a] - found.replicates[:, b], classes)
+    low, high, p = t_test(value, error, classes, level)
+    return pd.DataFrame(
+        {
+            "first": [names[i] for i in a],
+            "second": [names[i] for i in b],
+            "difference": value,
+            "low": low,
+            "high": high,
+            "p": holm(p),
+        }
+    )
+
+
+def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
+    """Compact letter display (Piepho, 2004): names that share a letter are not separated.
+
+    Args:
+        names: from best to worst.
+        pairs: of `differences`.
+    """
+    groups = [list(names)]
+    for first, second in pairs.loc[pairs["p"] < alpha, ["first", "second"]].to_numpy():
+        for group in [g for g in groups if first in g and second in g]:  # insert …
+            groups.remove(group)
+            groups += [[n for n in group if n != first], [n for n in group if n != second]]
+        groups = [  # … and absorb
+            g
+            for i, g in enumerate(groups)
+            if not any(
+                set(g) < set(other) or (set(g) == set(other) and j < i)
+                for j, other in enumerate(groups)
+                if j != i
+            )
+        ]
+    position = {name: index for index, name in enumerate(names)}
+    groups.sort(key=lambda group: [position[name] for name in group])
+    return {
+        name: "".join(ascii_letters[i % 52] for i, group in enumerate(groups) if name in group)
+        for name in names
+    }
+
+
+def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Is q1 unlike a random set of its size? Mean outcome over classes, against saved random sets.
+
+    Returns:
+        method -> (two-sided p = (b + 1) / (n + 1) with b the random sets at least as far from
+        their common mean as q1 is, n of them).
+    """
+
+    def over_classes(columns: pd.DataFrame) -> pd.Series:
+        return columns.groupby("class_id").mean().mean()
+
+    controls = of_method(wide, CONTROLS)
+    if "random" not in controls.columns.get_level_values("arm"):
+        return {name: (float("nan"), 0) for name in methods}
+    null = over_classes(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
+    found = {}
+    for name in methods:
+        mine = _arm(of_method(wide, name), "q1").to_frame("q1")
+        value = float(over_classes(mine)["q1"])
+        if not len(null) or np.isnan(value):
+            found[name] = (float("nan"), len(null))
+            continue
+        centre = np.append(null, value).mean()  # of all that are exchangeable
+        beyond = np.abs(null - centre) >= abs(value - centre) - 1e-12
+        found[name] = ((int(beyond.sum()) + 1) / (len(null) + 1), len(null))
+    return found
+
+
+def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
+    """classes x arms of one method (and `random`, `before`), mean over pairs and images."""
+    mine = of_method(wide, method)
+    controls = of_method(wide, CONTROLS)
+    arms = {name: _arm(mine, name) for name in mine.columns.get_level_values("arm").unique()}
+    arms |= {name: _arm(controls, name) for name in ("random", "before", "all")}
+    units = pd.DataFrame(arms).groupby(["class_id", "image_id"]).mean()
+    return units.groupby("class_id").mean()
+
+
+def outcomes_before(wide: pd.DataFrame) -> pd.Series:
+    """class -> mean outcome of the untouched network."""
+    return wide[CONTROLS, "before", 0].groupby("class_id").mean()
+
+
+def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Tests over classes, p-values corrected by Holm over the methods.
+
+    Returns:
+        method, page (the outcome rises from q1 to qB), random and matched (two-sided Wilcoxon of
+        q1), classes.
+    """
+    rows = []
+    for method in methods:
+        classes = over_classes(wide, method)
+        page, count = page_trend(classes)
+        rows.append(
+            {
+                "method": method,
+                "page": page,
+                "random": _wilcoxon(classes, "q1", "random"),
+                "matched": _wilcoxon(classes, "q1", "matched"),
+                "classes": count,
+            }
+        )
+    table = pd.DataFrame(rows)
+    for test in ("page", "random", "matched"):
+        table[test] = holm(table[test].to_numpy(float))
+    return table
+
+
+def _wilcoxon(classes: pd.DataFrame, first: str, second: str) -> float:
+    if first not in classes or second not in classes:
+        return float("nan")
+    return wilcoxon(classes[first], classes[second])
+
+
+def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Tests over images of one pair of epochs, paired: as if the images of a class were
+    independent, which they are not, as they share their sets. Beside the tests over classes.
+
+    Args:
+        wide: of the outcome `accuracy`.
+
+    Returns:
+        series, epoch_from, epoch_to, method, images, cochran (do the bins differ?), mcnemar_last
+        (q1 against the last bin) and mcnemar_matched, exact; p-values, NaN where all agree.
+    """
+    rows = []
+    for key, group in wide.groupby(level=PAIR, sort=False):
+        for method in methods:
+            mine = of_method(group, method)
+            arms = pd.DataFrame(
+                {a: _arm(mine, a) for a in mine.columns.get_level_values("arm").unique()}
+            )
+            bins = quartiles(list(arms.columns))
+            right = arms[bins].dropna().to_numpy() > 0.5
+            varies = len(right) > 0 and (right.any(axis=1) & ~right.all(axis=1)).any()
+            rows.append(
+                dict(zip(PAIR, key, strict=True))
+                | {
+                    "method": method,
+                    "images": len(right),
+                    "cochran": float(cochrans_q(right.astype(int)).pvalue)
+                    if varies
+                    else float("nan"),
+                    "mcnemar_last": _mcnemar(arms, "q1", bins[-1] if bins else ""),
+                    "mcnemar_matched": _mcnemar(arms, "q1", "matched"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
+    if first not in arms or second not in arms:
+        return float("nan")
+    both = arms[[first, second]].dropna() > 0.5
+    table = [
+        [int(((both[first] == a) & (both[second] == b)).sum()) for b in (True, False)]
+        for a in (True, False)
+    ]
+    if table[0][1] + table[1][0] == 0:
+        return float("nan")
+    return float(mcnemar(table, exact=True).pvalue)
+
+
+def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
+    """Outcome by the share of neurons undone: share, most, least (first), mean over classes."""
+    mine = of_method(wide, method)
+    classes = over_classes(wide, method)
+    rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]
+    for step in range(1, steps):
+        at = {
+            name: mine[name, step].groupby("class_id").mean().mean()
+            if (name, step) in mine
+            else float("nan")
+            for name in ("most", "least")
+        }
+        rows.append({"share": step / steps, **at})
+    rows.append({"share": 1.0, "most": classes["all"].mean(), "least": classes["all"].mean()})
+    return pd.DataFrame(rows)
+
+
+def ranks(found: Resampled, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interval of each column's rank over the resamples (1 the best), and its share of firsts."""
+    order = stats.rankdata(-found.replicates, axis=1, method="min", nan_policy="omit")
+    low, high = np.nanquantile(order, [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
+    return low, high, (order == 1).mean(axis=0)
+
+
+def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
+    """Kendall's tau-b of two rankings of methods, and over how many methods."""
+    common = [
+        m for m in reference if m in other and np.isfinite(reference[m]) and np.isfinite(other[m])
+    ]
+    if len(common) < 2:
+        return float("nan"), len(common)
+    tau = stats.kendalltau([reference[m] for m in common], [other[m] for m in common]).statistic
+    return float(tau), len(common)
+
+
+def images_needed(rho: float, images: int, wanted: float = 0.9) -> float:
+    """How many images a half needs for a split-half correlation (Spearman and Brown, 1910).
+
+    Args:
+        rho: what halves of `images` images reach. wanted: what is aimed at.
+    """
+    if not 0 < rho < 1:
+        return float("nan")
+    return images * wanted * (1 - rho) / ((1 - wanted) * rho)

@@ -1,0 +1,217 @@
+"""Everything that is computed of one benchmark, once: tables, figures and report read it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from analysis.benchmark import leaderboard as lb
+from analysis.statistics.alignment import NAMED_OVERLAP, concept_sharing, identity
+from harness.artifacts import ArtifactError
+from harness.bench_results import BenchResults
+from harness.concepts.space import SemanticSpace
+from harness.records import JOINT, NEURON, Checkpoint
+
+SEED = 0  # of the bootstraps: the same records give the same tables to the byte
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One benchmark's results with what follows from them."""
+
+    results: BenchResults
+
+    @property
+    def methods(self) -> list[str]:
+        return self.results.methods
+
+    @property
+    def ablations(self) -> list[str]:
+        return list(self.results.about["parameters"]["ablations"])
+
+    @property
+    def main(self) -> str:
+        """The ablation of the main table: reversion where it was run."""
+        return "revert" if "revert" in self.ablations else self.ablations[0]
+
+    @property
+    def split(self) -> str:
+        """The images of the main table: those that importance has not seen, where they were run."""
+        splits = self.results.about["parameters"]["splits"]
+        return "heldout" if "heldout" in splits else splits[0]
+
+    @property
+    def shown(self) -> str:
+        """`split` in words."""
+        return {"heldout": "held-out images", "importance": "the images that importance saw"}[
+            self.split
+        ]
+
+    @property
+    def deed(self) -> str:
+        """What the ablation does, as in "after … the most important quarter"."""
+        return "undoing" if self.main == "revert" else "ablating"
+
+    def linearises(self, method: str) -> str:
+        return self.results.about["methods"][method]["linearises"]
+
+    @cached_property
+    def depth(self) -> pd.Series:
+        """(series, layer) -> depth, 0 to 1, of the layers in which arms were run."""
+        layers = self.results.run.tables("layers").set_index(["series", "layer"])["depth"]
+        wanted = [(s, name) for s, some in self.results.about["layers"].items() for name in some]
+        return layers.loc[[key for key in wanted if key in layers.index]]
+
+    @lru_cache(maxsize=32)  # noqa: B019 - one Bench a process
+    def wide(
+        self, ablation: str, layer: str = JOINT, outcome: str = "accuracy", split: str = ""
+    ) -> pd.DataFrame:
+        """`leaderboard.outcomes` of one ablation, place and split."""
+        where = {"ablation": ablation, "layer": layer, "split": split or self.split}
+        chosen = self.results.records(**where)
+        return lb.outcomes(chosen, outcome)
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def resampled(
+        self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
+        split: str = "",
+    ) -> lb.Resampled:  # fmt: skip
+        """A measure of every method with its bootstrap; columns as `methods`."""
+        wide = self.wide(ablation or self.main, layer, outcome, split)
+        values = lb.measured(wide, lb.MEASURES[measure], self.methods)
+        return lb.bootstrap(values, np.random.default_rng(SEED), RESAMPLES)
+
+    def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
+        """method -> value of a measure."""
+        return dict(zip(self.methods, self.resampled(measure, **where).value, strict=True))
+
+    @cached_property
+    def separated(self) -> pd.DataFrame:
+        """Every pair of methods by the main measure: `leaderboard.differences`."""
+        return lb.differences(self.resampled("gap"), self.methods)
+
+    @cached_property
+    def order(self) -> list[str]:
+        """Methods from best to worst by the main measure."""
+        value = self.ranking()
+        return sorted(self.methods, key=lambda m: (-np.nan_to_num(value[m], nan=-9), m))
+
+    @cached_property
+    def classes(self) -> dict[int, str]:
+        from harness.images.sets import open_images
+
+        names = open_images(self.results.run, "test").classes
+        return {class_id: names[class_id] for class_id in self.results.about["classes"]}
+
+    def levels(self) -> Iterator[tuple[str, str, dict[str, float]]]:
+        """(factor, level, ranking of methods at that level), to see how stable a ranking is."""
+        for ablation in self.ablations:
+            yield "ablation", ablation, self.ranking(ablation=ablation)
+        for split in self.results.about["parameters"]["splits"]:
+            yield "images", split, self.ranking(split=split)
+        yield "outcome", "accuracy", self.ranking()
+        yield "outcome", "probability", self.ranking(outcome="probability")
+        for measure in ("gap", "area", "over random"):
+            yield "measure", measure, self.ranking(measure)
+        joint = self.wide(self.main)
+        for series, group in joint.groupby(level="series"):
+            if joint.index.get_level_values("series").nunique() > 1:
+                yield "series", str(series), self.ranking_of(group)
+        for (series, start, end), group in joint.groupby(
+            level=["series", "epoch_from", "epoch_to"]
+        ):
+            yield "pair", f"{series} {start} → {end}", self.ranking_of(group)
+        for series, layer in self.depth.index:
+            yield "layer", f"{series} {layer}", self.ranking_of(self.alone(series, layer))
+
+    def alone(self, series: str, layer: str) -> pd.DataFrame:
+        """`wide` of one layer of one series; no rows where nothing of it changed."""
+        wide = self.wide(self.main, layer)
+        return wide[wide.index.get_level_values("series") == series]
+
+    def ranking_of(self, wide: pd.DataFrame) -> dict[str, float]:
+        """method -> gap, mean over classes, on some units alone."""
+        if wide.empty:
+            return dict.fromkeys(self.methods, float("nan"))
+        values = lb.measured(wide, lb.gap, self.methods)
+        return values.groupby("class_id").mean().mean().to_dict()
+
+    @cached_property
+    def spaces(self) -> list[SemanticSpace]:
+        """All spaces of the run, in the configured order; none where they were not made."""
+        run = self.results.run
+        try:
+            return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
+        except ArtifactError:
+            return []
+
+    @cached_property
+    def base(self) -> Checkpoint:
+        return Checkpoint(**self.results.run.manifest()["base"])
+
+    @cached_property
+    def space_values(self) -> dict[str, pd.DataFrame]:
+        """What spaces are judged by: task -> neurons x methods, the neurons that all methods place.
+
+        Tasks: the share of five neighbours with the same true concept, in the base and for neurons
+        of other epochs, series and untrained networks; `identity`, the reciprocal rank of a
+        channel's later self; `stability`, the share of five base neighbours that another draw of
+        the method's randomness finds, too.
+        """
+        found: dict[str, dict[str, pd.Series]] = {}
+        run = self.results.run
+        concepts = run.tables("concepts") if run.holds("concepts") else None
+        if concepts is not None:
+            concepts = concepts[concepts["iou"] >= NAMED_OVERLAP]
+        for space in self.spaces:
+            if concepts is not None:
+                shares = concept_sharing(space, concepts, self.base)
+                for group, rows in shares.groupby("group", sort=False):
+                    values = rows.set_index(NEURON)["share"]
+                    found.setdefault(f"concept: {group}", {})[space.method] = values
+            found.setdefault("identity", {})[space.method] = _identities(space)
+            stable = _stability(self.results.neighbours, space.method)
+            if stable is not None:
+                found.setdefault("stability", {})[space.method] = stable
+        return {task: pd.DataFrame(columns).dropna() for task, columns in found.items()}
+
+
+def _identities(space: SemanticSpace) -> pd.Series:
+    """Reciprocal ranks of all consecutive trained epochs of all series, a value a neuron."""
+    trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]].drop_duplicates()
+    frames = []
+    for series, group in trained.groupby("series", sort=True):
+        epochs = sorted(group["epoch"])
+        for start, end in pairwise(epochs):
+            rows = identity(space, str(series), start, end)
+            frames.append(rows.assign(series=series, epoch=end))
+    if not frames:
+        return pd.Series(dtype=float)
+    return pd.concat(frames).set_index(NEURON)["reciprocal_rank"]
+
+
+def _stability(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
+    """Share of five nearest base neurons common to two draws, mean over pairs of draws."""
+    mine = neighbours[neighbours["method"] == method]
+    columns = [name for name in mine if str(name).startswith("nearest_")]
+    draws = [
+        group.set_index(["layer", "channel"])[columns].sort_index()
+        for _, group in mine.groupby("seed")
+    ]
+    if len(draws) < 2:
+        return None
+    shares = [
+        [
+            len(set(x) & set(y)) / len(columns)
+            for x, y in zip(a.to_numpy(), b.to_numpy(), strict=True)
+        ]
+        for i, a in enumerate(draws)
+        for b in draws[i + 1 :]
+    ]
+    return pd.Series(np.mean(shares, axis=0), index=draws[0].index)

@@ -1,0 +1,329 @@
+"""The tables of a benchmark, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from analysis.benchmark import leaderboard as lb
+from analysis.benchmark.results import RESAMPLES, SEED, Bench
+from analysis.exhibits.tables import Table
+from analysis.statistics.classes import quartiles
+from harness.records import PAIR
+from harness.registry import Registry
+
+#: name -> function(bench) -> Table, or None where the benchmark lacks what it needs
+BENCH_TABLES: Registry[Callable[[Bench], Table | None]] = Registry("table of the benchmark")
+
+_P = "{:.2g}"
+_SIGNED = "{:+.3f}"
+_HOW = (
+    "Intervals: 95 %, t over classes with the standard error of a bootstrap over classes, which "
+    "bring their images along; networks and pairs of epochs are taken as given."
+)
+
+
+def _epochs(frame: pd.DataFrame) -> pd.Series:
+    return frame["epoch_from"].astype(str) + " → " + frame["epoch_to"].astype(str)
+
+
+@BENCH_TABLES.add("leaderboard")
+def leaderboard(bench: Bench) -> Table:
+    main = bench.resampled("gap")
+    low, high = main.interval()
+    rank_low, rank_high, first = lb.ranks(main)
+    groups = lb.letters(bench.order, bench.separated)
+    wide = bench.wide(bench.main)
+    tests = lb.class_tests(wide, bench.methods).set_index("method")
+    permuted = lb.permutation(wide, bench.methods)
+    others = {name: bench.ranking(name) for name in lb.MEASURES if name != "gap"}
+    probability = bench.ranking(outcome="probability")
+    rows = []
+    for method in bench.order:
+        i = bench.methods.index(method)
+        rows.append(
+            {
+                "method": method,
+                "gap": main.value[i],
+                "low": low[i],
+                "high": high[i],
+                "group": groups[method],
+                "ranks": f"{rank_low[i]:.0f}–{rank_high[i]:.0f}",
+                "first": first[i],
+                **{name: values[method] for name, values in others.items()},
+                "gap, probability": probability[method],
+                "p (Page)": tests.loc[method, "page"],
+                "p (vs random)": tests.loc[method, "random"],
+                "p (vs matched)": tests.loc[method, "matched"],
+                "p (permutation)": permuted[method][0],
+                "linearises": bench.linearises(method),
+                "classes": int(main.classes[i]),
+                "left out": int(main.left_out[i]),
+            }
+        )
+    draws = max(n for _, n in permuted.values())
+    signed = ["gap", "low", "high", "gap, probability", *others]
+    return Table(
+        "leaderboard",
+        f"Which method finds the evolutions that matter? ({bench.main}, {bench.shown})",
+        "Neurons of all layers are ablated at once, in quarters by a method's importance. Gap: "
+        "accuracy after ablating the least important quarter minus after the most important one, "
+        "mean over classes. Area: the same for cumulative sets, mean over all shares. Over random, "
+        "matched, active, other class: how much more the most important quarter costs than random "
+        "sets, others that changed as much, others as active, and the quarter of another class. "
+        "Lost: share of right predictions that the quarter takes. " + _HOW + " Group: methods that "
+        "share a letter are not separated (all pairs, Holm, 5 %). Ranks and first: 95 % of the "
+        "resamples, and the share of them in which a method leads; descriptive. p-values over "
+        "classes, "
+        f"Holm over methods: Page's trend over the quarters, one-sided, Wilcoxon two-sided; "
+        f"permutation, two-sided, not corrected: against {draws} saved random sets. Linearises: "
+        "the ablation that a score is a first-order approximation of; its success by that ablation "
+        "says less than that of other scores. Left out: classes without a value.",
+        pd.DataFrame(rows),
+        dict.fromkeys(signed, _SIGNED)
+        | dict.fromkeys(["first"], "{:.2f}")
+        | dict.fromkeys(["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], _P),
+        hidden=("p (vs random)", "over active", "lost", "left out", "classes", "gap, probability"),
+    )
+
+
+@BENCH_TABLES.add("effects")
+def effects(bench: Bench) -> Table:
+    rows = []
+    for name in lb.MEASURES:
+        found = bench.resampled(name)
+        low, high = found.interval()
+        rows += [
+            {
+                "measure": name,
+                "method": method,
+                "value": found.value[i],
+                "low": low[i],
+                "high": high[i],
+                "classes": int(found.classes[i]),
+                "left out": int(found.left_out[i]),
+            }
+            for method in bench.order
+            for i in [bench.methods.index(method)]
+        ]
+    return Table(
+        "effects",
+        "Every measure with its interval",
+        "As in the leaderboard. Left out: classes without a value. " + _HOW,
+        pd.DataFrame(rows),
+        dict.fromkeys(["value", "low", "high"], _SIGNED),
+    )
+
+
+@BENCH_TABLES.add("separation")
+def separation(bench: Bench) -> Table | None:
+    if len(bench.methods) < 2:
+        return None
+    return Table(
+        "separation",
+        "Differences between methods",
+        "Gap of the first method minus gap of the second, all pairs, p-values corrected by Holm. "
+        + _HOW,
+        bench.separated,
+        dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p": _P},
+    )
+
+
+@BENCH_TABLES.add("bins")
+def bins(bench: Bench) -> Table:
+    rows = []
+    wide = bench.wide(bench.main)
+    for key, group in wide.groupby(level=PAIR, sort=False):
+        for method in bench.order:
+            classes = lb.over_classes(group, method)
+            arms = [*quartiles(list(classes.columns)), "random", "matched", "matched_activation"]
+            arms += ["other_class", "all"]
+            before = classes["before"]
+            rows.append(
+                dict(zip(PAIR, key, strict=True))
+                | {"method": method, "before": before.mean()}
+                | {arm: (classes[arm] - before).mean() for arm in arms if arm in classes}
+            )
+    table = pd.DataFrame(rows)
+    table.insert(1, "epochs", _epochs(table))
+    table = table.drop(columns=["epoch_from", "epoch_to"])
+    return Table(
+        "bins",
+        f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.shown})",
+        "Signed change of top-1 accuracy, mean over classes, when a set of neurons is ablated in "
+        "all layers at once: quarters by importance (q1 the most important) and controls.",
+        table,
+        {"before": "{:.3f}"} | dict.fromkeys(table.columns[4:], _SIGNED),
+    )
+
+
+@BENCH_TABLES.add("ablations")
+def ablations(bench: Bench) -> Table | None:
+    if len(bench.ablations) < 2:
+        return None
+    rows: dict[str, dict[str, object]] = {m: {"method": m} for m in bench.order}
+    for ablation in bench.ablations:
+        found = bench.resampled("gap", ablation)
+        low, high = found.interval()
+        for i, method in enumerate(bench.methods):
+            mark = " *" if bench.linearises(method) == ablation else ""
+            rows[method][ablation] = found.value[i]
+            rows[method][f"{ablation}, 95 %"] = f"{low[i]:+.2f} to {high[i]:+.2f}{mark}"
+    return Table(
+        "ablations",
+        "Gap by ablation",
+        "Revert: the older model's maps of the same image; zero: none; mean: the class's mean map; "
+        "resample: another image's. A star marks the ablation that a score linearises. " + _HOW,
+        pd.DataFrame(list(rows.values())),
+        dict.fromkeys(bench.ablations, _SIGNED),
+    )
+
+
+@BENCH_TABLES.add("by_layer")
+def by_layer(bench: Bench) -> Table | None:
+    rows = []
+    for series, layer in bench.depth.index:
+        mine = bench.alone(series, layer)
+        expected = sum(p["series"] == series for p in bench.results.about["pairs"])
+        expected *= len(bench.classes)
+        reached = len(mine.reset_index()[[*PAIR, "class_id"]].drop_duplicates())
+        row = {"series": series, "layer": layer, "left out": expected - reached}
+        gaps = bench.ranking_of(mine)
+        rows.append(row | {m: gaps[m] for m in bench.order})
+    if not rows:
+        return None
+    return Table(
+        "by_layer",
+        f"Gap when one layer alone is ablated ({bench.main})",
+        "Mean over classes and pairs. Left out: classes and pairs for which no neuron of the layer "
+        "changed at all, so that there is nothing to rank.",
+        pd.DataFrame(rows),
+        dict.fromkeys(bench.methods, _SIGNED),
+    )
+
+
+@BENCH_TABLES.add("reliability")
+def reliability(bench: Bench) -> Table:
+    rows = []
+    found = bench.results.reliability
+    classes_with = found.groupby("images")["class_id"].nunique()
+    sizes = classes_with.index[classes_with == found["class_id"].nunique()]
+    for method in bench.order:
+        mine = found[found["method"] == method]
+        by_class = mine.groupby(["images", "class_id"])["rho"].mean().unstack("images")
+        row: dict[str, object] = {"method": method}
+        row |= {f"ρ, {size}": by_class[size].mean() if size in by_class else np.nan
+                for size in sizes}  # fmt: skip
+        most = max(sizes, default=0)
+        row["images for .9"] = (
+            lb.images_needed(by_class[most].mean(), int(most)) if most in by_class else np.nan
+        )
+        row["left out"] = int(mine["left_out"].sum())
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return Table(
+        "reliability",
+        "How many images does a ranking need?",
+        "Spearman's correlation of the importance of a layer's neurons between two disjoint halves "
+        "of so many images each, mean over layers, pairs and classes; the number of images for .9 "
+        "by Spearman and Brown from the largest half. Left out: draws without two different "
+        "scores in a half.",
+        table,
+        dict.fromkeys([c for c in table.columns if c.startswith("ρ")], "{:.2f}")
+        | {"images for .9": "{:.0f}"},
+    )
+
+
+@BENCH_TABLES.add("images")
+def images(bench: Bench) -> Table:
+    table = lb.image_tests(bench.wide(bench.main), bench.order)
+    table.insert(1, "epochs", _epochs(table))
+    names = {
+        "cochran": "p (Cochran's Q)",
+        "mcnemar_last": "p (q1 vs last)",
+        "mcnemar_matched": "p (q1 vs matched)",
+    }
+    return Table(
+        "images",
+        "Tests over images",
+        "Paired over images: Cochran's Q over the quarters, exact McNemar of the most important "
+        "quarter against the last and against the set matched on size of change. They treat the "
+        "images of a class as independent although these share their sets: the claims rest on the "
+        "tests over classes. Not corrected for the number of rows.",
+        table.drop(columns=["epoch_from", "epoch_to"]).rename(columns=names),
+        dict.fromkeys(names.values(), _P),
+    )
+
+
+@BENCH_TABLES.add("stability")
+def stability(bench: Bench) -> Table | None:
+    reference = bench.ranking()
+    rows = []
+    for factor, level, ranking in bench.levels():
+        tau, count = lb.agreement(reference, ranking)
+        known = {m: v for m, v in ranking.items() if np.isfinite(v)}
+        best = max(known, key=lambda m: (known[m], m)) if known else ""
+        rows.append(
+            {
+                "factor": factor,
+                "level": level,
+                "tau": tau,
+                "methods": count,
+                "best": best,
+                "its gap": known.get(best, np.nan),
+            }
+        )
+    return Table(
+        "stability",
+        "How stable is the ranking?",
+        "Kendall's tau-b between the ranking of methods in the main table and the one at each "
+        "level of a factor, others as in the main table; 1 the same, 0 unrelated. Best: the method "
+        "that leads there, with its value of that measure. Seeds: `conceptevo bench compare`.",
+        pd.DataFrame(rows),
+        {"tau": "{:.2f}", "its gap": _SIGNED},
+    )
+
+
+@BENCH_TABLES.add("spaces")
+def spaces(bench: Bench) -> Table | None:
+    if not bench.space_values:
+        return None
+    coverage = {space.method: float(space.neurons["coverage"].mean()) for space in bench.spaces}
+    rows = []
+    for task, values in bench.space_values.items():
+        if values.empty:
+            continue
+        found = lb.bootstrap_neurons(values, np.random.default_rng(SEED), RESAMPLES)
+        names = list(values.columns)
+        low, high = found.interval()
+        order = sorted(range(len(names)), key=lambda i: -found.value[i])
+        groups = lb.letters([names[i] for i in order], lb.differences(found, names))
+        rows += [
+            {
+                "task": task,
+                "method": names[i],
+                "value": found.value[i],
+                "low": low[i],
+                "high": high[i],
+                "group": groups[names[i]],
+                "neurons": len(values),
+                "coverage": coverage[names[i]],
+            }
+            for i in order
+        ]
+    return Table(
+        "spaces",
+        "Which space? Concepts, identity, stability",
+        "Concept: share of a neuron's five nearest base neurons with its own true concept, for "
+        "neurons of the base, other epochs, other series and untrained networks. Identity: mean "
+        "reciprocal rank of a channel's later self among all later neurons of its series. "
+        "Stability: share of five base neighbours that another draw of the method finds, too. "
+        "Coverage: share of stimuli with a vector of their own. Over the neurons that all methods "
+        "place, concepts with an overlap of at least .04; intervals and groups (methods that share "
+        "a letter are not separated: all pairs, Holm, 5 %) by bootstrap over layers, as neurons of "
+        "a layer, and a channel's epochs, are alike; the networks taken as given.",
+        pd.DataFrame(rows),
+        dict.fromkeys(["value", "low", "high"], "{:.3f}") | {"coverage": "{:.2f}"},
+    )

@@ -1,0 +1,1 @@
+"""Tables, figures and reports: how results are shown."""

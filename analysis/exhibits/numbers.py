@@ -1,0 +1,53 @@
+"""numbers.tex: a LaTeX macro for every number of every table, so that none is typed by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pandas as pd
+
+from analysis.exhibits.tables import Table, escape
+
+_DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+_GREEK = {"α": "alpha", "κ": "kappa", "′": "prime"}
+
+
+def macro_name(*parts: object) -> str:
+    r"""A name of letters only: macro_name("accuracy", "base", "low") is "ceAccuracyBaseLow"."""
+    words = []
+    for part in parts:
+        text = "".join(_GREEK.get(c, c) for c in str(part))
+        text = re.sub(r"\d", lambda m: f" {_DIGITS[int(m.group())]} ", text)
+        words += [word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z]+", text)]
+    return "ce" + "".join(words)
+
+
+def numbers_tex(tables: Mapping[str, Table]) -> str:
+    r"""Definitions \newcommand{\ceTableRowColumn}{as the table shows it}.
+
+    A row is named by its text columns, or by its position where these do not tell rows apart.
+
+    Raises:
+        ValueError: two figures would have the same name.
+    """
+    lines = ["% Written by conceptevo analyse; every number in the text should come from here."]
+    used: dict[str, str] = {}
+    for name, table in tables.items():
+        shown = table.cells()
+        numeric = [c for c in shown.columns if pd.api.types.is_numeric_dtype(table.frame[c])]
+        words = [c for c in shown.columns if c not in numeric]
+        keys = [" ".join(row) for row in shown[words].to_numpy().tolist()]
+        keys = [re.sub("−", " minus ", key) for key in keys]
+        if len({macro_name(key) for key in keys}) < len(keys) or not words:
+            keys = [f"{key} {position + 1}" for position, key in enumerate(keys)]
+        for key, row in zip(keys, shown.to_dict("records"), strict=True):
+            for column in numeric:
+                macro = macro_name(name, key, column)
+                if macro in used:
+                    raise ValueError(
+                        f"{name}, {key!r}, {column!r} and {used[macro]} would both be \\{macro}"
+                    )
+                used[macro] = f"{name}, {key!r}, {column!r}"
+                lines.append(rf"\newcommand{{\{macro}}}{{{escape(row[column])}}}")
+    return "\n".join(lines) + "\n"

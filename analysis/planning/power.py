@@ -1,0 +1,287 @@
+"""How many people: studies are simulated before they are run, and analysed as they will be.
+
+A power is the share of simulated studies in which the planned test rejects. The simulation knows
+participants who differ, items that differ and guessing (`Design` of `coverage.py`); the analysis is
+the clustered test of `analysis.statistics.shares`, so that the power is that of the claim itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+
+from analysis.exhibits.figures import COLOURS, Figure, look, styled
+from analysis.exhibits.tables import Table
+from analysis.planning.coverage import Design, simulate
+from analysis.statistics import mixed_model
+from analysis.statistics.clusters import holm, t_interval, two_way_jackknife
+from analysis.statistics.shares import _fit_conditions, _log_odds, _pairs, _shares
+
+#: Named where a study has several effects: that all are found in one study.
+TOGETHER = "all together"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be found.
+
+    Attributes:
+        design: the study; its number of participants is varied by `curve`.
+        against_chance: test the conditions against chance and report those that differ from it,
+            otherwise the contrasts of conditions.
+        reference: compare all conditions with this one; all pairs by default.
+        level: 1 − level is the size of all tests of the study together.
+        share: what the tests planned here hold of it; as in the analysis (`claims.py`) the
+            rest is handed on to them only if the other tests are rejected, which is not counted on.
+    """
+
+    design: Design
+    against_chance: bool = False
+    reference: str | None = None
+    level: float = 0.95
+    share: float = 1.0
+
+
+def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
+    """Share of simulated studies in which each test rejects.
+
+    Returns:
+        effect (a condition, or "a − b"; with several, TOGETHER: all are found in one study), size
+        (true difference), power, low, high (Wilson's 95 % interval for the error of simulation),
+        studies.
+    """
+    design = plan.design
+    names = tuple(design.accuracy)
+    accuracy = np.array([design.accuracy[name] for name in names])
+    if plan.against_chance:
+        effects, sizes = list(names), accuracy - design.chance
+        sought = sizes != 0  # a control at chance is tested, but not to be found
+    else:
+        pairs = _pairs(names, plan.reference)
+        effects = [f"{names[a]} − {names[b]}" for a, b in pairs]
+        sizes = np.array([accuracy[a] - accuracy[b] for a, b in pairs])
+        sought = np.ones(len(pairs), dtype=bool)
+        first, second = np.array(pairs).reshape(-1, 2).T
+    if not sought.any():
+        raise ValueError("nothing to find: give conditions that differ from chance or each other")
+    null = float(logit(design.chance)) if plan.against_chance else 0.0
+    kept = len(effects) * (1 / plan.share - 1)  # the others' weight, each test here having one
+
+    def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+        if plan.against_chance:
+            return _log_odds(total, count)
+        share = _shares(total, count)
+        return share[..., first] - share[..., second]
+
+    rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
+    for k, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
+        data = simulate(design, np.random.default_rng(child))
+        result = two_way_jackknife(data, function)
+        p = np.array(
+            [
+                t_interval(value, variance, df, plan.level, null)[2]
+                for value, variance, df in zip(
+                    result.point, result.variance, result.df, strict=True
+                )
+            ]
+        )
+        # An undefined p does not reject.
+        rejected[k] = (holm(p, kept=kept) < 1 - plan.level)[sought]
+    power = rejected.mean(axis=0)
+    names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
+    if len(power) > 1:
+        power = np.append(power, rejected.all(axis=1).mean())
+        names_found, sizes = [*names_found, TOGETHER], np.append(sizes, np.nan)
+    low, high = _wilson(power, studies)
+    return pd.DataFrame(
+        {"effect": names_found, "size": sizes, "power": power, "low": low, "high": high,
+         "studies": studies}
+    )  # fmt: skip
+
+
+def _wilson(share: np.ndarray, n: int, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's (1927) interval for shares of n."""
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - reach, middle + reach
+
+
+def curve(
+    plan: Plan,
+    participants: Sequence[int],
+    trials: Sequence[int],
+    items: Sequence[int] = (),
+    raters: Sequence[int] = (),
+    studies: int = 400,
+    cost: float = np.nan,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Power over numbers of participants, of trials each answers, and of answers each trial gets.
+
+    Answers are participants × trials = items × raters in every condition, so that three of the four
+    numbers say the fourth. More people alone do not help where items differ: their spread is
+    divided by the number of different items only.
+
+    Args:
+        participants: numbers to try. trials: likewise, a participant and condition.
+        items: likewise, different trials a condition; as many as `trials` by default.
+        raters: likewise, answers each trial gets (at least), which sets the items instead. Numbers
+            of participants that cannot give so many are left out.
+        cost: of one participant, in any currency.
+
+    Returns:
+        design (what is held while participants vary), participants, trials, items, raters, cost,
+        and the columns of `rejections`.
+
+    Raises:
+        ValueError: both items and raters, fewer items than trials, more raters than participants.
+    """
+    if items and raters:
+        raise ValueError("give items or raters: each follows from the other")
+    if items and min(items) < max(trials):
+        raise ValueError(
+            f"trials ({max(trials)}) exceed items ({min(items)}): nobody answers an item twice"
+        )
+    frames = []
+    for each, held, n in product(trials, raters or items or [0], participants):
+        if raters and n < held:
+            continue
+        count = n * each // held if raters else held or each
+        name = f"{each} trials, {held} raters" if raters else f"{each} trials of {count}"
+        design = replace(plan.design, participants=n, items=count, answered=each)
+        found = rejections(replace(plan, design=design), studies, seed)
+        frames.append(
+            found.assign(
+                design=name, participants=n, trials=each, items=count, raters=n * each / count,
+                cost=n * cost,
+            )
+        )  # fmt: skip
+    if not frames:
+        raise ValueError(
+            f"raters ({min(raters)}) exceed participants ({max(participants)}): nobody answers an "
+            f"item twice"
+        )
+    table = pd.concat(frames, ignore_index=True)
+    front = ["design", "participants", "trials", "items", "raters", "cost"]
+    return table[[*front, *(c for c in table.columns if c not in front)]]
+
+
+def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
+    """The fewest participants with which each effect, and all together, have the wanted power.
+
+    Returns:
+        effect, design, participants, trials, items, raters, power, cost; missing where no number
+        tried suffices (more items may). The power must hold for that number and all larger ones,
+        so that luck in one simulation does not count. The last effect is all together (or the only
+        one).
+    """
+    rows = []
+    for (effect, design), group in table.groupby(["effect", "design"], sort=False):
+        group = group.sort_values("participants")
+        enough = group["power"].to_numpy()[::-1] >= wanted
+        run = len(enough) if enough.all() else int(np.argmin(enough))
+        best = group.iloc[len(group) - run] if run else pd.Series(dtype=float)
+        columns = ["participants", "trials", "items", "raters", "power", "cost"]
+        rows.append({"effect": effect, "design": design} | best.reindex(columns).to_dict())
+    whole = dict.fromkeys(["participants", "trials", "items"], "Int64")
+    return pd.DataFrame(rows).astype(whole)
+
+
+def in_words(found: pd.DataFrame, wanted: float) -> str:
+    """The smallest design with the wanted power for all effects: fewest people, trials, items."""
+    every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
+    if every.empty:
+        return f"No design tried finds every effect with {100 * wanted:g} % power."
+    best = every.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
+    cost = "" if np.isnan(best["cost"]) else f", at a cost of {best['cost']:.2f}"
+    return (
+        f"Smallest design tried that finds every effect with {100 * wanted:g} % power: "
+        f"{best['participants']} participants, {best['trials']} trials each a condition, of "
+        f"{best['items']} different ones with {best['raters']:.0f} answers each{cost}."
+    )
+
+
+def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
+    """The design with accuracies and spreads taken from a pilot's answers.
+
+    Args:
+        design: its conditions that the pilot has take the pilot's (model-based) accuracies; chance,
+            numbers of items and participants stay.
+        pilot: participant, trial, condition, correct, and source where there is one.
+
+    Raises:
+        ValueError: the pilot has none of the conditions, or says nothing (all right or all wrong),
+            or mixes sources.
+    """
+    if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
+        raise ValueError(f"the pilot mixes answers of {', '.join(sources)}; export one --source")
+    known = pilot[pilot["condition"].isin(list(design.accuracy))]
+    model = _fit_conditions(known) if len(known) else None
+    if model is None:
+        raise ValueError(
+            f"the pilot has no usable answers of the conditions {', '.join(design.accuracy)}"
+        )
+    shares = mixed_model.marginal(model.fit.beta, model.spread)
+    accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
+    people, within, items = map(float, model.fit.sd)
+    return replace(
+        design, accuracy=accuracy, sd_participant=people, sd_condition=within, sd_item=items
+    )
+
+
+def power_tables(
+    table: pd.DataFrame, found: pd.DataFrame, wanted: float
+) -> tuple[list[Table], Figure]:
+    """The curve and the smallest designs as tables, and the curve as a figure."""
+    number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
+              "raters": "{:.0f}", "cost": "{:.2f}"}  # fmt: skip
+    meaning = (
+        "Trials: a participant and condition. Items: different trials a condition. Raters: answers "
+        "an item."
+    )
+    tables = [
+        Table(
+            "power",
+            "Power by simulation",
+            "Share of simulated studies in which the planned test (participants and items "
+            "clustered, corrected by Holm) rejects, with Wilson's interval for the error of "
+            f"simulation. {meaning} Size: true difference of shares.",
+            table,
+            number,
+            hidden=("design", "studies"),
+        ),
+        Table(
+            "power_smallest",
+            f"Fewest participants for {100 * wanted:g} % power",
+            f"{in_words(found, wanted)} {meaning} A dash: no number tried suffices; more different "
+            "items may.",
+            found,
+            number,
+            hidden=("design",),
+        ),
+    ]
+    lines = table
+    if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many to tell apart
+        lines = table[table["effect"] == TOGETHER]
+    with styled():
+        canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+        for k, ((effect, design), group) in enumerate(
+            lines.groupby(["effect", "design"], sort=False)
+        ):
+            people, style = group["participants"], look(k)
+            axis.plot(people, group["power"], label=f"{effect}, {design}", **style)
+            axis.fill_between(
+                people, group["low"], group["high"], alpha=0.12, color=style["color"], linewidth=0
+            )
+        axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("participants")
+        axis.set_ylabel("power")
+        canvas.legend(loc="outside right center")
+    return tables, Figure("power", "Power by number of participants", tables[0].caption, canvas)

@@ -1,0 +1,53 @@
+"""Example patches of the neurons of a run, for its figures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.run.tables import concepts
+from analysis.statistics.alignment import NAMED_OVERLAP
+from harness.artifacts import Run
+from harness.images.patches import grid, patches
+from harness.images.sets import ImageSet, View, open_images
+from harness.records import NEURON
+
+
+class Album:
+    """Grids of example patches of any neuron of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self._images: ImageSet = open_images(run, "probe")
+        self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
+        self._layers = run.tables("layers").set_index(["series", "layer"])
+        named = concepts(run)
+        self._concepts = (
+            {}
+            if named is None
+            else named[named["iou"] >= NAMED_OVERLAP].set_index(NEURON)["concept"].to_dict()
+        )
+
+    def depth(self, series: str, layer: str) -> float:
+        return float(self._layers.loc[(series, layer), "depth"])
+
+    def picture(
+        self, neuron: tuple[str, int, str, int], side: int = 3, tile: int = 44
+    ) -> np.ndarray:
+        """The strongest side x side patches as one image; grey where the neuron is dead."""
+        size = side * (tile + 2) - 2
+        if neuron not in self._stimuli:
+            return np.full((size, size, 3), 235, dtype=np.uint8)
+        row = self._layers.loc[(neuron[0], neuron[2])]
+        crops = patches(
+            self._stimuli[neuron],
+            self._images,
+            View(int(row["resize"]), int(row["crop"])),
+            float(row["patch"]),
+            side * side,
+        )
+        return np.asarray(grid(crops, side, tile))
+
+    def concept(self, neuron: tuple[str, int, str, int]) -> str:
+        """Its true concept where known, "dead" or "" else."""
+        if neuron not in self._stimuli:
+            return "dead"
+        return str(self._concepts.get(neuron, ""))

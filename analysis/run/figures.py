@@ -1,0 +1,359 @@
+"""The figures of a run: training, maps, evolutions, neighbours, alignment, reversion."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits.figures import COLOURS, MARKERS, RUN_FIGURES, Cell, Figure, look, sheet
+from analysis.run.album import Album
+from analysis.run.tables import (
+    alignment,
+    base_checkpoint,
+    concepts,
+    reversion_records,
+    spaces,
+)
+from analysis.statistics import classes as reversion
+from analysis.statistics.alignment import NAMED_OVERLAP
+from harness.artifacts import Artifact, Run
+from harness.concepts.space import SemanticSpace
+from harness.records import JOINT, NEURON
+
+MAPPED_CONCEPTS = 7
+STRIPS = 6
+#: Concepts can be named from about a third of the depth on.
+LEAST_DEPTH = 0.35
+
+
+@RUN_FIGURES.add("training")
+def training(run: Run) -> Figure | None:
+    if not run.holds("training_log"):
+        return None
+    log = run.tables("training_log")
+    canvas, axes = plt.subplots(figsize=(4.6, 2.8))
+    probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
+    for index, (series, rows) in enumerate(log.groupby("series")):
+        style = look(index)
+        colour = style["color"]
+        axes.plot(rows["epoch"], rows["test_accuracy"], color=colour, label=f"{series}, test")
+        axes.plot(
+            rows["epoch"], rows["train_accuracy"], ":", color=colour, label=f"{series}, train"
+        )
+        kept = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
+        axes.plot(kept["epoch"], kept["test_accuracy"], linestyle="none", **style)
+    axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend()
+    return Figure(
+        "training",
+        "Training curves",
+        "Accuracy over epochs; markers are the checkpoints that are studied.",
+        canvas,
+    )
+
+
+@RUN_FIGURES.add("map")
+def concept_map(run: Run) -> Figure | None:
+    table = run.table(Artifact("map"))
+    named = concepts(run)
+    if named is None:
+        table = table.assign(concept=None)
+        shown: list[str] = []
+    else:
+        strong = named[named["iou"] >= NAMED_OVERLAP]
+        table = table.merge(strong[[*NEURON, "concept"]], on=NEURON, how="left")
+        shown = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
+    series = list(dict.fromkeys(table["series"]))
+    epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
+    columns = max(map(len, epochs.values()))
+    canvas, grid_axes = plt.subplots(
+        len(series),
+        columns,
+        figsize=(1.95 * columns, 2.05 * len(series) + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    base = base_checkpoint(run)
+    behind = table[(table["series"] == base.series) & (table["epoch"] == base.epoch)]
+    for row, name in enumerate(series):
+        for column in range(columns):
+            axes = grid_axes[row, column]
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            if column >= len(epochs[name]):
+                axes.set_visible(False)
+                continue
+            epoch = epochs[name][column]
+            own = table[(table["series"] == name) & (table["epoch"] == epoch)]
+            axes.scatter(behind["x"], behind["y"], s=3, color="#e2e2e2", linewidths=0)
+            other = own[~own["concept"].isin(shown)]
+            axes.scatter(other["x"], other["y"], s=5, color="#9a9a9a", linewidths=0)
+            for index, concept in enumerate(shown):
+                those = own[own["concept"] == concept]
+                axes.scatter(
+                    those["x"],
+                    those["y"],
+                    s=16,
+                    marker=MARKERS[index],
+                    color=COLOURS[index],
+                    linewidths=0,
+                    label=concept if row == column == 0 else None,
+                )
+            axes.set_title(f"{name}, epoch {epoch}")
+    if shown:
+        handles = [
+            plt.Line2D([], [], color=COLOURS[i], marker=MARKERS[i], linestyle="", label=concept)
+            for i, concept in enumerate(shown)
+        ]
+        canvas.legend(handles=handles, loc="lower center", ncols=len(shown), fontsize=8)
+    canvas.tight_layout(rect=(0, 0.05 if shown else 0, 1, 1))
+    return Figure(
+        "map",
+        "Map of neurons",
+        "Every dot is a neuron, in one UMAP layout fitted on the base checkpoint "
+        f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel). Colours are the "
+        "most frequent true concepts by masks or attributes (overlap of at least "
+        f"{NAMED_OVERLAP}); dark grey is everything else. Dead neurons are absent.",
+        canvas,
+    )
+
+
+@RUN_FIGURES.add("emergence")
+def emergence(run: Run) -> Figure | None:
+    named = concepts(run)
+    if named is None:
+        return None
+    strong = named[named["iou"] >= NAMED_OVERLAP]
+    counts = strong.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
+    counts = counts.fillna(0).sort_index(axis=1)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
+    series = list(dict.fromkeys(counts.columns.get_level_values("series")))
+    widths = [int((counts.columns.get_level_values("series") == name).sum()) for name in series]
+    canvas, panels = plt.subplots(
+        1,
+        len(series),
+        figsize=(1.2 + 0.5 * sum(widths), 0.6 + 0.19 * len(counts)),
+        width_ratios=widths,
+        sharey=True,
+        squeeze=False,
+    )
+    for axes, name in zip(panels[0], series, strict=True):
+        block = counts.xs(name, axis=1, level="series")
+        axes.imshow(block, cmap="Greys", aspect="auto", vmin=0, vmax=counts.to_numpy().max())
+        for (row, column), value in np.ndenumerate(block.to_numpy(dtype=int)):
+            colour = "white" if value > 0.55 * counts.to_numpy().max() else "black"
+            axes.text(column, row, value, ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(block.shape[1]), block.columns.tolist())
+        axes.set_yticks(range(len(counts)), counts.index.tolist())
+        axes.set(title=name, xlabel="epoch")
+        axes.grid(False)
+    canvas.tight_layout()
+    return Figure(
+        "emergence",
+        "Which concepts appear when",
+        f"Number of neurons whose true concept is the row's, with an overlap of at least "
+        f"{NAMED_OVERLAP}.",
+        canvas,
+    )
+
+
+@RUN_FIGURES.add("strips")
+def strips(run: Run) -> Figure | None:
+    """The neurons that moved furthest in the space between their first trained and last epoch."""
+    space, album = spaces(run)[0], Album(run)
+    rows = []
+    series_names = list(dict.fromkeys(space.neurons["series"]))
+    for series in series_names:
+        epochs = sorted(space.neurons.loc[space.neurons["series"] == series, "epoch"].unique())
+        trained = [epoch for epoch in epochs if epoch > 0]
+        if len(trained) < 2:
+            continue
+        moved = space.displacement(series, trained[0], trained[-1])
+        deep = [album.depth(series, layer) >= LEAST_DEPTH for layer in moved["layer"]]
+        moved = moved[deep].sort_values("displacement", ascending=False, kind="stable")
+        share = STRIPS // len(series_names) or 1
+        for evolution in _spread(moved, share).itertuples():
+            line = []
+            for epoch in epochs:
+                neuron = (series, epoch, evolution.layer, evolution.channel)
+                title = f"\nepoch {epoch}"
+                if epoch == epochs[0]:
+                    title = f"{series} {evolution.layer}:{evolution.channel}{title}"
+                line.append(Cell(album.picture(neuron), title, album.concept(neuron)))
+            rows.append(line)
+    if not rows:
+        return None
+    return Figure(
+        "strips",
+        "Evolution of single neurons",
+        "Each row is one neuron (one channel of one layer) over its checkpoints: the parts of the "
+        "probe images that excite it most, and below its true concept where its overlap is large "
+        f"enough. Shown are neurons that moved furthest in the {space.method} space between the "
+        "first trained and the last epoch, each from another region of the space.",
+        sheet(rows),
+    )
+
+
+def _spread(moved: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first rows, not more than two of a layer, so that one layer does not fill the figure."""
+    return (
+        moved.groupby("layer", sort=False)
+        .head(2)
+        .sort_values("displacement", ascending=False, kind="stable")
+        .head(count)
+    )
+
+
+@RUN_FIGURES.add("neighbours")
+def neighbours(run: Run) -> Figure | None:
+    """A few base neurons beside their nearest neighbours in every other series."""
+    space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
+    others = [name for name in dict.fromkeys(space.neurons["series"]) if name != base.series]
+    own = space.rows(series=base.series, epoch=base.epoch)
+    deep = [
+        album.depth(base.series, layer) >= LEAST_DEPTH for layer in space.neurons["layer"].iloc[own]
+    ]
+    chosen = _different(space, own[np.array(deep, dtype=bool)], STRIPS)
+    rows = []
+    for row in chosen:
+        line = [_cell(space, album, row, "")]
+        near, likeness = space.nearest(np.array([row]), own, 2)
+        line += [
+            _cell(space, album, n, f" ({s:.2f})") for n, s in zip(near[0], likeness[0], strict=True)
+        ]
+        for name in others:
+            last = int(space.neurons.loc[space.neurons["series"] == name, "epoch"].max())
+            there = space.rows(series=name, epoch=last)
+            near, likeness = space.nearest(np.array([row]), there, 2)
+            line += [
+                _cell(space, album, n, f" ({s:.2f})")
+                for n, s in zip(near[0], likeness[0], strict=True)
+            ]
+        rows.append(line)
+    if not rows:
+        return None
+    return Figure(
+        "neighbours",
+        "Neighbours across models",
+        f"Left, neurons of the base checkpoint ({base.series}, epoch {base.epoch}), far apart from "
+        "each other; beside each its two nearest neighbours in the same checkpoint and in the last "
+        f"checkpoint of every other series, with the similarity in the {space.method} space.",
+        sheet(rows),
+    )
+
+
+def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
+    """Farthest-point choice: each next neuron is the least similar to those chosen before."""
+    if not len(rows):
+        return []
+    chosen = [int(rows[0])]
+    while len(chosen) < min(count, len(rows)):
+        likeness = space.similarity(rows, np.array(chosen)).max(axis=1)
+        chosen.append(int(rows[likeness.argmin()]))
+    return chosen
+
+
+def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> Cell:
+    neuron = tuple(space.neurons[NEURON].iloc[row])
+    series, _, layer, channel = neuron
+    return Cell(album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note)
+
+
+@RUN_FIGURES.add("alignment")
+def alignment_plot(run: Run) -> Figure | None:
+    found = alignment(run)
+    if found is None:
+        return None
+    table = found.frame
+    groups = list(dict.fromkeys(table["group"]))
+    canvas, axes = plt.subplots(figsize=(5.6, 2.9))
+    methods = list(dict.fromkeys(table["method"]))
+    for index, method in enumerate(methods):
+        rows = table[table["method"] == method].set_index("group").reindex(groups)
+        x = np.arange(len(groups)) + (index - (len(methods) - 1) / 2) * 0.13
+        axes.errorbar(
+            x,
+            rows["share"],
+            yerr=[rows["share"] - rows["low"], rows["high"] - rows["share"]],
+            linestyle="none",
+            **look(index),
+            capsize=2,
+            label=method,
+        )
+    chance = table.groupby("group", sort=False)["chance"].mean().reindex(groups)
+    for position, value in enumerate(chance):
+        axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=":")
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(ylabel="share of 5 nearest with\nthe same true concept", ylim=(0, None))
+    axes.legend(ncols=2)
+    return Figure(
+        "alignment",
+        "Do neighbours share the true concept?",
+        "Share of each neuron's five nearest base neurons with its own true concept, 95 % "
+        "bootstrap intervals over neurons; dotted: chance.",
+        canvas,
+    )
+
+
+@RUN_FIGURES.add("reversion")
+def reversion_plot(run: Run) -> Figure | None:
+    if not run.holds("reversion"):
+        return None
+    records = reversion_records(run)
+    joint = records[(records["layer"] == JOINT) & (records["split"] == "heldout")]
+    pairs = list(joint.groupby(["series", "epoch_from", "epoch_to"], observed=True))
+    bins = reversion.quartiles(list(joint["arm"].unique()))
+    arms = [*bins, "matched", "random", "all"]
+    methods = list(dict.fromkeys(joint["method"]))
+    columns = min(2, len(pairs))
+    lines = -(-len(pairs) // columns)
+    canvas, panels = plt.subplots(
+        lines, columns, figsize=(3.9 * columns, 2.5 * lines), squeeze=False, sharey=True
+    )
+    for axes, (key, rows) in zip(panels.flat, pairs, strict=False):
+        for index, method in enumerate(methods):
+            offset = (index - (len(methods) - 1) / 2) * 0.14
+            of_method = rows[rows["method"] == method]
+            style = {"label": method, **look(index)}
+            _arms(axes, of_method, [*bins, "matched"], arms, offset, len(bins), **style)
+        first = rows[rows["method"] == methods[0]]
+        shared = {"color": "#777777", "marker": "_", "label": "any method"}
+        _arms(axes, first, ["random", "all"], arms, 0.0, 0, **shared)
+        axes.axhline(0, color="#444444", linewidth=0.8)
+        axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
+        axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
+    for axes in panels.flat[len(pairs) :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("change of accuracy")
+    canvas.tight_layout(rect=(0, 0.3 / (2.5 * lines), 1, 1))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
+    return Figure(
+        "reversion",
+        "What happens when evolutions are undone",
+        "Signed change of top-1 accuracy on images that importance has not seen, all layers at "
+        "once, by importance method, with 95 % intervals over classes. "
+        "Below 0: undoing the evolution hurts.",
+        canvas,
+    )
+
+
+def _arms(axes, rows, drawn, places, offset, joined, color, marker, label) -> None:
+    """Means with intervals of some arms at their places; the first `joined` ones are connected."""
+    found = reversion.class_interval(reversion.wide(reversion.by_class(rows))[drawn])
+    means, low, high = found["mean"], found["low"], found["high"]
+    x = np.array([places.index(arm) + offset for arm in drawn])
+    axes.plot(x[:joined], means.iloc[:joined], color=color, linewidth=0.9)
+    axes.errorbar(
+        x,
+        means,
+        yerr=[means - low, high - means],
+        fmt=marker,
+        color=color,
+        capsize=1.5,
+        elinewidth=0.9,
+        label=label,
+    )

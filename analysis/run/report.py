@@ -1,0 +1,232 @@
+"""The report of a run: every registered table and figure, and what they say in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from rich import box
+from rich.table import Table as ScreenTable
+
+from analysis.exhibits.figures import RUN_FIGURES, Figure, styled
+from analysis.exhibits.report import Section, write_html
+from analysis.exhibits.tables import RUN_TABLES, Table
+from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
+from analysis.run import tables as run_tables
+from analysis.statistics.classes import by_class, class_interval, wide
+from harness.artifacts import Run
+from harness.records import JOINT, PAIR
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a report left: its main table for the screen, and the paths of all files."""
+
+    summary: ScreenTable | str
+    paths: list[Path]
+
+
+def write_report(run: Run) -> Written:
+    """Write tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and report.html under `report/`."""
+    folder = run.root / "report"
+    tables = {name: table for name in RUN_TABLES if (table := RUN_TABLES.get(name)(run))}
+    with styled():
+        figures = {name: figure for name in RUN_FIGURES if (figure := RUN_FIGURES.get(name)(run))}
+        for table in tables.values():
+            table.write(folder / "tables")
+        for figure in figures.values():
+            figure.write(folder / "figures")
+        manifest = run.manifest()
+        versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
+        write_html(
+            folder / "report.html",
+            "How concepts evolve in training",
+            _lead(run, tables),
+            _sections(run, tables, figures),
+            f"Made by conceptevo-harness, seed {manifest['configuration']['seed']}; "
+            f"Python {manifest['python']}, {versions}.",
+        )
+        plt.close("all")
+    main = tables.get("reversion")
+    return Written(
+        summary=reversion_on_screen(main) if main else "no reversion was made",
+        paths=[folder / "report.html", folder / "tables", folder / "figures"],
+    )
+
+
+def on_screen(table: Table) -> ScreenTable:
+    """A table for the terminal."""
+    screen = ScreenTable(title=table.title)
+    shown = table.shown()
+    for name in shown.columns:
+        numeric = pd.api.types.is_numeric_dtype(table.frame[name])
+        screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in shown.to_numpy().tolist():
+        screen.add_row(*row)
+    return screen
+
+
+def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
+    """A frame of words and numbers for the terminal."""
+    screen = ScreenTable(title=title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
+    for name in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        screen.add_column(str(name), justify="right" if numeric else "left", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        screen.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row))
+    return screen
+
+
+def reversion_on_screen(table: Table) -> ScreenTable:
+    """The reversion table in 80 columns: effects alone; tests are in the files."""
+    frame = table.frame
+    effects = [name for name in frame.columns[4:] if name != "all" and not name.startswith("p (")]
+    screen = ScreenTable(title=table.title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
+    for name in ("epochs", "by", *effects):
+        screen.add_column(name, justify="left" if name in ("epochs", "by") else "right")
+    for _, row in frame.iterrows():
+        numbers = [f"{row[name]:+.2f}".replace("0.", ".") for name in effects[1:]]
+        before = f"{row[effects[0]]:.2f}".replace("0.", ".")
+        screen.add_row(f"{row['series']} {row['epochs']}", row["method"], before, *numbers)
+    return screen
+
+
+def _lead(run: Run, tables: dict[str, Table]) -> str:
+    neurons = tables["neurons"].frame
+    return (
+        f"{neurons['series'].nunique()} training runs with {len(neurons)} checkpoints, "
+        f"{int(neurons['alive'].sum())} living neurons: which concepts they detect, how these "
+        "appear and change while the networks train, and what happens to the predictions when "
+        "the changes are undone."
+    )
+
+
+def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) -> list[Section]:
+    def pick(pool, *names):
+        return [pool[name] for name in names if name in pool]
+
+    return [
+        Section(
+            "The networks",
+            [
+                "A checkpoint is a network's weights at one epoch; the checkpoints of one training "
+                "run form a series. A neuron is one channel of one probed layer."
+            ],
+            figures=pick(figures, "training"),
+            tables=pick(tables, "training", "neurons"),
+        ),
+        Section(
+            "What neurons detect, and when",
+            [
+                "For each neuron, the probe images that excite it most are its stimuli. Neurons "
+                "that share stimuli are put near each other in one semantic space, and neurons of "
+                "all other checkpoints are placed in it through the images that excite them."
+            ],
+            figures=pick(figures, "map", "emergence", "strips", "neighbours"),
+        ),
+        Section(
+            "How far the space can be trusted",
+            [
+                "What the images show is known, by masks of their parts or by attributes, so the "
+                "concept of a neuron can be told without looking. Simpler ways to compare neurons "
+                "stand beside the paper's skip-gram (sgns), on the same neurons; the untrained "
+                "networks are the baseline."
+            ]
+            if "alignment" in tables
+            else [],
+            _alignment_findings(tables.get("alignment")),
+            pick(figures, "alignment"),
+            pick(tables, "alignment", "identity"),
+        ),
+        Section(
+            "Do the evolutions matter to the predictions?",
+            [
+                "For a class and two epochs, every neuron's change is scored by how much it "
+                "matters to the class. In the newer network, a set of neurons is then put back "
+                "to what it does in the older one on the same image, and the rest of the "
+                "network runs on. If the score means something, undoing the most important "
+                "quarter (q1) must hurt more than undoing a random quarter, and the least "
+                "important (q4) less; and neurons that changed as much as q1's but were not "
+                "scored important must do less harm (matched)."
+            ],
+            _reversion_findings(run),
+            pick(figures, "reversion"),
+            pick(
+                tables,
+                "reversion",
+                "reversion_importance",
+                "reversion_top5",
+                "reversion_probability",
+                "reversion_layers",
+            ),
+        ),
+        Section(
+            "Limits",
+            [
+                "Intervals and tests treat classes as the sampled units and the networks as given: "
+                "one training run a series says nothing about other seeds. The scores at t′ and "
+                "along the path (sign_t1, mean_t1, sign_path, mean_path) approximate the very "
+                "intervention they are judged by, so that their success says less than that of a "
+                "score that knows the older network alone. Matched sets can only be as alike as "
+                "the layer allows."
+            ],
+            tables=pick(tables, "times"),
+        ),
+    ]
+
+
+def _alignment_findings(table: Table | None) -> list[str]:
+    """The best method of each group, and whether its interval parts it from the paper's."""
+    if table is None:
+        return []
+    findings = []
+    for group, rows in table.frame.groupby("group", sort=False):
+        ranked = rows.sort_values("share", ascending=False)
+        best = ranked.iloc[0]
+        sentence = (
+            f"{str(group).capitalize()}: {best['method']} has the largest share, "
+            f"{best['share']:.2f} [{best['low']:.2f}, {best['high']:.2f}] against a chance of "
+            f"{best['chance']:.2f}"
+        )
+        alike = [
+            row.method
+            for row in ranked.iloc[1:].itertuples()
+            if row.high >= best["low"] and row.method != "random"
+        ]
+        if alike:
+            sentence += f"; its interval overlaps with {', '.join(alike)}"
+        findings.append(sentence + ".")
+    return findings
+
+
+def _reversion_findings(run: Run) -> list[str]:
+    """What undoing does by the first method, pair by pair, with intervals; only from the data."""
+    if not run.holds("reversion"):
+        return []
+    records = run_tables.reversion_records(run)
+    method = run.manifest()["importance_methods"][0]
+    chosen = records[
+        (records["layer"] == JOINT)
+        & (records["split"] == "heldout")
+        & (records["method"] == method)
+    ]
+    findings = []
+    for (series, start, end), rows in chosen.groupby(PAIR, observed=True):
+        changes = class_interval(wide(by_class(rows)))
+        parts = []
+        for arm, name in (
+            ("q1", "most important quarter"),
+            ("random", "a random quarter"),
+            ("q4", "least important quarter"),
+            ("matched", "matched quarter"),
+        ):
+            if arm in changes.index:
+                mean, low, high = 100 * changes.loc[arm]
+                parts.append(f"{name} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        findings.append(
+            f"{series}, epochs {start} → {end}, scored by {method}: change of accuracy in points "
+            "when undoing the " + ", ".join(parts) + "."
+        )
+    return findings

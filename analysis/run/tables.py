@@ -1,0 +1,258 @@
+"""The tables of a run: training, neurons, semantic spaces, reversion."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits.tables import RUN_TABLES, Table
+from analysis.statistics import classes as reversion
+from analysis.statistics.alignment import NAMED_OVERLAP, alignment_table, identity, mean_interval
+from harness.artifacts import Run
+from harness.concepts.space import SemanticSpace
+from harness.records import JOINT, Checkpoint
+
+SEED = 0  # of the bootstraps: the same run gives the same tables to the byte
+
+
+def spaces(run: Run) -> list[SemanticSpace]:
+    """All spaces of the run, in the configured order."""
+    return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
+
+
+def base_checkpoint(run: Run) -> Checkpoint:
+    return Checkpoint(**run.manifest()["base"])
+
+
+@lru_cache(maxsize=1)
+def reversion_records(run: Run) -> pd.DataFrame:
+    """All reversion records of the run, read once for all tables and figures."""
+    return run.tables("reversion")
+
+
+def concepts(run: Run) -> pd.DataFrame | None:
+    """The true concepts of all neurons; None for images without masks or attributes."""
+    return run.tables("concepts") if run.holds("concepts") else None
+
+
+@RUN_TABLES.add("training")
+def training(run: Run) -> Table | None:
+    if not run.holds("training_log"):
+        return None
+    log = run.tables("training_log")
+    probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
+    kept = log.merge(probed, on=["series", "epoch"])
+    columns = ["series", "epoch", "train_accuracy", "test_accuracy"]
+    return Table(
+        "training",
+        "Accuracy of the checkpoints",
+        "Share of images classified correctly, on the training images (while training, augmented) "
+        "and on the test images, which no training has seen.",
+        kept[columns],
+        {"train_accuracy": "{:.3f}", "test_accuracy": "{:.3f}"},
+    )
+
+
+@RUN_TABLES.add("neurons")
+def neurons(run: Run) -> Table:
+    layers = run.tables("layers").groupby("series")["channels"].sum()
+    first = spaces(run)[0]
+    living = first.neurons.groupby(["series", "epoch"]).agg(
+        alive=("channel", "size"), coverage=("coverage", "mean")
+    )
+    table = living.reset_index()
+    table.insert(2, "neurons", table["series"].map(layers))
+    table.insert(4, "dead", table["neurons"] - table["alive"])
+    return Table(
+        "neurons",
+        "Neurons of the checkpoints",
+        "A dead neuron is active on no probe image and left out of everything. Coverage is the "
+        "mean share of a neuron's stimuli that stimulate a base neuron, too, and so have a vector "
+        "of their own in the semantic space.",
+        table,
+        {"coverage": "{:.3f}"},
+    )
+
+
+@RUN_TABLES.add("alignment")
+@lru_cache(maxsize=1)
+def alignment(run: Run) -> Table | None:
+    named = concepts(run)
+    if named is None:
+        return None
+    named = named[named["iou"] >= NAMED_OVERLAP]
+    table = alignment_table(spaces(run), named, base_checkpoint(run), np.random.default_rng(SEED))
+    if table.empty:
+        return None
+    number = "{:.3f}"
+    return Table(
+        "alignment",
+        "Neighbours that share the true concept",
+        "Share of a neuron's five nearest base neurons whose true concept (by masks or attributes "
+        "of the images) is its own, with 95 % bootstrap intervals over neurons; chance is the "
+        "share of such neurons among all base neurons. Neurons whose overlap with their concept is "
+        f"below {NAMED_OVERLAP} are left out. 'Untrained' is what random weights give for free.",
+        table,
+        dict.fromkeys(["share", "low", "high", "chance", "coverage"], number),
+    )
+
+
+@RUN_TABLES.add("identity")
+def identities(run: Run) -> Table | None:
+    rng = np.random.default_rng(SEED)
+    rows = []
+    for space in spaces(run):
+        trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]]
+        for series, group in trained.drop_duplicates().groupby("series", sort=True):
+            epochs = sorted(group["epoch"])
+            for start, end in pairwise(epochs):
+                ranks = identity(space, series, start, end)["reciprocal_rank"].to_numpy(float)
+                mean, low, high = mean_interval(ranks, rng)
+                rows.append(
+                    {
+                        "method": space.method,
+                        "series": series,
+                        "epochs": f"{start} → {end}",
+                        "neurons": len(ranks),
+                        "mrr": mean,
+                        "low": low,
+                        "high": high,
+                    }
+                )
+    if not rows:
+        return None
+    return Table(
+        "identity",
+        "Is a channel nearest to its later self?",
+        "Mean reciprocal rank of a channel's later self among all later neurons of its series "
+        "(1: always nearest), with 95 % bootstrap intervals over neurons. A space that follows "
+        "single neurons is high here; one that groups neurons by concept need not be.",
+        pd.DataFrame(rows),
+        dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
+    )
+
+
+HELD_OUT = "images that importance has not seen"
+
+
+def _reversion_table(
+    run: Run, name: str, split: str, seen: str, outcome: str = "accuracy"
+) -> Table | None:
+    if not run.holds("reversion"):
+        return None
+    records = reversion_records(run)
+    joint = records[(records["layer"] == JOINT) & (records["split"] == split)]
+    table = reversion.summary(joint, outcome).drop(columns=["split"])
+    epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
+    table.insert(1, "epochs", epochs)
+    table = table.drop(columns=["epoch_from", "epoch_to"])
+    table = table.rename(
+        columns={
+            "page": "p (Page)",
+            "wilcoxon": "p (q1 vs random)",
+            "matched_test": "p (q1 vs matched)",
+        }
+    )
+    changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    measure = {"accuracy": "top-1 accuracy", "top-5": "top-5 accuracy"}.get(
+        outcome, "the class's probability"
+    )
+    return Table(
+        name,
+        f"{outcome.capitalize()} when evolutions are undone ({seen})",
+        f"Signed change of {measure}, mean over classes, when the neurons of one set are put "
+        "back to the older checkpoint in all layers at once: quarters by importance (q1 the most "
+        "important), random sets of that size, sets matched to q1 by size of change, and all "
+        f"neurons. Measured on {seen}. Tests over classes: Page's trend over the quarters and "
+        "two-sided Wilcoxon, p-values corrected by Holm over the table's rows.",
+        table,
+        {"before": "{:.3f}"}
+        | dict.fromkeys(changes, "{:+.3f}")
+        | dict.fromkeys([c for c in table.columns if c.startswith("p (")], "{:.2g}"),
+    )
+
+
+@RUN_TABLES.add("reversion")
+def reversion_heldout(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion", "heldout", HELD_OUT)
+
+
+@RUN_TABLES.add("reversion_top5")
+def reversion_top5(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_top5", "heldout", HELD_OUT, "top-5")
+
+
+@RUN_TABLES.add("reversion_probability")
+def reversion_probability(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_probability", "heldout", HELD_OUT, "probability")
+
+
+@RUN_TABLES.add("reversion_importance")
+def reversion_importance(run: Run) -> Table | None:
+    seen = "the images that importance was measured on"
+    return _reversion_table(run, "reversion_importance", "importance", seen)
+
+
+@RUN_TABLES.add("reversion_layers")
+def reversion_layers(run: Run) -> Table | None:
+    if not run.holds("reversion"):
+        return None
+    records = reversion_records(run)
+    depth = run.tables("layers").set_index(["series", "layer"])["depth"]
+    held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
+    frames = []
+    for (series, layer), group in held_out.groupby(["series", "layer"], observed=True):
+        frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
+    table = pd.concat(frames, ignore_index=True)
+    table["epochs"] = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
+    arms = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    table = table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"])
+    return Table(
+        "reversion_layers",
+        "Accuracy when evolutions of one layer are undone",
+        "As the joint table, one layer at a time, on images that importance has not seen; signed "
+        "change of top-1 accuracy, mean over classes.",
+        table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
+        {"before": "{:.3f}"} | dict.fromkeys(arms, "{:+.3f}"),
+    )
+
+
+#: The first artifact of each stage's pieces of work -> what the stage does.
+_STAGES = {
+    "images": "draw images",
+    "image_index": "list images",
+    "weights": "train a series",
+    "stimuli": "probe a checkpoint",
+    "concepts": "name a checkpoint's concepts",
+    "space": "place all neurons, by one method",
+    "map": "draw the map",
+    "importance": "score a pair's evolutions",
+    "sets": "undo a pair's evolutions",
+    "bench_scores": "benchmark: score a pair by one method",
+    "bench_records": "benchmark: run a method's arms on a pair",
+}
+
+
+@RUN_TABLES.add("times")
+def times(run: Run) -> Table | None:
+    """The one table that differs between runs of the same configuration."""
+    found = run.seconds()
+    rows = [
+        {"work": what, "pieces": len(found[kind]), "total, s": sum(found[kind]),
+         "longest, s": max(found[kind])}
+        for kind, what in _STAGES.items()
+        if kind in found
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        "times",
+        "Run times",
+        "Seconds that pieces of work took, each in one process with one thread; where work was "
+        "interrupted, the last time. They depend on the machine.",
+        pd.DataFrame(rows),
+        dict.fromkeys(["total, s", "longest, s"], "{:.1f}"),
+    )

@@ -1,0 +1,1 @@
+"""Estimates and tests: data frames in, estimates out."""

@@ -1,0 +1,296 @@
+"""Do people agree, and whose answers can be trusted: Krippendorff, Fleiss, Dawid and Skene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.special import xlogy
+
+from analysis.statistics.estimate import Estimate
+from harness.registry import Registry
+
+#: Squared distances of values: (domain [v], marginal counts [..., v]) -> [..., v, v].
+Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
+METRICS: Registry[Metric] = Registry("metric of agreement")
+
+
+@METRICS.add("nominal")
+def nominal(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """0 where equal, 1 elsewhere."""
+    return 1.0 - np.eye(len(domain))
+
+
+@METRICS.add("ordinal")
+def ordinal(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(Σ of the counts from c to k, each end counted half)²; the domain is sorted."""
+    middle = np.cumsum(counts, axis=-1) - counts / 2
+    return np.square(middle[..., :, None] - middle[..., None, :])
+
+
+@METRICS.add("interval")
+def interval(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(c − k)²."""
+    return np.square(domain[:, None] - domain[None, :]).astype(float)
+
+
+@METRICS.add("ratio")
+def ratio(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """((c − k) / (c + k))², 0 for two zeros."""
+    total = (domain[:, None] + domain[None, :]).astype(float)
+    gap = (domain[:, None] - domain[None, :]).astype(float)
+    return np.square(np.divide(gap, total, out=np.zeros_like(gap), where=total != 0))
+
+
+def count_table(
+    frame: pd.DataFrame, unit: str = "trial", value: str = "answer"
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each unit was given each value.
+
+    Returns:
+        counts [units, values], and the values, sorted: [values]. Missing values are not counted.
+    """
+    present = frame.dropna(subset=[value])
+    table = pd.crosstab(present[unit], present[value])
+    return table.to_numpy(dtype=float), table.columns.to_numpy()
+
+
+def _alpha(coincidences: np.ndarray, domain: np.ndarray, metric: Metric) -> np.ndarray:
+    """α of coincidence matrices [..., v, v]; NaN where all values are the same one."""
+    counts = coincidences.sum(axis=-1)
+    n = counts.sum(axis=-1)
+    distance = metric(domain, counts)
+    observed = (coincidences * distance).sum(axis=(-1, -2))
+    expected = (counts[..., :, None] * counts[..., None, :] * distance).sum(axis=(-1, -2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(expected > 0, 1 - (n - 1) * observed / expected, np.nan)
+
+
+@dataclass(frozen=True)
+class KrippendorffAlpha:
+    """Krippendorff's α with a bootstrap interval over units.
+
+    α = 1 − D_observed / D_expected = 1 − (n − 1) Σ_ck o_ck δ²_ck / Σ_ck n_c n_k δ²_ck, where o is
+    the matrix of coincidences of values within units, each unit weighted by 1/(m_u − 1)
+    (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"). 1 is perfect agreement, 0
+    what chance gives, negative worse than that; Krippendorff asks for .8, and .667 for tentative
+    conclusions. Cells may be missing; units with fewer than two values say nothing and are counted
+    in `left_out`. The interval is α ± t · the bootstrap standard error over units, cut at 1: it
+    speaks of other units and the same raters. (Percentiles are shifted down where units are few, as
+    a unit drawn twice narrows the spread of values that is expected by chance.) The `krippendorff`
+    package gives the same α for one table; here all replicates are one matrix product, fifteen
+    times as fast.
+
+    Example:
+        >>> frame = pd.DataFrame({"trial": [1, 1, 2, 2], "answer": ["a", "a", "b", "b"]})
+        >>> KrippendorffAlpha()(frame).value
+        1.0
+    """
+
+    metric: str = "nominal"
+    replicates: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
+        counts, domain = count_table(frame, unit, value)
+        pairable = counts.sum(axis=1) >= 2
+        counts = counts[pairable]
+        left_out = int((~pairable).sum())
+        if not len(counts):
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(unit,))
+        metric = METRICS.get(self.metric)
+        weight = 1 / (counts.sum(axis=1) - 1)
+        pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(domain))
+        units = (pairs * weight[:, None, None]).reshape(len(counts), -1)
+        shape = (-1, len(domain), len(domain))
+        value_ = float(_alpha(units.sum(axis=0).reshape(shape[1:]), domain, metric))
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
+        replicates = _alpha((drawn @ units).reshape(shape), domain, metric)
+        low, high = _bootstrap_t(value_, replicates, len(units), self.level)
+        return Estimate(
+            value_,
+            low,
+            high,
+            n=int(counts.sum()),
+            left_out=left_out,
+            level=self.level,
+            clustered=(unit,),
+        )
+
+
+def _fleiss(counts: np.ndarray) -> np.ndarray:
+    """κ of count tables [..., units, categories] with the same number of ratings in each unit."""
+    m = counts.sum(axis=-1, keepdims=True)
+    agreement = ((counts * (counts - 1)) / (m * (m - 1))).sum(axis=-1).mean(axis=-1)
+    share = counts.sum(axis=-2) / m.sum(axis=-2)
+    chance = np.square(share).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(chance < 1, (agreement - chance) / (1 - chance), np.nan)
+
+
+@dataclass(frozen=True)
+class FleissKappa:
+    """Fleiss' κ (1971) with a bootstrap interval over units.
+
+    κ = (P̄ − P̄_e) / (1 − P̄_e): the mean share of agreeing pairs of ratings in a unit, beyond what
+    the overall shares of the categories give by chance. For complete designs only.
+
+    Raises:
+        ValueError: units differ in their number of ratings.
+    """
+
+    replicates: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
+        counts, _ = count_table(frame, unit, value)
+        if not len(counts):
+            return Estimate(np.nan, level=self.level, clustered=(unit,))
+        ratings = counts.sum(axis=1)
+        if len(set(ratings)) > 1 or ratings[0] < 2:
+            raise ValueError(
+                f"Fleiss' kappa needs the same number of ratings, at least 2, in every {unit}; "
+                f"found {int(ratings.min())} to {int(ratings.max())}: use Krippendorff's alpha"
+            )
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.integers(len(counts), size=(self.replicates, len(counts)))
+        value_ = float(_fleiss(counts))
+        low, high = _bootstrap_t(value_, _fleiss(counts[drawn]), len(counts), self.level)
+        return Estimate(
+            value_,
+            low,
+            high,
+            n=int(counts.sum()),
+            level=self.level,
+            clustered=(unit,),
+        )
+
+
+def _bootstrap_t(
+    value: float, replicates: np.ndarray, units: int, level: float
+) -> tuple[float, float]:
+    """value ± t with units − 1 degrees of freedom times the replicates' standard deviation."""
+    defined = replicates[~np.isnan(replicates)]
+    if len(defined) < 2 or units < 2 or np.isnan(value):
+        return np.nan, np.nan
+    reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))
+    return value - reach, min(1.0, value + reach)
+
+
+@dataclass(frozen=True)
+class DawidSkeneFit:
+    """What `dawid_skene` finds.
+
+    Attributes:
+        classes: the classes, sorted [c]. prior: their shares [c].
+        confusion: participant × true class × answer: what each says of a class [r, c, c]; NaN in
+            rows of classes of which a participant saw nothing.
+        posterior: units × classes: what each unit is [units, c].
+        majority: the most frequent answer of each unit; "" where several are equally frequent.
+        log_likelihood: of the answers. iterations: of EM. converged: whether it came to rest.
+        units, participants: names, in the order of the arrays.
+    """
+
+    classes: np.ndarray
+    prior: np.ndarray
+    confusion: np.ndarray
+    posterior: np.ndarray
+    majority: np.ndarray
+    log_likelihood: float
+    iterations: int
+    converged: bool
+    units: np.ndarray
+    participants: np.ndarray
+
+    def quality(self) -> pd.DataFrame:
+        """participant, accuracy: how often each is expected to be right, over the prior."""
+        seen = np.diagonal(self.confusion, axis1=1, axis2=2)
+        weight = np.where(np.isnan(seen), 0.0, self.prior)
+        right = (weight * np.nan_to_num(seen)).sum(axis=1) / weight.sum(axis=1)
+        return pd.DataFrame({"participant": self.participants, "accuracy": right})
+
+    def answers(self) -> pd.DataFrame:
+        """trial, label, probability, majority: the likeliest class beside the raw majority."""
+        return pd.DataFrame(
+            {
+                "trial": self.units,
+                "label": self.classes[self.posterior.argmax(axis=1)],
+                "probability": self.posterior.max(axis=1),
+                "majority": self.majority,
+            }
+        )
+
+
+def dawid_skene(
+    frame: pd.DataFrame,
+    unit: str = "trial",
+    participant: str = "participant",
+    value: str = "answer",
+    tolerance: float = 1e-8,
+    most: int = 10_000,
+) -> DawidSkeneFit:
+    """True classes and each participant's errors, by EM from the shares of answers.
+
+    Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step takes shares of
+    classes and of errors weighted by the posterior, the E step the posterior by Bayes' rule. No
+    pseudo-counts. Answers repeated by one participant count each time, as in the paper. (The EM of
+    crowd-kit stops at the first fall of its loss, short of the maximum, and would bring
+    transformers, scikit-learn and nltk along.)
+
+    Args:
+        tolerance: EM stops when the log likelihood gains less than this. most: iterations.
+
+    Raises:
+        ValueError: no answers.
+    """
+    present = frame.dropna(subset=[value])
+    if present.empty:
+        raise ValueError("Dawid-Skene needs at least one answer; the table has none")
+    items, units = pd.factorize(present[unit], sort=True)
+    people, participants = pd.factorize(present[participant], sort=True)
+    answers, classes = pd.factorize(present[value], sort=True)
+    c = len(classes)
+
+    votes = np.zeros((len(units), c))
+    np.add.at(votes, (items, answers), 1)
+    posterior = votes / votes.sum(axis=1, keepdims=True)
+    best = np.asarray(classes, dtype=object)[votes.argmax(axis=1)]
+    tied = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    majority = np.where(tied, "", best)
+
+    likelihood, converged, iterations = -np.inf, False, 0
+    while not converged and iterations < most:
+        iterations += 1
+        prior = posterior.mean(axis=0)
+        confusion = np.zeros((len(participants), c, c))
+        np.add.at(confusion.transpose(0, 2, 1), (people, answers), posterior[items])
+        total = confusion.sum(axis=2, keepdims=True)
+        confusion = np.divide(confusion, total, out=np.zeros_like(confusion), where=total > 0)
+
+        joint = np.tile(xlogy(1.0, prior), (len(units), 1))
+        np.add.at(joint, items, xlogy(1.0, confusion[people, :, answers]))
+        top = joint.max(axis=1, keepdims=True)
+        evidence = np.exp(joint - top)
+        posterior = evidence / evidence.sum(axis=1, keepdims=True)
+        new = float((top[:, 0] + np.log(evidence.sum(axis=1))).sum())
+        converged = abs(new - likelihood) < tolerance
+        likelihood = new
+    confusion = np.where(total > 0, confusion, np.nan)
+    return DawidSkeneFit(
+        np.asarray(classes),
+        prior,
+        confusion,
+        posterior,
+        majority,
+        likelihood,
+        iterations,
+        converged,
+        np.asarray(units),
+        np.asarray(participants),
+    )

@@ -1,0 +1,314 @@
+"""How people answer: learning, confidence, time, and whether they see change.
+
+Statistics of the same form as those of `analysis.statistics.shares`, registered beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.special import expit
+
+from analysis.statistics.clusters import _combine, crossed, estimates, t_interval, two_way_jackknife
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.shares import (
+    STATISTICS,
+    Estimates,
+    _answered,
+    _log_odds,
+    _pairs,
+    _shares,
+    clustered_shares,
+)
+
+
+def _participant_jackknife(
+    top: np.ndarray, bottom: np.ndarray, level: float, null: float
+) -> tuple[float, float, float, float]:
+    """A ratio Σ top / Σ bottom over participants [p]: value, low, high, p; t with P − 1 df."""
+    n, total = len(top), bottom.sum()
+    if n < 2 or not total > 0:
+        return np.nan, np.nan, np.nan, np.nan
+    value = top.sum() / total
+    rest = total - bottom
+    without = np.divide(top.sum() - top, rest, out=np.full(n, np.nan), where=rest > 0)
+    variance = (n - 1) / n * float(np.square(without - value).sum())
+    return float(value), *t_interval(value, variance, n - 1, level, null)
+
+
+@STATISTICS.add("learning")
+@dataclass(frozen=True)
+class Learning:
+    """Change of the share of right answers per ten trials of the session.
+
+    Within-participant slope: both correctness and position are taken as deviations from the
+    participant's mean in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of
+    conditions enters; the interval leaves out one participant at a time (CV3), t with P − 1 df.
+    Equal to least squares with a dummy for every participant × condition. Above 0 people learn,
+    below they tire. Participants whose answers stand at one position say nothing.
+    """
+
+    level: float = 0.95
+    per: int = 10
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, missing = _answered(frame, "correct")
+        if kept.empty:
+            return {}
+        cell = kept.groupby(["participant", "condition"])
+        correct = kept["correct"].astype(float)
+        position = kept["position"].astype(float) / self.per
+        x = position - position.groupby([kept["participant"], kept["condition"]]).transform("mean")
+        y = correct - cell["correct"].transform(lambda c: c.astype(float).mean())
+        person = pd.factorize(kept["participant"], sort=True)[0]
+        top = np.bincount(person, (x * y).to_numpy(dtype=float))
+        bottom = np.bincount(person, (x * x).to_numpy(dtype=float))
+        value, low, high, p = _participant_jackknife(top, bottom, self.level, 0.0)
+        return {
+            ("all conditions",): Estimate(
+                value, low, high, n=len(kept), left_out=missing, test="t over participants", p=p,
+                level=self.level, clustered=("participant",),
+            )
+        }  # fmt: skip
+
+
+@STATISTICS.add("calibration")
+@dataclass(frozen=True)
+class Calibration:
+    """Share of right answers at each level of confidence; participants and items clustered.
+
+    Where confidence means anything the shares rise with it. See `TypeTwo` for one number.
+    """
+
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, "correct")
+        kept, _ = _answered(kept, "confidence")
+        if kept.empty:
+            return {}
+        data = crossed(kept, group="confidence")
+        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
+        left_out = len(frame) - len(kept)
+        return {
+            (f"{float(name):g}",): replace(estimate, left_out=left_out)
+            for name, estimate in zip(data.groups, found, strict=True)
+        }
+
+
+@STATISTICS.add("type_two")
+@dataclass(frozen=True)
+class TypeTwo:
+    """Area under the type-2 ROC: does confidence tell a person's right answers from wrong ones?
+
+    Probability that of a right and a wrong answer of the same participant in the same condition the
+    right one was given with more confidence, ties counting one half (Galvin et al. 2003; a
+    Mann–Whitney U within participants and conditions, pooled over pairs). .5 is no insight. Items
+    differ in how sure people are of them and in how often they are right, so participants and items
+    are clustered: each is left out in turn with all its pairs; logit ± t_df √V.
+    """
+
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, "correct")
+        kept, _ = _answered(kept, "confidence")
+        if frame.empty:
+            return {}
+        left_out, key = len(frame) - len(kept), ("all conditions",)
+        undefined: Estimates = {key: Estimate(np.nan, left_out=left_out, level=self.level)}
+        if kept.empty:
+            return undefined
+        kept = kept.reset_index(drop=True)
+        data = crossed(kept)
+        confidence = kept["confidence"].to_numpy(dtype=float)
+        wins, pairs = np.zeros(len(kept)), np.zeros(len(kept))
+        for rows in kept.groupby(["participant", "condition"]).indices.values():
+            right = data.values[rows] > 0
+            a, b = rows[right], rows[~right]
+            won = (np.sign(np.subtract.outer(confidence[a], confidence[b])) + 1) / 2
+            wins[a] += won.sum(axis=1)
+            wins[b] += won.sum(axis=0)
+            pairs[a] += len(b)
+            pairs[b] += len(a)
+        # Each pair stands at both of its answers: a person's pairs are half of the sum.
+        top, bottom = wins.sum() / 2, pairs.sum() / 2
+        if not bottom:
+            return undefined
+
+        def log_odds(won: np.ndarray, of: np.ndarray, more: float) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.log(won + more) - np.log(of - won + more)
+
+        def spread(cluster: np.ndarray, share: float, more: float) -> np.ndarray:
+            """Squared deviation of the logit with each cluster left out."""
+            won = top - share * np.bincount(cluster, wins)
+            of = bottom - share * np.bincount(cluster, pairs)
+            with np.errstate(invalid="ignore"):
+                return np.square(log_odds(won, of, more) - log_odds(top, bottom, more))
+
+        # Half a pair more each way (Hautus 1995) where otherwise a logit would be infinite.
+        cells = np.arange(len(kept))
+        plain = [spread(c, s, 0.0) for c, s in
+                 ((data.participant, 0.5), (data.item, 1.0), (cells, 1.0))]  # fmt: skip
+        more = 0.0 if all(np.isfinite(part).all() for part in plain) else 0.5
+        people, items, answers = (
+            spread(data.participant, 0.5, more),
+            spread(data.item, 1.0, more),
+            spread(cells, 1.0, more),
+        )
+        by_stratum = [items[data.stratum == s] for s in np.unique(data.stratum)]
+        parts = [people, *by_stratum, answers]
+        variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
+        point = np.atleast_1d(log_odds(top, bottom, more))
+        result = _combine(data, point, variances[0], variances[1:-1], variances[-1])
+        test = "t, participants and items clustered"
+        (estimate,) = estimates(result, expit, 0.0, test, np.array([int(bottom)]), self.level)
+        return {key: replace(estimate, value=float(top / bottom), left_out=left_out)}
+
+
+@STATISTICS.add("detection")
+@dataclass(frozen=True)
+class Detection:
+    """Can people tell a real change from none? Hit and false-alarm rates, d′ and criterion.
+
+    H: share judged changed where there is a change to see (`signal`); F: where there is none
+    (`noise`, the same stage shown twice). d′ = z(H) − z(F), criterion c = −(z(H) + z(F))/2
+    (Green & Swets 1966; Macmillan & Creelman 2005), with Hautus' (1995) log-linear rule
+    H = (hits + ½)/(trials + 1) so that rates of 0 and 1 stay finite. d′ = 0 is blindness, 1 is
+    moderate; c > 0 means that people are slow to say "changed". Participants and items clustered;
+    d′ is tested, the others describe.
+
+    Attributes:
+        signal, noise: names of the conditions. value: the column with 1 for "changed".
+    """
+
+    signal: str
+    noise: str
+    value: str = "changed"
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        """Raises ValueError where one of the two conditions has no answers."""
+        kept, missing = _answered(frame, self.value)
+        kept = kept[kept["condition"].isin([self.signal, self.noise])]
+        have = set(kept["condition"])
+        if lacking := [name for name in (self.signal, self.noise) if name not in have]:
+            raise ValueError(f"no answers of condition {', '.join(lacking)}: d' is undefined")
+        data = crossed(kept, value=self.value)
+        s, f = data.groups.index(self.signal), data.groups.index(self.noise)
+
+        def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+            z = stats.norm.ppf((total + 0.5) / (count + 1))
+            hit, alarm = z[..., s], z[..., f]
+            return np.stack([hit, alarm, hit - alarm, -(hit + alarm) / 2], axis=-1)
+
+        result = two_way_jackknife(data, function)
+        counts = np.bincount(data.group)[[s, f]]
+        n = np.array([*counts, counts.sum(), counts.sum()])
+        test = "t, participants and items clustered"
+        hit, alarm, *_ = estimates(result, stats.norm.cdf, None, "", n, self.level)
+        _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, test, n, self.level)
+        *_, criterion = estimates(result, np.asarray, None, "", n, self.level)
+        found = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity}
+        return {
+            (name,): replace(estimate, left_out=missing)
+            for name, estimate in (found | {"criterion": criterion}).items()
+        }
+
+
+@STATISTICS.add("changed")
+@dataclass(frozen=True)
+class Changed:
+    """Share judged changed per condition, participants and items clustered; no chance level."""
+
+    value: str = "changed"
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, self.value)
+        if kept.empty:
+            return {}
+        data = crossed(kept, value=self.value)
+        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
+        every = frame["condition"].astype(str).value_counts()
+        return {
+            (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
+            for name, estimate in zip(data.groups, found, strict=True)
+        }
+
+
+@STATISTICS.add("ratings")
+@dataclass(frozen=True)
+class Ratings:
+    """Mean rating per condition, and differences of means, participants and items clustered.
+
+    Mean ± t_df √V; the scale is taken for one of equal steps. Keys are (condition, "") for a mean,
+    which is not tested, and (first, second) for first − second, which is tested against 0.
+
+    Attributes:
+        value: the column of ratings. reference: compare all others with it; all pairs by default.
+    """
+
+    value: str = "rating"
+    reference: str | None = None
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, missing = _answered(frame, self.value)
+        if kept.empty:
+            return {}
+        data = crossed(kept, value=self.value)
+        pairs = np.array(_pairs(data.groups, self.reference), dtype=int).reshape(-1, 2)
+        counts = np.bincount(data.group)
+
+        def differences(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+            means = _shares(total, count)
+            with np.errstate(invalid="ignore"):
+                return means[..., pairs[:, 0]] - means[..., pairs[:, 1]]
+
+        test = "t, participants and items clustered"
+        means = two_way_jackknife(data, _shares)
+        found: Estimates = {
+            (name, ""): replace(estimate, left_out=missing)
+            for name, estimate in zip(
+                data.groups, estimates(means, np.asarray, None, "", counts, self.level), strict=True
+            )
+        }
+        if len(pairs):
+            tested = two_way_jackknife(data, differences)
+            both = counts[pairs].sum(axis=1)
+            made = estimates(tested, np.asarray, 0.0, test, both, self.level)
+            for (a, b), estimate in zip(pairs, made, strict=True):
+                key = (data.groups[a], data.groups[b])
+                found[key] = replace(estimate, left_out=missing)
+        return found
+
+
+@STATISTICS.add("time")
+@dataclass(frozen=True)
+class AnswerTime:
+    """Geometric mean seconds per answer and condition, participants and items clustered.
+
+    exp of the mean log time ± t_df √V: times are skewed to the right, their logs hardly.
+    """
+
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        usable = frame[frame["milliseconds"] > 0]
+        if usable.empty:
+            return {}
+        seconds = usable["milliseconds"].astype(float) / 1000
+        data = crossed(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
+        result = two_way_jackknife(data, _shares)
+        counts = np.bincount(data.group)
+        every = frame["condition"].astype(str).value_counts()
+        found = estimates(result, np.exp, None, "", counts, self.level)
+        return {
+            (name,): replace(e, left_out=int(every[name]) - e.n)
+            for name, e in zip(data.groups, found, strict=True)
+        }

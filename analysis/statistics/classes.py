@@ -1,0 +1,164 @@
+"""From reversion records to claims: how predictions change when evolutions are undone.
+
+The unit of inference is the class: images of one class share its sets of neurons. Intervals are
+over classes, whose means carry the noise of their images; tests are paired over classes.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.statistics.clusters import holm
+from harness.records import PAIR
+
+OUTCOMES = {"accuracy": "correct", "top-5": "top5", "probability": "probability"}
+
+
+def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+    """Mean signed change of an outcome (after minus before) for every class.
+
+    Args:
+        records: rows of an image and arm.
+        outcome: "accuracy", "top-5" or "probability".
+
+    Returns:
+        series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change;
+        draws of a random arm are averaged.
+    """
+    column = OUTCOMES[outcome]
+    keys = [*PAIR, "layer", "method", "split", "class_id", "arm"]
+    means = (
+        records.groupby(keys, observed=True, sort=False)[[f"{column}_before", f"{column}_after"]]
+        .mean()
+        .rename(columns={f"{column}_before": "before", f"{column}_after": "after"})
+        .reset_index()
+    )
+    return means.assign(change=means["after"] - means["before"])
+
+
+def wide(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
+    """`by_class` of one pair, layer, method and split as classes x arms."""
+    return classes.pivot(index="class_id", columns="arm", values=value)
+
+
+def quartiles(arms: list[str]) -> list[str]:
+    """The bins among the arms, most important first."""
+    bins = [arm for arm in arms if re.fullmatch(r"q\d+", arm)]
+    return sorted(bins, key=lambda arm: int(arm[1:]))
+
+
+def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
+    """Page's (1963) test that accuracy after reversion rises from the first bin to the last.
+
+    Args:
+        changes: classes x arms.
+
+    Returns:
+        p-value and number of classes; NaN where there are fewer than two classes or three bins.
+    """
+    bins = changes[quartiles(list(changes.columns))].dropna()
+    if len(bins) < 2 or bins.shape[1] < 3:
+        return float("nan"), len(bins)
+    return float(stats.page_trend_test(bins.to_numpy()).pvalue), len(bins)
+
+
+def wilcoxon(first: pd.Series, second: pd.Series) -> float:
+    """Exact two-sided p-value of Wilcoxon's (1945) signed-rank test over classes.
+
+    Classes without a difference are left out, ties have middle ranks. The null distribution is
+    counted over all signs of the ranks met (scipy enumerates them in Python where there are ties,
+    which takes seconds a test).
+
+    Returns:
+        P(|W - E W| >= |w - E W|); NaN where no class differs.
+    """
+    difference = (first - second).dropna().round(12).to_numpy()
+    difference = difference[difference != 0]
+    if not len(difference):
+        return float("nan")
+    ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)  # middle ranks are halves
+    ways = np.zeros(ranks.sum() + 1)  # signs that give each sum of positive ranks
+    ways[0] = 1.0
+    for rank in ranks:
+        ways[rank:] += ways[:-rank].copy()
+    centre = ranks.sum() / 2
+    observed = abs(ranks[difference > 0].sum() - centre)
+    extreme = np.abs(np.arange(len(ways)) - centre) >= observed - 1e-9
+    return float(ways[extreme].sum() / ways.sum())
+
+
+def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Mean change of each arm over classes, with Student's interval.
+
+    Args:
+        changes: classes x arms, see `wide`.
+
+    Returns:
+        mean, low, high by arm; an interval of fewer than two classes is NaN.
+    """
+    number = changes.count()
+    reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem()
+    mean = changes.mean()
+    return pd.DataFrame({"mean": mean, "low": mean - reach, "high": mean + reach})
+
+
+def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+    """One row a pair, method and split: the paper's table, with controls.
+
+    Args:
+        records: rows of one layer ("all" for the joint reversion).
+
+    Returns:
+        series, epoch_from, epoch_to, method, split, classes, before, one column an arm (signed
+        mean change over classes), page (p), wilcoxon (q1 against random, p), matched (q1 against
+        matched, p); the last three corrected by Holm over the rows of each split.
+    """
+    rows = []
+    classes = by_class(records, outcome)
+    for key, group in classes.groupby([*PAIR, "method", "split"], observed=True, sort=False):
+        changes = wide(group)
+        arms = [*quartiles(list(changes.columns)), "random", "matched", "all"]
+        p_page, count = page_trend(changes)
+        rows.append(
+            dict(zip([*PAIR, "method", "split"], key, strict=True))
+            | {"classes": count, "before": wide(group, "before")["none"].mean()}
+            | {arm: changes[arm].mean() for arm in arms if arm in changes}
+            | {
+                "page": p_page,
+                "wilcoxon": wilcoxon(changes["q1"], changes["random"]),
+                "matched_test": wilcoxon(changes["q1"], changes["matched"]),
+            }
+        )
+    table = pd.DataFrame(rows)
+    for test in ("page", "wilcoxon", "matched_test"):
+        by_split = table.groupby("split")[test]
+        table[test] = by_split.transform(lambda p: holm(p.to_numpy(dtype=float)))
+    return table
+
+
+def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Changes of accuracy by pair, split and arm: mean over layers, then over classes.
+
+    Args:
+        classes: as `by_class` gives them, of one method, one layer undone at a time.
+
+    Returns:
+        series, epoch_from, epoch_to, split, arm, classes (how many), before, change, low, high (t
+        over classes).
+    """
+    keys = [*PAIR, "split", "arm", "class_id"]
+    each = classes.groupby(keys, observed=True)[["before", "change"]].mean()
+    frames = []
+    for key, rows in each.groupby(keys[:-2], observed=True):
+        changes = rows["change"].unstack("arm")
+        table = class_interval(changes, level).rename(columns={"mean": "change"})
+        table.insert(0, "classes", changes.count())
+        table.insert(1, "before", rows["before"].unstack("arm").mean())
+        names = dict(zip(keys[:-2], key, strict=True))
+        frames.append(table.rename_axis("arm").reset_index().assign(**names))
+    table = pd.concat(frames, ignore_index=True)
+    return table[[*keys[:-1], "classes", "before", "change", "low", "high"]]

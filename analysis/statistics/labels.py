@@ -1,0 +1,235 @@
+"""Free-text labels: do people who saw the same neuron call it the same?
+
+The statistic is the mean similarity of pairs of labels within a group (one trial at one stage).
+What it would be if labels had nothing to do with the trial is found by giving people other trials
+of the same condition: a person's answers change places with one another, and whole sets of answers
+between people who gave equally many. Someone's habit of writing "stripes" everywhere, and
+everybody's of writing "mixed" in a condition, are so in the null as in the data. An answer moves as
+a whole: what a person writes at three stages of one neuron is alike whatever the neuron, and labels
+shuffled one by one would take that for agreement (14 % false alarms at 5 %).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.estimate import Estimate
+from harness.registry import Registry
+
+#: A similarity of texts: distinct normalised labels [n] -> symmetric matrix in [0, 1]: [n, n].
+Similarity = Callable[[Sequence[str]], np.ndarray]
+SIMILARITIES: Registry[Similarity] = Registry("text similarity")
+
+
+def normalise(label: str) -> str:
+    """Lower case, letters and digits only, single spaces; "" says nothing."""
+    return " ".join(re.findall(r"[^\W_]+", label.casefold()))
+
+
+@SIMILARITIES.add("exact")
+def exact(labels: Sequence[str]) -> np.ndarray:
+    """1 for equal labels, 0 for others."""
+    return np.eye(len(labels))
+
+
+@SIMILARITIES.add("words")
+def words(labels: Sequence[str]) -> np.ndarray:
+    """Jaccard overlap of the sets of words, a plural "s" disregarded."""
+    sets = [{w.removesuffix("s") if len(w) > 3 else w for w in label.split()} for label in labels]
+    return _overlap(sets)
+
+
+@SIMILARITIES.add("trigrams")
+def trigrams(labels: Sequence[str]) -> np.ndarray:
+    """Jaccard overlap of three-letter pieces: forgives endings and misspellings."""
+    padded = [f"  {label} " for label in labels]
+    return _overlap([{text[i : i + 3] for i in range(len(text) - 2)} for text in padded])
+
+
+@SIMILARITIES.add("sequence")
+def sequence(labels: Sequence[str]) -> np.ndarray:
+    """Ratcliff and Obershelp's ratio of matching characters (difflib), the mean of both orders."""
+    ratio = [[difflib.SequenceMatcher(None, a, b, False).ratio() for b in labels] for a in labels]
+    matrix = np.array(ratio).reshape(len(labels), len(labels))
+    return (matrix + matrix.T) / 2
+
+
+def _overlap(sets: Sequence[set[str]]) -> np.ndarray:
+    """|A ∩ B| / |A ∪ B| of all pairs: [n, n]."""
+    vocabulary = {piece: k for k, piece in enumerate(sorted(set().union(*sets)))}
+    has = np.zeros((len(sets), len(vocabulary)))
+    for row, pieces in enumerate(sets):
+        has[row, [vocabulary[piece] for piece in pieces]] = 1
+    shared = has @ has.T
+    size = has.sum(axis=1)
+    union = size[:, None] + size[None, :] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+#: Similarities of pairs that are held at once, over as many shuffles as that makes.
+AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class LabelAgreement:
+    """Mean similarity of labels within groups, against shuffled groups.
+
+    value: the mean over groups of the mean similarity of two people's labels (groups of one label
+    are left out and counted). p: (b + 1) / (n + 1), b the shuffles that reach the value
+    (Phipson & Smyth 2010). effect: the value less the mean of the shuffles, i.e. what people share
+    beyond the habits of naming. The interval resamples trials (percentiles).
+
+    Attributes:
+        similarity: a name of SIMILARITIES, or your own as "package.module:attribute".
+        shuffles, replicates: permutations for the test, resamples for the interval.
+    """
+
+    similarity: str = "words"
+    shuffles: int = 9999
+    replicates: int = 999
+    seed: int = 0
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimate:
+        """Test the labels of one condition: trial, participant, label, and stage where there are
+        several labels an answer. Empty labels are left out and counted.
+
+        Raises:
+            ValueError: the similarity is not a symmetric matrix over the labels.
+        """
+        text = frame["label"].fillna("").map(normalise)
+        wide = (
+            frame.assign(text=text, stage=frame.get("stage", 0))
+            .pivot(index=["participant", "trial"], columns="stage", values="text")
+            .fillna("")
+            .sort_index()
+        )
+        texts = sorted(set(wide.to_numpy().ravel()) - {""})
+        similar = self._similarity(texts)
+        # Empty labels have the last code; nothing is like them.
+        code = {label: k for k, label in enumerate([*texts, ""])}
+        codes = wide.map(code.__getitem__).to_numpy()
+        people, trials = (wide.index.get_level_values(k) for k in ("participant", "trial"))
+        trial, names = pd.factorize(trials, sort=True)
+        pairs = _Pairs.of(trial, len(names))
+        scores = pairs.scores(codes[None], similar)[0]
+        used = int(((codes < len(texts)) & ~np.isnan(scores[trial])).sum())
+        left_out = len(frame) - used
+        if not used:
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",))
+        value = float(np.nanmean(scores))
+        shuffled = self._shuffled(pd.factorize(people, sort=True)[0], codes, pairs, similar)
+        inside = scores[~np.isnan(scores).all(axis=1)]
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.integers(len(inside), size=(self.replicates, len(inside)))
+        resampled = np.nanmean(inside[drawn].reshape(self.replicates, -1), axis=1)
+        ends = [0.5 - self.level / 2, 0.5 + self.level / 2]
+        low, high = map(float, np.quantile(resampled, ends))
+        return Estimate(
+            value, low, high, n=used, left_out=left_out, test="answers moved to other trials",
+            p=(int((shuffled >= value - 1e-9).sum()) + 1) / (self.shuffles + 1),
+            effect=value - float(shuffled.mean()), effect_name="beyond shuffled answers",
+            level=self.level, clustered=("trial",),
+        )  # fmt: skip
+
+    def _similarity(self, texts: list[str]) -> np.ndarray:
+        """Similarities of distinct labels, and a last row and column for empty ones, NaN."""
+        matrix = np.asarray(SIMILARITIES.get(self.similarity)(texts), dtype=float)
+        n = len(texts)
+        if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
+            raise ValueError(
+                f"similarity {self.similarity!r} must give a symmetric matrix of {n} × {n}, got "
+                f"shape {matrix.shape}"
+            )
+        return np.pad(matrix, (0, 1), constant_values=np.nan)
+
+    def _shuffled(
+        self, people: np.ndarray, codes: np.ndarray, pairs: _Pairs, similar: np.ndarray
+    ) -> np.ndarray:
+        """The value under each shuffle: [shuffles]; undefined ones (no pair of labels) are 0.
+
+        Args:
+            people: code of each answer's participant, sorted. codes: of labels [answers, stages].
+        """
+        rng = np.random.default_rng(self.seed)
+        values = np.empty(self.shuffles)
+        chunk = max(1, min(64, AT_ONCE // max(len(pairs.first), 1)))
+        for start in range(0, self.shuffles, chunk):
+            order = shuffle(people, min(chunk, self.shuffles - start), rng)
+            scores = pairs.scores(codes[order], similar).reshape(len(order), -1)
+            filled = (~np.isnan(scores)).sum(axis=1)
+            values[start : start + chunk] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
+        return values
+
+
+def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Which answer stands at each answer's place, k times: [k, answers].
+
+    A person's answers change places, then whole sets of them between people with equally many.
+
+    Args:
+        people: code of each answer's participant, sorted.
+    """
+    order = np.empty((k, len(people)), dtype=int)
+    first = np.flatnonzero(np.diff(people, prepend=-1))
+    sizes = np.diff(np.append(first, len(people)))
+    for size in np.unique(sizes):
+        rows = first[sizes == size][:, None] + np.arange(size)  # [people, answers of each]
+        within = np.argsort(rng.random((k, *rows.shape)), axis=2)
+        between = np.argsort(rng.random((k, len(rows))), axis=1)
+        moved = np.take_along_axis(np.broadcast_to(rows, within.shape), within, axis=2)
+        moved = np.take_along_axis(moved, between[:, :, None], axis=1)
+        order[:, rows.ravel()] = moved.reshape(k, -1)
+    return order
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """All pairs of answers to one trial, by trial: row of each [pairs], and where a trial begins.
+
+    `starts` holds the trials that have pairs, `trials` how many there are in all.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    starts: np.ndarray
+    owner: np.ndarray
+    trials: int
+
+    @classmethod
+    def of(cls, trial: np.ndarray, trials: int) -> _Pairs:
+        rows = [np.flatnonzero(trial == t) for t in range(trials)]
+        upper = [r[np.array(np.triu_indices(len(r), 1))] for r in rows]
+        sizes = np.array([pairs.shape[1] for pairs in upper])
+        first, second = np.concatenate(upper, axis=1)
+        owner = np.flatnonzero(sizes)
+        starts = np.cumsum(sizes)[owner] - sizes[owner]
+        return cls(first, second, starts, owner, trials)
+
+    def scores(self, codes: np.ndarray, similar: np.ndarray) -> np.ndarray:
+        """Mean similarity of the pairs of each trial and stage, NaN without a pair of labels.
+
+        Args:
+            codes: of labels [k, answers, stages].
+
+        Returns:
+            [k, trials, stages].
+        """
+        found = np.full((len(codes), self.trials, codes.shape[2]), np.nan)
+        if not len(self.owner):
+            return found
+        for stage in range(codes.shape[2]):
+            label = codes[:, :, stage]
+            near = similar[label[:, self.first], label[:, self.second]]
+            filled = ~np.isnan(near)
+            count = np.add.reduceat(filled, self.starts, axis=1, dtype=int)
+            total = np.add.reduceat(np.where(filled, near, 0.0), self.starts, axis=1)
+            with np.errstate(invalid="ignore"):
+                found[:, self.owner, stage] = total / count
+        return found

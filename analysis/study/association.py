@@ -1,0 +1,249 @@
+"""Where people and networks meet: the same neurons, seen by participants and undone in the network.
+
+One joined table, a row a trial and neuron shown in it: how people did on the trial, how much the
+neuron's evolution matters to its class, how far predictions fall when evolutions like it are
+undone, how far it moved in the semantic space, and what a machine observer answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import stats
+
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.shares import Estimates
+from analysis.study.frozen_study import FrozenStudy
+from analysis.study.responses import Responses
+from harness.artifacts import Run
+from harness.concepts.space import SemanticSpace
+from harness.records import JOINT, NEURON, PAIR
+from tasks.base import all_tasks
+from tasks.observer import features
+
+EVIDENCE = ("importance", "drop", "displacement", "observer_clarity")
+CHANNEL = [*PAIR, "layer", "channel"]
+
+
+#: What `people_by_trial` adds to what is known of networks.
+OF_PEOPLE = ["task", "condition", "answers", "rate"]
+
+
+def people_by_trial(responses: Responses) -> pd.DataFrame:
+    """How people did on each trial.
+
+    Returns:
+        trial, task, condition, answers, rate: the share of right answers, or of "changed" for
+        evolution labelling (where most trials have no key).
+    """
+    answers = responses.answers
+    changed = answers["value"].map(lambda v: v.get("changed") if isinstance(v, dict) else None)
+    outcome = answers["correct"].astype("Float64").to_numpy(float, na_value=np.nan)
+    labelled = (answers["task"] == "evolution_labelling").to_numpy()
+    outcome = np.where(labelled, changed.astype(float), outcome)
+    table = answers[["trial", "task", "condition"]].assign(outcome=outcome).dropna()
+    return (
+        table.groupby(["trial", "task", "condition"])["outcome"]
+        .agg(answers="size", rate="mean")
+        .reset_index()
+    )
+
+
+def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
+    """The importance of each evolution to the class it matters to most.
+
+    Returns:
+        series, epoch_from, epoch_to, layer, channel, class_id, importance.
+    """
+    table = run.tables("importance")
+    table = table[table["method"] == method].dropna(subset=["score"])
+    best = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
+    best = best.drop_duplicates(CHANNEL)
+    return best[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
+
+
+def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
+    """Signed change of accuracy when the bins that hold a neuron are undone, mean over classes.
+
+    Every neuron is in one bin of its layer for every class. A reversion undoes the whole bin, so
+    this is the fate of the neuron's company, not of the neuron alone.
+
+    Returns:
+        series, epoch_from, epoch_to, layer, channel, drop (negative where accuracy falls).
+    """
+    records = run.tables("reversion")
+    records = records[
+        (records["method"] == method)
+        & (records["split"] == split)
+        & (records["layer"] != JOINT)
+        & records["arm"].str.fullmatch(r"q\d+")
+    ]
+    change = records["correct_after"].astype(float) - records["correct_before"].astype(float)
+    keys = [*PAIR, "layer", "arm", "class_id"]
+    by_set = records.assign(drop=change).groupby(keys)["drop"].mean().reset_index()
+    sets = run.tables("sets")
+    members = sets[sets["method"] == method].merge(by_set, on=keys)
+    return members.groupby(CHANNEL)["drop"].mean().reset_index()
+
+
+def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -> pd.DataFrame:
+    """How far each neuron of the pairs (series, epoch_from, epoch_to) moved in the space."""
+    semantic = SemanticSpace.load(run, space)
+    frames = [
+        semantic.displacement(series, start, end).assign(
+            series=series, epoch_from=start, epoch_to=end
+        )
+        for series, start, end in pairs.drop_duplicates().itertuples(index=False)
+    ]
+    return pd.concat(frames, ignore_index=True)[[*CHANNEL, "displacement"]]
+
+
+def observe(study: FrozenStudy, folder: Path) -> pd.DataFrame:
+    """A machine observer's answer to every data trial, from the pictures alone.
+
+    Args:
+        folder: of the study, with its images.
+
+    Returns:
+        trial, observer_correct (1, 0, or NaN where there is no key), observer_clarity.
+    """
+    trials = [trial for trial in study.study.trials if trial.role == "trial"]
+    rows = []
+    for trial in trials:
+        names = {o.image for o in trial.options} | {i for p in trial.panels for i in p.images}
+        looks = {}
+        for name in names:
+            with Image.open(folder / "images" / name) as picture:
+                looks[name] = features(picture)
+        task = all_tasks().get(trial.task)
+        answer, clarity = task.observe(trial, looks)
+        key = study.keys.get(trial.id)
+        correct = None if key is None else task.score(key, answer)
+        rows.append((trial.id, np.nan if correct is None else float(correct), clarity))
+    return pd.DataFrame(rows, columns=["trial", "observer_correct", "observer_clarity"])
+
+
+def evidence(
+    study: FrozenStudy,
+    run: Run,
+    observer: pd.DataFrame,
+    method: str = "sign_t",
+    space: str = "sgns",
+) -> pd.DataFrame:
+    """What the networks know of every neuron of every data trial.
+
+    Args:
+        observer: as `observe` gives it. method: of importance. space: of displacement.
+
+    Returns:
+        trial, series, epoch, layer, channel, epoch_from, epoch_to, class_id, importance, drop,
+        displacement, observer_correct, observer_clarity. A neuron is joined with the evolution
+        that ends at its epoch, or else with the one that starts there; what the run lacks is NaN.
+
+    Raises:
+        ValueError: the study names no neurons.
+    """
+    data = study.trials[study.trials["role"] == "trial"]
+    shown = data[["trial", "neurons"]].explode("neurons").dropna().reset_index(drop=True)
+    if shown.empty:
+        raise ValueError("the study names no neurons, so that no network can be joined")
+    neurons = pd.DataFrame([asdict(neuron) for neuron in shown["neurons"]])[NEURON]
+    seen = pd.concat([shown[["trial"]], neurons], axis=1)
+
+    known = importance_by_neuron(run, method)
+    moved = displacement_by_neuron(run, known[PAIR], space)
+    known = known.merge(moved, on=CHANNEL, how="left")
+    if run.holds("reversion"):
+        known = known.merge(drop_by_neuron(run, method), on=CHANNEL, how="left")
+    else:
+        known = known.assign(drop=np.nan)
+    ends = known.assign(epoch=known["epoch_to"], rank=0)
+    starts = known.assign(epoch=known["epoch_from"], rank=1)
+    by_epoch = pd.concat([ends, starts]).sort_values(
+        [*NEURON, "rank", "epoch_from", "epoch_to"], kind="stable"
+    )
+    by_epoch = by_epoch.drop_duplicates(NEURON).drop(columns="rank")
+    table = seen.merge(by_epoch, on=NEURON, how="left").merge(observer, on="trial", how="left")
+    return table.sort_values(["trial", *NEURON], kind="stable").reset_index(drop=True)
+
+
+def join(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
+    """The joined table: `people_by_trial` and `evidence`, a row a trial and neuron."""
+    return people_by_trial(responses).merge(network, on="trial")
+
+
+@dataclass(frozen=True)
+class Associations:
+    """Rank correlation over trials between how people did and each piece of network evidence.
+
+    Spearman's ρ with conditions held constant: ranks over all trials, less the mean rank of the
+    trial's condition, correlated (a partial rank correlation). The evidence of a trial is the mean
+    over its neurons. p: permutation of the rates within conditions, (b + 1)/(n + 1), two-sided;
+    the interval resamples trials (percentiles). Positive: people do better on the trials whose
+    neurons matter more. A correlation over trials, not a cause.
+    """
+
+    permutations: int = 1999
+    replicates: int = 1999
+    seed: int = 0
+    level: float = 0.95
+
+    def __call__(self, table: pd.DataFrame) -> Estimates:
+        """Keys: (task, evidence); evidence without variation is NaN with its trials left out."""
+        found: Estimates = {}
+        for task, group in table.groupby("task"):
+            trials = group.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean().reset_index()
+            for name in EVIDENCE:
+                found[(str(task), name)] = self._one(trials, name)
+        return found
+
+    def _one(self, trials: pd.DataFrame, name: str) -> Estimate:
+        usable = trials.dropna(subset=["rate", name])
+        left_out = len(trials) - len(usable)
+        strata = pd.factorize(usable["condition"], sort=True)[0]
+        rate, evidence = usable["rate"].to_numpy(float), usable[name].to_numpy(float)
+        value = float(partial_ranks(rate, evidence, strata)) if len(usable) > 3 else np.nan
+        if np.isnan(value):
+            return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",))
+        rng = np.random.default_rng(self.seed)
+        # Ranks move with the rates, and a stratum keeps its mean: residuals are what is permuted.
+        first, second = rank_residuals(rate, strata), rank_residuals(evidence, strata)
+        by_stratum = np.argsort(strata, kind="stable")
+        keys = rng.random((self.permutations, len(rate)))
+        shuffled = np.lexsort((keys, np.broadcast_to(strata, keys.shape)), axis=1)
+        permuted = np.empty_like(keys)
+        permuted[:, by_stratum] = first[shuffled]
+        null = permuted @ second / np.sqrt((first @ first) * (second @ second))
+        reached = int((np.abs(null) >= abs(value) - 1e-12).sum())
+        drawn = rng.integers(len(rate), size=(self.replicates, len(rate)))
+        resampled = partial_ranks(rate[drawn], evidence[drawn], strata[drawn])
+        resampled = resampled[~np.isnan(resampled)]
+        low, high = np.quantile(resampled, [0.5 - self.level / 2, 0.5 + self.level / 2])
+        return Estimate(
+            value, float(low), float(high), n=len(usable), left_out=left_out,
+            test="rates permuted within conditions", p=(reached + 1) / (self.permutations + 1),
+            level=self.level, clustered=("trial",),
+        )  # fmt: skip
+
+
+def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis less the mean rank of their stratum: [..., n], codes [..., n]."""
+    ranks = stats.rankdata(values, axis=-1)
+    for code in np.unique(strata):
+        inside = strata == code
+        size = np.maximum(inside.sum(axis=-1, keepdims=True), 1)
+        mean = np.where(inside, ranks, 0).sum(axis=-1, keepdims=True) / size
+        ranks = np.where(inside, ranks - mean, ranks)
+    return ranks
+
+
+def partial_ranks(first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Correlation of rank residuals along the last axis; NaN where one is constant."""
+    a, b = rank_residuals(first, strata), rank_residuals(second, strata)
+    scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(scale > 1e-9, (a * b).sum(axis=-1) / scale, np.nan)

@@ -1,0 +1,118 @@
+"""Single trials as people saw them, with what they answered: figures made of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from analysis.exhibits.figures import Cell, Figure, sheet
+from analysis.exhibits.tables import spaced
+from analysis.statistics.labels import normalise
+from analysis.study.figures import STUDY_FIGURES
+from analysis.study.results import Results
+from analysis.study.sentences import percent
+from tasks.base import Panel, Trial
+
+#: Trials of a task shown from each end, and answers that a trial needs to be chosen.
+SHOWN, ENOUGH = 2, 5
+EVOLUTIONS = 4
+
+
+@STUDY_FIGURES.add("examples")
+def examples(results: Results) -> Figure | None:
+    """The easiest and the hardest trials of the tasks with a key."""
+    if results.responses.study.pictures is None:
+        return None
+    rows = []
+    for task in results.choice_tasks:
+        answers = results.of(task, controls=False)
+        for trial in _from_both_ends(answers.groupby("trial")["correct"]):
+            rows.append(_choice(results, results.responses.study.study.by_id[trial], answers))
+    if not rows:
+        return None
+    return Figure(
+        "study_examples",
+        "The easiest and the hardest trials",
+        f"Of each task up to {SHOWN} trials with the largest share of right answers and up to "
+        f"{SHOWN} with the smallest, of those with {ENOUGH} answers or more, controls left out; "
+        "below each option how many chose it, the right one framed.",
+        sheet(rows),
+    )
+
+
+@STUDY_FIGURES.add("evolutions")
+def evolutions(results: Results) -> Figure | None:
+    """Real evolutions that people saw best, named by them."""
+    if results.responses.study.pictures is None or "evolution_labelling" not in results.tasks:
+        return None
+    answers = results.of("evolution_labelling")
+    answers = answers[answers["condition"] == "evolution"]
+    changed = answers.groupby("trial")["changed"].agg(["mean", "size"])
+    seen = changed[changed["size"] >= ENOUGH].sort_values("mean", ascending=False, kind="stable")
+    if seen.empty:
+        return None
+    labels = results.labels_of("evolution_labelling")
+    labels = labels.assign(label=labels["label"].fillna("").map(normalise))
+    by_stage = labels[labels["label"] != ""].groupby(["trial", "stage"])["label"]
+    rows = []
+    for trial, share in seen["mean"].head(EVOLUTIONS).items():
+        cells = []
+        for stage, panel in enumerate(results.responses.study.study.by_id[str(trial)].panels):
+            named = by_stage.get_group((trial, stage)) if (trial, stage) in by_stage.groups else ()
+            below = "no name"
+            if len(named):
+                counts = pd.Series(named).value_counts().sort_index(kind="stable")
+                below = f"“{counts.idxmax()}”, {counts.max()} of {len(named)}"
+            above = f"judged changed by {percent(share)}\n" if stage == 0 else ""
+            cells += _panel(results, panel, above, below)
+        if cells:
+            rows.append(cells)
+    if not rows:
+        return None
+    return Figure(
+        "study_evolutions",
+        "Evolutions as people name them",
+        f"The {len(rows)} real evolutions that most people judged changed; below each stage the "
+        "name most often given, and by how many of those who gave one. Chosen for being seen best, "
+        "not as a sample.",
+        sheet(rows, inch=1.7),
+    )
+
+
+def _from_both_ends(correct: pd.core.groupby.SeriesGroupBy) -> list[str]:
+    """Trials with the largest shares, then those with the smallest, no trial twice."""
+    share = correct.mean().astype(float)[correct.count() >= ENOUGH]
+    ordered = [str(trial) for trial in share.sort_values(ascending=False, kind="stable").index]
+    return ordered[:SHOWN] + ordered[max(SHOWN, len(ordered) - SHOWN) :]
+
+
+def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]:
+    """One trial with a key: its panels, then its options with how many chose each."""
+    mine = answers[answers["trial"] == trial.id]
+    share = f"{percent(mine['correct'].mean())} of {len(mine)} right"
+    above = f"{results.name(trial.task)}, {spaced(trial.condition)}:\n{share}"
+    cells = [cell for panel in trial.panels for cell in _panel(results, panel)]
+    chosen = mine["value"].value_counts()
+    key = results.responses.study.keys[trial.id]
+    for option in trial.options:
+        below = f"{chosen.get(option.id, 0)} of {len(mine)}"
+        cells.append(Cell(_picture(results, option.image), "", below, option.id == key))
+    return [replace(cells[0], above=f"{above}\n{cells[0].above}"), *cells[1:]]
+
+
+def _panel(results: Results, panel: Panel, above: str = "", below: str = "") -> list[Cell]:
+    """The pictures of a panel; its heading stands above the first, `below` under it."""
+    cells = [Cell(_picture(results, name)) for name in panel.images]
+    if cells:
+        cells[0] = replace(cells[0], above=above + panel.heading, below=below)
+    return cells
+
+
+def _picture(results: Results, name: str) -> np.ndarray:
+    folder = results.responses.study.pictures
+    assert folder is not None
+    with Image.open(folder / name) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,358 @@
+"""The figures of a study. One function each, registered; None where there is nothing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from scipy import stats
+
+from analysis.exhibits.figures import COLOURS, Figure, look, styled
+from analysis.exhibits.tables import spaced
+from analysis.study.association import EVIDENCE
+from analysis.study.published import REVERSION
+from analysis.study.results import Results, held_out
+from analysis.study.sentences import rows_of
+from analysis.study.tables import FROM_NETWORKS, source_note
+from harness.records import PAIR
+from harness.registry import Registry
+
+STUDY_FIGURES: Registry[Callable[[Results], Figure | None]] = Registry("study figure")
+
+
+def study_figures(results: Results) -> dict[str, Figure]:
+    """All figures by name; those from simulated or pilot answers say so in title and picture."""
+    figures = {}
+    with styled():
+        for name in STUDY_FIGURES:
+            figure = STUDY_FIGURES.get(name)(results)
+            if figure is None:
+                continue
+            note = "" if name in FROM_NETWORKS else source_note(results)
+            if note:
+                # Below everything drawn: the saved picture grows to hold it.
+                figure.canvas.text(
+                    1.0, -0.01, note.strip(" ()"), ha="right", va="top", fontsize=7, color="#777777"
+                )
+            figures[name] = replace(figure, title=figure.title + note)
+    return figures
+
+
+def _rows(
+    axes: Axes, table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
+) -> None:
+    """One row an estimate: a dot with its interval, first row on top; hollow where not `filled`."""
+    y = np.arange(len(table))[::-1]
+    value, low, high = (table[c].to_numpy(float) for c in ("value", "low", "high"))
+    reach = np.stack([value - low, high - value]).clip(min=0)
+    axes.errorbar(value, y, xerr=reach, fmt="none", ecolor=COLOURS[0], capsize=2.5)
+    inside = [COLOURS[0] if f else "white" for f in ([True] * len(y) if filled is None else filled)]
+    axes.scatter(value, y, s=20, c=inside, edgecolors=COLOURS[0], zorder=3)
+    axes.set_yticks(y, labels)
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.grid(axis="y", visible=False)
+
+
+@STUDY_FIGURES.add("flow")
+def flow(results: Results) -> Figure:
+    """Boxes from arrival to analysis, and beside them who left or was excluded, and why."""
+    steps = {row.step: row for row in rows_of(results.responses.flow)}
+    excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
+    names = [step for step in steps if step not in excluded]
+    counts = [steps[name].participants for name in names]
+    rules = [f"{n} {k.removeprefix('excluded: ')}" for k, n in excluded.items() if n]
+    rules = [f"for {rules[0].split(' ', 1)[1]}"] if len(rules) == 1 else rules
+    beside = [
+        "\n".join([f"{before - after} {'excluded' if later == 'analysed' else 'left'}",
+                   *(rules if later == "analysed" else [])])
+        for before, after, later in zip(counts, counts[1:], names[1:], strict=False)
+    ]  # fmt: skip
+    gap = [0.75 + 0.17 * text.count("\n") for text in beside]
+    y = -np.concatenate([[0.0], np.cumsum(gap)])
+    canvas, axis = plt.subplots(figsize=(5.6, 0.6 - y[-1]), layout="constrained")
+    axis.axis("off")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(y[-1] - 0.3, 0.3)
+    arrow = {"arrowstyle": "->"}
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": COLOURS[0]}
+    for name, place in zip(names, y, strict=True):
+        what = f"{steps[name].participants} {name}"
+        if name == "analysed":
+            what += f", {steps[name].answers:,} answers"
+        axis.text(0.27, place, what, ha="center", va="center", bbox=box)
+    for text, top, bottom in zip(beside, y, y[1:], strict=False):
+        middle = (top + bottom) / 2
+        axis.annotate("", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops=arrow)
+        axis.annotate("", (0.56, middle), (0.27, middle), arrowprops=arrow)
+        axis.text(0.58, middle, text, ha="left", va="center", fontsize=8, bbox=box)
+    return Figure(
+        "study_flow",
+        "From arrival to analysis",
+        "How many took part, left, and were excluded by the rules that were frozen with the study; "
+        "who is excluded counts under the first rule that applies.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("accuracy")
+def accuracy(results: Results) -> Figure | None:
+    table = results.tested("chance")
+    if table.empty:
+        return None
+    tasks = list(dict.fromkeys(table["task"]))
+    sizes = [int((table["task"] == task).sum()) for task in tasks]
+    canvas, axes = plt.subplots(
+        len(tasks), 1, figsize=(5.6, 0.75 * len(tasks) + 0.36 * sum(sizes) + 0.3), sharex=True,
+        squeeze=False, height_ratios=sizes, layout="constrained",
+    )  # fmt: skip
+    for axis, task in zip(axes[:, 0], tasks, strict=True):
+        part = table[table["task"] == task]
+        labels = [
+            f"{spaced(c)} (n = {n})" for c, n in zip(part["condition"], part["n"], strict=True)
+        ]
+        _rows(axis, part, labels, filled=part["claimed"])
+        places = np.arange(len(part))[::-1]
+        axis.vlines(
+            part["null"], places - 0.5, places + 0.5, color="#777777", linestyle="--", zorder=0
+        )
+        axis.set_title(task, loc="left")
+    axes[-1, 0].set_xlim(0, 1)
+    axes[-1, 0].set_xlabel("share of right answers; dashed: guessing")
+    return Figure(
+        "study_accuracy",
+        "Right answers by condition",
+        f"Share of right answers with {results.level} intervals, participants "
+        "and trials clustered; n answers. The dashed line is what guessing gives; filled: shown to "
+        "differ from it (p < .05, corrected over all tests of the study).",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("contrasts")
+def contrasts(results: Results) -> Figure | None:
+    table = results.tested("contrasts")
+    if table.empty:
+        return None
+    table = table[table["measure"] == "risk difference"]
+    canvas, axis = plt.subplots(figsize=(5.6, 0.34 * len(table) + 1.1), layout="constrained")
+    labels = [
+        f"{row.task}: {spaced(row.what)}" if table["task"].nunique() > 1 else spaced(row.what)
+        for row in rows_of(table)
+    ]
+    _rows(axis, table, labels, filled=table["claimed"])
+    axis.axvline(0, color="#777777", linestyle="--", zorder=0)
+    axis.set_xlabel("difference of shares of right answers")
+    return Figure(
+        "study_contrasts",
+        "Differences between conditions",
+        "First condition less the second, with intervals for each difference alone. Filled: "
+        "p < .05, corrected over all tests of the study; hollow: not shown to differ.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("trials")
+def trials(results: Results) -> Figure | None:
+    if not results.choice_tasks:
+        return None
+    answers = pd.concat([results.of(task) for task in results.choice_tasks])
+    rates = answers.groupby(["task", "condition", "trial"])["correct"].mean().reset_index()
+    people = answers.groupby(["task", "condition", "participant"])["correct"].mean().reset_index()
+    groups = list(rates[["task", "condition"]].drop_duplicates().itertuples(index=False, name=None))
+    canvas, axes = plt.subplots(
+        1, 2, figsize=(7.2, 0.4 * len(groups) + 1.2), sharey=True, layout="constrained"
+    )
+    rng = np.random.default_rng(0)
+    for axis, frame, what in ((axes[0], rates, "trial"), (axes[1], people, "participant")):
+        for y, (task, condition) in enumerate(groups[::-1]):
+            mine = frame[(frame["task"] == task) & (frame["condition"] == condition)]["correct"]
+            values = mine.to_numpy(float)
+            axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
+                      alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
+            axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
+        axis.set_xlabel(f"share right, one dot a {what}")
+        axis.set_xlim(-0.03, 1.03)
+        axis.grid(axis="y", visible=False)
+    several = len({task for task, _ in groups}) > 1
+    names = [f"{results.name(t)}: {spaced(c)}" if several else spaced(c) for t, c in groups[::-1]]
+    axes[0].set_yticks(range(len(groups)), names)
+    return Figure(
+        "study_trials",
+        "How much trials and participants differ",
+        "Left: each trial over its participants. Right: each participant over their trials. Bars: "
+        "means. The spread is why neither may be treated as if it did not matter.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("learning")
+def learning(results: Results) -> Figure | None:
+    if not results.choice_tasks:
+        return None
+    canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
+    for k, task in enumerate(results.choice_tasks):
+        answers = results.of(task, controls=False)
+        if answers.empty:
+            continue
+        right = answers["correct"].astype(float)
+        position = answers["position"].astype(float)
+        part = pd.qcut(position, 6, labels=False, duplicates="drop")
+        # Within people and conditions, as the test is: neither looks like learning.
+        cell = [answers["participant"], answers["condition"]]
+        excess = right - right.groupby(cell).transform("mean")
+        people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
+        reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
+        axis.errorbar(
+            position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
+            label=results.name(task), linestyle="none", **look(k),
+        )  # fmt: skip
+    axis.axhline(0, color="#777777", linestyle="--", zorder=0)
+    axis.set_xlabel("position in the session")
+    axis.set_ylabel("share right, less the\nperson's mean")
+    canvas.legend(loc="outside right center")
+    return Figure(
+        "study_learning",
+        "Accuracy over the session",
+        "Share of right answers less the person's mean in the condition, in sixths of the places "
+        "that the task has in sessions; without control conditions; intervals over participants.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("calibration")
+def calibration(results: Results) -> Figure | None:
+    table = results.calibration
+    if table.empty:
+        return None
+    canvas, axis = plt.subplots(figsize=(3.8, 2.8), layout="constrained")
+    for k, (task, part) in enumerate(table.groupby("task", sort=False)):
+        x = part["confidence"].astype(float) + 0.05 * k
+        reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
+        axis.errorbar(
+            x, part["value"], yerr=reach, label=str(task), capsize=2.5, **look(k)
+        )  # fmt: skip
+    axis.set_xticks(sorted(set(table["confidence"].astype(float))))
+    axis.set_ylim(-0.04, 1.04)
+    axis.set_xlabel("confidence")
+    axis.set_ylabel("share right")
+    axis.legend()
+    return Figure(
+        "study_calibration",
+        "Right answers by confidence",
+        "Share of right answers at each level of confidence, with intervals; without control "
+        "conditions.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("evolution")
+def evolution(results: Results) -> Figure | None:
+    table = results.tested("detection")
+    if table.empty:
+        return None
+    shares = table[table["signal"] == ""]
+    canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
+    _rows(axis, shares, [spaced(w) for w in shares["what"]])
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share judged changed")
+    return Figure(
+        "study_evolution",
+        "Judged changed, by condition",
+        "Real evolutions; two neurons joined as if one (a change that must be seen); the same "
+        "stage under different names (no change to see). With intervals.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("ratings")
+def ratings(results: Results) -> Figure | None:
+    table = results.tested("ratings")
+    if table.empty:
+        return None
+    table = table[table["second"] == ""]
+    canvas, axis = plt.subplots(figsize=(5.4, 0.34 * len(table) + 1.0), layout="constrained")
+    labels = [f"{row.task}, {row.asked}: {spaced(row.first)}" for row in rows_of(table)]
+    _rows(axis, table, labels)
+    axis.set_xlabel("mean rating")
+    return Figure(
+        "study_ratings",
+        "Ratings by condition",
+        "From 1 to 4, how clearly six neurons show one concept (rating), and how clearly people "
+        "see whether a neuron changed (clarity). With intervals.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("reversion")
+def reversion(results: Results) -> Figure | None:
+    ours = held_out(results)
+    if ours is None:
+        return None
+    arms = [a for a in ("q1", "q2", "q3", "q4", "random", "matched") if a in set(ours["arm"])]
+    canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for k, (pair, rows) in enumerate(ours.groupby(PAIR)):
+        rows = rows.set_index("arm").reindex(arms)
+        reach = np.stack([rows["change"] - rows["low"], rows["high"] - rows["change"]])
+        axes[0].errorbar(
+            np.arange(len(arms)) + 0.06 * k, 100 * rows["change"], yerr=100 * reach, capsize=2,
+            linestyle="none", label="{}, {} → {}".format(*pair), **look(k),
+        )  # fmt: skip
+    bins = [arm for arm in arms if arm in REVERSION]
+    for k, row in REVERSION.iterrows():
+        axes[1].plot(
+            np.arange(len(bins)) + 0.06 * k, 100 * row[bins].astype(float),
+            linestyle="none", **look(k),
+            label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
+        )  # fmt: skip
+    for axis, names, title in ((axes[0], arms, "ours"), (axes[1], bins, "published")):
+        axis.axhline(0, color="#777777", linestyle="--", zorder=0)
+        axis.set_xticks(np.arange(len(names)) + 0.1, names, fontsize=8)
+        axis.set_title(title, loc="left")
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("change of accuracy, points")
+    return Figure(
+        "study_reversion",
+        "Change of accuracy when evolutions are undone",
+        "Quarters of the neurons of one layer by importance (q1 the most important), random sets, "
+        "and sets matched to q1 by size of change, put back to the older checkpoint; mean over "
+        "layers. Left: this run, held-out images, with intervals over classes. Right: the "
+        "published figures, of other networks and images: compare the order, not the size.",
+        canvas,
+    )
+
+
+@STUDY_FIGURES.add("associations")
+def associations(results: Results) -> Figure | None:
+    if results.meeting is None:
+        return None
+    table = results.meeting
+    table = table[table["task"] == "odd_one_out"]
+    table = table[~table["condition"].isin(results.controls("odd_one_out"))]
+    evidence = [name for name in EVIDENCE if table[name].notna().any()]
+    if not evidence:
+        return None
+    trials_ = table.groupby(["trial", "condition"])[["rate", *evidence]].mean().reset_index()
+    canvas, axes = plt.subplots(
+        1, len(evidence), figsize=(2.3 * len(evidence) + 0.4, 2.6), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, name in zip(axes[0], evidence, strict=True):
+        for k, (condition, part) in enumerate(trials_.groupby("condition")):
+            axis.plot(part[name], part["rate"], markersize=3.5, alpha=0.7, linestyle="none",
+                      label=spaced(str(condition)), **look(k))  # fmt: skip
+        axis.set_xlabel(spaced(name))
+    axes[0, 0].set_ylabel("share of people right")
+    canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return Figure(
+        "study_associations",
+        "People and networks over the same trials",
+        "Odd one out, one mark a trial: share of people who were right against the mean over the "
+        "trial's neurons of importance, of the change of accuracy when their bins are undone, of "
+        "displacement in the space, and against the clarity of the trial to a machine observer. "
+        "Without control conditions.",
+        canvas,
+    )

@@ -1,0 +1,155 @@
+"""From a study and its answers to a results folder, and from a results folder to its tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from analysis.benchmark import tables as bench_tables
+from analysis.benchmark.results import Bench
+from analysis.exhibits.figures import styled
+from analysis.exhibits.numbers import numbers_tex
+from analysis.exhibits.tables import Table
+from analysis.run import tables as run_tables
+from analysis.statistics.classes import by_class, over_layers
+from analysis.study import association as meeting
+from analysis.study import examples as study_examples  # noqa: F401 - registers its figures
+from analysis.study.figures import STUDY_FIGURES, study_figures
+from analysis.study.frozen_study import FrozenStudy, read_study
+from analysis.study.release import anonymised, copy_study, write_data
+from analysis.study.report import write_study_report
+from analysis.study.responses import Responses, prepare, read_tables
+from analysis.study.results import Results, Settings
+from analysis.study.tables import STUDY_TABLES, study_tables
+from harness.artifacts import Run, write_text
+from harness.bench_results import FOLDER
+from harness.bench_results import read_results as read_benchmark
+from harness.records import JOINT
+
+#: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
+#: neurons shown, changes of accuracy by pair, and tables of the run as they are.
+NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
+RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
+BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an analysis starts from.
+
+    Attributes:
+        study: folder of the frozen study. responses: CSV of answers, see `read_tables`.
+        run: folder of the run whose neurons the study shows. source: which answers to analyse.
+    """
+
+    study: Path
+    responses: Path
+    run: Path | None = None
+    source: str | None = None
+
+
+def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
+    """Validate, anonymise, compute and write everything into `out`.
+
+    Raises:
+        ResponseError: impossible rows, listed. ValueError: missing files, mixed sources.
+    """
+    answers, people = read_tables(inputs.responses)
+    frozen = read_study(inputs.study)
+    chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
+    source = chosen.source
+    if chosen.answers.empty:
+        steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
+        raise ValueError(f"no answers are left to analyse ({steps})")
+    data = anonymised(answers[answers["source"] == source], people[people["source"] == source])
+    write_data(out / "data", *data)
+    copy_study(inputs.study, out / "study")
+    for name in (NETWORK, REVERSION):
+        (out / "data" / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
+    if inputs.run is not None:
+        _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
+    about = {
+        "title": frozen.title,
+        "hash": frozen.hash,
+        "participants": int(chosen.answers["participant"].nunique()),
+        "answers": len(chosen.answers),
+    }
+    text = {"source": source, "settings": asdict(settings), "about": about}
+    write_text(out / "analysis.json", json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+    results = read_results(out)
+    tables = write_tables(results, out)
+    write_pictures(results, tables, out)
+    return results
+
+
+def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level: float) -> None:
+    """What the run knows of the neurons shown, its reversion by bin, and tables of its own."""
+    table = meeting.evidence(study, run, meeting.observe(study, folder))
+    write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
+    if run.holds("reversion"):
+        records = run.tables("reversion")
+        records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
+        table = over_layers(by_class(records), level)
+        write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
+    tables = [run_tables.RUN_TABLES.get(name)(run) for name in RUN_TABLES_SHOWN]
+    if (run.root / FOLDER / "about.json").exists():
+        bench = Bench(read_benchmark(run.root))
+        tables += [bench_tables.BENCH_TABLES.get(name)(bench) for name in BENCH_TABLES_SHOWN]
+    for made in tables:
+        if made is not None:
+            write_text(out / "data" / FROM_RUN / f"{made.name}.json", made.to_json())
+
+
+def read_results(folder: Path) -> Results:
+    """The data of a results folder or of an unpacked release pack; nothing is computed yet."""
+    frozen = read_study(folder / "study")
+    config = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+    answers, people = read_tables(folder / "data" / "responses.csv")
+
+    def reload(rules: Mapping[str, Any]) -> Responses:
+        return prepare(frozen, answers, people, config["source"], rules, checked=True)
+
+    responses = prepare(frozen, answers, people, config["source"])
+    network, reversion = (
+        pd.read_csv(path) if (path := folder / "data" / name).is_file() else None
+        for name in (NETWORK, REVERSION)
+    )
+    joined = None if network is None else meeting.join(responses, network)
+    names = (*RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN)
+    kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in names)
+    from_run = [Table.from_json(path.read_text("utf-8")) for path in kept if path.is_file()]
+    settings = Settings(**config["settings"])
+    return Results(responses, settings, reload, joined, reversion, from_run)
+
+
+def write_tables(results: Results, out: Path) -> dict[str, Table]:
+    """Write tables/ and numbers.tex; our tables of an earlier analysis are removed."""
+    tables = study_tables(results)
+    for name in {*STUDY_TABLES, *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}:
+        for suffix in (".csv", ".md", ".tex"):
+            (out / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
+    for table in tables.values():
+        table.write(out / "tables")
+    write_text(out / "numbers.tex", numbers_tex(tables))
+    return tables
+
+
+def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
+    """Write figures/ and report.html."""
+    for name in STUDY_FIGURES:
+        for suffix in (".png", ".pdf"):
+            (out / "figures" / f"study_{name}{suffix}").unlink(missing_ok=True)
+    figures = study_figures(results)
+    with styled():
+        for figure in figures.values():
+            figure.write(out / "figures")
+        write_study_report(out / "report.html", results, tables, figures)
+    plt.close("all")

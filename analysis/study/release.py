@@ -1,0 +1,186 @@
+"""What one publishes: an anonymised pack that rebuilds its own tables byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.study.responses import NOTES
+from harness.artifacts import whole_file, write_text
+from tasks.responses import PARTICIPANTS, RESPONSES, codebook
+
+#: What of a results folder goes into the pack.
+PARTS = ("tables", "data", "study", "analysis.json", "numbers.tex")
+EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")
+PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "matplotlib", "conceptevo-harness")
+
+README = """# {title}{note}
+
+Data and tables of study {hash} ({participants} participants analysed, {answers} answers).
+
+- `data/responses.csv`, `data/responses-participants.csv`: every answer and participant,
+  anonymised; their columns are explained in `codebook.md`
+- `study/`: what participants saw, frozen before the first of them, and the answer keys
+- `data/network.csv`, `data/reversion.csv`, `data/run/`, where present: what is known of the
+  neurons shown, how undoing evolutions changed accuracy, and tables of the run
+- `tables/`: as published (CSV, Markdown, LaTeX); `numbers.tex`: a macro for every number
+- `analysis.json`: every choice of the analysis; `versions.json`: with which software
+- `checksums.sha256`: check with `sha256sum -c checksums.sha256`
+
+Rebuild all tables from this pack alone and compare them byte for byte (`--out FOLDER` writes them,
+the figures and the report there):
+
+    pip install conceptevo-harness[analysis]
+    conceptevo rebuild release.zip
+
+Anonymisation: participants are numbered; times count from each participant's consent, set to
+1970-01-01; questionnaires and platforms are left out. Free-text labels are as written.
+"""
+
+
+def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables without what could point at a person, in an order that says nothing.
+
+    Participants are numbered in the order of their pseudonyms, so that an analysis that sorts by
+    participant gives the same numbers. Times are relative to consent; questionnaire answers
+    and platform are emptied.
+    """
+    order = sorted(people["participant"])
+    width = max(4, len(str(len(order))))
+    names = {name: f"p{number:0{width}d}" for number, name in enumerate(order, 1)}
+    start = people.set_index("participant")["consented_at"]
+
+    def shifted(times: pd.Series, who: pd.Series) -> pd.Series:
+        return EPOCH + (times - who.map(start))
+
+    people = people.assign(
+        finished_at=shifted(people["finished_at"], people["participant"]),
+        consented_at=shifted(people["consented_at"], people["participant"]),
+        questionnaire="{}",
+        platform="",
+        participant=people["participant"].map(names),
+    )
+    responses = responses.assign(
+        shown_at=shifted(responses["shown_at"], responses["participant"]),
+        answered_at=shifted(responses["answered_at"], responses["participant"]),
+        participant=responses["participant"].map(names),
+    )
+    responses = responses.sort_values(["participant", "trial"], kind="stable")
+    people = people.sort_values("participant", kind="stable")
+    return responses.reset_index(drop=True), people.reset_index(drop=True)
+
+
+def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> None:
+    """Write two tables as the survey exports them: responses.csv and responses-participants.csv."""
+    for name, table, columns in (
+        ("responses.csv", responses, RESPONSES),
+        ("responses-participants.csv", people, PARTICIPANTS),
+    ):
+        ordered = table[[column.name for column in columns]]
+        text = ordered.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%fZ")
+        write_text(folder / name, text)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that the numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def release(results: Path, out: Path) -> Path:
+    """Pack a folder written by `conceptevo analyse`; the same folder gives the same bytes.
+
+    Raises:
+        ValueError: the folder is no results folder.
+    """
+    if not (results / "analysis.json").is_file():
+        raise ValueError(
+            f"{results} holds no analysis.json; give the --out of `conceptevo analyse`"
+        )
+    files = {
+        path.relative_to(results).as_posix(): path.read_bytes()
+        for part in PARTS
+        for path in _files(results / part)
+    }
+    settings = json.loads(files["analysis.json"])
+    readme = README.format(note=NOTES[settings["source"]], **settings["about"])
+    files["README.md"] = readme.encode()
+    files["codebook.md"] = codebook().encode()
+    files["versions.json"] = (json.dumps(versions(), indent=1) + "\n").encode()
+    sums = [f"{_digest(files[name])}  {name}\n" for name in sorted(files)]
+    files["checksums.sha256"] = "".join(sums).encode()
+    with whole_file(out) as temporary, zipfile.ZipFile(temporary, "w") as pack:
+        for name in sorted(files):
+            # A fixed date: the pack of the same results has the same bytes tomorrow.
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            pack.writestr(entry, files[name])
+    return out
+
+
+def _files(path: Path) -> Iterable[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return [path] if path.is_file() else []
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def copy_study(study: Path, out: Path) -> None:
+    """study.json, keys.json and the pictures: no database, nothing else that lies there."""
+    for name in ("study.json", "keys.json"):
+        write_text(out / name, (study / name).read_text(encoding="utf-8"))
+    if (study / "images").is_dir() and study.resolve() != out.resolve():
+        shutil.copytree(study / "images", out / "images", dirs_exist_ok=True)
+
+
+def rebuild(pack: Path, out: Path | None = None) -> list[str]:
+    """Analyse a pack's own data and compare every table with the one in it.
+
+    Args:
+        out: folder for the tables made anew, the figures and the report.
+
+    Returns:
+        names of the tables that differ; empty where all are the same to the byte.
+
+    Raises:
+        ValueError: the pack is damaged, or is none.
+    """
+    from analysis.study.pipeline import read_results, write_pictures, write_tables
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "pack"
+        try:
+            with zipfile.ZipFile(pack) as archive:
+                archive.extractall(folder)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{pack} is no readable release pack ({error})") from error
+        if not (folder / "checksums.sha256").is_file():
+            raise ValueError(f"{pack} is no release pack: it holds no checksums.sha256")
+        for line in (folder / "checksums.sha256").read_text().splitlines():
+            digest, _, file = line.partition("  ")
+            if not (folder / file).is_file() or _digest((folder / file).read_bytes()) != digest:
+                raise ValueError(f"{pack} is damaged: {file} does not fit its checksum")
+        again = Path(name) / "again" if out is None else out
+        results = read_results(folder)
+        tables = write_tables(results, again)
+        if out is not None:
+            write_pictures(results, tables, out)
+        before = {p.name: p.read_bytes() for p in _files(folder / "tables")}
+        after = {p.name: p.read_bytes() for p in _files(again / "tables")}
+        for other in (before, after):
+            root = folder if other is before else again
+            other["numbers.tex"] = (root / "numbers.tex").read_bytes()
+        names = sorted(before.keys() | after.keys())
+        return [name for name in names if before.get(name) != after.get(name)]

@@ -1,0 +1,1 @@
+"""ConceptEvo Harness: which concepts neurons learn, how they evolve, whether they matter."""

@@ -1,0 +1,3 @@
+from conceptevo.cli import main
+
+main()

@@ -1,0 +1,349 @@
+"""The front door: one sub-command a stage. Each room is imported only when its command runs."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from harness.config import Config
+
+
+class Rooms(TyperGroup):
+    """Commands that live in other rooms, imported when called (or when help lists them)."""
+
+    rooms: ClassVar[dict[str, str]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.rooms]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.rooms:
+            return super().get_command(ctx, cmd_name)
+        module, _, function = self.rooms[cmd_name].partition(":")
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(module), function))
+        return typer.main.get_command(single)
+
+
+class Everything(Rooms):
+    rooms: ClassVar = {
+        "survey": "survey_app.commands:survey",
+        "dashboard": "survey_app.commands:dashboard",
+        "survey-password": "survey_app.commands:password",
+        "analyse": "analysis.commands:analyse",
+        "power": "analysis.commands:power",
+        "release": "analysis.commands:release",
+        "rebuild": "analysis.commands:rebuild",
+    }
+
+
+class Bench(Rooms):
+    """`bench RUN …` runs it; `bench compare A B` is a command of its own."""
+
+    rooms: ClassVar = {"compare": "analysis.commands:compare"}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.rooms, "run", "--help"):
+            args.insert(0, "run")
+        return super().parse_args(ctx, args)
+
+
+class Study(Rooms):
+    rooms: ClassVar = {
+        "build": "tasks.commands:build",
+        "check": "tasks.commands:check",
+        "settings": "tasks.commands:settings",
+        "simulate": "survey_app.commands:simulate",
+    }
+
+
+class Responses(Rooms):
+    rooms: ClassVar = {
+        "export": "survey_app.commands:export",
+        "forget": "survey_app.commands:forget",
+    }
+
+
+app = typer.Typer(
+    cls=Everything,
+    help="Which concepts neurons learn, how they evolve in training, and whether they matter.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_study = typer.Typer(
+    cls=Study, help="Trials and controls, frozen as a study.", no_args_is_help=True
+)
+_responses = typer.Typer(cls=Responses, help="What people answered.", no_args_is_help=True)
+_bench = typer.Typer(
+    cls=Bench,
+    help="Which method finds the evolutions that matter? `bench RUN`, or `bench compare A B`.",
+    no_args_is_help=True,
+)
+for _name, _group in (("study", _study), ("responses", _responses), ("bench", _bench)):
+    _group.callback()(lambda: None)  # a group without own commands needs one
+    app.add_typer(_group, name=_name)
+console = Console()
+
+ConfigFile = Annotated[Path, typer.Argument(help="configuration (TOML); see `conceptevo init`")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="the run's folder [default: runs/<config's name>]")
+]
+
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="work on a Ray cluster: its address, or auto (shared folder)"),
+]
+
+CONFIGS = files("harness") / "configs"
+
+
+def _run_until(last: str, config: Config, out: Path, cluster: str | None = None) -> None:
+    """Do every stage up to `last`; those done before are reused."""
+    from harness.artifacts import Run
+    from harness.stages import pipeline
+    from harness.stages.engine import cores, engine
+
+    run = Run(out)
+    workers = cores() if config.workers is None else config.workers
+    with _alone_in(out), engine(run, workers, console, cluster) as working:
+
+        def train() -> None:
+            pipeline.image_stage(config, working)
+            pipeline.train_stage(config, working)
+
+        def space() -> None:
+            pipeline.space_stage(config, working)
+            if last == "space":
+                pipeline.map_stage(config, working)
+
+        stages: dict[str, Callable[[], None]] = {
+            "train": train,
+            "probe": lambda: pipeline.probe_stage(config, working, run),
+            "space": space,
+            "evolve": lambda: pipeline.evolve_stage(config, working, run),
+            "revert": lambda: pipeline.revert_stage(config, working, run),
+            "report": lambda: _report(run),
+        }
+        pipeline.write_manifest(config, run)
+        for stage, work in stages.items():
+            work()
+            if stage == last:
+                break
+
+
+def _report(run) -> None:
+    from analysis.run.report import write_report
+
+    with console.status("report"):
+        written = write_report(run)
+    console.print(written.summary)
+    for path in written.paths:
+        console.print(f"  {path}", highlight=False)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep a second command from working in the same folder. The lock dies with the process."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another conceptevo command is working in {out}; wait for it"
+            ) from None
+        yield
+
+
+def _stage_command(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def command(config: ConfigFile, out: Out = None, cluster: Cluster = None) -> None:
+        from harness.config import load_config
+
+        _run_until(
+            "report" if stage == "run" else stage,
+            load_config(config),
+            out or Path("runs") / config.stem,
+            cluster,
+        )
+
+
+_stage_command("train", "Make the images ready and train the series that are to be trained.")
+_stage_command("probe", "Record stimuli, peaks and activations of every checkpoint.")
+_stage_command("space", "Place all neurons in one semantic space, by every method.")
+_stage_command("evolve", "Score how much each neuron's evolution matters to each class.")
+_stage_command("revert", "Undo evolutions and record what happens to the predictions.")
+_stage_command("report", "Write the tables, figures and the HTML report.")
+_stage_command("run", "All stages, from checkpoints and images to the report.")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="changes images, weights and draws")
+    ] = None,
+    series: Annotated[
+        str, typer.Option(help="which to train, e.g. vgg,convnext,vgg-large-rate,vgg-overfitted")
+    ] = "vgg,resnet",
+) -> None:
+    """The main job on an embedded default: drawn images, small networks trained on the spot."""
+    import tomllib
+
+    from harness.config import parse_config
+
+    values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
+    known = [section["name"] for section in values["series"]]
+    wanted = _list(series)
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"--series: no {', '.join(unknown)}; there are {', '.join(known)}")
+    if seed is not None:
+        values["seed"] = seed
+    values["series"] = [
+        section | {"seed": values["seed"]}
+        for section in values["series"]
+        if section["name"] in wanted
+    ]
+    values["evolve"]["pairs"] = {
+        name: pairs for name, pairs in values["evolve"]["pairs"].items() if name in wanted
+    }
+    _run_until("report", parse_config(values, "the demo"), out)
+    _demo_study(out)
+
+
+def _demo_study(out: Path) -> None:
+    """Build a study out of the run, fill it with simulated participants and analyse it, once."""
+    from analysis.study.pipeline import Inputs, analyse_study
+    from analysis.study.results import Settings
+    from harness.artifacts import Run, fingerprint
+    from survey_app.commands import database_url, export, simulate
+    from tasks.commands import build
+
+    study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
+    if (study / "study.json").exists():
+        console.print("[dim]study: built before, reused[/dim]")
+    else:
+        build(out, study)
+    simulate(study, participants=260)  # adds nobody who has taken part before
+    results = study / "results"
+    if not (results / "report.html").exists():
+        answers = study / "responses.csv"
+        export(database_url(study, None), answers, "simulated")
+        with console.status("analysing the simulated answers"):
+            analyse_study(Inputs(study, answers, out), Settings(), results)
+    console.print(f"What people would have answered: {results / 'report.html'}", highlight=False)
+    console.print(f"\nServe the study with\n  conceptevo survey {study}", highlight=False)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@_bench.command("run")
+def bench(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    methods: Annotated[
+        str, typer.Option(help="importance methods; `all`, or package.module:function, too")
+    ] = "",
+    ablation: Annotated[str, typer.Option(help="revert,zero,mean,resample")] = "",
+    classes: Annotated[str, typer.Option(help="names of classes [default: the run's]")] = "",
+    pairs: Annotated[str, typer.Option(help="e.g. vgg:1-4,vgg:4-10 [default: the run's]")] = "",
+    layers: Annotated[str, typer.Option(help="module names or patterns [default: all]")] = "",
+    splits: Annotated[str, typer.Option(help="heldout,importance")] = "",
+    memory: Annotated[float | None, typer.Option(help="GiB of kept maps a worker")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
+    cluster: Cluster = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="only print what was found before")
+    ] = False,
+) -> None:
+    """Rank importance methods by what undoing the evolutions they find does to predictions."""
+    if not leaderboard:
+        from harness.artifacts import Run
+
+        asked: dict[str, Any] = {"splits": tuple(_list(splits))} if splits else {}
+        asked |= {} if memory is None else {"memory": memory}
+        named = [_list(text) for text in (methods, ablation, classes, pairs, layers)]
+        if not _run_bench(Run(run), named, asked, workers, cluster, plan):
+            return
+    from analysis.benchmark.report import write_bench_report
+
+    with console.status("statistics"):
+        written = write_bench_report(run)
+    console.print(written.summary)
+    for sentence in written.sentences:
+        console.print(sentence, highlight=False)
+    for path in written.paths:
+        console.print(f"  {path}", highlight=False)
+
+
+def _run_bench(
+    run: Any,
+    named: list[list[str]],
+    asked: dict[str, Any],
+    workers: int | None,
+    cluster: str | None,
+    stop: bool,
+) -> bool:
+    """Show the plan and, unless it is to stop there, do the work; whether it was done."""
+    from analysis.run.report import plain_on_screen
+    from harness.stages import bench_pipeline
+    from harness.stages.engine import cores, engine
+
+    wanted = bench_pipeline.wanted(run, *named, **asked)
+    count = cores() if workers is None else workers
+    with _alone_in(run.root):
+        with console.status("timing one batch of each series"):
+            bytes_an_image = bench_pipeline.footprints(wanted, run)
+            table = bench_pipeline.plan(wanted, run, count, bytes_an_image)
+        minutes = float(table["scores, min"].sum() + table["arms, min"].sum())
+        text = f"{minutes:.1f} minutes with {max(count, 1)} worker{'s' if count > 1 else ''}"
+        console.print(plain_on_screen(table, f"To be done: about {text}"))
+        if stop:
+            return False
+        with engine(run, count, console, cluster) as working:
+            bench_pipeline.bench(wanted, run, working, bytes_an_image)
+    return True
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="file to write")] = Path("conceptevo.toml"),
+) -> None:
+    """Write a commented configuration to start from."""
+    from harness.artifacts import write_text
+
+    if path.exists():
+        raise ValueError(f"{path} exists; name another file, or remove it first")
+    write_text(path, (CONFIGS / "template.toml").read_text(encoding="utf-8"))
+    console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one clear message, not a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        text = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\ninterrupted; run the same command again to continue")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What neurons respond to: stimuli, names, the semantic space and its map."""

@@ -1,0 +1,277 @@
+"""Ways to place neurons in one space, behind one interface: the paper's and its rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import sparse
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
+from harness.concepts.neuron_embedding import ppmi_factors, skip_gram
+from harness.concepts.space import SemanticSpace
+from harness.records import NEURON, Checkpoint
+from harness.registry import Registry
+
+
+class SpaceParameters(BaseModel):
+    """Parameters of the space methods (METHOD section 1).
+
+    Attributes:
+        dimension: of neuron and image vectors.
+        epochs: passes of skip-gram over the groups of co-activated neurons.
+        indirect_epochs: passes for the images that stimulate no base neuron.
+        negatives: R, uniform negatives for each side of a pair.
+        learning_rate: of skip-gram.
+        profile_dimension: of the method `profile`, at most the number of base neurons.
+        profile_head: of `profile`, the share of the images over which the weight of a neuron's
+            strongest ones falls to 1/e.
+        profile_order: of `profile`, the weight of the whole order of the images beside them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dimension: int = Field(30, ge=1)
+    epochs: int = Field(100, ge=1)
+    indirect_epochs: int = Field(20, ge=0)
+    negatives: int = Field(3, ge=1)
+    learning_rate: float = Field(0.05, gt=0)
+    profile_dimension: int = Field(300, ge=1)
+    profile_head: float = Field(0.04, gt=0)
+    profile_order: float = Field(0.5, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a space method may use, of all checkpoints.
+
+    Attributes:
+        base: the checkpoint whose neurons span the space.
+        neurons: series, epoch, layer, channel; a row a living neuron.
+        incidence: 0/1 [neurons, probe images]: the image is a stimulus of the neuron.
+        responsive: 0/1 [base neurons, probe images]: the neuron is among those that respond most
+            to the image; rows in the order of the base's rows in `neurons`.
+        activations: called with rows of `neurons`: float32 [rows, probe images].
+    """
+
+    base: Checkpoint
+    neurons: pd.DataFrame
+    incidence: sparse.csr_array
+    responsive: sparse.csr_array
+    activations: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def base_rows(self) -> np.ndarray:
+        same = (self.neurons["series"] == self.base.series) & (
+            self.neurons["epoch"] == self.base.epoch
+        )
+        return np.flatnonzero(same)
+
+
+#: name -> method(evidence, parameters, rng, name)
+SpaceMethod = Callable[[Evidence, SpaceParameters, np.random.Generator, str], SemanticSpace]
+SPACES: Registry[SpaceMethod] = Registry("space method")
+
+#: Methods that read activations, which the probe must then keep.
+NEED_ACTIVATIONS = {"correlation", "profile"}
+
+
+def gather_evidence(
+    base: Checkpoint,
+    stimuli: pd.DataFrame,
+    responsive: pd.DataFrame,
+    num_images: int,
+    activations: Callable[[pd.DataFrame], np.ndarray],
+) -> Evidence:
+    """Turn the probe's tables into Evidence.
+
+    Args:
+        base: the checkpoint that spans the space.
+        stimuli: the stimuli of all checkpoints.
+        responsive: the responsive neurons of the base checkpoint.
+        num_images: number of probe images.
+        activations: for rows of `neurons`, their activations [rows, images].
+
+    Raises:
+        ValueError: the base has fewer than two living neurons.
+    """
+    stimuli = stimuli.sort_values([*NEURON, "rank"], kind="stable")
+    neurons = stimuli.drop_duplicates(NEURON)[NEURON].reset_index(drop=True)
+    row = stimuli.groupby(NEURON, sort=True).ngroup().to_numpy()
+    shape = (len(neurons), num_images)
+    ones = np.ones(len(stimuli))
+    incidence = sparse.csr_array((ones, (row, stimuli["image_id"].to_numpy())), shape=shape)
+    of_base = neurons[(neurons["series"] == base.series) & (neurons["epoch"] == base.epoch)]
+    if len(of_base) < 2:
+        raise ValueError(
+            f"base {base} has {len(of_base)} living neurons; a space needs two or more"
+        )
+    of_base = of_base.assign(base_row=np.arange(len(of_base)))
+    listed = responsive.merge(of_base[["layer", "channel", "base_row"]], on=["layer", "channel"])
+    marks = sparse.csr_array(
+        (np.ones(len(listed)), (listed["base_row"].to_numpy(), listed["image_id"].to_numpy())),
+        shape=(len(of_base), num_images),
+    )
+    return Evidence(base, neurons, incidence, marks, lambda rows: activations(neurons.iloc[rows]))
+
+
+@SPACES.add("sgns")
+def sgns(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """The paper's: skip-gram of co-activated base neurons, carried over by the images."""
+    incidence = evidence.incidence[evidence.base_rows]
+    start = rng.uniform(-0.5, 0.5, (incidence.shape[0], parameters.dimension))
+    base = skip_gram(
+        sparse.csr_array(incidence.T),
+        start,
+        rng,
+        parameters.epochs,
+        parameters.negatives,
+        parameters.learning_rate,
+    )
+    return carry_over(evidence, base, parameters, rng, name)
+
+
+@SPACES.add("ppmi")
+def ppmi(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """Factorised PPMI of the base neurons' co-activation counts, carried over by the images."""
+    base = ppmi_factors(evidence.incidence[evidence.base_rows], parameters.dimension)
+    return carry_over(evidence, base, parameters, rng, name)
+
+
+@SPACES.add("jaccard")
+def jaccard(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """No vectors: neurons are as near as their sets of stimuli overlap."""
+    sets = evidence.incidence.todense().astype(np.float32)
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), sets, "jaccard")
+
+
+@SPACES.add("correlation")
+def correlation(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """No learning: neurons are as near as their activations over the probe images correlate."""
+    activations = evidence.activations(np.arange(len(evidence.neurons)))
+    centred = activations - activations.mean(axis=1, keepdims=True)
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), centred)
+
+
+@SPACES.add("profile")
+def profile(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """How a neuron ranks the images: the strongest ones weigh most, yet the whole order counts.
+
+    A neuron is the sum of two unit vectors over the probe images, a head that falls off with the
+    rank (it tells what the neuron detects) and the normal scores of the ranks (they tell this
+    neuron from others); less the base neurons' mean; on the base neurons' principal axes, each
+    divided by the cube root of its singular value.
+    """
+    head, order = parameters.profile_head, parameters.profile_order
+    base = rank_profiles(evidence.activations(evidence.base_rows), head, order)
+    common = base.mean(axis=0)
+    _, singular, axes = np.linalg.svd(unit_rows(base - common), full_matrices=False)
+    kept = min(parameters.profile_dimension, int((singular > 1e-6 * singular[0]).sum()))
+    projection = axes[:kept].T / np.cbrt(singular[:kept])
+    vectors = np.empty((len(evidence.neurons), kept), dtype=np.float32)
+    for rows in np.array_split(np.arange(len(vectors)), -(-len(vectors) // 1024)):
+        profiles = rank_profiles(evidence.activations(rows), head, order)
+        vectors[rows] = (profiles - common) @ projection
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors)
+
+
+def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndarray:
+    """For each neuron a unit vector over the images, from the ranks alone (ties share theirs).
+
+    Args:
+        activations: [neurons, images].
+        head: share of the images over which the head's weight falls to 1/e.
+        order: weight of the normal scores, 1 - order that of the head.
+    """
+    place = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), best last
+    strongest, scores = unit_rows(np.exp((place - 1) / head)), unit_rows(ndtri(place))
+    return unit_rows((1 - order) * strongest + order * scores)
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length one; a row of zeros stays."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1.0)
+
+
+@SPACES.add("random")
+def random(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """A vector by chance for every neuron: what no information gives."""
+    vectors = rng.standard_normal((len(evidence.neurons), parameters.dimension))
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors)
+
+
+def carry_over(
+    evidence: Evidence,
+    base_vectors: np.ndarray,
+    parameters: SpaceParameters,
+    rng: np.random.Generator,
+    name: str,
+) -> SemanticSpace:
+    """METHOD steps 2 to 4: from base neurons to images, to every other neuron.
+
+    Coverage is the share of a neuron's stimuli that stimulate a base neuron as well (step 2);
+    where step 3 has given the other images vectors, they enter the mean, too.
+    """
+    of_base = evidence.incidence[evidence.base_rows]
+    direct = np.diff(sparse.csc_array(of_base).indptr) > 0
+    images = np.where(direct[:, None], solve_image_vectors(of_base, base_vectors), np.nan)
+    images = indirect_vectors(evidence.responsive, images, parameters, rng)
+
+    known = np.asarray(np.isfinite(images).all(axis=1))
+    usable = sparse.csr_array(evidence.incidence @ sparse.diags_array(known.astype(float)))
+    usable.eliminate_zeros()
+    vectors = mean_over_stimuli(usable) @ np.where(known[:, None], images, 0.0)
+    vectors[np.diff(usable.indptr) == 0] = np.nan
+    vectors[evidence.base_rows] = base_vectors
+    coverage = mean_over_stimuli(evidence.incidence) @ direct.astype(float)
+    return SemanticSpace(
+        name, evidence.neurons.assign(coverage=coverage), vectors, "cosine", images
+    )
+
+
+def indirect_vectors(
+    responsive: sparse.csr_array,
+    images: np.ndarray,
+    parameters: SpaceParameters,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """METHOD step 3: vectors for the images (rows of NaN) that stimulate no base neuron.
+
+    Images to which the same base neuron responds are pulled together by the objective of step 1;
+    the known vectors stay fixed. An image that shares a neuron with no other keeps NaN.
+    """
+    known = np.asarray(np.isfinite(images).all(axis=1))
+    start = rng.uniform(-0.5, 0.5, images.shape)
+    groups = sparse.csr_array(responsive)
+    learnt = skip_gram(
+        groups,
+        np.where(known[:, None], images, start),
+        rng,
+        parameters.indirect_epochs,
+        parameters.negatives,
+        parameters.learning_rate,
+        frozen=known,
+    )
+    shared = groups[np.diff(groups.indptr) > 1]
+    reached = np.asarray(shared.sum(axis=0)).ravel() > 0
+    if parameters.indirect_epochs == 0:
+        reached[:] = False
+    return np.where((known | reached)[:, None], learnt, np.nan)

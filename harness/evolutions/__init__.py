@@ -1,0 +1,1 @@
+"""How much evolutions matter: sensitivity, importance, arms, ablation."""

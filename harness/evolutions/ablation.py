@@ -1,0 +1,262 @@
+"""Replace the maps of sets of neurons and record what happens to each image's prediction.
+
+METHOD section 3. Every arm starts from the untouched maps of the newer model t', so that the order
+of arms cannot matter; a row an image and arm is kept. What is put in the maps' place is an
+ablation; a new one is one function in ABLATIONS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache, partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from harness.networks.execution import Change, Execution, execution, replace_channels
+from harness.networks.layers import Layer
+from harness.networks.recording import ActivationRecorder, borrowed
+from harness.records import ARM
+from harness.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """A set of neurons to ablate, in one layer or in several at once.
+
+    Attributes:
+        layer: where: a layer's name, or JOINT.
+        channels: layer name -> int64 [set]; empty where nothing is changed.
+        labels: the (method, arm, draw) that the set stands for; several where sets coincide.
+    """
+
+    layer: str
+    channels: Mapping[str, Tensor]
+    labels: Sequence[tuple[str, str, int]]
+
+
+class Maps:
+    """What an ablation may put in place of a layer's maps, for one batch of images.
+
+    All outputs are in the network's own shape, [batch, ...].
+
+    Args:
+        newer: the newer model, started on the batch.
+        older: the older model; run when first asked for.
+        donors: the newer model again, for other images; run when first asked for.
+        means: layer name -> the mean output over other images of the class, [1, ...].
+    """
+
+    def __init__(
+        self,
+        newer: Execution,
+        older: Callable[[], Execution],
+        donors: Callable[[], Execution],
+        means: Callable[[str], Tensor],
+    ) -> None:
+        self._newer, self._older, self._donors, self.mean = (
+            newer,
+            cache(older),
+            cache(donors),
+            means,
+        )
+
+    def newer(self, layer: str) -> Tensor:
+        return self._newer.output(layer)
+
+    def older(self, layer: str) -> Tensor:
+        return self._older().output(layer)
+
+    def donor(self, layer: str) -> Tensor:
+        return self._donors().output(layer)
+
+
+#: name -> function(maps, layer name) -> what takes the place of the layer's output, [batch, ...]
+Ablation = Callable[[Maps, str], Tensor]
+ABLATIONS: Registry[Ablation] = Registry("ablation")
+
+
+@ABLATIONS.add("revert")
+def revert(maps: Maps, layer: str) -> Tensor:
+    """The older model's maps of the same image: the evolution is undone."""
+    return maps.older(layer)
+
+
+@ABLATIONS.add("zero")
+def zero(maps: Maps, layer: str) -> Tensor:
+    """Nothing: the neuron is silent."""
+    return torch.zeros_like(maps.newer(layer))
+
+
+@ABLATIONS.add("mean")
+def mean(maps: Maps, layer: str) -> Tensor:
+    """The newer model's mean map over the class's images of the importance split."""
+    now = maps.newer(layer)
+    return maps.mean(layer).expand_as(now).contiguous()
+
+
+@ABLATIONS.add("resample")
+def resample(maps: Maps, layer: str) -> Tensor:
+    """The newer model's maps of another image, of another class."""
+    return maps.donor(layer)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one class on which arms are run, and what ablations take from others.
+
+    Attributes:
+        batches: (image ids int64 [batch], images [batch, 3, h, w]); all of the class.
+        reference: called for images of the class that importance was measured on, for `mean`.
+        donors: image ids -> as many images of other classes, for `resample`.
+    """
+
+    batches: Iterable[tuple[Tensor, Tensor]]
+    reference: Callable[[], Sequence[Tensor]] = tuple
+    donors: Callable[[Tensor], Tensor] | None = field(default=None)
+
+
+def ablate(
+    older: nn.Module,
+    newer: nn.Module,
+    layers: Sequence[Layer],
+    arms: Sequence[Arm],
+    images: Images,
+    output: int,
+    ablation: str = "revert",
+    batch_size: int = 1,
+    traced: bool = True,
+) -> pd.DataFrame:
+    """Run every arm on images of one class.
+
+    Args:
+        older, newer: the models t and t'.
+        layers: the probed layers.
+        arms: the sets of neurons.
+        images: of one class.
+        output: index of the class's logit.
+        ablation: a name in ABLATIONS.
+        batch_size: rows a pass; where the images are fewer, several arms share a pass.
+        traced: re-run only what a change reaches (see `execution`); same results either way.
+
+    Returns:
+        layer, method, arm, draw, image_id, correct_before, correct_after, top5_before, top5_after,
+        probability_before, probability_after.
+    """
+    place = ABLATIONS.get(ablation)
+    by_name = {layer.name: layer for layer in layers}
+    # a list for each arm and label, so that rows come in this order, whatever the batches
+    frames: list[list[dict[str, np.ndarray]]] = [[] for arm in arms for _ in arm.labels]
+    with ExitStack() as borrowing, torch.inference_mode():
+        running = borrowing.enter_context(execution(newer, layers, traced))
+        others: dict[str, Execution] = {}  # opened when first asked for: `zero` needs none
+
+        def started(name: str, model: nn.Module, batch: Tensor) -> Execution:
+            if name not in others:
+                others[name] = borrowing.enter_context(execution(model, layers, traced))
+            others[name].start(batch)
+            return others[name]
+
+        means = cache(lambda: _means(newer, layers, images.reference()))
+        for ids, batch in images.batches:
+            untouched = _outcome(running.start(batch), output)
+            maps = Maps(
+                running,
+                partial(started, "older", older, batch),
+                partial(_start_donors, started, newer, images, ids),
+                lambda layer: means()[layer],
+            )
+            replacement = cache(partial(place, maps))
+            changes: list[dict[str, Change]] = [
+                {
+                    name: replace_channels(by_name[name], channels, replacement(name))
+                    for name, channels in arm.channels.items()
+                }
+                for arm in arms
+            ]
+            together = max(1, batch_size // len(batch))
+            logits = iter(running.rerun_many([c for c in changes if c], together))
+            rows = []
+            for arm, change in zip(arms, changes, strict=True):
+                after = _outcome(next(logits), output) if change else untouched
+                rows += [_rows(ids, arm.layer, label, untouched, after) for label in arm.labels]
+            for frame, row in zip(frames, rows, strict=True):
+                frame.append(row)
+    nothing = (np.empty(0, bool), np.empty(0, bool), np.empty(0, np.float32))
+    none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
+    every = [row for frame in frames for row in frame] or [none]
+    return pd.DataFrame({name: np.concatenate([row[name] for row in every]) for name in every[0]})
+
+
+def _start_donors(
+    started: Callable[[str, nn.Module, Tensor], Execution],
+    newer: nn.Module,
+    images: Images,
+    ids: Tensor,
+) -> Execution:
+    if images.donors is None:
+        raise ValueError("ablation 'resample' needs images of another class")
+    return started("donors", newer, images.donors(ids))
+
+
+def _means(
+    model: nn.Module, layers: Sequence[Layer], batches: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Layer name -> mean output over images, [1, ...] in the network's own shape."""
+    if not batches:
+        raise ValueError("ablation 'mean' needs images of the class's importance split")
+    total: dict[str, Tensor] = {}
+    keep = ActivationRecorder(model, layers, lambda maps, _: maps.double().sum(dim=0, keepdim=True))
+    outputs: dict[str, Tensor] = {}
+    with borrowed(model), keep as record, torch.no_grad():
+        for batch in batches:
+            model(batch)
+            for name, part in record.kept.items():
+                total[name] = total[name] + part if name in total else part
+    count = sum(len(batch) for batch in batches)
+    with execution(model, layers) as running:
+        running.start(batches[0][:1])
+        for layer in layers:
+            now = running.output(layer.name)
+            outputs[layer.name] = layer.like_output((total[layer.name] / count).to(now.dtype), now)
+    return outputs
+
+
+Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _outcome(logits: Tensor, label: int) -> Outcome:
+    """Whether top-1 and top-5 hold the label, and its probability; each [batch].
+
+    The label's rank is one plus the number of larger logits, so a tie counts as correct, whatever
+    the order in which a sort would put it.
+    """
+    own = logits[:, label]
+    larger = (logits > own[:, None]).sum(dim=1)
+    probability = logits.double().softmax(dim=1)[:, label].float()
+    return (larger < 1).numpy(), (larger < 5).numpy(), probability.numpy()
+
+
+def _rows(
+    ids: Tensor, layer: str, label: tuple[str, str, int], before: Outcome, after: Outcome
+) -> dict[str, np.ndarray]:
+    count = len(ids)
+    method, arm, draw = label
+    named = dict(zip(ARM, (layer, method, arm, draw), strict=True))
+    return {
+        **{
+            name: np.full(count, value, dtype=None if name == "draw" else object)
+            for name, value in named.items()
+        },
+        "image_id": ids.numpy(),
+        "correct_before": before[0],
+        "correct_after": after[0],
+        "top5_before": before[1],
+        "top5_after": after[1],
+        "probability_before": before[2],
+        "probability_after": after[2],
+    }

@@ -1,0 +1,290 @@
+"""How much each neuron's evolution matters to a class: the paper's score and its rivals.
+
+All scores start from a sensitivity s[x, n] of image x's class logit to neuron n's change between
+two checkpoints, t and t' (METHOD section 2; ConceptEvo, section 3.2). A method is a sensitivity
+and how images are summed up. A new one is one entry in IMPORTANCE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+from torch import Tensor, nn
+
+from harness.evolutions.sensitivity import Case, Change
+from harness.networks.execution import execution
+from harness.networks.layers import Layer
+from harness.registry import Registry
+
+
+class ImportanceParameters(BaseModel):
+    """How importance is measured.
+
+    Attributes:
+        methods: names in IMPORTANCE.
+        images_per_class: images of the class on which it is measured (250 in the paper).
+        path_steps: points on the straight path between the two activations (midpoint rule).
+        batch_size: images a pass.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[str, ...] = ("sign_t", "sign_path", "change", "random")
+    images_per_class: int = Field(250, ge=1)
+    path_steps: int = Field(4, ge=1)
+    batch_size: int = Field(32, ge=1)
+
+
+@dataclass(frozen=True)
+class ImportanceMethod:
+    """A sensitivity and how it is summed up over images.
+
+    Attributes:
+        sensitivity: change -> layer -> [batch, channels].
+        share: score by the share of images with positive sensitivity, else by the mean.
+        linearises: the ablation (see `ablation.py`) to which the score is a first-order
+            approximation, so that its success there says less than that of others; "" for none.
+    """
+
+    sensitivity: Callable[[Change], dict[str, Tensor]]
+    share: bool = False
+    linearises: str = ""
+
+
+IMPORTANCE: Registry[ImportanceMethod] = Registry("importance method")
+
+
+def importance_method(name: str) -> ImportanceMethod:
+    """The method of that name; a plain function of the user's is a sensitivity scored by its mean.
+
+    Raises:
+        ValueError: unknown name, an import that fails, or something that cannot be called.
+    """
+    found = IMPORTANCE.get(name)
+    if isinstance(found, ImportanceMethod):
+        return found
+    if callable(found):
+        return ImportanceMethod(found)
+    raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
+
+
+def at_t(change: Change) -> dict[str, Tensor]:
+    """The paper's: gradient in the older model times the change (METHOD section 2)."""
+    return change.along(change.gradients_from)
+
+
+def at_t1(change: Change) -> dict[str, Tensor]:
+    """Gradient in the newer model times the change."""
+    return change.along(change.gradients_to)
+
+
+def on_path(change: Change) -> dict[str, Tensor]:
+    """Integrated gradients with the older model's maps as baseline: the gradient averaged between
+    the two activations times the change. Summed over neurons it is the whole difference of the
+    logit (completeness; Sundararajan et al., 2017)."""
+    return change.along(change.gradients_along)
+
+
+def in_contexts(change: Change) -> dict[str, Tensor]:
+    """Ours: how often, over random contexts, undoing a neuron lowers the class's margin, from -1
+    (always raises it) to 1. A context undoes a random quarter of all neurons, so a neuron is asked
+    about among other undone ones. That is the very situation of a quarter in the benchmark, so it
+    simulates what it is judged by, at the price of one backward pass a context. Tuned on other
+    networks and seeds than it was judged on (docs/benchmark.md)."""
+    signs = [
+        change.undoing({name: mask[change.images] for name, mask in context.items()})
+        for context in change.case.contexts
+    ]
+    return {
+        layer.name: torch.stack([s[layer.name].sign() for s in signs]).mean(dim=0)
+        for layer in change.layers
+    }
+
+
+def times_activation(change: Change) -> dict[str, Tensor]:
+    """Gradient times activation in the newer model: a neuron's use, whatever it evolved from."""
+    return change.times_activation(change.gradients_to)
+
+
+def from_zero(change: Change) -> dict[str, Tensor]:
+    """Integrated gradients of the newer model's maps with no activation as baseline."""
+    return change.times_activation(change.gradients_from_zero)
+
+
+def conductance(change: Change) -> dict[str, Tensor]:
+    """Layer conductance of the newer model (Dhamdhere et al., 2019)."""
+    return change.conductance
+
+
+def towards_concept(change: Change) -> dict[str, Tensor]:
+    """A neuron's part of the derivative along the class's concept vector (TCAV) in the newer
+    model: its gradient summed over space, times its entry of the vector."""
+    vectors = change.case.concept_vectors
+    return {
+        name: gradient.sum(dim=2) * vectors[name] for name, gradient in change.gradients_to.items()
+    }
+
+
+def activation(change: Change) -> dict[str, Tensor]:
+    """||z(x; t')||: how strongly the newer model uses a neuron."""
+    return {name: maps.norm(dim=2) for name, maps in change.maps_to.items()}
+
+
+def by_chance(change: Change) -> dict[str, Tensor]:
+    """A number by chance for every image and neuron."""
+    return {name: chance[change.images] for name, chance in change.case.chance.items()}
+
+
+for _name, _method in {
+    "sign_t": ImportanceMethod(at_t, share=True),
+    "mean_t": ImportanceMethod(at_t),
+    "sign_t1": ImportanceMethod(at_t1, share=True, linearises="revert"),
+    "mean_t1": ImportanceMethod(at_t1, linearises="revert"),
+    "sign_path": ImportanceMethod(on_path, share=True, linearises="revert"),
+    "mean_path": ImportanceMethod(on_path, linearises="revert"),
+    "contexts": ImportanceMethod(in_contexts, linearises="revert"),
+    "change": ImportanceMethod(Change.size),
+    "activation": ImportanceMethod(activation),
+    "gradient_activation": ImportanceMethod(times_activation, linearises="zero"),
+    "integrated": ImportanceMethod(from_zero, linearises="zero"),
+    "conductance": ImportanceMethod(conductance),
+    "tcav": ImportanceMethod(towards_concept, share=True),
+    "random": ImportanceMethod(by_chance),
+}.items():
+    IMPORTANCE.add(_name)(_method)
+
+
+def sensitivities(
+    older: nn.Module,
+    newer: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Tensor],
+    output: int,
+    methods: Mapping[str, ImportanceMethod],
+    rng: np.random.Generator,
+    path_steps: int = 4,
+    others: Callable[[], Sequence[Tensor]] = tuple,
+) -> dict[tuple[str, str], np.ndarray]:
+    """s[x, n] by every method: (method, layer) -> float64 [images, channels].
+
+    Args: as `importance`; `methods` by name.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = {
+        (name, layer.name): [] for name in methods for layer in layers
+    }
+    with execution(newer, layers) as running, torch.no_grad():
+        case = Case(older, newer, layers, running, batches, others, output, path_steps, rng)
+        first = 0
+        for batch in batches:
+            change = Change(case, batch, first)
+            first += len(batch)
+            for name, method in methods.items():
+                for layer, values in method.sensitivity(change).items():
+                    found[name, layer].append(values)
+    return {key: torch.cat(pieces).double().numpy() for key, pieces in found.items()}
+
+
+def importance(
+    older: nn.Module,
+    newer: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Tensor],
+    output: int,
+    parameters: ImportanceParameters,
+    rng: np.random.Generator,
+    others: Callable[[], Sequence[Tensor]] = tuple,
+) -> pd.DataFrame:
+    """Score every neuron's evolution from the older to the newer model for one class.
+
+    Args:
+        older, newer: the models t and t'.
+        layers: the probed layers, the same in both.
+        batches: images of the class, [batch, 3, h, w] each.
+        output: index of the class's logit.
+        parameters: methods and path steps.
+        rng: for the methods `random`, `tcav` and `contexts`.
+        others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
+
+    Returns:
+        layer, channel, method, score, stderr, images. For a share, stderr is that of Agresti and
+        Coull (1998), which stays positive at 0 and 1; for a mean, s / sqrt(images), NaN for one
+        image. The method `change` is always there: reversion's controls are matched on it.
+    """
+    methods = {name: importance_method(name) for name in (*parameters.methods, "change")}
+    steps = parameters.path_steps
+    found = sensitivities(older, newer, layers, batches, output, methods, rng, steps, others)
+    frames = []
+    for (name, layer), values in found.items():
+        score, stderr = summarise(values, methods[name].share)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "layer": layer,
+                    "channel": np.arange(values.shape[1]),
+                    "method": name,
+                    "score": score,
+                    "stderr": stderr,
+                    "images": len(values),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and standard errors, each [channels], of sensitivities [images, channels]; NaN where
+    these are undefined."""
+    count = len(sensitivity)
+    if np.isnan(sensitivity).all():
+        return np.full(sensitivity.shape[1], np.nan), np.full(sensitivity.shape[1], np.nan)
+    if share:
+        positive = (sensitivity > 0).sum(axis=0)
+        adjusted = (positive + 2) / (count + 4)
+        return positive / count, np.sqrt(adjusted * (1 - adjusted) / (count + 4))
+    if count < 2:
+        return sensitivity.mean(axis=0), np.full(sensitivity.shape[1], np.nan)
+    return sensitivity.mean(axis=0), sensitivity.std(axis=0, ddof=1) / np.sqrt(count)
+
+
+def split_half(
+    sensitivity: np.ndarray, share: bool, rng: np.random.Generator, draws: int = 10
+) -> pd.DataFrame:
+    """How alike are the scores of two disjoint sets of images, and how many images that takes.
+
+    Args:
+        sensitivity: [images, channels] of one layer.
+        share: as in ImportanceMethod.
+        rng: draws the halves.
+        draws: pairs of halves a size.
+
+    Returns:
+        images (in a half: 1, 2, 4, …, and half of all), rho (Spearman's, mean over the draws; NaN
+        where a half has no two different scores), left_out (draws without a rho).
+    """
+    most = len(sensitivity) // 2
+    sizes = sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
+    rows = []
+    for size in (size for size in sizes if size):
+        found = []
+        for _ in range(draws):
+            chosen = rng.permutation(len(sensitivity))
+            halves = (chosen[:size], chosen[size : 2 * size])
+            found.append(_spearman(*(summarise(sensitivity[half], share)[0] for half in halves)))
+        valid = [rho for rho in found if not np.isnan(rho)]
+        rho = float(np.mean(valid)) if valid else float("nan")
+        rows.append({"images": size, "rho": rho, "left_out": draws - len(valid)})
+    table = pd.DataFrame(rows, columns=["images", "rho", "left_out"])
+    return table.astype({"images": int, "rho": float, "left_out": int})
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = (stats.rankdata(values) for values in (first, second))
+    if np.isnan([*first, *second]).any() or a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,0 +1,309 @@
+"""What an importance method may look at: images of a class under two checkpoints, and gradients.
+
+A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images. Everything is
+computed when first asked for and kept, so that methods share passes (METHOD section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.networks.execution import Execution
+from harness.networks.layers import Layer
+from harness.networks.recording import ActivationRecorder, borrowed
+
+CONCEPT_DRAWS = 5
+CONTEXTS = 16
+CONTEXT_SHARE = 0.25  # of the neurons: as many as a quarter
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One class and two checkpoints of one series: what all batches of its images have in common.
+
+    Attributes:
+        older, newer: the models t and t'.
+        layers: the probed layers, the same in both.
+        execution: of the newer model, open.
+        batches: all images of the class that importance is measured on, [batch, 3, h, w] each.
+        others: called for images of other classes, [batch, 3, h, w] each.
+        output: index of the class's logit.
+        path_steps: points on a path (midpoint rule).
+        rng: for what is left to chance.
+    """
+
+    older: nn.Module
+    newer: nn.Module
+    layers: Sequence[Layer]
+    execution: Execution
+    batches: Sequence[Tensor]
+    others: Callable[[], Sequence[Tensor]]
+    output: int
+    path_steps: int
+    rng: np.random.Generator
+
+    @cached_property
+    def chance(self) -> dict[str, Tensor]:
+        """Layer name -> a number by chance for every image and neuron, however they are batched:
+        [images, channels]."""
+        count = sum(len(batch) for batch in self.batches)
+        return {
+            layer.name: torch.from_numpy(self.rng.random((count, layer.channels)))
+            for layer in self.layers
+        }
+
+    @cached_property
+    def contexts(self) -> list[dict[str, Tensor]]:
+        """CONTEXTS times, layer name -> which neurons are undone for which image, bool
+        [images, channels]: each with chance CONTEXT_SHARE."""
+        count = sum(len(batch) for batch in self.batches)
+        return [
+            {
+                layer.name: torch.from_numpy(
+                    self.rng.random((count, layer.channels)) < CONTEXT_SHARE
+                )
+                for layer in self.layers
+            }
+            for _ in range(CONTEXTS)
+        ]
+
+    @cached_property
+    def concept_vectors(self) -> dict[str, Tensor]:
+        """Layer name -> the class's concept activation vector in the newer model, [channels].
+
+        The normal of a linear classifier between the class's images and random other images, on
+        maps averaged over space; mean over CONCEPT_DRAWS random halves of the others, each vector
+        of length one (TCAV; Kim et al., 2018, section 3). NaN where there is no other class.
+        """
+        mine, others = (
+            [self._pooled(batch) for batch in batches] for batches in (self.batches, self.others())
+        )
+        if not others:  # undefined, and told as such: there is no other class
+            return {layer.name: torch.full((layer.channels,), torch.nan) for layer in self.layers}
+        return {
+            layer.name: concept_vector(
+                torch.cat([pooled[layer.name] for pooled in mine]).numpy(),
+                torch.cat([pooled[layer.name] for pooled in others]).numpy(),
+                self.rng,
+            )
+            for layer in self.layers
+        }
+
+    def _pooled(self, batch: Tensor) -> dict[str, Tensor]:
+        with borrowed(self.newer), torch.no_grad():
+            keep = ActivationRecorder(self.newer, self.layers, lambda maps, _: maps.mean(dim=2))
+            with keep as record:
+                self.newer(batch)
+            return dict(record.kept)
+
+
+class Change:
+    """One batch of images of a case, seen by the older (t) and the newer model (t').
+
+    Everything is computed when first asked for and kept, so that methods share passes.
+
+    Attributes:
+        case: what the batches have in common.
+        images: which of the case's images these are.
+        maps_from, maps_to: layer name -> [batch, channels, positions] under t and under t'.
+    """
+
+    def __init__(self, case: Case, batch: Tensor, first: int = 0) -> None:
+        self.case = case
+        self.layers = case.layers
+        self.images = slice(first, first + len(batch))
+        self._batch = batch
+
+    @cached_property
+    def _at_t(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return maps_and_gradients(self.case.older, self.layers, self._batch, self.case.output)
+
+    @cached_property
+    def _at_t1(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return maps_and_gradients(self.case.newer, self.layers, self._batch, self.case.output)
+
+    @property
+    def maps_from(self) -> dict[str, Tensor]:
+        return self._at_t[0]
+
+    @property
+    def maps_to(self) -> dict[str, Tensor]:
+        return self._at_t1[0]
+
+    @property
+    def gradients_from(self) -> dict[str, Tensor]:
+        """d h_c(x; t) / d z(x; t), with h_c the class's logit."""
+        return self._at_t[1]
+
+    @property
+    def gradients_to(self) -> dict[str, Tensor]:
+        """d h_c(x; t') / d z(x; t')."""
+        return self._at_t1[1]
+
+    @cached_property
+    def gradients_along(self) -> dict[str, Tensor]:
+        """The mean of d h_c / dz on the straight path z + a (z' - z), in what t' does with a layer.
+
+        One layer at a time is moved, as when it is reverted; midpoint rule over a in [0, 1].
+        """
+        return self.gradients_between(self.maps_from)
+
+    @cached_property
+    def gradients_from_zero(self) -> dict[str, Tensor]:
+        """The mean of d h_c / dz on the straight path from no activation to z'."""
+        return self.gradients_between(
+            {name: torch.zeros_like(maps) for name, maps in self.maps_to.items()}
+        )
+
+    def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean gradient in t' on the straight paths from `starts` to its own maps, a layer at
+        a time; layer -> [batch, channels, positions]."""
+        running, steps = self.case.execution, self.case.path_steps
+        running.start(self._batch)
+        means = {}
+        for layer in self.layers:
+            start, end = starts[layer.name], self.maps_to[layer.name]
+            total = torch.zeros_like(end)
+            for step in range(steps):
+                point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
+                with torch.enable_grad():
+                    logits = running.rerun({layer.name: partial(layer.like_output, point)})
+                    own = logits[:, self.case.output].sum()
+                    (gradient,) = torch.autograd.grad(own, point)
+                total += gradient
+            means[layer.name] = total / steps
+        return means
+
+    @cached_property
+    def conductance(self) -> dict[str, Tensor]:
+        """The part of h_c(x; t') that flows through each neuron on the straight path from an image
+        of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch, channels].
+
+        One pass a step serves all layers: sum over steps of the gradient times the difference to
+        the next step's map.
+        """
+        steps = 2 * self.case.path_steps
+        total: dict[str, Tensor] = {}
+        last: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        for step in range(steps + 1):
+            point = self._batch * (step / steps)
+            now = maps_and_gradients(self.case.newer, self.layers, point, self.case.output)
+            if last is not None:
+                for name, maps in now[0].items():
+                    part = (last[1][name] * (maps - last[0][name])).sum(dim=2)
+                    total[name] = total[name] + part if name in total else part
+            last = now
+        return total
+
+    def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How the margin of the class in t' falls as more of a neuron is undone, where the neurons
+        in `masks` are undone already, in all layers at once.
+
+        With b the mask, a layer's output o goes on as o + b (z - o), z the older model's maps; this
+        is -d m_c / db, one backward pass for all layers.
+
+        Args:
+            masks: layer name -> 0 or 1, [batch, channels].
+        """
+        running = self.case.execution
+        parts = {name: mask.float().requires_grad_() for name, mask in masks.items()}
+
+        def partly(layer: Layer, output: Tensor) -> Tensor:
+            now, old = layer.channel_first(output), self.maps_from[layer.name]
+            return layer.like_output(now + parts[layer.name][:, :, None] * (old - now), output)
+
+        running.start(self._batch)
+        with torch.enable_grad():
+            logits = running.rerun({layer.name: partial(partly, layer) for layer in self.layers})
+            gradients = torch.autograd.grad(
+                margin(logits, self.case.output).sum(),
+                list(parts.values()),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return {name: -gradient for name, gradient in zip(parts, gradients, strict=True)}
+
+    def along(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """s[x, n]: the gradient times the change, summed over space; layer -> [batch, channels]."""
+        return {
+            layer.name: (
+                gradients[layer.name] * (self.maps_to[layer.name] - self.maps_from[layer.name])
+            ).sum(dim=2)
+            for layer in self.layers
+        }
+
+    def times_activation(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient times z(x; t'), summed over space; layer -> [batch, channels]."""
+        return {
+            name: (gradient * self.maps_to[name]).sum(dim=2) for name, gradient in gradients.items()
+        }
+
+    def size(self) -> dict[str, Tensor]:
+        """||z(x; t') - z(x; t)|| of each neuron; layer -> [batch, channels]."""
+        return {
+            layer.name: (self.maps_to[layer.name] - self.maps_from[layer.name]).norm(dim=2)
+            for layer in self.layers
+        }
+
+
+def margin(logits: Tensor, output: int) -> Tensor:
+    """log(p_c / (1 - p_c)): the class's logit less the logsumexp of the others, [batch]."""
+    others = torch.cat([logits[:, :output], logits[:, output + 1 :]], dim=1)
+    return logits[:, output] - others.logsumexp(dim=1)
+
+
+def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """The mean unit normal of linear classifiers of `mine` against random halves of `others`.
+
+    Args:
+        mine, others: pooled maps, float [images, channels].
+        rng: draws the halves.
+
+    Returns:
+        float64 [channels].
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    normals = []
+    for _ in range(CONCEPT_DRAWS):
+        half = rng.choice(len(others), -(-len(others) // 2), replace=False)
+        features = np.concatenate([mine, others[half]]).astype(np.float64)
+        # one scale for all channels: the classifier must not see how the layer is scaled
+        features /= max(float(features.std()), np.finfo(float).tiny)
+        labels = np.repeat([1, 0], [len(mine), len(half)])
+        normal = LogisticRegression(max_iter=200).fit(features, labels).coef_[0]
+        normals.append(normal / max(float(np.linalg.norm(normal)), np.finfo(float).tiny))
+    return torch.from_numpy(np.mean(normals, axis=0))
+
+
+def maps_and_gradients(
+    model: nn.Module, layers: Sequence[Layer], batch: Tensor, output: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Maps of all layers and the gradients of one logit by them, in one backward pass.
+
+    The logits of a batch are summed: in evaluation mode images do not mix.
+
+    Returns:
+        Two dicts, layer name -> [batch, channels, positions], both without graph.
+    """
+    with (
+        borrowed(model),
+        torch.enable_grad(),
+        ActivationRecorder(
+            model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
+        ) as record,
+    ):
+        logits = model(batch)
+        maps = [record.kept[layer.name] for layer in layers]
+        gradients = torch.autograd.grad(
+            logits[:, output].sum(), maps, allow_unused=True, materialize_grads=True
+        )
+    names = [layer.name for layer in layers]
+    detached = [value.detach() for value in maps]
+    return dict(zip(names, detached, strict=True)), dict(zip(names, gradients, strict=True))

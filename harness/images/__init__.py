@@ -1,0 +1,1 @@
+"""Image sets, the drawn set, decoding into batches, patches."""

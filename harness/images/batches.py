@@ -1,0 +1,42 @@
+"""Images as the normalised batches that networks take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.images.sets import ImageSet
+from harness.networks.sources import Source
+
+
+def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, source: Source) -> Tensor:
+    """Images as float32 [batch, 3, crop, crop], normalised, channels-last in memory.
+
+    (Channels-last makes convolutions on a CPU 1.5 to 1.9 times faster.)
+    """
+    pixels = np.stack([images.pixels(int(index), source.view) for index in image_ids])
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (source.mean, source.std))
+    return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def batches(
+    images: ImageSet, image_ids: np.ndarray, source: Source, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids int64 [batch], images [batch, 3, crop, crop]); the next is read while one is used.
+
+    Batches are of nearly equal size: a last one of one to three images would be computed by other
+    kernels than the rest, and differ in the last bits.
+    """
+    pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = [reader.submit(batch_of, images, piece, source) for piece in pieces[:1]]
+        for position, piece in enumerate(pieces):
+            batch = waiting.pop().result()
+            if position + 1 < len(pieces):
+                waiting.append(reader.submit(batch_of, images, pieces[position + 1], source))
+            yield torch.from_numpy(np.ascontiguousarray(piece, dtype=np.int64)), batch

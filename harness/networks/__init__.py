@@ -1,0 +1,1 @@
+"""Networks: where checkpoints come from, layers, recording, re-execution, training."""

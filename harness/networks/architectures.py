@@ -1,0 +1,153 @@
+"""Architectures by name: three small networks, everything torchvision has, the user's own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.networks.vision import torchvision_models
+from harness.registry import Registry
+
+#: name -> function(num_classes) -> module with random weights
+ARCHITECTURES: Registry[Callable[[int], nn.Module]] = Registry("architecture")
+
+
+def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        name: one of ARCHITECTURES, any of torchvision's models, or 'package.module:function'.
+        num_classes: size of its output.
+        seed: of the weights; the caller's random state is left alone.
+
+    Raises:
+        ValueError: unknown name; the message lists our own and points to torchvision's list.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        if name in ARCHITECTURES or ":" in name:
+            return ARCHITECTURES.get(name)(num_classes)
+        models = torchvision_models()
+        if name not in models.list_models():
+            raise ValueError(
+                f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}, any name of "
+                f"torchvision.models.list_models(), or your own as 'package.module:function'"
+            )
+        extra = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
+        return models.get_model(name, weights=None, num_classes=num_classes, **extra)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model with channels-last weights: convolutions on a CPU run 1.5 to 1.9 times faster."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+
+
+def _network(features: list[nn.Module], channels: int, num_classes: int) -> nn.Module:
+    """Features, global average pooling and a linear classifier."""
+    head = [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(channels, num_classes),
+    ]
+    parts = {"features": nn.Sequential(*features), "classifier": nn.Sequential(*head)}
+    return nn.Sequential(OrderedDict(parts))
+
+
+@ARCHITECTURES.add("small_vgg")
+def small_vgg(num_classes: int) -> nn.Module:
+    """Six 3x3 convolutions, each with batch norm and ReLU, at strides 2 to 8 (for 64 px)."""
+    layers: list[nn.Module] = [*_conv(3, 24, 2), nn.ReLU()]
+    for inputs, outputs, pool in (
+        (24, 32, True),
+        (32, 32, False),
+        (32, 64, True),
+        (64, 64, False),
+        (64, 96, False),
+    ):
+        layers += [*_conv(inputs, outputs), nn.ReLU()]
+        if pool:
+            layers.append(nn.MaxPool2d(2))
+    return _network(layers, 96, num_classes)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions added to the (projected) input, then ReLU (He et al., 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv(inputs, outputs, stride), nn.ReLU(), *_conv(outputs, outputs)
+        )
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.body(x) + self.skip(x))
+
+
+@ARCHITECTURES.add("small_resnet")
+def small_resnet(num_classes: int) -> nn.Module:
+    """A stem and four residual blocks at strides 2, 4, 4, 8, 8 (for 64 px)."""
+    stem = [*_conv(3, 24, 2), nn.ReLU()]
+    widths, strides = (24, 32, 48, 64, 96), (2, 1, 2, 1)
+    blocks = [
+        ResidualBlock(inputs, outputs, stride)
+        for inputs, outputs, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+    ]
+    return _network([*stem, *blocks], 96, num_classes)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a channel-first map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise 5x5, layer norm, widening linear, GELU, narrowing linear (Liu et al., 2022).
+
+    The linears work channel-last, so the GELU's output is a channel-last map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.widen = nn.Linear(channels, 2 * channels)
+        self.gelu = nn.GELU()
+        self.narrow = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.narrow(self.gelu(self.widen(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+@ARCHITECTURES.add("small_convnext")
+def small_convnext(num_classes: int) -> nn.Module:
+    """A stem of two convolutions and three stages of ConvNeXt blocks (for 64 px).
+
+    A 4x4-patch stem, as in the original, loses accuracy on images this small.
+    """
+    layers: list[nn.Module] = [*_conv(3, 24, 2), nn.GELU(), *_conv(24, 32, 2)]
+    for width, following in ((32, 48), (48, 64), (64, None)):
+        layers.append(ConvNeXtBlock(width))
+        if following:
+            layers += [ChannelNorm(width), nn.Conv2d(width, following, 2, 2)]
+    layers.append(ChannelNorm(64))
+    return _network(layers, 64, num_classes)

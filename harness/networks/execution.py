@@ -1,0 +1,355 @@
+"""Run a model once, then again and again with some layers' outputs changed.
+
+Only what a change reaches is computed again: the model is traced with `torch.fx`, the values that
+the unperturbed run had just before each probed layer's successors are kept, and the layer's
+descendants alone are re-run. A model that cannot be traced is run in full with hooks, with the
+same answers.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from harness.networks.layers import Layer
+from harness.networks.recording import borrowed, hooked
+
+#: Turns a layer's output, as the network has it at that moment, into what the network goes on with.
+Change = Callable[[Tensor], Tensor]
+
+
+class Execution(ABC):
+    """A model on one batch. Use `execution` to make one."""
+
+    @abstractmethod
+    def start(self, batch: Tensor) -> Tensor:
+        """Run unperturbed: logits [batch, classes]. Later calls refer to this batch."""
+
+    @abstractmethod
+    def output(self, layer: str) -> Tensor:
+        """The layer's unperturbed output, in the network's own shape."""
+
+    @abstractmethod
+    def rerun(self, changes: Mapping[str, Change]) -> Tensor:
+        """Logits [batch, classes] with each named layer's output changed."""
+
+    def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
+        """`rerun` of several arms, up to `together` of them in one pass where the model allows."""
+        return [self.rerun(changes) for changes in arms]
+
+    @abstractmethod
+    def kept_bytes(self) -> int:
+        """Memory held for the present batch between runs."""
+
+
+@contextmanager
+def execution(
+    model: nn.Module, layers: Sequence[Layer], traced: bool = True
+) -> Iterator[Execution]:
+    """Borrow a model (evaluation mode, no parameter gradients) for repeated execution.
+
+    Args:
+        model: the network; it must return logits [batch, classes].
+        layers: those whose output will be asked for or changed.
+        traced: try `torch.fx`; False runs in full with hooks.
+    """
+    names = [layer.name for layer in layers]
+    with borrowed(model):
+        graph = _trace(model, names) if traced else None
+        if graph is None:
+            yield _Hooked(model, names)
+            return
+        inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
+        for module in inplace:
+            module.inplace = False  # the values kept must not be overwritten
+        try:
+            yield _Traced(model, *graph)
+        finally:
+            for module in inplace:
+                module.inplace = True
+
+
+def _logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        raise ValueError(
+            f"the model must return logits [batch, classes], got "
+            f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}"
+        )
+    return output
+
+
+class _Hooked(Execution):
+    """Every re-run is a full forward pass."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self._model = model
+        self._names = names
+        self._outputs: dict[str, Tensor] = {}
+
+    def start(self, batch: Tensor) -> Tensor:
+        self._batch = batch
+
+        def keep(name: str) -> Change:
+            def action(output: Tensor) -> Tensor:
+                self._outputs[name] = output
+                return output.clone()  # in-place operations must not reach what was kept
+
+            return action
+
+        with hooked(self._model, {name: keep(name) for name in self._names}):
+            return _logits(self._model(batch))
+
+    def output(self, layer: str) -> Tensor:
+        return self._outputs[layer]
+
+    def rerun(self, changes: Mapping[str, Change]) -> Tensor:
+        with hooked(self._model, changes):
+            return _logits(self._model(self._batch))
+
+    def kept_bytes(self) -> int:
+        return sum(output.nbytes for output in self._outputs.values())
+
+
+class _Tracer(fx.Tracer):
+    """Traces, and notes the node that holds each module's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, fx.Node] = {}
+
+    def call_module(self, m, forward, args, kwargs):
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.outputs[self.path_of_module(m)] = result.node
+        return result
+
+
+#: In-place functions and what stands for them.
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
+    """The graph without in-place operations and each layer's node; None if not to be had."""
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception:  # tracing runs the user's code on proxies, which can fail in any way
+        return None
+    if not all(name in tracer.outputs for name in names):
+        return None
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            if node.kwargs.get("inplace"):
+                node.update_kwarg("inplace", False)
+        if _overwrites(node):
+            return None
+    return graph, {name: tracer.outputs[name] for name in names}
+
+
+def _memory_format(value: Tensor) -> torch.memory_format:
+    """Channels-last where the value is, so that the same kernels are taken for a stack."""
+    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _overwrites(node: fx.Node) -> bool:
+    """Whether the node may still write to its input."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_") or str(node.target).startswith("__i")
+    if node.op == "call_function":
+        name = str(getattr(node.target, "__name__", ""))
+        return (name.endswith("_") and not name.endswith("__")) or name == "setitem"
+    return False
+
+
+class _Traced(Execution):
+    """Every re-run executes the descendants of the changed layers only."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
+        self._modules = dict(model.named_modules())
+        self._model = model
+        self._order = list(graph.nodes)
+        self._layers = layers
+        self._descendants = {name: _descendants(node) for name, node in layers.items()}
+        self._kept_nodes = set(layers.values())
+        for reached in self._descendants.values():
+            for node in reached:
+                self._kept_nodes |= set(node.all_input_nodes) - reached
+        self._kept: dict[fx.Node, Any] = {}
+        self._plans: dict[frozenset[str], tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]] = {}
+
+    def start(self, batch: Tensor) -> Tensor:
+        self._kept = {}
+        values: dict[fx.Node, Any] = {}
+        inputs = iter([batch])
+        last_use = _last_use(self._order)
+        for node in self._order:
+            if node.op == "placeholder":
+                values[node] = next(inputs, *node.args)
+            else:
+                values[node] = self._run(node, values)
+            if node in self._kept_nodes:
+                self._kept[node] = values[node]
+            for done in last_use.get(node, ()):
+                del values[done]
+            if node.op == "output":
+                return _logits(values[node])
+        raise AssertionError("a graph ends in its output")
+
+    def output(self, layer: str) -> Tensor:
+        return self._kept[self._layers[layer]]
+
+    def rerun(self, changes: Mapping[str, Change]) -> Tensor:
+        return self._rerun(changes, self._kept)
+
+    def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
+        results: list[Tensor] = []
+        for layers, alike in groupby(arms, key=frozenset):
+            waiting = list(alike)
+            size = together if layers and self._stackable(layers) else 1
+            for start in range(0, len(waiting), size):
+                piece = waiting[start : start + size]
+                if len(piece) == 1:
+                    results.append(self.rerun(piece[0]))
+                else:
+                    results += self._rerun_stacked(piece)
+        return results
+
+    def _rerun_stacked(self, arms: Sequence[Mapping[str, Change]]) -> list[Tensor]:
+        """Arms that change the same layers, one behind the other in one batch."""
+        count = len(arms)
+        inputs = self._inputs(frozenset(arms[0]))
+        values = {
+            node: value
+            if node.op == "get_attr"
+            else value.repeat(count, *[1] * (value.dim() - 1)).contiguous(
+                memory_format=_memory_format(value)
+            )
+            for node, value in self._kept.items()
+            if node in inputs
+        }
+
+        def each(layer: str) -> Change:
+            def change(output: Tensor) -> Tensor:
+                parts = output.chunk(count)
+                pairs = zip(arms, parts, strict=True)
+                return torch.cat([changes[layer](part) for changes, part in pairs])
+
+            return change
+
+        return list(self._rerun({layer: each(layer) for layer in arms[0]}, values).chunk(count))
+
+    def _stackable(self, layers: frozenset[str]) -> bool:
+        """Whether all that the re-run reads is a tensor with a row an image, or a parameter."""
+        rows = len(self._kept[self._layers[next(iter(layers))]])
+        return all(
+            node.op == "get_attr"
+            or (isinstance(self._kept[node], Tensor) and len(self._kept[node]) == rows)
+            for node in self._inputs(layers)
+        )
+
+    def _inputs(self, layers: frozenset[str]) -> set[fx.Node]:
+        """The kept values that a re-run of these layers reads."""
+        nodes, _ = self._plan(layers)
+        read = {used for node in nodes for used in node.all_input_nodes} - set(nodes)
+        return read | {self._layers[layer] for layer in layers} - set(nodes)
+
+    def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
+        """What a change of these layers reaches, in order, and which values end with which."""
+        if layers not in self._plans:
+            reached = set().union(*(self._descendants[name] for name in layers))
+            nodes = [node for node in self._order if node in reached]
+            self._plans[layers] = nodes, _last_use(nodes)
+        return self._plans[layers]
+
+    def _rerun(self, changes: Mapping[str, Change], kept: Mapping[fx.Node, Any]) -> Tensor:
+        nodes, last_use = self._plan(frozenset(changes))
+        changed = {self._layers[name]: change for name, change in changes.items()}
+        reached = set(nodes)
+        values = dict(kept)
+        for node, change in changed.items():
+            if node not in reached:
+                values[node] = change(values[node])
+        for node in nodes:
+            values[node] = self._run(node, values)
+            if node in changed:
+                values[node] = changed[node](values[node])
+            for done in last_use.get(node, ()):
+                del values[done]
+        return _logits(values[nodes[-1]])
+
+    def kept_bytes(self) -> int:
+        tensors = [value for value in self._kept.values() if isinstance(value, Tensor)]
+        return sum({value.data_ptr(): value.nbytes for value in tensors}.values())
+
+    def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        args = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+        target: Any = node.target
+        match node.op:
+            case "call_module":
+                return self._modules[target](*args, **kwargs)
+            case "call_function":
+                return target(*args, **kwargs)
+            case "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            case "get_attr":
+                return operator.attrgetter(target)(self._model)
+            case _:  # output
+                return args[0]
+
+
+def _descendants(node: fx.Node) -> set[fx.Node]:
+    reached: set[fx.Node] = set()
+    waiting = list(node.users)
+    while waiting:
+        user = waiting.pop()
+        if user not in reached:
+            reached.add(user)
+            waiting += user.users
+    return reached
+
+
+def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Node -> those of `nodes` that nobody needs once it has run."""
+    inside = set(nodes)
+    last: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        for used in node.all_input_nodes:
+            if used in inside:
+                last[used] = node
+    done: dict[fx.Node, list[fx.Node]] = {}
+    for used, node in last.items():
+        done.setdefault(node, []).append(used)
+    return done
+
+
+@torch.no_grad()
+def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
+    """A change that puts `source`'s values of some channels into the layer's output.
+
+    Args:
+        layer: the layer changed.
+        channels: int64 [set], which of its neurons.
+        source: an output of the same layer for the same images, from another model.
+    """
+    axis = -1 if layer.channels_last else 1
+
+    def change(output: Tensor) -> Tensor:
+        return output.index_copy(axis, channels, source.index_select(axis, channels))
+
+    return change

@@ -1,0 +1,209 @@
+"""Which modules of a network are probed, and the shape of what they put out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from harness.images.sets import View
+
+#: Functions that count as a block's non-linearity. Gates (sigmoid, softmax) do not.
+NONLINEARITIES = {
+    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "elu", "elu_"),
+    *("celu", "selu", "selu_", "gelu", "silu", "silu_", "mish", "mish_", "softplus"),
+    *("hardswish", "hardswish_", "hardtanh", "hardtanh_", "tanh", "tanh_"),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A probed module, whose output is a map of `channels` neurons.
+
+    Attributes:
+        name: qualified module name.
+        channels: number of neurons.
+        height, width: size of the map (1 x 1 for vectors, tokens x 1 for token sequences).
+        channels_last: whether the output's last dimension is the channel.
+        depth: position among the probed layers, 0 (first) to 1 (last).
+        patch: side of the image part that a neuron responds to, as a fraction of the view (1
+            until `receptive_field.with_patches` has measured it).
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+    depth: float = 0.0
+    patch: float = 1.0
+
+    def channel_first(self, output: Tensor) -> Tensor:
+        """The output as [batch, channels, positions], a view where the memory allows."""
+        if output.dim() == 2:
+            return output.unsqueeze(2)
+        if self.channels_last:
+            output = output.movedim(-1, 1)
+        return output.flatten(2)
+
+    def like_output(self, maps: Tensor, output: Tensor) -> Tensor:
+        """Maps [batch, channels, positions] back in the shape of `output`."""
+        if output.dim() == 2:
+            return maps.squeeze(2)
+        if not self.channels_last:
+            return maps.reshape(output.shape)
+        spatial = output.shape[1:-1]
+        return maps.reshape(*maps.shape[:2], *spatial).movedim(1, -1)
+
+
+def find_layers(
+    model: nn.Module,
+    view: View,
+    patterns: Sequence[str] | None = None,
+    channels_last: Mapping[str, bool] | None = None,
+) -> list[Layer]:
+    """The layers to probe, in the order in which they run.
+
+    By default, for each non-linearity call, the innermost module that runs once and whose output
+    is the result of that call: the activation module itself where it has one call (VGG), else the
+    block that ends in it (ResNet, whose blocks call one ReLU several times, and Inception, which
+    calls a function).
+
+    Args:
+        model: the network; nothing of it changes.
+        view: the size of its input.
+        patterns: module names or shell patterns ("features.*") instead of the default.
+        channels_last: by pattern, for layers whose layout cannot be told from the shape.
+
+    Raises:
+        ValueError: a pattern that matches no module, no non-linearity found, an output that is not
+            a tensor of 2 to 4 dimensions, a layout that cannot be told.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        image = torch.rand(2, 3, view.crop, view.crop)
+        tall = torch.rand(2, 3, view.crop + view.crop // 2, view.crop)
+    outputs = _watch(model, image)
+    if patterns is None:
+        names = [name for name, seen in outputs.items() if seen.nonlinear and seen.calls == 1]
+        names = _innermost(names, outputs)
+        if not names:
+            raise ValueError("no non-linearity found in the model: name the layers to probe")
+    else:
+        names = []
+        for pattern in patterns:
+            matched = [name for name in outputs if fnmatchcase(name, pattern)]
+            if not matched:
+                some = ", ".join(list(outputs)[:12])
+                raise ValueError(f"no layer matches {pattern!r}; the model's are {some}, ...")
+            names += [name for name in matched if name not in names]
+        names.sort(key=list(outputs).index)
+        repeated = [name for name in names if outputs[name].calls > 1]
+        if repeated:
+            raise ValueError(
+                f"{', '.join(repeated)} runs more than once a pass; name the block around it"
+            )
+    layers: list[Layer] = []
+    for name in names:
+        shape = outputs[name].shape
+        if len(shape) not in (2, 3, 4):
+            raise ValueError(
+                f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used"
+            )
+        last = _stated(name, channels_last or {})
+        if last is None:
+            last = _is_channels_last(model, name, shape, tall)
+        channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
+        height, width = (*spatial, 1, 1)[:2]
+        depth = len(layers) / max(1, len(names) - 1)
+        layers.append(Layer(name, channels, height, width, last, depth))
+    return layers
+
+
+@dataclass
+class _Seen:
+    shape: tuple[int, ...]
+    output: Tensor
+    nonlinear: bool
+    calls: int
+
+
+class _Nonlinearities(TorchFunctionMode):
+    """Remembers the tensors that non-linearities return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Tensor] = []  # kept alive, so that ids stay unique
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in NONLINEARITIES and isinstance(result, Tensor):
+            self.results.append(result)
+        return result
+
+
+def _watch(model: nn.Module, image: Tensor) -> dict[str, _Seen]:
+    """What each module puts out, in the order of finishing, and whether it is a non-linearity's."""
+    seen: dict[str, _Seen] = {}
+    mode = _Nonlinearities()
+
+    def hook(name: str):
+        def record(module, inputs, output):
+            if not isinstance(output, Tensor):
+                return
+            if name in seen:
+                seen[name].calls += 1
+                return
+            nonlinear = any(output is result for result in mode.results[-3:])
+            seen[name] = _Seen(tuple(output.shape), output, nonlinear, 1)
+
+        return record
+
+    handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), mode:
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, flag in training.items():
+            module.training = flag
+    return seen
+
+
+def _innermost(names: list[str], outputs: dict[str, _Seen]) -> list[str]:
+    """Of modules that put out the very same tensor, the one that finished first."""
+    chosen: list[str] = []
+    for name in names:
+        if not any(outputs[name].output is outputs[other].output for other in chosen):
+            chosen.append(name)
+    return chosen
+
+
+def _stated(name: str, layouts: Mapping[str, bool]) -> bool | None:
+    return next((last for pattern, last in layouts.items() if fnmatchcase(name, pattern)), None)
+
+
+def _is_channels_last(model: nn.Module, name: str, shape: tuple[int, ...], tall: Tensor) -> bool:
+    """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
+    if len(shape) == 3:
+        return True  # tokens
+    if len(shape) == 2:
+        return False
+    if shape[2] == shape[3] != shape[1]:
+        return False
+    if shape[1] == shape[2] != shape[3]:
+        return True
+    try:
+        other = _watch(model, tall)[name].shape
+    except RuntimeError as error:
+        raise ValueError(
+            f"layer {name!r} puts out shape {shape}: cannot tell its channels; state the layout"
+        ) from error
+    return other[1] != shape[1]

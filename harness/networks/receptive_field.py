@@ -1,0 +1,54 @@
+"""How much of the image a neuron sees, measured: which pixels move the centre of its map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from harness.images.sets import View
+from harness.networks.layers import Layer
+from harness.networks.recording import ActivationRecorder, borrowed
+
+#: A patch must show enough to be recognised, and less than the whole image.
+SMALLEST_PATCH_PIXELS = 20
+LARGEST_PATCH = 0.625
+CONTEXT = 1.5
+
+
+def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
+    """The layers with `patch`: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
+
+    Vectors and tokens, which have no place in the image, keep 1 (the whole view).
+    """
+    image = torch.rand(
+        2, 3, view.crop, view.crop, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    smallest = min(SMALLEST_PATCH_PIXELS / view.crop, 1.0)
+    largest = max(LARGEST_PATCH, smallest)
+    measured = []
+    with (
+        borrowed(model),
+        torch.enable_grad(),
+        ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True) as record,
+    ):
+        model(image)
+        for layer in layers:
+            if layer.width == 1:
+                measured.append(replace(layer, patch=1.0))
+                continue
+            centre = (layer.height // 2) * layer.width + layer.width // 2
+            target = record.kept[layer.name][:, :, centre].sum()
+            (gradient,) = torch.autograd.grad(target, image, retain_graph=True)
+            touched = (gradient != 0).any(dim=0).any(dim=0)
+            extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
+            patch = min(max(CONTEXT * extent / view.crop, smallest), largest)
+            measured.append(replace(layer, patch=patch))
+    return measured
+
+
+def _extent(touched: torch.Tensor) -> int:
+    places = touched.nonzero()
+    return int(places.max() - places.min()) + 1 if len(places) else 0

@@ -1,0 +1,216 @@
+"""Train a network and keep its weights at named epochs. Interrupted training resumes exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.artifacts import whole_file
+from harness.networks.architectures import build, channels_last
+
+
+class TrainingParameters(BaseModel):
+    """How a network is trained; the defaults suit the embedded images.
+
+    Attributes:
+        epochs: passes over the training images.
+        save: epochs whose weights are kept; 0 is before any training.
+        learning_rate: peak of the one-cycle schedule, or the constant rate.
+        schedule: "onecycle" (Smith and Topin, 2019) or "constant".
+        augment: random horizontal flip and shift by up to 4 pixels.
+        images: train on the first so many images only (all by default).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(12, ge=1)
+    save: tuple[int, ...] = (0, 1, 4, 8, 12)
+    learning_rate: float = Field(3e-3, gt=0)
+    schedule: Literal["onecycle", "constant"] = "onecycle"
+    batch_size: int = Field(64, ge=1)
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    dropout: bool = True
+    augment: bool = True
+    images: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _epochs_exist(self) -> TrainingParameters:
+        if list(self.save) != sorted(set(self.save)) or not self.save:
+            raise ValueError(f"save must be increasing epochs, got {list(self.save)}")
+        if self.save[0] < 0 or self.save[-1] > self.epochs:
+            raise ValueError(f"save must lie within 0 and epochs={self.epochs}, got {self.save}")
+        return self
+
+
+def train(
+    architecture: str,
+    train_set: tuple[Tensor, Tensor],
+    test_set: tuple[Tensor, Tensor],
+    num_classes: int,
+    parameters: TrainingParameters,
+    seed: int,
+    weights_path: Callable[[int], Path],
+    state_path: Path,
+    on_batch: Callable[[], None] = lambda: None,
+) -> pd.DataFrame:
+    """Train from random weights, or from where an interrupted call with the same arguments was.
+
+    Args:
+        architecture: a name for `networks.build`.
+        train_set: normalised images [n, 3, h, w] and labels int64 [n].
+        test_set: the same, for the accuracy in the log.
+        num_classes: size of the output.
+        parameters: see TrainingParameters.
+        seed: of weights, order and augmentation.
+        weights_path: where the weights of an epoch go.
+        state_path: where the state goes that an interrupted training resumes from.
+        on_batch: called after every batch.
+
+    Returns:
+        A row an epoch: epoch, train_loss, train_accuracy, test_accuracy (NaN for the training
+        columns of epoch 0).
+
+    Raises:
+        ValueError: fewer training images than one batch.
+    """
+    images, labels = train_set[0][: parameters.images], train_set[1][: parameters.images]
+    batches = len(images) // parameters.batch_size
+    if batches == 0:
+        raise ValueError(
+            f"batch_size={parameters.batch_size} needs at least as many training images, "
+            f"got {len(images)}"
+        )
+    model = channels_last(build(architecture, num_classes, seed))
+    if not parameters.dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    optimizer = torch.optim.AdamW(
+        model.parameters(), parameters.learning_rate, weight_decay=parameters.weight_decay
+    )
+    steps = parameters.epochs * batches
+    rate: Callable[[int], float] = (
+        _one_cycle(steps) if parameters.schedule == "onecycle" else lambda step: 1.0
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    log: list[dict[str, float]] = []
+
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        log = state["log"]
+        for _ in range(batches * (len(log) - 1)):
+            on_batch()
+    else:
+        nan = float("nan")
+        test_accuracy = accuracy(model, *test_set)
+        log.append(_row(0, nan, nan, test_accuracy))
+        if 0 in parameters.save:
+            save_weights(model, weights_path(0))
+
+    for epoch in range(len(log), parameters.epochs + 1):
+        # The order, the augmentation and dropout depend on (seed, epoch) alone: resuming at an
+        # epoch's start gives what an uninterrupted training gives.
+        rng = np.random.default_rng([seed, epoch])
+        torch.manual_seed(int(rng.integers(2**62)))
+        model.train()
+        total_loss, right = 0.0, 0
+        order = torch.from_numpy(rng.permutation(len(images)))
+        for chosen in order[: batches * parameters.batch_size].split(parameters.batch_size):
+            batch = images[chosen]
+            if parameters.augment:
+                batch = flip_and_shift(batch, rng)
+            logits = model(batch.contiguous(memory_format=torch.channels_last))
+            loss = functional.cross_entropy(
+                logits, labels[chosen], label_smoothing=parameters.label_smoothing
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            total_loss += loss.item()
+            right += int((logits.argmax(1) == labels[chosen]).sum())
+            on_batch()
+        seen = batches * parameters.batch_size
+        log.append(_row(epoch, total_loss / batches, right / seen, accuracy(model, *test_set)))
+        if epoch in parameters.save:
+            save_weights(model, weights_path(epoch))
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "log": log,
+        }
+        _save(state, state_path)
+    return pd.DataFrame(log).astype({"epoch": int})
+
+
+def _row(epoch: int, loss: float, train_accuracy: float, test_accuracy: float) -> dict[str, float]:
+    return {
+        "epoch": epoch,
+        "train_loss": loss,
+        "train_accuracy": train_accuracy,
+        "test_accuracy": test_accuracy,
+    }
+
+
+def _one_cycle(steps: int) -> Callable[[int], float]:
+    """Linear rise over the first 30 %, cosine fall to nought: the factor of the peak rate."""
+    rise = max(1, round(0.3 * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return 0.04 + 0.96 * step / rise
+        return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, steps - rise))))
+
+    return factor
+
+
+def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:
+    """Each image flipped or not and shifted by up to `reach` pixels, edges repeated."""
+    count, _, height, width = batch.shape
+    flipped = torch.from_numpy(rng.random(count) < 0.5)
+    batch = torch.where(flipped[:, None, None, None], batch.flip(3), batch)
+    down, right = (torch.from_numpy(rng.integers(-reach, reach + 1, count)) for _ in range(2))
+    rows = (torch.arange(height) + down[:, None]).clamp(0, height - 1)
+    columns = (torch.arange(width) + right[:, None]).clamp(0, width - 1)
+    image = torch.arange(count)[:, None, None]
+    return batch.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 256) -> float:
+    """Share of images whose largest logit is the label's, in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        right = sum(
+            int((model(batch).argmax(1) == truth).sum())
+            for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        )
+    finally:
+        model.train(training)
+    return right / len(labels)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """The state dict alone, loadable with `weights_only=True`; whole or not at all."""
+    _save(model.state_dict(), path)
+
+
+def _save(value: Any, path: Path) -> None:
+    with whole_file(path) as temporary:
+        torch.save(value, temporary)
