@@ -132,7 +132,9 @@ SOURCE = TrainedSource(name="net", resize=32, crop=32)
 
 def probe_with(model, images, **parameters):
     layers = find_layers(model, View(32, 32))
-    return probe(model, layers, images, SOURCE, Checkpoint("net", 1), ProbeParameters(**parameters))
+    return probe(
+        model, layers, images, SOURCE.view, Checkpoint("net", 1), ProbeParameters(**parameters)
+    )
 
 
 def test_stimuli_and_peaks_are_those_of_the_maps(drawn_like):

@@ -104,7 +104,7 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
     chosen = sets[np.logical_and.reduce([sets[k] == v for k, v in own.items()])]
     rows = records[np.logical_and.reduce([records[k] == v for k, v in own.items()])]
     rows = rows[rows["split"] == "heldout"]
-    batch = batch_of(open_images(run, "test"), rows["image_id"].to_numpy(), config.series[0])
+    batch = batch_of(open_images(run, "test"), rows["image_id"].to_numpy(), config.series[0].view)
     older, newer = (channels_last(checkpoint(name, epoch)) for epoch in (1, 2))
     with borrowed(older), borrowed(newer):
         logits = oracles.reverted_logits(

@@ -50,7 +50,10 @@ def test_the_names() -> None:
 def test_an_image_depends_on_seed_and_index_only(drawings: list[Drawing]) -> None:
     for index in (37, 5, 599, 0):  # out of order, after 600 others
         assert same(draw(0, index), drawings[index])
-    code = "import sys; from harness.drawn import draw; sys.stdout.buffer.write(draw(0, 37).image)"
+    code = (
+        "import sys; from harness.images.drawn import draw; "
+        "sys.stdout.buffer.write(draw(0, 37).image)"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert other.stdout == drawings[37].image.tobytes()
 

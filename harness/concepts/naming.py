@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.images.batches import batches
-from harness.images.sets import FileImages, ImageSet
+from harness.images.sets import FileImages, ImageSet, View
 from harness.networks.layers import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.sources import Source
 from harness.records import Checkpoint
 
 TOP_SHARE = 0.005
@@ -37,7 +36,7 @@ def dissect(
     images: ImageSet,
     masks: Tensor,
     concepts: Sequence[str],
-    source: Source,
+    view: View,
     checkpoint: Checkpoint,
     batch_size: int = 64,
     on_image: Callable[[int], None] = lambda count: None,
@@ -49,7 +48,7 @@ def dissect(
         images: labelled images, disjoint from the probe images.
         masks: bool [images, concepts, height, width] over the whole view.
         concepts: names.
-        source: how the model sees images.
+        view: how the model sees an image.
         checkpoint: whose neurons these are.
 
     Returns:
@@ -64,7 +63,7 @@ def dissect(
         torch.inference_mode(),
         ActivationRecorder(model, spatial, lambda z, _: z.to(torch.float32, copy=True)) as record,
     ):
-        for ids, batch in batches(images, np.arange(len(images)), source, batch_size):
+        for ids, batch in batches(images, np.arange(len(images)), view, batch_size):
             model(batch)
             for layer in spatial:
                 maps[layer.name].append(record.kept[layer.name])

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from harness.concepts.stimuli import TopK
 from harness.images.batches import batches
-from harness.images.sets import ImageSet
+from harness.images.sets import ImageSet, View
 from harness.networks.layers import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.sources import Source
 from harness.records import Checkpoint
 
 
@@ -70,7 +69,7 @@ def probe(
     model: nn.Module,
     layers: Sequence[Layer],
     images: ImageSet,
-    source: Source,
+    view: View,
     checkpoint: Checkpoint,
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
@@ -104,7 +103,7 @@ def probe(
         torch.inference_mode(),
         ActivationRecorder(model, layers, peak) as record,
     ):
-        for ids, batch in batches(images, everything, source, parameters.batch_size):
+        for ids, batch in batches(images, everything, view, parameters.batch_size):
             model(batch)
             peaks = [record.kept[layer.name] for layer in layers]
             values = torch.cat([value for value, _ in peaks], dim=1).float()

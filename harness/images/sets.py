@@ -19,10 +19,17 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
 
 @dataclass(frozen=True)
 class View:
-    """How a network sees an image: shorter side to `resize` pixels, then the central `crop`."""
+    """How a network sees an image: shorter side to `resize` pixels, then the central `crop`.
+
+    Attributes:
+        resize, crop: pixels.
+        mean, std: of each colour channel, by which pixels in [0, 1] are normalised.
+    """
 
     resize: int
     crop: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= self.resize:

@@ -63,7 +63,7 @@ class Source(BaseModel, ABC):
 
     @property
     def view(self) -> View:
-        return View(self.resize, self.crop)
+        return View(self.resize, self.crop, self.mean, self.std)
 
     @abstractmethod
     def epochs(self) -> tuple[int, ...]:

@@ -330,7 +330,7 @@ def _seconds(asked: Wanted, run: Run, source: Source, pair: Pair, size: int) -> 
     one_thread()
     images, older, newer, _ = open_pair(run, source, pair)
     layers = asked.layers[source.name]
-    batch = batch_of(images, np.arange(min(size, 8, len(images))), source)
+    batch = batch_of(images, np.arange(min(size, 8, len(images))), source.view)
     found = {}
     for name in scored(asked):
         start = time.perf_counter()

@@ -197,9 +197,9 @@ def run_arms(
         parts = image_parts(config, images, class_id)
         for split in parameters.splits:
             shown = Images(
-                batches(images, parts[split], source, batch_size),
+                batches(images, parts[split], source.view, batch_size),
                 partial(importance_batches, images, config, source, class_id, batch_size),
-                lambda ids: batch_of(images, donors(images, ids, config.seed), source),
+                lambda ids: batch_of(images, donors(images, ids, config.seed), source.view),
             )
             output = output_of(source, images, class_id)
             rows = ablate(older, newer, layers, arms, shown, output, ablation, batch_size)
@@ -229,7 +229,7 @@ def footprint(run: Run, source: Source, pair: Pair, layers: Sequence[Layer]) -> 
     """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
     twice as much again for what a run in progress, or a graph for gradients, holds."""
     images, older, newer, _ = open_pair(run, source, pair)
-    batch = batch_of(images, np.arange(min(4, len(images))), source)
+    batch = batch_of(images, np.arange(min(4, len(images))), source.view)
     total = 0
     with torch.inference_mode():
         for model in (older, newer):

@@ -107,7 +107,7 @@ def train_series(run: Run, made_from: str, advance: Advance, source: TrainedSour
 
 def _tensors(run: Run, split: str, source: Source) -> tuple[Tensor, Tensor]:
     images = open_images(run, split)
-    pieces = [batch for _, batch in batches(images, np.arange(len(images)), source, 256)]
+    pieces = [batch for _, batch in batches(images, np.arange(len(images)), source.view, 256)]
     return torch.cat(pieces), torch.tensor(images.labels)
 
 
@@ -142,7 +142,7 @@ def probe_checkpoint(
         _load(run, source, epoch),
         read_layers(run, source.name),
         open_images(run, "probe"),
-        source,
+        source.view,
         Checkpoint(source.name, epoch),
         config.probe,
         advance,
@@ -174,7 +174,7 @@ def name_concepts(
         _first(open_images(run, "test"), count),
         torch.cat(masks, dim=1),
         [*drawn.PARTS, *drawn.COLOURS],
-        source,
+        source.view,
         Checkpoint(source.name, epoch),
         on_image=advance,
     )
@@ -192,7 +192,7 @@ def name_by_attributes(
         _load(run, source, epoch),
         read_layers(run, source.name),
         images,
-        source,
+        source.view,
         Checkpoint(source.name, epoch),
         ProbeParameters(k=1, responsive=1),
         advance,
@@ -276,7 +276,7 @@ def importance_batches(
 ) -> Sequence[Tensor]:
     """The images of a class that importance is measured on."""
     chosen = image_parts(config, images, class_id)["importance"]
-    return [batch for _, batch in batches(images, chosen, source, batch_size)]
+    return [batch for _, batch in batches(images, chosen, source.view, batch_size)]
 
 
 def other_batches(
@@ -294,7 +294,7 @@ def other_batches(
         mine = len(image_parts(config, images, class_id)["importance"])
         rng = np.random.default_rng([config.seed, 4, class_id])
         chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
-        return [batch for _, batch in batches(images, chosen, source, batch_size)]
+        return [batch for _, batch in batches(images, chosen, source.view, batch_size)]
 
     return load
 
@@ -376,7 +376,7 @@ def revert_evolutions(
                 newer,
                 layers,
                 sets,
-                batches(images, chosen, source, config.revert.batch_size),
+                batches(images, chosen, source.view, config.revert.batch_size),
                 output_of(source, images, class_id),
             )
             records.append(rows.assign(class_id=class_id, split=split))
