@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -110,37 +107,12 @@ CONFIGS = files("harness") / "configs"
 
 
 def _run_until(last: str, config: Config, out: Path, cluster: str | None = None) -> None:
-    """Do every stage up to `last`; those done before are reused."""
-    from harness.artifacts import Run
-    from harness.stages import pipeline
-    from harness.stages.engine import cores, engine
+    """Do every stage up to `last`, or all and the report."""
+    from harness.stages.run import run_until
 
-    run = Run(out)
-    workers = cores() if config.workers is None else config.workers
-    with _alone_in(out), engine(run, workers, console, cluster) as working:
-
-        def train() -> None:
-            pipeline.image_stage(config, working)
-            pipeline.train_stage(config, working)
-
-        def space() -> None:
-            pipeline.space_stage(config, working)
-            if last == "space":
-                pipeline.map_stage(config, working)
-
-        stages: dict[str, Callable[[], None]] = {
-            "train": train,
-            "probe": lambda: pipeline.probe_stage(config, working, run),
-            "space": space,
-            "evolve": lambda: pipeline.evolve_stage(config, working, run),
-            "revert": lambda: pipeline.revert_stage(config, working, run),
-            "report": lambda: _report(run),
-        }
-        pipeline.write_manifest(config, run)
-        for stage, work in stages.items():
-            work()
-            if stage == last:
-                break
+    run = run_until("revert" if last == "report" else last, config, out, console, cluster)
+    if last == "report":
+        _report(run)
 
 
 def _report(run) -> None:
@@ -151,20 +123,6 @@ def _report(run) -> None:
     console.print(written.summary)
     for path in written.paths:
         console.print(f"  {path}", highlight=False)
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keep a second command from working in the same folder. The lock dies with the process."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another conceptevo command is working in {out}; wait for it"
-            ) from None
-        yield
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -273,11 +231,21 @@ def bench(
     """Rank importance methods by what undoing the evolutions they find does to predictions."""
     if not leaderboard:
         from harness.artifacts import Run
+        from harness.stages.run import bench as run_bench
 
-        asked: dict[str, Any] = {"splits": tuple(_list(splits))} if splits else {}
-        asked |= {} if memory is None else {"memory": memory}
-        named = [_list(text) for text in (methods, ablation, classes, pairs, layers)]
-        if not _run_bench(Run(run), named, asked, workers, cluster, plan):
+        named = {
+            "methods": _list(methods),
+            "classes": _list(classes),
+            "pairs": _list(pairs),
+            "layers": _list(layers),
+        }
+        more: dict[str, Any] = {"ablations": tuple(_list(ablation))} if ablation else {}
+        more |= {"splits": tuple(_list(splits))} if splits else {}
+        more |= {} if memory is None else {"memory": memory}
+        run_bench(
+            Run(run), console, **named, workers=workers, cluster=cluster, only_plan=plan, **more
+        )
+        if plan:
             return
     from analysis.benchmark.report import write_bench_report
 
@@ -288,35 +256,6 @@ def bench(
         console.print(sentence, highlight=False)
     for path in written.paths:
         console.print(f"  {path}", highlight=False)
-
-
-def _run_bench(
-    run: Any,
-    named: list[list[str]],
-    asked: dict[str, Any],
-    workers: int | None,
-    cluster: str | None,
-    stop: bool,
-) -> bool:
-    """Show the plan and, unless it is to stop there, do the work; whether it was done."""
-    from analysis.run.report import plain_on_screen
-    from harness.stages import bench_pipeline
-    from harness.stages.engine import cores, engine
-
-    wanted = bench_pipeline.wanted(run, *named, **asked)
-    count = cores() if workers is None else workers
-    with _alone_in(run.root):
-        with console.status("timing one batch of each series"):
-            bytes_an_image = bench_pipeline.footprints(wanted, run)
-            table = bench_pipeline.plan(wanted, run, count, bytes_an_image)
-        minutes = float(table["scores, min"].sum() + table["arms, min"].sum())
-        text = f"{minutes:.1f} minutes with {max(count, 1)} worker{'s' if count > 1 else ''}"
-        console.print(plain_on_screen(table, f"To be done: about {text}"))
-        if stop:
-            return False
-        with engine(run, count, console, cluster) as working:
-            bench_pipeline.bench(wanted, run, working, bytes_an_image)
-    return True
 
 
 @app.command()

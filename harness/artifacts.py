@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pandas as pd
 
@@ -50,6 +51,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep a second command from working in the same folder. The lock dies with the process.
+
+    Raises:
+        ArtifactError: another command is working there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        holder.acquire()
+    except filelock.Timeout:
+        raise ArtifactError(
+            f"another conceptevo command is working in {folder}; wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        holder.release()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,15 +111,14 @@ LAYOUT = {
     "space": "space/{0}/vectors.npz",  # space method
     "space_neurons": "space/{0}/neurons.parquet",  # space method: whose the rows of `space` are
     "map": "space/map.parquet",
-    "importance": "importance/{0}/{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
-    "sets": "reversion/{0}/sets-{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
-    "reversion": "reversion/{0}/records-{1:04d}-{2:04d}.parquet",  # series, epoch_from, epoch_to
-    # The benchmark's pieces: series, epoch_from, epoch_to, (ablation,) importance method.
-    "bench_scores": "bench/pieces/{0}/{1:04d}-{2:04d}/scores-{3}.parquet",
-    "bench_reliability": "bench/pieces/{0}/{1:04d}-{2:04d}/reliability-{3}.parquet",
-    "bench_sets": "bench/pieces/{0}/{1:04d}-{2:04d}/sets-{3}.parquet",
-    "bench_records": "bench/pieces/{0}/{1:04d}-{2:04d}/records-{3}-{4}.parquet",
-    "bench_neighbours": "bench/pieces/neighbours-{0}-{1}.parquet",  # space method, seed
+    # series, epoch_from, epoch_to, importance method, classes
+    "importance": "importance/{0}/{1:04d}-{2:04d}/{3}/scores-{4}.parquet",
+    "reliability": "importance/{0}/{1:04d}-{2:04d}/{3}/reliability-{4}.parquet",
+    # series, epoch_from, epoch_to, importance method, kind of arms, classes
+    "sets": "ablation/{0}/{1:04d}-{2:04d}/sets/{3}/{4}-{5}.parquet",
+    # series, epoch_from, epoch_to, ablation, importance method, kind of arms, split, classes
+    "records": "ablation/{0}/{1:04d}-{2:04d}/{3}/{4}/{5}-{6}-{7}.parquet",
+    "neighbours": "space/{0}/neighbours-{1}.parquet",  # space method, draw
 }
 
 
@@ -122,12 +143,6 @@ class Run:
             return False
         return sidecar["fingerprint"] == fingerprint and self.path(artifact).exists()
 
-    def note_seconds(self, artifact: Artifact, seconds: float) -> None:
-        """Note beside an artifact how long its piece of work took."""
-        sidecar = json.loads(self._sidecar(artifact).read_text(encoding="utf-8"))
-        text = json.dumps(sidecar | {"seconds": round(seconds, 3)}) + "\n"
-        write_text(self._sidecar(artifact), text)
-
     def seconds(self) -> dict[str, list[float]]:
         """Kind of artifact -> how long each of its pieces of work took, in path order.
 
@@ -141,23 +156,32 @@ class Run:
                 found[kind] = times
         return found
 
-    def seal(self, artifact: Artifact, fingerprint: str) -> None:
-        """Declare a file written by other means (`whole_file`) to be the artifact."""
-        write_text(self._sidecar(artifact), json.dumps({"fingerprint": fingerprint}) + "\n")
+    def seal(self, artifact: Artifact, fingerprint: str, seconds: float | None = None) -> None:
+        """Declare a file written by other means (`whole_file`) to be the artifact.
+
+        Args:
+            fingerprint: of all that it depends on.
+            seconds: how long its piece of work took.
+        """
+        content: dict[str, Any] = {"fingerprint": fingerprint}
+        if seconds is not None:
+            content["seconds"] = round(seconds, 3)
+        write_text(self._sidecar(artifact), json.dumps(content) + "\n")
 
     def save(
         self,
         artifact: Artifact,
         value: pd.DataFrame | dict[str, np.ndarray],
         fingerprint: str,
+        seconds: float | None = None,
     ) -> None:
-        """Write a table (parquet) or named arrays (npz), then its sidecar."""
+        """Write a table (parquet) or named arrays (npz), then its sidecar; arguments as `seal`."""
         with whole_file(self.path(artifact)) as temporary:
             if isinstance(value, pd.DataFrame):
                 value.to_parquet(temporary, index=False)
             else:
                 np.savez(temporary, **value)
-        self.seal(artifact, fingerprint)
+        self.seal(artifact, fingerprint, seconds)
 
     def _readable(self, artifact: Artifact) -> Path:
         path = self.path(artifact)

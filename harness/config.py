@@ -10,9 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
-from harness.evolutions.arms import BenchParameters
+from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters, importance_method
-from harness.evolutions.reversion import ReversionParameters
 from harness.networks.sources import Source, parse_source
 from harness.records import Checkpoint, Pair
 

@@ -13,7 +13,10 @@ EVOLUTION = ["series", "epoch_from", "epoch_to", "layer", "channel"]
 ARM = ["layer", "method", "arm", "draw"]
 
 #: The layer name of what is done in all layers at once.
-JOINT = "all"
+JOINT = "all layers"
+
+#: The method under which the arms stand that belong to none: nothing, everything, random sets.
+CONTROLS = "controls"
 
 
 @dataclass(frozen=True, order=True)

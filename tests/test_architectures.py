@@ -9,15 +9,15 @@ import torch
 from rich.console import Console
 from test_interventions import perturbed
 
-from harness.artifacts import Run
 from harness.config import parse_config
 from harness.images.batches import batch_of
 from harness.images.sets import open_images
 from harness.networks.architectures import build, channels_last
 from harness.networks.recording import borrowed
 from harness.records import JOINT
-from harness.stages import pipeline, work
-from harness.stages.engine import engine
+from harness.results import REVERSION, read_results
+from harness.stages.checkpoints import read_layers
+from harness.stages.run import run_until
 
 #: name -> side of the images (pixels), layers probed (the default where None)
 ARCHITECTURES = {
@@ -73,7 +73,9 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
                     "layers": layers,
                 }
             ],
+            "workers": 0,
             "probe": {"k": 5},
+            "space": {"methods": ["random"]},
             "evolve": {
                 "methods": ["sign_t"],
                 "images_per_class": 2,
@@ -82,18 +84,13 @@ def test_it_goes_through_probe_evolve_and_revert(name, tmp_path):
             "revert": {"random_draws": 1, "importance_images": 1, "heldout_images": 2},
         }
     )
-    run = Run(tmp_path)
-    with engine(run, 0, Console(quiet=True)) as working:
-        pipeline.image_stage(config, working)
-        pipeline.probe_stage(config, working, run)
-        pipeline.evolve_stage(config, working, run)
-        pipeline.revert_stage(config, working, run)
-    found = work.read_layers(run, name)
+    run = run_until("revert", config, tmp_path, Console(quiet=True))
+    found = read_layers(run, name)
     channels = sum(layer.channels for layer in found)
-    scores = run.tables("importance")
-    assert len(scores) == channels * 2  # sign_t and change
-    assert scores.loc[scores["method"] == "sign_t", "score"].nunique() > 1
-    records, sets = run.tables("reversion"), run.tables("sets")
+    results = read_results(run.root, REVERSION)
+    scores = results.importance()
+    assert len(scores) == channels and scores["score"].nunique() > 1
+    records, sets = results.records(), results.sets()
     assert set(records["layer"]) == {JOINT, *(layer.name for layer in found)}
     assert (records["probability_before"] != records["probability_after"]).any()
     assert run.tables("stimuli").groupby("layer").size().min() > 0

@@ -45,9 +45,9 @@ def test_tables_of_a_kind_are_put_together(tmp_path):
     for epoch in (3, 12):
         run.save(Artifact("stimuli", ("vgg", epoch)), TABLE.assign(epoch=epoch), "f")
     assert run.tables("stimuli")["epoch"].tolist() == [3, 3, 12, 12]
-    assert run.holds("stimuli") and not run.holds("reversion")
-    with pytest.raises(ArtifactError, match="holds no reversion tables"):
-        run.tables("reversion")
+    assert run.holds("stimuli") and not run.holds("concepts")
+    with pytest.raises(ArtifactError, match="holds no concepts tables"):
+        run.tables("concepts")
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path):

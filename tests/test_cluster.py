@@ -1,27 +1,48 @@
 """Work on a real Ray cluster of this machine: the same bytes as in one process."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 from rich.console import Console
 
 from harness.artifacts import Artifact, Run
-from harness.stages.engine import Shard, engine
+from harness.config import parse_config
+from harness.stages.engine import engine
+from harness.stages.stage import Plan, Work
 
 ray = pytest.importorskip("ray", reason="pip install -e '.[cluster]'; `make nightly` does")
 pytestmark = pytest.mark.slow
 
 
-def draw(run, made_from, advance, number):
-    import numpy as np
+@dataclass(frozen=True)
+class Draw(Work):
+    """Five numbers; not for thirteen."""
 
-    if number == 13:
-        raise ValueError("thirteen is not drawn")
-    values = np.random.default_rng(number).random(5)
-    run.save(Artifact("images", (f"part{number}",)), {"values": values}, made_from)
-    advance(1)
+    number: int
+
+    @property
+    def makes(self):
+        return (Artifact("images", (f"part{self.number}",)),)
+
+    @property
+    def depends(self):
+        return self.number
+
+    def do(self, run, advance):
+        if self.number == 13:
+            raise ValueError("thirteen is not drawn")
+        yield {"values": np.random.default_rng(self.number).random(5)}
+        advance(1)
 
 
-def shards(numbers):
-    return [Shard((Artifact("images", (f"part{n}",)),), f"print{n}", draw, (n,)) for n in numbers]
+def plan(folder):
+    config = parse_config({"series": [{"name": "vgg"}]})
+    return Plan(config, Run(folder))
+
+
+def draws(numbers):
+    return [Draw(number) for number in numbers]
 
 
 @pytest.fixture
@@ -33,30 +54,30 @@ def cluster():
 
 def test_a_cluster_leaves_the_same_artifacts(cluster, tmp_path):
     console = Console(quiet=True)
-    here, there = Run(tmp_path / "here"), Run(tmp_path / "there")
+    here, there = plan(tmp_path / "here"), plan(tmp_path / "there")
     with engine(here, 0, console) as working:
-        working.stage("draw", shards(range(4)))
+        working.step("draw", draws(range(4)))
     with engine(there, 2, console, cluster) as working:
-        working.stage("draw", shards(range(4)))
-        working.stage("draw", shards(range(4)))  # reused
+        working.step("draw", draws(range(4)))
+        working.step("draw", draws(range(4)))  # reused
     for n in range(4):
         part = Artifact("images", (f"part{n}",))
-        assert here.path(part).read_bytes() == there.path(part).read_bytes()
-        assert there.has(part, f"print{n}")
+        assert here.run.path(part).read_bytes() == there.run.path(part).read_bytes()
+        assert there.run.has(part, here.fingerprint(part))
 
 
 def test_what_goes_wrong_there_is_told_here(cluster, tmp_path):
     console = Console(quiet=True)
     with (
         pytest.raises(ValueError, match="thirteen is not drawn"),
-        engine(Run(tmp_path), 2, console, cluster) as working,
+        engine(plan(tmp_path), 2, console, cluster) as working,
     ):
-        working.stage("draw", shards([1, 13]))
+        working.step("draw", draws([1, 13]))
 
 
 def test_no_cluster_says_how_to_start_one(tmp_path):
     with (
         pytest.raises(ValueError, match=r"no Ray cluster there .*; start one with `ray start"),
-        engine(Run(tmp_path), 2, Console(quiet=True), "127.0.0.1:1") as working,
+        engine(plan(tmp_path), 2, Console(quiet=True), "127.0.0.1:1") as working,
     ):
-        working.stage("draw", shards([1]))
+        working.step("draw", draws([1]))

@@ -7,20 +7,13 @@ import oracles
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
+from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import IMPORTANCE, ImportanceParameters, importance
-from harness.evolutions.reversion import (
-    ReversionParameters,
-    choose_sets,
-    match_change,
-    revert,
-    split_images,
-)
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
+from harness.images.splits import split_images
 from harness.networks.architectures import ARCHITECTURES, build
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layers import find_layers
@@ -213,85 +206,36 @@ def test_models_go_back_to_what_they_were(pair):
     assert not any(m._forward_hooks for m in newer.modules())
 
 
-def scores_of(channels_by_layer, seed=0, methods=("sign_t", "change")):
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        [
-            (
-                layer,
-                channel,
-                method,
-                float(rng.integers(0, 5) if method == "sign_t" else rng.random()),
-            )
-            for layer, count in channels_by_layer.items()
-            for channel in range(count)
-            for method in methods
-        ],
-        columns=["layer", "channel", "method", "score"],
-    )
+def arms_on(layers):
+    """Two sets in each layer and over all layers, and nothing."""
+    rng = np.random.default_rng(0)
+    chosen = [
+        {la.name: torch.from_numpy(rng.permutation(la.channels)[:3].copy()) for la in layers}
+        for _ in range(2)
+    ]
+    arms = [Arm(JOINT, {}, [("m", "none", 0)])]
+    for number, by_layer in enumerate(chosen):
+        arms.append(Arm(JOINT, by_layer, [("m", "set", number)]))
+        arms += [Arm(name, {name: c}, [("m", "set", number)]) for name, c in by_layer.items()]
+    return arms
 
 
-@given(st.integers(2, 30), st.integers(2, 6), st.integers(0, 1000))
-@settings(deadline=None, max_examples=40)
-def test_every_neuron_is_in_exactly_one_bin_and_controls_have_q1s_size(count, bins, seed):
-    scores = scores_of({"a": max(count, bins), "b": 2 * bins}, seed)
-    parameters = ReversionParameters(bins=bins, random_draws=3)
-    sets = choose_sets(scores, ["sign_t", "change"], parameters, np.random.default_rng(seed))
-    for (layer, _), group in sets.groupby(["layer", "method"]):
-        channels = scores.loc[scores["layer"] == layer, "channel"].unique()
-        binned = group[group["arm"].str.fullmatch(r"q\d+")]
-        assert sorted(binned["channel"]) == sorted(channels)
-        size = (group["arm"] == "q1").sum()
-        draws = group[group["arm"] == "random"].groupby("draw")["channel"]
-        assert (draws.nunique() == size).all() and len(draws) == 3
-        q1 = set(group.loc[group["arm"] == "q1", "channel"])
-        matched = group.loc[group["arm"] == "matched", "channel"]
-        assert matched.is_unique and not q1 & set(matched)
-        assert len(matched) == min(size, len(channels) - size)
-    means = scores[scores["method"] == "sign_t"].merge(sets[sets["method"] == "sign_t"])
-    ranked = means[means["arm"].str.fullmatch(r"q\d+")].groupby(["layer", "arm"])["score"]
-    lowest, highest = ranked.min().unstack(), ranked.max().unstack()
-    for number in range(1, bins):
-        assert (lowest[f"q{number}"] >= highest[f"q{number + 1}"]).all()
-
-
-def test_matching_finds_neurons_that_changed_as_much():
-    size = pd.Series([1.0, 2.0, 4.0, 8.0, 1.1, 2.2, 3.9, 100.0, 0.0])
-    found = match_change(np.array([0, 1, 2]), np.array([3, 4, 5, 6, 7, 8]), size)
-    assert sorted(found) == [4, 5, 6]
-
-
-def test_random_sets_are_the_same_for_every_method():
-    sets = choose_sets(
-        scores_of({"a": 12}), ["sign_t", "change"], ReversionParameters(), np.random.default_rng(0)
-    )
-    random = sets[sets["arm"] == "random"]
-    of = [g[["draw", "channel"]].to_numpy().tolist() for _, g in random.groupby("method")]
-    assert of[0] == of[1]
-
-
-def run_reversion(pair, sets=None, **keywords):
+def run_arms(pair, arms=None, **keywords):
     older, newer, layers, images = pair
-    scores = scores_of({layer.name: layer.channels for layer in layers})
-    if sets is None:
-        parameters = ReversionParameters(random_draws=2)
-        sets = choose_sets(scores, ["sign_t"], parameters, np.random.default_rng(0))
+    arms = arms_on(layers) if arms is None else arms
     ids = torch.arange(len(images))
-    return revert(older, newer, layers, sets, [(ids, images)], 2, **keywords), sets
+    return ablate(older, newer, layers, arms, Images([(ids, images)]), 2, **keywords), arms
 
 
 def test_records_are_a_row_an_image_and_arm_and_equal_the_plain_pass(pair):
     older, newer, layers, images = pair
-    records, sets = run_reversion(pair)
-    arms = 4 + 1 + 1 + 2 + 1  # bins, matched, all, random draws, none
-    assert len(records) == len(images) * arms * (len(layers) + 1)
+    records, arms = run_arms(pair)
+    assert len(records) == len(images) * (2 * (len(layers) + 1) + 1)
     keys = ["layer", "method", "arm", "draw", "image_id"]
     assert not records.duplicated(keys).any()
-    for (layer, arm, draw), rows in records.groupby(["layer", "arm", "draw"]):
-        chosen = sets[(sets["arm"] == arm) & (sets["draw"] == draw)]
-        if layer != JOINT:
-            chosen = chosen[chosen["layer"] == layer]
-        by_layer = {name: group["channel"].tolist() for name, group in chosen.groupby("layer")}
+    chosen = {(arm.layer, *arm.labels[0][1:]): arm.channels for arm in arms}
+    for key, rows in records.groupby(["layer", "arm", "draw"]):
+        by_layer = {name: channels.tolist() for name, channels in chosen[key].items()}
         with torch.no_grad():
             before = newer(images)
         after = oracles.reverted_logits(older, newer, by_layer, images, axes(layers))
@@ -307,9 +251,9 @@ def test_records_are_a_row_an_image_and_arm_and_equal_the_plain_pass(pair):
 
 def test_the_order_of_arms_and_tracing_change_no_record(pair):
     keys = ["layer", "method", "arm", "draw", "image_id"]
-    records, sets = run_reversion(pair)
-    shuffled, _ = run_reversion(pair, sets.sample(frac=1, random_state=1))
-    hooked, _ = run_reversion(pair, sets, traced=False)
+    records, arms = run_arms(pair)
+    shuffled, _ = run_arms(pair, arms[::-1])
+    hooked, _ = run_arms(pair, arms, traced=False)
     expected = records.sort_values(keys).reset_index(drop=True)
     for other in (shuffled, hooked):
         pd.testing.assert_frame_equal(expected, other.sort_values(keys).reset_index(drop=True))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.benchmark import leaderboard as lb
-from harness.bench_results import CONTROLS
+from harness.records import CONTROLS
 
 
 def records(accuracy, classes=6, images=10, draws=19, seed=0):

@@ -18,6 +18,7 @@ from analysis.study.results import Settings
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT
+from harness.results import REVERSION, write_about
 from tests.synthetic_study import make_responses, make_study, write
 
 CHANNELS = 400
@@ -44,14 +45,19 @@ def run(tmp_path_factory):
         for method in ("sign_t", "change")
     ]  # fmt: skip
     parts = ("vgg", 4, 12)
-    run.save(Artifact("importance", parts), pd.concat(scores, ignore_index=True), "x")
+    contents = {
+        "importance": Artifact("importance", (*parts, "sign_t", "all")),
+        "sets": Artifact("sets", (*parts, "sign_t", "reversion", "all")),
+        "records": Artifact("records", (*parts, "revert", "sign_t", "reversion", "all", "all")),
+    }
+    run.save(contents["importance"], pd.concat(scores, ignore_index=True), "x")
     quarter = [f"q{4 - 4 * c // CHANNELS}" for c in channels]  # high channels are important
     sets = [
         pd.DataFrame({**pair, "layer": "features.5", "class_id": c, "method": "sign_t",
                       "arm": quarter, "draw": 0, "channel": channels})
         for c in (0, 1)
     ]  # fmt: skip
-    run.save(Artifact("sets", parts), pd.concat(sets, ignore_index=True), "x")
+    run.save(contents["sets"], pd.concat(sets, ignore_index=True), "x")
     records = [
         {**pair, "layer": layer, "method": "sign_t", "arm": arm, "draw": 0, "class_id": c,
          "image_id": i, "split": split, "correct_before": True, "correct_after": i >= fallen}
@@ -62,7 +68,9 @@ def run(tmp_path_factory):
                             ("matched", 1), ("all", 8), ("none", 0))
         for i in range(10)
     ]  # fmt: skip
-    run.save(Artifact("reversion", parts), pd.DataFrame(records), "x")
+    run.save(contents["records"], pd.DataFrame(records), "x")
+    about = {"methods": {"sign_t": {}}}
+    write_about(run, REVERSION, about, {kind: [a] for kind, a in contents.items()})
     neurons = pd.DataFrame(
         {"series": "vgg", "epoch": np.repeat([4, 12], CHANNELS), "layer": "features.5",
          "channel": np.tile(channels, 2), "coverage": 1.0}

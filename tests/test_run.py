@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
+from harness.records import JOINT
+from harness.results import REVERSION, read_results
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -93,9 +95,10 @@ def test_it_leaves_a_report_with_every_table_and_figure(finished):
 
 
 def test_records_have_the_named_columns_and_values(finished):
-    records = Run(finished).tables("reversion")
+    records = read_results(finished, REVERSION).records(with_controls=True)
     assert list(records.columns) == [
-        *("series", "epoch_from", "epoch_to", "layer", "method", "arm", "draw", "class_id"),
+        *("series", "epoch_from", "epoch_to", "ablation", "layer", "method", "arm", "draw"),
+        "class_id",
         *("image_id", "split", "correct_before", "correct_after", "top5_before", "top5_after"),
         *("probability_before", "probability_after"),
     ]
@@ -112,7 +115,7 @@ def test_records_have_the_named_columns_and_values(finished):
 
 
 def test_importance_is_not_empty_and_scores_every_neuron(finished):
-    scores = Run(finished).tables("importance")
+    scores = read_results(finished, REVERSION).importance()
     layers = Run(finished).tables("layers").groupby("series")["channels"].sum()
     per_pair = scores.groupby(["series", "epoch_from", "class_id", "method"]).size()
     for (series, *_), count in per_pair.items():
@@ -235,7 +238,7 @@ def test_a_killed_parent_leaves_no_worker(config, tmp_path):
 
 def test_a_row_of_the_main_table_is_the_mean_over_classes(finished):
     table = pd.read_csv(finished / "report" / "tables" / "reversion.csv")
-    records = Run(finished).tables("reversion")
+    records = read_results(finished, REVERSION).records(with_controls=True)
     row = table.iloc[0]
     start_epoch, end_epoch = map(int, row["epochs"].split(" → "))
     chosen = records[
@@ -243,7 +246,7 @@ def test_a_row_of_the_main_table_is_the_mean_over_classes(finished):
         & (records["epoch_from"] == start_epoch)
         & (records["epoch_to"] == end_epoch)
         & (records["method"] == row["method"])
-        & (records["layer"] == "all")
+        & (records["layer"] == JOINT)
         & (records["split"] == "heldout")
         & (records["arm"] == "q1")
     ]

@@ -48,7 +48,7 @@ def leaderboard(bench: Bench) -> Figure:
 @BENCH_FIGURES.add("curves")
 def curves(bench: Bench) -> Figure:
     wide = bench.wide(bench.main)
-    steps = bench.results.about["parameters"]["steps"]
+    steps = bench.results.about["arms"]["steps"]
     columns = 4
     rows = -(-len(bench.order) // columns)
     canvas, axes = plt.subplots(

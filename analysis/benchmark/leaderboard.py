@@ -19,8 +19,7 @@ from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
 
 from analysis.statistics.classes import OUTCOMES, page_trend, quartiles, wilcoxon
 from analysis.statistics.clusters import holm
-from harness.bench_results import CONTROLS
-from harness.records import PAIR
+from harness.records import CONTROLS, PAIR
 
 UNIT = [*PAIR, "class_id", "image_id"]
 

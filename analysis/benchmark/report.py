@@ -21,7 +21,7 @@ from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import Table
 from analysis.run.report import plain_on_screen
 from harness.artifacts import write_text
-from harness.bench_results import read_results
+from harness.results import read_results
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def write_bench_report(folder: Path) -> Written:
             _sections(bench, tables, figures, told),
             f"Made by conceptevo-harness, seed {bench.results.about['seed']}, results' version "
             f"{bench.results.about['version']}; "
-            + ", ".join(f"{k} {v}" for k, v in bench.results.about["versions"].items()),
+            + ", ".join(f"{k} {v}" for k, v in bench.results.run.manifest()["versions"].items()),
         )
     plt.close("all")
     return Written(
@@ -251,7 +251,7 @@ def compare(first: Path, second: Path) -> Table:
         raise ValueError(
             f"{first} was judged by {a.main} on {a.shown}, {second} by {b.main} on {b.shown}"
         )
-    bins = [bench.results.about["parameters"]["bins"] for bench in benches]
+    bins = [bench.results.about["arms"]["bins"] for bench in benches]
     if bins[0] != bins[1]:
         raise ValueError(f"{first} cuts layers into {bins[0]} bins, {second} into {bins[1]}")
     frame = pd.DataFrame({"method": common})

@@ -13,9 +13,9 @@ import pandas as pd
 from analysis.benchmark import leaderboard as lb
 from analysis.statistics.alignment import NAMED_OVERLAP, concept_sharing, identity
 from harness.artifacts import ArtifactError
-from harness.bench_results import BenchResults
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, Checkpoint
+from harness.results import Results
 
 SEED = 0  # of the bootstraps: the same records give the same tables to the byte
 RESAMPLES = 2000
@@ -25,7 +25,7 @@ RESAMPLES = 2000
 class Bench:
     """One benchmark's results with what follows from them."""
 
-    results: BenchResults
+    results: Results
 
     @property
     def methods(self) -> list[str]:
@@ -33,7 +33,7 @@ class Bench:
 
     @property
     def ablations(self) -> list[str]:
-        return list(self.results.about["parameters"]["ablations"])
+        return list(self.results.about["ablations"])
 
     @property
     def main(self) -> str:
@@ -43,7 +43,7 @@ class Bench:
     @property
     def split(self) -> str:
         """The images of the main table: those that importance has not seen, where they were run."""
-        splits = self.results.about["parameters"]["splits"]
+        splits = self.results.about["splits"]
         return "heldout" if "heldout" in splits else splits[0]
 
     @property
@@ -74,7 +74,7 @@ class Bench:
     ) -> pd.DataFrame:
         """`leaderboard.outcomes` of one ablation, place and split."""
         where = {"ablation": ablation, "layer": layer, "split": split or self.split}
-        chosen = self.results.records(**where)
+        chosen = self.results.records(with_controls=False, **where)
         return lb.outcomes(chosen, outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
@@ -113,7 +113,7 @@ class Bench:
         """(factor, level, ranking of methods at that level), to see how stable a ranking is."""
         for ablation in self.ablations:
             yield "ablation", ablation, self.ranking(ablation=ablation)
-        for split in self.results.about["parameters"]["splits"]:
+        for split in self.results.about["splits"]:
             yield "images", split, self.ranking(split=split)
         yield "outcome", "accuracy", self.ranking()
         yield "outcome", "probability", self.ranking(outcome="probability")

@@ -20,6 +20,7 @@ from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON
+from harness.results import REVERSION, has_results
 
 MAPPED_CONCEPTS = 7
 STRIPS = 6
@@ -299,7 +300,7 @@ def alignment_plot(run: Run) -> Figure | None:
 
 @RUN_FIGURES.add("reversion")
 def reversion_plot(run: Run) -> Figure | None:
-    if not run.holds("reversion"):
+    if not has_results(run, REVERSION):
         return None
     records = reversion_records(run)
     joint = records[(records["layer"] == JOINT) & (records["split"] == "heldout")]

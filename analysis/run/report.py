@@ -18,6 +18,7 @@ from analysis.run import tables as run_tables
 from analysis.statistics.classes import by_class, class_interval, wide
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
+from harness.results import REVERSION, has_results
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _alignment_findings(table: Table | None) -> list[str]:
 
 def _reversion_findings(run: Run) -> list[str]:
     """What undoing does by the first method, pair by pair, with intervals; only from the data."""
-    if not run.holds("reversion"):
+    if not has_results(run, REVERSION):
         return []
     records = run_tables.reversion_records(run)
     method = run.manifest()["importance_methods"][0]

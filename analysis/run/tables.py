@@ -14,6 +14,7 @@ from analysis.statistics.alignment import NAMED_OVERLAP, alignment_table, identi
 from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, Checkpoint
+from harness.results import REVERSION, has_results, read_results
 
 SEED = 0  # of the bootstraps: the same run gives the same tables to the byte
 
@@ -30,7 +31,7 @@ def base_checkpoint(run: Run) -> Checkpoint:
 @lru_cache(maxsize=1)
 def reversion_records(run: Run) -> pd.DataFrame:
     """All reversion records of the run, read once for all tables and figures."""
-    return run.tables("reversion")
+    return read_results(run.root, REVERSION).records(with_controls=True)
 
 
 def concepts(run: Run) -> pd.DataFrame | None:
@@ -141,7 +142,7 @@ HELD_OUT = "images that importance has not seen"
 def _reversion_table(
     run: Run, name: str, split: str, seen: str, outcome: str = "accuracy"
 ) -> Table | None:
-    if not run.holds("reversion"):
+    if not has_results(run, REVERSION):
         return None
     records = reversion_records(run)
     joint = records[(records["layer"] == JOINT) & (records["split"] == split)]
@@ -198,7 +199,7 @@ def reversion_importance(run: Run) -> Table | None:
 
 @RUN_TABLES.add("reversion_layers")
 def reversion_layers(run: Run) -> Table | None:
-    if not run.holds("reversion"):
+    if not has_results(run, REVERSION):
         return None
     records = reversion_records(run)
     depth = run.tables("layers").set_index(["series", "layer"])["depth"]
@@ -229,10 +230,8 @@ _STAGES = {
     "concepts": "name a checkpoint's concepts",
     "space": "place all neurons, by one method",
     "map": "draw the map",
-    "importance": "score a pair's evolutions",
-    "sets": "undo a pair's evolutions",
-    "bench_scores": "benchmark: score a pair by one method",
-    "bench_records": "benchmark: run a method's arms on a pair",
+    "importance": "score a pair's evolutions by one method",
+    "records": "ablate one method's sets on a pair",
 }
 
 

@@ -22,6 +22,7 @@ from analysis.study.responses import Responses
 from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, PAIR
+from harness.results import REVERSION, has_results, read_results
 from tasks.base import all_tasks
 from tasks.observer import features
 
@@ -59,8 +60,7 @@ def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
     Returns:
         series, epoch_from, epoch_to, layer, channel, class_id, importance.
     """
-    table = run.tables("importance")
-    table = table[table["method"] == method].dropna(subset=["score"])
+    table = read_results(run.root, REVERSION).importance(method=method).dropna(subset=["score"])
     best = table.sort_values(["score", "class_id"], ascending=[False, True], kind="stable")
     best = best.drop_duplicates(CHANNEL)
     return best[[*CHANNEL, "class_id", "score"]].rename(columns={"score": "importance"})
@@ -75,18 +75,13 @@ def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> 
     Returns:
         series, epoch_from, epoch_to, layer, channel, drop (negative where accuracy falls).
     """
-    records = run.tables("reversion")
-    records = records[
-        (records["method"] == method)
-        & (records["split"] == split)
-        & (records["layer"] != JOINT)
-        & records["arm"].str.fullmatch(r"q\d+")
-    ]
+    results = read_results(run.root, REVERSION)
+    records = results.records(method=method, split=split)
+    records = records[(records["layer"] != JOINT) & records["arm"].str.fullmatch(r"q\d+")]
     change = records["correct_after"].astype(float) - records["correct_before"].astype(float)
     keys = [*PAIR, "layer", "arm", "class_id"]
     by_set = records.assign(drop=change).groupby(keys)["drop"].mean().reset_index()
-    sets = run.tables("sets")
-    members = sets[sets["method"] == method].merge(by_set, on=keys)
+    members = results.sets(method=method).merge(by_set, on=keys)
     return members.groupby(CHANNEL)["drop"].mean().reset_index()
 
 
@@ -157,7 +152,7 @@ def evidence(
     known = importance_by_neuron(run, method)
     moved = displacement_by_neuron(run, known[PAIR], space)
     known = known.merge(moved, on=CHANNEL, how="left")
-    if run.holds("reversion"):
+    if has_results(run, REVERSION):
         known = known.merge(drop_by_neuron(run, method), on=CHANNEL, how="left")
     else:
         known = known.assign(drop=np.nan)

@@ -29,9 +29,10 @@ from analysis.study.responses import Responses, prepare, read_tables
 from analysis.study.results import Results, Settings
 from analysis.study.tables import STUDY_TABLES, study_tables
 from harness.artifacts import Run, write_text
-from harness.bench_results import FOLDER
-from harness.bench_results import read_results as read_benchmark
 from harness.records import JOINT
+from harness.results import BENCH, has_results
+from harness.results import REVERSION as REVERSION_STUDY
+from harness.results import read_results as read_ablations
 
 #: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
 #: neurons shown, changes of accuracy by pair, and tables of the run as they are.
@@ -94,14 +95,14 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
     """What the run knows of the neurons shown, its reversion by bin, and tables of its own."""
     table = meeting.evidence(study, run, meeting.observe(study, folder))
     write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
-    if run.holds("reversion"):
-        records = run.tables("reversion")
+    if has_results(run, REVERSION_STUDY):
+        records = read_ablations(run.root, REVERSION_STUDY).records(with_controls=True)
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
         table = over_layers(by_class(records), level)
         write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
     tables = [run_tables.RUN_TABLES.get(name)(run) for name in RUN_TABLES_SHOWN]
-    if (run.root / FOLDER / "about.json").exists():
-        bench = Bench(read_benchmark(run.root))
+    if has_results(run, BENCH):
+        bench = Bench(read_ablations(run.root))
         tables += [bench_tables.BENCH_TABLES.get(name)(bench) for name in BENCH_TABLES_SHOWN]
     for made in tables:
         if made is not None:

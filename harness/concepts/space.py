@@ -105,14 +105,14 @@ class SemanticSpace:
         ]
         return both[["layer", "channel"]].assign(displacement=1.0 - np.array(near, dtype=float))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What, beside `neurons`, is saved of the space."""
+        metric = np.array(METRICS.index(self.metric))
+        return {"vectors": self.vectors, "images": self.images, "metric": metric}
+
     def save(self, run: Run, fingerprint: str) -> None:
         run.save(Artifact("space_neurons", (self.method,)), self.neurons, fingerprint)
-        arrays = {
-            "vectors": self.vectors,
-            "images": self.images,
-            "metric": np.array(METRICS.index(self.metric)),
-        }
-        run.save(Artifact("space", (self.method,)), arrays, fingerprint)
+        run.save(Artifact("space", (self.method,)), self.arrays(), fingerprint)
 
     @classmethod
     def load(cls, run: Run, method: str) -> SemanticSpace:

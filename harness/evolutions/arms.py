@@ -1,44 +1,64 @@
-"""The arms of the benchmark: sets by rank, cumulative sets and controls, all of known size.
+"""Arms: named sets of neurons to ablate, for one class and pair. Quarters, cumulative, controls.
 
-METHOD section 3, what a fair version needs. Everything is drawn once, seeded, and saved; what a
-method's arms are depends on no other method.
+METHOD section 3, what a fair version needs: everything is drawn once, seeded by what it is drawn
+for, and saved; a method's arms depend on no other method's. A new family of arms is one function.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from scipy.optimize import linear_sum_assignment
 
-from harness.bench_results import CONTROLS
 from harness.evolutions.ablation import ABLATIONS, Arm
 from harness.evolutions.importance import IMPORTANCE, importance_method
-from harness.evolutions.reversion import bins_of, match_change
 from harness.networks.layers import Layer
 from harness.records import JOINT
+from harness.registry import Registry
 
 #: (arm, draw) -> layer name -> channels
 Sets = dict[tuple[str, int], dict[str, np.ndarray]]
 
+SPLITS = ("heldout", "importance")
+
+
+class ReversionParameters(BaseModel):
+    """How evolutions are undone.
+
+    Attributes:
+        bins: B, equal parts into which a layer's neurons are cut by importance.
+        random_draws: random sets of a layer.
+        importance_images: images a class of the importance split that are reverted, too.
+        heldout_images: images a class that importance has not seen.
+        batch_size: most images a pass; no result depends on it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bins: int = Field(4, ge=2)
+    random_draws: int = Field(5, ge=1)
+    importance_images: int = Field(250, ge=1)
+    heldout_images: int = Field(250, ge=1)
+    batch_size: int = Field(64, ge=1)
+
 
 class BenchParameters(BaseModel):
-    """What the benchmark runs.
+    """What the benchmark adds to the reversion study, whose bins and images it shares.
 
     Attributes:
         methods: importance methods, names in IMPORTANCE or `package.module:function`.
         ablations: names in ABLATIONS.
-        bins: B, equal parts of a layer's neurons by importance.
         steps: S; cumulative sets hold 1/S, 2/S, … of every layer.
-        random_draws: random sets over all layers (the permutation test's null: at least 19 for
-            p = .05).
-        layer_draws: of these, the ones that are run in each layer alone.
+        random_draws: random sets over all layers, those of the reversion study among them (the
+            permutation test's null: at least 19 for p = .05).
         splits: images on which arms are run: `heldout`, `importance` (those that importance saw).
         space_seeds: draws of each space method, for its stability.
-        batch_size: most images a pass; no result depends on it.
         memory: gibibytes that a worker's kept maps may take; batches are made smaller to fit.
     """
 
@@ -46,13 +66,10 @@ class BenchParameters(BaseModel):
 
     methods: tuple[str, ...] = tuple(IMPORTANCE)
     ablations: tuple[str, ...] = ("revert",)
-    bins: int = Field(4, ge=3)
     steps: int = Field(8, ge=2)
     random_draws: int = Field(39, ge=1)
-    layer_draws: int = Field(5, ge=0)
     splits: tuple[str, ...] = ("heldout",)
     space_seeds: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=8)
     memory: float = Field(2.0, gt=0)
 
     @field_validator("methods")
@@ -73,12 +90,208 @@ class BenchParameters(BaseModel):
     @classmethod
     def _splits_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in ("heldout", "importance"):
-                raise ValueError(f"split {name!r}: known are heldout, importance")
+            if name not in SPLITS:
+                raise ValueError(f"split {name!r}: known are {', '.join(SPLITS)}")
         return names
 
 
-def ranked(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
+@dataclass(frozen=True)
+class ArmParameters:
+    """What the sizes and numbers of sets follow from.
+
+    Attributes:
+        bins: equal parts of a layer by importance.
+        steps: cumulative sets hold 1/steps, 2/steps, … of every layer.
+        layer_draws: random sets that are run in each layer alone as well as over all layers.
+        draws: random sets over all layers, `layer_draws` among them.
+    """
+
+    bins: int = 4
+    steps: int = 8
+    layer_draws: int = 5
+    draws: int = 39
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a family of arms may look at: one class and pair, by one importance method.
+
+    Layers in which no neuron changed are absent everywhere.
+
+    Attributes:
+        parameters: sizes and numbers of sets.
+        order: layer -> its channels, most important first; for controls, all its channels.
+        scores_of: importance method -> layer, channel, score of the same class and pair.
+        order_of_other_class: `order` of another class; None where there is no other.
+        generator: draw's purpose and number -> a generator of its own for this class and pair.
+    """
+
+    parameters: ArmParameters
+    order: Mapping[str, np.ndarray]
+    scores_of: Callable[[str], pd.DataFrame]
+    order_of_other_class: Mapping[str, np.ndarray] | None
+    generator: Callable[..., np.random.Generator]
+
+    @cached_property
+    def bins(self) -> dict[str, list[np.ndarray]]:
+        """Layer -> its channels, cut into bins."""
+        return {
+            layer: bins_of(channels, self.parameters.bins) for layer, channels in self.order.items()
+        }
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms of one kind.
+
+    Attributes:
+        sets: draws them.
+        control: they depend on no importance method and stand under the method CONTROLS.
+        each_layer: they are also run in each layer alone.
+        benchmark: they belong to the benchmark alone, not to the reversion study.
+        matched_on: the importance methods whose scores they look at.
+        other_class: they look at another class's ranking.
+    """
+
+    sets: Callable[[Ranked], Sets]
+    control: bool = False
+    each_layer: bool = True
+    benchmark: bool = False
+    matched_on: tuple[str, ...] = ()
+    other_class: bool = False
+
+
+FAMILIES: Registry[Family] = Registry("family of arms")
+
+
+def families(control: bool, benchmark: bool) -> list[Family]:
+    """The families of one method, or of the controls, in one study."""
+    every = (FAMILIES.get(name) for name in FAMILIES)
+    return [f for f in every if f.control == control and f.benchmark == benchmark]
+
+
+def _quarters(ranked: Ranked) -> Sets:
+    """`q1` (most important) to `qB`; every neuron in exactly one."""
+    sets: Sets = {}
+    for layer, parts in ranked.bins.items():
+        for number, part in enumerate(parts, start=1):
+            sets.setdefault((f"q{number}", 0), {})[layer] = part
+    return sets
+
+
+def _cumulative(ranked: Ranked) -> Sets:
+    """`most` and `least`: draw i is the first, or as many of the last, i/S of each layer."""
+    sets: Sets = {}
+    steps = ranked.parameters.steps
+    for layer, channels in ranked.order.items():
+        for step in range(1, steps):
+            count = int(step * len(channels) / steps + 0.5)
+            sets.setdefault(("most", step), {})[layer] = channels[:count]
+            sets.setdefault(("least", step), {})[layer] = channels[len(channels) - count :]
+    return sets
+
+
+def _matched(arm: str, method: str) -> Callable[[Ranked], Sets]:
+    def sets(ranked: Ranked) -> Sets:
+        """For each neuron of q1 another one of its layer, not in q1, with as large a score."""
+        scores = ranked.scores_of(method)
+        by_layer = dict(list(scores.groupby("layer")))
+        found = {
+            layer: match(parts[0], np.concatenate(parts[1:]), _by_channel(by_layer[layer]))
+            for layer, parts in ranked.bins.items()
+        }
+        return {(arm, 0): found}
+
+    return sets
+
+
+def _by_channel(scores: pd.DataFrame) -> pd.Series:
+    return scores.set_index("channel")["score"]
+
+
+def _other_class(ranked: Ranked) -> Sets:
+    """The most important bin of another class: is a ranking specific to its class?"""
+    if ranked.order_of_other_class is None:
+        return {}
+    bins = ranked.parameters.bins
+    first = {
+        layer: bins_of(channels, bins)[0] for layer, channels in ranked.order_of_other_class.items()
+    }
+    return {("other_class", 0): first}
+
+
+def _whole_layers(ranked: Ranked) -> Sets:
+    """`all` neurons of each layer."""
+    return {("all", 0): dict(ranked.order)}
+
+
+def _random(first: str, last: str) -> Callable[[Ranked], Sets]:
+    def sets(ranked: Ranked) -> Sets:
+        """`random` sets of q1's size, drawn from each whole layer; each draw has its own seed."""
+        found: Sets = {}
+        start = getattr(ranked.parameters, first) if first else 0
+        for draw in range(start, getattr(ranked.parameters, last)):
+            rng = ranked.generator("random set", draw)
+            found["random", draw] = {
+                layer: rng.choice(np.sort(channels), len(ranked.bins[layer][0]), replace=False)
+                for layer, channels in ranked.order.items()
+            }
+        return found
+
+    return sets
+
+
+for _name, _family in {
+    "quarters": Family(_quarters),
+    "matched": Family(_matched("matched", "change"), matched_on=("change",)),
+    "cumulative": Family(_cumulative, each_layer=False, benchmark=True),
+    "matched_activation": Family(
+        _matched("matched_activation", "activation"), benchmark=True, matched_on=("activation",)
+    ),
+    "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
+    "whole layers": Family(_whole_layers, control=True),
+    "random": Family(_random("", "layer_draws"), control=True),
+    "more random": Family(
+        _random("layer_draws", "draws"), control=True, each_layer=False, benchmark=True
+    ),
+}.items():
+    FAMILIES.add(_name)(_family)
+
+
+def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Cut ranked channels into bins, the first and the last of one size; what is left over goes to
+    those in the middle, so that the ends can be compared."""
+    size, rest = divmod(len(channels), bins)
+    sizes = np.full(bins, size)
+    inner = np.arange(1, bins - 1) if bins > 2 else np.arange(bins)
+    middle_first = inner[np.argsort(np.abs(inner - (bins - 1) / 2), kind="stable")]
+    for extra in range(rest):
+        sizes[middle_first[extra % len(middle_first)]] += 1
+    return np.split(channels, np.cumsum(sizes)[:-1])
+
+
+def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray:
+    """For each chosen channel another one, without repeats, of the nearest size.
+
+    An optimal assignment of log sizes.
+
+    Args:
+        chosen, others: channels, disjoint.
+        size: channel -> size, >= 0.
+
+    Returns:
+        As many channels of `others` as `chosen` has (all of `others` where they are fewer).
+    """
+    floor = np.finfo(float).tiny  # neurons that did not change match one another
+    here, there = (
+        np.log(np.maximum(size.loc[channels].to_numpy(dtype=float), floor))
+        for channels in (chosen, others)
+    )
+    _, partner = linear_sum_assignment(np.abs(here[:, None] - there[None, :]))
+    return others[partner]
+
+
+def ranks(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
     """Rank of each neuron within its layer, 0 the most important; ties are broken by chance.
 
     Args:
@@ -93,110 +306,83 @@ def ranked(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
 
 
 def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarray]:
-    """Layer -> its channels, most important first; layers of which nothing is known are left out.
+    """Layer -> its channels, most important first; neurons without a score are left out.
 
     Args:
-        scores: layer, channel, rank.
+        scores: layer, channel, score, rank.
         layers: those wanted.
     """
     return {
-        layer: group.sort_values("rank")["channel"].to_numpy()
-        for layer, group in scores.groupby("layer", observed=True)
+        str(layer): group.sort_values("rank")["channel"].to_numpy()
+        for layer, group in scores.dropna(subset="score").groupby("layer", observed=True)
         if layer in layers
     }
 
 
-def rank_sets(order: Mapping[str, np.ndarray], bins: int, steps: int) -> Sets:
-    """`q1` (most important) to `qB`, every neuron in exactly one; `most` and `least`, cumulative:
-    draw i is the first, or as many of the last, i/S of each layer, rounded."""
-    sets: Sets = {}
-    for layer, channels in order.items():
-        for number, part in enumerate(bins_of(channels, bins), start=1):
-            sets.setdefault((f"q{number}", 0), {})[layer] = part
-        for step in range(1, steps):
-            count = int(step * len(channels) / steps + 0.5)
-            sets.setdefault(("most", step), {})[layer] = channels[:count]
-            sets.setdefault(("least", step), {})[layer] = channels[len(channels) - count :]
-    return sets
-
-
-def matched_sets(
-    order: Mapping[str, np.ndarray],
-    bins: int,
-    sizes: Mapping[str, pd.DataFrame],
-) -> Sets:
-    """For each neuron of q1 another one of its layer, not in q1, that is as large in some respect.
+def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Layer -> channels, of the layers in which anything changed.
 
     Args:
-        order: of `by_rank`.
-        sizes: name of the arm -> layer, channel, score (what is matched, ≥ 0).
+        sizes: layer, channel, score by the importance method `change`.
     """
-    sets: Sets = {}
-    for arm, table in sizes.items():
-        size = table.set_index(["layer", "channel"])["score"]
-        for layer, channels in order.items():
-            first, *rest = bins_of(channels, bins)
-            partners = match_change(first, np.concatenate(rest), size.loc[layer])
-            sets.setdefault((arm, 0), {})[layer] = np.sort(partners)
-    return sets
+    return {
+        str(layer): np.sort(group["channel"].to_numpy())
+        for layer, group in sizes.groupby("layer", sort=False)
+        if (group["score"] > 0).any()
+    }
 
 
-def random_sets(
-    channels: Mapping[str, np.ndarray], bins: int, draws: int, rng: np.random.Generator
-) -> Sets:
-    """`all`, and `random` sets of q1's size drawn from each whole layer."""
-    sets: Sets = {("all", 0): {layer: np.sort(every) for layer, every in channels.items()}}
-    for draw in range(draws):
-        sets["random", draw] = {
-            layer: np.sort(rng.choice(np.sort(every), len(bins_of(every, bins)[0]), replace=False))
-            for layer, every in channels.items()
-        }
-    return sets
+def arms_of(
+    sets: Sets, method: str, alone: Collection[str], layers: Sequence[Layer], untouched: bool
+) -> list[Arm]:
+    """Every set over all layers at once, and some in each layer; those that coincide run once.
 
-
-#: Arms that are also run in each layer alone (random ones: the first `layer_draws`).
-_ALONE = re.compile(r"q\d+|matched|matched_activation|all|random")
-
-
-def arms(sets: Sets, method: str, layer_draws: int, wanted: Sequence[Layer]) -> list[Arm]:
-    """Every set over all layers at once, and those of _ALONE in each layer, each run once."""
-    found: list[Arm] = []
-    names = [layer.name for layer in wanted]
+    Args:
+        sets: the sets of one method.
+        method: its name, or CONTROLS.
+        alone: names of arms that are run in each layer, too.
+        layers: those in which arms are run.
+        untouched: add the arm `none`, which changes nothing.
+    """
+    arms: list[Arm] = []
+    names = [layer.name for layer in layers]
     for place in [JOINT, *names]:
         same: dict[tuple[tuple[str, bytes], ...], list[tuple[str, str, int]]] = {}
         channels_of: dict[tuple[tuple[str, bytes], ...], dict[str, torch.Tensor]] = {}
         for (arm, draw), by_layer in sets.items():
-            alone = _ALONE.fullmatch(arm) and (arm != "random" or draw < layer_draws)
             places = names if place == JOINT else [place]
             where = [name for name in places if len(by_layer.get(name, ()))]
-            if not where or (place != JOINT and not alone):
+            if not where or (place != JOINT and arm not in alone):
                 continue
             chosen = {name: torch.from_numpy(np.sort(by_layer[name])) for name in where}
             key = tuple((name, channels.numpy().tobytes()) for name, channels in chosen.items())
             same.setdefault(key, []).append((method, arm, draw))
             channels_of[key] = chosen
-        found += [Arm(place, channels_of[key], labels) for key, labels in same.items()]
-        if method == CONTROLS and (same or place == JOINT):
-            found.append(Arm(place, {}, [(method, "none", 0)]))
-    return found
+        arms += [Arm(place, channels_of[key], labels) for key, labels in same.items()]
+        if untouched and (same or place == JOINT):
+            arms.append(Arm(place, {}, [(method, "none", 0)]))
+    return arms
 
 
-def to_table(sets: Sets) -> pd.DataFrame:
-    """Sets as rows: arm, draw, layer, channel."""
+def to_table(sets: Sets, each_layer: bool) -> pd.DataFrame:
+    """Sets as rows: arm, draw, each_layer, layer, channel."""
 
     def rows() -> Iterator[pd.DataFrame]:
         for (arm, draw), by_layer in sets.items():
             for layer, channels in by_layer.items():
-                yield pd.DataFrame({"arm": arm, "draw": draw, "layer": layer, "channel": channels})
+                columns = {"arm": arm, "draw": draw, "each_layer": each_layer, "layer": layer}
+                yield pd.DataFrame({**columns, "channel": np.sort(channels)})
 
-    empty = pd.DataFrame({"arm": [], "draw": [], "layer": [], "channel": []})
+    empty = pd.DataFrame({"arm": [], "draw": [], "each_layer": [], "layer": [], "channel": []})
     return pd.concat(list(rows()) or [empty], ignore_index=True)
 
 
 def from_table(table: pd.DataFrame) -> Sets:
     """The sets that `to_table` wrote."""
     sets: Sets = {}
-    for (arm, draw, layer), group in table.groupby(["arm", "draw", "layer"], observed=True):
+    for (arm, draw, layer), group in table.groupby(
+        ["arm", "draw", "layer"], observed=True, sort=False
+    ):
         by_layer = sets.setdefault((str(arm), int(draw)), {})
         by_layer[str(layer)] = group["channel"].to_numpy()
     return sets

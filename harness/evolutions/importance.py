@@ -31,6 +31,8 @@ class ImportanceParameters(BaseModel):
         images_per_class: images of the class on which it is measured (250 in the paper).
         path_steps: points on the straight path between the two activations (midpoint rule).
         batch_size: images a pass.
+        classes_per_file: classes whose results are saved together; interrupted work resumes after
+            the last file. No result depends on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +41,7 @@ class ImportanceParameters(BaseModel):
     images_per_class: int = Field(250, ge=1)
     path_steps: int = Field(4, ge=1)
     batch_size: int = Field(32, ge=1)
+    classes_per_file: int = Field(12, ge=1)
 
 
 @dataclass(frozen=True)
@@ -269,22 +272,29 @@ def split_half(
     """
     most = len(sensitivity) // 2
     sizes = sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
+    summed = (sensitivity > 0).astype(float) if share else sensitivity
+    if np.isnan(sensitivity).all():  # undefined, whatever the sign of NaN
+        summed = sensitivity
     rows = []
     for size in (size for size in sizes if size):
-        found = []
-        for _ in range(draws):
-            chosen = rng.permutation(len(sensitivity))
-            halves = (chosen[:size], chosen[size : 2 * size])
-            found.append(_spearman(*(summarise(sensitivity[half], share)[0] for half in halves)))
-        valid = [rho for rho in found if not np.isnan(rho)]
-        rho = float(np.mean(valid)) if valid else float("nan")
-        rows.append({"images": size, "rho": rho, "left_out": draws - len(valid)})
+        chosen = np.stack([rng.permutation(len(sensitivity)) for _ in range(draws)])
+        # the scores of both halves of every draw, each [draws, channels]
+        first, second = (
+            summed[half].mean(axis=1) for half in (chosen[:, :size], chosen[:, size : 2 * size])
+        )
+        rho = _spearman(first, second)
+        valid = np.isfinite(rho)
+        mean = float(rho[valid].mean()) if valid.any() else float("nan")
+        rows.append({"images": size, "rho": mean, "left_out": int((~valid).sum())})
     table = pd.DataFrame(rows, columns=["images", "rho", "left_out"])
     return table.astype({"images": int, "rho": float, "left_out": int})
 
 
-def _spearman(first: np.ndarray, second: np.ndarray) -> float:
-    a, b = (stats.rankdata(values) for values in (first, second))
-    if np.isnan([*first, *second]).any() or a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each row of two arrays [rows, n]; NaN where it is undefined."""
+    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
+    a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rho = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    undefined = np.isnan(first).any(axis=1) | np.isnan(second).any(axis=1)
+    return np.where(undefined, np.nan, rho)

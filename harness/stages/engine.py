@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,32 +28,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from harness.artifacts import Artifact, Run
-
-#: Called by a piece of work with the number of steps it has just done.
-Advance = Callable[[int], None]
+from harness.artifacts import Run
+from harness.stages.stage import Advance, Plan, Step, Work
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One piece of work; picklable, as it may run in another process.
+    """A piece of work as it goes to another process or machine.
 
     Attributes:
-        makes: the artifacts that it leaves.
-        fingerprint: of all that the artifacts depend on.
-        work: called as work(run, fingerprint, advance, *arguments); it saves the artifacts.
-        arguments: for `work`.
-        steps: how many steps it will report.
+        work: what is done.
+        fingerprints: of `work.makes`.
     """
 
-    makes: tuple[Artifact, ...]
-    fingerprint: str
-    work: Callable[..., None]
-    arguments: tuple[Any, ...] = ()
-    steps: int = 1
+    work: Work
+    fingerprints: tuple[str, ...]
 
-    def done(self, run: Run) -> bool:
-        return all(run.has(artifact, self.fingerprint) for artifact in self.makes)
+    @property
+    def steps(self) -> int:
+        return self.work.steps
 
 
 def cores() -> int:
@@ -65,15 +58,16 @@ class Engine:
     """Processes that work on shards. Use `engine` to make one.
 
     Args:
-        run: where artifacts go.
+        plan: whose run's folder the artifacts go to.
         workers: processes; 0 works in this one.
         console: where progress bars go.
         cluster: address of a Ray cluster ("auto" for the one this machine is part of) that works
             instead; the run's folder must be the same on all its machines.
     """
 
-    def __init__(self, run: Run, workers: int, console: Console, cluster: str | None) -> None:
-        self._run = run
+    def __init__(self, plan: Plan, workers: int, console: Console, cluster: str | None) -> None:
+        self._plan = plan
+        self._run = plan.run
         self._cluster = cluster
         self._workers = workers
         self._console = console
@@ -83,16 +77,26 @@ class Engine:
         self._steps, self._put_steps = context.Pipe(duplex=False)
         self._steps_lock = context.Lock()
 
-    def stage(self, title: str, shards: Sequence[Shard]) -> None:
-        """Do all shards that are not done yet; a bar shows how far and how long still.
+    def run(self, steps: Iterable[Step]) -> None:
+        """Do the steps in order."""
+        for title, works in steps:
+            self.step(title, works)
+
+    def step(self, title: str, works: Sequence[Work]) -> None:
+        """Do all pieces of work that are not done yet; a bar shows how far and how long still.
 
         Raises:
-            Exception: whatever a shard raised; the other shards' results are kept.
+            Exception: whatever a piece of work raised; the others' results are kept.
         """
-        waiting = [shard for shard in shards if not shard.done(self._run)]
+        self._plan.add(works)
+        waiting = [
+            Shard(work, tuple(self._plan.fingerprint(made) for made in work.makes))
+            for work in works
+            if not self._plan.is_done(work)
+        ]
+        if reused := len(works) - len(waiting):
+            self._console.print(f"[dim]{title}: {reused} done before, reused[/dim]")
         if not waiting:
-            if shards:
-                self._console.print(f"[dim]{title}: {len(shards)} done before, reused[/dim]")
             return
         columns = (
             TextColumn("{task.description:<34}"),
@@ -121,13 +125,11 @@ class Engine:
                 self._workers,
                 self._context,
                 initializer=_start_worker,
-                initargs=(self._put_steps, self._steps_lock),
+                initargs=(self._run, self._put_steps, self._steps_lock),
             )
         # the longest first, so that no long one is left over at the end
         longest_first = sorted(shards, key=lambda shard: -shard.steps)
-        running: set[Future[None]] = {
-            self._pool.submit(_work, self._run, shard) for shard in longest_first
-        }
+        running: set[Future[None]] = {self._pool.submit(_work, shard) for shard in longest_first}
         while running:
             while self._steps.poll(0.2):
                 advance(self._steps.recv())
@@ -183,16 +185,16 @@ class Engine:
 
 @contextmanager
 def engine(
-    run: Run, workers: int, console: Console, cluster: str | None = None
+    plan: Plan, workers: int, console: Console, cluster: str | None = None
 ) -> Iterator[Engine]:
     """An Engine whose processes are gone when the block ends, however it ends."""
-    made = Engine(run, workers, console, cluster)
+    working = Engine(plan, workers, console, cluster)
     try:
-        yield made
+        yield working
     except BaseException:
-        made.close(finish=False)
+        working.close(finish=False)
         raise
-    made.close(finish=True)
+    working.close(finish=True)
 
 
 def _capped(most: int, advance: Advance) -> Advance:
@@ -209,29 +211,36 @@ def _capped(most: int, advance: Advance) -> Advance:
 
 
 _report: Advance = lambda steps: None  # noqa: E731 - replaced in each worker
+_run: Run  # set in each worker
 
 
-def _start_worker(steps: Connection, lock: Any) -> None:
-    global _report
+def _start_worker(run: Run, steps: Connection, lock: Any) -> None:
+    global _report, _run
 
     def report(count: int) -> None:
         with lock:
             steps.send(count)
 
-    _report = report
-    one_thread()
+    _report, _run = report, run
+    # libraries that are loaded later than `one_thread` looks
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def one_thread() -> None:
-    """Compute with one thread from here on: the order of sums, and so every bit, is then fixed."""
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: the order of sums, and so every bit, is then fixed."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:
@@ -242,17 +251,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(run: Run, shard: Shard) -> None:
-    _do(run, shard, _capped(shard.steps, _report))
+def _work(shard: Shard) -> None:
+    _do(_run, shard, _capped(shard.steps, _report))
 
 
 def _alone(run: Run, shard: Shard) -> None:
-    """A shard on some machine of a cluster."""
-    one_thread()
+    """A piece of work on some machine of a cluster."""
     _do(run, shard, lambda steps: None)
 
 
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
-    start = time.perf_counter()
-    shard.work(run, shard.fingerprint, advance, *shard.arguments)
-    run.note_seconds(shard.makes[0], time.perf_counter() - start)
+    """Do a piece of work and save what it makes, each artifact when it is there."""
+    start, work = time.perf_counter(), shard.work
+    for kept in work.keeps:
+        if not run.has(kept, shard.fingerprints[0]):  # left by another configuration
+            run.path(kept).unlink(missing_ok=True)
+            run.seal(kept, shard.fingerprints[0])
+    with one_thread():
+        for artifact, made_from, value in zip(
+            work.makes, shard.fingerprints, work.do(run, advance), strict=True
+        ):
+            seconds = time.perf_counter() - start if artifact == work.makes[0] else None
+            if value is None:
+                run.seal(artifact, made_from, seconds)
+            else:
+                run.save(artifact, value, made_from, seconds)

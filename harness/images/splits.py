@@ -1,0 +1,42 @@
+"""Which images of a class importance is measured on, and which it never sees."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.randomness import generator
+
+
+def split_images(
+    labels: np.ndarray, class_id: int, importance: int, heldout: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Two disjoint random parts of a class's images: `importance` and `heldout`.
+
+    Fewer images than asked for are shared out in the same proportion.
+
+    Args:
+        labels: int [images].
+        class_id: the class.
+        importance, heldout: how many images are wanted in each part.
+        seed: of the configuration.
+
+    Returns:
+        part -> image ids, int64, increasing.
+
+    Raises:
+        ValueError: the class has fewer than two images.
+    """
+    mine = np.flatnonzero(labels == class_id)
+    if len(mine) < 2:
+        raise ValueError(
+            f"class {class_id} has {len(mine)} images; importance and reversion need one each"
+        )
+    mine = generator(seed, "split of a class's images", class_id).permutation(mine)
+    if len(mine) < importance + heldout:
+        share = importance / (importance + heldout)
+        importance = int(np.clip(round(share * len(mine)), 1, len(mine) - 1))
+        heldout = len(mine) - importance
+    return {
+        "importance": np.sort(mine[:importance]),
+        "heldout": np.sort(mine[importance : importance + heldout]),
+    }

@@ -1,0 +1,152 @@
+"""The results of an ablation study as data. No torch: the analysis and the survey read them.
+
+A run has two: its reversion study and its benchmark. `RUN/<study>/about.json` says what was run and
+which of the run's artifacts the results consist of: `records` (a row an image and arm),
+`importance` (a row a neuron, class and method), `reliability` (of split halves), `sets` (the saved
+sets of neurons) and, of a benchmark, `neighbours` (of base neurons, by draw of a space method).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as ds
+
+from harness.artifacts import Artifact, ArtifactError, Run, write_text
+from harness.records import CONTROLS
+
+#: Of the records' schema; results of different versions are not compared. Version 2: reversion
+#: study and benchmark write the same records, and sets are seeded by all that they are drawn for.
+SCHEMA_VERSION = 2
+
+REVERSION, BENCH = "reversion", "bench"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one ablation study.
+
+    Attributes:
+        run: whose.
+        study: REVERSION or BENCH.
+        about: version, seed, methods (with what each linearises), ablations, splits, classes,
+            pairs, layers, arms (sizes and numbers of sets), contents.
+    """
+
+    run: Run
+    study: str
+    about: dict[str, Any]
+
+    def records(self, with_controls: bool = False, **wanted: str) -> pd.DataFrame:
+        """A row an image and arm, of those whose columns equal `wanted`; others are not read.
+
+        Args:
+            with_controls: repeat the controls (`none`, `all`, `random`) under every method, so that
+                a method's rows are complete by themselves.
+            wanted: column -> value, e.g. split="heldout".
+        """
+        rows = self._table("records", wanted)
+        if not with_controls:
+            return rows
+        shared = rows[rows["method"] == CONTROLS]
+        parts = [
+            part
+            for method in self.methods
+            for part in (rows[rows["method"] == method], shared.assign(method=method))
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else shared
+
+    def importance(self, **wanted: str) -> pd.DataFrame:
+        """A row a neuron, class and method."""
+        return self._table("importance", wanted)
+
+    def sets(self, **wanted: str) -> pd.DataFrame:
+        """A row a neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
+        return self._table("sets", wanted)
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        return self._table("reliability", {})
+
+    @cached_property
+    def neighbours(self) -> pd.DataFrame:
+        return self._table("neighbours", {})
+
+    @property
+    def folder(self) -> Path:
+        return self.run.root / self.study
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.about["methods"])
+
+    def _table(self, kind: str, wanted: Mapping[str, str]) -> pd.DataFrame:
+        listed = self.about["contents"].get(kind, [])
+        paths = [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in listed]
+        if not paths:
+            return pd.DataFrame()
+        where = None
+        for name, value in wanted.items():
+            # records hold labels as dictionaries, which compare by their text
+            test = ds.field(name).cast("string") == str(value)
+            where = test if where is None else where & test
+        try:
+            table = ds.dataset(paths, format="parquet").to_table(filter=where).to_pandas()
+        except (OSError, ValueError) as error:  # pyarrow's errors are both
+            raise ArtifactError(
+                f"{kind} of {self.folder} are missing or damaged ({error}); make them again: "
+                f"`{_remedy(self.study, self.run.root)}`"
+            ) from error
+        labels = {name: str for name in table.select_dtypes("category")}
+        return table.astype(labels)
+
+
+def _remedy(study: str, root: Path) -> str:
+    return f"conceptevo bench {root}" if study == BENCH else "conceptevo run CONFIG"
+
+
+def write_about(
+    run: Run, study: str, about: Mapping[str, Any], contents: Mapping[str, Sequence[Artifact]]
+) -> None:
+    """Declare the results complete: what was run, and the artifacts that they consist of."""
+    listed = {kind: [list(a.parts) for a in artifacts] for kind, artifacts in contents.items()}
+    text = {"version": SCHEMA_VERSION, **about, "contents": listed}
+    write_text(run.root / study / "about.json", json.dumps(text, indent=1) + "\n")
+
+
+def has_results(run: Run, study: str) -> bool:
+    """Whether a run's reversion study or benchmark is complete."""
+    return (run.root / study / "about.json").exists()
+
+
+def read_results(folder: Path, study: str = BENCH) -> Results:
+    """The results of a run's benchmark or reversion study.
+
+    Args:
+        folder: the run, or the study's folder in it.
+        study: REVERSION or BENCH.
+
+    Raises:
+        ArtifactError: there are none, or they are of another schema version.
+    """
+    root = folder.parent if (folder / "about.json").exists() else folder
+    path = root / study / "about.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        name = "benchmark" if study == BENCH else "reversion study"
+        raise ArtifactError(
+            f"{root} holds no finished {name}; run `{_remedy(study, root)}`"
+        ) from None
+    if about.get("version") != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {about.get('version')}, this program reads "
+            f"{SCHEMA_VERSION}; make it again with this version: `{_remedy(study, root)}`"
+        )
+    return Results(Run(root), study, about)

@@ -1,0 +1,311 @@
+"""Stage: choose sets of neurons, ablate them, record what happens to each image's prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness.artifacts import Artifact, Run
+from harness.config import ConfigError
+from harness.evolutions import arms
+from harness.evolutions.ablation import Images, ablate
+from harness.images.batches import batch_of, batches
+from harness.images.sets import ImageSet, open_images
+from harness.networks.execution import execution
+from harness.networks.sources import Source
+from harness.randomness import generator
+from harness.records import ARM, CONTROLS, PAIR, Pair
+from harness.registry import plugin_identity
+from harness.results import write_about
+from harness.stages.checkpoints import (
+    image_parts,
+    importance_batches,
+    open_pair,
+    output_of,
+    read_layers,
+)
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.study import AblationStudy, place, reversion_study
+
+#: Fewer images a pass than this are computed by other kernels, which differ in the last bits.
+FEWEST = 4
+
+_SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
+_RECORDS = [
+    *PAIR,
+    "ablation",
+    *ARM,
+    *("class_id", "image_id", "split", "correct_before", "correct_after"),
+    *("top5_before", "top5_after", "probability_before", "probability_after"),
+]
+_LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
+
+
+@dataclass(frozen=True)
+class ChooseSets(Work):
+    """Choose one method's sets (of CONTROLS: those that depend on no method) for one pair."""
+
+    study: AblationStudy
+    pair: Pair
+    method: str
+    kind: str
+    classes: tuple[int, ...]
+
+    @property
+    def _families(self) -> list[arms.Family]:
+        return arms.families(self.method == CONTROLS, self.kind == "benchmark")
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return (self.study.sets(self.pair, self.kind, self.method, self.classes),)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        matched_on = (name for family in self._families for name in family.matched_on)
+        methods = dict.fromkeys(["change", *matched_on])
+        blocks = [self.classes]
+        if self.method != CONTROLS:
+            methods[self.method] = None
+            if any(family.other_class for family in self._families):
+                others = (self.study.following(class_id) for class_id in self.classes)
+                blocks += [self.study.block_of(c) for c in others if c is not None]
+        return tuple(
+            self.study.scores(self.pair, method, block)
+            for method in methods
+            for block in dict.fromkeys(blocks)
+        )
+
+    @property
+    def depends(self) -> object:
+        p = self.study.arm_parameters
+        numbers = [p.steps, p.draws] if self.kind == "benchmark" else []
+        return [self.kind, self.method, self.study.config.seed, p.bins, p.layer_draws, *numbers]
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        study, pair = self.study, self.pair
+
+        @cache
+        def scores(class_id: int, method: str) -> pd.DataFrame:
+            table = run.table(study.scores(pair, method, study.block_of(class_id)))
+            return table[table["class_id"] == class_id]
+
+        tables = []
+        for class_id in self.classes:
+            changed = arms.changed_layers(scores(class_id, "change"))
+            order, other = changed, study.following(class_id)
+            theirs = None
+            if self.method != CONTROLS:
+                order = arms.by_rank(scores(class_id, self.method), changed)
+                if other is not None and any(family.other_class for family in self._families):
+                    theirs = arms.by_rank(scores(other, self.method), changed)
+            ranked = arms.Ranked(
+                study.arm_parameters,
+                order,
+                partial(scores, class_id),
+                theirs,
+                partial(_generator, study.config.seed, pair, class_id),
+            )
+            for family in self._families:
+                table = arms.to_table(family.sets(ranked), family.each_layer)
+                tables.append(table.assign(class_id=class_id))
+        table = pd.concat(tables, ignore_index=True).assign(**vars(pair), method=self.method)
+        yield table[_SETS].astype({"draw": "int16", "each_layer": bool, "channel": int})
+        advance(1)
+
+
+def _generator(
+    seed: int, pair: Pair, class_id: int, purpose: str, draw: int
+) -> np.random.Generator:
+    return generator(seed, purpose, *place(pair), class_id, draw)
+
+
+@dataclass(frozen=True)
+class RunArms(Work):
+    """Run one method's arms by one ablation on one pair; a row an image and arm."""
+
+    study: AblationStudy
+    source: Source
+    pair: Pair
+    method: str
+    kind: str
+    classes: tuple[int, ...]
+    ablation: str
+    split: str
+    batch_size: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        parts = (self.kind, self.method, self.classes, self.ablation, self.split)
+        return (self.study.records(self.pair, *parts),)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        # through the sets' scores: the checkpoints, the layers and the test images
+        return (self.study.sets(self.pair, self.kind, self.method, self.classes),)
+
+    @property
+    def depends(self) -> object:
+        names = self.study.layers_of(self.source.name)
+        revert = self.study.config.revert
+        images = [revert.importance_images] if self.split == "importance" else []
+        return [self.split, names, images, plugin_identity(self.ablation)]
+
+    @property
+    def steps(self) -> int:
+        return len(self.classes)
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        older, newer, layers = open_pair(run, self.source, self.pair)
+        config, images = self.study.config, open_images(run, "test")
+        names = self.study.layers_of(self.source.name)
+        wanted = [layer for layer in layers if names is None or layer.name in names]
+        saved = run.table(self.reads[0])
+        untouched = self.method == CONTROLS and self.kind == "reversion"
+        frames = []
+        for class_id in self.classes:
+            table = saved[saved["class_id"] == class_id]
+            alone = set(table.loc[table["each_layer"], "arm"])
+            sets = arms.from_table(table)
+            chosen = image_parts(config, images, class_id)[self.split]
+            if self.split == "importance":
+                chosen = chosen[: config.revert.importance_images]
+            shown = Images(
+                batches(images, chosen, self.source.view, self.batch_size),
+                partial(importance_batches, images, config, self.source, class_id, self.batch_size),
+                lambda ids: batch_of(images, donors(images, ids, config.seed), self.source.view),
+            )
+            rows = ablate(
+                older,
+                newer,
+                layers,
+                arms.arms_of(sets, self.method, alone, wanted, untouched),
+                shown,
+                output_of(self.source, images, class_id),
+                self.ablation,
+                self.batch_size,
+            )
+            frames.append(rows.assign(class_id=class_id))
+            advance(1)
+        table = pd.concat(frames, ignore_index=True)
+        table = table.assign(**vars(self.pair), ablation=self.ablation, split=self.split)[_RECORDS]
+        yield table.astype(dict.fromkeys(_LABELS, "category") | {"draw": "int16"})
+
+
+def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
+    """For each image one of another class, the same whatever batch it is in."""
+    chosen = []
+    for image in ids.tolist():
+        others = np.flatnonzero(images.labels != images.labels[image])
+        if not len(others):
+            raise ValueError("ablation 'resample' needs images of a second class")
+        chosen.append(generator(seed, "donor of maps", image).choice(others))
+    return np.array(chosen)
+
+
+def layer_names(study: AblationStudy, run: Run, series: str) -> list[str]:
+    """The layers in which arms are run."""
+    chosen = study.layers_of(series)
+    every = [layer.name for layer in read_layers(run, series)]
+    return every if chosen is None else list(chosen)
+
+
+def set_works(study: AblationStudy) -> list[Work]:
+    """The pieces of work that choose all sets of a study."""
+    return [
+        ChooseSets(study, pair, method, kind, block)
+        for _, pair in study.pairs
+        for block in study.blocks
+        for method in (CONTROLS, *study.methods)
+        for kind in study.arm_kinds
+    ]
+
+
+def arm_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]:
+    """The pieces of work that run all arms of a study."""
+    return [
+        RunArms(study, source, pair, method, kind, block, ablation, split, batch_sizes[source.name])
+        for source, pair in study.pairs
+        for block in study.blocks
+        for ablation in study.ablations
+        for method in (CONTROLS, *study.methods)
+        for kind in study.arm_kinds
+        for split in study.splits
+    ]
+
+
+def bytes_an_image(study: AblationStudy, run: Run) -> dict[str, float]:
+    """Series -> bytes that one image takes in a worker: kept maps of both models, their
+    replacements, and twice as much again for what a run in progress, or a graph for gradients,
+    holds."""
+    sizes = {}
+    for source, pair in study.pairs:
+        if source.name in sizes:
+            continue
+        older, newer, layers = open_pair(run, source, pair)
+        images = open_images(run, "test")
+        batch = batch_of(images, np.arange(min(FEWEST, len(images))), source.view)
+        total = 0
+        with torch.inference_mode():
+            for model in (older, newer):
+                with execution(model, layers) as running:
+                    running.start(batch)
+                    replaced = sum(running.output(layer.name).nbytes for layer in layers)
+                    total += running.kept_bytes() + replaced
+        sizes[source.name] = 3 * total / len(batch)
+    return sizes
+
+
+def batch_sizes(study: AblationStudy, run: Run) -> dict[str, int]:
+    """Series -> images a pass, such that a worker's maps fit `bench.memory`.
+
+    Raises:
+        ConfigError: not even FEWEST images fit.
+    """
+    memory, sizes = study.config.bench.memory, {}
+    for series, one in bytes_an_image(study, run).items():
+        fit = int(memory * 2**30 / one)
+        if fit < FEWEST:
+            raise ConfigError(
+                f"bench.memory = {memory:g} GiB holds {fit} images of series {series!r}; "
+                f"{FEWEST} need {FEWEST * one / 2**30:.2f} GiB"
+            )
+        sizes[series] = min(fit, study.config.revert.batch_size)
+    return sizes
+
+
+def study_steps(
+    study: AblationStudy,
+    plan: Plan,
+    sizes: dict[str, int],
+    more: Mapping[str, list[Artifact]] | None = None,
+) -> Iterator[Step]:
+    """Choose sets of scored neurons, ablate them; then say what the results consist of.
+
+    Args:
+        study: what is covered.
+        plan: to which the scores of the study have been added.
+        sizes: series -> images a pass.
+        more: kind -> further artifacts of the results.
+    """
+    folder = plan.run.root / study.name
+    (folder / "about.json").unlink(missing_ok=True)
+    yield "sets of neurons", set_works(study)
+    yield "ablation", arm_works(study, sizes)
+    layers = {source.name: layer_names(study, plan.run, source.name) for source, _ in study.pairs}
+    write_about(plan.run, study.name, study.about(layers), {**study.contents(), **(more or {})})
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    study = reversion_study(plan)
+    if not study.pairs:
+        return
+    yield from study_steps(study, plan, batch_sizes(study, plan.run))
+
+
+STAGE = Stage("revert", "Undo evolutions and record what happens to the predictions.", _steps)

@@ -1,0 +1,118 @@
+"""What every stage that runs a network needs: checkpoints, their layers, the images of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from torch import Tensor, nn
+
+from harness.artifacts import Artifact, Run
+from harness.config import Config
+from harness.images.batches import batches
+from harness.images.sets import ImageSet, open_images
+from harness.images.splits import split_images
+from harness.networks.architectures import channels_last
+from harness.networks.layers import Layer
+from harness.networks.sources import Source, TrainedSource
+from harness.randomness import generator
+from harness.records import Pair
+from harness.stages.stage import Plan
+
+#: Fields of a source that say which checkpoints there are, not what one of them is.
+_UNSEEN = {"name", "source", "training", "only", "checkpoints", "at"}
+
+
+def give_checkpoints(plan: Plan) -> None:
+    """Declare every checkpoint of the run: its weights and how it sees images."""
+    for source in plan.config.series:
+        for epoch in source.epochs():
+            reads: tuple[Artifact, ...] = ()
+            if isinstance(source, TrainedSource):
+                reads = (Artifact("weights", (source.name, epoch)),)
+            plan.give(
+                Artifact("checkpoint", (source.name, epoch)),
+                partial(_identity, source, epoch),
+                reads,
+            )
+
+
+def _identity(source: Source, epoch: int) -> list[object]:
+    return [source.identity(epoch), source.model_dump(mode="json", exclude=_UNSEEN)]
+
+
+def load(run: Run, source: Source, epoch: int) -> nn.Module:
+    """The model of one checkpoint."""
+    classes = len(open_images(run, "test").classes)
+    return channels_last(source.load(epoch, classes, run))
+
+
+def read_layers(run: Run, series: str) -> list[Layer]:
+    """The probed layers of a series, as the stage `probe` found them."""
+    table = run.table(Artifact("layers", (series,)))
+    rows = table.drop(columns=["series", "resize", "crop"]).rename(columns={"layer": "name"})
+    return [Layer(**row) for row in rows.to_dict("records")]
+
+
+Opened = tuple[nn.Module, nn.Module, list[Layer]]
+_opened: list[tuple[Run, Source, Pair, Opened]] = []  # the last one
+
+
+def open_pair(run: Run, source: Source, pair: Pair) -> Opened:
+    """The older and the newer model and their layers.
+
+    The last pair is kept, as pieces of work of one pair follow one another. It belongs to this very
+    `run` object, of which each command makes its own: weights may change between commands.
+    """
+    if _opened and _opened[0][0] is run and _opened[0][1:3] == (source, pair):
+        return _opened[0][3]
+    _opened.clear()
+    older, newer = (load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
+    models = older, newer, read_layers(run, source.name)
+    _opened.append((run, source, pair, models))
+    return models
+
+
+def output_of(source: Source, images: ImageSet, class_id: int) -> int:
+    """Where the network puts the logit of a class."""
+    return source.class_outputs.get(images.classes[class_id], class_id)
+
+
+def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np.ndarray]:
+    """The test images of a class that importance is measured on, and those it never sees."""
+    return split_images(
+        images.labels,
+        class_id,
+        config.evolve.images_per_class,
+        config.revert.heldout_images,
+        config.seed,
+    )
+
+
+def importance_batches(
+    images: ImageSet, config: Config, source: Source, class_id: int, batch_size: int
+) -> Sequence[Tensor]:
+    """The images of a class that importance is measured on."""
+    chosen = image_parts(config, images, class_id)["importance"]
+    return [batch for _, batch in batches(images, chosen, source.view, batch_size)]
+
+
+def other_batches(
+    images: ImageSet, config: Config, source: Source, class_id: int, batch_size: int
+) -> Callable[[], Sequence[Tensor]]:
+    """Random images of the other classes' importance splits, twice as many as the class has."""
+
+    def read() -> Sequence[Tensor]:
+        classes = [c for c in range(len(images.classes)) if c != class_id]
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        pool = [image_parts(config, images, c)["importance"] for c in classes if counts[c] > 1]
+        if not pool:
+            return ()
+        every = np.concatenate(pool)
+        mine = len(image_parts(config, images, class_id)["importance"])
+        rng = generator(config.seed, "images of other classes", class_id)
+        chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
+        return [batch for _, batch in batches(images, chosen, source.view, batch_size)]
+
+    return read

@@ -1,0 +1,135 @@
+"""Stage: score how much each neuron's evolution matters to each class, by every method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.artifacts import Artifact, Run
+from harness.config import Config
+from harness.evolutions.arms import ranks
+from harness.evolutions.importance import (
+    importance_method,
+    sensitivities,
+    split_half,
+    summarise,
+)
+from harness.images.sets import open_images
+from harness.networks.sources import Source
+from harness.randomness import generator
+from harness.records import PAIR, Pair
+from harness.registry import plugin_identity
+from harness.stages.checkpoints import (
+    importance_batches,
+    open_pair,
+    other_batches,
+    output_of,
+)
+from harness.stages.space import map_work
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.study import AblationStudy, place, reversion_study
+
+_SCORES = [*PAIR, "layer", "channel", "class_id", "method", "score", "stderr", "images", "rank"]
+_RELIABILITY = [*PAIR, "layer", "method", "class_id", "images", "rho", "left_out"]
+
+
+@dataclass(frozen=True)
+class ScoreEvolutions(Work):
+    """Score and rank all neurons of one pair by one method, for some classes."""
+
+    artifact: Artifact
+    source: Source
+    pair: Pair
+    method: str
+    classes: tuple[int, ...]
+    config: Config
+    batch_size: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return self.artifact, Artifact("reliability", self.artifact.parts)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        epochs = (self.pair.epoch_from, self.pair.epoch_to)
+        return (
+            *(Artifact("checkpoint", (self.source.name, epoch)) for epoch in epochs),
+            Artifact("layers", (self.source.name,)),
+            Artifact("image_index", ("test",)),
+        )
+
+    @property
+    def depends(self) -> object:
+        evolve = self.config.evolve
+        # what a small class sets aside for held-out images, importance lacks
+        images = [evolve.images_per_class, self.config.revert.heldout_images]
+        return [
+            *(self.classes, images, self.config.seed, evolve.path_steps),
+            plugin_identity(self.method),
+        ]
+
+    @property
+    def steps(self) -> int:
+        return len(self.classes)
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        older, newer, layers = open_pair(run, self.source, self.pair)
+        images, config = open_images(run, "test"), self.config
+        method, scores, reliability = importance_method(self.method), [], []
+        for class_id in self.classes:
+            purpose = (*place(self.pair), class_id, self.method)
+            values_of = sensitivities(
+                older,
+                newer,
+                layers,
+                importance_batches(images, config, self.source, class_id, self.batch_size),
+                output_of(self.source, images, class_id),
+                {self.method: method},
+                generator(config.seed, "importance", *purpose),
+                config.evolve.path_steps,
+                other_batches(images, config, self.source, class_id, self.batch_size),
+            )
+            halves = generator(config.seed, "halves of the images", *purpose)
+            frames = []
+            for (_, layer), values in values_of.items():
+                score, stderr = summarise(values, method.share)
+                columns = {"channel": np.arange(len(score)), "score": score, "stderr": stderr}
+                frames.append(pd.DataFrame(columns).assign(layer=layer, images=len(values)))
+                split = split_half(values, method.share, halves)
+                reliability.append(split.assign(layer=layer, class_id=class_id))
+            table = pd.concat(frames, ignore_index=True)
+            ties = generator(config.seed, "ties of importance", *purpose)
+            scores.append(table.assign(rank=ranks(table, ties), class_id=class_id))
+            advance(1)
+        for tables, names in ((scores, _SCORES), (reliability, _RELIABILITY)):
+            table = pd.concat(tables, ignore_index=True)
+            yield table.assign(**vars(self.pair), method=self.method)[names]
+
+
+def score_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]:
+    """The pieces of work that score all methods of a study."""
+    return [
+        ScoreEvolutions(
+            study.scores(pair, method, block),
+            source,
+            pair,
+            method,
+            block,
+            study.config,
+            min(batch_sizes.get(source.name, 2**30), study.config.evolve.batch_size),
+        )
+        for source, pair in study.pairs
+        for block in study.blocks
+        for method in study.scored
+    ]
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    # beside the scores, as they are independent, the map is drawn
+    yield "map and importance", [map_work(plan), *score_works(reversion_study(plan), {})]
+
+
+STAGE = Stage("evolve", "Score how much each neuron's evolution matters to each class.", _steps)

@@ -1,0 +1,105 @@
+"""Stage: draw the embedded images, or list the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from harness.artifacts import Artifact, Run
+from harness.config import DrawnImagesSection, FolderImagesSection
+from harness.images import drawn
+from harness.images.sets import FileImages, drawn_arrays, folder_images, image_index
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+
+#: Streams of drawings: a split's images are never another's.
+STREAMS = {"train": 0, "probe": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class DrawImages(Work):
+    """Draw one split of the embedded images."""
+
+    split: str
+    count: int
+    seed: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return Artifact("images", (self.split,)), Artifact("image_index", (self.split,))
+
+    @property
+    def depends(self) -> object:
+        return [self.split, self.count, self.seed]
+
+    @property
+    def steps(self) -> int:
+        return self.count
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        stream = len(STREAMS) * self.seed + STREAMS[self.split]
+        pieces = []
+        for start in range(0, self.count, 100):
+            pieces.append(drawn_arrays(stream, start, min(start + 100, self.count)))
+            advance(len(pieces[-1]["labels"]))
+        arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        labels = arrays.pop("labels")
+        # only the test images serve to name concepts
+        yield arrays if self.split == "test" else {"pixels": arrays["pixels"]}
+        yield pd.DataFrame(
+            {
+                "image_id": np.arange(self.count),
+                "class_id": labels,
+                "class_name": [drawn.CLASSES[label] for label in labels],
+                "path": "",
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ListImages(Work):
+    """List one split of the user's images."""
+
+    split: str
+    section: FolderImagesSection
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return (Artifact("image_index", (self.split,)),)
+
+    @cached_property
+    def _files(self) -> FileImages:
+        return folder_split(self.section, self.split)
+
+    @property
+    def depends(self) -> object:
+        """The files by size and time of change."""
+        stats = ((path, path.stat()) for path in self._files.paths)
+        return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        yield image_index(self._files)
+
+
+def folder_split(section: FolderImagesSection, split: str) -> FileImages:
+    """The files of a split; a label means the same class in every split."""
+    classes = None if split == "probe" else folder_images(section.probe).classes
+    return folder_images(getattr(section, split), classes)
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    section = plan.config.images
+    if isinstance(section, DrawnImagesSection):
+        drawings = [
+            DrawImages(split, getattr(section, split), plan.config.seed) for split in STREAMS
+        ]
+        yield "images", list[Work](drawings)
+    else:
+        splits = [split for split in STREAMS if getattr(section, split) is not None]
+        yield "images", [ListImages(split, section) for split in splits]
+
+
+STAGE = Stage("images", "Draw the embedded images, or list yours.", _steps)

@@ -1,0 +1,125 @@
+"""The run: its stages in order, and how a command does them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from harness.artifacts import Run, lock
+from harness.config import Config
+from harness.stages import ablate, evolve, images, probe, space, train
+from harness.stages.ablate import batch_sizes
+from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
+from harness.stages.engine import cores, engine
+from harness.stages.stage import Plan
+
+#: In the order in which they are done. A new stage is one file and its place here.
+STAGES = (images.STAGE, train.STAGE, probe.STAGE, space.STAGE, evolve.STAGE, ablate.STAGE)
+
+#: What a benchmark starts from.
+_BEFORE_BENCH = (images.STAGE, train.STAGE, probe.STAGE, space.STAGE)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages on which numbers may depend."""
+    packages = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
+    return {name: version(name) for name in packages}
+
+
+def write_manifest(config: Config, run: Run) -> None:
+    """What the run was made with: configuration and versions."""
+    run.write_manifest(
+        {
+            "base": vars(config.base_checkpoint()),
+            "space_methods": config.space.methods,
+            "importance_methods": config.evolve.methods,
+            "configuration": config.model_dump(
+                mode="json", serialize_as_any=True, exclude={"workers"}
+            ),
+            "python": platform.python_version(),
+            "versions": versions(),
+        }
+    )
+
+
+def run_until(
+    last: str, config: Config, out: Path, console: Console, cluster: str | None = None
+) -> Run:
+    """Do every stage up to the one named `last`; what is done is reused.
+
+    Args:
+        last: name of a stage.
+        config: of the run.
+        out: the run's folder.
+        console: where progress is shown.
+        cluster: address of a Ray cluster, or None for this machine.
+    """
+    run = Run(out)
+    plan = Plan(config, run)
+    workers = cores() if config.workers is None else config.workers
+    with lock(out), engine(plan, workers, console, cluster) as working:
+        write_manifest(config, run)
+        for stage in STAGES:
+            working.run(stage.steps(plan))
+            if stage.name == last:
+                break
+        if last == "space":  # otherwise the map is made beside the scores
+            working.run(space.MAP.steps(plan))
+    return run
+
+
+def bench(
+    run: Run,
+    console: Console,
+    methods: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    workers: int | None = None,
+    cluster: str | None = None,
+    only_plan: bool = False,
+    **more: object,
+) -> pd.DataFrame:
+    """Show the benchmark's plan by series and, unless it is only wanted, do it.
+
+    Args:
+        run: a run that has been probed.
+        console: where progress is shown.
+        methods, classes, pairs, layers, more: what to cover, see `bench_config` and `bench_study`.
+        workers: processes; as many as cores by default.
+        cluster: address of a Ray cluster, or None for this machine.
+        only_plan: stop after the plan.
+
+    Returns:
+        The plan, see `plan_table`.
+    """
+    config = bench_config(run, methods, classes, **more)
+    plan = Plan(config, run)
+    count = cores() if workers is None else workers
+    with lock(run.root), engine(plan, count, console, cluster) as working:
+        for stage in _BEFORE_BENCH:
+            working.run(stage.steps(plan))
+        study = bench_study(plan, pairs, layers)
+        sizes = batch_sizes(study, run)
+        table = plan_table(study, plan, count, sizes)
+        show_plan(table, count, console)
+        if not only_plan:
+            working.run(bench_steps(study, plan, sizes))
+    return table
+
+
+def show_plan(table: pd.DataFrame, workers: int, console: Console) -> None:
+    """Print a plan and how long it will take."""
+    minutes = float(table["scores, min"].sum() + table["arms, min"].sum())
+    count = max(workers, 1)
+    console.print(
+        f"To be done: {table['arms'].sum():,} arms and classes, about {minutes:.1f} minutes "
+        f"with {count} worker{'s' if count > 1 else ''}",
+        highlight=False,
+    )
+    console.print(table.round(2).to_string(index=False), highlight=False, markup=False)

@@ -1,0 +1,157 @@
+"""Stage: place all neurons in a semantic space by every method; lay one out as a map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from harness.artifacts import Artifact, Run
+from harness.concepts.map import project
+from harness.concepts.space import SemanticSpace
+from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
+from harness.config import Config
+from harness.images.sets import open_images
+from harness.randomness import generator
+from harness.records import NEURON
+from harness.registry import plugin_identity
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+
+NEIGHBOURS = 5  # base neurons by which two draws of a method are compared
+
+
+@dataclass(frozen=True)
+class PlaceNeurons(Work):
+    """Place all neurons by one space method."""
+
+    method: str
+    config: Config
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return Artifact("space_neurons", (self.method,)), Artifact("space", (self.method,))
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        return tuple(Artifact("stimuli", place) for place in _checkpoints(self.config))
+
+    @property
+    def depends(self) -> object:
+        parameters = self.config.space.model_dump(exclude={"methods"})
+        base = vars(self.config.base_checkpoint())
+        return [plugin_identity(self.method), base, self.config.seed, parameters]
+
+    def space(self, run: Run, *draw: int) -> SemanticSpace:
+        """The space; by another draw of the method's randomness where `draw` is given."""
+        evidence = evidence_of(run, self.config)
+        rng = generator(self.config.seed, "space", self.method, *draw)
+        return SPACES.get(self.method)(evidence, self.config.space, rng, self.method)
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        space = self.space(run)
+        yield space.neurons
+        yield space.arrays()
+
+
+@dataclass(frozen=True)
+class PlaceAgain(PlaceNeurons):
+    """Place all neurons with another draw of the method's randomness; keep who is near whom."""
+
+    draw: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return (Artifact("neighbours", (self.method, self.draw)),)
+
+    @property
+    def depends(self) -> object:
+        return [super().depends, self.draw]
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        base, space = self.config.base_checkpoint(), self.space(run, self.draw)
+        rows = np.flatnonzero(
+            (space.neurons["series"] == base.series) & (space.neurons["epoch"] == base.epoch)
+        )
+        near, _ = space.nearest(rows, rows, NEIGHBOURS)
+        names = [f"nearest_{rank}" for rank in range(1, NEIGHBOURS + 1)]
+        keys = space.neurons.iloc[rows][["layer", "channel"]].reset_index(drop=True)
+        table = pd.concat([keys, pd.DataFrame(near, columns=names)], axis=1)
+        yield table.assign(method=self.method, seed=self.draw)
+
+
+@dataclass(frozen=True)
+class MapNeurons(Work):
+    """Lay out one space in two dimensions."""
+
+    method: str
+    config: Config
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return (Artifact("map"),)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        return (Artifact("space", (self.method,)),)
+
+    @property
+    def depends(self) -> object:
+        return [vars(self.config.base_checkpoint()), self.config.seed]
+
+    @property
+    def steps(self) -> int:
+        return 20  # as many as seconds, about, so that it is begun first and the bar does not jump
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        space = SemanticSpace.load(run, self.method)
+        yield project(space, self.config.base_checkpoint(), self.config.seed)
+
+
+def _checkpoints(config: Config) -> list[tuple[str, int]]:
+    return [(source.name, epoch) for source in config.series for epoch in source.epochs()]
+
+
+def evidence_of(run: Run, config: Config) -> Evidence:
+    """What the space methods may use of a run: its probed checkpoints."""
+    base, places = config.base_checkpoint(), _checkpoints(config)
+
+    @lru_cache(maxsize=1)
+    def matrix(series: str, epoch: int) -> tuple[dict[tuple[str, int], int], np.ndarray]:
+        arrays = run.arrays(Artifact("activations", (series, epoch)))
+        keys = zip(arrays["layer"].tolist(), arrays["channel"].tolist(), strict=True)
+        return {key: column for column, key in enumerate(keys)}, arrays["activations"]
+
+    def activations(neurons: pd.DataFrame) -> np.ndarray:
+        rows = []
+        for series, epoch, layer, channel in neurons[NEURON].itertuples(index=False):
+            columns, values = matrix(series, epoch)
+            rows.append(values[:, columns[layer, channel]])
+        return np.stack(rows)
+
+    return gather_evidence(
+        base,
+        pd.concat([run.table(Artifact("stimuli", place)) for place in places], ignore_index=True),
+        run.table(Artifact("responsive", (base.series, base.epoch))),
+        len(open_images(run, "probe")),
+        activations,
+    )
+
+
+def map_work(plan: Plan) -> MapNeurons:
+    """The map of the first method's space."""
+    return MapNeurons(plan.config.space.methods[0], plan.config)
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    yield "semantic space", [PlaceNeurons(m, plan.config) for m in plan.config.space.methods]
+
+
+def _map_steps(plan: Plan) -> Iterator[Step]:
+    yield "map", [map_work(plan)]
+
+
+STAGE = Stage("space", "Place all neurons in one semantic space, by every method.", _steps)
+MAP = Stage("map", "Lay out the first method's space in two dimensions.", _map_steps)

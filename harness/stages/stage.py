@@ -1,0 +1,132 @@
+"""The contract of a stage: pieces of work that say what they read, what they make, what decides.
+
+A stage is a generator of steps; a step is a list of pieces of work that can be done at once. What a
+piece's artifacts are known by (their fingerprint) follows from its declaration: the package's
+version, the kind of work, the values it depends on, and the fingerprints of what it reads. A `Plan`
+computes each fingerprint once a command.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from harness.artifacts import Artifact, Run, fingerprint
+from harness.config import Config
+from harness.images.sets import ImageSet, open_images
+
+#: Called by a piece of work with the number of steps it has just done.
+Advance = Callable[[int], None]
+
+#: What is saved as an artifact: a table, arrays by name, or None where the work wrote the file.
+Value: TypeAlias = pd.DataFrame | dict[str, np.ndarray] | None
+
+
+class Work(ABC):
+    """One piece of work. A subclass is a frozen dataclass of plain values: it may be pickled."""
+
+    @property
+    @abstractmethod
+    def makes(self) -> tuple[Artifact, ...]:
+        """The artifacts that it leaves."""
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        """The artifacts that decide its result."""
+        return ()
+
+    @property
+    def keeps(self) -> tuple[Artifact, ...]:
+        """Files from which interrupted work resumes; removed where they belong to other results."""
+        return ()
+
+    @property
+    @abstractmethod
+    def depends(self) -> object:
+        """The plain values that decide its result: settings, identities of plug-ins."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it reports, about in proportion to its duration."""
+        return 1
+
+    @abstractmethod
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        """Compute the values of `makes`, in their order; each is saved when it is yielded."""
+
+
+class Plan:
+    """The pieces of work of a command, and the fingerprints of all that they make.
+
+    Args:
+        config: of the run.
+        run: where the artifacts are.
+    """
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.config = config
+        self.run = run
+        self._inputs: dict[Artifact, Callable[[], tuple[object, Iterable[Artifact]]]] = {}
+        self._fingerprints: dict[Artifact, str] = {}
+
+    def add(self, works: Iterable[Work]) -> list[Work]:
+        """Declare pieces of work."""
+        listed = list(works)
+        for work in listed:
+            for artifact in work.makes:
+                self._inputs[artifact] = _inputs_of(work)
+        return listed
+
+    def give(
+        self, artifact: Artifact, depends: Callable[[], object], reads: Iterable[Artifact] = ()
+    ) -> None:
+        """Declare something that no work makes (a user's checkpoint) by what identifies it."""
+        self._inputs[artifact] = lambda: (depends(), reads)
+
+    def fingerprint(self, artifact: Artifact) -> str:
+        """Of all that an artifact depends on; computed once."""
+        if artifact not in self._fingerprints:
+            depends, reads = self._inputs[artifact]()
+            self._fingerprints[artifact] = fingerprint(
+                version("conceptevo-harness"), depends, [self.fingerprint(r) for r in reads]
+            )
+        return self._fingerprints[artifact]
+
+    def is_done(self, work: Work) -> bool:
+        """Whether all that a piece of work makes is there, made from just these inputs."""
+        return all(self.run.has(made, self.fingerprint(made)) for made in work.makes)
+
+    @cached_property
+    def test_images(self) -> ImageSet:
+        """The images on which importance and ablation are measured."""
+        return open_images(self.run, "test")
+
+
+def _inputs_of(work: Work) -> Callable[[], tuple[object, Iterable[Artifact]]]:
+    return lambda: ([type(work).__name__, work.depends], work.reads)
+
+
+#: A title, and pieces of work that can be done at once.
+Step = tuple[str, list[Work]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run.
+
+    Attributes:
+        name: of its command.
+        help: what the command says it does.
+        steps: its steps, in order; a step may look at what those before it have made.
+    """
+
+    name: str
+    help: str
+    steps: Callable[[Plan], Iterator[Step]]

@@ -1,0 +1,195 @@
+"""What an ablation study covers. The reversion study and the benchmark are two of these records.
+
+Both write the same records of the same arms; the benchmark adds arms, methods and ablations to what
+the reversion study has done, and repeats none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.artifacts import Artifact
+from harness.config import Config, ConfigError
+from harness.evolutions.arms import ArmParameters, families
+from harness.evolutions.importance import importance_method
+from harness.networks.sources import Source
+from harness.records import CONTROLS, Pair
+from harness.stages.stage import Plan
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """Which sets of neurons are ablated, how, on which images.
+
+    Attributes:
+        name: "reversion" or "bench": the folder of its results.
+        config: of the run.
+        pairs: series' sources with their pairs of epochs.
+        classes: class ids, in the order that says which is another's "other class".
+        layers: series -> names of the layers in which arms are run; absent: all probed layers.
+        methods: importance methods.
+        ablations: names in ABLATIONS.
+        splits: parts of the test images.
+        benchmark: whether the benchmark's families of arms are run, too.
+    """
+
+    name: str
+    config: Config
+    pairs: tuple[tuple[Source, Pair], ...]
+    classes: tuple[int, ...]
+    layers: tuple[tuple[str, tuple[str, ...]], ...]
+    methods: tuple[str, ...]
+    ablations: tuple[str, ...]
+    splits: tuple[str, ...]
+    benchmark: bool
+
+    @property
+    def arm_parameters(self) -> ArmParameters:
+        revert, bench = self.config.revert, self.config.bench
+        return ArmParameters(revert.bins, bench.steps, revert.random_draws, bench.random_draws)
+
+    @cached_property
+    def blocks(self) -> list[tuple[int, ...]]:
+        """The classes in pieces of `evolve.classes_per_file`."""
+        size = self.config.evolve.classes_per_file
+        return [self.classes[i : i + size] for i in range(0, len(self.classes), size)]
+
+    @property
+    def arm_kinds(self) -> list[str]:
+        """The kinds of arms: those of the reversion study and, for a benchmark, its own."""
+        return ["reversion", "benchmark"] if self.benchmark else ["reversion"]
+
+    @property
+    def scored(self) -> list[str]:
+        """The methods that are scored: those asked for, and those that arms are matched on."""
+        kinds = [f for benchmark in {False, self.benchmark} for f in families(False, benchmark)]
+        matched_on = [name for family in kinds for name in family.matched_on]
+        return list(dict.fromkeys([*self.methods, "change", *matched_on]))
+
+    def layers_of(self, series: str) -> tuple[str, ...] | None:
+        return dict(self.layers).get(series)
+
+    def following(self, class_id: int) -> int | None:
+        """The class whose ranking stands for another class's; None where there is one alone."""
+        position = self.classes.index(class_id)
+        other = self.classes[(position + 1) % len(self.classes)]
+        return None if other == class_id else other
+
+    def block_of(self, class_id: int) -> tuple[int, ...]:
+        return next(block for block in self.blocks if class_id in block)
+
+    def scores(self, pair: Pair, method: str, block: tuple[int, ...]) -> Artifact:
+        return Artifact("importance", (*place(pair), safe(method), scope(block)))
+
+    def sets(self, pair: Pair, kind: str, method: str, block: tuple[int, ...]) -> Artifact:
+        # which class is "the other" depends on all classes
+        more = self.classes if kind == "benchmark" and method != CONTROLS else ()
+        return Artifact("sets", (*place(pair), safe(method), kind, scope(block, more)))
+
+    def records(
+        self, pair: Pair, kind: str, method: str, block: tuple[int, ...], ablation: str, split: str
+    ) -> Artifact:
+        more = self.classes if kind == "benchmark" and method != CONTROLS else ()
+        where = scope(block, more, self.layers_of(pair.series) or ())
+        parts = (*place(pair), safe(ablation), safe(method), kind, split, where)
+        return Artifact("records", parts)
+
+    def contents(self) -> dict[str, list[Artifact]]:
+        """The artifacts that the study's results consist of, by kind."""
+        of_methods, with_controls = self.methods, (CONTROLS, *self.methods)
+        every = [(pair, block) for _, pair in self.pairs for block in self.blocks]
+        return {
+            "importance": [self.scores(p, m, b) for p, b in every for m in of_methods],
+            "reliability": [
+                Artifact("reliability", self.scores(p, m, b).parts)
+                for p, b in every
+                for m in of_methods
+            ],
+            "sets": [
+                self.sets(p, kind, m, b)
+                for p, b in every
+                for m in with_controls
+                for kind in self.arm_kinds
+            ],
+            "records": [
+                self.records(p, kind, m, b, ablation, split)
+                for p, b in every
+                for ablation in self.ablations
+                for m in with_controls
+                for kind in self.arm_kinds
+                for split in self.splits
+            ],
+        }
+
+    def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
+        """What the results say of themselves; see `harness/results.py`.
+
+        Args:
+            layers: series -> names of the layers in which arms were run.
+        """
+        config = self.config
+        return {
+            "seed": config.seed,
+            "methods": {
+                name: {"linearises": importance_method(name).linearises} for name in self.methods
+            },
+            "ablations": list(self.ablations),
+            "splits": list(self.splits),
+            "classes": list(self.classes),
+            "pairs": [vars(pair) for _, pair in self.pairs],
+            "layers": layers,
+            "arms": vars(self.arm_parameters),
+            "images_per_class": config.evolve.images_per_class,
+            "heldout_images": config.revert.heldout_images,
+        }
+
+
+def place(pair: Pair) -> tuple[str | int, ...]:
+    """The parts that name a pair's artifacts."""
+    return pair.series, pair.epoch_from, pair.epoch_to
+
+
+def safe(name: str) -> str:
+    """A plug-in's name as part of a file's: a colon is not taken by every file system."""
+    return name.replace(":", ".")
+
+
+def scope(block: Sequence[int], *more: Sequence[object]) -> str:
+    """A name for a block of classes, with a hash of what else a file is restricted to."""
+    contiguous = list(block) == list(range(block[0], block[-1] + 1))
+    name = f"{block[0]:04d}-{block[-1]:04d}"
+    if contiguous and not any(more):
+        return name
+    return f"{name}.{hashlib.sha256(json.dumps([block, more]).encode()).hexdigest()[:8]}"
+
+
+def chosen_classes(plan: Plan) -> tuple[int, ...]:
+    """The ids of the configured classes. Raises ConfigError for a name that is not there."""
+    images, wanted = plan.test_images, plan.config.evolve.classes
+    if wanted is None:
+        return tuple(range(len(images.classes)))
+    if unknown := sorted(set(wanted) - set(images.classes)):
+        raise ConfigError(
+            f"classes: no class {', '.join(unknown)}; there are {', '.join(images.classes)}"
+        )
+    return tuple(images.classes.index(name) for name in wanted)
+
+
+def reversion_study(plan: Plan) -> AblationStudy:
+    """The configured reversion study."""
+    config = plan.config
+    return AblationStudy(
+        name="reversion",
+        config=config,
+        pairs=tuple((source, pair) for source in config.series for pair in config.pairs(source)),
+        classes=chosen_classes(plan),
+        layers=(),
+        methods=config.evolve.methods,
+        ablations=("revert",),
+        splits=("heldout", "importance"),
+        benchmark=False,
+    )

@@ -1,0 +1,90 @@
+"""Stage: train the series that are to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.artifacts import Artifact, Run
+from harness.config import ConfigError, FolderImagesSection
+from harness.images.batches import batches
+from harness.images.sets import open_images
+from harness.networks.sources import Source, TrainedSource
+from harness.networks.training import train
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+
+
+@dataclass(frozen=True)
+class TrainSeries(Work):
+    """Train one network, or go on with its interrupted training."""
+
+    source: TrainedSource
+    batches_an_epoch: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        name, epochs = self.source.name, self.source.epochs()
+        weights = (Artifact("weights", (name, epoch)) for epoch in epochs)
+        return (*weights, Artifact("training_log", (name,)))
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        return Artifact("image_index", ("train",)), Artifact("image_index", ("test",))
+
+    @property
+    def keeps(self) -> tuple[Artifact, ...]:
+        return (Artifact("training_state", (self.source.name,)),)
+
+    @property
+    def depends(self) -> object:
+        return self.source.identity(-1)
+
+    @property
+    def steps(self) -> int:
+        return self.source.training.epochs * self.batches_an_epoch
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        source = self.source
+        train_set, test_set = (_tensors(run, split, source) for split in ("train", "test"))
+        log = train(
+            source.architecture,
+            train_set,
+            test_set,
+            len(open_images(run, "test").classes),
+            source.training,
+            source.seed,
+            lambda epoch: run.path(Artifact("weights", (source.name, epoch))),
+            run.path(Artifact("training_state", (source.name,))),
+            lambda: advance(1),
+        )
+        for _ in source.epochs():
+            yield None  # `train` has written the weights
+        log.insert(0, "series", source.name)
+        yield log
+
+
+def _tensors(run: Run, split: str, source: Source) -> tuple[Tensor, Tensor]:
+    images = open_images(run, split)
+    every = np.arange(len(images))
+    pieces = [batch for _, batch in batches(images, every, source.view, 256)]
+    return torch.cat(pieces), torch.tensor(images.labels)
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    config, works = plan.config, []
+    for source in config.series:
+        if not isinstance(source, TrainedSource):
+            continue
+        if isinstance(config.images, FolderImagesSection) and config.images.train is None:
+            raise ConfigError(f"series {source.name!r} is to be trained: images.train is missing")
+        count = source.training.images or getattr(config.images, "train", 0)
+        batches_an_epoch = count // source.training.batch_size if isinstance(count, int) else 1
+        works.append(TrainSeries(source, batches_an_epoch))
+    yield "training", list[Work](works)
+
+
+STAGE = Stage("train", "Make the images ready and train the series that are to be trained.", _steps)

@@ -1,0 +1,153 @@
+"""The contract of a stage: fingerprints follow from what is declared, and are computed once."""
+
+import copy
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts import Artifact, Run
+from harness.config import parse_config
+from harness.stages.evolve import score_works
+from harness.stages.images import ListImages
+from harness.stages.run import STAGES
+from harness.stages.stage import Plan, Work
+from harness.stages.study import AblationStudy, scope
+
+CONFIGS = Path(__file__).parent.parent / "harness" / "configs"
+
+
+@dataclass(frozen=True)
+class Sum(Work):
+    """A number that depends on another artifact and on a setting."""
+
+    name: str
+    setting: int
+    inputs: tuple[Artifact, ...] = ()
+    asked: list = None
+
+    @property
+    def makes(self):
+        return (Artifact("images", (self.name,)),)
+
+    @property
+    def reads(self):
+        return self.inputs
+
+    @property
+    def depends(self):
+        self.asked.append(self.name)
+        return self.setting
+
+    def do(self, run, advance):
+        yield {"values": [self.setting]}
+
+
+def chain(run, first=1, second=2):
+    asked = []
+    a = Sum("a", first, (), asked)
+    b = Sum("b", second, a.makes, asked)
+    c = Sum("c", 3, b.makes, asked)
+    plan = Plan(None, run)
+    plan.add([a, b, c])
+    return plan, (a, b, c), asked
+
+
+def prints(plan, works):
+    return [plan.fingerprint(work.makes[0]) for work in works]
+
+
+def test_a_fingerprint_follows_from_settings_and_inputs(tmp_path):
+    run = Run(tmp_path)
+    plan, works, asked = chain(run)
+    base = prints(plan, works)
+    prints(plan, works)
+    assert sorted(asked) == ["a", "b", "c"]  # each once a command
+    assert prints(*chain(run)[:2]) == base
+    assert [x == y for x, y in zip(prints(*chain(run, second=9)[:2]), base, strict=True)] == [
+        True,
+        False,
+        False,
+    ]
+    assert not set(prints(*chain(run, first=9)[:2])) & set(base)
+
+
+def test_what_is_given_counts_as_well(tmp_path):
+    plan = Plan(None, Run(tmp_path))
+    given, made = Artifact("checkpoint", ("net", 1)), Sum("a", 1, (), [])
+    plan.give(given, lambda: "weights", made.makes)
+    plan.add([made])
+    other = Plan(None, Run(tmp_path))
+    other.give(given, lambda: "other weights", made.makes)
+    other.add([made])
+    assert plan.fingerprint(given) != other.fingerprint(given)
+    with pytest.raises(KeyError):
+        plan.fingerprint(Artifact("checkpoint", ("net", 2)))
+
+
+def test_every_stage_has_a_name_and_says_what_it_does():
+    names = [stage.name for stage in STAGES]
+    assert len(set(names)) == len(names) and all(stage.help.endswith(".") for stage in STAGES)
+
+
+def study(**changes):
+    values = copy.deepcopy(tomllib.loads((CONFIGS / "demo.toml").read_text()))
+    config = parse_config(values)
+    pairs = tuple((s, pair) for s in config.series for pair in config.pairs(s))
+    fields = {
+        "name": "reversion",
+        "config": config,
+        "pairs": pairs,
+        "classes": tuple(range(12)),
+        "layers": (),
+        "methods": ("sign_t", "change"),
+        "ablations": ("revert",),
+        "splits": ("heldout",),
+        "benchmark": False,
+    }
+    return AblationStudy(**{**fields, **changes})
+
+
+def test_a_benchmark_contains_the_pieces_of_the_reversion_study():
+    small = study().contents()
+    large = study(benchmark=True, methods=("sign_t", "change", "tcav")).contents()
+    for kind in ("importance", "sets", "records"):
+        assert set(small[kind]) < set(large[kind])
+        assert len(set(large[kind])) == len(large[kind])
+
+
+def test_other_classes_or_layers_leave_other_files():
+    every = {a for some in study().contents().values() for a in some}
+    few = {a for some in study(classes=(3, 5)).contents().values() for a in some}
+    assert not every & few
+    layers = tuple((source.name, ("features.2",)) for source, _ in study().pairs)
+    records = set(study(layers=layers).contents()["records"])
+    assert not records & set(study().contents()["records"])
+    assert scope((0, 1, 2)) == "0000-0002" and scope((0, 2)).startswith("0000-0002.")
+
+
+def test_one_file_holds_a_block_of_classes():
+    works = score_works(study(classes=tuple(range(30))), {})
+    blocks = {work.classes for work in works}
+    assert blocks == {tuple(range(12)), tuple(range(12, 24)), tuple(range(24, 30))}
+
+
+def test_a_users_images_are_listed_once_a_command(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for split in ("probe", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "a" / "1.png")
+    config = parse_config(
+        {
+            "images": {"source": "folder", "probe": tmp_path / "probe", "test": tmp_path / "test"},
+            "series": [{"name": "vgg"}],
+        }
+    )
+    work, plan = ListImages("test", config.images), Plan(config, Run(tmp_path / "run"))
+    plan.add([work])
+    before, depends = plan.fingerprint(work.makes[0]), work.depends
+    Image.new("RGB", (9, 9)).save(tmp_path / "test" / "a" / "1.png")
+    assert plan.fingerprint(work.makes[0]) == before
+    assert ListImages("test", config.images).depends != depends  # by the next command
