@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 from typer.core import TyperGroup
 
@@ -52,9 +56,20 @@ class Bench(Rooms):
     rooms: ClassVar = {"compare": "analysis.commands:compare"}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.rooms, "run", "--help"):
+        if args and not self._names_a_command(args):
             args.insert(0, "run")
         return super().parse_args(ctx, args)
+
+    def _names_a_command(self, args: list[str]) -> bool:
+        """A run's folder may be called as a command is: `bench run`, `bench compare --plan`."""
+        names = [word for word in args[1:] if not word.startswith("-")]
+        match args[0]:
+            case "run":
+                return bool(names) and not (Path("run").is_dir() and not Path(names[0]).is_dir())
+            case "compare":
+                return len(names) > 1 or not Path("compare").is_dir()
+            case first:
+                return first == "--help"
 
 
 class Study(Rooms):
@@ -138,6 +153,7 @@ def _stage_command(stage: str, text: str) -> None:
         )
 
 
+_stage_command("check", "See whether every checkpoint can be used, and what will be studied.")
 _stage_command("train", "Make the images ready and train the series that are to be trained.")
 _stage_command("probe", "Record stimuli, peaks and activations of every checkpoint.")
 _stage_command("space", "Place all neurons in one semantic space, by every method.")
@@ -209,6 +225,17 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _names(text: str, known: Sequence[str]) -> list[str]:
+    """Names separated by commas, some of which may themselves hold commas: the longest first."""
+    rest, names = text.strip(), []
+    while rest:
+        fitting = [n for n in known if rest == n or re.match(re.escape(n) + r"\s*,", rest)]
+        name = max(fitting, key=len, default=rest.partition(",")[0].strip())
+        names.append(name)
+        rest = rest[len(name) :].lstrip().removeprefix(",").strip()
+    return [name for name in names if name]
+
+
 @_bench.command("run")
 def bench(
     run: Annotated[Path, typer.Argument(help="folder of a finished run")],
@@ -231,11 +258,12 @@ def bench(
     """Rank importance methods by what undoing the evolutions they find does to predictions."""
     if not leaderboard:
         from harness.artifacts import Run
+        from harness.images.sets import open_images
         from harness.stages.run import bench as run_bench
 
         named = {
             "methods": _list(methods),
-            "classes": _list(classes),
+            "classes": _names(classes, open_images(Run(run), "test").classes) if classes else [],
             "pairs": _list(pairs),
             "layers": _list(layers),
         }
@@ -271,11 +299,54 @@ def init(
     console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
 
 
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="checkpoint that safe loading refuses")],
+    out: Annotated[
+        Path | None, typer.Option(help="file to write [default: FILE-weights.pt]")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="run the code that the file may hold")
+    ] = False,
+) -> None:
+    """Write the weights of a checkpoint that holds other things besides; code in it is run."""
+    from harness.networks.checkpoint_files import convert as write_weights
+
+    target = out or file.with_name(f"{file.stem}-weights.pt")
+    if not trust:
+        raise ValueError(
+            f"{file}: to read it, the Python code that it may hold must be run (pickle). If you "
+            f"trust whoever made it, say --trust; its weights alone are then written to {target}"
+        )
+    if target.exists():
+        raise ValueError(f"{target} exists; name another file with --out")
+    console.print(f"loading {file} with pickle: code in it is run now", highlight=False)
+    keys, tensors = write_weights(file, target)
+    listed = ", ".join(key or "(the file itself)" for key in keys)
+    console.print(f"wrote {target}: {tensors} tensors of {listed}", highlight=False, markup=False)
+
+
+@app.callback()
+def front(
+    debug: Annotated[bool, typer.Option("--debug", help="show where an error was raised")] = False,
+) -> None:
+    """Which concepts neurons learn, how they evolve in training, and whether they matter."""
+    global _debug
+    _debug = debug
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+
+
+_debug = False
+
+
 def main() -> None:
     """Entry point: a user's mistake is one clear message, not a traceback."""
     try:
         app()
     except ValueError as error:
+        if _debug:
+            raise
         text = f"[bold red]error:[/] {escape(str(error))}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(2)

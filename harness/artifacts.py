@@ -85,6 +85,19 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, remembered by path, size and time of change."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if key not in _hashes:
+        with path.open("rb") as file:
+            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashes[key]
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One file of a run: its kind (a key of LAYOUT) and what distinguishes it from its siblings."""
@@ -103,6 +116,7 @@ LAYOUT = {
     "weights": "training/{0}/epoch-{1:04d}.pt",  # series, epoch
     "training_state": "training/{0}/state.pt",  # series: what interrupted training resumes from
     "training_log": "training/{0}/log.parquet",  # series
+    "check": "probe/{0}/check-{1:04d}.parquet",  # series, epoch
     "layers": "probe/{0}/layers.parquet",  # series
     "stimuli": "probe/{0}/stimuli-{1:04d}.parquet",  # series, epoch
     "responsive": "probe/{0}/responsive-{1:04d}.parquet",  # series, epoch

@@ -12,6 +12,7 @@ from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters, importance_method
+from harness.images.sets import UserPath
 from harness.networks.sources import Source, parse_source
 from harness.records import Checkpoint, Pair
 
@@ -45,10 +46,10 @@ class FolderImagesSection(_Section):
     """
 
     source: Literal["folder"]
-    probe: Path
-    test: Path
-    train: Path | None = None
-    attributes: Path | None = None
+    probe: UserPath
+    test: UserPath
+    train: UserPath | None = None
+    attributes: UserPath | None = None
 
 
 class BaseSection(_Section):

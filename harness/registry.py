@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
+import os
+import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -54,21 +59,114 @@ class Registry(Generic[T]):
 
 
 def import_attribute(path: str, kind: str):
-    """Import ``package.module:attribute``; `kind` names the thing in the error."""
+    """Import ``package.module:attribute``; `kind` names the thing in the error.
+
+    The working folder is searched last, so that what is there hides nothing that is installed.
+    """
     module, _, attribute = path.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{kind} {path!r} cannot be imported: {error}") from error
+    except AttributeError:
+        raise ValueError(f"{kind} {path!r}: module {module} has no {attribute!r}") from None
+    except Exception as error:  # the user's module runs while it is imported
+        hint = (
+            ""
+            if importlib.util.find_spec(module.partition(".")[0])
+            else (f"; it is looked for among the installed packages, on PYTHONPATH and in {here}")
+        )
+        raise ValueError(f"{kind} {path!r} cannot be imported: {_summary(error)}{hint}") from error
+
+
+def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function of the user's; what goes wrong in it is one message that says where.
+
+    Args:
+        what: the call, as the message names it.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise UserCodeError(f"{what} failed: {_summary(error)}{_place(error)}") from error
+
+
+class UserCodeError(ValueError):
+    """Code of the user's raised an error; `--debug` shows all of it."""
+
+
+def _summary(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own files the error was raised."""
+    ours = Path(__file__).parent.parent
+    installed = tuple(map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(place) for place in (ours, *installed))
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def plugin_identity(name: str) -> str:
-    """What a plugin is for a fingerprint: its name and, of the user's own, its module's text, so
-    that results of changed code are not taken for those of the new."""
+    """What a plug-in is for a fingerprint: its name and, of a user's own, the source of its module
+    and of all modules of the same package (or folder) that this imports."""
     module, colon, _ = name.partition(":")
     if not colon:
         return name
-    found = importlib.util.find_spec(module)
-    path = None if found is None else found.origin
-    text = Path(path).read_bytes() if path and Path(path).is_file() else b""
-    return f"{name} {hashlib.sha256(text).hexdigest()}"
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    digest = hashlib.sha256()
+    for source in sorted(_sources(module)):
+        digest.update(source.read_bytes())
+    return f"{name} {digest.hexdigest()}"
+
+
+def _sources(module: str) -> set[Path]:
+    """The source files of a module and of what it imports from its own package or folder."""
+    waiting, sources = [module], dict[str, Path]()
+    while waiting:
+        name = waiting.pop()
+        spec = _spec(name)
+        if name in sources or spec is None or not spec.origin or not spec.origin.endswith(".py"):
+            continue
+        path = Path(spec.origin)
+        if sources and not _belong_together(path, sources[module], name, module):
+            continue
+        sources[name] = path
+        package = name if spec.submodule_search_locations else name.rpartition(".")[0]
+        waiting += _imports(path, package)
+    return set(sources.values())
+
+
+def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
+    return name.partition(".")[0] == module.partition(".")[0] or path.parent == first.parent
+
+
+def _spec(name: str):
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def _imports(path: Path, package: str) -> Iterator[str]:
+    """The names of modules that a source file may import; those that are none are passed over."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names if base)

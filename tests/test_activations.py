@@ -58,7 +58,7 @@ def test_default_layers_are_block_non_linearities():
 
 def test_layouts():
     tokens = find_layers(Tokens(), View(16, 16))[0]
-    assert (tokens.channels, tokens.height, tokens.width, tokens.channels_last) == (5, 16, 1, True)
+    assert (tokens.channels, tokens.height, tokens.width, tokens.channels_last) == (5, 4, 4, True)
     convnext = find_layers(build("small_convnext", 5, 0), View(64, 64))
     assert [layer.channels_last for layer in convnext] == [False, True, True, True]
     for last in (False, True):

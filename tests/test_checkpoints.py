@@ -91,7 +91,7 @@ class Evil:
 
 def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, network, capsys):
     torch.save({"model": network.state_dict(), "extra": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"more than weights.*could run code"):
+    with pytest.raises(CheckpointError, match=r"class print .*could run code.*convert .* --trust"):
         load_weights(network, tmp_path / "w.pth")
     (tmp_path / "p.pth").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(CheckpointError):
@@ -105,7 +105,7 @@ def test_a_truncated_checkpoint_says_so(tmp_path, network, keep):
     torch.save(network.state_dict(), path)
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"damaged|is empty \(0 bytes\)"):
         load_weights(network, path)
 
 

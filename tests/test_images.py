@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from harness.images.sets import (
     drawn_arrays,
     folder_images,
     image_index,
+    left_out,
     open_images,
 )
 
@@ -116,3 +119,86 @@ def test_patches_come_strongest_first_and_a_grid_leaves_gaps_white():
     sheet = np.asarray(grid(crops, 3, 10, gap=2))
     assert sheet.shape == (10, 34, 3)
     assert sheet[5, 5, 0] == 200 and sheet[5, 17, 0] == 0 and sheet[5, 30, 0] == 255
+
+
+def write(folder, name, image, **more):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **more)
+    return path
+
+
+RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(RAMP.astype(np.uint16) * 257),
+        Image.fromarray(RAMP.astype(np.int32) * 257),
+        Image.fromarray((RAMP / 255).astype(np.float32)),
+        Image.fromarray(RAMP).convert("P"),
+        Image.fromarray(RAMP).convert("LA"),
+        Image.fromarray(RAMP).convert("RGBA"),
+        Image.fromarray(RAMP).convert("RGB"),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_every_depth_and_mode_gives_the_same_pixels(image):
+    seen = View(8, 8).apply(image)
+    assert np.array_equal(seen, np.repeat(RAMP[:, :, None], 3, axis=2))
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path):
+    for values in (RAMP.astype(np.float32), RAMP.astype(np.int32) * 2**20, -RAMP.astype(np.int32)):
+        write(tmp_path, "a/1.tif", Image.fromarray(values))
+        with pytest.raises(ValueError, match=r"1.tif cannot be read .its pixels .*convert it"):
+            folder_images(tmp_path).pixels(0, View(8, 8))
+
+
+def test_transparency_is_shown_on_white_and_images_stand_upright(tmp_path):
+    clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    assert (View(8, 8).apply(clear) == 255).all()
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    assert abs(int(View(8, 8).apply(half)[0, 0, 0]) - 127) <= 1
+    lying = Image.new("RGB", (8, 8))
+    lying.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    path = write(tmp_path, "a/1.png", lying, exif=exif)
+    with Image.open(path) as image:
+        assert View(8, 8).apply(image)[0, 7].tolist() == [255, 255, 255]
+
+
+def test_all_kinds_of_files_are_read_and_what_is_left_out_is_counted(tmp_path):
+    names = ["1.png", "2.TIF", "3.tiff", "4.pgm", "5.gif", "6.jfif", "sub/7.png", ".hidden.png"]
+    for name in names:
+        form = {".jfif": "JPEG", ".pgm": "PPM"}.get(Path(name).suffix)
+        write(tmp_path / "data" / "a", name, Image.fromarray(RAMP), format=form)
+    write(tmp_path / "data" / ".ipynb_checkpoints", "1.png", Image.fromarray(RAMP))
+    write(tmp_path / "elsewhere", "8.png", Image.fromarray(RAMP))
+    (tmp_path / "data" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "a" / "gone.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "data" / "a" / "notes.txt").write_text("x")
+    (tmp_path / "data" / "Thumbs.db").write_text("x")
+    images = folder_images(tmp_path / "data")
+    assert images.classes == ("a",) and len(images) == 8
+    assert all(images.pixels(index, View(8, 8)).shape == (8, 8, 3) for index in range(8))
+    assert left_out(tmp_path / "data") == {
+        "hidden folder": 1,
+        "hidden file": 1,
+        "broken link": 1,
+        "file outside the class folders": 1,
+        ".txt": 1,
+    }
+
+
+def test_classes_that_one_split_lacks_are_refused_either_way(tmp_path):
+    for split, names in (("probe", "ab"), ("test", "abc")):
+        for name in names:
+            write(tmp_path / split / name, "1.png", Image.fromarray(RAMP))
+    with pytest.raises(ValueError, match=r"has the class folders c, which the probe images lack"):
+        folder_images(tmp_path / "test", ("a", "b"))
+    with pytest.raises(ValueError, match=r"lacks the class folders c"):
+        folder_images(tmp_path / "probe", ("a", "b", "c"))

@@ -139,7 +139,7 @@ def empty_class(root):
 def single_image(root):
     for path in sorted((root / "test" / "fish").iterdir())[1:]:
         path.unlink()
-    return CONFIG, "class 1 has 1 images; importance and reversion need one each"
+    return CONFIG, "importance and ablation need two images of a class; fish have fewer"
 
 
 def cut_checkpoint(root):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse.linalg  # noqa: F401 - makes `sparse.linalg` available
 from scipy import sparse
+
+#: Errors of summation relative to the sizes of the summands, generously.
+ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 def mean_over_stimuli(incidence: sparse.csr_array) -> sparse.csr_array:
@@ -46,7 +50,10 @@ def solve_image_vectors(
     gradient = transposed @ residual
     direction = gradient.copy()
     size = (gradient**2).sum(axis=0)
-    goal = tolerance**2 * size
+    # What is left of a dimension that no image can explain is rounding, at most this large; to
+    # shrink that further would be to fit noise.
+    length = np.linalg.norm(neuron_vectors, axis=0) * sparse.linalg.norm(means)
+    goal = np.maximum(tolerance**2 * size, (ROUNDING * length) ** 2)
     for _ in range(max_steps or 10 * means.shape[0] + 100):
         if (size <= goal).all():
             return solution

@@ -139,12 +139,16 @@ def _stimuli(
     activations: np.ndarray,
     positions: np.ndarray,
 ) -> pd.DataFrame:
-    heights, widths = (
+    heights, widths, extras = (
         np.repeat([getattr(layer, side) for layer in layers], [layer.channels for layer in layers])
-        for side in ("height", "width")
+        for side in ("height", "width", "extra")
     )
     neuron, rank = np.nonzero((activations > 0) & ~dead[:, None])
-    row, column = np.divmod(positions[neuron, rank], widths[neuron])
+    position = positions[neuron, rank] - extras[neuron]
+    row, column = np.divmod(position, widths[neuron])
+    placeless = position < 0  # a class token's: the centre stands for the whole image
+    row = np.where(placeless, (heights[neuron] - 1) / 2, row)
+    column = np.where(placeless, (widths[neuron] - 1) / 2, column)
     return pd.DataFrame(
         {
             "layer": neurons["layer"].to_numpy()[neuron],

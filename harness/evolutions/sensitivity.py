@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.networks.execution import Execution
 from harness.networks.layers import Layer
+from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
 
 CONCEPT_DRAWS = 5
@@ -299,7 +300,7 @@ def maps_and_gradients(
             model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
         ) as record,
     ):
-        logits = model(batch)
+        logits = logits_of(model, model(batch))
         maps = [record.kept[layer.name] for layer in layers]
         gradients = torch.autograd.grad(
             logits[:, output].sum(), maps, allow_unused=True, materialize_grads=True

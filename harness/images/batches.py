@@ -7,20 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from harness.images.sets import ImageSet, View
 
 
 def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View) -> Tensor:
-    """Images as float32 [batch, 3, crop, crop], normalised, channels-last in memory.
+    """Images as float32 [batch, channels, crop, crop], normalised, in the view's memory format.
 
-    (Channels-last makes convolutions on a CPU 1.5 to 1.9 times faster.)
+    A network for greyscale images gets the luminance (ITU-R 601-2), as Pillow's mode L.
+    Channels-last makes convolutions on a CPU 1.5 to 1.9 times faster.
     """
     pixels = np.stack([images.pixels(int(index), view) for index in image_ids])
+    if view.channels == 1:
+        pixels = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in pixels])[..., None]
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 255
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (view.mean, view.std))
-    return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (view.mean, view.std))
+    layout = torch.channels_last if view.channels_last else torch.contiguous_format
+    return ((batch - mean) / std).contiguous(memory_format=layout)
 
 
 def batches(

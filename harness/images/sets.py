@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import AfterValidator
 
 from harness.artifacts import Artifact, Run
 from harness.images import drawn
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
+#: Of the files that are read as images; those of torchvision's ImageFolder, and some more.
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
+    *(".tif", ".tiff", ".gif"),
+}
+
+#: Transparent pixels are shown on this colour.
+BACKGROUND = (255, 255, 255)
+
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expandvars(path)).expanduser())]
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,16 @@ class View:
 
     Attributes:
         resize, crop: pixels.
-        mean, std: of each colour channel, by which pixels in [0, 1] are normalised.
+        mean, std: of each colour channel, by which pixels in [0, 1] are normalised; one number
+            for a network that takes greyscale images.
+        channels_last: memory format of batches; False for networks whose code needs the other.
     """
 
     resize: int
     crop: int
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    channels_last: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= self.resize:
@@ -38,9 +53,18 @@ class View:
                 f"resize={self.resize}"
             )
 
+    @property
+    def channels(self) -> int:
+        """Of the network's input: 3 or 1."""
+        return len(self.mean)
+
     def apply(self, image: Image.Image) -> np.ndarray:
-        """The image as uint8 [crop, crop, 3]."""
-        image = image.convert("RGB")
+        """The image as uint8 [crop, crop, 3], upright, in 8 bits, on BACKGROUND.
+
+        Raises:
+            ValueError: pixels whose range cannot be told.
+        """
+        image = as_rgb(ImageOps.exif_transpose(image))
         width, height = image.size
         if min(width, height) != self.resize:
             scale = self.resize / min(width, height)
@@ -48,6 +72,35 @@ class View:
             image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in 8-bit RGB.
+
+    Greyscale of 16 bits is scaled by its full range (65535), numbers in [0, 1] by 255; transparent
+    pixels are composited on BACKGROUND.
+
+    Raises:
+        ValueError: other ranges of integers or floating point numbers.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        lowest, highest = float(values.min()), float(values.max())
+        if image.mode == "F" and lowest >= 0 and highest <= 1:
+            values = values * 255
+        elif image.mode != "F" and lowest >= 0 and highest <= 65535:
+            values = values / 257
+        else:
+            raise ValueError(
+                f"its pixels (mode {image.mode}) lie from {lowest:g} to {highest:g}; integers in "
+                f"[0, 65535] and floating point numbers in [0, 1] can be read: convert it"
+            )
+        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
 
 
 class ImageSet(Protocol):
@@ -104,7 +157,7 @@ class FileImages:
         try:
             with Image.open(self.paths[index]) as image:
                 return view.apply(image)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise ValueError(
                 f"image {self.paths[index]} cannot be read ({error}); replace or remove the file"
             ) from error
@@ -113,25 +166,35 @@ class FileImages:
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
     """A folder with one sub-folder of image files a class, as torchvision's ImageFolder.
 
+    Links to files and folders are followed. Hidden folders and files (whose names begin with a dot)
+    are left out; `left_out` counts them.
+
     Args:
         root: the folder.
         classes: the expected class names in label order; all sub-folders, sorted, by default.
 
     Raises:
-        ValueError: no such folder, no classes, a missing or an empty class folder.
+        ValueError: no such folder, no classes, class folders that are missing, empty, or not among
+            the expected ones.
     """
     if not root.is_dir():
         raise ValueError(f"image folder {root} does not exist")
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    names = tuple(classes) if classes is not None else tuple(found)
+    present = sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
+    names = tuple(classes) if classes is not None else tuple(present)
     if not names:
         raise ValueError(f"image folder {root} has no class folders (one sub-folder a class)")
-    if missing := sorted(set(names) - set(found)):
+    if missing := sorted(set(names) - set(present)):
         raise ValueError(f"image folder {root} lacks the class folders {', '.join(missing)}")
+    if more := sorted(set(present) - set(names)):
+        raise ValueError(
+            f"image folder {root} has the class folders {', '.join(more)}, which the probe images "
+            f"lack; a class's place among the folders is its output of the network, so all splits "
+            f"must have the same ones: add them there, or remove them here"
+        )
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        files = sorted(f for f in (root / name).rglob("*") if f.suffix.lower() in SUFFIXES)
+        files = [path for path in walk(root / name) if path.suffix.lower() in SUFFIXES]
         if not files:
             raise ValueError(
                 f"class folder {root / name} holds no image; allowed: {', '.join(sorted(SUFFIXES))}"
@@ -139,6 +202,40 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
         paths += files
         labels += [label] * len(files)
     return FileImages(tuple(paths), np.array(labels, dtype=np.int64), names)
+
+
+def walk(folder: Path) -> list[Path]:
+    """The files below a folder, sorted, hidden ones left out; links are followed, each once."""
+    files: list[Path] = []
+    visited: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.exists())
+
+
+def left_out(root: Path) -> Counter[str]:
+    """What below an image folder is not used: how many files by suffix, hidden and broken ones."""
+    counts: Counter[str] = Counter()
+    for place, folders, names in os.walk(root, followlinks=False):
+        hidden = [name for name in folders if name.startswith(".")]
+        counts["hidden folder"] += len(hidden)
+        folders[:] = [name for name in folders if name not in hidden]
+        for name in names:
+            path = Path(place, name)
+            if name.startswith("."):
+                counts["hidden file"] += 1
+            elif not path.exists():
+                counts["broken link"] += 1
+            elif Path(place) == root:
+                counts["file outside the class folders"] += 1
+            elif path.suffix.lower() not in SUFFIXES:
+                counts[f"{path.suffix.lower() or 'no suffix'}"] += 1
+    return +counts
 
 
 def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -9,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.vision import torchvision_models
-from harness.registry import Registry
+from harness.registry import Registry, call_users
+
+logger = logging.getLogger(__name__)
 
 #: name -> function(num_classes) -> module with random weights
 ARCHITECTURES: Registry[Callable[[int], nn.Module]] = Registry("architecture")
@@ -30,7 +35,9 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
         if seed is not None:
             torch.manual_seed(seed)
         if name in ARCHITECTURES or ":" in name:
-            return ARCHITECTURES.get(name)(num_classes)
+            make = ARCHITECTURES.get(name)
+            arguments = (num_classes,) if _takes_an_argument(make) else ()
+            return call_users(f"architecture {name!r}", make, *arguments)
         models = torchvision_models()
         if name not in models.list_models():
             raise ValueError(
@@ -39,6 +46,28 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
             )
         extra = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
         return models.get_model(name, weights=None, num_classes=num_classes, **extra)
+
+
+def _takes_an_argument(make: Callable[..., nn.Module]) -> bool:
+    """Whether a network is made for a number of classes; `class Net: def __init__(self)` is not."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind != p.KEYWORD_ONLY and p.kind != p.VAR_KEYWORD for p in parameters)
+
+
+def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
+    """Whether the model's code runs on channels-last maps: `view` after a convolution does not."""
+    try:
+        with torch.no_grad():
+            trial = channels_last(copy.deepcopy(model).float().eval())
+            trial(images[:2].contiguous(memory_format=torch.channels_last))
+    except Exception as error:  # other errors come again, and are told, where the model is run
+        if "view" in str(error):
+            logger.info("the network needs maps in the ordinary memory format (%s)", error)
+            return False
+    return True
 
 
 def channels_last(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from harness.networks.layers import Layer
+from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed, hooked
 
 #: Turns a layer's output, as the network has it at that moment, into what the network goes on with.
@@ -76,15 +77,6 @@ def execution(
                 module.inplace = True
 
 
-def _logits(output: Any) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        raise ValueError(
-            f"the model must return logits [batch, classes], got "
-            f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}"
-        )
-    return output
-
-
 class _Hooked(Execution):
     """Every re-run is a full forward pass."""
 
@@ -104,14 +96,14 @@ class _Hooked(Execution):
             return action
 
         with hooked(self._model, {name: keep(name) for name in self._names}):
-            return _logits(self._model(batch))
+            return logits_of(self._model, self._model(batch))
 
     def output(self, layer: str) -> Tensor:
         return self._outputs[layer]
 
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
         with hooked(self._model, changes):
-            return _logits(self._model(self._batch))
+            return logits_of(self._model, self._model(self._batch))
 
     def kept_bytes(self) -> int:
         return sum(output.nbytes for output in self._outputs.values())
@@ -207,7 +199,7 @@ class _Traced(Execution):
             for done in last_use.get(node, ()):
                 del values[done]
             if node.op == "output":
-                return _logits(values[node])
+                return logits_of(self._model, values[node])
         raise AssertionError("a graph ends in its output")
 
     def output(self, layer: str) -> Tensor:
@@ -290,7 +282,7 @@ class _Traced(Execution):
                 values[node] = changed[node](values[node])
             for done in last_use.get(node, ()):
                 del values[done]
-        return _logits(values[nodes[-1]])
+        return logits_of(self._model, values[nodes[-1]])
 
     def kept_bytes(self) -> int:
         tensors = [value for value in self._kept.values() if isinstance(value, Tensor)]

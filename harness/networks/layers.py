@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,13 +14,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.images.sets import View
+from harness.networks.calls import NONLINEARITIES
+from harness.registry import UserCodeError, call_users
 
-#: Functions that count as a block's non-linearity. Gates (sigmoid, softmax) do not.
-NONLINEARITIES = {
-    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "elu", "elu_"),
-    *("celu", "selu", "selu_", "gelu", "silu", "silu_", "mish", "mish_", "softplus"),
-    *("hardswish", "hardswish_", "hardtanh", "hardtanh_", "tanh", "tanh_"),
-}
+logger = logging.getLogger(__name__)
+
+#: Tokens that may stand before those of the image: class, distillation, registers.
+EXTRA_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class Layer:
     Attributes:
         name: qualified module name.
         channels: number of neurons.
-        height, width: size of the map (1 x 1 for vectors, tokens x 1 for token sequences).
+        height, width: size of the map (1 x 1 for vectors; tokens lie in a square where they fill
+            one, after at most EXTRA_TOKENS that have no place: class, distillation, registers).
         channels_last: whether the output's last dimension is the channel.
         depth: position among the probed layers, 0 (first) to 1 (last).
         patch: side of the image part that a neuron responds to, as a fraction of the view (1
             until `receptive_field.with_patches` has measured it).
+        extra: tokens before the map's, which have no place in the image.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Layer:
     channels_last: bool
     depth: float = 0.0
     patch: float = 1.0
+    extra: int = 0
 
     def channel_first(self, output: Tensor) -> Tensor:
         """The output as [batch, channels, positions], a view where the memory allows."""
@@ -85,14 +91,26 @@ def find_layers(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        image = torch.rand(2, 3, view.crop, view.crop)
-        tall = torch.rand(2, 3, view.crop + view.crop // 2, view.crop)
-    outputs = _watch(model, image)
+        image = torch.rand(2, view.channels, view.crop, view.crop)
+        tall = torch.rand(2, view.channels, view.crop + view.crop // 2, view.crop)
+    outputs, passed_over = _watch(model, image)
     if patterns is None:
         names = [name for name, seen in outputs.items() if seen.nonlinear and seen.calls == 1]
         names = _innermost(names, outputs)
         if not names:
-            raise ValueError("no non-linearity found in the model: name the layers to probe")
+            some = ", ".join(list(outputs)[:12])
+            raise ValueError(
+                f"no module of the model puts out a non-linearity's result; name the layers to "
+                f"probe: layers = [...]; the model's modules are {some}, …"
+            )
+        if passed_over:
+            logger.warning(
+                "%d of %d calls of activation functions are inside a block that is probed as a "
+                "whole or cannot be probed, and are passed over: %s",
+                len(passed_over),
+                len(passed_over) + len(names),
+                _counted(passed_over),
+            )
     else:
         names = []
         for pattern in patterns:
@@ -116,12 +134,25 @@ def find_layers(
             )
         last = _stated(name, channels_last or {})
         if last is None:
-            last = _is_channels_last(model, name, shape, tall)
+            last = _is_channels_last(model, name, outputs, tall)
         channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-        height, width = (*spatial, 1, 1)[:2]
+        height, width, extra = _grid(spatial)
         depth = len(layers) / max(1, len(names) - 1)
-        layers.append(Layer(name, channels, height, width, last, depth))
+        layers.append(Layer(name, channels, height, width, last, depth, extra=extra))
     return layers
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
+
+
+def _grid(spatial: tuple[int, ...]) -> tuple[int, int, int]:
+    """Height and width of a map, and how many tokens before it have no place in the image."""
+    if len(spatial) != 1:
+        return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
+    side = math.isqrt(spatial[0])
+    extra = spatial[0] - side**2
+    return (side, side, extra) if side > 1 and extra <= EXTRA_TOKENS else (spatial[0], 1, 0)
 
 
 @dataclass
@@ -130,24 +161,38 @@ class _Seen:
     output: Tensor
     nonlinear: bool
     calls: int
+    layout: bool | None
 
 
 class _Nonlinearities(TorchFunctionMode):
-    """Remembers the tensors that non-linearities return."""
+    """Remembers the tensors that non-linearities return, and the functions' names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.results: list[Tensor] = []  # kept alive, so that ids stay unique
+        self.names: list[str] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in NONLINEARITIES and isinstance(result, Tensor):
+        name = getattr(func, "__name__", "")
+        if name in NONLINEARITIES and isinstance(result, Tensor):
             self.results.append(result)
+            self.names.append(name.rstrip("_"))
         return result
 
 
-def _watch(model: nn.Module, image: Tensor) -> dict[str, _Seen]:
-    """What each module puts out, in the order of finishing, and whether it is a non-linearity's."""
+def _watch(
+    model: nn.Module, image: Tensor, partly: bool = False
+) -> tuple[dict[str, _Seen], list[str]]:
+    """What each module puts out, in the order of finishing, and whether it is a non-linearity's.
+
+    Args:
+        partly: return what was seen before an error of the network instead of raising it.
+
+    Returns:
+        Module name -> what was seen, and the names of the activation functions whose result is no
+        module's output.
+    """
     seen: dict[str, _Seen] = {}
     mode = _Nonlinearities()
 
@@ -159,7 +204,7 @@ def _watch(model: nn.Module, image: Tensor) -> dict[str, _Seen]:
                 seen[name].calls += 1
                 return
             nonlinear = any(output is result for result in mode.results[-3:])
-            seen[name] = _Seen(tuple(output.shape), output, nonlinear, 1)
+            seen[name] = _Seen(tuple(output.shape), output, nonlinear, 1, _layout(module))
 
         return record
 
@@ -168,13 +213,29 @@ def _watch(model: nn.Module, image: Tensor) -> dict[str, _Seen]:
     model.eval()
     try:
         with torch.no_grad(), mode:
-            model(image)
+            call_users(f"the network on images of shape {tuple(image.shape)}", model, image)
+    except UserCodeError:
+        if not partly:
+            raise
     finally:
         for handle in handles:
             handle.remove()
         for module, flag in training.items():
             module.training = flag
-    return seen
+    outputs = [one.output for one in seen.values() if one.calls == 1]
+    passed_over = [
+        name
+        for name, result in zip(mode.names, mode.results, strict=True)
+        if not any(result is output for output in outputs)
+    ]
+    return seen, passed_over
+
+
+def _layout(module: nn.Module) -> bool | None:
+    """Whether a module's maps are channels-last by its kind; None where that cannot be told."""
+    if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d | nn.AvgPool2d | nn.GroupNorm):
+        return False
+    return True if isinstance(module, nn.Linear | nn.LayerNorm) else None
 
 
 def _innermost(names: list[str], outputs: dict[str, _Seen]) -> list[str]:
@@ -190,8 +251,11 @@ def _stated(name: str, layouts: Mapping[str, bool]) -> bool | None:
     return next((last for pattern, last in layouts.items() if fnmatchcase(name, pattern)), None)
 
 
-def _is_channels_last(model: nn.Module, name: str, shape: tuple[int, ...], tall: Tensor) -> bool:
+def _is_channels_last(
+    model: nn.Module, name: str, outputs: Mapping[str, _Seen], tall: Tensor
+) -> bool:
     """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
+    shape = outputs[name].shape
     if len(shape) == 3:
         return True  # tokens
     if len(shape) == 2:
@@ -200,10 +264,15 @@ def _is_channels_last(model: nn.Module, name: str, shape: tuple[int, ...], tall:
         return False
     if shape[1] == shape[2] != shape[3]:
         return True
-    try:
-        other = _watch(model, tall)[name].shape
-    except RuntimeError as error:
-        raise ValueError(
-            f"layer {name!r} puts out shape {shape}: cannot tell its channels; state the layout"
-        ) from error
-    return other[1] != shape[1]
+    watched, _ = _watch(model, tall, partly=True)
+    if name in watched:
+        return watched[name].shape[1] != shape[1]
+    # the network takes one size alone: what the layer's map was made by tells, too
+    before = list(outputs)[: list(outputs).index(name) + 1]
+    for earlier in reversed(before):
+        if outputs[earlier].layout is not None and len(outputs[earlier].shape) == 4:
+            return bool(outputs[earlier].layout)
+    raise ValueError(
+        f"layer {name!r} puts out shape {shape}: cannot tell which dimension holds its channels; "
+        f'say it in the series: channels_last = {{ "{name}" = false }}'
+    )

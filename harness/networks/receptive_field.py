@@ -21,10 +21,11 @@ CONTEXT = 1.5
 def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
     """The layers with `patch`: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
 
-    Vectors and tokens, which have no place in the image, keep 1 (the whole view).
+    Vectors, which have no place in the image, keep 1 (the whole view). Where a part of the network
+    runs without gradients, what it sees cannot be measured: the largest patch is taken.
     """
     image = torch.rand(
-        2, 3, view.crop, view.crop, generator=torch.Generator().manual_seed(0)
+        2, view.channels, view.crop, view.crop, generator=torch.Generator().manual_seed(0)
     ).requires_grad_()
     smallest = min(SMALLEST_PATCH_PIXELS / view.crop, 1.0)
     largest = max(LARGEST_PATCH, smallest)
@@ -39,9 +40,14 @@ def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[
             if layer.width == 1:
                 measured.append(replace(layer, patch=1.0))
                 continue
-            centre = (layer.height // 2) * layer.width + layer.width // 2
+            centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
             target = record.kept[layer.name][:, :, centre].sum()
-            (gradient,) = torch.autograd.grad(target, image, retain_graph=True)
+            if not target.requires_grad:  # behind a part that runs without gradients
+                measured.append(replace(layer, patch=largest))
+                continue
+            (gradient,) = torch.autograd.grad(
+                target, image, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
             touched = (gradient != 0).any(dim=0).any(dim=0)
             extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
             patch = min(max(CONTEXT * extent / view.crop, smallest), largest)

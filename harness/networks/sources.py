@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from torch import Tensor, nn
+from torch import nn
 
-from harness.artifacts import Artifact, Run, fingerprint
-from harness.images.sets import View
+from harness.artifacts import Artifact, Run, file_hash, fingerprint
+from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
+from harness.networks.checkpoint_files import CheckpointError, fill, load_weights
 from harness.networks.training import TrainingParameters
 from harness.records import Series
-from harness.registry import Registry, import_attribute
+from harness.registry import Registry, call_users, import_attribute, plugin_identity
 
 #: name in the configuration -> class
 SOURCES: Registry[type[Source]] = Registry("source")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-#: Under these keys other people's checkpoints keep their state dict.
-STATE_DICT_KEYS = ("model_state_dict", "state_dict", "model")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, unsafe, or does not fit its architecture."""
 
 
 class Source(BaseModel, ABC):
@@ -41,11 +32,15 @@ class Source(BaseModel, ABC):
         name: of the series; used in file names.
         source: which class this is: a name in SOURCES, or `package.module:attribute`.
         resize, crop: the network's view of an image (shorter side, central square; pixels).
-        mean, std: of the normalisation of pixels in [0, 1].
+        mean, std: of the normalisation of pixels in [0, 1], one number a colour channel; a network
+            for greyscale images has one each.
         layers: module names or patterns to probe; every block's non-linearity by default.
         channels_last: by layer pattern, where the layout cannot be told from the shapes.
         outputs: size of the network's output, by default the number of classes.
         class_outputs: class name -> index in the output, where it is not the class's own index.
+        output: where the network returns several things, the key, attribute or position of the
+            logits.
+        skip: epochs to leave out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,12 +49,25 @@ class Source(BaseModel, ABC):
     source: str = "train"
     resize: int = Field(64, ge=1)
     crop: int = Field(64, ge=1)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
     layers: tuple[str, ...] | None = None
     channels_last: dict[str, bool] = {}
     outputs: int | None = Field(None, ge=1)
-    class_outputs: dict[str, int] = {}
+    class_outputs: dict[str, Annotated[int, Field(ge=0)]] = {}
+    output: str | int | None = None
+    skip: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Source:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ValueError(
+                f"mean and std must both have 3 numbers, or 1 for greyscale images; got "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        return self
 
     @property
     def view(self) -> View:
@@ -76,6 +84,14 @@ class Source(BaseModel, ABC):
     @abstractmethod
     def identity(self, epoch: int) -> str:
         """A fingerprint of what `load` returns, without loading it."""
+
+    def _used(self, epochs: Sequence[int]) -> tuple[int, ...]:
+        """The epochs without those of `skip`."""
+        if unknown := sorted(set(self.skip) - set(epochs)):
+            raise ValueError(
+                f"series {self.name!r}: skip names epochs {unknown}; there are {list(epochs)}"
+            )
+        return tuple(epoch for epoch in epochs if epoch not in self.skip)
 
     def series(self) -> Series:
         return Series(self.name, self.epochs())
@@ -96,14 +112,15 @@ class TrainedSource(ArchitectureSource):
     seed: int = Field(0, ge=0)
 
     def epochs(self) -> tuple[int, ...]:
-        return self.training.save
+        return self._used(self.training.save)
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         path = run.path(Artifact("weights", (self.name, epoch)))
         return load_weights(build(self.architecture, num_classes), path)
 
     def identity(self, epoch: int) -> str:
-        return fingerprint(self.architecture, self.training.model_dump(), self.seed, epoch)
+        architecture = plugin_identity(self.architecture)
+        return fingerprint(architecture, self.training.model_dump(), self.seed, epoch)
 
 
 @SOURCES.add("folder")
@@ -111,14 +128,17 @@ class FolderSource(ArchitectureSource):
     """A folder of checkpoint files whose names hold the epoch.
 
     Attributes:
-        folder: where the files are.
-        pattern: file name with `{epoch}` for the number, e.g. "model-{epoch}.pth".
-        only: the epochs to use; all found by default.
+        folder: where the files are; `~` and environment variables are resolved.
+        pattern: path below the folder with `{epoch}` for the number and `*` for anything, e.g.
+            "model-{epoch}.pth", "epoch={epoch}-step=*.ckpt", "checkpoint-{epoch}/model.safetensors"
+        only: the epochs to use; all by default.
+        key: which state dict of a file is meant, where it holds several, e.g. "state_dict_ema".
     """
 
-    folder: Path
+    folder: UserPath
     pattern: str = "model-{epoch}.pth"
     only: tuple[int, ...] | None = None
+    key: str | None = None
 
     @model_validator(mode="after")
     def _pattern_has_epoch(self) -> FolderSource:
@@ -129,43 +149,48 @@ class FolderSource(ArchitectureSource):
     def files(self) -> dict[int, Path]:
         if not self.folder.is_dir():
             raise CheckpointError(f"series {self.name!r}: folder {self.folder} does not exist")
-        before, after = map(re.escape, self.pattern.split("{epoch}"))
-        expression = re.compile(f"{before}(\\d+){after}")
-        found: dict[int, Path] = {}
-        for path in sorted(self.folder.iterdir()):
-            if match := expression.fullmatch(path.name):
+        literal = [
+            re.escape(part).replace(r"\*", "[^/]*") for part in self.pattern.split("{epoch}")
+        ]
+        expression = re.compile(r"(\d+)".join(literal))
+        # brackets stand for themselves
+        pattern = re.sub(r"([\[\]])", r"[\1]", self.pattern).replace("{epoch}", "*")
+        by_epoch: dict[int, Path] = {}
+        for path in sorted(self.folder.glob(pattern)):
+            if match := expression.fullmatch(path.relative_to(self.folder).as_posix()):
                 epoch = int(match.group(1))
-                if epoch in found:
+                if epoch in by_epoch:
                     raise CheckpointError(
-                        f"series {self.name!r}: {found[epoch].name} and {path.name} are both "
-                        f"epoch {epoch}"
+                        f"series {self.name!r}: {by_epoch[epoch].name} and {path.name} are both "
+                        f"epoch {epoch}; make `pattern` narrower"
                     )
-                found[epoch] = path
-        if not found:
+                by_epoch[epoch] = path
+        if not by_epoch:
+            names = sorted(path.name for path in self.folder.iterdir())
             raise CheckpointError(
-                f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r}"
+                f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
+                f"({{epoch}} stands for the number, * for anything); it holds "
+                f"{', '.join(names[:5]) or 'nothing'}{', …' if len(names) > 5 else ''}"
             )
         if self.only is None:
-            return dict(sorted(found.items()))
-        if missing := sorted(set(self.only) - set(found)):
+            return {epoch: by_epoch[epoch] for epoch in self._used(sorted(by_epoch))}
+        if missing := sorted(set(self.only) - set(by_epoch)):
             raise CheckpointError(
                 f"series {self.name!r}: no checkpoint of epochs {missing} in {self.folder}; "
-                f"there are {sorted(found)}"
+                f"there are {sorted(by_epoch)}"
             )
-        return {epoch: found[epoch] for epoch in sorted(self.only)}
+        return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
 
     def epochs(self) -> tuple[int, ...]:
         return tuple(self.files())
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         model = build(self.architecture, self.outputs or num_classes)
-        return load_weights(model, self.files()[epoch])
+        return load_weights(model, self.files()[epoch], self.key)
 
     def identity(self, epoch: int) -> str:
-        path = self.files()[epoch]
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return fingerprint(self.architecture, self.outputs, content)
+        content = file_hash(self.files()[epoch])
+        return fingerprint(plugin_identity(self.architecture), self.outputs, self.key, content)
 
 
 @SOURCES.add("torchvision")
@@ -179,14 +204,14 @@ class TorchvisionSource(ArchitectureSource):
 
     resize: int = Field(256, ge=1)
     crop: int = Field(224, ge=1)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     outputs: int | None = Field(1000, ge=1)
     checkpoints: dict[int, str] = {0: "random"}
     seed: int = Field(0, ge=0)
 
     def epochs(self) -> tuple[int, ...]:
-        return tuple(sorted(self.checkpoints))
+        return self._used(sorted(self.checkpoints))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         model = build(self.architecture, self.outputs or num_classes, self.seed)
@@ -203,7 +228,7 @@ class TorchvisionSource(ArchitectureSource):
                 f"for {self.architecture}"
             ) from error
         state = chosen.get_state_dict(progress=False, check_hash=True)
-        return _fill(model, state, f"torchvision {self.architecture} {weights}")
+        return fill(model, state, f"torchvision {self.architecture} {weights}")
 
     def identity(self, epoch: int) -> str:
         return fingerprint(self.architecture, self.outputs, self.checkpoints[epoch], self.seed)
@@ -216,7 +241,9 @@ class FunctionSource(Source):
     Attributes:
         function: "package.module:function".
         at: the epochs for which it can be called.
-        version: change it when the function's result changes, so that old results are redone.
+        version: results are recomputed when it changes, or when the source of the function's
+            module, or of a module of the same package that it imports, changes; say it for what
+            the source does not show (a file that the function reads).
     """
 
     function: str
@@ -224,10 +251,11 @@ class FunctionSource(Source):
     version: str = ""
 
     def epochs(self) -> tuple[int, ...]:
-        return tuple(sorted(self.at))
+        return self._used(sorted(self.at))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        model = import_attribute(self.function, "model function")(epoch)
+        function = import_attribute(self.function, "model function")
+        model = call_users(f"series {self.name!r}: {self.function}({epoch})", function, epoch)
         if not isinstance(model, nn.Module):
             raise CheckpointError(
                 f"series {self.name!r}: {self.function}({epoch}) must return a torch module, "
@@ -236,67 +264,9 @@ class FunctionSource(Source):
         return model
 
     def identity(self, epoch: int) -> str:
-        return fingerprint(self.function, self.version, epoch)
+        return fingerprint(plugin_identity(self.function), self.version, epoch)
 
 
 def parse_source(section: Mapping[str, Any]) -> Source:
     """A source from its section of the configuration; its `source` names the class."""
     return SOURCES.get(section.get("source", "train")).model_validate(dict(section))
-
-
-def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Fill a model with the weights of a file, strictly.
-
-    Accepts a bare state dict, or one under `model_state_dict`, `state_dict` or `model`; a
-    `module.` prefix (of DataParallel) is removed.
-
-    Raises:
-        CheckpointError: no such file, damaged, holding more than tensors and plain values, or
-            weights that are missing, unexpected or of the wrong shape (all listed).
-    """
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(
-            f"checkpoint {path} holds more than weights, or is damaged, and is not loaded: loading "
-            f"such a file could run code in it. Save `model.state_dict()` instead. ({reason})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged or cut off ({str(error).partition(chr(10))[0]})"
-        ) from error
-    return _fill(model, content, str(path))
-
-
-def _fill(model: nn.Module, content: object, origin: str) -> nn.Module:
-    """Load a state dict into the model; every misfit is listed in one error."""
-    if isinstance(content, dict):
-        for key in STATE_DICT_KEYS:
-            if isinstance(content.get(key), dict):
-                content = content[key]
-                break
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(
-            f"checkpoint {origin} holds no state dict; expected a dict of tensors, bare or under "
-            f"{', '.join(STATE_DICT_KEYS)}"
-        )
-    state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-    wanted = model.state_dict()
-    problems = [
-        *(f"missing {name}" for name in wanted if name not in state),
-        *(f"unexpected {name}" for name in state if name not in wanted),
-        *(
-            f"{name} is {tuple(state[name].shape)}, should be {tuple(wanted[name].shape)}"
-            for name in wanted
-            if name in state and state[name].shape != wanted[name].shape
-        ),
-    ]
-    if problems:
-        raise CheckpointError(
-            f"checkpoint {origin} does not fit the architecture: " + "; ".join(problems)
-        )
-    model.load_state_dict(state)
-    return model

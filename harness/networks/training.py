@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.artifacts import whole_file
-from harness.networks.architectures import build, channels_last
+from harness.networks.architectures import build, channels_last, takes_channels_last
 
 
 class TrainingParameters(BaseModel):
@@ -89,7 +89,10 @@ def train(
             f"batch_size={parameters.batch_size} needs at least as many training images, "
             f"got {len(images)}"
         )
-    model = channels_last(build(architecture, num_classes, seed))
+    model = build(architecture, num_classes, seed)
+    layout = torch.contiguous_format
+    if takes_channels_last(model, images):
+        model, layout = channels_last(model), torch.channels_last
     if not parameters.dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -131,7 +134,7 @@ def train(
             batch = images[chosen]
             if parameters.augment:
                 batch = flip_and_shift(batch, rng)
-            logits = model(batch.contiguous(memory_format=torch.channels_last))
+            logits = model(batch.contiguous(memory_format=layout))
             loss = functional.cross_entropy(
                 logits, labels[chosen], label_smoothing=parameters.label_smoothing
             )

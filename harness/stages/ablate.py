@@ -29,6 +29,7 @@ from harness.stages.checkpoints import (
     open_pair,
     output_of,
     read_layers,
+    view_of,
 )
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
@@ -163,7 +164,7 @@ class RunArms(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         older, newer, layers = open_pair(run, self.source, self.pair)
         config, images = self.study.config, open_images(run, "test")
-        names = self.study.layers_of(self.source.name)
+        names, view = self.study.layers_of(self.source.name), view_of(run, self.source)
         wanted = [layer for layer in layers if names is None or layer.name in names]
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
@@ -176,9 +177,9 @@ class RunArms(Work):
             if self.split == "importance":
                 chosen = chosen[: config.revert.importance_images]
             shown = Images(
-                batches(images, chosen, self.source.view, self.batch_size),
-                partial(importance_batches, images, config, self.source, class_id, self.batch_size),
-                lambda ids: batch_of(images, donors(images, ids, config.seed), self.source.view),
+                batches(images, chosen, view, self.batch_size),
+                partial(importance_batches, images, config, view, class_id, self.batch_size),
+                lambda ids: batch_of(images, donors(images, ids, config.seed), view),
             )
             rows = ablate(
                 older,
@@ -249,7 +250,7 @@ def bytes_an_image(study: AblationStudy, run: Run) -> dict[str, float]:
             continue
         older, newer, layers = open_pair(run, source, pair)
         images = open_images(run, "test")
-        batch = batch_of(images, np.arange(min(FEWEST, len(images))), source.view)
+        batch = batch_of(images, np.arange(min(FEWEST, len(images))), view_of(run, source))
         total = 0
         with torch.inference_mode():
             for model in (older, newer):

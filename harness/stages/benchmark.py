@@ -30,7 +30,7 @@ from harness.stages.ablate import (
     set_works,
     study_steps,
 )
-from harness.stages.checkpoints import image_parts, open_pair, read_layers
+from harness.stages.checkpoints import image_parts, open_pair, read_layers, view_of
 from harness.stages.engine import one_thread
 from harness.stages.evolve import ScoreEvolutions, score_works
 from harness.stages.space import PlaceAgain
@@ -221,7 +221,7 @@ def _seconds(
     """
     older, newer, layers = open_pair(run, source, pair)
     images = open_images(run, "test")
-    batch = batch_of(images, np.arange(min(size, 8, len(images))), source.view)
+    batch = batch_of(images, np.arange(min(size, 8, len(images))), view_of(run, source))
     seconds = {}
     with one_thread():
         for name in study.scored:

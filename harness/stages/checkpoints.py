@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 from harness.artifacts import Artifact, Run
 from harness.config import Config
 from harness.images.batches import batches
-from harness.images.sets import ImageSet, open_images
+from harness.images.sets import ImageSet, View, open_images
 from harness.images.splits import split_images
 from harness.networks.architectures import channels_last
+from harness.networks.calls import expose_calls
 from harness.networks.layers import Layer
+from harness.networks.outputs import choose_output
 from harness.networks.sources import Source, TrainedSource
 from harness.randomness import generator
 from harness.records import Pair
 from harness.stages.stage import Plan
 
 #: Fields of a source that say which checkpoints there are, not what one of them is.
-_UNSEEN = {"name", "source", "training", "only", "checkpoints", "at"}
+_UNSEEN = {"name", "source", "training", "only", "skip", "checkpoints", "at"}
 
 
 def give_checkpoints(plan: Plan) -> None:
@@ -43,15 +46,31 @@ def _identity(source: Source, epoch: int) -> list[object]:
 
 
 def load(run: Run, source: Source, epoch: int) -> nn.Module:
-    """The model of one checkpoint."""
+    """The model of one checkpoint, in float32, in the series' memory format, calls exposed."""
     classes = len(open_images(run, "test").classes)
-    return channels_last(source.load(epoch, classes, run))
+    return prepared(source.load(epoch, classes, run), source, view_of(run, source).channels_last)
+
+
+def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
+    """A loaded model as all stages use it."""
+    model = choose_output(expose_calls(model.float()), source.output)
+    return channels_last(model) if in_channels_last else model
+
+
+def view_of(run: Run, source: Source) -> View:
+    """How a series sees images, in the memory format that its code takes."""
+    artifact = Artifact("layers", (source.name,))
+    if not run.path(artifact).exists():
+        return source.view
+    fits = bool(run.table(artifact)["memory_channels_last"].iloc[0])
+    return replace(source.view, channels_last=fits)
 
 
 def read_layers(run: Run, series: str) -> list[Layer]:
     """The probed layers of a series, as the stage `probe` found them."""
     table = run.table(Artifact("layers", (series,)))
-    rows = table.drop(columns=["series", "resize", "crop"]).rename(columns={"layer": "name"})
+    names = ["series", "resize", "crop", "memory_channels_last"]
+    rows = table.drop(columns=names).rename(columns={"layer": "name"})
     return [Layer(**row) for row in rows.to_dict("records")]
 
 
@@ -91,15 +110,15 @@ def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np
 
 
 def importance_batches(
-    images: ImageSet, config: Config, source: Source, class_id: int, batch_size: int
+    images: ImageSet, config: Config, view: View, class_id: int, batch_size: int
 ) -> Sequence[Tensor]:
     """The images of a class that importance is measured on."""
     chosen = image_parts(config, images, class_id)["importance"]
-    return [batch for _, batch in batches(images, chosen, source.view, batch_size)]
+    return [batch for _, batch in batches(images, chosen, view, batch_size)]
 
 
 def other_batches(
-    images: ImageSet, config: Config, source: Source, class_id: int, batch_size: int
+    images: ImageSet, config: Config, view: View, class_id: int, batch_size: int
 ) -> Callable[[], Sequence[Tensor]]:
     """Random images of the other classes' importance splits, twice as many as the class has."""
 
@@ -113,6 +132,6 @@ def other_batches(
         mine = len(image_parts(config, images, class_id)["importance"])
         rng = generator(config.seed, "images of other classes", class_id)
         chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
-        return [batch for _, batch in batches(images, chosen, source.view, batch_size)]
+        return [batch for _, batch in batches(images, chosen, view, batch_size)]
 
     return read

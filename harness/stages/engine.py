@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -116,10 +117,10 @@ class Engine:
                     advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
                     _do(self._run, shard, advance)
             else:
-                self._in_processes(waiting, lambda n: progress.advance(bar, n))
+                self._in_processes(title, waiting, lambda n: progress.advance(bar, n))
             progress.update(bar, completed=total)
 
-    def _in_processes(self, shards: Sequence[Shard], advance: Advance) -> None:
+    def _in_processes(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._workers,
@@ -135,7 +136,14 @@ class Engine:
                 advance(self._steps.recv())
             for future in [future for future in running if future.done()]:
                 running.remove(future)
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    raise WorkError(
+                        f"{title}: a worker was killed, probably for lack of memory; take a "
+                        f"smaller batch_size or fewer workers, and run the same command again: "
+                        f"what is done is kept"
+                    ) from None
 
     def _on_cluster(self, cluster: str, shards: Sequence[Shard], advance: Advance) -> None:
         """A Ray task a shard; one that is lost with its machine is done again elsewhere."""
@@ -260,6 +268,29 @@ def _alone(run: Run, shard: Shard) -> None:
     _do(run, shard, lambda steps: None)
 
 
+@contextmanager
+def _told(work: Work) -> Iterator[None]:
+    """An error of a piece of work is one message that says which; `--debug` shows where."""
+    try:
+        yield
+    except ValueError as error:
+        raise WorkError(f"{work.makes[0]}: {error}") from error
+    except MemoryError as error:
+        raise WorkError(
+            f"{work.makes[0]}: out of memory; make the batch_size of its section smaller, or take "
+            f"fewer workers"
+        ) from error
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise WorkError(
+            f"{work.makes[0]}: {type(error).__name__}: {lines[0]} (--debug shows where)"
+        ) from error
+
+
+class WorkError(ValueError):
+    """A piece of work failed; the text names what it was to make."""
+
+
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
     """Do a piece of work and save what it makes, each artifact when it is there."""
     start, work = time.perf_counter(), shard.work
@@ -267,7 +298,7 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
         if not run.has(kept, shard.fingerprints[0]):  # left by another configuration
             run.path(kept).unlink(missing_ok=True)
             run.seal(kept, shard.fingerprints[0])
-    with one_thread():
+    with one_thread(), _told(work):
         for artifact, made_from, value in zip(
             work.makes, shard.fingerprints, work.do(run, advance), strict=True
         ):

@@ -27,6 +27,7 @@ from harness.stages.checkpoints import (
     open_pair,
     other_batches,
     output_of,
+    view_of,
 )
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
@@ -78,6 +79,7 @@ class ScoreEvolutions(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         older, newer, layers = open_pair(run, self.source, self.pair)
         images, config = open_images(run, "test"), self.config
+        view = view_of(run, self.source)
         method, scores, reliability = importance_method(self.method), [], []
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
@@ -85,12 +87,12 @@ class ScoreEvolutions(Work):
                 older,
                 newer,
                 layers,
-                importance_batches(images, config, self.source, class_id, self.batch_size),
+                importance_batches(images, config, view, class_id, self.batch_size),
                 output_of(self.source, images, class_id),
                 {self.method: method},
                 generator(config.seed, "importance", *purpose),
                 config.evolve.path_steps,
-                other_batches(images, config, self.source, class_id, self.batch_size),
+                other_batches(images, config, view, class_id, self.batch_size),
             )
             halves = generator(config.seed, "halves of the images", *purpose)
             frames = []

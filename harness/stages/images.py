@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,10 @@ import pandas as pd
 from harness.artifacts import Artifact, Run
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.sets import FileImages, drawn_arrays, folder_images, image_index
+from harness.images.sets import FileImages, drawn_arrays, folder_images, image_index, left_out
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+
+logger = logging.getLogger(__name__)
 
 #: Streams of drawings: a split's images are never another's.
 STREAMS = {"train": 0, "probe": 1, "test": 2}
@@ -90,6 +94,12 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
     return folder_images(getattr(section, split), classes)
 
 
+def _say_left_out(split: str, root: Path) -> None:
+    if root.is_dir() and (counts := left_out(root)):
+        listed = ", ".join(f"{count} × {what}" for what, count in sorted(counts.items()))
+        logger.warning("images.%s = %s: left out %s", split, root, listed)
+
+
 def _steps(plan: Plan) -> Iterator[Step]:
     section = plan.config.images
     if isinstance(section, DrawnImagesSection):
@@ -99,6 +109,8 @@ def _steps(plan: Plan) -> Iterator[Step]:
         yield "images", list[Work](drawings)
     else:
         splits = [split for split in STREAMS if getattr(section, split) is not None]
+        for split in splits:
+            _say_left_out(split, getattr(section, split))
         yield "images", [ListImages(split, section) for split in splits]
 
 

@@ -14,12 +14,20 @@ from harness.concepts.naming import attribute_overlaps, dissect, label_masks, re
 from harness.concepts.probing import ProbeParameters, probe
 from harness.config import DrawnImagesSection
 from harness.images import drawn
+from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, FileImages, open_images
+from harness.networks.architectures import takes_channels_last
 from harness.networks.layers import find_layers
 from harness.networks.receptive_field import with_patches
 from harness.networks.sources import Source
 from harness.records import NEURON, Checkpoint
-from harness.stages.checkpoints import give_checkpoints, load, read_layers
+from harness.stages.checkpoints import (
+    give_checkpoints,
+    load,
+    prepared,
+    read_layers,
+    view_of,
+)
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 MASKED_IMAGES = 600  # how many of the test images serve to name what neurons detect
@@ -45,12 +53,16 @@ class FindLayers(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
-        model = load(run, source, source.epochs()[-1])
-        layers = find_layers(model, source.view, source.layers, source.channels_last)
-        layers = with_patches(model, layers, source.view)
+        classes = len(open_images(run, "test").classes)
+        model = source.load(source.epochs()[-1], classes, run)
+        fits = takes_channels_last(model, batch_of(open_images(run, "test"), [0, 1], source.view))
+        model = prepared(model, source, fits)
+        view = replace(source.view, channels_last=fits)
+        layers = find_layers(model, view, source.layers, source.channels_last)
+        layers = with_patches(model, layers, view)
         table = pd.DataFrame([vars(layer) for layer in layers]).rename(columns={"name": "layer"})
         table.insert(0, "series", source.name)
-        yield table.assign(resize=source.resize, crop=source.crop)
+        yield table.assign(resize=source.resize, crop=source.crop, memory_channels_last=fits)
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class ProbeCheckpoint(_OfCheckpoint):
             load(run, self.source, self.epoch),
             read_layers(run, self.source.name),
             open_images(run, "probe"),
-            self.source.view,
+            view_of(run, self.source),
             Checkpoint(*self.place),
             self.parameters,
             advance,
@@ -149,7 +161,7 @@ class NameByMasks(_OfCheckpoint):
             replace(images, arrays=images.arrays[: self.count], labels=images.labels[: self.count]),
             torch.cat(masks, dim=1),
             [*drawn.PARTS, *drawn.COLOURS],
-            self.source.view,
+            view_of(run, self.source),
             Checkpoint(*self.place),
             on_image=advance,
         )
@@ -186,7 +198,7 @@ class NameByAttributes(_OfCheckpoint):
             load(run, self.source, self.epoch),
             read_layers(run, self.source.name),
             images,
-            self.source.view,
+            view_of(run, self.source),
             Checkpoint(*self.place),
             ProbeParameters(k=1, responsive=1),
             advance,

@@ -12,17 +12,25 @@ from rich.console import Console
 
 from harness.artifacts import Run, lock
 from harness.config import Config
-from harness.stages import ablate, evolve, images, probe, space, train
+from harness.stages import ablate, check, evolve, images, probe, space, train
 from harness.stages.ablate import batch_sizes
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
 from harness.stages.engine import cores, engine
 from harness.stages.stage import Plan
 
 #: In the order in which they are done. A new stage is one file and its place here.
-STAGES = (images.STAGE, train.STAGE, probe.STAGE, space.STAGE, evolve.STAGE, ablate.STAGE)
+STAGES = (
+    images.STAGE,
+    train.STAGE,
+    check.STAGE,
+    probe.STAGE,
+    space.STAGE,
+    evolve.STAGE,
+    ablate.STAGE,
+)
 
 #: What a benchmark starts from.
-_BEFORE_BENCH = (images.STAGE, train.STAGE, probe.STAGE, space.STAGE)
+_BEFORE_BENCH = STAGES[:5]
 
 
 def versions() -> dict[str, str]:

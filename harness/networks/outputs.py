@@ -1,0 +1,63 @@
+"""What of a network's answer are the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+_KEY = "_conceptevo_output"
+
+
+def choose_output(model: nn.Module, output: str | int | None) -> nn.Module:
+    """Remember with a model which part of its answer are the logits (None: to be told)."""
+    object.__setattr__(model, _KEY, output)
+    return model
+
+
+def logits_of(model: nn.Module, answer: Any) -> Tensor:
+    """The logits [batch, outputs] of what the model returned.
+
+    A tensor is taken as it is; of several things that which `choose_output` named, else the part
+    called "logits".
+
+    Raises:
+        ValueError: there is no such part, or it is not a tensor [batch, outputs].
+    """
+    key = getattr(model, _KEY, None)
+    if not isinstance(answer, Tensor) or key is not None:
+        answer = _part(answer, "logits" if key is None else key)
+    if not isinstance(answer, Tensor) or answer.dim() != 2:
+        raise ValueError(
+            f"the model must return logits [batch, outputs], got {_described(answer)}; where it "
+            f"returns several things, say which are the logits: output = {_example(answer)}"
+        )
+    return answer
+
+
+def _part(answer: Any, key: str | int) -> Any:
+    if isinstance(answer, Mapping):
+        return answer.get(key, answer)
+    if isinstance(key, str):
+        return getattr(answer, key, answer)
+    if isinstance(answer, tuple | list) and -len(answer) <= key < len(answer):
+        return answer[key]
+    return answer
+
+
+def _described(answer: Any) -> str:
+    if isinstance(answer, Tensor):
+        return f"a tensor of shape {tuple(answer.shape)}"
+    if isinstance(answer, Mapping):
+        parts = ", ".join(f"{name!r}: {_described(value)}" for name, value in answer.items())
+        return f"a dict of {{{parts}}}"
+    if isinstance(answer, tuple | list):
+        return f"a {type(answer).__name__} of ({', '.join(map(_described, answer))})"
+    return f"an object of class {type(answer).__name__}"
+
+
+def _example(answer: Any) -> str:
+    if isinstance(answer, Mapping) and answer:
+        return f'"{next(iter(answer))}"'
+    return "0"

@@ -1,0 +1,221 @@
+"""Stage: can every checkpoint be used? What is found is said before work begins, all at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from harness.artifacts import Artifact, Run
+from harness.config import Config, ConfigError
+from harness.images.batches import batch_of
+from harness.images.sets import ImageSet, open_images
+from harness.networks.architectures import takes_channels_last
+from harness.networks.layers import find_layers
+from harness.networks.outputs import logits_of
+from harness.networks.recording import borrowed
+from harness.networks.sources import Source
+from harness.registry import call_users
+from harness.stages.checkpoints import give_checkpoints, output_of, prepared
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+
+logger = logging.getLogger(__name__)
+
+IMAGES = 32  # on which a checkpoint is tried
+
+
+@dataclass(frozen=True)
+class CheckCheckpoint(Work):
+    """Load one checkpoint and try it on a few test images."""
+
+    source: Source
+    epoch: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return (Artifact("check", (self.source.name, self.epoch)),)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        checkpoint = Artifact("checkpoint", (self.source.name, self.epoch))
+        return checkpoint, Artifact("image_index", ("test",))
+
+    @property
+    def depends(self) -> object:
+        return IMAGES
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        row: dict[str, object] = {"series": self.source.name, "epoch": self.epoch}
+        with _notes() as notes:
+            try:
+                row |= _tried(self.source, self.epoch, run)
+                row["problem"] = ""
+            except ValueError as error:
+                row["problem"] = str(error)
+        yield pd.DataFrame([row | {"notes": "\n".join(dict.fromkeys(notes))}])
+        advance(1)
+
+
+@contextmanager
+def _notes() -> Iterator[list[str]]:
+    """What is logged while the block runs."""
+    notes: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    harness = logging.getLogger("harness")
+    level, spreads = harness.level, harness.propagate
+    harness.addHandler(handler)
+    harness.setLevel(logging.INFO)
+    harness.propagate = False
+    try:
+        yield notes
+    finally:
+        harness.removeHandler(handler)
+        harness.setLevel(level)
+        harness.propagate = spreads
+
+
+def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
+    """Layers, units, outputs and accuracy of a checkpoint. Raises ValueError with what is wrong."""
+    images = open_images(run, "test")
+    model = source.load(epoch, len(images.classes), run)
+    broken = [name for name, value in model.state_dict().items() if _is_broken(value)]
+    if broken:
+        raise ValueError(
+            f"its weights hold NaN or infinite numbers ({', '.join(broken[:4])}"
+            f"{', …' if len(broken) > 4 else ''}): the training diverged, or the file is damaged; "
+            f"leave it out: skip = [{epoch}] in the series"
+        )
+    kinds = {value.dtype for value in model.parameters()} - {torch.float32}
+    if kinds:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        logger.info("weights of type %s are converted to float32", names)
+    rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images)), dtype=int)
+    batch = batch_of(images, rows, source.view)
+    fits = takes_channels_last(model, batch)
+    model = prepared(model, source, fits)
+    layers = find_layers(model, source.view, source.layers, source.channels_last)
+    logits, again = (_logits(model, batch if fits else batch.contiguous()) for _ in range(2))
+    _check_outputs(source, images, logits)
+    if not torch.equal(logits, again):
+        logger.warning(
+            "two passes over the same images differ: dropout or another source of chance is on in "
+            "evaluation mode, and no result can be repeated"
+        )
+    targets = [output_of(source, images, int(label)) for label in images.labels[rows]]
+    accuracy = float((logits.argmax(dim=1) == torch.tensor(targets)).float().mean())
+    units = sum(layer.channels for layer in layers)
+    return {
+        "layers": len(layers),
+        "units": units,
+        "outputs": logits.shape[1],
+        "images": len(rows),
+        "accuracy": accuracy,
+    }
+
+
+def _is_broken(value: Tensor) -> bool:
+    return value.is_floating_point() and not bool(torch.isfinite(value).all())
+
+
+def _logits(model: nn.Module, batch: Tensor) -> Tensor:
+    with borrowed(model), torch.no_grad():
+        answer = call_users(f"the network on images of shape {tuple(batch.shape)}", model, batch)
+    return logits_of(model, answer)
+
+
+def _check_outputs(source: Source, images: ImageSet, logits: Tensor) -> None:
+    """Raises ValueError where the outputs are not the classes, or not finite."""
+    width, classes = logits.shape[1], images.classes
+    if unknown := sorted(set(source.class_outputs) - set(classes)):
+        raise ValueError(
+            f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
+            f"{', '.join(classes)}"
+        )
+    if beyond := {n: i for n, i in source.class_outputs.items() if i >= width}:
+        raise ValueError(f"class_outputs {beyond}: the network has outputs 0 to {width - 1}")
+    without = [name for name in classes if name not in source.class_outputs]
+    if width != len(classes) and without:
+        raise ValueError(
+            f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
+            f"which output each class has ({', '.join(without[:4])}"
+            f"{', …' if len(without) > 4 else ''})"
+        )
+    if not torch.isfinite(logits).all():
+        raise ValueError("its outputs are NaN or infinite on the test images")
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), torch.ones(len(logits))):
+        logger.warning(
+            "the outputs are probabilities (they add up to 1), not logits: gradients vanish where "
+            "the network is sure; let it return what comes before its softmax"
+        )
+
+
+def checked(plan: Plan) -> pd.DataFrame:
+    """A row a checkpoint: series, epoch, what was found, `problem` and `notes`."""
+    return plan.run.tables("check")
+
+
+def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
+    """What prevents work, each with its place."""
+    found = [
+        f"series {row.series!r}, epoch {row.epoch}: {row.problem}"
+        for row in rows.itertuples()
+        if row.problem
+    ]
+    counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
+    few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
+    if few:
+        found.append(
+            f"images.test: importance and ablation need two images of a class; "
+            f"{', '.join(few)} have fewer"
+        )
+    return found
+
+
+def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
+    """What one should know before work begins."""
+    said: dict[str, list[str]] = {}
+    for row in rows.itertuples():
+        for note in str(row.notes).splitlines():
+            said.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
+    notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
+    for source in config.series:
+        if not config.pairs(source):
+            epochs = source.epochs()
+            listed = ", ".join(map(str, epochs))
+            why = "it has one checkpoint"
+            if len(epochs) > 1:
+                pair = f"{source.name} = [[{epochs[0]}, {epochs[1]}]]"
+                why = (
+                    f"a pair that begins with epoch 0, which usually is an untrained network, is "
+                    f"left out; to study it: [evolve.pairs] {pair}"
+                )
+            text = f"series {source.name!r} (epochs {listed}): no evolution is studied; {why}"
+            notes.append(text)
+    return notes
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    give_checkpoints(plan)
+    works = [
+        CheckCheckpoint(source, epoch) for source in plan.config.series for epoch in source.epochs()
+    ]
+    yield "checking checkpoints", list[Work](works)
+    of_run = {(w.source.name, w.epoch) for w in works}
+    rows = checked(plan)
+    rows = rows[[key in of_run for key in zip(rows["series"], rows["epoch"], strict=True)]]
+    for note in remarks(plan.config, rows):
+        logger.warning("%s", note)
+    if wrong := problems(plan, rows):
+        one = len(wrong) == 1
+        listed = f" {wrong[0]}" if one else "".join(f"\n  {text}" for text in wrong)
+        raise ConfigError(f"the run cannot begin:{listed}")
+
+
+STAGE = Stage("check", "See whether every checkpoint can be used, in seconds.", _steps)

@@ -1,0 +1,310 @@
+"""Networks that are not textbook: they run as in plain torch, or one message says what is wrong."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from harness.artifacts import Artifact, Run
+from harness.images.sets import View
+from harness.networks.architectures import build, takes_channels_last
+from harness.networks.calls import expose_calls
+from harness.networks.layers import find_layers
+from harness.networks.outputs import choose_output, logits_of
+from harness.networks.receptive_field import with_patches
+from harness.registry import UserCodeError
+from harness.stages.check import CheckCheckpoint
+
+
+class Functional(nn.Module):
+    """Calls activation functions: as a function, as a method, one module twice."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 8, 10, 12, 14, 16)
+        pairs = pairwise(widths)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
+        self.act, self.head = nn.ReLU(), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = F.relu(self.convs[0](x))
+        x = self.convs[1](x).relu()
+        x = F.gelu(self.convs[2](x))
+        x = self.act(self.convs[3](x))
+        x = self.act(self.convs[4](x))
+        return self.head(x.mean((2, 3)))
+
+
+class Branching(Functional):
+    """Cannot be traced."""
+
+    def forward(self, x):
+        return super().forward(-x if x.sum() < 0 else x)
+
+
+def test_every_call_of_an_activation_function_is_a_layer():
+    torch.manual_seed(0)
+    model = Functional().eval()
+    images = torch.rand(2, 3, 16, 16)
+    expected, state = model(images), set(model.state_dict())
+    exposed = expose_calls(copy.deepcopy(model))
+    assert torch.equal(exposed(images), expected) and set(exposed.state_dict()) == state
+    layers = find_layers(exposed, View(16, 16))
+    assert [layer.channels for layer in layers] == [8, 10, 12, 14, 16]
+    assert all("call" in layer.name for layer in layers)
+    assert [layer.channels for layer in find_layers(exposed, View(16, 16), ["gelu_call*"])] == [12]
+
+
+def test_calls_that_cannot_be_exposed_are_counted(caplog):
+    class Both(Branching):
+        def forward(self, x):
+            return nn.functional.relu(super().forward(x))
+
+    model = expose_calls(nn.Sequential(Branching(), nn.ReLU()))
+    assert [layer.name for layer in find_layers(model, View(16, 16))] == ["1"]
+    assert "5 of 6 calls of activation functions" in caplog.text and "relu" in caplog.text
+    with pytest.raises(ValueError, match="name the layers to probe: layers = "):
+        find_layers(expose_calls(Branching()), View(16, 16))
+
+
+@pytest.mark.parametrize("name", ["small_vgg", "small_resnet", "small_convnext"])
+def test_our_own_networks_stay_as_they_are(name):
+    model = build(name, 4, 0)
+    assert expose_calls(model) is model
+
+
+def test_blocks_that_end_in_an_activation_are_probed_as_a_whole():
+    model = expose_calls(build("resnet18", 4, 0))
+    names = [layer.name for layer in find_layers(model, View(64, 64))]
+    assert names == ["relu", *(f"layer{i}.{j}" for i in range(1, 5) for j in range(2))]
+
+
+class Flattens(nn.Module):
+    """Its `view` needs the ordinary memory format."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Linear(512, 4)
+
+    def forward(self, x):
+        return self.head(self.act(self.conv(x)).view(x.size(0), -1))
+
+
+def test_the_memory_format_falls_back_where_view_needs_it():
+    images = torch.rand(2, 3, 16, 16)
+    assert not takes_channels_last(Flattens(), images)
+    assert takes_channels_last(build("small_vgg", 4, 0), torch.rand(2, 3, 64, 64))
+
+
+def test_one_channel_networks_are_probed_on_one_channel():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
+    view = View(16, 16, mean=(0.5,), std=(0.25,))
+    (layer,) = find_layers(model, view)
+    assert layer.channels == 8 and with_patches(model, [layer], view)[0].patch > 0
+    with pytest.raises(UserCodeError, match=r"on images of shape \(2, 3, 16, 16\) failed"):
+        find_layers(model, View(16, 16))
+
+
+class Frozen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        self.act, self.conv = nn.ReLU(), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.body(x)
+        return self.act(self.conv(x))
+
+
+def test_a_part_without_gradients_gets_the_largest_patch():
+    model = Frozen()
+    layers = with_patches(model, find_layers(model, View(32, 32)), View(32, 32))
+    assert [layer.patch for layer in layers] == [0.625, 0.625]
+
+
+class OneSize(nn.Module):
+    """32 channels of 32 x 32: no dimension tells which is the channel."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.conv, self.act, self.last = nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), last
+        self.norm = nn.LayerNorm(32)
+
+    def forward(self, x):
+        assert x.shape[-2:] == (64, 64), "64 x 64 alone"
+        x = self.conv(x)
+        return self.act(self.norm(x.permute(0, 2, 3, 1)) if self.last else x)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_network_of_one_size_tells_its_layout_by_what_made_the_map(last):
+    (layer,) = find_layers(OneSize(last), View(64, 64))
+    assert layer.channels_last is last
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid"),
+    [(17, (4, 4, 1)), (16, (4, 4, 0)), (197, (14, 14, 1)), (198, (14, 14, 2)), (201, (14, 14, 5)),
+     (3, (3, 1, 0)), (13, (3, 3, 4))],
+)  # fmt: skip
+def test_tokens_lie_in_a_square_after_those_without_a_place(tokens, grid):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.GELU()
+
+        def forward(self, x):
+            return self.act(torch.rand(len(x), tokens, 6))
+
+    (layer,) = find_layers(Tokens(), View(8, 8), ["act"])
+    assert (layer.height, layer.width, layer.extra) == grid and layer.channels == 6
+
+
+class Object:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+LOGITS, FEATURES = torch.rand(2, 4), torch.rand(2, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "output"),
+    [
+        (LOGITS, None),
+        ({"logits": LOGITS, "features": FEATURES}, None),
+        (Object(LOGITS), None),
+        ({"scores": LOGITS}, "scores"),
+        ((FEATURES, LOGITS), 1),
+        ([LOGITS, FEATURES], 0),
+        (Object(LOGITS), "logits"),
+    ],
+)
+def test_logits_are_taken_out_of_what_a_network_returns(answer, output):
+    assert logits_of(choose_output(nn.Identity(), output), answer) is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "message"),
+    [
+        ((LOGITS, FEATURES), None, r"a tuple of \(a tensor of shape \(2, 4\), .*output = 0"),
+        ({"scores": LOGITS}, None, r"a dict of \{'scores': .*output = \"scores\""),
+        ({"scores": LOGITS}, "score", r"output = \"scores\""),
+        (FEATURES, None, r"a tensor of shape \(2, 9, 3\)"),
+        ((LOGITS,), 3, "output = 0"),
+        (None, None, "an object of class NoneType"),
+    ],
+)
+def test_what_holds_no_logits_is_asked_about(answer, output, message):
+    with pytest.raises(ValueError, match=message):
+        logits_of(choose_output(nn.Identity(), output), answer)
+
+
+class Source:
+    """A series that returns one model."""
+
+    name, layers, channels_last, output, class_outputs = "mine", None, {}, None, {}
+    view = View(16, 16)
+
+    def __init__(self, model, **changes):
+        self.model = model
+        vars(self).update(changes)
+
+    def load(self, epoch, classes, run):
+        return self.model
+
+
+def small(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, outputs))  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path)
+    names = ["a", "b", "c"]
+    index = pd.DataFrame({"image_id": range(6), "class_id": [0, 0, 1, 1, 2, 2], "path": ""})
+    run.save(Artifact("image_index", ("test",)),
+             index.assign(class_name=[names[i] for i in index["class_id"]]), "x")  # fmt: skip
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), dtype=np.uint8)
+    run.save(Artifact("images", ("test",)), {"pixels": pixels}, "x")
+    return run
+
+
+def check(run, model, **changes):
+    (table,) = CheckCheckpoint(Source(model, **changes), 1).do(run, lambda steps: None)
+    return table.iloc[0]
+
+
+def broken():
+    model = small()
+    with torch.no_grad():
+        model[0].weight[0] = torch.nan
+    return model
+
+
+class Chance(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+
+    def forward(self, x):
+        return F.dropout(self.body(x) + 1, 0.5, training=True)
+
+
+def fails(x):
+    raise RuntimeError("only on Tuesdays")
+
+
+PLANTED = {
+    "nan": (broken, {}, "problem", r"NaN or infinite numbers \(0.weight\).*skip = \[1\]"),
+    "width": (lambda: small(64), {}, "problem", "64 outputs for 3 classes: say in class_outputs"),
+    "unknown class": (
+        small,
+        {"class_outputs": {"A": 1}},
+        "problem",
+        "no class of the images: A;",
+    ),
+    "beyond": (small, {"class_outputs": {"a": 3}}, "problem", "the network has outputs 0 to 2"),
+    "tuple": (lambda: Both(), {}, "problem", "output = 0"),
+    "raises": (lambda: Raises(), {}, "problem", "RuntimeError: only on Tuesdays"),
+    "half": (lambda: small().half(), {}, "notes", "float16 are converted to float32"),
+    "double": (lambda: small().double(), {}, "notes", "float64 are converted to float32"),
+    "probabilities": (lambda: nn.Sequential(small(), nn.Softmax(1)), {}, "notes", "probabilities"),
+    "chance": (Chance, {}, "notes", "two passes over the same images differ"),
+}
+
+
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+
+    def forward(self, x):
+        return self.body(x), x
+
+
+class Raises(Both):
+    def forward(self, x):
+        return fails(x)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_check_finds_what_is_planted(name, run):
+    model, changes, column, message = PLANTED[name]
+    assert pd.Series([check(run, model(), **changes)[column]]).str.contains(message).all()
+
+
+def test_check_finds_nothing_in_a_sound_network(run):
+    row = check(run, small())
+    assert row["problem"] == "" and row["notes"] == ""
+    assert (row["layers"], row["units"], row["outputs"], row["images"]) == (1, 4, 3, 6)
+    wide = check(run, small(64), class_outputs={"a": 60, "b": 61, "c": 63})
+    assert wide["problem"] == "" and wide["outputs"] == 64
