@@ -1,1 +1,66 @@
-"""ConceptEvo Harness: which concepts neurons learn, how they evolve, whether they matter."""
+"""ConceptEvo Harness: which concepts neurons learn, how they evolve, whether they matter.
+
+    import conceptevo as ce
+
+The names below load torch when they are first used, so that a survey's host needs none.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conceptevo.api import (
+        Ablated,
+        Arms,
+        Images,
+        Probed,
+        Result,
+        Scores,
+        Series,
+        Space,
+        View,
+        ablate,
+        importance,
+        load,
+        probe,
+        space,
+    )
+    from harness.records import Checkpoint, Neuron
+
+__all__ = [
+    "Ablated",
+    "Arms",
+    "Checkpoint",
+    "Images",
+    "Neuron",
+    "Probed",
+    "Result",
+    "Scores",
+    "Series",
+    "Space",
+    "View",
+    "ablate",
+    "importance",
+    "load",
+    "probe",
+    "space",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'conceptevo' has no attribute {name!r}")
+    module = "harness.records" if name in ("Checkpoint", "Neuron") else "conceptevo.api"
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("analysis", "tasks", "harness") or "analysis" in str(error):
+            raise ModuleNotFoundError(
+                f"{error}: a folder of yours called analysis, tasks or harness stands before ours; "
+                f"rename it, or start Python elsewhere"
+            ) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return __all__

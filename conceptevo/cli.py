@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -342,6 +343,7 @@ _debug = False
 
 def main() -> None:
     """Entry point: a user's mistake is one clear message, not a traceback."""
+    os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, not shown
     try:
         app()
     except ValueError as error:

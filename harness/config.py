@@ -52,6 +52,15 @@ class FolderImagesSection(_Section):
     attributes: UserPath | None = None
 
 
+class MemoryImagesSection(_Section):
+    """Images in memory: those of the Python interface."""
+
+    source: Literal["memory"]
+
+
+ImagesSection = DrawnImagesSection | FolderImagesSection | MemoryImagesSection
+
+
 class BaseSection(_Section):
     """The checkpoint whose neurons span the space."""
 
@@ -83,9 +92,10 @@ class Config(_Section):
 
     seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=0)
-    images: Annotated[DrawnImagesSection | FolderImagesSection, Field(discriminator="source")] = (
-        DrawnImagesSection()
-    )
+    images: Annotated[
+        DrawnImagesSection | FolderImagesSection | MemoryImagesSection,
+        Field(discriminator="source"),
+    ] = DrawnImagesSection()
     series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
         min_length=1
     )
@@ -169,7 +179,9 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
 
 
 def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if part not in ("drawn", "folder"))
+    place = ".".join(
+        str(part) for part in problem["loc"] if part not in ("drawn", "folder", "memory")
+    )
     if problem["type"] == "extra_forbidden":
         return f"  {place}: unknown key; see `conceptevo init` for those there are"
     message = problem["msg"].removeprefix("Value error, ")

@@ -39,6 +39,10 @@ class Registry(Generic[T]):
 
         return register
 
+    def put(self, name: str, plugin: T) -> None:
+        """Register a plug-in under `name`, in place of an earlier one."""
+        self._plugins[name] = plugin
+
     def get(self, name: str) -> T:
         """The plugin of that name.
 

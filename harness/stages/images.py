@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ import pandas as pd
 from harness.artifacts import Artifact, Run
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.sets import FileImages, drawn_arrays, folder_images, image_index, left_out
+from harness.images.sets import (
+    ArrayImages,
+    FileImages,
+    drawn_arrays,
+    folder_images,
+    image_index,
+    left_out,
+)
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -88,6 +96,29 @@ class ListImages(Work):
         yield image_index(self._files)
 
 
+@dataclass(frozen=True, eq=False)
+class KeepImages(Work):
+    """Keep images that are in memory as one split."""
+
+    split: str
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return Artifact("images", (self.split,)), Artifact("image_index", (self.split,))
+
+    @cached_property
+    def depends(self) -> object:
+        arrays = (self.pixels, self.labels)
+        return [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays], self.classes
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        yield {"pixels": self.pixels}
+        yield image_index(ArrayImages(self.pixels, self.labels, self.classes))
+
+
 def folder_split(section: FolderImagesSection, split: str) -> FileImages:
     """The files of a split; a label means the same class in every split."""
     classes = None if split == "probe" else folder_images(section.probe).classes
@@ -107,7 +138,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
             DrawImages(split, getattr(section, split), plan.config.seed) for split in STREAMS
         ]
         yield "images", list[Work](drawings)
-    else:
+    elif isinstance(section, FolderImagesSection):
         splits = [split for split in STREAMS if getattr(section, split) is not None]
         for split in splits:
             _say_left_out(split, getattr(section, split))

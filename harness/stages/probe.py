@@ -12,7 +12,7 @@ import torch
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import attribute_overlaps, dissect, label_masks, read_attributes
 from harness.concepts.probing import ProbeParameters, probe
-from harness.config import DrawnImagesSection
+from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, FileImages, open_images
@@ -225,7 +225,8 @@ def _steps(plan: Plan) -> Iterator[Step]:
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)
         yield "naming concepts", [NameByMasks(*one, count) for one in checkpoints]
-    elif (path := config.images.attributes) is not None:
+    elif isinstance(config.images, FolderImagesSection) and config.images.attributes is not None:
+        path = config.images.attributes
         assert isinstance(plan.test_images, FileImages)
         values, names = read_attributes(path, plan.test_images)
         known = (tuple(names), tuple(map(tuple, values.astype(int).tolist())))

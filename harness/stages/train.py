@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.artifacts import Artifact, Run
-from harness.config import ConfigError, FolderImagesSection
+from harness.config import ConfigError
 from harness.images.batches import batches
 from harness.images.sets import open_images
 from harness.networks.sources import Source, TrainedSource
@@ -79,7 +79,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
     for source in config.series:
         if not isinstance(source, TrainedSource):
             continue
-        if isinstance(config.images, FolderImagesSection) and config.images.train is None:
+        if getattr(config.images, "train", None) is None:
             raise ConfigError(f"series {source.name!r} is to be trained: images.train is missing")
         count = source.training.images or getattr(config.images, "train", 0)
         batches_an_epoch = count // source.training.batch_size if isinstance(count, int) else 1

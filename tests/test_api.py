@@ -1,0 +1,153 @@
+"""The Python interface: what the README shows, equal to what the commands compute."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_interventions import perturbed
+from torch import nn
+
+import conceptevo as ce
+from harness.images.sets import drawn_arrays
+
+MINE = (0, 1, 2)
+
+
+def my_score(change):
+    """A user's own importance method."""
+    return {name: gradient.norm(dim=2) for name, gradient in change.gradients_from.items()}
+
+
+@pytest.fixture(scope="module")
+def images():
+    arrays = drawn_arrays(3, 0, 400)
+    chosen = np.isin(arrays["labels"], MINE)
+    return ce.Images(arrays["pixels"][chosen], arrays["labels"][chosen], classes=["r", "g", "b"])
+
+
+@pytest.fixture(scope="module")
+def series():
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 12, 3, 2), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)]
+    newer = nn.Sequential(*parts, *head)
+    models = {1: perturbed(newer, 1), 4: newer}
+    return ce.Series("mine", models, view=ce.View(32, 32, mean=0.5, std=0.25))
+
+
+@pytest.fixture(scope="module")
+def probed(series, images):
+    return ce.probe(series, images, k=10, progress=False)
+
+
+@pytest.fixture(scope="module")
+def scores(series, images):
+    return ce.importance(
+        series, images, (1, 4), ["sign_t", my_score], heldout_images=8, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def undone(scores):
+    return ce.ablate(scores, "revert", arms=ce.Arms(bins=4, random=19), progress=False)
+
+
+def test_stimuli_are_a_table_and_a_strip(probed):
+    stimuli = probed.to_pandas()
+    assert set(stimuli["epoch"]) == {1, 4} and set(stimuli["layer"]) == {"1", "3"}
+    assert stimuli.groupby(["epoch", "layer", "channel"]).size().max() == 10
+    strip = probed.strip(ce.Neuron("mine", 4, "3", 5))
+    assert strip.width > 2 * strip.height - 20
+    with pytest.raises(ValueError, match="no series 'other'; there are 'mine'"):
+        probed.strip(ce.Neuron("other", 4, "3", 5))
+
+
+def test_a_space_has_neighbours(probed):
+    space = ce.space(probed, "ppmi", seed=0, dimension=5, progress=False)
+    neurons = space.to_pandas()
+    neuron = ce.Neuron(*neurons.loc[0, ["series", "epoch", "layer", "channel"]])
+    near = space.nearest(neuron, k=5)
+    assert len(near) == 5 and near["similarity"].is_monotonic_decreasing
+    among = space.nearest(neuron, k=3, epoch=4)
+    assert set(among["epoch"]) == {4}
+    with pytest.raises(ValueError, match="has no place in the space"):
+        space.nearest(ce.Neuron("mine", 4, "3", 99))
+
+
+def test_scores_are_those_of_both_methods_for_all_classes(scores, series):
+    table = scores.to_pandas()
+    assert set(table["method"]) == {"sign_t", "my_score"} and set(table["class_id"]) == {0, 1, 2}
+    assert len(table) == 2 * 3 * (8 + 12)
+    assert not any(module._forward_hooks for module in series.models[4].modules())
+
+
+def test_ablation_ends_in_a_leaderboard_and_figures(undone):
+    records = undone.to_pandas()
+    assert {"q1", "q4", "random", "most", "all", "none"} <= set(records["arm"])
+    assert records.loc[records["arm"] == "random", "draw"].nunique() == 19
+    board = undone.leaderboard().frame
+    assert set(board["method"]) == {"sign_t", "my_score"} and board["gap"].notna().all()
+    assert undone.figure("curves") is not None
+    assert "sign_t" in undone._repr_html_()
+
+
+def test_ablating_again_adds_to_what_was_done(scores, undone):
+    zero = ce.ablate(scores, "zero", arms=ce.Arms(random=19), progress=False)
+    assert set(zero.to_pandas()["ablation"]) == {"zero"}
+    with pytest.raises(ValueError, match="unknown ablation 'undo'; known: revert"):
+        ce.ablate(scores, "undo")
+
+
+@pytest.mark.parametrize("name", ["probed", "scores"])
+def test_results_are_saved_and_loaded(name, request, tmp_path):
+    result = request.getfixturevalue(name)
+    result.save(tmp_path / "kept")
+    again = ce.load(tmp_path / "kept")
+    assert type(again) is type(result) and "rows" in again._repr_html_()
+    columns = list(result.to_pandas().columns)
+    mine, theirs = (r.to_pandas().sort_values(columns) for r in (result, again))
+    if name == "scores":
+        theirs = theirs[theirs["method"].isin(mine["method"])]
+    pd.testing.assert_frame_equal(
+        mine.reset_index(drop=True), theirs.reset_index(drop=True), check_exact=True
+    )
+    with pytest.raises(ValueError, match="can be read, not computed with"):
+        _ = again.config
+    with pytest.raises(ValueError, match="holds no saved result"):
+        ce.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((2, 4, 4, 3)), [0, 0], ["a"]), "pixels must be uint8 .* got float64"),
+        ((np.zeros((2, 3, 4, 4), np.uint8), [0, 0], ["a"]), r"pixels must be \[images, height"),
+        ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
+    ],
+)
+def test_bad_images_say_what_is_allowed(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ce.Images(*arguments)
+
+
+def test_bad_series_are_named(images, series):
+    with pytest.raises(ValueError, match="epoch 1: the network has 3 outputs|has 3 outputs for 2"):
+        ce.probe(series, ce.Images(images.pixels, images.labels % 2, ["a", "b"]), progress=False)
+    with pytest.raises(ValueError, match="no checkpoint of epoch 9; it has 1, 4"):
+        ce.importance(series, images, (1, 9), progress=False)
+
+
+def test_importing_changes_no_global_state():
+    code = (
+        "import matplotlib, torch, os; before = matplotlib.rcParams['backend'], "
+        "torch.get_num_threads(), dict(os.environ); import conceptevo as ce; ce.probe; "
+        "assert before == (matplotlib.rcParams['backend'], torch.get_num_threads(), "
+        "dict(os.environ)), matplotlib.rcParams['backend']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"MPLBACKEND": "svg", "PATH": ""})
+    assert matplotlib.rcParams["backend"]
