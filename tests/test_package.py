@@ -121,7 +121,11 @@ def test_it_runs_to_a_study_and_a_page_of_the_survey(installed, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run([tool, "study", "build", "run", "--out", "study", "--settings", "study.toml"], tmp_path, timeout=300)
+    run(
+        [tool, "study", "build", "run", "--out", "study", "--settings", "study.toml"],
+        tmp_path,
+        timeout=300,
+    )
     serving = subprocess.Popen(
         [tool, "survey", "study", "--port", str(port)], cwd=tmp_path,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
