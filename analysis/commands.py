@@ -47,6 +47,26 @@ def analyse(
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex", highlight=False)
 
 
+def explore(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    study: Annotated[
+        Path | None, typer.Option(help="results of a study of this run, see `conceptevo analyse`")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the HTML file [default: RUN/explore.html]")
+    ] = None,
+) -> None:
+    """One offline page to look around: neurons over epochs, what matters, what people answered."""
+    from analysis.explorer.page import write_explorer
+    from harness.artifacts import Run
+
+    with console.status("explorer"):
+        written = write_explorer(Run(run), out or run / "explore.html", study)
+    console.print(f"Look around: {written.page} ({written.size / 1e6:.1f} MB)", highlight=False)
+    if written.folder is not None:
+        console.print(f"keep its pictures beside it: {written.folder}", highlight=False)
+
+
 def compare(
     first: Annotated[Path, typer.Argument(help="a run with a benchmark")],
     second: Annotated[Path, typer.Argument(help="another")],

@@ -45,6 +45,7 @@ class Everything(Rooms):
         "dashboard": "survey_app.commands:dashboard",
         "survey-password": "survey_app.commands:password",
         "analyse": "analysis.commands:analyse",
+        "explore": "analysis.commands:explore",
         "power": "analysis.commands:power",
         "release": "analysis.commands:release",
         "rebuild": "analysis.commands:rebuild",
@@ -177,6 +178,7 @@ def demo(
     """The main job on an embedded default: drawn images, small networks trained on the spot."""
     import tomllib
 
+    from analysis.commands import explore
     from harness.config import parse_config
 
     values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
@@ -195,10 +197,11 @@ def demo(
         name: pairs for name, pairs in values["evolve"]["pairs"].items() if name in wanted
     }
     _run_until("report", parse_config(values, "the demo"), out)
-    _demo_study(out)
+    results = _demo_study(out)
+    explore(out, results)
 
 
-def _demo_study(out: Path) -> None:
+def _demo_study(out: Path) -> Path:
     """Build a study out of the run, fill it with simulated participants and analyse it, once."""
     from analysis.study.pipeline import Inputs, analyse_study
     from analysis.study.results import Settings
@@ -220,6 +223,7 @@ def _demo_study(out: Path) -> None:
             analyse_study(Inputs(study, answers, out), Settings(), results)
     console.print(f"What people would have answered: {results / 'report.html'}", highlight=False)
     console.print(f"\nServe the study with\n  conceptevo survey {study}", highlight=False)
+    return results
 
 
 def _list(text: str) -> list[str]:

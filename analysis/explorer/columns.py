@@ -1,0 +1,65 @@
+"""Tables as compact columns in JSON: numbers as little-endian bytes in base 64."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+
+#: numpy type -> the name of JavaScript's typed array.
+TYPES = {
+    "<f4": "Float32Array",
+    "<i4": "Int32Array",
+    "<u4": "Uint32Array",
+    "<i2": "Int16Array",
+    "<u2": "Uint16Array",
+    "|u1": "Uint8Array",
+}
+
+
+def whole(values: Any) -> np.ndarray:
+    """Whole numbers as the smallest of the types that hold them (int16, int32).
+
+    Raises:
+        ValueError: a value is beyond 32 bits.
+    """
+    array = np.asarray(values, dtype=np.int64)
+    for kind in (np.int16, np.int32):
+        limits = np.iinfo(kind)
+        if not array.size or (limits.min <= array.min() and array.max() <= limits.max):
+            return array.astype(kind)
+    raise ValueError(f"a whole number needs more than 32 bits: {array.max()}")
+
+
+def real(values: Any) -> np.ndarray:
+    """Real numbers as float32; what is missing is NaN."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def packed(value: Any) -> Any:
+    """The value with every array in it as {"type": typed array, "bytes": base 64}.
+
+    Raises:
+        ValueError: an array of a type that no typed array holds.
+    """
+    if isinstance(value, dict):
+        return {str(key): packed(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [packed(part) for part in value]
+    if isinstance(value, np.ndarray):
+        kind = value.dtype.newbyteorder("<").str
+        if kind not in TYPES:
+            raise ValueError(f"arrays of {value.dtype} cannot be packed; use whole() or real()")
+        data = np.ascontiguousarray(value, dtype=kind).tobytes()
+        return {"type": TYPES[kind], "bytes": base64.b64encode(data).decode("ascii")}
+    if isinstance(value, np.generic):
+        return packed(value.item())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def as_json(value: Any) -> str:
+    """Packed JSON that may stand inside a <script> element: it holds no `<`."""
+    text = json.dumps(packed(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,363 @@
+"""A run as columns for the explorer's page. No torch; the same run gives the same columns.
+
+A *unit* is one channel of one layer of a series; a *neuron* is a unit at one checkpoint. Rows of
+neurons are those of the run's first space, dead neurons are absent and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.explorer.columns import real, whole
+from analysis.run import tables as run_tables
+from analysis.statistics.alignment import NAMED_OVERLAP
+from harness.artifacts import Artifact, Run
+from harness.concepts.space import SemanticSpace
+from harness.records import JOINT, NEURON, PAIR
+from harness.results import BENCH, REVERSION, Results, has_results, read_results
+
+PATCHES = 9
+NEIGHBOURS = 5
+UNIT = ["series", "layer", "channel"]
+SET = [*PAIR, "method", "class_id", "arm", "draw"]
+#: Of several splits, the one whose outcomes are shown: images that no score has seen.
+SPLIT = "heldout"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run, read once for all parts of the page."""
+
+    run: Run
+
+    @cached_property
+    def space(self) -> SemanticSpace:
+        return SemanticSpace.load(self.run, self.run.manifest()["space_methods"][0])
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """A row a layer: series in the configuration's order, then by depth."""
+        order = {name: index for index, name in enumerate(self.series)}
+        table = self.run.tables("layers")
+        return (
+            table.assign(order=table["series"].map(order))
+            .sort_values(["order", "depth"], kind="stable")
+            .drop(columns="order")
+            .reset_index(drop=True)
+        )
+
+    @cached_property
+    def series(self) -> list[str]:
+        present = set(self.run.tables("layers")["series"])
+        named = [entry["name"] for entry in self.run.manifest()["configuration"]["series"]]
+        return [name for name in named if name in present]
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """A row a unit: series, layer, channel, layer_row."""
+        parts = [
+            pd.DataFrame({"channel": np.arange(layer.channels)}).assign(
+                series=layer.series, layer=layer.layer, layer_row=layer.Index
+            )
+            for layer in self.layers.itertuples()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def unit_of(self, table: pd.DataFrame) -> np.ndarray:
+        """Rows of `units` of a table with series, layer and channel."""
+        keys = self.units[UNIT].assign(unit=np.arange(len(self.units)))
+        return table[UNIT].merge(keys, on=UNIT, how="left")["unit"].to_numpy()
+
+    @cached_property
+    def row_of(self) -> dict[tuple[Any, ...], int]:
+        """(series, epoch, layer, channel) -> row of a neuron."""
+        keys = self.space.neurons[NEURON].itertuples(index=False, name=None)
+        return {key: row for row, key in enumerate(keys)}
+
+    @cached_property
+    def classes(self) -> list[str]:
+        index = self.run.table(Artifact("image_index", ("probe",)))
+        return list(index.drop_duplicates("class_id").sort_values("class_id")["class_name"])
+
+    @cached_property
+    def studies(self) -> list[Results]:
+        """The reversion study and, where it was run, the benchmark."""
+        return [
+            read_results(self.run.root, study)
+            for study in (REVERSION, BENCH)
+            if has_results(self.run, study)
+        ]
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, int, int]]:
+        named = [(p["series"], p["epoch_from"], p["epoch_to"])
+                 for study in self.studies for p in study.about["pairs"]]  # fmt: skip
+        return list(dict.fromkeys(named))
+
+    @cached_property
+    def stimuli(self) -> pd.DataFrame:
+        """The strongest PATCHES stimuli of every neuron, with its row."""
+        table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
+        table = table[table.groupby(NEURON).cumcount() < PATCHES]
+        place = table.groupby(NEURON).cumcount().to_numpy()
+        keys = table[NEURON].itertuples(index=False, name=None)
+        row = np.array([self.row_of.get(key, -1) for key in keys])
+        return table.assign(row=row, place=place)[row >= 0]
+
+
+def explorer_columns(source: Source) -> dict[str, Any]:
+    """All that the page shows of a run, but pictures and people; arrays are not yet packed."""
+    run, space = source.run, source.space
+    layers = source.layers
+    views = layers[["resize", "crop"]].drop_duplicates().reset_index(drop=True)
+    view_of = layers.merge(views.reset_index(names="view"), on=["resize", "crop"])["view"]
+    return {
+        "run": run.root.resolve().name,
+        "seed": run.manifest()["configuration"]["seed"],
+        "base": run.manifest()["base"],
+        "space": space.method,
+        "spaces": run.manifest()["space_methods"],
+        "overlap": NAMED_OVERLAP,
+        "series": source.series,
+        "epochs": {
+            name: sorted({int(e) for e in rows["epoch"]})
+            for name, rows in space.neurons.groupby("series")
+        },
+        "classes": source.classes,
+        "views": views["crop"].tolist(),
+        "layers": [
+            {
+                "series": source.series.index(layer.series),
+                "name": layer.layer,
+                "channels": layer.channels,
+                "depth": round(float(layer.depth), 3),
+                "patch": float(layer.patch),
+                "view": int(view_of[layer.Index]),
+            }
+            for layer in layers.itertuples()
+        ],
+        "units": {
+            "layer": whole(source.units["layer_row"]),
+            "channel": whole(source.units["channel"]),
+        },
+        **_neurons(source),
+        "neighbours": _neighbours(source),
+        "stimuli": _stimuli(source),
+        **_ablations(source),
+        **_trust(run, space.method),
+    }
+
+
+def _neurons(source: Source) -> dict[str, Any]:
+    space = source.space
+    table = space.neurons[[*NEURON, "coverage"]]
+    places = source.run.table(Artifact("map"))
+    table = table.merge(places, on=NEURON, how="left")
+    named = run_tables.concepts(source.run)
+    if named is None:
+        table = table.assign(concept=None, iou=np.nan)
+    else:
+        table = table.merge(named[[*NEURON, "concept", "iou"]], on=NEURON, how="left")
+    strong = table["concept"].where(table["iou"] >= NAMED_OVERLAP)
+    concepts = sorted(strong.dropna().unique())
+    return {
+        "concepts": concepts,
+        "hasConcepts": named is not None,
+        "neurons": {
+            "unit": whole(source.unit_of(table)),
+            "epoch": whole(table["epoch"]),
+            "x": real(table["x"]),
+            "y": real(table["y"]),
+            "concept": whole(strong.map({c: i for i, c in enumerate(concepts)}).fillna(-1)),
+            "overlap": real(table["iou"]),
+            "coverage": real(table["coverage"]),
+            "moved": real(_moved(source)),
+        },
+    }
+
+
+def _moved(source: Source) -> np.ndarray:
+    """How far each neuron moved since its series' previous checkpoint; NaN where it has none."""
+    moved = np.full(len(source.space.neurons), np.nan)
+    for series, rows in source.space.neurons.groupby("series"):
+        for start, end in pairwise(sorted(set(rows["epoch"]))):
+            step = source.space.displacement(str(series), int(start), int(end))
+            for layer, channel, value in step.itertuples(index=False, name=None):
+                moved[source.row_of[series, end, layer, channel]] = value
+    return moved
+
+
+def _neighbours(source: Source) -> list[dict[str, Any]]:
+    """Of each series, the neurons of its last checkpoint that are nearest to every neuron."""
+    space, every = source.space, np.arange(len(source.space.neurons))
+    parts = []
+    for name in source.series:
+        epochs = space.neurons.loc[space.neurons["series"] == name, "epoch"]
+        if epochs.empty:
+            continue
+        last = int(epochs.max())
+        candidates = space.rows(series=name, epoch=last)
+        rows, near = [], []
+        for block in np.array_split(every, max(1, len(every) // 2000)):
+            found = space.nearest(block, candidates, NEIGHBOURS)
+            rows.append(found[0])
+            near.append(found[1])
+        parts.append({"series": source.series.index(name), "epoch": last,
+                      "row": whole(np.concatenate(rows).ravel()),
+                      "similarity": real(np.concatenate(near).ravel())})  # fmt: skip
+    return parts
+
+
+def _stimuli(source: Source) -> dict[str, Any]:
+    """Image, corner of the crop in pixels of the view, and activation; PATCHES a neuron."""
+    table = source.stimuli.merge(
+        source.layers[["series", "layer", "patch", "crop"]], on=["series", "layer"]
+    )
+    side, size = table["patch"].to_numpy(), table["crop"].to_numpy()
+    pixels = np.clip([round(s) for s in side * size], 1, size)
+    shape = len(source.space.neurons), PATCHES
+    image, top, left = (np.full(shape, -1) for _ in range(3))
+    activation = np.full(shape, np.nan)
+    where = table["row"].to_numpy(), table["place"].to_numpy()
+    image[where], activation[where] = table["image_id"], table["activation"]
+    for corner, peak in ((top, "peak_y"), (left, "peak_x")):
+        start = [round(v) for v in table[peak].to_numpy() * size - pixels / 2]
+        corner[where] = np.clip(start, 0, size - pixels)
+    return {"each": PATCHES, "image": whole(image.ravel()), "top": whole(top.ravel()),
+            "left": whole(left.ravel()), "activation": real(activation.ravel())}  # fmt: skip
+
+
+def _ablations(source: Source) -> dict[str, Any]:
+    if not source.studies:
+        return {"pairs": [], "methods": [], "importance": [], "sets": None, "outcomes": None}
+    table = pd.concat([study.importance() for study in source.studies], ignore_index=True)
+    table = table.drop_duplicates([*PAIR, "layer", "channel", "class_id", "method"])
+    methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
+    pairs = source.pairs
+    importance = []
+    for index, pair in enumerate(pairs):
+        of_pair = table[(table[PAIR] == pair).all(axis=1)]
+        importance += [
+            {"pair": index, "method": methods.index(method), **_scores(source, rows)}
+            for method, rows in of_pair.groupby("method", observed=True)
+            if method in methods
+        ]
+    outcomes = ablation_outcomes(source.studies)
+    arms = sorted(set(outcomes["arm"]))
+    names = {"arm": arms, "method": sorted(set(outcomes["method"])),
+             "ablation": sorted(set(outcomes["ablation"]))}  # fmt: skip
+    return {
+        "pairs": [
+            {"series": source.series.index(s), "from": int(start), "to": int(end)}
+            for s, start, end in pairs
+        ],
+        "methods": methods,
+        "importance": importance,
+        "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
+        "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},
+        "sets": _sets(source, methods),
+    }
+
+
+def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
+    """Classes x units: score, standard error, rank within the layer; missing ones NaN and -1."""
+    shape = len(source.classes), len(source.units)
+    where = rows["class_id"].to_numpy(), source.unit_of(rows)
+    score, error = np.full(shape, np.nan), np.full(shape, np.nan)
+    rank = np.full(shape, -1)
+    score[where], error[where], rank[where] = rows["score"], rows["stderr"], rows["rank"]
+    images = int(rows["images"].max()) if len(rows) else 0
+    return {"score": real(score.ravel()), "error": real(error.ravel()),
+            "rank": whole(rank.ravel()), "images": images}  # fmt: skip
+
+
+def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
+    """What each set's ablation did: a row a set, layer, class and ablation, of held-out images.
+
+    Returns:
+        SET's columns, ablation, layer, images, before, change (signed, of accuracy), change_error
+        (standard error over images), probability, probability_error (of the class's probability).
+    """
+    keys = [*PAIR, "ablation", "layer", "method", "arm", "draw", "class_id"]
+    parts = []
+    for study in studies:
+        rows = study.records(split=SPLIT)
+        if rows.empty:
+            continue
+        before = rows["correct_before"].astype(float)
+        rows = rows[keys].assign(
+            before=before,
+            change=rows["correct_after"].astype(float) - before,
+            probability=rows["probability_after"].astype(float) - rows["probability_before"],
+        )
+        groups = rows.groupby(keys, observed=True, sort=False)
+        table = groups.agg(
+            images=("before", "size"), before=("before", "mean"), change=("change", "mean"),
+            change_error=("change", "sem"), probability=("probability", "mean"),
+            probability_error=("probability", "sem"),
+        )  # fmt: skip
+        parts.append(table.reset_index())
+    table = pd.concat(parts, ignore_index=True)
+    return table.drop_duplicates(keys).reset_index(drop=True)
+
+
+def _outcome_columns(
+    source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    layer = {
+        (row.series, row.layer): row.Index
+        for row in source.layers[["series", "layer"]].itertuples()
+    }
+    keys = table[["series", "layer"]].itertuples(index=False, name=None)
+    pair = {pair: index for index, pair in enumerate(source.pairs)}
+    of_pair = table[PAIR].itertuples(index=False, name=None)
+    columns = {"pair": whole([pair[key] for key in of_pair]),
+               "class": whole(table["class_id"]), "draw": whole(table["draw"]),
+               "layer": whole([-1 if key[1] == JOINT else layer[key] for key in keys]),
+               "images": whole(table["images"])}  # fmt: skip
+    columns |= {key: whole([names[key].index(v) for v in table[key]]) for key in names}
+    numbers = ("before", "change", "change_error", "probability", "probability_error")
+    return columns | {name: real(table[name]) for name in numbers}
+
+
+def _sets(source: Source, methods: list[str]) -> dict[str, Any]:
+    """The bin of every unit, classes x units, for each pair and method: 0 is none, 1 is q1."""
+    table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
+    table = table[table["arm"].str.fullmatch(r"q\d+")]
+    quarters = []
+    for (*pair, method), rows in table.groupby([*PAIR, "method"], observed=True):
+        bins = np.zeros((len(source.classes), len(source.units)), dtype=np.uint8)
+        bins[rows["class_id"].to_numpy(), source.unit_of(rows)] = rows["arm"].str[1:].astype(int)
+        quarters.append({"pair": source.pairs.index(tuple(pair)), "method": methods.index(method),
+                         "bin": bins.ravel()})  # fmt: skip
+    return {"bins": quarters}
+
+
+def _trust(run: Run, method: str) -> dict[str, Any]:
+    """How far the space can be trusted, dead neurons, accuracy: the run's own tables."""
+
+    def rows(table, **wanted: Any) -> list[dict[str, Any]]:
+        if table is None:
+            return []
+        frame = table.frame
+        for column, value in wanted.items():
+            frame = frame[frame[column] == value]
+        return [
+            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
+            for record in frame.to_dict("records")
+        ]
+
+    return {
+        "alignment": rows(run_tables.alignment(run), method=method),
+        "identity": rows(run_tables.identities(run), method=method),
+        "checkpoints": rows(run_tables.neurons(run)),
+        "training": rows(run_tables.training(run)),
+    }

@@ -1,0 +1,137 @@
+"""The page itself: template, styles, code and data as one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from analysis.explorer.columns import as_json
+from analysis.explorer.data import Source, explorer_columns
+from analysis.explorer.people import people_columns
+from analysis.explorer.sprites import Sheet, sheets
+from harness.artifacts import Run, whole_file, write_text
+from harness.images.sets import View, open_images
+
+#: Up to this size the page is one file; beyond it, the sheets lie in a folder beside it.
+LARGEST_FILE = 20e6
+#: Most pixels of an image's side inside the one file, and in a folder.
+TILE_INSIDE, TILE_BESIDE = 112, 224
+CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes.js", "models.js",
+        "selection.js", "trust.js", "start.js")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the page, the folder of sheets (None where they are inside), bytes."""
+
+    page: Path
+    folder: Path | None
+    size: int
+    images: int
+
+
+def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
+    """Write the explorer of a run.
+
+    Args:
+        out: the HTML file. results: of a study of this run (folder of `conceptevo analyse`).
+
+    Raises:
+        ArtifactError: the run lacks what the explorer shows. ValueError: the study is not of it.
+    """
+    source = Source(run)
+    data = explorer_columns(source)
+    data["people"] = None if results is None else people_columns(source, results)
+    pictures = _pictures(source, TILE_INSIDE)
+    limit = LARGEST_FILE - len(page(data))
+    if sum(len(sheet.data) for sheet in pictures) * 4 / 3 <= limit:
+        folder = None
+    else:
+        pictures = _pictures(source, TILE_BESIDE)
+        folder = out.with_name(f"{out.stem}-images")
+    data["sheets"] = _placed(pictures, folder)
+    write_text(out, page(data, folder is not None))
+    size = out.stat().st_size + (0 if folder is None else sum(len(s.data) for s in pictures))
+    return Written(out, folder, size, sum(len(sheet.images) for sheet in pictures))
+
+
+def code() -> str:
+    """All code of the page: the library, then ours."""
+    own = files("analysis") / "explorer" / "page"
+    return "\n".join((own / name).read_text(encoding="utf-8") for name in CODE)
+
+
+def page(data: dict[str, Any], beside: bool = False) -> str:
+    """The HTML text.
+
+    Args:
+        data: as `explorer_columns`, with `people` and `sheets`. beside: sheets are files.
+    """
+    own = files("analysis") / "explorer" / "page"
+    scripts = {"library": get_plotlyjs(), "code": code()}
+    policy = [
+        "default-src 'none'",
+        "script-src " + " ".join(_hash(text) for text in scripts.values()),
+        "style-src 'unsafe-inline'",  # the library writes style elements and attributes
+        "img-src data: blob:" + (" 'self' file:" if beside else ""),
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    parts = {
+        "policy": "; ".join(policy),
+        "title": html.escape(f"Concept evolution of {data['run']}"),
+        "style": (own / "page.css").read_text(encoding="utf-8"),
+        "data": as_json(data),
+        **scripts,
+    }
+    text = (own / "page.html").read_text(encoding="utf-8")
+    pieces = text.split("@@")  # @@name@@ marks where a part goes; parts are put in unchanged
+    return "".join(parts[piece] if position % 2 else piece for position, piece in enumerate(pieces))
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _pictures(source: Source, largest: int) -> list[Sheet]:
+    images = open_images(source.run, "probe")
+    views = source.layers[["resize", "crop"]].drop_duplicates()
+    shown = source.stimuli.merge(
+        source.layers[["series", "layer", "resize", "crop"]], on=["series", "layer"]
+    )
+    pictures: list[Sheet] = []
+    for index, view in enumerate(views.itertuples(index=False)):
+        of_view = shown[(shown["resize"] == view.resize) & (shown["crop"] == view.crop)]
+        wanted = sorted(set(of_view["image_id"].tolist()))
+        pictures += sheets(images, View(int(view.resize), int(view.crop)), index, wanted, largest)
+    return pictures
+
+
+def _placed(pictures: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
+    """What the page must know of each sheet; writes them into the folder where there is one."""
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    placed = []
+    for number, sheet in enumerate(pictures):
+        if folder is None:
+            address = "data:image/webp;base64," + base64.b64encode(sheet.data).decode("ascii")
+        else:
+            name = f"sheet-{number:03d}.webp"
+            with whole_file(folder / name) as temporary:
+                temporary.write_bytes(sheet.data)
+            address = f"{folder.name}/{name}"
+        about = {"view": sheet.view, "tile": sheet.tile, "columns": sheet.columns}
+        ids = np.array(sheet.images, dtype=np.int32)
+        placed.append(about | {"images": ids, "address": address})
+    return placed

@@ -1,0 +1,91 @@
+"""What people answered about the neurons of a run, trial by trial."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.explorer.data import Source
+from analysis.study.association import people_by_trial
+from analysis.study.pipeline import read_results
+from analysis.study.responses import Responses
+
+ANSWERS_SHOWN = 5
+
+
+def people_columns(source: Source, results: Path) -> dict[str, Any]:
+    """The trials of a study with their neurons and answers.
+
+    Args:
+        results: folder written by `conceptevo analyse`.
+
+    Returns:
+        source (human, pilot or simulated), tasks (name -> title), participants, strangers (trials
+        whose neurons are none of the run's) and trials: id, task, condition, answers, rate (share
+        right, or of "changed" in evolution labelling; None where nothing is right or wrong),
+        chance, neurons (rows), given: the most frequent answers with their counts.
+
+    Raises:
+        ValueError: no results there, or none of its neurons is in the run.
+    """
+    responses = read_results(results).responses
+    rates = people_by_trial(responses).set_index("trial")
+    chances = {task: responses.study.chance(task) for task in responses.study.choice_tasks}
+    given = _given(responses)
+    trials, strangers = [], 0
+    shown = responses.study.trials
+    for trial in shown[shown["role"] == "trial"].itertuples():
+        keys = [(n.series, n.epoch, n.layer, n.channel) for n in trial.neurons]
+        rows = [source.row_of[key] for key in keys if key in source.row_of]
+        if not rows:
+            strangers += 1
+            continue
+        answers = given.get(trial.trial, [])
+        trials.append(
+            {
+                "id": trial.trial,
+                "task": trial.task,
+                "condition": trial.condition,
+                "answers": sum(count for _, count in answers),
+                "rate": float(rates["rate"].get(trial.trial, float("nan"))),
+                "chance": chances.get(trial.task, {}).get(trial.condition),
+                "key": responses.study.keys.get(trial.trial),
+                "neurons": rows,
+                "given": answers[:ANSWERS_SHOWN],
+            }
+        )
+    if not trials:
+        raise ValueError(
+            f"--study {results}: none of its trials shows a neuron of {source.run.root}; "
+            f"give the results of a study that was built out of this run"
+        )
+    return {
+        "source": responses.source,
+        "participants": int(responses.answers["participant"].nunique()),
+        "tasks": {task: responses.study.name(task) for task in sorted(set(shown["task"]))},
+        "strangers": strangers,
+        "trials": trials,
+    }
+
+
+def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
+    """Trial -> every different answer and how often it was given, the most frequent first."""
+    table = pd.DataFrame(
+        {"trial": responses.answers["trial"], "text": responses.answers["value"].map(_as_text)}
+    )
+    counts = table.groupby("trial")["text"].value_counts()
+    by_trial: dict[str, list[tuple[str, int]]] = {}
+    for (trial, text), count in counts.items():
+        by_trial.setdefault(str(trial), []).append((str(text), int(count)))
+    return by_trial
+
+
+def _as_text(value: Any) -> str:
+    """An answer in words: a pick as it is, the parts of a compound answer one after another."""
+    if isinstance(value, dict):
+        parts = [f"{name}: {part}" for name, part in value.items() if part not in ("", None)]
+        return ", ".join(parts)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

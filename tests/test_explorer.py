@@ -1,0 +1,485 @@
+"""The explorer: its figures are the run's, and a real browser looks around in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.explorer.columns import as_json, packed, real, whole
+from analysis.explorer.data import Source, ablation_outcomes, explorer_columns
+from analysis.explorer.page import write_explorer
+from analysis.explorer.people import people_columns
+from analysis.study.pipeline import read_results as analysed
+from analysis.study.release import copy_study, write_data
+from analysis.study.responses import read_tables
+from harness.artifacts import Artifact, Run, write_text
+from harness.images.patches import patch
+from harness.images.sets import View, open_images
+from harness.records import JOINT, NEURON
+from harness.results import REVERSION, read_results
+from tasks.evidence import read_groups
+from tasks.settings import StudySettings
+from tasks.study import build
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+FLAGS = ["--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+         "--enable-unsafe-swiftshader"]  # fmt: skip
+CONFIG = """
+seed = 3
+[images]
+source = "drawn"
+train = 192
+probe = 120
+test = 72
+[[series]]
+name = "vgg"
+architecture = "small_vgg"
+training = { epochs = 2, save = [0, 1, 2] }
+[[series]]
+name = "convnext"
+architecture = "small_convnext"
+training = { epochs = 3, save = [0, 1, 3] }
+[probe]
+k = 20
+[space]
+epochs = 5
+methods = ["ppmi"]
+[evolve]
+methods = ["sign_t"]
+images_per_class = 3
+classes = ["clock", "zebra"]
+[revert]
+random_draws = 2
+importance_images = 3
+heldout_images = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("explored")
+    (folder / "tiny.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "conceptevo", "revert", str(folder / "tiny.toml")]
+    command += ["--out", str(folder / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Run(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def results(run, tmp_path_factory) -> Path:
+    """What `conceptevo analyse` leaves of simulated answers, without its statistics."""
+    from survey_app.commands import database_url, export, simulate
+
+    folder = tmp_path_factory.mktemp("asked")
+    settings = StudySettings.model_validate(
+        {
+            "forms": 1,
+            "participants": 8,
+            "evidence": {"space": "ppmi", "min_depth": 0.0},
+            "trials": {"odd_one_out": {"base": 2, "random": 1}, "concept_agreement": {"random": 1}},
+            "exclusion": {"attention_below": 0.0, "total_seconds_outside": [0, 1e9]},
+        }
+    )
+    build(run, settings, folder / "study", say=lambda text: None)
+    simulate(folder / "study", participants=8)
+    export(database_url(folder / "study", None), folder / "responses.csv", "simulated")
+    answers, people = read_tables(folder / "responses.csv")
+    write_data(folder / "results" / "data", answers, people)
+    copy_study(folder / "study", folder / "results" / "study")
+    about = {"source": "simulated", "settings": {}, "about": {}}
+    write_text(folder / "results" / "analysis.json", json.dumps(about))
+    return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def page(run, results, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "explore.html"
+    written = write_explorer(run, out, results)
+    assert written.folder is None and written.size < 20e6
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER TESTED: install chromium, or name one in $CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser, page):
+    """Open the page at an address; the test fails on any error, refusal or request to a network."""
+    trouble: list[str] = []
+    contexts = []
+
+    def go(address: str = "", size=(1280, 900), scheme: str = "light", path: Path = page):
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme,
+            accept_downloads=True, reduced_motion="reduce",
+        )  # fmt: skip
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: trouble.append(str(error)))
+        tab.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
+        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
+               else trouble.append(r.url))  # fmt: skip
+        tab.goto(path.as_uri() + address)
+        tab.wait_for_selector("body[data-ready=yes]", timeout=30_000)
+        return tab
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+# ---- columns
+
+
+def test_packed_arrays_keep_their_values_and_a_script_element_cannot_be_closed():
+    text = as_json(
+        {"a": whole([1, -2]), "b": real([0.5, np.nan]), "c": "</script><!--", "d": np.nan}
+    )
+    assert "<" not in text
+    value = json.loads(text)
+    assert value["a"] == {"type": "Int16Array", "bytes": "AQD+/w=="}
+    assert value["c"] == "</script><!--" and value["d"] is None
+    assert packed(whole([70_000]))["type"] == "Int32Array"
+    with pytest.raises(ValueError, match="more than 32 bits"):
+        whole([2**40])
+    with pytest.raises(ValueError, match="int64 cannot be packed"):
+        packed(np.array([1]))
+
+
+@pytest.fixture(scope="module")
+def columns(run):
+    return explorer_columns(Source(run))
+
+
+def test_corners_are_those_of_the_patches_that_people_see(run, columns):
+    """Cut from the whole image at the corner, the crop is `patch`'s to the pixel."""
+    source, images, rng = Source(run), open_images(run, "probe"), np.random.default_rng(0)
+    stimuli, layers = columns["stimuli"], run.tables("layers").set_index(["series", "layer"])
+    table = source.stimuli
+    for line in rng.choice(len(table), 60, replace=False):
+        one = table.iloc[line]
+        layer = layers.loc[(one["series"], one["layer"])]
+        pixels = images.pixels(int(one["image_id"]), View(int(layer["resize"]), int(layer["crop"])))
+        expected = patch(pixels, one["peak_y"], one["peak_x"], float(layer["patch"]))
+        place = int(one["row"]) * stimuli["each"] + int(one["place"])
+        top, left, side = int(stimuli["top"][place]), int(stimuli["left"][place]), len(expected)
+        assert (pixels[top : top + side, left : left + side] == expected).all()
+        assert stimuli["activation"][place] == one["activation"]
+
+
+def test_outcomes_are_the_records_mean_and_standard_error(run):
+    studies = [read_results(run.root, REVERSION)]
+    table = ablation_outcomes(studies)
+    records = studies[0].records(split="heldout")
+    row = table[(table["layer"] == JOINT) & (table["arm"] == "q1")].iloc[0]
+    same = np.ones(len(records), dtype=bool)
+    for key in ("series", "epoch_from", "layer", "method", "arm", "draw", "class_id"):
+        same &= (records[key] == row[key]).to_numpy()
+    own = records[same]
+    change = own["correct_after"].astype(int) - own["correct_before"].astype(int)
+    assert row["images"] == len(own) == 3
+    assert row["change"] == pytest.approx(change.mean())
+    assert row["change_error"] == pytest.approx(change.std(ddof=1) / np.sqrt(3))
+
+
+def test_people_are_counted_as_they_answered(run, results):
+    people = people_columns(Source(run), results)
+    answers = pd.read_csv(results / "data" / "responses.csv")
+    everyone = analysed(results).responses.everyone
+    included = everyone.loc[everyone["excluded"] == "", "participant"]
+    answers = answers[answers["participant"].isin(included)]
+    assert people["participants"] == len(included)
+    for trial in people["trials"]:
+        own = answers[answers["trial"] == trial["id"]]
+        assert trial["answers"] == len(own)
+        if trial["key"] is not None:
+            assert trial["rate"] == pytest.approx(own["correct"].astype(float).mean())
+    assert people["source"] == "simulated"
+
+
+def test_a_study_of_another_run_is_refused(run, results, monkeypatch):
+    source = Source(run)
+    monkeypatch.setitem(source.__dict__, "row_of", {})
+    with pytest.raises(ValueError, match="none of its trials shows a neuron of"):
+        people_columns(source, results)
+
+
+def test_the_same_run_gives_the_same_page(run, results, page, tmp_path):
+    write_explorer(run, tmp_path / "again.html", results)
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_the_page_asks_for_nothing_and_allows_no_eval(page):
+    text = page.read_text(encoding="utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "default-src 'none'" in policy and "unsafe-eval" not in policy
+    assert "script-src 'sha256-" in policy and "'unsafe-inline'" not in policy.split(";")[1]
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", text[: text.index('id="data"')])
+    assert not re.search(r'<[a-z]+[^>]* on[a-z]+="', text[: text.index('id="data"')])
+
+
+# ---- in a browser
+
+
+def test_figures_shown_are_those_of_the_tables(run, visit):
+    """50 random neurons: concept, overlap, activations, importance with error, neighbours."""
+    tab = visit()
+    source, rng = Source(run), np.random.default_rng(1)
+    neurons = source.space.neurons
+    concepts = run.tables("concepts").set_index(NEURON)
+    importance = read_results(run.root, REVERSION).importance(method="sign_t")
+    stimuli = run.tables("stimuli").set_index(NEURON).sort_index()
+    pairs = {s: (start, end) for s, start, end in source.pairs}
+    for row in rng.choice(np.flatnonzero(source.space.placed), 50, replace=False):
+        key = neurons.iloc[row][NEURON]
+        series, epoch, layer, channel = key
+        address = f"{series}/{layer}/{channel}"
+        tab.evaluate(
+            "([n, e]) => { location.hash = '#epoch=' + e + '&epochs=' + "
+            "SPANS[SPANS.length - 1] + '&neuron=' + encodeURIComponent(n); }",
+            [address, int(epoch)],
+        )
+        tab.wait_for_function("n => document.querySelector('#panel h2').textContent === n",
+                              arg=f"{series} {layer}:{channel}")  # fmt: skip
+        shown = tab.inner_text("#panel")
+        cell = tab.inner_text("#panel .cell.now")
+        concept = concepts.loc[tuple(key)]
+        text = f"{concept['iou']:.2f}"
+        name = concept["concept"] if concept["iou"] >= 0.04 else "no concept"
+        assert f"{name} ({text})" in cell, address
+        top = stimuli.loc[[tuple(key)]].sort_values("rank")["activation"].head(9)
+        assert f"activation {top.iloc[0]:.2f} to {top.iloc[-1]:.2f}" in cell
+        start, _ = pairs[series]
+        own = importance[(importance["series"] == series) & (importance["layer"] == layer)
+                         & (importance["channel"] == channel)
+                         & (importance["epoch_from"] == start)]  # fmt: skip
+        for line in own.itertuples():
+            if not np.isnan(line.score):
+                assert f"{line.score:.2f} ± {line.stderr:.2f} ({line.rank + 1})" in shown
+        last = int(neurons.loc[neurons["series"] == series, "epoch"].max())
+        near, similarity = source.space.nearest(
+            np.array([row]), source.space.rows(series=series, epoch=last), 1
+        )
+        nearest = neurons.iloc[near[0, 0]]
+        block = tab.locator(
+            f"#panel [aria-label='neighbours in {series}'] .cell"
+        ).first.inner_text()
+        assert f"{nearest['layer']}:{nearest['channel']}" in block
+        assert f"{similarity[0, 0]:.2f}".replace("-", "−") in block
+
+
+def test_slider_play_and_the_address_hold_the_epoch(visit):
+    tab = visit("#epoch=0")
+    assert tab.inner_text("#epochShown") == "0"
+    tab.focus("#epoch")
+    tab.keyboard.press("ArrowRight")
+    assert tab.inner_text("#epochShown") == "1" and "epoch=1" in tab.url
+    tab.wait_for_function("() => document.getElementById('map').dataset.epoch === '1'")
+    xs = tab.evaluate("document.getElementById('map').data[0].customdata.map(r => N.epoch[r])")
+    assert set(xs) == {1}
+    tab.click("#play")
+    tab.wait_for_function(
+        "() => document.getElementById('epochShown').textContent === '3'", timeout=9000
+    )
+    tab.wait_for_function(
+        "() => document.getElementById('play').ariaPressed === 'false'", timeout=9000
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "tab_name", "heading"),
+    [
+        ("vgg features.2:3", "Neuron", "vgg features.2:3"),
+        ("VGG features.2:3 ", "Neuron", "vgg features.2:3"),
+        ("zebra", "Class", "zebra, epochs 1 → 3"),
+    ],
+)
+def test_search_finds(visit, text, tab_name, heading):
+    tab = visit()
+    tab.fill("#query", text)
+    tab.keyboard.press("Enter")
+    assert tab.inner_text("[role=tab][aria-selected=true]") == tab_name
+    assert tab.inner_text("#panel h2") == heading
+
+
+def test_a_concept_is_found_and_laid_side_by_side(visit, columns):
+    tab = visit()
+    concept = next(c for c in columns["concepts"] if c not in columns["classes"])
+    tab.fill("#query", concept)
+    tab.keyboard.press("Enter")
+    assert tab.locator("#panel h3", has_text=concept).count() == 2  # one a series
+    tab.click("text=Show it on the map, side by side")
+    assert "xaxis2" in tab.evaluate("Object.keys(document.getElementById('map').layout)")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vgg features.2:9999", "has channels 0 to"),
+        ("vgg nowhere:1", 'No layer is called "vgg nowhere"'),
+        ("unicorn", 'Nothing is called "unicorn"'),
+    ],
+)
+def test_search_says_what_is_allowed(visit, text, message):
+    tab = visit()
+    tab.fill("#query", text)
+    tab.keyboard.press("Enter")
+    assert message in tab.inner_text("#said")
+
+
+def test_an_address_that_names_nothing_is_told(visit):
+    tab = visit("#epoch=77&class=unicorn")
+    assert "which this run does not have" in tab.inner_text("#said")
+
+
+def test_a_click_on_the_map_opens_the_neuron(visit):
+    tab = visit()
+    tab.locator("#map .points path").first.wait_for()
+    box = tab.locator("#map .points path").nth(5).bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_selector("#card:not([hidden])")
+    named = tab.inner_text("#card b")
+    tab.mouse.down()
+    tab.mouse.up()
+    tab.wait_for_function("n => document.querySelector('#panel h2').textContent === n", arg=named)
+
+
+def test_class_view_ranks_by_importance(run, visit):
+    tab = visit("#tab=Class&class=zebra&epochs=1-3")
+    scores = read_results(run.root, REVERSION).importance(method="sign_t")
+    klass = Source(run).classes.index("zebra")
+    best = scores[(scores["series"] == "convnext") & (scores["class_id"] == klass)]["score"].max()
+    first = tab.locator("#panel .evolution").first.inner_text()
+    assert f"{best:.2f} ±" in first and first.startswith("1.")
+    assert tab.locator("#panel .chart").count() == 1
+
+
+def test_a_selection_becomes_groups_that_a_study_takes(run, visit, tmp_path):
+    tab = visit("#layer=" + quote("vgg features.2") + "&tab=Selection&epoch=1")
+    tab.click("text=/Add the .* shown neurons/")
+    tab.fill("#groupName", 'stripes "fine" \\ é')
+    tab.click("text=Name all so")
+    with tab.expect_download() as waiting:
+        tab.click("#saveGroups")
+    waiting.value.save_as(tmp_path / "groups.toml")
+    (group,) = read_groups(tmp_path / "groups.toml")
+    living = Source(run).space.neurons.query("series == 'vgg' & layer == 'features.2' & epoch == 1")
+    assert group.concept == 'stripes "fine" \\ é'
+    assert sorted(n.channel for n in group.neurons) == sorted(living["channel"])
+    assert {(n.series, n.epoch, n.layer) for n in group.neurons} == {("vgg", 1, "features.2")}
+    settings = {"forms": 1, "participants": 1, "trials": {"odd_one_out": {"hand_picked": 1}},
+                "evidence": {"space": "ppmi", "min_depth": 0.0,
+                             "groups": str(tmp_path / "groups.toml")}}  # fmt: skip
+    study = build(
+        run, StudySettings.model_validate(settings), tmp_path / "study", lambda text: None
+    )
+    assert any(trial.condition == "hand_picked" for trial in study.trials)
+    command = tab.inner_text("[aria-label='benchmark command']")
+    assert "--layers 'features.2'" in command and "--pairs 'vgg:1-2'" in command
+
+
+def test_the_selection_travels_in_the_address(visit):
+    tab = visit("#layer=" + quote("vgg features.2") + "&tab=Selection&epoch=1")
+    tab.click("text=/Add the .* shown neurons/")
+    heading = tab.inner_text("#panel h2")
+    again = visit(tab.url[tab.url.index("#") :])
+    assert again.inner_text("#panel h2") == heading != "Selection: 0 neurons"
+
+
+def test_views_are_saved_as_svg_and_png(visit, tmp_path):
+    tab = visit("#neuron=vgg/features.2/3&epoch=1")
+    tab.wait_for_timeout(300)
+    for press, start in (
+        ("#mapSvg", b"<svg"),
+        ("#mapPng", b"\x89PNG"),
+        ("[aria-label='Save pictures as SVG']", b"<svg"),
+        ("[aria-label='Save pictures as PNG']", b"\x89PNG"),
+    ):
+        with tab.expect_download() as waiting:
+            tab.locator(press).first.click()
+        waiting.value.save_as(tmp_path / "saved")
+        assert (tmp_path / "saved").read_bytes().startswith(start)
+
+
+def test_patches_are_drawn_from_the_images(run, visit):
+    """The first patch on the canvas has the mean colour of the crop, within compression."""
+    tab = visit("#neuron=vgg/features.2/3&epoch=1")
+    tab.wait_for_timeout(400)
+    drawn = tab.evaluate("""() => {
+      const c = document.querySelector('#panel .cell.now canvas'), t = c.width / 3;
+      const d = c.getContext('2d').getImageData(1, 1, t - 2, t - 2).data, m = [0, 0, 0];
+      for (let i = 0; i < d.length; i += 4) for (let k = 0; k < 3; k++) m[k] += d[i + k];
+      return m.map(v => v / (d.length / 4)); }""")
+    row = run.table(Artifact("stimuli", ("vgg", 1))).query("layer == 'features.2' & channel == 3")
+    layer = run.tables("layers").query("series == 'vgg' & layer == 'features.2'").iloc[0]
+    best = row.sort_values("rank").iloc[0]
+    pixels = open_images(run, "probe").pixels(int(best["image_id"]), View(64, 64))
+    expected = patch(pixels, best["peak_y"], best["peak_x"], float(layer["patch"]))
+    assert drawn == pytest.approx(expected.reshape(-1, 3).mean(axis=0), abs=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("Neuron", "light"), ("Class", "dark"), ("Models", "dark"), ("Models", "light"),
+     ("Selection", "light"), ("Trust", "dark")],
+)  # fmt: skip
+def test_it_is_accessible_and_fits_a_phone(visit, name, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    tab = visit(f"#tab={name}&neuron=vgg/features.2/3&epoch=1", size=(390, 844), scheme=scheme)
+    wide = tab.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390
+    found = axe.Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
+
+
+def test_with_a_keyboard_alone_one_reaches_a_neuron(visit):
+    tab = visit()
+    tab.focus("#listed summary")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#list button")
+    tab.keyboard.press("Tab")  # the table scrolls, so it takes focus
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert re.fullmatch(r"(vgg|convnext) \S+:\d+", tab.inner_text("#panel h2"))
+
+
+def test_beyond_the_limit_the_pictures_lie_in_a_folder(run, visit, tmp_path, monkeypatch):
+    from analysis.explorer import page as module
+
+    monkeypatch.setattr(module, "LARGEST_FILE", 1e6)
+    written = write_explorer(run, tmp_path / "large.html")
+    assert written.folder == tmp_path / "large-images"
+    tab = visit("#neuron=vgg/features.2/3&epoch=1", path=written.page)
+    tab.wait_for_function("() => SHEETS.some(s => s.picture && s.picture.naturalWidth > 0)")
+
+
+def test_the_groups_file_is_toml_for_any_name(visit):
+    tab = visit()
+    text = tab.evaluate(
+        """() => { choose([0, 1], 'a"b\\\\c\\u007f\\n]]'); return groupsFile(); }"""
+    )
+    assert tomllib.loads(text)["group"][0]["concept"] == 'a"b\\c\x7f\n]]'
