@@ -109,3 +109,13 @@ def type_two_area(confidence: list, correct: list) -> tuple[float, int]:
     wrong = [c for c, ok in zip(confidence, correct, strict=True) if not ok]
     wins = sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
     return wins, len(right) * len(wrong)
+
+
+def page_exact(rows: list[list[float]]) -> float:
+    """Page's P(L ≥ observed) over every order of every row's ranks."""
+
+    def statistic(table) -> float:
+        return sum(place * rank for row in table for place, rank in enumerate(row, start=1))
+
+    orders = list(itertools.product(*(list(itertools.permutations(row)) for row in rows)))
+    return sum(statistic(table) >= statistic(rows) - 1e-9 for table in orders) / len(orders)

@@ -205,8 +205,55 @@ def test_images_needed_undoes_spearman_and_brown():
 
 def test_ranks_cover_the_resamples():
     found = lb.Resampled(
-        np.array([2.0, 1.0]), np.array([[2, 1], [2, 1], [1, 2], [3, 1.0]]), np.array([5, 5]),
-        np.array([0, 0]),
+        np.ones((5, 2)), np.ones((5, 2)), np.array([[2, 1], [2, 1], [1, 2], [3, 1.0]])
     )  # fmt: skip
     low, high, first = lb.ranks(found)
     assert low.tolist() == [1, 1] and high.tolist() == [2, 2] and first.tolist() == [0.75, 0.25]
+
+
+def of_classes(**columns):
+    """A value a class: {method: values} as (class, image) x methods."""
+    frame = pd.DataFrame(columns)
+    frame.index = pd.MultiIndex.from_arrays(
+        [range(len(frame)), [0] * len(frame)], names=["class_id", "image_id"]
+    )
+    return frame
+
+
+def test_a_comparison_that_cannot_be_made_is_unknown_and_gives_no_common_letter():
+    values = of_classes(A=[1.0] * 6, B=[0.0] * 6, C=[0.1, 0.9, 0.4, 0.5, 0.8, 0.2])
+    pairs = lb.differences(lb.bootstrap(values, np.random.default_rng(0), 50), ["A", "B", "C"])
+    row = pairs.set_index(["first", "second"]).loc[("A", "B")]
+    assert np.isnan(row["p"]) and np.isnan(row["low"])
+    assert row["reason"] == "the difference is the same in every cluster"
+    letters = lb.letters(["A", "C", "B"], pairs)
+    assert not set(letters["A"]) & set(letters["B"])
+    # It keeps its place in the family: three comparisons, not two.
+    alone = pairs["p_alone"].dropna().min()
+    assert pairs["p"].min() == pytest.approx(min(1, 3 * alone))
+
+
+def test_pairs_are_compared_over_the_classes_that_both_have():
+    a = np.array([0.1, 0.2, 0.3, 0.9, 0.8])
+    b = np.array([0.11, 0.19, 0.3, np.nan, np.nan])
+    pairs = lb.differences(
+        lb.bootstrap(of_classes(A=a, B=b), np.random.default_rng(0), 50), ["A", "B"]
+    )
+    row = pairs.iloc[0]
+    assert row["classes"] == 3 and row["difference"] == pytest.approx(0)
+    plain = stats.ttest_rel(a[:3], b[:3])
+    assert row["p_alone"] == pytest.approx(plain.pvalue)
+    interval = plain.confidence_interval()
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_no_seed_decides_a_comparison():
+    values = pd.concat([drawn(0.5, np.random.default_rng(s)) for s in (0, 1)], axis=1)
+    values.columns = ["A", "B"]
+    p = {
+        float(
+            lb.differences(lb.bootstrap(values, np.random.default_rng(s), 99), ["A", "B"])["p"][0]
+        )
+        for s in range(5)
+    }
+    assert len(p) == 1

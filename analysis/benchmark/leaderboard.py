@@ -111,25 +111,65 @@ def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd
 
 @dataclass(frozen=True)
 class Resampled:
-    """Means over classes (or other clusters) with their bootstrap.
+    """Ratios Σ totals / Σ counts over clusters, with their standard errors.
+
+    For classes a total is the class's mean and a count is 1, so that the ratio is the mean over
+    classes; for neurons they are sums and numbers by layer.
 
     Attributes:
-        value: [k], mean over clusters of the clusters' means; NaN where no cluster has one.
-        replicates: [resamples, k], the same for clusters drawn with replacement.
-        classes: [k], clusters with a value. left_out: [k], clusters without.
+        totals, counts: [C, k]; both 0 where a cluster has no value.
+        replicates: [resamples, k], the ratio for clusters drawn with replacement; only ranks need
+            them.
     """
 
-    value: np.ndarray
+    totals: np.ndarray
+    counts: np.ndarray
     replicates: np.ndarray
-    classes: np.ndarray
-    left_out: np.ndarray
+
+    @property
+    def value(self) -> np.ndarray:
+        """[k]; NaN where no cluster has a value."""
+        return _ratio(self.totals, self.counts)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """[k], clusters with a value."""
+        return (self.counts > 0).sum(axis=0)
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """[k], clusters without."""
+        return (self.counts == 0).sum(axis=0)
+
+    @property
+    def error(self) -> np.ndarray:
+        """[k], standard errors; NaN below two clusters."""
+        return ratio_error(self.totals, self.counts)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """value ± t_{classes − 1} times the bootstrap's standard error; NaN below two clusters."""
-        low, high, _ = t_test(
-            self.value, spread(self.replicates, self.classes), self.classes, level
-        )
+        """value ± t_{C − 1} standard errors; NaN below two clusters or where no cluster differs."""
+        low, high, _ = t_test(self.value, self.error, self.classes, level)
         return low, high
+
+
+def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    total, count = totals.sum(axis=-2), counts.sum(axis=-2)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Standard errors [k] of Σ totals / Σ counts over clusters [C, k] (Cochran 1977, eq. 2.46).
+
+    √(C/(C − 1) Σ (t − R n)²) / Σ n; with counts of 1 it is s/√C. A closed form, so that no seed
+    decides a comparison. NaN below two clusters.
+    """
+    clusters = (counts > 0).sum(axis=0)
+    residual = totals - np.nan_to_num(_ratio(totals, counts)) * counts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(clusters > 1, clusters / (clusters - 1.0), np.nan)
+        error = np.sqrt(scale * np.square(residual).sum(axis=0)) / counts.sum(axis=0)
+    # What remains of rounding is no variation.
+    return np.where(error < 1e-12 * np.abs(totals).max(initial=1.0), 0.0, error)
 
 
 def t_test(
@@ -137,30 +177,20 @@ def t_test(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Interval and two-sided p-value against 0 by t with classes − 1 degrees of freedom.
 
-    NaN below two classes; p is 1 where neither the value nor any resample differs from 0.
+    All NaN below two classes and where no class differs from another: the standard error is then
+    unknown, not 0.
     """
     freedom = np.where(classes > 1, classes - 1, np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        half = stats.t.ppf((1 + level) / 2, freedom) * error
-        p = 2 * stats.t.sf(np.abs(value) / error, freedom)
-    p = np.where(error > 0, p, np.where((value == 0) & (classes > 1), 1.0, np.nan))
+    error = np.where(error > 0, error, np.nan)
+    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    p = 2 * stats.t.sf(np.abs(value) / error, freedom)
     return value - half, value + half, p
-
-
-def spread(replicates: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Standard errors by columns: the replicates' deviation, times √(C/(C − 1)) as C clusters are
-    drawn from C (Rao and Wu, 1988); NaN where a column has fewer than two numbers."""
-    known = np.isfinite(replicates).sum(axis=0) > 1
-    found = np.full(replicates.shape[1], np.nan)
-    found[known] = np.nanstd(replicates[:, known], axis=0, ddof=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return found * np.sqrt(np.where(classes > 1, classes / (classes - 1.0), np.nan))
 
 
 def bootstrap(
     values: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000, cluster: str = "class_id"
 ) -> Resampled:
-    """Bootstrap over clusters, the same draws for every column (paired).
+    """Means over classes, and a bootstrap over them: the same draws for every column (paired).
 
     A class drawn brings its images' mean along. Images are not drawn again within it: a class's
     mean already carries their noise, and a second draw would count it twice (intervals of 12
@@ -172,11 +202,8 @@ def bootstrap(
         resamples: how many.
     """
     plain = values.groupby(level=cluster).mean().to_numpy(float)
-    drawn = rng.integers(0, len(plain), (resamples, len(plain)))
-    there = np.isfinite(plain)
-    return Resampled(
-        _nanmean(plain, 0), _nanmean(plain[drawn], 1), there.sum(axis=0), (~there).sum(axis=0)
-    )
+    known = np.isfinite(plain)
+    return _resampled(np.where(known, plain, 0.0), known.astype(float), rng, resamples)
 
 
 def bootstrap_neurons(
@@ -190,55 +217,68 @@ def bootstrap_neurons(
     """
     levels = [name for name in ("series", "layer") if name in values.index.names]
     groups = values.groupby(level=levels)
-    totals, counts = groups.sum().to_numpy(float), groups.size().to_numpy(float)
-    drawn = rng.integers(0, len(counts), (resamples, len(counts)))
-    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
-    clusters = np.full(values.shape[1], len(counts))
-    return Resampled(values.to_numpy(float).mean(axis=0), means, clusters, 0 * clusters)
+    totals = groups.sum().to_numpy(float)
+    counts = np.broadcast_to(groups.size().to_numpy(float)[:, None], totals.shape)
+    return _resampled(totals, counts, rng, resamples)
 
 
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    known = np.isfinite(values)
-    total, count = np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+def _resampled(
+    totals: np.ndarray, counts: np.ndarray, rng: np.random.Generator, resamples: int
+) -> Resampled:
+    drawn = rng.integers(0, len(totals), (resamples, len(totals)))
+    return Resampled(totals, counts, _ratio(totals[drawn], counts[drawn]))
 
 
 def differences(found: Resampled, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
-    """Every pair of columns: difference, interval, p-value of no difference (t, Holm).
+    """Every pair of columns over the clusters that both have: paired difference and its test.
 
     Returns:
-        first, second (the first is the larger), difference, low, high, p.
+        first, second (the first has the larger mean over all its clusters), classes (that both
+        have), difference, low, high, p_alone (of this pair, which agrees with the interval), p
+        (Holm-adjusted over the pairs) and reason: why a comparison could not be made; its p is
+        then NaN, which means unknown, not "no difference".
     """
+    columns = ["first", "second", "classes", "difference", "low", "high", "p_alone", "p", "reason"]
     order = np.argsort(-np.nan_to_num(found.value, nan=-np.inf), kind="stable")
     pairs = list(combinations(order, 2))
     if not pairs:
-        return pd.DataFrame(columns=["first", "second", "difference", "low", "high", "p"])
+        return pd.DataFrame(columns=columns)
     a, b = np.array(pairs).T
-    value = found.value[a] - found.value[b]
-    classes = np.minimum(found.classes[a], found.classes[b])
-    error = spread(found.replicates[:, a] - found.replicates[:, b], classes)
-    low, high, p = t_test(value, error, classes, level)
-    return pd.DataFrame(
+    both = (found.counts[:, a] > 0) & (found.counts[:, b] > 0)
+    counts = np.where(both, found.counts[:, a], 0.0)
+    totals = np.where(both, found.totals[:, a] - found.totals[:, b], 0.0)
+    value, classes = _ratio(totals, counts), both.sum(axis=0)
+    low, high, p = t_test(value, ratio_error(totals, counts), classes, level)
+    same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
+    reason = np.where(classes < 2, "fewer than two clusters have both", same)
+    table = pd.DataFrame(
         {
             "first": [names[i] for i in a],
             "second": [names[i] for i in b],
+            "classes": classes,
             "difference": value,
             "low": low,
             "high": high,
-            "p": holm(p),
+            "p_alone": p,
+            # A comparison that could not be made keeps its place in the family.
+            "p": np.where(np.isnan(p), np.nan, holm(np.where(np.isnan(p), 1.0, p))),
+            "reason": reason,
         }
     )
+    return table[columns]
 
 
 def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
-    """Compact letter display (Piepho, 2004): names that share a letter are not separated.
+    """Compact letter display (Piepho, 2004): names that share a letter were compared and do not
+    differ significantly. A comparison that could not be made (p is NaN) gives no common letter.
 
     Args:
         names: from best to worst.
         pairs: of `differences`.
     """
     groups = [list(names)]
-    for first, second in pairs.loc[pairs["p"] < alpha, ["first", "second"]].to_numpy():
+    apart = pairs["p"].isna() | (pairs["p"] < alpha)
+    for first, second in pairs.loc[apart, ["first", "second"]].to_numpy():
         for group in [g for g in groups if first in g and second in g]:  # insert …
             groups.remove(group)
             groups += [[n for n in group if n != first], [n for n in group if n != second]]

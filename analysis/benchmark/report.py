@@ -264,7 +264,7 @@ def compare(first: Path, second: Path) -> Table:
         frame[f"high {name}"] = high[at]
         frame[f"place {name}"] = [bench.order.index(m) + 1 for m in common]
         values.append(found.value[at])
-        errors.append(lb.spread(found.replicates, found.classes)[at])
+        errors.append(found.error[at])
         classes.append(found.classes[at])
     value = values[1] - values[0]
     low, high, p = lb.t_test(value, np.hypot(*errors), np.minimum(*classes))

@@ -127,7 +127,7 @@ def separation(bench: Bench) -> Table | None:
         "Gap of the first method minus gap of the second, all pairs, p-values corrected by Holm. "
         + _HOW,
         bench.separated,
-        dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p": _P},
+        dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p_alone": _P, "p": _P},
     )
 
 

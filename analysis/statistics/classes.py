@@ -7,6 +7,8 @@ over classes, whose means carry the noise of their images; tests are paired over
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -63,7 +65,30 @@ def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
     bins = changes[quartiles(list(changes.columns))].dropna()
     if len(bins) < 2 or bins.shape[1] < 3:
         return float("nan"), len(bins)
-    return float(stats.page_trend_test(bins.to_numpy()).pvalue), len(bins)
+    return page_p(np.apply_along_axis(stats.rankdata, 1, bins.to_numpy().round(12))), len(bins)
+
+
+def page_p(ranks: np.ndarray) -> float:
+    """Exact P(L ≥ observed) of Page's L = Σ_rows Σ_j j·r_ij, given the ranks met [rows, columns].
+
+    Under the null hypothesis every order of a row's own ranks is equally likely, middle ranks of
+    ties included (scipy's exact p takes all ranks for distinct). The rows' distributions are
+    convolved. p is 1 where all values of every row are tied.
+    """
+    places = np.arange(1, ranks.shape[1] + 1)
+    twice = np.rint(2 * ranks).astype(int)  # middle ranks are halves
+    total = np.ones(1)
+    for row in twice:
+        total = np.convolve(total, _row_distribution(tuple(sorted(row))))
+    return float(total[int((twice @ places).sum()) :].sum().clip(0, 1))
+
+
+@lru_cache(maxsize=4096)
+def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
+    """Probability of each sum Σ j·r over all orders of a row's ranks: [largest sum + 1]."""
+    orders = np.array(list(permutations(ranks)))
+    counts = np.bincount(orders @ np.arange(1, len(ranks) + 1))
+    return counts / counts.sum()
 
 
 def wilcoxon(first: pd.Series, second: pd.Series) -> float:
