@@ -216,8 +216,9 @@ def test_people_are_counted_as_they_answered(run, results):
     for trial in people["trials"]:
         own = answers[answers["trial"] == trial["id"]]
         assert trial["answers"] == len(own)
-        if trial["key"] is not None:
-            assert trial["rate"] == pytest.approx(own["correct"].astype(float).mean())
+        if trial["right"] is not None:
+            assert trial["right"] == pytest.approx(own["correct"].astype(float).mean())
+        assert trial["control"] == (trial["condition"] == "random")
     assert people["source"] == "simulated"
 
 
@@ -308,6 +309,22 @@ def test_slider_play_and_the_address_hold_the_epoch(visit):
     tab.wait_for_function(
         "() => document.getElementById('play').ariaPressed === 'false'", timeout=9000
     )
+
+
+def test_enclosed_neurons_join_the_selection(visit):
+    tab = visit()
+    tab.click("#lasso")
+    box = tab.locator("#map").bounding_box()
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.02)]
+    points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in corners]
+    tab.mouse.move(*points[0])
+    tab.mouse.down()
+    for point in points[1:]:
+        tab.mouse.move(*point, steps=8)
+    tab.mouse.up()
+    tab.click("#enclosed button")
+    shown = tab.evaluate("shownRows().length")
+    assert tab.evaluate("STATE.chosen.length") == shown > 100
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,10 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
 
     Returns:
         source (human, pilot or simulated), tasks (name -> title), participants, strangers (trials
-        whose neurons are none of the run's) and trials: id, task, condition, answers, rate (share
-        right, or of "changed" in evolution labelling; None where nothing is right or wrong),
-        chance, neurons (rows), given: the most frequent answers with their counts.
+        whose neurons are none of the run's) and trials: id, task, condition, control (its answers
+        only say whether the task works), answers, right (share, of tasks whose key is one of the
+        options), changed (share, of evolution labelling), chance, key, neurons (rows), given (the
+        most frequent answers with their counts); None where something does not apply.
 
     Raises:
         ValueError: no results there, or none of its neurons is in the run.
@@ -44,13 +45,17 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
             strangers += 1
             continue
         answers = given.get(trial.trial, [])
+        rate = float(rates["rate"].get(trial.trial, float("nan")))
+        choice = trial.task in chances
         trials.append(
             {
                 "id": trial.trial,
                 "task": trial.task,
                 "condition": trial.condition,
                 "answers": sum(count for _, count in answers),
-                "rate": float(rates["rate"].get(trial.trial, float("nan"))),
+                "control": trial.condition in responses.study.controls(trial.task),
+                "right": rate if choice else None,
+                "changed": None if choice else rate,
                 "chance": chances.get(trial.task, {}).get(trial.condition),
                 "key": responses.study.keys.get(trial.trial),
                 "neurons": rows,

@@ -40,11 +40,11 @@ function sentenceOf(series, found, lists) {
     return ` In ${D.series[other.series]} its nearest neighbour at the end is ${unitName(N.unit[near])} (${alike}), number ${place + 1} of ${other.found.length} there.`;
   }).join("");
   const seen = !D.people ? "" : people
-    ? ` People were right in ${percent(people.share)} of ${people.answers} answers to its trials${D.people.source === "simulated" ? " (simulated)" : ""}.`
+    ? ` People were right in ${percent(people.share)} of ${people.answers} answers to its trials (chance ${percent(people.chance)})${D.people.source === "simulated" ? " (simulated)" : ""}.`
     : " No keyed trial showed it to people.";
   return `${D.series[series]}: ${unitName(best.unit)} matters most (${withError(best.score, best.error)}${
     conceptOf(row) ? `, ${conceptOf(row)} at epoch ${to}` : ""}); ${tied
-    ? `${tied} more ${tied === 1 ? "is" : "are"} within one standard error of it, so its first place is not certain` : "no other is within one standard error"}.${others}${seen}`;
+    ? `${tied} more ${tied === 1 ? "is" : "are"} within one standard error of it, so its first place is not certain (another score, chosen above the map, may part them)` : "no other is within one standard error"}.${others}${seen}`;
 }
 function nearestIn(row, series) {
   const block = D.neighbours.find((b) => b.series === series);

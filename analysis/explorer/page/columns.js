@@ -112,11 +112,12 @@ const trialsOf = (unit) => {
   const all = EPOCHS.flatMap((epoch) => TRIALS.get(rowAt(unit, epoch)) || []);
   return [...new Set(all)];
 };
-// share of right answers over all keyed trials that show the unit, null where there is none
-function peopleOf(unit) {
-  const keyed = trialsOf(unit).filter((t) => t.rate !== null && t.key !== null);
+// share of right answers over trials that have a right answer and are no controls, null where none has
+function shareRight(trials) {
+  const keyed = trials.filter((t) => t.right !== null && !t.control);
   const answers = keyed.reduce((sum, t) => sum + t.answers, 0);
   if (!answers) return null;
-  return { share: keyed.reduce((sum, t) => sum + t.rate * t.answers, 0) / answers, answers,
-    trials: keyed.length };
+  const mean = (name) => keyed.reduce((sum, t) => sum + t[name] * t.answers, 0) / answers;
+  return { share: mean("right"), chance: mean("chance"), answers, trials: keyed.length };
 }
+const peopleOf = (unit) => shareRight(trialsOf(unit));

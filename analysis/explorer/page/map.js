@@ -74,12 +74,10 @@ function trace(series, rows, xs, ys) {
     marker.symbol = rows.length > MANY ? "circle"
       : values.map((v) => (v < 0 ? "circle-open" : SYMBOLS[v % SYMBOLS.length]));
   } else {
-    marker.color = values.map((v) => (Number.isNaN(v) ? FADED : v));
-    marker.symbol = SYMBOLS[series % SYMBOLS.length];
-    marker.coloraxis = "coloraxis";
-    const known = values.some((v) => !Number.isNaN(v));
-    if (known) marker.color = values.map((v) => (Number.isNaN(v) ? null : v));
-    else { delete marker.coloraxis; marker.color = FADED; }
+    const known = rows.length > 0 && !Number.isNaN(values[0]); // known and unknown are apart
+    marker.symbol = SYMBOLS[series % SYMBOLS.length] + (known || rows.length > MANY ? "" : "-open");
+    marker.color = known ? values : FADED;
+    if (known) marker.coloraxis = "coloraxis";
   }
   const place = STATE.layout === "side" ? D.series.filter((_, s) => !STATE.hidden.includes(s))
     .indexOf(D.series[series]) : 0;
@@ -119,7 +117,7 @@ function trails(rows) {
     const selected = unit === STATE.unit, axis = axisOf(seriesOf(unit));
     return [{ type: "scatter", mode: selected ? "lines+markers+text" : "lines",
       x: own.map(([, r]) => N.x[r]), y: own.map(([, r]) => N.y[r]), customdata: own.map(([, r]) => r),
-      text: own.map(([epoch]) => String(epoch)), textposition: "top center", hoverinfo: "none",
+      opacity: selected ? 1 : wanted.size > 12 ? 0.3 : 0.8, text: own.map(([epoch]) => String(epoch)), textposition: "top center", hoverinfo: "none",
       textfont: { size: 12, color: style("--ink") }, showlegend: false,
       line: { width: selected ? 2 : 1, color: selected ? style("--ink") : style("--soft") },
       marker: { size: own.map((_, i) => (i === own.length - 1 ? 16 : 6)), symbol: "circle-open",
@@ -168,7 +166,12 @@ function layoutOf(rows) {
 let frame = 0;
 function drawMap(from = null) {
   const rows = shownRows();
-  const bySeries = D.series.map((_, s) => rows.filter((row) => seriesOf(N.unit[row]) === s));
+  const bySeries = D.series.flatMap((_, s) => {
+    const own = rows.filter((row) => seriesOf(N.unit[row]) === s), colouring = COLOURINGS[STATE.colour];
+    if (colouring.names) return [[own, s]];
+    const known = own.map((row) => !Number.isNaN(colouring.value(row)));
+    return [[own.filter((_, i) => !known[i]), s], [own.filter((_, i) => known[i]), s]];
+  });
   const extra = trails(rows), layout = layoutOf(rows);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches || rows.length > MANY;
   const turn = ++frame;
@@ -182,7 +185,7 @@ function drawMap(from = null) {
   const step = async (k) => {
     if (turn !== frame) return; // a newer drawing has begun
     const share = k / steps;
-    const traces = bySeries.map((own, s) => trace(s, own, own.map((r) => at(r, "x", share)),
+    const traces = bySeries.map(([own, s]) => trace(s, own, own.map((r) => at(r, "x", share)),
       own.map((r) => at(r, "y", share)))).filter((t) => t.x.length);
     await Plotly.react("map", share < 1 ? traces : [...traces, ...extra], layout,
       { displayModeBar: false, scrollZoom: true, responsive: true, doubleClick: "reset" });
@@ -203,7 +206,7 @@ function drawLegend(rows) {
     const symbols = D.series.length > 1
       ? "; " + D.series.map((s, i) => `${s}: ${SYMBOLS[i % SYMBOLS.length].replace("-up", "")}`).join(", ") : "";
     return $("legend").replaceChildren(soft(`Colour: ${colouring.text}${
-      ["importance", "undone"].includes(STATE.colour) ? ` ${D.classes[STATE.klass]}, epochs ${spanText(STATE.span)}, by ${D.methods[STATE.method]}` : ""
+      STATE.colour === "people" ? " (controls left aside; tasks differ in their chance level, see a neuron's trials)" : ["importance", "undone"].includes(STATE.colour) ? ` ${D.classes[STATE.klass]}, epochs ${spanText(STATE.span)}, by ${D.methods[STATE.method]}` : ""
     }; known of ${known} of ${rows.length} neurons${symbols}.`));
   }
   const values = rows.map(colouring.value);

@@ -102,24 +102,20 @@ function peopleTable(unit) {
     const row = rowAt(unit, checkpointAt(seriesOf(unit), STATE.epoch) ?? -1);
     const concept = row < 0 ? "" : conceptOf(row);
     const alike = concept ? peopleOfConcept(concept) : null;
-    return soft(`No trial showed this neuron.${alike ? ` Of the answers to trials about other neurons of ${concept}, ${percent(alike.share)} were right (${alike.trials} trials, ${alike.answers} answers).` : ""}${simulated}`);
+    return soft(`No trial showed this neuron.${alike ? ` Of the answers to trials about other neurons of ${concept}, ${percent(alike.share)} were right (chance ${percent(alike.chance)}; ${alike.trials} trials, ${alike.answers} answers).` : ""}${simulated}`);
   }
   const all = peopleOf(unit);
   return h("div", {},
-    soft(`${all ? `${percent(all.share)} of ${all.answers} answers were right in ${all.trials} trials that have a right answer.` : "None of its trials has a right answer."}${simulated}`),
-    table("trials with this neuron", [["trial", 1], ["task", 1], ["condition", 1], ["epochs", 1], ["answers"], ["share"], ["chance"], ["most frequent answers", 1]],
-      trials.map((t) => [t.id, D.people.tasks[t.task] || t.task, t.condition.replace(/_/g, " "),
+    soft(`${all ? `${percent(all.share)} of ${all.answers} answers were right (chance ${percent(all.chance)}) in ${all.trials} trials that have a right answer and are no controls.` : "None of its trials has a right answer, controls left aside."}${simulated}`),
+    table("trials with this neuron", [["trial", 1], ["task", 1], ["condition", 1], ["epochs", 1], ["answers"], ["result"], ["chance"], ["most frequent answers", 1]],
+      trials.map((t) => [t.id, D.people.tasks[t.task] || t.task, t.condition.replace(/_/g, " ") + (t.control ? " (control)" : ""),
         t.neurons.filter((r) => N.unit[r] === unit).map((r) => N.epoch[r]).join(", "),
-        String(t.answers), t.rate === null ? "–" : percent(t.rate) + (t.key === null ? " changed" : ""), t.chance ? percent(t.chance) : "–",
+        String(t.answers), t.right !== null ? `${percent(t.right)} right` : t.changed !== null ? `${percent(t.changed)} saw a change` : "–", t.chance ? percent(t.chance) : "–",
         h("td", { class: "text wrap" }, t.given.map(([text, n]) => `${text}${text === t.key ? " (right)" : ""} × ${n}`).join("; "))])));
 }
-// right answers in keyed trials whose neurons are mostly of a concept
-function peopleOfConcept(concept) {
-  const keyed = D.people.trials.filter((t) => t.key !== null && t.rate !== null &&
-    t.neurons.filter((r) => conceptOf(r) === concept).length * 2 > t.neurons.length);
-  const answers = keyed.reduce((sum, t) => sum + t.answers, 0);
-  return answers ? { share: keyed.reduce((sum, t) => sum + t.rate * t.answers, 0) / answers, answers, trials: keyed.length } : null;
-}
+// trials whose neurons are mostly of a concept
+const peopleOfConcept = (concept) => shareRight(D.people.trials.filter((t) =>
+  t.neurons.filter((r) => conceptOf(r) === concept).length * 2 > t.neurons.length));
 
 // what one can ask first, each a button
 function welcome() {

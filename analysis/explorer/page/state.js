@@ -1,10 +1,12 @@
 // What the page shows now. The address holds it, so that a neuron at an epoch can be cited.
 
-const DEEP = D.series.map((_, s) => epochsOf(s));
+// the first class for which anything was scored
+const FIRST_CLASS = Math.max(0, D.classes.findIndex((_, klass) => D.importance.some((block) =>
+  block.score.subarray(klass * UNITS, (klass + 1) * UNITS).some((v) => !Number.isNaN(v)))));
 const STATE = {
   tab: "Neuron", epoch: EPOCHS[EPOCHS.length - 1], colour: D.hasConcepts ? "concept" : "series",
   layout: "overlaid", trails: 0, hidden: [], layer: "", concept: "", least: "", unit: -1,
-  klass: 0, span: SPANS[SPANS.length - 1] || "", method: 0, region: "", neurons: 3, chosen: [],
+  klass: FIRST_CLASS, span: SPANS[SPANS.length - 1] || "", method: 0, region: "", neurons: 3, chosen: [],
 };
 const DEFAULTS = { ...STATE };
 const LISTENERS = [];

@@ -1,0 +1,118 @@
+"""How the explorer does with many neurons: a synthetic run, opened, panned and moved in time.
+
+    python benchmarks/explorer_scale.py [--neurons 100000] [--checkpoints 8] [--keep FILE]
+
+Headless Chromium with software rendering. Prints the file's size, seconds until the page is ready,
+frames a second while panning, and seconds that a step of the slider and another colour take. The
+synthetic run has places, concepts, overlaps, stimuli of one picture, and importance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+from analysis.explorer.columns import real, whole
+from analysis.explorer.page import page
+
+CHANNELS = 500
+
+
+def synthetic(units: int, checkpoints: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    layers, count = units // CHANNELS, units * checkpoints
+    centres = rng.normal(size=(40, 2)) * 8
+    concept = np.tile(rng.integers(0, 40, units), checkpoints)
+    places = centres[concept] + rng.normal(size=(count, 2))
+    classes = [f"class {i}" for i in range(10)]
+    scores = rng.random(len(classes) * units)
+    return {
+        "run": f"synthetic {units} x {checkpoints}", "seed": 0, "space": "sgns",
+        "spaces": ["sgns"], "overlap": 0.04, "base": {"series": "a", "epoch": checkpoints - 1},
+        "series": ["a"], "epochs": {"a": list(range(checkpoints))}, "classes": classes,
+        "views": [64],
+        "layers": [
+            {"series": 0, "name": f"layer.{i}", "channels": CHANNELS,
+             "depth": i / max(1, layers - 1), "patch": 0.5, "view": 0}
+            for i in range(layers)
+        ],
+        "units": {"layer": whole(np.repeat(np.arange(layers), CHANNELS)),
+                  "channel": whole(np.tile(np.arange(CHANNELS), layers))},
+        "concepts": [f"concept {i:02d}" for i in range(40)], "hasConcepts": True,
+        "neurons": {
+            "unit": whole(np.tile(np.arange(units), checkpoints)),
+            "epoch": whole(np.repeat(np.arange(checkpoints), units)),
+            "x": real(places[:, 0]), "y": real(places[:, 1]), "concept": whole(concept),
+            "overlap": real(rng.random(count)), "coverage": real(np.ones(count)),
+            "moved": real(rng.random(count)),
+        },
+        "neighbours": [],
+        "stimuli": {"each": 1, "image": whole(np.zeros(count)), "top": whole(np.zeros(count)),
+                    "left": whole(np.zeros(count)), "activation": real(np.ones(count))},
+        "pairs": [{"series": 0, "from": 1, "to": checkpoints - 1}], "methods": ["sign_t"],
+        "importance": [{"pair": 0, "method": 0, "score": real(scores), "error": real(scores / 9),
+                        "rank": whole(np.zeros(len(scores))), "images": 25}],
+        "steps": 8, "sets": {"bins": []}, "outcomes": None, "alignment": [], "identity": [],
+        "checkpoints": [], "training": [], "people": None, "sheets": [],
+    }  # fmt: skip
+
+
+PAN = """async () => {
+  const started = performance.now();
+  for (let i = 1; i <= 40; i++) {
+    await Plotly.relayout("map", {"xaxis.range": BOUNDS.x.map(v => v + i / 20)});
+    await new Promise(requestAnimationFrame);
+  }
+  return 40000 / (performance.now() - started);
+}"""
+STEP = """async (values) => {
+  const started = performance.now();
+  change(values);
+  await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame);
+  return (performance.now() - started) / 1000;
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--neurons", type=int, default=100_000)
+    parser.add_argument("--checkpoints", type=int, default=8)
+    parser.add_argument("--keep", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        path = options.keep or Path(folder) / "page.html"
+        path.write_text(page(synthetic(options.neurons, options.checkpoints)), encoding="utf-8")
+        print(f"{options.neurons:,} neurons x {options.checkpoints}: "
+              f"{path.stat().st_size / 1e6:.1f} MB")  # fmt: skip
+        browser = driver.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),
+            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+                  "--enable-unsafe-swiftshader"],
+        )  # fmt: skip
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.on("pageerror", lambda error: print("error:", error))
+        started = time.perf_counter()
+        tab.goto(path.resolve().as_uri())
+        tab.wait_for_selector("body[data-ready=yes]", timeout=120_000)
+        print(f"ready after {time.perf_counter() - started:.1f} s")
+        print(f"panning: {tab.evaluate(PAN):.1f} frames a second")
+        for name, values in {
+            "a step in time": {"epoch": 2},
+            "colour by displacement": {"colour": "moved"},
+            "colour by importance": {"colour": "importance"},
+            "a neuron": {"unit": 7},
+        }.items():
+            print(f"{name}: {tab.evaluate(STEP, values):.2f} s")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
