@@ -293,6 +293,22 @@ def test_figures_shown_are_those_of_the_tables(run, visit):
         assert f"{similarity[0, 0]:.2f}".replace("-", "−") in block
 
 
+def test_people_are_those_who_saw_the_neuron_at_that_epoch(run, results, visit):
+    """The map's value is the share of right answers, trials weighted by their answers."""
+    tab, people = visit(), people_columns(Source(run), results)
+    rows = {row for trial in people["trials"] for row in trial["neurons"]}
+    assert len(rows) > 5
+    for row in rows:
+        own = [t for t in people["trials"]
+               if row in t["neurons"] and t["right"] is not None and not t["control"]]  # fmt: skip
+        value = tab.evaluate("row => COLOURINGS.people.value(row)", row)
+        if own:
+            answers = [t["answers"] for t in own]
+            assert value == pytest.approx(np.average([t["right"] for t in own], weights=answers))
+        else:
+            assert np.isnan(value)
+
+
 def test_slider_play_and_the_address_hold_the_epoch(visit):
     tab = visit("#epoch=0")
     assert tab.inner_text("#epochShown") == "0"
@@ -500,3 +516,23 @@ def test_the_groups_file_is_toml_for_any_name(visit):
         """() => { choose([0, 1], 'a"b\\\\c\\u007f\\n]]'); return groupsFile(); }"""
     )
     assert tomllib.loads(text)["group"][0]["concept"] == 'a"b\\c\x7f\n]]'
+
+
+def test_a_run_without_concepts_and_ablations_is_shown_as_far_as_it_goes(run, visit, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(run.root, bare, ignore=shutil.ignore_patterns("reversion", "concepts-*"))
+    written = write_explorer(Run(bare), tmp_path / "bare.html")
+    tab = visit("#neuron=vgg/features.2/3&epoch=1", path=written.page)
+    assert "No pair of epochs of this series was scored" in tab.inner_text("#panel")
+    assert "the space could not be checked" in tab.inner_text("#honest")
+    expected = {
+        "Class": "No evolution was scored",
+        "Models": "No true concepts",
+        "Trust": "No true concepts are known",
+        "Selection": "Selection: 0",
+    }
+    for name, text in expected.items():
+        tab.click(f"#tab-{name}")
+        assert text in tab.inner_text("#panel")
+    tab.click("text=/Add the .* shown neurons/")
+    assert tab.locator("#saveGroups").count() == 1

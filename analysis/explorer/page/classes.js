@@ -8,8 +8,8 @@ function ranked(series, klass = STATE.klass) {
     const one = importanceOf(unit, STATE.span, STATE.method, klass);
     if (one) found.push({ unit, ...one });
   }
-  // where scores tie, as shares do, the smaller standard error and the deeper layer go first
-  return found.sort((a, b) => b.score - a.score || a.error - b.error || layerOf(b.unit).depth - layerOf(a.unit).depth);
+  // where scores tie, as shares do, the smaller standard error, the deeper layer and the run's own rank go first
+  return found.sort((a, b) => b.score - a.score || a.error - b.error || layerOf(b.unit).depth - layerOf(a.unit).depth || a.rank - b.rank);
 }
 
 function classPanel() {
@@ -31,7 +31,8 @@ function sentenceOf(series, found, lists) {
   if (!found.length) return `${D.series[series]}: no evolution has a score.`;
   const best = found[0], to = Number(STATE.span.split("-")[1]);
   const tied = found.filter((f) => f.score >= best.score - best.error).length - 1;
-  const row = rowAt(best.unit, to), people = peopleOf(best.unit);
+  const equal = found.filter((f) => f.score === best.score).length;
+  const row = rowAt(best.unit, to), people = peopleOf(best.unit, to);
   const others = lists.filter((l) => l.series !== series && l.found.length).map((other) => {
     const near = row < 0 ? -1 : nearestIn(row, other.series);
     if (near < 0) return "";
@@ -40,11 +41,15 @@ function sentenceOf(series, found, lists) {
     return ` In ${D.series[other.series]} its nearest neighbour at the end is ${unitName(N.unit[near])} (${alike}), number ${place + 1} of ${other.found.length} there.`;
   }).join("");
   const seen = !D.people ? "" : people
-    ? ` People were right in ${percent(people.share)} of ${people.answers} answers to its trials (chance ${percent(people.chance)})${D.people.source === "simulated" ? " (simulated)" : ""}.`
-    : " No keyed trial showed it to people.";
-  return `${D.series[series]}: ${unitName(best.unit)} matters most (${withError(best.score, best.error)}${
+    ? ` People were right in ${percent(people.share)} of ${people.answers} answers to trials that showed it at epoch ${to} (chance ${percent(people.chance)})${D.people.source === "simulated" ? " (simulated)" : ""}.`
+    : unseen(row, to);
+  return `${D.series[series]}: ${unitName(best.unit)} ${equal > 1 ? `is one of ${equal} that matter most` : "matters most"} (${withError(best.score, best.error)}${
     conceptOf(row) ? `, ${conceptOf(row)} at epoch ${to}` : ""}); ${tied
     ? `${tied} more ${tied === 1 ? "is" : "are"} within one standard error of it, so its first place is not certain (another score, chosen above the map, may part them)` : "no other is within one standard error"}.${others}${seen}`;
+}
+function unseen(row, epoch) {
+  const concept = row < 0 ? "" : conceptOf(row), alike = concept ? peopleOfConcept(concept) : null;
+  return ` No trial with a right answer showed it to people as it is at epoch ${epoch}.${alike ? ` Of ${alike.answers} answers to trials about neurons of ${concept}, ${percent(alike.share)} were right (chance ${percent(alike.chance)}${D.people.source === "simulated" ? "; simulated" : ""}).` : ""}`;
 }
 function nearestIn(row, series) {
   const block = D.neighbours.find((b) => b.series === series);
@@ -54,7 +59,7 @@ function nearestIn(row, series) {
 function evolutionList(found, from, to, name) {
   const box = h("div", { class: "two" }, found.slice(0, SHOWN).map((one, place) => {
     const bin = binOf(one.unit, STATE.span, STATE.method, STATE.klass);
-    const people = D.people ? peopleOf(one.unit) : null;
+    const people = D.people ? peopleOf(one.unit, to) : null;
     const cells = [from, to].map((epoch) => {
       const row = rowAt(one.unit, epoch);
       return h("div", { class: "cell" }, row < 0 ? deadBox("dead") : patchGrid(row, 84),

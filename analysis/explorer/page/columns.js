@@ -120,4 +120,5 @@ function shareRight(trials) {
   const mean = (name) => keyed.reduce((sum, t) => sum + t[name] * t.answers, 0) / answers;
   return { share: mean("right"), chance: mean("chance"), answers, trials: keyed.length };
 }
-const peopleOf = (unit) => shareRight(trialsOf(unit));
+// as it was at an epoch: an untrained neuron's trials say nothing of what it became
+const peopleOf = (unit, epoch) => shareRight(TRIALS.get(rowAt(unit, epoch)) || []);

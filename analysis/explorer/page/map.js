@@ -24,11 +24,11 @@ const COLOURINGS = {
   importance: { text: "importance for the class", value: (row) => {
     const found = importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass);
     return found ? found.score : NaN; } },
-  undone: { text: "change of accuracy when its quarter is undone", diverging: true, value: (row) => {
+  undone: { text: "change of accuracy when its quarter of the layer is undone", diverging: true, value: (row) => {
     const found = outcomeOfQuarter(N.unit[row], STATE.span, STATE.method, STATE.klass);
     return found ? found.change : NaN; } },
   people: { text: "share of people who were right", value: (row) => {
-    const found = peopleOf(N.unit[row]);
+    const found = peopleOf(N.unit[row], N.epoch[row]);
     return found ? found.share : NaN; } },
 };
 function outcomeOfQuarter(unit, span, method, klass) {
@@ -206,7 +206,7 @@ function drawLegend(rows) {
     const symbols = D.series.length > 1
       ? "; " + D.series.map((s, i) => `${s}: ${SYMBOLS[i % SYMBOLS.length].replace("-up", "")}`).join(", ") : "";
     return $("legend").replaceChildren(soft(`Colour: ${colouring.text}${
-      STATE.colour === "people" ? " (controls left aside; tasks differ in their chance level, see a neuron's trials)" : ["importance", "undone"].includes(STATE.colour) ? ` ${D.classes[STATE.klass]}, epochs ${spanText(STATE.span)}, by ${D.methods[STATE.method]}` : ""
+      STATE.colour === "people" ? " (controls left aside; tasks differ in their chance level, see a neuron's trials)" : ["importance", "undone"].includes(STATE.colour) ? `: ${D.classes[STATE.klass]}, epochs ${spanText(STATE.span)}, by ${D.methods[STATE.method]}` : ""
     }; known of ${known} of ${rows.length} neurons${symbols}.`));
   }
   const values = rows.map(colouring.value);
@@ -248,9 +248,9 @@ function drawList(rows) {
   const colouring = COLOURINGS[STATE.colour];
   const value = (row) => (colouring.names ? N.overlap[row] : colouring.value(row));
   const best = rows.filter((row) => !Number.isNaN(value(row)))
-    .sort((a, b) => value(b) - value(a)).slice(0, 40);
+    .sort((a, b) => (colouring.diverging ? value(a) - value(b) : value(b) - value(a))).slice(0, 40);
   $("list").replaceChildren(
-    soft(`The 40 highest by ${colouring.names ? "overlap with their concept" : colouring.text}.`),
+    soft(`The ${best.length} ${colouring.diverging ? "lowest" : "highest"} by ${colouring.names ? "overlap with their concept" : colouring.text}.`),
     table("shown neurons", [["neuron", 1], ["concept", 1], ["overlap"], ["value"]], best.map((row) => [
       neuronButton(row), conceptOf(row) || "–", number(N.overlap[row]), number(value(row), 3)])));
 }

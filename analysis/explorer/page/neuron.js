@@ -6,7 +6,7 @@ function neuronPanel() {
   if (STATE.unit < 0) return welcome();
   const unit = STATE.unit, series = seriesOf(unit);
   const own = checkpointAt(series, STATE.epoch), row = own === undefined ? -1 : rowAt(unit, own);
-  const strip = h("div", { class: "strip", tabindex: 0, role: "region", "aria-label": "strip over epochs" },
+  const strip = h("div", { class: wholeImages ? "strip large" : "strip", tabindex: 0, role: "region", "aria-label": "strip over epochs" },
     epochsOf(series).map((epoch) => epochCell(unit, epoch, epoch === own)));
   return [
     h("h2", {}, unitName(unit)),
@@ -32,7 +32,7 @@ function epochCell(unit, epoch, now) {
     return h("div", { class: "cell" }, deadBox("dead"), h("b", { "data-caption": "" }, `epoch ${epoch}`));
   const activations = [...Array(D.stimuli.each).keys()].map((k) => stimulus(row, k)).filter(Boolean)
     .map((s) => s.activation);
-  return h("div", { class: now ? "cell now" : "cell" }, patchGrid(row, 132, wholeImages),
+  return h("div", { class: now ? "cell now" : "cell" }, patchGrid(row, wholeImages ? 240 : 132, wholeImages),
     h("b", { "data-caption": "" }, `epoch ${epoch}`),
     h("div", { "data-caption": "" }, conceptOf(row) ? `${conceptOf(row)} (${number(N.overlap[row])})` : `no concept (${number(N.overlap[row])})`),
     h("div", { "data-caption": "" }, activations.length
@@ -104,9 +104,9 @@ function peopleTable(unit) {
     const alike = concept ? peopleOfConcept(concept) : null;
     return soft(`No trial showed this neuron.${alike ? ` Of the answers to trials about other neurons of ${concept}, ${percent(alike.share)} were right (chance ${percent(alike.chance)}; ${alike.trials} trials, ${alike.answers} answers).` : ""}${simulated}`);
   }
-  const all = peopleOf(unit);
+  const all = shareRight(trials);
   return h("div", {},
-    soft(`${all ? `${percent(all.share)} of ${all.answers} answers were right (chance ${percent(all.chance)}) in ${all.trials} trials that have a right answer and are no controls.` : "None of its trials has a right answer, controls left aside."}${simulated}`),
+    soft(`${all ? `${percent(all.share)} of ${all.answers} answers were right (chance ${percent(all.chance)}) in ${all.trials} trial${all.trials > 1 ? "s" : ""} with a right answer, controls left aside; the table says at which epochs they showed it.` : "None of its trials has a right answer, controls left aside."}${simulated}`),
     table("trials with this neuron", [["trial", 1], ["task", 1], ["condition", 1], ["epochs", 1], ["answers"], ["result"], ["chance"], ["most frequent answers", 1]],
       trials.map((t) => [t.id, D.people.tasks[t.task] || t.task, t.condition.replace(/_/g, " ") + (t.control ? " (control)" : ""),
         t.neurons.filter((r) => N.unit[r] === unit).map((r) => N.epoch[r]).join(", "),
