@@ -458,6 +458,17 @@ def test_views_are_saved_as_svg_and_png(visit, tmp_path):
         assert (tmp_path / "saved").read_bytes().startswith(start)
 
 
+def test_charts_are_saved_and_no_zero_is_negative(visit, tmp_path):
+    tab = visit("#tab=Class&class=zebra&epochs=1-3")
+    tab.locator("#panel .chart svg").first.wait_for()
+    with tab.expect_download() as waiting:
+        tab.click("[aria-label='Save sets as SVG']")
+    waiting.value.save_as(tmp_path / "saved.svg")
+    assert (tmp_path / "saved.svg").read_text(encoding="utf-8").startswith("<svg")
+    values = "[number(-0.001), number(-0.25), signed(0.001), signed(0.02), number(NaN)]"
+    assert tab.evaluate(values) == ["0.00", "−0.25", "0.00", "+0.02", "–"]
+
+
 def test_patches_are_drawn_from_the_images(run, visit):
     """The first patch on the canvas has the mean colour of the crop, within compression."""
     tab = visit("#neuron=vgg/features.2/3&epoch=1")

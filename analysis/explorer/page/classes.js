@@ -84,19 +84,22 @@ function outcomeChart(series) {
   const chart = h("div", { class: "chart", role: "img", "aria-label": "change of accuracy by set; the table below has the numbers" });
   requestAnimationFrame(() => drawBars(chart, bars));
   const most = all.filter((o) => o.arm === "most" || o.arm === "least");
-  const parts = [soft(`Change of accuracy when a set is undone in all layers at once; ± standard error over ${bars[0].images} held-out images of the class (before: ${number(bars[0].before)}).`), chart,
+  const parts = [soft(`Change of accuracy when a set is undone in all layers at once; ± standard error over ${bars[0].images} held-out images of the class (before: ${number(bars[0].before)}).`), chart, saveChart(chart, "sets"),
     table("outcomes by set", [["set", 1], ["change"], ["± s.e."], ["class's probability"], ["draws"]],
       bars.map((b) => [b.arm.replace("_", " "), signed(b.change), number(b.error), signed(b.probability), String(b.draws)]))];
   if (most.length) {
     const curve = h("div", { class: "chart", role: "img", "aria-label": "change of accuracy as more is undone" });
     requestAnimationFrame(() => drawCurves(curve, most, pooled(all, "all"), pooled(all, "random")));
-    parts.push(soft("Undoing more and more, from the most and from the least important on; the cross is a random quarter."), curve);
+    parts.push(soft("Undoing more and more, from the most and from the least important on; the cross is a random quarter."), curve, saveChart(curve, "curves"));
   } else parts.push(soft(`Curves of undoing more and more need the benchmark: conceptevo bench RUN --classes "${D.classes[STATE.klass]}"`));
-  return h("div", {}, parts, h("div", { class: "bar" }, ["svg", "png"].map((format) => h("button", { type: "button", onclick: () => exportChart(chart, format) }, `Save chart as ${format.toUpperCase()}`))));
+  return h("div", {}, parts);
 }
+const saveChart = (chart, what) => h("div", { class: "bar small-buttons" }, h("span", { class: "soft" }, "Save chart:"),
+  ["svg", "png"].map((format) => h("button", { type: "button", "aria-label": `Save ${what} as ${format.toUpperCase()}`,
+    onclick: () => exportChart(chart, what, format) }, format.toUpperCase())));
 const plain = (title) => ({ margin: { l: 52, r: 8, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
   font: { color: style("--ink"), family: "system-ui, sans-serif", size: 12 }, showlegend: true, legend: { orientation: "h", y: 1.12 },
-  yaxis: { title: { text: title }, gridcolor: style("--line"), zerolinecolor: style("--soft") }, xaxis: { gridcolor: style("--line") } });
+  yaxis: { title: { text: title }, gridcolor: style("--line"), zerolinecolor: style("--soft") }, xaxis: { gridcolor: style("--line"), automargin: true } });
 function drawBars(chart, bars) {
   Plotly.newPlot(chart, [{ type: "bar", x: bars.map((b) => b.arm.replace("_", " ")), y: bars.map((b) => b.change),
     error_y: { type: "data", array: bars.map((b) => b.error), color: style("--ink"), thickness: 1.2 },
@@ -118,9 +121,9 @@ function drawCurves(chart, outcomes, everything, random) {
   layout.xaxis.title = { text: "share of every layer undone" };
   Plotly.newPlot(chart, traces, layout, { displayModeBar: false, responsive: true });
 }
-async function exportChart(chart, format) {
+async function exportChart(chart, what, format) {
   const url = await Plotly.toImage(chart, { format, width: 700, height: 400, scale: format === "png" ? 2 : 1 });
-  const name = `undoing-${D.classes[STATE.klass]}-${STATE.span}.${format}`;
+  const name = `${what}-undone-${D.classes[STATE.klass]}-${STATE.span}.${format}`;
   if (format === "svg") return download(name, decodeURIComponent(url.slice(url.indexOf(",") + 1)), "image/svg+xml");
   return download(name, bytesOf(url), "image/png");
 }

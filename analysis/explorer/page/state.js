@@ -108,9 +108,9 @@ function table(label, head, rows) {
 }
 const number = (value, digits = 2) =>
   value === null || Number.isNaN(value) ? "–"
-    : value.toFixed(Math.abs(value) >= 100 ? 0 : digits).replace("-", "−");
+    : value.toFixed(Math.abs(value) >= 100 ? 0 : digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
 const signed = (value, digits = 2) =>
-  (value > 0 ? "+" : "") + number(value, digits);
+  (Number(value.toFixed(digits)) > 0 ? "+" : "") + number(value, digits);
 const percent = (value) => (value === null ? "–" : `${Math.round(100 * value)} %`);
 const withError = (value, error, digits = 2) =>
   `${number(value, digits)} ± ${number(error, digits)}`;
