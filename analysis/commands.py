@@ -34,13 +34,23 @@ def analyse(
     replicates: Annotated[int, typer.Option(min=99, help="of the bootstraps")] = 1999,
     permutations: Annotated[int, typer.Option(min=99, help="of the permutation tests")] = 9999,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    exhibits: Annotated[
+        list[str] | None, typer.Option(help="tables and figures of your own: package.module:name")
+    ] = None,
 ) -> None:
     """Every table and figure of a study, and one report."""
     from analysis.study.pipeline import Inputs, analyse_study
     from analysis.study.results import Settings
     from analysis.study.sentences import main_question
 
-    settings = Settings(replicates, permutations, seed, similarity=similarity, reference=reference)
+    settings = Settings(
+        replicates,
+        permutations,
+        seed,
+        similarity=similarity,
+        reference=reference,
+        exhibits=tuple(exhibits or ()),
+    )
     results = analyse_study(Inputs(study, responses, run, source), settings, out)
     for sentence in main_question(results):
         console.print(sentence, highlight=False)

@@ -22,9 +22,10 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from analysis.benchmark.figures import BENCH_FIGURES
+from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers them
+from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
 from analysis.benchmark.results import Bench
-from analysis.benchmark.tables import BENCH_TABLES
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure, styled
 from analysis.exhibits.tables import Table
 from analysis.run.album import Album
@@ -307,7 +308,7 @@ class Ablated(Result):
 
     def table(self, name: str) -> Table | None:
         """A table of the benchmark by name; None where it lacks what the table needs."""
-        return BENCH_TABLES.get(name)(self._bench)
+        return shelf.get("bench", "table", name)(self._bench)
 
     def leaderboard(self) -> Table:
         """Which method finds the neurons whose ablation matters."""
@@ -318,7 +319,7 @@ class Ablated(Result):
     def figure(self, name: str) -> Figure | None:
         """A figure of the benchmark by name: leaderboard, curves, layers, reliability."""
         with styled():
-            return BENCH_FIGURES.get(name)(self._bench)
+            return shelf.get("bench", "figure", name)(self._bench)
 
     def _repr_html_(self) -> str:
         return self.leaderboard().frame.to_html(index=False)

@@ -87,6 +87,16 @@ class EvolveSection(ImportanceParameters):
     classes: tuple[str, ...] | None = None
 
 
+class ReportSection(_Section):
+    """What the reports show beside the built-in exhibits.
+
+    Attributes:
+        exhibits: tables, figures and sentences of your own, each `package.module:function`.
+    """
+
+    exhibits: tuple[str, ...] = ()
+
+
 class Config(_Section):
     """Everything that a run depends on."""
 
@@ -105,6 +115,7 @@ class Config(_Section):
     evolve: EvolveSection = EvolveSection()
     revert: ReversionParameters = ReversionParameters()
     bench: BenchParameters = BenchParameters()
+    report: ReportSection = ReportSection()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:

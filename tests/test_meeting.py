@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.exhibits.tables import RUN_TABLES, Table
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table
 from analysis.study import association as meeting
 from analysis.study.association import Associations, partial_ranks
 from analysis.study.frozen_study import as_frozen, read_study
@@ -119,7 +122,10 @@ def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
     inputs = Inputs(folder, answers, run.root)
     results = tmp_path / "results"
     for table in (made, None):  # the second analysis leaves nothing of the first
-        monkeypatch.setitem(RUN_TABLES._plugins, "alignment", lambda _, table=table: table)
+        alignment = replace(
+            shelf._exhibits["run", "table", "alignment"], make=lambda _, table=table: table
+        )
+        monkeypatch.setitem(shelf._exhibits, ("run", "table", "alignment"), alignment)
         analyse_study(inputs, Settings(replicates=99), results)
         written = results / "tables" / "alignment.csv"
         assert written.is_file() == (table is not None)
@@ -127,7 +133,7 @@ def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
             assert written.read_text() == made.csv()
             assert "0.300 [0.250, 0.375]" in (results / "report.html").read_text()
             pack = release(results, tmp_path / "pack.zip")
-    monkeypatch.setitem(RUN_TABLES._plugins, "alignment", None)  # no run is asked
+    monkeypatch.delitem(shelf._exhibits, ("run", "table", "alignment"))  # no run is asked
     assert rebuild(pack) == []
 
 

@@ -22,7 +22,8 @@ from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.shares import STATISTICS
 from analysis.study import sentences
-from analysis.study.release import anonymised, rebuild, release
+from analysis.study.anonymise import anonymised
+from analysis.study.release import rebuild, release
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from analysis.benchmark import leaderboard as lb
 from analysis.benchmark.results import Bench
-from analysis.benchmark.tables import BENCH_TABLES
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, look
-from harness.registry import Registry
-
-#: name -> function(bench) -> Figure, or None where the benchmark lacks what it needs
-BENCH_FIGURES: Registry[Callable[[Bench], Figure | None]] = Registry("figure of the benchmark")
 
 
 def _frame(name: str, bench: Bench) -> pd.DataFrame:
     """What a table shows; empty where the benchmark lacks what it needs."""
-    table = BENCH_TABLES.get(name)(bench)
+    table = shelf.get("bench", "table", name)(bench)
     return pd.DataFrame() if table is None else table.frame
 
 
-@BENCH_FIGURES.add("leaderboard")
+@shelf.figure("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Figure:
     frame = _frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
     canvas, axis = plt.subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
@@ -45,7 +39,7 @@ def leaderboard(bench: Bench) -> Figure:
     )
 
 
-@BENCH_FIGURES.add("curves")
+@shelf.figure("bench", "leaderboard")
 def curves(bench: Bench) -> Figure:
     wide = bench.wide(bench.main)
     steps = bench.results.about["arms"]["steps"]
@@ -80,7 +74,7 @@ def curves(bench: Bench) -> Figure:
     )
 
 
-@BENCH_FIGURES.add("layers")
+@shelf.figure("bench", "stability")
 def layers(bench: Bench) -> Figure | None:
     rows, names = [], []
     for series, layer in bench.depth.index:
@@ -113,7 +107,7 @@ def layers(bench: Bench) -> Figure | None:
     )
 
 
-@BENCH_FIGURES.add("reliability")
+@shelf.figure("bench", "stability")
 def reliability(bench: Bench) -> Figure:
     frame = _frame("reliability", bench)
     sizes = [column for column in frame.columns if column.startswith("ρ, ")]
@@ -141,7 +135,7 @@ def reliability(bench: Bench) -> Figure:
     )
 
 
-@BENCH_FIGURES.add("spaces")
+@shelf.figure("bench", "spaces")
 def spaces(bench: Bench) -> Figure | None:
     table = _frame("spaces", bench)
     if table.empty:

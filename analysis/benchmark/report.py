@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from rich.table import Table as ScreenTable
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers the figures
 from analysis.benchmark import leaderboard as lb
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the figures
-from analysis.benchmark.figures import BENCH_FIGURES
 from analysis.benchmark.results import Bench
-from analysis.benchmark.tables import BENCH_TABLES
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
-from analysis.exhibits.report import Section, write_html
+from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
-from analysis.run.report import plain_on_screen
+from analysis.run.report import own_exhibits, plain_on_screen
 from harness.artifacts import write_text
 from harness.results import read_results
 
@@ -41,23 +41,23 @@ def write_bench_report(folder: Path) -> Written:
     """
     bench = Bench(read_results(folder))
     out = bench.results.folder
-    tables = {name: table for name in BENCH_TABLES if (table := BENCH_TABLES.get(name)(bench))}
+    shelf.use("bench", own_exhibits(bench.results.run))
+    tables = shelf.tables_of("bench", bench)
     main = tables["leaderboard"]
     for old in (out / "tables").glob("*.*"):
         old.unlink()
     for table in tables.values():
         table.write(out / "tables")
     write_text(out / "leaderboard.csv", main.csv())
-    told = findings(bench, main)
     with styled():
-        figures = {n: figure for n in BENCH_FIGURES if (figure := BENCH_FIGURES.get(n)(bench))}
+        figures = shelf.figures_of("bench", bench)
         for figure in figures.values():
             figure.write(out / "figures")
         write_html(
             out / "report.html",
             "Which method finds the evolutions that matter?",
             _lead(bench),
-            _sections(bench, tables, figures, told),
+            shelf.sections_of("bench", bench, tables, figures),
             f"Made by conceptevo-harness, seed {bench.results.about['seed']}, results' version "
             f"{bench.results.about['version']}; "
             + ", ".join(f"{k} {v}" for k, v in bench.results.run.manifest()["versions"].items()),
@@ -65,7 +65,7 @@ def write_bench_report(folder: Path) -> Written:
     plt.close("all")
     return Written(
         _on_screen(bench, main),
-        told,
+        findings(bench, tables),
         [out / "leaderboard.csv", out / "report.html", out / "tables"],
     )
 
@@ -89,9 +89,10 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     return plain_on_screen(shown, main.title)
 
 
-def findings(bench: Bench, main: Table) -> list[str]:
+@shelf.sentences("bench", "leaderboard")
+def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     """What the leaderboard says, and what it does not; only from the data."""
-    frame = main.frame
+    frame = tables["leaderboard"].frame
     known = frame[np.isfinite(frame["gap"].astype(float))]
     if known.empty:
         return ["No method has a value: nothing could be ranked."]
@@ -151,7 +152,7 @@ def _undefined(bench: Bench) -> list[str]:
             "for these classes the share of right predictions lost is undefined, and undoing can "
             "only raise accuracy."
         )
-    if (table := BENCH_TABLES.get("by_layer")(bench)) is not None:
+    if (table := shelf.get("bench", "table", "by_layer")(bench)) is not None:
         frame = table.frame
         for row in frame[frame["left out"] > 0].itertuples():
             told.append(
@@ -172,53 +173,53 @@ def _lead(bench: Bench) -> str:
     )
 
 
-def _sections(bench, tables, figures, told) -> list[Section]:
-    def pick(pool, *names):
-        return [pool[name] for name in names if name in pool]
-
-    return [
-        Section(
-            "The leaderboard",
-            [
-                f"Importance is measured on a part of each class's images; ablations are judged on "
-                f"{bench.shown}. "
-                "A good method's most important quarter costs more than random sets, than neurons "
-                "that changed as much, and than the quarter of another class; its least important "
-                "quarter costs nothing, or helps."
-            ],
-            told,
-            pick(figures, "leaderboard", "curves"),
-            pick(tables, "leaderboard", "effects", "bins", "separation", "images"),
-        ),
-        Section(
-            "How stable is it?",
-            ["The ranking over ablations, layers, networks, outcomes, and numbers of images."],
-            _stability_findings(tables.get("stability")),
-            pick(figures, "layers", "reliability"),
-            pick(tables, "stability", "ablations", "by_layer", "reliability"),
-        ),
-        Section(
-            "Spaces",
-            ["The second benchmark: which way to compare neurons finds those that share a concept, "
-             "and a channel's later self?"] if "spaces" in tables else [],
-            figures=pick(figures, "spaces"),
-            tables=pick(tables, "spaces"),
-        ),
-        Section(
-            "Limits",
-            [
-                "Classes are the sampled units; networks, seeds and pairs of epochs are "
-                "taken as given: lay benchmarks of several seeds side by side before you "
-                "generalise. A score that linearises the ablation by which it is judged is "
-                "expected to do well.",
-                "Matched sets can only be as alike as a layer allows."
-            ],
-        ),
-    ]  # fmt: skip
+shelf.section(
+    "bench",
+    "leaderboard",
+    "The leaderboard",
+    lambda bench: [
+        "Importance is measured on a part of each class's images; ablations are judged on "
+        f"{bench.shown}. A good method's most important quarter costs more than random sets, than "
+        "neurons that changed as much, and than the quarter of another class; its least important "
+        "quarter costs nothing, or helps."
+    ],
+)
+shelf.section(
+    "bench",
+    "stability",
+    "How stable is it?",
+    ["The ranking over ablations, layers, networks, outcomes, and numbers of images."],
+)
+shelf.section(
+    "bench",
+    "spaces",
+    "Spaces",
+    lambda bench: (
+        [
+            "The second benchmark: which way to compare neurons finds those that share a "
+            "concept, and a "
+            "channel's later self?"
+        ]
+        * bool(bench.spaces)
+    ),
+)
+shelf.section(
+    "bench",
+    "limits",
+    "Limits",
+    [
+        "Classes are the sampled units; networks, seeds and pairs of epochs are taken as given: "
+        "compare benchmarks of several seeds before you generalise. A score that linearises the "
+        "ablation by which it is judged is expected to do well.",
+        "Matched sets can only be as alike as a layer allows.",
+    ],
+)
 
 
-def _stability_findings(table: Table | None) -> list[str]:
-    if table is None:
+@shelf.sentences("bench", "stability")
+def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
+    """How far the ranking moves with each factor."""
+    if (table := tables.get("stability")) is None:
         return []
     told = []
     for factor, rows in table.frame.groupby("factor", sort=False):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
 from analysis.benchmark import leaderboard as lb
 from analysis.benchmark.results import RESAMPLES, SEED, Bench
+from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from analysis.statistics.classes import quartiles
 from harness.records import PAIR
-from harness.registry import Registry
-
-#: name -> function(bench) -> Table, or None where the benchmark lacks what it needs
-BENCH_TABLES: Registry[Callable[[Bench], Table | None]] = Registry("table of the benchmark")
 
 _P = "{:.2g}"
 _SIGNED = "{:+.3f}"
@@ -29,7 +24,7 @@ def _epochs(frame: pd.DataFrame) -> pd.Series:
     return frame["epoch_from"].astype(str) + " → " + frame["epoch_to"].astype(str)
 
 
-@BENCH_TABLES.add("leaderboard")
+@shelf.table("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Table:
     main = bench.resampled("gap")
     low, high = main.interval()
@@ -89,7 +84,7 @@ def leaderboard(bench: Bench) -> Table:
     )
 
 
-@BENCH_TABLES.add("effects")
+@shelf.table("bench", "leaderboard")
 def effects(bench: Bench) -> Table:
     rows = []
     for name in lb.MEASURES:
@@ -117,7 +112,7 @@ def effects(bench: Bench) -> Table:
     )
 
 
-@BENCH_TABLES.add("separation")
+@shelf.table("bench", "leaderboard")
 def separation(bench: Bench) -> Table | None:
     if len(bench.methods) < 2:
         return None
@@ -131,7 +126,7 @@ def separation(bench: Bench) -> Table | None:
     )
 
 
-@BENCH_TABLES.add("bins")
+@shelf.table("bench", "leaderboard")
 def bins(bench: Bench) -> Table:
     rows = []
     wide = bench.wide(bench.main)
@@ -159,7 +154,7 @@ def bins(bench: Bench) -> Table:
     )
 
 
-@BENCH_TABLES.add("ablations")
+@shelf.table("bench", "stability")
 def ablations(bench: Bench) -> Table | None:
     if len(bench.ablations) < 2:
         return None
@@ -181,7 +176,7 @@ def ablations(bench: Bench) -> Table | None:
     )
 
 
-@BENCH_TABLES.add("by_layer")
+@shelf.table("bench", "stability")
 def by_layer(bench: Bench) -> Table | None:
     rows = []
     for series, layer in bench.depth.index:
@@ -204,7 +199,7 @@ def by_layer(bench: Bench) -> Table | None:
     )
 
 
-@BENCH_TABLES.add("reliability")
+@shelf.table("bench", "stability")
 def reliability(bench: Bench) -> Table:
     rows = []
     found = bench.results.reliability
@@ -236,7 +231,7 @@ def reliability(bench: Bench) -> Table:
     )
 
 
-@BENCH_TABLES.add("images")
+@shelf.table("bench", "leaderboard")
 def images(bench: Bench) -> Table:
     table = lb.image_tests(bench.wide(bench.main), bench.order)
     table.insert(1, "epochs", _epochs(table))
@@ -257,7 +252,7 @@ def images(bench: Bench) -> Table:
     )
 
 
-@BENCH_TABLES.add("stability")
+@shelf.table("bench", "stability")
 def stability(bench: Bench) -> Table | None:
     reference = bench.ranking()
     rows = []
@@ -286,7 +281,7 @@ def stability(bench: Bench) -> Table | None:
     )
 
 
-@BENCH_TABLES.add("spaces")
+@shelf.table("bench", "spaces")
 def spaces(bench: Bench) -> Table | None:
     if not bench.space_values:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from harness.artifacts import Run, whole_file
-from harness.registry import Registry
+from harness.artifacts import whole_file
 
 #: Okabe and Ito (2008): told apart by the colour-blind; ordered so that lightness differs, too.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
@@ -129,4 +128,3 @@ def styled() -> Iterator[None]:
 
 
 #: Figures of a run: name -> function(run) -> Figure, or None where the run lacks what it needs.
-RUN_FIGURES: Registry[Callable[[Run], Figure | None]] = Registry("figure")

@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.artifacts import Run, write_text
-from harness.registry import Registry
+from harness.artifacts import write_text
 
 #: A LaTeX table of more characters a row lies down (about the text width of an article in
 #: footnotesize), one of more rows is broken over pages.
@@ -178,4 +177,3 @@ def escape(text: str) -> str:
 
 
 #: Tables of a run: name -> function(run) -> Table, or None where the run lacks what it needs.
-RUN_TABLES: Registry[Callable[[Run], Table | None]] = Registry("table")

@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.figures import COLOURS, MARKERS, RUN_FIGURES, Cell, Figure, look, sheet
+from analysis.exhibits import shelf
+from analysis.exhibits.figures import COLOURS, MARKERS, Cell, Figure, look, sheet
 from analysis.run.album import Album
 from analysis.run.tables import (
     alignment,
@@ -28,7 +29,7 @@ STRIPS = 6
 LEAST_DEPTH = 0.35
 
 
-@RUN_FIGURES.add("training")
+@shelf.figure("run", "networks")
 def training(run: Run) -> Figure | None:
     if not run.holds("training_log"):
         return None
@@ -54,7 +55,7 @@ def training(run: Run) -> Figure | None:
     )
 
 
-@RUN_FIGURES.add("map")
+@shelf.figure("run", "concepts", "map")
 def concept_map(run: Run) -> Figure | None:
     table = run.table(Artifact("map"))
     named = concepts(run)
@@ -121,7 +122,7 @@ def concept_map(run: Run) -> Figure | None:
     )
 
 
-@RUN_FIGURES.add("emergence")
+@shelf.figure("run", "concepts")
 def emergence(run: Run) -> Figure | None:
     named = concepts(run)
     if named is None:
@@ -160,7 +161,7 @@ def emergence(run: Run) -> Figure | None:
     )
 
 
-@RUN_FIGURES.add("strips")
+@shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
     """The neurons that moved furthest in the space between their first trained and last epoch."""
     space, album = spaces(run)[0], Album(run)
@@ -207,7 +208,7 @@ def _spread(moved: pd.DataFrame, count: int) -> pd.DataFrame:
     )
 
 
-@RUN_FIGURES.add("neighbours")
+@shelf.figure("run", "concepts")
 def neighbours(run: Run) -> Figure | None:
     """A few base neurons beside their nearest neighbours in every other series."""
     space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
@@ -262,7 +263,7 @@ def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> Cell:
     return Cell(album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note)
 
 
-@RUN_FIGURES.add("alignment")
+@shelf.figure("run", "space", "alignment")
 def alignment_plot(run: Run) -> Figure | None:
     found = alignment(run)
     if found is None:
@@ -298,7 +299,7 @@ def alignment_plot(run: Run) -> Figure | None:
     )
 
 
-@RUN_FIGURES.add("reversion")
+@shelf.figure("run", "reversion", "reversion")
 def reversion_plot(run: Run) -> Figure | None:
     if not has_results(run, REVERSION):
         return None

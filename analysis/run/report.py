@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import pandas as pd
 from rich import box
 from rich.table import Table as ScreenTable
 
-from analysis.exhibits.figures import RUN_FIGURES, Figure, styled
-from analysis.exhibits.report import Section, write_html
-from analysis.exhibits.tables import RUN_TABLES, Table
+from analysis.exhibits import shelf
+from analysis.exhibits.figures import styled
+from analysis.exhibits.report import write_html
+from analysis.exhibits.tables import Table
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
 from analysis.run import tables as run_tables
 from analysis.statistics.classes import by_class, class_interval, wide
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
-from harness.results import REVERSION, has_results
+from harness.results import REVERSION, has_results, read_results
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class Written:
 def write_report(run: Run) -> Written:
     """Write tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and report.html under `report/`."""
     folder = run.root / "report"
-    tables = {name: table for name in RUN_TABLES if (table := RUN_TABLES.get(name)(run))}
+    shelf.use("run", own_exhibits(run))
+    tables = shelf.tables_of("run", run)
     with styled():
-        figures = {name: figure for name in RUN_FIGURES if (figure := RUN_FIGURES.get(name)(run))}
+        figures = shelf.figures_of("run", run)
         for table in tables.values():
             table.write(folder / "tables")
         for figure in figures.values():
@@ -45,7 +48,7 @@ def write_report(run: Run) -> Written:
             folder / "report.html",
             "How concepts evolve in training",
             _lead(run, tables),
-            _sections(run, tables, figures),
+            shelf.sections_of("run", run, tables, figures),
             f"Made by conceptevo-harness, seed {manifest['configuration']['seed']}; "
             f"Python {manifest['python']}, {versions}.",
         )
@@ -55,6 +58,11 @@ def write_report(run: Run) -> Written:
         summary=reversion_on_screen(main) if main else "no reversion was made",
         paths=[folder / "report.html", folder / "tables", folder / "figures"],
     )
+
+
+def own_exhibits(run: Run) -> list[str]:
+    """What the run's configuration adds to the reports."""
+    return run.manifest()["configuration"].get("report", {}).get("exhibits", [])
 
 
 def on_screen(table: Table) -> ScreenTable:
@@ -104,83 +112,90 @@ def _lead(run: Run, tables: dict[str, Table]) -> str:
     )
 
 
-def _sections(run: Run, tables: dict[str, Table], figures: dict[str, Figure]) -> list[Section]:
-    def pick(pool, *names):
-        return [pool[name] for name in names if name in pool]
+shelf.section(
+    "run",
+    "networks",
+    "The networks",
+    [
+        "A checkpoint is a network's weights at one epoch; the checkpoints of one training run "
+        "form "
+        "a series. A neuron is one channel of one probed layer."
+    ],
+)
+shelf.section(
+    "run",
+    "concepts",
+    "What neurons detect, and when",
+    [
+        "For each neuron, the probe images that excite it most are its stimuli. Neurons that share "
+        "stimuli are placed near each other in one semantic space, and neurons of all other "
+        "checkpoints are placed in it through the images that excite them."
+    ],
+)
+shelf.section(
+    "run",
+    "space",
+    "How far the space can be trusted",
+    lambda run: (
+        [
+            "What the images show is known, by masks of their parts or by attributes, so the "
+            "concept of "
+            "a neuron can be determined without looking. Simpler ways to compare neurons stand "
+            "beside "
+            "the paper's skip-gram (sgns), on the same neurons; the untrained networks are the "
+            "baseline."
+        ]
+        * run.holds("concepts")
+    ),
+)
+shelf.section(
+    "run",
+    "reversion",
+    "Do the evolutions matter to the predictions?",
+    [
+        "For a class and two epochs, every neuron's change is scored by how much it matters to the "
+        "class. In the newer network, a set of neurons is then set back to what it does in the "
+        "older "
+        "one on the same image, and the rest of the network runs on. If the score is meaningful, "
+        "undoing the most important quarter (q1) must hurt more than undoing a random quarter, and "
+        "the least important (q4) less; and neurons that changed as much as those of q1 but were "
+        "not "
+        "scored important must do less harm (matched)."
+    ],
+)
+shelf.section(
+    "run",
+    "limits",
+    "Limits",
+    [
+        "Intervals and tests treat classes as the sampled units and the networks as given: one "
+        "training run a series says nothing about other seeds. Matched sets can only be as alike "
+        "as "
+        "the layer allows."
+    ],
+)
 
+
+@shelf.sentences("run", "limits")
+def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """Which of the run's scores approximate the intervention by which they are judged."""
+    if not has_results(run, REVERSION):
+        return []
+    methods = read_results(run.root, REVERSION).about["methods"]
+    names = [name for name, about in methods.items() if about["linearises"] == "revert"]
+    if not names:
+        return []
     return [
-        Section(
-            "The networks",
-            [
-                "A checkpoint is a network's weights at one epoch; the checkpoints of one training "
-                "run form a series. A neuron is one channel of one probed layer."
-            ],
-            figures=pick(figures, "training"),
-            tables=pick(tables, "training", "neurons"),
-        ),
-        Section(
-            "What neurons detect, and when",
-            [
-                "For each neuron, the probe images that excite it most are its stimuli. Neurons "
-                "that share stimuli are put near each other in one semantic space, and neurons of "
-                "all other checkpoints are placed in it through the images that excite them."
-            ],
-            figures=pick(figures, "map", "emergence", "strips", "neighbours"),
-        ),
-        Section(
-            "How far the space can be trusted",
-            [
-                "What the images show is known, by masks of their parts or by attributes, so the "
-                "concept of a neuron can be told without looking. Simpler ways to compare neurons "
-                "stand beside the paper's skip-gram (sgns), on the same neurons; the untrained "
-                "networks are the baseline."
-            ]
-            if "alignment" in tables
-            else [],
-            _alignment_findings(tables.get("alignment")),
-            pick(figures, "alignment"),
-            pick(tables, "alignment", "identity"),
-        ),
-        Section(
-            "Do the evolutions matter to the predictions?",
-            [
-                "For a class and two epochs, every neuron's change is scored by how much it "
-                "matters to the class. In the newer network, a set of neurons is then put back "
-                "to what it does in the older one on the same image, and the rest of the "
-                "network runs on. If the score means something, undoing the most important "
-                "quarter (q1) must hurt more than undoing a random quarter, and the least "
-                "important (q4) less; and neurons that changed as much as q1's but were not "
-                "scored important must do less harm (matched)."
-            ],
-            _reversion_findings(run),
-            pick(figures, "reversion"),
-            pick(
-                tables,
-                "reversion",
-                "reversion_importance",
-                "reversion_top5",
-                "reversion_probability",
-                "reversion_layers",
-            ),
-        ),
-        Section(
-            "Limits",
-            [
-                "Intervals and tests treat classes as the sampled units and the networks as given: "
-                "one training run a series says nothing about other seeds. The scores at t′ and "
-                "along the path (sign_t1, mean_t1, sign_path, mean_path) approximate the very "
-                "intervention they are judged by, so that their success says less than that of a "
-                "score that knows the older network alone. Matched sets can only be as alike as "
-                "the layer allows."
-            ],
-            tables=pick(tables, "times"),
-        ),
+        f"{', '.join(names)} {'approximates' if len(names) == 1 else 'approximate'} the very "
+        "intervention by which scores are judged here, so that success says less than that of a "
+        "score that knows the older network alone."
     ]
 
 
-def _alignment_findings(table: Table | None) -> list[str]:
-    """The best method of each group, and whether its interval parts it from the paper's."""
-    if table is None:
+@shelf.sentences("run", "space")
+def largest_shares(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """The method with the largest share in each group of neurons; the table has all of them."""
+    if (table := tables.get("alignment")) is None:
         return []
     findings = []
     for group, rows in table.frame.groupby("group", sort=False):
@@ -202,7 +217,8 @@ def _alignment_findings(table: Table | None) -> list[str]:
     return findings
 
 
-def _reversion_findings(run: Run) -> list[str]:
+@shelf.sentences("run", "reversion")
+def changes_of_accuracy(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """What undoing does by the first method, pair by pair, with intervals; only from the data."""
     if not has_results(run, REVERSION):
         return []

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.tables import RUN_TABLES, Table
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table
 from analysis.statistics import classes as reversion
 from analysis.statistics.alignment import NAMED_OVERLAP, alignment_table, identity, mean_interval
 from harness.artifacts import Run
@@ -39,7 +40,7 @@ def concepts(run: Run) -> pd.DataFrame | None:
     return run.tables("concepts") if run.holds("concepts") else None
 
 
-@RUN_TABLES.add("training")
+@shelf.table("run", "networks")
 def training(run: Run) -> Table | None:
     if not run.holds("training_log"):
         return None
@@ -57,7 +58,7 @@ def training(run: Run) -> Table | None:
     )
 
 
-@RUN_TABLES.add("neurons")
+@shelf.table("run", "networks")
 def neurons(run: Run) -> Table:
     layers = run.tables("layers").groupby("series")["channels"].sum()
     first = spaces(run)[0]
@@ -78,7 +79,7 @@ def neurons(run: Run) -> Table:
     )
 
 
-@RUN_TABLES.add("alignment")
+@shelf.table("run", "space")
 @lru_cache(maxsize=1)
 def alignment(run: Run) -> Table | None:
     named = concepts(run)
@@ -101,7 +102,7 @@ def alignment(run: Run) -> Table | None:
     )
 
 
-@RUN_TABLES.add("identity")
+@shelf.table("run", "space", "identity")
 def identities(run: Run) -> Table | None:
     rng = np.random.default_rng(SEED)
     rows = []
@@ -176,28 +177,28 @@ def _reversion_table(
     )
 
 
-@RUN_TABLES.add("reversion")
+@shelf.table("run", "reversion", "reversion")
 def reversion_heldout(run: Run) -> Table | None:
     return _reversion_table(run, "reversion", "heldout", HELD_OUT)
 
 
-@RUN_TABLES.add("reversion_top5")
+@shelf.table("run", "reversion")
 def reversion_top5(run: Run) -> Table | None:
     return _reversion_table(run, "reversion_top5", "heldout", HELD_OUT, "top-5")
 
 
-@RUN_TABLES.add("reversion_probability")
+@shelf.table("run", "reversion")
 def reversion_probability(run: Run) -> Table | None:
     return _reversion_table(run, "reversion_probability", "heldout", HELD_OUT, "probability")
 
 
-@RUN_TABLES.add("reversion_importance")
+@shelf.table("run", "reversion")
 def reversion_importance(run: Run) -> Table | None:
     seen = "the images that importance was measured on"
     return _reversion_table(run, "reversion_importance", "importance", seen)
 
 
-@RUN_TABLES.add("reversion_layers")
+@shelf.table("run", "reversion")
 def reversion_layers(run: Run) -> Table | None:
     if not has_results(run, REVERSION):
         return None
@@ -235,7 +236,7 @@ _STAGES = {
 }
 
 
-@RUN_TABLES.add("times")
+@shelf.table("run", "limits")
 def times(run: Run) -> Table | None:
     """The one table that differs between runs of the same configuration."""
     found = run.seconds()

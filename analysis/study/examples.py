@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import Cell, Figure, sheet
 from analysis.exhibits.tables import spaced
 from analysis.statistics.labels import normalise
-from analysis.study.figures import STUDY_FIGURES
 from analysis.study.results import Results
 from analysis.study.sentences import percent
 from tasks.base import Panel, Trial
@@ -21,7 +21,7 @@ SHOWN, ENOUGH = 2, 5
 EVOLUTIONS = 4
 
 
-@STUDY_FIGURES.add("examples")
+@shelf.figure("study", "accuracy")
 def examples(results: Results) -> Figure | None:
     """The easiest and the hardest trials of the tasks with a key."""
     if results.responses.study.pictures is None:
@@ -43,7 +43,7 @@ def examples(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("evolutions")
+@shelf.figure("study", "evolution")
 def evolutions(results: Results) -> Figure | None:
     """Real evolutions that people saw best, named by them."""
     if results.responses.study.pictures is None or "evolution_labelling" not in results.tasks:

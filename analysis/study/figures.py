@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -11,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, look, styled
 from analysis.exhibits.tables import spaced
 from analysis.study.association import EVIDENCE
@@ -19,19 +19,13 @@ from analysis.study.results import Results, held_out
 from analysis.study.sentences import rows_of
 from analysis.study.tables import FROM_NETWORKS, source_note
 from harness.records import PAIR
-from harness.registry import Registry
-
-STUDY_FIGURES: Registry[Callable[[Results], Figure | None]] = Registry("study figure")
 
 
 def study_figures(results: Results) -> dict[str, Figure]:
     """All figures by name; those from simulated or pilot answers say so in title and picture."""
     figures = {}
     with styled():
-        for name in STUDY_FIGURES:
-            figure = STUDY_FIGURES.get(name)(results)
-            if figure is None:
-                continue
+        for name, figure in shelf.figures_of("study", results).items():
             note = "" if name in FROM_NETWORKS else source_note(results)
             if note:
                 # Below everything drawn: the saved picture grows to hold it.
@@ -57,7 +51,7 @@ def _rows(
     axes.grid(axis="y", visible=False)
 
 
-@STUDY_FIGURES.add("flow")
+@shelf.figure("study", "collected")
 def flow(results: Results) -> Figure:
     """Boxes from arrival to analysis, and beside them who left or was excluded, and why."""
     steps = {row.step: row for row in rows_of(results.responses.flow)}
@@ -98,7 +92,7 @@ def flow(results: Results) -> Figure:
     )
 
 
-@STUDY_FIGURES.add("accuracy")
+@shelf.figure("study", "accuracy")
 def accuracy(results: Results) -> Figure | None:
     table = results.tested("chance")
     if table.empty:
@@ -132,7 +126,7 @@ def accuracy(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("contrasts")
+@shelf.figure("study", "accuracy")
 def contrasts(results: Results) -> Figure | None:
     table = results.tested("contrasts")
     if table.empty:
@@ -155,7 +149,7 @@ def contrasts(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("trials")
+@shelf.figure("study", "accuracy")
 def trials(results: Results) -> Figure | None:
     if not results.choice_tasks:
         return None
@@ -189,7 +183,7 @@ def trials(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("learning")
+@shelf.figure("study", "behaviour")
 def learning(results: Results) -> Figure | None:
     if not results.choice_tasks:
         return None
@@ -223,7 +217,7 @@ def learning(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("calibration")
+@shelf.figure("study", "behaviour")
 def calibration(results: Results) -> Figure | None:
     table = results.calibration
     if table.empty:
@@ -249,7 +243,7 @@ def calibration(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("evolution")
+@shelf.figure("study", "evolution")
 def evolution(results: Results) -> Figure | None:
     table = results.tested("detection")
     if table.empty:
@@ -268,7 +262,7 @@ def evolution(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("ratings")
+@shelf.figure("study", "naming")
 def ratings(results: Results) -> Figure | None:
     table = results.tested("ratings")
     if table.empty:
@@ -287,7 +281,7 @@ def ratings(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("reversion")
+@shelf.figure("study", "networks")
 def reversion(results: Results) -> Figure | None:
     ours = held_out(results)
     if ours is None:
@@ -325,7 +319,7 @@ def reversion(results: Results) -> Figure | None:
     )
 
 
-@STUDY_FIGURES.add("associations")
+@shelf.figure("study", "association")
 def associations(results: Results) -> Figure | None:
     if results.meeting is None:
         return None

@@ -12,22 +12,23 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from analysis.benchmark import tables as bench_tables
+from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
 from analysis.benchmark.results import Bench
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.numbers import numbers_tex
 from analysis.exhibits.tables import Table
-from analysis.run import tables as run_tables
+from analysis.run import tables as run_tables  # noqa: F401 - registers them
 from analysis.statistics.classes import by_class, over_layers
 from analysis.study import association as meeting
 from analysis.study import examples as study_examples  # noqa: F401 - registers its figures
-from analysis.study.figures import STUDY_FIGURES, study_figures
+from analysis.study.anonymise import anonymised, copy_study, write_data
+from analysis.study.figures import study_figures
 from analysis.study.frozen_study import FrozenStudy, read_study
-from analysis.study.release import anonymised, copy_study, write_data
 from analysis.study.report import write_study_report
 from analysis.study.responses import Responses, prepare, read_tables
 from analysis.study.results import Results, Settings
-from analysis.study.tables import STUDY_TABLES, study_tables
+from analysis.study.tables import study_tables
 from harness.artifacts import Run, write_text
 from harness.records import JOINT
 from harness.results import BENCH, has_results
@@ -100,10 +101,10 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
         table = over_layers(by_class(records), level)
         write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
-    tables = [run_tables.RUN_TABLES.get(name)(run) for name in RUN_TABLES_SHOWN]
+    tables = [shelf.get("run", "table", name)(run) for name in RUN_TABLES_SHOWN]
     if has_results(run, BENCH):
         bench = Bench(read_ablations(run.root))
-        tables += [bench_tables.BENCH_TABLES.get(name)(bench) for name in BENCH_TABLES_SHOWN]
+        tables += [shelf.get("bench", "table", name)(bench) for name in BENCH_TABLES_SHOWN]
     for made in tables:
         if made is not None:
             write_text(out / "data" / FROM_RUN / f"{made.name}.json", made.to_json())
@@ -133,8 +134,9 @@ def read_results(folder: Path) -> Results:
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:
     """Write tables/ and numbers.tex; our tables of an earlier analysis are removed."""
+    shelf.use("study", results.settings.exhibits)
     tables = study_tables(results)
-    for name in {*STUDY_TABLES, *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}:
+    for name in {*shelf.names("study", "table"), *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}:
         for suffix in (".csv", ".md", ".tex"):
             (out / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
     for table in tables.values():
@@ -145,7 +147,7 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
 
 def write_pictures(results: Results, tables: Mapping[str, Table], out: Path) -> None:
     """Write figures/ and report.html."""
-    for name in STUDY_FIGURES:
+    for name in shelf.names("study", "figure"):
         for suffix in (".png", ".pdf"):
             (out / "figures" / f"study_{name}{suffix}").unlink(missing_ok=True)
     figures = study_figures(results)

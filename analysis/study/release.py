@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
-
+from analysis.study.pipeline import read_results, write_pictures, write_tables
 from analysis.study.responses import NOTES
-from harness.artifacts import whole_file, write_text
-from tasks.responses import PARTICIPANTS, RESPONSES, codebook
+from harness.artifacts import whole_file
+from tasks.responses import codebook
 
 #: What of a results folder goes into the pack.
 PARTS = ("tables", "data", "study", "analysis.json", "numbers.tex")
-EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "matplotlib", "conceptevo-harness")
 
 README = """# {title}{note}
@@ -45,49 +42,6 @@ the figures and the report there):
 Anonymisation: participants are numbered; times count from each participant's consent, set to
 1970-01-01; questionnaires and platforms are left out. Free-text labels are as written.
 """
-
-
-def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables without what could point at a person, in an order that says nothing.
-
-    Participants are numbered in the order of their pseudonyms, so that an analysis that sorts by
-    participant gives the same numbers. Times are relative to consent; questionnaire answers
-    and platform are emptied.
-    """
-    order = sorted(people["participant"])
-    width = max(4, len(str(len(order))))
-    names = {name: f"p{number:0{width}d}" for number, name in enumerate(order, 1)}
-    start = people.set_index("participant")["consented_at"]
-
-    def shifted(times: pd.Series, who: pd.Series) -> pd.Series:
-        return EPOCH + (times - who.map(start))
-
-    people = people.assign(
-        finished_at=shifted(people["finished_at"], people["participant"]),
-        consented_at=shifted(people["consented_at"], people["participant"]),
-        questionnaire="{}",
-        platform="",
-        participant=people["participant"].map(names),
-    )
-    responses = responses.assign(
-        shown_at=shifted(responses["shown_at"], responses["participant"]),
-        answered_at=shifted(responses["answered_at"], responses["participant"]),
-        participant=responses["participant"].map(names),
-    )
-    responses = responses.sort_values(["participant", "trial"], kind="stable")
-    people = people.sort_values("participant", kind="stable")
-    return responses.reset_index(drop=True), people.reset_index(drop=True)
-
-
-def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> None:
-    """Write two tables as the survey exports them: responses.csv and responses-participants.csv."""
-    for name, table, columns in (
-        ("responses.csv", responses, RESPONSES),
-        ("responses-participants.csv", people, PARTICIPANTS),
-    ):
-        ordered = table[[column.name for column in columns]]
-        text = ordered.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%fZ")
-        write_text(folder / name, text)
 
 
 def versions() -> dict[str, str]:
@@ -137,14 +91,6 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def copy_study(study: Path, out: Path) -> None:
-    """study.json, keys.json and the pictures: no database, nothing else that lies there."""
-    for name in ("study.json", "keys.json"):
-        write_text(out / name, (study / name).read_text(encoding="utf-8"))
-    if (study / "images").is_dir() and study.resolve() != out.resolve():
-        shutil.copytree(study / "images", out / "images", dirs_exist_ok=True)
-
-
 def rebuild(pack: Path, out: Path | None = None) -> list[str]:
     """Analyse a pack's own data and compare every table with the one in it.
 
@@ -157,8 +103,6 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
     Raises:
         ValueError: the pack is damaged, or is none.
     """
-    from analysis.study.pipeline import read_results, write_pictures, write_tables
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pack"
         try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.report import Section, write_html
+from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.study import sentences
 from analysis.study.results import Results
@@ -24,16 +25,14 @@ QUESTIONS = {
 }
 
 
-NETWORKS = "Do the evolutions matter to the networks?"
-#: What a reader must know before a section's findings.
-TEXTS = {
-    NETWORKS: [
-        "No person answers here. In the newer network, a set of neurons is put back to what it "
-        "does in the older one on the same image, and the rest of the network runs on. If a score "
-        "of importance means something, the quarter scored most important must cost more than a "
-        "random one, and the least important less."
-    ]
-}
+#: What a reader must know before the findings on networks.
+NETWORKS = [
+    "No person answers here. In the newer network, a set of neurons is set back to what it does in "
+    "the older one on the same image, and the rest of the network runs on. If a score of "
+    "importance "
+    "is meaningful, the quarter scored most important must cost more than a random one, and the "
+    "least important less."
+]
 
 
 def write_study_report(
@@ -45,7 +44,7 @@ def write_study_report(
         path,
         f"{study.title}{source_note(results)}",
         _lead(results),
-        _sections(results, tables, figures),
+        shelf.sections_of("study", results, tables, figures, {"networks": results.from_run}),
         f"Study {study.hash}. Made by conceptevo-harness from the answers beside it; every number "
         "here is in tables/ and numbers.tex.",
     )
@@ -129,92 +128,82 @@ def _stability(grid: Table | None) -> list[str]:
     return [f"{values} Tests of the main question that would be claimed: {said}."]
 
 
-def _sections(
-    results: Results, tables: Mapping[str, Table], figures: Mapping[str, Figure]
-) -> list[Section]:
-    def pick(pool, *names):
-        return [pool[name] for name in names if name in pool]
-
-    sections = [
-        Section(
-            "Question and method",
-            [
-                "Do people recognise the concepts of neurons, and see them change while a network "
-                "trains? The study was frozen before its first participant: trials, answer keys "
-                f"and rules of exclusion carry the hash {results.responses.study.hash}.",
-                *(f"{_upper(results.name(task))}. {_asked(results, task)}"
-                  for task in results.tasks),
-                "A participant answers many trials, and many participants a trial, so answers are "
-                "not independent. Shares, differences, d′, ratings and confidence are claimed by "
-                f"intervals that let participants and trials vary together ({results.level}); a "
-                "logistic model with crossed random effects stands beside shares. Learning lets "
-                "participants vary; labels are compared with answers moved to other trials, "
-                "associations with rates moved to other trials. All tests of people's answers "
-                f"share one 5 %{_share(results)}. Nothing is claimed where the so corrected p is "
-                "not below .05: an interval, which holds for its number alone, may then leave the "
-                "tested value out all the same.",
-                *_departures(results),
-            ],
-        ),
-        Section(
-            "What was collected, and what was excluded",
-            _collected(results),
-            _stability(tables.get("thresholds")),
-            pick(figures, "flow"),
-            tables=pick(tables, "flow", "thresholds"),
-        ),
-        Section(
-            "What may be claimed",
-            (),
-            list(sentences.main_question(results)),
-            tables=pick(tables, "claims"),
-        ),
-    ]  # fmt: skip
-    of_run = [table.name for table in results.from_run if table.name != "reversion"]
-    parts = [
-        (
-            "Do people find the right answer?",
-            [*sentences.against_chance(results), *sentences.between_conditions(results)],
-            ("accuracy", "contrasts", "examples", "trials"),
-            ("accuracy", "contrasts"),
-        ),
-        (
-            "Do people see that neurons change?",
-            list(sentences.detection(results)),
-            ("evolution", "evolutions"),
-            ("evolution", "displacement"),
-        ),
-        (
-            "Do people name the same thing, and agree?",
-            [*sentences.rated(results), *sentences.naming(results)],
-            ("ratings",),
-            ("ratings", "labels", "agreement", "annotators"),
-        ),
-        (
-            "How people answered",
-            list(sentences.sessions(results)),
-            ("learning", "calibration"),
-            ("behaviour", "calibration"),
-        ),
-        (
-            "Where people and networks meet",
-            list(sentences.meetings(results)),
-            ("associations",),
-            ("associations", "observer"),
-        ),
-        (
-            NETWORKS,
-            list(sentences.undone(results)),
-            ("reversion",),
-            ("reversion", "reversion_published", *of_run),
-        ),
+def _method(results: Results) -> list[str]:
+    return [
+        "Do people recognise the concepts of neurons, and see them change while a network "
+        "trains? The study was frozen before its first participant: trials, answer keys "
+        f"and rules of exclusion carry the hash {results.responses.study.hash}.",
+        *(f"{_upper(results.name(task))}. {_asked(results, task)}" for task in results.tasks),
+        "A participant answers many trials, and many participants a trial, so answers are "
+        "not independent. Shares, differences, d′, ratings and confidence are claimed by "
+        f"intervals that let participants and trials vary together ({results.level}); a "
+        "logistic model with crossed random effects stands beside shares. Learning lets "
+        "participants vary; labels are compared with answers moved to other trials, "
+        "associations with rates moved to other trials. All tests of people's answers "
+        f"share one 5 %{_share(results)}. Nothing is claimed where the so corrected p is "
+        "not below .05: an interval, which holds for its number alone, may then leave the "
+        "tested value out all the same.",
+        *_departures(results),
     ]
-    for title, findings, with_figures, with_tables in parts:
-        shown, printed = pick(figures, *with_figures), pick(tables, *with_tables)
-        if findings or shown or printed:
-            sections.append(Section(title, TEXTS.get(title, ()), findings, shown, printed))
-    sections.append(Section("Limits", _limits(results), tables=pick(tables, "trials")))
-    return sections
+
+
+shelf.section("study", "method", "Question and method", _method)
+for _name, _title in {
+    "collected": "What was collected, and what was excluded",
+    "claims": "What may be claimed",
+    "accuracy": "Do people find the right answer?",
+    "evolution": "Do people see that neurons change?",
+    "naming": "Do people name the same thing, and agree?",
+    "behaviour": "How people answered",
+    "association": "Association between human accuracy and neuron importance",
+}.items():
+    shelf.section("study", _name, _title)
+shelf.section(
+    "study",
+    "networks",
+    "Do the evolutions matter to the networks?",
+    lambda results: NETWORKS * (results.reversion is not None or bool(results.from_run)),
+)
+
+
+@shelf.sentences("study", "collected")
+def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return [*_collected(results), *_stability(tables.get("thresholds"))]
+
+
+@shelf.sentences("study", "claims")
+def main_question(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return list(sentences.main_question(results))
+
+
+@shelf.sentences("study", "accuracy")
+def right_answers(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return [*sentences.against_chance(results), *sentences.between_conditions(results)]
+
+
+@shelf.sentences("study", "evolution")
+def changes_seen(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return list(sentences.detection(results))
+
+
+@shelf.sentences("study", "naming")
+def ratings_and_names(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return [*sentences.rated(results), *sentences.naming(results)]
+
+
+@shelf.sentences("study", "behaviour")
+def sessions(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return list(sentences.sessions(results))
+
+
+@shelf.sentences("study", "association")
+def associations(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return list(sentences.meetings(results))
+
+
+@shelf.sentences("study", "networks")
+def ablations(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return list(sentences.undone(results))
 
 
 def _limits(results: Results) -> list[str]:
@@ -241,3 +230,6 @@ def _limits(results: Results) -> list[str]:
     if results.responses.simulated:
         limits.append("All answers are simulated: this report shows the machinery, not people.")
     return limits
+
+
+shelf.section("study", "limits", "Limits", _limits)

@@ -37,6 +37,7 @@ class Settings:
         similarity: of labels (`analysis.labels.SIMILARITIES`); as frozen by default.
         reference: condition that others of its task are compared with, "" for all pairs; as frozen
             by default.
+        exhibits: tables, figures and sentences of one's own, each `package.module:function`.
     """
 
     replicates: int = 1999
@@ -45,6 +46,7 @@ class Settings:
     level: float = 0.95
     similarity: str | None = None
     reference: str | None = None
+    exhibits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

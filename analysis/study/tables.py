@@ -7,15 +7,13 @@ from dataclasses import replace
 
 import pandas as pd
 
+from analysis.exhibits import shelf
 from analysis.exhibits.tables import Formats, Table, p_value, spaced
 from analysis.study import thresholds as other_rules
 from analysis.study.planned_tests import crossed_contrasts
 from analysis.study.published import REVERSION
 from analysis.study.responses import NOTES
 from analysis.study.results import Results
-from harness.registry import Registry
-
-STUDY_TABLES: Registry[Callable[[Results], Table | None]] = Registry("study table")
 
 #: Tables and figures in which no participant's answer enters: their title names no source.
 FROM_NETWORKS = {"reversion_published", "reversion"}
@@ -33,11 +31,9 @@ CORRECTED = "p corrected over all tests of the study (table “claims”)"
 def study_tables(results: Results) -> dict[str, Table]:
     """All tables by name; those made from simulated or pilot answers say so in their titles."""
     tables = {}
-    for name in STUDY_TABLES:
-        table = STUDY_TABLES.get(name)(results)
-        if table is not None and len(table.frame):
-            note = "" if name in FROM_NETWORKS else source_note(results)
-            tables[name] = replace(table, title=table.title + note)
+    for name, table in shelf.tables_of("study", results).items():
+        note = "" if name in FROM_NETWORKS else source_note(results)
+        tables[name] = replace(table, title=table.title + note)
     return tables | {table.name: table for table in results.from_run}
 
 
@@ -46,7 +42,7 @@ def source_note(results: Results) -> str:
     return NOTES[results.responses.source]
 
 
-@STUDY_TABLES.add("flow")
+@shelf.table("study", "collected")
 def flow(results: Results) -> Table:
     return Table(
         "flow",
@@ -57,7 +53,7 @@ def flow(results: Results) -> Table:
     )
 
 
-@STUDY_TABLES.add("claims")
+@shelf.table("study", "claims")
 def claims(results: Results) -> Table | None:
     if results.claims.empty:
         return None
@@ -91,7 +87,7 @@ def claims(results: Results) -> Table | None:
 RULE = ("rule", "threshold", "participants", "claimed")
 
 
-@STUDY_TABLES.add("thresholds")
+@shelf.table("study", "collected")
 def thresholds(results: Results) -> Table:
     frame = other_rules.grid(results).rename(columns=spaced)
     return Table(
@@ -109,7 +105,7 @@ def thresholds(results: Results) -> Table:
     )
 
 
-@STUDY_TABLES.add("accuracy")
+@shelf.table("study", "accuracy")
 def accuracy(results: Results) -> Table | None:
     clustered = results.tested("chance")
     if clustered.empty:
@@ -148,7 +144,7 @@ def _ratio(odds: float) -> str:
     return f"{odds:.2f}" if odds < 1000 else ">1000"
 
 
-@STUDY_TABLES.add("contrasts")
+@shelf.table("study", "accuracy")
 def contrasts(results: Results) -> Table | None:
     table = results.tested("contrasts")
     if table.empty:
@@ -177,7 +173,7 @@ def contrasts(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("evolution")
+@shelf.table("study", "evolution")
 def evolution(results: Results) -> Table | None:
     table = results.tested("detection")
     if table.empty:
@@ -200,7 +196,7 @@ def evolution(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("displacement")
+@shelf.table("study", "evolution")
 def displacement(results: Results) -> Table | None:
     if results.by_displacement.empty:
         return None
@@ -215,7 +211,7 @@ def displacement(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("behaviour")
+@shelf.table("study", "behaviour")
 def behaviour(results: Results) -> Table:
     seconds = results.seconds
     if len(seconds):
@@ -236,7 +232,7 @@ def behaviour(results: Results) -> Table:
     )
 
 
-@STUDY_TABLES.add("calibration")
+@shelf.table("study", "behaviour")
 def calibration(results: Results) -> Table | None:
     if results.calibration.empty:
         return None
@@ -251,7 +247,7 @@ def calibration(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("agreement")
+@shelf.table("study", "naming")
 def agreement(results: Results) -> Table | None:
     if results.agreement.empty:
         return None
@@ -269,7 +265,7 @@ def agreement(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("annotators")
+@shelf.table("study", "naming")
 def annotators(results: Results) -> Table | None:
     if results.annotators.empty:
         return None
@@ -284,7 +280,7 @@ def annotators(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("ratings")
+@shelf.table("study", "naming")
 def ratings(results: Results) -> Table | None:
     table = results.tested("ratings")
     if table.empty:
@@ -302,7 +298,7 @@ def ratings(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("labels")
+@shelf.table("study", "naming")
 def labels(results: Results) -> Table | None:
     table = results.tested("labels")
     if table.empty:
@@ -319,7 +315,7 @@ def labels(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("trials")
+@shelf.table("study", "limits")
 def trials(results: Results) -> Table:
     answers = results.responses.answers
     keys = ["task", "condition", "trial"]
@@ -338,7 +334,7 @@ def trials(results: Results) -> Table:
     )
 
 
-@STUDY_TABLES.add("associations")
+@shelf.table("study", "association")
 def associations(results: Results) -> Table | None:
     table = results.tested("associations")
     if table.empty or results.meeting is None:
@@ -357,7 +353,7 @@ def associations(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("observer")
+@shelf.table("study", "association")
 def observer(results: Results) -> Table | None:
     if results.meeting is None or results.meeting["observer_correct"].isna().all():
         return None
@@ -385,7 +381,7 @@ def observer(results: Results) -> Table | None:
     )
 
 
-@STUDY_TABLES.add("reversion_published")
+@shelf.table("study", "networks")
 def reversion_published(results: Results) -> Table | None:
     if results.reversion is None or results.reversion.empty:
         return None

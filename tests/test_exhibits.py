@@ -1,0 +1,83 @@
+"""The shelf: an exhibit is one function; registered means written and shown."""
+
+import pandas as pd
+import pytest
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Exhibits in a module outside the repository."""
+    (tmp_path / "mine.py").write_text(
+        "import pandas as pd\n"
+        "from analysis.exhibits import shelf\n"
+        "from analysis.exhibits.tables import Table\n"
+        "FRAME = pd.DataFrame({'a': [1, 2]})\n"
+        "@shelf.table('run', 'networks')\n"
+        "def decorated(run):\n"
+        "    return Table('decorated', 'A table of mine', 'Caption of mine.', FRAME)\n"
+        "def plain(run):\n"
+        "    return Table('plain', 'A plain one', 'Another caption.', FRAME)\n"
+        "@shelf.sentences('run', 'networks')\n"
+        "def words(run, tables):\n"
+        "    return [f'{len(tables)} tables are shown.']\n"
+        "@shelf.table('run', 'no such section')\n"
+        "def elsewhere(run):\n"
+        "    return Table('elsewhere', 'From elsewhere', 'Third caption.', FRAME)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(shelf._exhibits)
+    yield
+    shelf._exhibits.clear()
+    shelf._exhibits.update(before)
+
+
+def test_ones_own_exhibits_stand_where_their_decorators_say(own, monkeypatch):
+    monkeypatch.setattr(shelf, "_exhibits", {})
+    monkeypatch.setattr(shelf, "_headings", {})
+    shelf.section("run", "networks", "The networks", ["An introduction."])
+    shelf.section("run", "empty", "Nothing here")
+    shelf.use("run", ["mine:decorated", "mine:plain", "mine:words"])
+    shelf.use("run", ["mine:plain"])  # twice is once
+    tables = shelf.tables_of("run", None)
+    assert list(tables) == ["decorated", "elsewhere", "plain"]
+    networks, others = shelf.sections_of("run", None, tables, {})
+    assert [t.name for t in networks.tables] == ["decorated"]
+    assert networks.text == ["An introduction."] and networks.findings == ["3 tables are shown."]
+    assert [t.name for t in others.tables] == ["elsewhere", "plain"]
+    assert others.title == "Exhibits of your own"
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="report 'runs': there are run, bench, study"):
+        shelf.table("runs", "networks")
+    with pytest.raises(ValueError, match="exhibit 'no_such:thing' cannot be imported"):
+        shelf.use("run", ["no_such:thing"])
+    with pytest.raises(ValueError, match="unknown table 'x' of report 'run'; known: "):
+        shelf.get("run", "table", "x")
+
+    def other():
+        @shelf.table("run", "networks", "twice")
+        def first(run):
+            return None
+
+        @shelf.table("run", "networks", "twice")
+        def second(run):
+            return None
+
+    with pytest.raises(ValueError, match="table 'twice' of report 'run' is registered twice"):
+        other()
+    del shelf._exhibits["run", "table", "twice"]
+
+
+def test_empty_tables_are_not_shown():
+    empty = Table("empty", "Empty", "", pd.DataFrame())
+    shelf._exhibits["run", "table", "empty"] = shelf.Exhibit(
+        "table", "run", "networks", "empty", lambda run: empty
+    )
+    try:
+        assert shelf.get("run", "table", "empty")(None) is empty
+    finally:
+        del shelf._exhibits["run", "table", "empty"]
