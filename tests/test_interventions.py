@@ -16,7 +16,7 @@ from harness.images.sets import View
 from harness.images.splits import split_images
 from harness.networks.architectures import ARCHITECTURES, build
 from harness.networks.execution import execution, replace_channels
-from harness.networks.layers import find_layers
+from harness.networks.layers import Layer, find_layers
 from harness.records import JOINT
 
 METHODS = ("sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path", "change", "random")
@@ -135,6 +135,43 @@ def test_reverted_logits_equal_a_full_pass_with_copied_channels(pair, traced):
             )
             plain = oracles.reverted_logits(older, newer, sets, images, axes(layers))
             assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_replaced_channels_are_copied_and_the_memory_format_is_kept(channels_last):
+    rng = np.random.default_rng(0)
+    for shape, axis in [((3, 8, 5, 4), 1), ((3, 5, 4, 8), -1), ((3, 7, 8), -1), ((3, 8), 1)]:
+        layer = Layer("x", channels=8, height=1, width=1, channels_last=axis == -1)
+        output, source = (torch.from_numpy(rng.normal(size=shape)) for _ in range(2))
+        spatial = channels_last and axis == 1 and len(shape) == 4
+        wanted = torch.channels_last if spatial else torch.contiguous_format
+        output, source = (part.contiguous(memory_format=wanted) for part in (output, source))
+        channels = torch.from_numpy(rng.choice(8, 3, replace=False))
+        plain = output.clone()
+        for channel in channels:
+            plain.select(axis, channel).copy_(source.select(axis, channel))
+        changed = replace_channels(layer, channels, source)(output)
+        assert torch.equal(changed, plain)
+        assert changed.is_contiguous(memory_format=wanted)
+
+
+@pytest.mark.parametrize("name", ["small_vgg", "small_convnext"])
+def test_reverted_logits_in_channels_last_equal_a_full_pass(name):
+    newer = perturbed(build(name, 6, seed=0), 1).to(memory_format=torch.channels_last).eval()
+    older = perturbed(newer, 2).eval()
+    layers = find_layers(newer, View(32, 32))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    images = images.contiguous(memory_format=torch.channels_last)
+    channels = [0, 3, 4]
+    with torch.no_grad(), execution(newer, layers) as running, execution(older, layers) as before:
+        before.start(images)
+        running.start(images)
+        for layer in layers:
+            change = replace_channels(layer, torch.tensor(channels), before.output(layer.name))
+            plain = oracles.reverted_logits(
+                older, newer, {layer.name: channels}, images, axes(layers)
+            )
+            assert torch.equal(running.rerun({layer.name: change}), plain)
 
 
 def test_reverting_a_whole_layer_runs_the_newer_top_on_the_older_bottom():

@@ -340,8 +340,13 @@ def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
         source: an output of the same layer for the same images, from another model.
     """
     axis = -1 if layer.channels_last else 1
+    mask = torch.zeros(source.shape[axis], dtype=torch.bool, device=source.device)
+    mask[channels] = True
+    if axis == 1:
+        mask = mask.view(-1, *[1] * (source.dim() - 2))
 
     def change(output: Tensor) -> Tensor:
-        return output.index_copy(axis, channels, source.index_select(axis, channels))
+        # unlike `index_copy`, `where` keeps channels-last, in which the layers behind run faster
+        return torch.where(mask, source, output)
 
     return change
