@@ -1,0 +1,176 @@
+"""One budget of memory for everything that runs a network: how many images fit a pass.
+
+What one image takes is measured on one batch; the budget is what the machine (or its container, or
+its GPU) has left, shared by the workers. Where memory runs out all the same, the batch is halved.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from harness.networks.devices import CPU, Device
+
+T = TypeVar("T")
+
+#: Fewest images a pass: for one to three, other kernels are taken, with other last bits.
+FEWEST = 4
+#: Of the free memory, the share that is planned with; the rest is for what is not measured
+#: (libraries' scratch space, tables).
+SHARE = 0.7
+#: A worker's own size before it loads a network: interpreter and libraries.
+WORKER_BYTES = 400 * 2**20
+#: cgroup files: limit and usage, of version 2 and 1.
+_CGROUPS = (
+    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+    (
+        "sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+_log = logging.getLogger(__name__)
+
+
+def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
+    """Memory that is free for computing: a GPU's, or this machine's within its container's limit.
+
+    Args:
+        device: where networks compute.
+        root: of the file system in which the limits of containers stand.
+    """
+    if device.place.type == "cuda":
+        return torch.cuda.mem_get_info(device.place)[0]
+    free = psutil.virtual_memory().available
+    for limit, usage in _CGROUPS:
+        try:
+            free = min(free, int((root / limit).read_text()) - int((root / usage).read_text()))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+    return max(free, 0)
+
+
+def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> int:
+    """What one worker may take for its passes, in bytes.
+
+    Args:
+        memory: GiB for all workers together; None works it out from what is free.
+        workers: how many share it (0 and 1 are the same).
+        device: a GPU's memory is shared by the workers likewise.
+    """
+    share = max(workers, 1)
+    if memory is not None:
+        return int(memory * 2**30 / share)
+    each = SHARE * free_bytes(device) / share
+    return int(each if device.name != "cpu" else max(each - WORKER_BYTES, 0))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs in a pass: memory at the worst moment, and time."""
+
+    bytes: float
+    seconds: float
+
+
+def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
+    """Run a piece of work on a few images, once to warm up and once measured.
+
+    Args:
+        work: runs on `images` images; what it computes is thrown away.
+        images: how many.
+        device: where it computes. On the CPU torch's allocations are followed one by one, so that
+            the same work always measures the same; elsewhere its allocator's peak is asked for.
+    """
+    work()
+    start = time.perf_counter()
+    if device.place.type == "cuda":
+        torch.cuda.synchronize(device.place)
+        torch.cuda.reset_peak_memory_stats(device.place)
+        before = torch.cuda.memory_allocated(device.place)
+        work()
+        torch.cuda.synchronize(device.place)
+        peak = torch.cuda.max_memory_allocated(device.place) - before
+        return Cost(peak / images, (time.perf_counter() - start) / images)
+    work()
+    seconds = (time.perf_counter() - start) / images
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    return Cost(_peak(record) / images, seconds)
+
+
+def _peak(record: profile) -> int:
+    """The most that was allocated at any moment beyond what was there at the start, in bytes."""
+    assert record.profiler is not None and record.profiler.kineto_results is not None
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()  # type: ignore[attr-defined]  # missing in torch's stubs
+        most = max(most, held)
+    return most
+
+
+def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST) -> int:
+    """Images a pass, such that they fit.
+
+    Args:
+        cost: of one image.
+        memory: bytes.
+        most: the largest batch wanted.
+        what: what runs, for the message, e.g. "importance of series 'vgg'".
+        fewest: images without which there is no point.
+
+    Raises:
+        ValueError: not even `fewest` images fit.
+    """
+    fit = int(memory / max(cost.bytes, 1.0))
+    if fit < min(fewest, most):
+        raise ValueError(
+            f"{what}: {min(fewest, most)} images need "
+            f"{min(fewest, most) * cost.bytes / 2**30:.2f} GiB a worker, and there are "
+            f"{memory / 2**30:.2f}; raise `memory`, take fewer workers, fewer layers or smaller "
+            f"images"
+        )
+    return min(fit, most)
+
+
+def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
+    """Do some work; where memory runs out, do it again with half as many images a pass, and say so.
+
+    Args:
+        work: called with the images a pass; it must begin from nothing each time.
+        batch_size: to start with.
+        what: what runs, for the messages.
+
+    Raises:
+        MemoryError: not even one image a pass fits.
+    """
+    while True:
+        try:
+            return work(batch_size)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise MemoryError(f"{what}: one image a pass does not fit the memory") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        batch_size = (batch_size + 1) // 2
+        _log.warning("%s: out of memory; going on with %d images a pass", what, batch_size)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch's CPU allocator says so by a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,103 @@
+"""Where networks compute and how precisely: models and batches are moved here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place to compute. Use `choose_device` to make one that is checked.
+
+    Attributes:
+        name: torch's name of the device: "cpu", "cuda:0", "mps".
+        precision: of matrix products and convolutions. "float32" is full single precision on
+            every device (no TF32); the others are torch's autocast, whose results differ in the
+            third digit, so that ranks can change.
+    """
+
+    name: str = "cpu"
+    precision: Precision = "float32"
+
+    @property
+    def place(self) -> torch.device:
+        return torch.device(self.name)
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """The model on this device (moved in place, as torch does)."""
+        return model.to(self.place)
+
+    def batch(self, batch: Tensor) -> Tensor:
+        """A batch on this device, in its memory format; to a GPU while the host goes on."""
+        if self.name == "cpu":
+            return batch
+        if self.place.type == "cuda" and not batch.is_cuda:
+            batch = batch.pin_memory()
+        return batch.to(self.place, non_blocking=True)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute in this precision, with the algorithms that give the same bits every time as far
+        as the device has them."""
+        with ExitStack() as settings:
+            if self.place.type == "cuda":
+                settings.enter_context(
+                    torch.backends.cudnn.flags(
+                        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                    )
+                )
+                before = torch.backends.cuda.matmul.allow_tf32
+                torch.backends.cuda.matmul.allow_tf32 = False
+                settings.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+            if self.precision != "float32":
+                kind = getattr(torch, self.precision)
+                settings.enter_context(torch.autocast(self.place.type, kind))
+            yield
+
+
+CPU = Device()
+
+
+def choose_device(name: str = "auto", precision: Precision = "float32") -> Device:
+    """A device of this machine by name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", "mps", or "auto": the first CUDA GPU, else Apple's, else CPU.
+        precision: see `Device`.
+
+    Raises:
+        ValueError: an unknown name or precision, or a device that this machine does not have.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
+        )
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    there = devices()
+    if name == "auto":
+        return Device(there[0], precision)
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in there:
+        raise ValueError(
+            f"device {name!r} is not there: torch {torch.__version__} sees {', '.join(there)}; "
+            f"take one of these or auto"
+        )
+    return Device(wanted, precision)
+
+
+def devices() -> list[str]:
+    """The devices that torch sees, the fastest kind first."""
+    there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    return [*there, "cpu"]

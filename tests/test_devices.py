@@ -1,0 +1,168 @@
+"""The device, its precision, and the one budget of memory."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.evolutions.sensitivity import maps_and_gradients
+from harness.images.sets import View
+from harness.networks import budget, devices
+from harness.networks.architectures import build
+from harness.networks.budget import Cost, fitting, halving, measure, worker_bytes
+from harness.networks.devices import CPU, Device, choose_device
+from harness.networks.layers import find_layers
+
+GPU = [name for name in devices.devices() if name != "cpu"]
+
+on_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not GPU, reason="torch sees no GPU on this machine"),
+]
+
+
+def test_the_cpu_is_always_there_and_auto_takes_the_first(monkeypatch):
+    assert choose_device("cpu") == CPU == Device("cpu", "float32")
+    monkeypatch.setattr(devices, "devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    assert choose_device("auto").name == "cuda:0"
+    assert choose_device("cuda").name == "cuda:0"
+    assert choose_device("cuda:1", "bfloat16") == Device("cuda:1", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        ("gpu", "float32", r"device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
+        ("cuda:7", "float32", r"device 'cuda:7' is not there: torch .* sees .*cpu; take one"),
+        ("cpu", "float64", r"precision must be one of float32, bfloat16, float16, got 'float64'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name, precision, message):
+    with pytest.raises(ValueError, match=message):
+        choose_device(name, precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "error"), [("float32", 0), ("bfloat16", 2e-2), ("float16", 2e-3)]
+)
+def test_a_lower_precision_moves_outputs_by_its_rounding(precision, error):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    batch = torch.randn(4, 3, 16, 16)
+    with torch.inference_mode():
+        plain = model(batch)
+        with Device("cpu", precision).computing():
+            computed = model(batch).float()
+        assert torch.equal(model(batch), plain)  # the precision ends with the block
+    assert (computed - plain).norm() <= error * plain.norm()
+    assert torch.equal(computed, plain) == (precision == "float32")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=on_gpu) for name in GPU or ["cuda:0"]])
+def test_a_gpu_gives_the_same_numbers(name):
+    device = choose_device(name)
+    model = build("small_vgg", 6, seed=0).eval()
+    batch = torch.randn(8, 3, 64, 64)
+    layers = find_layers(model, View(64, 64))
+    maps, gradients = maps_and_gradients(model, layers, batch, 2)
+    with device.computing():
+        other = maps_and_gradients(device.model(model), layers, device.batch(batch), 2)
+    for layer in layers:
+        for mine, theirs in ((maps, other[0]), (gradients, other[1])):
+            torch.testing.assert_close(
+                theirs[layer.name].cpu(), mine[layer.name], rtol=1e-3, atol=1e-4
+            )
+
+
+def test_measured_memory_is_what_is_held_at_the_worst_moment():
+    def work():
+        first = torch.zeros(4, 1000)  # 16,000 bytes
+        second = first + 1  # 16,000 more
+        del first
+        return second + 1  # and 16,000, when the first are gone
+
+    assert measure(work, images=4).bytes == pytest.approx(2 * 16_000 / 4, rel=1e-2)
+    assert measure(work, images=4).seconds > 0
+
+
+def test_measured_memory_grows_with_the_images_alone():
+    model = build("small_vgg", 6, seed=0).eval()
+    layers = find_layers(model, View(64, 64))
+    few, many = (
+        measure(lambda b=b: maps_and_gradients(model, layers, b, 0), len(b)).bytes
+        for b in (torch.randn(8, 3, 64, 64), torch.randn(32, 3, 64, 64))
+    )
+    assert many == pytest.approx(few, rel=0.1)
+    maps, gradients = maps_and_gradients(model, layers, torch.randn(8, 3, 64, 64), 0)
+    held = sum(part[layer.name].nbytes for part in (maps, gradients) for layer in layers) / 8
+    assert few > held
+
+
+def test_a_container_s_limit_counts(tmp_path):
+    folder = tmp_path / "sys/fs/cgroup"
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text("max\n")
+    (folder / "memory.current").write_text("1000\n")
+    unlimited = budget.free_bytes(root=tmp_path)
+    assert unlimited > 2**20
+    (folder / "memory.max").write_text("1048576\n")
+    assert budget.free_bytes(root=tmp_path) == 1048576 - 1000
+
+
+def test_workers_share_the_budget(monkeypatch):
+    assert worker_bytes(6.0, 3) == 2 * 2**30
+    assert worker_bytes(6.0, 0) == 6 * 2**30
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 10 * 2**30)
+    assert worker_bytes(None, 2) == int(0.7 * 5 * 2**30) - budget.WORKER_BYTES
+    assert worker_bytes(None, 2, Device("cuda:0")) == int(0.7 * 5 * 2**30)
+
+
+def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
+    cost = Cost(bytes=253 * 2**20, seconds=1)
+    assert fitting(cost, 8 * 2**30, 32, "importance") == 32
+    assert fitting(cost, 4 * 2**30, 32, "importance") == 16
+    with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB a worker"):
+        fitting(cost, 2**29, 32, "importance of vgg")
+    assert fitting(cost, 2**29, 2, "importance of vgg") == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("numpy"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_says_so(error, caplog):
+    tried = []
+
+    def work(size):
+        tried.append(size)
+        if size > 7:
+            raise error
+        return size
+
+    with caplog.at_level(logging.WARNING):
+        assert halving(work, 25, "probing") == 7
+    assert tried == [25, 13, 7]
+    assert "probing: out of memory; going on with 13 images a pass" in caplog.text
+    with pytest.raises(MemoryError, match="one image a pass does not fit"):
+        halving(lambda size: (_ for _ in ()).throw(error), 2, "probing")
+
+
+def test_torch_s_own_message_is_recognised():
+    with pytest.raises(MemoryError):
+        halving(lambda size: torch.empty(2**55), 1, "probing")
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shape"):
+        halving(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 4, "probing")
+
+
+def test_an_array_is_what_it_was():  # batches stay as they are on the CPU
+    batch = torch.from_numpy(np.zeros((2, 3, 4, 4), dtype=np.float32))
+    assert CPU.batch(batch) is batch
