@@ -51,7 +51,8 @@ def test_default_layers_are_block_non_linearities():
     assert names("small_vgg") == [f"features.{index}" for index in (2, 5, 9, 12, 16, 19)]
     assert names("resnet18")[:3] == ["relu", "layer1.0", "layer1.1"]
     assert names("convnext_tiny", 32)[0] == "features.1.0.block.4"
-    assert len(names("vgg16", 32)) == 15
+    assert len(names("vgg16", 32)) == 13  # its convolutions
+    assert names("resnet18", 32)[-1] == "layer4.1"  # of one position, but the last
     inception = names("inception_v3", 96)
     assert inception[0] == "Conv2d_1a_3x3" and len(inception) == 94
 

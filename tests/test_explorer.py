@@ -20,8 +20,8 @@ from analysis.explorer.columns import as_json, packed, real, whole
 from analysis.explorer.data import Source, ablation_outcomes, explorer_columns
 from analysis.explorer.page import write_explorer
 from analysis.explorer.people import people_columns
+from analysis.study.anonymise import copy_study, write_data
 from analysis.study.pipeline import read_results as analysed
-from analysis.study.release import copy_study, write_data
 from analysis.study.responses import read_tables
 from harness.artifacts import Artifact, Run, write_text
 from harness.images.patches import patch

@@ -11,12 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.artifacts import Artifact, Run
-from harness.images.sets import View
+from harness.concepts.naming import dissect
+from harness.images.sets import ArrayImages, View, drawn_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
 from harness.networks.layers import find_layers
 from harness.networks.outputs import choose_output, logits_of
 from harness.networks.receptive_field import with_patches
+from harness.records import Checkpoint
 from harness.registry import UserCodeError
 from harness.stages.check import CheckCheckpoint
 
@@ -150,10 +152,10 @@ def test_a_network_of_one_size_tells_its_layout_by_what_made_the_map(last):
 
 @pytest.mark.parametrize(
     ("tokens", "grid"),
-    [(17, (4, 4, 1)), (16, (4, 4, 0)), (197, (14, 14, 1)), (198, (14, 14, 2)), (201, (14, 14, 5)),
-     (3, (3, 1, 0)), (13, (3, 3, 4))],
+    [(17, (4, 4, 1)), (16, (4, 4, 0)), (197, (14, 14, 1)), (198, (14, 14, 2)), (201, (201, 1, 0)),
+     (3, (3, 1, 0)), (10, (10, 1, 0))],
 )  # fmt: skip
-def test_tokens_lie_in_a_square_after_those_without_a_place(tokens, grid):
+def test_tokens_of_unknown_origin_lie_in_a_square_where_they_plainly_do(tokens, grid):
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
@@ -308,3 +310,78 @@ def test_check_finds_nothing_in_a_sound_network(run):
     assert (row["layers"], row["units"], row["outputs"], row["images"]) == (1, 4, 3, 6)
     wide = check(run, small(64), class_outputs={"a": 60, "b": 61, "c": 63})
     assert wide["problem"] == "" and wide["outputs"] == 64
+
+
+class Patches(nn.Module):
+    """Cuts an image into 4 x 3 patches, adds tokens without a place, mixes tokens and channels."""
+
+    def __init__(self, extra, mixes):
+        super().__init__()
+        self.cut, self.extra = nn.Conv2d(3, 24, (4, 5), (4, 5)), extra
+        self.act, self.mixing, self.up = nn.GELU(), nn.GELU() if mixes else None, nn.Linear(24, 30)
+        self.across = nn.Linear(12 + extra, 10)
+
+    def forward(self, x):
+        x = self.cut(x).flatten(2).transpose(1, 2)
+        x = torch.cat([torch.zeros(len(x), self.extra, 24), x], dim=1)
+        if self.mixing is not None:
+            x = x + self.mixing(self.across(x.transpose(1, 2))).mean(dim=2)[:, None]
+        return self.act(self.up(x)).mean(dim=1)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 5])
+@pytest.mark.parametrize("mixes", [False, True])
+def test_patches_of_a_convolution_say_where_tokens_lie(extra, mixes, caplog):
+    (layer,) = find_layers(Patches(extra, mixes), View(16, 16))
+    assert (layer.name, layer.channels) == ("act", 30)
+    assert (layer.height, layer.width, layer.extra) == (4, 3, extra)
+    assert ("mixes tokens): mixing" in caplog.text) is mixes
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "kept"),
+    [
+        ("vgg11", ["classifier.1", "classifier.4"], "features.19"),
+        ("mobilenet_v3_small", ["features.1.block.1.activation", "classifier.1"], "features.12"),
+        ("densenet121", ["features.denseblock1.denselayer2.relu1"], "features.relu0"),
+    ],
+)
+def test_layers_by_default_are_maps_of_concepts(name, gone, kept):
+    model = expose_calls(build(name, 4, 0))
+    names = [layer.name for layer in find_layers(model, View(64, 64))]
+    assert not set(gone) & set(names) and any(n.startswith(kept) for n in names)
+    assert find_layers(model, View(64, 64), gone)  # named, they are probed
+
+
+def test_networks_without_maps_keep_their_vectors():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.ReLU(), nn.Linear(9, 4), nn.ReLU())
+    assert [layer.channels for layer in find_layers(model, View(8, 8))] == [9, 4]
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_tokens_are_named_by_masks_and_vectors_are_not(extra):
+    arrays = drawn_arrays(0, 0, 12)
+    images = ArrayImages(arrays["pixels"], arrays["labels"], tuple("abcdefghijkl"))
+    masks = torch.rand(12, 3, 64, 64) > 0.5
+    view = View(64, 64)
+    torch.manual_seed(0)
+    cut = nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Flatten(2))
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut, self.act = cut, nn.GELU()
+
+        def forward(self, x):
+            x = self.cut(x).transpose(1, 2)
+            return self.act(torch.cat([x[:, :extra], x], dim=1)).mean(dim=1)
+
+    model = Tokens()
+    layers = find_layers(model, view)
+    assert layers[0].extra == extra and layers[0].height == layers[0].width == 4
+    table = dissect(model, layers, images, masks, ["x", "y", "z"], view, Checkpoint("net", 1))
+    assert len(table) == 8
+    vectors = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 5), nn.ReLU())
+    none = dissect(vectors, find_layers(vectors, view), images, masks, ["x", "y", "z"], view,
+                   Checkpoint("net", 1))  # fmt: skip
+    assert len(none) == 0 and "concept" in none

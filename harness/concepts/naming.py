@@ -6,6 +6,7 @@ positions; its concept is the one whose pixels overlap most with what remains.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from harness.images.batches import batches
 from harness.images.sets import FileImages, ImageSet, View
 from harness.networks.layers import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.records import Checkpoint
+from harness.records import NEURON, Checkpoint
 
 TOP_SHARE = 0.005
+
+logger = logging.getLogger(__name__)
 
 
 def label_masks(labels: np.ndarray, count: int) -> Tensor:
@@ -44,7 +47,7 @@ def dissect(
     """The concept of every living neuron.
 
     Args:
-        model, layers: what is dissected; layers without space (vectors, tokens) are passed over.
+        model, layers: what is dissected; layers without a place in the image are passed over.
         images: labelled images, disjoint from the probe images.
         masks: bool [images, concepts, height, width] over the whole view.
         concepts: names.
@@ -66,7 +69,7 @@ def dissect(
         for ids, batch in batches(images, np.arange(len(images)), view, batch_size):
             model(batch)
             for layer in spatial:
-                maps[layer.name].append(record.kept[layer.name])
+                maps[layer.name].append(record.kept[layer.name][:, :, layer.extra :])
             on_image(len(ids))
     covered: dict[tuple[int, int], Tensor] = {}
     frames = []
@@ -92,6 +95,12 @@ def dissect(
             }
         )
         frames.append(frame[alive])
+    if not frames:
+        logger.warning(
+            "series %s: no probed layer has a place in the image: no neuron is named by masks",
+            checkpoint.series,
+        )  # fmt: skip
+        return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
     return pd.concat(frames, ignore_index=True)
 
 

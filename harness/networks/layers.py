@@ -97,6 +97,10 @@ def find_layers(
     if patterns is None:
         names = [name for name, seen in outputs.items() if seen.nonlinear and seen.calls == 1]
         names = _innermost(names, outputs)
+        names, no_maps = _concept_maps(names, outputs, _watch(model, tall, partly=True)[0])
+        for why, which in no_maps.items():
+            logger.warning("%d layers are not probed by default (%s): %s", len(which), why,
+                           ", ".join(which[:8]) + ", …" * (len(which) > 8))  # fmt: skip
         if not names:
             some = ", ".join(list(outputs)[:12])
             raise ValueError(
@@ -136,7 +140,7 @@ def find_layers(
         if last is None:
             last = _is_channels_last(model, name, outputs, tall)
         channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-        height, width, extra = _grid(spatial)
+        height, width, extra = _grid(spatial, _patch_grid(outputs))
         depth = len(layers) / max(1, len(names) - 1)
         layers.append(Layer(name, channels, height, width, last, depth, extra=extra))
     return layers
@@ -146,13 +150,61 @@ def _counted(names: Sequence[str]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 
-def _grid(spatial: tuple[int, ...]) -> tuple[int, int, int]:
+def _concept_maps(
+    names: Sequence[str], outputs: Mapping[str, _Seen], larger: Mapping[str, _Seen]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Those of the layers that are maps of concepts, and why the others are not.
+
+    - Where other layers have a place in the image, those that have none are left out: fully
+      connected ones (the paper probes convolutions), and maps that have one position however
+      large the image is (squeeze-and-excitation).
+    - Where earlier outputs are concatenated, what comes is a copy of them, not new neurons.
+    - Where the image is cut into patches, layers whose tokens are not these patches mix tokens
+      (MLP-Mixer): their "positions" are channels.
+    """
+    shapes = {name: outputs[name].shape for name in names}
+    placed = [n for n, shape in shapes.items() if len(shape) > 2 and math.prod(shape[2:]) > 1]
+    patches = _patch_grid(outputs)
+    tokens = range(0) if patches is None else _tokens_of(patches)
+    kept: list[str] = []
+    left: dict[str, list[str]] = {}
+    for name, shape in shapes.items():
+        grown = larger[name].shape if name in larger else shape
+        if placed and name not in placed and math.prod(grown[2:]) == 1:
+            left.setdefault("no place in the image", []).append(name)
+        elif outputs[name].joined:
+            left.setdefault("a concatenation of earlier outputs", []).append(name)
+        elif len(shape) == 3 and patches is not None and shape[1] not in tokens:
+            left.setdefault("mixes tokens", []).append(name)
+        else:
+            kept.append(name)
+    return kept, left
+
+
+def _patch_grid(outputs: Mapping[str, _Seen]) -> tuple[int, int] | None:
+    """Height and width of the patches into which a network cuts the image before it makes tokens of
+    them: the map of the last convolution, where its positions are the tokens of a layer."""
+    maps = [s.shape[2:] for s in outputs.values() if s.layout is False and len(s.shape) == 4]
+    lengths = {s.shape[1] for s in outputs.values() if len(s.shape) == 3}
+    fitting = [grid for grid in maps if lengths & set(_tokens_of((grid[0], grid[1])))]
+    return (fitting[-1][0], fitting[-1][1]) if fitting else None
+
+
+def _tokens_of(patches: tuple[int, int]) -> range:
+    count = math.prod(patches)
+    return range(count, count + EXTRA_TOKENS + 1)
+
+
+def _grid(spatial: tuple[int, ...], patches: tuple[int, int] | None) -> tuple[int, int, int]:
     """Height and width of a map, and how many tokens before it have no place in the image."""
     if len(spatial) != 1:
         return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
+    if patches is not None and spatial[0] in _tokens_of(patches):
+        return *patches, spatial[0] - math.prod(patches)
+    # cut by other means than a convolution: a square, after a class token and perhaps another
     side = math.isqrt(spatial[0])
     extra = spatial[0] - side**2
-    return (side, side, extra) if side > 1 and extra <= EXTRA_TOKENS else (spatial[0], 1, 0)
+    return (side, side, extra) if side > 3 and extra <= 2 else (spatial[0], 1, 0)
 
 
 @dataclass
@@ -162,6 +214,7 @@ class _Seen:
     nonlinear: bool
     calls: int
     layout: bool | None
+    joined: bool
 
 
 class _Nonlinearities(TorchFunctionMode):
@@ -171,14 +224,24 @@ class _Nonlinearities(TorchFunctionMode):
         super().__init__()
         self.results: list[Tensor] = []  # kept alive, so that ids stay unique
         self.names: list[str] = []
+        self.joined: list[Tensor] = []  # concatenations, and what normalisations make of them
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        maps = isinstance(result, Tensor) and result.dim() == 4  # joined by channel, not by token
+        if maps and (
+            name in ("cat", "concat", "concatenate")
+            or (args and name in ("batch_norm", *NONLINEARITIES) and self.is_joined(args[0]))
+        ):
+            self.joined.append(result)
         if name in NONLINEARITIES and isinstance(result, Tensor):
             self.results.append(result)
             self.names.append(name.rstrip("_"))
         return result
+
+    def is_joined(self, value: object) -> bool:
+        return any(value is joined for joined in self.joined[-8:])
 
 
 def _watch(
@@ -204,7 +267,8 @@ def _watch(
                 seen[name].calls += 1
                 return
             nonlinear = any(output is result for result in mode.results[-3:])
-            seen[name] = _Seen(tuple(output.shape), output, nonlinear, 1, _layout(module))
+            joined = mode.is_joined(output)
+            seen[name] = _Seen(tuple(output.shape), output, nonlinear, 1, _layout(module), joined)
 
         return record
 

@@ -133,6 +133,8 @@ def _logits(model: nn.Module, batch: Tensor) -> Tensor:
 def _check_outputs(source: Source, images: ImageSet, logits: Tensor) -> None:
     """Raises ValueError where the outputs are not the classes, or not finite."""
     width, classes = logits.shape[1], images.classes
+    if not logits.is_floating_point() and not logits.is_complex():
+        raise ValueError(f"its outputs are of type {logits.dtype}; logits must be real numbers")
     if unknown := sorted(set(source.class_outputs) - set(classes)):
         raise ValueError(
             f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
@@ -147,6 +149,8 @@ def _check_outputs(source: Source, images: ImageSet, logits: Tensor) -> None:
             f"which output each class has ({', '.join(without[:4])}"
             f"{', …' if len(without) > 4 else ''})"
         )
+    if logits.is_complex():
+        raise ValueError("its outputs are complex numbers; logits must be real")
     if not torch.isfinite(logits).all():
         raise ValueError("its outputs are NaN or infinite on the test images")
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), torch.ones(len(logits))):

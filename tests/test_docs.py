@@ -1,0 +1,100 @@
+"""Every code block of README and docs runs; every command and every link in them exists."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import matplotlib
+import pytest
+import typer
+
+from conceptevo import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    pattern = rf"^```{language}\n(.*?)^```"
+    return re.findall(pattern, page.read_text(encoding="utf-8"), re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page):
+    matplotlib.use("Agg")
+    namespace = {"__name__": "__docs__"}
+    if page.name == "extending.md":
+        prelude = (
+            "from harness.evolutions.ablation import ABLATIONS, Maps\n"
+            "from harness.evolutions.importance import IMPORTANCE, ImportanceMethod\n"
+            "from torch import Tensor\n"
+        )
+        exec(prelude, namespace)
+    for number, code in enumerate(blocks(page, "python")):
+        exec(compile(code, f"{page.name}, block {number + 1}", "exec"), namespace)
+    if page.name == "extending.md":
+        del namespace["IMPORTANCE"]._plugins["gradient_size"]
+        del namespace["ABLATIONS"]._plugins["half"]
+        del namespace["shelf"]._exhibits["run", "table", "neurons_by_layer"]
+
+
+def test_the_notebook_runs():
+    matplotlib.use("Agg")
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    namespace = {"__name__": "__notebook__"}
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(cells):
+        exec(compile("".join(cell["source"]), f"cell {number + 1}", "exec"), namespace)
+    assert len(namespace["undone"].leaderboard().frame) == 2
+
+
+def commands(page):
+    """Each `conceptevo …` of a page's blocks, as words; `a | b` are alternatives."""
+    for text in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
+        for line in re.sub(r"\\\n|\n {10,}", " ", text).split("\n"):
+            line = re.sub(r"^[$>] ", "", line.strip().partition(" #")[0])
+            if line.startswith("conceptevo "):
+                for name in line.split(" | "):
+                    words = re.sub(r"[\[\]…]|\.\.\.", " ", name.removeprefix("conceptevo "))
+                    yield [word for word in shlex.split(words) if word]
+
+
+def resolved(words):
+    """The command and the rest of the words. Fails where there is no such command."""
+    command, context = typer.main.get_command(cli.app), None
+    while hasattr(command, "get_command"):
+        if command.name == "bench" and words[0] not in ("compare", "run"):
+            words = ["run", *words]
+        if words[0].startswith("--"):
+            words = words[1:]
+            continue
+        found = command.get_command(context, words[0])
+        assert found is not None, f"no command {words[0]!r}"
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page):
+    for words in commands(page):
+        command, rest = resolved(words)
+        options = {name for parameter in command.params for name in parameter.opts}
+        for word in rest:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in options | {"--help"}, (words, word)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http", "mailto:")):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_key_of_the_template_is_known_and_every_section_is_in_it():
+    from harness.config import Config
+
+    text = (ROOT / "harness" / "configs" / "template.toml").read_text(encoding="utf-8")
+    for name in Config.model_fields:
+        assert re.search(rf"(?m)^(# )?(\[\[?{name}\b|{name} =)", text), name
