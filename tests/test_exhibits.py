@@ -10,7 +10,7 @@ from analysis.exhibits.tables import Table
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """Exhibits in a module outside the repository."""
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own_exhibits.py").write_text(
         "import pandas as pd\n"
         "from analysis.exhibits import shelf\n"
         "from analysis.exhibits.tables import Table\n"
@@ -39,8 +39,8 @@ def test_ones_own_exhibits_stand_where_their_decorators_say(own, monkeypatch):
     monkeypatch.setattr(shelf, "_headings", {})
     shelf.section("run", "networks", "The networks", ["An introduction."])
     shelf.section("run", "empty", "Nothing here")
-    shelf.use("run", ["mine:decorated", "mine:plain", "mine:words"])
-    shelf.use("run", ["mine:plain"])  # twice is once
+    shelf.use("run", ["own_exhibits:decorated", "own_exhibits:plain", "own_exhibits:words"])
+    shelf.use("run", ["own_exhibits:plain"])  # twice is once
     tables = shelf.tables_of("run", None)
     assert list(tables) == ["decorated", "elsewhere", "plain"]
     networks, others = shelf.sections_of("run", None, tables, {})
