@@ -1,9 +1,16 @@
-"""One pass over the probe images: stimuli, peaks, responsive neurons and activations."""
+"""One pass over the probe images: stimuli, peaks, responsive neurons and activations.
+
+The images can be taken in ranges, on any machine and in any order: `probe_range` records one, and
+`recorded.merge` joins what several recorded. Memory depends on the size of a range, not on the
+number of images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,12 +18,23 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from harness.concepts.recorded import (
+    ProbePart,
+    neurons_table,
+    responsive_table,
+    stimuli_table,
+)
 from harness.concepts.stimuli import TopK
 from harness.images.batches import batches
 from harness.images.sets import ImageSet, View
+from harness.networks.budget import FEWEST, halving
+from harness.networks.devices import CPU, Device
 from harness.networks.layers import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.records import Checkpoint
+
+#: Most bytes of activations in one range of images.
+RANGE_BYTES = 2**28
 
 
 class ProbeParameters(BaseModel):
@@ -26,7 +44,12 @@ class ProbeParameters(BaseModel):
         k: stimuli of a neuron.
         responsive: neurons noted for each image, those it excites most.
         activations: keep the whole [images, neurons] matrix (the `correlation` space needs it).
+        activations_type: of the numbers kept. "float16" halves them; each is rounded by at most
+            one part in 2,048, and one beyond 65,504 is refused. Stimuli, peaks and responsive
+            neurons come from float32 all the same.
         batch_size: images a forward pass; no result depends on it.
+        range_images: most images of a piece of work, which interrupted work resumes after; no
+            result depends on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +57,26 @@ class ProbeParameters(BaseModel):
     k: int = Field(20, ge=1)
     responsive: int = Field(20, ge=1)
     activations: bool = True
+    activations_type: Literal["float32", "float16"] = "float32"
     batch_size: int = Field(64, ge=1)
+    range_images: int = Field(65536, ge=FEWEST)
+
+
+@dataclass(frozen=True, eq=False)
+class RangeRecord:
+    """What one checkpoint does on one range of the probe images.
+
+    Attributes:
+        part: what is merged with that of other ranges.
+        responses: image_id, rank, neuron (row of `neurons_of`), activation: the neurons that each
+            image excites most, equal ones by their row. Those of all ranges, one below the other,
+            are those of one pass.
+        activations: [neurons, images of the range], of `activations_type`; None if not kept.
+    """
+
+    part: ProbePart
+    responses: pd.DataFrame
+    activations: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +88,7 @@ class Probe:
             centre of the map's cell, as a fraction of the view). Dead neurons, active on no image,
             are absent; a neuron active on fewer than k images has fewer rows.
         responsive: series, epoch, image_id, rank, layer, channel, activation.
-        activations: float32 [images, neurons], columns as the rows of `neurons`; empty if not kept.
+        activations: [images, neurons], columns as the rows of `neurons`; empty if not kept.
         neurons: layer, channel, dead; a row a neuron.
     """
 
@@ -56,13 +98,21 @@ class Probe:
     neurons: pd.DataFrame
 
 
-def peak(maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-    """Activation a[x, n] and its position: [batch, channels, positions] -> 2 x [batch, channels].
+def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
+    """Ranges of images, of nearly equal size, such that one range's activations fit RANGE_BYTES.
 
-    Of equal maxima the first position counts.
+    Args:
+        images: how many there are.
+        neurons: of the probed layers together.
+        parameters: see ProbeParameters.
     """
-    values, positions = maps.max(dim=2)
-    return values, positions
+    most = parameters.range_images
+    if parameters.activations:
+        each = max(neurons, 1) * np.dtype(parameters.activations_type).itemsize
+        most = min(most, max(RANGE_BYTES // each, FEWEST))
+    count = max(1, -(-images // most))
+    edges = [images * number // count for number in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(edges)]
 
 
 def probe(
@@ -73,107 +123,187 @@ def probe(
     checkpoint: Checkpoint,
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
+    device: Device = CPU,
 ) -> Probe:
-    """Record what every neuron of the layers does on every image.
+    """Record what every neuron of the layers does on every image, in one range.
 
     Raises:
         ValueError: k larger than the image set, or a NaN activation.
+    """
+    everything = range(len(images))
+    record = probe_range(model, layers, images, view, everything, parameters, on_image, device)
+    neurons = neurons_table(record.part, layers)
+    activations = np.empty((0, len(neurons)), dtype=np.float32)
+    if record.activations is not None:
+        activations = record.activations.T
+    return Probe(
+        stimuli_table(record.part, layers, checkpoint, len(images)),
+        responsive_table(record.responses, layers, checkpoint),
+        activations,
+        neurons,
+    )
+
+
+def probe_range(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    images: ImageSet,
+    view: View,
+    chosen: range,
+    parameters: ProbeParameters,
+    on_image: Callable[[int], None] = lambda count: None,
+    device: Device = CPU,
+) -> RangeRecord:
+    """Record what every neuron of the layers does on a range of images.
+
+    Where memory runs out, the range is done again with half as many images a pass.
+
+    Args:
+        model: on `device`.
+        layers: the probed layers.
+        images: all probe images.
+        view: how the model sees an image.
+        chosen: ids of the images of this range, without gaps.
+        parameters: see ProbeParameters.
+        on_image: called with the number of images just done.
+        device: where to compute. Top-k and peaks stay there until the range is done.
+
+    Raises:
+        ValueError: k larger than the image set, a NaN activation, or one that float16 cannot hold.
     """
     if parameters.k > len(images):
         raise ValueError(
             f"k={parameters.k} stimuli cannot be found among {len(images)} probe images: "
             f"lower probe.k or add images"
         )
-    channels = [layer.channels for layer in layers]
-    neurons = pd.DataFrame(
-        {
-            "layer": np.repeat([layer.name for layer in layers], channels),
-            "channel": np.concatenate([np.arange(count) for count in channels]),
+    ids = np.arange(chosen.start, chosen.stop)
+
+    def record(batch_size: int) -> RangeRecord:
+        recording = _Recording(layers, ids, parameters, device)
+        with (
+            borrowed(model),
+            torch.inference_mode(),
+            device.computing(),
+            ActivationRecorder(model, layers, recording.keep) as record,
+        ):
+            for batch_ids, batch in batches(images, ids, view, batch_size):
+                model(device.batch(batch))
+                recording.add(batch_ids, [record.kept[layer.name] for layer in layers])
+                on_image(len(batch_ids))
+        return recording.result()
+
+    return halving(record, parameters.batch_size, f"probing images {ids[0]} to {ids[-1]}")
+
+
+class _Recording:
+    """What is kept of a range of images while batches come by.
+
+    Args:
+        layers: the probed layers.
+        ids: int64 [images] of the range.
+        parameters: see ProbeParameters.
+        device: where the maps are.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], ids: np.ndarray, parameters: ProbeParameters, device: Device
+    ) -> None:
+        edges = np.cumsum([0, *(layer.channels for layer in layers)])
+        self._columns = {
+            layer.name: slice(start, stop)
+            for layer, start, stop in zip(layers, edges, edges[1:], strict=False)
         }
-    )
-    total = len(neurons)
-    top = TopK(total, parameters.k)
-    lowest = torch.full((total,), float("inf"))
-    kept: list[Tensor] = []
-    responsive = min(parameters.responsive, total)
-    responses: list[tuple[Tensor, Tensor, Tensor]] = []
-    everything = np.arange(len(images))
-    with (
-        borrowed(model),
-        torch.inference_mode(),
-        ActivationRecorder(model, layers, peak) as record,
-    ):
-        for ids, batch in batches(images, everything, view, parameters.batch_size):
-            model(batch)
-            peaks = [record.kept[layer.name] for layer in layers]
-            values = torch.cat([value for value, _ in peaks], dim=1).float()
-            top.update(values, torch.cat([place for _, place in peaks], dim=1), ids)
-            lowest = torch.minimum(lowest, values.amin(dim=0))
-            responses.append((ids, *values.topk(responsive, dim=1)))
-            if parameters.activations:
-                kept.append(values)
-            on_image(len(ids))
-    image_ids, activations, positions = (tensor.numpy() for tensor in top.result())
-    highest = activations[:, 0]
-    dead = (highest <= 0) | (highest == lowest.numpy())
-    labels = {"series": checkpoint.series, "epoch": checkpoint.epoch}
-    return Probe(
-        stimuli=_stimuli(neurons, layers, dead, image_ids, activations, positions).assign(**labels)[
-            [*labels, *_STIMULI]
-        ],
-        responsive=_responsive(neurons, responses).assign(**labels)[[*labels, *_RESPONSIVE]],
-        activations=torch.cat(kept).numpy() if kept else np.empty((0, total), dtype=np.float32),
-        neurons=neurons.assign(dead=dead),
-    )
+        self._ids = ids
+        self._parameters = parameters
+        total = int(edges[-1])
+        self._top = TopK(total, parameters.k, device.place)
+        self._least = self._top.least()
+        self._lowest = torch.full((total,), float("inf"), device=device.place)
+        self._responses: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen = 0
+        self._activations = (
+            np.empty((total, len(ids)), dtype=parameters.activations_type)
+            if parameters.activations
+            else None
+        )
+
+    def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Of a layer's maps the activation a[x, n] and, as far as needed, where it peaks."""
+        if maps.device.type != "cpu":
+            return maps.max(dim=2)
+        values = maps.amax(dim=2)
+        needed = values.float() >= self._least[self._columns[layer.name]]
+        return values, positions(maps, needed)
+
+    def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take in a batch: image ids int64 [batch], and for each layer what `keep` gave."""
+        values = torch.cat([value for value, _ in peaks], dim=1).float()
+        self._top.update(values, torch.cat([place for _, place in peaks], dim=1), ids)
+        self._least = self._top.least()
+        self._lowest = torch.minimum(self._lowest, values.amin(dim=0))
+        self._responses.append((ids, *strongest(values, self._parameters.responsive)))
+        if self._activations is not None:
+            into = self._activations[:, self._seen : self._seen + len(ids)]
+            with np.errstate(over="ignore"):
+                into[:] = values.T.cpu().numpy()
+            if into.dtype == np.float16 and np.isinf(into).any():
+                raise ValueError(
+                    f"an activation of images {ids.tolist()[:3]}… is beyond 65,504, the largest "
+                    f'float16: set probe.activations_type = "float32"'
+                )
+        self._seen += len(ids)
+
+    def result(self) -> RangeRecord:
+        ids, values, chosen = (
+            torch.cat([part.cpu() for part in parts]).numpy()
+            for parts in zip(*self._responses, strict=True)
+        )
+        image, rank = np.nonzero(values > 0)
+        responses = pd.DataFrame(
+            {
+                "image_id": ids[image],
+                "rank": rank,
+                "neuron": chosen[image, rank],
+                "activation": values[image, rank],
+            }
+        )
+        spans = np.array([[self._ids[0], self._ids[-1] + 1]])
+        part = ProbePart(spans, self._top, self._lowest.cpu())
+        return RangeRecord(part, responses, self._activations)
 
 
-_STIMULI = ["layer", "channel", "rank", "image_id", "activation", "peak_y", "peak_x"]
-_RESPONSIVE = ["image_id", "rank", "layer", "channel", "activation"]
+def positions(maps: Tensor, needed: Tensor) -> Tensor:
+    """Where maps peak, the first position of equal maxima; 0 where not needed.
+
+    To find a position costs several times more than to find a maximum, and few images are among
+    the strongest of any neuron.
+
+    Args:
+        maps: [batch, channels, positions].
+        needed: bool [batch, channels].
+
+    Returns:
+        int64 [batch, channels].
+    """
+    image, channel = needed.nonzero(as_tuple=True)
+    if 4 * len(image) > needed.numel():
+        return maps.argmax(dim=2)
+    places = torch.zeros(needed.shape, dtype=torch.int64, device=maps.device)
+    places[image, channel] = maps[image, channel].argmax(dim=1)
+    return places
 
 
-def _stimuli(
-    neurons: pd.DataFrame,
-    layers: Sequence[Layer],
-    dead: np.ndarray,
-    image_ids: np.ndarray,
-    activations: np.ndarray,
-    positions: np.ndarray,
-) -> pd.DataFrame:
-    heights, widths, extras = (
-        np.repeat([getattr(layer, side) for layer in layers], [layer.channels for layer in layers])
-        for side in ("height", "width", "extra")
-    )
-    neuron, rank = np.nonzero((activations > 0) & ~dead[:, None])
-    position = positions[neuron, rank] - extras[neuron]
-    row, column = np.divmod(position, widths[neuron])
-    placeless = position < 0  # a class token's: the centre stands for the whole image
-    row = np.where(placeless, (heights[neuron] - 1) / 2, row)
-    column = np.where(placeless, (widths[neuron] - 1) / 2, column)
-    return pd.DataFrame(
-        {
-            "layer": neurons["layer"].to_numpy()[neuron],
-            "channel": neurons["channel"].to_numpy()[neuron],
-            "rank": rank,
-            "image_id": image_ids[neuron, rank],
-            "activation": activations[neuron, rank],
-            "peak_y": (row + 0.5) / heights[neuron],
-            "peak_x": (column + 0.5) / widths[neuron],
-        }
-    )
+def strongest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row, strongest first, equal ones by their column.
 
-
-def _responsive(
-    neurons: pd.DataFrame, responses: Sequence[tuple[Tensor, Tensor, Tensor]]
-) -> pd.DataFrame:
-    ids, values, chosen = (torch.cat(parts).numpy() for parts in zip(*responses, strict=True))
-    image, rank = np.nonzero(values > 0)
-    neuron = chosen[image, rank]
-    return pd.DataFrame(
-        {
-            "image_id": ids[image],
-            "rank": rank,
-            "layer": neurons["layer"].to_numpy()[neuron],
-            "channel": neurons["channel"].to_numpy()[neuron],
-            "activation": values[image, rank],
-        }
-    )
+    Returns:
+        Values and columns, each [rows, min(count, columns)].
+    """
+    count = min(count, values.shape[1])
+    largest, columns = values.topk(min(count + 1, values.shape[1]), dim=1)
+    # topk picks and orders equal values as it likes
+    tied = (largest[:, 1:] == largest[:, :-1]).any(dim=1).nonzero().flatten()
+    if len(tied):
+        exact = values[tied].sort(dim=1, descending=True, stable=True)
+        largest[tied], columns[tied] = (part[:, : largest.shape[1]] for part in exact)
+    return largest[:, :count], columns[:, :count]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,15 +30,16 @@ class TopK:
     Args:
         neurons: n.
         k: how many images to keep for each neuron.
+        device: where the values to come are, and where the strongest are kept.
     """
 
-    def __init__(self, neurons: int, k: int) -> None:
+    def __init__(self, neurons: int, k: int, device: torch.device | str = "cpu") -> None:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
-        self._keys = torch.full((neurons, k), _EMPTY, dtype=torch.int64)
-        self._values = torch.full((neurons, k), float("nan"))
-        self._positions = torch.zeros((neurons, k), dtype=torch.int32)
+        self._keys = torch.full((neurons, k), _EMPTY, dtype=torch.int64, device=device)
+        self._values = torch.full((neurons, k), float("nan"), device=device)
+        self._positions = torch.zeros((neurons, k), dtype=torch.int32, device=device)
 
     def update(self, values: Tensor, positions: Tensor, image_ids: Tensor) -> None:
         """Add one batch.
@@ -43,7 +47,8 @@ class TopK:
         Args:
             values: float32 [batch, n], each image's activation of each neuron.
             positions: int [batch, n], where in the map the activation peaks.
-            image_ids: int64 [batch], each in [0, 2^32), never the same image twice.
+            image_ids: int64 [batch], each in [0, 2^32), never the same image twice. Their order is
+                of no account.
 
         Raises:
             ValueError: a value is NaN.
@@ -51,12 +56,42 @@ class TopK:
         if values.isnan().any():
             bad = image_ids[values.isnan().any(dim=1)]
             raise ValueError(f"activations of images {bad.tolist()[:5]} are NaN: broken weights?")
+        image_ids = image_ids.to(values.device)
         keys = (sortable(values) << _LOW_BITS) | (_LOW_MASK - image_ids[:, None])
         self._absorb(keys.T, values.T, positions.T.to(torch.int32))
 
     def merge(self, other: TopK) -> None:
-        """Add what another shard of the same neurons has seen."""
+        """Add what another shard of the same neurons has seen.
+
+        Raises:
+            ValueError: other neurons, or another k.
+        """
+        if other._keys.shape != self._keys.shape:
+            raise ValueError(
+                f"shards of {tuple(self._keys.shape)} and {tuple(other._keys.shape)} (neurons, k) "
+                f"cannot be merged"
+            )
         self._absorb(other._keys, other._values, other._positions)
+
+    def least(self) -> Tensor:
+        """What an image must reach to be kept: float32 [n], minus infinity where fewer than k
+        images came."""
+        last = self._values[:, -1]
+        return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, last)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is kept, to be saved: keys int64, values float32, positions int32, each [n, k]."""
+        kept = {"keys": self._keys, "values": self._values, "positions": self._positions}
+        return {name: tensor.cpu().numpy() for name, tensor in kept.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TopK:
+        """What `arrays` gave."""
+        top = cls(*arrays["keys"].shape)
+        top._keys, top._values, top._positions = (
+            torch.from_numpy(arrays[name]) for name in ("keys", "values", "positions")
+        )
+        return top
 
     def _absorb(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         keys = torch.cat([self._keys, keys], dim=1)
@@ -66,6 +101,7 @@ class TopK:
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
         """Image ids int64 [n, k] (-1 where fewer than k images came), values and positions,
-        strongest first."""
-        ids = _LOW_MASK - (self._keys & _LOW_MASK)
-        return torch.where(self._keys == _EMPTY, -1, ids), self._values, self._positions
+        strongest first; on the CPU."""
+        keys = self._keys.cpu()
+        ids = _LOW_MASK - (keys & _LOW_MASK)
+        return torch.where(keys == _EMPTY, -1, ids), self._values.cpu(), self._positions.cpu()

@@ -99,7 +99,7 @@ class ProbeCheckpoint(_OfCheckpoint):
 
     @property
     def depends(self) -> object:
-        return self.parameters.model_dump(exclude={"batch_size"})
+        return self.parameters.model_dump(exclude={"batch_size", "range_images"})
 
     @property
     def steps(self) -> int:

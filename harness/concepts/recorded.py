@@ -1,0 +1,161 @@
+"""What probing recorded of one checkpoint: parts of the images, merged, and the tables they give.
+
+However the images are divided into parts, and in whatever order these are merged, the tables are
+those of one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness.concepts.stimuli import TopK
+from harness.networks.layers import Layer
+from harness.records import Checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class ProbePart:
+    """What one checkpoint does on some of the probe images, as far as it can be merged.
+
+    Attributes:
+        spans: int64 [ranges, 2]: the images seen, first and one past the last, in order.
+        top: the strongest images of every neuron and where they peak.
+        lowest: float32 [neurons], the smallest activation of each.
+    """
+
+    spans: np.ndarray
+    top: TopK
+    lowest: Tensor
+
+    @property
+    def images(self) -> int:
+        """How many images were seen."""
+        return int(np.diff(self.spans, axis=1).sum())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """To be saved; `from_arrays` reads it."""
+        return {"spans": self.spans, "lowest": self.lowest.numpy(), **self.top.arrays()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ProbePart:
+        """What `arrays` gave."""
+        return cls(arrays["spans"], TopK.from_arrays(arrays), torch.from_numpy(arrays["lowest"]))
+
+
+def merge(parts: Iterable[ProbePart]) -> ProbePart:
+    """Join what ranges of images recorded of the same neurons; one part at a time is held.
+
+    Raises:
+        ValueError: no part, parts of other neurons, or an image in two of them.
+    """
+    top: TopK | None = None
+    lowest = torch.empty(0)
+    spans: list[np.ndarray] = []
+    for part in parts:
+        if top is None:
+            # a copy: what is merged stays as it is
+            top, lowest = TopK.from_arrays(part.top.arrays()), part.lowest
+        else:
+            top.merge(part.top)
+            lowest = torch.minimum(lowest, part.lowest)
+        spans.append(part.spans)
+    if top is None:
+        raise ValueError("no part of the probe images to merge")
+    return ProbePart(_joined(np.concatenate(spans)), top, lowest)
+
+
+def _joined(spans: np.ndarray) -> np.ndarray:
+    """Ranges in order, adjacent ones as one. Raises ValueError for an image in two of them."""
+    joined: list[list[int]] = []
+    for start, stop in spans[np.argsort(spans[:, 0], kind="stable")].tolist():
+        if joined and start < joined[-1][1]:
+            raise ValueError(f"images {start} to {min(stop, joined[-1][1]) - 1} are in two parts")
+        if joined and start == joined[-1][1]:
+            joined[-1][1] = stop
+        else:
+            joined.append([start, stop])
+    return np.array(joined, dtype=np.int64)
+
+
+def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
+    """layer, channel: the neurons in the order of every array here."""
+    channels = [layer.channels for layer in layers]
+    return pd.DataFrame(
+        {
+            "layer": np.repeat([layer.name for layer in layers], channels),
+            "channel": np.concatenate([np.arange(count) for count in channels]),
+        }
+    )
+
+
+def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
+    """layer, channel, dead (never positive, or constant); a row a neuron."""
+    _, activations, _ = part.top.result()
+    highest = activations[:, 0].numpy()
+    return neurons_of(layers).assign(dead=(highest <= 0) | (highest == part.lowest.numpy()))
+
+
+def stimuli_table(
+    part: ProbePart, layers: Sequence[Layer], checkpoint: Checkpoint, images: int
+) -> pd.DataFrame:
+    """The stimuli of a checkpoint, as in `Probe`.
+
+    Args:
+        part: of all images.
+        layers: the probed layers.
+        checkpoint: whose they are.
+        images: how many there are.
+
+    Raises:
+        ValueError: some images have not been seen.
+    """
+    if part.spans.tolist() != [[0, images]]:
+        raise ValueError(
+            f"stimuli need all {images} probe images; recorded are "
+            f"{', '.join(f'{start} to {stop - 1}' for start, stop in part.spans)}"
+        )
+    ids, activations, places = (tensor.numpy() for tensor in part.top.result())
+    neurons = neurons_table(part, layers)
+    sides = ("height", "width", "extra")
+    channels = [layer.channels for layer in layers]
+    heights, widths, extras = (
+        np.repeat([getattr(layer, side) for layer in layers], channels) for side in sides
+    )
+    neuron, rank = np.nonzero((activations > 0) & ~neurons["dead"].to_numpy()[:, None])
+    position = places[neuron, rank] - extras[neuron]
+    row, column = np.divmod(position, widths[neuron])
+    placeless = position < 0  # a class token's: the centre stands for the whole image
+    row = np.where(placeless, (heights[neuron] - 1) / 2, row)
+    column = np.where(placeless, (widths[neuron] - 1) / 2, column)
+    return pd.DataFrame(
+        {
+            "series": checkpoint.series,
+            "epoch": checkpoint.epoch,
+            "layer": neurons["layer"].to_numpy()[neuron],
+            "channel": neurons["channel"].to_numpy()[neuron],
+            "rank": rank,
+            "image_id": ids[neuron, rank],
+            "activation": activations[neuron, rank],
+            "peak_y": (row + 0.5) / heights[neuron],
+            "peak_x": (column + 0.5) / widths[neuron],
+        }
+    )
+
+
+def responsive_table(
+    responses: pd.DataFrame, layers: Sequence[Layer], checkpoint: Checkpoint
+) -> pd.DataFrame:
+    """The responsive neurons of some images, as in `Probe`: `responses` with the neurons' names."""
+    neurons = neurons_of(layers)
+    neuron = responses["neuron"].to_numpy()
+    named = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}
+    labels = {"series": checkpoint.series, "epoch": checkpoint.epoch}
+    return responses.assign(**labels, **named)[
+        [*labels, "image_id", "rank", "layer", "channel", "activation"]
+    ]
