@@ -45,7 +45,7 @@ from harness.stages import check
 from harness.stages.ablate import batch_sizes, study_steps
 from harness.stages.checkpoints import give_checkpoints
 from harness.stages.engine import engine
-from harness.stages.evolve import score_works
+from harness.stages.evolve import importance_sizes, score_works
 from harness.stages.images import KeepImages
 from harness.stages.probe import FindLayers, ProbeCheckpoint
 from harness.stages.run import write_manifest
@@ -438,7 +438,7 @@ def importance(
         benchmark=True,
     )
     source.series().pairs([pair])  # says which epochs there are
-    _do(plan, [("importance", score_works(study, {}))], progress)
+    _do(plan, [("importance", score_works(study, importance_sizes(study, plan)))], progress)
     return Scores(plan.run, config, keeper, study)
 
 
@@ -468,7 +468,7 @@ def ablate(
     study = replace(scores.study, config=config, ablations=(ablation,))
     plan = _plan(config, scores.run, scores.keeper.images)
     plan.add(score_works(study, {}))
-    _do(plan, study_steps(study, plan, batch_sizes(study, scores.run)), progress)
+    _do(plan, study_steps(study, plan, batch_sizes(study, plan)), progress)
     return Ablated(scores.run, config, scores.keeper)
 
 

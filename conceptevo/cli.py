@@ -252,7 +252,9 @@ def bench(
     pairs: Annotated[str, typer.Option(help="e.g. vgg:1-4,vgg:4-10 [default: the run's]")] = "",
     layers: Annotated[str, typer.Option(help="module names or patterns [default: all]")] = "",
     splits: Annotated[str, typer.Option(help="heldout,importance")] = "",
-    memory: Annotated[float | None, typer.Option(help="GiB of kept maps a worker")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB for all workers [default: of what is free]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
     cluster: Cluster = None,
     plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
@@ -274,9 +276,15 @@ def bench(
         }
         more: dict[str, Any] = {"ablations": tuple(_list(ablation))} if ablation else {}
         more |= {"splits": tuple(_list(splits))} if splits else {}
-        more |= {} if memory is None else {"memory": memory}
         run_bench(
-            Run(run), console, **named, workers=workers, cluster=cluster, only_plan=plan, **more
+            Run(run),
+            console,
+            **named,
+            workers=workers,
+            cluster=cluster,
+            only_plan=plan,
+            memory=memory,
+            **more,
         )
         if plan:
             return

@@ -102,6 +102,7 @@ class Config(_Section):
 
     seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=0)
+    memory: float | None = Field(None, gt=0)  # GiB for all workers together
     images: Annotated[
         DrawnImagesSection | FolderImagesSection | MemoryImagesSection,
         Field(discriminator="source"),

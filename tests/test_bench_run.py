@@ -299,7 +299,7 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
         (["--pairs", "net:1-5"], "no series 'net'; there are vgg"),
         (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 0, 1, 5"),
         (["--layers", "conv*"], "--layers conv*: series 'vgg' has features.2"),
-        (["--memory", "0.000001"], "GiB holds 0 images of series 'vgg'; 4 need"),
+        (["--memory", "0.000001"], "ablation of series 'vgg': 4 images need"),
         (["--splits", "test"], "split 'test': known are heldout, importance"),
     ],
 )

@@ -59,7 +59,6 @@ class BenchParameters(BaseModel):
             permutation test's null: at least 19 for p = .05).
         splits: images on which arms are run: `heldout`, `importance` (those that importance saw).
         space_seeds: draws of each space method, for its stability.
-        memory: gibibytes that a worker's kept maps may take; batches are made smaller to fit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +69,6 @@ class BenchParameters(BaseModel):
     random_draws: int = Field(39, ge=1)
     splits: tuple[str, ...] = ("heldout",)
     space_seeds: int = Field(3, ge=1)
-    memory: float = Field(2.0, gt=0)
 
     @field_validator("methods")
     @classmethod

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from harness.artifacts import Artifact, Run
-from harness.config import ConfigError
 from harness.evolutions import arms
 from harness.evolutions.ablation import Images, ablate
 from harness.images.batches import batch_of, batches
 from harness.images.sets import ImageSet, open_images
+from harness.networks.budget import FEWEST, Cost, fitting, halving
 from harness.networks.execution import execution
 from harness.networks.sources import Source
 from harness.randomness import generator
@@ -33,9 +33,6 @@ from harness.stages.checkpoints import (
 )
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
-
-#: Fewer images a pass than this are computed by other kernels, which differ in the last bits.
-FEWEST = 4
 
 _SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
 _RECORDS = [
@@ -176,21 +173,23 @@ class RunArms(Work):
             chosen = image_parts(config, images, class_id)[self.split]
             if self.split == "importance":
                 chosen = chosen[: config.revert.importance_images]
-            shown = Images(
-                batches(images, chosen, view, self.batch_size),
-                partial(importance_batches, images, config, view, class_id, self.batch_size),
-                lambda ids: batch_of(images, donors(images, ids, config.seed), view),
-            )
-            rows = ablate(
-                older,
-                newer,
-                layers,
-                arms.arms_of(sets, self.method, alone, wanted, untouched),
-                shown,
-                output_of(self.source, images, class_id),
-                self.ablation,
-                self.batch_size,
-            )
+            wanted_arms = arms.arms_of(sets, self.method, alone, wanted, untouched)
+
+            def ablated(
+                size: int,
+                class_id: int = class_id,
+                chosen: np.ndarray = chosen,
+                wanted_arms: list[arms.Arm] = wanted_arms,
+            ) -> pd.DataFrame:
+                shown = Images(
+                    batches(images, chosen, view, size),
+                    partial(importance_batches, images, config, view, class_id, size),
+                    lambda ids: batch_of(images, donors(images, ids, config.seed), view),
+                )
+                output = output_of(self.source, images, class_id)
+                return ablate(older, newer, layers, wanted_arms, shown, output, self.ablation, size)
+
+            rows = halving(ablated, self.batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
             advance(1)
         table = pd.concat(frames, ignore_index=True)
@@ -262,22 +261,17 @@ def bytes_an_image(study: AblationStudy, run: Run) -> dict[str, float]:
     return sizes
 
 
-def batch_sizes(study: AblationStudy, run: Run) -> dict[str, int]:
-    """Series -> images a pass, such that a worker's maps fit `bench.memory`.
+def batch_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
+    """Series -> images a pass, such that a worker's maps fit its memory.
 
     Raises:
-        ConfigError: not even FEWEST images fit.
+        ValueError: not even FEWEST images fit.
     """
-    memory, sizes = study.config.bench.memory, {}
-    for series, one in bytes_an_image(study, run).items():
-        fit = int(memory * 2**30 / one)
-        if fit < FEWEST:
-            raise ConfigError(
-                f"bench.memory = {memory:g} GiB holds {fit} images of series {series!r}; "
-                f"{FEWEST} need {FEWEST * one / 2**30:.2f} GiB"
-            )
-        sizes[series] = min(fit, study.config.revert.batch_size)
-    return sizes
+    most = study.config.revert.batch_size
+    return {
+        series: fitting(Cost(one, 0.0), plan.bytes_a_worker, most, f"ablation of series {series!r}")
+        for series, one in bytes_an_image(study, plan.run).items()
+    }
 
 
 def study_steps(
@@ -306,7 +300,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
     if not study.pairs:
         return
-    yield from study_steps(study, plan, batch_sizes(study, plan.run))
+    yield from study_steps(study, plan, batch_sizes(study, plan))
 
 
 STAGE = Stage("revert", "Undo evolutions and record what happens to the predictions.", _steps)

@@ -32,7 +32,7 @@ from harness.stages.ablate import (
 )
 from harness.stages.checkpoints import image_parts, open_pair, read_layers, view_of
 from harness.stages.engine import one_thread
-from harness.stages.evolve import ScoreEvolutions, score_works
+from harness.stages.evolve import ScoreEvolutions, importance_sizes, score_works
 from harness.stages.space import PlaceAgain
 from harness.stages.stage import Plan, Step, Work
 from harness.stages.study import AblationStudy, chosen_classes
@@ -126,7 +126,7 @@ def bench_steps(study: AblationStudy, plan: Plan, sizes: dict[str, int]) -> Iter
     """Do what neither the reversion study nor an earlier benchmark has done."""
     again = again_works(study)
     yield "spaces", again
-    yield "importance", score_works(study, sizes)
+    yield "importance", score_works(study, importance_sizes(study, plan))
     neighbours = [artifact for work in again for artifact in work.makes]
     yield from study_steps(study, plan, sizes, {"neighbours": neighbours})
 

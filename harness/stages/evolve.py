@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from harness.evolutions.importance import (
     split_half,
     summarise,
 )
+from harness.images.batches import batch_of
 from harness.images.sets import open_images
+from harness.networks.budget import FEWEST, fitting, halving, measure
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
@@ -83,17 +86,23 @@ class ScoreEvolutions(Work):
         method, scores, reliability = importance_method(self.method), [], []
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
-            values_of = sensitivities(
-                older,
-                newer,
-                layers,
-                importance_batches(images, config, view, class_id, self.batch_size),
-                output_of(self.source, images, class_id),
-                {self.method: method},
-                generator(config.seed, "importance", *purpose),
-                config.evolve.path_steps,
-                other_batches(images, config, view, class_id, self.batch_size),
-            )
+
+            def scored(
+                size: int, class_id: int = class_id, purpose: tuple[str | int, ...] = purpose
+            ) -> dict[tuple[str, str], np.ndarray]:
+                return sensitivities(
+                    older,
+                    newer,
+                    layers,
+                    importance_batches(images, config, view, class_id, size),
+                    output_of(self.source, images, class_id),
+                    {self.method: method},
+                    generator(config.seed, "importance", *purpose),
+                    config.evolve.path_steps,
+                    other_batches(images, config, view, class_id, size),
+                )
+
+            values_of = halving(scored, self.batch_size, str(self.artifact))
             halves = generator(config.seed, "halves of the images", *purpose)
             frames = []
             for (_, layer), values in values_of.items():
@@ -129,9 +138,39 @@ def score_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]
     ]
 
 
+def importance_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
+    """Series -> images a pass, such that the scores of any method fit a worker's memory.
+
+    One batch of FEWEST images is measured by all methods of the study, where one is not scored yet.
+
+    Raises:
+        ValueError: not even FEWEST images fit.
+    """
+    waiting = {
+        work.source.name: (work.source, work.pair)
+        for work in plan.add(score_works(study, {}))
+        if isinstance(work, ScoreEvolutions) and not plan.is_done(work)
+    }
+    sizes, images = {}, plan.test_images
+    for series, (source, pair) in waiting.items():
+        older, newer, layers = open_pair(plan.run, source, pair)
+        batch = batch_of(images, np.arange(min(FEWEST, len(images))), view_of(plan.run, source))
+        methods = {name: importance_method(name) for name in study.scored}
+        rng, steps = np.random.default_rng(0), study.config.evolve.path_steps
+        others = partial(tuple, [batch])
+        score = partial(
+            sensitivities, older, newer, layers, [batch], 0, methods, rng, steps, others
+        )
+        cost = measure(score, len(batch))
+        what = f"importance of series {series!r}"
+        sizes[series] = fitting(cost, plan.bytes_a_worker, study.config.evolve.batch_size, what)
+    return sizes
+
+
 def _steps(plan: Plan) -> Iterator[Step]:
+    study = reversion_study(plan)
     # beside the scores, as they are independent, the map is drawn
-    yield "map and importance", [map_work(plan), *score_works(reversion_study(plan), {})]
+    yield "map and importance", [map_work(plan), *score_works(study, importance_sizes(study, plan))]
 
 
 STAGE = Stage("evolve", "Score how much each neuron's evolution matters to each class.", _steps)

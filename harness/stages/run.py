@@ -47,7 +47,7 @@ def write_manifest(config: Config, run: Run) -> None:
             "space_methods": config.space.methods,
             "importance_methods": config.evolve.methods,
             "configuration": config.model_dump(
-                mode="json", serialize_as_any=True, exclude={"workers"}
+                mode="json", serialize_as_any=True, exclude={"workers", "memory"}
             ),
             "python": platform.python_version(),
             "versions": versions(),
@@ -68,8 +68,8 @@ def run_until(
         cluster: address of a Ray cluster, or None for this machine.
     """
     run = Run(out)
-    plan = Plan(config, run)
     workers = cores() if config.workers is None else config.workers
+    plan = Plan(config, run, workers)
     with lock(out), engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
         for stage in STAGES:
@@ -91,6 +91,7 @@ def bench(
     workers: int | None = None,
     cluster: str | None = None,
     only_plan: bool = False,
+    memory: float | None = None,
     **more: object,
 ) -> pd.DataFrame:
     """Show the benchmark's plan by series and, unless it is only wanted, do it.
@@ -102,18 +103,21 @@ def bench(
         workers: processes; as many as cores by default.
         cluster: address of a Ray cluster, or None for this machine.
         only_plan: stop after the plan.
+        memory: GiB for all workers; as the run's configuration says by default.
 
     Returns:
         The plan, see `plan_table`.
     """
     config = bench_config(run, methods, classes, **more)
-    plan = Plan(config, run)
+    if memory is not None:
+        config = config.model_copy(update={"memory": memory})
     count = cores() if workers is None else workers
+    plan = Plan(config, run, count)
     with lock(run.root), engine(plan, count, console, cluster) as working:
         for stage in _BEFORE_BENCH:
             working.run(stage.steps(plan))
         study = bench_study(plan, pairs, layers)
-        sizes = batch_sizes(study, run)
+        sizes = batch_sizes(study, plan)
         table = plan_table(study, plan, count, sizes)
         show_plan(table, count, console)
         if not only_plan:

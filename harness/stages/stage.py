@@ -21,6 +21,7 @@ import pandas as pd
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.config import Config
 from harness.images.sets import ImageSet, open_images
+from harness.networks.budget import worker_bytes
 
 #: Called by a piece of work with the number of steps it has just done.
 Advance = Callable[[int], None]
@@ -68,11 +69,13 @@ class Plan:
     Args:
         config: of the run.
         run: where the artifacts are.
+        workers: processes that share the memory.
     """
 
-    def __init__(self, config: Config, run: Run) -> None:
+    def __init__(self, config: Config, run: Run, workers: int = 1) -> None:
         self.config = config
         self.run = run
+        self.workers = workers
         self._inputs: dict[Artifact, Callable[[], tuple[object, Iterable[Artifact]]]] = {}
         self._fingerprints: dict[Artifact, str] = {}
 
@@ -102,6 +105,11 @@ class Plan:
     def is_done(self, work: Work) -> bool:
         """Whether all that a piece of work makes is there, made from just these inputs."""
         return all(self.run.has(made, self.fingerprint(made)) for made in work.makes)
+
+    @cached_property
+    def bytes_a_worker(self) -> int:
+        """Memory that the passes of one worker may take."""
+        return worker_bytes(self.config.memory, self.workers)
 
     @cached_property
     def test_images(self) -> ImageSet:
