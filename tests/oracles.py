@@ -29,6 +29,27 @@ def skip_gram_objective(vectors: Tensor, pair: tuple[int, int], negatives: np.nd
     return total
 
 
+def published_step(
+    vectors: np.ndarray, pair: tuple[int, int], negatives: np.ndarray, rate: float
+) -> np.ndarray:
+    """The published code's update of one pair: its two vectors move, the negatives do not."""
+
+    def logistic(x: float) -> float:
+        return 1.0 / (1.0 + np.exp(-x))
+
+    n, m = pair
+    moves = []
+    for side, (own, partner) in enumerate(((n, m), (m, n))):
+        move = (1 - logistic(vectors[own] @ vectors[partner])) * vectors[partner]
+        for r in negatives[side]:
+            move = move - logistic(vectors[own] @ vectors[int(r)]) * vectors[int(r)]
+        moves.append(move)
+    moved = vectors.copy()
+    moved[n] += rate * moves[0]
+    moved[m] += rate * moves[1]
+    return moved
+
+
 def image_vectors(incidence: np.ndarray, neuron_vectors: np.ndarray) -> np.ndarray:
     """The minimum-norm least-squares solution by a dense pseudo-inverse."""
     means = incidence / incidence.sum(axis=1, keepdims=True)
@@ -58,6 +79,17 @@ def ppmi(incidence: np.ndarray) -> np.ndarray:
 def jaccard(first: set[int], second: set[int]) -> float:
     union = first | second
     return len(first & second) / len(union) if union else 0.0
+
+
+def nearest(similarity: np.ndarray, own: list[int], k: int) -> list[list[int]]:
+    """For each row its k most similar columns, NaN and its own left out, equal ones by column."""
+    return [
+        sorted(
+            (c for c in range(len(row)) if c != itself and not np.isnan(row[c])),
+            key=lambda c: (-row[c], c),
+        )[:k]
+        for row, itself in zip(similarity, own, strict=True)
+    ]
 
 
 def rank_profile(activations: np.ndarray, head: float, order: float) -> np.ndarray:

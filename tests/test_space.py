@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from harness.concepts import neuron_embedding
 from harness.concepts.image_embedding import solve_image_vectors
 from harness.concepts.neuron_embedding import ascend, consecutive_pairs, ppmi_factors, skip_gram
 from harness.concepts.space import SemanticSpace
@@ -37,8 +38,38 @@ def test_one_step_is_the_gradient_that_autograd_finds(seed):
     oracles.skip_gram_objective(at, tuple(pair[0]), negatives[0]).backward()
     expected = vectors + 0.1 * at.grad.numpy() * ~frozen[:, None]
     moved = vectors.copy()
-    ascend(moved, pair, negatives, 0.1, frozen)
+    ascend(moved, pair, negatives, 0.1, frozen, True)
     np.testing.assert_allclose(moved, expected, rtol=1e-10, atol=1e-12)
+
+
+@given(seeds)
+@settings(max_examples=40, deadline=None)
+def test_the_published_step_moves_the_pair_alone(seed):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(6, 4))
+    pairs = np.stack([rng.choice(6, 2, replace=False) for _ in range(5)])
+    negatives = rng.integers(0, 6, (5, 2, 3))
+    expected = vectors
+    for pair, drawn in zip(pairs, negatives, strict=True):
+        expected = oracles.published_step(expected, tuple(pair), drawn, 0.1)
+    moved = vectors.copy()
+    ascend(moved, pairs, negatives, 0.1, np.zeros(6, dtype=bool), False)
+    np.testing.assert_allclose(moved, expected, rtol=1e-10, atol=1e-12)
+    frozen = rng.random(6) < 0.5
+    moved = vectors.copy()
+    ascend(moved, pairs, negatives, 0.1, frozen, False)
+    assert np.array_equal(moved[frozen], vectors[frozen])
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_skip_gram_does_not_depend_on_how_many_negatives_are_drawn_at_once(monkeypatch, full):
+    groups = sparse.csr_array((np.random.default_rng(0).random((30, 12)) < 0.4).astype(float))
+    start = np.random.default_rng(1).normal(size=(12, 4))
+    found = []
+    for size in (1, 7, 10**6):
+        monkeypatch.setattr(neuron_embedding, "PAIRS_AT_ONCE", size)
+        found.append(skip_gram(groups, start, np.random.default_rng(2), epochs=3, full=full))
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
 @given(seeds)
@@ -76,6 +107,17 @@ def test_image_vectors_equal_the_dense_pseudo_inverse(seed, neurons, images):
     assert (found[dense.sum(axis=0) == 0] == 0).all()
 
 
+def test_images_of_no_neuron_change_no_bit_of_the_others():
+    rng = np.random.default_rng(0)
+    dense = random_incidence(rng, 20, 60, 5)
+    wanted = rng.normal(size=(20, 4))
+    spread = np.zeros((20, 600))
+    places = np.sort(rng.choice(600, 60, replace=False))
+    spread[:, places] = dense
+    found = solve_image_vectors(sparse.csr_array(spread), wanted)
+    assert np.array_equal(found[places], solve_image_vectors(sparse.csr_array(dense), wanted))
+
+
 def test_image_vectors_say_when_they_do_not_converge():
     rng = np.random.default_rng(0)
     dense = random_incidence(rng, 10, 30, 5)
@@ -92,6 +134,13 @@ def test_ppmi_factors_reproduce_the_positive_part_they_can():
     absolute = vectors @ np.diag(np.abs(values)) @ vectors.T
     np.testing.assert_allclose(full @ full.T, absolute, atol=1e-9)
     assert ppmi_factors(sparse.csr_array(dense), 12).shape == (8, 12)
+
+
+def test_sparse_and_dense_factors_are_the_same(monkeypatch):
+    incidence = sparse.csr_array(random_incidence(np.random.default_rng(1), 60, 90, 8))
+    dense = ppmi_factors(incidence, 7)
+    monkeypatch.setattr(neuron_embedding, "DENSE_NEURONS", 10)
+    np.testing.assert_allclose(ppmi_factors(incidence, 7), dense, atol=1e-8)
 
 
 @pytest.fixture
@@ -136,7 +185,9 @@ def evidence():
     )
 
 
-@pytest.mark.parametrize("method", ["sgns", "ppmi", "jaccard", "correlation", "profile"])
+@pytest.mark.parametrize(
+    "method", ["sgns", "sgns_full", "ppmi", "jaccard", "correlation", "profile"]
+)
 def test_every_method_finds_planted_concepts_across_checkpoints(evidence, method):
     space = SPACES.get(method)(
         evidence, SpaceParameters(dimension=6), np.random.default_rng(0), method

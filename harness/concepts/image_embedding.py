@@ -43,6 +43,8 @@ def solve_image_vectors(
     Raises:
         ArithmeticError: not converged after `max_steps`.
     """
+    everything, used = incidence.shape[1], np.unique(incidence.indices)
+    incidence = sparse.csr_array(incidence[:, used])  # an image of no neuron stays 0
     means = mean_over_stimuli(incidence)
     transposed = sparse.csr_array(means.T)
     solution = np.zeros((means.shape[1], neuron_vectors.shape[1]))
@@ -56,7 +58,9 @@ def solve_image_vectors(
     goal = np.maximum(tolerance**2 * size, (ROUNDING * length) ** 2)
     for _ in range(max_steps or 10 * means.shape[0] + 100):
         if (size <= goal).all():
-            return solution
+            vectors = np.zeros((everything, solution.shape[1]))
+            vectors[used] = solution
+            return vectors
         ahead = means @ direction
         curvature = (ahead**2).sum(axis=0)
         active = (size > goal) & (curvature > 0)

@@ -33,8 +33,9 @@ def project(
         n_jobs=1,
     )
     places = np.full((len(space.neurons), 2), np.nan)
-    places[spanning] = mapper.fit_transform(space.vectors[spanning])
+    vectors = space.vectors if isinstance(space.vectors, np.ndarray) else space.vectors.toarray()
+    places[spanning] = mapper.fit_transform(vectors[spanning])
     if len(others):
-        places[others] = mapper.transform(space.vectors[others])
+        places[others] = mapper.transform(vectors[others])
     table = space.neurons[NEURON].assign(x=places[:, 0], y=places[:, 1])
     return table[space.placed].reset_index(drop=True)

@@ -2,13 +2,22 @@
 
 METHOD step 1 (ConceptEvo, section 3.1): items are base neurons, and a group is the set of neurons
 that one image stimulates. Step 3 uses the same objective with images as items.
+
+The published code moves the two items of a pair alone; the gradient of the objective that the paper
+states moves the negatives, too. Both are here (`full`).
 """
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse.linalg  # noqa: F401 - makes `sparse.linalg` available
 from numba import njit
 from scipy import sparse
+
+#: Pairs whose negatives are drawn together; no result depends on it.
+PAIRS_AT_ONCE = 2**18
+#: Neurons above which co-activation is factorised as a sparse matrix.
+DENSE_NEURONS = 2000
 
 
 def skip_gram(
@@ -19,6 +28,7 @@ def skip_gram(
     negatives: int = 3,
     rate: float = 0.05,
     frozen: np.ndarray | None = None,
+    full: bool = True,
 ) -> np.ndarray:
     """Maximise, over pairs (n, m) of a group and uniform negatives r,
 
@@ -35,6 +45,8 @@ def skip_gram(
         negatives: R, for each side of a pair.
         rate: learning rate.
         frozen: bool [items], items whose vectors stay; pairs of two frozen items are left out.
+        full: move the negatives as well, as the objective's gradient does; else the pair alone, as
+            the published code does.
 
     Returns:
         float64 [items, dimension].
@@ -44,8 +56,10 @@ def skip_gram(
     for _ in range(epochs):
         pairs = consecutive_pairs(groups, rng)
         pairs = pairs[~(still[pairs[:, 0]] & still[pairs[:, 1]])]
-        drawn = rng.integers(0, len(vectors), (len(pairs), 2, negatives))
-        ascend(vectors, pairs, drawn, rate, still)
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            drawn = rng.integers(0, len(vectors), (len(some), 2, negatives))
+            ascend(vectors, some, drawn, rate, still, full)
     return vectors
 
 
@@ -62,9 +76,15 @@ def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.
 
 @njit(cache=True)
 def ascend(
-    vectors: np.ndarray, pairs: np.ndarray, negatives: np.ndarray, rate: float, frozen: np.ndarray
+    vectors: np.ndarray,
+    pairs: np.ndarray,
+    negatives: np.ndarray,
+    rate: float,
+    frozen: np.ndarray,
+    full: bool,
 ) -> None:
-    """One exact gradient step on each pair's objective in turn, in place.
+    """One gradient step on each pair's objective in turn, in place: of all its vectors (`full`) or
+    of the pair's two.
 
     A pair's gradient is taken at one point: all its vectors are read before any is written.
     """
@@ -90,7 +110,7 @@ def ascend(
                 for d in range(dimension):
                     gradient[side, d] -= push * other[d]
                     gradient[slot, d] = -push * own[d]
-        for slot in range(2 + 2 * count):
+        for slot in range(2 + 2 * count if full else 2):
             item = touched[slot]
             if not frozen[item]:
                 for d in range(dimension):
@@ -105,15 +125,38 @@ def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
         incidence: 0/1 [neurons, images].
         dimension: d; where there are fewer neurons, the remaining columns are 0.
     """
+    neurons = incidence.shape[0]
+    factors = np.zeros((neurons, dimension))
+    if neurons > max(DENSE_NEURONS, dimension):
+        left, singular = _sparse_factors(incidence, dimension)
+    else:
+        left, singular = _dense_factors(incidence)
+    kept = min(dimension, len(singular))
+    factors[:, :kept] = left[:, :kept] * np.sqrt(singular[:kept])
+    # A singular vector's sign is arbitrary: fix it, so that every machine gives the same factors.
+    peaks = factors[np.abs(factors).argmax(axis=0), np.arange(dimension)]
+    return factors * np.where(peaks < 0, -1.0, 1.0)
+
+
+def _dense_factors(incidence: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     counts = np.asarray((incidence @ incidence.T).todense(), dtype=float)
     np.fill_diagonal(counts, 0.0)
     expected = np.outer(counts.sum(1), counts.sum(0)) / max(counts.sum(), 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.where(counts > 0, np.log(counts / expected), 0.0)
     left, singular, _ = np.linalg.svd(np.maximum(information, 0.0), hermitian=True)
-    factors = np.zeros((len(counts), dimension))
-    kept = min(dimension, len(singular))
-    factors[:, :kept] = left[:, :kept] * np.sqrt(singular[:kept])
-    # A singular vector's sign is arbitrary: fix it, so that every machine gives the same factors.
-    peaks = factors[np.abs(factors).argmax(axis=0), np.arange(dimension)]
-    return factors * np.where(peaks < 0, -1.0, 1.0)
+    return left, singular
+
+
+def _sparse_factors(incidence: sparse.csr_array, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest factors, by Lanczos' method on the pairs that are co-activated at all."""
+    counts = sparse.coo_array(incidence @ incidence.T)
+    apart = counts.row != counts.col
+    row, column, together = counts.row[apart], counts.col[apart], counts.data[apart].astype(float)
+    sums = np.bincount(row, together, minlength=incidence.shape[0])
+    information = np.log(together * sums.sum() / (sums[row] * sums[column]))
+    matrix = sparse.csr_array((np.maximum(information, 0.0), (row, column)), shape=counts.shape)
+    start = np.full(matrix.shape[0], matrix.shape[0] ** -0.5)
+    values, vectors = sparse.linalg.eigsh(matrix, k=dimension, which="LM", v0=start)
+    order = np.argsort(-np.abs(values), kind="stable")
+    return vectors[:, order], np.abs(values[order])

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from harness.artifacts import Artifact, Run
+from harness.concepts.neighbours import EXACT_PAIRS, Neighbours, by_cosine, by_index, by_overlap
 from harness.records import NEURON
 
 METRICS = ("cosine", "jaccard")
@@ -23,27 +24,33 @@ class SemanticSpace:
         method: name of the space method that made it.
         neurons: a row a neuron: series, epoch, layer, channel, coverage (the share of its stimuli
             that have an image vector).
-        vectors: float [neurons, dimension]; for `jaccard` 0/1 over the probe images. A row of NaN
-            marks a neuron without a place (none of its stimuli has a vector).
+        vectors: float [neurons, dimension]; for `jaccard` 0/1 over the probe images, which may be
+            sparse. A row of NaN marks a neuron without a place (none of its stimuli has a vector).
         metric: how two rows compare: "cosine", or "jaccard" (overlap of the sets of ones).
+        images: float [images, dimension], vectors of the probe images where the method has them.
+        error: root mean square error of a similarity where vectors are sketched (see
+            `sketch.py`), measured; 0 where they are exact.
     """
 
     method: str
     neurons: pd.DataFrame
-    vectors: np.ndarray
+    vectors: np.ndarray | sparse.csr_array
     metric: str = "cosine"
     images: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    error: float = 0.0
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
-        if len(self.neurons) != len(self.vectors):
-            raise ValueError(f"{len(self.neurons)} neurons but {len(self.vectors)} vectors")
+        if len(self.neurons) != self.vectors.shape[0]:
+            raise ValueError(f"{len(self.neurons)} neurons but {self.vectors.shape[0]} vectors")
 
     @cached_property
     def placed(self) -> np.ndarray:
         """Whether each neuron has a place: bool [neurons]."""
-        return ~np.isnan(self.vectors).any(axis=1)
+        if not isinstance(self.vectors, np.ndarray):
+            return np.ones(len(self.neurons), dtype=bool)
+        return np.asarray(~np.isnan(self.vectors).any(axis=1))
 
     def rows(self, **wanted: object) -> np.ndarray:
         """Positions of the placed neurons whose columns equal `wanted`, e.g. series="vgg"."""
@@ -58,33 +65,59 @@ class SemanticSpace:
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
             shared = np.asarray((left @ right.T).todense(), dtype=float)
-            union = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
+            union = left.sum(axis=1)[:, None] + right.sum(axis=1)[None, :] - shared
             return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
         return _unit(a) @ _unit(b).T
+
+    def paired(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Similarities [n] of rows two by two."""
+        a, b = self.vectors[first], self.vectors[second]
+        if self.metric == "jaccard":
+            left, right = sparse.csr_array(a), sparse.csr_array(b)
+            shared = np.asarray(left.multiply(right).sum(axis=1), dtype=float).ravel()
+            union = left.sum(axis=1) + right.sum(axis=1) - shared
+            return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        return np.einsum("nd,nd->n", _unit(a), _unit(b))
 
     def nearest(
         self, queries: np.ndarray, candidates: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k most similar candidates of each query, itself left out.
+        """The k most similar candidates of each query, itself left out; exact.
 
         Args:
-            queries: rows, int [q]. candidates: rows, int [c]. k: how many.
+            queries: rows, int [q]. candidates: rows, int [c], each once. k: how many.
 
         Returns:
-            rows [q, k] and similarities [q, k], most similar first, ties by row; where a query has
-            fewer than k candidates the rest is -1 and NaN.
+            rows [q, k] and similarities [q, k], most similar first, ties by their place among the
+            candidates; where a query has fewer than k candidates the rest is -1 and NaN.
         """
-        similarity = self.similarity(queries, candidates)
-        similarity[queries[:, None] == candidates[None, :]] = np.nan
-        k_found = min(k, len(candidates))
-        order = np.argsort(np.where(np.isnan(similarity), np.inf, -similarity), kind="stable")
-        order = order[:, :k_found]
-        best = np.take_along_axis(similarity, order, axis=1)
-        rows = np.full((len(queries), k), -1)
-        values = np.full((len(queries), k), np.nan)
-        rows[:, :k_found] = np.where(np.isnan(best), -1, candidates[order])
-        values[:, :k_found] = best
-        return rows, values
+        near = self.neighbours(queries, candidates, k, exact=True)
+        return near.columns, near.similarities
+
+    def neighbours(
+        self, queries: np.ndarray, candidates: np.ndarray, k: int, exact: bool = False
+    ) -> Neighbours:
+        """As `nearest`; beyond EXACT_PAIRS pairs through an approximate index, with its recall.
+
+        Args: as `nearest`; `exact`: take no index, however many pairs there are.
+
+        Returns:
+            Neighbours whose columns are rows of this space.
+        """
+        order = np.argsort(candidates, kind="stable")
+        place = np.searchsorted(candidates, queries, sorter=order)
+        place = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros_like(queries)
+        is_own = candidates[place] == queries if len(order) else np.zeros(len(queries), dtype=bool)
+        own = np.where(is_own, place, -1)
+        a, b = self.vectors[queries], self.vectors[candidates]
+        if self.metric == "jaccard":
+            near = by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
+        elif exact or len(queries) * len(candidates) <= EXACT_PAIRS:
+            near = by_cosine(_unit(a), _unit(b), own, k)
+        else:
+            near = by_index(_unit(a), _unit(b), own, k)
+        rows = np.where(near.columns < 0, -1, candidates[near.columns] if len(order) else -1)
+        return Neighbours(rows, near.similarities, near.recall)
 
     def displacement(self, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
         """How far each channel of a series moved between two epochs: 1 - similarity.
@@ -99,16 +132,17 @@ class SemanticSpace:
             for epoch in (epoch_from, epoch_to)
         ]
         both = epochs[0].merge(epochs[1], on=["layer", "channel"], suffixes=("_from", "_to"))
-        near = [
-            self.similarity(np.array([a]), np.array([b]))[0, 0]
-            for a, b in zip(both["row_from"], both["row_to"], strict=True)
-        ]
-        return both[["layer", "channel"]].assign(displacement=1.0 - np.array(near, dtype=float))
+        near = self.paired(both["row_from"].to_numpy(), both["row_to"].to_numpy())
+        return both[["layer", "channel"]].assign(displacement=1.0 - near)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What, beside `neurons`, is saved of the space."""
-        metric = np.array(METRICS.index(self.metric))
-        return {"vectors": self.vectors, "images": self.images, "metric": metric}
+        more = {"images": self.images, "metric": np.array(METRICS.index(self.metric))}
+        more["error"] = np.array(self.error)
+        if isinstance(self.vectors, np.ndarray):
+            return {"vectors": self.vectors, **more}
+        parts = {name: getattr(self.vectors, name) for name in ("data", "indices", "indptr")}
+        return {**parts, "shape": np.array(self.vectors.shape), **more}
 
     def save(self, run: Run, fingerprint: str) -> None:
         run.save(Artifact("space_neurons", (self.method,)), self.neurons, fingerprint)
@@ -118,9 +152,19 @@ class SemanticSpace:
     def load(cls, run: Run, method: str) -> SemanticSpace:
         arrays = run.arrays(Artifact("space", (method,)))
         neurons = run.table(Artifact("space_neurons", (method,)))
-        metric = METRICS[int(arrays["metric"])]
+        vectors: np.ndarray | sparse.csr_array
+        if "vectors" in arrays:
+            vectors = arrays["vectors"]
+        else:
+            parts = tuple(arrays[name] for name in ("data", "indices", "indptr"))
+            vectors = sparse.csr_array(parts, shape=tuple(arrays["shape"]))
         return cls(
-            method, neurons[[*NEURON, "coverage"]], arrays["vectors"], metric, arrays["images"]
+            method,
+            neurons[[*NEURON, "coverage"]],
+            vectors,
+            METRICS[int(arrays["metric"])],
+            arrays["images"],
+            float(arrays.get("error", 0.0)),
         )
 
 

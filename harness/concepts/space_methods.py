@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 
 from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
 from harness.concepts.neuron_embedding import ppmi_factors, skip_gram
+from harness.concepts.sketch import Vectors, row_blocks, shortened, stacked
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
 from harness.registry import Registry
@@ -32,6 +33,9 @@ class SpaceParameters(BaseModel):
         profile_head: of `profile`, the share of the images over which the weight of a neuron's
             strongest ones falls to 1/e.
         profile_order: of `profile`, the weight of the whole order of the images beside them.
+        dense: GiB, the largest matrix of neurons and images that `correlation` and `profile` hold;
+            a larger one is sketched (see `sketch.py`), and the space says with what error.
+        sketch: dimension of a sketch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +48,8 @@ class SpaceParameters(BaseModel):
     profile_dimension: int = Field(300, ge=1)
     profile_head: float = Field(0.04, gt=0)
     profile_order: float = Field(0.5, ge=0, le=1)
+    dense: float = Field(2.0, gt=0)
+    sketch: int = Field(2048, ge=2)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class Evidence:
 #: name -> method(evidence, parameters, rng, name)
 SpaceMethod = Callable[[Evidence, SpaceParameters, np.random.Generator, str], SemanticSpace]
 SPACES: Registry[SpaceMethod] = Registry("space method")
+
+#: Of the projection of a sketch: the same for all methods and runs.
+SKETCH_SEED = 0
 
 #: Methods that read activations, which the probe must then keep.
 NEED_ACTIVATIONS = {"correlation", "profile"}
@@ -124,7 +133,26 @@ def gather_evidence(
 def sgns(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """The paper's: skip-gram of co-activated base neurons, carried over by the images."""
+    """The paper's, as its code does it: skip-gram of co-activated base neurons, in which a step
+    moves the two neurons of a pair alone; carried over by the images."""
+    return _skip_gram_space(evidence, parameters, rng, name, full=False)
+
+
+@SPACES.add("sgns_full")
+def sgns_full(
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
+) -> SemanticSpace:
+    """The paper's objective as it is stated: a step moves the negatives, too."""
+    return _skip_gram_space(evidence, parameters, rng, name, full=True)
+
+
+def _skip_gram_space(
+    evidence: Evidence,
+    parameters: SpaceParameters,
+    rng: np.random.Generator,
+    name: str,
+    full: bool,
+) -> SemanticSpace:
     incidence = evidence.incidence[evidence.base_rows]
     start = rng.uniform(-0.5, 0.5, (incidence.shape[0], parameters.dimension))
     base = skip_gram(
@@ -134,8 +162,9 @@ def sgns(
         parameters.epochs,
         parameters.negatives,
         parameters.learning_rate,
+        full=full,
     )
-    return carry_over(evidence, base, parameters, rng, name)
+    return carry_over(evidence, base, parameters, rng, name, full)
 
 
 @SPACES.add("ppmi")
@@ -152,7 +181,7 @@ def jaccard(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
     """No vectors: neurons are as near as their sets of stimuli overlap."""
-    sets = evidence.incidence.todense().astype(np.float32)
+    sets = evidence.incidence.astype(np.float32)
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), sets, "jaccard")
 
 
@@ -161,9 +190,26 @@ def correlation(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
     """No learning: neurons are as near as their activations over the probe images correlate."""
-    activations = evidence.activations(np.arange(len(evidence.neurons)))
-    centred = activations - activations.mean(axis=1, keepdims=True)
-    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), centred)
+
+    def centred(rows: np.ndarray) -> np.ndarray:
+        activations = evidence.activations(rows)
+        return activations - activations.mean(axis=1, keepdims=True)
+
+    neurons, images = evidence.incidence.shape
+    everyone = np.arange(neurons)
+    held, error = _held(centred, everyone, images, parameters)
+    vectors = stacked(held, everyone, images)
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors, error=error)
+
+
+def _held(
+    vectors: Vectors, rows: np.ndarray, images: int, parameters: SpaceParameters
+) -> tuple[Vectors, float]:
+    """Vectors over the images as they are where those of all rows fit `dense`, else sketches; and
+    the error of a cosine."""
+    if 8 * len(rows) * images <= parameters.dense * 2**30:
+        return vectors, 0.0
+    return shortened(vectors, rows, images, parameters.sketch, SKETCH_SEED)
 
 
 @SPACES.add("profile")
@@ -178,16 +224,21 @@ def profile(
     divided by the cube root of its singular value.
     """
     head, order = parameters.profile_head, parameters.profile_order
-    base = rank_profiles(evidence.activations(evidence.base_rows), head, order)
+    images, base_rows = evidence.incidence.shape[1], evidence.base_rows
+
+    def profiles(rows: np.ndarray) -> np.ndarray:
+        return rank_profiles(evidence.activations(rows), head, order)
+
+    held, error = _held(profiles, base_rows, images, parameters)
+    base = stacked(held, base_rows, images)
     common = base.mean(axis=0)
     _, singular, axes = np.linalg.svd(unit_rows(base - common), full_matrices=False)
     kept = min(parameters.profile_dimension, int((singular > 1e-6 * singular[0]).sum()))
     projection = axes[:kept].T / np.cbrt(singular[:kept])
     vectors = np.empty((len(evidence.neurons), kept), dtype=np.float32)
-    for rows in np.array_split(np.arange(len(vectors)), -(-len(vectors) // 1024)):
-        profiles = rank_profiles(evidence.activations(rows), head, order)
-        vectors[rows] = (profiles - common) @ projection
-    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors)
+    for rows in row_blocks(np.arange(len(vectors)), images):
+        vectors[rows] = (held(rows) - common) @ projection
+    return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors, error=error)
 
 
 def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndarray:
@@ -224,8 +275,11 @@ def carry_over(
     parameters: SpaceParameters,
     rng: np.random.Generator,
     name: str,
+    full: bool = True,
 ) -> SemanticSpace:
     """METHOD steps 2 to 4: from base neurons to images, to every other neuron.
+
+    `full` is of step 3, as in `skip_gram`.
 
     Coverage is the share of a neuron's stimuli that stimulate a base neuron as well (step 2);
     where step 3 has given the other images vectors, they enter the mean, too.
@@ -233,7 +287,7 @@ def carry_over(
     of_base = evidence.incidence[evidence.base_rows]
     direct = np.diff(sparse.csc_array(of_base).indptr) > 0
     images = np.where(direct[:, None], solve_image_vectors(of_base, base_vectors), np.nan)
-    images = indirect_vectors(evidence.responsive, images, parameters, rng)
+    images = indirect_vectors(evidence.responsive, images, parameters, rng, full)
 
     known = np.asarray(np.isfinite(images).all(axis=1))
     usable = sparse.csr_array(evidence.incidence @ sparse.diags_array(known.astype(float)))
@@ -252,6 +306,7 @@ def indirect_vectors(
     images: np.ndarray,
     parameters: SpaceParameters,
     rng: np.random.Generator,
+    full: bool = True,
 ) -> np.ndarray:
     """METHOD step 3: vectors for the images (rows of NaN) that stimulate no base neuron.
 
@@ -269,6 +324,7 @@ def indirect_vectors(
         parameters.negatives,
         parameters.learning_rate,
         frozen=known,
+        full=full,
     )
     shared = groups[np.diff(groups.indptr) > 1]
     reached = np.asarray(shared.sum(axis=0)).ravel() > 0

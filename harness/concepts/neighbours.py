@@ -1,0 +1,160 @@
+"""Who is near whom: exactly, in blocks of bounded memory, or by an approximate index.
+
+Equally similar candidates go by their column, so that results do not depend on the blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+#: Most bytes of a block of similarities.
+BLOCK_BYTES = 2**26
+#: Pairs of queries and candidates above which `neighbours` takes an approximate index.
+EXACT_PAIRS = 4 * 10**8
+#: Queries on which the recall of the approximate index is measured.
+RECALL_QUERIES = 200
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The most similar candidates of some queries.
+
+    Attributes:
+        columns: int [queries, k], positions among the candidates, most similar first; -1 where
+            there are fewer than k.
+        similarities: float [queries, k]; NaN where `columns` is -1.
+        recall: the share of the true neighbours that are among them, measured on RECALL_QUERIES
+            queries; 1 where they are exact.
+    """
+
+    columns: np.ndarray
+    similarities: np.ndarray
+    recall: float = 1.0
+
+
+def by_cosine(queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int) -> Neighbours:
+    """The k candidates of largest dot product with each query, exactly.
+
+    Args:
+        queries: float [q, dimension], rows of length one (or 0, or NaN for no place).
+        candidates: float [c, dimension], likewise; those of NaN are nobody's neighbours.
+        own: int [q], the column of each query among the candidates, left out; -1 for none.
+        k: how many.
+    """
+    shape = len(queries), k
+    columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
+    step = max(1, BLOCK_BYTES // (8 * max(len(candidates), 1)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        block = queries[rows] @ candidates.T
+        itself = np.flatnonzero(own[rows] >= 0)
+        block[itself, own[rows][itself]] = np.nan
+        order = largest(block, k)
+        values = np.take_along_axis(block, order, axis=1)
+        columns[rows, : order.shape[1]] = np.where(np.isnan(values), -1, order)
+        similarities[rows, : order.shape[1]] = values
+    return Neighbours(columns, similarities)
+
+
+def largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Columns of the k largest of each row, largest first; equal ones by column, NaN last.
+
+    Args:
+        values: float [rows, columns].
+        k: how many, at most the number of columns are returned.
+
+    Returns:
+        int [rows, min(k, columns)].
+    """
+    keys = np.where(np.isnan(values), np.inf, -values)
+    count = min(k, keys.shape[1])
+    if 2 * count >= keys.shape[1]:
+        return np.argsort(keys, axis=1, kind="stable")[:, :count]
+    chosen = np.argpartition(keys, count - 1, axis=1)[:, :count]
+    bound = np.take_along_axis(keys, chosen, axis=1).max(axis=1)
+    # of several that equal the last one chosen, a partition takes any
+    for row in np.flatnonzero((keys <= bound[:, None]).sum(axis=1) > count):
+        below = np.flatnonzero(keys[row] < bound[row])
+        equal = np.flatnonzero(keys[row] == bound[row])
+        chosen[row] = np.concatenate([below, equal[: count - len(below)]])
+    chosen.sort(axis=1)
+    order = np.argsort(np.take_along_axis(keys, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
+
+
+def by_overlap(
+    queries: sparse.csr_array, candidates: sparse.csr_array, own: np.ndarray, k: int
+) -> Neighbours:
+    """The k candidates of largest Jaccard similarity with each query, exactly.
+
+    Only candidates that share something are looked at; time and memory are those of the entries.
+
+    Args:
+        queries, candidates: 0/1 [q, items] and [c, items].
+        own: as in `by_cosine`.
+        k: how many.
+    """
+    shape = len(own), k
+    columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
+    sizes, transposed = candidates.sum(axis=1), sparse.csc_array(candidates.T)
+    step = 1024
+    for start in range(0, len(own), step):
+        block = queries[start : start + step]
+        shared = sparse.csr_array(block @ transposed)
+        block_sizes = block.sum(axis=1)
+        for row in range(block.shape[0]):
+            span = slice(shared.indptr[row], shared.indptr[row + 1])
+            near, common = shared.indices[span], shared.data[span]
+            itself = own[start + row]
+            common, near = common[near != itself], near[near != itself]
+            likeness = common / (block_sizes[row] + sizes[near] - common)
+            order = np.lexsort((near, -likeness))[:k]
+            found = near[order]
+            if len(found) < k:  # the rest shares nothing: by column
+                first = np.arange(min(len(sizes), k + len(near) + 1))
+                rest = first[~np.isin(first, near) & (first != itself)]
+                found = np.concatenate([found, rest[: k - len(found)]])
+            columns[start + row, : len(found)] = found
+            similarities[start + row, : len(found)] = 0.0
+            similarities[start + row, : len(order)] = likeness[order]
+    return Neighbours(columns, similarities)
+
+
+def by_index(
+    queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int, seed: int = 0
+) -> Neighbours:
+    """As `by_cosine`, through nearest-neighbour descent (Dong et al., 2011; pynndescent).
+
+    The similarities are exact, the neighbours almost; `recall` says how nearly.
+    """
+    from pynndescent import NNDescent  # imported late: it compiles for seconds
+
+    placed = np.flatnonzero(~np.isnan(candidates).any(axis=1))
+    asked = np.flatnonzero(~np.isnan(queries).any(axis=1))
+    shape = len(queries), k
+    columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
+    wanted = min(k + 1, len(placed))  # one more: a query may find itself
+    index = NNDescent(
+        candidates[placed].astype(np.float32),
+        metric="cosine",
+        n_neighbors=max(30, wanted),
+        random_state=seed,
+        n_jobs=1,
+    )
+    for rows in np.array_split(asked, max(1, -(-len(asked) // 8192))):
+        near, _ = index.query(queries[rows].astype(np.float32), k=wanted)
+        near = np.sort(placed[near], axis=1)  # equally similar ones by column
+        likeness = np.einsum("qd,qkd->qk", queries[rows], candidates[near])
+        likeness[near == own[rows][:, None]] = np.nan
+        order = largest(likeness, k)
+        values = np.take_along_axis(likeness, order, axis=1)
+        found = np.take_along_axis(near, order, axis=1)
+        columns[rows, : order.shape[1]] = np.where(np.isnan(values), -1, found)
+        similarities[rows, : order.shape[1]] = values
+    tried = np.random.default_rng(seed).permutation(asked)[:RECALL_QUERIES]
+    truth = by_cosine(queries[tried], candidates, own[tried], k).columns
+    hits = [len(np.intersect1d(a[a >= 0], b)) for a, b in zip(truth, columns[tried], strict=True)]
+    return Neighbours(columns, similarities, sum(hits) / max(int((truth >= 0).sum()), 1))

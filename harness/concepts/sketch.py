@@ -1,0 +1,81 @@
+"""Long vectors made short: a sparse random projection that keeps inner products, with its error.
+
+Each entry is added, with a random sign, to one of d buckets (the count sketch; Charikar et al.,
+2002). The inner product of two sketches is that of the vectors, with a standard deviation of at
+most sqrt(2 / d) of their lengths' product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import sparse
+
+from harness.randomness import generator
+
+#: Rows -> their vectors, float [rows, length].
+Vectors = Callable[[np.ndarray], np.ndarray]
+
+#: Most bytes of a block of rows in double precision.
+BLOCK_BYTES = 2**28
+#: Rows on whose pairs the error is measured.
+ERROR_ROWS = 32
+
+
+def row_blocks(rows: np.ndarray, length: int, most: int = 1024) -> Iterator[np.ndarray]:
+    """The rows in blocks of nearly equal size and bounded memory.
+
+    Args:
+        rows: int [n].
+        length: entries a row.
+        most: rows a block.
+    """
+    fit = max(1, min(most, BLOCK_BYTES // (8 * max(length, 1))))
+    yield from np.array_split(rows, max(1, -(-len(rows) // fit)))
+
+
+def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
+    """The projection float32 [length, dimension]: one entry a row, 1 or -1."""
+    rng = generator(seed, "sketch", length, dimension)
+    signs = rng.choice(np.array([-1, 1], dtype=np.float32), length)
+    buckets = rng.integers(0, dimension, length)
+    return sparse.csr_array((signs, (np.arange(length), buckets)), shape=(length, dimension))
+
+
+def shortened(
+    vectors: Vectors, rows: np.ndarray, length: int, dimension: int, seed: int
+) -> tuple[Vectors, float]:
+    """The same function with sketches in place of the vectors, and their error.
+
+    Args:
+        vectors: called with rows: float [rows, length].
+        rows: int [n], all there are.
+        length: entries a row.
+        dimension: d, of a sketch.
+        seed: of the projection.
+
+    Returns:
+        A function of rows: float [rows, d]; and the root mean square error of the cosines between
+        ERROR_ROWS of them.
+    """
+    transposed = sparse.csr_array(projection(length, dimension, seed).T)
+
+    def short(rows: np.ndarray) -> np.ndarray:
+        return (transposed @ vectors(rows).T).T
+
+    some = rows[np.linspace(0, len(rows) - 1, min(ERROR_ROWS, len(rows))).astype(int)]
+    pairs = np.triu_indices(len(some), 1)
+    exact, rough = (_cosines(function(some))[pairs] for function in (vectors, short))
+    return short, float(np.sqrt(np.mean((exact - rough) ** 2))) if len(exact) else 0.0
+
+
+def stacked(vectors: Vectors, rows: np.ndarray, length: int) -> np.ndarray:
+    """What the function gives for all rows, computed in blocks of bounded memory."""
+    return np.concatenate([vectors(block) for block in row_blocks(rows, length)])
+
+
+def _cosines(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(length > 0, length, 1.0)
+    return unit @ unit.T

@@ -1,0 +1,244 @@
+"""Neighbours and sketches: bounded memory, and how near they are to what they stand for."""
+
+import numpy as np
+import oracles
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from harness.artifacts import Run
+from harness.concepts import neighbours, sketch, space
+from harness.concepts.neighbours import by_cosine, by_index, by_overlap, largest
+from harness.concepts.sketch import projection, row_blocks, shortened, stacked
+from harness.concepts.space import SemanticSpace
+from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence
+from harness.records import Checkpoint
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def rows_of(table):
+    return [[c for c in row if c >= 0] for row in table.tolist()]
+
+
+@given(seeds, st.integers(1, 30), st.integers(1, 12))
+@settings(max_examples=80, deadline=None)
+def test_the_largest_go_by_value_then_column(seed, columns, k):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 4, (6, columns)).astype(float)
+    values[rng.random(values.shape) < 0.2] = np.nan
+    expected = [
+        sorted(range(columns), key=lambda c: (np.isnan(row[c]), -np.nan_to_num(row[c]), c))[:k]
+        for row in values
+    ]
+    assert largest(values, k).tolist() == expected
+
+
+@given(seeds, st.integers(1, 9), st.integers(1, 10**4))
+@settings(max_examples=60, deadline=None)
+def test_cosine_neighbours_equal_a_full_sort_whatever_the_blocks(seed, k, size):
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-1, 2, (12, 3)).astype(float)  # many ties
+    vectors[rng.random(12) < 0.2] = np.nan
+    own = np.where(rng.random(12) < 0.7, np.arange(12), -1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "BLOCK_BYTES", size)
+        found = by_cosine(vectors, vectors, own, k)
+    assert rows_of(found.columns) == oracles.nearest(vectors @ vectors.T, own, k)
+    assert (np.isnan(found.similarities) == (found.columns < 0)).all()
+
+
+@given(seeds, st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_overlap_neighbours_equal_a_full_sort(seed, k):
+    rng = np.random.default_rng(seed)
+    sets = (rng.random((10, 15)) < 0.15).astype(np.float32)
+    own = np.where(rng.random(10) < 0.7, np.arange(10), -1)
+    likeness = np.array(
+        [[oracles.jaccard(set(np.flatnonzero(a)), set(np.flatnonzero(b))) for b in sets]
+         for a in sets]
+    )  # fmt: skip
+    found = by_overlap(sparse.csr_array(sets), sparse.csr_array(sets), own, k)
+    assert rows_of(found.columns) == oracles.nearest(likeness, own, k)
+    for row, columns in enumerate(rows_of(found.columns)):
+        np.testing.assert_allclose(found.similarities[row, : len(columns)], likeness[row, columns])
+
+
+def space_of(vectors, metric="cosine"):
+    table = pd.DataFrame(
+        {"series": "s", "epoch": 1, "layer": "l", "channel": range(vectors.shape[0]),
+         "coverage": 1.0}
+    )  # fmt: skip
+    return SemanticSpace("test", table, vectors, metric)
+
+
+@given(seeds, st.sampled_from(["cosine", "jaccard"]))
+@settings(max_examples=40, deadline=None)
+def test_nearest_takes_any_rows_as_candidates(seed, metric):
+    rng = np.random.default_rng(seed)
+    vectors = (rng.random((14, 6)) < 0.5).astype(np.float32)
+    made = space_of(sparse.csr_array(vectors) if metric == "jaccard" else vectors, metric)
+    queries, candidates = rng.permutation(14)[:5], rng.permutation(14)[:9]
+    similarity = made.similarity(queries, candidates)
+    position = {row: place for place, row in enumerate(candidates.tolist())}
+    own = [position.get(row, -1) for row in queries.tolist()]
+    rows, values = made.nearest(queries, candidates, 4)
+    expected = oracles.nearest(similarity.round(6), own, 4)
+    for line, columns in enumerate(expected):
+        np.testing.assert_allclose(values[line, : len(columns)], similarity[line, columns])
+        if metric == "jaccard":  # cosines of float32 have no exact ties
+            assert rows[line, : len(columns)].tolist() == candidates[columns].tolist()
+
+
+def test_paired_similarities_are_the_diagonal():
+    vectors = (np.random.default_rng(0).random((8, 6)) < 0.5).astype(np.float32)
+    a, b = np.arange(4), np.arange(4, 8)
+    for made in (space_of(vectors), space_of(sparse.csr_array(vectors), "jaccard")):
+        np.testing.assert_allclose(made.paired(a, b), np.diag(made.similarity(a, b)), rtol=1e-6)
+
+
+class Sorted:
+    """Stands for the approximate index, which compiles for half a minute: a full sort."""
+
+    def __init__(self, data, **settings):
+        self.data = data
+
+    def query(self, queries, k):
+        unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (queries, self.data)]
+        return np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :k], None
+
+
+@pytest.mark.parametrize("index", [Sorted, pytest.param(None, marks=pytest.mark.slow)])
+def test_the_index_finds_nearly_all_and_says_how_many(monkeypatch, index):
+    if index is not None:
+        monkeypatch.setattr("pynndescent.NNDescent", index)
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 8))
+    vectors = centres[rng.integers(0, 40, 1500)] + 0.3 * rng.normal(size=(1500, 8))
+    vectors[[3, 700]] = np.nan
+    made = space_of(vectors)
+    everyone = np.arange(1500)
+    exact = made.neighbours(everyone, everyone, 5)
+    assert exact.recall == 1.0
+    monkeypatch.setattr(space, "EXACT_PAIRS", 0)
+    rough = made.neighbours(everyone, everyone, 5)
+    hits = np.mean(
+        [len(np.intersect1d(a, b)) / 5
+         for a, b in zip(exact.columns, rough.columns, strict=True) if a[0] >= 0]
+    )  # fmt: skip
+    assert hits > 0.95
+    assert rough.recall == pytest.approx(hits, abs=0.05)
+    assert (rough.columns[[3, 700]] == -1).all()
+    assert not np.isin([3, 700], rough.columns).any()
+    assert (rough.columns != everyone[:, None]).all()
+    shared = rough.columns == exact.columns
+    np.testing.assert_allclose(rough.similarities[shared], exact.similarities[shared])
+    assert np.array_equal(  # asked for exactly, it is exact
+        made.nearest(everyone, everyone, 5)[0], exact.columns
+    )
+
+
+def test_recall_counts_what_a_poor_index_misses(monkeypatch):
+    vectors = np.random.default_rng(0).normal(size=(300, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    class Poor:
+        def __init__(self, data, **settings):
+            pass
+
+        def query(self, queries, k):
+            return np.tile(np.arange(k), (len(queries), 1)), None
+
+    monkeypatch.setattr("pynndescent.NNDescent", Poor)
+    assert by_index(vectors, vectors, np.arange(300), 5).recall < 0.1
+
+
+@given(seeds, st.integers(2, 60))
+@settings(max_examples=20, deadline=None)
+def test_row_blocks_are_bounded_and_lose_nothing(seed, length):
+    rows = np.random.default_rng(seed).permutation(500)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sketch, "BLOCK_BYTES", 8 * 1000)
+        blocks = list(row_blocks(rows, length))
+    assert np.array_equal(np.concatenate(blocks), rows)
+    assert max(map(len, blocks)) * length <= max(1000, length)
+
+
+def test_a_sketch_keeps_inner_products_and_its_measured_error_is_the_true_one():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=3000)
+    vectors = rng.normal(size=(200, 3000)) + rng.random((200, 1)) * common
+    matrix = projection(3000, 512, 0)
+    assert (np.abs(matrix.toarray()).sum(axis=1) == 1).all()
+    short, error = shortened(lambda rows: vectors[rows], np.arange(200), 3000, 512, 0)
+    made = stacked(short, np.arange(200), 3000)
+    np.testing.assert_allclose(made, vectors @ matrix.toarray(), atol=1e-9)
+    exact, rough = (space_of(part).similarity(*[np.arange(200)] * 2) for part in (vectors, made))
+    pairs = np.triu_indices(200, 1)
+    true = np.sqrt(np.mean((exact - rough)[pairs] ** 2))
+    assert error == pytest.approx(true, rel=0.25)
+    assert error < np.sqrt(2 / 512)
+
+
+@pytest.fixture
+def wide():
+    """100 neurons of five concepts on 2,000 images, at two checkpoints."""
+    rng = np.random.default_rng(0)
+    concepts = np.arange(50) % 5
+    patterns = rng.random((5, 2000)) ** 8
+    activations = {e: patterns[concepts] + 0.1 * rng.random((50, 2000)) for e in (1, 2)}
+    rows = [
+        ("net", epoch, "conv", channel, rank, image, values[channel, image], 0.5, 0.5)
+        for epoch, values in activations.items()
+        for channel in range(50)
+        for rank, image in enumerate(np.argsort(-values[channel])[:8])
+    ]
+    columns = ["series", "epoch", "layer", "channel", "rank", "image_id", "activation",
+               "peak_y", "peak_x"]  # fmt: skip
+    responsive = pd.DataFrame({"image_id": [0], "layer": ["conv"], "channel": [0]})
+    return gather_evidence(
+        Checkpoint("net", 2),
+        pd.DataFrame(rows, columns=columns),
+        responsive,
+        2000,
+        lambda n: np.stack(
+            [activations[e][c] for e, c in n[["epoch", "channel"]].to_numpy()]
+        ).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("method", ["correlation", "profile"])
+def test_a_space_larger_than_allowed_is_sketched_and_says_with_what_error(wide, method):
+    rng = np.random.default_rng(0)
+    make = SPACES.get(method)
+    exact = make(wide, SpaceParameters(), rng, method)
+    rough = make(wide, SpaceParameters(dense=1e-6, sketch=512), rng, method)
+    assert exact.error == 0
+    assert 0 < rough.error < 0.1
+    assert rough.vectors.shape[1] <= 512
+    queries, base = rough.rows(epoch=1), rough.rows(epoch=2)
+    near, _ = rough.nearest(queries, base, 5)
+    concept = rough.neurons["channel"].to_numpy() % 5
+    assert (concept[near] == concept[queries][:, None]).mean() > 0.95
+
+
+def test_overlap_of_stimuli_is_held_and_saved_sparse(wide, tmp_path):
+    made = SPACES.get("jaccard")(wide, SpaceParameters(), np.random.default_rng(0), "jaccard")
+    assert sparse.issparse(made.vectors)
+    assert made.vectors.nnz == 100 * 8
+    run = Run(tmp_path)
+    made.save(run, "x")
+    loaded = SemanticSpace.load(run, "jaccard")
+    assert (loaded.vectors != made.vectors).nnz == 0
+    assert loaded.metric == "jaccard"
+    rows = np.arange(20)
+    assert np.array_equal(loaded.nearest(rows, rows, 3)[0], made.nearest(rows, rows, 3)[0])
+
+
+def test_the_error_of_a_sketch_is_saved(wide, tmp_path):
+    parameters = SpaceParameters(dense=1e-6, sketch=512)
+    made = SPACES.get("correlation")(wide, parameters, np.random.default_rng(0), "correlation")
+    made.save(Run(tmp_path), "x")
+    assert SemanticSpace.load(Run(tmp_path), "correlation").error == made.error > 0
