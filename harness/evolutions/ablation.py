@@ -163,7 +163,7 @@ def ablate(
 
         means = cache(lambda: _means(newer, layers, images.reference()))
         for ids, batch in images.batches:
-            untouched = _outcome(running.start(batch), output)
+            untouched = running.start(batch)
             maps = Maps(
                 running,
                 partial(started, "older", older, batch),
@@ -179,11 +179,13 @@ def ablate(
                 for arm in arms
             ]
             together = max(1, batch_size // len(batch))
-            logits = iter(running.rerun_many([c for c in changes if c], together))
+            logits = [untouched, *running.rerun_many([c for c in changes if c], together)]
+            before, *rest = _outcomes(logits, output)
+            outcomes = iter(rest)
             rows = []
             for arm, change in zip(arms, changes, strict=True):
-                after = _outcome(next(logits), output) if change else untouched
-                rows += [_rows(ids, arm.layer, label, untouched, after) for label in arm.labels]
+                after = next(outcomes) if change else before
+                rows += [_rows(ids, arm.layer, label, before, after) for label in arm.labels]
             for frame, row in zip(frames, rows, strict=True):
                 frame.append(row)
     nothing = (np.empty(0, bool), np.empty(0, bool), np.empty(0, np.float32))
@@ -226,19 +228,23 @@ def _means(
     return outputs
 
 
+#: Of a batch: top-1, top-5, probability.
 Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _outcome(logits: Tensor, label: int) -> Outcome:
-    """Whether top-1 and top-5 hold the label, and its probability; each [batch].
+def _outcomes(logits: Sequence[Tensor], label: int) -> list[Outcome]:
+    """For each of several logits [batch, classes]: whether top-1 and top-5 hold the label, and its
+    probability; each [batch].
 
     The label's rank is one plus the number of larger logits, so a tie counts as correct, whatever
-    the order in which a sort would put it.
+    the order in which a sort would put it. A GPU is waited for once.
     """
-    own = logits[:, label]
-    larger = (logits > own[:, None]).sum(dim=1)
-    probability = logits.double().softmax(dim=1)[:, label].float()
-    return (larger < 1).numpy(), (larger < 5).numpy(), probability.numpy()
+    together = torch.stack(list(logits)).cpu().double()
+    own = together[:, :, label]
+    larger = (together > own[:, :, None]).sum(dim=2)
+    probability = together.softmax(dim=2)[:, :, label].float()
+    parts = (larger < 1).numpy(), (larger < 5).numpy(), probability.numpy()
+    return list(zip(*parts, strict=True))
 
 
 def _rows(

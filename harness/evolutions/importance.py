@@ -130,7 +130,8 @@ def towards_concept(change: Change) -> dict[str, Tensor]:
     model: its gradient summed over space, times its entry of the vector."""
     vectors = change.case.concept_vectors
     return {
-        name: gradient.sum(dim=2) * vectors[name] for name, gradient in change.gradients_to.items()
+        name: gradient.sum(dim=2) * vectors[name].to(gradient.device)
+        for name, gradient in change.gradients_to.items()
     }
 
 
@@ -190,7 +191,7 @@ def sensitivities(
             for name, method in methods.items():
                 for layer, values in method.sensitivity(change).items():
                     found[name, layer].append(values)
-    return {key: torch.cat(pieces).double().numpy() for key, pieces in found.items()}
+    return {key: torch.cat(pieces).cpu().double().numpy() for key, pieces in found.items()}
 
 
 def importance(

@@ -89,8 +89,8 @@ class Case:
             return {layer.name: torch.full((layer.channels,), torch.nan) for layer in self.layers}
         return {
             layer.name: concept_vector(
-                torch.cat([pooled[layer.name] for pooled in mine]).numpy(),
-                torch.cat([pooled[layer.name] for pooled in others]).numpy(),
+                torch.cat([pooled[layer.name] for pooled in mine]).cpu().numpy(),
+                torch.cat([pooled[layer.name] for pooled in others]).cpu().numpy(),
                 self.rng,
             )
             for layer in self.layers
@@ -213,7 +213,10 @@ class Change:
             masks: layer name -> 0 or 1, [batch, channels].
         """
         running = self.case.execution
-        parts = {name: mask.float().requires_grad_() for name, mask in masks.items()}
+        parts = {
+            name: mask.to(self._batch.device).float().requires_grad_()
+            for name, mask in masks.items()
+        }
 
         def partly(layer: Layer, output: Tensor) -> Tensor:
             now, old = layer.channel_first(output), self.maps_from[layer.name]
