@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from harness.artifacts import Artifact, Run
+from harness.concepts.activations import Activations, mapped
 from harness.concepts.map import project
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
 from harness.config import Config
 from harness.images.sets import open_images
 from harness.randomness import generator
-from harness.records import NEURON
 from harness.registry import plugin_identity
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
@@ -117,25 +117,29 @@ def _checkpoints(config: Config) -> list[tuple[str, int]]:
 def evidence_of(run: Run, config: Config) -> Evidence:
     """What the space methods may use of a run: its probed checkpoints."""
     base, places = config.base_checkpoint(), _checkpoints(config)
+    images = len(open_images(run, "probe"))
 
     @lru_cache(maxsize=1)
-    def matrix(series: str, epoch: int) -> tuple[dict[tuple[str, int], int], np.ndarray]:
-        arrays = run.arrays(Artifact("activations", (series, epoch)))
-        keys = zip(arrays["layer"].tolist(), arrays["channel"].tolist(), strict=True)
-        return {key: column for column, key in enumerate(keys)}, arrays["activations"]
+    def matrix(series: str, epoch: int) -> tuple[pd.Series, Activations]:
+        path = run.path(Artifact("activations", (series, epoch)))
+        keys = [pd.Series(mapped(path, name)) for name in ("layer", "channel")]
+        rows = pd.Series(np.arange(len(keys[0])), index=pd.MultiIndex.from_arrays(keys))
+        return rows, Activations([mapped(path, "activations").T])
 
     def activations(neurons: pd.DataFrame) -> np.ndarray:
-        rows = []
-        for series, epoch, layer, channel in neurons[NEURON].itertuples(index=False):
-            columns, values = matrix(series, epoch)
-            rows.append(values[:, columns[layer, channel]])
-        return np.stack(rows)
+        values = np.empty((len(neurons), images), dtype=np.float32)
+        numbers = neurons.reset_index(drop=True)
+        for (series, epoch), part in numbers.groupby(["series", "epoch"], sort=False):
+            rows, matrix_of = matrix(series, epoch)
+            wanted = rows.reindex(pd.MultiIndex.from_frame(part[["layer", "channel"]]))
+            values[part.index] = matrix_of.rows(wanted.to_numpy())
+        return values
 
     return gather_evidence(
         base,
         pd.concat([run.table(Artifact("stimuli", place)) for place in places], ignore_index=True),
         run.table(Artifact("responsive", (base.series, base.epoch))),
-        len(open_images(run, "probe")),
+        images,
         activations,
     )
 
