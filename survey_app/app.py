@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from string import Template
 
 import streamlit as st
 from sqlalchemy.exc import SQLAlchemyError
 
 from survey_app.platforms import BadAddress
 from survey_app.server import service
+from tasks.language import N_
 
 ATTEMPTS = 8  # a second apart
 _HERE = Path(__file__).parent / "component"
@@ -28,7 +30,7 @@ def _page(known) -> dict:
             st.query_params["p"] = known.new_link()
             visitor = known.visitor(st.query_params)
     except BadAddress as error:
-        return known.view.message(str(error))
+        return known.view.message(error.text, **error.values)
     if visitor.preview:
         return known.view.preview()
     return known.page(known.arrive(visitor))
@@ -42,7 +44,10 @@ def _patient(known) -> dict:
         except SQLAlchemyError:
             time.sleep(1)
     return known.view.message(
-        "The survey cannot be reached at the moment. Nothing is lost: please reload in a minute."
+        N_(
+            "The survey cannot be reached at the moment. Nothing is lost: please reload in a "
+            "minute."
+        )
     )
 
 
@@ -51,12 +56,14 @@ def main() -> None:
     st.set_page_config(page_title=known.study.title, page_icon="🔎", layout="centered")
     component = st.components.v2.component(
         "conceptevo_page",
-        html=(_HERE / "page.html").read_text(encoding="utf-8"),
+        html=Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
+            language=known.view.words.language, direction=known.view.words.direction
+        ),
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
         js=(_HERE / "page.js").read_text(encoding="utf-8"),
     )
     st.html(_SHELL)
-    component(data=_patient(known), key="page")
+    component(data={**_patient(known), "words": known.view.browser()}, key="page")
 
 
 main()

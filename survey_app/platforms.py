@@ -10,13 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
+from tasks.language import N_
+
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
 
 class BadAddress(ValueError):
-    """The address lacks what its platform sends, or holds something else; told to the visitor."""
+    """The address lacks what its platform sends, or holds something else; told to the visitor.
+
+    Args:
+        text: of the catalogue. values: what stands in its braces.
+    """
+
+    def __init__(self, text: str, **values: str) -> None:
+        super().__init__(text.format(**values))
+        self.text, self.values = text, values
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,10 @@ def arrival(parameters: Mapping[str, str], secret: str) -> Arrival | None:
         return Arrival("prolific", found["PROLIFIC_PID"], details=found)
     if "prolific_token" in parameters:  # signed ids alone: never take that for an open link
         raise BadAddress(
-            "This study does not take Prolific's secured links. Please tell the researcher to use "
-            "plain URL parameters."
+            N_(
+                "This study does not take Prolific's secured links. Please tell the researcher to "
+                "use plain URL parameters."
+            )
         )
     if "assignmentId" in parameters:
         if parameters["assignmentId"] == PREVIEW:
@@ -54,7 +66,7 @@ def arrival(parameters: Mapping[str, str], secret: str) -> Arrival | None:
         return None
     link = _id(parameters, "p")
     if not hmac.compare_digest(link, _signed(link[:22], secret)):
-        raise BadAddress("This link is not complete. Please open the link you were sent again.")
+        raise BadAddress(N_("This link is not complete. Please open the link you were sent again."))
     return Arrival("open", link[:22])
 
 
@@ -75,8 +87,11 @@ def _id(parameters: Mapping[str, str], key: str) -> str:
     value = parameters.get(key, "")
     if not _ID.fullmatch(value):
         raise BadAddress(
-            f"The address is not complete ({key} is missing or malformed). "
-            f"Please start again from the platform."
+            N_(
+                "The address is not complete ({key} is missing or malformed). "
+                "Please start again from the platform."
+            ),
+            key=key,
         )
     return value
 
@@ -95,7 +110,13 @@ def _turk(address: str) -> str:
         and (host == "mturk.com" or host.endswith(".mturk.com"))
     ):
         return f"https://{host}/mturk/externalSubmit"
-    raise BadAddress("The address is not complete (turkSubmitTo). Please start again from MTurk.")
+    raise BadAddress(
+        N_(
+            "The address is not complete ({key} is missing or malformed). "
+            "Please start again from the platform."
+        ),
+        key="turkSubmitTo",
+    )
 
 
 def prolific_return(code: str) -> str:

@@ -16,7 +16,7 @@ from survey_app.flow import Progress, Stage
 from survey_app.platforms import Arrival, arrival, new_link
 from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
 from survey_app.views import Place, View
-from tasks.base import CONFIDENCE, all_tasks, check_values, clean_text
+from tasks.base import CONFIDENCE, UnfitAnswer, all_tasks, check_values, clean_text
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -140,6 +140,8 @@ class Service:
         task = all_tasks().get(trial.task)
         try:
             checked = check_values(self.study.fields(trial), trial, values)
+        except UnfitAnswer as error:
+            raise BadAction(error.message(self.view.words)) from error
         except ValueError as error:
             raise BadAction(str(error)) from error
         confidence = checked.pop(CONFIDENCE.name, None)

@@ -85,7 +85,7 @@ def _take_part(
             knows = not careless and trial.condition != "random" and rng.random() < chance
             answer = all_tasks().get(trial.task).simulate(trial, service.keys[trial.id], knows, rng)
             action["values"] = all_tasks().get(trial.task).values(answer)
-            if CONFIDENCE in service.study.fields(trial):
+            if CONFIDENCE.name in {f.name for f in service.study.fields(trial)}:
                 # In part they say what they know, in part anything: insight, but not perfect.
                 told = (3, 4) if knows else (1, 2)
                 levels = told if rng.random() < INSIGHT else (1, 2, 3, 4)

@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from survey_app.flow import Stage
 from survey_app.platforms import prolific_return
 from tasks.base import Field, Trial
+from tasks.language import Words
 from tasks.study import Study
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
@@ -50,6 +51,7 @@ class View:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.words = Words(study.language)
 
     def page(self, place: Place) -> dict[str, Any]:
         """A page: its HTML, and the pictures of the next trials to fetch beforehand."""
@@ -64,12 +66,23 @@ class View:
 
     def preview(self) -> dict[str, Any]:
         """What a platform's preview shows; nothing can be sent from it."""
-        note = "<p class='note'>This is a preview. Accept the task to take part.</p>"
-        return self._still("Preview", note + markdown(self.study.consent))
+        text = self.words("This is a preview. Accept the task to take part.")
+        note = f"<p class='note'>{escape(text)}</p>"
+        return self._still(self.words("Preview"), note + markdown(self.study.consent))
 
-    def message(self, text: str) -> dict[str, Any]:
-        """A page that only says something."""
-        return self._still("We cannot start yet", f"<p>{escape(text)}</p>")
+    def message(self, text: str, **values: object) -> dict[str, Any]:
+        """A page that only says something: a text of the catalogue, marked where it is written."""
+        return self._still(
+            self.words("We cannot start yet"), f"<p>{escape(self.words(text, **values))}</p>"
+        )
+
+    def browser(self) -> dict[str, str]:
+        """What the component says by itself, by the name it uses for it."""
+        return {
+            "loading": self.words("A picture is still loading …"),
+            "outdated": self.words("This page is out of date. Please reload it."),
+            "storing": self.words("Your answer is not stored yet. Trying again …"),
+        }
 
     def _still(self, title: str, body: str) -> dict[str, Any]:
         html = self._around(_heading(title) + body)
@@ -87,23 +100,31 @@ class View:
     def _progress(self, place: Place) -> str:
         if place.stage not in (Stage.PRACTICE, Stage.FEEDBACK, Stage.TRIAL):
             return ""
-        name = "Trial" if place.stage is Stage.TRIAL else "Practice"
-        text = f"{name} {place.position + 1} of {place.total}"
+        number = {"number": place.position + 1, "total": place.total}
+        text = (
+            self.words("Trial {number} of {total}", **number)
+            if place.stage is Stage.TRIAL
+            else self.words("Practice {number} of {total}", **number)
+        )
         return (
-            f'<p class="count">{text}</p><div class="bar" role="progressbar" aria-label="Progress" '
+            f'<p class="count">{escape(text)}</p><div class="bar" role="progressbar" '
+            f'aria-label="{escape(self.words("Progress"))}" '
             f'aria-valuemin="0" aria-valuemax="{place.total}" aria-valuenow="{place.position}">'
             f'<span style="width:{100 * place.position / max(place.total, 1):.1f}%"></span></div>'
         )
 
     def _consent(self, place: Place) -> str:
+        agree = escape(self.words("I agree and want to take part"))
+        decline = escape(self.words("I do not agree"))
         choice = (
             '<div class="actions"><button class="primary" name="consent" value="yes">'
-            'I agree and want to take part</button><button class="quiet" name="consent" value="no" '
-            "formnovalidate>I do not agree</button></div>"
+            f'{agree}</button><button class="quiet" name="consent" value="no" '
+            f"formnovalidate>{decline}</button></div>"
         )
         payment = f'<p class="note">{escape(self.study.payment.text)}</p>'
         return (
-            f"{_heading('Taking part')}<div class='prose'>{markdown(self.study.consent)}</div>"
+            f"{_heading(self.words('Taking part'))}"
+            f"<div class='prose'>{markdown(self.study.consent)}</div>"
             f"{payment}<form>{choice}</form>"
         )
 
@@ -112,16 +133,18 @@ class View:
             f"<section><h2>{escape(t.title)}</h2>{markdown(t.instructions)}</section>"
             for t in self.study.tasks
         )
+        practice = escape(self.words("First come a few practice trials that tell you how you did."))
         return (
-            f"{_heading('What to do')}<div class='prose'>{markdown(self.study.instructions)}{tasks}"
-            f"<p>First come a few practice trials that tell you how you did.</p></div>"
-            f"<form>{_go_on('Start practice')}</form>"
+            f"{_heading(self.words('What to do'))}<div class='prose'>"
+            f"{markdown(self.study.instructions)}{tasks}<p>{practice}</p></div>"
+            f"<form>{_go_on(self.words('Start practice'))}</form>"
         )
 
     def _practice(self, place: Place) -> str:
         again = ""
         if place.attempt > 1 and place.position == 0:
-            again = '<p class="note">Some answers did not fit yet. Let us practise once more.</p>'
+            text = self.words("Some answers did not fit yet. Let us practise once more.")
+            again = f'<p class="note">{escape(text)}</p>'
         return again + self._trial(place)
 
     def _trial(self, place: Place) -> str:
@@ -130,18 +153,25 @@ class View:
         text = self.study.task_texts[trial.task]
         fields = self.study.fields(trial)
         inside = {f.panel: f for f in fields if f.panel is not None}
+        headings = [
+            panel.heading or self.words("Group {number}", number=i)
+            for i, panel in enumerate(trial.panels, 1)
+        ]
         shown = "".join(
-            f'<section class="panel"><h2>{escape(panel.heading)}</h2>'
-            + "".join(_image(name, f"Pictures of {panel.heading}") for name in panel.images)
+            f'<section class="panel"><h2>{escape(headings[i])}</h2>'
+            + "".join(
+                _image(name, self.words("Pictures of {name}", name=headings[i]))
+                for name in panel.images
+            )
             + (_text(inside[i]) if i in inside else "")
             + "</section>"
             for i, panel in enumerate(trial.panels)
         )
         panels = f'<div class="panels n{len(trial.panels)}">{shown}</div>' if shown else ""
-        asked = "".join(_field(f, trial, placed["options"]) for f in fields if f.panel is None)
+        asked = "".join(self._field(f, trial, placed["options"]) for f in fields if f.panel is None)
         return (
             f'<h1 tabindex="-1" class="prompt">{inline(text.prompt)}</h1>'
-            f"<form data-timed>{panels}{asked}{_go_on('Continue')}</form>"
+            f"<form data-timed>{panels}{asked}{_go_on(self.words('Continue'))}</form>"
         )
 
     def _feedback(self, place: Place) -> str:
@@ -153,14 +183,21 @@ class View:
         if place.key in shown:
             image = next(o.image for o in trial.options if o.id == place.key)
             number = shown.index(place.key) + 1
-            told = f"<p>The answer is number {number}:</p>{_image(image, f'Option {number}')}"
-        title = {True: "That is right", False: "Not quite", None: "Thank you"}[right]
+            text = self.words("The answer is number {number}:", number=number)
+            alternative = self.words("Group {number}", number=number)
+            told = f"<p>{escape(text)}</p>{_image(image, alternative)}"
+        title = {
+            True: self.words("That is right"),
+            False: self.words("Not quite"),
+            None: self.words("Thank you"),
+        }[right]
         mood = {True: "right", False: "other", None: "open"}[right]
         if right is None:
-            told = "<p>There is no right or wrong here: tell us what you see.</p>"
+            text = self.words("There is no right or wrong here: tell us what you see.")
+            told = f"<p>{escape(text)}</p>"
         return (
             f'<div class="feedback {mood}">{_heading(title)}{told}</div>'
-            f"<form>{_go_on('Continue')}</form>"
+            f"<form>{_go_on(self.words('Continue'))}</form>"
         )
 
     def _questions(self, place: Place) -> str:
@@ -169,33 +206,79 @@ class View:
             for f in self.study.questions
         )
         return (
-            f"{_heading('A few last questions')}<p>All of them are optional.</p>"
-            f"<form class='questions'>{asked}{_go_on('Finish')}</form>"
+            f"{_heading(self.words('A few last questions'))}"
+            f"<p>{escape(self.words('All of them are optional.'))}</p>"
+            f"<form class='questions'>{asked}{_go_on(self.words('Finish'))}</form>"
         )
 
     def _finished(self, place: Place) -> str:
         payment = self.study.payment
         code = payment.completed_code if place.attentive else payment.attention_code
         return (
-            f"{_heading('Thank you')}<p>All your answers are stored.</p>"
-            f"<div class='prose'>{markdown(self.study.debrief)}</div>{_leave(place, code)}"
+            f"{_heading(self.words('Thank you'))}"
+            f"<p>{escape(self.words('All your answers are stored.'))}</p>"
+            f"<div class='prose'>{markdown(self.study.debrief)}</div>{self._leave(place, code)}"
         )
 
     def _screened_out(self, place: Place) -> str:
         text = (
-            "All places of this study are taken at the moment."
+            self.words("All places of this study are taken at the moment.")
             if place.reason == "full"
-            else "You chose not to take part. No answers were stored."
+            else self.words("You chose not to take part. No answers were stored.")
         )
-        leave = _leave(place, self.study.payment.screened_out_code)
-        return f"{_heading('Thank you for your interest')}<p>{text}</p>{leave}"
+        leave = self._leave(place, self.study.payment.screened_out_code)
+        title = self.words("Thank you for your interest")
+        return f"{_heading(title)}<p>{escape(text)}</p>{leave}"
 
     def _expired(self, place: Place) -> str:
-        text = (
+        text = self.words(
             "You were away for long, and your place was given to someone else. The answers you "
             "gave until then are stored. If you think this is a mistake, write to the researcher."
         )
-        return f"{_heading('Your place has expired')}<p>{text}</p>"
+        return f"{_heading(self.words('Your place has expired'))}<p>{escape(text)}</p>"
+
+    def _field(self, f: Field, trial: Trial, order: list[str]) -> str:
+        if f.kind == "pick":
+            return self._pick(f, trial, order)
+        return _scale(f) if f.kind == "scale" else _text(f)
+
+    def _pick(self, f: Field, trial: Trial, order: list[str]) -> str:
+        images = {option.id: option.image for option in trial.options}
+        tiles = "".join(
+            f'<label class="tile">{_radio(f, o, " required")}'
+            f"{_image(images[o], self.words('Group {number}', number=number))}"
+            f'<span class="key" aria-hidden="true">{number}</span></label>'
+            for number, o in enumerate(order, 1)
+        )
+        return (
+            f'<fieldset class="tiles n{len(order)}" data-keys>'
+            f'<legend class="hidden">{escape(f.label)}</legend>{tiles}</fieldset>'
+        )
+
+    def _leave(self, place: Place, code: str) -> str:
+        """How a participant gets back to the platform: redirect, form post, or a code to copy."""
+        label = escape(self.words("Your completion code:"))
+        shown = f'<p>{label} <code class="code">{escape(code)}</code></p>'
+        if place.platform == "prolific":
+            link = escape(prolific_return(code))
+            return (
+                f'{shown}<p><a class="primary" data-redirect href="{link}">'
+                f"{escape(self.words('Return to Prolific'))}</a></p>"
+            )
+        if place.platform == "mturk" and place.identity:
+            hidden = "".join(
+                f'<input type="hidden" name="{name}" value="{escape(value)}">'
+                for name, value in (
+                    ("assignmentId", place.identity["assignmentId"]),
+                    ("code", code),
+                )
+            )
+            address = escape(place.identity["turkSubmitTo"])
+            return (
+                f'<form method="post" data-native action="{address}">'
+                f"{hidden}{_go_on(self.words('Submit to MTurk'))}</form>"
+            )
+        return shown
 
 
 def _heading(text: str) -> str:
@@ -210,25 +293,6 @@ def _go_on(text: str) -> str:
 
 def _image(name: str, alt: str) -> str:
     return f'<img src="{IMAGES}/{escape(name)}" alt="{escape(alt)}" draggable="false">'
-
-
-def _field(f: Field, trial: Trial, order: list[str]) -> str:
-    if f.kind == "pick":
-        return _pick(f, trial, order)
-    return _scale(f) if f.kind == "scale" else _text(f)
-
-
-def _pick(f: Field, trial: Trial, order: list[str]) -> str:
-    images = {option.id: option.image for option in trial.options}
-    tiles = "".join(
-        f'<label class="tile">{_radio(f, o, " required")}{_image(images[o], f"Group {number}")}'
-        f'<span class="key" aria-hidden="true">{number}</span></label>'
-        for number, o in enumerate(order, 1)
-    )
-    return (
-        f'<fieldset class="tiles n{len(order)}" data-keys><legend class="hidden">{escape(f.label)}'
-        f"</legend>{tiles}</fieldset>"
-    )
 
 
 def _radio(f: Field, value: str, need: str) -> str:
@@ -260,23 +324,3 @@ def _text(f: Field) -> str:
         f'<div class="text"><label><span>{escape(f.label)}</span><input type="text" name="{name}" '
         f'maxlength="120" autocomplete="off"{need}></label>{none}</div>'
     )
-
-
-def _leave(place: Place, code: str) -> str:
-    """How a participant gets back to the platform: redirect, form post, or a code to copy."""
-    shown = f'<p>Your completion code: <code class="code">{escape(code)}</code></p>'
-    if place.platform == "prolific":
-        link = escape(prolific_return(code))
-        return (
-            f'{shown}<p><a class="primary" data-redirect href="{link}">Return to Prolific</a></p>'
-        )
-    if place.platform == "mturk" and place.identity:
-        hidden = "".join(
-            f'<input type="hidden" name="{name}" value="{escape(value)}">'
-            for name, value in (("assignmentId", place.identity["assignmentId"]), ("code", code))
-        )
-        return (
-            f'<form method="post" data-native action="{escape(place.identity["turkSubmitTo"])}">'
-            f"{hidden}{_go_on('Submit to MTurk')}</form>"
-        )
-    return shown

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from harness.records import Neuron
 from harness.registry import Registry
 from tasks.evidence import Evidence
+from tasks.language import N_, Words
 from tasks.responses import Role
 
 TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
@@ -32,7 +33,7 @@ class Frozen(BaseModel):
 
 
 class Panel(Frozen):
-    """Pictures shown above the answer: a heading and image names."""
+    """Pictures shown above the answer: a heading ("" for the panel's number) and image names."""
 
     heading: str
     images: tuple[str, ...]
@@ -58,6 +59,12 @@ class Field(Frozen):
     choices: tuple[tuple[str, str], ...] = ()
     none_label: str = ""
     panel: int | None = None
+
+    def translated(self, words: Words) -> Field:
+        """The field as participants read it in a language."""
+        choices = tuple((value, words(label)) for value, label in self.choices)
+        shown = {"label": words(self.label), "none_label": words(self.none_label)}
+        return self.model_copy(update={**shown, "choices": choices})
 
 
 class Trial(Frozen):
@@ -90,6 +97,23 @@ class Draft:
     panels: tuple[tuple[str, tuple[Image.Image, ...]], ...] = ()
     options: tuple[Image.Image, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
+
+
+class UnfitAnswer(ValueError):
+    """A field is empty or holds what it may not.
+
+    Args:
+        text: of the catalogue, for the participant. field: whose label stands in its braces.
+    """
+
+    def __init__(self, text: str, field: Field) -> None:
+        super().__init__(text.format(question=field.label, none=field.none_label))
+        self.text, self.field = text, field
+
+    def message(self, words: Words) -> str:
+        """What the participant reads."""
+        shown = self.field.translated(words)
+        return words(self.text, question=shown.label, none=shown.none_label)
 
 
 class NoTrial(ValueError):
@@ -186,8 +210,8 @@ class PickOne:
 CONFIDENCE = Field(
     kind="scale",
     name="confidence",
-    label="How sure are you?",
-    choices=(("1", "I guessed"), ("2", "Not very"), ("3", "Fairly"), ("4", "Very")),
+    label=N_("How sure are you?"),
+    choices=(("1", N_("I guessed")), ("2", N_("Not very")), ("3", N_("Fairly")), ("4", N_("Very"))),
 )
 
 TASKS: Registry[Task] = Registry("task")
@@ -209,7 +233,8 @@ def check_values(fields: Sequence[Field], trial: Trial, raw: object) -> dict[str
     """The values of a trial's fields out of what a browser sent.
 
     Raises:
-        ValueError: a field is missing, unknown, or holds what it may not.
+        UnfitAnswer: a field is missing or holds what it may not.
+        ValueError: not an object, or a field that is unknown.
     """
     if not isinstance(raw, dict):
         raise ValueError("an answer must be an object of field names and values")
@@ -224,13 +249,18 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
             return None
         text = clean_text(value)
         if not text:
-            raise ValueError(f"{field.name}: write a few words or choose {field.none_label!r}")
+            raise UnfitAnswer(
+                N_("“{question}”: please write a few words, or tick “{none}”.")
+                if field.none_label
+                else N_("“{question}”: please write a few words."),
+                field,
+            )
         return text
     allowed = (
         [o.id for o in trial.options] if field.kind == "pick" else [v for v, _ in field.choices]
     )
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{field.name} must be one of {', '.join(allowed)}")
+        raise UnfitAnswer(N_("“{question}”: please choose one of the answers shown."), field)
     return value
 
 
@@ -247,4 +277,9 @@ def clean_text(value: object) -> str:
     return " ".join(text.split())[:TEXT_LIMIT]
 
 
-CLARITY = (("1", "Not at all"), ("2", "Slightly"), ("3", "Fairly"), ("4", "Very"))
+CLARITY = (
+    ("1", N_("Not at all")),
+    ("2", N_("Slightly")),
+    ("3", N_("Fairly")),
+    ("4", N_("Very")),
+)

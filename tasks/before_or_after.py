@@ -17,6 +17,7 @@ from harness.images.patches import grid
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
 from tasks.evidence import Evidence
+from tasks.language import N_
 from tasks.observer import features, likeness
 
 REFERENCES = {"nine_references": 9, "one_reference": 1, "catch": 9}
@@ -39,10 +40,10 @@ def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, ran
 
 class BeforeOrAfter(PickOne):
     name = "before_or_after"
-    title = "Before or after"
-    prompt = "Which of the two pictures below fits the **After** group better?"
-    asked = "The picture that fits After"
-    instructions = (
+    title = N_("Before or after")
+    prompt = N_("Which of the two pictures below fits the **After** group better?")
+    asked = N_("The picture that fits After")
+    instructions = N_(
         "You will see two groups of small pictures, **Before** and **After**, and below them two "
         "new pictures. One new picture fits the *After* group, the other fits the *Before* group. "
         "**Pick the one that fits the After group.**"
@@ -69,7 +70,7 @@ class BeforeOrAfter(PickOne):
         )
         panels = tuple(
             (heading, (evidence.picture(neuron, range(count), columns=3 if count > 1 else 1),))
-            for heading, neuron in (("Before", before), ("After", after))
+            for heading, neuron in ((N_("Before"), before), (N_("After"), after))
         )
         recipe = {"epochs": [before.epoch, after.epoch]}
         key = int(np.flatnonzero(order == 0)[0])

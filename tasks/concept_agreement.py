@@ -12,11 +12,17 @@ import numpy as np
 
 from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
+from tasks.language import N_
 from tasks.observer import likeness
 from tasks.odd_one_out import SHOWN, neighbours
 
-NO_CONCEPT = "No common concept"
-RATING = (("1", "Clearly not"), ("2", "Rather not"), ("3", "Rather yes"), ("4", "Clearly yes"))
+NO_CONCEPT = N_("I cannot name it")
+RATING = (
+    ("1", N_("Clearly not")),
+    ("2", N_("Rather not")),
+    ("3", N_("Rather yes")),
+    ("4", N_("Clearly yes")),
+)
 #: Mean likeness of the six at which the machine observer goes up one point (quartiles over random
 #: and neighbouring groups of the drawn images).
 RISES = (0.92, 0.94, 0.96)
@@ -24,9 +30,9 @@ RISES = (0.92, 0.94, 0.96)
 
 class ConceptAgreement:
     name = "concept_agreement"
-    title = "One concept?"
-    prompt = "Do these six groups of pictures show **one** common concept?"
-    instructions = (
+    title = N_("One concept?")
+    prompt = N_("What do these six groups of pictures show?")
+    instructions = N_(
         "You will see **six groups of small pictures**. Say how much they show **one common "
         "concept** (a colour, a shape, a pattern, a kind of object), and name it in a few "
         "words. There is no right or wrong answer."
@@ -50,7 +56,7 @@ class ConceptAgreement:
         else:
             raise unknown_condition(self, condition)
         neurons = [evidence.neurons[rows[i]] for i in rng.permutation(SHOWN)]
-        panels = tuple((f"Group {i + 1}", (evidence.picture(n),)) for i, n in enumerate(neurons))
+        panels = tuple(("", (evidence.picture(n),)) for n in neurons)
         return Draft(tuple(neurons), None, panels=panels)
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
@@ -58,10 +64,15 @@ class ConceptAgreement:
             Field(
                 kind="scale",
                 name="rating",
-                label="Do they show one common concept?",
+                label=N_("Do they show one common concept?"),
                 choices=RATING,
             ),
-            Field(kind="text", name="label", label="The concept is:", none_label=NO_CONCEPT),
+            Field(
+                kind="text",
+                name="label",
+                label=N_("What they have in common, in a few words"),
+                none_label=NO_CONCEPT,
+            ),
         )
 
     def answer(self, values: dict[str, Any]) -> dict[str, Any]:

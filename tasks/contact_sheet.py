@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from harness.artifacts import write_text
-from tasks.base import Trial, all_tasks
+from tasks.base import Field, Trial, all_tasks
+from tasks.language import Words, languages
 from tasks.observer import features
 from tasks.study import Study
 
@@ -79,10 +81,44 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
         f"<h2>Machine observer</h2><p>Answers from colours and edges alone. Look twice at trials "
         f"it finds trivial (do they test the concept?) and at those it misses clearly (is there an "
         f"answer?).</p><table><tr><th>task</th><th>condition</th><th>role</th><th>trials</th>"
-        f"<th>right</th></tr>{rows}</table><h2>Trials</h2>{articles}</html>"
+        f"<th>right</th></tr>{rows}</table><h2>What participants read</h2>"
+        f"<p>The study is frozen in {study.words.name}; the other languages show what a study "
+        f"built with <code>language</code> would say. Your own texts stay as you wrote them.</p>"
+        f"{''.join(_texts(study, Words(name)) for name in languages())}"
+        f"<h2>Trials</h2>{articles}</html>"
     )
     write_text(folder / "check.html", page)
     return folder / "check.html"
+
+
+def _texts(study: Study, words: Words) -> str:
+    """All that participants read of the study itself, in one language."""
+
+    def show(text: str) -> str:
+        return escape(study.words.into(words, text)).replace("\n", "<br>")
+
+    lines = [f"<h3>{show(study.title)}</h3>"]
+    lines += [f"<p>{show(t)}</p>" for t in (study.consent, study.payment.text, study.instructions)]
+    for text in study.tasks:
+        trial = next((t for t in study.trials if t.task == text.name), None)
+        asked = study.fields(trial) if trial else ()
+        lines += [f"<h4>{show(text.title)}</h4><p>{show(text.instructions)}</p>"]
+        lines += [f"<p><em>{show(text.prompt)}</em></p><ul>{_asked(asked, show)}</ul>"]
+    lines += [f"<ul>{_asked(study.questions, show)}</ul><p>{show(study.debrief)}</p>"]
+    own = " open" if words.language == study.language else ""
+    return (
+        f"<details{own} lang='{words.language}' dir='{words.direction}'>"
+        f"<summary>{escape(words.name)}</summary>{''.join(lines)}</details>"
+    )
+
+
+def _asked(fields: Sequence[Field], show: Callable[[str], str]) -> str:
+    """A list item for each field: its label and what can be answered."""
+    answers = {f.name: [*(label for _, label in f.choices), f.none_label] for f in fields}
+    return "".join(
+        f"<li>{show(f.label)} {' · '.join(map(show, filter(None, answers[f.name])))}</li>"
+        for f in fields
+    )
 
 
 def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, Any]) -> str:

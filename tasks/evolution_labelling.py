@@ -15,12 +15,13 @@ import numpy as np
 from harness.records import Neuron
 from tasks.base import CLARITY, TASKS, Draft, Field, NoTrial, Trial, unknown_condition
 from tasks.evidence import Evidence
+from tasks.language import N_
 from tasks.observer import likeness
 
-STAGES = ("Early", "Middle", "Late")
+STAGES = (N_("Early"), N_("Middle"), N_("Late"))
 PATCHES = 6  # per stage: three disjoint sets fit into twenty stimuli
 MOVED = 0.33  # real evolutions are drawn from this share of the channels that moved most
-NO_CONCEPT = "No clear concept"
+NO_CONCEPT = N_("No clear concept")
 #: Likeness between first and last stage below which the machine observer says "changed"; midway
 #: between repeated draws of one stage and different neurons on the drawn images.
 CHANGED_BELOW = 0.94
@@ -28,9 +29,9 @@ CHANGED_BELOW = 0.94
 
 class EvolutionLabelling:
     name = "evolution_labelling"
-    title = "Name what changes"
-    prompt = "What do the pictures of each stage have in common?"
-    instructions = (
+    title = N_("Name what changes")
+    prompt = N_("What do the pictures of each stage have in common?")
+    instructions = N_(
         "You will see groups of small pictures from **three stages** of a learning process: early, "
         "middle and late. For each stage **write in a few words what its pictures have in common** "
         "(for example *red wheels* or *stripes*), or tick *No clear concept*. Then say whether it "
@@ -78,19 +79,28 @@ class EvolutionLabelling:
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
         texts = (
-            Field(kind="text", name=f"label_{i}", label=f"{name}:", none_label=NO_CONCEPT, panel=i)
-            for i, name in enumerate(STAGES)
+            Field(
+                kind="text",
+                name=f"label_{i}",
+                label=N_("In a few words"),
+                none_label=NO_CONCEPT,
+                panel=i,
+            )
+            for i in range(len(STAGES))
         )
         return (
             *texts,
             Field(
                 kind="scale",
                 name="changed",
-                label="From early to late, did what the pictures show change?",
-                choices=(("yes", "It changed"), ("no", "It stayed the same")),
+                label=N_("From early to late, did what the pictures show change?"),
+                choices=(("yes", N_("It changed")), ("no", N_("It stayed the same"))),
             ),
             Field(
-                kind="scale", name="clarity", label="How clearly do you see this?", choices=CLARITY
+                kind="scale",
+                name="clarity",
+                label=N_("How clearly do you see this?"),
+                choices=CLARITY,
             ),
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
 from tasks.evidence import Evidence
+from tasks.language import N_
 from tasks.observer import likeness
 
 SHOWN = 6
@@ -71,10 +72,12 @@ def _channel(neuron: Neuron) -> tuple[str, str, int]:
 
 class OddOneOut(PickOne):
     name = "odd_one_out"
-    title = "Odd one out"
-    prompt = "Five of these six groups of pictures belong together. Which one does **not** belong?"
-    asked = "The group that does not belong"
-    instructions = (
+    title = N_("Odd one out")
+    prompt = N_(
+        "Five of these six groups of pictures belong together. Which one does **not** belong?"
+    )
+    asked = N_("The group that does not belong")
+    instructions = N_(
         "You will see **six groups of small pictures**. Five groups have something in common: a "
         "colour, a shape, a pattern, or a kind of object. **Pick the group that does not belong.** "
         "Some are easy, some are hard, and some may seem to have no answer: then go with your "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tasks.language import N_, SOURCE, Words
 
 TEXTS = Path(__file__).parent / "texts"
 
@@ -64,7 +66,7 @@ class Analysis(Section):
 
 
 class Payment(Section):
-    text: str = "You are paid the amount shown on the platform, whatever your answers."
+    text: str = N_("You are paid the amount shown on the platform, whatever your answers.")
     completed_code: str = "COMPLETED"
     screened_out_code: str = "SCREENED-OUT"
     attention_code: str = "COMPLETED-A"
@@ -79,7 +81,8 @@ class Texts(Section):
 class StudySettings(Section):
     """All of study.toml."""
 
-    title: str = "What do these pictures have in common?"
+    language: str = SOURCE
+    title: str = N_("What do these pictures have in common?")
     seed: int = Field(default=0, ge=0)
     participants: int = Field(default=260, ge=1, le=100_000)
     forms: int = Field(default=8, ge=1, le=500)
@@ -94,6 +97,12 @@ class StudySettings(Section):
     analysis: Analysis = Analysis()
     payment: Payment = Payment()
     texts: Texts = Texts()
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, language: str) -> str:
+        Words(language)
+        return language
 
 
 def load_settings(path: Path | None) -> StudySettings:
@@ -118,11 +127,12 @@ def load_settings(path: Path | None) -> StudySettings:
         raise ValueError("\n".join(lines)) from error
 
 
-def text(name: str, path: str) -> str:
-    """A Markdown text: the researcher's own file, or the built-in one."""
-    file = Path(path) if path else TEXTS / f"{name}.md"
+def text(name: str, path: str, words: Words) -> str:
+    """A Markdown text: the researcher's own file as it stands, or the built-in one, translated."""
     try:
-        return file.read_text(encoding="utf-8")
+        if path:
+            return Path(path).read_text(encoding="utf-8")
+        return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
             f"texts.{name} = {path!r} cannot be read: {error.strerror}; name a Markdown file"

@@ -29,6 +29,7 @@ from tasks.base import (
     all_tasks,
 )
 from tasks.evidence import Evidence, read_groups
+from tasks.language import N_, SOURCE, Words
 from tasks.pictures import equal_files, name_of
 from tasks.responses import Role
 from tasks.settings import Analysis, Exclusion, Payment, StudySettings, text
@@ -39,16 +40,21 @@ QUESTIONS = (
     Field(
         kind="scale",
         name="age",
-        label="How old are you?",
-        choices=tuple((a, a) for a in ("18 to 29", "30 to 44", "45 to 59", "60 or older")),
+        label=N_("How old are you?"),
+        choices=(
+            ("18 to 29", N_("18 to 29")),
+            ("30 to 44", N_("30 to 44")),
+            ("45 to 59", N_("45 to 59")),
+            ("60 or older", N_("60 or older")),
+        ),
     ),
     Field(
         kind="scale",
         name="colour_vision",
-        label="Do you see colours as most people do?",
-        choices=(("yes", "Yes"), ("no", "No"), ("unsure", "Not sure")),
+        label=N_("Do you see colours as most people do?"),
+        choices=(("yes", N_("Yes")), ("no", N_("No")), ("unsure", N_("Not sure"))),
     ),
-    Field(kind="text", name="comment", label="Anything you would like to tell us?"),
+    Field(kind="text", name="comment", label=N_("Anything you would like to tell us?")),
 )
 
 
@@ -66,6 +72,7 @@ class Study(Frozen):
     """Everything a participant can meet, and the rules. The keys lie apart."""
 
     hash: str
+    language: str = SOURCE
     title: str
     consent: str
     instructions: str
@@ -97,7 +104,11 @@ class Study(Frozen):
         """What a trial asks: the task's own fields, and confidence where study and task say so."""
         task = all_tasks().get(trial.task)
         extra = (CONFIDENCE,) if self.confidence and task.confidence else ()
-        return (*task.fields(trial), *extra)
+        return tuple(f.translated(self.words) for f in (*task.fields(trial), *extra))
+
+    @cached_property
+    def words(self) -> Words:
+        return Words(self.language)
 
     def images(self) -> tuple[str, ...]:
         """Names of all pictures, sorted."""
@@ -240,6 +251,7 @@ class _Drawing:
 
 
 def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
+    words = Words(settings.language)
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
     files = iter(equal_files(pictures))
     # Ids follow a shuffled order: neither condition nor role can be read from them.
@@ -249,7 +261,7 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
     for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
         saved = iter([_save(out, next(files)) for _ in _pictures(draft)])
         panels = tuple(
-            Panel(heading=heading, images=tuple(next(saved) for _ in images))
+            Panel(heading=words(heading), images=tuple(next(saved) for _ in images))
             for heading, images in draft.panels
         )
         options = tuple(
@@ -269,23 +281,24 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
         recipes[identifier] = draft.recipe
     texts = {
-        name: text(name, getattr(settings.texts, name))
+        name: text(name, getattr(settings.texts, name), words)
         for name in ("consent", "instructions", "debrief")
     }
     chosen = {name: all_tasks().get(name) for name in names}
     tasks = tuple(
         TaskText(
             name=name,
-            title=task.title,
-            prompt=task.prompt,
-            instructions=task.instructions,
+            title=words(task.title),
+            prompt=words(task.prompt),
+            instructions=words(task.instructions),
             controls=tuple(getattr(task, "controls", ())),
         )
         for name, task in chosen.items()
     )
     study = Study(
         hash="",
-        title=settings.title,
+        language=settings.language,
+        title=words(settings.title),
         **texts,
         tasks=tasks,
         trials=tuple(sorted(trials, key=lambda t: t.id)),
@@ -295,11 +308,11 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         seed=settings.seed,
         lease_minutes=settings.lease_minutes,
         practice_pass=settings.practice.pass_share,
-        questions=QUESTIONS if settings.questions else (),
+        questions=tuple(q.translated(words) for q in QUESTIONS) if settings.questions else (),
         confidence=settings.confidence,
         exclusion=settings.exclusion,
         analysis=settings.analysis,
-        payment=settings.payment,
+        payment=settings.payment.model_copy(update={"text": words(settings.payment.text)}),
         evidence={
             "space": evidence.space.method,
             "base": evidence.base_series,

@@ -6,14 +6,15 @@ const RETRY = [300, 700, 1500, 3000, 5000];
 
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".survey");
-  const survey = (root.survey ??= start(root));
+  const survey = (root.survey ??= start(root, data.words));
   survey.offer(data);
   return () => survey.leave();
 }
 
-function start(root) {
+function start(root, words) {
   const view = root.querySelector(".view");
   const status = root.querySelector(".status");
+  root.ownerDocument.documentElement.lang = root.lang;
   const state = { page: null, sending: false, armed: false, shownAt: 0, pastes: 0, leaves: 0 };
 
   // A page from the script (first visit, reconnect) counts only if it is newer than what we show.
@@ -59,7 +60,7 @@ function start(root) {
           await image.decode();
           return;
         } catch {
-          say("A picture is still loading …");
+          say(words.loading);
           await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
           const source = image.getAttribute("src");
           image.src = "";
@@ -124,13 +125,13 @@ function start(root) {
           return null;
         }
         if (reply.status === 403) {
-          say("This page is out of date. Please reload it.");
+          say(words.outdated);
           return null;
         }
       } catch {
         // no connection: told below, tried again
       }
-      say("Your answer is not stored yet. Trying again …");
+      say(words.storing);
       await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
     }
   }

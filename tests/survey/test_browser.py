@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SET
+from conftest import SET, SETTINGS, TRIALS
 from people import go
 from sqlalchemy import select
 
@@ -20,6 +20,8 @@ from survey_app.flow import Stage
 from survey_app.schema import identities, participants, responses
 from survey_app.service import Service
 from survey_app.store import Store
+from tasks.settings import Attention, Practice
+from tasks.study import build
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -338,3 +340,57 @@ def test_the_network_never_carries_a_key(browser, survey, frozen):
     ):
         assert word not in sent
     assert not [t.id for t in study.trials if f'"{t.id}"' in sent]
+
+
+LANGUAGES = {"de": ("Weiter", "ltr"), "zh": ("继续", "ltr"), "ar": ("متابعة", "rtl")}
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def foreign(request, run, tmp_path_factory):
+    """A survey with a trial of every task, in a language other than English."""
+    from conftest import Survey
+
+    folder = tmp_path_factory.mktemp(request.param)
+    trials = {name: {next(iter(conditions)): 1} for name, conditions in TRIALS.items()}
+    settings = SETTINGS.model_copy(
+        update={
+            "language": request.param,
+            "trials": trials,
+            "forms": 1,
+            "attention": Attention(trials=0),
+            "practice": Practice(trials=1, pass_share=0),
+        }
+    )
+    build(run, settings, folder / "study", say=lambda text: None)
+    served = Survey(folder / "study", f"sqlite:///{folder / 'answers.sqlite'}")
+    yield request.param, served
+    served.close()
+
+
+@pytest.mark.slow  # three languages, two sizes, by mouse and by keyboard
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_whole_session_in_another_language(browser, foreign, size, by):
+    language, served = foreign
+    button, direction = LANGUAGES[language]
+    name = f"{language}{size['width']}{by}"
+    visitor = Visitor(browser, link(served, name), size)
+    root = visitor.page.locator(".survey")
+    assert (root.get_attribute("lang"), root.get_attribute("dir")) == (language, direction)
+    assert visitor.page.evaluate("document.documentElement.lang") == language
+    seen: set[str] = set()
+    for _ in range(60):
+        label = visitor.page.locator(".survey h1").inner_text()
+        if label not in seen:
+            seen.add(label)
+            assert axe(visitor.page) == []
+            visitor.shot(f"{language}-{size['width']}-{by}-{len(seen):02}-{visitor.stage}")
+            wide = visitor.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= size["width"], "the page is wider than the screen"
+        if visitor.stage == "trial":
+            assert visitor.page.locator(".survey form button").inner_text() == button
+        if visitor.stage == "finished":
+            break
+        (visitor.answer if by == "mouse" else visitor.answer_by_keys)()
+    assert len(stored(served.url, name)) == len(TRIALS)
+    assert visitor.trouble == []

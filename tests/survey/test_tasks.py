@@ -153,9 +153,9 @@ def test_the_right_new_picture_drives_the_later_neuron_more(evidence):
     ("raw", "told"),
     [
         ([], "an answer must be an object"),
-        ({}, "choice must be one of a, b"),
-        ({"choice": "z"}, "choice must be one of a, b"),
-        ({"choice": ["a"]}, "choice must be one of a, b"),
+        ({}, "please choose one of the answers shown"),
+        ({"choice": "z"}, "please choose one of the answers shown"),
+        ({"choice": ["a"]}, "please choose one of the answers shown"),
         ({"choice": "a", "more": 1}, "unknown field 'more'"),
     ],
 )

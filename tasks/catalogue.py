@@ -1,0 +1,65 @@
+"""The catalogue's upkeep: which texts the code marks, and which of them a language lacks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from babel.messages import Catalog
+from babel.messages.pofile import read_po, write_po
+
+from harness.artifacts import whole_file
+from tasks.language import LOCALES, SOURCE, languages
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("tasks", "survey_app")
+MARKS = ("words", "N_")
+
+
+def marked() -> list[str]:
+    """Every text that the code marks, and every line of the built-in Markdown texts; sorted."""
+    texts: set[str] = set()
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            texts.update(_marked_in(ast.parse(path.read_text(encoding="utf-8"))))
+    for path in (ROOT / "tasks/texts").glob("*.md"):
+        texts.update(filter(None, path.read_text(encoding="utf-8").splitlines()))
+    return sorted(texts)
+
+
+def _marked_in(tree: ast.AST) -> Iterator[str]:
+    """First arguments of the calls that mark a text, also inside f-strings."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        text = node.args[0]
+        if name in MARKS and isinstance(text, ast.Constant) and isinstance(text.value, str):
+            yield text.value
+
+
+def stored(language: str) -> Catalog:
+    """The catalogue of a language as it is stored."""
+    with (LOCALES / f"{language}.po").open("rb") as file:
+        return read_po(file, locale=language)
+
+
+def update(language: str) -> list[str]:
+    """Bring a language's file up to date with the code; the texts that it still lacks."""
+    catalogue = stored(language)
+    template = Catalog(creation_date=catalogue.creation_date)
+    for text in marked():
+        template.add(text)
+    catalogue.update(template, no_fuzzy_matching=True)
+    catalogue.obsolete.clear()
+    with whole_file(LOCALES / f"{language}.po") as temporary, temporary.open("wb") as file:
+        write_po(file, catalogue, width=100, sort_output=True, no_location=True)
+    return [str(m.id) for m in catalogue if m.id and (not m.string or m.fuzzy)]
+
+
+if __name__ == "__main__":
+    for language in languages():
+        if language != SOURCE:
+            for text in update(language):
+                print(f"{language}.po lacks {text!r}")

@@ -1,0 +1,72 @@
+"""The words that participants read: one catalogue, in the language of the study.
+
+English stands in the code, marked: `words("…")` where a text is shown, `N_("…")` where it is kept
+for later. `locale/<language>.po` holds the translations; `python -m tasks.catalogue` brings them up
+to date after a text was added or changed.
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from pathlib import Path
+
+from babel import Locale
+from babel.messages.pofile import read_po
+
+LOCALES = Path(__file__).parent / "locale"
+SOURCE = "en"
+
+
+def N_(text: str) -> str:
+    """Mark a text for the catalogue without translating it yet."""
+    return text
+
+
+def languages() -> tuple[str, ...]:
+    """The languages that participants can be addressed in."""
+    return tuple(sorted({SOURCE, *(file.stem for file in LOCALES.glob("*.po"))}))
+
+
+class Words:
+    """Texts in one language; a text that the catalogue lacks (a researcher's own) stays as it is.
+
+    Raises:
+        ValueError: a language without a catalogue.
+    """
+
+    def __init__(self, language: str = SOURCE) -> None:
+        if language not in languages():
+            raise ValueError(
+                f"language = {language!r}: there is no such catalogue; "
+                f"choose one of {', '.join(languages())}"
+            )
+        self.language = language
+        locale = Locale.parse(language)
+        self.direction = locale.text_direction
+        self.name = locale.display_name
+        self._texts = _translations(language)
+
+    def __call__(self, text: str, **values: object) -> str:
+        translated = self._texts.get(text, text)
+        return translated.format(**values) if values else translated
+
+    def markdown(self, text: str) -> str:
+        """A built-in Markdown text; its lines are the messages."""
+        return "\n".join(self(line) for line in text.splitlines())
+
+    def into(self, other: Words, text: str) -> str:
+        """A text of this language as another shows it; what the catalogue lacks stays as it is."""
+        return "\n".join(other(self._sources.get(line, line)) for line in text.splitlines())
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        return {shown: source for source, shown in self._texts.items()}
+
+
+@cache
+def _translations(language: str) -> dict[str, str]:
+    if language == SOURCE:
+        return {}
+    with (LOCALES / f"{language}.po").open("rb") as file:
+        catalogue = read_po(file, locale=language)
+    return {str(m.id): str(m.string) for m in catalogue if m.id and m.string and not m.fuzzy}

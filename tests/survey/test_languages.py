@@ -1,0 +1,189 @@
+"""Every word that a participant reads comes from the catalogue, complete in every language."""
+
+from __future__ import annotations
+
+import re
+import string
+from html import escape, unescape
+from pathlib import Path
+
+import pytest
+from people import arrive, fill, go
+
+import survey_app
+from survey_app.flow import Stage
+from survey_app.service import Service
+from survey_app.store import Store
+from survey_app.views import Place, View
+from tasks.base import UnfitAnswer, all_tasks, check_values
+from tasks.catalogue import marked, stored
+from tasks.contact_sheet import contact_sheet
+from tasks.language import SOURCE, Words, languages
+from tasks.settings import Attention, StudySettings
+from tasks.study import build, load
+
+TRANSLATED = [language for language in languages() if language != SOURCE]
+ONE_EACH = {
+    name: {next(iter(all_tasks().get(name).conditions)): 1} for name in ("odd_one_out",)
+} | {name: dict.fromkeys(all_tasks().get(name).conditions, 1) for name in ("concept_agreement",)}
+
+
+def braces(text: str) -> set[str]:
+    return {name for _, name, *_ in string.Formatter().parse(text) if name}
+
+
+def test_the_promised_languages_are_there():
+    assert set(languages()) == {"ar", "de", "en", "es", "zh"}
+    assert Words("ar").direction == "rtl" and Words("de").direction == "ltr"
+    with pytest.raises(ValueError, match="language = 'xx': .* choose one of ar, de, en, es, zh"):
+        StudySettings(language="xx")
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_every_text_is_translated(language):
+    catalogue = {str(m.id): m for m in stored(language) if m.id}
+    assert sorted(catalogue) == marked(), "run `python -m tasks.catalogue` and translate"
+    for text, message in catalogue.items():
+        assert message.string and not message.fuzzy, f"{language}.po lacks {text!r}"
+        assert braces(str(message.string)) == braces(text), text
+        assert str(message.string).count("**") == text.count("**"), text
+
+
+class Pseudo(Words):
+    """A language in which every text of the catalogue is a row of x: other letters are literals."""
+
+    def __init__(self, own: set[str]) -> None:
+        super().__init__()
+        self._texts = {text: _pseudo(text) for text in {*marked(), *own}}
+
+
+def _pseudo(text: str) -> str:
+    return "".join(
+        part if part.startswith("{") else re.sub(r"[^\W\d_]", "x", part)
+        for part in re.split(r"(\{\w+\})", text)
+    )
+
+
+def literals(html: str) -> list[str]:
+    """Words of a page that do not stand in the catalogue: texts and attributes that are read."""
+    attributes = re.findall(r'(?:alt|aria-label|title|placeholder)="([^"]*)"', html)
+    texts = re.sub(r"<[^>]*>", " ", html)
+    return [
+        w
+        for w in re.findall(r"[^\W\d_]+", unescape(" ".join([texts, *attributes])))
+        if set(w) != {"x"}
+    ]
+
+
+@pytest.fixture
+def pseudo(frozen, tmp_path):
+    """A service whose study is all in pseudo-language; the researcher's texts are x as well."""
+    study, keys = frozen
+    written = study.model_dump(mode="json")
+    kept = {"id", "name", "kind", "task", "condition", "role", "image", "images", "series", "layer"}
+
+    def translate(value, name=""):
+        if isinstance(value, dict):
+            return {k: v if k in kept else translate(v, k) for k, v in value.items()}
+        if name == "choices":
+            return [(v, _pseudo(label)) for v, label in value]
+        if isinstance(value, list):
+            return [translate(v, name) for v in value]
+        shown = {
+            "title",
+            "consent",
+            "instructions",
+            "debrief",
+            "prompt",
+            "heading",
+            "text",
+            "label",
+        }
+        return _pseudo(value) if isinstance(value, str) and name in shown else value
+
+    copy = type(study).model_validate(translate(written))
+    copy.__dict__["words"] = Pseudo(set())
+    store = Store(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    store.migrate()
+    made = Service(store, copy, keys)
+    made.view.words = copy.__dict__["words"]
+    yield made
+    store.engine.dispose()
+
+
+def test_no_page_has_a_word_outside_the_catalogue(pseudo):
+    pages = []
+    person = arrive(pseudo, "reads")
+    page = pseudo.page(person)
+    while page["stage"] not in ("finished", "screened_out"):
+        pages.append(page)
+        page, _ = pseudo.act(page["token"], fill(page, len(pages)))
+    pages += [page, pseudo.view.preview()]
+    reasons = [(Stage.SCREENED_OUT, reason) for reason in ("full", "declined")]
+    for stage, reason in [*reasons, (Stage.EXPIRED, "")]:
+        pages.append(pseudo.view.page(Place(stage=stage, reason=reason)))
+    turk = {"assignmentId": "1", "turkSubmitTo": "https://www.mturk.com/mturk/externalSubmit"}
+    pages.append(pseudo.view.page(Place(stage=Stage.FINISHED, platform="mturk", identity=turk)))
+    allowed = {"COMPLETED", "SCREENED", "OUT", "A"}
+    for page in pages:
+        assert set(literals(page["html"])) <= allowed, page["stage"]
+    assert {p["stage"] for p in pages} >= {
+        "consent",
+        "instructions",
+        "practice",
+        "feedback",
+        "trial",
+    }
+    assert not literals(" ".join(pseudo.view.browser().values()))
+
+
+def test_the_component_says_nothing_of_its_own(frozen):
+    """What the script shows comes from the catalogue: every `say` has a word of it, or nothing."""
+    script = (Path(survey_app.__file__).parent / "component/page.js").read_text(encoding="utf-8")
+    said = re.findall(r"\bsay\((.*?)\);", script)
+    assert said and not [a for a in said if a != '""' and a != "(await reply.json()).error"
+                         and not re.fullmatch(r"words\.\w+", a)]  # fmt: skip
+    used = set(re.findall(r"\bwords\.(\w+)", script))
+    assert used == set(View(frozen[0]).browser())
+
+
+def test_a_study_is_frozen_in_its_language(run, tmp_path):
+    settings = StudySettings(forms=1, participants=2, language="de", trials=ONE_EACH)
+    build(run, settings, tmp_path / "study", say=lambda text: None)
+    study, keys = load(tmp_path / "study")
+    assert (study.language, study.title) == ("de", "Was haben diese Bilder gemeinsam?")
+    assert "Teilnahme ist freiwillig" in study.consent
+    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    store.migrate()
+    service = Service(store, study, keys)
+    page = go(service, arrive(service, "liest"), Stage.TRIAL)
+    assert "Weiter" in page["html"] and "Aufgabe 1 von" in page["html"]
+    store.engine.dispose()
+
+
+@pytest.mark.parametrize("frozen_in", ["en", "de"])
+def test_the_contact_sheet_shows_a_study_in_each_language(run, tmp_path, frozen_in):
+    trials = {"concept_agreement": {"neighbours": 1}}
+    settings = StudySettings(
+        forms=1, participants=1, language=frozen_in, trials=trials, attention=Attention(trials=0)
+    )
+    build(run, settings, tmp_path / "study", say=lambda text: None)
+    sheet = contact_sheet(*load(tmp_path / "study"), tmp_path / "study").read_text("utf-8")
+    shown = dict(re.findall(r"<details[^>]* lang='(\w+)' dir='\w+'>(.*?)</details>", sheet))
+    assert set(shown) == set(languages())
+    for language, text in shown.items():
+        words = Words(language)
+        for source in ("What do these pictures have in common?", "How old are you?", "Clearly yes"):
+            assert escape(words(source)) in text, (language, source)
+    assert "lang='ar' dir='rtl'" in sheet
+
+
+def test_what_is_wrong_with_an_answer_is_said_in_plain_words_of_the_language(frozen):
+    study, _ = frozen
+    trial = next(t for t in study.trials if t.task == "evolution_labelling")
+    fields = all_tasks().get(trial.task).fields(trial)
+    with pytest.raises(UnfitAnswer) as error:
+        check_values(fields, trial, {"label_0": " "})
+    assert "label_0" not in str(error.value)
+    german = "„In wenigen Wörtern“: Bitte schreiben Sie einige Wörter, oder kreuzen Sie"
+    assert error.value.message(Words("de")).startswith(german)
