@@ -168,7 +168,7 @@ def _lead(bench: Bench) -> str:
         f"{len(bench.methods)} ways to score how much a neuron's change between two epochs matters "
         f"to a class, on {len(about['pairs'])} pairs of epochs of {len(about['layers'])} training "
         f"runs and {len(about['classes'])} classes: the neurons that a method ranks high are "
-        + ("put back to what they did before" if bench.main == "revert" else "ablated")
+        + ("set back to what they did before" if bench.main == "revert" else "ablated")
         + ", and the predictions tell whether it was right."
     )
 

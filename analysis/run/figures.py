@@ -336,7 +336,7 @@ def reversion_plot(run: Run) -> Figure | None:
     return Figure(
         "reversion",
         "What happens when evolutions are undone",
-        "Signed change of top-1 accuracy on images that importance has not seen, all layers at "
+        "Signed change of top-1 accuracy on held-out images, all layers at "
         "once, by importance method, with 95 % intervals over classes. "
         "Below 0: undoing the evolution hurts.",
         canvas,

@@ -137,7 +137,7 @@ def identities(run: Run) -> Table | None:
     )
 
 
-HELD_OUT = "images that importance has not seen"
+HELD_OUT = "held-out images"
 
 
 def _reversion_table(
@@ -215,7 +215,7 @@ def reversion_layers(run: Run) -> Table | None:
     return Table(
         "reversion_layers",
         "Accuracy when evolutions of one layer are undone",
-        "As the joint table, one layer at a time, on images that importance has not seen; signed "
+        "As the joint table, one layer at a time, on held-out images; signed "
         "change of top-1 accuracy, mean over classes.",
         table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
         {"before": "{:.3f}"} | dict.fromkeys(arms, "{:+.3f}"),
