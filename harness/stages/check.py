@@ -20,7 +20,7 @@ from harness.networks.architectures import takes_channels_last
 from harness.networks.layers import find_layers
 from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed
-from harness.networks.sources import Source
+from harness.networks.sources import FolderSource, Source
 from harness.registry import call_users
 from harness.stages.checkpoints import give_checkpoints, output_of, prepared
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
@@ -190,6 +190,12 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             said.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
     for source in config.series:
+        if isinstance(source, FolderSource) and (names := source.left_out()):
+            listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+            notes.append(
+                f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} but "
+                f"for the number of an epoch: {listed}"
+            )
         if not config.pairs(source):
             epochs = source.epochs()
             listed = ", ".join(map(str, epochs))
