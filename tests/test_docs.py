@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 import typer
 
 from conceptevo import cli
@@ -36,6 +37,9 @@ def test_python_blocks_run(page):
     if page.name == "extending.md":
         del namespace["IMPORTANCE"]._plugins["gradient_size"]
         del namespace["ABLATIONS"]._plugins["half"]
+        output = torch.tensor([[1.0, 4.0, 2.0]])
+        assert namespace["OBJECTIVES"].get("lead").function(output, torch.tensor([2])).item() == -2
+        del namespace["OBJECTIVES"]._plugins["lead"]
         del namespace["shelf"]._exhibits["run", "table", "neurons_by_layer"]
 
 

@@ -90,6 +90,12 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
 
 
 @shelf.sentences("bench", "leaderboard")
+def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
+    """What importance is measured on."""
+    return bench.results.measured_on
+
+
+@shelf.sentences("bench", "leaderboard")
 def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     """What the leaderboard says, and what it does not; only from the data."""
     frame = tables["leaderboard"].frame

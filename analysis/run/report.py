@@ -192,6 +192,14 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
     ]
 
 
+@shelf.sentences("run", "reversion")
+def measured_on(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """What importance is measured on."""
+    if not has_results(run, REVERSION):
+        return []
+    return read_results(run.root, REVERSION).measured_on
+
+
 @shelf.sentences("run", "space")
 def largest_shares(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """The method with the largest share in each group of neurons; the table has all of them."""

@@ -159,9 +159,12 @@ def _reversion_table(
         }
     )
     changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
-    measure = {"accuracy": "top-1 accuracy", "top-5": "top-5 accuracy"}.get(
-        outcome, "the class's probability"
-    )
+    measure = {
+        "accuracy": "top-1 accuracy",
+        "top-5": "top-5 accuracy",
+        "probability": "the class's probability",
+        "objective": "what importance is measured on",
+    }[outcome]
     return Table(
         name,
         f"{outcome.capitalize()} when evolutions are undone ({seen})",
@@ -190,6 +193,13 @@ def reversion_top5(run: Run) -> Table | None:
 @shelf.table("run", "reversion")
 def reversion_probability(run: Run) -> Table | None:
     return _reversion_table(run, "reversion_probability", "heldout", HELD_OUT, "probability")
+
+
+@shelf.table("run", "reversion")
+def reversion_objective(run: Run) -> Table | None:
+    if not has_results(run, REVERSION) or "objective_before" not in reversion_records(run):
+        return None  # of a run that was made before there were objectives
+    return _reversion_table(run, "reversion_objective", "heldout", HELD_OUT, "objective")
 
 
 @shelf.table("run", "reversion")

@@ -8,13 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from harness.artifacts import Artifact, Run, file_hash, fingerprint
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import load_weights, weight_files
+from harness.networks.objectives import choose_objective
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
 from harness.records import Series
@@ -41,6 +49,8 @@ class Source(BaseModel, ABC):
         class_outputs: class name -> index in the output, where it is not the class's own index.
         output: where the network returns several things, the key, attribute or position of the
             logits.
+        objective: what importance is measured on: a name in OBJECTIVES, a file of class
+            embeddings, or a function `package.module:name` (see `networks/objectives.py`).
         skip: epochs to leave out.
     """
 
@@ -57,7 +67,14 @@ class Source(BaseModel, ABC):
     outputs: int | None = Field(None, ge=1)
     class_outputs: dict[str, Annotated[int, Field(ge=0)]] = {}
     output: str | int | None = None
+    objective: str = "logit"
     skip: tuple[int, ...] = ()
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_exists(cls, name: str) -> str:
+        choose_objective(name)
+        return name
 
     @model_validator(mode="after")
     def _channels_agree(self) -> Source:
