@@ -11,7 +11,7 @@ import pytest
 import torch
 import typer
 
-import analysis.benchmark.report  # noqa: F401 - these three register everything built in
+import analysis.benchmark.report
 import analysis.study.pipeline  # noqa: F401
 import conceptevo.api  # noqa: F401
 from analysis.exhibits import shelf
@@ -30,7 +30,7 @@ def blocks(page, language):
 @pytest.fixture(autouse=True)
 def registries():
     """What a page registers is gone after its test, so that no other test finds it."""
-    registries = [thing for thing in gc.get_objects() if isinstance(thing, Registry)]
+    registries = [thing for thing in gc.get_objects() if type(thing) is Registry]
     shelves = [*(registry._plugins for registry in registries), shelf._exhibits]
     before = [dict(names) for names in shelves]
     yield
