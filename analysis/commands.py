@@ -171,7 +171,7 @@ def power(
     import matplotlib.pyplot as plt
 
     from analysis.exhibits.figures import styled
-    from analysis.planning.coverage import Design
+    from analysis.planning.designs import Design
     from analysis.planning.power import Plan, calibrate, curve, in_words, power_tables, smallest
     from analysis.run.report import on_screen
     from tasks.responses import RESPONSES, read_table

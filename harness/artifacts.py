@@ -122,7 +122,6 @@ LAYOUT = {
     "responsive": "probe/{0}/responsive-{1:04d}.parquet",  # series, epoch
     "activations": "probe/{0}/activations-{1:04d}.npz",  # series, epoch
     "concepts": "probe/{0}/concepts-{1:04d}.parquet",  # series, epoch
-    "prototypes": "probe/{0}/prototypes-{1:04d}.npz",  # series, epoch
     "space": "space/{0}/vectors.npz",  # space method
     "space_neurons": "space/{0}/neurons.parquet",  # space method: whose the rows of `space` are
     "map": "space/map.parquet",

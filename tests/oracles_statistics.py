@@ -119,3 +119,13 @@ def page_exact(rows: list[list[float]]) -> float:
 
     orders = list(itertools.product(*(list(itertools.permutations(row)) for row in rows)))
     return sum(statistic(table) >= statistic(rows) - 1e-9 for table in orders) / len(orders)
+
+
+def hybrid_difference(
+    first: tuple[float, float, float], second: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Newcombe's (1998) interval of a difference of two shares (value, low, high), method 10."""
+    (p, low, high), (q, below, above) = first, second
+    bottom = p - q - ((p - low) ** 2 + (above - q) ** 2) ** 0.5
+    top = p - q + ((high - p) ** 2 + (q - below) ** 2) ** 0.5
+    return max(bottom, -1.0), min(top, 1.0)

@@ -10,10 +10,14 @@ import pytest
 from scipy import stats
 
 from analysis.statistics.claims import CONTROL, QUESTIONS, judge
-from analysis.study.results import study_tests
+from analysis.study.frozen_study import read_study
+from analysis.study.planned_tests import STUDY_TESTS
+from analysis.study.responses import prepare
+from analysis.study.results import Results, Settings
 from tasks import settings
 from tasks.base import all_tasks
-from tests.null_studies import DESIGNS, PRIMARY, Null, claims_of, measure
+from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
+from tests.synthetic_study import make_responses, make_study
 
 
 def table_of(p: list[float], main: int = 1) -> pd.DataFrame:
@@ -58,8 +62,91 @@ def test_no_claim_against_its_own_interval():
     assert list(judge(table, "t.chance", 0.8)["claimed"]) == [False, True]
 
 
+def test_an_exact_p_without_an_interval_may_be_claimed():
+    """Where all labels are alike no interval can be given; the permutation p stands alone."""
+    table = table_of([0.001, 0.2]).assign(low=[np.nan, 0.1], high=[np.nan, 0.2])
+    assert list(judge(table, "t.chance", 0.8)["claimed"]) == [True, False]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A frozen study and its answers: claims of some of them."""
+    folder = tmp_path_factory.mktemp("study")
+    make_study(folder, trials=6)
+    frozen = read_study(folder)
+    table, people = make_responses(folder, frozen.study, people=14, planted=CHANCE)
+
+    def claims(keep=lambda t: t["trial"] != "", **settings) -> pd.DataFrame:
+        responses = prepare(frozen, table[keep(table)], people, exclusions={})
+        few = Settings(replicates=99, permutations=99, **settings)
+        results = Results(responses, few, lambda rules: responses)
+        tests = results.claims[results.claims["question"] != ""]
+        return tests.assign(asked=tests.get("asked", pd.Series("", tests.index)).fillna(""))
+
+    return claims
+
+
+KEY = ["question", "what", "asked"]
+
+
+@pytest.mark.parametrize("reference", ["", "base", "random"])
+def test_the_planned_family_is_what_is_tested_where_all_is_answered(study, reference):
+    tests = study(reference=reference)
+    assert not tests.duplicated(KEY).any()
+    unmade = tests[tests["p_alone"].isna()]
+    assert set(unmade["reason"]) == {"no run was given"}
+    assert set(unmade.index.get_level_values(0)) == {"associations"}
+
+
+@pytest.mark.parametrize(
+    ("leave", "reason"),
+    [
+        (lambda t: t["condition"] == "base", "no analysed answers of base"),
+        (lambda t: t["condition"] == "same_stage", "no analysed answers of same_stage"),
+        (
+            lambda t: t["task"] == "before_or_after",
+            "no analysed answers of nine_references, one_reference",
+        ),
+        (lambda t: t["task"] == "concept_agreement", "no analysed answers of neighbours"),
+    ],
+)
+def test_answers_that_are_left_out_change_no_weight_and_are_named(study, leave, reason):
+    whole, part = study(), study(lambda t: ~leave(t))
+    columns = [*KEY, "weight"]
+    pd.testing.assert_frame_equal(
+        whole[columns].sort_values(columns).reset_index(drop=True),
+        part[columns].sort_values(columns).reset_index(drop=True),
+    )
+    made = part.dropna(subset=["p_alone"])
+    both = made.merge(whole, on=KEY, suffixes=("", " whole"))
+    assert len(both) == len(made) < len(whole.dropna(subset=["p_alone"]))
+    same = both["p_alone"] == both["p_alone whole"]  # those that no other condition enters
+    assert same.sum() > 3
+    assert reason in set(part.loc[part["p_alone"].isna(), "reason"])
+    assert (part.loc[part["p_alone"].isna(), "reason"] != "").all()
+
+
+def test_a_reference_that_nobody_answered_leaves_its_comparisons_untested(study):
+    """Not all pairs instead, which would be other tests than those that were frozen."""
+    tests = study(lambda t: t["condition"] != "base", reference="base")
+    contrasts = tests.loc["contrasts"].set_index("what")
+    odd = contrasts[contrasts["task"] == "odd one out"]
+    assert set(odd.index) == {"other_series − base", "base − random"}
+    assert odd["p_alone"].isna().all()
+    assert (odd["reason"] == "no analysed answers of base").all()
+
+
+def test_tests_without_confidence_keep_their_weight_and_say_why(study):
+    def without(table):
+        table["confidence"] = np.nan
+        return table["trial"] != ""
+
+    tests = study(without).loc["confidence"]
+    assert tests["p_alone"].isna().all() and (tests["reason"] != "").all()
+
+
 def test_kinds_of_questions_are_those_that_can_be_frozen():
-    assert set(QUESTIONS) == set(settings.QUESTIONS) == set(study_tests())
+    assert set(QUESTIONS) == set(settings.QUESTIONS) == set(STUDY_TESTS)
     offered = {kind for name in all_tasks() for kind in all_tasks().get(name).questions}
     assert offered == set(settings.QUESTIONS)
 

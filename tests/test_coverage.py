@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.planning.coverage import DESIGNS, Design, as_frame, measure, simulate
+from analysis.planning.coverage import DESIGNS, measure
+from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import TOGETHER, Plan, calibrate, curve, in_words, rejections, smallest
 from analysis.statistics.claims import judge
 from analysis.statistics.shares import ClusterBootstrap, ClusterContrasts

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import logit
 from statsmodels.stats.multitest import multipletests
 
-from analysis.planning.coverage import Design, as_frame, simulate
+from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import clusters
 from analysis.statistics.shares import (
     STATISTICS,
@@ -107,10 +107,10 @@ def test_degrees_of_freedom_never_take_the_variance_for_less_than_independence()
     """Nobody differs by chance: parts of .6 cells each, a variance at its floor of half of them."""
     data = clusters.crossed(answers(accuracy={"a": 0.5}, participants=20, items=10))
     cells = np.array([1.0])
-    result = clusters._combine(data, np.zeros(1), 0.6 * cells, [0.6 * cells], cells)
+    result = clusters.combine(data, np.zeros(1), 0.6 * cells, [0.6 * cells], cells)
     assert result.variance == pytest.approx(0.5)
     assert result.df == pytest.approx(1 / (0.36 / 19 + 0.36 / 9))
-    large = clusters._combine(data, np.zeros(1), 3 * cells, [2 * cells], cells)
+    large = clusters.combine(data, np.zeros(1), 3 * cells, [2 * cells], cells)
     assert large.df == pytest.approx(4**2 / (9 / 19 + 4 / 9))
 
 

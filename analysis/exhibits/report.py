@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,19 +29,8 @@ class Section:
     tables: Sequence[Table] = field(default=())
 
 
-def write_html(
-    path: Path,
-    title: str,
-    lead: str,
-    sections: Sequence[Section],
-    footer: str,
-    links: Mapping[str, str] | None = None,
-) -> None:
-    """Write the report; images are inside it, so that the one file can be sent to a colleague.
-
-    Args:
-        links: address -> text, shown below the lead.
-    """
+def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], footer: str) -> None:
+    """Write the report; images are inside it, so that the one file can be sent to a colleague."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -53,7 +42,6 @@ def write_html(
         title=title,
         lead=lead,
         footer=footer,
-        links=links or {},
         sections=[
             {
                 "title": section.title,

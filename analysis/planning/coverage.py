@@ -13,16 +13,14 @@ import argparse
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
-from analysis.statistics import mixed_model
-from analysis.statistics.clusters import Crossed
+from analysis.planning.designs import Design, as_frame, simulate
+from analysis.planning.power import Plan, rejections
 from analysis.statistics.shares import (
     ClusterBootstrap,
     ClusterContrasts,
@@ -32,92 +30,6 @@ from analysis.statistics.shares import (
     ExactBinomial,
     _fit_conditions,
 )
-
-
-@dataclass(frozen=True)
-class Design:
-    """A study of right and wrong answers: who answers what, and the truth behind it.
-
-    Attributes:
-        accuracy: condition -> share of right answers, averaged over people and items.
-        participants: how many. items: trials a condition, drawn anew for every study.
-        answered: trials a participant answers in each condition (a balanced random part of the
-            items); all of them by default.
-        sd_participant, sd_item: spread of ability and of difficulty, logit scale.
-        sd_condition: spread, over participants, of how much a condition helps them, logit scale.
-        chance: of a right answer by guessing.
-    """
-
-    accuracy: dict[str, float]
-    participants: int = 60
-    items: int = 15
-    answered: int | None = None
-    sd_participant: float = 0.5
-    sd_item: float = 0.7
-    sd_condition: float = 0.0
-    chance: float = 1 / 6
-
-    def __post_init__(self) -> None:
-        for name, share in self.accuracy.items():
-            if not 0 < share < 1:
-                raise ValueError(f"accuracy of {name!r} must lie between 0 and 1, got {share}")
-        if self.participants < 2 or self.items < 2:
-            raise ValueError(
-                f"a design needs at least 2 participants and 2 items a condition, got "
-                f"{self.participants} and {self.items}"
-            )
-        if self.answered is not None and not 1 <= self.answered <= self.items:
-            raise ValueError(
-                f"answered must lie between 1 and items ({self.items}), got {self.answered}"
-            )
-
-    @property
-    def spread(self) -> float:
-        """Total standard deviation of an answer's logit around its condition's."""
-        return float(np.linalg.norm([self.sd_participant, self.sd_item, self.sd_condition]))
-
-    def log_odds(self) -> np.ndarray:
-        """Logit of a person and an item of average ability and difficulty, by condition."""
-        return np.array(
-            [mixed_model.conditional(share, self.spread) for share in self.accuracy.values()]
-        )
-
-
-def simulate(design: Design, rng: np.random.Generator) -> Crossed:
-    """Answers of one study, right (1) or wrong (0)."""
-    conditions, people, items = len(design.accuracy), design.participants, design.items
-    ability = rng.normal(0, design.sd_participant, people)[:, None, None]
-    own = rng.normal(0, design.sd_condition, (people, conditions))[:, :, None]
-    difficulty = rng.normal(0, design.sd_item, (conditions, items))[None]
-    logits = design.log_odds()[None, :, None] + ability + own + difficulty
-    right = rng.random(logits.shape) < expit(logits)
-    shown = np.ones(right.shape, dtype=bool)
-    if design.answered is not None and design.answered < items:
-        # A rotation through shuffled items: every item is answered equally often, give or take one.
-        first = (np.arange(people) * design.answered)[:, None, None]
-        slot = np.argsort(rng.random((conditions, items)), axis=1)[None]
-        shown = (slot - first) % items < design.answered
-    person, condition, item = np.nonzero(shown)
-    return Crossed(
-        values=right[person, condition, item].astype(float),
-        group=condition,
-        participant=person,
-        item=condition * items + item,
-        groups=tuple(design.accuracy),
-        stratum=np.repeat(np.arange(conditions), items),
-    )
-
-
-def as_frame(data: Crossed) -> pd.DataFrame:
-    """The same answers as a table: participant, trial, condition, correct."""
-    return pd.DataFrame(
-        {
-            "participant": data.participant,
-            "trial": data.item,
-            "condition": np.array(data.groups)[data.group],
-            "correct": data.values,
-        }
-    )
 
 
 def _clustered(frame: pd.DataFrame, chance: float, replicates: int, seed: int) -> Estimates:
@@ -235,8 +147,6 @@ DESIGNS = {
 
 
 def main() -> None:
-    from analysis.planning.power import Plan, rejections  # the planner simulates with this file
-
     given = arguments(__doc__)
     for name, design in DESIGNS.items():
         table = measure(design, given.studies, seed=given.seed, workers=given.workers)

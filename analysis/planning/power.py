@@ -1,7 +1,7 @@
 """How many people: studies are simulated before they are run, and analysed as they will be.
 
 A power is the share of simulated studies in which the planned test rejects. The simulation knows
-participants who differ, items that differ and guessing (`Design` of `coverage.py`); the analysis is
+participants who differ, items that differ and guessing (`designs.py`); the analysis is
 the clustered test of `analysis.statistics.shares`, so that the power is that of the claim itself.
 """
 
@@ -15,13 +15,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.special import logit
+from statsmodels.stats.proportion import proportion_confint
 
 from analysis.exhibits.figures import COLOURS, Figure, look, styled
 from analysis.exhibits.tables import Table
-from analysis.planning.coverage import Design, simulate
+from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import holm, t_interval, two_way_jackknife
-from analysis.statistics.shares import _fit_conditions, _log_odds, _pairs, _shares
+from analysis.statistics.clusters import holm, two_way_jackknife
+from analysis.statistics.shares import (
+    _fit_conditions,
+    _log_odds,
+    _shares,
+    condition_pairs,
+    contrast_weights,
+)
 
 #: Named where a study has several effects: that all are found in one study.
 TOGETHER = "all together"
@@ -63,7 +70,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         effects, sizes = list(names), accuracy - design.chance
         sought = sizes != 0  # a control at chance is tested, but not to be found
     else:
-        pairs = _pairs(names, plan.reference)
+        pairs = condition_pairs(names, plan.reference)
         effects = [f"{names[a]} − {names[b]}" for a, b in pairs]
         sizes = np.array([accuracy[a] - accuracy[b] for a, b in pairs])
         sought = np.ones(len(pairs), dtype=bool)
@@ -71,6 +78,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     if not sought.any():
         raise ValueError("nothing to find: give conditions that differ from chance or each other")
     null = float(logit(design.chance)) if plan.against_chance else 0.0
+    weights = None if plan.against_chance else contrast_weights(first, second, len(names))
     kept = len(effects) * (1 / plan.share - 1)  # the others' weight, each test here having one
 
     def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -80,36 +88,22 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         return share[..., first] - share[..., second]
 
     rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
-    for k, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
+    for study, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
         data = simulate(design, np.random.default_rng(child))
-        result = two_way_jackknife(data, function)
-        p = np.array(
-            [
-                t_interval(value, variance, df, plan.level, null)[2]
-                for value, variance, df in zip(
-                    result.point, result.variance, result.df, strict=True
-                )
-            ]
-        )
+        result = two_way_jackknife(data, function, weights)
+        p = np.array([result.interval(k, plan.level, null)[2] for k in range(len(result.point))])
         # An undefined p does not reject.
-        rejected[k] = (holm(p, kept=kept) < 1 - plan.level)[sought]
+        rejected[study] = (holm(p, kept=kept) < 1 - plan.level)[sought]
     power = rejected.mean(axis=0)
     names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
     if len(power) > 1:
         power = np.append(power, rejected.all(axis=1).mean())
         names_found, sizes = [*names_found, TOGETHER], np.append(sizes, np.nan)
-    low, high = _wilson(power, studies)
+    low, high = proportion_confint(power * studies, studies, method="wilson")
     return pd.DataFrame(
         {"effect": names_found, "size": sizes, "power": power, "low": low, "high": high,
          "studies": studies}
     )  # fmt: skip
-
-
-def _wilson(share: np.ndarray, n: int, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's (1927) interval for shares of n."""
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    reach = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return middle - reach, middle + reach
 
 
 def curve(

@@ -12,16 +12,24 @@ import pandas as pd
 from scipy import stats
 from scipy.special import expit
 
-from analysis.statistics.clusters import _combine, crossed, estimates, t_interval, two_way_jackknife
+from analysis.statistics.clusters import (
+    FEWEST,
+    combine,
+    crossed,
+    estimates,
+    t_interval,
+    two_way_jackknife,
+)
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.shares import (
     STATISTICS,
     Estimates,
     _answered,
     _log_odds,
-    _pairs,
     _shares,
     clustered_shares,
+    condition_pairs,
+    contrast_weights,
 )
 
 
@@ -30,13 +38,14 @@ def _participant_jackknife(
 ) -> tuple[float, float, float, float]:
     """A ratio Σ top / Σ bottom over participants [p]: value, low, high, p; t with P − 1 df."""
     n, total = len(top), bottom.sum()
-    if n < 2 or not total > 0:
+    if (bottom > 0).sum() < FEWEST or not total > 0:
         return np.nan, np.nan, np.nan, np.nan
     value = top.sum() / total
     rest = total - bottom
     without = np.divide(top.sum() - top, rest, out=np.full(n, np.nan), where=rest > 0)
     variance = (n - 1) / n * float(np.square(without - value).sum())
-    return float(value), *t_interval(value, variance, n - 1, level, null)
+    freedom = total**2 / np.square(bottom).sum() - 1  # of those whose answers say something
+    return float(value), *t_interval(value, variance, max(freedom, 1.0), level, null)
 
 
 @STATISTICS.add("learning")
@@ -67,10 +76,12 @@ class Learning:
         top = np.bincount(person, (x * y).to_numpy(dtype=float))
         bottom = np.bincount(person, (x * x).to_numpy(dtype=float))
         value, low, high, p = _participant_jackknife(top, bottom, self.level, 0.0)
+        moved = int((bottom > 0).sum())
+        few = f"{moved} participants answered at several positions: a slope needs {FEWEST}"
         return {
             ("all conditions",): Estimate(
                 value, low, high, n=len(kept), left_out=missing, test="t over participants", p=p,
-                level=self.level, clustered=("participant",),
+                level=self.level, clustered=("participant",), reason=few if moved < FEWEST else "",
             )
         }  # fmt: skip
 
@@ -119,7 +130,10 @@ class TypeTwo:
         if frame.empty:
             return {}
         left_out, key = len(frame) - len(kept), ("all conditions",)
-        undefined: Estimates = {key: Estimate(np.nan, left_out=left_out, level=self.level)}
+        none = "no participant has a right and a wrong answer with a confidence in one condition"
+        undefined: Estimates = {
+            key: Estimate(np.nan, left_out=left_out, level=self.level, reason=none)
+        }
         if kept.empty:
             return undefined
         kept = kept.reset_index(drop=True)
@@ -164,7 +178,9 @@ class TypeTwo:
         parts = [people, *by_stratum, answers]
         variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
         point = np.atleast_1d(log_odds(top, bottom, more))
-        result = _combine(data, point, variances[0], variances[1:-1], variances[-1])
+        whole = np.ones((1, 1))  # pairs of all conditions are pooled, as of one group
+        data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
+        result = combine(data, point, variances[0], variances[1:-1], variances[-1], whole)
         test = "t, participants and items clustered"
         (estimate,) = estimates(result, expit, 0.0, test, np.array([int(bottom)]), self.level)
         return {key: replace(estimate, value=float(top / bottom), left_out=left_out)}
@@ -206,7 +222,9 @@ class Detection:
             hit, alarm = z[..., s], z[..., f]
             return np.stack([hit, alarm, hit - alarm, -(hit + alarm) / 2], axis=-1)
 
-        result = two_way_jackknife(data, function)
+        weights = np.zeros((4, len(data.groups)))
+        weights[[0, 2, 3], s], weights[[1, 2, 3], f] = 1.0, 1.0
+        result = two_way_jackknife(data, function, weights)
         counts = np.bincount(data.group)[[s, f]]
         n = np.array([*counts, counts.sum(), counts.sum()])
         test = "t, participants and items clustered"
@@ -251,8 +269,10 @@ class Ratings:
 
     Attributes:
         value: the column of ratings. reference: compare all others with it; all pairs by default.
+        scale: its lowest and highest step, which no interval goes beyond; those met by default.
     """
 
+    scale: tuple[float, float] | None = None
     value: str = "rating"
     reference: str | None = None
     level: float = 0.95
@@ -262,7 +282,7 @@ class Ratings:
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        pairs = np.array(_pairs(data.groups, self.reference), dtype=int).reshape(-1, 2)
+        pairs = np.array(condition_pairs(data.groups, self.reference), dtype=int).reshape(-1, 2)
         counts = np.bincount(data.group)
 
         def differences(total: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -271,17 +291,26 @@ class Ratings:
                 return means[..., pairs[:, 0]] - means[..., pairs[:, 1]]
 
         test = "t, participants and items clustered"
+        low, high = self.scale or (float(data.values.min()), float(data.values.max()))
         means = two_way_jackknife(data, _shares)
+
+        def within(ends: np.ndarray) -> np.ndarray:
+            return ends.clip(low, high)
+
+        def between(ends: np.ndarray) -> np.ndarray:
+            return ends.clip(low - high, high - low)
+
         found: Estimates = {
             (name, ""): replace(estimate, left_out=missing)
             for name, estimate in zip(
-                data.groups, estimates(means, np.asarray, None, "", counts, self.level), strict=True
+                data.groups, estimates(means, within, None, "", counts, self.level), strict=True
             )
         }
         if len(pairs):
-            tested = two_way_jackknife(data, differences)
+            weights = contrast_weights(pairs[:, 0], pairs[:, 1], len(data.groups))
+            tested = two_way_jackknife(data, differences, weights)
             both = counts[pairs].sum(axis=1)
-            made = estimates(tested, np.asarray, 0.0, test, both, self.level)
+            made = estimates(tested, between, 0.0, test, both, self.level)
             for (a, b), estimate in zip(pairs, made, strict=True):
                 key = (data.groups[a], data.groups[b])
                 found[key] = replace(estimate, left_out=missing)

@@ -1,11 +1,11 @@
-"""What a study may claim: the p-values of all its tests, adjusted together.
+"""What a study may claim: all its tests, corrected together.
 
-If each of ten families of tests were held to an error rate of 5 % separately, about 40 % of null
-studies would yield a claim. Therefore the family-wise error rate over all tests is controlled at
-α = .05 by the weighted Holm procedure. The primary hypothesis, frozen before data collection, is
-allocated most of α; the other tests share the rest evenly. The weight of a rejected test is
-redistributed; that of a test that could not be computed is not, so that leaving out a run or a
-condition never makes another claim easier.
+Every family of tests held to 5 % for itself, a report of ten families would show something in a
+third of the studies in which there is nothing. So all tests share one 5 %. The main question, which
+was frozen before the first participant, holds most of it; the other tests share the rest evenly;
+and Holm's procedure with weights hands on what a rejected test no longer needs. A test that cannot
+be made keeps its part, so that leaving out a run, or losing a condition of the main question, makes
+no other claim easier.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ALPHA = 0.05
 
 #: Kinds of question (`tasks.settings.QUESTIONS`) as a reader calls them.
 QUESTIONS = {
-    "chance": "accuracy against chance",
+    "chance": "right answers told from guessing",
     "contrasts": "difference between conditions",
-    "detection": "sensitivity to change",
-    "labels": "similarity of labels of the same pictures",
-    "ratings": "difference in ratings between conditions",
-    "learning": "change in accuracy over the session",
-    "confidence": "confidence in correct and incorrect responses",
-    "associations": "association between human accuracy and network evidence",
+    "detection": "changes told from none",
+    "labels": "the same neuron named alike",
+    "ratings": "rated higher in one condition than in another",
+    "learning": "change of accuracy over the session",
+    "confidence": "surer when right than when wrong",
+    "associations": "people and networks go together",
 }
 #: A test that only says whether the task works; never a main question.
 CONTROL = "control"
@@ -43,7 +43,8 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
 
     Returns:
         the same rows with weight (the part of the 5 % that the test holds to begin with), p_alone,
-        p (corrected), and claimed: p below 5 % and an interval without the tested value.
+        p (corrected), claimed: p below 5 % and no interval with the tested value in it, and reason:
+        why there is no test or no interval, or what else a reader must know.
     """
     tested = (tests["question"] != "").to_numpy()
     main = tested & (tests["question"] == primary).to_numpy()
@@ -57,10 +58,14 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     p = np.where(tested & np.isnan(alone), 1.0, alone)
     kept = share if primary and rest.any() and not main.any() else 0.0
     corrected = holm(p, weight, kept)
-    outside = (tests["low"] > tests["null"]) | (tests["high"] < tests["null"])
+    # Where no interval can be given, as where all labels are alike, an exact p stands alone.
+    inside = (tests["low"] <= tests["null"]) & (tests["high"] >= tests["null"])
+    reason = tests.get("reason", pd.Series("", tests.index)).fillna("")
+    unexplained = tested & np.isnan(alone) & (reason == "").to_numpy()
     return tests.assign(
         weight=np.where(tested, weight, np.nan),
         p_alone=alone,
         p=np.where(np.isnan(alone), np.nan, corrected),
-        claimed=(corrected < ALPHA) & outside,
+        claimed=(corrected < ALPHA) & ~inside.to_numpy(),
+        reason=reason.mask(unexplained, "the answers do not suffice"),
     )

@@ -17,12 +17,7 @@ from scipy import stats
 from analysis.statistics.clusters import holm
 from harness.records import PAIR
 
-OUTCOMES = {
-    "accuracy": "correct",
-    "top-5": "top5",
-    "probability": "probability",
-    "objective": "objective",
-}
+OUTCOMES = {"accuracy": "correct", "top-5": "top5", "probability": "probability"}
 
 
 def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
@@ -30,7 +25,7 @@ def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
     Args:
         records: rows of an image and arm.
-        outcome: in OUTCOMES.
+        outcome: "accuracy", "top-5" or "probability".
 
     Returns:
         series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change;

@@ -22,6 +22,10 @@ class Estimate:
         effect_name: what the effect size is, e.g. "odds ratio".
         level: coverage aimed at by the interval.
         clustered: the units that were resampled or given random effects, e.g. ("participant",).
+        reason: why there is no interval or no test, or what a reader must know of it; "" where
+            nothing is to be said.
+
+    An interval without width is none: its ends become NaN, and `reason` says so.
     """
 
     value: float
@@ -35,3 +39,11 @@ class Estimate:
     effect_name: str = ""
     level: float = 0.95
     clustered: tuple[str, ...] = field(default=())
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.low == self.high:
+            object.__setattr__(self, "low", nan)
+            object.__setattr__(self, "high", nan)
+            said = self.reason or "nothing varies, so that no interval can be estimated"
+            object.__setattr__(self, "reason", said)

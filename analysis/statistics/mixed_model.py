@@ -43,6 +43,7 @@ class Fit:
             likelihood (for normal data about n − 1); infinite where σ is 0.
         log_likelihood: Laplace's (restricted) log likelihood.
         participants, items: how many of each.
+        estimated: which standard deviations the model has.
         converged: whether the search for the standard deviations ended well.
     """
 
@@ -54,6 +55,16 @@ class Fit:
     participants: int
     items: int
     converged: bool
+    estimated: tuple[bool, bool, bool] = (True, True, True)
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of the fit: that it is singular, or did not converge."""
+        effects = ("participants", "participants within conditions", "trials")
+        absent = [e for e, sd, estimated in zip(effects, self.sd, self.estimated, strict=True)
+                  if estimated and sd == 0]  # fmt: skip
+        notes = [f"singular fit: variance of {', '.join(absent)} estimated as 0"] if absent else []
+        return "; ".join([*notes, *([] if self.converged else ["the fit did not converge"])])
 
 
 class _Problem:
@@ -256,6 +267,7 @@ def fit(
         participants=problem.P,
         items=problem.I,
         converged=bool(found.success),
+        estimated=(True, bool(free[1]), True),
     )
 
 

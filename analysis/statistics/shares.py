@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 from scipy.special import expit, logit
 
 from analysis.statistics import mixed_model
@@ -24,7 +24,9 @@ from analysis.statistics.clusters import (
     Variance,
     crossed,
     estimates,
+    informing,
     t_interval,
+    too_few,
     two_way_bootstrap,
     two_way_jackknife,
 )
@@ -84,11 +86,13 @@ def _two_way(
     function: Callable[[np.ndarray, np.ndarray], np.ndarray],
     replicates: int,
     seed: int,
+    weights: np.ndarray | None = None,
 ) -> Variance:
     """Bootstrap, or the jackknife where no replicates are asked for."""
     if replicates:
-        return two_way_bootstrap(data, function, replicates, np.random.default_rng(seed))
-    return two_way_jackknife(data, function)
+        rng = np.random.default_rng(seed)
+        return two_way_bootstrap(data, function, replicates, rng, weights)
+    return two_way_jackknife(data, function, weights)
 
 
 @STATISTICS.add("exact_binomial")
@@ -133,15 +137,18 @@ class ClusterBootstrap:
 
     Where all (or all but a few) answers of a condition are right or wrong, the variance cannot be
     estimated; the interval is then Clopper and Pearson's with as many trials as there are
-    participants or items, whichever are fewer, which is conservative.
+    participants or items, whichever are effectively fewer, which is conservative. With fewer than
+    four participants or items of a condition there is neither interval nor test.
 
     Attributes:
         chance: of a right answer by guessing, one number or one a condition.
-        replicates: bootstrap replicates; 0 takes the jackknife, its deterministic twin.
+        replicates: 0 takes the jackknife, a closed form, so that no seed decides a claim; more
+            take the bootstrap, to lay beside it (the standard error of its standard errors is about
+            1/√(2·replicates) of them).
     """
 
     chance: float | Mapping[str, float]
-    replicates: int = 1999
+    replicates: int = 0
     seed: int = 0
     level: float = 0.95
 
@@ -176,32 +183,57 @@ def clustered_shares(
     found = []
     for g, share in enumerate(shares):
         chance = None if chances is None else chances[g]
+        if result.reasons[g]:
+            kept = Estimate(share, n=int(counts[g]), level=level, clustered=CLUSTERED,
+                            reason=result.reasons[g])  # fmt: skip
+            found.append(kept)
+            continue
         if not (np.isfinite(result.variance[g]) and result.variance[g] > 0):
-            found.append(_few_clusters(data, g, float(share), chance, level))
+            found.append(_clusters_as_trials(data, g, float(share), chance, level))
             continue
         null = None if chance is None else float(logit(chance))
-        one = Variance(result.point[[g]], result.variance[[g]], result.df[[g]])
+        one = Variance(
+            result.point[[g]], result.variance[[g]], result.df[[g]], result.independent[[g]], ("",)
+        )
         test = "t, participants and items clustered"
         found += estimates(one, expit, null, test, counts[[g]], level)
     return found
 
 
-def _few_clusters(
+def _clusters_as_trials(
     data: Crossed, g: int, share: float, chance: float | None, level: float
 ) -> Estimate:
-    """Clopper and Pearson's interval, the scarcer kind of cluster counting as trials."""
+    """Clopper and Pearson's interval, the scarcer kind of cluster counting as trials.
+
+    The number of successes, share × clusters, may be broken: the interval's beta distributions
+    know no whole numbers, and p is twice the smaller of their tails at chance, so that both agree.
+    """
     inside = data.group == g
-    n = min(len(np.unique(data.participant[inside])), len(np.unique(data.item[inside])))
+    one = np.zeros(int(inside.sum()), dtype=int)
+    n = min(
+        float(informing(codes[inside], one, np.ones((1, 1))).effective[0])
+        for codes in (data.participant, data.item)
+    )
+    low, high = clopper_pearson(share, n, level)
+    p = np.nan
+    if chance is not None:
+        k = share * n
+        over = float(stats.beta.cdf(chance, k, n - k + 1)) if k > 0 else 1.0
+        under = float(stats.beta.sf(chance, k + 1, n - k)) if k < n else 1.0
+        p = 1.0 if np.isclose(share, chance, rtol=0, atol=1e-12) else min(1.0, 2 * min(over, under))
+    return Estimate(
+        share, low, high, n=int(inside.sum()), test=f"exact binomial, {n:.3g} clusters as trials",
+        p=p, level=level, clustered=CLUSTERED,
+        reason="right or wrong answers of too few clusters: clusters as trials",
+    )  # fmt: skip
+
+
+def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
+    """Clopper & Pearson's (1934) interval of a share of n trials, which need not be whole."""
     k, tail = share * n, (1 - level) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
-    # A broken number of successes counts as the next whole one towards chance.
-    whole = int(np.floor(k + 1e-9) if chance is None or share > chance else np.ceil(k - 1e-9))
-    p = np.nan if chance is None else float(stats.binomtest(whole, n, chance).pvalue)
-    return Estimate(
-        share, low, high, n=int(inside.sum()), test=f"exact binomial, {n} clusters as trials", p=p,
-        level=level, clustered=CLUSTERED,
-    )  # fmt: skip
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -220,6 +252,16 @@ class _Conditions:
     @property
     def spread(self) -> float:
         return float(np.linalg.norm(self.fit.sd))
+
+    def reason(self, *conditions: int) -> str:
+        """Why the conditions have no interval, or what is to be said of the fit; "" for nothing."""
+        return self.too_few(*conditions) or self.fit.note
+
+    def too_few(self, *conditions: int) -> str:
+        """See `clusters.too_few`."""
+        people = min(int((self.people[:, g] > 0).sum()) for g in conditions)
+        items = min(int((self.items[:, g] > 0).sum()) for g in conditions)
+        return too_few(people, items)
 
     def combination(self, weights: np.ndarray) -> tuple[float, float, float]:
         """Value, variance, and Satterthwaite's df of weights·β.
@@ -277,7 +319,12 @@ class CrossedEffects:
         """The estimates of a model fitted before."""
         every = frame["condition"].astype(str).value_counts().sort_index()
         found: Estimates = {
-            (str(name),): Estimate(np.nan, left_out=int(n), level=self.level)
+            (str(name),): Estimate(
+                np.nan,
+                left_out=int(n),
+                level=self.level,
+                reason="all answers are right, or all wrong: the model has no finite effect",
+            )
             for name, n in every.items()
         }
         if model is None:
@@ -287,6 +334,8 @@ class CrossedEffects:
             beta, variance, df = model.combination(np.eye(len(model.names))[g])
             null = mixed_model.conditional(chance, model.spread)
             low, high, p = t_interval(beta, variance, df, self.level, null)
+            if model.too_few(g):
+                low = high = p = np.nan
             value, low, high = map(
                 float, mixed_model.marginal(np.array([beta, low, high]), model.spread)
             )
@@ -295,12 +344,12 @@ class CrossedEffects:
                 left_out=int(every[name] - model.counts[g]),
                 test="t, crossed random effects", p=p,
                 effect=float(np.exp(beta - null)), effect_name="odds ratio to chance",
-                level=self.level, clustered=CLUSTERED,
+                level=self.level, clustered=CLUSTERED, reason=model.reason(g),
             )  # fmt: skip
         return found
 
 
-def _pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int]]:
+def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int]]:
     """Pairs of conditions to compare: all, or each with the reference."""
     if reference is None:
         return list(combinations(range(len(names)), 2))
@@ -326,7 +375,7 @@ class ClusterContrasts:
     """
 
     reference: str | None = None
-    replicates: int = 1999
+    replicates: int = 0
     seed: int = 0
     level: float = 0.95
     value: str = "correct"
@@ -334,7 +383,7 @@ class ClusterContrasts:
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, _ = _answered(frame, self.value)
         data = crossed(kept, value=self.value)
-        pairs = _pairs(data.groups, self.reference)
+        pairs = condition_pairs(data.groups, self.reference)
         if not pairs:
             return {}
         first, second = np.array(pairs).T
@@ -349,12 +398,17 @@ class ClusterContrasts:
 
             return function
 
-        risk = _two_way(data, difference(_shares), self.replicates, self.seed)
-        odds = _two_way(data, difference(_log_odds), self.replicates, self.seed)
+        weights = contrast_weights(first, second, len(data.groups))
+        risk = _two_way(data, difference(_shares), self.replicates, self.seed, weights)
+        odds = _two_way(data, difference(_log_odds), self.replicates, self.seed, weights)
         test = "t, participants and items clustered"
         differences = estimates(risk, lambda d: d.clip(-1, 1), 0.0, test, counts, self.level)
         ratios = estimates(odds, np.exp, None, "", counts, self.level)
         names = [(data.groups[a], data.groups[b]) for a, b in pairs]
+        differences = [
+            _without_variation(data, pair, e, self.level) if not risk.reasons[i] else e
+            for i, (pair, e) in enumerate(zip(pairs, differences, strict=True))
+        ]
         found: Estimates = {
             (*pair, "risk difference"): replace(e, left_out=missing)
             for pair, e in zip(names, differences, strict=True)
@@ -362,6 +416,61 @@ class ClusterContrasts:
         for pair, e in zip(names, ratios, strict=True):
             found[(*pair, "odds ratio")] = replace(e, left_out=missing)
         return found
+
+
+def contrast_weights(first: np.ndarray, second: np.ndarray, groups: int) -> np.ndarray:
+    """1 and −1 for the two groups of each difference: [k, groups]."""
+    weights = np.zeros((len(first), groups))
+    weights[np.arange(len(first)), first] = 1.0
+    weights[np.arange(len(first)), second] = -1.0
+    return weights
+
+
+def _without_variation(
+    data: Crossed, pair: tuple[int, int], estimate: Estimate, level: float
+) -> Estimate:
+    """The difference of two shares one of which is 0 or 1, so that its variance comes out as 0.
+
+    Newcombe's (1998) hybrid score interval (MOVER) from the two shares' own intervals:
+    d − √((p₁ − l₁)² + (u₂ − p₂)²) and so on; p is the level at which it just leaves 0 out.
+    """
+    shares = [float(data.values[data.group == g].mean()) for g in pair]
+    if all(0 < share < 1 for share in shares):
+        return estimate
+    only = [
+        Crossed(data.values[m], np.zeros(int(m.sum()), dtype=int), _codes(data.participant[m]),
+                _codes(data.item[m]), (str(g),), np.zeros(len(np.unique(data.item[m])), dtype=int))
+        for g in pair
+        for m in (data.group == g,)
+    ]  # fmt: skip
+    fits = [two_way_jackknife(one, _log_odds) for one in only]
+
+    def ends(at: float) -> tuple[float, float]:
+        (a,), (b,) = (clustered_shares(o, f, None, at) for o, f in zip(only, fits, strict=True))
+        d = a.value - b.value
+        return (
+            d - float(np.hypot(a.value - a.low, b.high - b.value)),
+            d + float(np.hypot(a.high - a.value, b.value - b.low)),
+        )
+
+    low, high = ends(level)
+    d = shares[0] - shares[1]
+
+    def gap(alpha: float) -> float:
+        bottom, top = ends(1 - alpha)
+        return bottom if d > 0 else -top
+
+    p = 1.0
+    if d != 0 and gap(0.999) > 0:
+        p = float(optimize.brentq(gap, 1e-12, 0.999)) if gap(1e-12) < 0 else 1e-12
+    return replace(
+        estimate, low=max(low, -1.0), high=min(high, 1.0), p=p, test="hybrid of two intervals",
+        reason="all answers of a condition are right or wrong: hybrid of two intervals",
+    )  # fmt: skip
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    return np.unique(values, return_inverse=True)[1]
 
 
 @STATISTICS.add("crossed_contrasts")
@@ -386,13 +495,16 @@ class CrossedContrasts:
             return {}
         identity = np.eye(len(model.names))
         found: Estimates = {}
-        for a, b in _pairs(model.names, self.reference):
+        for a, b in condition_pairs(model.names, self.reference):
             value, variance, df = model.combination(identity[a] - identity[b])
             low, high, p = t_interval(value, variance, df, self.level, 0.0)
+            if model.too_few(a, b):
+                low = high = p = np.nan
             value, low, high = map(float, np.exp([value, low, high]))
             found[(model.names[a], model.names[b], "odds ratio")] = Estimate(
                 value, low, high, n=int(model.counts[[a, b]].sum()),
                 left_out=int(frame["correct"].isna().sum()),
                 test="t, crossed random effects", p=p, level=self.level, clustered=CLUSTERED,
+                reason=model.reason(a, b),
             )  # fmt: skip
         return found

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tasks.base import Field
 from tasks.study import Study
 from tasks.study import load as load_study
 
@@ -74,6 +76,25 @@ class FrozenStudy:
                 )
             found[str(condition)] = 1 / sizes.pop()
         return found
+
+    def conditions(self, task: str) -> tuple[str, ...]:
+        """Conditions of the task's trials, sorted."""
+        data = self.trials[(self.trials["role"] == "trial") & (self.trials["task"] == task)]
+        return tuple(sorted(set(map(str, data["condition"]))))
+
+    def fields(self, task: str) -> dict[str, Field]:
+        """What a task asks, by name; none where it is a task of one's own that is not at hand."""
+        trials = (t for t in self.study.trials if t.task == task and t.role == "trial")
+        try:
+            return {f.name: f for t in islice(trials, 1) for f in self.study.fields(t)}
+        except ValueError:
+            return {}
+
+    def scale(self, task: str, field: str) -> tuple[float, float] | None:
+        """Lowest and highest step of a rating; None where the task is not at hand."""
+        asked = self.fields(task).get(field)
+        steps = [float(value) for value, _ in asked.choices] if asked is not None else []
+        return (min(steps), max(steps)) if steps else None
 
     def controls(self, task: str) -> tuple[str, ...]:
         """Conditions that say whether the task works, as frozen."""

@@ -5,25 +5,30 @@ Their p-values are for each test alone; `Results.claims` corrects all of them to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
 from analysis.statistics.claims import CONTROL
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.shares import Estimates, tabulate
+from analysis.study.analysed import Analysed, stacked
 from analysis.study.association import EVIDENCE, Associations
-from analysis.study.results import STUDY_TESTS, Results, stacked
+from harness.registry import Registry
+
+#: Kind of question -> function(results) -> its table: question, task, what, value, low, high, null
+#: (the tested value), p; question is "" in rows that describe and test nothing.
+STUDY_TESTS: Registry[Callable[[Analysed], pd.DataFrame]] = Registry("kind of question")
 
 
 @STUDY_TESTS.add("chance")
-def chance(results: Results) -> pd.DataFrame:
+def chance(results: Analysed) -> pd.DataFrame:
     """Share of right answers by condition against guessing."""
     frames = []
     for task in results.choice_tasks:
         levels = results.responses.study.chance(task)
-        table = results.by_task(
-            [task], "cluster_bootstrap", ["condition"], "chance", chance=levels, **results.sampled
-        )
+        table = results.by_task([task], "cluster_bootstrap", ["condition"], "chance", chance=levels)
         control = table["condition"].isin(results.controls(task))
         table.loc[control, "question"] = f"{task}.{CONTROL}"
         frames.append(table.assign(null=table["condition"].map(levels)))
@@ -32,24 +37,26 @@ def chance(results: Results) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("contrasts")
-def contrasts(results: Results) -> pd.DataFrame:
+def contrasts(results: Analysed) -> pd.DataFrame:
     """Differences of the share of right answers, and odds ratios beside them."""
-    table = _differences(results, "cluster_contrasts", **results.sampled)
+    table = _differences(results, "cluster_contrasts")
     if table.empty:
         return table
     ratio = table["measure"] == "odds ratio"  # the same claim on another scale
     return table.assign(null=0.0, question=table["question"].where(~ratio, ""))
 
 
-def crossed_contrasts(results: Results) -> pd.DataFrame:
+def crossed_contrasts(results: Analysed) -> pd.DataFrame:
     """The odds ratios of the model with crossed random effects, to lay beside them."""
     return _differences(results, "crossed_contrasts")
 
 
-def _differences(results: Results, statistic: str, **parameters) -> pd.DataFrame:
+def _differences(results: Analysed, statistic: str, **parameters) -> pd.DataFrame:
     """Contrasts of conditions within each task, with the reference where the task has it."""
     frames = []
     for task in results.choice_tasks:
+        if not _comparable(results, task):
+            continue
         table = results.by_task(
             [task], statistic, ["first", "second", "measure"], "contrasts",
             reference=_reference(results, task), **parameters,
@@ -59,9 +66,16 @@ def _differences(results: Results, statistic: str, **parameters) -> pd.DataFrame
     return stacked(frames)
 
 
-def _reference(results: Results, task: str) -> str | None:
-    known = set(results.of(task)["condition"])
-    return results.reference if results.reference in known else None
+def _reference(results: Analysed, task: str) -> str | None:
+    """The condition to compare with, where the frozen task has it (answered or not)."""
+    frozen = results.responses.study.conditions(task)
+    return results.reference if results.reference in frozen else None
+
+
+def _comparable(results: Analysed, task: str, asked: str = "correct") -> bool:
+    """Whether the condition to compare with was answered at all."""
+    answers, reference = results.of(task), _reference(results, task)
+    return reference is None or reference in set(answers.loc[answers[asked].notna(), "condition"])
 
 
 def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.DataFrame:
@@ -81,7 +95,7 @@ def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.D
 
 
 @STUDY_TESTS.add("detection")
-def detection(results: Results) -> pd.DataFrame:
+def detection(results: Analysed) -> pd.DataFrame:
     """Share judged changed by condition; then for real and for false evolutions, against unchanged
     stages, hit and false-alarm rate, d′ (tested) and criterion, under `measure` and `signal`."""
     task = "evolution_labelling"
@@ -105,17 +119,18 @@ def detection(results: Results) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("ratings")
-def ratings(results: Results) -> pd.DataFrame:
+def ratings(results: Analysed) -> pd.DataFrame:
     """Mean ratings on scales by condition, then their differences (tested)."""
     frames = []
     for task in results.tasks:
         answers = results.of(task)
         for asked in ("rating", "clarity"):
-            if answers[asked].isna().all():
+            if answers[asked].isna().all() or not _comparable(results, task, asked):
                 continue
             table = results.by_task(
                 [task], "ratings", ["first", "second"], "ratings", value=asked,
                 reference=_reference(results, task),
+                scale=results.responses.study.scale(task, asked),
             )  # fmt: skip
             table = _pairs_of(table, task, results.controls(task)).assign(asked=asked, null=0.0)
             mean = table["second"] == ""
@@ -124,7 +139,7 @@ def ratings(results: Results) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("labels")
-def labels(results: Results) -> pd.DataFrame:
+def labels(results: Analysed) -> pd.DataFrame:
     """Agreement of labels of the same pictures, against answers shuffled within the condition."""
     statistic = LabelAgreement(
         results.similarity, results.settings.permutations, results.settings.replicates,
@@ -143,7 +158,7 @@ def labels(results: Results) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("learning")
-def learning(results: Results) -> pd.DataFrame:
+def learning(results: Analysed) -> pd.DataFrame:
     """Change of the share of right answers over the session, controls left out."""
     table = results.by_task(
         results.choice_tasks, "learning", ["condition"], "learning", controls=False
@@ -155,7 +170,7 @@ def learning(results: Results) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("confidence")
-def confidence(results: Results) -> pd.DataFrame:
+def confidence(results: Analysed) -> pd.DataFrame:
     """Whether people are surer where they are right, controls left out."""
     study = results.responses.study.study
     asked = [
@@ -170,13 +185,16 @@ def confidence(results: Results) -> pd.DataFrame:
 
 
 @STUDY_TESTS.add("associations")
-def associations(results: Results) -> pd.DataFrame:
+def associations(results: Analysed) -> pd.DataFrame:
     """People against each piece of network evidence, over trials, controls left out.
 
     Without a run the tests stand there all the same, not made: whether one gives a run must not
     change what else may be claimed.
     """
-    tasks = [t for t in results.tasks if t in results.choice_tasks or t == "evolution_labelling"]
+    study = results.responses.study
+    tasks = [t for t in results.planned_tasks
+             if (t in study.choice_tasks or t == "evolution_labelling")
+             and set(study.conditions(t)) - set(results.controls(t))]  # fmt: skip
     rows = pd.DataFrame(
         [(f"{t}.associations", results.name(t), t, e) for t in tasks for e in EVIDENCE],
         columns=["question", "task", "id", "what"],
@@ -196,7 +214,10 @@ def associations(results: Results) -> pd.DataFrame:
         found = tabulate(statistic(results.meeting[kept]), ["id", "what"])
     numbers = ["value", "low", "high", "n", "left_out", "p"]
     table = rows.merge(
-        found.reindex(columns=["id", "what", *numbers]), on=["id", "what"], how="left"
+        found.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"
     )
-    table = table.astype(dict.fromkeys(numbers, float)).fillna({"n": 0, "left_out": 0})
+    why = "no run was given" if results.meeting is None else "no answers to join with the run"
+    table = table.astype(dict.fromkeys(numbers, float) | {"reason": object}).fillna(
+        {"n": 0, "left_out": 0, "reason": why}
+    )
     return table.astype({"n": int, "left_out": int}).assign(evidence=table["what"], null=0.0)

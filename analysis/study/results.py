@@ -2,198 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
-from typing import Any
 
 import pandas as pd
 
-from analysis.exhibits.tables import Table
-from analysis.statistics import behaviour  # noqa: F401 - registers its statistics
+from analysis.statistics import STATISTICS, Estimates, tabulate
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
 from analysis.statistics.claims import judge
-from analysis.statistics.shares import STATISTICS, Estimates, tabulate
-from analysis.study.frozen_study import TASK_NAMES
-from analysis.study.responses import Responses
-from harness.registry import Registry
-from tasks.settings import Analysis
+from analysis.study.analysed import Analysed, Settings, stacked
+from analysis.study.family import complete
+from analysis.study.planned_tests import STUDY_TESTS
 
-
-def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables under one another; of none, an empty one."""
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+__all__ = ["Results", "Settings", "held_out"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Choices of the analysis, written into the release pack.
-
-    Attributes:
-        replicates: of every bootstrap. permutations: of every permutation test; p-values go down to
-            1 / (permutations + 1) before they are corrected. seed: of all random numbers.
-        level: of all intervals.
-        similarity: of labels (`analysis.labels.SIMILARITIES`); as frozen by default.
-        reference: condition that others of its task are compared with, "" for all pairs; as frozen
-            by default.
-        exhibits: tables, figures and sentences of one's own, each `package.module:function`.
-    """
-
-    replicates: int = 1999
-    permutations: int = 9999
-    seed: int = 0
-    level: float = 0.95
-    similarity: str | None = None
-    reference: str | None = None
-    exhibits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Results:
-    """A study's answers and what follows from them. All parts are computed when first asked for.
-
-    Attributes:
-        responses: validated, exclusions applied. settings: of the analysis.
-        meeting: the joined table of people and networks, None where no run was given.
-        reload: answers again, under other exclusion rules (for the grid of thresholds).
-        reversion: changes of accuracy by pair, split and arm of a run, None where none was given.
-        from_run: tables of that run which stand among the study's.
-    """
-
-    responses: Responses
-    settings: Settings
-    reload: Callable[[Mapping[str, Any]], Responses]
-    meeting: pd.DataFrame | None = None
-    reversion: pd.DataFrame | None = None
-    from_run: Sequence[Table] = ()
-
-    @property
-    def plan(self) -> Analysis:
-        """What was frozen; for a study older than plans, no main question and all defaults."""
-        return self.responses.study.study.analysis or Analysis()
-
-    @property
-    def level(self) -> str:
-        """The level of intervals as readers see it."""
-        return f"{100 * self.settings.level:g} %"
-
-    @property
-    def similarity(self) -> str:
-        chosen = self.settings.similarity
-        return self.plan.similarity if chosen is None else chosen
-
-    @property
-    def reference(self) -> str:
-        """Raises ValueError where no task has the condition."""
-        chosen = self.settings.reference
-        reference = self.plan.reference if chosen is None else chosen
-        trials = self.responses.study.trials
-        known = sorted(set(trials.loc[trials["role"] == "trial", "condition"]))
-        if reference and reference not in known:
-            raise ValueError(
-                f"reference condition {reference!r} is none of {', '.join(known)}; "
-                f"give one of these, or '' for all pairs"
-            )
-        return reference
-
-    @property
-    def departures(self) -> list[str]:
-        """Choices that differ from the frozen plan, or from the defaults that stand for one."""
-        usual = Settings()
-        choices: list[tuple[str, Any, Any]] = [
-            ("similarity of labels", self.similarity, self.plan.similarity),
-            ("reference condition", self.reference or "none", self.plan.reference or "none"),
-        ] + [
-            (name, getattr(self.settings, name), getattr(usual, name))
-            for name in ("replicates", "permutations", "seed", "level")
-        ]
-        return [
-            f"{what} {chosen} instead of {frozen}"
-            for what, chosen, frozen in choices
-            if chosen != frozen
-        ]
-
-    def name(self, task: str) -> str:
-        """A task as readers call it."""
-        return self.responses.study.name(task)
-
-    def controls(self, task: str) -> tuple[str, ...]:
-        """Conditions that only say whether the task works."""
-        return self.responses.study.controls(task)
-
-    @property
-    def tasks(self) -> list[str]:
-        """Tasks with analysed answers, in the order of TASK_NAMES, users' own after them."""
-        have = set(self.responses.answers["task"])
-        known = [task for task in TASK_NAMES if task in have]
-        return known + sorted(have - set(known))
-
-    @property
-    def choice_tasks(self) -> list[str]:
-        return [task for task in self.tasks if task in self.responses.study.choice_tasks]
-
-    def of(self, task: str, controls: bool = True) -> pd.DataFrame:
-        """The analysed answers of a task, with columns `changed`, `clarity` and `rating`.
-
-        Args:
-            controls: whether to keep those of control conditions.
-        """
-        answers = self.responses.answers
-        answers = answers[answers["task"] == task]
-        if not controls:
-            answers = answers[~answers["condition"].isin(self.controls(task))]
-        answers = answers.reset_index(drop=True)
-        parts = {
-            name: [v.get(name) if isinstance(v, dict) else None for v in answers["value"]]
-            for name in ("changed", "clarity", "rating")
-        }
-        return answers.assign(
-            **{k: pd.to_numeric(pd.Series(v, dtype=object)) for k, v in parts.items()}
-        )
-
-    def by_task(
-        self,
-        tasks: Sequence[str],
-        statistic: str,
-        names: list[str],
-        kind: str = "",
-        controls: bool = True,
-        **parameters: Any,
-    ) -> pd.DataFrame:
-        """A statistic over each task's answers, as one table: question, task, names, estimate.
-
-        Args:
-            kind: of the question that the statistic's tests ask; "" where it tests nothing.
-            controls: whether answers of control conditions take part.
-        """
-        frames = []
-        for task in tasks:
-            made = STATISTICS.get(statistic)(level=self.settings.level, **parameters)
-            if found := made(self.of(task, controls)):
-                table = tabulate(found, names)
-                table.insert(0, "task", self.name(task))
-                table.insert(0, "question", f"{task}.{kind}" if kind else "")
-                frames.append(table)
-        return stacked(frames)
-
-    @property
-    def sampled(self) -> dict[str, Any]:
-        """Parameters of statistics that resample."""
-        return {"replicates": self.settings.replicates, "seed": self.settings.seed}
+class Results(Analysed):
+    """A study's answers and what follows from them. All parts are computed when first asked for."""
 
     @cached_property
     def _tests(self) -> dict[str, pd.DataFrame]:
         """The table of each kind of question, each test for itself."""
-        tables = {kind: study_tests().get(kind)(self) for kind in study_tests()}
+        tables = {kind: STUDY_TESTS.get(kind)(self) for kind in STUDY_TESTS}
         return {kind: table for kind, table in tables.items() if len(table)}
 
     @cached_property
     def claims(self) -> pd.DataFrame:
-        """Every estimate of `study_tests`, its tests corrected together (see `claims`)."""
-        if not self._tests:
+        """Every estimate of `STUDY_TESTS` and every planned test that could not be made, the tests
+        corrected together (see `analysis.statistics.claims`)."""
+        tests = complete(self, self._tests)
+        if not tests:
             return pd.DataFrame()
-        return judge(pd.concat(self._tests), self.plan.primary, self.plan.primary_share)
+        return judge(pd.concat(tests), self.plan.primary, self.plan.primary_share)
 
     def tested(self, kind: str) -> pd.DataFrame:
         """The table of a kind of question: p as corrected over the study, p_alone, claimed."""
@@ -242,17 +83,6 @@ class Results:
         table = tabulate(STATISTICS.get("changed")(level=self.settings.level)(answers), ["moved"])
         mean = trials.groupby(thirds, observed=True).mean()
         return table.assign(displacement=table["moved"].map(mean).astype(float))
-
-    def labels_of(self, task: str) -> pd.DataFrame:
-        """Free-text labels: trial, stage, participant, condition, label."""
-        rows: list[tuple[str, int, str, str, str | None]] = []
-        for row in self.of(task).itertuples(index=False):
-            value = row.value
-            if not isinstance(value, dict) or not {"label", "labels"} & set(value):
-                continue
-            for stage, label in enumerate(value.get("labels") or [value.get("label")]):
-                rows.append((row.trial, stage, row.participant, row.condition, label))
-        return pd.DataFrame(rows, columns=["trial", "stage", "participant", "condition", "label"])
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -312,17 +142,6 @@ class Results:
                     }
                 )  # fmt: skip
         return pd.DataFrame(rows)
-
-
-#: Kind of question -> function(results) -> its table: question, task, what, value, low, high, null
-#: (the tested value), p; question is "" in rows that describe and test nothing.
-STUDY_TESTS: Registry[Callable[[Results], pd.DataFrame]] = Registry("kind of question")
-
-
-def study_tests() -> Registry[Callable[[Results], pd.DataFrame]]:
-    """The registry, with every built-in kind in it."""
-    import_module("analysis.study.planned_tests")
-    return STUDY_TESTS
 
 
 def held_out(results: Results) -> pd.DataFrame | None:

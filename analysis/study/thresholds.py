@@ -10,7 +10,9 @@ import pandas as pd
 from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import judge
 from analysis.study.association import OF_PEOPLE, join
-from analysis.study.results import Results, study_tests
+from analysis.study.family import complete
+from analysis.study.planned_tests import STUDY_TESTS
+from analysis.study.results import Results
 
 
 def main_result(results: Results) -> pd.DataFrame:
@@ -21,7 +23,8 @@ def main_result(results: Results) -> pd.DataFrame:
     plan, choice = results.plan, results.choice_tasks
     primary = plan.primary or (f"{choice[0]}.chance" if choice else "")
     kind = primary.rpartition(".")[2]
-    table = study_tests().get(kind)(results) if kind in study_tests() else pd.DataFrame()
+    table = STUDY_TESTS.get(kind)(results) if kind in STUDY_TESTS else pd.DataFrame()
+    table = complete(results, {kind: table}).get(kind, pd.DataFrame())
     if table.empty:
         return table
     columns = ["question", "what", "value", "low", "high", "null", "p"]

@@ -9,8 +9,7 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from harness.artifacts import Run, fingerprint
-from harness.networks.sources import Source
-from harness.networks.state_dicts import CheckpointError
+from harness.networks.sources import CheckpointError, Source
 
 
 class MemorySource(Source):

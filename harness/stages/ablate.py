@@ -18,7 +18,6 @@ from harness.images.batches import batch_of, batches
 from harness.images.sets import ImageSet, open_images
 from harness.networks.budget import FEWEST, Cost, fitting, halving
 from harness.networks.execution import execution
-from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import ARM, CONTROLS, PAIR, Pair
@@ -28,10 +27,10 @@ from harness.stages.checkpoints import (
     image_parts,
     importance_batches,
     open_pair,
+    output_of,
     read_layers,
     view_of,
 )
-from harness.stages.prototypes import prototypes_read, says, targets
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 
@@ -42,7 +41,6 @@ _RECORDS = [
     *ARM,
     *("class_id", "image_id", "split", "correct_before", "correct_after"),
     *("top5_before", "top5_after", "probability_before", "probability_after"),
-    *("objective_before", "objective_after"),
 ]
 _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
@@ -147,16 +145,14 @@ class RunArms(Work):
     @property
     def reads(self) -> tuple[Artifact, ...]:
         # through the sets' scores: the checkpoints, the layers and the test images
-        sets = self.study.sets(self.pair, self.kind, self.method, self.classes)
-        return sets, *prototypes_read(self.source, self.pair.epoch_to)
+        return (self.study.sets(self.pair, self.kind, self.method, self.classes),)
 
     @property
     def depends(self) -> object:
         names = self.study.layers_of(self.source.name)
         revert = self.study.config.revert
         images = [revert.importance_images] if self.split == "importance" else []
-        plugins = [plugin_identity(self.ablation), objective_identity(self.source.objective)]
-        return [self.split, names, images, *plugins]
+        return [self.split, names, images, plugin_identity(self.ablation)]
 
     @property
     def steps(self) -> int:
@@ -169,7 +165,6 @@ class RunArms(Work):
         wanted = [layer for layer in layers if names is None or layer.name in names]
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
-        measured = targets(run, self.source, self.pair.epoch_to)
         frames = []
         for class_id in self.classes:
             table = saved[saved["class_id"] == class_id]
@@ -191,8 +186,8 @@ class RunArms(Work):
                     partial(importance_batches, images, config, view, class_id, size),
                     lambda ids: batch_of(images, donors(images, ids, config.seed), view),
                 )
-                target = measured(class_id)
-                return ablate(older, newer, layers, wanted_arms, shown, target, self.ablation, size)
+                output = output_of(self.source, images, class_id)
+                return ablate(older, newer, layers, wanted_arms, shown, output, self.ablation, size)
 
             rows = halving(ablated, self.batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
@@ -298,9 +293,7 @@ def study_steps(
     yield "sets of neurons", set_works(study)
     yield "ablation", arm_works(study, sizes)
     layers = {source.name: layer_names(study, plan.run, source.name) for source, _ in study.pairs}
-    objectives = {source.name: says(source, study.config) for source, _ in study.pairs}
-    about = {**study.about(layers), "objectives": objectives}
-    write_about(plan.run, study.name, about, {**study.contents(), **(more or {})})
+    write_about(plan.run, study.name, study.about(layers), {**study.contents(), **(more or {})})
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

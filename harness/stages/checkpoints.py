@@ -24,7 +24,7 @@ from harness.records import Pair
 from harness.stages.stage import Plan
 
 #: Fields of a source that say which checkpoints there are, not what one of them is.
-_UNSEEN = {"name", "source", "training", "only", "skip", "checkpoints", "at", "objective"}
+_UNSEEN = {"name", "source", "training", "only", "skip", "checkpoints", "at"}
 
 
 def give_checkpoints(plan: Plan) -> None:

@@ -21,7 +21,6 @@ from harness.evolutions.importance import (
 from harness.images.batches import batch_of
 from harness.images.sets import open_images
 from harness.networks.budget import FEWEST, fitting, halving, measure
-from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
@@ -30,9 +29,9 @@ from harness.stages.checkpoints import (
     importance_batches,
     open_pair,
     other_batches,
+    output_of,
     view_of,
 )
-from harness.stages.prototypes import prototype_works, prototypes_read, targets
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
@@ -64,7 +63,6 @@ class ScoreEvolutions(Work):
             *(Artifact("checkpoint", (self.source.name, epoch)) for epoch in epochs),
             Artifact("layers", (self.source.name,)),
             Artifact("image_index", ("test",)),
-            *prototypes_read(self.source, *epochs),
         )
 
     @property
@@ -75,7 +73,6 @@ class ScoreEvolutions(Work):
         return [
             *(self.classes, images, self.config.seed, evolve.path_steps),
             plugin_identity(self.method),
-            objective_identity(self.source.objective),
         ]
 
     @property
@@ -87,9 +84,6 @@ class ScoreEvolutions(Work):
         images, config = open_images(run, "test"), self.config
         view = view_of(run, self.source)
         method, scores, reliability = importance_method(self.method), [], []
-        measured = [
-            targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
-        ]
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
 
@@ -101,7 +95,7 @@ class ScoreEvolutions(Work):
                     newer,
                     layers,
                     importance_batches(images, config, view, class_id, size),
-                    (measured[0](class_id), measured[1](class_id)),
+                    output_of(self.source, images, class_id),
                     {self.method: method},
                     generator(config.seed, "importance", *purpose),
                     config.evolve.path_steps,
@@ -152,7 +146,6 @@ def importance_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
     Raises:
         ValueError: not even FEWEST images fit.
     """
-    plan.add(prototype_works(study))
     waiting = {
         work.source.name: (work.source, work.pair)
         for work in plan.add(score_works(study, {}))
@@ -167,7 +160,7 @@ def importance_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
         others = partial(tuple, [batch])
         score = partial(
             sensitivities, older, newer, layers, [batch], 0, methods, rng, steps, others
-        )  # by any objective: what it takes is small beside the passes
+        )
         cost = measure(score, len(batch))
         what = f"importance of series {series!r}"
         sizes[series] = fitting(cost, plan.bytes_a_worker, study.config.evolve.batch_size, what)
@@ -176,8 +169,6 @@ def importance_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
 
 def _steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
-    if works := prototype_works(study):
-        yield "class prototypes", works
     # beside the scores, as they are independent, the map is drawn
     yield "map and importance", [map_work(plan), *score_works(study, importance_sizes(study, plan))]
 

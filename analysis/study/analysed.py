@@ -1,0 +1,189 @@
+"""A study's answers and the plan that was frozen for them: what tests, tables and figures read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.exhibits.tables import Table
+from analysis.statistics import STATISTICS, tabulate
+from analysis.study.frozen_study import TASK_NAMES
+from analysis.study.responses import Responses
+from tasks.settings import Analysis
+
+
+def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables under one another; of none, an empty one."""
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices of the analysis, written into the release pack.
+
+    Attributes:
+        replicates: of every bootstrap. permutations: of every permutation test; p-values go down to
+            1 / (permutations + 1) before they are corrected. seed: of all random numbers.
+        level: of all intervals.
+        similarity: of labels (`analysis.labels.SIMILARITIES`); as frozen by default.
+        reference: condition that others of its task are compared with, "" for all pairs; as frozen
+            by default.
+        exhibits: tables, figures and sentences of one's own, each `package.module:function`.
+    """
+
+    replicates: int = 1999
+    permutations: int = 9999
+    seed: int = 0
+    level: float = 0.95
+    similarity: str | None = None
+    reference: str | None = None
+    exhibits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """A study's answers, the plan they were collected for, and how they are to be analysed.
+
+    Attributes:
+        responses: validated, exclusions applied. settings: of the analysis.
+        meeting: the joined table of people and networks, None where no run was given.
+        reload: answers again, under other exclusion rules (for the grid of thresholds).
+        reversion: changes of accuracy by pair, split and arm of a run, None where none was given.
+        from_run: tables of that run which stand among the study's.
+    """
+
+    responses: Responses
+    settings: Settings
+    reload: Callable[[Mapping[str, Any]], Responses]
+    meeting: pd.DataFrame | None = None
+    reversion: pd.DataFrame | None = None
+    from_run: Sequence[Table] = ()
+
+    @property
+    def plan(self) -> Analysis:
+        """What was frozen; for a study older than plans, no main question and all defaults."""
+        return self.responses.study.study.analysis or Analysis()
+
+    @property
+    def level(self) -> str:
+        """The level of intervals as readers see it."""
+        return f"{100 * self.settings.level:g} %"
+
+    @property
+    def similarity(self) -> str:
+        chosen = self.settings.similarity
+        return self.plan.similarity if chosen is None else chosen
+
+    @property
+    def reference(self) -> str:
+        """Raises ValueError where no task has the condition."""
+        chosen = self.settings.reference
+        reference = self.plan.reference if chosen is None else chosen
+        trials = self.responses.study.trials
+        known = sorted(set(trials.loc[trials["role"] == "trial", "condition"]))
+        if reference and reference not in known:
+            raise ValueError(
+                f"reference condition {reference!r} is none of {', '.join(known)}; "
+                f"give one of these, or '' for all pairs"
+            )
+        return reference
+
+    @property
+    def departures(self) -> list[str]:
+        """Choices that differ from the frozen plan, or from the defaults that stand for one."""
+        usual = Settings()
+        choices: list[tuple[str, Any, Any]] = [
+            ("similarity of labels", self.similarity, self.plan.similarity),
+            ("reference condition", self.reference or "none", self.plan.reference or "none"),
+        ] + [
+            (name, getattr(self.settings, name), getattr(usual, name))
+            for name in ("replicates", "permutations", "seed", "level")
+        ]
+        return [
+            f"{what} {chosen} instead of {frozen}"
+            for what, chosen, frozen in choices
+            if chosen != frozen
+        ]
+
+    def name(self, task: str) -> str:
+        """A task as readers call it."""
+        return self.responses.study.name(task)
+
+    def controls(self, task: str) -> tuple[str, ...]:
+        """Conditions that only say whether the task works."""
+        return self.responses.study.controls(task)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks with analysed answers, in the order of TASK_NAMES, users' own after them."""
+        have = set(self.responses.answers["task"])
+        known = [task for task in TASK_NAMES if task in have]
+        return known + sorted(have - set(known))
+
+    @property
+    def planned_tasks(self) -> list[str]:
+        """Tasks of the frozen study, answered or not."""
+        trials = self.responses.study.trials
+        return list(dict.fromkeys(trials.loc[trials["role"] == "trial", "task"]))
+
+    @property
+    def choice_tasks(self) -> list[str]:
+        return [task for task in self.tasks if task in self.responses.study.choice_tasks]
+
+    def of(self, task: str, controls: bool = True) -> pd.DataFrame:
+        """The analysed answers of a task, with columns `changed`, `clarity` and `rating`.
+
+        Args:
+            controls: whether to keep those of control conditions.
+        """
+        answers = self.responses.answers
+        answers = answers[answers["task"] == task]
+        if not controls:
+            answers = answers[~answers["condition"].isin(self.controls(task))]
+        answers = answers.reset_index(drop=True)
+        parts = {
+            name: [v.get(name) if isinstance(v, dict) else None for v in answers["value"]]
+            for name in ("changed", "clarity", "rating")
+        }
+        return answers.assign(
+            **{k: pd.to_numeric(pd.Series(v, dtype=object)) for k, v in parts.items()}
+        )
+
+    def by_task(
+        self,
+        tasks: Sequence[str],
+        statistic: str,
+        names: list[str],
+        kind: str = "",
+        controls: bool = True,
+        **parameters: Any,
+    ) -> pd.DataFrame:
+        """A statistic over each task's answers, as one table: question, task, names, estimate.
+
+        Args:
+            kind: of the question that the statistic's tests ask; "" where it tests nothing.
+            controls: whether answers of control conditions take part.
+        """
+        frames = []
+        for task in tasks:
+            made = STATISTICS.get(statistic)(level=self.settings.level, **parameters)
+            if found := made(self.of(task, controls)):
+                table = tabulate(found, names)
+                table.insert(0, "task", self.name(task))
+                table.insert(0, "question", f"{task}.{kind}" if kind else "")
+                frames.append(table)
+        return stacked(frames)
+
+    def labels_of(self, task: str) -> pd.DataFrame:
+        """Free-text labels: trial, stage, participant, condition, label."""
+        rows: list[tuple[str, int, str, str, str | None]] = []
+        for row in self.of(task).itertuples(index=False):
+            value = row.value
+            if not isinstance(value, dict) or not {"label", "labels"} & set(value):
+                continue
+            for stage, label in enumerate(value.get("labels") or [value.get("label")]):
+                rows.append((row.trial, stage, row.participant, row.condition, label))
+        return pd.DataFrame(rows, columns=["trial", "stage", "participant", "condition", "label"])

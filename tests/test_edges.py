@@ -1,0 +1,239 @@
+"""Estimates where there is little: few people, few trials, everyone right, ratings all alike.
+
+The rule: an interval that holds what it says, or none and a reason; never one without width, beyond
+its scale, narrower than that of independent answers, or at odds with the p-value beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from analysis.planning.designs import Design, as_frame, simulate
+from analysis.statistics import STATISTICS, Estimate
+from analysis.statistics.behaviour import Learning, Ratings, TypeTwo
+from analysis.statistics.clusters import FEWEST, crossed, informing, t_interval, two_way_jackknife
+from analysis.statistics.shares import (
+    ClusterBootstrap,
+    ClusterContrasts,
+    CrossedEffects,
+    _fit_conditions,
+    clopper_pearson,
+)
+from tests import oracles_statistics as plain
+
+
+def answers(seed=0, accuracy=None, **kwargs) -> pd.DataFrame:
+    design = Design(accuracy or {"a": 0.5, "b": 0.65}, **kwargs)
+    return as_frame(simulate(design, np.random.default_rng(seed)))
+
+
+def thinned(people: int, seed=0, **kwargs) -> pd.DataFrame:
+    """Condition b is answered by the first few people alone."""
+    frame = answers(seed, participants=40, items=8, **kwargs)
+    return frame[(frame["condition"] == "a") | (frame["participant"] < people)]
+
+
+def test_too_few_clusters_give_no_interval_but_a_reason():
+    found = ClusterContrasts()(thinned(FEWEST - 1))["a", "b", "risk difference"]
+    assert np.isfinite(found.value) and np.isnan([found.low, found.high, found.p]).all()
+    assert found.reason == "only 3 participants in a condition: an interval needs 4"
+    shares = ClusterBootstrap(0.5)(thinned(FEWEST - 1))
+    assert np.isfinite(shares[("a",)].p) and np.isnan(shares[("b",)].p)
+    few_trials = answers(items=3)
+    reason = ClusterBootstrap(0.5)(few_trials)[("a",)].reason
+    assert reason == "only 3 trials in a condition: an interval needs 4"
+
+
+@pytest.mark.parametrize("people", [1, 2, 3])
+def test_no_statistic_tests_with_too_few_people(people):
+    """Every registered statistic, on answers of one to three people: a value and no p."""
+    rng = np.random.default_rng(0)
+    frame = answers(accuracy={"signal": 0.6, "noise": 0.4}, participants=people + 1, items=12)
+    frame = frame[frame["participant"] < people].assign(
+        position=lambda f: np.arange(len(f)), confidence=lambda f: rng.integers(1, 5, len(f)),
+        rating=lambda f: rng.integers(1, 5, len(f)), changed=lambda f: f["correct"],
+        milliseconds=lambda f: rng.integers(1000, 9000, len(f)),
+    )  # fmt: skip
+    parameters = {
+        "exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
+        "crossed_effects": {"chance": 0.5}, "detection": {"signal": "signal", "noise": "noise"},
+    }  # fmt: skip
+    independent = {"exact_binomial"}  # takes answers for independent, as its name says
+    for name in STATISTICS:
+        if name in independent:
+            continue
+        for key, estimate in STATISTICS.get(name)(**parameters.get(name, {}))(frame).items():
+            ends = [estimate.low, estimate.high, estimate.p]
+            assert np.isnan(ends).all(), (name, key, estimate)
+            assert estimate.reason, (name, key)
+
+
+def test_degrees_of_freedom_count_the_clusters_that_inform_the_estimate():
+    """Welch and Satterthwaite by hand: 40 people in a, 5 in b, 8 trials each."""
+    data = crossed(thinned(5))
+    count = informing(data.participant, data.group, np.array([[1.0, -1.0], [1.0, 0.0]]))
+    variances = np.array([1 / 40, 1 / 5])
+    expected = variances.sum() ** 2 / (variances**2 / [39, 4]).sum()
+    assert count.df == pytest.approx([expected, 39])
+    assert list(count.fewest) == [5, 40] and count.effective == pytest.approx([5, 40])
+    assert expected < 7
+    uneven = np.repeat(np.arange(4), [10, 1, 1, 1])  # one person gave nearly all answers
+    alone = informing(uneven, np.zeros_like(uneven), np.ones((1, 1)))
+    assert alone.effective[0] == pytest.approx(13**2 / 103) and alone.df[0] == 1
+
+
+def test_a_condition_of_few_people_is_tested_by_their_number():
+    """Rejected four times too often when the degrees of freedom counted all 60 people."""
+    rejected = [
+        ClusterContrasts()(
+            thinned(4, seed, accuracy={"a": 0.5, "b": 0.5}, sd_participant=1.2, sd_item=0.3)
+        )["a", "b", "risk difference"].p
+        < 0.05
+        for seed in range(200)
+    ]
+    assert np.mean(rejected) <= stats.binom.ppf(0.995, 200, 0.06) / 200
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(-3, 3), st.floats(0.01, 4), st.floats(1, 60), st.floats(0, 4))
+def test_the_wider_interval_and_the_larger_p_go_together(point, variance, df, independent):
+    low, high, p = t_interval(point, variance, df, 0.95, 0.0, independent)
+    reach = max(
+        stats.t.ppf(0.975, df) * np.sqrt(variance), stats.norm.ppf(0.975) * np.sqrt(independent)
+    )
+    assert (low, high) == pytest.approx((point - reach, point + reach))
+    if abs(p - 0.05) > 1e-9:
+        assert (p < 0.05) == (low > 0 or high < 0)
+
+
+def test_no_interval_is_narrower_than_that_of_independent_answers():
+    """Where nobody differs, the two-way variance comes out below that of independent answers."""
+    narrower = 0
+    for seed in range(40):
+        frame = answers(seed, {"a": 0.3}, participants=30, items=10, sd_participant=0, sd_item=0)
+        (found,) = ClusterBootstrap(0.3)(frame).values()
+        share = frame["correct"].mean()
+        error = 1 / np.sqrt(len(frame) * share * (1 - share))
+        centre = np.log(share / (1 - share))
+        low, high = 1 / (1 + np.exp(-(centre + 1.959964 * error * np.array([-1, 1]))))
+        assert found.low <= low + 1e-3 and found.high >= high - 1e-3
+        data = crossed(frame)
+        result = two_way_jackknife(data, lambda t, c: np.log(t / (c - t)))
+        narrower += bool(result.variance[0] < result.independent[0])
+    assert narrower > 10  # it is the rule that keeps them wide
+
+
+def test_a_share_equal_to_chance_has_p_one():
+    frame = answers(accuracy={"a": 0.5}, participants=6, items=6)
+    even = frame.assign(correct=(frame["participant"] + frame["trial"]) % 2 == 0)
+    assert ClusterBootstrap(0.5)(even)[("a",)].p == pytest.approx(1)
+    # All right answers of one person, so that leaving that person out leaves none.
+    one = frame.assign(correct=frame["participant"] == 0)
+    found = ClusterBootstrap(1 / 6)(one)[("a",)]
+    assert found.value == pytest.approx(1 / 6) and found.p == 1
+    assert 0 <= found.low < 1 / 6 < found.high <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 12), st.integers(1, 12), st.sampled_from([0.9, 0.95]))
+def test_clopper_and_pearson_are_statsmodels(right, more, level):
+    n = right + more
+    expected = proportion_confint(right, n, 1 - level, method="beta")
+    low, high = clopper_pearson(right / n, n, level)
+    assert (low, high) == pytest.approx(tuple(np.nan_to_num(expected)), abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 6), st.integers(4, 9), st.floats(0.1, 0.9))
+def test_clusters_as_trials_do_not_contradict_themselves(right, people, chance):
+    frame = answers(accuracy={"a": 0.5}, participants=people, items=6)
+    frame = frame.assign(correct=(frame["participant"] == 0) & (frame["trial"] < right))
+    found = ClusterBootstrap(chance)(frame)[("a",)]
+    if abs(found.p - 0.05) > 1e-9:
+        assert (found.p < 0.05) == (not found.low <= chance <= found.high)
+    assert found.low < found.high and found.low >= 0 and found.high <= 1
+
+
+def test_everyone_right_in_one_condition():
+    """The hybrid of the two shares' intervals, against its formula by hand; nothing is certain."""
+    frame = answers(participants=12, items=8)
+    frame.loc[frame["condition"] == "b", "correct"] = 1.0
+    found = ClusterContrasts()(frame)["a", "b", "risk difference"]
+    a, b = (ClusterBootstrap(0.5)(frame)[(name,)] for name in "ab")
+    low, high = plain.hybrid_difference((a.value, a.low, a.high), (b.value, b.low, b.high))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.p < 0.05 and found.high < 0
+    for correct, p in ((1.0, 1), (0.0, 1)):
+        same = ClusterContrasts()(frame.assign(correct=correct))["a", "b", "risk difference"]
+        assert same.value == 0 and same.p == p and same.low < 0 < same.high
+    opposite = frame.assign(correct=(frame["condition"] == "a").astype(float))
+    most = ClusterContrasts()(opposite)["a", "b", "risk difference"]
+    assert most.value == most.high == 1 and 0 < most.low < 1 and 0 < most.p < 0.01
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([4, 6, 10]), st.sampled_from([0.06, 0.5, 0.95]))
+def test_intervals_keep_to_their_scale_have_width_and_agree_with_p(seed, people, accuracy):
+    frame = answers(seed, {"a": accuracy, "b": accuracy}, participants=people, items=4)
+    rating = 1 + 3 * frame["correct"]
+    found = {("shares", *k): (e, 0, 1, 0.5) for k, e in ClusterBootstrap(0.5)(frame).items()}
+    for key, e in ClusterContrasts()(frame).items():
+        if key[-1] == "risk difference":
+            found["difference", *key] = (e, -1, 1, 0.0)
+    for key, e in Ratings(scale=(1, 4))(frame.assign(rating=rating)).items():
+        found["ratings", *key] = (e, 1, 4, np.nan) if not key[1] else (e, -3, 3, 0.0)
+    for key, (e, low, high, null) in found.items():
+        if np.isnan(e.low):
+            assert e.reason and np.isnan(e.p), (key, e)
+            continue
+        assert low <= e.low < e.high <= high, (key, e)
+        if np.isfinite(e.p) and abs(e.p - 0.05) > 1e-6:
+            assert (e.p < 0.05) == (not e.low <= null <= e.high), (key, e)
+
+
+def test_ratings_that_do_not_vary_have_no_interval():
+    frame = answers().assign(rating=3.0)
+    for estimate in Ratings()(frame).values():
+        assert np.isnan([estimate.low, estimate.high]).all()
+        assert estimate.reason == "nothing varies, so that no interval can be estimated"
+    assert Ratings()(frame)["a", "b"].value == 0
+
+
+def test_an_interval_without_width_is_none():
+    none = Estimate(1.0, 1.0, 1.0, p=0.003)
+    assert np.isnan([none.low, none.high]).all() and none.p == 0.003 and none.reason
+
+
+def test_no_seed_decides():
+    frame = answers(participants=12, items=6)
+    for statistic in (lambda s: ClusterBootstrap(0.5, seed=s), lambda s: ClusterContrasts(seed=s)):
+        assert len({tuple(map(str, statistic(s)(frame).values())) for s in range(3)}) == 1
+
+
+def test_why_learning_and_confidence_cannot_be_tested():
+    frame = answers(participants=2, items=8).assign(position=0, confidence=2.0)
+    learning = Learning()(frame)["all conditions",]
+    assert learning.reason == "0 participants answered at several positions: a slope needs 4"
+    sure = TypeTwo()(frame.assign(confidence=np.nan))["all conditions",]
+    assert sure.reason.startswith("no participant has a right and a wrong answer")
+
+
+def test_singular_fits_are_said():
+    frame = answers(accuracy={"a": 0.5}, participants=20, items=8)
+    frame = frame.assign(correct=(frame["participant"] + frame["trial"]) % 2)  # all alike
+    model = _fit_conditions(frame)
+    absent = [("participants", "trials")[k] for k in (0, 1) if model.fit.sd[2 * k] == 0]
+    assert absent == ["participants", "trials"]
+    estimate = CrossedEffects(0.5)(frame)[("a",)]
+    assert estimate.reason.startswith("singular fit: variance of ")
+    assert all(name in estimate.reason for name in absent)
+    varied = answers(0, {"a": 0.5}, participants=40, items=30, sd_participant=1, sd_item=1)
+    assert CrossedEffects(0.5)(varied)[("a",)].reason == ""
+    certain = CrossedEffects(0.5)(frame.assign(correct=1.0))[("a",)]
+    assert certain.left_out == len(frame) and "no finite effect" in certain.reason
