@@ -130,6 +130,20 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
     run = run_until("revert" if last == "report" else last, config, out, console, cluster)
     if last == "report":
         _report(run)
+    if last == "audit":
+        _audit(run)
+
+
+def _audit(run) -> None:
+    from analysis.run import audit
+    from analysis.run.report import plain_on_screen
+
+    if table := audit.audit(run):
+        names = {"unchanged_layers": "unchanged", "dead_units": "dead", "non_finite": "NaN"}
+        columns = ["series", "epoch", "norm", "step", "detour", *names]
+        console.print(plain_on_screen(table.frame[columns].rename(columns=names), table.title))
+    for sentence in audit.audit_sentences(run, {}):
+        console.print(sentence, highlight=False, markup=False)
 
 
 def _report(run) -> None:
@@ -157,6 +171,7 @@ def _stage_command(stage: str, text: str) -> None:
 
 _stage_command("check", "See whether every checkpoint can be used, and what will be studied.")
 _stage_command("train", "Make the images ready and train the series that are to be trained.")
+_stage_command("audit", "See whether each series of checkpoints can be believed, by its weights.")
 _stage_command("probe", "Record stimuli, peaks and activations of every checkpoint.")
 _stage_command("space", "Place all neurons in one semantic space, by every method.")
 _stage_command("evolve", "Score how much each neuron's evolution matters to each class.")

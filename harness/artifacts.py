@@ -116,6 +116,12 @@ LAYOUT = {
     "weights": "training/{0}/epoch-{1:04d}.pt",  # series, epoch
     "training_state": "training/{0}/state.pt",  # series: what interrupted training resumes from
     "training_log": "training/{0}/log.parquet",  # series
+    "audit_weights": "audit/{0}/weights-{1:04d}.npz",  # series, epoch: a sample of each layer's
+    "audit_layers": "audit/{0}/sketch-{1:04d}.parquet",  # series, epoch
+    "audit_distances": "audit/{0}/distances.npz",  # series: between all checkpoints
+    "audit": "audit/{0}/checkpoints.parquet",  # series
+    "audit_steps": "audit/{0}/layers.parquet",  # series: a row a layer and checkpoint
+    "audit_findings": "audit/{0}/findings.parquet",  # series
     "check": "probe/{0}/check-{1:04d}.parquet",  # series, epoch
     "layers": "probe/{0}/layers.parquet",  # series
     "stimuli": "probe/{0}/stimuli-{1:04d}.parquet",  # series, epoch

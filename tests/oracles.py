@@ -293,3 +293,8 @@ def attribute_overlap(activations: np.ndarray, has: np.ndarray) -> float:
     """Of one neuron: its strongest images and those with the attribute, as sets."""
     mine = {image for image, _ in top_k(activations[:, None], int(has.sum()))[0]}
     return jaccard(mine, set(np.flatnonzero(has).tolist()))
+
+
+def euclidean(first: np.ndarray, second: np.ndarray) -> float:
+    """The distance of two vectors, number by number."""
+    return sum((float(a) - float(b)) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5

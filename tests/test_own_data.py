@@ -79,7 +79,7 @@ def test_own_checkpoints_and_images_go_all_the_way(own, tmp_path):
     code, output = run(own, tmp_path / "run")
     assert code == 0, output
     page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
-    assert "mine" in page and page.count("<img ") == 4  # none that needs true concepts
+    assert "mine" in page and page.count("<img ") == 5  # none that needs true concepts
     tables = {path.name for path in (tmp_path / "run" / "report" / "tables").glob("*.csv")}
     assert {"neurons.csv", "identity.csv", "reversion.csv"} <= tables
     assert "alignment.csv" not in tables
@@ -149,7 +149,7 @@ def cut_checkpoint(root):
 
 
 def another_architecture(root):
-    return CONFIG.replace("small_resnet", "small_vgg"), "does not fit the architecture: missing"
+    return CONFIG.replace("small_resnet", "small_vgg"), "prefix 'module.'): missing"
 
 
 def no_such_epoch(root):

@@ -15,6 +15,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
+from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibits
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
 from analysis.run import tables as run_tables
 from analysis.statistics.classes import by_class, class_interval, wide
@@ -84,7 +85,9 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         screen.add_column(str(name), justify="right" if numeric else "left", no_wrap=True)
     for row in frame.itertuples(index=False):
-        screen.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row))
+        screen.add_row(
+            *("–" if v != v else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row)
+        )
     return screen
 
 

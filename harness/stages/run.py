@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness.artifacts import Run, lock
 from harness.config import Config
-from harness.stages import ablate, check, evolve, images, probe, space, train
+from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.ablate import batch_sizes
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
 from harness.stages.engine import cores, engine
@@ -22,6 +22,7 @@ from harness.stages.stage import Plan
 STAGES = (
     images.STAGE,
     train.STAGE,
+    audit.STAGE,
     check.STAGE,
     probe.STAGE,
     space.STAGE,
@@ -30,7 +31,7 @@ STAGES = (
 )
 
 #: What a benchmark starts from.
-_BEFORE_BENCH = STAGES[:5]
+_BEFORE_BENCH = STAGES[: STAGES.index(evolve.STAGE)]
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,115 @@
+"""Can the series of checkpoints be believed? A table, distances as a picture, sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.figures import Figure
+from analysis.exhibits.tables import Table
+from harness.artifacts import Artifact, Run
+
+
+def series_of(run: Run) -> list[str]:
+    """The series of the run's configuration."""
+    return [section["name"] for section in run.manifest()["configuration"]["series"]]
+
+
+def _tables(run: Run, kind: str) -> pd.DataFrame | None:
+    """The tables of one kind of the run's series; None where it has not been audited."""
+    artifacts = [Artifact(kind, (name,)) for name in series_of(run)]
+    if not all(run.path(artifact).exists() for artifact in artifacts):
+        return None
+    return pd.concat([run.table(artifact) for artifact in artifacts], ignore_index=True)
+
+
+@shelf.table("run", "networks")
+def audit(run: Run) -> Table | None:
+    rows = _tables(run, "audit")
+    if rows is None:
+        return None
+    numbers = ("norm", "step", "from_first", "to_last", "detour")
+    return Table(
+        "audit",
+        "Can the checkpoints be believed?",
+        "Distances between the weights of a checkpoint and those of the one before (step), the "
+        "first and the last of its series, from a sample of each layer's weights. Detour is how "
+        "far a checkpoint is from the nearer of its neighbours, as a share of their distance from "
+        "each other: about 0.5 on the way of a training, above 1.5 off it. Unchanged layers have "
+        "the very weights of the checkpoint before; dead units have no incoming weights but "
+        "zeros. The file audit/SERIES/layers.parquet of the run has the same by layer.",
+        rows,
+        dict.fromkeys(numbers, "{:.2f}"),
+    )
+
+
+@shelf.table("run", "networks")
+def audit_findings(run: Run) -> Table | None:
+    rows = _tables(run, "audit_findings")
+    if rows is None:
+        return None
+    return Table(
+        "audit_findings",
+        "Reasons to doubt a series of checkpoints",
+        "A row a finding, the number on which it rests, and the layers where not all are meant.",
+        rows[["series", "kind", "epochs", "value", "text", "layers"]],
+        {"value": "{:.3g}"},
+        ("layers",),
+    )
+
+
+@shelf.figure("run", "networks")
+def audit_distances(run: Run) -> Figure | None:
+    artifacts = {name: Artifact("audit_distances", (name,)) for name in series_of(run)}
+    if not all(run.path(artifact).exists() for artifact in artifacts.values()):
+        return None
+    arrays = {name: run.arrays(artifact) for name, artifact in artifacts.items()}
+    shown = {name: found for name, found in arrays.items() if len(found["epochs"]) > 1}
+    if not shown:
+        return None
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    canvas, grid = plt.subplots(
+        lines, columns, figsize=(2.9 * columns, 2.7 * lines), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (name, found) in zip(grid.flat, shown.items(), strict=False):
+        axes.axis("on")
+        axes.grid(False)
+        picture = axes.imshow(found["distances"], cmap="cividis")
+        ticks = np.unique(np.linspace(0, len(found["epochs"]) - 1, 8).round().astype(int))
+        axes.set_xticks(ticks, found["epochs"][ticks])
+        axes.set_yticks(ticks, found["epochs"][ticks])
+        axes.set(title=name, xlabel="epoch")
+        canvas.colorbar(picture, ax=axes, shrink=0.8)
+    return Figure(
+        "audit_distances",
+        "Distances between the checkpoints' weights",
+        "Euclidean distances over all layers, from a sample of each layer's weights. Along a "
+        "training they grow steadily away from the diagonal; a cross of large values is a "
+        "checkpoint from elsewhere, a dark block off the diagonal are equal or exchanged ones.",
+        canvas,
+    )
+
+
+@shelf.sentences("run", "networks")
+def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """What speaks against each series, or that nothing does."""
+    rows = _tables(run, "audit_findings")
+    if rows is None:
+        return []
+    doubted = set(rows["series"])
+    clean = [name for name in series_of(run) if name not in doubted]
+    said = [f"{row.series}: {row.text}" for row in rows.itertuples()]
+    if clean:
+        said.append(
+            f"The audit of the weights found no reason to doubt {', '.join(clean)}: no equal "
+            "checkpoints, none off the way or in the wrong order, no jump, frozen layer, dead "
+            "unit or NaN."
+        )
+    return said

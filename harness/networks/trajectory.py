@@ -1,0 +1,363 @@
+"""Can a series of checkpoints be believed? What its weights say about their order and origin.
+
+The weights of one training are a way through the space of weights: of three consecutive
+checkpoints, the one in the middle is nearer to both others than they are to each other, or at least
+not much farther. A checkpoint of another training, a damaged one, or one under the wrong number is
+not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, groupby, pairwise
+
+import numpy as np
+
+#: A checkpoint is off the way if it is so many times as far from both neighbours as they are from
+#: each other. Along trainings it is about 0.5, between checkpoints that differ by noise alone 1.
+OFF_THE_WAY = 1.5
+
+#: The same for single layers, which are fewer numbers and so vary more.
+LAYER_OFF_THE_WAY = 2.5
+
+#: A step is a jump if it is so many times as long as the longer of those beside it.
+JUMP = 3.0
+
+#: An order is wrong if another one shortens the steps that it changes to this share of theirs.
+SHORTER = 0.8
+
+
+#: Steps from one place in an order to another.
+Steps = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A series in numbers.
+
+    Attributes:
+        epochs: [checkpoints], increasing.
+        layers: names [layers].
+        distances: [layers, checkpoints, checkpoints] Euclidean, between the layers' weights.
+        digests: [layers, checkpoints]; equal where weights are equal to the bit.
+        buffers: [checkpoints] digests of running statistics.
+        non_finite, dead, units: [layers, checkpoints] counts: weights that are NaN or infinite;
+            units without incoming weights, and all units.
+        batches: [checkpoints] counted by normalisation layers; -1 where none counts.
+        norms: [layers, checkpoints] Euclidean, of the weights.
+    """
+
+    epochs: tuple[int, ...]
+    layers: tuple[str, ...]
+    distances: np.ndarray
+    digests: np.ndarray
+    buffers: np.ndarray
+    non_finite: np.ndarray
+    dead: np.ndarray
+    units: np.ndarray
+    batches: np.ndarray
+    norms: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """Distances over all layers [checkpoints, checkpoints]."""
+        return np.sqrt(np.square(self.distances).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason for doubt.
+
+    Attributes:
+        kind: "equal", "not finite", "off the way", "layer off the way", "order", "jump", "frozen",
+            "dead units".
+        epochs: which checkpoints.
+        text: a sentence.
+        layers: which layers; empty for all.
+        value: the number on which it rests; NaN where there is none.
+    """
+
+    kind: str
+    epochs: tuple[int, ...]
+    text: str
+    layers: tuple[str, ...] = ()
+    value: float = field(default=float("nan"))
+
+
+def findings(way: Trajectory) -> list[Finding]:
+    """All reasons to doubt a series; none for a series as a training leaves it."""
+    finite = np.asarray(way.non_finite).sum(axis=0) == 0
+    equal = _groups([(*way.digests[:, i], way.buffers[i]) for i in range(len(way.epochs))])
+    distinct = [group[0] for group in equal if finite[group[0]]]
+    # of equal ones, it is unknown to which epoch the weights belong
+    single = [group[0] for group in equal if len(group) == 1 and finite[group[0]]]
+    on_way, off = _off_the_way(way, single)
+    order, wrong = _order(way, on_way)
+    return [
+        *_not_finite(way),
+        *_equal(way, [group for group in equal if len(group) > 1]),
+        *off,
+        *wrong,
+        *_counters(way, single),
+        *(() if wrong else _jumps(way, order)),
+        *(() if wrong else _layers_off_the_way(way, on_way)),
+        *_frozen(way, distinct),
+        *_dead(way, distinct),
+    ]
+
+
+def detours(distances: np.ndarray) -> np.ndarray:
+    """How far each checkpoint lies beside the way of its neighbours.
+
+    Args:
+        distances: [n, n] between checkpoints in order.
+
+    Returns:
+        [n] min(d(before, it), d(it, after)) / d(before, after); NaN at both ends, and where the
+        neighbours are equal and it is, too.
+    """
+    values = np.full(len(distances), np.nan)
+    for i in range(1, len(distances) - 1):
+        across = distances[i - 1, i + 1]
+        beside = min(distances[i - 1, i], distances[i, i + 1])
+        if across > 0 or beside > 0:
+            values[i] = beside / across if across > 0 else np.inf
+    return values
+
+
+def _groups(keys: Sequence[object]) -> list[list[int]]:
+    """Positions with the same key, in order of the first of each."""
+    groups: dict[object, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return list(groups.values())
+
+
+def _not_finite(way: Trajectory) -> Iterator[Finding]:
+    for i, epoch in enumerate(way.epochs):
+        broken = [name for name, n in zip(way.layers, way.non_finite[:, i], strict=True) if n]
+        if broken:
+            count = int(way.non_finite[:, i].sum())
+            text = (
+                f"Epoch {epoch} holds {count} weights that are NaN or infinite ({named(broken)})."
+            )
+            yield Finding("not finite", (epoch,), text, tuple(broken), count)
+
+
+def _equal(way: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+    for group in groups:
+        epochs = tuple(way.epochs[i] for i in group)
+        text = (
+            f"{len(epochs)} of {len(way.epochs)} checkpoints hold the same weights: epochs "
+            f"{_listed(epochs)}."
+        )
+        yield Finding("equal", epochs, text, value=len(epochs))
+
+
+def _off_the_way(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
+    """The checkpoints without those that lie nowhere on the way of the others, and these."""
+    rest, found = list(places), []
+    while len(rest) > 2:
+        ratios = detours(way.total[np.ix_(rest, rest)])
+        candidates = [
+            k for k in np.argsort(-np.nan_to_num(ratios), kind="stable") if ratios[k] > OFF_THE_WAY
+        ]
+        strange = next((k for k in candidates if not _fits_elsewhere(way.total, rest, k)), None)
+        if strange is None:
+            break
+        epoch, before, after = (way.epochs[rest[k]] for k in (strange, strange - 1, strange + 1))
+        ratio = float(ratios[strange])
+        by_layer = {name: float(r[strange]) for name, r in _layer_detours(way, rest).items()}
+        layers = [name for name, value in by_layer.items() if value > OFF_THE_WAY]
+        some = 0 < len(layers) < len(by_layer)
+        where = f" in {_count(layers, 'layer')} ({named(layers)})" if some else ""
+        text = (
+            f"Epoch {epoch} does not lie on the way from epoch {before} to {after}{where}: it is "
+            f"{ratio:.1f} times as far from the nearer of them as they are from each other, as a "
+            f"checkpoint of another training would be."
+        )
+        kind = "layer off the way" if some else "off the way"
+        found.append(Finding(kind, (epoch,), text, tuple(layers) if some else (), ratio))
+        del rest[strange]
+    return rest, found
+
+
+def _fits_elsewhere(total: np.ndarray, places: Sequence[int], k: int) -> bool:
+    """Whether a checkpoint lies between two others, or beyond an end."""
+    it, rest = places[k], [p for p in places if p != places[k]]
+    if any(max(total[p, it], total[it, q]) <= total[p, q] for p, q in pairwise(rest)):
+        return True
+    nearest = min(rest, key=lambda p: total[p, it])
+    longest = max((total[p, q] for p, q in pairwise(rest)), default=0)
+    return nearest in (rest[0], rest[-1]) and total[nearest, it] <= longest
+
+
+def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
+    """The order in which the way is much shorter, and which checkpoints then stand elsewhere."""
+    order = list(places)
+    while move := _best_move(way.total, order):
+        order = _moved(order, *move)
+    if _inversions(order) > _inversions(order[::-1]):  # both directions are equally long
+        order.reverse()
+    strange = tuple(way.epochs[p] for p, q in zip(places, order, strict=True) if p != q)
+    if not strange:
+        return order, []
+    ratio = _length(way.total, order) / _length(way.total, places)
+    text = (
+        f"Epochs {_listed(strange)} look as if they were in the wrong order: in the order "
+        f"{_listed([way.epochs[p] for p in order], 12)} the way is {1 - ratio:.0%} shorter."
+    )
+    return order, [Finding("order", strange, text, value=ratio)]
+
+
+def _best_move(total: np.ndarray, order: Sequence[int]) -> tuple[str, int, int] | None:
+    """Which part of an order to reverse, which two checkpoints to exchange, or which to put where,
+    so that the steps that this makes have the smallest share of the length of those that it
+    removes, if that is at most SHORTER."""
+
+    def length(steps: Steps) -> float:
+        inside = ((i, j) for i, j in steps if min(i, j) >= 0 and max(i, j) < len(order))
+        return sum(float(total[order[i], order[j]]) for i, j in inside)
+
+    best, move = SHORTER, None
+    for i, j in combinations(range(len(order)), 2):
+        before, after = ((i - 1, i), (i, i + 1)), ((j - 1, j), (j, j + 1))
+        changes: dict[tuple[str, int, int], tuple[Steps, Steps]] = {
+            ("reverse", i, j): ((before[0], after[1]), ((i - 1, j), (i, j + 1))),
+            ("put", i, j): ((*before, after[1]), ((i - 1, i + 1), (j, i), (i, j + 1))),
+            ("put", j, i): ((before[0], *after), ((j - 1, j + 1), (i - 1, j), (j, i))),
+        }
+        if j > i + 2:
+            swapped = ((i - 1, j), (j, i + 1), (j - 1, i), (i, j + 1))
+            changes["exchange", i, j] = ((*before, *after), swapped)
+        for candidate, (old, new) in list(changes.items())[: 1 if j == i + 1 else None]:
+            removed = length(old)
+            if removed > 0 and length(new) / removed < best:
+                best, move = length(new) / removed, candidate
+    return move
+
+
+def _moved(order: Sequence[int], how: str, i: int, j: int) -> list[int]:
+    moved = list(order)
+    if how == "exchange":
+        moved[i], moved[j] = moved[j], moved[i]
+    elif how == "put":
+        moved.insert(j, moved.pop(i))
+    else:
+        moved[i : j + 1] = moved[i : j + 1][::-1]
+    return moved
+
+
+def _inversions(order: Sequence[int]) -> int:
+    return sum(p > q for p, q in combinations(order, 2))
+
+
+def _length(total: np.ndarray, order: Sequence[int]) -> float:
+    return float(sum(total[p, q] for p, q in pairwise(order)))
+
+
+def _counters(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+    for p, q in pairwise(places):
+        before, after = int(way.batches[p]), int(way.batches[q])
+        if before > after >= 0:
+            a, b = way.epochs[p], way.epochs[q]
+            text = (
+                f"Epoch {b} has seen fewer batches than epoch {a}, by the counters of its "
+                f"normalisation layers ({after} and {before}): their order is wrong, or training "
+                f"began anew between them."
+            )
+            yield Finding("order", (a, b), text, value=float(after - before))
+
+
+def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+    """Steps much longer than those beside them, by epoch and by its square root.
+
+    The first step is none where it begins at epoch 0, as training may begin with a long one.
+    """
+    steps = list(pairwise(places))
+    spans = np.array([way.epochs[q] - way.epochs[p] for p, q in steps], dtype=float)
+    lengths = np.array([way.total[p, q] for p, q in steps])
+    rates: tuple[Callable[[np.ndarray], np.ndarray], ...] = (lambda x: x, np.sqrt)
+    for k in range(1 if way.epochs[0] == 0 else 0, len(steps)):
+        beside = [j for j in (k - 1, k + 1) if 0 <= j < len(steps) and lengths[j] > 0]
+        speeds = [lengths / rate(spans) for rate in rates]
+        ratio = min((float(v[k] / v[beside].max()) for v in speeds if beside), default=0.0)
+        if ratio > JUMP:
+            a, b = (way.epochs[p] for p in steps[k])
+            text = (
+                f"Between epochs {a} and {b} the weights jump: the step is {ratio:.1f} times as "
+                f"long as the longer one beside it, as between checkpoints of different trainings."
+            )
+            yield Finding("jump", (a, b), text, value=ratio)
+
+
+def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+    """Single layers that are off the way where the checkpoint as a whole is not."""
+    by_layer = _layer_detours(way, places)
+    for place, epoch in ((k, way.epochs[p]) for k, p in enumerate(places)):
+        ratios = {name: float(values[place]) for name, values in by_layer.items()}
+        strange = [name for name, ratio in ratios.items() if ratio > LAYER_OFF_THE_WAY]
+        if strange:
+            largest = max(ratios[name] for name in strange)
+            text = (
+                f"Epoch {epoch} does not lie on the way between its neighbours in "
+                f"{_count(strange, 'layer')} ({named(strange)}), up to {largest:.1f} times as far "
+                f"from the nearer of them as they are from each other."
+            )
+            yield Finding("layer off the way", (epoch,), text, tuple(strange), largest)
+
+
+def _layer_detours(way: Trajectory, places: Sequence[int]) -> dict[str, np.ndarray]:
+    """`detours` of each layer with units; biases and scales are too few numbers."""
+    return {
+        name: detours(way.distances[k][np.ix_(places, places)])
+        for k, name in enumerate(way.layers)
+        if way.units[k].any()
+    }
+
+
+def _frozen(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+    """Layers that keep their weights, to the bit, over consecutive checkpoints."""
+    spans: dict[tuple[int, int], list[str]] = {}
+    for name, digests in zip(way.layers, way.digests, strict=True):
+        for _, run in groupby(places, key=digests.__getitem__):
+            same = list(run)
+            if len(same) > 1:
+                spans.setdefault((same[0], same[-1]), []).append(name)
+    for (first, last), names in sorted(spans.items()):
+        a, b = way.epochs[first], way.epochs[last]
+        text = f"From epoch {a} to {b}, the weights of {_count(names, 'layer')} do not change"
+        text += f" ({named(names)})." if len(names) < len(way.layers) else "; only buffers do."
+        yield Finding("frozen", (a, b), text, tuple(names), len(names))
+
+
+def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
+    for p in places:
+        dead = way.dead[:, p].copy()
+        if p == places[0]:
+            dead[dead == way.units[:, p]] = 0  # a layer that begins with zeros
+        names = [name for name, count in zip(way.layers, dead, strict=True) if count]
+        if names:
+            epoch, total = way.epochs[p], int(way.units[:, p].sum())
+            text = (
+                f"At epoch {epoch}, {int(dead.sum())} of {total} units have no incoming weights "
+                f"but zeros ({named(names)})."
+            )
+            yield Finding("dead units", (epoch,), text, tuple(names), float(dead.sum()))
+
+
+def _count(names: Sequence[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' * (len(names) != 1)}"
+
+
+def named(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _listed(epochs: Sequence[int], most: int = 8) -> str:
+    more = len(epochs) - most
+    text = ", ".join(map(str, epochs[:most]))
+    return f"{text} and {more} more" if more > 0 else text

@@ -1,0 +1,229 @@
+"""Stage: can each series of checkpoints be believed? By their weights, one checkpoint at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.artifacts import Artifact, Run
+from harness.images.sets import open_images
+from harness.networks.sources import Source
+from harness.networks.trajectory import (
+    JUMP,
+    LAYER_OFF_THE_WAY,
+    OFF_THE_WAY,
+    SHORTER,
+    Trajectory,
+    detours,
+    findings,
+)
+from harness.networks.weight_sketch import DEAD, SAMPLE, Sketch, sketch
+from harness.stages.checkpoints import give_checkpoints
+from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+
+logger = logging.getLogger(__name__)
+
+SKETCH = ["layer", "size", "squared_norm", "non_finite", "units", "dead", "digest"]
+FINDING = ["series", "kind", "epochs", "layers", "value", "text"]
+
+
+@dataclass(frozen=True)
+class SketchCheckpoint(Work):
+    """What is kept of one checkpoint's weights."""
+
+    source: Source
+    epoch: int
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        place = (self.source.name, self.epoch)
+        return Artifact("audit_weights", place), Artifact("audit_layers", place)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        checkpoint = Artifact("checkpoint", (self.source.name, self.epoch))
+        return checkpoint, Artifact("image_index", ("test",))
+
+    @property
+    def depends(self) -> object:
+        return [SAMPLE, DEAD]
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        kept, problem = Sketch((), "", -1), ""
+        try:
+            classes = len(open_images(run, "test").classes)
+            kept = sketch(self.source.load(self.epoch, classes, run))
+        except ValueError as error:
+            problem = str(error)
+        yield {str(number): layer.sample for number, layer in enumerate(kept.layers)}
+        rows = pd.DataFrame([asdict(layer) for layer in kept.layers], columns=SKETCH)
+        yield (
+            rows.assign(buffers=kept.buffers, batches=kept.batches)
+            if not problem
+            else (pd.DataFrame({"layer": [""], "problem": [problem]}))
+        )
+        advance(1)
+
+
+@dataclass(frozen=True)
+class CompareCheckpoints(Work):
+    """Compare the checkpoints of one series."""
+
+    series: str
+    epochs: tuple[int, ...]
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        kinds = ("audit_distances", "audit", "audit_steps", "audit_findings")
+        return tuple(Artifact(kind, (self.series,)) for kind in kinds)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        kinds = ("audit_weights", "audit_layers")
+        return tuple(Artifact(k, (self.series, epoch)) for k in kinds for epoch in self.epochs)
+
+    @property
+    def depends(self) -> object:
+        return [self.epochs, OFF_THE_WAY, LAYER_OFF_THE_WAY, JUMP, SHORTER]
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        tables = {
+            epoch: run.table(Artifact("audit_layers", (self.series, epoch)))
+            for epoch in self.epochs
+        }
+        unreadable = {e: str(t["problem"][0]) for e, t in tables.items() if "problem" in t}
+        way = trajectory(run, self.series, {e: t for e, t in tables.items() if e not in unreadable})
+        yield {"epochs": np.array(way.epochs), "distances": way.total.astype(np.float32)}
+        yield _by_checkpoint(self.series, way)
+        yield _by_layer(self.series, way)
+        rows = [
+            (self.series, "unreadable", str(epoch), "", np.nan, f"Epoch {epoch}: {problem}.")
+            for epoch, problem in unreadable.items()
+        ]
+        for one in findings(way):
+            epochs = ", ".join(map(str, one.epochs))
+            layers = ", ".join(one.layers)
+            rows.append((self.series, one.kind, epochs, layers, one.value, one.text))
+        yield pd.DataFrame(rows, columns=FINDING).astype({"value": float})
+        advance(1)
+
+
+def trajectory(run: Run, series: str, tables: dict[int, pd.DataFrame]) -> Trajectory:
+    """The series in numbers, read layer by layer, so that its weights never are in memory at once.
+
+    Only layers that all checkpoints have, of the same size, are compared.
+    """
+    epochs = tuple(tables)
+    sizes = [dict(zip(table["layer"], table["size"], strict=True)) for table in tables.values()]
+    first_sizes = sizes[0] if sizes else {}
+    layers = [n for n, size in first_sizes.items() if all(other.get(n) == size for other in sizes)]
+    archives = [run.path(Artifact("audit_weights", (series, epoch))) for epoch in epochs]
+    distances = np.zeros((len(layers), len(epochs), len(epochs)))
+    order = [list(table["layer"]) for table in tables.values()]
+    for k, name in enumerate(layers):
+        sample = np.stack(
+            [_read(path, names.index(name)) for path, names in zip(archives, order, strict=True)]
+        )
+        distances[k] = _distances(sample) * np.sqrt(first_sizes[name] / sample.shape[1])
+
+    def column(name: str, kind: type) -> np.ndarray:
+        by_layer = [t.set_index("layer")[name].reindex(layers).to_numpy() for t in tables.values()]
+        shape = (len(layers), len(epochs))
+        return np.stack(by_layer, axis=1).astype(kind) if by_layer else np.zeros(shape, kind)
+
+    def first(name: str) -> np.ndarray:
+        return np.array([t[name].iloc[0] if len(t) else "" for t in tables.values()])
+
+    return Trajectory(
+        epochs=epochs,
+        layers=tuple(layers),
+        distances=distances,
+        digests=column("digest", object),
+        buffers=first("buffers"),
+        non_finite=column("non_finite", int),
+        dead=column("dead", int),
+        units=column("units", int),
+        batches=first("batches"),
+        norms=np.sqrt(column("squared_norm", float)),
+    )
+
+
+def _read(path, number: int) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as file:
+        return file[str(number)].astype(np.float64)
+
+
+def _distances(sample: np.ndarray) -> np.ndarray:
+    """Euclidean distances [n, n] between the rows of [n, weights]; a pair of rows at a time, as
+    the difference of large products would round small distances away."""
+    with np.errstate(invalid="ignore"):  # what is infinite is found by its count
+        return np.array([np.sqrt(np.square(sample - row).sum(axis=1)) for row in sample])
+
+
+def _by_checkpoint(series: str, way: Trajectory) -> pd.DataFrame:
+    """A row a checkpoint."""
+    n, total = len(way.epochs), way.total
+    return pd.DataFrame(
+        {
+            "series": series,
+            "epoch": way.epochs,
+            "norm": np.sqrt(np.square(way.norms).sum(axis=0)),
+            "step": [np.nan, *(total[i, i + 1] for i in range(n - 1))][:n],
+            "from_first": total[0] if n else [],
+            "to_last": total[-1] if n else [],
+            "detour": detours(total),
+            "unchanged_layers": [_unchanged(way, i) for i in range(n)],
+            "layers": len(way.layers),
+            "dead_units": way.dead.sum(axis=0),
+            "units": way.units.sum(axis=0),
+            "non_finite": way.non_finite.sum(axis=0),
+        }
+    )
+
+
+def _unchanged(way: Trajectory, place: int) -> int:
+    """How many layers have the same weights as at the checkpoint before."""
+    return int((way.digests[:, place] == way.digests[:, place - 1]).sum()) if place else 0
+
+
+def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
+    """A row a layer and checkpoint."""
+    frames = []
+    for k, name in enumerate(way.layers):
+        distances = way.distances[k]
+        n = len(way.epochs)
+        rows = {
+            "series": series,
+            "layer": name,
+            "epoch": way.epochs,
+            "norm": way.norms[k],
+            "step": [np.nan, *(distances[i, i + 1] for i in range(n - 1))][:n],
+            "from_first": distances[0],
+            "to_last": distances[-1],
+            "detour": detours(distances),
+            "dead_units": way.dead[k],
+            "units": way.units[k],
+            "non_finite": way.non_finite[k],
+        }
+        frames.append(pd.DataFrame(rows))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"series": []})
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    give_checkpoints(plan)
+    sources = plan.config.series
+    sketches = [SketchCheckpoint(s, epoch) for s in sources for epoch in s.epochs()]
+    yield "reading weights", list[Work](sketches)
+    works = [CompareCheckpoints(source.name, source.epochs()) for source in sources]
+    yield "comparing weights", list[Work](works)
+    for work in works:
+        for row in plan.run.table(work.makes[-1]).itertuples():
+            if row.kind != "unreadable":  # the stage `check` says so
+                logger.warning("series %r: %s", row.series, row.text)
+
+
+STAGE = Stage("audit", "See whether each series of checkpoints can be believed.", _steps)
