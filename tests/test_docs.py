@@ -11,6 +11,7 @@ import typer
 
 from conceptevo import cli
 
+pytestmark = pytest.mark.usefixtures("registries")
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -108,9 +108,11 @@ def layers(bench: Bench) -> Figure | None:
 
 
 @shelf.figure("bench", "stability")
-def reliability(bench: Bench) -> Figure:
+def reliability(bench: Bench) -> Figure | None:
     frame = _frame("reliability", bench)
-    sizes = [column for column in frame.columns if column.startswith("ρ, ")]
+    sizes = [c for c in frame.columns if c.startswith("ρ, ") and frame[c].notna().any()]
+    if not sizes:  # too few images for two halves
+        return None
     canvas, axis = plt.subplots(figsize=(5.6, 3.4))
     for i, row in frame.iterrows():
         axis.plot(

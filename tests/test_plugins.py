@@ -1,0 +1,176 @@
+"""Everything that docs/extending.md promises: one file outside this repository is enough.
+
+Each test writes a module into a folder of its own, names it as a user would, and finds it in what
+the program writes. Exhibits are in test_exhibits.py, tasks in survey/test_tasks.py, families of
+arms in test_arms.py, objectives in test_objectives.py.
+"""
+
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from analysis import commands
+from conceptevo import cli
+from tests.synthetic_study import make_responses, make_study, write
+
+NETWORKS = '''
+from harness.concepts.space_methods import SPACES
+from harness.networks.architectures import build
+from harness.networks.sources import Source
+
+
+class Fresh(Source):
+    """Networks that never were in a file."""
+
+    def epochs(self):
+        return 1, 2
+
+    def load(self, epoch, num_classes, run):
+        return network(num_classes, epoch)
+
+    def identity(self, epoch):
+        return f"seed {epoch}"
+
+
+def network(num_classes, seed=0):
+    return build("small_vgg", num_classes, seed)
+
+
+def gradient_size(change):
+    return {name: g.norm(dim=2) for name, g in change.gradients_from.items()}
+
+
+def scattered(evidence, parameters, rng, name):
+    return SPACES.get("random")(evidence, parameters, rng, name)
+
+
+def halved(maps, layer):
+    return maps.newer(layer) / 2
+'''
+
+CONFIG = """
+workers = 0
+[images]
+source = "drawn"
+train = 24
+probe = 36
+test = 24
+[[series]]
+name = "fresh"
+source = "toy_networks:Fresh"
+resize = 32
+crop = 32
+[probe]
+k = 4
+[space]
+methods = ["toy_networks:scattered"]
+[evolve]
+methods = ["toy_networks:gradient_size"]
+images_per_class = 2
+classes = ["clock", "zebra"]
+[revert]
+random_draws = 2
+importance_images = 2
+heldout_images = 2
+"""
+
+STUDY = """
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits.tables import Table
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.shares import STATISTICS
+from analysis.study.results import STUDY_TESTS
+
+
+@STATISTICS.add("toy_median")
+@dataclass(frozen=True)
+class Median:
+    level: float = 0.95
+
+    def __call__(self, frame):
+        seconds = frame["milliseconds"].to_numpy(float) / 1000
+        return {("median",): Estimate(float(np.median(seconds)), n=len(seconds))}
+
+
+@STUDY_TESTS.add("toy_speed")
+def toy_speed(results):
+    table = results.by_task(results.choice_tasks, "toy_median", ["what"], "toy_speed")
+    return table.assign(null=0.0, p=0.5)
+
+
+def medians(results):
+    frame = results.by_task(results.choice_tasks, "toy_median", ["what"])
+    return Table("medians", "Median seconds", "By task.", frame[["task", "value"]])
+
+
+def same_letter(labels):
+    first = [label[:1] for label in labels]
+    return np.array([[float(a == b) for a in first] for b in first])
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch, registries):
+    """A folder outside the repository with two modules, as the working folder."""
+    (tmp_path / "toy_networks.py").write_text(NETWORKS)
+    (tmp_path / "toy_study.py").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in ("toy_networks", "toy_study"):
+        sys.modules.pop(name, None)
+
+
+def conceptevo(*arguments):
+    done = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
+    (outside / "own.toml").write_text(CONFIG)
+    conceptevo("run", "own.toml", "--out", "RUN")
+    tables = outside / "RUN" / "report" / "tables"
+    assert set(pd.read_csv(tables / "neurons.csv")["series"]) == {"fresh"}
+    assert set(pd.read_csv(tables / "identity.csv")["method"]) == {"toy_networks:scattered"}
+    assert set(pd.read_csv(tables / "reversion.csv")["method"]) == {"toy_networks:gradient_size"}
+    conceptevo(
+        "bench", "RUN", "--methods", "toy_networks:gradient_size,random",
+        "--ablation", "revert,toy_networks:halved", "--workers", 0,
+    )  # fmt: skip
+    tables = outside / "RUN" / "bench" / "tables"
+    methods = set(pd.read_csv(tables / "leaderboard.csv")["method"])
+    assert methods == {"toy_networks:gradient_size", "random"}
+    assert "toy_networks:halved" in pd.read_csv(tables / "ablations.csv").columns
+
+
+def test_an_architecture_is_a_function(outside):
+    training = (
+        'architecture = "toy_networks:network"\n'
+        "training = { epochs = 1, save = [0, 1], batch_size = 8 }"
+    )
+    config = CONFIG.replace('source = "toy_networks:Fresh"', training)
+    (outside / "own.toml").write_text(config)
+    conceptevo("probe", "own.toml", "--out", "RUN")
+
+
+def test_a_statistic_a_kind_of_question_and_a_similarity_stand_in_the_report(outside):
+    study = make_study(outside / "study", trials=3)
+    answers = write(outside / "answers", *make_responses(outside / "study", study, people=8))
+    commands.analyse(
+        outside / "study", answers, outside / "results", None, None, None,
+        "toy_study:same_letter", 99, 99, 0, ["toy_study:medians"],
+    )  # fmt: skip
+    tables = outside / "results" / "tables"
+    medians = pd.read_csv(tables / "medians.csv")
+    assert (medians["value"] > 0).all() and len(medians) == 2
+    claims = pd.read_csv(tables / "claims.csv")
+    assert set(claims.loc[claims["question"] == "toy_speed", "value"]) == set(medians["value"])
+    page = (outside / "results" / "report.html").read_text()
+    assert "Median seconds" in page and "toy_study:same_letter" in page
