@@ -1,14 +1,18 @@
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from harness.concepts.naming import overlaps
+from harness.concepts import naming
+from harness.concepts.naming import attribute_overlaps, channel_groups, dissect, overlaps
 from harness.concepts.probing import ProbeParameters, probe
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build
-from harness.networks.layers import find_layers
+from harness.networks.layers import Layer, find_layers
 from harness.networks.receptive_field import with_patches
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.sources import TrainedSource
@@ -193,3 +197,51 @@ def test_overlaps_equal_the_plain_count():
     covered = rng.random((400, 3)).astype(np.float32)
     found = overlaps(torch.from_numpy(activations), torch.from_numpy(covered))
     np.testing.assert_allclose(found, oracles.overlaps(activations, covered, 0.005), atol=1e-6)
+
+
+def test_naming_in_little_memory_gives_the_same_names(drawn_like):
+    model = build("small_vgg", 3, 0)
+    layers = find_layers(model, View(32, 32))
+    rng = np.random.default_rng(0)
+    masks = torch.from_numpy(rng.random((30, 4, 32, 32)) < 0.3)
+    found = [
+        dissect(
+            model, layers, drawn_like, masks, list("abcd"), SOURCE.view, Checkpoint("net", 1),
+            memory=memory,
+        )
+        for memory in (2**31, 2**23, 1)
+    ]  # fmt: skip
+    for other in found[1:]:
+        assert other["concept"].equals(found[0]["concept"])
+        pd.testing.assert_frame_equal(other, found[0], rtol=1e-5)
+    assert len(channel_groups(layers, 30, 1)) == sum(layer.channels for layer in layers)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1, max_size=6),
+       st.integers(1, 20), st.integers(1, 10**6))  # fmt: skip
+@settings(max_examples=50, deadline=None)
+def test_groups_of_neurons_hold_each_once_and_fit(sizes, images, memory):
+    layers = [Layer(str(i), c, s, s, False) for i, (c, s) in enumerate(sizes)]
+    groups = channel_groups(layers, images, memory)
+    each = [
+        (la.name, channel) for group in groups for la, channels in group for channel in channels
+    ]
+    assert each == [(la.name, channel) for la in layers for channel in range(la.channels)]
+    for group in groups:
+        size = sum(12 * images * la.height * la.width * len(channels) for la, channels in group)
+        assert size <= memory or sum(len(channels) for _, channels in group) == 1
+
+
+def test_attributes_in_blocks_of_neurons_are_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    activations = rng.integers(0, 4, (20, 9)).astype(np.float32)
+    attributes = rng.random((20, 3)) < 0.3
+    attributes[:, 1] = False
+    whole = attribute_overlaps(activations, attributes)
+    assert (whole[:, 1] == 0).all()
+    for neuron in range(9):
+        for index in (0, 2):
+            plain = oracles.attribute_overlap(activations[:, neuron], attributes[:, index])
+            assert whole[neuron, index] == pytest.approx(plain)
+    monkeypatch.setattr(naming, "RANK_BYTES", 1)
+    assert np.array_equal(attribute_overlaps(activations, attributes), whole)

@@ -18,11 +18,15 @@ from torch.nn import functional
 
 from harness.images.batches import batches
 from harness.images.sets import FileImages, ImageSet, View
+from harness.networks.budget import halving
+from harness.networks.devices import CPU, Device
 from harness.networks.layers import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.records import NEURON, Checkpoint
 
 TOP_SHARE = 0.005
+#: Most bytes of the ranks that attributes are compared with at a time.
+RANK_BYTES = 2**27
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +47,13 @@ def dissect(
     checkpoint: Checkpoint,
     batch_size: int = 64,
     on_image: Callable[[int], None] = lambda count: None,
+    memory: int = 2**31,
+    device: Device = CPU,
 ) -> pd.DataFrame:
     """The concept of every living neuron.
+
+    The maps of all images are held for as many neurons at a time as fit the memory, at the price of
+    a pass over the images for each such group.
 
     Args:
         model, layers: what is dissected; layers without a place in the image are passed over.
@@ -53,6 +62,10 @@ def dissect(
         concepts: names.
         view: how the model sees an image.
         checkpoint: whose neurons these are.
+        batch_size: images a forward pass.
+        on_image: called with the number of images just done, in the first pass.
+        memory: bytes that the maps of a group may take, with what is computed from them.
+        device: where the model is.
 
     Returns:
         series, epoch, layer, channel, concept (of the largest overlap), iou (intersection over
@@ -60,48 +73,106 @@ def dissect(
         vary are absent.
     """
     spatial = [layer for layer in layers if layer.width > 1]
-    maps: dict[str, list[Tensor]] = {layer.name: [] for layer in spatial}
-    with (
-        borrowed(model),
-        torch.inference_mode(),
-        ActivationRecorder(model, spatial, lambda z, _: z.to(torch.float32, copy=True)) as record,
-    ):
-        for ids, batch in batches(images, np.arange(len(images)), view, batch_size):
-            model(batch)
-            for layer in spatial:
-                maps[layer.name].append(record.kept[layer.name][:, :, layer.extra :])
-            on_image(len(ids))
-    covered: dict[tuple[int, int], Tensor] = {}
-    frames = []
-    for layer in spatial:
-        size = (layer.height, layer.width)
-        if size not in covered:
-            pooled = [
-                functional.adaptive_avg_pool2d(part.float(), size) for part in masks.split(64)
-            ]
-            covered[size] = torch.cat(pooled).flatten(2).transpose(1, 2).flatten(0, 1)
-        activations = torch.cat(maps.pop(layer.name)).transpose(1, 2).flatten(0, 1)
-        overlap = overlaps(activations, covered[size])
-        best = overlap.max(dim=1)
-        alive = (activations.amax(dim=0) > activations.amin(dim=0)).numpy()
-        frame = pd.DataFrame(
-            {
-                "series": checkpoint.series,
-                "epoch": checkpoint.epoch,
-                "layer": layer.name,
-                "channel": np.arange(layer.channels),
-                "concept": [concepts[index] for index in best.indices],
-                "iou": best.values.numpy(),
-            }
-        )
-        frames.append(frame[alive])
-    if not frames:
+    if not spatial:
         logger.warning(
             "series %s: no probed layer has a place in the image: no neuron is named by masks",
             checkpoint.series,
-        )  # fmt: skip
+        )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
+    frames = []
+    covered: dict[tuple[int, int], Tensor] = {}
+    for number, group in enumerate(channel_groups(spatial, len(images), memory)):
+        report = on_image if number == 0 else lambda count: None
+        maps = _maps(model, group, images, view, batch_size, report, device)
+        for layer, channels in group:
+            size = (layer.height, layer.width)
+            if size not in covered:
+                covered = {size: _covered(masks, size)}  # layers of one size follow one another
+            activations = torch.cat(maps.pop((layer.name, channels.start)))
+            activations = activations.transpose(1, 2).flatten(0, 1)
+            best = overlaps(activations, covered[size]).max(dim=1)
+            alive = (activations.amax(dim=0) > activations.amin(dim=0)).numpy()
+            frame = pd.DataFrame(
+                {
+                    "series": checkpoint.series,
+                    "epoch": checkpoint.epoch,
+                    "layer": layer.name,
+                    "channel": np.arange(channels.start, channels.stop),
+                    "concept": [concepts[index] for index in best.indices],
+                    "iou": best.values.numpy(),
+                }
+            )
+            frames.append(frame[alive])
     return pd.concat(frames, ignore_index=True)
+
+
+#: Some neurons of a layer.
+Channels = tuple[Layer, range]
+
+
+def channel_groups(layers: Sequence[Layer], images: int, memory: int) -> list[list[Channels]]:
+    """All neurons in groups, in order, such that a group's maps fit the memory three times: as they
+    come, by neuron, and while they are sorted. A group has at least one neuron."""
+    groups: list[list[Channels]] = [[]]
+    left = memory
+    for layer in layers:
+        each = 3 * 4 * images * (layer.height * layer.width + layer.extra)
+        start = 0
+        while start < layer.channels:
+            fit = min(left // each, layer.channels - start)
+            if fit <= 0 and groups[-1]:
+                groups.append([])
+                left = memory
+                continue
+            stop = start + max(fit, 1)
+            groups[-1].append((layer, range(start, stop)))
+            left -= each * (stop - start)
+            start = stop
+    return groups
+
+
+def _maps(
+    model: nn.Module,
+    group: Sequence[Channels],
+    images: ImageSet,
+    view: View,
+    batch_size: int,
+    on_image: Callable[[int], None],
+    device: Device,
+) -> dict[tuple[str, int], list[Tensor]]:
+    """(layer, first channel) -> the maps of a group's neurons, float32 [batch, channels,
+    positions] each."""
+    wanted = {layer.name: channels for layer, channels in group}
+    layers = [layer for layer, _ in group]
+    maps: dict[tuple[str, int], list[Tensor]] = {(la.name, c.start): [] for la, c in group}
+
+    def keep(output: Tensor, layer: Layer) -> Tensor:
+        channels = wanted[layer.name]
+        return output[:, channels.start : channels.stop].to("cpu", torch.float32, copy=True)
+
+    def record(size: int) -> None:
+        for parts in maps.values():
+            parts.clear()
+        with (
+            borrowed(model),
+            torch.inference_mode(),
+            device.computing(),
+            ActivationRecorder(model, layers, keep) as record,
+        ):
+            for ids, batch in batches(images, np.arange(len(images)), view, size):
+                model(device.batch(batch))
+                for layer, channels in group:
+                    maps[layer.name, channels.start].append(record.kept[layer.name])
+                on_image(len(ids))
+
+    halving(record, batch_size, "naming neurons")
+    return maps
+
+
+def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """The share of each cell that each concept covers: float [cells, concepts]."""
+    pooled = [functional.adaptive_avg_pool2d(part.float(), size) for part in masks.split(64)]
+    return torch.cat(pooled).flatten(2).transpose(1, 2).flatten(0, 1)
 
 
 def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
@@ -137,15 +208,18 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
     Returns:
         float [neurons, attributes].
     """
-    order = np.argsort(-activations, axis=0, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(len(order))[:, None], axis=0)
-    found = np.zeros((activations.shape[1], attributes.shape[1]))
-    for index, has in enumerate(attributes.T):
-        count = int(has.sum())
-        if count:
-            shared = (rank[has] < count).sum(axis=0)
-            found[:, index] = shared / (2 * count - shared)
+    images, neurons = activations.shape
+    found = np.zeros((neurons, attributes.shape[1]))
+    counts = attributes.sum(axis=0)
+    step = max(1, RANK_BYTES // (16 * images))
+    for start in range(0, neurons, step):
+        block = activations[:, start : start + step]
+        order = np.argsort(-block, axis=0, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(images)[:, None], axis=0)
+        for index in np.flatnonzero(counts):
+            shared = (rank[attributes[:, index]] < counts[index]).sum(axis=0)
+            found[start : start + step, index] = shared / (2 * counts[index] - shared)
     return found
 
 
