@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,12 @@ from harness.records import NEURON, Checkpoint, Neuron, Pair
 from harness.registry import Registry
 from harness.results import read_results
 from harness.stages import check
-from harness.stages.ablate import batch_sizes, study_steps
+from harness.stages.ablate import study_steps
 from harness.stages.checkpoints import give_checkpoints
 from harness.stages.engine import engine
-from harness.stages.evolve import importance_sizes, score_works
+from harness.stages.evolve import score_works
 from harness.stages.images import KeepImages
-from harness.stages.probe import FindLayers, ProbeCheckpoint
+from harness.stages.probe import FindLayers, probe_steps
 from harness.stages.run import write_manifest
 from harness.stages.space import PlaceNeurons
 from harness.stages.stage import Plan, Step, Work
@@ -348,9 +347,8 @@ def probe(
         images,
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
-    checkpoints = [(source, epoch) for source in config.series for epoch in source.epochs()]
-    works = [ProbeCheckpoint(*one, config.probe, len(images.labels)) for one in checkpoints]
-    _do(plan, chain(_opening(plan, images), [("probing", list[Work](works))]), progress)
+    _do(plan, _opening(plan, images), progress)
+    _do(plan, probe_steps(plan), progress)
     return Probed(plan.run, config, keeper)
 
 
@@ -438,7 +436,7 @@ def importance(
         benchmark=True,
     )
     source.series().pairs([pair])  # says which epochs there are
-    _do(plan, [("importance", score_works(study, importance_sizes(study, plan)))], progress)
+    _do(plan, [("importance", score_works(study))], progress)
     return Scores(plan.run, config, keeper, study)
 
 
@@ -467,8 +465,8 @@ def ablate(
     )
     study = replace(scores.study, config=config, ablations=(ablation,))
     plan = _plan(config, scores.run, scores.keeper.images)
-    plan.add(score_works(study, {}))
-    _do(plan, study_steps(study, plan, batch_sizes(study, plan)), progress)
+    plan.add(score_works(study))
+    _do(plan, study_steps(study, plan), progress)
     return Ablated(scores.run, config, scores.keeper)
 
 
@@ -512,6 +510,7 @@ def _session(
     listed = [series] if isinstance(series, Series) else list(series)
     config = Config(
         workers=0,
+        device="cpu",
         images=MemoryImagesSection(source="memory"),
         series=tuple(one.source() for one in listed),
         **sections,

@@ -120,6 +120,15 @@ Cluster = Annotated[
     typer.Option("--cluster", help="work on a Ray cluster: its address, or auto (shared folder)"),
 ]
 
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps [default: the configuration's]"),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="float32, bfloat16, float16 [default: the configuration's]"),
+]
+
 CONFIGS = files("harness") / "configs"
 
 
@@ -158,12 +167,18 @@ def _report(run) -> None:
 
 def _stage_command(stage: str, text: str) -> None:
     @app.command(stage, help=text)
-    def command(config: ConfigFile, out: Out = None, cluster: Cluster = None) -> None:
+    def command(
+        config: ConfigFile,
+        out: Out = None,
+        cluster: Cluster = None,
+        device: Device = None,
+        precision: Precision = None,
+    ) -> None:
         from harness.config import load_config
 
         _run_until(
             "report" if stage == "run" else stage,
-            load_config(config),
+            load_config(config, device=device, precision=precision),
             out or Path("runs") / config.stem,
             cluster,
         )
@@ -272,6 +287,7 @@ def bench(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
     cluster: Cluster = None,
+    device: Device = None,
     plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="only print what was found before")
@@ -299,6 +315,7 @@ def bench(
             cluster=cluster,
             only_plan=plan,
             memory=memory,
+            device=device or "auto",
             **more,
         )
         if plan:

@@ -13,8 +13,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 import filelock
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 
 class ArtifactError(ValueError):
@@ -72,6 +74,32 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         holder.release()
+
+
+#: Rows of a table that are written, and read, at a time.
+ROW_GROUP = 2**20
+
+
+def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
+    """Write tables of the same columns as one, holding ROW_GROUP rows and one of them at a time.
+
+    The bytes do not depend on how the rows are divided into tables.
+    """
+    rest: list[pa.Table] = []
+    with whole_file(path) as temporary, ExitStack() as opened:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            rest.append(pa.Table.from_pandas(table, preserve_index=False))
+            if writer is None:
+                schema = rest[0].schema
+                writer = opened.enter_context(pq.ParquetWriter(temporary, schema))
+            joined = pa.concat_tables(rest)
+            full = len(joined) // ROW_GROUP * ROW_GROUP
+            if full:
+                writer.write_table(joined.slice(0, full), row_group_size=ROW_GROUP)
+            rest = [joined.slice(full)]
+        if writer is not None and (len(rest[0]) or not full):
+            writer.write_table(rest[0])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -126,7 +154,10 @@ LAYOUT = {
     "layers": "probe/{0}/layers.parquet",  # series
     "stimuli": "probe/{0}/stimuli-{1:04d}.parquet",  # series, epoch
     "responsive": "probe/{0}/responsive-{1:04d}.parquet",  # series, epoch
-    "activations": "probe/{0}/activations-{1:04d}.npz",  # series, epoch
+    # series, epoch, first image and one past the last
+    "activations": "probe/{0}/activations-{1:04d}/{2:08d}-{3:08d}.npz",
+    "probe_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.npz",
+    "responses_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.parquet",
     "concepts": "probe/{0}/concepts-{1:04d}.parquet",  # series, epoch
     "space": "space/{0}/vectors.npz",  # space method
     "space_neurons": "space/{0}/neurons.parquet",  # space method: whose the rows of `space` are
@@ -241,6 +272,11 @@ class Run:
     def holds(self, kind: str) -> bool:
         """Whether there is any artifact of a kind."""
         return bool(self._paths(kind))
+
+    def remove(self, artifact: Artifact) -> None:
+        """Delete an artifact that is needed no more; its sidecar first."""
+        self._sidecar(artifact).unlink(missing_ok=True)
+        self.path(artifact).unlink(missing_ok=True)
 
     def _paths(self, kind: str) -> list[Path]:
         return sorted(self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])))

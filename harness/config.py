@@ -13,6 +13,7 @@ from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParame
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters, importance_method
 from harness.images.sets import UserPath
+from harness.networks.devices import NAME, Precision
 from harness.networks.sources import Source, parse_source
 from harness.records import Checkpoint, Pair
 
@@ -103,6 +104,8 @@ class Config(_Section):
     seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=0)
     memory: float | None = Field(None, gt=0)  # GiB for all workers together
+    device: Annotated[str, Field(pattern=NAME)] = "auto"
+    precision: Precision = "float32"
     images: Annotated[
         DrawnImagesSection | FolderImagesSection | MemoryImagesSection,
         Field(discriminator="source"),
@@ -159,8 +162,12 @@ def _source(value: Any) -> Source:
     return value if isinstance(value, Source) else parse_source(value)
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, **changes: object) -> Config:
     """Read and check a configuration file.
+
+    Args:
+        path: of the file.
+        changes: top-level values that take the place of the file's; None leaves it.
 
     Raises:
         ConfigError: no such file, not TOML, or unknown keys and bad values, each with its place.
@@ -173,7 +180,8 @@ def load_config(path: Path) -> Config:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not valid TOML: {error}") from error
-    return parse_config(values, str(path))
+    asked = {name: value for name, value in changes.items() if value is not None}
+    return parse_config({**values, **asked}, str(path))
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
@@ -197,6 +205,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"  {place}: unknown key; see `conceptevo init` for those there are"
     message = problem["msg"].removeprefix("Value error, ")
+    if place == "device":
+        message = "must be auto, cpu, cuda, cuda:N or mps"
     given = problem.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
     return f"  {place or 'file'}: {message}{shown}"

@@ -223,7 +223,10 @@ def test_help_lists_every_stage():
 
 def test_a_killed_parent_leaves_no_worker(config, tmp_path):
     process = start(config, tmp_path / "run")
-    time.sleep(5)
+    for _ in range(300):  # until it works
+        time.sleep(0.2)
+        if (tmp_path / "run" / "images").exists():
+            break
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
     ).stdout.split()

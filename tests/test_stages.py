@@ -128,7 +128,7 @@ def test_other_classes_or_layers_leave_other_files():
 
 
 def test_one_file_holds_a_block_of_classes():
-    works = score_works(study(classes=tuple(range(30))), {})
+    works = score_works(study(classes=tuple(range(30))))
     blocks = {work.classes for work in works}
     assert blocks == {tuple(range(12)), tuple(range(12, 24)), tuple(range(24, 30))}
 

@@ -148,7 +148,8 @@ def _maps(
 
     def keep(output: Tensor, layer: Layer) -> Tensor:
         channels = wanted[layer.name]
-        return output[:, channels.start : channels.stop].to("cpu", torch.float32, copy=True)
+        kept = output[:, channels.start : channels.stop, layer.extra :]
+        return kept.to("cpu", torch.float32, copy=True)
 
     def record(size: int) -> None:
         for parts in maps.values():

@@ -309,5 +309,7 @@ def maps_and_gradients(
             logits[:, output].sum(), maps, allow_unused=True, materialize_grads=True
         )
     names = [layer.name for layer in layers]
-    detached = [value.detach() for value in maps]
-    return dict(zip(names, detached, strict=True)), dict(zip(names, gradients, strict=True))
+    # in full precision from here on, whatever the network computed in
+    detached = [value.detach().float() for value in maps]
+    found = [gradient.float() for gradient in gradients]
+    return dict(zip(names, detached, strict=True)), dict(zip(names, found, strict=True))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +41,39 @@ _CGROUPS = (
 )
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a piece of work may use; no result depends on it but for the device's last bits.
+
+    Attributes:
+        device: where networks compute, and how precisely.
+        memory: bytes of it that passes may take.
+    """
+
+    device: Device = CPU
+    memory: int = 2**31
+
+
+#: Where nobody has granted any.
+_LEAST = Resources()
+_resources: ContextVar[Resources] = ContextVar("resources", default=_LEAST)
+
+
+def resources() -> Resources:
+    """Those of the piece of work in progress."""
+    return _resources.get()
+
+
+@contextmanager
+def using(granted: Resources) -> Iterator[None]:
+    """Work with these resources."""
+    token = _resources.set(granted)
+    try:
+        yield
+    finally:
+        _resources.reset(token)
 
 
 def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+#: What a device may be called.
+NAME = r"^(auto|cpu|mps|cuda(:\d+)?)$"
+
 
 @dataclass(frozen=True)
 class Device:
@@ -81,7 +84,7 @@ def choose_device(name: str = "auto", precision: Precision = "float32") -> Devic
         raise ValueError(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
         )
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(NAME, name):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
     there = devices()
     if name == "auto":

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from harness.artifacts import whole_file
 from harness.networks.architectures import build, channels_last, takes_channels_last
+from harness.networks.devices import CPU, Device
 
 
 class TrainingParameters(BaseModel):
@@ -61,6 +62,7 @@ def train(
     weights_path: Callable[[int], Path],
     state_path: Path,
     on_batch: Callable[[], None] = lambda: None,
+    device: Device = CPU,
 ) -> pd.DataFrame:
     """Train from random weights, or from where an interrupted call with the same arguments was.
 
@@ -74,6 +76,7 @@ def train(
         weights_path: where the weights of an epoch go.
         state_path: where the state goes that an interrupted training resumes from.
         on_batch: called after every batch.
+        device: where to compute; always in float32.
 
     Returns:
         A row an epoch: epoch, train_loss, train_accuracy, test_accuracy (NaN for the training
@@ -93,6 +96,7 @@ def train(
     layout = torch.contiguous_format
     if takes_channels_last(model, images):
         model, layout = channels_last(model), torch.channels_last
+    model = device.model(model)
     if not parameters.dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -108,7 +112,7 @@ def train(
     log: list[dict[str, float]] = []
 
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, weights_only=True, map_location=device.place)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -117,7 +121,7 @@ def train(
             on_batch()
     else:
         nan = float("nan")
-        test_accuracy = accuracy(model, *test_set)
+        test_accuracy = accuracy(model, *test_set, device=device)
         log.append(_row(0, nan, nan, test_accuracy))
         if 0 in parameters.save:
             save_weights(model, weights_path(0))
@@ -134,19 +138,21 @@ def train(
             batch = images[chosen]
             if parameters.augment:
                 batch = flip_and_shift(batch, rng)
-            logits = model(batch.contiguous(memory_format=layout))
+            truth = device.batch(labels[chosen])
+            logits = model(device.batch(batch.contiguous(memory_format=layout)))
             loss = functional.cross_entropy(
-                logits, labels[chosen], label_smoothing=parameters.label_smoothing
+                logits, truth, label_smoothing=parameters.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             scheduler.step()
             total_loss += loss.item()
-            right += int((logits.argmax(1) == labels[chosen]).sum())
+            right += int((logits.argmax(1) == truth).sum())
             on_batch()
         seen = batches * parameters.batch_size
-        log.append(_row(epoch, total_loss / batches, right / seen, accuracy(model, *test_set)))
+        test_accuracy = accuracy(model, *test_set, device=device)
+        log.append(_row(epoch, total_loss / batches, right / seen, test_accuracy))
         if epoch in parameters.save:
             save_weights(model, weights_path(epoch))
         state = {
@@ -195,13 +201,19 @@ def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> T
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 256) -> float:
+def accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 256,
+    device: Device = CPU,
+) -> float:
     """Share of images whose largest logit is the label's, in evaluation mode."""
     training = model.training
     model.eval()
     try:
         right = sum(
-            int((model(batch).argmax(1) == truth).sum())
+            int((model(device.batch(batch)).argmax(1).cpu() == truth).sum())
             for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
         )
     finally:
@@ -211,9 +223,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state dict alone, loadable with `weights_only=True`; whole or not at all."""
-    _save(model.state_dict(), path)
+    state = model.state_dict()
+    for name, value in state.items():
+        state[name] = value.cpu()
+    _save(state, path)
 
 
 def _save(value: Any, path: Path) -> None:
-    with whole_file(path) as temporary:
-        torch.save(value, temporary)
+    # to an open file: of a path, its (temporary) name would be written into the bytes
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(value, file)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import Images, ablate
-from harness.images.batches import batch_of, batches
-from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import FEWEST, Cost, fitting, halving
+from harness.images.batches import batch_of
+from harness.images.sets import ImageSet, View, open_images
+from harness.networks.budget import FEWEST, Cost, fitting, halving, resources
 from harness.networks.execution import execution
+from harness.networks.layers import Layer
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import ARM, CONTROLS, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
 from harness.stages.checkpoints import (
+    batches_there,
     image_parts,
     importance_batches,
     open_pair,
@@ -135,7 +137,6 @@ class RunArms(Work):
     classes: tuple[int, ...]
     ablation: str
     split: str
-    batch_size: int
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
@@ -166,6 +167,9 @@ class RunArms(Work):
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
         frames = []
+        batch_size = ablation_size(
+            self.source.name, older, newer, layers, images, view, config.revert.batch_size
+        )
         for class_id in self.classes:
             table = saved[saved["class_id"] == class_id]
             alone = set(table.loc[table["each_layer"], "arm"])
@@ -181,15 +185,21 @@ class RunArms(Work):
                 chosen: np.ndarray = chosen,
                 wanted_arms: list[arms.Arm] = wanted_arms,
             ) -> pd.DataFrame:
+                device = resources().device
                 shown = Images(
-                    batches(images, chosen, view, size),
+                    batches_there(images, chosen, view, size),
                     partial(importance_batches, images, config, view, class_id, size),
-                    lambda ids: batch_of(images, donors(images, ids, config.seed), view),
+                    lambda ids: device.batch(
+                        batch_of(images, donors(images, ids, config.seed), view)
+                    ),
                 )
                 output = output_of(self.source, images, class_id)
-                return ablate(older, newer, layers, wanted_arms, shown, output, self.ablation, size)
+                with device.computing():
+                    return ablate(
+                        older, newer, layers, wanted_arms, shown, output, self.ablation, size
+                    )
 
-            rows = halving(ablated, self.batch_size, str(self.makes[0]))
+            rows = halving(ablated, batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
             advance(1)
         table = pd.concat(frames, ignore_index=True)
@@ -226,10 +236,10 @@ def set_works(study: AblationStudy) -> list[Work]:
     ]
 
 
-def arm_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]:
+def arm_works(study: AblationStudy) -> list[Work]:
     """The pieces of work that run all arms of a study."""
     return [
-        RunArms(study, source, pair, method, kind, block, ablation, split, batch_sizes[source.name])
+        RunArms(study, source, pair, method, kind, block, ablation, split)
         for source, pair in study.pairs
         for block in study.blocks
         for ablation in study.ablations
@@ -239,45 +249,44 @@ def arm_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]:
     ]
 
 
-def bytes_an_image(study: AblationStudy, run: Run) -> dict[str, float]:
-    """Series -> bytes that one image takes in a worker: kept maps of both models, their
-    replacements, and twice as much again for what a run in progress, or a graph for gradients,
-    holds."""
-    sizes = {}
-    for source, pair in study.pairs:
-        if source.name in sizes:
-            continue
-        older, newer, layers = open_pair(run, source, pair)
-        images = open_images(run, "test")
-        batch = batch_of(images, np.arange(min(FEWEST, len(images))), view_of(run, source))
-        total = 0
-        with torch.inference_mode():
-            for model in (older, newer):
-                with execution(model, layers) as running:
-                    running.start(batch)
-                    replaced = sum(running.output(layer.name).nbytes for layer in layers)
-                    total += running.kept_bytes() + replaced
-        sizes[source.name] = 3 * total / len(batch)
-    return sizes
-
-
-def batch_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
-    """Series -> images a pass, such that a worker's maps fit its memory.
+def ablation_size(
+    series: str,
+    older: nn.Module,
+    newer: nn.Module,
+    layers: Sequence[Layer],
+    images: ImageSet,
+    view: View,
+    most: int,
+) -> int:
+    """Images a pass, at most `most`, such that ablation fits the memory of this worker.
 
     Raises:
         ValueError: not even FEWEST images fit.
     """
-    most = study.config.revert.batch_size
-    return {
-        series: fitting(Cost(one, 0.0), plan.bytes_a_worker, most, f"ablation of series {series!r}")
-        for series, one in bytes_an_image(study, plan.run).items()
-    }
+    one = bytes_an_image(older, newer, layers, images, view)
+    return fitting(Cost(one, 0.0), resources().memory, most, f"ablation of series {series!r}")
+
+
+def bytes_an_image(
+    older: nn.Module, newer: nn.Module, layers: Sequence[Layer], images: ImageSet, view: View
+) -> float:
+    """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
+    twice as much again for what a run in progress, or a graph for gradients, holds."""
+    device = resources().device
+    batch = device.batch(batch_of(images, np.arange(min(FEWEST, len(images))), view))
+    total = 0
+    with torch.inference_mode(), device.computing():
+        for model in (older, newer):
+            with execution(model, layers) as running:
+                running.start(batch)
+                replaced = sum(running.output(layer.name).nbytes for layer in layers)
+                total += running.kept_bytes() + replaced
+    return 3 * total / len(batch)
 
 
 def study_steps(
     study: AblationStudy,
     plan: Plan,
-    sizes: dict[str, int],
     more: Mapping[str, list[Artifact]] | None = None,
 ) -> Iterator[Step]:
     """Choose sets of scored neurons, ablate them; then say what the results consist of.
@@ -285,13 +294,12 @@ def study_steps(
     Args:
         study: what is covered.
         plan: to which the scores of the study have been added.
-        sizes: series -> images a pass.
         more: kind -> further artifacts of the results.
     """
     folder = plan.run.root / study.name
     (folder / "about.json").unlink(missing_ok=True)
     yield "sets of neurons", set_works(study)
-    yield "ablation", arm_works(study, sizes)
+    yield "ablation", arm_works(study)
     layers = {source.name: layer_names(study, plan.run, source.name) for source, _ in study.pairs}
     write_about(plan.run, study.name, study.about(layers), {**study.contents(), **(more or {})})
 
@@ -300,7 +308,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
     if not study.pairs:
         return
-    yield from study_steps(study, plan, batch_sizes(study, plan))
+    yield from study_steps(study, plan)
 
 
 STAGE = Stage("revert", "Undo evolutions and record what happens to the predictions.", _steps)

@@ -19,11 +19,13 @@ from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE, importance_method, sensitivities
 from harness.images.batches import batch_of
 from harness.images.sets import open_images
+from harness.networks.budget import resources
 from harness.networks.execution import execution, replace_channels
 from harness.networks.sources import Source
 from harness.records import CONTROLS, Pair
 from harness.stages.ablate import (
     RunArms,
+    ablation_size,
     arm_works,
     bytes_an_image,
     layer_names,
@@ -32,7 +34,7 @@ from harness.stages.ablate import (
 )
 from harness.stages.checkpoints import image_parts, open_pair, read_layers, view_of
 from harness.stages.engine import one_thread
-from harness.stages.evolve import ScoreEvolutions, importance_sizes, score_works
+from harness.stages.evolve import ScoreEvolutions, score_works
 from harness.stages.space import PlaceAgain
 from harness.stages.stage import Plan, Step, Work
 from harness.stages.study import AblationStudy, chosen_classes
@@ -122,13 +124,13 @@ def _layers(run: Run, series: str, patterns: Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
-def bench_steps(study: AblationStudy, plan: Plan, sizes: dict[str, int]) -> Iterator[Step]:
+def bench_steps(study: AblationStudy, plan: Plan) -> Iterator[Step]:
     """Do what neither the reversion study nor an earlier benchmark has done."""
     again = again_works(study)
     yield "spaces", again
-    yield "importance", score_works(study, importance_sizes(study, plan))
+    yield "importance", score_works(study)
     neighbours = [artifact for work in again for artifact in work.makes]
-    yield from study_steps(study, plan, sizes, {"neighbours": neighbours})
+    yield from study_steps(study, plan, {"neighbours": neighbours})
 
 
 def again_works(study: AblationStudy) -> list[Work]:
@@ -141,19 +143,17 @@ def again_works(study: AblationStudy) -> list[Work]:
     ]
 
 
-def plan_table(
-    study: AblationStudy, plan: Plan, workers: int, sizes: dict[str, int]
-) -> pd.DataFrame:
+def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
     """What will be run, how long it will take and how much memory, by timing one batch a series.
 
     Returns:
         series, pairs, images (a class, ablated), arms (a class, still to be run), GiB (a worker),
         minutes of scores and of arms that are not there yet, on so many workers.
     """
-    scores = [w for w in plan.add(score_works(study, sizes)) if not plan.is_done(w)]
+    scores = [w for w in plan.add(score_works(study)) if not plan.is_done(w)]
     plan.add(set_works(study))
-    records = [w for w in plan.add(arm_works(study, sizes)) if not plan.is_done(w)]
-    bytes_by_series, rows = bytes_an_image(study, plan.run), []
+    records = [w for w in plan.add(arm_works(study)) if not plan.is_done(w)]
+    rows = []
     seen, shown = _images_a_class(study, plan)
     scale = max(workers, 1) * 60
     for name, (source, pair) in {s.name: (s, pair) for s, pair in study.pairs}.items():
@@ -162,6 +162,8 @@ def plan_table(
         ]
         waiting_arms = [w for w in records if isinstance(w, RunArms) and w.source.name == name]
         layers = len(layer_names(study, plan.run, name))
+        opened = (*open_pair(plan.run, source, pair), plan.test_images, view_of(plan.run, source))
+        size = ablation_size(name, *opened, study.config.revert.batch_size)
         counts = [_arms_of(study, work, layers) for work in waiting_arms]
         row: dict[str, Any] = {
             "series": name,
@@ -171,12 +173,12 @@ def plan_table(
                 (joint + alone) * len(work.classes)
                 for (joint, alone), work in zip(counts, waiting_arms, strict=True)
             ),
-            "GiB": sizes[name] * bytes_by_series[name] / 2**30,
+            "GiB": size * bytes_an_image(*opened) / 2**30,
             "scores, min": 0.0,
             "arms, min": 0.0,
         }
         if waiting_scores or waiting_arms:
-            seconds = _seconds(study, plan.run, source, pair, sizes[name])
+            seconds = _seconds(study, plan.run, source, pair, size)
             for work in waiting_scores:
                 row["scores, min"] += len(work.classes) * seen * seconds[work.method] / scale
             for (joint, alone), arm_work in zip(counts, waiting_arms, strict=True):
@@ -221,9 +223,11 @@ def _seconds(
     """
     older, newer, layers = open_pair(run, source, pair)
     images = open_images(run, "test")
-    batch = batch_of(images, np.arange(min(size, 8, len(images))), view_of(run, source))
+    device = resources().device
+    some = np.arange(min(size, 8, len(images)))
+    batch = device.batch(batch_of(images, some, view_of(run, source)))
     seconds = {}
-    with one_thread():
+    with one_thread(), device.computing():
         for name in study.scored:
             start = time.perf_counter()
             rng = np.random.default_rng(0)

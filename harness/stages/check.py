@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,11 @@ from harness.config import Config, ConfigError
 from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, open_images
 from harness.networks.architectures import takes_channels_last
-from harness.networks.layers import find_layers
+from harness.networks.budget import resources
+from harness.networks.devices import Device
+from harness.networks.layers import Layer, find_layers
 from harness.networks.outputs import logits_of
-from harness.networks.recording import borrowed
+from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.sources import Source
 from harness.registry import call_users
 from harness.stages.checkpoints import give_checkpoints, output_of, prepared
@@ -101,7 +103,11 @@ def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
     fits = takes_channels_last(model, batch)
     model = prepared(model, source, fits)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
-    logits, again = (_logits(model, batch if fits else batch.contiguous()) for _ in range(2))
+    device = resources().device
+    model, batch = device.model(model), device.batch(batch if fits else batch.contiguous())
+    with device.computing():
+        logits, again = (_logits(model, batch) for _ in range(2))
+    _say_precision(model, layers, batch, logits, device)
     _check_outputs(source, images, logits)
     if not torch.equal(logits, again):
         logger.warning(
@@ -120,6 +126,28 @@ def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
     }
 
 
+def _say_precision(
+    model: nn.Module, layers: Sequence[Layer], batch: Tensor, logits: Tensor, device: Device
+) -> None:
+    """How far a lower precision changes what is read off: predictions, and the strongest images."""
+    if device.precision == "float32":
+        return
+    full = replace(device, precision="float32")
+    strongest = []
+    for place in (device, full):
+        keep = ActivationRecorder(model, layers, lambda maps, _: maps.amax(dim=2).argmax(dim=0))
+        with borrowed(model), torch.inference_mode(), place.computing(), keep as record:
+            answer = logits_of(model, model(batch))
+        strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
+    units = (strongest[0] == strongest[1]).float().mean()
+    images = (logits.argmax(dim=1) == answer.cpu().argmax(dim=1)).sum()
+    logger.warning(
+        "precision %s: of %d images %d have the same prediction as in float32, and %.1f %% of the "
+        "units the same strongest image",
+        *(device.precision, len(batch), int(images), 100 * float(units)),
+    )
+
+
 def _is_broken(value: Tensor) -> bool:
     return value.is_floating_point() and not bool(torch.isfinite(value).all())
 
@@ -127,7 +155,7 @@ def _is_broken(value: Tensor) -> bool:
 def _logits(model: nn.Module, batch: Tensor) -> Tensor:
     with borrowed(model), torch.no_grad():
         answer = call_users(f"the network on images of shape {tuple(batch.shape)}", model, batch)
-    return logits_of(model, answer)
+    return logits_of(model, answer).cpu()
 
 
 def _check_outputs(source: Source, images: ImageSet, logits: Tensor) -> None:

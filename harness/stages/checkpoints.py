@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from harness.images.batches import batches
 from harness.images.sets import ImageSet, View, open_images
 from harness.images.splits import split_images
 from harness.networks.architectures import channels_last
+from harness.networks.budget import Cost, fitting, measure, resources
 from harness.networks.calls import expose_calls
 from harness.networks.layers import Layer
 from harness.networks.outputs import choose_output
@@ -36,19 +37,24 @@ def give_checkpoints(plan: Plan) -> None:
                 reads = (Artifact("weights", (source.name, epoch)),)
             plan.give(
                 Artifact("checkpoint", (source.name, epoch)),
-                partial(_identity, source, epoch),
+                partial(_identity, source, epoch, plan.config.precision),
                 reads,
             )
 
 
-def _identity(source: Source, epoch: int) -> list[object]:
-    return [source.identity(epoch), source.model_dump(mode="json", exclude=_UNSEEN)]
+def _identity(source: Source, epoch: int, precision: str) -> list[object]:
+    """Of what a checkpoint computes: its precision counts, as it can change ranks; the device does
+    not, as float32 is full single precision on each."""
+    seen: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=_UNSEEN)]
+    return seen if precision == "float32" else [*seen, precision]
 
 
 def load(run: Run, source: Source, epoch: int) -> nn.Module:
-    """The model of one checkpoint, in float32, in the series' memory format, calls exposed."""
+    """The model of one checkpoint on the device in use, in float32, in the series' memory format,
+    calls exposed."""
     classes = len(open_images(run, "test").classes)
-    return prepared(source.load(epoch, classes, run), source, view_of(run, source).channels_last)
+    fits = view_of(run, source).channels_last
+    return resources().device.model(prepared(source.load(epoch, classes, run), source, fits))
 
 
 def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
@@ -76,6 +82,7 @@ def read_layers(run: Run, series: str) -> list[Layer]:
 
 Opened = tuple[nn.Module, nn.Module, list[Layer]]
 _opened: list[tuple[Run, Source, Pair, Opened]] = []  # the last one
+_costs: dict[str, Cost] = {}  # of an image, by the work done on the pair that is open
 
 
 def open_pair(run: Run, source: Source, pair: Pair) -> Opened:
@@ -87,10 +94,29 @@ def open_pair(run: Run, source: Source, pair: Pair) -> Opened:
     if _opened and _opened[0][0] is run and _opened[0][1:3] == (source, pair):
         return _opened[0][3]
     _opened.clear()
+    _costs.clear()
     older, newer = (load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
     models = older, newer, read_layers(run, source.name)
     _opened.append((run, source, pair, models))
     return models
+
+
+def fitting_size(what: str, work: Callable[[], object], images: int, most: int, place: str) -> int:
+    """Images a pass, such that work on the pair that is open fits the memory of this worker.
+
+    Args:
+        what: the kind of work; each is measured once a pair.
+        work: runs on `images` images.
+        images: how many.
+        most: the largest batch wanted.
+        place: for the message, e.g. "importance of series 'vgg'".
+
+    Raises:
+        ValueError: not even the fewest images fit.
+    """
+    if what not in _costs:
+        _costs[what] = measure(work, images, resources().device)
+    return fitting(_costs[what], resources().memory, most, place)
 
 
 def output_of(source: Source, images: ImageSet, class_id: int) -> int:
@@ -114,7 +140,15 @@ def importance_batches(
 ) -> Sequence[Tensor]:
     """The images of a class that importance is measured on."""
     chosen = image_parts(config, images, class_id)["importance"]
-    return [batch for _, batch in batches(images, chosen, view, batch_size)]
+    return [batch for _, batch in batches_there(images, chosen, view, batch_size)]
+
+
+def batches_there(
+    images: ImageSet, chosen: np.ndarray, view: View, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`batches`, the images on the device in use."""
+    for ids, batch in batches(images, chosen, view, batch_size):
+        yield ids, resources().device.batch(batch)
 
 
 def other_batches(
@@ -132,6 +166,6 @@ def other_batches(
         mine = len(image_parts(config, images, class_id)["importance"])
         rng = generator(config.seed, "images of other classes", class_id)
         chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
-        return [batch for _, batch in batches(images, chosen, view, batch_size)]
+        return [batch for _, batch in batches_there(images, chosen, view, batch_size)]
 
     return read

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +30,8 @@ from rich.progress import (
 )
 
 from harness.artifacts import Run
+from harness.networks.budget import Resources, using, worker_bytes
+from harness.networks.devices import Precision, choose_device, devices
 from harness.stages.stage import Advance, Plan, Step, Work
 
 
@@ -77,6 +79,7 @@ class Engine:
         self._context = context
         self._steps, self._put_steps = context.Pipe(duplex=False)
         self._steps_lock = context.Lock()
+        self._started = context.Value("i", 0)
 
     def run(self, steps: Iterable[Step]) -> None:
         """Do the steps in order."""
@@ -113,9 +116,10 @@ class Engine:
             if self._cluster is not None:
                 self._on_cluster(self._cluster, waiting, lambda n: progress.advance(bar, n))
             elif self._workers == 0:
-                for shard in waiting:
-                    advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
-                    _do(self._run, shard, advance)
+                with using(self._plan.resources):
+                    for shard in waiting:
+                        advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
+                        _do(self._run, shard, advance)
             else:
                 self._in_processes(title, waiting, lambda n: progress.advance(bar, n))
             progress.update(bar, completed=total)
@@ -126,7 +130,11 @@ class Engine:
                 self._workers,
                 self._context,
                 initializer=_start_worker,
-                initargs=(self._run, self._put_steps, self._steps_lock),
+                initargs=(
+                    *(self._run, self._put_steps, self._steps_lock),
+                    self._started,
+                    self._resources_of_workers(),
+                ),
             )
         # the longest first, so that no long one is left over at the end
         longest_first = sorted(shards, key=lambda shard: -shard.steps)
@@ -144,6 +152,18 @@ class Engine:
                         f"smaller batch_size or fewer workers, and run the same command again: "
                         f"what is done is kept"
                     ) from None
+
+    def _resources_of_workers(self) -> list[Resources]:
+        """Of the first worker, the second, …: where there are several GPUs, they take turns."""
+        granted, config = self._plan.resources, self._plan.config
+        if config.device not in ("auto", "cuda") or granted.device.place.type != "cuda":
+            return [granted]
+        names = [name for name in devices() if name.startswith("cuda")]
+        sharing = -(-self._workers // len(names))
+        return [
+            Resources(device, worker_bytes(config.memory, sharing, device))
+            for device in (replace(granted.device, name=name) for name in names)
+        ]
 
     def _on_cluster(self, cluster: str, shards: Sequence[Shard], advance: Advance) -> None:
         """A Ray task a shard; one that is lost with its machine is done again elsewhere."""
@@ -164,10 +184,13 @@ class Engine:
                     f"--cluster {cluster!r}: no Ray cluster there ({error}); start one with "
                     f"`ray start --head`"
                 ) from error
-        task = ray.remote(num_cpus=1, max_retries=3)(_alone)
+        config = self._plan.config
+        on_gpu = config.device.startswith("cuda")
+        task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=3)(_alone)
         run = Run(self._run.root.resolve())
+        how = ("cuda" if on_gpu else "cpu", config.precision, config.memory)
         running = {
-            task.remote(run, shard): shard for shard in sorted(shards, key=lambda s: -s.steps)
+            task.remote(run, shard, *how): shard for shard in sorted(shards, key=lambda s: -s.steps)
         }
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
@@ -220,10 +243,16 @@ def _capped(most: int, advance: Advance) -> Advance:
 
 _report: Advance = lambda steps: None  # noqa: E731 - replaced in each worker
 _run: Run  # set in each worker
+_granted: Resources  # set in each worker
 
 
-def _start_worker(run: Run, steps: Connection, lock: Any) -> None:
-    global _report, _run
+def _start_worker(
+    run: Run, steps: Connection, lock: Any, started: Any, granted: Sequence[Resources]
+) -> None:
+    global _report, _run, _granted
+    with started.get_lock():
+        _granted = granted[started.value % len(granted)]
+        started.value += 1
 
     def report(count: int) -> None:
         with lock:
@@ -260,12 +289,18 @@ def _end_with_parent() -> None:
 
 
 def _work(shard: Shard) -> None:
-    _do(_run, shard, _capped(shard.steps, _report))
+    with using(_granted):
+        _do(_run, shard, _capped(shard.steps, _report))
 
 
-def _alone(run: Run, shard: Shard) -> None:
-    """A piece of work on some machine of a cluster."""
-    _do(run, shard, lambda steps: None)
+def _alone(
+    run: Run, shard: Shard, device_name: str, precision: Precision, memory: float | None
+) -> None:
+    """A piece of work on some machine of a cluster, with its share of what is free there."""
+    device = choose_device(device_name, precision)
+    share = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
+    with using(Resources(device, share)):
+        _do(run, shard, lambda steps: None)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config
@@ -19,13 +20,15 @@ from harness.evolutions.importance import (
     summarise,
 )
 from harness.images.batches import batch_of
-from harness.images.sets import open_images
-from harness.networks.budget import FEWEST, fitting, halving, measure
+from harness.images.sets import ImageSet, View, open_images
+from harness.networks.budget import FEWEST, halving, resources
+from harness.networks.layers import Layer
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import (
+    fitting_size,
     importance_batches,
     open_pair,
     other_batches,
@@ -50,7 +53,6 @@ class ScoreEvolutions(Work):
     method: str
     classes: tuple[int, ...]
     config: Config
-    batch_size: int
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
@@ -84,25 +86,27 @@ class ScoreEvolutions(Work):
         images, config = open_images(run, "test"), self.config
         view = view_of(run, self.source)
         method, scores, reliability = importance_method(self.method), [], []
+        batch_size = self._batch_size(older, newer, layers, images, view)
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
 
             def scored(
                 size: int, class_id: int = class_id, purpose: tuple[str | int, ...] = purpose
             ) -> dict[tuple[str, str], np.ndarray]:
-                return sensitivities(
-                    older,
-                    newer,
-                    layers,
-                    importance_batches(images, config, view, class_id, size),
-                    output_of(self.source, images, class_id),
-                    {self.method: method},
-                    generator(config.seed, "importance", *purpose),
-                    config.evolve.path_steps,
-                    other_batches(images, config, view, class_id, size),
-                )
+                with resources().device.computing():
+                    return sensitivities(
+                        older,
+                        newer,
+                        layers,
+                        importance_batches(images, config, view, class_id, size),
+                        output_of(self.source, images, class_id),
+                        {self.method: method},
+                        generator(config.seed, "importance", *purpose),
+                        config.evolve.path_steps,
+                        other_batches(images, config, view, class_id, size),
+                    )
 
-            values_of = halving(scored, self.batch_size, str(self.artifact))
+            values_of = halving(scored, batch_size, str(self.artifact))
             halves = generator(config.seed, "halves of the images", *purpose)
             frames = []
             for (_, layer), values in values_of.items():
@@ -119,8 +123,29 @@ class ScoreEvolutions(Work):
             table = pd.concat(tables, ignore_index=True)
             yield table.assign(**vars(self.pair), method=self.method)[names]
 
+    def _batch_size(
+        self,
+        older: nn.Module,
+        newer: nn.Module,
+        layers: Sequence[Layer],
+        images: ImageSet,
+        view: View,
+    ) -> int:
+        """Images a pass, such that the method fits the memory of this worker."""
+        batch = resources().device.batch(
+            batch_of(images, np.arange(min(FEWEST, len(images))), view)
+        )
+        rng, steps = np.random.default_rng(0), self.config.evolve.path_steps
+        methods = {self.method: importance_method(self.method)}
+        others = partial(tuple, [batch])
+        score = partial(
+            sensitivities, older, newer, layers, [batch], 0, methods, rng, steps, others
+        )
+        what = f"importance of series {self.source.name!r} by {self.method}"
+        return fitting_size(what, score, len(batch), self.config.evolve.batch_size, what)
 
-def score_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]:
+
+def score_works(study: AblationStudy) -> list[Work]:
     """The pieces of work that score all methods of a study."""
     return [
         ScoreEvolutions(
@@ -130,7 +155,6 @@ def score_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]
             method,
             block,
             study.config,
-            min(batch_sizes.get(source.name, 2**30), study.config.evolve.batch_size),
         )
         for source, pair in study.pairs
         for block in study.blocks
@@ -138,39 +162,10 @@ def score_works(study: AblationStudy, batch_sizes: dict[str, int]) -> list[Work]
     ]
 
 
-def importance_sizes(study: AblationStudy, plan: Plan) -> dict[str, int]:
-    """Series -> images a pass, such that the scores of any method fit a worker's memory.
-
-    One batch of FEWEST images is measured by all methods of the study, where one is not scored yet.
-
-    Raises:
-        ValueError: not even FEWEST images fit.
-    """
-    waiting = {
-        work.source.name: (work.source, work.pair)
-        for work in plan.add(score_works(study, {}))
-        if isinstance(work, ScoreEvolutions) and not plan.is_done(work)
-    }
-    sizes, images = {}, plan.test_images
-    for series, (source, pair) in waiting.items():
-        older, newer, layers = open_pair(plan.run, source, pair)
-        batch = batch_of(images, np.arange(min(FEWEST, len(images))), view_of(plan.run, source))
-        methods = {name: importance_method(name) for name in study.scored}
-        rng, steps = np.random.default_rng(0), study.config.evolve.path_steps
-        others = partial(tuple, [batch])
-        score = partial(
-            sensitivities, older, newer, layers, [batch], 0, methods, rng, steps, others
-        )
-        cost = measure(score, len(batch))
-        what = f"importance of series {series!r}"
-        sizes[series] = fitting(cost, plan.bytes_a_worker, study.config.evolve.batch_size, what)
-    return sizes
-
-
 def _steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
     # beside the scores, as they are independent, the map is drawn
-    yield "map and importance", [map_work(plan), *score_works(study, importance_sizes(study, plan))]
+    yield "map and importance", [map_work(plan), *score_works(study)]
 
 
 STAGE = Stage("evolve", "Score how much each neuron's evolution matters to each class.", _steps)

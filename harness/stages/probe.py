@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Artifact, Run, write_tables
 from harness.concepts.naming import attribute_overlaps, dissect, label_masks, read_attributes
-from harness.concepts.probing import ProbeParameters, probe
-from harness.config import DrawnImagesSection, FolderImagesSection
+from harness.concepts.probing import ProbeParameters, probe, probe_range, ranges
+from harness.concepts.recorded import (
+    ProbePart,
+    merge,
+    neurons_of,
+    responsive_table,
+    stimuli_table,
+)
+from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, FileImages, open_images
 from harness.networks.architectures import takes_channels_last
-from harness.networks.layers import find_layers
+from harness.networks.budget import resources
+from harness.networks.layers import Layer, find_layers
 from harness.networks.receptive_field import with_patches
 from harness.networks.sources import Source
 from harness.records import NEURON, Checkpoint
@@ -55,7 +63,8 @@ class FindLayers(Work):
         source = self.source
         classes = len(open_images(run, "test").classes)
         model = source.load(source.epochs()[-1], classes, run)
-        fits = takes_channels_last(model, batch_of(open_images(run, "test"), [0, 1], source.view))
+        two = batch_of(open_images(run, "test"), [0, 1], source.view)
+        fits = takes_channels_last(model, two)
         model = prepared(model, source, fits)
         view = replace(source.view, channels_last=fits)
         layers = find_layers(model, view, source.layers, source.channels_last)
@@ -82,16 +91,20 @@ class _OfCheckpoint(Work):
 
 
 @dataclass(frozen=True)
-class ProbeCheckpoint(_OfCheckpoint):
-    """Record one checkpoint on the probe images."""
+class ProbeRange(_OfCheckpoint):
+    """Record one checkpoint on a range of the probe images."""
 
     parameters: ProbeParameters
-    images: int
+    images: range
+
+    @property
+    def _range(self) -> tuple[str, int, int, int]:
+        return (*self.place, self.images.start, self.images.stop)
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        kinds = ["stimuli", "responsive"] + ["activations"] * self.parameters.activations
-        return tuple(Artifact(kind, self.place) for kind in kinds)
+        kinds = ["activations"] * self.parameters.activations + ["probe_part", "responses_part"]
+        return tuple(Artifact(kind, self._range) for kind in kinds)
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
@@ -99,30 +112,104 @@ class ProbeCheckpoint(_OfCheckpoint):
 
     @property
     def depends(self) -> object:
-        return self.parameters.model_dump(exclude={"batch_size", "range_images"})
+        parameters = self.parameters.model_dump(exclude={"batch_size", "range_images"})
+        return [parameters, self.images.start, self.images.stop]
 
     @property
     def steps(self) -> int:
-        return self.images
+        return len(self.images)
+
+    def left(self, plan: Plan) -> bool:
+        """Whether what stays after joining is there."""
+        return all(plan.has(made) for made in self.makes if made.kind == "activations")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        result = probe(
+        layers = read_layers(run, self.source.name)
+        record = probe_range(
             load(run, self.source, self.epoch),
-            read_layers(run, self.source.name),
+            layers,
             open_images(run, "probe"),
             view_of(run, self.source),
-            Checkpoint(*self.place),
+            self.images,
             self.parameters,
             advance,
+            resources().device,
         )
-        yield result.stimuli
-        yield result.responsive
-        if self.parameters.activations:
+        if record.activations is not None:
+            neurons = neurons_of(layers)
             yield {
-                "activations": result.activations,
-                "layer": result.neurons["layer"].to_numpy(dtype=str),
-                "channel": result.neurons["channel"].to_numpy(),
+                "activations": record.activations,
+                "layer": neurons["layer"].to_numpy(dtype=str),
+                "channel": neurons["channel"].to_numpy(),
             }
+        yield record.part.arrays()
+        yield record.responses
+
+
+@dataclass(frozen=True)
+class JoinRanges(_OfCheckpoint):
+    """Join what the ranges of images recorded of one checkpoint; their parts go."""
+
+    ranges: tuple[ProbeRange, ...]
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return Artifact("stimuli", self.place), Artifact("responsive", self.place)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        return self.ranges[0].reads  # how the images are divided changes no result
+
+    @property
+    def depends(self) -> object:
+        return self.ranges[0].parameters.model_dump(exclude={"batch_size", "range_images"})
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        layers, checkpoint = read_layers(run, self.source.name), Checkpoint(*self.place)
+        parts, responses = (
+            [artifact for work in self.ranges for artifact in work.makes if artifact.kind == kind]
+            for kind in ("probe_part", "responses_part")
+        )
+        joined = merge(ProbePart.from_arrays(run.arrays(part)) for part in parts)
+        yield stimuli_table(joined, layers, checkpoint, self.ranges[-1].images.stop)
+        write_tables(
+            run.path(Artifact("responsive", self.place)),
+            (responsive_table(run.table(part), layers, checkpoint) for part in responses),
+        )
+        yield None
+        for part in (*parts, *responses):
+            run.remove(part)
+        advance(1)
+
+
+def activation_parts(run: Run, config: Config, series: str, epoch: int) -> list[Artifact]:
+    """The activations of one checkpoint, in the order of the images."""
+    divided = _ranges(run, config.probe, series)
+    return [Artifact("activations", (series, epoch, part.start, part.stop)) for part in divided]
+
+
+def _ranges(run: Run, parameters: ProbeParameters, series: str) -> list[range]:
+    neurons = sum(layer.channels for layer in read_layers(run, series))
+    return ranges(len(open_images(run, "probe")), neurons, parameters)
+
+
+def probe_steps(plan: Plan) -> Iterator[Step]:
+    """Record every checkpoint whose layers are known: range by range, then joined."""
+    parameters = plan.config.probe
+    joins: list[JoinRanges] = []
+    waiting: list[ProbeRange] = []
+    for source in plan.config.series:
+        divided = _ranges(plan.run, parameters, source.name)
+        for epoch in source.epochs():
+            works = tuple(ProbeRange(source, epoch, parameters, part) for part in divided)
+            join = JoinRanges(source, epoch, works)
+            plan.add([join, *works])
+            joins.append(join)
+            # once joined, the parts are gone, and the activations alone are there
+            joined = plan.is_done(join)
+            waiting += [work for work in works if not (joined and work.left(plan))]
+    yield "probing", list[Work](waiting)
+    yield "stimuli", list[Work](joins)
 
 
 @dataclass(frozen=True)
@@ -164,6 +251,8 @@ class NameByMasks(_OfCheckpoint):
             view_of(run, self.source),
             Checkpoint(*self.place),
             on_image=advance,
+            memory=resources().memory,
+            device=resources().device,
         )
 
 
@@ -194,33 +283,50 @@ class NameByAttributes(_OfCheckpoint):
         images = open_images(run, "test")
         assert isinstance(images, FileImages)
         attributes, names = read_attributes(self.path, images)
-        recorded = probe(
-            load(run, self.source, self.epoch),
-            read_layers(run, self.source.name),
-            images,
-            view_of(run, self.source),
-            Checkpoint(*self.place),
-            ProbeParameters(k=1, responsive=1),
-            advance,
-        )
-        overlap = attribute_overlaps(recorded.activations, attributes)
-        table = recorded.neurons.assign(
-            series=self.source.name,
-            epoch=self.epoch,
-            concept=[names[best] for best in overlap.argmax(axis=1)],
-            iou=overlap.max(axis=1),
-        )
-        living = ~table["dead"]
-        yield table.loc[living, [*NEURON, "concept", "iou"]].reset_index(drop=True)
+        model, layers = load(run, self.source, self.epoch), read_layers(run, self.source.name)
+        tables = []
+        for number, group in enumerate(_layer_groups(layers, len(images), resources().memory)):
+            recorded = probe(
+                model,
+                group,
+                images,
+                view_of(run, self.source),
+                Checkpoint(*self.place),
+                ProbeParameters(k=1, responsive=1),
+                advance if number == 0 else lambda count: None,
+                resources().device,
+            )
+            overlap = attribute_overlaps(recorded.activations, attributes)
+            best = overlap.argmax(axis=1)
+            named = recorded.neurons.assign(
+                concept=[names[i] for i in best], iou=overlap.max(axis=1)
+            )
+            tables.append(named[~named["dead"]])
+        table = pd.concat(tables, ignore_index=True)
+        table = table.assign(series=self.source.name, epoch=self.epoch)
+        yield table[[*NEURON, "concept", "iou"]]
+
+
+def _layer_groups(layers: Sequence[Layer], images: int, memory: int) -> list[list[Layer]]:
+    """The layers in groups, in order, whose activations fit the memory thrice; one at least."""
+    groups: list[list[Layer]] = [[]]
+    left = memory
+    for layer in layers:
+        needed = 3 * 4 * images * layer.channels
+        if needed > left and groups[-1]:
+            groups.append([])
+            left = memory
+        groups[-1].append(layer)
+        left -= needed
+    return groups
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
-    config, run = plan.config, plan.run
+    config = plan.config
     yield "layers", [FindLayers(source) for source in config.series]
-    images = len(open_images(run, "probe"))
     checkpoints = [(source, epoch) for source in config.series for epoch in source.epochs()]
-    yield "probing", [ProbeCheckpoint(*one, config.probe, images) for one in checkpoints]
+    yield from probe_steps(plan)
     # neurons are named by the drawn parts' masks or by the user's attributes, where there are any
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)

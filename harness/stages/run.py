@@ -12,8 +12,9 @@ from rich.console import Console
 
 from harness.artifacts import Run, lock
 from harness.config import Config
+from harness.networks.budget import using
+from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
-from harness.stages.ablate import batch_sizes
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
 from harness.stages.engine import cores, engine
 from harness.stages.stage import Plan
@@ -48,12 +49,22 @@ def write_manifest(config: Config, run: Run) -> None:
             "space_methods": config.space.methods,
             "importance_methods": config.evolve.methods,
             "configuration": config.model_dump(
-                mode="json", serialize_as_any=True, exclude={"workers", "memory"}
+                mode="json", serialize_as_any=True, exclude={"workers", "memory", "device"}
             ),
             "python": platform.python_version(),
             "versions": versions(),
         }
     )
+
+
+def worker_count(config: Config, device: Device) -> int:
+    """Processes: as configured; else one a core, or one a GPU where networks compute on these."""
+    if config.workers is not None:
+        return config.workers
+    if device.name == "cpu":
+        return cores()
+    every_gpu = config.device in ("auto", "cuda") and device.place.type == "cuda"
+    return len(devices()) - 1 if every_gpu else 1
 
 
 def run_until(
@@ -69,8 +80,8 @@ def run_until(
         cluster: address of a Ray cluster, or None for this machine.
     """
     run = Run(out)
-    workers = cores() if config.workers is None else config.workers
-    plan = Plan(config, run, workers)
+    plan = Plan(config, run)
+    plan.workers = workers = worker_count(config, plan.device)
     with lock(out), engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
         for stage in STAGES:
@@ -93,6 +104,7 @@ def bench(
     cluster: str | None = None,
     only_plan: bool = False,
     memory: float | None = None,
+    device: str = "auto",
     **more: object,
 ) -> pd.DataFrame:
     """Show the benchmark's plan by series and, unless it is only wanted, do it.
@@ -104,25 +116,25 @@ def bench(
         workers: processes; as many as cores by default.
         cluster: address of a Ray cluster, or None for this machine.
         only_plan: stop after the plan.
-        memory: GiB for all workers; as the run's configuration says by default.
+        memory: GiB for all workers.
+        device: where networks compute; see `choose_device`. The precision is the run's.
 
     Returns:
         The plan, see `plan_table`.
     """
     config = bench_config(run, methods, classes, **more)
-    if memory is not None:
-        config = config.model_copy(update={"memory": memory})
-    count = cores() if workers is None else workers
-    plan = Plan(config, run, count)
+    config = config.model_copy(update={"memory": memory, "device": device, "workers": workers})
+    plan = Plan(config, run)
+    plan.workers = count = worker_count(config, plan.device)
     with lock(run.root), engine(plan, count, console, cluster) as working:
         for stage in _BEFORE_BENCH:
             working.run(stage.steps(plan))
         study = bench_study(plan, pairs, layers)
-        sizes = batch_sizes(study, plan)
-        table = plan_table(study, plan, count, sizes)
+        with using(plan.resources):
+            table = plan_table(study, plan, count)
         show_plan(table, count, console)
         if not only_plan:
-            working.run(bench_steps(study, plan, sizes))
+            working.run(bench_steps(study, plan))
     return table
 
 

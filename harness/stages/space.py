@@ -18,6 +18,7 @@ from harness.config import Config
 from harness.images.sets import open_images
 from harness.randomness import generator
 from harness.registry import plugin_identity
+from harness.stages.probe import activation_parts
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 NEIGHBOURS = 5  # base neurons by which two draws of a method are compared
@@ -121,10 +122,10 @@ def evidence_of(run: Run, config: Config) -> Evidence:
 
     @lru_cache(maxsize=1)
     def matrix(series: str, epoch: int) -> tuple[pd.Series, Activations]:
-        path = run.path(Artifact("activations", (series, epoch)))
-        keys = [pd.Series(mapped(path, name)) for name in ("layer", "channel")]
+        paths = [run.path(part) for part in activation_parts(run, config, series, epoch)]
+        keys = [pd.Series(mapped(paths[0], name)) for name in ("layer", "channel")]
         rows = pd.Series(np.arange(len(keys[0])), index=pd.MultiIndex.from_arrays(keys))
-        return rows, Activations([mapped(path, "activations").T])
+        return rows, Activations([mapped(path, "activations") for path in paths])
 
     def activations(neurons: pd.DataFrame) -> np.ndarray:
         values = np.empty((len(neurons), images), dtype=np.float32)

@@ -21,7 +21,8 @@ import pandas as pd
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.config import Config
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import worker_bytes
+from harness.networks.budget import Resources, worker_bytes
+from harness.networks.devices import Device, choose_device
 
 #: Called by a piece of work with the number of steps it has just done.
 Advance = Callable[[int], None]
@@ -104,12 +105,22 @@ class Plan:
 
     def is_done(self, work: Work) -> bool:
         """Whether all that a piece of work makes is there, made from just these inputs."""
-        return all(self.run.has(made, self.fingerprint(made)) for made in work.makes)
+        return all(self.has(made) for made in work.makes)
+
+    def has(self, artifact: Artifact) -> bool:
+        """Whether an artifact of a declared piece of work is there, made from just these inputs."""
+        return self.run.has(artifact, self.fingerprint(artifact))
 
     @cached_property
-    def bytes_a_worker(self) -> int:
-        """Memory that the passes of one worker may take."""
-        return worker_bytes(self.config.memory, self.workers)
+    def device(self) -> Device:
+        """Where networks compute. Raises ValueError for one that is not there."""
+        return choose_device(self.config.device, self.config.precision)
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What one worker may use."""
+        memory = worker_bytes(self.config.memory, self.workers, self.device)
+        return Resources(self.device, memory)
 
     @cached_property
     def test_images(self) -> ImageSet:

@@ -13,6 +13,7 @@ from harness.artifacts import Artifact, Run
 from harness.config import ConfigError
 from harness.images.batches import batches
 from harness.images.sets import open_images
+from harness.networks.budget import resources
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import train
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
@@ -60,6 +61,7 @@ class TrainSeries(Work):
             lambda epoch: run.path(Artifact("weights", (source.name, epoch))),
             run.path(Artifact("training_state", (source.name,))),
             lambda: advance(1),
+            resources().device,
         )
         for _ in source.epochs():
             yield None  # `train` has written the weights
