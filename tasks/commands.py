@@ -20,17 +20,27 @@ def build(
 ) -> None:
     """Draw trials and controls out of a run's evidence, and freeze them as a study."""
     from harness.artifacts import Run
+    from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
     from tasks.study import build as build_study
 
     chosen = load_settings(settings)
     with console.status("drawing trials") as status:
-        study = build_study(Run(run), chosen, out, status.update)
+        study = build_study(Run(run), chosen, out, status.update, console.print)
     console.print(
         f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} forms for "
         f"{study.participants} participants, {len(study.images())} pictures, in {out}",
         highlight=False,
     )
+    if (threshold := study.exclusion.one_sided_above) is not None:
+        trials = [study.by_id[name] for block in study.forms[0] for name in block]
+        options = [len(t.options) for t in trials if t.role == "trial" and t.options]
+        rate = one_sided_rate(options, threshold)
+        console.print(
+            f"The rule one_sided_above = {threshold:g} would exclude "
+            f"{100 * rate:.1f} % of honest participants by chance alone (simulated).",
+            highlight=False,
+        )
 
 
 def check(study: StudyFolder) -> None:

@@ -7,9 +7,13 @@ analysis reads them.
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
 
@@ -79,47 +83,172 @@ PARTICIPANTS = (
 )
 
 
+class TableError(ValueError):
+    """Tables that cannot be true.
+
+    Attributes:
+        problems: one text each; the message shows the first SHOWN of them.
+    """
+
+    SHOWN = 50
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        lines = self.problems[: self.SHOWN]
+        if len(self.problems) > self.SHOWN:
+            lines.append(f"… and {len(self.problems) - self.SHOWN} more")
+        listed = "\n  ".join(lines)
+        super().__init__(f"impossible rows ({len(self.problems)}):\n  {listed}")
+
+
 def as_table(rows: Sequence[dict], columns: Sequence[Column]) -> pd.DataFrame:
     """Rows as a frame with exactly the given columns, in order and of their types.
 
     Raises:
         ValueError: a row lacks a column.
+        TableError: cells that are not of their column's type.
     """
     frame = pd.DataFrame(list(rows), columns=None if rows else [c.name for c in columns])
-    return _typed(frame, columns)
+    return _typed(frame, columns, "")
 
 
-def read_table(path, columns: Sequence[Column] = RESPONSES) -> pd.DataFrame:
+def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.DataFrame:
     """Read an exported CSV file with the types of its codebook.
 
+    Columns may stand in any order; an empty cell is a missing value, as is `NA` where a number, a
+    moment or True/False is expected. Nothing is guessed: what cannot be read is refused by row.
+
+    Returns:
+        a frame whose index is the row of the file less 2 (the header is row 1), with the file's
+        name in `attrs["file"]`, and in `attrs["ignored"]` columns that the codebook does not know.
+
     Raises:
-        ValueError: the file lacks a column.
+        ValueError: the file is empty, not UTF-8, not separated by commas, or lacks a column.
+        TableError: rows with too many or too few cells, cells that are not of their column's type.
     """
-    return _typed(pd.read_csv(path, dtype="string", keep_default_na=True), columns)
+    path = Path(path)
+    header, rows = _records(path)
+    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path}: column {doubled[0]!r} stands there twice; remove one")
+    broken = [
+        f"{place(path.name, columns, number)}: {len(row)} cells, but the header has {len(header)}"
+        for number, row in rows.items()
+        if len(row) != len(header)
+    ]
+    if broken:
+        raise TableError(broken)
+    frame = pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="string")
+    frame.index = frame.index - 2
+    table = _typed(frame.replace("", pd.NA), columns, path.name)
+    known = {column.name for column in columns}
+    table.attrs = {"file": path.name, "ignored": [name for name in header if name not in known]}
+    return table
 
 
-def _typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    if missing := [c.name for c in columns if c.name not in frame]:
+def _records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The header of a CSV file, and row number (the header being 1) -> cells; no blank rows."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        guess = " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise ValueError(
-            f"column {missing[0]!r} is missing; "
-            f"a response table has {', '.join(c.name for c in columns)}"
+            f"{path} is not UTF-8{guess}: byte {error.start} is 0x{data[error.start]:02x}; save it "
+            f"as CSV in UTF-8"
+        ) from error
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file that can be read: {error}") from error
+    if not rows or not any(rows[0]):
+        raise ValueError(f"{path} is empty; its first row must name the columns")
+    if len(rows[0]) == 1 and (separator := re.search(r"[;\t|]", rows[0][0])):
+        name = {";": "semicolons", "\t": "tabs", "|": "bars"}[separator[0]]
+        raise ValueError(
+            f"{path} is separated by {name}; save it as CSV with commas between cells and points "
+            f"in decimal numbers"
         )
-    typed: dict[str, Any] = {}
+    return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if row}
+
+
+def place(file: str, columns: Sequence[Column], row: int) -> str:
+    """How a message names a row: "responses.csv, response row 12"."""
+    kind = "participant" if columns is PARTICIPANTS else "response"
+    return f"{file}, {kind} row {row}" if file else f"{kind} row {row}"
+
+
+def _typed(frame: pd.DataFrame, columns: Sequence[Column], file: str) -> pd.DataFrame:
+    if missing := [c.name for c in columns if c.name not in frame]:
+        listed = ", ".join(map(repr, missing))
+        subject = f"column {listed} is" if len(missing) == 1 else f"columns {listed} are"
+        raise ValueError(
+            f"{file}{': ' if file else ''}{subject} missing; "
+            f"a {'participant' if columns is PARTICIPANTS else 'response'} table has "
+            f"{', '.join(c.name for c in columns)}"
+        )
+    typed, problems = {}, []
     for column in columns:
         values = frame[column.name]
-        if column.type == "UTC":
-            moments = pd.to_datetime(values, utc=True, format="ISO8601")
-            typed[column.name] = moments.astype("datetime64[ns, UTC]")
-        elif column.type == "boolean":
-            typed[column.name] = values.map(_BOOLEANS).astype("boolean")
-        elif column.type in ("Int64", "Float64"):
-            typed[column.name] = pd.to_numeric(values).astype(column.type)  # type: ignore[call-overload]
-        else:
-            typed[column.name] = values.astype("string")
+        if column.type != "string":
+            values = values.mask((values == "NA").fillna(False).astype(bool))
+        typed[column.name], unfit = _CONVERT[column.type](values)
+        problems += [
+            (index, f"{column.name} is {values[index]!r}, but must be {_ALLOWED[column.type]}")
+            for index in frame.index[unfit.to_numpy(dtype=bool)]
+        ]
+    if problems:
+        problems.sort(key=lambda problem: problem[0])
+        raise TableError([f"{place(file, columns, i + 2)}: {text}" for i, text in problems])
     return pd.DataFrame(typed)
 
 
-_BOOLEANS = {True: True, False: False, "True": True, "False": False, "true": True, "false": False}
+#: Type -> what its cells may hold, as messages say it.
+_ALLOWED = {
+    "boolean": "True, False or empty",
+    "Int64": "a whole number (no inf, no nan) or empty",
+    "Float64": "a number with a decimal point (no inf, no nan) or empty",
+    "UTC": "a moment with its time zone, as in 2026-03-01T09:00:00+00:00, or empty",
+}
+
+#: Values as a typed column, and where a value is not of the type.
+Converted = tuple[pd.Series, pd.Series]
+
+
+def _strings(values: pd.Series) -> Converted:
+    return values.astype("string"), pd.Series(False, values.index)
+
+
+def _booleans(values: pd.Series) -> Converted:
+    lower = values.astype("string").str.lower()
+    typed = lower.map({"true": True, "false": False}).astype("boolean")
+    return typed, values.notna() & typed.isna()
+
+
+def _floats(values: pd.Series) -> Converted:
+    numbers = pd.to_numeric(values, errors="coerce").astype("Float64")
+    numbers = numbers.mask(numbers.abs() == float("inf"))
+    return numbers, values.notna() & numbers.isna()
+
+
+def _integers(values: pd.Series) -> Converted:
+    numbers, unfit = _floats(values)
+    broken = ((numbers % 1 != 0) | (numbers.abs() > 2**53)).fillna(False)
+    return numbers.mask(broken).astype("Int64"), unfit | broken
+
+
+def _moments(values: pd.Series) -> Converted:
+    moments = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
+    moments = moments.astype("datetime64[ns, UTC]")
+    texts = values.map(lambda value: isinstance(value, str)).astype(bool)
+    zoned = values.astype("string").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
+    naive = texts & ~zoned.fillna(False).astype(bool)
+    return moments, values.notna() & (moments.isna() | naive)
+
+
+_CONVERT = {
+    "string": _strings, "boolean": _booleans, "Float64": _floats, "Int64": _integers,
+    "UTC": _moments,
+}  # fmt: skip
 
 
 def codebook() -> str:

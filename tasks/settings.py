@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -33,13 +34,27 @@ class Attention(Section):
 
 
 class Exclusion(Section):
-    """Rules that the analysis applies as frozen; None switches one off."""
+    """Rules that the analysis applies as frozen; None (in study.toml `false`) switches one off.
+
+    Attributes:
+        attention_below: share of attention trials right. total_seconds_outside: from consent to
+            the end. instruction_seconds_below: on the page of instructions.
+        practice_attempts_above: rounds of practice. one_sided_above: share of all choices at one
+            place on screen. identical_above: share of trials in which answer and time agree with
+            those of another participant; one of them is kept.
+    """
 
     attention_below: float | None = Field(default=0.8, ge=0, le=1)
     total_seconds_outside: tuple[float, float] | None = (135, 7200)
     instruction_seconds_below: float | None = Field(default=5, ge=0)
     practice_attempts_above: int | None = Field(default=3, ge=1)
     one_sided_above: float | None = Field(default=0.8, gt=0, le=1)
+    identical_above: float | None = Field(default=None, ge=0, lt=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _off(cls, threshold: Any) -> Any:
+        return None if threshold is False else threshold
 
 
 #: What the analysis tests of a task; `primary` names one as "task.kind".

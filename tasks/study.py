@@ -29,6 +29,7 @@ from tasks.base import (
     all_tasks,
 )
 from tasks.evidence import Evidence, read_groups
+from tasks.false_exclusion import checked_rules
 from tasks.language import N_, SOURCE, Words
 from tasks.pictures import equal_files, name_of
 from tasks.responses import Role
@@ -118,9 +119,16 @@ class Study(Frozen):
 
 
 def build(
-    run: Run, settings: StudySettings, out: Path, say: Callable[[str], None] = print
+    run: Run,
+    settings: StudySettings,
+    out: Path,
+    say: Callable[[str], None] = print,
+    note: Callable[[str], None] = print,
 ) -> Study:
     """Draw all trials, write the study's folder and freeze it.
+
+    Args:
+        say: is told how far the drawing is. note: is told what differs from the settings.
 
     Raises:
         ValueError: the folder holds a study already, or the run cannot fill the design.
@@ -145,6 +153,9 @@ def build(
     for number in range(settings.forms):
         forms.append(drawing.form(design, settings.attention.trials))
         say(f"form {number + 1} of {settings.forms}: {sum(map(len, forms[-1]))} trials")
+        if number == 0:  # all forms are of one design: refuse before the others are drawn
+            rules = checked_rules(settings.exclusion, drawing.choices(forms[0]), note)
+            settings = settings.model_copy(update={"exclusion": rules})
     return _freeze(out, settings, evidence, drawing, practice, forms, list(design))
 
 
@@ -211,6 +222,15 @@ class _Drawing:
             f"meet elsewhere; ask for fewer trials or forms in study.toml, "
             f"or lower evidence.min_depth"
         )
+
+    def choices(self, form: list[list[int]]) -> list[int]:
+        """Number of options of each trial of a form that has a right option."""
+        drafts = [self.drafts[i] for block in form for i in block]
+        return [
+            len(draft.options)
+            for *_, role, draft in drafts
+            if role == "trial" and draft.options and draft.key is not None
+        ]
 
     def practice(self, names: list[str], count: int) -> list[int]:
         chosen = []

@@ -53,12 +53,14 @@ def test_each_rule():
         {
             "attention": [0.5, 1, np.nan], "total_seconds": [10, 500, 9999],
             "instruction_seconds": [1, 30, 30], "practice_attempts": [9, 1, 1],
-            "one_sided": [1, 0.3, np.nan],
+            "one_sided": [1, 0.3, np.nan], "choices": [(6,) * 20, (6,) * 20, np.nan],
+            "identical": [1, 0, np.nan],
         }
     )  # fmt: skip
     thresholds = {
         "attention_below": 0.8, "total_seconds_outside": (135, 7200),
         "instruction_seconds_below": 5, "practice_attempts_above": 3, "one_sided_above": 0.8,
+        "identical_above": 0.5,
     }  # fmt: skip
     assert list(EXCLUSIONS) == list(thresholds)
     for rule, threshold in thresholds.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from analysis.exhibits.tables import Table
 from analysis.run import tables as run_tables  # noqa: F401 - registers them
 from analysis.statistics.classes import by_class, over_layers
 from analysis.study import association as meeting
+from analysis.study import data_quality as study_quality
 from analysis.study import examples as study_examples  # noqa: F401 - registers its figures
 from analysis.study.anonymise import anonymised, copy_study, write_data
 from analysis.study.figures import study_figures
@@ -34,6 +36,8 @@ from harness.records import JOINT
 from harness.results import BENCH, has_results
 from harness.results import REVERSION as REVERSION_STUDY
 from harness.results import read_results as read_ablations
+
+log = logging.getLogger(__name__)
 
 #: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
 #: neurons shown, changes of accuracy by pair, and tables of the run as they are.
@@ -70,7 +74,11 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     if chosen.answers.empty:
         steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
         raise ValueError(f"no answers are left to analyse ({steps})")
-    data = anonymised(answers[answers["source"] == source], people[people["source"] == source])
+    for note in study_quality.notes(chosen):  # names participants as the user's tables do
+        log.warning(note)
+    people = people[people["source"] == source]
+    consented = people.loc[people["consented_at"].notna(), "participant"]
+    data = anonymised(answers[answers["participant"].isin(consented)], people)
     write_data(out / "data", *data)
     copy_study(inputs.study, out / "study")
     for name in (NETWORK, REVERSION):

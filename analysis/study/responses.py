@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,18 @@ import numpy as np
 import pandas as pd
 
 from analysis.study.frozen_study import FrozenStudy
+from analysis.study.identical import identical_pairs
+from analysis.study.validation import find_problems
 from harness.registry import Registry
-from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, read_table
+from tasks.false_exclusion import LIMIT, one_sided_rate
+from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
 
 #: What a title adds where the answers are no participants'.
 NOTES = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
 
 
-class ResponseError(ValueError):
-    """Rows that cannot be; the text lists them."""
+class ResponseError(TableError):
+    """Rows that contradict the study or one another; the text lists them."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ class Responses:
         answers: rows of role "trial" of included participants, sorted by participant and trial,
             with `value`, the parsed answer.
         everyone: the measures by which exclusion was decided, a row a participant, with
-            `excluded`: the first rule that applied, "" for none.
-        flow: the CONSORT-like flow: step, participants, answers.
+            `excluded`: why not analysed (no consent, not finished, no answers, or the first rule
+            that applied), "" for who is analysed.
+        flow: the CONSORT-like flow: step, participants, answers, not applicable (to how many who
+            finished the rule could not be applied; missing where the step is no rule).
+        identical: pairs of participants whose answers and times agree, see `identical_pairs`.
     """
 
     study: FrozenStudy
@@ -43,6 +48,7 @@ class Responses:
     answers: pd.DataFrame
     everyone: pd.DataFrame
     flow: pd.DataFrame
+    identical: pd.DataFrame
 
     @property
     def simulated(self) -> bool:
@@ -56,13 +62,22 @@ def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         responses: NAME.csv; the participants are read from NAME-participants.csv.
 
     Raises:
-        ValueError: one of the two is missing.
+        ValueError: one of the two is missing or cannot be read.
+        TableError: cells that are not of their column's type; those of both files are listed.
     """
     participants = responses.with_name(f"{responses.stem}-participants.csv")
     for path in (responses, participants):
         if not path.is_file():
             raise ValueError(f"{path} does not exist; `conceptevo responses export` writes both")
-    return read_table(responses, RESPONSES), read_table(participants, PARTICIPANTS)
+    tables, problems = [], []
+    for path, columns in ((responses, RESPONSES), (participants, PARTICIPANTS)):
+        try:
+            tables.append(read_table(path, columns))
+        except TableError as error:
+            problems += error.problems
+    if problems:
+        raise TableError(problems)
+    return tables[0], tables[1]
 
 
 def prepare(
@@ -83,29 +98,36 @@ def prepare(
 
     Raises:
         ResponseError: rows that contradict the study or one another; all are listed.
-        ValueError: several sources and none chosen, an unknown rule.
+        ValueError: no participants, several sources and none chosen, an unknown rule.
     """
+    if people.empty:
+        raise ValueError("the tables hold no participants, so that there is nothing to analyse")
     if not checked and (problems := find_problems(study, table, people)):
-        shown = "\n  ".join(problems[:50])
-        more = f"\n  … and {len(problems) - 50} more" if len(problems) > 50 else ""
-        raise ResponseError(f"impossible rows ({len(problems)}):\n  {shown}{more}")
+        raise ResponseError(problems)
     source = _one_source(people, source)
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
     table = table[table["source"] == source]
     rules = study.exclusions if exclusions is None else exclusions
-    everyone = measures(study, table, people)
+    data = table[table["role"] == "trial"]
+    pairs = identical_pairs(data, people)
+    everyone = measures(study, table, people, pairs)
     excluded = pd.Series("", index=everyone.index, dtype=object)
-    excluded[everyone["status"] != "finished"] = "not finished"
+    excluded[~everyone["consented"]] = NO_CONSENT
+    excluded[(excluded == "") & (everyone["status"] != "finished")] = NOT_FINISHED
+    excluded[(excluded == "") & (everyone["answers"] == 0)] = NO_ANSWERS
     for rule, threshold in rules.items():
         applies = EXCLUSIONS.get(rule)(everyone, threshold)
         excluded[applies & (excluded == "")] = rule
     everyone = everyone.assign(excluded=excluded)
     included = set(everyone.loc[excluded == "", "participant"])
-    data = table[table["role"] == "trial"]
     answers = data[data["participant"].isin(included)]
     answers = answers.sort_values(["participant", "trial"], kind="stable").reset_index(drop=True)
     answers = answers.assign(value=[json.loads(text) for text in answers["answer"]])
-    return Responses(study, source, answers, everyone, _flow(everyone, data, rules))
+    return Responses(study, source, answers, everyone, _flow(everyone, data, rules), pairs)
+
+
+#: Why somebody is not analysed, before any rule; no rule has such a name.
+NO_CONSENT, NOT_FINISHED, NO_ANSWERS = "no consent", "not finished", "no answers"
 
 
 def _one_source(people: pd.DataFrame, wanted: str | None) -> str:
@@ -115,191 +137,155 @@ def _one_source(people: pd.DataFrame, wanted: str | None) -> str:
     have = ", ".join(f"{name} ({counts[name]})" for name in SOURCES if name in counts)
     if wanted is None:
         raise ValueError(
-            f"the tables hold participants of several sources: {have or 'none'}; they are never "
+            f"the tables hold participants of several sources: {have}; they are never "
             f"analysed together: choose one with --source"
         )
     if wanted not in counts:
-        raise ValueError(f"--source {wanted!r}: the tables hold {have or 'no participants'}")
+        raise ValueError(f"--source {wanted!r}: the tables hold {have}")
     return wanted
 
 
-def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> list[str]:
-    """Everything in the tables that cannot be, in words; empty where all is well."""
-    problems: list[str] = []
-
-    def report(rows: pd.Series, text: Callable[[Any], str], frame: pd.DataFrame = table) -> None:
-        name = "response" if frame is table else "participant"
-        for index in frame.index[rows.fillna(True).to_numpy(dtype=bool)]:
-            problems.append(f"{name} row {index + 2}: {text(frame.loc[index])}")
-
-    report(people["study"] != study.hash, lambda r: f"study {r['study']!r} is not this one", people)
-    report(
-        people["participant"].duplicated(keep=False) | people["participant"].isna(),
-        lambda r: f"participant {r['participant']!r} is missing or listed twice",
-        people,
-    )
-    report(~people["source"].isin(SOURCES), lambda r: f"unknown source {r['source']!r}", people)
-    report(~people["status"].isin(STATUSES), lambda r: f"unknown status {r['status']!r}", people)
-
-    report(table["study"] != study.hash, lambda r: f"study {r['study']!r} is not {study.hash!r}")
-    sources = table["participant"].map(
-        people.drop_duplicates("participant").set_index("participant")["source"]
-    )
-    report(sources.isna(), lambda r: f"unknown participant {r['participant']!r}")
-    report(
-        sources.notna() & (sources != table["source"]),
-        lambda r: f"source {r['source']!r} is not that of participant {r['participant']!r}",
-    )
-    report(
-        table.duplicated(["participant", "trial"], keep=False),
-        lambda r: f"participant {r['participant']!r} answered trial {r['trial']!r} more than once",
-    )
-    frozen = study.trials.set_index("trial")
-    plain = table["trial"].str.replace(r"@\d+$", "", regex=True)
-    known = plain.isin(frozen.index)
-    report(~known, lambda r: f"unknown trial {r['trial']!r}")
-    for column in ("task", "condition", "role"):
-        expected = plain.map(frozen[column])
-        report(
-            known & (expected != table[column]),
-            partial(_mismatch, column),
-        )
-    report(
-        known & table.duplicated(["participant", "role", "position"], keep=False)
-        & (table["role"] != "practice"),
-        lambda r: f"participant {r['participant']!r} has position {r['position']} twice",
-    )  # fmt: skip
-    report(table["position"].isna() | (table["position"] < 0), lambda _: "no position, or below 0")
-    report(
-        table["milliseconds"].notna() & (table["milliseconds"] < 0),
-        lambda r: f"took {r['milliseconds']} ms",
-    )
-    report(
-        table["answered_at"].notna() & (table["answered_at"] < table["shown_at"]),
-        lambda r: "answered before it was shown",
-    )
-    trials = {t.trial: t for t in study.trials.itertuples(index=False)}
-    columns = ["trial", "options", "answer", "correct"]
-    for index, name, row in zip(
-        table.index, plain, table[columns].itertuples(index=False), strict=True
-    ):
-        if name in trials:
-            for text in _answer_problems(row, trials[name], study.keys.get(name)):
-                problems.append(f"response row {index + 2}: {text}")
-    return problems
-
-
-def _mismatch(column: str, row: pd.Series) -> str:
-    return f"{column} of trial {row['trial']!r} is not {row[column]!r}"
-
-
-def _answer_problems(row: Any, trial: Any, key: Any) -> list[str]:
-    """What is wrong with options, answer and score of one row."""
-    try:
-        options, answer = json.loads(row.options), json.loads(row.answer)
-    except (json.JSONDecodeError, TypeError):
-        return [f"options {row.options!r} or answer {row.answer!r} are not JSON"]
-    found = []
-    if sorted(options) != sorted(trial.options):
-        found.append(f"options {options} are not those of trial {row.trial!r}")
-    if isinstance(key, str) and key in trial.options:
-        if answer not in trial.options:
-            found.append(f"answer {answer!r} was not an option of trial {row.trial!r}")
-        elif row.correct is pd.NA or row.correct != (answer == key):
-            found.append(f"correct is {row.correct}, against the key of trial {row.trial!r}")
-    return found
-
-
-def measures(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
+def measures(
+    study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame, pairs: pd.DataFrame
+) -> pd.DataFrame:
     """What exclusion rules go by, a row a participant.
+
+    Args:
+        pairs: of participants whose answers and times agree, see `identical_pairs`.
 
     Returns:
         participant, status, consented, answers, attention (share right of the attention trials),
         total_seconds, instruction_seconds, practice_attempts, one_sided (share of choices at the
-        place on screen chosen most often); NaN where there is nothing to go by.
+        place on screen chosen most often), choices (number of options of each), identical (largest
+        share of trials that agree with an earlier participant's, by name); NaN where there is
+        nothing to go by.
     """
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
+    shown = [json.loads(options) for options in data["options"]]
     places = pd.DataFrame(
         {
             "participant": data["participant"],
+            "options": list(map(len, shown)),
             "place": [
-                json.loads(options).index(json.loads(answer))
-                for options, answer in zip(data["options"], data["answer"], strict=True)
+                options.index(json.loads(answer))
+                for options, answer in zip(shown, data["answer"], strict=True)
             ],
         }
     )
     chosen = places.groupby(["participant", "place"]).size()
     most = chosen.groupby("participant").max() / chosen.groupby("participant").sum()
+    choices = places.groupby("participant")["options"].agg(tuple)
     trials = table.loc[table["role"] == "trial", "participant"].value_counts()
+    agreeing = (pairs["agreeing"] / pairs["common"]).groupby(pairs["second"]).max()
     name = people["participant"]
+    answers = name.map(trials).fillna(0).astype(int)
+    identical = name.map(agreeing).astype(float).fillna(0.0)
     return pd.DataFrame(
         {
             "participant": name,
             "status": people["status"],
             "consented": people["consented_at"].notna(),
-            "answers": name.map(trials).fillna(0).astype(int),
+            "answers": answers,
             "attention": name.map(attention).astype(float),
             "total_seconds": people["total_seconds"].astype(float),
             "instruction_seconds": people["instruction_seconds"].astype(float),
             "practice_attempts": people["practice_attempts"].astype(float),
             "one_sided": name.map(most).astype(float),
+            "choices": name.map(choices),
+            "identical": identical.where(answers > 0),
         }
     )
 
 
-#: Rules of exclusion: (measures, threshold) -> whom the rule excludes. NaN excludes nobody.
-Rule = Callable[[pd.DataFrame, Any], pd.Series]
+@dataclass(frozen=True)
+class Rule:
+    """A rule of exclusion, called on measures and a threshold: whom it excludes.
+
+    Attributes:
+        measure: the column of `measures` by which it goes; where that is missing, the rule cannot
+            be applied and excludes nobody.
+        excludes: (the column, threshold) -> whom it would exclude.
+        enough: (measures, threshold) -> who gave enough answers for the rule; everybody by default.
+    """
+
+    measure: str
+    excludes: Callable[[pd.Series, Any], pd.Series]
+    enough: Callable[[pd.DataFrame, Any], pd.Series] | None = None
+
+    def applicable(self, people: pd.DataFrame, threshold: Any) -> pd.Series:
+        """Whether the rule has what it needs, by participant."""
+        measured = people[self.measure].notna()
+        return measured if self.enough is None else measured & self.enough(people, threshold)
+
+    def __call__(self, people: pd.DataFrame, threshold: Any) -> pd.Series:
+        return self.applicable(people, threshold) & self.excludes(people[self.measure], threshold)
+
+
+def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
+    """Whether chance alone would hardly trip the rule, with the choices that somebody made."""
+    return (
+        people["choices"]
+        .map(lambda sizes: one_sided_rate(sizes, threshold) <= LIMIT, na_action="ignore")
+        .fillna(False)
+        .astype(bool)
+    )
+
+
 EXCLUSIONS: Registry[Rule] = Registry("exclusion rule")
 
+# Too few of the attention trials right.
+EXCLUSIONS.add("attention_below")(Rule("attention", lambda share, least: share < least))
 
-@EXCLUSIONS.add("attention_below")
-def attention_below(people: pd.DataFrame, threshold: float) -> pd.Series:
-    """Too few of the attention trials right."""
-    return people["attention"] < threshold
+# Too fast or too slow from consent to finish.
+EXCLUSIONS.add("total_seconds_outside")(
+    Rule("total_seconds", lambda seconds, ends: (seconds < ends[0]) | (seconds > ends[1]))
+)
 
+# Instructions hardly looked at.
+EXCLUSIONS.add("instruction_seconds_below")(
+    Rule("instruction_seconds", lambda seconds, least: seconds < least)
+)
 
-@EXCLUSIONS.add("total_seconds_outside")
-def total_seconds_outside(people: pd.DataFrame, threshold: tuple[float, float]) -> pd.Series:
-    """Too fast or too slow from consent to finish."""
-    low, high = threshold
-    return (people["total_seconds"] < low) | (people["total_seconds"] > high)
+# Too many rounds of practice.
+EXCLUSIONS.add("practice_attempts_above")(
+    Rule("practice_attempts", lambda rounds, most: rounds > most)
+)
 
+# The same place on screen chosen too often.
+EXCLUSIONS.add("one_sided_above")(
+    Rule("one_sided", lambda share, most: share > most, _enough_choices)
+)
 
-@EXCLUSIONS.add("instruction_seconds_below")
-def instruction_seconds_below(people: pd.DataFrame, threshold: float) -> pd.Series:
-    """Instructions hardly looked at."""
-    return people["instruction_seconds"] < threshold
-
-
-@EXCLUSIONS.add("practice_attempts_above")
-def practice_attempts_above(people: pd.DataFrame, threshold: float) -> pd.Series:
-    """Too many rounds of practice."""
-    return people["practice_attempts"] > threshold
-
-
-@EXCLUSIONS.add("one_sided_above")
-def one_sided_above(people: pd.DataFrame, threshold: float) -> pd.Series:
-    """The same place on screen chosen too often."""
-    return people["one_sided"] > threshold
+# Answers and times of another participant; the first of them, by name, is kept.
+EXCLUSIONS.add("identical_above")(Rule("identical", lambda share, most: share > most))
 
 
 def _flow(everyone: pd.DataFrame, data: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFrame:
-    """From arrival to analysis: step, participants, answers of role "trial"."""
+    """From arrival to analysis; see `Responses`."""
     answers = everyone["participant"].map(data["participant"].value_counts()).fillna(0)
 
-    def step(name: str, who: pd.Series | np.ndarray) -> dict[str, Any]:
-        return {"step": name, "participants": int(who.sum()), "answers": int(answers[who].sum())}
+    def step(name: str, who: pd.Series | np.ndarray, unfit: Any = pd.NA) -> dict[str, Any]:
+        counts = {"participants": int(who.sum()), "answers": int(answers[who].sum())}
+        return {"step": name, **counts, "not applicable": unfit}
 
+    finished = everyone["consented"] & (everyone["status"] == "finished")
     rows = [
         step("arrived", np.ones(len(everyone), dtype=bool)),
         step("gave consent", everyone["consented"]),
-        step("finished", everyone["status"] == "finished"),
+        step("finished", finished),
     ]
+    if (empty := everyone["excluded"] == NO_ANSWERS).any():
+        rows.append(step(f"excluded: {NO_ANSWERS}", empty))
     for rule, threshold in rules.items():
-        ends = threshold if isinstance(threshold, list | tuple) else [threshold]
-        bounds = "–".join(f"{end:g}" for end in ends)
-        name = f"excluded: {rule.replace('_', ' ')} {bounds}"
-        rows.append(step(name, everyone["excluded"] == rule))
+        unfit = finished & ~EXCLUSIONS.get(rule).applicable(everyone, threshold)
+        name = f"excluded: {rule_name(rule, threshold)}"
+        rows.append(step(name, everyone["excluded"] == rule, int(unfit.sum())))
     rows.append(step("analysed", everyone["excluded"] == ""))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"not applicable": "Int64"})
+
+
+def rule_name(rule: str, threshold: Any) -> str:
+    """A rule of exclusion as readers see it: "total seconds outside 135–7200"."""
+    ends = threshold if isinstance(threshold, list | tuple) else [threshold]
+    return f"{rule.replace('_', ' ')} {'–'.join(f'{end:g}' for end in ends)}"

@@ -48,7 +48,8 @@ def flow(results: Results) -> Table:
         "flow",
         "Participants from arrival to analysis",
         "Exclusion rules as frozen with the study, applied in this order to those who finished; "
-        "a participant counts under the first rule that applies. Answers are those of data trials.",
+        "a participant counts under the first rule that applies. Answers are those of data trials. "
+        "Not applicable: to how many who finished a rule could not be applied.",
         results.responses.flow,
     )
 

@@ -11,6 +11,7 @@ from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import judge
 from analysis.study.association import OF_PEOPLE, join
 from analysis.study.family import complete
+from analysis.study.identical import SHARE
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.results import Results
 
@@ -45,7 +46,7 @@ def grid(results: Results) -> pd.DataFrame:
     return pd.DataFrame(
         {"rule": rule, "threshold": setting}
         | (as_frozen if rules == frozen else _outcome(_under(results, rules)))
-        for rule, setting, rules in _rules(frozen)
+        for rule, setting, rules in _rules(frozen, bool(len(results.responses.identical)))
     )
 
 
@@ -68,8 +69,12 @@ def _outcome(results: Results) -> dict[str, Any]:
     return row | dict(zip(found["what"], found["value"], strict=True))
 
 
-def _rules(frozen: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Rules to try: as frozen, none, and each rule looser, stricter and off."""
+def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:
+    """Rules to try: as frozen, none, and each rule looser, stricter and off.
+
+    Args:
+        identical: whether to exclude one of each identical pair though no frozen rule does.
+    """
     grid: list[tuple[str, str, dict[str, Any]]] = [
         ("all rules", "as frozen", frozen),
         ("no rule", "none", {}),
@@ -80,15 +85,17 @@ def _rules(frozen: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
         "instruction_seconds_below": [5, 15, 30],
         "practice_attempts_above": [1, 2, 3],
         "one_sided_above": [0.5, 0.8, 0.95],
+        "identical_above": [SHARE],
     }
     for rule, thresholds in tried.items():
-        if rule not in frozen:
+        if rule in frozen:
+            without = {k: v for k, v in frozen.items() if k != rule}
+            grid.append((spaced(rule), "off", without))
+        elif not (identical and rule == "identical_above"):
             continue
-        without = {k: v for k, v in frozen.items() if k != rule}
-        grid.append((spaced(rule), "off", without))
         for value in thresholds:
             shown = " to ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
-            same = np.array_equal(np.asarray(value, float), np.asarray(frozen[rule], float))
+            same = np.array_equal(np.asarray(value, float), np.asarray(frozen.get(rule), float))
             label = f"{shown} (frozen)" if same else shown
             grid.append((spaced(rule), label, {**frozen, rule: value}))
     return grid

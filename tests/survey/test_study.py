@@ -12,7 +12,7 @@ from tasks.assignment import plan, practice_plan
 from tasks.base import all_tasks
 from tasks.contact_sheet import contact_sheet, observe, summary
 from tasks.pictures import equal_files, name_of
-from tasks.settings import Analysis, StudySettings, load_settings
+from tasks.settings import Analysis, Exclusion, StudySettings, load_settings
 from tasks.study import build, digest, load
 
 
@@ -203,3 +203,16 @@ def test_an_impossible_design_says_what_to_change(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"trials.odd_one_out.colour: no such condition"):
         wrong = settings.model_copy(update={"trials": {"odd_one_out": {"colour": 1}}})
         build(run, wrong, tmp_path, say=lambda text: None)
+
+
+def test_a_rule_that_chance_alone_would_trip_is_refused(run, tmp_path):
+    trials = {"before_or_after": {"nine_references": 6}}
+    settings = StudySettings(forms=2, trials=trials)
+    wrong = settings.model_copy(update={"exclusion": Exclusion(one_sided_above=0.8)})
+    with pytest.raises(ValueError, match=r"exclusion\.one_sided_above = 0\.8: .*by chance alone"):
+        build(run, wrong, tmp_path / "study", say=lambda text: None)
+    assert not (tmp_path / "study").exists()
+    notes: list[str] = []
+    study = build(run, settings, tmp_path / "study", lambda text: None, notes.append)
+    assert study.exclusion.one_sided_above is None
+    assert len(notes) == 1 and "one_sided_above, by default 0.8, is switched off" in notes[0]

@@ -1,0 +1,226 @@
+"""What the answers hold that can be true but should be known, and rules without data to go by.
+
+Registered as a table and as sentences of the section on what was collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table, spaced
+from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
+from analysis.study.results import Results
+from analysis.study.validation import task_of
+
+#: So many pairs, rules or conditions are listed by name in a sentence.
+LISTED = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked for.
+
+    Attributes:
+        name: in the table. participants, answers, trials: how many; None where it is not counted.
+        sentence: for the report, "" where there is nothing to say.
+    """
+
+    name: str
+    participants: int | None = None
+    answers: int | None = None
+    trials: int | None = None
+    sentence: str = ""
+
+
+def checks(responses: Responses) -> list[Check]:
+    """Everything that was looked for, in the order of the table."""
+    return [
+        _without_consent(responses),
+        _identical(responses),
+        _without_answers(responses),
+        *_incomplete(responses),
+        *_confidence(responses),
+        _without_time(responses),
+        _unanswered(responses),
+        *_rules(responses),
+        *_unchecked(responses),
+    ]
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _without_consent(responses: Responses) -> Check:
+    people = responses.everyone
+    went_on = ~people["status"].isin(["arrived", "screened_out", "expired"])
+    count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
+    return Check(
+        "went on without stored consent", count,
+        sentence=f"No consent is stored of {_count(count, 'participant')} who went on; their "
+        "answers were neither analysed nor kept." if count else "",
+    )  # fmt: skip
+
+
+def _identical(responses: Responses) -> Check:
+    pairs = responses.identical
+    involved = set(pairs["first"]) | set(pairs["second"])
+    named = [
+        f"{row.first} and {row.second} in {row.agreeing} of {row.common} trials"
+        for row in pairs.itertuples()
+    ]
+    frozen = "identical_above" in responses.study.exclusions
+    kept = "One of each pair was excluded." if frozen else (
+        "No frozen rule excludes them; the table of thresholds shows the results with one of each "
+        "pair."
+    )  # fmt: skip
+    return Check(
+        "identical answers and times as another participant", len(involved),
+        sentence=f"Participants with identical answers at identical times, as if the same person "
+        f"had taken part twice: {_count(len(pairs), 'pair')} ({_listed(named)}). {kept}"
+        if len(pairs) else "",
+    )  # fmt: skip
+
+
+def _without_answers(responses: Responses) -> Check:
+    count = int((responses.everyone["excluded"] == NO_ANSWERS).sum())
+    return Check(
+        "finished without any answer", count,
+        sentence=f"{_count(count, 'participant')} finished without an answer to any trial."
+        if count else "",
+    )  # fmt: skip
+
+
+def _incomplete(responses: Responses) -> list[Check]:
+    """Analysed participants with fewer trials than their form holds, or trials of several forms."""
+    answers, study = responses.answers, responses.study.study
+    roles = {trial.id: trial.role for trial in study.trials}
+    forms = [{t for block in form for t in block if roles[t] == "trial"} for form in study.forms]
+    fewer, strangers = [], 0
+    for _, given in answers.groupby("participant")["trial"]:
+        trials = set(given)
+        form = max(forms, key=lambda f: len(f & trials), default=set())
+        strangers += not trials <= form
+        fewer.append(len(form - trials))
+    count, missing = sum(n > 0 for n in fewer), sum(fewer)
+    return [
+        Check(
+            "fewer answers than the form has trials", count, missing,
+            sentence=f"{_count(count, 'analysed participant')} answered fewer trials than their "
+            f"form holds; {_count(missing, 'answer is', 'answers are')} missing." if count else "",
+        ),
+        Check(
+            "trials of several forms", strangers,
+            sentence=f"{_count(strangers, 'analysed participant')} answered trials of several "
+            "forms, which the survey never shows to one person." if strangers else "",
+        ),
+    ]  # fmt: skip
+
+
+def _confidence(responses: Responses) -> list[Check]:
+    answers, study = responses.answers, responses.study.study
+    tasks = [t for t in answers["task"].unique() if (task := task_of(t)) and task.confidence]
+    wanted = answers["task"].isin(tasks if study.confidence else [])
+    missing = int((wanted & answers["confidence"].isna()).sum())
+    unasked = int((~wanted & answers["confidence"].notna()).sum())
+    return [
+        Check(
+            "confidence asked for and missing", answers=missing,
+            sentence=f"Confidence is missing in {_count(missing, 'answer')} of "
+            f"{int(wanted.sum()):,} that the study asks it of; analyses of confidence leave them "
+            "out." if missing else "",
+        ),
+        Check(
+            "confidence that the study does not ask for", answers=unasked,
+            sentence=f"{_count(unasked, 'answer')} came with a confidence that the study does not "
+            "ask for." if unasked else "",
+        ),
+    ]  # fmt: skip
+
+
+def _without_time(responses: Responses) -> Check:
+    count = int(responses.answers["milliseconds"].isna().sum())
+    return Check(
+        "no time taken", answers=count,
+        sentence=f"The browser gave no time for {_count(count, 'answer')}; analyses of time leave "
+        "them out." if count else "",
+    )  # fmt: skip
+
+
+def _unanswered(responses: Responses) -> Check:
+    trials = responses.study.trials
+    trials = trials[(trials["role"] == "trial")]
+    trials = trials[~trials["trial"].isin(responses.answers["trial"])]
+    named = [
+        f"{responses.study.name(str(task))}, {spaced(str(condition))}: {len(rows)}"
+        for (task, condition), rows in trials.groupby(["task", "condition"])
+    ]
+    return Check(
+        "trials without an analysed answer", trials=len(trials),
+        sentence=f"No analysed answer was given to {_count(len(trials), 'trial')} of the study "
+        f"({_listed(named)})." if len(trials) else "",
+    )  # fmt: skip
+
+
+def _rules(responses: Responses) -> list[Check]:
+    flow = responses.flow.set_index("step")
+    finished = int(flow.loc["finished", "participants"])
+    found = []
+    for step, unfit in flow["not applicable"].dropna().items():
+        rule = str(step).removeprefix("excluded: ")
+        whom = "anybody" if unfit == finished else f"{unfit} of {finished} participants"
+        found.append(
+            Check(
+                f"rule could not be applied: {rule}", int(unfit),
+                sentence=f"The frozen rule “{rule}” could not be applied to {whom} who finished: "
+                "the answers hold nothing, or too little, for it to go by." if unfit else "",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _unchecked(responses: Responses) -> list[Check]:
+    """Answers to tasks of the user's own whose module cannot be imported here."""
+    counts = responses.answers["task"].value_counts()
+    return [
+        Check(
+            f"answers to {task} not checked", answers=int(counts[task]),
+            sentence=f"The module of task {task} cannot be imported here: its answers were checked "
+            "against the options shown alone.",
+        )
+        for task in counts.index
+        if task_of(str(task)) is None
+    ]  # fmt: skip
+
+
+def notes(responses: Responses) -> list[str]:
+    """Sentences on what was found."""
+    return [check.sentence for check in checks(responses) if check.sentence]
+
+
+@shelf.table("study", "collected")
+def data_quality(results: Results) -> Table:
+    rows = [(c.name, c.participants, c.answers, c.trials) for c in checks(results.responses)]
+    frame = pd.DataFrame(rows, columns=["check", "participants", "answers", "trials"])
+    return Table(
+        "data_quality",
+        "What was looked for in the answers",
+        "Every row of the tables was checked against the frozen study before; here is what can be, "
+        "but should be known. Analysed participants, except where the row says otherwise. A dash: "
+        "not counted.",
+        frame.astype({name: "Int64" for name in frame.columns[1:]}),
+    )
+
+
+@shelf.sentences("study", "collected")
+def data_quality_notes(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return notes(results.responses)

@@ -1,0 +1,42 @@
+"""Participants whose answers and times agree: the same person twice, or the same rows twice."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pandas as pd
+
+#: A pair is pointed out where answer and time agree in this many trials at least, and in more than
+#: this share of the trials that both answered. The times of two people agree to the millisecond in
+#: about one trial of some thousands.
+TRIALS, SHARE = 3, 0.5
+
+
+def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of participants with the same answers at the same times.
+
+    Times agree where the browser took equally many milliseconds, or where equally much time had
+    passed since consent.
+
+    Args:
+        table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS; answers of role "trial".
+
+    Returns:
+        first, second (in the order of their names), agreeing (trials), common (trials).
+    """
+    consent = table["participant"].map(people.set_index("participant")["consented_at"])
+    times = table["milliseconds"], (table["answered_at"] - consent).dt.total_seconds()
+    agreeing: dict[tuple[str, str], set[str]] = {}
+    for time in times:
+        rows = table.assign(time=time).dropna(subset=["time", "answer"])
+        rows = rows[rows.duplicated(["trial", "answer", "time"], keep=False)]
+        for key, names in rows.groupby(["trial", "answer", "time"])["participant"]:
+            for pair in combinations(sorted(set(names)), 2):
+                agreeing.setdefault(pair, set()).add(str(key[0]))
+    answered = {name: set(trials) for name, trials in table.groupby("participant")["trial"]}
+    pairs = []
+    for (first, second), trials in sorted(agreeing.items()):
+        common = len(answered[first] & answered[second])
+        if len(trials) >= TRIALS and len(trials) > SHARE * common:
+            pairs.append((first, second, len(trials), common))
+    return pd.DataFrame(pairs, columns=["first", "second", "agreeing", "common"])

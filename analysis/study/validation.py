@@ -1,0 +1,294 @@
+"""Whether a survey's tables can be true: every row against the frozen study and the other rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+
+from analysis.study.frozen_study import FrozenStudy
+from tasks.base import (
+    CONFIDENCE,
+    TEXT_LIMIT,
+    Field,
+    Task,
+    Trial,
+    UnfitAnswer,
+    all_tasks,
+    check_values,
+    clean_text,
+)
+from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, place
+
+CONFIDENCES = tuple(float(value) for value, _ in CONFIDENCE.choices)
+
+
+def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> list[str]:
+    """Everything in the tables that cannot be, in words, by row; empty where all is well."""
+    persons, answers = _Rows(people, PARTICIPANTS), _Rows(table, RESPONSES)
+    _check_participants(study, persons)
+    _check_trials(study, answers)
+    _check_measurements(answers)
+    _check_against_participants(answers, people)
+    _check_answers(study, answers)
+    return [*persons.problems(), *answers.problems()]
+
+
+class _Rows:
+    """A table and what is wrong with its rows."""
+
+    def __init__(self, table: pd.DataFrame, columns: Sequence[Column]) -> None:
+        self.table, self.columns = table, columns
+        self._found: list[tuple[int, str]] = []
+
+    def refuse(self, wrong: pd.Series | np.ndarray, text: Callable[[pd.Series], str]) -> None:
+        """Note the rows where `wrong` holds or is undefined."""
+        mask = pd.Series(wrong, self.table.index).astype("boolean").fillna(True)
+        rows = np.flatnonzero(mask.to_numpy(dtype=bool))
+        self._found += [(int(i), text(self.table.iloc[i])) for i in rows]
+
+    def refuse_row(self, position: int, text: str) -> None:
+        self._found.append((position, text))
+
+    def refuse_below_zero(self, column: str) -> None:
+        values = self.table[column]
+        self.refuse(values.notna() & (values < 0), lambda r: f"{column} is {r[column]}, below 0")
+
+    def problems(self) -> list[str]:
+        """In the order of the rows."""
+        file = self.table.attrs.get("file", "")
+        numbers = self.table.index + 2
+        return [
+            f"{place(file, self.columns, int(numbers[position]))}: {text}"
+            for position, text in sorted(self._found, key=lambda found: found[0])
+        ]
+
+
+def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
+    people = rows.table
+    rows.refuse(people["study"] != study.hash, lambda r: _other_study(study, r))
+    rows.refuse(
+        people["participant"].duplicated(keep=False) | people["participant"].isna(),
+        lambda r: f"participant {r['participant']!r} is missing or listed twice",
+    )
+    for column, known in (("source", SOURCES), ("status", STATUSES)):
+        rows.refuse(~people[column].isin(known), partial(_unknown, column, known))
+    for column in ("practice_attempts", "instruction_seconds", "total_seconds"):
+        rows.refuse_below_zero(column)
+    rows.refuse(
+        people["finished_at"].notna()
+        & people["consented_at"].notna()
+        & (people["finished_at"] < people["consented_at"]),
+        lambda r: f"finished_at {r['finished_at']} lies before consented_at {r['consented_at']}",
+    )
+    scales = {f.name: [v for v, _ in f.choices] for f in study.study.questions if f.choices}
+    for position, text in enumerate(people["questionnaire"]):
+        for problem in _questionnaire_problems(text, scales):
+            rows.refuse_row(position, problem)
+
+
+def _unknown(column: str, known: Sequence[str], row: pd.Series) -> str:
+    return f"unknown {column} {row[column]!r}; there are {', '.join(known)}"
+
+
+def _mismatch(column: str, row: pd.Series) -> str:
+    return f"{column} of trial {row['trial']!r} is not {row[column]!r}"
+
+
+def _empty(column: str, _: pd.Series) -> str:
+    return f"{column} is empty"
+
+
+def _other_study(study: FrozenStudy, row: pd.Series) -> str:
+    return f"study {row['study']!r} is not this one, {study.hash!r}"
+
+
+def _questionnaire_problems(text: Any, scales: dict[str, list[str]]) -> list[str]:
+    if pd.isna(text):
+        return []
+    try:
+        answers = json.loads(text)
+    except json.JSONDecodeError:
+        answers = None
+    if not isinstance(answers, dict):
+        return [f"questionnaire {text!r} is not a JSON object"]
+    return [
+        f"questionnaire: {name} is {answers[name]!r}, but must be one of {', '.join(allowed)}"
+        for name, allowed in scales.items()
+        if answers.get(name) not in (None, "", *allowed)
+    ]
+
+
+def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
+    table = rows.table
+    rows.refuse(table["study"] != study.hash, lambda r: _other_study(study, r))
+    rows.refuse(
+        table.duplicated(["participant", "trial"], keep=False),
+        lambda r: f"participant {r['participant']!r} answered trial {r['trial']!r} more than once",
+    )
+    frozen = study.trials.set_index("trial")
+    plain = plain_trials(table)
+    known = plain.isin(frozen.index)
+    rows.refuse(~known, lambda r: f"unknown trial {r['trial']!r}; the study has {len(frozen)}")
+    for column in ("task", "condition", "role"):
+        expected = plain.map(frozen[column])
+        rows.refuse(
+            known & (expected != table[column]).fillna(True),
+            partial(_mismatch, column),
+        )
+    rows.refuse(
+        known & table.duplicated(["participant", "role", "position"], keep=False)
+        & (table["role"] != "practice").fillna(True),
+        lambda r: f"participant {r['participant']!r} has position {r['position']} twice",
+    )  # fmt: skip
+
+
+def plain_trials(table: pd.DataFrame) -> pd.Series:
+    """Ids as in the study: those of practice trials carry the attempt, t0012@2."""
+    return table["trial"].str.replace(r"@\d+$", "", regex=True)
+
+
+def _check_measurements(rows: _Rows) -> None:
+    table = rows.table
+    rows.refuse(
+        table["position"].isna() | (table["position"] < 0), lambda _: "no position, or below 0"
+    )
+    rows.refuse(
+        table["milliseconds"].notna() & (table["milliseconds"] < 0),
+        lambda r: f"took {r['milliseconds']} ms, below 0",
+    )
+    for column in ("pastes", "tab_leaves"):
+        rows.refuse_below_zero(column)
+    for column in ("shown_at", "answered_at"):
+        rows.refuse(table[column].isna(), partial(_empty, column))
+    rows.refuse(
+        table["answered_at"].notna() & (table["answered_at"] < table["shown_at"]),
+        lambda _: "answered before it was shown",
+    )
+    rows.refuse(
+        table["confidence"].notna() & ~table["confidence"].isin(CONFIDENCES),
+        lambda r: (
+            f"confidence is {r['confidence']:g}, but must be one of "
+            f"{', '.join(f'{value:g}' for value in CONFIDENCES)}, or empty"
+        ),
+    )
+
+
+def _check_against_participants(rows: _Rows, people: pd.DataFrame) -> None:
+    table = rows.table
+    listed = people.drop_duplicates("participant").set_index("participant")
+    sources = table["participant"].map(listed["source"])
+    rows.refuse(
+        ~table["participant"].isin(listed.index),
+        lambda r: f"unknown participant {r['participant']!r}",
+    )
+    rows.refuse(
+        sources.notna() & (sources != table["source"]).fillna(True),
+        lambda r: f"source {r['source']!r} is not that of participant {r['participant']!r}",
+    )
+    consented = table["participant"].map(listed["consented_at"])
+    rows.refuse(
+        consented.notna() & (table["answered_at"] < consented),
+        lambda r: (
+            f"answered at {r['answered_at']}, before participant {r['participant']!r} gave consent"
+        ),
+    )
+
+
+def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
+    columns = ["options", "answer", "correct"]
+    check = cache(lambda trial, *cells: _answer_problems(study, study.study.by_id[trial], *cells))
+    for position, (trial, row) in enumerate(
+        zip(plain_trials(rows.table), rows.table[columns].itertuples(index=False), strict=True)
+    ):
+        if trial in study.study.by_id:
+            correct = None if pd.isna(row.correct) else bool(row.correct)
+            for text in check(trial, row.options, row.answer, correct):
+                rows.refuse_row(position, text)
+
+
+def _answer_problems(
+    study: FrozenStudy, trial: Trial, options: Any, answer: Any, correct: bool | None
+) -> list[str]:
+    """What is wrong with options, answer and score of one row."""
+    try:
+        shown, given = (json.loads(x, parse_constant=_no_constant) for x in (options, answer))
+    except (ValueError, TypeError):
+        return [f"options {options!r} or answer {answer!r} are not JSON"]
+    ids = [option.id for option in trial.options]
+    problems = []
+    if not isinstance(shown, list) or sorted(map(str, shown)) != sorted(ids):
+        problems.append(f"options {shown} are not those of trial {trial.id!r}, {', '.join(ids)}")
+    task, key = task_of(trial.task), study.keys.get(trial.id)
+    unfit = (
+        _not_an_option(trial, ids, key, given) if task is None else _unfit(task, trial, ids, given)
+    )
+    if unfit:
+        return [*problems, unfit]
+    score = given == key if ids and key is not None else correct
+    if task is not None:
+        score = task.score(key, given)
+    if correct != score:
+        problems.append(f"correct is {correct}, against the key of trial {trial.id!r}: {score}")
+    return problems
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _not_an_option(trial: Trial, ids: list[str], key: Any, given: Any) -> str:
+    if key in ids and given not in ids:
+        return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
+    return ""
+
+
+@cache
+def task_of(name: str) -> Task | None:
+    """A task by its name; None where one of the user's own cannot be imported here."""
+    try:
+        return all_tasks().get(name)
+    except ValueError:
+        return None
+
+
+def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:
+    """Why an answer is none that the task's fields can give; "" where it is one."""
+    fields = task.fields(trial)
+    if [f.kind for f in fields] == ["pick"] and given not in ids:
+        return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
+    form = f"answer {json.dumps(given, ensure_ascii=False)} of trial {trial.id!r}"
+    try:
+        values = task.values(given)
+    except Exception:  # a task's own code, on a value of any form
+        return f"{form} has not the form of {task.name}"
+    try:
+        again = task.answer(check_values(fields, trial, values))
+    except UnfitAnswer as error:
+        return f"{form}: {_allowed(error.field, ids)}, not {values.get(error.field.name)!r}"
+    except Exception as error:
+        return f"{form} has not the form of {task.name} ({error})"
+    return "" if _same(again, given) else f"{form}: it must be written {json.dumps(again)}"
+
+
+def _allowed(field: Field, ids: list[str]) -> str:
+    if field.kind == "text":
+        none = " or null" if field.none_label else ""
+        return f"{field.name} must be a text of 1 to {TEXT_LIMIT} characters{none}"
+    values = ids if field.kind == "pick" else [value for value, _ in field.choices]
+    return f"{field.name} must be one of {', '.join(values)}"
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two answers are equal in value and type; texts as the survey stores them."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(v, second[k]) for k, v in first.items())
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return first == (clean_text(second) if isinstance(second, str) else second)

@@ -1,0 +1,82 @@
+"""How often a rule of exclusion takes out honest participants, by simulation from the design.
+
+A rule that chance alone trips takes out people who did nothing wrong, and with them a part of the
+answers that depends on the answers. `study build` freezes no such rule, and the analysis does not
+apply one to a participant who gave too few answers for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from tasks.settings import Exclusion
+
+#: Largest share of honest participants that a rule may exclude.
+LIMIT = 0.05
+SIMULATIONS = 20_000
+#: Thresholds that a message may recommend.
+TRIED = (0.85, 0.9, 0.95)
+
+
+def one_sided_rate(options: Sequence[int], threshold: float) -> float:
+    """Share of honest participants who choose one place on screen more often than `threshold`.
+
+    Options are shown in random order, so that an honest choice, known or guessed, falls on every
+    place of its trial with the same probability.
+
+    Args:
+        options: number of options of each trial that a participant answers.
+        threshold: largest share of choices that may fall on one place.
+    """
+    return _one_sided_rate(tuple(sorted(options)), float(threshold))
+
+
+@lru_cache(maxsize=4096)
+def _one_sided_rate(options: tuple[int, ...], threshold: float) -> float:
+    if not options:
+        return 0.0
+    rng = np.random.default_rng([len(options), *options])
+    chosen = np.zeros((SIMULATIONS, max(options)), dtype=int)
+    for size in sorted(set(options)):
+        count = options.count(size)
+        chosen[:, :size] += rng.multinomial(count, np.full(size, 1 / size), SIMULATIONS)
+    return float((chosen.max(axis=1) / len(options) > threshold).mean())
+
+
+def checked_rules(
+    rules: Exclusion, options: Sequence[int], say: Callable[[str], None]
+) -> Exclusion:
+    """The rules as they may be frozen: none that chance alone would trip.
+
+    A rule on one-sided choices that the researcher wrote is refused; the default is switched off,
+    and that is said.
+
+    Args:
+        options: number of options of each trial with a right answer that a participant answers.
+
+    Raises:
+        ValueError: more than LIMIT of honest participants would be excluded.
+    """
+    threshold = rules.one_sided_above
+    if threshold is None or not options:
+        return rules
+    rate = one_sided_rate(options, threshold)
+    if rate <= LIMIT:
+        return rules
+    why = (
+        f"of participants who answer honestly, {100 * rate:.0f} % would be excluded by chance "
+        f"alone, because a participant of this design chooses only {len(options)} times "
+        f"({SIMULATIONS:,} simulated participants); allowed: at most {100 * LIMIT:g} %"
+    )
+    if "one_sided_above" not in rules.model_fields_set:
+        say(f"exclusion.one_sided_above, by default {threshold:g}, is switched off: {why}")
+        return rules.model_copy(update={"one_sided_above": None})
+    enough = [t for t in TRIED if t > threshold and one_sided_rate(options, t) <= LIMIT]
+    remedy = f"raise it to {enough[0]}, " if enough else ""
+    raise ValueError(
+        f"exclusion.one_sided_above = {threshold:g}: {why}; {remedy}ask for more trials, or switch "
+        f"the rule off with one_sided_above = false"
+    )
