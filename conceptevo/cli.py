@@ -344,6 +344,49 @@ def init(
     console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
 
 
+RunFolder = Annotated[Path, typer.Argument(help="the run's folder")]
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Say what of a run is there, running, stale and missing, and when it will be done."""
+    from datetime import datetime
+
+    from harness.artifacts import Run
+    from harness.stages.status import status as status_of
+
+    found = status_of(Run(run))
+    table = found.table()
+    table["minutes left"] = (table.pop("seconds_left") / 60).round(1)
+    console.print(table.to_string(index=False, na_rep="?"), highlight=False, markup=False)
+    if found.unknown:
+        console.print(f"Not known before what stands above is done: {', '.join(found.unknown)}.")
+    console.print(found.sentence(datetime.now()), highlight=False)
+
+
+@app.command()
+def verify(run: RunFolder) -> None:
+    """Compare every artifact of a run with the hash that was written beside it."""
+    from harness.artifacts import Run
+    from harness.verify import verify as findings_of
+
+    Run(run).manifest()  # says so where it is no run
+    files, findings = 0, []
+    for _, finding in findings_of(Run(run)):
+        files += 1
+        if finding is not None:
+            findings.append(finding)
+            console.print(f"{finding.path} {finding.text}", highlight=False, markup=False)
+    damaged = sum(finding.is_damage for finding in findings)
+    console.print(
+        f"{files} artifacts: {files - len(findings)} as they were written, {damaged} damaged or "
+        f"missing, {len(findings) - damaged} of which nothing is known",
+        highlight=False,
+    )
+    if damaged:
+        raise typer.Exit(1)
+
+
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="checkpoint that safe loading refuses")],

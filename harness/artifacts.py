@@ -71,9 +71,22 @@ def lock(folder: Path) -> Iterator[None]:
             f"another conceptevo command is working in {folder}; wait for it"
         ) from None
     try:
+        os.utime(folder / ".lock")
         yield
     finally:
         holder.release()
+
+
+def working_since(folder: Path) -> float | None:
+    """When the command that is working in a folder began (seconds since 1970); None if none is."""
+    holder = filelock.FileLock(folder / ".lock", timeout=0)
+    if not (folder / ".lock").exists():
+        return None
+    try:
+        with holder:
+            return None
+    except filelock.Timeout:
+        return (folder / ".lock").stat().st_mtime
 
 
 #: Rows of a table that are written, and read, at a time.
@@ -113,6 +126,21 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """What is said of a file beside it; None where nothing, or nothing that can be read."""
+    try:
+        about = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    return about if isinstance(about, dict) and "fingerprint" in about else None
+
+
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -121,8 +149,7 @@ def file_hash(path: Path) -> str:
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _hashes:
-        with path.open("rb") as file:
-            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _hashes[key] = content_hash(path)
     return _hashes[key]
 
 
@@ -186,13 +213,39 @@ class Run:
         path = self.path(artifact)
         return path.with_name(path.name + ".json")
 
+    def about(self, artifact: Artifact) -> dict[str, Any] | None:
+        """What the sidecar says (fingerprint, sha256, seconds); None where the file is not there
+        whole."""
+        about = read_sidecar(self.path(artifact))
+        return about if about is not None and self.path(artifact).exists() else None
+
     def has(self, artifact: Artifact, fingerprint: str) -> bool:
         """Whether the artifact is there, whole, and made from just these inputs."""
+        about = self.about(artifact)
+        return about is not None and about["fingerprint"] == fingerprint
+
+    @contextmanager
+    def working(self, artifact: Artifact) -> Iterator[None]:
+        """Mark an artifact as being made, for those who look."""
+        marker = self._marker(artifact)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
         try:
-            sidecar = json.loads(self._sidecar(artifact).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            yield
+        finally:
+            marker.unlink(missing_ok=True)
+
+    def is_working(self, artifact: Artifact, since: float) -> bool:
+        """Whether a command that began at `since` is making the artifact."""
+        try:
+            # a file system's clock is coarser than ours
+            return self._marker(artifact).stat().st_mtime >= since - 1
+        except FileNotFoundError:
             return False
-        return sidecar["fingerprint"] == fingerprint and self.path(artifact).exists()
+
+    def _marker(self, artifact: Artifact) -> Path:
+        path = self.path(artifact)
+        return path.with_name(f".{path.name}.working")
 
     def seconds(self) -> dict[str, list[float]]:
         """Kind of artifact -> how long each of its pieces of work took, in path order.
@@ -215,6 +268,10 @@ class Run:
             seconds: how long its piece of work took.
         """
         content: dict[str, Any] = {"fingerprint": fingerprint}
+        if self.path(
+            artifact
+        ).exists():  # what interrupted work resumes from is sealed before it is
+            content["sha256"] = content_hash(self.path(artifact))
         if seconds is not None:
             content["seconds"] = round(seconds, 3)
         write_text(self._sidecar(artifact), json.dumps(content) + "\n")
@@ -277,6 +334,14 @@ class Run:
         """Delete an artifact that is needed no more; its sidecar first."""
         self._sidecar(artifact).unlink(missing_ok=True)
         self.path(artifact).unlink(missing_ok=True)
+
+    def files(self) -> Iterator[Path]:
+        """Every artifact's file that is there or whose sidecar is, in order."""
+        every: set[Path] = set()  # the patterns of two kinds may fit the same file
+        for pattern in (re.sub(r"\{[^}]*\}", "*", place) for place in LAYOUT.values()):
+            every.update(self.root.glob(pattern))
+            every.update(path.with_suffix("") for path in self.root.glob(f"{pattern}.json"))
+        yield from sorted(every)
 
     def _paths(self, kind: str) -> list[Path]:
         return sorted(self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])))

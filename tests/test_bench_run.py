@@ -75,7 +75,7 @@ def run(tmp_path_factory) -> Path:
     plan = Plan(config, Run(out))
     with engine(plan, 0, Console(quiet=True)) as working:
         write_manifest(config, plan.run)
-        for stage in STAGES[:5]:
+        for stage in STAGES[:6]:
             working.run(stage.steps(plan))
     return out
 

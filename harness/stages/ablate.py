@@ -296,10 +296,12 @@ def study_steps(
         plan: to which the scores of the study have been added.
         more: kind -> further artifacts of the results.
     """
-    folder = plan.run.root / study.name
-    (folder / "about.json").unlink(missing_ok=True)
+    if not plan.looks_only:
+        (plan.run.root / study.name / "about.json").unlink(missing_ok=True)
     yield "sets of neurons", set_works(study)
     yield "ablation", arm_works(study)
+    if plan.looks_only:
+        return
     layers = {source.name: layer_names(study, plan.run, source.name) for source, _ in study.pairs}
     write_about(plan.run, study.name, study.about(layers), {**study.contents(), **(more or {})})
 

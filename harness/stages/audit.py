@@ -220,6 +220,8 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield "reading weights", list[Work](sketches)
     works = [CompareCheckpoints(source.name, source.epochs()) for source in sources]
     yield "comparing weights", list[Work](works)
+    if plan.looks_only:
+        return
     for work in works:
         for row in plan.run.table(work.makes[-1]).itertuples():
             if row.kind != "unreadable":  # the stage `check` says so

@@ -239,6 +239,8 @@ def _steps(plan: Plan) -> Iterator[Step]:
         CheckCheckpoint(source, epoch) for source in plan.config.series for epoch in source.epochs()
     ]
     yield "checking checkpoints", list[Work](works)
+    if plan.looks_only:
+        return
     of_run = {(w.source.name, w.epoch) for w in works}
     rows = checked(plan)
     rows = rows[[key in of_run for key in zip(rows["series"], rows["epoch"], strict=True)]]

@@ -333,7 +333,7 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
         if not run.has(kept, shard.fingerprints[0]):  # left by another configuration
             run.path(kept).unlink(missing_ok=True)
             run.seal(kept, shard.fingerprints[0])
-    with one_thread(), _told(work):
+    with run.working(work.makes[0]), one_thread(), _told(work):
         for artifact, made_from, value in zip(
             work.makes, shard.fingerprints, work.do(run, advance), strict=True
         ):

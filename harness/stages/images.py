@@ -140,7 +140,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
         yield "images", list[Work](drawings)
     elif isinstance(section, FolderImagesSection):
         splits = [split for split in STREAMS if getattr(section, split) is not None]
-        for split in splits:
+        for split in [] if plan.looks_only else splits:
             _say_left_out(split, getattr(section, split))
         yield "images", [ListImages(split, section) for split in splits]
 

@@ -71,9 +71,14 @@ class Plan:
         config: of the run.
         run: where the artifacts are.
         workers: processes that share the memory.
+        looks_only: the steps are listed, not done: nothing may be read that they would make, and
+            nothing said or written.
     """
 
-    def __init__(self, config: Config, run: Run, workers: int = 1) -> None:
+    def __init__(
+        self, config: Config, run: Run, workers: int = 1, looks_only: bool = False
+    ) -> None:
+        self.looks_only = looks_only
         self.config = config
         self.run = run
         self.workers = workers

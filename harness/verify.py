@@ -1,0 +1,48 @@
+"""Is a run on disk as it was written? Every artifact's content against the hash in its sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.artifacts import Run, content_hash, read_sidecar
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with, or unknown of, one file.
+
+    Attributes:
+        path: below the run's folder.
+        text: a sentence.
+        is_damage: whether the file differs from what was written; otherwise nothing is known.
+    """
+
+    path: Path
+    text: str
+    is_damage: bool
+
+
+def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
+    """Each artifact's file, and what is wrong with it."""
+    for path in run.files():
+        yield path, _finding(path, path.relative_to(run.root))
+
+
+def _finding(path: Path, place: Path) -> Finding | None:
+    about = read_sidecar(path)
+    sidecar_is_there = path.with_name(path.name + ".json").exists()
+    if not path.exists():
+        return Finding(place, "is missing, and its sidecar is there: run the command again", True)
+    if about is None and sidecar_is_there:
+        return Finding(place, "its sidecar cannot be read: delete it and run again", True)
+    if about is None:
+        return Finding(place, "was not finished, and will be made again", False)
+    if "sha256" not in about:
+        return Finding(
+            place, "has no hash: it is still written to, or of an earlier version", False
+        )
+    if content_hash(path) != about["sha256"]:
+        return Finding(place, "differs from what was written: delete it and run again", True)
+    return None

@@ -1,0 +1,144 @@
+"""`conceptevo status` and `verify`: what of a run is there, and is it as it was written?"""
+
+import json
+import os
+import shutil
+from datetime import datetime
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from conceptevo import cli
+from harness.artifacts import Artifact, ArtifactError, Run, lock, working_since
+from harness.config import parse_config
+from harness.stages.run import run_until
+from harness.stages.status import status
+from harness.verify import verify
+
+CONFIG = {
+    "workers": 0,
+    "device": "cpu",
+    "images": {"source": "drawn", "train": 96, "probe": 48, "test": 48},
+    "series": [
+        {"name": "vgg", "source": "train", "training": {"epochs": 2, "save": [1, 2]}},
+    ],
+    "probe": {"k": 4, "activations": False, "range_images": 16},
+    "space": {"methods": ["jaccard"]},
+    "evolve": {"methods": ["sign_t"], "images_per_class": 2, "classes": ["clock", "fish"]},
+    "revert": {"random_draws": 2, "importance_images": 2, "heldout_images": 2},
+}
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run_until("revert", parse_config(CONFIG), tmp_path_factory.mktemp("s") / "run", QUIET)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished.root, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def counts(run):
+    return {s.step: (s.done, s.running, s.stale, s.missing) for s in status(run).steps}
+
+
+def test_of_a_finished_run_everything_is_there(finished):
+    found = status(finished)
+    assert found.is_done and found.since is None
+    assert found.sentence(datetime.now()) == "All work is done."
+    assert counts(finished)["ablation"] == (4, 0, 0, 0)  # controls and a method, two splits
+    assert counts(finished)["stimuli"] == (2, 0, 0, 0)
+
+
+def test_what_is_missing_stale_or_running_is_counted(run):
+    stimuli = Artifact("stimuli", ("vgg", 2))
+    run.remove(stimuli)
+    assert counts(run)["stimuli"] == (1, 0, 0, 1)
+    assert counts(run)["probing"] == (0, 0, 0, 3)  # its ranges are to be done again
+    manifest = run.manifest()
+    manifest["configuration"]["revert"]["bins"] = 5
+    run.write_manifest(manifest)
+    assert counts(run)["sets of neurons"] == (0, 0, 2, 0)
+    part = Artifact("probe_part", ("vgg", 2, 16, 32))
+    with lock(run.root), run.working(part):
+        assert counts(run)["probing"] == (0, 1, 0, 2)
+        assert status(run).since is not None
+    assert counts(run)["probing"] == (0, 0, 0, 3)
+    marker = run.root / "probe/vgg/parts-0002/.00000016-00000032.npz.working"
+    marker.touch()  # left behind by a killed command
+    os.utime(marker, (0, 0))
+    with lock(run.root):
+        assert counts(run)["probing"] == (0, 0, 0, 3)
+
+
+def test_when_it_will_be_done_follows_from_what_is_done(run):
+    record = sorted((run.root / "ablation").rglob("*heldout*.parquet"))[0]
+    sidecar = record.with_name(record.name + ".json")
+    for path in (run.root / "ablation").rglob("reversion-*.parquet.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 60.0}))
+    sidecar.unlink()
+    found = status(run)
+    (ablation,) = [step for step in found.steps if step.step == "ablation"]
+    assert (ablation.done, ablation.missing, ablation.seconds_left) == (3, 1, 60.0)
+    assert found.seconds_left == pytest.approx(60.0 / found.workers)
+    assert "No command is working here" in found.sentence(datetime.now())
+
+
+def test_of_a_run_that_has_just_begun_what_cannot_be_known_is_said(tmp_path):
+    run = run_until("images", parse_config(CONFIG), tmp_path / "run", QUIET)
+    found = status(run)
+    assert "probe" in found.unknown
+    assert counts(run)["training"] == (0, 0, 0, 1)
+    with pytest.raises(ArtifactError, match="is not a run"):
+        status(Run(tmp_path / "nowhere"))
+
+
+def test_a_folder_nobody_works_in_says_so(tmp_path):
+    assert working_since(tmp_path) is None
+    with lock(tmp_path):
+        assert working_since(tmp_path) is not None
+    assert working_since(tmp_path) is None
+
+
+def test_verify_finds_a_flipped_byte_in_any_artifact(run):
+    assert [f for _, f in verify(run) if f is not None and f.is_damage] == []
+    paths = [path for path, finding in verify(run) if finding is None]
+    assert len(paths) > 20
+    for path in paths:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content))
+    damaged = [path for path, finding in verify(run) if finding is not None and finding.is_damage]
+    assert damaged == paths
+
+
+def test_verify_tells_missing_unfinished_and_unreadable_apart(run):
+    stimuli, responsive, space = (
+        run.path(artifact)
+        for artifact in (
+            Artifact("stimuli", ("vgg", 1)),
+            Artifact("responsive", ("vgg", 1)),
+            Artifact("space", ("jaccard",)),
+        )
+    )
+    stimuli.unlink()
+    responsive.with_name(responsive.name + ".json").unlink()
+    space.with_name(space.name + ".json").write_text("{")
+    found = {path: finding for path, finding in verify(run) if finding is not None}
+    assert "is missing" in found[stimuli].text and found[stimuli].is_damage
+    assert "was not finished" in found[responsive].text and not found[responsive].is_damage
+    assert "cannot be read" in found[space].text and found[space].is_damage
+
+
+def test_the_commands_say_it(run):
+    output = CliRunner().invoke(cli.app, ["status", str(run.root)])
+    assert output.exit_code == 0 and "All work is done." in output.output
+    output = CliRunner().invoke(cli.app, ["verify", str(run.root)])
+    assert output.exit_code == 0 and "0 damaged or missing" in output.output.replace("\n", " ")
+    run.path(Artifact("map")).write_bytes(b"")
+    output = CliRunner().invoke(cli.app, ["verify", str(run.root)])
+    assert output.exit_code == 1 and "space/map.parquet differs" in output.output
