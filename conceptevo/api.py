@@ -37,6 +37,7 @@ from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import IMPORTANCE
 from harness.networks.memory import MemorySource
+from harness.networks.objectives import OBJECTIVES
 from harness.records import NEURON, Checkpoint, Neuron, Pair
 from harness.registry import Registry
 from harness.results import read_results
@@ -47,6 +48,7 @@ from harness.stages.engine import engine
 from harness.stages.evolve import score_works
 from harness.stages.images import KeepImages
 from harness.stages.probe import FindLayers, probe_steps
+from harness.stages.prototypes import prototype_works
 from harness.stages.run import write_manifest
 from harness.stages.space import PlaceNeurons
 from harness.stages.stage import Plan, Step, Work
@@ -94,6 +96,8 @@ class Series:
         layers: module names or patterns to probe; the result of every non-linearity by default.
         class_outputs: class name -> output, where a class's output is not its own index.
         output: key, attribute or position of the logits where a model returns several things.
+        objective: what importance is measured on: a name in OBJECTIVES ("logit", "prototype", …), a
+            file of class embeddings, or a function (output, labels) -> [batch].
     """
 
     name: str
@@ -102,6 +106,7 @@ class Series:
     layers: Sequence[str] | None = None
     class_outputs: Mapping[str, int] = field(default_factory=dict)
     output: str | int | None = None
+    objective: str | Callable = "logit"
 
     def source(self) -> MemorySource:
         return MemorySource(
@@ -114,6 +119,7 @@ class Series:
             layers=None if self.layers is None else tuple(self.layers),
             class_outputs=dict(self.class_outputs),
             output=self.output,
+            objective=_name(OBJECTIVES, self.objective),
         )
 
 
@@ -436,7 +442,7 @@ def importance(
         benchmark=True,
     )
     source.series().pairs([pair])  # says which epochs there are
-    _do(plan, [("importance", score_works(study))], progress)
+    _do(plan, _scoring(study), progress)
     return Scores(plan.run, config, keeper, study)
 
 
@@ -465,7 +471,7 @@ def ablate(
     )
     study = replace(scores.study, config=config, ablations=(ablation,))
     plan = _plan(config, scores.run, scores.keeper.images)
-    plan.add(score_works(study))
+    plan.add([*prototype_works(study), *score_works(study)])
     _do(plan, study_steps(study, plan), progress)
     return Ablated(scores.run, config, scores.keeper)
 
@@ -539,6 +545,12 @@ def _opening(plan: Plan, images: Images) -> Iterator[Step]:
     yield "images", list[Work](_keep(images))
     yield from check.STAGE.steps(plan)
     yield "layers", [FindLayers(source) for source in plan.config.series]
+
+
+def _scoring(study: AblationStudy) -> Iterator[Step]:
+    if works := prototype_works(study):
+        yield "class prototypes", works
+    yield "importance", score_works(study)
 
 
 def _do(plan: Plan, steps: Iterable[Step], progress: bool) -> None:

@@ -186,6 +186,7 @@ LAYOUT = {
     "probe_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.npz",
     "responses_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.parquet",
     "concepts": "probe/{0}/concepts-{1:04d}.parquet",  # series, epoch
+    "prototypes": "probe/{0}/prototypes-{1:04d}.npz",  # series, epoch
     "space": "space/{0}/vectors.npz",  # space method
     "space_neurons": "space/{0}/neurons.parquet",  # space method: whose the rows of `space` are
     "map": "space/map.parquet",

@@ -35,8 +35,9 @@ class Results:
     Attributes:
         run: whose.
         study: REVERSION or BENCH.
-        about: version, seed, methods (with what each linearises), ablations, splits, classes,
-            pairs, layers, arms (sizes and numbers of sets), contents.
+        about: version, seed, methods (with what each linearises), objectives (series -> what
+            importance is measured on), ablations, splits, classes, pairs, layers, arms (sizes and
+            numbers of sets), contents.
     """
 
     run: Run
@@ -85,6 +86,18 @@ class Results:
     @property
     def methods(self) -> list[str]:
         return list(self.about["methods"])
+
+    @property
+    def measured_on(self) -> list[str]:
+        """What importance is measured on, and what a prediction then is: sentences."""
+        series_of: dict[str, list[str]] = {}
+        for series, says in self.about.get("objectives", {}).items():
+            series_of.setdefault(says, []).append(series)
+        return [
+            f"Importance is measured on {says}"
+            + (f" (series {', '.join(names)})." if len(series_of) > 1 else ".")
+            for says, names in series_of.items()
+        ]
 
     def _table(self, kind: str, wanted: Mapping[str, str]) -> pd.DataFrame:
         listed = self.about["contents"].get(kind, [])

@@ -295,6 +295,26 @@ def attribute_overlap(activations: np.ndarray, has: np.ndarray) -> float:
     return jaccard(mine, set(np.flatnonzero(has).tolist()))
 
 
+def objective(name: str, output: Tensor, label: int, prototypes: Tensor | None = None) -> Tensor:
+    """What importance is measured on, of one image's output [width], written as it is defined."""
+    if prototypes is not None:
+        own = prototypes[label]
+        return (output * own).sum() / (output.square().sum().sqrt() * own.square().sum().sqrt())
+    if name == "logit":
+        return output[label]
+    probability = output.double().exp()[label] / output.double().exp().sum()
+    return (
+        probability.log() if name == "log_probability" else (probability / (1 - probability)).log()
+    )
+
+
+def prototype(outputs: Tensor) -> Tensor:
+    """The mean of a class's outputs [images, width], each of length one, of length one."""
+    total = sum((row.double() / row.double().square().sum().sqrt() for row in outputs), 0.0)
+    assert isinstance(total, Tensor)
+    return (total / total.square().sum().sqrt()).float()
+
+
 def euclidean(first: np.ndarray, second: np.ndarray) -> float:
     """The distance of two vectors, number by number."""
     return sum((float(a) - float(b)) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5

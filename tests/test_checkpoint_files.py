@@ -2,16 +2,20 @@
 
 import argparse
 import collections
+import json
 import logging
 import pathlib
+import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from harness.networks.checkpoint_files import CheckpointError, convert, fill, load_weights
+from harness.networks.checkpoint_files import convert, load_weights
 from harness.networks.sources import FolderSource
+from harness.networks.state_dicts import CheckpointError, fill
 
 
 def network(seed=0):
@@ -63,16 +67,41 @@ FILES = {
     "a part of clip": under("module.visual.") | {"module.logit_scale": torch.ones(1)},
     "a part of a model with a head": under("backbone.") | {"head.weight": torch.ones(2)},
     "averaged": {"n_averaged": torch.tensor(5), **under("module.")},
-    "weights and ema": {"model": STATE, "model_ema": under("wrong.")},
+    "weights and ema": {"model": STATE, "model_ema": network(1).state_dict()},
+    "timm": {"state_dict": STATE, "state_dict_ema": network(1).state_dict(), **BESIDE},
+    "only ema fits": {"model": {"0.weight": torch.ones(1)}, "ema": STATE},
+    "one of two parts": under("encoder.") | {"head.0.weight": torch.ones(2, 2)},
+    "the same under two names": {"model": STATE, "net": {"state_dict": STATE}},
+    "part of it DataParallel": {
+        (name if name[0] == "0" else f"{name[0]}.module{name[1:]}"): t for name, t in STATE.items()
+    },
+    "part of it compiled": {
+        (name if name[0] == "0" else f"{name[0]}._orig_mod{name[1:]}"): t
+        for name, t in STATE.items()
+    },
+    "without counts of batches": {n: t for n, t in STATE.items() if "tracked" not in n},
+    "with counts of operations": STATE
+    | {"total_ops": torch.ones(1), "1.total_params": torch.ones(1)},
+    "in a list": [{"epoch": 1}, STATE],
+    "parameters": {name: nn.Parameter(t, False) for name, t in STATE.items()},
     **{f"prefix {prefix}": under(prefix) for prefix in PREFIXES},
 }
+STACKS = [
+    *("model.module.", "_orig_mod.module.", "model._orig_mod.module.", "student.", "teacher."),
+    *("module.encoder.", "_fsdp_wrapped_module.", "ema_model.module.", "trunk.visual."),
+]
+FILES |= {f"stack {prefix}": {"state_dict": under(prefix)} for prefix in STACKS}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_it_loads_as_the_plain_state_dict(name, tmp_path):
     torch.save(FILES[name], tmp_path / "w.pth")
-    loaded = load_weights(network(9), tmp_path / "w.pth").state_dict()
-    assert all(torch.equal(loaded[key], tensor) for key, tensor in STATE.items())
+    assert same(load_weights(network(9), tmp_path / "w.pth"))
+
+
+def same(model, state=STATE):
+    loaded = model.state_dict()
+    return all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 def test_keys_that_fit_are_taken_as_they_are(tmp_path):
@@ -85,7 +114,12 @@ def test_keys_that_fit_are_taken_as_they_are(tmp_path):
 def test_what_was_removed_is_said(caplog):
     with caplog.at_level(logging.INFO):
         fill(network(), {"state_dict": under("model._orig_mod.")}, "w.ckpt")
-    assert "w.ckpt: state dict 'state_dict', prefix 'model._orig_mod.' removed" in caplog.text
+    assert "weights: state dict 'state_dict'; prefix 'model._orig_mod.' removed" in caplog.text
+    with caplog.at_level(logging.INFO):
+        content = under("backbone.") | {"head.weight": torch.ones(2), "head.bias": torch.ones(2)}
+        fill(network(), {"model": content, "ema": STATE}, "w.ckpt")
+    assert "other tensors not used: head.weight, head.bias" in caplog.text
+    assert "ema would fit, too (choose by `key`)" in caplog.text
 
 
 def test_key_chooses_among_several(tmp_path):
@@ -95,8 +129,21 @@ def test_key_chooses_among_several(tmp_path):
         assert all(torch.equal(loaded[name], tensor) for name, tensor in STATE.items())
     with pytest.raises(CheckpointError, match=r"key = 'emma'; there are: model, ema.shadow, teach"):
         fill(network(), file, "w", "emma")
+    other = network(1).state_dict()
     with pytest.raises(CheckpointError, match=r'several state dicts \(a, b\).*key = "a"'):
-        fill(network(), {"a": STATE, "b": STATE}, "w")
+        fill(network(), {"a": STATE, "b": other}, "w")
+    two = {f"student.{n}": t for n, t in STATE.items()} | {f"teacher.{n}": other[n] for n in other}
+    with pytest.raises(CheckpointError, match=r"several state dicts \(student, teacher\)"):
+        fill(network(), two, "w")
+    assert same(fill(network(9), two, "w", "student"))
+    assert same(fill(network(9), {"state_dict": two}, "w", "state_dict.student"))
+    assert same(fill(network(9), two, "w", "teacher"), other)
+    dino = {
+        "student": under("module.backbone."),
+        "teacher": {f"backbone.{n}": other[n] for n in other},
+    }
+    assert same(fill(network(9), dino, "w", "teacher"), other)
+    assert same(fill(network(9), dino, "w", "student"))
 
 
 def test_safetensors_and_folders_of_hugging_face(tmp_path):
@@ -120,11 +167,26 @@ class Trainer:
     ("content", "message"),
     [
         ({"state_dict": STATE, "trainer": Trainer()}, r"an object of class \S*Trainer .*convert"),
-        (network(), r"an object of class torch.nn.\S+ .*convert .* --trust"),
+        (network(), r"classes torch.nn.\S+, .*convert .* --trust"),
         ({"state_dict": {"0.weight": 1}, "names": ["a"]}, r"holds no state dict but a dict of"),
         ([1, 2], r"holds no state dict but list"),
         ({}, r"holds no state dict"),
-        (under("a.") | {"b.c": torch.ones(1)}, r"does not fit .* missing 0.weight"),
+        (under("a.") | {"a.b": torch.ones(1)}, r"does not fit .*prefix 'a.'\): unexpected b$"),
+        (torch.optim.AdamW(network().parameters()).state_dict(), r"but the state of an optimizer"),
+        (
+            {"shadow_params": list(STATE.values()), "decay": 0.9},
+            r"tensors without names \(shadow",
+        ),
+        (
+            {n: t.to(torch.int8) for n, t in STATE.items()},
+            r"0.weight is of type torch.int8, sh",
+        ),
+        ({n: t.to("meta") for n, t in STATE.items()}, r"cannot be loaded: .*meta"),
+        (
+            STATE | {"3.weight": torch.ones(7, 4, 1, 1), "3.bias": torch.ones(7)},
+            r"3.weight is \(7, 4, 1, 1\), should be \(2, 4, 1, 1\).*say outputs = 7 in the series",
+        ),
+        ({f"x{i}": torch.ones(1) for i in range(30)}, r"missing .*; and 30 more$"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(content, message, tmp_path):
@@ -133,10 +195,148 @@ def test_what_cannot_be_loaded_says_why(content, message, tmp_path):
         load_weights(network(), tmp_path / "w.pth")
 
 
+OTHER_FILES = {
+    b"": r"is empty \(0 bytes\)",
+    b"version https://git-lfs.github.com/spec/v1\noid": r"is a Git LFS pointer.*lfs pull",
+    b"<!DOCTYPE html><html>Sign in</html>": r"is a web page \(HTML\)",
+    b"\n <HTML>Sign in</HTML>": r"is a web page \(HTML\)",
+    b"\x93NUMPY\x01\x00v\x00{}": r"is a NumPy array",
+    b"\x1f\x8b\x08\x00": r"is compressed \(gzip\)",
+    b'{"error": "not found", "code": 404}': r"is JSON or other text",
+    b"not a checkpoint": r"not a file of torch.save or safetensors: it begins with b'not a ch",
+    b"PK\x03\x04rest": r"damaged or cut off",
+    pickle.dumps({"0.weight": np.ones(3)}): r"is a plain pickle, .*convert .* --trust",
+    (100).to_bytes(8, "little") + b'{"a": ': r"damaged or cut off",
+}
+
+
+@pytest.mark.parametrize("content", OTHER_FILES, ids=str)
+def test_other_files_are_named_for_what_they_are(content, tmp_path):
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=OTHER_FILES[content]) as error:
+            load_weights(network(), tmp_path / name)
+        assert name in str(error.value)
+
+
+def test_other_archives_are_named_for_what_they_are(tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.ones(2))
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    exported = torch.export.export(network().eval(), (torch.rand(1, 3, 8, 8),))
+    torch.export.save(exported, tmp_path / "w.pt2")
+    for name, message in {
+        "w.npz": r"is an archive of NumPy arrays \(a.npy\)",
+        "w.zip": r"is an archive of other files \(readme.txt\)",
+        "w.pt2": r"is an archive of torch.export",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            load_weights(network(), tmp_path / name)
+
+
+def test_torch_saves_old_format_and_another_suffix_load(tmp_path):
+    torch.save(STATE, tmp_path / "w.safetensors", _use_new_zipfile_serialization=False)
+    assert same(load_weights(network(9), tmp_path / "w.safetensors"))
+    torch.save(STATE, tmp_path / "w 1 ä.bin")
+    (tmp_path / "link.pth").symlink_to("w 1 ä.bin")
+    assert same(load_weights(network(9), tmp_path / "link.pth"))
+    (tmp_path / "broken.pth").symlink_to("nowhere.bin")
+    with pytest.raises(CheckpointError, match=r"it is a broken link to nowhere.bin"):
+        load_weights(network(9), tmp_path / "broken.pth")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_converted(kind):
+    lower = {n: t.to(kind) if t.is_floating_point() else t for n, t in STATE.items()}
+    loaded = fill(network(9), lower, "w").state_dict()
+    assert loaded["0.weight"].dtype == torch.float32
+    assert torch.equal(loaded["0.weight"], STATE["0.weight"].to(kind).float())
+
+
+def test_weights_in_several_files(tmp_path):
+    from safetensors.torch import save_file
+
+    names = list(STATE)
+    shards = {"model-00001-of-00002": names[:3], "model-00002-of-00002": names[3:]}
+    weight_map = {n: f"{shard}.safetensors" for shard, part in shards.items() for n in part}
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    for shard, part in shards.items():
+        save_file({n: STATE[n] for n in part}, folder / f"{shard}.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert same(load_weights(network(9), folder)) and same(load_weights(network(9), index))
+    before = source(tmp_path, "checkpoint-{epoch}").identity(1)
+    save_file({n: STATE[n] + 1 for n in names[3:]}, folder / "model-00002-of-00002.safetensors")
+    assert source(tmp_path, "checkpoint-{epoch}").identity(1) != before
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="files that do not exist: model-00002-of-0000"):
+        load_weights(network(9), folder)
+    index.write_text("{}")
+    with pytest.raises(CheckpointError, match="is damaged, or no index of weights"):
+        load_weights(network(9), folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((".metadata", "__0_0.distcp"), r"torch.distributed.checkpoint \(FSDP\).* dcp_to_torch "),
+        (("global_step5/mp_rank_00_model_states.pt", "latest"), r"DeepSpeed.*zero_to_fp32.py"),
+        (("checkpoint/zero_pp_rank_0_mp_rank_00_optim_states.pt",), r"DeepSpeed.*zero_to_fp32.py"),
+        (("adapter_model.safetensors", "adapter_config.json"), r"an adapter's weights"),
+        (("tf_model.h5", "config.json"), r"TensorFlow's weights"),
+        (("flax_model.msgpack",), r"Flax's weights"),
+        (("weights.bin", "notes.txt"), r"but notes.txt, weights.bin; .*let `pattern` name it"),
+        ((), r"but nothing"),
+    ],
+)
+def test_other_folders_are_named_for_what_they_are(files, message, tmp_path):
+    for name in files:
+        (tmp_path / "c" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "c" / name).write_bytes(b"x")
+    (tmp_path / "c").mkdir(exist_ok=True)
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(network(), tmp_path / "c")
+
+
+def test_one_tensor_under_two_names_is_stored_once(tmp_path):
+    from safetensors.torch import save_model
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.second.weight = self.first.weight
+
+    model = Tied()
+    save_model(model, tmp_path / "w.safetensors")
+    assert same(load_weights(Tied(), tmp_path / "w.safetensors"), model.state_dict())
+
+
 def test_torchscript_is_no_damaged_file(tmp_path):
     torch.jit.trace(network().eval(), torch.rand(1, 3, 8, 8)).save(str(tmp_path / "w.pt"))
     with pytest.raises(CheckpointError, match="is a TorchScript archive"):
         load_weights(network(), tmp_path / "w.pt")
+    assert convert(tmp_path / "w.pt", tmp_path / "clean.pth") == ([""], len(STATE))
+    assert same(load_weights(network(9), tmp_path / "clean.pth"))
+
+
+def test_a_newer_pickle_protocol_is_converted(tmp_path):
+    torch.save(STATE, tmp_path / "w.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match=r"\(protocol 4 or later\).*convert .* --trust"):
+        load_weights(network(), tmp_path / "w.pth")
+    convert(tmp_path / "w.pth", tmp_path / "clean.pth")
+    assert same(load_weights(network(9), tmp_path / "clean.pth"))
+
+
+def test_a_plain_pickle_is_converted(tmp_path):
+    for content in (STATE, {"model": {n: t.numpy() for n, t in STATE.items()}}):
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+        convert(tmp_path / "w.pkl", tmp_path / "clean.pth")
+        assert same(load_weights(network(9), tmp_path / "clean.pth"))
+    (tmp_path / "w.pkl").write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match=r"w.pkl cannot be loaded \("):
+        convert(tmp_path / "w.pkl", tmp_path / "clean.pth")
 
 
 def test_a_trusted_file_is_converted(tmp_path):
@@ -167,14 +367,37 @@ def source(folder, pattern, **more):
         ("checkpoint-{epoch}/w.bin", ["checkpoint-1/w.bin", "checkpoint-20/w.bin"]),
         ("*_{epoch}.pt", ["a_1.pt", "b_20.pt"]),
         ("ck[{epoch}].pt", ["ck[1].pt", "ck[20].pt"]),
+        ("what? {epoch} ü.pt", ["what? 1 ü.pt", "what? 20 ü.pt"]),
+        ("**/e{epoch}.pt", ["e1.pt", "a/b/e20.pt"]),
+        ("./run*/e{epoch}.pt", ["run1/e1.pt", "run 2/e20.pt"]),
     ],
 )  # fmt: skip
 def test_patterns_find_the_epochs(pattern, names, tmp_path):
     for name in [*names, "other.txt"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert source(tmp_path, pattern).epochs() == (1, 20)
     assert source(tmp_path, pattern, skip=(1,)).epochs() == (20,)
+
+
+def test_files_without_an_epochs_number_are_counted(tmp_path):
+    for name in ("model-1.pth", "model-best.pth", "model-1.5.pth", "model-last.pth", "notes.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    mine = source(tmp_path, "model-{epoch}.pth")
+    assert mine.epochs() == (1,)
+    assert mine.left_out() == ["model-1.5.pth", "model-best.pth", "model-last.pth"]
+
+
+def test_a_pattern_lies_below_its_folder(tmp_path, monkeypatch):
+    for pattern in ("/a/{epoch}.pth", "../{epoch}.pth"):
+        with pytest.raises(ValueError, match="pattern is a path below folder"):
+            source(tmp_path, pattern)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"folder none does not exist \(looked for in /"):
+        source("none", "{epoch}.pth").epochs()
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"folder file is no folder"):
+        source("file", "{epoch}.pth").epochs()
 
 
 def test_a_pattern_without_files_shows_what_there_is(tmp_path, monkeypatch):

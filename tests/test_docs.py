@@ -1,5 +1,6 @@
 """Every code block of README and docs runs; every command and every link in them exists."""
 
+import gc
 import json
 import re
 import shlex
@@ -7,9 +8,15 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 import typer
 
+import analysis.benchmark.report
+import analysis.study.pipeline  # noqa: F401
+import conceptevo.api  # noqa: F401
+from analysis.exhibits import shelf
 from conceptevo import cli
+from harness.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("registries")
 ROOT = Path(__file__).parent.parent
@@ -19,6 +26,18 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def blocks(page, language):
     pattern = rf"^```{language}\n(.*?)^```"
     return re.findall(pattern, page.read_text(encoding="utf-8"), re.S | re.M)
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """What a page registers is gone after its test, so that no other test finds it."""
+    registries = [thing for thing in gc.get_objects() if type(thing) is Registry]
+    shelves = [*(registry._plugins for registry in registries), shelf._exhibits]
+    before = [dict(names) for names in shelves]
+    yield
+    for names, kept in zip(shelves, before, strict=True):
+        names.clear()
+        names.update(kept)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -35,9 +54,8 @@ def test_python_blocks_run(page):
     for number, code in enumerate(blocks(page, "python")):
         exec(compile(code, f"{page.name}, block {number + 1}", "exec"), namespace)
     if page.name == "extending.md":
-        del namespace["IMPORTANCE"]._plugins["gradient_size"]
-        del namespace["ABLATIONS"]._plugins["half"]
-        del namespace["shelf"]._exhibits["run", "table", "neurons_by_layer"]
+        output = torch.tensor([[1.0, 4.0, 2.0]])
+        assert namespace["OBJECTIVES"].get("lead").function(output, torch.tensor([2])).item() == -2
 
 
 def test_the_notebook_runs():

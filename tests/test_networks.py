@@ -212,6 +212,7 @@ class Source:
     """A series that returns one model."""
 
     name, layers, channels_last, output, class_outputs = "mine", None, {}, None, {}
+    objective = "logit"
     view = View(16, 16)
 
     def __init__(self, model, **changes):

@@ -29,9 +29,10 @@ from tests.synthetic_study import PLANTED, make_responses, make_study, write
 
 #: How a sentence begins to claim something, of whatever kind.
 CLAIM = re.compile(
-    r"(more|less) than the|had \d+ points|People (told|called)|were more alike|"
-    r"was [\d.]+ (higher|lower) for|(improved|declined) over|confidence told|"
-    r"people were surer of wrong|people's rate (rose|fell)"
+    r"significantly (above|below) chance|percentage points (higher|lower) for|"
+    r"Participants (distinguished|judged unchanged)|were significantly more similar|"
+    r"was [\d.]+ (higher|lower) for|(increased|decreased) (significantly|with)|"
+    r"confidence (discriminated|was higher for incorrect)"
 )
 #: Tables that count the excluded, too.
 COUNTING = {"flow", "thresholds"}
@@ -77,12 +78,19 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert accuracy.loc["base", "p"] < 0.01
     assert accuracy.loc["random", "p"] > 0.05
     page = page_of(results)
-    assert "more than the 17 % of guessing" in page
-    assert "control condition random, 1" in page and "not told from the 17 % of guessing" in page
-    assert "People told false evolutions (two neurons) from unchanged stages: " in page
-    assert "rating was " in page and "higher for neighbours than for random" in page
+    assert "significantly above chance (17 %; adjusted p" in page
+    assert "control condition random, 1" in page
+    assert "not significantly different from chance (17 %" in page
+    assert "distinguished false evolutions (two neurons) from unchanged stages: " in page
+    assert "the mean of “rating” was " in page and "higher for neighbours than for random" in page
+    assert "<h2>Abstract</h2>" in page and "Main result. Accuracy against chance" in page
     kinds = {match.group() for match in CLAIM.finditer(page)}
-    assert kinds >= {"more than the", "People told", "were more alike", "confidence told"}
+    assert kinds >= {
+        "significantly above chance",
+        "Participants distinguished",
+        "were significantly more similar",
+        "confidence discriminated",
+    }
     assert "{" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)  # no text unformatted
     claims = pd.read_csv(results / "tables" / "claims.csv")
     assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
@@ -90,7 +98,7 @@ def test_planted_shares_are_inside_their_intervals(made):
     assert list(main["what"]) == ["base", "other_series"]  # a control is no part of it
     assert main["weight"].sum() == pytest.approx(0.8, abs=1e-4)
     assert claims["weight"].sum() == pytest.approx(1, abs=1e-4)
-    assert "The main question, frozen before the first participant: right answers told" in page
+    assert "The primary hypothesis, frozen before data collection, concerns accuracy" in page
 
 
 def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
@@ -104,14 +112,14 @@ def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
     assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
     page = page_of(results)
     findings = re.findall(r'class="finding">(.*?)</li>', page)
-    assert any("not told from the 17 % of guessing" in finding for finding in findings)
+    assert any("not significantly different from chance (17 %" in finding for finding in findings)
     assert any(
-        "It is not shown that people tell real evolutions" in finding for finding in findings
+        "did not significantly distinguish real evolutions" in finding for finding in findings
     )
     for path in (results / "tables").glob("*.md"):
         assert "(simulated answers)" in path.read_text().splitlines()[0], path.name
     assert "<h1>Do people see concepts? (simulated answers)</h1>" in page
-    assert "nothing here says anything about people" in page
+    assert "these results are not evidence about people" in page
 
 
 def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):
@@ -172,10 +180,10 @@ def test_a_run_makes_no_claim_of_others(tmp_path, made):
     claims = pd.read_csv(results / "tables" / "claims.csv")
     unmade = claims[claims["question"] == "associations"]
     assert len(unmade) == 12 and unmade["p"].isna().all() and (unmade["weight"] > 0).all()
-    said = (
-        "keep their part of the 5 %: odd one out, people and networks go together: importance, drop"
+    assert (
+        "share of α is not redistributed: odd one out, association between human accuracy and "
+        "network evidence: importance" in page_of(results)
     )
-    assert said in page_of(results)
     assert not (results / "tables" / "associations.csv").exists()
 
 
@@ -199,13 +207,13 @@ def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
 
     page = report("random", "exact")
     assert (
-        "departs from what was frozen with the study: similarity of labels exact instead of "
+        "departs from the plan frozen with the study: similarity of labels exact instead of "
         "words; reference condition random instead of none; replicates 99 instead of 1999; "
         "permutations 99 instead of 9999." in page
     )
     assert "other series − base" not in page and "base − random" in page
     assert "condition" not in re.search("departs from.*?</p>", report("", "words")).group()
-    assert "99 permutations are too few for some tests to be claimed" in page
+    assert "With 99 permutations, some tests cannot become significant" in page
     with pytest.raises(ValueError, match=r"'rndm' is none of base, evolution, .* all pairs"):
         report("rndm", "words")
 
@@ -244,7 +252,7 @@ def test_latex_compiles(tmp_path, made):
         r"\documentclass{article}\usepackage[utf8]{inputenc}"
         r"\usepackage{booktabs,longtable,lscape,rotating}"
         rf"\begin{{document}}\input{{{results / 'numbers'}}}{inputs}"
-        r"Base: \ceAccuracyOddOneOutBaseRight.\end{document}"
+        r"Base: \ceAccuracyOddOneOutBaseAccuracy.\end{document}"
     )
     (tmp_path / "all.tex").write_text(source)
     options = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
@@ -260,8 +268,8 @@ def test_numbers_are_the_tables(made):
     *_, results = made
     text = (results / "numbers.tex").read_text()
     accuracy = pd.read_csv(results / "tables" / "accuracy.csv").set_index("condition")
-    right = f"{accuracy.loc['base', 'right']:.3f}"
-    assert rf"\newcommand{{\ceAccuracyOddOneOutBaseRight}}{{{right}}}" in text
+    right = f"{accuracy.loc['base', 'accuracy']:.3f}"
+    assert rf"\newcommand{{\ceAccuracyOddOneOutBaseAccuracy}}{{{right}}}" in text
     assert len(set(re.findall(r"\\newcommand{(.*?)}", text))) == text.count("\\newcommand")
     assert macro_name("d′", 12, "α") == "ceDprimeOneTwoAlpha"
     clash = Table("t", "", "", pd.DataFrame({"k": ["x"], "a b": [1], "aB": [2]}))

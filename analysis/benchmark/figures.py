@@ -33,8 +33,9 @@ def leaderboard(bench: Bench) -> Figure:
     return Figure(
         "leaderboard",
         "Which method finds the evolutions that matter?",
-        "Points: mean over classes; bars: 95 % intervals. Open points linearise the ablation they "
-        "are judged by. Methods that share a letter (right) are not separated.",
+        "Points: mean over classes; bars: 95 % CIs. Open points: scores that linearise the "
+        "ablation by which they are judged. Methods that share a letter (right) do not differ "
+        "significantly.",
         canvas,
     )
 
@@ -67,9 +68,10 @@ def curves(bench: Bench) -> Figure:
     canvas.tight_layout()
     return Figure(
         "curves",
-        f"{bench.deed.capitalize()} more and more",
-        "Accuracy, mean over classes and pairs, when a growing share of every layer is ablated, "
-        "most or least important first; the area between the curves is the measure of that name.",
+        f"Accuracy while {bench.deed} an increasing share of neurons",
+        "Accuracy, mean over classes and pairs, when an increasing share of the neurons of every "
+        "layer is ablated, most or least important first; the measure “area” is the area between "
+        "the two curves.",
         canvas,
     )
 
@@ -100,7 +102,7 @@ def layers(bench: Bench) -> Figure | None:
     canvas.colorbar(shown, ax=axis, label="gap", fraction=0.03)
     return Figure(
         "layers",
-        "Where in the network do methods find what matters?",
+        "Gap by layer",
         "Gap when one layer alone is ablated, mean over classes and pairs; layers from the first "
         "(top) to the last of each series.",
         canvas,
@@ -125,13 +127,13 @@ def reliability(bench: Bench) -> Figure | None:
     axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")
     axis.set_xscale("log", base=2)
     axis.set_xticks([int(size[3:]) for size in sizes], [size[3:] for size in sizes])
-    axis.set_xlabel("images in a half")
+    axis.set_xlabel("images per half")
     axis.set_ylabel("split-half ρ")
     axis.legend(bbox_to_anchor=(1.02, 1), loc="upper left")
     return Figure(
         "reliability",
-        "How many images does a ranking need?",
-        "Spearman's correlation of importance between two disjoint halves, mean over layers, pairs "
+        "Split-half reliability of importance",
+        "Spearman correlation of importance between two disjoint halves, mean over layers, pairs "
         "and classes; dotted: .9.",
         canvas,
     )
@@ -169,7 +171,7 @@ def spaces(bench: Bench) -> Figure | None:
     return Figure(
         "spaces",
         "Which space?",
-        "What each space method reaches, with 95 % intervals over neurons; methods that share a "
-        "letter are not separated.",
+        "Value of each space method with 95 % CIs clustered by layer; methods that share a letter "
+        "do not differ significantly.",
         canvas,
     )

@@ -110,7 +110,7 @@ def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd
 
 
 @dataclass(frozen=True)
-class Resampled:
+class Clustered:
     """Ratios Σ totals / Σ counts over clusters, with their standard errors.
 
     For classes a total is the class's mean and a count is 1, so that the ratio is the mean over
@@ -118,13 +118,10 @@ class Resampled:
 
     Attributes:
         totals, counts: [C, k]; both 0 where a cluster has no value.
-        replicates: [resamples, k], the ratio for clusters drawn with replacement; only ranks need
-            them.
     """
 
     totals: np.ndarray
     counts: np.ndarray
-    replicates: np.ndarray
 
     @property
     def value(self) -> np.ndarray:
@@ -187,30 +184,20 @@ def t_test(
     return value - half, value + half, p
 
 
-def bootstrap(
-    values: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000, cluster: str = "class_id"
-) -> Resampled:
-    """Means over classes, and a bootstrap over them: the same draws for every column (paired).
-
-    A class drawn brings its images' mean along. Images are not drawn again within it: a class's
-    mean already carries their noise, and a second draw would count it twice (intervals of 12
-    classes of 25 images then cover 97 to 99.6 %, these 95 to 97 %).
+def by_class(values: pd.DataFrame) -> Clustered:
+    """Means over classes. A class counts by the mean of its images, which carries their noise.
 
     Args:
-        values: rows x k, `cluster` a level of the index; NaN where undefined.
-        rng: draws.
-        resamples: how many.
+        values: rows x k, `class_id` a level of the index; NaN where undefined.
     """
-    plain = values.groupby(level=cluster).mean().to_numpy(float)
-    known = np.isfinite(plain)
-    return _resampled(np.where(known, plain, 0.0), known.astype(float), rng, resamples)
+    means = values.groupby(level="class_id").mean().to_numpy(float)
+    known = np.isfinite(means)
+    return Clustered(np.where(known, means, 0.0), known.astype(float))
 
 
-def bootstrap_neurons(
-    values: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000
-) -> Resampled:
-    """Means over neurons with a bootstrap over layers: neurons of one layer share their fate, and
-    one channel stands once an epoch.
+def by_layer(values: pd.DataFrame) -> Clustered:
+    """Means over neurons, clustered by layer: neurons of a layer are alike, and a channel occurs
+    once an epoch.
 
     Args:
         values: neurons x k, no NaN; index level `layer` and, where there are several, `series`.
@@ -218,18 +205,10 @@ def bootstrap_neurons(
     levels = [name for name in ("series", "layer") if name in values.index.names]
     groups = values.groupby(level=levels)
     totals = groups.sum().to_numpy(float)
-    counts = np.broadcast_to(groups.size().to_numpy(float)[:, None], totals.shape)
-    return _resampled(totals, counts, rng, resamples)
+    return Clustered(totals, np.broadcast_to(groups.size().to_numpy(float)[:, None], totals.shape))
 
 
-def _resampled(
-    totals: np.ndarray, counts: np.ndarray, rng: np.random.Generator, resamples: int
-) -> Resampled:
-    drawn = rng.integers(0, len(totals), (resamples, len(totals)))
-    return Resampled(totals, counts, _ratio(totals[drawn], counts[drawn]))
-
-
-def differences(found: Resampled, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
     """Every pair of columns over the clusters that both have: paired difference and its test.
 
     Returns:
@@ -440,11 +419,20 @@ def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ranks(found: Resampled, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Interval of each column's rank over the resamples (1 the best), and its share of firsts."""
-    order = stats.rankdata(-found.replicates, axis=1, method="min", nan_policy="omit")
-    low, high = np.nanquantile(order, [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
-    return low, high, (order == 1).mean(axis=0)
+def ranks(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
+    """Simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet, 2021): 1 + the
+    number of methods that are significantly better, to all but those significantly worse.
+
+    Args:
+        names: of all methods.
+        pairs: of `differences`; a comparison that could not be made (p is NaN) decides nothing.
+
+    Returns:
+        name -> "first–last"; it never contradicts the letters, which follow from the same tests.
+    """
+    apart = pairs[pairs["p"] < alpha]
+    better, worse = apart["second"].value_counts(), apart["first"].value_counts()
+    return {n: f"{1 + better.get(n, 0)}–{len(names) - worse.get(n, 0)}" for n in names}
 
 
 def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:

@@ -90,6 +90,12 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
 
 
 @shelf.sentences("bench", "leaderboard")
+def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
+    """What importance is measured on."""
+    return bench.results.measured_on
+
+
+@shelf.sentences("bench", "leaderboard")
 def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     """What the leaderboard says, and what it does not; only from the data."""
     frame = tables["leaderboard"].frame
@@ -99,15 +105,15 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     best = known.iloc[0]
     text = f"{best['method']} has the largest gap, {_points(best)}"
     if not np.isfinite(best["low"]):
-        told = [f"{text}; with fewer than two classes there is no interval, and no claim."]
-        return told + _undefined(bench)
-    told = [f"{text}{_beside(best, known.iloc[1:])}"]
+        few = [f"{text}; with fewer than two classes there is no interval, and no claim is made."]
+        return few + _undefined(bench)
+    findings = [f"{text}{_beside(best, known.iloc[1:])}"]
     fair = known[known["linearises"] != bench.main]
     if len(fair) and best["linearises"] == bench.main:
         first = fair.iloc[0]
-        told.append(
-            f"Of the scores that do not linearise {bench.main}, {first['method']} has the largest: "
-            f"{_points(first)}{_beside(first, fair.iloc[1:])}"
+        findings.append(
+            f"Of the scores that do not linearise the ablation ({bench.main}), {first['method']} "
+            f"has the largest gap, {_points(first)}{_beside(first, fair.iloc[1:])}"
         )
     if "sign_t" in set(known["method"]):
         paper = known.set_index("method").loc["sign_t"]
@@ -115,13 +121,13 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
         ahead = pairs.loc[(pairs["second"] == "sign_t") & (pairs["p"] < 0.05), "first"]
         verb = "is" if len(ahead) == 1 else "are"
         better = f"{', '.join(ahead)} {verb}" if len(ahead) else "none is"
-        told.append(
-            f"The paper's score (sign_t) reaches {_points(paper)}; {better} better (p < .05, Holm "
-            "over all pairs)."
+        findings.append(
+            f"The gap of the paper's score (sign_t) is {_points(paper)}; {better} significantly "
+            "better (p < .05, Holm-adjusted over all pairs)."
         )
     if left := int(frame["left out"].max()):
-        told.append(f"Up to {left} classes have no value and are left out of a mean.")
-    return told + _undefined(bench)
+        findings.append(f"Up to {left} classes have no value and are left out of a mean.")
+    return findings + _undefined(bench)
 
 
 def _beside(best: pd.Series, others: pd.DataFrame) -> str:
@@ -131,74 +137,74 @@ def _beside(best: pd.Series, others: pd.DataFrame) -> str:
     letters = set(best["group"])
     alike = [row["method"] for _, row in others.iterrows() if letters & set(row["group"])]
     if alike:
-        return f"; not separated from it: {', '.join(alike)}."
-    return ", separated from the others."
+        return f"; not significantly different from it: {', '.join(alike)}."
+    return ", significantly larger than the others."
 
 
 def _points(row: pd.Series) -> str:
     gap, low, high = (100 * np.clip(float(row[name]), -1, 1) for name in ("gap", "low", "high"))
-    interval = f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) else ""
-    return f"{gap:.0f} points of accuracy{interval}"
+    interval = f" (95 % CI [{low:.0f}, {high:.0f}])" if np.isfinite(low) else ""
+    return f"{gap:.0f} percentage points{interval}"
 
 
 def _undefined(bench: Bench) -> list[str]:
     """Sentences on what could not be judged."""
-    told = []
+    remarks = []
     before = lb.outcomes_before(bench.wide(bench.main))
     names = [bench.classes[c] for c in before.index[before == 0]]
     if names:
-        told.append(
-            f"No image of {', '.join(names)} is classified correctly before anything is undone: "
-            "for these classes the share of right predictions lost is undefined, and undoing can "
-            "only raise accuracy."
+        remarks.append(
+            f"No image of {', '.join(names)} is classified correctly before ablation: for these "
+            "classes the share of lost correct predictions is undefined, and ablation can only "
+            "increase accuracy."
         )
     if (table := shelf.get("bench", "table", "by_layer")(bench)) is not None:
         frame = table.frame
         for row in frame[frame["left out"] > 0].itertuples():
-            told.append(
+            remarks.append(
                 f"{row.series} {row.layer}: in {row[3]} of its classes and pairs no neuron "
-                "changed, so nothing was ranked or undone there."
+                "changed, so nothing was ranked or ablated there."
             )
-    return told
+    return remarks
 
 
 def _lead(bench: Bench) -> str:
     about = bench.results.about
     return (
-        f"{len(bench.methods)} ways to score how much a neuron's change between two epochs matters "
-        f"to a class, on {len(about['pairs'])} pairs of epochs of {len(about['layers'])} training "
-        f"runs and {len(about['classes'])} classes: the neurons that a method ranks high are "
-        + ("put back to what they did before" if bench.main == "revert" else "ablated")
-        + ", and the predictions tell whether it was right."
+        f"{len(bench.methods)} methods that score how important a neuron's change between two "
+        f"epochs is to a class, compared on {len(about['pairs'])} pairs of epochs of "
+        f"{len(about['layers'])} training runs and {len(about['classes'])} classes: the neurons "
+        "that a method ranks highest are "
+        + ("reverted to the earlier checkpoint" if bench.main == "revert" else "ablated")
+        + ", and a valid score is one whose neurons change the predictions most."
     )
 
 
 shelf.section(
     "bench",
     "leaderboard",
-    "The leaderboard",
+    "Leaderboard",
     lambda bench: [
-        "Importance is measured on a part of each class's images; ablations are judged on "
-        f"{bench.shown}. A good method's most important quarter costs more than random sets, than "
-        "neurons that changed as much, and than the quarter of another class; its least important "
-        "quarter costs nothing, or helps."
+        "Importance is estimated on a part of each class's images; ablations are evaluated on "
+        f"{bench.shown}. For a valid method, ablating the most important quarter reduces accuracy "
+        "more than ablating random sets, neurons that changed as much, or the most important "
+        "quarter of another class; ablating the least important quarter does not reduce it."
     ],
 )
 shelf.section(
     "bench",
     "stability",
-    "How stable is it?",
-    ["The ranking over ablations, layers, networks, outcomes, and numbers of images."],
+    "Stability of the ranking",
+    ["The ranking across ablations, layers, networks, outcomes, and numbers of images."],
 )
 shelf.section(
     "bench",
     "spaces",
-    "Spaces",
+    "Semantic spaces",
     lambda bench: (
         [
-            "The second benchmark: which way to compare neurons finds those that share a "
-            "concept, and a "
-            "channel's later self?"
+            "The second benchmark compares semantic spaces: in which one are neurons near those "
+            "that share their concept, and near the same channel at a later epoch?"
         ]
         * bool(bench.spaces)
     ),
@@ -208,10 +214,10 @@ shelf.section(
     "limits",
     "Limits",
     [
-        "Classes are the sampled units; networks, seeds and pairs of epochs are taken as given: "
-        "compare benchmarks of several seeds before you generalise. A score that linearises the "
-        "ablation by which it is judged is expected to do well.",
-        "Matched sets can only be as alike as a layer allows.",
+        "Classes are the sampled units; networks, seeds and pairs of epochs are fixed. Compare "
+        "benchmarks of several seeds before you generalise. A score that linearises the ablation "
+        "by which it is judged is expected to rank high.",
+        "Matched sets can be matched only as closely as the neurons of a layer allow.",
     ],
 )
 
@@ -221,15 +227,12 @@ def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str
     """How far the ranking moves with each factor."""
     if (table := tables.get("stability")) is None:
         return []
-    told = []
-    for factor, rows in table.frame.groupby("factor", sort=False):
-        others = rows[rows["tau"] < 1 - 1e-12]
-        if len(rows) > 1 and len(others):
-            told.append(
-                f"By {factor}, Kendall's tau with the main ranking goes from "
-                f"{rows['tau'].min():.2f} to {rows['tau'].max():.2f}."
-            )
-    return told
+    return [
+        f"Across levels of {factor}, Kendall's τ with the main ranking is {rows['tau'].min():.2f} "
+        f"to {rows['tau'].max():.2f}."
+        for factor, rows in table.frame.groupby("factor", sort=False)
+        if len(rows) > 1 and (rows["tau"] < 1 - 1e-12).any()
+    ]
 
 
 def compare(first: Path, second: Path) -> Table:
@@ -258,7 +261,7 @@ def compare(first: Path, second: Path) -> Table:
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
-        found = bench.resampled("gap")
+        found = bench.clustered("gap")
         at = [bench.methods.index(m) for m in common]
         low, high = found.interval()
         frame[f"gap {name}"], frame[f"low {name}"] = found.value[at], low[at]
@@ -279,9 +282,9 @@ def compare(first: Path, second: Path) -> Table:
     return Table(
         "compare",
         "Two benchmarks side by side",
-        f"A: {first.name}, B: {second.name}. Gaps with 95 % intervals, places, and the difference, "
-        "as of independent benchmarks, p-values corrected by Holm over methods. Kendall's tau of "
-        f"the two rankings: {tau:.2f} over {count} methods."
+        f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
+        "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
+        f"rankings: {tau:.2f} over {count} methods."
         + (f" They differ in {', '.join(differs).replace('_', ' ')}." if differs else ""),
         frame,
         dict.fromkeys(

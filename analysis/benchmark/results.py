@@ -17,9 +17,6 @@ from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, Checkpoint
 from harness.results import Results
 
-SEED = 0  # of the bootstraps: the same records give the same tables to the byte
-RESAMPLES = 2000
-
 
 @dataclass(frozen=True, eq=False)
 class Bench:
@@ -55,8 +52,8 @@ class Bench:
 
     @property
     def deed(self) -> str:
-        """What the ablation does, as in "after … the most important quarter"."""
-        return "undoing" if self.main == "revert" else "ablating"
+        """The ablation as a verb, as in "after … the most important quarter"."""
+        return "reverting" if self.main == "revert" else "ablating"
 
     def linearises(self, method: str) -> str:
         return self.results.about["methods"][method]["linearises"]
@@ -78,23 +75,23 @@ class Bench:
         return lb.outcomes(chosen, outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
-    def resampled(
+    def clustered(
         self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
         split: str = "",
-    ) -> lb.Resampled:  # fmt: skip
-        """A measure of every method with its bootstrap; columns as `methods`."""
+    ) -> lb.Clustered:  # fmt: skip
+        """A measure of every method over classes; columns as `methods`."""
         wide = self.wide(ablation or self.main, layer, outcome, split)
         values = lb.measured(wide, lb.MEASURES[measure], self.methods)
-        return lb.bootstrap(values, np.random.default_rng(SEED), RESAMPLES)
+        return lb.by_class(values)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
         """method -> value of a measure."""
-        return dict(zip(self.methods, self.resampled(measure, **where).value, strict=True))
+        return dict(zip(self.methods, self.clustered(measure, **where).value, strict=True))
 
     @cached_property
     def separated(self) -> pd.DataFrame:
         """Every pair of methods by the main measure: `leaderboard.differences`."""
-        return lb.differences(self.resampled("gap"), self.methods)
+        return lb.differences(self.clustered("gap"), self.methods)
 
     @cached_property
     def order(self) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.benchmark import leaderboard as lb
-from analysis.benchmark.results import RESAMPLES, SEED, Bench
+from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from analysis.statistics.classes import quartiles
@@ -15,8 +15,8 @@ from harness.records import PAIR
 _P = "{:.2g}"
 _SIGNED = "{:+.3f}"
 _HOW = (
-    "Intervals: 95 %, t over classes with the standard error of a bootstrap over classes, which "
-    "bring their images along; networks and pairs of epochs are taken as given."
+    "95 % CIs: t over classes, each by the mean of its images; networks and pairs of epochs are "
+    "fixed."
 )
 
 
@@ -26,9 +26,9 @@ def _epochs(frame: pd.DataFrame) -> pd.Series:
 
 @shelf.table("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Table:
-    main = bench.resampled("gap")
+    main = bench.clustered("gap")
     low, high = main.interval()
-    rank_low, rank_high, first = lb.ranks(main)
+    ranks = lb.ranks(bench.order, bench.separated)
     groups = lb.letters(bench.order, bench.separated)
     wide = bench.wide(bench.main)
     tests = lb.class_tests(wide, bench.methods).set_index("method")
@@ -45,8 +45,7 @@ def leaderboard(bench: Bench) -> Table:
                 "low": low[i],
                 "high": high[i],
                 "group": groups[method],
-                "ranks": f"{rank_low[i]:.0f}–{rank_high[i]:.0f}",
-                "first": first[i],
+                "ranks": ranks[method],
                 **{name: values[method] for name, values in others.items()},
                 "gap, probability": probability[method],
                 "p (Page)": tests.loc[method, "page"],
@@ -69,16 +68,14 @@ def leaderboard(bench: Bench) -> Table:
         "matched, active, other class: how much more the most important quarter costs than random "
         "sets, others that changed as much, others as active, and the quarter of another class. "
         "Lost: share of right predictions that the quarter takes. " + _HOW + " Group: methods that "
-        "share a letter are not separated (all pairs, Holm, 5 %). Ranks and first: 95 % of the "
-        "resamples, and the share of them in which a method leads; descriptive. p-values over "
-        "classes, "
-        f"Holm over methods: Page's trend over the quarters, one-sided, Wilcoxon two-sided; "
-        f"permutation, two-sided, not corrected: against {draws} saved random sets. Linearises: "
-        "the ablation that a score is a first-order approximation of; its success by that ablation "
-        "says less than that of other scores. Left out: classes without a value.",
+        "share a letter do not differ significantly (all pairs, Holm, 5 %). Ranks: simultaneous "
+        "95 % CI from the same comparisons. p-values over classes, Holm-adjusted over methods: "
+        "Page's trend test over the quarters, one-sided; Wilcoxon, two-sided. Permutation, "
+        f"two-sided, unadjusted: against {draws} saved random sets. Linearises: the ablation that "
+        "a score is a first-order approximation of; success by that ablation is weaker evidence. "
+        "Left out: classes without a value.",
         pd.DataFrame(rows),
         dict.fromkeys(signed, _SIGNED)
-        | dict.fromkeys(["first"], "{:.2f}")
         | dict.fromkeys(["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], _P),
         hidden=("p (vs random)", "over active", "lost", "left out", "classes", "gap, probability"),
     )
@@ -88,7 +85,7 @@ def leaderboard(bench: Bench) -> Table:
 def effects(bench: Bench) -> Table:
     rows = []
     for name in lb.MEASURES:
-        found = bench.resampled(name)
+        found = bench.clustered(name)
         low, high = found.interval()
         rows += [
             {
@@ -105,8 +102,8 @@ def effects(bench: Bench) -> Table:
         ]
     return Table(
         "effects",
-        "Every measure with its interval",
-        "As in the leaderboard. Left out: classes without a value. " + _HOW,
+        "All measures",
+        "Defined as in the leaderboard. Left out: classes without a value. " + _HOW,
         pd.DataFrame(rows),
         dict.fromkeys(["value", "low", "high"], _SIGNED),
     )
@@ -119,8 +116,8 @@ def separation(bench: Bench) -> Table | None:
     return Table(
         "separation",
         "Differences between methods",
-        "Gap of the first method minus gap of the second, all pairs, p-values corrected by Holm. "
-        + _HOW,
+        "Gap of the first method minus gap of the second, paired by class; p: Holm-adjusted over "
+        "all pairs; p alone: unadjusted, as the interval. " + _HOW,
         bench.separated,
         dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p_alone": _P, "p": _P},
     )
@@ -147,8 +144,8 @@ def bins(bench: Bench) -> Table:
     return Table(
         "bins",
         f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.shown})",
-        "Signed change of top-1 accuracy, mean over classes, when a set of neurons is ablated in "
-        "all layers at once: quarters by importance (q1 the most important) and controls.",
+        "Change in top-1 accuracy, mean over classes, when a set of neurons is ablated in all "
+        "layers at once: quarters by importance (q1: the most important) and controls.",
         table,
         {"before": "{:.3f}"} | dict.fromkeys(table.columns[4:], _SIGNED),
     )
@@ -160,7 +157,7 @@ def ablations(bench: Bench) -> Table | None:
         return None
     rows: dict[str, dict[str, object]] = {m: {"method": m} for m in bench.order}
     for ablation in bench.ablations:
-        found = bench.resampled("gap", ablation)
+        found = bench.clustered("gap", ablation)
         low, high = found.interval()
         for i, method in enumerate(bench.methods):
             mark = " *" if bench.linearises(method) == ablation else ""
@@ -169,8 +166,9 @@ def ablations(bench: Bench) -> Table | None:
     return Table(
         "ablations",
         "Gap by ablation",
-        "Revert: the older model's maps of the same image; zero: none; mean: the class's mean map; "
-        "resample: another image's. A star marks the ablation that a score linearises. " + _HOW,
+        "Activations are replaced by those of the earlier checkpoint for the same image (revert), "
+        "by zero, by the mean over the class's images (mean) or by those for another image "
+        "(resample). A star marks the ablation that a score linearises. " + _HOW,
         pd.DataFrame(list(rows.values())),
         dict.fromkeys(bench.ablations, _SIGNED),
     )
@@ -192,8 +190,8 @@ def by_layer(bench: Bench) -> Table | None:
     return Table(
         "by_layer",
         f"Gap when one layer alone is ablated ({bench.main})",
-        "Mean over classes and pairs. Left out: classes and pairs for which no neuron of the layer "
-        "changed at all, so that there is nothing to rank.",
+        "Mean over classes and pairs. Left out: classes and pairs in which no neuron of the layer "
+        "changed, so that there is nothing to rank.",
         pd.DataFrame(rows),
         dict.fromkeys(bench.methods, _SIGNED),
     )
@@ -220,11 +218,11 @@ def reliability(bench: Bench) -> Table:
     table = pd.DataFrame(rows)
     return Table(
         "reliability",
-        "How many images does a ranking need?",
-        "Spearman's correlation of the importance of a layer's neurons between two disjoint halves "
-        "of so many images each, mean over layers, pairs and classes; the number of images for .9 "
-        "by Spearman and Brown from the largest half. Left out: draws without two different "
-        "scores in a half.",
+        "Split-half reliability of importance",
+        "Spearman correlation of the importance of a layer's neurons between two disjoint halves "
+        "with the given number of images each, mean over layers, pairs and classes; images needed "
+        "for a correlation of .9 by the Spearman–Brown formula from the largest half. Left out: "
+        "draws in which all scores of a half are equal.",
         table,
         dict.fromkeys([c for c in table.columns if c.startswith("ρ")], "{:.2f}")
         | {"images for .9": "{:.0f}"},
@@ -243,10 +241,10 @@ def images(bench: Bench) -> Table:
     return Table(
         "images",
         "Tests over images",
-        "Paired over images: Cochran's Q over the quarters, exact McNemar of the most important "
-        "quarter against the last and against the set matched on size of change. They treat the "
-        "images of a class as independent although these share their sets: the claims rest on the "
-        "tests over classes. Not corrected for the number of rows.",
+        "Paired over images: Cochran's Q over the quarters; exact McNemar tests of the most "
+        "important quarter against the least important and against the set matched in size of "
+        "change. They treat images of a class as independent although these share their sets, so "
+        "claims are based on the tests over classes. Unadjusted p-values.",
         table.drop(columns=["epoch_from", "epoch_to"]).rename(columns=names),
         dict.fromkeys(names.values(), _P),
     )
@@ -272,10 +270,10 @@ def stability(bench: Bench) -> Table | None:
         )
     return Table(
         "stability",
-        "How stable is the ranking?",
-        "Kendall's tau-b between the ranking of methods in the main table and the one at each "
-        "level of a factor, others as in the main table; 1 the same, 0 unrelated. Best: the method "
-        "that leads there, with its value of that measure. Seeds: `conceptevo bench compare`.",
+        "Stability of the ranking",
+        "Kendall's τ-b between the ranking of methods in the leaderboard and the ranking at each "
+        "level of a factor, all else as in the leaderboard (1: identical, 0: unrelated). Best: the "
+        "method ranked first, with its value. For seeds use `conceptevo bench compare`.",
         pd.DataFrame(rows),
         {"tau": "{:.2f}", "its gap": _SIGNED},
     )
@@ -290,7 +288,7 @@ def spaces(bench: Bench) -> Table | None:
     for task, values in bench.space_values.items():
         if values.empty:
             continue
-        found = lb.bootstrap_neurons(values, np.random.default_rng(SEED), RESAMPLES)
+        found = lb.by_layer(values)
         names = list(values.columns)
         low, high = found.interval()
         order = sorted(range(len(names)), key=lambda i: -found.value[i])
@@ -310,15 +308,15 @@ def spaces(bench: Bench) -> Table | None:
         ]
     return Table(
         "spaces",
-        "Which space? Concepts, identity, stability",
+        "Semantic spaces: concepts, identity, stability",
         "Concept: share of a neuron's five nearest base neurons with its own true concept, for "
         "neurons of the base, other epochs, other series and untrained networks. Identity: mean "
         "reciprocal rank of a channel's later self among all later neurons of its series. "
         "Stability: share of five base neighbours that another draw of the method finds, too. "
         "Coverage: share of stimuli with a vector of their own. Over the neurons that all methods "
-        "place, concepts with an overlap of at least .04; intervals and groups (methods that share "
-        "a letter are not separated: all pairs, Holm, 5 %) by bootstrap over layers, as neurons of "
-        "a layer, and a channel's epochs, are alike; the networks taken as given.",
+        "place, concepts with an overlap of at least .04; 95 % CIs and groups (methods that share "
+        "a letter do not differ significantly: all pairs, Holm, 5 %) are clustered by layer, as "
+        "neurons of a layer, and a channel's epochs, are alike; the networks are fixed.",
         pd.DataFrame(rows),
         dict.fromkeys(["value", "low", "high"], "{:.3f}") | {"coverage": "{:.2f}"},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +29,19 @@ class Section:
     tables: Sequence[Table] = field(default=())
 
 
-def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], footer: str) -> None:
-    """Write the report; images are inside it, so that the one file can be sent to a colleague."""
+def write_html(
+    path: Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    footer: str,
+    links: Mapping[str, str] | None = None,
+) -> None:
+    """Write the report; images are inside it, so that the one file can be sent to a colleague.
+
+    Args:
+        links: address -> text, shown below the lead.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -42,6 +53,7 @@ def write_html(path: Path, title: str, lead: str, sections: Sequence[Section], f
         title=title,
         lead=lead,
         footer=footer,
+        links=links or {},
         sections=[
             {
                 "title": section.title,

@@ -50,7 +50,7 @@ def training(run: Run) -> Figure | None:
     return Figure(
         "training",
         "Training curves",
-        "Accuracy over epochs; markers are the checkpoints that are studied.",
+        "Accuracy over epochs; markers: the checkpoints studied.",
         canvas,
     )
 
@@ -114,10 +114,10 @@ def concept_map(run: Run) -> Figure | None:
     return Figure(
         "map",
         "Map of neurons",
-        "Every dot is a neuron, in one UMAP layout fitted on the base checkpoint "
-        f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel). Colours are the "
+        "Each dot is a neuron, in one UMAP layout fitted on the base checkpoint "
+        f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel). Colours: the "
         "most frequent true concepts by masks or attributes (overlap of at least "
-        f"{NAMED_OVERLAP}); dark grey is everything else. Dead neurons are absent.",
+        f"{NAMED_OVERLAP}); dark grey: all others. Dead neurons are not shown.",
         canvas,
     )
 
@@ -154,14 +154,14 @@ def emergence(run: Run) -> Figure | None:
     canvas.tight_layout()
     return Figure(
         "emergence",
-        "Which concepts appear when",
+        "Concepts over epochs",
         f"Number of neurons whose true concept is the row's, with an overlap of at least "
         f"{NAMED_OVERLAP}.",
         canvas,
     )
 
 
-@shelf.figure("run", "concepts")
+@shelf.figure("run", "summary")
 def strips(run: Run) -> Figure | None:
     """The neurons that moved furthest in the space between their first trained and last epoch."""
     space, album = spaces(run)[0], Album(run)
@@ -190,10 +190,10 @@ def strips(run: Run) -> Figure | None:
     return Figure(
         "strips",
         "Evolution of single neurons",
-        "Each row is one neuron (one channel of one layer) over its checkpoints: the parts of the "
-        "probe images that excite it most, and below its true concept where its overlap is large "
-        f"enough. Shown are neurons that moved furthest in the {space.method} space between the "
-        "first trained and the last epoch, each from another region of the space.",
+        "Each row is one neuron (one channel of one layer) over its checkpoints: the image patches "
+        "that activate it most, and below them its true concept where the overlap is large enough. "
+        f"Shown: the neurons with the largest displacement in the {space.method} space between the "
+        "first trained and the last epoch, at most two per layer.",
         sheet(rows),
     )
 
@@ -239,9 +239,10 @@ def neighbours(run: Run) -> Figure | None:
     return Figure(
         "neighbours",
         "Neighbours across models",
-        f"Left, neurons of the base checkpoint ({base.series}, epoch {base.epoch}), far apart from "
-        "each other; beside each its two nearest neighbours in the same checkpoint and in the last "
-        f"checkpoint of every other series, with the similarity in the {space.method} space.",
+        f"Left: neurons of the base checkpoint ({base.series}, epoch {base.epoch}), far from each "
+        "other in the space; then, for each, its two nearest neighbours in the same checkpoint and "
+        "in the last checkpoint of every other series, with their cosine similarity in the "
+        f"{space.method} space.",
         sheet(rows),
     )
 
@@ -292,14 +293,14 @@ def alignment_plot(run: Run) -> Figure | None:
     axes.legend(ncols=2)
     return Figure(
         "alignment",
-        "Do neighbours share the true concept?",
-        "Share of each neuron's five nearest base neurons with its own true concept, 95 % "
-        "bootstrap intervals over neurons; dotted: chance.",
+        "Neighbours that share the true concept",
+        "Share of each neuron's five nearest base neurons that have its true concept, 95 % "
+        "bootstrap CIs over neurons; dotted: chance.",
         canvas,
     )
 
 
-@shelf.figure("run", "reversion", "reversion")
+@shelf.figure("run", "summary", "reversion")
 def reversion_plot(run: Run) -> Figure | None:
     if not has_results(run, REVERSION):
         return None
@@ -329,16 +330,16 @@ def reversion_plot(run: Run) -> Figure | None:
     for axes in panels.flat[len(pairs) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
-        axes.set_ylabel("change of accuracy")
+        axes.set_ylabel("change in accuracy")
     canvas.tight_layout(rect=(0, 0.3 / (2.5 * lines), 1, 1))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
     return Figure(
         "reversion",
-        "What happens when evolutions are undone",
-        "Signed change of top-1 accuracy on images that importance has not seen, all layers at "
-        "once, by importance method, with 95 % intervals over classes. "
-        "Below 0: undoing the evolution hurts.",
+        "Change in accuracy when evolutions are reverted",
+        "Top-1 accuracy on held-out images when the neurons of a set are reverted in all layers at "
+        "once, minus accuracy before, by importance method, with 95 % CIs over classes. Below 0: "
+        "the evolution contributes to correct predictions.",
         canvas,
     )
 

@@ -18,6 +18,7 @@ from analysis.exhibits.tables import Table
 from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibits
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
 from analysis.run import tables as run_tables
+from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import by_class, class_interval, wide
 from harness.artifacts import Run
 from harness.records import JOINT, PAIR
@@ -52,11 +53,12 @@ def write_report(run: Run) -> Written:
             shelf.sections_of("run", run, tables, figures),
             f"Made by conceptevo-harness, seed {manifest['configuration']['seed']}; "
             f"Python {manifest['python']}, {versions}.",
+            {"../explore.html": "Interactive map of all neurons (written by `conceptevo explore`)"},
         )
         plt.close("all")
     main = tables.get("reversion")
     return Written(
-        summary=reversion_on_screen(main) if main else "no reversion was made",
+        summary=reversion_on_screen(main) if main else "the run has no reversion study",
         paths=[folder / "report.html", folder / "tables", folder / "figures"],
     )
 
@@ -109,44 +111,41 @@ def _lead(run: Run, tables: dict[str, Table]) -> str:
     neurons = tables["neurons"].frame
     return (
         f"{neurons['series'].nunique()} training runs with {len(neurons)} checkpoints, "
-        f"{int(neurons['alive'].sum())} living neurons: which concepts they detect, how these "
-        "appear and change while the networks train, and what happens to the predictions when "
-        "the changes are undone."
+        f"{int(neurons['alive'].sum())} active neurons: which concepts they detect, how these "
+        "concepts appear and change during training, and how the predictions change when their "
+        "evolution is reverted."
     )
 
 
+shelf.section("run", "summary", "Summary")
 shelf.section(
     "run",
     "networks",
-    "The networks",
+    "Networks",
     [
-        "A checkpoint is a network's weights at one epoch; the checkpoints of one training run "
-        "form "
-        "a series. A neuron is one channel of one probed layer."
+        "A checkpoint is the state of a network at one epoch; the checkpoints of one training run "
+        "form a series. A neuron is one channel of one probed layer."
     ],
 )
 shelf.section(
     "run",
     "concepts",
-    "What neurons detect, and when",
+    "Concepts and their evolution",
     [
-        "For each neuron, the probe images that excite it most are its stimuli. Neurons that share "
-        "stimuli are placed near each other in one semantic space, and neurons of all other "
-        "checkpoints are placed in it through the images that excite them."
+        "The stimuli of a neuron are the probe images that activate it most. Neurons of the base "
+        "checkpoint that share stimuli are embedded near each other in one semantic space; neurons "
+        "of all other checkpoints are embedded in the same space through their stimuli."
     ],
 )
 shelf.section(
     "run",
     "space",
-    "How far the space can be trusted",
+    "Validity of the semantic space",
     lambda run: (
         [
-            "What the images show is known, by masks of their parts or by attributes, so the "
-            "concept of "
-            "a neuron can be determined without looking. Simpler ways to compare neurons stand "
-            "beside "
-            "the paper's skip-gram (sgns), on the same neurons; the untrained networks are the "
-            "baseline."
+            "Part masks or attributes of the images define the true concept of a neuron without "
+            "human judgement. The paper's skip-gram embedding (sgns) is compared with simpler "
+            "methods on the same neurons; untrained networks are the baseline."
         ]
         * run.holds("concepts")
     ),
@@ -154,16 +153,15 @@ shelf.section(
 shelf.section(
     "run",
     "reversion",
-    "Do the evolutions matter to the predictions?",
+    "Importance of evolutions to the predictions",
     [
-        "For a class and two epochs, every neuron's change is scored by how much it matters to the "
-        "class. In the newer network, a set of neurons is then set back to what it does in the "
-        "older "
-        "one on the same image, and the rest of the network runs on. If the score is meaningful, "
-        "undoing the most important quarter (q1) must hurt more than undoing a random quarter, and "
-        "the least important (q4) less; and neurons that changed as much as those of q1 but were "
-        "not "
-        "scored important must do less harm (matched)."
+        "For a class and two epochs, an importance score is computed for the change of every "
+        "neuron. The activations of a set of neurons in the later checkpoint are then replaced by "
+        "those of the earlier checkpoint for the same image, and the rest of the network is "
+        "computed as usual. If the score is valid, reverting the most important quarter (q1) "
+        "reduces accuracy more than reverting a random quarter, and reverting the least important "
+        "quarter (q4) reduces it less; reverting neurons that changed as much as those of q1 but "
+        "were not scored important (matched) also reduces it less."
     ],
 )
 shelf.section(
@@ -171,12 +169,87 @@ shelf.section(
     "limits",
     "Limits",
     [
-        "Intervals and tests treat classes as the sampled units and the networks as given: one "
-        "training run a series says nothing about other seeds. Matched sets can only be as alike "
-        "as "
-        "the layer allows."
+        "Classes are the sampled units of intervals and tests, and the networks are fixed: one "
+        "training run per series gives no information about other seeds. Sets can be matched only "
+        "as closely as the neurons of a layer allow."
     ],
 )
+
+
+@shelf.sentences("run", "summary")
+def main_results(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """Sample, space, concepts, reversion and its limits in one sentence each, from the tables."""
+    sentences = [_sample(tables["neurons"].frame)]
+    if (alignment := tables.get("alignment")) is not None:
+        sentences += _concepts(run, tables["neurons"].frame) + _neighbours(alignment.frame)
+    if (reversion := tables.get("reversion")) is not None:
+        sentences += _importance(reversion.frame)
+    return sentences
+
+
+def _sample(neurons: pd.DataFrame) -> str:
+    dead, total = int(neurons["dead"].sum()), int(neurons["neurons"].sum())
+    return (
+        f"{total - dead:,} of {total:,} neurons in {len(neurons)} checkpoints of "
+        f"{neurons['series'].nunique()} training runs are active on at least one probe image; "
+        + (f"the {dead:,} others are excluded." if dead else "none is excluded.")
+    )
+
+
+def _concepts(run: Run, neurons: pd.DataFrame) -> list[str]:
+    """How many neurons and concepts the first and the last checkpoint of each series have."""
+    named = run.tables("concepts")
+    named = named[named["iou"] >= NAMED_OVERLAP]
+    parts = []
+    for series, epochs in neurons.groupby("series", sort=False)["epoch"]:
+        of = named[named["series"] == series].groupby("epoch")["concept"]
+        ends = [int(epochs.min()), int(epochs.max())]
+        count, kinds = (f.reindex(ends, fill_value=0).tolist() for f in (of.size(), of.nunique()))
+        parts.append(
+            f"{series} from {count[0]} neurons for {kinds[0]} concepts (epoch {ends[0]}) to "
+            f"{count[1]} for {kinds[1]} (epoch {ends[1]})"
+        )
+    return [
+        f"Neurons whose overlap with a true concept is at least {NAMED_OVERLAP}: "
+        f"{'; '.join(parts)}."
+    ]
+
+
+def _neighbours(alignment: pd.DataFrame) -> list[str]:
+    """The first space method on the other trained networks, or on what there is of them."""
+    groups = [g for g in alignment["group"].unique() if "untrained" not in str(g).lower()]
+    method = alignment["method"].iloc[0]
+    return [
+        f"Of the five nearest base neurons of a neuron ({group}; {method} space), "
+        f"{100 * row.share:.0f} % have its true concept (95 % CI [{100 * row.low:.0f} %, "
+        f"{100 * row.high:.0f} %]; chance {100 * row.chance:.0f} %)."
+        for group in groups[-1:]
+        for row in alignment[
+            (alignment["group"] == group) & (alignment["method"] == method)
+        ].itertuples()
+    ]
+
+
+def _importance(reversion: pd.DataFrame) -> list[str]:
+    """What the first method's quarters cost, over all pairs, and how sure that is."""
+    method = reversion["method"].iloc[0]
+    mine = reversion[reversion["method"] == method]
+    last = [c for c in mine.columns if c.startswith("q") and c[1:].isdigit()][-1]
+    arms = {"q1": "the most important quarter", "random": "random sets",
+            last: "the least important quarter"}  # fmt: skip
+    means = ", ".join(
+        f"{100 * mine[arm].mean():+.1f} for {name}".replace("-", "−") for arm, name in arms.items()
+    )
+    ordered = int(((mine["q1"] < mine["random"]) & (mine["random"] < mine[last])).sum())
+    significant = int((mine["p (q1 vs random)"] < 0.05).sum())
+    return [
+        f"Reverting the evolutions of a set of neurons in all layers changes held-out accuracy by "
+        f"(percentage points, mean over {len(mine)} pairs of epochs, importance by {method}) "
+        f"{means}.",
+        f"This order holds in {ordered} of {len(mine)} pairs, and the difference between the most "
+        f"important quarter and random sets is significant in {significant} (Wilcoxon over "
+        "classes, Holm-adjusted).",
+    ]
 
 
 @shelf.sentences("run", "limits")
@@ -189,10 +262,18 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if not names:
         return []
     return [
-        f"{', '.join(names)} {'approximates' if len(names) == 1 else 'approximate'} the very "
-        "intervention by which scores are judged here, so that success says less than that of a "
-        "score that knows the older network alone."
+        f"{', '.join(names)} {'approximates' if len(names) == 1 else 'approximate'} the "
+        "intervention by which scores are evaluated here; high performance is therefore weaker "
+        "evidence than for a score that uses only the earlier network's gradient."
     ]
+
+
+@shelf.sentences("run", "reversion")
+def measured_on(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """What importance is measured on."""
+    if not has_results(run, REVERSION):
+        return []
+    return read_results(run.root, REVERSION).measured_on
 
 
 @shelf.sentences("run", "space")
@@ -205,9 +286,9 @@ def largest_shares(run: Run, tables: Mapping[str, Table]) -> list[str]:
         ranked = rows.sort_values("share", ascending=False)
         best = ranked.iloc[0]
         sentence = (
-            f"{str(group).capitalize()}: {best['method']} has the largest share, "
-            f"{best['share']:.2f} [{best['low']:.2f}, {best['high']:.2f}] against a chance of "
-            f"{best['chance']:.2f}"
+            f"{str(group).capitalize()}: {best['method']} has the highest share, "
+            f"{best['share']:.3f} (95 % CI [{best['low']:.3f}, {best['high']:.3f}]; chance "
+            f"{best['chance']:.3f})"
         )
         alike = [
             row.method
@@ -215,7 +296,7 @@ def largest_shares(run: Run, tables: Mapping[str, Table]) -> list[str]:
             if row.high >= best["low"] and row.method != "random"
         ]
         if alike:
-            sentence += f"; its interval overlaps with {', '.join(alike)}"
+            sentence += f"; the CIs of {', '.join(alike)} overlap with it"
         findings.append(sentence + ".")
     return findings
 
@@ -237,16 +318,17 @@ def changes_of_accuracy(run: Run, tables: Mapping[str, Table]) -> list[str]:
         changes = class_interval(wide(by_class(rows)))
         parts = []
         for arm, name in (
-            ("q1", "most important quarter"),
+            ("q1", "the most important quarter"),
             ("random", "a random quarter"),
-            ("q4", "least important quarter"),
-            ("matched", "matched quarter"),
+            ("q4", "the least important quarter"),
+            ("matched", "the matched quarter"),
         ):
             if arm in changes.index:
                 mean, low, high = 100 * changes.loc[arm]
                 parts.append(f"{name} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        changes_text = ", ".join(parts).replace("-", "−")
         findings.append(
-            f"{series}, epochs {start} → {end}, scored by {method}: change of accuracy in points "
-            "when undoing the " + ", ".join(parts) + "."
+            f"{series}, epochs {start} → {end}, importance by {method}: change in accuracy in "
+            f"percentage points (95 % CI) when reverting {changes_text}."
         )
     return findings

@@ -51,8 +51,8 @@ def training(run: Run) -> Table | None:
     return Table(
         "training",
         "Accuracy of the checkpoints",
-        "Share of images classified correctly, on the training images (while training, augmented) "
-        "and on the test images, which no training has seen.",
+        "Share of images classified correctly: training images (augmented, during training) and "
+        "test images, which are never used for training.",
         kept[columns],
         {"train_accuracy": "{:.3f}", "test_accuracy": "{:.3f}"},
     )
@@ -71,9 +71,9 @@ def neurons(run: Run) -> Table:
     return Table(
         "neurons",
         "Neurons of the checkpoints",
-        "A dead neuron is active on no probe image and left out of everything. Coverage is the "
-        "mean share of a neuron's stimuli that stimulate a base neuron, too, and so have a vector "
-        "of their own in the semantic space.",
+        "A dead neuron is active on no probe image and is excluded. Coverage: mean share of a "
+        "neuron's stimuli that are also stimuli of a base neuron and therefore have their own "
+        "vector in the semantic space.",
         table,
         {"coverage": "{:.3f}"},
     )
@@ -93,10 +93,10 @@ def alignment(run: Run) -> Table | None:
     return Table(
         "alignment",
         "Neighbours that share the true concept",
-        "Share of a neuron's five nearest base neurons whose true concept (by masks or attributes "
-        "of the images) is its own, with 95 % bootstrap intervals over neurons; chance is the "
-        "share of such neurons among all base neurons. Neurons whose overlap with their concept is "
-        f"below {NAMED_OVERLAP} are left out. 'Untrained' is what random weights give for free.",
+        "Share of a neuron's five nearest base neurons that have its true concept (by masks or "
+        "attributes of the images), with 95 % bootstrap CIs over neurons; chance: the share of "
+        "such neurons among all base neurons. Neurons whose overlap with their concept is below "
+        f"{NAMED_OVERLAP} are excluded. Untrained: networks with random weights.",
         table,
         dict.fromkeys(["share", "low", "high", "chance", "coverage"], number),
     )
@@ -128,16 +128,16 @@ def identities(run: Run) -> Table | None:
         return None
     return Table(
         "identity",
-        "Is a channel nearest to its later self?",
-        "Mean reciprocal rank of a channel's later self among all later neurons of its series "
-        "(1: always nearest), with 95 % bootstrap intervals over neurons. A space that follows "
-        "single neurons is high here; one that groups neurons by concept need not be.",
+        "Identity of channels over epochs",
+        "Mean reciprocal rank of the same channel at the later epoch among all neurons of its "
+        "series at that epoch (1: always nearest), with 95 % bootstrap CIs over neurons. A space "
+        "that groups neurons by concept need not have a high value.",
         pd.DataFrame(rows),
         dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
     )
 
 
-HELD_OUT = "images that importance has not seen"
+HELD_OUT = "held-out images"
 
 
 def _reversion_table(
@@ -159,17 +159,20 @@ def _reversion_table(
         }
     )
     changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
-    measure = {"accuracy": "top-1 accuracy", "top-5": "top-5 accuracy"}.get(
-        outcome, "the class's probability"
-    )
+    measure = {
+        "accuracy": "top-1 accuracy",
+        "top-5": "top-5 accuracy",
+        "probability": "the class's probability",
+        "objective": "what importance is measured on",
+    }[outcome]
     return Table(
         name,
-        f"{outcome.capitalize()} when evolutions are undone ({seen})",
-        f"Signed change of {measure}, mean over classes, when the neurons of one set are put "
-        "back to the older checkpoint in all layers at once: quarters by importance (q1 the most "
-        "important), random sets of that size, sets matched to q1 by size of change, and all "
-        f"neurons. Measured on {seen}. Tests over classes: Page's trend over the quarters and "
-        "two-sided Wilcoxon, p-values corrected by Holm over the table's rows.",
+        f"{outcome.capitalize()} when evolutions are reverted ({seen})",
+        f"Change in {measure}, mean over classes, when the neurons of a set are reverted to the "
+        "earlier checkpoint in all layers at once: quarters by importance (q1: the most "
+        "important), random sets of that size, sets matched to q1 in size of change, and all "
+        f"neurons. Measured on {seen}. Tests over classes: Page's trend test over the quarters and "
+        "two-sided Wilcoxon tests, Holm-adjusted over the table's rows.",
         table,
         {"before": "{:.3f}"}
         | dict.fromkeys(changes, "{:+.3f}")
@@ -193,8 +196,15 @@ def reversion_probability(run: Run) -> Table | None:
 
 
 @shelf.table("run", "reversion")
+def reversion_objective(run: Run) -> Table | None:
+    if not has_results(run, REVERSION) or "objective_before" not in reversion_records(run):
+        return None  # of a run that was made before there were objectives
+    return _reversion_table(run, "reversion_objective", "heldout", HELD_OUT, "objective")
+
+
+@shelf.table("run", "reversion")
 def reversion_importance(run: Run) -> Table | None:
-    seen = "the images that importance was measured on"
+    seen = "the images on which importance was estimated"
     return _reversion_table(run, "reversion_importance", "importance", seen)
 
 
@@ -214,9 +224,9 @@ def reversion_layers(run: Run) -> Table | None:
     table = table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"])
     return Table(
         "reversion_layers",
-        "Accuracy when evolutions of one layer are undone",
-        "As the joint table, one layer at a time, on images that importance has not seen; signed "
-        "change of top-1 accuracy, mean over classes.",
+        "Accuracy when evolutions of one layer are reverted",
+        "As in the joint table, one layer at a time, on held-out images: change in top-1 accuracy, "
+        "mean over classes.",
         table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
         {"before": "{:.3f}"} | dict.fromkeys(arms, "{:+.3f}"),
     )
@@ -251,8 +261,8 @@ def times(run: Run) -> Table | None:
     return Table(
         "times",
         "Run times",
-        "Seconds that pieces of work took, each in one process with one thread; where work was "
-        "interrupted, the last time. They depend on the machine.",
+        "Seconds per piece of work, each in one process with one thread; after an interruption, "
+        "of the last attempt. They depend on the machine.",
         pd.DataFrame(rows),
         dict.fromkeys(["total, s", "longest, s"], "{:.1f}"),
     )

@@ -1,11 +1,11 @@
-"""What a study may claim: all its tests, corrected together.
+"""What a study may claim: the p-values of all its tests, adjusted together.
 
-Every family of tests held to 5 % for itself, a report of ten families would show something in a
-third of the studies in which there is nothing. So all tests share one 5 %. The main question, which
-was frozen before the first participant, holds most of it; the other tests share the rest evenly;
-and Holm's procedure with weights hands on what a rejected test no longer needs. A test that cannot
-be made keeps its part, so that leaving out a run, or losing a condition of the main question, makes
-no other claim easier.
+If each of ten families of tests were held to an error rate of 5 % separately, about 40 % of null
+studies would yield a claim. Therefore the family-wise error rate over all tests is controlled at
+α = .05 by the weighted Holm procedure. The primary hypothesis, frozen before data collection, is
+allocated most of α; the other tests share the rest evenly. The weight of a rejected test is
+redistributed; that of a test that could not be computed is not, so that leaving out a run or a
+condition never makes another claim easier.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ALPHA = 0.05
 
 #: Kinds of question (`tasks.settings.QUESTIONS`) as a reader calls them.
 QUESTIONS = {
-    "chance": "right answers told from guessing",
+    "chance": "accuracy against chance",
     "contrasts": "difference between conditions",
-    "detection": "changes told from none",
-    "labels": "the same neuron named alike",
-    "ratings": "rated higher in one condition than in another",
-    "learning": "change of accuracy over the session",
-    "confidence": "surer when right than when wrong",
-    "associations": "people and networks go together",
+    "detection": "sensitivity to change",
+    "labels": "similarity of labels of the same pictures",
+    "ratings": "difference in ratings between conditions",
+    "learning": "change in accuracy over the session",
+    "confidence": "confidence in correct and incorrect responses",
+    "associations": "association between human accuracy and network evidence",
 }
 #: A test that only says whether the task works; never a main question.
 CONTROL = "control"

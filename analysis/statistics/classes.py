@@ -17,7 +17,12 @@ from scipy import stats
 from analysis.statistics.clusters import holm
 from harness.records import PAIR
 
-OUTCOMES = {"accuracy": "correct", "top-5": "top5", "probability": "probability"}
+OUTCOMES = {
+    "accuracy": "correct",
+    "top-5": "top5",
+    "probability": "probability",
+    "objective": "objective",
+}
 
 
 def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
@@ -25,7 +30,7 @@ def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
     Args:
         records: rows of an image and arm.
-        outcome: "accuracy", "top-5" or "probability".
+        outcome: in OUTCOMES.
 
     Returns:
         series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change;

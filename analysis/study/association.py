@@ -1,4 +1,4 @@
-"""Where people and networks meet: the same neurons, seen by participants and undone in the network.
+"""Association of human accuracy and importance: neurons seen by people, undone in the network.
 
 One joined table, a row a trial and neuron shown in it: how people did on the trial, how much the
 neuron's evolution matters to its class, how far predictions fall when evolutions like it are

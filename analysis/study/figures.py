@@ -86,8 +86,8 @@ def flow(results: Results) -> Figure:
     return Figure(
         "study_flow",
         "From arrival to analysis",
-        "How many took part, left, and were excluded by the rules that were frozen with the study; "
-        "who is excluded counts under the first rule that applies.",
+        "Participants who took part, left, or were excluded by the rules frozen with the study; "
+        "each is counted under the first rule that applies.",
         canvas,
     )
 
@@ -115,13 +115,13 @@ def accuracy(results: Results) -> Figure | None:
         )
         axis.set_title(task, loc="left")
     axes[-1, 0].set_xlim(0, 1)
-    axes[-1, 0].set_xlabel("share of right answers; dashed: guessing")
+    axes[-1, 0].set_xlabel("accuracy (share of correct responses); dashed: chance")
     return Figure(
         "study_accuracy",
-        "Right answers by condition",
-        f"Share of right answers with {results.level} intervals, participants "
-        "and trials clustered; n answers. The dashed line is what guessing gives; filled: shown to "
-        "differ from it (p < .05, corrected over all tests of the study).",
+        "Accuracy by condition",
+        f"Share of correct responses with {results.level} CIs clustered by participants and "
+        "trials; n: responses. Dashed line: chance. Filled: significantly different from chance "
+        "(p < .05, adjusted over all tests of the study); hollow: not significant.",
         canvas,
     )
 
@@ -139,12 +139,12 @@ def contrasts(results: Results) -> Figure | None:
     ]
     _rows(axis, table, labels, filled=table["claimed"])
     axis.axvline(0, color="#777777", linestyle="--", zorder=0)
-    axis.set_xlabel("difference of shares of right answers")
+    axis.set_xlabel("difference in accuracy (first minus second)")
     return Figure(
         "study_contrasts",
         "Differences between conditions",
-        "First condition less the second, with intervals for each difference alone. Filled: "
-        "p < .05, corrected over all tests of the study; hollow: not shown to differ.",
+        f"First condition minus the second, with unadjusted {results.level} CIs. Filled: p < .05, "
+        "adjusted over all tests of the study; hollow: not significant.",
         canvas,
     )
 
@@ -168,7 +168,7 @@ def trials(results: Results) -> Figure | None:
             axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
                       alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
             axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
-        axis.set_xlabel(f"share right, one dot a {what}")
+        axis.set_xlabel(f"accuracy, one dot per {what}")
         axis.set_xlim(-0.03, 1.03)
         axis.grid(axis="y", visible=False)
     several = len({task for task, _ in groups}) > 1
@@ -176,9 +176,9 @@ def trials(results: Results) -> Figure | None:
     axes[0].set_yticks(range(len(groups)), names)
     return Figure(
         "study_trials",
-        "How much trials and participants differ",
-        "Left: each trial over its participants. Right: each participant over their trials. Bars: "
-        "means. The spread is why neither may be treated as if it did not matter.",
+        "Variation between trials and between participants",
+        "Left: accuracy of each trial over its participants. Right: accuracy of each participant "
+        "over their trials. Bars: means. Both vary, so intervals are clustered by both.",
         canvas,
     )
 
@@ -206,13 +206,14 @@ def learning(results: Results) -> Figure | None:
         )  # fmt: skip
     axis.axhline(0, color="#777777", linestyle="--", zorder=0)
     axis.set_xlabel("position in the session")
-    axis.set_ylabel("share right, less the\nperson's mean")
+    axis.set_ylabel("accuracy minus the\nparticipant's mean")
     canvas.legend(loc="outside right center")
     return Figure(
         "study_learning",
         "Accuracy over the session",
-        "Share of right answers less the person's mean in the condition, in sixths of the places "
-        "that the task has in sessions; without control conditions; intervals over participants.",
+        "Share of correct responses minus the participant's mean in the condition, by sixth of the "
+        f"positions in a session; without control conditions; {results.level} CIs over "
+        "participants.",
         canvas,
     )
 
@@ -231,14 +232,14 @@ def calibration(results: Results) -> Figure | None:
         )  # fmt: skip
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel("confidence")
-    axis.set_ylabel("share right")
+    axis.set_xlabel("confidence rating")
+    axis.set_ylabel("accuracy")
     axis.legend()
     return Figure(
         "study_calibration",
-        "Right answers by confidence",
-        "Share of right answers at each level of confidence, with intervals; without control "
-        "conditions.",
+        "Accuracy by confidence",
+        f"Share of correct responses at each level of confidence, {results.level} CIs; without "
+        "control conditions.",
         canvas,
     )
 
@@ -255,9 +256,9 @@ def evolution(results: Results) -> Figure | None:
     axis.set_xlabel("share judged changed")
     return Figure(
         "study_evolution",
-        "Judged changed, by condition",
-        "Real evolutions; two neurons joined as if one (a change that must be seen); the same "
-        "stage under different names (no change to see). With intervals.",
+        "Share judged changed by condition",
+        "Real evolutions; false evolutions (two neurons presented as one, a visible change); the "
+        f"same stage shown twice (no change). {results.level} CIs.",
         canvas,
     )
 
@@ -275,8 +276,8 @@ def ratings(results: Results) -> Figure | None:
     return Figure(
         "study_ratings",
         "Ratings by condition",
-        "From 1 to 4, how clearly six neurons show one concept (rating), and how clearly people "
-        "see whether a neuron changed (clarity). With intervals.",
+        "Scale from 1 to 4: how clearly six neurons show one concept (rating), and how clearly a "
+        f"change is visible (clarity). {results.level} CIs.",
         canvas,
     )
 
@@ -307,14 +308,14 @@ def reversion(results: Results) -> Figure | None:
         axis.set_xticks(np.arange(len(names)) + 0.1, names, fontsize=8)
         axis.set_title(title, loc="left")
         axis.legend(fontsize=7)
-    axes[0].set_ylabel("change of accuracy, points")
+    axes[0].set_ylabel("change in accuracy (percentage points)")
     return Figure(
         "study_reversion",
-        "Change of accuracy when evolutions are undone",
-        "Quarters of the neurons of one layer by importance (q1 the most important), random sets, "
-        "and sets matched to q1 by size of change, put back to the older checkpoint; mean over "
-        "layers. Left: this run, held-out images, with intervals over classes. Right: the "
-        "published figures, of other networks and images: compare the order, not the size.",
+        "Change in accuracy when evolutions are reverted",
+        "Quarters of the neurons of one layer by importance (q1: the most important), random sets, "
+        "and sets matched to q1 in size of change, reverted to the earlier checkpoint; mean over "
+        f"layers. Left: this run, held-out images, {results.level} CIs over classes. Right: "
+        "published results for other networks and images; only the order is comparable.",
         canvas,
     )
 
@@ -339,14 +340,14 @@ def associations(results: Results) -> Figure | None:
             axis.plot(part[name], part["rate"], markersize=3.5, alpha=0.7, linestyle="none",
                       label=spaced(str(condition)), **look(k))  # fmt: skip
         axis.set_xlabel(spaced(name))
-    axes[0, 0].set_ylabel("share of people right")
+    axes[0, 0].set_ylabel("accuracy of participants")
     canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return Figure(
         "study_associations",
-        "People and networks over the same trials",
-        "Odd one out, one mark a trial: share of people who were right against the mean over the "
-        "trial's neurons of importance, of the change of accuracy when their bins are undone, of "
-        "displacement in the space, and against the clarity of the trial to a machine observer. "
-        "Without control conditions.",
+        "Human accuracy and network evidence by trial",
+        "Odd one out, one mark per trial: accuracy of participants against the mean over the "
+        "trial's neurons of importance, of the change in accuracy when their bins are reverted and "
+        "of displacement in the semantic space, and against the clarity of the trial to a machine "
+        "observer. Without control conditions.",
         canvas,
     )

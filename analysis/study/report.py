@@ -1,4 +1,4 @@
-"""The report of a study, to be read from top to bottom: question, method, data, results, limits."""
+"""The report of a study: abstract, then method, data, results and limits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
-from analysis.study import sentences
+from analysis.study import abstract, sentences
 from analysis.study.results import Results
 from analysis.study.tables import RULE, source_note
 
-#: What each task asks, for a reader who has not seen it.
+#: The design of each built-in task, for a reader who has not seen it.
 QUESTIONS = {
-    "odd_one_out": "Six neurons are shown as grids of patches; five belong together. Which does "
-    "not? Guessing is right in one of six.",
-    "before_or_after": "References of one neuron before and after a change, and two new pictures: "
-    "which fits the later neuron? Guessing is right in one of two.",
-    "evolution_labelling": "One neuron at three stages of training: name what each shows, and say "
-    "whether it changed.",
-    "concept_agreement": "Do six neurons show one concept, and which? No answer is right or wrong.",
+    "odd_one_out": "Six neurons are shown as grids of image patches; five are neighbours in the "
+    "semantic space. Participants choose the one that does not belong (chance: one in six).",
+    "before_or_after": "Reference patches of one neuron before and after training, and two new "
+    "pictures. Participants choose the picture that fits the later neuron (chance: one in two).",
+    "evolution_labelling": "One neuron at three stages of training. Participants name what each "
+    "stage shows and judge whether it changed.",
+    "concept_agreement": "Six neurons. Participants rate how clearly they show one concept and "
+    "name it; there is no correct answer.",
 }
 
 
 #: What a reader must know before the findings on networks.
 NETWORKS = [
-    "No person answers here. In the newer network, a set of neurons is set back to what it does in "
-    "the older one on the same image, and the rest of the network runs on. If a score of "
-    "importance "
-    "is meaningful, the quarter scored most important must cost more than a random one, and the "
-    "least important less."
+    "No participant is involved here. The activations of a set of neurons in the later checkpoint "
+    "are replaced by those of the earlier checkpoint for the same image, and the rest of the "
+    "network is computed as usual. If the importance score is valid, reverting the quarter of "
+    "neurons with the highest scores reduces accuracy more than reverting a random set, and "
+    "reverting the quarter with the lowest scores reduces it less."
 ]
 
 
@@ -54,13 +55,13 @@ def _lead(results: Results) -> str:
     answers = results.responses.answers
     who = {
         "human": "participants",
-        "pilot": "pilot participants; a pilot supports planning, not claims",
-        "simulated": "simulated participants; nothing here says anything about people",
+        "pilot": "pilot participants (a pilot supports planning, not claims)",
+        "simulated": "simulated participants (these results are not evidence about people)",
     }[results.responses.source]
     tasks = ", ".join(map(results.name, results.tasks))
     return (
-        f"{answers['participant'].nunique()} {who}. {len(answers)} answers to "
-        f"{answers['trial'].nunique()} trials of {tasks} were analysed."
+        f"{answers['participant'].nunique()} {who}, {answers['trial'].nunique()} trials of "
+        f"{tasks}, {len(answers):,} analysed responses."
     )
 
 
@@ -71,23 +72,24 @@ def _upper(text: str) -> str:
 def _share(results: Results) -> str:
     if not results.plan.primary:
         return ""
-    return f", of which the main question holds {sentences.percent(results.plan.primary_share)}"
+    share = sentences.percent(results.plan.primary_share)
+    return f"; {share} of α was allocated to the primary hypothesis"
 
 
 def _departures(results: Results) -> list[str]:
     """Choices that were not planned, and what was left out."""
     planned = results.responses.study.study.analysis is not None
-    plan = "what was frozen with the study" if planned else "the defaults"
+    plan = "the plan frozen with the study" if planned else "the defaults"
     said = []
     if results.departures:
         said.append(f"The analysis departs from {plan}: {'; '.join(results.departures)}.")
     if results.meeting is None and len(results.tested("associations")):
-        said.append("No run was given, so that people were not joined with the networks.")
+        said.append("No run was given, so human responses could not be related to the networks.")
     return said
 
 
-def _asked(results: Results, task: str) -> str:
-    """What a task asks; of a user's own task, what its participants read."""
+def _design(results: Results, task: str) -> str:
+    """The design of a task; of a user's own task, the prompt that participants read."""
     return QUESTIONS.get(task) or results.responses.study.study.task_texts[task].prompt
 
 
@@ -99,9 +101,9 @@ def _collected(results: Results) -> list[str]:
     else:
         by_rule = "none"
     return [
-        f"{steps['arrived']} people arrived, {steps['gave consent']} gave consent, "
-        f"{steps['finished']} finished, {steps['analysed']} were analysed. Excluded by the frozen "
-        f"rules: {by_rule}."
+        f"Of {steps['arrived']} people who opened the study, {steps['gave consent']} gave consent, "
+        f"{steps['finished']} finished and {steps['analysed']} were analysed. Exclusions under the "
+        f"frozen rules: {by_rule}."
     ]
 
 
@@ -111,57 +113,60 @@ def _stability(grid: Table | None) -> list[str]:
         return []
     frame = grid.frame
     moved = [
-        f"{name} {frame[name].iloc[0]:.2f} as frozen, {frame[name].min():.2f} to "
-        f"{frame[name].max():.2f} over the grid"
+        f"{name} {frame[name].iloc[0]:.2f} (frozen rules), {frame[name].min():.2f} to "
+        f"{frame[name].max():.2f} (all thresholds)"
         for name in frame.columns
         if name not in RULE and frame[name].notna().any()
     ]
     if not moved:
         return []
-    values = f"Under the thresholds tried: {'; '.join(moved)}."
+    values = f"Primary estimates under other exclusion thresholds: {'; '.join(moved)}."
     if "claimed" not in frame:
         return [values]
     claimed = frame["claimed"].dropna()
     others = [text for text in claimed.unique() if text != claimed.iloc[0]]
-    elsewhere = f"elsewhere {', '.join(others)}" if others else "and everywhere else"
-    said = f"as frozen {claimed.iloc[0]}, {elsewhere}"
-    return [f"{values} Tests of the main question that would be claimed: {said}."]
+    elsewhere = f"under other thresholds {', '.join(others)}" if others else "and all others"
+    return [
+        f"{values} Significant tests of the primary hypothesis: {claimed.iloc[0]} under the frozen "
+        f"rules, {elsewhere}."
+    ]
 
 
 def _method(results: Results) -> list[str]:
     return [
-        "Do people recognise the concepts of neurons, and see them change while a network "
-        "trains? The study was frozen before its first participant: trials, answer keys "
-        f"and rules of exclusion carry the hash {results.responses.study.hash}.",
-        *(f"{_upper(results.name(task))}. {_asked(results, task)}" for task in results.tasks),
-        "A participant answers many trials, and many participants a trial, so answers are "
-        "not independent. Shares, differences, d′, ratings and confidence are claimed by "
-        f"intervals that let participants and trials vary together ({results.level}); a "
-        "logistic model with crossed random effects stands beside shares. Learning lets "
-        "participants vary; labels are compared with answers moved to other trials, "
-        "associations with rates moved to other trials. All tests of people's answers "
-        f"share one 5 %{_share(results)}. Nothing is claimed where the so corrected p is "
-        "not below .05: an interval, which holds for its number alone, may then leave the "
-        "tested value out all the same.",
+        "Trials, answer keys, exclusion rules and the plan of analysis were frozen before data "
+        f"collection (hash {results.responses.study.hash}).",
+        *(f"{_upper(results.name(task))}. {_design(results, task)}" for task in results.tasks),
+        "Each participant answered many trials and each trial was answered by many participants, "
+        "so responses are not independent. Inference on shares, differences, d′, ratings and "
+        f"confidence is based on {results.level} confidence intervals clustered by participants "
+        "and trials; a logistic model with crossed random effects is reported beside shares. "
+        "Learning is clustered by participants. Labels and associations are tested by "
+        "permutation: of responses between trials of one condition, and of trials within "
+        "conditions. The family-wise error rate across all tests of participants' responses was "
+        f"controlled at α = .05 (weighted Holm{_share(results)}). We claim an effect only if its "
+        "adjusted p-value is below .05. The intervals are not adjusted for multiplicity, so an "
+        "interval can exclude the null value although no effect is claimed.",
         *_departures(results),
     ]
 
 
-shelf.section("study", "method", "Question and method", _method)
+shelf.section("study", "abstract", "Abstract", lambda results: list(abstract.of_study(results)))
+shelf.section("study", "method", "Method", _method)
 for _name, _title in {
-    "collected": "What was collected, and what was excluded",
-    "claims": "What may be claimed",
-    "accuracy": "Do people find the right answer?",
-    "evolution": "Do people see that neurons change?",
-    "naming": "Do people name the same thing, and agree?",
-    "behaviour": "How people answered",
+    "collected": "Participants and exclusions",
+    "claims": "Planned tests",
+    "accuracy": "Accuracy by condition",
+    "evolution": "Sensitivity to concept evolution",
+    "naming": "Labels, ratings and agreement",
+    "behaviour": "Learning, confidence and response times",
     "association": "Association between human accuracy and neuron importance",
 }.items():
     shelf.section("study", _name, _title)
 shelf.section(
     "study",
     "networks",
-    "Do the evolutions matter to the networks?",
+    "Effect of reverting evolutions on predictions",
     lambda results: NETWORKS * (results.reversion is not None or bool(results.from_run)),
 )
 
@@ -210,25 +215,28 @@ def _limits(results: Results) -> list[str]:
     answers = results.responses.answers
     trials = answers.groupby(["task", "condition"])["trial"].nunique()
     limits = [
-        f"The smallest condition has {int(trials.min())} trials. Intervals speak of other trials "
-        "drawn in the same way from the same networks and images, and of other people recruited in "
-        "the same way; not of other networks.",
-        "p-values are corrected over all tests of people's answers, those of networks in their own "
-        "tables; an interval holds for its number alone, and of many intervals some miss. What is "
-        "not claimed is not shown to be absent.",
+        f"The smallest condition has {int(trials.min())} trials. Intervals generalise to trials "
+        "drawn in the same way from the same networks and images, and to participants recruited in "
+        "the same way; not to other networks.",
+        "p-values are adjusted over all tests of participants' responses; those of networks are "
+        "adjusted within their own tables. Intervals are not adjusted: of many 95 % intervals, "
+        "about one in twenty misses its value. A non-significant effect is not shown to be absent.",
     ]
     if trials.min() < 8:
         limits.append(
-            "A condition has fewer than eight trials: with so few, tests of nothing reject more "
-            "often than they should (docs/analysis.md)."
+            "A condition has fewer than eight trials; with so few, tests reject true null "
+            "hypotheses more often than at the nominal level (docs/analysis.md)."
         )
     if results.meeting is not None:
         limits.append(
-            "Associations over trials are correlations: what makes a neuron easy to recognise may "
-            "also make it important. A reversion undoes a whole bin of neurons."
+            "Associations over trials are correlational: what makes a neuron easy to recognise may "
+            "also make it important. A reversion affects a whole bin of neurons, not one neuron."
         )
     if results.responses.simulated:
-        limits.append("All answers are simulated: this report shows the machinery, not people.")
+        limits.append(
+            "All responses are simulated; the report illustrates the analysis and says nothing "
+            "about people."
+        )
     return limits
 
 

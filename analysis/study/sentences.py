@@ -23,10 +23,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def interval(low: float, high: float) -> str:
-    return f"{100 * low:.0f}–{100 * high:.0f} %"
-
-
 def p_text(p: float) -> str:
     """American style: p < .001, p = .032, p = 1; nothing is said of an undefined one."""
     if pd.isna(p):
@@ -43,8 +39,17 @@ def signed(value: float, form: str) -> str:
 
 
 def span(row: Any, form: str, times: float = 1.0) -> str:
-    """The ends of an interval, with their signs."""
-    return f"{signed(times * row.low, form)} to {signed(times * row.high, form)}"
+    """An interval in brackets, with signs; where none could be estimated, that is said."""
+    if pd.isna(row.low) or pd.isna(row.high):
+        return "not estimable"
+    return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"
+
+
+def shares(results: Results, row: Any) -> str:
+    """The interval of a share, in percent."""
+    if pd.isna(row.low) or pd.isna(row.high):
+        return "no interval estimable"
+    return f"{results.level} CI [{100 * row.low:.0f} %, {100 * row.high:.0f} %]"
 
 
 def control(row: Any) -> str:
@@ -53,43 +58,60 @@ def control(row: Any) -> str:
 
 
 def ps(row: Any) -> str:
-    """The corrected p; where nothing may be claimed, the test's own before it."""
+    """The adjusted p; where no effect is claimed, the unadjusted one before it."""
+    if pd.isna(row.p):
+        return "not tested"
     if row.claimed or pd.isna(row.p_alone):
-        return p_text(row.p)
-    return f"{p_text(row.p_alone)} alone, {p_text(row.p)} corrected"
+        return f"adjusted {p_text(row.p)}"
+    return f"unadjusted {p_text(row.p_alone)}, adjusted {p_text(row.p)}"
+
+
+def effect(results: Results, row: Any, form: str, times: float = 1.0) -> str:
+    """The interval of an effect, which is not adjusted for multiplicity, and its p-values."""
+    return f"unadjusted {results.level} CI {span(row, form, times)}; {ps(row)}"
+
+
+def sizes(results: Results, row: Any) -> str:
+    """Responses, participants and trials behind an estimate of one condition of one task."""
+    answers = results.responses.answers
+    here = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.condition)
+    part = answers[here]
+    return (
+        f"{row.n:,} responses, {part['participant'].nunique()} participants, "
+        f"{part['trial'].nunique()} trials"
+    )
 
 
 def main_question(results: Results) -> Iterator[str]:
-    """What was asked first of all, and how many of all tests may be claimed."""
+    """The primary hypothesis, and how many of all tests are significant after adjustment."""
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if tests.empty:
-        yield "Nothing could be tested."
+        yield "No test could be computed."
         return
+    yield from failed_controls(results)
     plan = results.plan
     task, _, kind = plan.primary.rpartition(".")
     main = tests[tests["question"] == plan.primary]
-    may = {
-        "human": "may be claimed",
-        "pilot": "would be claimed, were this not a pilot",
-        "simulated": "would be claimed, had people given these answers",
-    }[results.responses.source]
+    data = {"human": "", "pilot": "Pilot data: ", "simulated": "Simulated data: "}
+    source = data[results.responses.source]
+    hypothesis = f"{QUESTIONS.get(kind, kind)} ({results.name(task)})"
     if not plan.primary:
-        yield "No main question was frozen with the study, so that all tests weigh the same."
-    elif main["p"].isna().all():
-        why = "; ".join(dict.fromkeys(main["reason"])) or "no analysed answers"
+        yield "No primary hypothesis was frozen with the study; all tests have the same weight."
+    elif main["p"].notna().any():
         yield (
-            f"The main question, {QUESTIONS.get(kind, kind)} ({results.name(task)}), could not be "
-            f"tested: {why}. Its part of the {percent(ALPHA)} is kept."
+            f"The primary hypothesis, frozen before data collection, concerns {hypothesis}. "
+            f"{source}{_counted(main)} significant after adjustment."
         )
     else:
+        why = "; ".join(dict.fromkeys(main["reason"])) or "no analysed responses"
         yield (
-            f"The main question, frozen before the first participant: {QUESTIONS.get(kind, kind)} "
-            f"({results.name(task)}). {_counted(main)} {may}."
+            f"The primary hypothesis, frozen before data collection, concerns {hypothesis}. It "
+            f"could not be tested ({why}); its share of α is not redistributed."
         )
     yield (
-        f"{_counted(tests)} {may}; all are corrected together, so that of studies in which there "
-        f"is nothing to find about {percent(ALPHA)} claim anything."
+        f"{source}{_counted(tests)} significant after adjustment. The family-wise error rate is "
+        f"{percent(ALPHA)}: about one null study in twenty yields any claim."
     )
     unmade = tests[tests["p"].isna()]
     if len(unmade):
@@ -101,7 +123,7 @@ def main_question(results: Results) -> Iterator[str]:
             )
         ]
         yield (
-            f"Tests that could not be made, and keep their part of the {percent(ALPHA)}: "
+            "Planned tests that could not be computed; their share of α is not redistributed: "
             f"{'; '.join(kinds)}."
         )
     least = 1 / (results.settings.permutations + 1)
@@ -110,98 +132,132 @@ def main_question(results: Results) -> Iterator[str]:
     weak = permuted[~permuted["claimed"] & permuted["p"].notna()]
     if len(weak) and (least * left / weak["weight"] >= ALPHA).any():
         yield (
-            f"{results.settings.permutations} permutations are too few for some tests to be "
-            f"claimed however strong they are: give analyse more."
+            f"With {results.settings.permutations} permutations, some tests cannot become "
+            "significant after adjustment, however strong the effect; increase "
+            "`analyse --permutations`."
         )
+
+
+#: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
+NEGATIVE_CONTROLS = ("random",)
+
+
+def failed_controls(results: Results) -> Iterator[str]:
+    """Warnings where a control condition came out as it must not; they come before all claims."""
+    table = results.tested("chance")
+    if table.empty:
+        return
+    for row in rows_of(table):
+        task, _, kind = str(row.question).rpartition(".")
+        if kind != CONTROL or pd.isna(row.p_alone):
+            continue
+        negative = str(row.what) in NEGATIVE_CONTROLS
+        found = f"{percent(row.value)} of answers were right (chance {percent(row.null)})"
+        name = f"control condition {spaced(str(row.what))} of {results.name(task)}"
+        if negative and row.p_alone < ALPHA and row.value > row.null:
+            yield (
+                f"Caution: the {name} failed. It has no right answer to be found, yet {found}, so "
+                "the answer may be visible in the pictures or known to participants; no claim on "
+                "this task can be trusted."
+            )
+        if not negative and (row.p_alone >= ALPHA or row.value < row.null):
+            yield (
+                f"Caution: the {name} failed. Its concepts were chosen to be plain, yet only "
+                f"{found}, not significantly more than chance, so participants may not have "
+                "understood the task; no claim on this task can be trusted."
+            )
 
 
 def _counted(tests: pd.DataFrame) -> str:
     """How many of some tests are claims, as the beginning of a sentence."""
-    one = "its one test" if len(tests) == 1 else f"{len(tests)} tests"
-    return f"Of {one}, {int(tests['claimed'].sum())}"
+    claimed = int(tests["claimed"].sum())
+    one = "one test" if len(tests) == 1 else f"{len(tests)} tests"
+    return f"Of {one}, {claimed} {'was' if claimed == 1 else 'were'}"
 
 
 def against_chance(results: Results) -> Iterator[str]:
     """One sentence a condition of the tasks with a key; controls are called so."""
     for row in rows_of(results.tested("chance")):
-        found = (
+        accuracy = (
             f"In {row.task}, {control(row)}condition {spaced(row.condition)}, "
-            f"{percent(row.value)} of {row.n} answers were right ({100 * row.level:g} % interval "
-            f"{interval(row.low, row.high)})"
+            f"{percent(row.value)} of responses were correct ({shares(results, row)}; "
+            f"{sizes(results, row)})"
         )
+        chance = f"chance ({percent(row.null)}; {ps(row)})"
         if pd.isna(row.p):
-            yield f"{found}; chance ({percent(row.null)}) could not be tested."
+            yield f"{accuracy}; the difference from chance ({percent(row.null)}) was not testable."
         elif row.claimed:
-            way = "more" if row.value > row.null else "less"
-            yield f"{found}: {way} than the {percent(row.null)} of guessing ({ps(row)})."
+            way = "above" if row.value > row.null else "below"
+            yield f"{accuracy}, significantly {way} {chance}."
         else:
-            yield f"{found}: not told from the {percent(row.null)} of guessing ({ps(row)})."
+            yield f"{accuracy}, not significantly different from {chance}."
 
 
-#: Said once where tests are not claimed.
-NO_PROOF = "That is no evidence that there is no difference"
+#: Said once where tests are not significant.
+NO_PROOF = "A non-significant test is not evidence that there is no difference"
 
 
 def between_conditions(results: Results) -> Iterator[str]:
-    """One sentence a pair that differs, and one for all that are not shown to."""
+    """One sentence a significant contrast, and one for all others."""
     table = results.tested("contrasts")
     if table.empty:
         return
     table = table[table["question"] != ""]
     for row in rows_of(table[table["claimed"]]):
-        way = "more" if row.value > 0 else "fewer"
         yield (
-            f"In {row.task}, {spaced(row.first)} had {abs(100 * row.value):.0f} points {way} right "
-            f"answers than {spaced(row.second)} (interval of this pair alone "
-            f"{span(row, '.0f', 100)}; {ps(row)})."
+            f"In {row.task}, accuracy was {abs(100 * row.value):.1f} percentage points "
+            f"{'higher' if row.value > 0 else 'lower'} for {spaced(row.first)} than for "
+            f"{spaced(row.second)} ({effect(results, row, '.1f', 100)})."
         )
     untested = [f"{row.task}, {spaced(row.what)}" for row in rows_of(table[table["p"].isna()])]
     table = table[table["p"].notna()]
     others = [
-        f"{row.task}, {spaced(row.what)} ({signed(100 * row.value, '.0f')} points, "
-        f"{span(row, '.0f', 100)}; {ps(row)})"
+        f"{row.task}, {spaced(row.what)} ({signed(100 * row.value, '.1f')} percentage points, "
+        f"{effect(results, row, '.1f', 100)})"
         for row in rows_of(table[~table["claimed"]])
     ]
     if others:
-        yield f"Not shown to differ: {'; '.join(others)}. {NO_PROOF}."
+        yield f"No significant difference in accuracy: {'; '.join(others)}. {NO_PROOF}."
     if untested:
-        yield f"Differences that could not be tested: {'; '.join(untested)}."
+        yield f"Differences in accuracy that could not be tested: {'; '.join(untested)}."
 
 
 def detection(results: Results) -> Iterator[str]:
-    """Whether people tell changes from none: real ones, and (a control) such as must be seen."""
+    """Sensitivity to changes: of real evolutions, and of false ones as a control."""
     table = results.tested("detection")
     if table.empty:
         return
-    shares = table[table["signal"] == ""].set_index("what")["value"]
-    seen = {"evolution": "real evolutions", "false_evolution": "false evolutions (two neurons)"}
+    changed = table[table["signal"] == ""].set_index("what")["value"]
+    names = {"evolution": "real evolutions", "false_evolution": "false evolutions (two neurons)"}
     for row in rows_of(table[table["question"] != ""]):
-        change = seen[row.signal]
-        rates = f"{percent(shares[row.signal])} and {percent(shares['same_stage'])}"
+        change = names[row.signal]
+        rates = (
+            f"{percent(changed[row.signal])} and {percent(changed['same_stage'])} of responses, "
+            "respectively, were “changed”"
+        )
         ends = f"d′ = {signed(row.value, '.2f')}"
         if pd.isna(row.p):
             yield (
-                f"Whether people tell {change} from unchanged stages could not be tested: {rates} "
-                f"were judged changed ({ends})."
+                f"Sensitivity to {change}, compared with unchanged stages, could not be tested: "
+                f"{rates} ({ends})."
             )
             continue
-        ends += f", interval {span(row, '.2f')}; {ps(row)}"
+        ends += f", {effect(results, row, '.2f')}"
         if row.claimed and row.value > 0:
-            yield (
-                f"People told {change} from unchanged stages: {rates} were judged changed ({ends})."
-            )
+            yield f"Participants distinguished {change} from unchanged stages: {rates} ({ends})."
         elif row.claimed:
-            yield f"People called unchanged stages changed more often than {change} ({ends})."
+            yield f"Participants judged unchanged stages changed more often than {change} ({ends})."
         else:
             yield (
-                f"It is not shown that people tell {change} from unchanged stages: {rates} were "
-                f"judged changed ({ends})."
+                f"Participants did not significantly distinguish {change} from unchanged stages: "
+                f"{rates} ({ends})."
             )
-    if "evolution" in shares and "same_stage" not in shares:
-        row = table[table["what"] == "evolution"].iloc[0]
+    if "evolution" in changed and "same_stage" not in changed:
+        row = next(rows_of(table[table["what"] == "evolution"]))
         yield (
-            f"Real evolutions were judged changed in {percent(row['value'])} of answers (interval "
-            f"{interval(row['low'], row['high'])}); nothing without a change was shown beside them."
+            f"Real evolutions were judged changed in {percent(row.value)} of responses "
+            f"({shares(results, row)}); without unchanged stages for comparison, sensitivity "
+            "cannot be estimated."
         )
 
 
@@ -212,35 +268,30 @@ def rated(results: Results) -> Iterator[str]:
         return
     for row in rows_of(table[table["question"] != ""]):
         first, second = spaced(row.first), spaced(row.second)
-        ends = f"interval {span(row, '.2f')}; {ps(row)}"
+        rating = f"In {row.task}, the mean of “{row.asked}”"
         if row.claimed:
-            way = "higher" if row.value > 0 else "lower"
             yield (
-                f"In {row.task}, {row.asked} was {abs(row.value):.2f} {way} for {first} than for "
-                f"{second} ({ends})."
+                f"{rating} was {abs(row.value):.2f} {'higher' if row.value > 0 else 'lower'} for "
+                f"{first} than for {second} ({effect(results, row, '.2f')})."
             )
         elif pd.notna(row.p):
             yield (
-                f"In {row.task}, no difference of {row.asked} between {first} and {second} is "
-                f"shown ({ends})."
+                f"{rating} did not differ significantly between {first} and {second} (difference "
+                f"{signed(row.value, '.2f')}, {effect(results, row, '.2f')})."
             )
 
 
 def naming(results: Results) -> Iterator[str]:
+    """Similarity of labels of the same pictures, compared with labels of other trials."""
     for row in rows_of(results.tested("labels")):
-        what = f"{row.task}, {control(row)}{spaced(row.condition)}"
         if pd.isna(row.value):
             continue
-        if row.claimed:
-            yield (
-                f"In {what}, labels of the same pictures were more alike ({row.value:.2f}) than "
-                f"those of other trials ({row.null:.2f}; {ps(row)})."
-            )
-        else:
-            yield (
-                f"In {what}, labels of the same pictures were not shown to be more alike than "
-                f"those of other trials ({row.value:.2f} against {row.null:.2f}; {ps(row)})."
-            )
+        more = "significantly" if row.claimed else "not significantly"
+        yield (
+            f"In {row.task}, {control(row)}{spaced(row.condition)}, labels of the same pictures "
+            f"were {more} more similar than labels of different trials (mean similarity "
+            f"{row.value:.2f} and {row.null:.2f}; {ps(row)})."
+        )
 
 
 def sessions(results: Results) -> Iterator[str]:
@@ -249,44 +300,60 @@ def sessions(results: Results) -> Iterator[str]:
         if pd.isna(row.p):
             continue
         change = (
-            f"{signed(100 * row.value, '.1f')} points per ten trials, interval "
-            f"{span(row, '.1f', 100)}; {ps(row)}"
+            f"{signed(100 * row.value, '.1f')} percentage points per ten trials, "
+            f"{effect(results, row, '.1f', 100)}"
         )
         if row.claimed:
-            verb = "improved" if row.value > 0 else "declined"
-            yield f"In {row.task}, accuracy {verb} over the session ({change})."
+            verb = "increased" if row.value > 0 else "decreased"
+            yield f"In {row.task}, accuracy {verb} significantly over the session ({change})."
         else:
-            yield f"In {row.task}, no change of accuracy over the session is shown ({change})."
+            yield (
+                f"In {row.task}, accuracy did not change significantly over the session ({change})."
+            )
     for row in rows_of(results.tested("confidence")):
         if pd.isna(row.p):
             continue
-        ends = f"type-2 area {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}; {ps(row)}"
+        ends = f"type-2 AUC = {row.value:.2f}, {effect(results, row, '.2f')}".replace("+", "")
         if row.claimed and row.value < row.null:
-            yield f"In {row.task}, people were surer of wrong answers than of right ({ends})."
+            yield (
+                f"In {row.task}, confidence was higher for incorrect than for correct responses "
+                f"({ends})."
+            )
+        elif row.claimed:
+            yield (
+                f"In {row.task}, confidence discriminated correct from incorrect responses "
+                f"({ends})."
+            )
         else:
-            told = "told" if row.claimed else "is not shown to tell"
-            yield f"In {row.task}, confidence {told} right answers from wrong ones ({ends})."
+            yield (
+                f"In {row.task}, confidence did not significantly discriminate correct from "
+                f"incorrect responses ({ends})."
+            )
 
 
 def undone(results: Results) -> Iterator[str]:
-    """What undoing evolutions does to predictions, pair by pair, and whether the order is known."""
+    """What reverting evolutions does to predictions, pair by pair, and whether the order holds."""
     table = held_out(results)
     if table is None:
         return
-    names = {"q1": "for the most important quarter", "matched": "for one that changed as much",
-             "random": "for a random one", "q4": "for the least important"}  # fmt: skip
+    names = {
+        "q1": "for the most important quarter",
+        "matched": "for sets matched in size of change",
+        "random": "for random sets",
+        "q4": "for the least important quarter",
+    }
     order = ["q1", "random", "q4"]
     ordered, pairs = 0, 0
     for (series, start, end), rows in table.groupby(PAIR):
         changes = rows.set_index("arm")
         parts = [
-            f"{signed(100 * changes['change'][arm], '.1f')} points ({results.level} interval "
+            f"{signed(100 * changes['change'][arm], '.1f')} percentage points ({results.level} CI "
             f"{span(changes.loc[arm], '.1f', 100)}) {name}"
             for arm, name in names.items()
             if arm in changes.index
         ]
         yield (
-            f"{series}, epochs {start} → {end}: undoing the evolutions of one layer changed "
+            f"{series}, epochs {start} → {end}: reverting the evolutions of one layer changed "
             f"accuracy, on average over layers, by {', by '.join(parts)}."
         )
         if set(order) <= set(changes.index):
@@ -295,39 +362,40 @@ def undone(results: Results) -> Iterator[str]:
     if pairs:
         theirs = sum(row[order].is_monotonic_increasing for _, row in REVERSION.iterrows())
         yield (
-            f"Most important, random, least important: that order of means, from the largest loss "
-            f"to the smallest, holds in {ordered} of {pairs} pairs here and in {theirs} of "
-            f"{len(REVERSION)} published ones."
+            f"The loss is largest for the most important quarter, smaller for random sets and "
+            f"smallest for the least important quarter in {ordered} of {pairs} pairs of epochs "
+            f"here and in {theirs} of {len(REVERSION)} published ones (order of means)."
         )
 
 
 def meetings(results: Results) -> Iterator[str]:
-    """A sentence for each association that is shown, and one for all that are not."""
+    """A sentence for each significant association, and one for all others."""
     names = {
         "importance": "the importance of the evolution",
-        "drop": "the change of accuracy when the evolution is undone",
-        "displacement": "displacement in the space",
+        "drop": "the change in accuracy when the evolution is reverted",
+        "displacement": "displacement in the semantic space",
         "observer_clarity": "clarity to the machine observer",
     }
     tested = results.tested("associations")
     if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
         return
+    with_key = set(map(results.name, results.choice_tasks))
     for row in rows_of(tested[tested["claimed"]]):
-        way = "rose" if row.value > 0 else "fell"
+        rate = "accuracy" if row.task in with_key else "the share judged changed"
         yield (
-            f"In {row.task}, people's rate {way} with {names[row.evidence]} (ρ = "
-            f"{signed(row.value, '.2f')}, interval of this one alone {span(row, '.2f')}; "
-            f"{ps(row)})."
+            f"In {row.task}, {rate} {'increased' if row.value > 0 else 'decreased'} with "
+            f"{names[row.evidence]} (Spearman's ρ = {signed(row.value, '.2f')}, "
+            f"{effect(results, row, '.2f')})."
         )
     others = tested[~tested["claimed"]]
     if len(others):
-        extremes = f"{signed(others['low'].min(), '.2f')} to {signed(others['high'].max(), '.2f')}"
-        least = p_text(others["p"].min()) + (" or more" if others["p"].min() < 1 else "")
-        of = f"of {len(tested)} associations of people's rate with what the networks know"
+        of = f"of {len(tested)} Spearman correlations between participants' answers and networks"
         none = len(others) == len(tested)
+        least, most = signed(others["value"].min(), ".2f"), signed(others["value"].max(), ".2f")
+        low, high = signed(others["low"].min(), ".2f"), signed(others["high"].max(), ".2f")
         yield (
-            (f"None {of} is shown" if none else f"The other {len(others)} {of} are not shown")
-            + f" (ρ from {signed(others['value'].min(), '.2f')} to "
-            f"{signed(others['value'].max(), '.2f')}; {least}). "
-            f"That is not evidence that there are none: their intervals reach from {extremes}."
+            (f"None {of} was" if none else f"The other {len(others)} {of} were not")
+            + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
+            f"{p_text(others['p'].min())}). Their {results.level} CIs reach from {low} to {high}, "
+            "so associations of that size are not excluded."
         )

@@ -25,7 +25,7 @@ NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
     ["condition", "first", "second", "what", "evidence"], spaced
 )
 #: How every caption speaks of p-values.
-CORRECTED = "p corrected over all tests of the study (table “claims”)"
+CORRECTED = "p adjusted over all tests of the study (table “claims”)"
 
 
 def study_tables(results: Results) -> dict[str, Table]:
@@ -47,9 +47,9 @@ def flow(results: Results) -> Table:
     return Table(
         "flow",
         "Participants from arrival to analysis",
-        "Exclusion rules as frozen with the study, applied in this order to those who finished; "
-        "a participant counts under the first rule that applies. Answers are those of data trials. "
-        "Not applicable: to how many who finished a rule could not be applied.",
+        "Exclusion rules as frozen with the study, applied in this order to participants who "
+        "finished; each is counted under the first rule that applies. Responses: to data trials. "
+        "Not applicable: participants who finished but have no data for the rule.",
         results.responses.flow,
     )
 
@@ -64,23 +64,27 @@ def claims(results: Results) -> Table | None:
     table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
     main = tested["question"] == results.plan.primary
     table.insert(1, "main", main.map({True: "yes", False: "no"}))
-    share = f"{100 * results.plan.primary_share:g} % of the 5 %"
-    said = "All tests weigh the same; "
+    said = "All tests have the same weight. "
     if results.plan.primary and not main.all():
-        said = f"The main question, {results.plan.primary}, was frozen and holds {share}; "
+        said = (
+            f"{100 * results.plan.primary_share:g} % of α = .05 was allocated to the primary "
+            f"hypothesis ({results.plan.primary}). "
+        )
     return Table(
         "claims",
-        "Every test of the study",
-        f"Value with its {results.level} interval, and what it is tested against. {said}weight "
-        "is each test's part to begin with, and Holm's procedure hands on the weight of what is "
-        "rejected. p: so corrected; a test is claimed where p < .05 and its interval leaves the "
-        "tested value out. A dash: the test could not be made, for the reason under note, and "
-        "keeps its weight. Question: as "
-        "in study.toml; control: says whether the task works. Of studies of nothing, about 5 % "
-        f"claim anything. Permutation tests: {results.settings.permutations:,} permutations.",
-        table.rename(columns={"p_alone": "p alone", "null": "against", "reason": "note"}),
-        {**dict.fromkeys([*ESTIMATE, "against"], SHARE), **NAMES, "weight": "{:.4f}",
-         "p alone": P, "p": P},
+        "All planned tests",
+        f"Estimate with its unadjusted {results.level} CI, and the value under the null "
+        f"hypothesis. {said}Weight: share of α before Holm's procedure redistributes that of "
+        "rejected tests. Claimed: adjusted p < .05 and the interval excludes the null value. A "
+        "dash: the test could not be computed, for the reason under note, and its weight is not "
+        "redistributed. Control: the "
+        "test shows only whether the task works. The family-wise error rate is 5 %: about one "
+        "null study in twenty yields any claim. Permutation tests: "
+        f"{results.settings.permutations:,} permutations, so the smallest p is "
+        f"{p_value(1 / (results.settings.permutations + 1))}.",
+        table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
+        {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
+         "p unadjusted": P, "p": P},
         hidden=("main",),
     )  # fmt: skip
 
@@ -94,13 +98,13 @@ def thresholds(results: Results) -> Table:
     frame = other_rules.grid(results).rename(columns=spaced)
     return Table(
         "thresholds",
-        "The main result under other exclusion thresholds",
-        "One rule varied at a time, the others as frozen. "
+        "Primary estimates under other exclusion thresholds",
+        "One rule is varied at a time; the others are as frozen. "
         + (
-            "Claimed: how many tests of the main question, as if no other test handed on its part. "
-            "Then the value of each."
+            "Claimed: significant tests of the primary hypothesis, without redistribution of α "
+            "from other tests; then the estimate of each."
             if results.plan.primary
-            else "Then shares of right answers; no main question was frozen."
+            else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),
         frame,
         {name: SHARE for name in frame.columns if name not in RULE},
@@ -116,25 +120,24 @@ def accuracy(results: Results) -> Table | None:
     keys = ["task", "condition"]
     sizes = answers.assign(task=answers["task"].map(results.name))
     sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
-    sizes = sizes.rename(columns={"participant": "people", "trial": "trials"})
+    sizes = sizes.rename(columns={"participant": "participants", "trial": "trials"})
     table = clustered[keys].merge(sizes, on=keys, how="left")
     table = table.join(clustered[["n", "left_out", "null", *ESTIMATE, "p"]])
-    table = table.rename(columns={"n": "answers", "value": "right", "null": "chance"})
+    table = table.rename(columns={"n": "responses", "value": "accuracy", "null": "chance"})
     for name in ("crossed", "binomial"):
         other = results.beside[name][[*keys, *ESTIMATE, "p"]]
         names = {c: f"{name} {c}" if c != "value" else name for c in [*ESTIMATE, "p"]}
         other = other.rename(columns=names)
         table = table.merge(other, on=keys, how="left")
     ends = [c for c in table.columns if c.split()[-1] in ("low", "high")]
-    shares = ["chance", "right", "crossed", "binomial", *ends]
+    shares = ["chance", "accuracy", "crossed", "binomial", *ends]
     return Table(
         "accuracy",
-        "Right answers by condition",
-        f"Share of right answers with its {results.level} interval and the p-value of chance, "
-        "for other participants and other trials (two-way cluster bootstrap, t with "
-        f"Satterthwaite's degrees of freedom); {CORRECTED}. Crossed: logistic model with "
-        "crossed random effects. Binomial: exact, as if answers were independent, which they are "
-        "not.",
+        "Accuracy by condition",
+        f"Share of correct responses with its {results.level} CI and the p-value of the test "
+        "against chance, clustered by participants and trials (t with Satterthwaite's degrees of "
+        f"freedom); {CORRECTED}. Crossed: logistic model with crossed random effects. Binomial: "
+        "exact interval under independence, for comparison; responses are not independent.",
         table,
         {**{c: SHARE for c in shares}, "p": P, **NAMES},
         hidden=("left_out", "crossed p", "binomial p"),
@@ -166,10 +169,9 @@ def contrasts(results: Results) -> Table | None:
     return Table(
         "contrasts",
         "Differences between conditions",
-        f"Difference of the shares of right answers (first less second), {results.level} "
-        f"interval; {CORRECTED}; ratio of the odds with "
-        "its interval. Participants and trials are clustered. Crossed: odds ratio of one person on "
-        "one trial, by the model with crossed random effects.",
+        f"Difference in accuracy (first minus second) with its unadjusted {results.level} CI; "
+        f"{CORRECTED}; odds ratio with its CI. Clustered by participants and trials. Crossed: odds "
+        "ratio for one participant on one trial, from the model with crossed random effects.",
         risk,
         formats,
     )
@@ -183,15 +185,15 @@ def evolution(results: Results) -> Table | None:
     conditions = table["signal"].where(table["signal"] != "", table["what"])
     table = table[["signal", "measure", "n", "left_out", *ESTIMATE, "p"]]
     table = table.assign(signal=conditions)
-    table = table.rename(columns={"n": "answers", "signal": "condition"})
+    table = table.rename(columns={"n": "responses", "signal": "condition"})
     return Table(
         "evolution",
-        "Whether people see that a neuron changed",
-        "Share judged changed by condition; then, of real evolutions and of false ones (two "
-        "neurons joined), against the same stage shown twice: hit rate, false-alarm rate, "
-        f"sensitivity d′ and criterion (log-linear rule, all people as one, which draws d′ towards "
-        f"0 where they differ in criterion). All with {results.level} intervals, "
-        f"participants and trials clustered; of d′, {CORRECTED}.",
+        "Sensitivity to concept evolution",
+        "Share judged changed by condition; then, for real and for false evolutions (two neurons "
+        "presented as one) compared with the same stage shown twice: hit rate, false-alarm rate, "
+        "sensitivity d′ and criterion (log-linear correction, pooled over participants, which "
+        f"biases d′ towards 0 where their criteria differ). {results.level} CIs clustered by "
+        f"participants and trials; for d′, {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
@@ -205,10 +207,10 @@ def displacement(results: Results) -> Table | None:
     table = results.by_displacement[["moved", "displacement", "n", *ESTIMATE]]
     return Table(
         "displacement",
-        "Judged changed, by how far the neuron moved in the semantic space",
-        "Real evolutions in thirds of their displacement (1 − similarity); share judged changed "
-        f"with its {results.level} interval.",
-        table.rename(columns={"n": "answers"}),
+        "Share judged changed by displacement in the semantic space",
+        "Real evolutions in thirds of their displacement (1 − cosine similarity); share judged "
+        f"changed with its {results.level} CI.",
+        table.rename(columns={"n": "responses"}),
         {c: SHARE for c in ["displacement", *ESTIMATE]},
     )
 
@@ -217,18 +219,17 @@ def displacement(results: Results) -> Table | None:
 def behaviour(results: Results) -> Table:
     seconds = results.seconds
     if len(seconds):
-        seconds = seconds.assign(measure="seconds per answer")
+        seconds = seconds.assign(measure="seconds per response")
     parts = [results.tested("learning"), results.tested("confidence"), seconds]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table = table.reindex(columns=["task", "measure", "condition", "n", *ESTIMATE, "p"])
     return Table(
         "behaviour",
-        "How people answered",
-        "Learning: change of the share of right answers per ten trials, within participants. "
-        "Type-2 area: probability that a right answer was given with more confidence than a wrong "
-        "one by the same person in the same condition (.5 is no insight; n: such pairs). Both "
-        "without control conditions. Seconds: geometric mean. "
-        f"{results.level} intervals; {CORRECTED}.",
+        "Learning, confidence and response times",
+        "Learning: change in accuracy per ten trials, within participants. Type-2 AUC: probability "
+        "that a correct response was given with more confidence than an incorrect one by the same "
+        "participant in the same condition (chance .5; n: such pairs). Both without control "
+        f"conditions. Seconds: geometric mean. {results.level} CIs; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )
@@ -241,10 +242,10 @@ def calibration(results: Results) -> Table | None:
     table = results.calibration[["task", "confidence", "n", *ESTIMATE]]
     return Table(
         "calibration",
-        "Right answers by confidence",
-        f"Share of right answers at each level of confidence, {results.level} interval; without "
+        "Accuracy by confidence",
+        f"Share of correct responses at each level of confidence, {results.level} CI; without "
         "control conditions.",
-        table.rename(columns={"n": "answers"}),
+        table.rename(columns={"n": "responses"}),
         {c: SHARE for c in ESTIMATE},
     )
 
@@ -259,8 +260,8 @@ def agreement(results: Results) -> Table | None:
     return Table(
         "agreement",
         "Agreement between participants",
-        "1 is perfect, 0 is what chance gives; n values in trials answered twice or more. "
-        f"{results.level} bootstrap intervals over trials.",
+        "1: perfect agreement; 0: agreement expected by chance; n: responses to trials with two or "
+        f"more responses. {results.level} bootstrap CIs over trials.",
         table,
         {**{c: SHARE for c in ESTIMATE}, **NAMES},
         hidden=("left_out",),
@@ -273,9 +274,9 @@ def annotators(results: Results) -> Table | None:
         return None
     return Table(
         "annotators",
-        "Quality of participants, by Dawid and Skene",
-        "Accuracy of participants against the classes that their joint answers make likeliest, "
-        "and how often these differ from the raw majority.",
+        "Accuracy of participants, by the model of Dawid and Skene",
+        "Accuracy of participants against the most probable class of each trial given all "
+        "responses, and how often that class differs from the majority.",
         results.annotators,
         {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
         hidden=("converged",),
@@ -291,10 +292,10 @@ def ratings(results: Results) -> Table | None:
     return Table(
         "ratings",
         "Ratings by condition",
-        "Mean rating (from 1 to 4: how clearly six neurons show one concept; how clearly a change "
-        f"is seen or not), then differences of means, with {results.level} intervals, "
-        f"participants and trials clustered; of differences, {CORRECTED}.",
-        table.rename(columns={"n": "answers"}),
+        "Mean rating (scale from 1 to 4: how clearly six neurons show one concept; how clearly a "
+        f"change is visible), then differences between means, with {results.level} CIs clustered "
+        f"by participants and trials; for differences, {CORRECTED}.",
+        table.rename(columns={"n": "responses"}),
         {**{c: "{:.2f}" for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
     )
@@ -308,10 +309,10 @@ def labels(results: Results) -> Table | None:
     table = table[["task", "condition", "n", "left_out", *ESTIMATE, "effect", "p"]]
     return Table(
         "labels",
-        "Whether people give the same neuron the same name",
-        "Mean similarity of two people's labels of the same pictures "
-        f"({results.similarity}), {results.level} interval over trials; beyond: less what "
-        f"is left when answers move to other trials of the condition; by permutation, {CORRECTED}.",
+        "Similarity of labels of the same pictures",
+        "Mean similarity of two participants' labels of the same pictures "
+        f"({results.similarity}), {results.level} CI over trials; beyond: minus the mean after "
+        f"permuting responses between trials of the condition; permutation test, {CORRECTED}.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
     )
@@ -322,17 +323,19 @@ def trials(results: Results) -> Table:
     answers = results.responses.answers
     keys = ["task", "condition", "trial"]
     table = answers.groupby(keys).agg(
-        answers=("participant", "size"), right=("correct", "mean"), seconds=("milliseconds", "mean")
+        responses=("participant", "size"),
+        accuracy=("correct", "mean"),
+        seconds=("milliseconds", "mean"),
     )
     table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
-    table["answers"] = table["answers"].astype(int)
+    table["responses"] = table["responses"].astype(int)
     table = table.rename(index=results.name, level="task")
     return Table(
         "trials",
-        "Every trial",
-        "Answers, share right (where there is a key) and mean time.",
+        "All trials",
+        "Responses, accuracy (where there is a key) and mean response time.",
         table.reset_index(),
-        {"right": SHARE, "seconds": "{:.1f}", **NAMES},
+        {"accuracy": SHARE, "seconds": "{:.1f}", **NAMES},
     )
 
 
@@ -344,12 +347,13 @@ def associations(results: Results) -> Table | None:
     table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
         "associations",
-        "People and networks over the same neurons",
-        "Spearman's rank correlation over trials, conditions held constant, between the share of "
-        "right answers (of “changed” for labelling) and: importance of the evolution to its class; "
-        "signed change of accuracy when its bin is undone (drop); displacement in the semantic "
-        "space; clarity of the trial to a machine observer. By permutation within conditions, as "
-        f"if trials that share a neuron were independent; without control conditions; {CORRECTED}.",
+        "Association between human accuracy and neuron importance",
+        "Partial rank correlation (Spearman) over trials, given the condition, between accuracy "
+        "(share judged changed for labelling) and: importance of the evolution to its class; "
+        "change in accuracy when its bin is reverted (drop); displacement in the semantic space; "
+        "clarity of the trial to a machine observer. Permutation within conditions, which treats "
+        "trials that share a neuron as independent; without control conditions; "
+        f"{CORRECTED}.",
         table.rename(columns={"n": "trials"}),
         {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
     )
@@ -364,20 +368,25 @@ def observer(results: Results) -> Table | None:
     trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
     trials_ = trials_.assign(
         task=trials_["task"].map(results.name),
-        right=trials_["trial"].map(people),
+        accuracy=trials_["trial"].map(people),
     )
     grouped = trials_.groupby(["task", "condition"])
     table = grouped.agg(
-        trials=("trial", "size"), people=("right", "mean"), observer=("observer_correct", "mean")
+        trials=("trial", "size"),
+        participants=("accuracy", "mean"),
+        observer=("observer_correct", "mean"),
     )
     seen = trials_["observer_correct"] == 1
-    for name, mask in (("people where it is right", seen), ("people where it is wrong", ~seen)):
-        table[name] = trials_[mask].groupby(["task", "condition"])["right"].mean()
+    for name, mask in (("observer correct", seen), ("observer incorrect", ~seen)):
+        table[f"participants, {name}"] = (
+            trials_[mask].groupby(["task", "condition"])["accuracy"].mean()
+        )
     return Table(
         "observer",
-        "People beside a machine observer",
-        "The observer answers from colour and edge statistics of the pictures, without any "
-        "network. Share right over trials with a key.",
+        "Accuracy of participants and of a machine observer",
+        "The observer responds from colour and edge statistics of the pictures, without any "
+        "network. Accuracy over trials with a key; then accuracy of participants on the trials in "
+        "which the observer is correct or incorrect.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
     )
@@ -397,11 +406,11 @@ def reversion_published(results: Results) -> Table | None:
     table = table[["source", "split", *columns]]
     return Table(
         "reversion_published",
-        "Change of accuracy when evolutions are undone, beside the published figures",
-        "q1 holds the most important neurons. Ours: all layers of the run averaged, mean over "
-        "classes. Published: train images, 100 classes, five runs, averaged over layers, as in the "
-        "result files of the published repository; other networks and images, so compare the "
-        "order of the bins, not the digits.",
+        "Change in accuracy when evolutions are reverted, and published results",
+        "q1: the most important quarter of neurons. Ours: mean over layers and classes. Published: "
+        "training images, 100 classes, five runs, mean over layers, from the result files of the "
+        "published repository. Networks and images differ, so only the order of the quarters is "
+        "comparable.",
         table,
         {c: SIGNED for c in columns[3:-1]} | {"before": SHARE},
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from harness.networks.execution import Change, Execution, execution, replace_channels
 from harness.networks.layers import Layer
+from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.records import ARM
 from harness.registry import Registry
@@ -126,7 +127,7 @@ def ablate(
     layers: Sequence[Layer],
     arms: Sequence[Arm],
     images: Images,
-    output: int,
+    target: Target | int,
     ablation: str = "revert",
     batch_size: int = 1,
     traced: bool = True,
@@ -138,14 +139,16 @@ def ablate(
         layers: the probed layers.
         arms: the sets of neurons.
         images: of one class.
-        output: index of the class's logit.
+        target: what is measured of the newer model's outputs; a number is the place of the class's
+            logit.
         ablation: a name in ABLATIONS.
         batch_size: rows a pass; where the images are fewer, several arms share a pass.
         traced: re-run only what a change reaches (see `execution`); same results either way.
 
     Returns:
         layer, method, arm, draw, image_id, correct_before, correct_after, top5_before, top5_after,
-        probability_before, probability_after.
+        probability_before, probability_after, objective_before, objective_after. A prediction is
+        the largest score of the target; probability is the class's share of their softmax.
     """
     place = ABLATIONS.get(ablation)
     by_name = {layer.name: layer for layer in layers}
@@ -180,7 +183,7 @@ def ablate(
             ]
             together = max(1, batch_size // len(batch))
             logits = [untouched, *running.rerun_many([c for c in changes if c], together)]
-            before, *rest = _outcomes(logits, output)
+            before, *rest = _outcomes(logits, as_target(target))
             outcomes = iter(rest)
             rows = []
             for arm, change in zip(arms, changes, strict=True):
@@ -188,7 +191,10 @@ def ablate(
                 rows += [_rows(ids, arm.layer, label, before, after) for label in arm.labels]
             for frame, row in zip(frames, rows, strict=True):
                 frame.append(row)
-    nothing = (np.empty(0, bool), np.empty(0, bool), np.empty(0, np.float32))
+    nothing: Outcome = (
+        *(np.empty(0, bool), np.empty(0, bool)),
+        *(np.empty(0, np.float32), np.empty(0, np.float32)),
+    )
     none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
     every = [row for frame in frames for row in frame] or [none]
     return pd.DataFrame({name: np.concatenate([row[name] for row in every]) for name in every[0]})
@@ -228,22 +234,28 @@ def _means(
     return outputs
 
 
-#: Of a batch: top-1, top-5, probability.
-Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
+#: Of a batch: top-1, top-5, probability, objective.
+Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _outcomes(logits: Sequence[Tensor], label: int) -> list[Outcome]:
-    """For each of several logits [batch, classes]: whether top-1 and top-5 hold the label, and its
-    probability; each [batch].
+def _outcomes(outputs: Sequence[Tensor], target: Target) -> list[Outcome]:
+    """For each of several outputs [batch, width]: whether top-1 and top-5 hold the class, its
+    probability, and the objective; each [batch].
 
-    The label's rank is one plus the number of larger logits, so a tie counts as correct, whatever
+    The class's rank is one plus the number of larger scores, so a tie counts as correct, whatever
     the order in which a sort would put it. A GPU is waited for once.
     """
-    together = torch.stack(list(logits)).cpu().double()
-    own = together[:, :, label]
-    larger = (together > own[:, :, None]).sum(dim=2)
-    probability = together.softmax(dim=2)[:, :, label].float()
-    parts = (larger < 1).numpy(), (larger < 5).numpy(), probability.numpy()
+    together = torch.stack(list(outputs)).cpu()
+    # in the precision of the outputs: a user's objective may hold tensors of its own
+    value = target.value(together.flatten(0, 1)).view(together.shape[:2])
+    scores = target.scores(together.flatten(0, 1)).view(*together.shape[:2], -1).double()
+    own = scores[:, :, target.label]
+    larger = (scores > own[:, :, None]).sum(dim=2)
+    probability = scores.softmax(dim=2)[:, :, target.label].float()
+    parts = (
+        *((larger < 1).numpy(), (larger < 5).numpy()),
+        *(probability.numpy(), value.float().numpy()),
+    )
     return list(zip(*parts, strict=True))
 
 
@@ -265,4 +277,6 @@ def _rows(
         "top5_after": after[1],
         "probability_before": before[2],
         "probability_after": after[2],
+        "objective_before": before[3],
+        "objective_after": after[3],
     }

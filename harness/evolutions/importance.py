@@ -1,7 +1,8 @@
 """How much each neuron's evolution matters to a class: the paper's score and its rivals.
 
 All scores start from a sensitivity s[x, n] of image x's class logit to neuron n's change between
-two checkpoints, t and t' (METHOD section 2; ConceptEvo, section 3.2). A method is a sensitivity
+two checkpoints, t and t' (METHOD section 2; ConceptEvo, section 3.2), or to another objective of
+the network's output (`networks/objectives.py`). A method is a sensitivity
 and how images are summed up. A new one is one entry in IMPORTANCE.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.layers import Layer
+from harness.networks.objectives import Target, as_target
 from harness.registry import Registry
 
 
@@ -169,7 +171,7 @@ def sensitivities(
     newer: nn.Module,
     layers: Sequence[Layer],
     batches: Sequence[Tensor],
-    output: int,
+    target: Target | int | tuple[Target, Target],
     methods: Mapping[str, ImportanceMethod],
     rng: np.random.Generator,
     path_steps: int = 4,
@@ -182,8 +184,9 @@ def sensitivities(
     found: dict[tuple[str, str], list[Tensor]] = {
         (name, layer.name): [] for name in methods for layer in layers
     }
+    both = target if isinstance(target, tuple) else (as_target(target),) * 2
     with execution(newer, layers) as running, torch.no_grad():
-        case = Case(older, newer, layers, running, batches, others, output, path_steps, rng)
+        case = Case(older, newer, layers, running, batches, others, *both, path_steps, rng)
         first = 0
         for batch in batches:
             change = Change(case, batch, first)
@@ -199,7 +202,7 @@ def importance(
     newer: nn.Module,
     layers: Sequence[Layer],
     batches: Sequence[Tensor],
-    output: int,
+    target: Target | int | tuple[Target, Target],
     parameters: ImportanceParameters,
     rng: np.random.Generator,
     others: Callable[[], Sequence[Tensor]] = tuple,
@@ -210,7 +213,8 @@ def importance(
         older, newer: the models t and t'.
         layers: the probed layers, the same in both.
         batches: images of the class, [batch, 3, h, w] each.
-        output: index of the class's logit.
+        target: what is measured of the outputs; a number is the place of the class's logit, two
+            targets are the older and the newer model's.
         parameters: methods and path steps.
         rng: for the methods `random`, `tcav` and `contexts`.
         others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
@@ -222,7 +226,7 @@ def importance(
     """
     methods = {name: importance_method(name) for name in (*parameters.methods, "change")}
     steps = parameters.path_steps
-    found = sensitivities(older, newer, layers, batches, output, methods, rng, steps, others)
+    found = sensitivities(older, newer, layers, batches, target, methods, rng, steps, others)
     frames = []
     for (name, layer), values in found.items():
         score, stderr = summarise(values, methods[name].share)

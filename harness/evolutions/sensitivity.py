@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.networks.execution import Execution
 from harness.networks.layers import Layer
+from harness.networks.objectives import Target, as_target
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
 
@@ -34,7 +35,7 @@ class Case:
         execution: of the newer model, open.
         batches: all images of the class that importance is measured on, [batch, 3, h, w] each.
         others: called for images of other classes, [batch, 3, h, w] each.
-        output: index of the class's logit.
+        older_target, newer_target: what is measured of each model's outputs.
         path_steps: points on a path (midpoint rule).
         rng: for what is left to chance.
     """
@@ -45,7 +46,8 @@ class Case:
     execution: Execution
     batches: Sequence[Tensor]
     others: Callable[[], Sequence[Tensor]]
-    output: int
+    older_target: Target
+    newer_target: Target
     path_steps: int
     rng: np.random.Generator
 
@@ -123,11 +125,11 @@ class Change:
 
     @cached_property
     def _at_t(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self.case.older, self.layers, self._batch, self.case.output)
+        return maps_and_gradients(self.case.older, self.layers, self._batch, self.case.older_target)
 
     @cached_property
     def _at_t1(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self.case.newer, self.layers, self._batch, self.case.output)
+        return maps_and_gradients(self.case.newer, self.layers, self._batch, self.case.newer_target)
 
     @property
     def maps_from(self) -> dict[str, Tensor]:
@@ -139,7 +141,7 @@ class Change:
 
     @property
     def gradients_from(self) -> dict[str, Tensor]:
-        """d h_c(x; t) / d z(x; t), with h_c the class's logit."""
+        """d h_c(x; t) / d z(x; t), with h_c the objective: the class's logit by default."""
         return self._at_t[1]
 
     @property
@@ -174,8 +176,8 @@ class Change:
             for step in range(steps):
                 point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
                 with torch.enable_grad():
-                    logits = running.rerun({layer.name: partial(layer.like_output, point)})
-                    own = logits[:, self.case.output].sum()
+                    output = running.rerun({layer.name: partial(layer.like_output, point)})
+                    own = self.case.newer_target.value(output).sum()
                     (gradient,) = torch.autograd.grad(own, point)
                 total += gradient
             means[layer.name] = total / steps
@@ -194,7 +196,7 @@ class Change:
         last: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         for step in range(steps + 1):
             point = self._batch * (step / steps)
-            now = maps_and_gradients(self.case.newer, self.layers, point, self.case.output)
+            now = maps_and_gradients(self.case.newer, self.layers, point, self.case.newer_target)
             if last is not None:
                 for name, maps in now[0].items():
                     part = (last[1][name] * (maps - last[0][name])).sum(dim=2)
@@ -224,9 +226,9 @@ class Change:
 
         running.start(self._batch)
         with torch.enable_grad():
-            logits = running.rerun({layer.name: partial(partly, layer) for layer in self.layers})
+            output = running.rerun({layer.name: partial(partly, layer) for layer in self.layers})
             gradients = torch.autograd.grad(
-                margin(logits, self.case.output).sum(),
+                self.case.newer_target.margin(output).sum(),
                 list(parts.values()),
                 allow_unused=True,
                 materialize_grads=True,
@@ -256,12 +258,6 @@ class Change:
         }
 
 
-def margin(logits: Tensor, output: int) -> Tensor:
-    """log(p_c / (1 - p_c)): the class's logit less the logsumexp of the others, [batch]."""
-    others = torch.cat([logits[:, :output], logits[:, output + 1 :]], dim=1)
-    return logits[:, output] - others.logsumexp(dim=1)
-
-
 def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
     """The mean unit normal of linear classifiers of `mine` against random halves of `others`.
 
@@ -287,11 +283,14 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
 
 
 def maps_and_gradients(
-    model: nn.Module, layers: Sequence[Layer], batch: Tensor, output: int
+    model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target | int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Maps of all layers and the gradients of one logit by them, in one backward pass.
+    """Maps of all layers and the gradients of the objective by them, in one backward pass.
 
-    The logits of a batch are summed: in evaluation mode images do not mix.
+    The values of a batch are summed: in evaluation mode images do not mix.
+
+    Args:
+        target: what is measured of the outputs; a number is the place of the class's logit.
 
     Returns:
         Two dicts, layer name -> [batch, channels, positions], both without graph.
@@ -303,11 +302,9 @@ def maps_and_gradients(
             model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
         ) as record,
     ):
-        logits = logits_of(model, model(batch))
+        value = as_target(target).value(logits_of(model, model(batch))).sum()
         maps = [record.kept[layer.name] for layer in layers]
-        gradients = torch.autograd.grad(
-            logits[:, output].sum(), maps, allow_unused=True, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(value, maps, allow_unused=True, materialize_grads=True)
     names = [layer.name for layer in layers]
     # in full precision from here on, whatever the network computed in
     detached = [value.detach().float() for value in maps]

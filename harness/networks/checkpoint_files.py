@@ -1,4 +1,4 @@
-"""Checkpoint files as people have them: what is in one, and how it fits an architecture.
+"""Checkpoint files as people have them: torch.save, safetensors, folders of Hugging Face.
 
 Files are loaded with `weights_only=True`: nothing in them is run. A few harmless classes that
 training scripts store beside the weights are allowed by name.
@@ -7,14 +7,17 @@ training scripts store beside the weights are allowed by name.
 from __future__ import annotations
 
 import argparse
-import collections
+import datetime
 import json
-import logging
+import os
 import pathlib
 import pickle
 import re
+import sys
+import types
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,54 +25,73 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
-
-#: Under these keys other people's checkpoints keep their state dict, the likeliest first.
-STATE_DICT_KEYS = ("model_state_dict", "state_dict", "model", "module", "net", "network", "weights")
-
-#: Under these keys they keep another one: averaged weights, a teacher, a student.
-OTHER_KEYS = (
-    *("model_ema", "ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict"),
-    *("teacher", "student"),
-)
-
-#: What a wrapper puts before every key: DataParallel and DDP, torch.compile, Lightning, averaging.
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "net.",
-    "network.",
-    "backbone.",
-    "encoder.",
-    "visual.",
-)
+from harness.artifacts import whole_file
+from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 
 
-def _without_default(*factory: object) -> dict:
+def _dict(*factory: object) -> dict:
     """A defaultdict as a plain one: safe loading fills no other kinds of dict."""
     return {}
 
 
-#: Classes that training scripts store beside weights and that do nothing when loaded.
+def _list(*arguments: object) -> list:
+    """A deque as a list: safe loading fills nothing else."""
+    return []
+
+
+_NUMPY = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)  # type: ignore[attr-defined]
+
+#: Classes and functions that training scripts store beside weights and that do nothing when loaded,
+#: some under the names that other versions of Python and NumPy give them.
 HARMLESS: list[Any] = [
-    argparse.Namespace,
-    (_without_default, "collections.defaultdict"),
-    collections.OrderedDict,
-    collections.Counter,
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
-    np.dtype,
-    np.ndarray,
-    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"),
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    *(dict, list, set, tuple, int, float, bool, str),
+    *(argparse.Namespace, types.SimpleNamespace),
+    (_dict, "collections.defaultdict"),
+    (_list, "collections.deque"),
+    *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+    *(
+        (pathlib.PurePosixPath if "Posix" in name else pathlib.PureWindowsPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    ),
+    *(np.dtype, np.ndarray),
+    *(kind for name, kind in vars(np.dtypes).items() if name[0] != "_" and name != "ObjectDType"),
+    *((f, f"numpy.{core}.multiarray.{f.__name__}") for f in _NUMPY for core in ("core", "_core")),
+    *(dict, list, set, frozenset, tuple, int, float, complex, bool, str, range, slice),
 ]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, unsafe, or does not fit its architecture."""
+#: What folders of Hugging Face hold, the safer one first.
+FOLDER_FILES = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+)
+
+#: What they may hold instead.
+OTHER_FOLDER_FILES = {
+    "adapter_model.safetensors": "an adapter's weights, which are not the network's; merge it",
+    "adapter_model.bin": "an adapter's weights, which are not the network's; merge it",
+    "tf_model.h5": "TensorFlow's weights; load and save the model with PyTorch",
+    "flax_model.msgpack": "Flax's weights; load and save the model with PyTorch",
+    "saved_model.pb": "a TensorFlow model; PyTorch's weights are needed",
+}
+
+#: How files begin that are no checkpoints, and what they are.
+OTHER_KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` gets it",
+    b"<!doctype html": "a web page (HTML), not the file itself: the download went wrong",
+    b"<html": "a web page (HTML), not the file itself: the download went wrong",
+    b"\x93NUMPY": "a NumPy array; save a state_dict() by torch.save",
+    b"\x89HDF": "an HDF5 file (of Keras, perhaps); PyTorch's weights are needed",
+    b"\x1f\x8b": "compressed (gzip); unpack it first",
+    b"7z\xbc\xaf": "compressed (7z); unpack it first",
+    b"\xfd7zXZ": "compressed (xz); unpack it first",
+    b"BZh": "compressed (bzip2); unpack it first",
+    b"GGUF": "a GGUF file, whose weights are quantised; the original weights are needed",
+    b"{": "JSON or other text, no weights",
+}
+
+#: The pickled number by which files of torch.save's old format begin.
+LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def load_weights(model: nn.Module, path: Path, key: str | None = None) -> nn.Module:
@@ -84,43 +106,129 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> nn.Mod
         CheckpointError: no such file, damaged, holding more than tensors and plain values, or
             weights that are missing, unexpected or of the wrong shape (all listed).
     """
-    return fill(model, read_file(path), str(path), key)
+    return fill(model, read_checkpoint(path), str(path), key)
 
 
-def read_file(path: Path) -> object:
-    """What a checkpoint file holds: tensors and plain values. Raises CheckpointError."""
-    if path.is_dir():
-        path = _file_of_folder(path)
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"checkpoint {path} is empty (0 bytes)")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if _is_torchscript(path):
-        raise CheckpointError(
-            f"checkpoint {path} is a TorchScript archive, which holds code as well as weights; "
-            f"save `torch.jit.load(...).state_dict()` with torch.save"
-        )
+def read_checkpoint(path: Path) -> object:
+    """What a checkpoint holds: tensors and plain values. Raises CheckpointError."""
+    contents = [_read_file(file) for file in weight_files(path)]
+    if len(contents) == 1:
+        return contents[0]
+    return {
+        k: v for content in contents if isinstance(content, Mapping) for k, v in content.items()
+    }
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files of a checkpoint: itself, or those of a Hugging Face folder, which may be several.
+
+    Raises:
+        CheckpointError: no such file, or a folder that holds no weights.
+    """
+    if path.name.endswith(".index.json"):
+        return _shards(path)
+    if not path.is_dir():
+        if not path.exists():
+            broken = f": it is a broken link to {os.readlink(path)}" if path.is_symlink() else ""
+            raise CheckpointError(f"checkpoint {path} does not exist{broken}")
+        return (path,)
+    for name in FOLDER_FILES:
+        if (path / name).exists():
+            return (path / name,)
+    for name in FOLDER_FILES:
+        if (index := path / f"{name}.index.json").exists():
+            return _shards(index)
+    raise CheckpointError(f"checkpoint folder {path} {_described_folder(path)}")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The files that an index names. Raises CheckpointError."""
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged, or no index of weights ({error!r})") from error
+    shards = tuple(index.parent / name for name in sorted(map(str, names)))
+    if missing := [shard.name for shard in shards if not shard.exists()]:
+        raise CheckpointError(f"{index} names files that do not exist: {', '.join(missing)}")
+    return shards
+
+
+def _described_folder(path: Path) -> str:
+    """What a folder is that holds none of FOLDER_FILES, and what to do."""
+    names = sorted(entry.name for entry in path.iterdir())
+    if ".metadata" in names:
+        return (
+            "is one of torch.distributed.checkpoint (FSDP), whose tensors are cut into pieces; "
+            f"`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE` joins "
+            "them into a file"
+        )
+    if any("zero_pp_rank" in file.name or "mp_rank" in file.name for file in path.rglob("*.pt")):
+        return (
+            f"is one of DeepSpeed, whose tensors are cut into pieces; `python zero_to_fp32.py "
+            f"{path} FILE`, a script that DeepSpeed writes beside them, joins them into a file"
+        )
+    for name, what in OTHER_FOLDER_FILES.items():
+        if name in names:
+            return f"holds {name}: {what}"
+    listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return (
+        f"holds neither {' nor '.join(FOLDER_FILES)}, but {listed or 'nothing'}; where the weights "
+        f"are one of these files, let `pattern` name it"
+    )
+
+
+def _read_file(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    _refuse_other_kinds(path, head)
+    if _is_safetensors(head):
+        return _read_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols and old storages
+            if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
+                # what is not used, such as the optimizer's part, stays on the disk
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:  # torch.load goes by suffixes, too
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise CheckpointError(f"checkpoint {path} is damaged or cut off ({reason})") from error
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the header's length in 8 bytes, then its JSON."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+
+
+def _refuse_other_kinds(path: Path, head: bytes) -> None:
+    """Raises CheckpointError, which names what a file is, where it is no checkpoint."""
+    if not head:
+        raise CheckpointError(f"checkpoint {path} is empty (0 bytes)")
+    if _is_safetensors(head):
+        return
+    for beginning, what in OTHER_KINDS.items():
+        if head.lstrip().lower().startswith(beginning.lower()):
+            raise CheckpointError(f"checkpoint {path} is {what}")
+    if head.startswith(b"\x80") and LEGACY in head[:64]:
+        return
+    if head.startswith(b"PK"):
+        _refuse_other_archives(path)
+    elif head.startswith(b"\x80"):
         raise CheckpointError(
-            f"checkpoint {path} is damaged or cut off ({str(error).partition(chr(10))[0]})"
-        ) from error
-
-
-def _file_of_folder(folder: Path) -> Path:
-    names = ("model.safetensors", "pytorch_model.bin")
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-    if any((folder / f"{name}.index.json").exists() for name in names):
-        raise CheckpointError(f"checkpoint {folder} is split over several files; merge them first")
-    raise CheckpointError(f"checkpoint folder {folder} holds neither {names[0]} nor {names[1]}")
+            f"checkpoint {path} is a plain pickle, not a file of torch.save; loading it could run "
+            f"code. If you trust it, `conceptevo convert {path} --trust` writes its weights alone"
+        )
+    else:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged, or not a file of torch.save or safetensors: it begins "
+            f"with {head[:16]!r}"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -136,148 +244,68 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint {path} is damaged or cut off ({error})") from error
 
 
-def _is_torchscript(path: Path) -> bool:
+def _refuse_other_archives(path: Path) -> None:
+    """Raises CheckpointError where a zip archive is none of torch.save."""
     if not zipfile.is_zipfile(path):
-        return False
+        return
     with zipfile.ZipFile(path) as archive:
-        return any(name.split("/", 1)[-1].startswith("code/") for name in archive.namelist())
+        names = [name.split("/", 1)[-1] for name in archive.namelist()]
+    if any(name.startswith("code/") for name in names):
+        raise CheckpointError(
+            f"checkpoint {path} is a TorchScript archive, which holds code as well as weights. If "
+            f"you trust it, `conceptevo convert {path} --trust` writes its weights alone"
+        )
+    if "archive_format" in names or "serialized_exported_program.json" in names:
+        raise CheckpointError(
+            f"checkpoint {path} is an archive of torch.export; load it by torch.export.load, and "
+            f"save its state_dict by torch.save"
+        )
+    if "data.pkl" not in names:
+        kind = "NumPy arrays" if all(n.endswith(".npy") for n in names) and names else "other files"
+        raise CheckpointError(
+            f"checkpoint {path} is an archive of {kind} ({', '.join(names[:3])}"
+            f"{', …' if len(names) > 3 else ''}), not of torch.save; save a state_dict() by "
+            f"torch.save"
+        )
+
+
+def foreign_code(path: Path) -> list[str]:
+    """The classes and functions, other than harmless ones, that a file would run if it were loaded
+    without care; nothing is run to find them. Empty for a file of an older format."""
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of files in older formats, this function can tell nothing
+        return []
 
 
 def _refusal(path: Path, reason: str) -> str:
-    """Why safe loading refused a file: the class in the way, and what to do."""
-    match = re.search(r"(?:GLOBAL|global) (?:`?)([\w.]+)", reason)
-    if match is None:
-        first = reason.partition(chr(10))[0]
-        return f"checkpoint {path} is damaged, or holds more than weights ({first})"
+    """Why safe loading refused a file: the classes in the way, and what to do."""
+    if "Unsupported operand" in reason:
+        return (
+            f"checkpoint {path} was pickled in a way (protocol 4 or later) that safe loading does "
+            f"not read. If you trust it, `conceptevo convert {path} --trust` writes its weights in "
+            f"the usual way"
+        )
+    names = foreign_code(path)
+    if not names:
+        names = re.findall(r"(?:GLOBAL |global |<class ')`?([\w.]+)", reason)[:1]
+    if not names:
+        lines = reason.rpartition("WeightsUnpickler error:")[2].strip().splitlines() or [reason]
+        return f"checkpoint {path} is damaged, or holds more than weights ({lines[0]})"
+    kind = "an object of class" if len(names) == 1 else "objects of the classes"
+    more = ", …" if len(names) > 5 else ""
     return (
-        f"checkpoint {path} holds an object of class {match.group(1)} beside or instead of "
+        f"checkpoint {path} holds {kind} {', '.join(names[:5])}{more} beside or instead of "
         f"weights, and is not loaded, since loading it could run code. If you trust the file, "
         f"`conceptevo convert {path} --trust` writes one with its weights alone"
     )
 
 
-def fill(model: nn.Module, content: object, origin: str, key: str | None = None) -> nn.Module:
-    """Load a state dict into a model; every misfit is listed in one error.
-
-    Keys that fit are taken as they are; otherwise a prefix that all keys have in common is removed
-    if they then fit exactly. What was removed is logged.
-
-    Args:
-        model: the architecture; its uninitialised buffers and parameters are filled.
-        content: of a checkpoint file.
-        origin: names it in errors.
-        key: which state dict of several is meant; dots lead inwards.
-    """
-    where, state = _state_dict(content, origin, key)
-    wanted = model.state_dict()
-    state, removed = _fitted(state, wanted)
-    _say(origin, where, removed)
-    problems = [
-        *(f"missing {name}" for name in wanted if name not in state),
-        *(f"unexpected {name}" for name in state if name not in wanted),
-        *(
-            f"{name} is {tuple(state[name].shape)}, should be {tuple(wanted[name].shape)}"
-            for name in wanted
-            if name in state and state[name].shape != wanted[name].shape
-        ),
-    ]
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(
-            f"checkpoint {origin} does not fit the architecture: {'; '.join(problems[:8])}{more}"
-        )
-    model.load_state_dict(state)
-    return model
-
-
-def _say(origin: str, where: str, removed: str) -> None:
-    parts = [f"state dict {where!r}"] * bool(where) + [f"prefix {removed!r} removed"] * bool(
-        removed
-    )
-    if parts:
-        logger.info("checkpoint %s: %s", origin, ", ".join(parts))
-
-
-def _state_dict(content: object, origin: str, key: str | None) -> tuple[str, dict[str, Tensor]]:
-    """The state dict meant, and the key it stands under ("" for the file's own content)."""
-    dicts = dict(_state_dicts(content))
-    if key is not None:
-        if key not in dicts:
-            raise CheckpointError(
-                f"checkpoint {origin} holds no state dict under key = {key!r}; there are: "
-                f"{', '.join(name or '(the file itself)' for name in dicts) or 'none'}"
-            )
-        return key, dicts[key]
-    for name in ("", *STATE_DICT_KEYS):
-        if name in dicts:
-            return name, dicts[name]
-    if len(dicts) == 1:
-        return next(iter(dicts.items()))
-    if dicts:
-        raise CheckpointError(
-            f"checkpoint {origin} holds several state dicts ({', '.join(dicts)}): say which with "
-            f'key = "{next(iter(dicts))}"'
-        )
-    held = type(content).__name__
-    if isinstance(content, dict):
-        held = f"a dict of {json.dumps([str(name) for name in content][:8])}"
-    raise CheckpointError(
-        f"checkpoint {origin} holds no state dict but {held}; expected a dict of tensors, bare or "
-        f"under {', '.join(STATE_DICT_KEYS[:3])}"
-    )
-
-
-def _state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tuple[str, dict]]:
-    """(key, state dict) of all that a file holds, two levels deep."""
-    if not isinstance(content, Mapping) or not content:
-        return
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    # averaged models keep a counter beside their weights
-    if tensors and all(isinstance(v, Tensor | int | float) for v in content.values()):
-        yield above, {k: v for k, v in tensors.items() if k != "n_averaged"}
-        return
-    if depth == 2:
-        return
-    for name, value in content.items():
-        if name not in ("optimizer", "optimizer_state_dict", "optimizer_states", "lr_scheduler"):
-            yield from _state_dicts(value, f"{above}.{name}" if above else str(name), depth + 1)
-
-
-def _fitted(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """The state dict with the common prefix removed that makes it fit, and that prefix."""
-    if set(state) == set(wanted):
-        return state, ""
-    removed, rest = "", state
-    while rest:
-        heads = {name.partition(".")[0] + "." for name in rest}
-        if len(heads) != 1 or any("." not in name for name in rest):
-            break
-        head = heads.pop()
-        rest = {name.removeprefix(head): tensor for name, tensor in rest.items()}
-        removed += head
-        if set(rest) == set(wanted):
-            return rest, removed
-    # a part of a larger model: what stands below a wrapper's usual name, if it fits exactly
-    for prefix in _usual_prefixes(state):
-        part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        if set(part) == set(wanted):
-            return part, prefix
-    return state, ""
-
-
-def _usual_prefixes(state: Mapping[str, Any]) -> list[str]:
-    """Prefixes of some keys that consist of usual wrappers' names, the shortest first."""
-    prefixes = set()
-    for name in state:
-        prefix = ""
-        while part := next((p for p in PREFIXES if name[len(prefix) :].startswith(p)), ""):
-            prefix += part
-            prefixes.add(prefix)
-    return sorted(prefixes, key=len)
-
-
 def convert(path: Path, out: Path) -> tuple[list[str], int]:
     """Write a file's state dicts alone, loading it *unsafely*: code in the file is run.
+
+    Modules are looked for in the working folder, too, as the file may need the user's own.
 
     Args:
         path: a file that one trusts.
@@ -285,17 +313,49 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
 
     Returns:
         The keys of the state dicts, and how many tensors they hold.
+
+    Raises:
+        CheckpointError: the file cannot be loaded, or holds no weights.
     """
-    content = torch.load(path, map_location="cpu", weights_only=False)
-    if isinstance(content, nn.Module):
-        content = {"state_dict": content.state_dict()}
-    if isinstance(content, Mapping):
-        content = {
-            name: value.state_dict() if isinstance(value, nn.Module) else value
-            for name, value in content.items()
-        }
-    dicts = dict(_state_dicts(content))
+    weight_files(path)  # it exists
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        content = _load_trusted(path)
+    except Exception as error:  # the file's own code is run
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise CheckpointError(
+            f"{path} cannot be loaded ({reason}). The modules that it needs are looked for among "
+            f"the installed packages, on PYTHONPATH and in {here}; classes of the script that "
+            f"saved it (__main__) cannot be imported: save model.state_dict() there"
+        ) from error
+    dicts = dict(state_dicts(_weights_of(content)))
     if not dicts:
         raise CheckpointError(f"{path} holds no state dict and no module")
-    torch.save(dicts[""] if set(dicts) == {""} else dicts, out)
+    with whole_file(out) as temporary:
+        torch.save(dicts[""] if set(dicts) == {""} else dicts, temporary)
     return list(dicts), sum(len(state) for state in dicts.values())
+
+
+def _load_trusted(path: Path) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is loaded as such
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        except (RuntimeError, pickle.UnpicklingError):
+            with path.open("rb") as file:
+                if file.read(1) != b"\x80":
+                    raise
+                file.seek(0)
+                return pickle.load(file)  # a plain pickle
+
+
+def _weights_of(content: object) -> object:
+    """State dicts in their modules' places, tensors in those of NumPy's arrays."""
+    if isinstance(content, nn.Module):
+        return content.state_dict()
+    if isinstance(content, Mapping):
+        return {name: _weights_of(value) for name, value in content.items()}
+    if isinstance(content, np.ndarray) and content.dtype.kind in "fiub":
+        return torch.from_numpy(content)
+    return content

@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from harness.artifacts import Run, fingerprint
-from harness.networks.sources import CheckpointError, Source
+from harness.networks.sources import Source
+from harness.networks.state_dicts import CheckpointError
 
 
 class MemorySource(Source):

@@ -8,13 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from harness.artifacts import Artifact, Run, file_hash, fingerprint
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
-from harness.networks.checkpoint_files import CheckpointError, fill, load_weights
+from harness.networks.checkpoint_files import load_weights, weight_files
+from harness.networks.objectives import choose_objective
+from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
 from harness.records import Series
 from harness.registry import Registry, call_users, import_attribute, plugin_identity
@@ -40,6 +49,8 @@ class Source(BaseModel, ABC):
         class_outputs: class name -> index in the output, where it is not the class's own index.
         output: where the network returns several things, the key, attribute or position of the
             logits.
+        objective: what importance is measured on: a name in OBJECTIVES, a file of class
+            embeddings, or a function `package.module:name` (see `networks/objectives.py`).
         skip: epochs to leave out.
     """
 
@@ -56,7 +67,14 @@ class Source(BaseModel, ABC):
     outputs: int | None = Field(None, ge=1)
     class_outputs: dict[str, Annotated[int, Field(ge=0)]] = {}
     output: str | int | None = None
+    objective: str = "logit"
     skip: tuple[int, ...] = ()
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_exists(cls, name: str) -> str:
+        choose_objective(name)
+        return name
 
     @model_validator(mode="after")
     def _channels_agree(self) -> Source:
@@ -123,6 +141,10 @@ class TrainedSource(ArchitectureSource):
         return fingerprint(architecture, self.training.model_dump(), self.seed, epoch)
 
 
+#: Parts of a pattern of paths -> regular expression.
+_EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(\d+)"}
+
+
 @SOURCES.add("folder")
 class FolderSource(ArchitectureSource):
     """A folder of checkpoint files whose names hold the epoch.
@@ -131,6 +153,7 @@ class FolderSource(ArchitectureSource):
         folder: where the files are; `~` and environment variables are resolved.
         pattern: path below the folder with `{epoch}` for the number and `*` for anything, e.g.
             "model-{epoch}.pth", "epoch={epoch}-step=*.ckpt", "checkpoint-{epoch}/model.safetensors"
+            `**/` stands for any folders between.
         only: the epochs to use; all by default.
         key: which state dict of a file is meant, where it holds several, e.g. "state_dict_ema".
     """
@@ -144,27 +167,22 @@ class FolderSource(ArchitectureSource):
     def _pattern_has_epoch(self) -> FolderSource:
         if self.pattern.count("{epoch}") != 1:
             raise ValueError(f"pattern must hold {{epoch}} once, got {self.pattern!r}")
+        if Path(self.pattern).is_absolute() or ".." in Path(self.pattern).parts:
+            raise ValueError(f"pattern is a path below folder, got {self.pattern!r}")
         return self
 
     def files(self) -> dict[int, Path]:
-        if not self.folder.is_dir():
-            raise CheckpointError(f"series {self.name!r}: folder {self.folder} does not exist")
-        literal = [
-            re.escape(part).replace(r"\*", "[^/]*") for part in self.pattern.split("{epoch}")
-        ]
-        expression = re.compile(r"(\d+)".join(literal))
-        # brackets stand for themselves
-        pattern = re.sub(r"([\[\]])", r"[\1]", self.pattern).replace("{epoch}", "*")
+        """The file or folder of each epoch that is used. Raises CheckpointError."""
         by_epoch: dict[int, Path] = {}
-        for path in sorted(self.folder.glob(pattern)):
-            if match := expression.fullmatch(path.relative_to(self.folder).as_posix()):
-                epoch = int(match.group(1))
-                if epoch in by_epoch:
-                    raise CheckpointError(
-                        f"series {self.name!r}: {by_epoch[epoch].name} and {path.name} are both "
-                        f"epoch {epoch}; make `pattern` narrower"
-                    )
-                by_epoch[epoch] = path
+        for path, epoch in self._matching():
+            if epoch is None:
+                continue
+            if epoch in by_epoch:
+                raise CheckpointError(
+                    f"series {self.name!r}: {by_epoch[epoch].name} and {path.name} are both "
+                    f"epoch {epoch}; make `pattern` narrower"
+                )
+            by_epoch[epoch] = path
         if not by_epoch:
             names = sorted(path.name for path in self.folder.iterdir())
             raise CheckpointError(
@@ -181,6 +199,28 @@ class FolderSource(ArchitectureSource):
             )
         return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
 
+    def left_out(self) -> list[str]:
+        """Files that fit the pattern but for the number of an epoch, such as `model-last.pth`."""
+        return [path.name for path, epoch in self._matching() if epoch is None]
+
+    def _matching(self) -> list[tuple[Path, int | None]]:
+        """What fits the pattern in the folder, sorted, and which epoch it is."""
+        if not self.folder.is_dir():
+            place = "" if self.folder.is_absolute() else f" (looked for in {Path.cwd()})"
+            what = "is no folder" if self.folder.exists() else "does not exist"
+            raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
+        pattern = self.pattern.removeprefix("./")
+        # brackets and question marks stand for themselves
+        paths = self.folder.glob(re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*"))
+        expression = re.compile(
+            "".join(
+                _EXPRESSIONS.get(part, re.escape(part))
+                for part in re.split(r"(\*\*/|\*|\{epoch\})", pattern)
+            )
+        )
+        matches = ((p, expression.fullmatch(p.relative_to(self.folder).as_posix())) for p in paths)
+        return sorted((path, int(match.group(1)) if match else None) for path, match in matches)
+
     def epochs(self) -> tuple[int, ...]:
         return tuple(self.files())
 
@@ -189,7 +229,10 @@ class FolderSource(ArchitectureSource):
         return load_weights(model, self.files()[epoch], self.key)
 
     def identity(self, epoch: int) -> str:
-        content = file_hash(self.files()[epoch])
+        try:
+            content = [file_hash(file) for file in weight_files(self.files()[epoch])]
+        except CheckpointError as error:  # `load` says so
+            content = [str(error)]
         return fingerprint(plugin_identity(self.architecture), self.outputs, self.key, content)
 
 

@@ -19,6 +19,7 @@ from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, Cost, fitting, halving, resources
 from harness.networks.execution import execution
 from harness.networks.layers import Layer
+from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import ARM, CONTROLS, PAIR, Pair
@@ -29,10 +30,10 @@ from harness.stages.checkpoints import (
     image_parts,
     importance_batches,
     open_pair,
-    output_of,
     read_layers,
     view_of,
 )
+from harness.stages.prototypes import prototypes_read, says, targets
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 
@@ -43,6 +44,7 @@ _RECORDS = [
     *ARM,
     *("class_id", "image_id", "split", "correct_before", "correct_after"),
     *("top5_before", "top5_after", "probability_before", "probability_after"),
+    *("objective_before", "objective_after"),
 ]
 _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
@@ -146,14 +148,16 @@ class RunArms(Work):
     @property
     def reads(self) -> tuple[Artifact, ...]:
         # through the sets' scores: the checkpoints, the layers and the test images
-        return (self.study.sets(self.pair, self.kind, self.method, self.classes),)
+        sets = self.study.sets(self.pair, self.kind, self.method, self.classes)
+        return sets, *prototypes_read(self.source, self.pair.epoch_to)
 
     @property
     def depends(self) -> object:
         names = self.study.layers_of(self.source.name)
         revert = self.study.config.revert
         images = [revert.importance_images] if self.split == "importance" else []
-        return [self.split, names, images, plugin_identity(self.ablation)]
+        plugins = [plugin_identity(self.ablation), objective_identity(self.source.objective)]
+        return [self.split, names, images, *plugins]
 
     @property
     def steps(self) -> int:
@@ -166,6 +170,7 @@ class RunArms(Work):
         wanted = [layer for layer in layers if names is None or layer.name in names]
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
+        measured = targets(run, self.source, self.pair.epoch_to)
         frames = []
         batch_size = ablation_size(
             self.source.name, older, newer, layers, images, view, config.revert.batch_size
@@ -193,10 +198,10 @@ class RunArms(Work):
                         batch_of(images, donors(images, ids, config.seed), view)
                     ),
                 )
-                output = output_of(self.source, images, class_id)
+                target = measured(class_id)
                 with device.computing():
                     return ablate(
-                        older, newer, layers, wanted_arms, shown, output, self.ablation, size
+                        older, newer, layers, wanted_arms, shown, target, self.ablation, size
                     )
 
             rows = halving(ablated, batch_size, str(self.makes[0]))
@@ -303,7 +308,9 @@ def study_steps(
     if plan.looks_only:
         return
     layers = {source.name: layer_names(study, plan.run, source.name) for source, _ in study.pairs}
-    write_about(plan.run, study.name, study.about(layers), {**study.contents(), **(more or {})})
+    objectives = {source.name: says(source, study.config) for source, _ in study.pairs}
+    about = {**study.about(layers), "objectives": objectives}
+    write_about(plan.run, study.name, about, {**study.contents(), **(more or {})})
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

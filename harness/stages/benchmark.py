@@ -35,6 +35,7 @@ from harness.stages.ablate import (
 from harness.stages.checkpoints import image_parts, open_pair, read_layers, view_of
 from harness.stages.engine import one_thread
 from harness.stages.evolve import ScoreEvolutions, score_works
+from harness.stages.prototypes import prototype_works
 from harness.stages.space import PlaceAgain
 from harness.stages.stage import Plan, Step, Work
 from harness.stages.study import AblationStudy, chosen_classes
@@ -128,6 +129,8 @@ def bench_steps(study: AblationStudy, plan: Plan) -> Iterator[Step]:
     """Do what neither the reversion study nor an earlier benchmark has done."""
     again = again_works(study)
     yield "spaces", again
+    if works := prototype_works(study):
+        yield "class prototypes", works
     yield "importance", score_works(study)
     neighbours = [artifact for work in again for artifact in work.makes]
     yield from study_steps(study, plan, {"neighbours": neighbours})
@@ -150,6 +153,7 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
         series, pairs, images (a class, ablated), arms (a class, still to be run), GiB (a worker),
         minutes of scores and of arms that are not there yet, on so many workers.
     """
+    plan.add(prototype_works(study))
     scores = [w for w in plan.add(score_works(study)) if not plan.is_done(w)]
     plan.add(set_works(study))
     records = [w for w in plan.add(arm_works(study)) if not plan.is_done(w)]

@@ -20,11 +20,13 @@ from harness.networks.architectures import takes_channels_last
 from harness.networks.budget import resources
 from harness.networks.devices import Device
 from harness.networks.layers import Layer, find_layers
+from harness.networks.objectives import choose_objective, objective_identity
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.sources import Source
+from harness.networks.sources import FolderSource, Source
 from harness.registry import call_users
-from harness.stages.checkpoints import give_checkpoints, output_of, prepared
+from harness.stages.checkpoints import give_checkpoints, prepared
+from harness.stages.prototypes import targets
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class CheckCheckpoint(Work):
 
     @property
     def depends(self) -> object:
-        return IMAGES
+        return [IMAGES, objective_identity(self.source.objective)]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         row: dict[str, object] = {"series": self.source.name, "epoch": self.epoch}
@@ -114,8 +116,7 @@ def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
             "two passes over the same images differ: dropout or another source of chance is on in "
             "evaluation mode, and no result can be repeated"
         )
-    targets = [output_of(source, images, int(label)) for label in images.labels[rows]]
-    accuracy = float((logits.argmax(dim=1) == torch.tensor(targets)).float().mean())
+    accuracy = _accuracy(run, source, epoch, logits, images.labels[rows])
     units = sum(layer.channels for layer in layers)
     return {
         "layers": len(layers),
@@ -158,11 +159,26 @@ def _logits(model: nn.Module, batch: Tensor) -> Tensor:
     return logits_of(model, answer).cpu()
 
 
-def _check_outputs(source: Source, images: ImageSet, logits: Tensor) -> None:
-    """Raises ValueError where the outputs are not the classes, or not finite."""
-    width, classes = logits.shape[1], images.classes
-    if not logits.is_floating_point() and not logits.is_complex():
-        raise ValueError(f"its outputs are of type {logits.dtype}; logits must be real numbers")
+def _check_outputs(source: Source, images: ImageSet, output: Tensor) -> None:
+    """Raises ValueError where importance cannot be measured on the outputs."""
+    if output.is_complex() or not output.is_floating_point():
+        raise ValueError(
+            f"its outputs are of type {output.dtype}; they must be real floating point numbers"
+        )
+    if not torch.isfinite(output).all():
+        raise ValueError("its outputs are NaN or infinite on the test images")
+    if choose_objective(source.objective).classifies:
+        _check_class_outputs(source, images.classes, output.shape[1])
+        _note_probabilities(output)
+    elif source.class_outputs:
+        raise ValueError(
+            f"class_outputs says which output each class has, but importance is measured by "
+            f"objective {source.objective!r}, which knows classes by their number: leave it out"
+        )
+
+
+def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -> None:
+    """Raises ValueError where the places of the classes in the output are not known."""
     if unknown := sorted(set(source.class_outputs) - set(classes)):
         raise ValueError(
             f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
@@ -175,17 +191,68 @@ def _check_outputs(source: Source, images: ImageSet, logits: Tensor) -> None:
         raise ValueError(
             f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
             f"which output each class has ({', '.join(without[:4])}"
-            f"{', …' if len(without) > 4 else ''})"
+            f"{', …' if len(without) > 4 else ''}); where its outputs are no classes (an encoder), "
+            f'say what importance is measured on: objective = "prototype" (similarity to the mean '
+            f'output of a class), a file of class embeddings, or "package.module:function"'
         )
-    if logits.is_complex():
-        raise ValueError("its outputs are complex numbers; logits must be real")
-    if not torch.isfinite(logits).all():
-        raise ValueError("its outputs are NaN or infinite on the test images")
-    if bool((logits >= 0).all()) and torch.allclose(logits.sum(dim=1), torch.ones(len(logits))):
+    by_number = {n: i for i, n in enumerate(classes) if n in without}
+    taken = {i: n for n, i in source.class_outputs.items()}
+    if twice := {n: taken[i] for n, i in by_number.items() if i in taken}:
+        name, other = next(iter(twice.items()))
+        raise ValueError(
+            f"class_outputs gives output {source.class_outputs[other]} to {other}, and {name}, "
+            f"which it does not name, has the same by its number: name all classes"
+        )
+
+
+def _note_probabilities(output: Tensor) -> None:
+    """Say so where the outputs are probabilities, or their logarithms."""
+    kind = ""
+    if bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), torch.ones(len(output))):
+        kind = "probabilities (they add up to 1)"
+    elif bool(((output >= 0) & (output <= 1)).all()) and len(output) * output.shape[1] > 8:
+        kind = "probabilities (all lie between 0 and 1: a sigmoid's)"
+    if kind:
         logger.warning(
-            "the outputs are probabilities (they add up to 1), not logits: gradients vanish where "
-            "the network is sure; let it return what comes before its softmax"
+            "the outputs are %s, not logits: gradients vanish where the network is sure; let it "
+            "return what comes before its softmax or sigmoid",
+            kind,
         )
+    elif torch.allclose(output.exp().sum(dim=1), torch.ones(len(output))):
+        logger.warning(
+            "the outputs are logarithms of probabilities (a log-softmax): importance is measured "
+            "on the class's log-probability, not on its logit"
+        )
+
+
+def _accuracy(run: Run, source: Source, epoch: int, output: Tensor, labels: np.ndarray) -> float:
+    """The share of images whose class has the largest score; NaN where this takes prototypes that
+    are not made yet. Raises ValueError where the objective cannot be used on these outputs."""
+    if choose_objective(source.objective).needs_images:
+        return float("nan")
+    target_of = targets(run, source, epoch)
+    vectors = target_of(0).prototypes
+    if vectors is not None and vectors.shape[1] != output.shape[1]:
+        raise ValueError(
+            f"the network has {output.shape[1]} outputs, and the class embeddings of objective "
+            f"{source.objective!r} have {vectors.shape[1]}: they must come from one space"
+        )
+    varied = output.clone().requires_grad_()
+    with torch.enable_grad():
+        value = target_of(int(labels[0])).value(varied)
+    if not value.requires_grad or not torch.isfinite(value).all():
+        fault = "is NaN or infinite" if value.requires_grad else "has no gradient by the outputs"
+        raise ValueError(f"objective {source.objective!r} {fault}: it must be computed by torch "
+                         f"from the outputs, without detach, numpy or item()")  # fmt: skip
+    scores = target_of(0).scores(output)
+    if scores.shape[1] > 1 and bool((scores == scores[:, :1]).all()):
+        logger.warning(
+            "objective %r is the same for all classes: it tells no prediction, so that every image "
+            "counts as correct; look at the change of the objective instead of accuracy",
+            source.objective,
+        )
+    places = torch.tensor([target_of(int(label)).label for label in labels])
+    return float((scores.argmax(dim=1) == places).float().mean())
 
 
 def checked(plan: Plan) -> pd.DataFrame:
@@ -218,6 +285,12 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             said.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
     for source in config.series:
+        if isinstance(source, FolderSource) and (names := source.left_out()):
+            listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+            notes.append(
+                f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} but "
+                f"for the number of an epoch: {listed}"
+            )
         if not config.pairs(source):
             epochs = source.epochs()
             listed = ", ".join(map(str, epochs))

@@ -25,7 +25,7 @@ from harness.records import Pair
 from harness.stages.stage import Plan
 
 #: Fields of a source that say which checkpoints there are, not what one of them is.
-_UNSEEN = {"name", "source", "training", "only", "skip", "checkpoints", "at"}
+_UNSEEN = {"name", "source", "training", "only", "skip", "checkpoints", "at", "objective"}
 
 
 def give_checkpoints(plan: Plan) -> None:

@@ -23,6 +23,7 @@ from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, halving, resources
 from harness.networks.layers import Layer
+from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
@@ -32,9 +33,9 @@ from harness.stages.checkpoints import (
     importance_batches,
     open_pair,
     other_batches,
-    output_of,
     view_of,
 )
+from harness.stages.prototypes import prototype_works, prototypes_read, targets
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
@@ -65,6 +66,7 @@ class ScoreEvolutions(Work):
             *(Artifact("checkpoint", (self.source.name, epoch)) for epoch in epochs),
             Artifact("layers", (self.source.name,)),
             Artifact("image_index", ("test",)),
+            *prototypes_read(self.source, *epochs),
         )
 
     @property
@@ -75,6 +77,7 @@ class ScoreEvolutions(Work):
         return [
             *(self.classes, images, self.config.seed, evolve.path_steps),
             plugin_identity(self.method),
+            objective_identity(self.source.objective),
         ]
 
     @property
@@ -87,6 +90,9 @@ class ScoreEvolutions(Work):
         view = view_of(run, self.source)
         method, scores, reliability = importance_method(self.method), [], []
         batch_size = self._batch_size(older, newer, layers, images, view)
+        measured = [
+            targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
+        ]
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
 
@@ -99,7 +105,7 @@ class ScoreEvolutions(Work):
                         newer,
                         layers,
                         importance_batches(images, config, view, class_id, size),
-                        output_of(self.source, images, class_id),
+                        (measured[0](class_id), measured[1](class_id)),
                         {self.method: method},
                         generator(config.seed, "importance", *purpose),
                         config.evolve.path_steps,
@@ -164,6 +170,8 @@ def score_works(study: AblationStudy) -> list[Work]:
 
 def _steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
+    if works := prototype_works(study):
+        yield "class prototypes", works
     # beside the scores, as they are independent, the map is drawn
     yield "map and importance", [map_work(plan), *score_works(study)]
 

@@ -1,0 +1,253 @@
+"""What importance is measured on: one number an image, of the network's output and its class.
+
+The class's logit by default; the similarity to a class's prototype for encoders, whose outputs are
+no classes. A new objective is one function in OBJECTIVES, or the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.artifacts import file_hash
+from harness.registry import Registry, call_users, plugin_identity
+
+#: Files of class embeddings, by their suffix.
+SUFFIXES = (".npy", ".npz", ".csv")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A number an image, and what accuracy means with it.
+
+    Attributes:
+        function: (output [batch, width], labels int64 [batch]) -> [batch], with a gradient; where
+            there are prototypes, (output, labels, prototypes [classes, width]).
+        says: what it is, to end the sentence "importance is measured on …".
+        classifies: whether the network's outputs are one score a class: labels are then places in
+            the output, and accuracy compares all outputs. Otherwise labels are numbers of classes,
+            and a prediction is the class with the largest objective.
+        prototypes: whether `function` takes a vector a class.
+        file: of these vectors; None: they are the mean output over the class's images.
+        scale: by which scores are multiplied where a softmax turns them into probabilities.
+    """
+
+    function: Callable[..., Tensor]
+    says: str
+    classifies: bool = False
+    prototypes: bool = False
+    file: Path | None = None
+    scale: float = 1.0
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether prototypes must be computed from the class's images."""
+        return self.prototypes and self.file is None
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+
+
+def logit(output: Tensor, labels: Tensor) -> Tensor:
+    """The class's output (METHOD section 2; ConceptEvo, section 3.2)."""
+    return output.gather(1, labels[:, None])[:, 0]
+
+
+def log_probability(output: Tensor, labels: Tensor) -> Tensor:
+    """log p of the class: its logit less the logsumexp of all."""
+    return logit(output, labels) - output.logsumexp(dim=1)
+
+
+def log_odds(output: Tensor, labels: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the class: its logit less the logsumexp of the others."""
+    own = functional.one_hot(labels, output.shape[1]).bool()
+    return logit(output, labels) - output.masked_fill(own, -torch.inf).logsumexp(dim=1)
+
+
+def similarity(output: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """The cosine of the output and the class's prototype; 0 where one of them is zero."""
+    return functional.cosine_similarity(output, prototypes.to(output)[labels], dim=1)
+
+
+#: By which cosines are multiplied before a softmax: the largest that CLIP's training allows
+#: (Radford et al., 2021, section 2.5). Only probabilities depend on it.
+COSINE_SCALE = 100.0
+
+for _name, _objective in {
+    "logit": Objective(logit, "the class's logit", classifies=True),
+    "log_probability": Objective(
+        log_probability, "the logarithm of the class's probability", classifies=True
+    ),
+    "log_odds": Objective(log_odds, "the log-odds of the class", classifies=True),
+    "prototype": Objective(
+        similarity,
+        "the cosine similarity of the network's output to the class's prototype, the mean of the "
+        "outputs (each of length one) over images of the class",
+        prototypes=True,
+        scale=COSINE_SCALE,
+    ),
+}.items():
+    OBJECTIVES.add(_name)(_objective)
+
+
+def choose_objective(name: str) -> Objective:
+    """The objective of that name.
+
+    Args:
+        name: in OBJECTIVES, a file of class embeddings, or a function `package.module:name` of
+            (output, labels).
+
+    Raises:
+        ValueError: unknown name, no such file, an import that fails, something that cannot be
+            called.
+    """
+    if name.endswith(SUFFIXES):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"objective {name!r}: there is no such file of class embeddings")
+        says = f"the cosine similarity of the network's output to the class's embedding in {name}"
+        return Objective(similarity, says, prototypes=True, file=path, scale=COSINE_SCALE)
+    try:
+        chosen = OBJECTIVES.get(name)
+    except ValueError as error:
+        if ":" in name:
+            raise
+        raise ValueError(
+            f"{error}, or a file of class embeddings ({', '.join(SUFFIXES)})"
+        ) from None
+    if isinstance(chosen, Objective):
+        return chosen
+    if callable(chosen):
+        return Objective(_checked(name, chosen), f"the function {name}")
+    raise ValueError(f"objective {name!r} is neither an Objective nor a function")
+
+
+def objective_identity(name: str) -> str:
+    """What an objective is for a fingerprint: its name, and its source or the file's content."""
+    objective = choose_objective(name)
+    return plugin_identity(name) if objective.file is None else f"file {file_hash(objective.file)}"
+
+
+def _checked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A user's function whose errors and results that do not fit are one sentence."""
+
+    def objective(output: Tensor, labels: Tensor) -> Tensor:
+        shape = tuple(output.shape)
+        value = call_users(f"objective {name!r} on outputs {shape}", function, output, labels)
+        if not isinstance(value, Tensor) or value.shape != labels.shape:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
+            raise ValueError(
+                f"objective {name!r} must return one number an image, a tensor of shape "
+                f"{tuple(labels.shape)}; got {got} from outputs of shape {shape}"
+            )
+        return value
+
+    return objective
+
+
+def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
+    """The class embeddings of a file, float32 [classes, width].
+
+    Args:
+        path: .npz with an array [width] a class, named after it; .csv with a column `class` and a
+            number a column; .npy [classes, width] in the order of the classes.
+        classes: names.
+
+    Raises:
+        ValueError: it cannot be read, lacks classes, vectors of different length, or vectors that
+            are zero or not finite.
+    """
+    try:
+        vectors = _read(path, classes)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"class embeddings {path} cannot be read: {error}") from error
+    if missing := [name for name in classes if name not in vectors]:
+        raise ValueError(
+            f"class embeddings {path} lack the classes {', '.join(missing[:6])}; they have "
+            f"{', '.join(list(vectors)[:6])}{', …' if len(vectors) > 6 else ''}"
+        )
+    rows = [np.asarray(vectors[name], dtype=np.float32).ravel() for name in classes]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"class embeddings {path} are vectors of different length")
+    table = np.stack(rows)
+    bad = [n for n, row in zip(classes, table, strict=True) if not 0 < np.linalg.norm(row) < np.inf]
+    if bad:
+        raise ValueError(f"class embeddings {path} are zero or not finite for {', '.join(bad[:6])}")
+    return table
+
+
+def _read(path: Path, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
+    if path.suffix == ".csv":
+        table = pd.read_csv(path, dtype={"class": str})
+        if "class" not in table:
+            raise ValueError("it has no column `class`")
+        return dict(zip(table.pop("class"), table.to_numpy(dtype=np.float32), strict=True))
+    arrays = np.load(path, allow_pickle=False)
+    if path.suffix == ".npz":
+        return dict(arrays)
+    if arrays.ndim != 2 or len(arrays) != len(classes):
+        raise ValueError(
+            f"it must hold [{len(classes)} classes, width] in the order of the classes, got shape "
+            f"{arrays.shape}; .npz and .csv name the classes"
+        )
+    return dict(zip(classes, arrays, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is measured of a network's outputs for the images of one class.
+
+    Attributes:
+        objective: which.
+        label: of the class: its place in the output where that is one score a class, else its
+            number.
+        classes: how many there are.
+        prototypes: [classes, width] for this very network.
+    """
+
+    objective: Objective
+    label: int
+    classes: int = 0
+    prototypes: Tensor | None = field(default=None)
+
+    def value(self, output: Tensor) -> Tensor:
+        """The objective: output [batch, width] -> [batch]."""
+        return self._of(output, self.label)
+
+    def scores(self, output: Tensor) -> Tensor:
+        """What is compared for a prediction: [batch, columns]; the class's column is `label`."""
+        if self.objective.classifies:
+            return output
+        every = [self._of(output, label) for label in range(self.classes)]
+        return torch.stack(every, dim=1) * self.objective.scale
+
+    def margin(self, output: Tensor) -> Tensor:
+        """log(p / (1 - p)), p the class's share of a softmax of the scores; [batch]."""
+        return log_odds(self.scores(output), self._labels(output, self.label))
+
+    def _of(self, output: Tensor, label: int) -> Tensor:
+        more = () if self.prototypes is None else (self.prototypes,)
+        return self.objective.function(output, self._labels(output, label), *more)
+
+    @staticmethod
+    def _labels(output: Tensor, label: int) -> Tensor:
+        return torch.full((len(output),), label, dtype=torch.int64, device=output.device)
+
+
+@cache
+def class_logit(index: int) -> Target:
+    """The output at one place: the logit of a class."""
+    return Target(OBJECTIVES.get("logit"), index)
+
+
+def as_target(target: Target | int) -> Target:
+    """A target; a number stands for the logit at that place."""
+    return target if isinstance(target, Target) else class_logit(target)

@@ -1,0 +1,339 @@
+"""Which state dict of a checkpoint fits an architecture, and which prefix stands before its keys.
+
+One rule: keys that fit are taken as they are; otherwise what stands below one prefix is taken, if
+its names and shapes then fit exactly and nothing else does. What was done is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+#: Where a checkpoint keeps the weights that were trained, the likeliest first ("": not nested).
+#: Averaged weights, teachers and others beside them are taken where they alone fit, or by `key`.
+MAIN_KEYS = ("", "model_state_dict", "state_dict", "model", "module", "net", "network", "weights")
+
+#: Parts of names that wrappers put before those of the modules that they wrap: of torch.compile,
+#: FSDP and checkpointed activations; and of DataParallel around a part of a network, which a
+#: network of one's own may use for itself, and so is removed only where nothing else fits.
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+ANY_WRAPPERS = WRAPPERS | {"module"}
+
+#: Counters beside the weights: of averaging, of thop's operations.
+COUNTERS = {"n_averaged", "total_ops", "total_params"}
+
+#: Of batch normalisation; evaluation does not use it, and old or other people's files lack it.
+UNUSED_IN_EVALUATION = "num_batches_tracked"
+
+DEPTH = 3  # of nested dicts that are searched
+
+Tensors = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, unsafe, or does not fit its architecture."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What fits: the tensors below `prefix` in the state dict under `key` ("" for none).
+
+    Attributes:
+        tensors: by the architecture's names.
+        unused: names of the state dict's other tensors.
+    """
+
+    key: str
+    prefix: str
+    tensors: Tensors
+    unused: tuple[str, ...]
+
+    @property
+    def address(self) -> str:
+        """By which `key = "…"` of the configuration chooses it."""
+        return ".".join(part for part in (self.key, self.prefix.rstrip(".")) if part)
+
+
+def fill(model: nn.Module, content: object, origin: str, key: str | None = None) -> nn.Module:
+    """Load weights into a model, strictly; every misfit is listed in one error.
+
+    Args:
+        model: the architecture.
+        content: of a checkpoint file.
+        origin: names it in errors.
+        key: which state dict, or which part of one, is meant; dots lead inwards.
+
+    Raises:
+        CheckpointError: no state dict, several that fit, or none.
+    """
+    wanted = model.state_dict()
+    dicts = dict(state_dicts(content))
+    if not dicts:
+        raise CheckpointError(f"checkpoint {origin} holds no state dict but {_shown(content)}")
+    named = dicts if key is None else _under(dicts, key, origin)
+    fitting = [part for name, state in named.items() for part in _parts(name, state, wanted)]
+    if not fitting:
+        unnamed = [name for name, state in named.items() if all(n.isdigit() for n in state)]
+        if unnamed and len(unnamed) == len(named):
+            raise CheckpointError(
+                f"checkpoint {origin} holds tensors without names ({_listed(unnamed, 4)}), as "
+                f"averages of weights are stored by some libraries; they do not say which weight "
+                f"they are: copy them into the model, and save its state_dict()"
+            )
+        raise CheckpointError(
+            f"checkpoint {origin} does not fit the architecture{_misfit(named, wanted)}"
+        )
+    chosen = _chosen(fitting, origin, key)
+    _say(chosen, fitting, wanted)
+    lacking = {name: value for name, value in wanted.items() if name not in chosen.tensors}
+    try:
+        model.load_state_dict(lacking | chosen.tensors)
+    except (RuntimeError, NotImplementedError) as error:  # of tensors without numbers (meta)
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"checkpoint {origin} cannot be loaded: {reason}") from error
+    return model
+
+
+def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
+    """(key, state dict) of all that a checkpoint holds but optimizers and schedulers; "" is the
+    checkpoint itself."""
+    items: Mapping[object, object] = {}
+    if isinstance(content, Mapping) and not _is_optimizers(content):
+        items = content
+    elif isinstance(content, list | tuple):
+        items = dict(enumerate(content))
+    tensors = {str(name): value for name, value in items.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield above, tensors
+    if depth < DEPTH:
+        for name, value in items.items():
+            if not str(name).startswith(("optim", "lr_sched", "sched")):
+                yield from state_dicts(value, f"{above}.{name}" if above else str(name), depth + 1)
+
+
+def _is_optimizers(content: Mapping) -> bool:
+    return "param_groups" in content and "state" in content
+
+
+def _with_shared(state: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
+    """A state dict and, of tensors that an architecture uses under several names, all of these:
+    safetensors keep such a tensor once."""
+    whole = dict(state)
+    for names in _names_of_storage(wanted).values():
+        if held := [name for name in names if name in state]:
+            whole |= {name: state[held[0]] for name in names if name not in state}
+    return whole
+
+
+def _names_of_storage(wanted: Mapping[str, Tensor]) -> dict[tuple, list[str]]:
+    """The names of each tensor of an architecture; several where it is used several times."""
+    names: dict[tuple, list[str]] = {}
+    for name, tensor in wanted.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        names.setdefault(place if tensor.numel() else (name,), []).append(name)
+    return names
+
+
+def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Tensors]:
+    """The state dict under a key, or the parts of state dicts whose names begin with it."""
+    if key in dicts:
+        return {key: dicts[key]}
+    parts = {}
+    for name, state in dicts.items():
+        prefix = (key.removeprefix(f"{name}.") if name else key) + "."
+        below = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        if below:
+            parts[f"{name}.{prefix}".strip(".")] = below
+    if not parts:
+        raise CheckpointError(
+            f"checkpoint {origin} holds no state dict under key = {key!r}; there are: "
+            f"{', '.join(name or '(the file itself)' for name in dicts)}"
+        )
+    return parts
+
+
+def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
+    """What of a state dict fits exactly: all of it, or what stands below a prefix."""
+    spellings = [
+        {_without(name, wrappers): name for name in state}
+        for wrappers in (set(), WRAPPERS, ANY_WRAPPERS)
+    ]
+    for names in spellings:
+        parts = []
+        if len(names) < len(state):  # two names have become one
+            continue
+        for prefix in _prefixes(names, wanted):
+            tensors = {
+                name.removeprefix(prefix): state[original]
+                for name, original in names.items()
+                if name.startswith(prefix)
+            }
+            tensors = _with_shared(tensors, wanted)
+            if not _problems(tensors, wanted):
+                unused = tuple(name for name in names if name.removeprefix(prefix) not in wanted)
+                kept = {name: tensors[name] for name in tensors if name in wanted}
+                parts.append(Part(key, prefix, kept, unused))
+                if not prefix:
+                    return parts
+        if parts:
+            return parts
+    return []
+
+
+def _without(name: str, wrappers: Set[str]) -> str:
+    return ".".join(part for part in name.split(".") if part not in wrappers)
+
+
+def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
+    """Whatever stands before one of the wanted names, the shortest first."""
+    single = [names[0] for names in _names_of_storage(wanted).values() if len(names) == 1]
+    candidates = [name for name in single or wanted if UNUSED_IN_EVALUATION not in name]
+    name = max(candidates, key=len, default="")
+    if not name:
+        return [""]
+    return sorted({n[: -len(name)] for n in names if f".{n}".endswith(f".{name}")}, key=len)
+
+
+def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
+    """Why tensors do not fill an architecture."""
+    return [
+        *(
+            f"missing {name}"
+            for name in wanted
+            if name not in tensors and not name.endswith(UNUSED_IN_EVALUATION)
+        ),
+        *(
+            f"unexpected {name}"
+            for name in tensors
+            if name not in wanted and name.rpartition(".")[2] not in COUNTERS
+        ),
+        *(
+            f"{name} is {tuple(tensors[name].shape)}, should be {tuple(wanted[name].shape)}"
+            for name in wanted
+            if name in tensors and tensors[name].shape != wanted[name].shape
+        ),
+        *(
+            f"{name} is of type {tensors[name].dtype}, should be {wanted[name].dtype}"
+            for name in wanted
+            if name in tensors
+            and not name.endswith(UNUSED_IN_EVALUATION)
+            and not _converts(tensors[name], wanted[name])
+        ),
+    ]
+
+
+def _converts(given: Tensor, wanted: Tensor) -> bool:
+    """Whether numbers keep their meaning: integers in a weight's place stand for others."""
+    if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
+        return False
+    return wanted.is_floating_point() or torch.can_cast(given.dtype, wanted.dtype)
+
+
+def _chosen(fitting: list[Part], origin: str, key: str | None) -> Part:
+    """The one part that is meant. Raises CheckpointError where that cannot be told."""
+    likeliest = fitting
+    if key is None:
+        by_key = ([part for part in fitting if part.key == name] for name in MAIN_KEYS)
+        likeliest = next(filter(None, by_key), fitting)
+    first = likeliest[0]
+    if all(_equal(first, other) for other in likeliest[1:]):  # one module under two names
+        return first
+    names = ", ".join(part.address for part in likeliest)
+    raise CheckpointError(
+        f"checkpoint {origin} holds several state dicts ({names}) that fit: say which with "
+        f'key = "{first.address}"'
+    )
+
+
+def _equal(one: Part, other: Part) -> bool:
+    return all(
+        name in other.tensors and torch.equal(tensor, other.tensors[name])
+        for name, tensor in one.tensors.items()
+    )
+
+
+def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
+    said = []
+    if chosen.key:
+        said.append(f"state dict {chosen.key!r}")
+    if chosen.prefix:
+        said.append(f"prefix {chosen.prefix!r} removed")
+    if chosen.unused:
+        said.append(f"other tensors not used: {_listed(chosen.unused, 3)}")
+    if others := [part.address for part in fitting if part is not chosen]:
+        said.append(f"{_listed(others, 4)} would fit, too (choose by `key`)")
+    if any(
+        tensor.dtype == torch.float64 and wanted[name].dtype == torch.float32
+        for name, tensor in chosen.tensors.items()
+    ):
+        said.append("numbers of type float64 rounded to float32")
+    if said:
+        logger.info("weights: %s", "; ".join(said))
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    """The first names, and how many there are more."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
+    """Every misfit of the state dict and prefix that come nearest."""
+    nearest = [_nearest(name, state, wanted) for name, state in dicts.items()]
+    _, name, prefix = max(nearest, key=lambda found: found[0])
+    below = {n.removeprefix(prefix): t for n, t in dicts[name].items() if n.startswith(prefix)}
+    problems = _problems(below, wanted)
+    place = [f"state dict {name!r}"] * bool(name) + [f"prefix {prefix!r}"] * bool(prefix)
+    where = f" ({', '.join(place)})" if place else ""
+    more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+    others = [other or "(the file itself)" for other in dicts if other != name]
+    neither = f"; nor does {_listed(others, 4)}" if others else ""
+    return f"{where}: {'; '.join(problems[:8])}{more}{neither}{_hint(below, wanted, len(problems))}"
+
+
+def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
+    """What to do where only the head, a weight and a bias at most, is of another size."""
+    heads = {
+        (tensors[name].shape[0], wanted[name].shape[0])
+        for name in wanted
+        if name in tensors
+        and tensors[name].dim() > 0
+        and tensors[name].shape != wanted[name].shape
+        and tensors[name].shape[1:] == wanted[name].shape[1:]
+    }
+    if len(heads) != 1 or count > 2:
+        return ""
+    held, expected = heads.pop()
+    return (
+        f". If this is the output, it was trained with {held} outputs, not {expected}: say "
+        f"outputs = {held} in the series, and in class_outputs which output each class has"
+    )
+
+
+def _nearest(name: str, state: Tensors, wanted: Tensors) -> tuple[int, str, str]:
+    """How many of the wanted names a state dict has below its best prefix, its key, that prefix."""
+    prefixes = Counter(
+        held[: -len(want)] for held in state for want in wanted if f".{held}".endswith(f".{want}")
+    )
+    if prefixes[""] == len(wanted) or not prefixes:
+        return prefixes[""], name, ""
+    prefix, count = prefixes.most_common(1)[0]
+    return count, name, prefix
+
+
+def _shown(content: object) -> str:
+    held = type(content).__name__
+    if isinstance(content, Mapping):
+        names = [str(name) for name in content]
+        held = f"a dict of {json.dumps(names[:8])}" if names else "an empty dict"
+        if _is_optimizers(content):
+            held = "the state of an optimizer, which some libraries write beside the weights' file"
+    return f"{held}; expected a dict of tensors, bare or under {', '.join(MAIN_KEYS[1:4])}"

@@ -1,0 +1,137 @@
+"""What importance is measured on, for one checkpoint: its objective, with the prototypes of classes
+where these must be computed first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.artifacts import Artifact, Run
+from harness.config import Config, FolderImagesSection, MemoryImagesSection
+from harness.images.batches import batches
+from harness.images.sets import ImageSet, open_images
+from harness.networks.budget import halving
+from harness.networks.objectives import Target, choose_objective, read_embeddings
+from harness.networks.outputs import logits_of
+from harness.networks.recording import borrowed
+from harness.networks.sources import Source
+from harness.randomness import generator
+from harness.stages.checkpoints import image_parts, load, output_of, view_of
+from harness.stages.stage import Advance, Value, Work
+from harness.stages.study import AblationStudy
+
+
+@dataclass(frozen=True)
+class MakePrototypes(Work):
+    """The mean output of one checkpoint over images of each class."""
+
+    source: Source
+    epoch: int
+    config: Config
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        return (Artifact("prototypes", (self.source.name, self.epoch)),)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        checkpoint = Artifact("checkpoint", (self.source.name, self.epoch))
+        return checkpoint, Artifact("image_index", (_split(self.config),))
+
+    @property
+    def depends(self) -> object:
+        config = self.config
+        heldout = config.revert.heldout_images if _split(config) == "test" else None
+        return [_split(config), config.evolve.images_per_class, config.seed, heldout]
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        images = open_images(run, _split(self.config))
+        chosen = {c: self._chosen(images, c) for c in range(len(images.classes))}
+        model, view = load(run, self.source, self.epoch), view_of(run, self.source)
+
+        def mean(ids: np.ndarray, size: int) -> Tensor:
+            with borrowed(model), torch.inference_mode():
+                outputs = [
+                    functional.normalize(logits_of(model, model(batch)).double(), dim=1)
+                    for _, batch in batches(images, ids, view, size)
+                ]
+            return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
+
+        size, what = self.config.evolve.batch_size, str(self.makes[0])
+        rows = [halving(partial(mean, ids), size, what).float() for ids in chosen.values()]
+        yield {
+            "prototypes": torch.stack(rows).numpy(),
+            "images": np.array([len(ids) for ids in chosen.values()]),
+        }
+        advance(1)
+
+    def _chosen(self, images: ImageSet, class_id: int) -> np.ndarray:
+        if _split(self.config) == "test":
+            return image_parts(self.config, images, class_id)["importance"]
+        ids = np.flatnonzero(images.labels == class_id)
+        rng = generator(self.config.seed, "images of a prototype", class_id)
+        return np.sort(rng.permutation(ids)[: self.config.evolve.images_per_class])
+
+
+def _split(config: Config) -> str:
+    """The images that prototypes are made of, none of which is ablated on: the training images
+    where the run has them, else the probe images; of images in memory, importance's part."""
+    section = config.images
+    if isinstance(section, MemoryImagesSection):
+        return "test"
+    return "probe" if isinstance(section, FolderImagesSection) and not section.train else "train"
+
+
+def prototype_works(study: AblationStudy) -> list[Work]:
+    """The pieces of work that make the prototypes which a study needs."""
+    needed = {
+        (source.name, epoch): source
+        for source, pair in study.pairs
+        for epoch in (pair.epoch_from, pair.epoch_to)
+        if choose_objective(source.objective).needs_images
+    }
+    return [MakePrototypes(s, epoch, study.config) for (_, epoch), s in needed.items()]
+
+
+def prototypes_read(source: Source, *epochs: int) -> tuple[Artifact, ...]:
+    """The artifacts that a series' objective reads, for what works with these checkpoints."""
+    if not choose_objective(source.objective).needs_images:
+        return ()
+    return tuple(Artifact("prototypes", (source.name, epoch)) for epoch in epochs)
+
+
+def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
+    """Class id -> what is measured of one checkpoint's outputs for it.
+
+    Raises:
+        ValueError: class embeddings that cannot be used.
+    """
+    objective, images = choose_objective(source.objective), open_images(run, "test")
+    vectors: Tensor | None = None
+    if objective.file is not None:
+        vectors = torch.from_numpy(read_embeddings(objective.file, images.classes))
+    elif objective.prototypes:
+        (artifact,) = prototypes_read(source, epoch)
+        vectors = torch.from_numpy(run.arrays(artifact)["prototypes"])
+
+    def target(class_id: int) -> Target:
+        label = output_of(source, images, class_id) if objective.classifies else class_id
+        return Target(objective, label, len(images.classes), vectors)
+
+    return target
+
+
+def says(source: Source, config: Config) -> str:
+    """What importance of a series is measured on, to end a sentence."""
+    objective = choose_objective(source.objective)
+    split = {"train": "training", "probe": "probe", "test": "importance"}[_split(config)]
+    most = config.evolve.images_per_class
+    counted = f" (at most {most} {split} images each)" if objective.needs_images else ""
+    predicted = "; a prediction is the class with the largest objective"
+    return objective.says + counted + predicted * (not objective.classifies)
