@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent / "component"
 _SHELL = """<style>
 [data-testid="stHeader"], [data-testid="stToolbar"], [data-testid="stStatusWidget"],
 [data-testid="stDecoration"], [data-testid="stConnectionStatus"] { display: none; }
-[data-testid="stMainBlockContainer"] { padding: 0 1rem; max-width: 50rem; }
+[data-testid="stMainBlockContainer"] { padding: 0 1rem; max-width: 80rem; }
 </style>"""
 
 

@@ -14,6 +14,10 @@ from survey_app.schema import participants, responses
 from survey_app.store import Store
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table, codebook
 
+DEVICE = {
+    "viewport_width": "width", "viewport_height": "height", "pixel_ratio": "pixel_ratio",
+    "touch": "touch", "browser": "browser",
+}  # fmt: skip
 UNFINISHED = ("consented", "practising", "active")
 
 
@@ -48,6 +52,7 @@ def tables(
 
 
 def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
+    device = row["device"] or {}
     start, end = row["consented_at"], row["finished_at"]
     # The server's clock may have been set back in between.
     seconds = max(0.0, (end - start).total_seconds()) if start and end else None
@@ -55,6 +60,7 @@ def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
     return {
         "status": "expired" if over else row["status"],
         "total_seconds": seconds,
+        **{name: device.get(of) for name, of in DEVICE.items()},
         "questionnaire": json.dumps(row["questionnaire"], ensure_ascii=False),
     }
 

@@ -10,7 +10,10 @@ class Stage(StrEnum):
     """The page a participant is on."""
 
     CONSENT = "consent"
+    BEFORE = "before"
     INSTRUCTIONS = "instructions"
+    QUIZ = "quiz"
+    INTRODUCTION = "introduction"
     PRACTICE = "practice"
     FEEDBACK = "feedback"
     TRIAL = "trial"
@@ -26,13 +29,28 @@ ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.EXPIRED}
 
 @dataclass(frozen=True)
 class Course:
-    """What the flow needs to know of a study."""
+    """What the flow needs to know of a study.
+
+    `practice_begins` and `begins` are the positions among the practice trials, and among the
+    trials, at which another task begins: there it introduces itself. `before` and `quiz`: whether
+    there are questions before the instructions, and on what was understood of them.
+    """
 
     practice: int
     practice_pass: float
     keyed: int
     trials: int
     questions: bool
+    practice_begins: tuple[int, ...] = ()
+    begins: tuple[int, ...] = ()
+    before: bool = False
+    quiz: bool = False
+
+    @property
+    def first_pages(self) -> tuple[Stage, ...]:
+        """Between consent and the first trial."""
+        quiz = (Stage.QUIZ,) if self.quiz else ()
+        return (*((Stage.BEFORE,) if self.before else ()), Stage.INSTRUCTIONS, *quiz)
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,9 @@ class Progress:
     practice_done: int = 0
     practice_right: int = 0
     feedback: bool = False
+    first_page: int = 0  # of the course's first pages
+    quiz_attempts: int = 0
+    introduced: int = 0  # tasks that have introduced themselves, in practice and in the trials
 
 
 def stage(progress: Progress, course: Course) -> Stage:
@@ -54,14 +75,28 @@ def stage(progress: Progress, course: Course) -> Stage:
         case "arrived":
             return Stage.CONSENT
         case "consented":
-            return Stage.INSTRUCTIONS
+            return course.first_pages[progress.first_page]
+        case "practising" if progress.feedback:
+            return Stage.FEEDBACK
+        case "practising" | "active" if progress.introduced < _begun(progress, course):
+            return Stage.INTRODUCTION
         case "practising":
-            return Stage.FEEDBACK if progress.feedback else Stage.PRACTICE
+            return Stage.PRACTICE
         case "active":
             return Stage.TRIAL if progress.done < course.trials else Stage.QUESTIONS
         case "finished" | "screened_out" | "expired":
             return Stage(progress.status)
     raise ValueError(f"unknown status {progress.status!r}")
+
+
+def _begun(progress: Progress, course: Course) -> int:
+    """How many tasks should have introduced themselves before the current trial."""
+    if progress.status == "active":
+        practised, at = len(course.practice_begins), progress.done
+        return practised + sum(begin <= at for begin in course.begins)
+    if progress.practice_attempts > 1:
+        return 0  # they are known
+    return sum(begin <= progress.practice_done for begin in course.practice_begins)
 
 
 def _step(progress: Progress, **changes) -> Progress:
@@ -73,11 +108,24 @@ def consent(progress: Progress, agreed: bool) -> Progress:
     return _step(progress, status="consented" if agreed else "screened_out")
 
 
-def read_instructions(progress: Progress, course: Course) -> Progress:
-    """On to practice, or to the trials where there is none."""
+def turn_page(progress: Progress, course: Course) -> Progress:
+    """On to the next of the first pages, then to practice, or to the trials where there is none."""
+    if progress.first_page + 1 < len(course.first_pages):
+        return _step(progress, first_page=progress.first_page + 1)
     if not course.practice:
         return _step(progress, status="active")
     return _step(progress, status="practising", practice_attempts=1)
+
+
+def read_again(progress: Progress, course: Course) -> Progress:
+    """The quiz was not passed: back to the instructions."""
+    page = course.first_pages.index(Stage.INSTRUCTIONS)
+    return _step(progress, first_page=page, quiz_attempts=progress.quiz_attempts + 1)
+
+
+def introduce(progress: Progress, course: Course) -> Progress:
+    """A task's introduction was read."""
+    return _step(progress, introduced=_begun(progress, course))
 
 
 def practise(progress: Progress, right: bool | None) -> Progress:
@@ -108,6 +156,11 @@ def acknowledge(progress: Progress, course: Course) -> Progress:
 def answer(progress: Progress, course: Course) -> Progress:
     """A trial was answered."""
     return _finish_if_done(_step(progress, done=progress.done + 1), course)
+
+
+def screen_out(progress: Progress) -> Progress:
+    """The study itself ends it early."""
+    return _step(progress, status="screened_out")
 
 
 def finish(progress: Progress) -> Progress:

@@ -67,6 +67,9 @@ participants = Table(
     Column("practice_right", Integer, nullable=False),
     Column("feedback", JSON),  # of the practice trial just answered, until acknowledged
     Column("attention_right", Integer, nullable=False),
+    Column("first_page", Integer, nullable=False, server_default="0"),
+    Column("quiz_attempts", Integer, nullable=False, server_default="0"),
+    Column("introduced", Integer, nullable=False, server_default="0"),
     Column("reason", String(20)),  # why screened out: declined or full
     Column("arrived_at", Moment, nullable=False),
     Column("consented_at", Moment),
@@ -75,6 +78,7 @@ participants = Table(
     Column("lease_until", Moment),
     Column("instruction_seconds", Float),
     Column("questionnaire", JSON, nullable=False),
+    Column("device", JSON),  # viewport, pixel ratio, touch, browser family; sent with consent
     Index("ix_participants_lease", "study", "source", "status", "lease_until"),
 )
 
@@ -119,6 +123,7 @@ responses = Table(
     Column("options", JSON, nullable=False),
     Column("answer", JSON, nullable=False),
     Column("correct", Boolean),
+    Column("missing", String(10)),  # why there is no answer: time or picture
     Column("confidence", Float),
     Column("shown_at", Moment, nullable=False),
     Column("answered_at", Moment, nullable=False),

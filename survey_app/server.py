@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import mimetypes
 import os
 import time
 from functools import cache
@@ -41,9 +42,10 @@ def service() -> Service:
 
 @cache
 def pictures() -> dict[str, bytes]:
-    """The study's pictures, in memory."""
+    """The study's pictures and those of the researcher's texts, in memory."""
     folder = Path(os.environ["CONCEPTEVO_STUDY"]) / "images"
-    return {name: (folder / name).read_bytes() for name in service().study.images()}
+    study = service().study
+    return {n: (folder / n).read_bytes() for n in (*study.images(), *study.own_files())}
 
 
 async def act(request: Request) -> Response:
@@ -83,7 +85,8 @@ async def picture(request: Request) -> Response:
     if data is None:
         return PlainTextResponse("no such picture", 404)
     headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-    return Response(data, media_type="image/jpeg", headers=headers)
+    kind = mimetypes.guess_type(request.path_params["name"])[0]
+    return Response(data, media_type=kind, headers=headers)
 
 
 async def healthz(request: Request) -> Response:

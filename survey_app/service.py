@@ -16,10 +16,19 @@ from survey_app.flow import Progress, Stage
 from survey_app.platforms import Arrival, arrival, new_link
 from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
 from survey_app.views import Place, View
-from tasks.base import CONFIDENCE, UnfitAnswer, all_tasks, check_values, clean_text
+from tasks.base import CONFIDENCE, UnfitAnswer, all_tasks, check_values
+from tasks.language import N_
+from tasks.questionnaire import When, check_answers, count_right, screened
 from tasks.responses import Source
 from tasks.study import Study
 
+#: Pages of questions, and which of the study's questions they ask.
+ASKED: dict[Stage, When] = {
+    Stage.BEFORE: "before",
+    Stage.QUIZ: "quiz",
+    Stage.QUESTIONS: "after",
+}
+BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")
 _DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
 
@@ -95,59 +104,87 @@ class Service:
             return self.store.save_progress(connection, self.study, row, progress, **more)
 
         if stage is Stage.CONSENT:
-            return self._consent(connection, row, progress, values, save)
-        if stage is Stage.INSTRUCTIONS:
+            return self._consent(connection, row, progress, action, values, save)
+        if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
+            turn = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
             seconds = _count(action, "milliseconds", _DAY) / 1000
-            return save(flow.read_instructions(progress, course), instruction_seconds=seconds)
+            seconds += row["instruction_seconds"] or 0
+            return save(turn(progress, course), instruction_seconds=seconds)
         if stage is Stage.FEEDBACK:
             return save(flow.acknowledge(progress, course))
-        if stage is Stage.QUESTIONS:
-            return save(flow.finish(progress), questionnaire=self._questionnaire(values))
+        if stage in ASKED:
+            return self._questions(connection, row, stage, progress, course, values, save)
         return self._answer(connection, row, stage, progress, course, action, values, save)
 
-    def _consent(self, connection, row, progress, values, save):
-        if values.get("consent") not in ("yes", "no"):
-            raise BadAction("consent must be yes or no")
-        if values["consent"] == "no":
-            return save(flow.consent(progress, False), reason="declined")
+    def _consent(self, connection, row, progress, action, values, save):
+        reasons = {"no": "declined", "screen": "screen"}
+        if values.get("consent") in reasons:
+            return save(flow.consent(progress, False), reason=reasons[values["consent"]])
+        if values.get("consent") != "yes":
+            raise BadAction("consent must be yes, no or screen")
+        device = device_of(action.get("device"))
+        if 0 < device.get("width", 0) < self.study.min_width:
+            text = N_("The window is narrower than {width} pixels.")
+            raise BadAction(self.view.words(text, width=self.study.min_width))
         place = self.store.take_place(connection, self.study, row)
         if place is None:
             return save(flow.consent(progress, False), reason="full")
         moment = self.store.clock()
         return save(
-            flow.consent(progress, True), plan=plan_of(self.study, place), consented_at=moment
+            flow.consent(progress, True),
+            plan=plan_of(self.study, place),
+            consented_at=moment,
+            device=device,
         )
 
-    def _questionnaire(self, values: dict[str, Any]) -> dict[str, str]:
-        """Answers to the optional questions; empty ones are left out, unfit ones refused."""
-        answers = {}
-        for field in self.study.questions:
-            value = values.get(field.name)
-            if value in (None, ""):
+    def _questions(self, connection, row, stage, progress, course, values, save):
+        """Store the answers of a page of questions; they may end the study, or lead back."""
+        asked = self.study.asked(ASKED[stage])
+        answers = self._fitting(check_answers, asked, values, row["questionnaire"])
+        kept = row["questionnaire"] | answers
+        failed = "answers" if screened(asked, answers) else ""
+        for check in self.study.checks:
+            if not any(q.check == check.name for q in asked):
                 continue
-            if field.kind == "text":
-                answers[field.name] = clean_text(value)
-            elif value in [choice for choice, _ in field.choices]:
-                answers[field.name] = value
-            else:
-                raise BadAction(f"{field.name} must be one of the choices shown")
-        return answers
+            kept[f"{check.name}_right"] = right = count_right(asked, check.name, answers)
+            if right >= check.needed or failed:
+                continue
+            if stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
+                return save(flow.read_again(progress, course), questionnaire=kept)
+            failed = check.name
+        if failed:
+            self.store.free_place(connection, self.study, row)
+            return save(flow.screen_out(progress), reason=failed, questionnaire=kept)
+        if stage is Stage.QUESTIONS:
+            return save(flow.finish(progress), questionnaire=kept)
+        return save(flow.turn_page(progress, course), questionnaire=kept)
+
+    def _fitting(self, check, *given) -> dict[str, Any]:
+        """What a check of answers returns; what does not fit is told in the study's language."""
+        try:
+            return check(*given)
+        except UnfitAnswer as error:
+            raise BadAction(error.message(self.view.words)) from error
+        except ValueError as error:
+            raise BadAction(str(error)) from error
+
+    def _missing(self, action: dict[str, Any]) -> str | None:
+        """Why a trial goes on without an answer, None where it has one."""
+        reasons = ("picture", "time") if self.study.seconds_per_trial else ("picture",)
+        return action.get("missing") if action.get("missing") in reasons else None
 
     def _answer(self, connection, row, stage, progress, course, action, values, save):
         placed = current_trials(self.study, row)
         position = progress.practice_done if stage is Stage.PRACTICE else progress.done
         trial = self.study.by_id[placed[position]["trial"]]
         task = all_tasks().get(trial.task)
-        try:
-            checked = check_values(self.study.fields(trial), trial, values)
-        except UnfitAnswer as error:
-            raise BadAction(error.message(self.view.words)) from error
-        except ValueError as error:
-            raise BadAction(str(error)) from error
-        confidence = checked.pop(CONFIDENCE.name, None)
-        answer = task.answer(checked)
+        missing, answer, confidence, right = self._missing(action), None, None, None
         key = self.keys[trial.id]
-        right = task.score(key, answer) if key is not None else None
+        if not missing:
+            checked = self._fitting(check_values, self.study.fields(trial), trial, values)
+            confidence = checked.pop(CONFIDENCE.name, None)
+            answer = task.answer(checked)
+            right = task.score(key, answer) if key is not None else None
         suffix = f"@{progress.practice_attempts}" if stage is Stage.PRACTICE else ""
         new = self.store.save_response(
             connection,
@@ -163,6 +200,7 @@ class Service:
                 "options": placed[position]["options"],
                 "answer": answer,
                 "correct": right,
+                "missing": missing,
                 "confidence": None if confidence is None else float(confidence),
                 "shown_at": row["shown_at"],
                 "answered_at": self.store.clock(),
@@ -176,7 +214,7 @@ class Service:
                 f"{row['participant']} met {trial.id} twice at version {row['version']}"
             )
         if stage is Stage.PRACTICE:
-            feedback = {"trial": trial.id, "answer": answer, "right": right}
+            feedback = {"trial": trial.id, "answer": answer, "right": right, "missing": missing}
             return save(flow.practise(progress, right), feedback=feedback)
         passed = trial.role == "attention" and right is True
         return save(flow.answer(progress, course), attention_right=row["attention_right"] + passed)
@@ -189,6 +227,8 @@ class Service:
         position = progress.practice_done if row["status"] == "practising" else progress.done
         if stage is Stage.FEEDBACK:
             position -= 1
+        practising = row["status"] == "practising"
+        begins = course.practice_begins if practising else course.begins
         place = Place(
             stage=stage,
             position=position,
@@ -201,6 +241,11 @@ class Service:
             platform=row["platform"],
             identity=identity,
             attentive=stage is not Stage.FINISHED or self.attentive(row),
+            practising=practising,
+            part=sum(begin <= position for begin in begins),
+            parts=len(begins),
+            quiz_attempts=progress.quiz_attempts,
+            answers=row["questionnaire"] or {},
         )
         token = tokens.sign(row["participant"], row["version"], self.secret)
         return {"version": row["version"], "token": token, **self.view.page(place)}
@@ -210,6 +255,19 @@ class Service:
         rule = self.study.exclusion.attention_below
         shown = [p for p in row["plan"] or () if self.study.by_id[p["trial"]].role == "attention"]
         return rule is None or not shown or row["attention_right"] >= rule * len(shown)
+
+
+def device_of(sent: object) -> dict[str, Any]:
+    """What the browser says of its window and itself, within bounds; {} where it says nothing."""
+    if not isinstance(sent, dict):
+        return {}
+    return {
+        "width": round(_count(sent, "width", 100_000)),
+        "height": round(_count(sent, "height", 100_000)),
+        "pixel_ratio": round(float(_count(sent, "pixel_ratio", 100)), 3),
+        "touch": sent.get("touch") is True,
+        "browser": sent["browser"] if sent.get("browser") in BROWSERS else "other",
+    }
 
 
 def _count(action: dict[str, Any], name: str, most: float) -> float:

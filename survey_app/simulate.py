@@ -15,9 +15,10 @@ import numpy as np
 from survey_app import flow
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
-from survey_app.service import Service
+from survey_app.service import ASKED, Service
 from survey_app.store import course_of, current_trials, progress_of
 from tasks.base import CONFIDENCE, Trial, all_tasks
+from tasks.questionnaire import simulated_answers
 
 EASE = 1.2  # log-odds that a typical person sees what a trial shows
 EASES = {"hand_picked": 2.0, "same_series": 1.0, "other_series": 0.7, "one_reference": 0.2}
@@ -68,6 +69,7 @@ def _take_part(
 ) -> str:
     careless, ability = rng.random() < CARELESS, rng.normal(0, PEOPLE)
     leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
+    answers: dict[str, Any] = {}
     page = service.page(person)
     while Stage(page["stage"]) not in flow.ENDS:
         if page["version"] == leaves_at:
@@ -77,6 +79,10 @@ def _take_part(
         action: dict[str, Any] = {"values": {}, "milliseconds": seconds * 1000}
         if stage is Stage.INSTRUCTIONS:
             action["milliseconds"] *= 5
+        if stage in ASKED:
+            asked = service.study.asked(ASKED[stage])
+            action["values"] = simulated_answers(asked, rng, answers)
+            answers |= action["values"]
         if stage is Stage.CONSENT:
             action["values"] = {"consent": "yes"}
         elif trial is not None:

@@ -263,6 +263,11 @@ class Store:
         )
         return place
 
+    def free_place(self, connection: Connection, study: Study, row: dict[str, Any]) -> None:
+        """Let somebody else have the participant's place."""
+        held = (places.c.study == study.hash) & (places.c.participant == row["participant"])
+        connection.execute(update(places).where(held).values(participant=None))
+
     def update(self, connection: Connection, study: str, participant: str, **values) -> None:
         connection.execute(
             update(participants)
@@ -329,8 +334,18 @@ def course_of(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course
         practice_pass=study.practice_pass,
         keyed=sum(keys[trial] is not None for trial in study.practice),
         trials=len(row["plan"] or ()),
-        questions=bool(study.questions),
+        questions=bool(study.asked("after")),
+        practice_begins=_begins(study, list(study.practice)),
+        begins=_begins(study, [placed["trial"] for placed in row["plan"] or ()]),
+        before=bool(study.asked("before")),
+        quiz=bool(study.asked("quiz")),
     )
+
+
+def _begins(study: Study, trials: list[str]) -> tuple[int, ...]:
+    """Positions at which another task begins."""
+    tasks = [study.by_id[trial].task for trial in trials]
+    return tuple(i for i, task in enumerate(tasks) if i == 0 or task != tasks[i - 1])
 
 
 def progress_of(row: dict[str, Any]) -> Progress:

@@ -9,29 +9,32 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from markdown_it import MarkdownIt
-
+from survey_app import parts
 from survey_app.flow import Stage
+from survey_app.parts import IMAGES, Keys
 from survey_app.platforms import prolific_return
 from tasks.base import Field, Trial
-from tasks.language import Words
-from tasks.study import Study
+from tasks.language import N_, Words
+from tasks.questionnaire import shown
+from tasks.study import Study, TaskText
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False})
-IMAGES = "img"  # relative to the page, so that any path prefix works
-
-
-def markdown(text: str) -> str:
-    return _MARKDOWN.render(text)
-
-
-def inline(text: str) -> str:
-    return _MARKDOWN.renderInline(text)
+#: Why a study ended for somebody before its end, as they read it.
+REASONS = {
+    "full": N_("All places of this study are taken at the moment."),
+    "declined": N_("You chose not to take part. No answers were stored."),
+    "screen": N_("This study needs a larger screen. No answers were stored."),
+    "answers": N_("By your answers, this study is not meant for you."),
+    "understanding": N_("Some answers about the instructions were not right."),
+    "colour": N_("This study needs all colours to be seen, on a screen that shows them well."),
+}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a participant stands, as far as a page needs it."""
+    """Where a participant stands, as far as a page needs it.
+
+    `part` of `parts`: of the tasks in practice, or in the trials. `answers`: to questions.
+    """
 
     stage: Stage
     position: int = 0
@@ -44,6 +47,11 @@ class Place:
     platform: str = "open"
     identity: dict[str, Any] = field(default_factory=dict)
     attentive: bool = True
+    practising: bool = False
+    part: int = 1
+    parts: int = 1
+    quiz_attempts: int = 0
+    answers: dict[str, Any] = field(default_factory=dict)
 
 
 class View:
@@ -56,7 +64,8 @@ class View:
     def page(self, place: Place) -> dict[str, Any]:
         """A page: its HTML, and the pictures of the next trials to fetch beforehand."""
         body = getattr(self, f"_{place.stage.value}")(place)
-        ahead = [name for placed in place.placed[1:] for name in self._images(placed["trial"])]
+        first = 0 if place.stage is Stage.INTRODUCTION else 1
+        ahead = [name for placed in place.placed[first:] for name in self._images(placed["trial"])]
         html = self._around(body, self._progress(place))
         return {
             "stage": place.stage.value,
@@ -66,31 +75,43 @@ class View:
 
     def preview(self) -> dict[str, Any]:
         """What a platform's preview shows; nothing can be sent from it."""
-        text = self.words("This is a preview. Accept the task to take part.")
-        note = f"<p class='note'>{escape(text)}</p>"
-        return self._still(self.words("Preview"), note + markdown(self.study.consent))
+        note = parts.paragraph(
+            self.words("This is a preview. Accept the task to take part."), "note"
+        )
+        return self._still(self.words("Preview"), note + self._own("consent"))
 
     def message(self, text: str, **values: object) -> dict[str, Any]:
         """A page that only says something: a text of the catalogue, marked where it is written."""
-        return self._still(
-            self.words("We cannot start yet"), f"<p>{escape(self.words(text, **values))}</p>"
-        )
+        shown = parts.paragraph(self.words(text, **values))
+        return self._still(self.words("We cannot start yet"), shown)
 
     def browser(self) -> dict[str, str]:
         """What the component says by itself, by the name it uses for it."""
         return {
             "loading": self.words("A picture is still loading …"),
+            "missing": self.words(
+                "A picture has not arrived. Please check your connection to the internet."
+            ),
+            "again": self.words("Try again"),
+            "skip": self.words("Go on without this picture"),
             "outdated": self.words("This page is out of date. Please reload it."),
             "storing": self.words("Your answer is not stored yet. Trying again …"),
+            "left": self.words("Seconds left: {seconds}"),
+            "close": self.words("Close"),
         }
 
     def _still(self, title: str, body: str) -> dict[str, Any]:
-        html = self._around(_heading(title) + body)
+        html = self._around(parts.heading(title) + body)
         return {"version": -1, "token": "", "stage": "still", "html": html, "preload": []}
 
     def _around(self, body: str, progress: str = "") -> str:
-        title = f'<p class="study">{escape(self.study.title)}</p>'
+        title = parts.paragraph(self.study.title, "study")
         return f'<header>{title}{progress}</header><div class="page">{body}</div>'
+
+    def _own(self, name: str) -> str:
+        """A text of the researcher's, with the pictures that it names."""
+        text = parts.markdown(getattr(self.study, name), self.study.files.get(name))
+        return f'<div class="prose">{text}</div>'
 
     def _images(self, trial: str) -> list[str]:
         shown = self.study.by_id[trial]
@@ -107,7 +128,7 @@ class View:
             else self.words("Practice {number} of {total}", **number)
         )
         return (
-            f'<p class="count">{escape(text)}</p><div class="bar" role="progressbar" '
+            f'{parts.paragraph(text, "count")}<div class="bar" role="progressbar" '
             f'aria-label="{escape(self.words("Progress"))}" '
             f'aria-valuemin="0" aria-valuemax="{place.total}" aria-valuenow="{place.position}">'
             f'<span style="width:{100 * place.position / max(place.total, 1):.1f}%"></span></div>'
@@ -121,30 +142,124 @@ class View:
             f'{agree}</button><button class="quiet" name="consent" value="no" '
             f"formnovalidate>{decline}</button></div>"
         )
-        payment = f'<p class="note">{escape(self.study.payment.text)}</p>'
+        payment = parts.paragraph(self.study.payment.text, "note")
         return (
-            f"{_heading(self.words('Taking part'))}"
-            f"<div class='prose'>{markdown(self.study.consent)}</div>"
-            f"{payment}<form>{choice}</form>"
+            f"{parts.heading(self.words('Taking part'))}{self._own('consent')}{payment}"
+            f"<form data-device>{self._narrow()}{choice}</form>"
         )
 
+    def _narrow(self) -> str:
+        """What stands in place of "I agree" while the window is too narrow for the pictures."""
+        if not self.study.min_width:
+            return ""
+        text = self.words(
+            "The pictures of this study need a window that is at least {width} pixels wide. Please "
+            "make the window wider, or open the same link on a larger screen.",
+            width=self.study.min_width,
+        )
+        leave = escape(self.words("I have no larger screen"))
+        return (
+            f'<div class="note" data-narrow="{self.study.min_width}" hidden>'
+            f'{parts.paragraph(text)}<button class="quiet" name="consent" value="screen" '
+            f"formnovalidate>{leave}</button></div>"
+        )
+
+    def _before(self, place: Place) -> str:
+        text = self.words("Please answer these questions before we begin.")
+        return self._questionnaire(place, self.words("A few first questions"), text)
+
     def _instructions(self, place: Place) -> str:
-        tasks = "".join(
-            f"<section><h2>{escape(t.title)}</h2>{markdown(t.instructions)}</section>"
+        again = ""
+        if place.quiz_attempts:
+            again = parts.paragraph(
+                self.words("Some answers were not right. Please read the instructions once more."),
+                "note",
+            )
+        titles = "".join(f"<li>{escape(t.title)}</li>" for t in self.study.tasks)
+        tasks = parts.paragraph(self.words("These tasks await you; each explains itself:"))
+        explained = self._explained() if self.study.asked("quiz") else f"<ol>{titles}</ol>"
+        practice = (
+            parts.paragraph(
+                self.words("First come a few practice trials that tell you how you did.")
+            )
+            if self.study.practice
+            else ""
+        )
+        return (
+            f"{parts.heading(self.words('What to do'))}{again}{self._own('instructions')}"
+            f"<div class='prose'>{tasks}{explained}{practice}</div>"
+            f"<form>{parts.go_on(self.words('Continue'))}</form>"
+        )
+
+    def _explained(self) -> str:
+        return "".join(
+            f"<section><h2>{escape(t.title)}</h2>{parts.markdown(t.instructions)}</section>"
             for t in self.study.tasks
         )
-        practice = escape(self.words("First come a few practice trials that tell you how you did."))
-        return (
-            f"{_heading(self.words('What to do'))}<div class='prose'>"
-            f"{markdown(self.study.instructions)}{tasks}<p>{practice}</p></div>"
-            f"<form>{_go_on(self.words('Start practice'))}</form>"
+
+    def _quiz(self, place: Place) -> str:
+        text = self.words("These questions show whether the instructions are clear.")
+        return self._questionnaire(place, self.words("Have we explained it well?"), text)
+
+    def _introduction(self, place: Place) -> str:
+        task = self.study.task_texts[self.study.by_id[place.placed[0]["trial"]].task]
+        number = {"number": place.part, "total": place.parts, "task": task.title}
+        title = (
+            self.words("Practice, part {number} of {total}: {task}", **number)
+            if place.practising
+            else self.words("Part {number} of {total}: {task}", **number)
         )
+        note = ""
+        if not place.practising and place.part > 1:
+            note = self.words("You may take a break here. Nothing is timed until you go on.")
+        elif not place.practising and self.study.practice:
+            note = self.words("Practice is over: from here on your answers count.")
+        shown = parts.paragraph(note, "note") if note else ""
+        button = self.words("Start practice") if place.practising else self.words("Start")
+        return (
+            f"{parts.heading(title)}{shown}<div class='prose'>"
+            f"{parts.markdown(task.instructions)}{self._limit()}</div>{self._example(task)}"
+            f"<form>{parts.go_on(button)}</form>"
+        )
+
+    def _limit(self) -> str:
+        seconds = self.study.seconds_per_trial
+        if not seconds:
+            return ""
+        text = self.words(
+            "You have {seconds} seconds for each; then the next one comes.", seconds=f"{seconds:g}"
+        )
+        return parts.paragraph(text)
+
+    def _example(self, task: TaskText) -> str:
+        example = task.example
+        if example is None:
+            return ""
+        panels = "".join(
+            f"<figure><figcaption>{escape(p.heading or self._group(i))}</figcaption>"
+            + "".join(parts.image(name, p.heading or self._group(i)) for name in p.images)
+            + "</figure>"
+            for i, p in enumerate(example.panels, 1)
+        )
+        options = "".join(
+            f'<figure class="{"right" if o.id == example.right else ""}">'
+            f"<figcaption>{i}</figcaption>{parts.image(o.image, self._group(i))}</figure>"
+            for i, o in enumerate(example.options, 1)
+        )
+        rows = "".join(f'<div class="pictures">{row}</div>' for row in (panels, options) if row)
+        return (
+            f'<section class="example"><h2>{escape(self.words("Example"))}</h2>{rows}'
+            f"{parts.paragraph(example.text)}</section>"
+        )
+
+    def _group(self, number: int) -> str:
+        return self.words("Group {number}", number=number)
 
     def _practice(self, place: Place) -> str:
         again = ""
         if place.attempt > 1 and place.position == 0:
             text = self.words("Some answers did not fit yet. Let us practise once more.")
-            again = f'<p class="note">{escape(text)}</p>'
+            again = parts.paragraph(text, "note")
         return again + self._trial(place)
 
     def _trial(self, place: Place) -> str:
@@ -152,113 +267,153 @@ class View:
         trial = self.study.by_id[placed["trial"]]
         text = self.study.task_texts[trial.task]
         fields = self.study.fields(trial)
-        inside = {f.panel: f for f in fields if f.panel is not None}
-        headings = [
-            panel.heading or self.words("Group {number}", number=i)
-            for i, panel in enumerate(trial.panels, 1)
-        ]
-        shown = "".join(
-            f'<section class="panel"><h2>{escape(headings[i])}</h2>'
-            + "".join(
-                _image(name, self.words("Pictures of {name}", name=headings[i]))
-                for name in panel.images
-            )
-            + (_text(inside[i]) if i in inside else "")
-            + "</section>"
-            for i, panel in enumerate(trial.panels)
+        keys = Keys()
+        picks = "".join(self._pick(f, trial, placed["options"], keys) for f in fields
+                        if f.kind == "pick")  # fmt: skip
+        rest = "".join(
+            parts.scale(f, keys) if f.kind == "scale" else parts.text_field(f)
+            for f in fields
+            if f.kind != "pick" and f.panel is None
         )
-        panels = f'<div class="panels n{len(trial.panels)}">{shown}</div>' if shown else ""
-        asked = "".join(self._field(f, trial, placed["options"]) for f in fields if f.panel is None)
+        seconds = self.study.seconds_per_trial
+        clock = '<p class="clock" role="timer"></p>' if seconds else ""
+        again = (
+            f'<details class="again"><summary>{escape(self.words("Read the instructions again"))}'
+            f"</summary>{parts.markdown(text.instructions)}</details>"
+        )
         return (
-            f'<h1 tabindex="-1" class="prompt">{inline(text.prompt)}</h1>'
-            f"<form data-timed>{panels}{asked}{_go_on(self.words('Continue'))}</form>"
+            f'<h1 tabindex="-1" class="prompt">{parts.inline(text.prompt)}</h1>'
+            f'<form data-timed="{seconds:g}" class="trial">'
+            f'<div class="look">{self._panels(trial, fields)}{picks}</div>'
+            f'<div class="reply">{clock}{rest}{parts.go_on(self.words("Continue"))}{again}</div>'
+            f"</form>"
+        )
+
+    def _panels(self, trial: Trial, fields: tuple[Field, ...]) -> str:
+        if not trial.panels:
+            return ""
+        inside = {f.panel: f for f in fields if f.panel is not None}
+        sections = []
+        for i, panel in enumerate(trial.panels):
+            name = panel.heading or self._group(i + 1)
+            pictures = "".join(
+                f'<div class="picture">'
+                f"{parts.stimulus(image, self.words('Pictures of {name}', name=name))}"
+                f"{parts.enlarge(self.words('Enlarge: {name}', name=name))}</div>"
+                for image in panel.images
+            )
+            asked = parts.text_field(inside[i]) if i in inside else ""
+            sections.append(
+                f'<section class="panel"><h2>{escape(name)}</h2>{pictures}{asked}</section>'
+            )
+        return f'<div class="panels n{len(trial.panels)}">{"".join(sections)}</div>'
+
+    def _pick(self, f: Field, trial: Trial, order: list[str], keys: Keys) -> str:
+        images = {option.id: option.image for option in trial.options}
+        cards = "".join(
+            f'<div class="card"><label class="tile">{parts.radio(f.name, o, key)}'
+            f"{parts.stimulus(images[o], self._group(number))}"
+            f'<span class="key" aria-hidden="true">{number}</span></label>'
+            f"{parts.enlarge(self.words('Enlarge: {name}', name=self._group(number)))}</div>"
+            for number, (o, key) in enumerate(zip(order, keys.take(len(order)), strict=True), 1)
+        )
+        return (
+            f'<fieldset class="tiles n{len(order)}">'
+            f'<legend class="hidden">{escape(f.label)}</legend>{cards}</fieldset>'
         )
 
     def _feedback(self, place: Place) -> str:
         assert place.feedback is not None, "feedback page without feedback"
         trial = self.study.by_id[place.feedback["trial"]]
-        right = place.feedback["right"]
-        shown = list(place.placed[0]["options"])
-        told = ""
-        if place.key in shown:
-            image = next(o.image for o in trial.options if o.id == place.key)
-            number = shown.index(place.key) + 1
-            text = self.words("The answer is number {number}:", number=number)
-            alternative = self.words("Group {number}", number=number)
-            told = f"<p>{escape(text)}</p>{_image(image, alternative)}"
+        right, missing = place.feedback["right"], place.feedback.get("missing")
         title = {
             True: self.words("That is right"),
             False: self.words("Not quite"),
             None: self.words("Thank you"),
         }[right]
-        mood = {True: "right", False: "other", None: "open"}[right]
-        if right is None:
+        told = ""
+        if place.key in place.placed[0]["options"]:
+            told = self._compared(place, trial)
+        elif right is None and not missing:
             text = self.words("There is no right or wrong here: tell us what you see.")
-            told = f"<p>{escape(text)}</p>"
+            told = parts.paragraph(text)
+        if missing == "time":
+            title = self.words("The time is over")
+        mood = {True: "right", False: "other", None: "open"}[right]
         return (
-            f'<div class="feedback {mood}">{_heading(title)}{told}</div>'
-            f"<form>{_go_on(self.words('Continue'))}</form>"
+            f'<div class="feedback {mood}">{parts.heading(title)}{told}</div>'
+            f"<form>{parts.go_on(self.words('Continue'))}</form>"
         )
 
-    def _questions(self, place: Place) -> str:
-        asked = "".join(
-            _text(f) if f.kind == "text" else _scale(f, required=False)
-            for f in self.study.questions
+    def _compared(self, place: Place, trial: Trial) -> str:
+        """One's own choice, and beside it the right one where that is another."""
+        assert place.feedback is not None, "feedback page without feedback"
+        order = list(place.placed[0]["options"])
+        images = {option.id: option.image for option in trial.options}
+        chosen = place.feedback["answer"]
+        rows = []
+        if chosen in images:
+            number = order.index(chosen) + 1
+            rows.append(("own", chosen, self.words("Your choice: number {number}", number=number)))
+        if chosen != place.key:
+            number = order.index(place.key) + 1
+            text = self.words("The answer: number {number}", number=number)
+            rows.append(("answer", place.key, text))
+        figures = "".join(
+            f'<figure class="{kind}"><figcaption>{escape(text)}</figcaption>'
+            f"{parts.image(images[option], text)}</figure>"
+            for kind, option, text in rows
         )
+        return f'<div class="pictures">{figures}</div>'
+
+    def _questions(self, place: Place) -> str:
+        needed = any(q.required for q in self.study.asked("after"))
+        text = "" if needed else self.words("All of them are optional.")
+        return self._questionnaire(
+            place, self.words("A few last questions"), text, self.words("Finish")
+        )
+
+    def _questionnaire(self, place: Place, title: str, text: str, button: str = "") -> str:
+        when = {Stage.BEFORE: "before", Stage.QUIZ: "quiz"}.get(place.stage, "after")
+        page = [q for q in self.study.questions if q.when == when]
+        names = {q.name for q in page}
+        keys = Keys()
+        asked = "".join(
+            parts.question(q, keys, q.shown_if is not None and q.shown_if.question in names)
+            for q in page
+            if q.shown_if is None or q.shown_if.question in names or shown(q, place.answers)
+        )
+        intro = parts.paragraph(text) if text else ""
         return (
-            f"{_heading(self.words('A few last questions'))}"
-            f"<p>{escape(self.words('All of them are optional.'))}</p>"
-            f"<form class='questions'>{asked}{_go_on(self.words('Finish'))}</form>"
+            f"{parts.heading(title)}{intro}"
+            f"<form class='questions'>{asked}{parts.go_on(button or self.words('Continue'))}</form>"
         )
 
     def _finished(self, place: Place) -> str:
         payment = self.study.payment
         code = payment.completed_code if place.attentive else payment.attention_code
         return (
-            f"{_heading(self.words('Thank you'))}"
-            f"<p>{escape(self.words('All your answers are stored.'))}</p>"
-            f"<div class='prose'>{markdown(self.study.debrief)}</div>{self._leave(place, code)}"
+            f"{parts.heading(self.words('Thank you'))}"
+            f"{parts.paragraph(self.words('All your answers are stored.'))}"
+            f"{self._own('debrief')}{self._leave(place, code)}"
         )
 
     def _screened_out(self, place: Place) -> str:
-        text = (
-            self.words("All places of this study are taken at the moment.")
-            if place.reason == "full"
-            else self.words("You chose not to take part. No answers were stored.")
-        )
+        text = self.words(REASONS.get(place.reason, REASONS["declined"]))
         leave = self._leave(place, self.study.payment.screened_out_code)
         title = self.words("Thank you for your interest")
-        return f"{_heading(title)}<p>{escape(text)}</p>{leave}"
+        return f"{parts.heading(title)}{parts.paragraph(text)}{leave}"
 
     def _expired(self, place: Place) -> str:
         text = self.words(
             "You were away for long, and your place was given to someone else. The answers you "
             "gave until then are stored. If you think this is a mistake, write to the researcher."
         )
-        return f"{_heading(self.words('Your place has expired'))}<p>{escape(text)}</p>"
-
-    def _field(self, f: Field, trial: Trial, order: list[str]) -> str:
-        if f.kind == "pick":
-            return self._pick(f, trial, order)
-        return _scale(f) if f.kind == "scale" else _text(f)
-
-    def _pick(self, f: Field, trial: Trial, order: list[str]) -> str:
-        images = {option.id: option.image for option in trial.options}
-        tiles = "".join(
-            f'<label class="tile">{_radio(f, o, " required")}'
-            f"{_image(images[o], self.words('Group {number}', number=number))}"
-            f'<span class="key" aria-hidden="true">{number}</span></label>'
-            for number, o in enumerate(order, 1)
-        )
-        return (
-            f'<fieldset class="tiles n{len(order)}" data-keys>'
-            f'<legend class="hidden">{escape(f.label)}</legend>{tiles}</fieldset>'
-        )
+        return parts.heading(self.words("Your place has expired")) + parts.paragraph(text)
 
     def _leave(self, place: Place, code: str) -> str:
         """How a participant gets back to the platform: redirect, form post, or a code to copy."""
-        label = escape(self.words("Your completion code:"))
-        shown = f'<p>{label} <code class="code">{escape(code)}</code></p>'
+        shown = parts.code(self.words("Your completion code:"), code)
         if place.platform == "prolific":
             link = escape(prolific_return(code))
             return (
@@ -266,61 +421,10 @@ class View:
                 f"{escape(self.words('Return to Prolific'))}</a></p>"
             )
         if place.platform == "mturk" and place.identity:
-            hidden = "".join(
-                f'<input type="hidden" name="{name}" value="{escape(value)}">'
-                for name, value in (
-                    ("assignmentId", place.identity["assignmentId"]),
-                    ("code", code),
-                )
-            )
+            values = {"assignmentId": place.identity["assignmentId"], "code": code}
             address = escape(place.identity["turkSubmitTo"])
             return (
                 f'<form method="post" data-native action="{address}">'
-                f"{hidden}{_go_on(self.words('Submit to MTurk'))}</form>"
+                f"{parts.hidden(values)}{parts.go_on(self.words('Submit to MTurk'))}</form>"
             )
         return shown
-
-
-def _heading(text: str) -> str:
-    return f'<h1 tabindex="-1">{escape(text)}</h1>'
-
-
-def _go_on(text: str) -> str:
-    return (
-        f'<div class="actions"><button class="primary" type="submit">{escape(text)}</button></div>'
-    )
-
-
-def _image(name: str, alt: str) -> str:
-    return f'<img src="{IMAGES}/{escape(name)}" alt="{escape(alt)}" draggable="false">'
-
-
-def _radio(f: Field, value: str, need: str) -> str:
-    return f'<input type="radio" name="{escape(f.name)}" value="{escape(value)}"{need}>'
-
-
-def _scale(f: Field, required: bool = True) -> str:
-    need = " required" if required else ""
-    choices = "".join(
-        f'<label class="choice">{_radio(f, value, need)}<span>{escape(label)}</span></label>'
-        for value, label in f.choices
-    )
-    return (
-        f'<fieldset class="scale" data-keys><legend>{escape(f.label)}</legend>'
-        f'<div class="row">{choices}</div></fieldset>'
-    )
-
-
-def _text(f: Field) -> str:
-    name = escape(f.name)
-    none = (
-        f'<label class="none"><input type="checkbox" data-none="{name}">'
-        f"<span>{escape(f.none_label)}</span></label>"
-        if f.none_label
-        else ""
-    )
-    need = " required" if f.none_label else ""
-    return (
-        f'<div class="text"><label><span>{escape(f.label)}</span><input type="text" name="{name}" '
-        f'maxlength="120" autocomplete="off"{need}></label>{none}</div>'
-    )

@@ -103,17 +103,39 @@ class UnfitAnswer(ValueError):
     """A field is empty or holds what it may not.
 
     Args:
-        text: of the catalogue, for the participant. field: whose label stands in its braces.
+        text: of the catalogue, for the participant. values: what stands in its braces.
     """
 
-    def __init__(self, text: str, field: Field) -> None:
-        super().__init__(text.format(question=field.label, none=field.none_label))
-        self.text, self.field = text, field
+    def __init__(self, text: str, **values: str) -> None:
+        super().__init__(text.format(**values))
+        self.text, self.values = text, values
 
     def message(self, words: Words) -> str:
         """What the participant reads."""
-        shown = self.field.translated(words)
-        return words(self.text, question=shown.label, none=shown.none_label)
+        return words(self.text, **{name: words(value) for name, value in self.values.items()})
+
+
+class UnfitField(UnfitAnswer):
+    """An unfit answer to a field of a trial."""
+
+    def __init__(self, text: str, field: Field) -> None:
+        super().__init__(text, question=field.label, none=field.none_label)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Example:
+    """A drawn trial that shows how a task goes, with its answer.
+
+    Attributes:
+        text: what one would answer, and why; of the catalogue.
+        panels, options: as in `Draft`. key: index of the right option.
+    """
+
+    text: str
+    panels: tuple[tuple[str, tuple[Image.Image, ...]], ...] = ()
+    options: tuple[Image.Image, ...] = ()
+    key: int | None = None
 
 
 class NoTrial(ValueError):
@@ -157,6 +179,10 @@ class Task(Protocol):
         """A random trial of a condition. Raises NoTrial where the evidence holds none."""
         ...
 
+    def example(self) -> Example | None:
+        """What introduces the task, out of drawn pictures; None: its instructions alone do."""
+        ...
+
     def fields(self, trial: Trial) -> tuple[Field, ...]:
         """What is asked."""
         ...
@@ -189,6 +215,9 @@ class PickOne:
     controls: tuple[str, ...] = ()
     questions: tuple[str, ...] = ("chance", "contrasts", "learning", "confidence", "associations")
     confidence = True
+
+    def example(self) -> Example | None:
+        return None
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
         return (Field(kind="pick", name="choice", label=self.asked),)
@@ -249,7 +278,7 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
             return None
         text = clean_text(value)
         if not text:
-            raise UnfitAnswer(
+            raise UnfitField(
                 N_("“{question}”: please write a few words, or tick “{none}”.")
                 if field.none_label
                 else N_("“{question}”: please write a few words."),
@@ -260,7 +289,7 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
         [o.id for o in trial.options] if field.kind == "pick" else [v for v, _ in field.choices]
     )
     if not isinstance(value, str) or value not in allowed:
-        raise UnfitAnswer(N_("“{question}”: please choose one of the answers shown."), field)
+        raise UnfitField(N_("“{question}”: please choose one of the answers shown."), field)
     return value
 
 

@@ -15,26 +15,27 @@ import numpy as np
 
 from harness.images.patches import grid
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
-from tasks.evidence import Evidence
+from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.drawings import group
+from tasks.evidence import GAP, TILE, Evidence
 from tasks.language import N_
-from tasks.observer import features, likeness
+from tasks.observer import likeness
 
 REFERENCES = {"nine_references": 9, "one_reference": 1, "catch": 9}
 TRIES = 200
 CLEAREST_OF = 12  # candidates of which a catch trial is the one that changed most visibly
-SIDE = 180  # pixels of one option
+SIDE = 3 * TILE + 2 * GAP  # pixels of one option: as large as a composite
 
 
 def _alike(evidence: Evidence, before: Neuron, after: Neuron) -> float:
     """How alike the references at both epochs look."""
-    return likeness(*(features(evidence.picture(neuron)) for neuron in (before, after)))
+    return likeness(*(evidence.look(neuron) for neuron in (before, after)))
 
 
 def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int) -> float:
     """How much more one stimulus of `neuron` looks like the references at t' than at t."""
-    one = features(evidence.picture(neuron, [rank], columns=1))
-    sheets = [features(evidence.picture(n)) for n in (before, after)]
+    one = evidence.look(neuron, [rank], columns=1)
+    sheets = [evidence.look(n) for n in (before, after)]
     return likeness(one, sheets[1]) - likeness(one, sheets[0])
 
 
@@ -48,6 +49,18 @@ class BeforeOrAfter(PickOne):
         "new pictures. One new picture fits the *After* group, the other fits the *Before* group. "
         "**Pick the one that fits the After group.**"
     )
+
+    def example(self) -> Example:
+        before = group(("stripes",), ("blue", "red", "green"), seed=1)
+        after = group(("circle",), ("yellow", "violet", "blue"), seed=2)
+        new = (group(("stripes",), ("violet",), 3, 1, 1), group(("circle",), ("green",), 4, 1, 1))
+        text = N_(
+            "In this example number 2 fits After: the After group shows circles, the Before group "
+            "shows stripes."
+        )
+        panels = ((N_("Before"), (before,)), (N_("After"), (after,)))
+        return Example(text, panels=panels, options=new, key=1)
+
     conditions: Mapping[str, int] = {"nine_references": 4, "one_reference": 2}
     control: str | None = "catch"
 
@@ -66,7 +79,8 @@ class BeforeOrAfter(PickOne):
         chosen = [(after, int(rng.choice(new))), (before, int(rng.choice(old)))]
         order = rng.permutation(2)
         options = tuple(
-            grid(evidence.crops(chosen[i][0], [chosen[i][1]]), columns=1, tile=SIDE) for i in order
+            grid(evidence.crops(chosen[i][0], [chosen[i][1]], SIDE), columns=1, tile=SIDE)
+            for i in order
         )
         panels = tuple(
             (heading, (evidence.picture(neuron, range(count), columns=3 if count > 1 else 1),))

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import TASKS, Draft, Field, NoTrial, Trial, unknown_condition
+from tasks.base import TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
+from tasks.drawings import COLOURS, group
 from tasks.evidence import Evidence
 from tasks.language import N_
 from tasks.observer import likeness
@@ -37,6 +38,18 @@ class ConceptAgreement:
         "concept** (a colour, a shape, a pattern, a kind of object), and name it in a few "
         "words. There is no right or wrong answer."
     )
+
+    def example(self) -> Example:
+        colours = tuple(COLOURS)
+        panels = tuple(
+            ("", (group(("triangle",), colours[i:] + colours[:i], seed=i),)) for i in range(SHOWN)
+        )
+        text = N_(
+            "In this example all six groups show triangles: one would answer “Clearly yes” and "
+            "write “triangles”."
+        )
+        return Example(text, panels=panels)
+
     conditions: Mapping[str, int] = {"neighbours": 2, "random": 1}
     control: str | None = None
     controls: tuple[str, ...] = ("random",)

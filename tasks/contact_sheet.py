@@ -16,6 +16,7 @@ from harness.artifacts import write_text
 from tasks.base import Field, Trial, all_tasks
 from tasks.language import Words, languages
 from tasks.observer import features
+from tasks.questionnaire import Question
 from tasks.study import Study
 
 CLEAR = {"odd_one_out": 0.03, "before_or_after": 0.05}  # a wider margin makes a trial trivial
@@ -104,6 +105,7 @@ def _texts(study: Study, words: Words) -> str:
         asked = study.fields(trial) if trial else ()
         lines += [f"<h4>{show(text.title)}</h4><p>{show(text.instructions)}</p>"]
         lines += [f"<p><em>{show(text.prompt)}</em></p><ul>{_asked(asked, show)}</ul>"]
+        lines += [f"<p>{show(text.example.text)}</p>"] if text.example else []
     lines += [f"<ul>{_asked(study.questions, show)}</ul><p>{show(study.debrief)}</p>"]
     own = " open" if words.language == study.language else ""
     return (
@@ -112,9 +114,11 @@ def _texts(study: Study, words: Words) -> str:
     )
 
 
-def _asked(fields: Sequence[Field], show: Callable[[str], str]) -> str:
+def _asked(fields: Sequence[Field | Question], show: Callable[[str], str]) -> str:
     """A list item for each field: its label and what can be answered."""
-    answers = {f.name: [*(label for _, label in f.choices), f.none_label] for f in fields}
+    answers = {
+        f.name: [*(label for _, label in f.choices), getattr(f, "none_label", "")] for f in fields
+    }
     return "".join(
         f"<li>{show(f.label)} {' · '.join(map(show, filter(None, answers[f.name])))}</li>"
         for f in fields

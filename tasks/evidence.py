@@ -19,7 +19,10 @@ from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Neuron
 from tasks.observer import features
 
-TILE, GAP = 88, 4  # pixels of one patch in a composite, and between patches
+#: Pixels of one patch in a composite, and between patches: pages show a composite at up to 236
+#: pixels, so that it is sharp on a screen with two for each of them.
+TILE, GAP = 156, 4
+LOOK = 88  # pixels of one patch where only its statistics count
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,16 @@ class Evidence:
         """The neuron's stimuli, strongest first."""
         return self._stimuli[neuron]
 
-    def crops(self, neuron: Neuron, ranks: Sequence[int]) -> list[np.ndarray]:
-        """Patches of some of the neuron's stimuli, by place in their order."""
+    def crops(self, neuron: Neuron, ranks: Sequence[int], side: int = 0) -> list[np.ndarray]:
+        """Patches of some of the neuron's stimuli, by place in their order.
+
+        Args:
+            side: pixels that a patch should have at least. It is then cut from the original image:
+                the network's own view of it is often coarser than a screen.
+        """
         layer = self.layers.loc[[(neuron.series, neuron.layer)]].iloc[0]
-        view = View(int(layer["resize"]), int(layer["crop"]))
+        finer = max(1.0, side / (float(layer["patch"]) * int(layer["crop"])))
+        view = View(round(layer["resize"] * finer), round(layer["crop"] * finer))
         rows = self.stimuli(neuron).iloc[list(ranks)]
         return [
             patch(self.images.pixels(int(i), view), y, x, float(layer["patch"]))
@@ -124,14 +133,20 @@ class Evidence:
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
     ) -> Image.Image:
         """One composite of a neuron's patches (the strongest by default)."""
-        return grid(self.crops(neuron, ranks or range(self.patches)), columns, TILE, GAP)
+        return grid(self.crops(neuron, ranks or range(self.patches), TILE), columns, TILE, GAP)
+
+    def look(
+        self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
+    ) -> np.ndarray:
+        """What that composite looks like [features], from a small one as the network sees it."""
+        return features(grid(self.crops(neuron, ranks or range(self.patches)), columns, LOOK, GAP))
 
     @cached_property
     def looks(self) -> tuple[np.ndarray, np.ndarray]:
         """A sample of usable rows [s] and what their pictures look like [s, features]."""
         size = min(200, len(self.usable))
         rows = np.random.default_rng(0).choice(self.usable, size, replace=False)
-        return rows, np.stack([features(self.picture(self.neurons[row])) for row in rows])
+        return rows, np.stack([self.look(self.neurons[row]) for row in rows])
 
     def displacement(self, series: str) -> pd.DataFrame:
         """How far each usable channel moved between the first trained epoch and the last."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from harness.records import Neuron
-from tasks.base import CLARITY, TASKS, Draft, Field, NoTrial, Trial, unknown_condition
+from tasks.base import CLARITY, TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
+from tasks.drawings import group
 from tasks.evidence import Evidence
 from tasks.language import N_
 from tasks.observer import likeness
@@ -37,6 +38,23 @@ class EvolutionLabelling:
         "(for example *red wheels* or *stripes*), or tick *No clear concept*. Then say whether it "
         "changed from early to late, and how clearly you see that."
     )
+
+    def example(self) -> Example:
+        looks = (
+            (("square", "stripes", "triangle", "circle"), ("blue", "green", "red", "grey")),
+            (("square", "triangle", "circle"), ("red",)),
+            (("circle",), ("red",)),
+        )
+        panels = tuple(
+            (stage, (group(shapes, colours, seed, PATCHES),))
+            for seed, (stage, (shapes, colours)) in enumerate(zip(STAGES, looks, strict=True))
+        )
+        text = N_(
+            "In this example one could tick “No clear concept” for Early, write “red shapes” for "
+            "Middle and “red circles” for Late, and say that it changed."
+        )
+        return Example(text, panels=panels)
+
     conditions: Mapping[str, int] = {"evolution": 2, "same_stage": 1, "false_evolution": 1}
     control: str | None = None
     controls: tuple[str, ...] = ("same_stage", "false_evolution")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+ENOUGH = 150  # pixels of the shorter side; more only take longer
+
 
 def features(picture: Image.Image) -> np.ndarray:
     """Colour and edge statistics of one composite, unit length: float [64 + 8].
@@ -16,6 +18,8 @@ def features(picture: Image.Image) -> np.ndarray:
     A 4×4×4 RGB histogram, and eight orientations of the brightness gradient weighted by strength,
     both as square roots of shares (so that a dot product is the Bhattacharyya coefficient).
     """
+    if min(picture.size) > ENOUGH:
+        picture = picture.reduce(min(picture.size) // ENOUGH)
     pixels = np.asarray(picture.convert("RGB"))
     bins = (pixels // 64).reshape(-1, 3).astype(int) @ np.array([16, 4, 1])
     colour = np.bincount(bins, minlength=64) / bins.size

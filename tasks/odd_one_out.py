@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from harness.records import Neuron
-from tasks.base import TASKS, Draft, NoTrial, PickOne, Trial, unknown_condition
+from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.drawings import COLOURS, group
 from tasks.evidence import Evidence
 from tasks.language import N_
 from tasks.observer import likeness
@@ -83,6 +84,16 @@ class OddOneOut(PickOne):
         "Some are easy, some are hard, and some may seem to have no answer: then go with your "
         "first impression."
     )
+
+    def example(self) -> Example:
+        groups = [group(("circle",), tuple(COLOURS)[i:], seed=i) for i in range(SHOWN - 1)]
+        groups.insert(3, group(("stripes",), ("violet", "yellow", "grey"), seed=9))
+        text = N_(
+            "In this example number 4 does not belong: it shows stripes, all other groups show "
+            "circles."
+        )
+        return Example(text, options=tuple(groups), key=3)
+
     conditions: Mapping[str, int] = {
         "base": 3,
         "same_series": 3,
@@ -96,13 +107,13 @@ class OddOneOut(PickOne):
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         for _ in range(TRIES):
             try:
-                group, odd, recipe = self._choose(evidence, condition, rng)
+                five, odd, recipe = self._choose(evidence, condition, rng)
                 break
             except NoTrial as error:
                 reason = error
         else:
             raise NoTrial(f"odd_one_out {condition}: {reason}")
-        rows = [*group, odd]
+        rows = [*five, odd]
         order = rng.permutation(SHOWN)
         neurons = [evidence.neurons[rows[i]] for i in order]
         pictures = self._pictures(evidence, neurons, condition, rng)
@@ -139,11 +150,11 @@ class OddOneOut(PickOne):
             raise unknown_condition(self, condition)
         pool = pools[condition]
         target = int(rng.choice(pools["base"]))
-        group = neighbours(evidence, target, pool, SHOWN - 2)
-        if len(group) < SHOWN - 2:
+        four = neighbours(evidence, target, pool, SHOWN - 2)
+        if len(four) < SHOWN - 2:
             raise NoTrial(f"fewer than {SHOWN - 2} neighbours")
-        odd = intruder(evidence, target, group, pool, rng)
-        return [target, *group], odd, {"target": str(evidence.neurons[target])}
+        odd = intruder(evidence, target, four, pool, rng)
+        return [target, *four], odd, {"target": str(evidence.neurons[target])}
 
     def _hand_picked(self, evidence, everything, rng):
         groups = [g for g in evidence.groups if len(g.neurons) >= SHOWN - 1]
@@ -151,19 +162,19 @@ class OddOneOut(PickOne):
             raise NoTrial(
                 "no hand-picked group of five neurons; name groups in study.toml (groups = 'FILE')"
             )
-        group = groups[rng.integers(len(groups))]
-        rows = [evidence.row[n] for n in group.neurons if n in evidence.row]
+        picked = groups[rng.integers(len(groups))]
+        rows = [evidence.row[n] for n in picked.neurons if n in evidence.row]
         if len(rows) < SHOWN - 1:
-            raise NoTrial(f"group {group.concept!r} has fewer than five neurons with a place")
+            raise NoTrial(f"group {picked.concept!r} has fewer than five neurons with a place")
         chosen = [int(r) for r in rng.choice(rows, SHOWN - 1, replace=False)]
         named = {
             row
             for g in groups
-            if g.concept == group.concept
+            if g.concept == picked.concept
             for row in map(evidence.row.get, g.neurons)
         }
         pool = np.array([row for row in everything if row not in named])
-        return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": group.concept}
+        return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": picked.concept}
 
     def _obvious(self, evidence, rng):
         """Five times one neuron (other stimuli each) and the neuron that looks least like it."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 
 from PIL import Image
+
+from tasks.files import content_name
 
 QUALITY = 80
 _SEGMENT = 4  # marker and length of a JPEG comment segment
@@ -43,7 +44,7 @@ def pad(data: bytes, size: int) -> bytes:
 
 def name_of(data: bytes) -> str:
     """File name: nothing but a hash of the content."""
-    return hashlib.sha256(data).hexdigest()[:32] + ".jpg"
+    return content_name(data, ".jpg")
 
 
 def equal_files(pictures: Sequence[Image.Image]) -> list[bytes]:

@@ -30,11 +30,15 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: pandas type as read back by `read_table`, and what it means."""
+    """One column: pandas type as read back by `read_table`, and what it means.
+
+    `later`: that version 0.1 did not write it; a file without it is read as empty there.
+    """
 
     name: str
     type: str  # string, Int64, Float64, boolean, or UTC (datetime64[ns, UTC])
     meaning: str
+    later: bool = False
 
 
 RESPONSES = (
@@ -59,6 +63,13 @@ RESPONSES = (
         'for concept_agreement {"rating": 1-4, "label": text or null}',
     ),
     Column("correct", "boolean", "whether the answer meets the key; empty where there is no key"),
+    Column(
+        "missing",
+        "string",
+        "why there is no answer: time (the limit passed) or picture (one did not arrive); "
+        "empty where there is one",
+        later=True,
+    ),
     Column("confidence", "Float64", "the participant's confidence 1-4; empty where not asked"),
     Column("shown_at", "UTC", "when the server first served the trial"),
     Column("answered_at", "UTC", "when the server stored the answer"),
@@ -77,8 +88,27 @@ PARTICIPANTS = (
     Column("consented_at", "UTC", "when consent was stored; empty before"),
     Column("finished_at", "UTC", "when the last part was stored; empty before"),
     Column("practice_attempts", "Int64", "rounds of practice begun"),
-    Column("instruction_seconds", "Float64", "browser time spent on the page of instructions"),
+    Column(
+        "instruction_seconds",
+        "Float64",
+        "browser time on the instructions and on tasks' introductions",
+    ),
     Column("total_seconds", "Float64", "from consent to finish, by the server's clock"),
+    Column(
+        "viewport_width",
+        "Int64",
+        "width of the browser's window at consent, CSS pixels",
+        later=True,
+    ),
+    Column("viewport_height", "Int64", "its height", later=True),
+    Column("pixel_ratio", "Float64", "pixels of the screen for each CSS pixel", later=True),
+    Column("touch", "boolean", "whether the main pointer is a finger", later=True),
+    Column(
+        "browser",
+        "string",
+        "family: chrome, firefox, safari, edge, opera, samsung, other",
+        later=True,
+    ),
     Column("questionnaire", "string", "JSON object: question id to answer; {} where none"),
 )
 
@@ -178,6 +208,8 @@ def place(file: str, columns: Sequence[Column], row: int) -> str:
 
 
 def _typed(frame: pd.DataFrame, columns: Sequence[Column], file: str) -> pd.DataFrame:
+    empty = pd.Series(pd.NA, index=frame.index, dtype="string")
+    frame = frame.assign(**{c.name: empty for c in columns if c.later and c.name not in frame})
     if missing := [c.name for c in columns if c.name not in frame]:
         listed = ", ".join(map(repr, missing))
         subject = f"column {listed} is" if len(missing) == 1 else f"columns {listed} are"

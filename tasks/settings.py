@@ -88,9 +88,12 @@ class Payment(Section):
 
 
 class Texts(Section):
+    """Files of one's own; a relative path begins at the folder of study.toml."""
+
     consent: str = ""
     instructions: str = ""
     debrief: str = ""
+    questionnaire: str = ""
 
 
 class StudySettings(Section):
@@ -104,6 +107,8 @@ class StudySettings(Section):
     lease_minutes: float = Field(default=60, gt=0)
     questions: bool = True
     confidence: bool = True
+    seconds_per_trial: float = Field(default=0, ge=0, le=3600)
+    min_width: int = Field(default=0, ge=0, le=4000)
     evidence: EvidenceSettings = EvidenceSettings()
     trials: dict[str, dict[str, int]] = Field(default_factory=dict)
     practice: Practice = Practice()
@@ -129,7 +134,8 @@ def load_settings(path: Path | None) -> StudySettings:
     if path is None:
         return StudySettings()
     try:
-        return StudySettings(**tomllib.loads(path.read_text(encoding="utf-8")))
+        written = StudySettings(**tomllib.loads(path.read_text(encoding="utf-8")))
+        return _beside(path.parent, written)
     except OSError as error:
         raise ValueError(f"study settings {path} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
@@ -140,6 +146,17 @@ def load_settings(path: Path | None) -> StudySettings:
             for e in error.errors()
         ]
         raise ValueError("\n".join(lines)) from error
+
+
+def _beside(folder: Path, settings: StudySettings) -> StudySettings:
+    """The settings with their relative paths beginning at the folder of study.toml."""
+
+    def beside(path: str) -> str:
+        return str(folder / path) if path else ""
+
+    texts = {name: beside(path) for name, path in settings.texts}
+    evidence = settings.evidence.model_copy(update={"groups": beside(settings.evidence.groups)})
+    return settings.model_copy(update={"texts": Texts(**texts), "evidence": evidence})
 
 
 def text(name: str, path: str, words: Words) -> str:

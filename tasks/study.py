@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
@@ -19,6 +19,7 @@ from harness.records import Neuron
 from tasks.base import (
     CONFIDENCE,
     Draft,
+    Example,
     Field,
     Frozen,
     NoTrial,
@@ -30,33 +31,24 @@ from tasks.base import (
 )
 from tasks.evidence import Evidence, read_groups
 from tasks.false_exclusion import checked_rules
-from tasks.language import N_, SOURCE, Words
+from tasks.files import content_name
+from tasks.language import SOURCE, Words
 from tasks.pictures import equal_files, name_of
+from tasks.questionnaire import Check, Question, When
+from tasks.reading import read_texts
 from tasks.responses import Role
-from tasks.settings import Analysis, Exclusion, Payment, StudySettings, text
+from tasks.settings import Analysis, Exclusion, Payment, StudySettings
 
 TRIES = 200  # draws of one trial before its form is declared impossible
 
-QUESTIONS = (
-    Field(
-        kind="scale",
-        name="age",
-        label=N_("How old are you?"),
-        choices=(
-            ("18 to 29", N_("18 to 29")),
-            ("30 to 44", N_("30 to 44")),
-            ("45 to 59", N_("45 to 59")),
-            ("60 or older", N_("60 or older")),
-        ),
-    ),
-    Field(
-        kind="scale",
-        name="colour_vision",
-        label=N_("Do you see colours as most people do?"),
-        choices=(("yes", N_("Yes")), ("no", N_("No")), ("unsure", N_("Not sure"))),
-    ),
-    Field(kind="text", name="comment", label=N_("Anything you would like to tell us?")),
-)
+
+class ShownExample(Frozen):
+    """An example as it is shown; `right` is the option it marks."""
+
+    text: str
+    panels: tuple[Panel, ...] = ()
+    options: tuple[Option, ...] = ()
+    right: str = ""
 
 
 class TaskText(Frozen):
@@ -67,10 +59,14 @@ class TaskText(Frozen):
     prompt: str
     instructions: str
     controls: tuple[str, ...] = ()
+    example: ShownExample | None = None
 
 
 class Study(Frozen):
-    """Everything a participant can meet, and the rules. The keys lie apart."""
+    """Everything a participant can meet, and the rules. The keys lie apart.
+
+    `files`: of each of the researcher's texts, the pictures it names and the files that hold them.
+    """
 
     hash: str
     language: str = SOURCE
@@ -86,8 +82,12 @@ class Study(Frozen):
     seed: int
     lease_minutes: float
     practice_pass: float
-    questions: tuple[Field, ...]
+    questions: tuple[Question, ...]
+    checks: tuple[Check, ...] = ()
     confidence: bool = False
+    seconds_per_trial: float = 0
+    min_width: int = 0
+    files: Mapping[str, Mapping[str, str]] = {}
     exclusion: Exclusion
     analysis: Analysis | None = None
     payment: Payment
@@ -112,10 +112,21 @@ class Study(Frozen):
         return Words(self.language)
 
     def images(self) -> tuple[str, ...]:
-        """Names of all pictures, sorted."""
-        names = {o.image for t in self.trials for o in t.options}
-        names |= {image for t in self.trials for p in t.panels for image in p.images}
+        """Names of all pictures of trials and examples, sorted."""
+        examples = [t.example for t in self.tasks if t.example]
+        shown: list[Trial | ShownExample] = [*self.trials, *examples]
+        names = {o.image for t in shown for o in t.options}
+        names |= {image for t in shown for p in t.panels for image in p.images}
         return tuple(sorted(names))
+
+    def own_files(self) -> tuple[str, ...]:
+        """Names of the pictures in texts and questions, sorted."""
+        names = {name for kept in self.files.values() for name in kept.values()}
+        return tuple(sorted(names | {q.picture for q in self.questions if q.picture}))
+
+    def asked(self, when: When) -> tuple[Question, ...]:
+        """The questions of one page."""
+        return tuple(q for q in self.questions if q.when == when)
 
 
 def build(
@@ -147,6 +158,7 @@ def build(
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
     settings = settings.model_copy(update={"analysis": _planned(settings, design)})
+    texts = read_texts(settings)
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
@@ -156,7 +168,7 @@ def build(
         if number == 0:  # all forms are of one design: refuse before the others are drawn
             rules = checked_rules(settings.exclusion, drawing.choices(forms[0]), note)
             settings = settings.model_copy(update={"exclusion": rules})
-    return _freeze(out, settings, evidence, drawing, practice, forms, list(design))
+    return _freeze(out, settings, evidence, drawing, practice, forms, list(design), texts)
 
 
 def _planned(settings: StudySettings, design: Mapping[str, Mapping[str, int]]) -> Analysis:
@@ -270,23 +282,18 @@ class _Drawing:
         return blocks
 
 
-def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
+def _freeze(out, settings, evidence, drawing, practice, forms, names, texts) -> Study:
     words = Words(settings.language)
+    examples = {name: _example(name) for name in names}
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
+    pictures += [picture for e in examples.values() if e for picture in _pictures(e)]
     files = iter(equal_files(pictures))
     # Ids follow a shuffled order: neither condition nor role can be read from them.
     numbers = drawing.rng.permutation(len(drawing.drafts))
     ids = [f"t{number:04d}" for number in numbers]
     trials, keys, recipes = [], {}, {}
     for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
-        saved = iter([_save(out, next(files)) for _ in _pictures(draft)])
-        panels = tuple(
-            Panel(heading=words(heading), images=tuple(next(saved) for _ in images))
-            for heading, images in draft.panels
-        )
-        options = tuple(
-            Option(id="abcdefghijkl"[i], image=next(saved)) for i in range(len(draft.options))
-        )
+        panels, options = _saved(out, draft, files, words)
         trials.append(
             Trial(
                 id=identifier,
@@ -300,26 +307,22 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         )
         keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
         recipes[identifier] = draft.recipe
-    texts = {
-        name: text(name, getattr(settings.texts, name), words)
-        for name in ("consent", "instructions", "debrief")
-    }
-    chosen = {name: all_tasks().get(name) for name in names}
     tasks = tuple(
-        TaskText(
-            name=name,
-            title=words(task.title),
-            prompt=words(task.prompt),
-            instructions=words(task.instructions),
-            controls=tuple(getattr(task, "controls", ())),
-        )
-        for name, task in chosen.items()
+        _task_text(name, _shown(out, examples[name], files, words), words) for name in names
     )
+    own = [p for kept in texts.pictures.values() for p in kept.values()]
+    for picture in (*own, *texts.questionnaire.pictures):
+        _save(out, picture.name, picture.data)
     study = Study(
         hash="",
         language=settings.language,
         title=words(settings.title),
-        **texts,
+        **texts.texts,
+        files={
+            name: {source: picture.name for source, picture in kept.items()}
+            for name, kept in texts.pictures.items()
+            if kept
+        },
         tasks=tasks,
         trials=tuple(sorted(trials, key=lambda t: t.id)),
         practice=tuple(ids[i] for i in practice),
@@ -328,7 +331,10 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
         seed=settings.seed,
         lease_minutes=settings.lease_minutes,
         practice_pass=settings.practice.pass_share,
-        questions=tuple(q.translated(words) for q in QUESTIONS) if settings.questions else (),
+        questions=texts.questionnaire.questions,
+        checks=texts.questionnaire.checks,
+        seconds_per_trial=settings.seconds_per_trial,
+        min_width=settings.min_width,
         confidence=settings.confidence,
         exclusion=settings.exclusion,
         analysis=settings.analysis,
@@ -346,12 +352,58 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names) -> Study:
     return study
 
 
-def _pictures(draft: Draft) -> list[Image.Image]:
+def _pictures(draft: Draft | Example) -> list[Image.Image]:
     return [image for _, images in draft.panels for image in images] + list(draft.options)
 
 
-def _save(out: Path, data: bytes) -> str:
-    name = name_of(data)
+def _saved(
+    out: Path, draft: Draft | Example, files: Iterator[bytes], words: Words
+) -> tuple[tuple[Panel, ...], tuple[Option, ...]]:
+    """Panels and options of a draft, whose pictures are the next of the files."""
+    names = []
+    for _ in _pictures(draft):
+        data = next(files)
+        names.append(_save(out, name_of(data), data))
+    saved = iter(names)
+    panels = tuple(
+        Panel(heading=words(heading), images=tuple(next(saved) for _ in images))
+        for heading, images in draft.panels
+    )
+    options = tuple(
+        Option(id="abcdefghijkl"[i], image=next(saved)) for i in range(len(draft.options))
+    )
+    return panels, options
+
+
+def _example(name: str) -> Example | None:
+    """A task's example; a task of one's own need not have one."""
+    draw = getattr(all_tasks().get(name), "example", None)
+    return draw() if draw else None
+
+
+def _shown(
+    out: Path, example: Example | None, files: Iterator[bytes], words: Words
+) -> ShownExample | None:
+    if example is None:
+        return None
+    panels, options = _saved(out, example, files, words)
+    right = "" if example.key is None else options[example.key].id
+    return ShownExample(text=words(example.text), panels=panels, options=options, right=right)
+
+
+def _task_text(name: str, example: ShownExample | None, words: Words) -> TaskText:
+    task = all_tasks().get(name)
+    return TaskText(
+        name=name,
+        title=words(task.title),
+        prompt=words(task.prompt),
+        instructions=words(task.instructions),
+        controls=tuple(getattr(task, "controls", ())),
+        example=example,
+    )
+
+
+def _save(out: Path, name: str, data: bytes) -> str:
     with whole_file(out / "images" / name) as temporary:
         temporary.write_bytes(data)
     return name
@@ -388,9 +440,9 @@ def load(folder: Path) -> tuple[Study, dict[str, Any]]:
             f"{folder}: study.json or keys.json was changed after the study was frozen; restore "
             f"it, or build a new study into another folder"
         )
-    for name in study.images():
+    for name in (*study.images(), *study.own_files()):
         path = folder / "images" / name
-        if not path.exists() or name_of(path.read_bytes()) != name:
+        if not path.exists() or content_name(path.read_bytes(), path.suffix) != name:
             raise ValueError(
                 f"{path} is missing or was changed after the study was frozen; restore it"
             )

@@ -106,7 +106,7 @@ def prepare(
         raise ResponseError(problems)
     source = _one_source(people, source)
     people = people[people["source"] == source].sort_values("participant").reset_index(drop=True)
-    table = table[table["source"] == source]
+    table, unanswered = _answered(table[table["source"] == source])
     rules = study.exclusions if exclusions is None else exclusions
     data = table[table["role"] == "trial"]
     pairs = identical_pairs(data, people)
@@ -123,7 +123,22 @@ def prepare(
     answers = data[data["participant"].isin(included)]
     answers = answers.sort_values(["participant", "trial"], kind="stable").reset_index(drop=True)
     answers = answers.assign(value=[json.loads(text) for text in answers["answer"]])
-    return Responses(study, source, answers, everyone, _flow(everyone, data, rules), pairs)
+    return Responses(
+        study, source, answers, everyone, _flow(everyone, data, unanswered, rules), pairs
+    )
+
+
+def _answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows with an answer, and those of trials without one.
+
+    Whoever lets the time of an attention trial pass did not attend: that row stays, as wrong.
+    """
+    if "missing" not in table:
+        return table, table.iloc[:0].assign(missing=pd.NA)
+    lapsed = ((table["role"] == "attention") & (table["missing"] == "time")).fillna(False)
+    table = table.assign(correct=table["correct"].mask(lapsed, False))
+    kept = table["missing"].isna() | lapsed
+    return table[kept], table[~kept & (table["role"] == "trial")]
 
 
 #: Why somebody is not analysed, before any rule; no rule has such a name.
@@ -261,7 +276,9 @@ EXCLUSIONS.add("one_sided_above")(
 EXCLUSIONS.add("identical_above")(Rule("identical", lambda share, most: share > most))
 
 
-def _flow(everyone: pd.DataFrame, data: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFrame:
+def _flow(
+    everyone: pd.DataFrame, data: pd.DataFrame, unanswered: pd.DataFrame, rules: Mapping[str, Any]
+) -> pd.DataFrame:
     """From arrival to analysis; see `Responses`."""
     answers = everyone["participant"].map(data["participant"].value_counts()).fillna(0)
 
@@ -275,6 +292,10 @@ def _flow(everyone: pd.DataFrame, data: pd.DataFrame, rules: Mapping[str, Any]) 
         step("gave consent", everyone["consented"]),
         step("finished", finished),
     ]
+    for reason, trials in unanswered.groupby("missing"):
+        counts = {"participants": trials["participant"].nunique(), "answers": len(trials)}
+        step_name = f"trials without an answer: {reason}"
+        rows.append({"step": step_name, **counts, "not applicable": pd.NA})
     if (empty := everyone["excluded"] == NO_ANSWERS).any():
         rows.append(step(f"excluded: {NO_ANSWERS}", empty))
     for rule, threshold in rules.items():

@@ -17,7 +17,7 @@ from tasks.base import (
     Field,
     Task,
     Trial,
-    UnfitAnswer,
+    UnfitField,
     all_tasks,
     check_values,
     clean_text,
@@ -200,12 +200,15 @@ def _check_against_participants(rows: _Rows, people: pd.DataFrame) -> None:
 
 
 def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
-    columns = ["options", "answer", "correct"]
+    columns = ["options", "answer", "correct", "missing"]
     check = cache(lambda trial, *cells: _answer_problems(study, study.study.by_id[trial], *cells))
     for position, (trial, row) in enumerate(
         zip(plain_trials(rows.table), rows.table[columns].itertuples(index=False), strict=True)
     ):
-        if trial in study.study.by_id:
+        if isinstance(row.missing, str):
+            if row.answer != "null":
+                rows.refuse_row(position, f"answer {row.answer!r} of a trial without an answer")
+        elif trial in study.study.by_id:
             correct = None if pd.isna(row.correct) else bool(row.correct)
             for text in check(trial, row.options, row.answer, correct):
                 rows.refuse_row(position, text)
@@ -268,7 +271,7 @@ def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:
         return f"{form} has not the form of {task.name}"
     try:
         again = task.answer(check_values(fields, trial, values))
-    except UnfitAnswer as error:
+    except UnfitField as error:
         return f"{form}: {_allowed(error.field, ids)}, not {values.get(error.field.name)!r}"
     except Exception as error:
         return f"{form} has not the form of {task.name} ({error})"

@@ -1,8 +1,11 @@
 // One page of the survey at a time: draws what the server says, sends what the participant does.
 // An action is repeated until it is acknowledged; the acknowledgement carries the next page.
 
-const ARM_AFTER = 300; // ms from pictures visible to answers accepted: no click meant for the last page
+// ms from pictures visible to answers accepted: nothing meant for the last page counts for this one.
+const ARM_AFTER = { feedback: 700, other: 300 };
 const RETRY = [300, 700, 1500, 3000, 5000];
+const PATIENCE = 12000; // ms for one picture before it counts as not coming
+const DRAFT = "conceptevo-draft"; // what was entered on the current page, for a refresh
 
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".survey");
@@ -15,7 +18,9 @@ function start(root, words) {
   const view = root.querySelector(".view");
   const status = root.querySelector(".status");
   root.ownerDocument.documentElement.lang = root.lang;
-  const state = { page: null, sending: false, armed: false, shownAt: 0, pastes: 0, leaves: 0 };
+  const state = {
+    page: null, sending: false, armed: false, shownAt: 0, pastes: 0, leaves: 0, clock: 0,
+  };
 
   // A page from the script (first visit, reconnect) counts only if it is newer than what we show.
   function offer(page) {
@@ -25,22 +30,25 @@ function start(root, words) {
 
   async function show(page) {
     const first = state.page === null;
+    clearInterval(state.clock);
     Object.assign(state, { page, armed: false, sending: false, pastes: 0, leaves: 0 });
+    root.querySelector("dialog")?.close();
     view.innerHTML = page.html;
     root.dataset.stage = page.stage;
     root.dataset.version = page.version;
     root.dataset.armed = "";
-    const heading = view.querySelector("h1");
     if (!first) {
-      heading?.focus({ preventScroll: true });
+      view.querySelector("h1")?.focus({ preventScroll: true });
       root.ownerDocument.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
     }
-    for (const box of view.querySelectorAll("[data-none]")) wireNone(box);
-    await pictures(page);
+    restore(page);
+    dependents();
+    narrow();
+    if (!(await pictures(page))) return;
+    await seen();
     if (state.page !== page) return;
-    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     state.shownAt = performance.now();
-    setTimeout(() => arm(page), page.stage === "trial" || page.stage === "practice" ? ARM_AFTER : 0);
+    setTimeout(() => arm(page), ARM_AFTER[page.stage] ?? ARM_AFTER.other);
     for (const source of page.preload) new Image().src = source;
     const away = view.querySelector("a[data-redirect]");
     if (away) setTimeout(() => { window.location.assign(away.href); }, 6000);
@@ -50,59 +58,112 @@ function start(root, words) {
     if (state.page !== page) return;
     state.armed = true;
     root.dataset.armed = "yes";
+    limit(page);
   }
 
-  // Wait for every picture; one that fails is asked for again, so that nobody answers unseen.
+  // Wait for every stimulus, so that nobody answers unseen. Other pictures hold nothing up.
   async function pictures(page) {
-    const pending = [...view.querySelectorAll("img")].map(async (image) => {
-      for (let attempt = 0; state.page === page; attempt++) {
-        try {
-          await image.decode();
-          return;
-        } catch {
-          say(words.loading);
-          await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
+    const stimuli = [...view.querySelectorAll("img[data-stimulus]")];
+    const arrived = await Promise.all(stimuli.map((image) => arrives(image, page)));
+    if (state.page !== page) return false;
+    if (arrived.every(Boolean)) {
+      if (!state.sending) say("");
+      return true;
+    }
+    wayOn(page);
+    return false;
+  }
+
+  async function arrives(image, page) {
+    for (let attempt = 0; state.page === page && attempt <= RETRY.length; attempt++) {
+      try {
+        await Promise.race([image.decode(), late(PATIENCE)]);
+        return true;
+      } catch {
+        say(words.loading);
+        await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
+        if (image.complete) { // it failed, and is not merely slow
           const source = image.getAttribute("src");
           image.src = "";
           image.src = source;
         }
       }
-    });
-    await Promise.all(pending);
-    if (!state.sending) say("");
+    }
+    return false;
   }
 
-  function wireNone(box) {
-    const field = view.querySelector(`input[name="${box.dataset.none}"]`);
-    box.addEventListener("change", () => {
-      field.disabled = box.checked;
-      if (box.checked) field.value = "";
-    });
+  // A picture does not come: say so, and let the person decide.
+  function wayOn(page) {
+    say(words.missing);
+    const bar = document.createElement("div");
+    bar.className = "actions";
+    for (const [text, act] of [
+      [words.again, () => { say(""); show(page); }],
+      [words.skip, () => { state.shownAt = performance.now(); deliver(page, {}, "picture"); }],
+    ]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "quiet";
+      button.textContent = text;
+      button.addEventListener("click", act);
+      bar.append(button);
+    }
+    status.append(bar);
+    root.dataset.armed = "stuck";
+  }
+
+  // A trial of limited time goes on without an answer when it is over.
+  function limit(page) {
+    const form = view.querySelector("form[data-timed]");
+    const seconds = Number(form?.dataset.timed ?? 0);
+    if (!seconds) return;
+    const clock = view.querySelector(".clock");
+    const tick = () => {
+      const left = Math.ceil(seconds - (performance.now() - state.shownAt) / 1000);
+      clock.textContent = words.left.replace("{seconds}", Math.max(0, left));
+      clock.classList.toggle("soon", left <= 10);
+      if (left > 0) return;
+      clearInterval(state.clock);
+      deliver(page, {}, "time");
+    };
+    tick();
+    state.clock = setInterval(tick, 250);
   }
 
   function values(form, button) {
-    const found = Object.fromEntries(new FormData(form));
-    for (const box of form.querySelectorAll("[data-none]:checked")) found[box.dataset.none] = null;
-    if (button?.name) found[button.name] = button.value;
-    return found;
+    const data = new FormData(form);
+    const entered = Object.fromEntries(data);
+    for (const box of form.querySelectorAll("[data-several]")) entered[box.name] = data.getAll(box.name);
+    for (const box of form.querySelectorAll("[data-none]:checked")) entered[box.dataset.none] = null;
+    if (button?.name) entered[button.name] = button.value;
+    return entered;
   }
 
-  async function submit(form, button) {
+  function submit(form, button) {
     if (!state.armed || state.sending) return;
+    const extra = form.hasAttribute("data-device") ? { device: device() } : {};
+    deliver(state.page, { values: values(form, button), ...extra });
+  }
+
+  async function deliver(page, content, missing) {
+    if (state.sending || state.page !== page) return;
+    clearInterval(state.clock);
     state.sending = true;
-    const page = state.page;
+    state.armed = false;
+    root.dataset.armed = "";
     const action = {
       token: page.token,
-      values: values(form, button),
       milliseconds: Math.round(performance.now() - state.shownAt),
       pastes: state.pastes,
       tab_leaves: state.leaves,
+      ...content,
+      ...(missing ? { missing } : {}),
     };
-    root.dataset.armed = "";
     const next = await send(JSON.stringify(action));
     state.sending = false;
     if (next) {
       say("");
+      forget();
       show(next);
     } else {
       arm(page);
@@ -136,31 +197,107 @@ function start(root, words) {
     }
   }
 
+  // What was entered survives a refresh of this tab, and nothing else.
+  function keep() {
+    const fields = [...view.querySelectorAll("form input")].map((f) =>
+      f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
+    stored((s) => s.setItem(DRAFT, JSON.stringify({ token: state.page.token, fields })));
+  }
+
+  function restore(page) {
+    const draft = JSON.parse(stored((s) => s.getItem(DRAFT)) ?? "null");
+    if (draft?.token !== page.token || !page.token) return;
+    [...view.querySelectorAll("form input")].forEach((field, i) => {
+      if (typeof draft.fields[i] === "boolean") field.checked = draft.fields[i];
+      else if (draft.fields[i] !== undefined && field.type !== "hidden") field.value = draft.fields[i];
+    });
+  }
+
+  function forget() {
+    stored((s) => s.removeItem(DRAFT));
+  }
+
+  // Fields that hang on others: a text and its "none of it"; a question shown by an answer.
+  function dependents() {
+    for (const box of view.querySelectorAll("[data-none]")) {
+      const field = view.querySelector(`input[name="${box.dataset.none}"]`);
+      field.disabled = box.checked;
+      if (box.checked) field.value = "";
+    }
+    for (const asked of view.querySelectorAll("[data-if]")) {
+      const chosen = [...view.querySelectorAll(`input[name="${asked.dataset.if}"]:checked:enabled`)];
+      const among = JSON.parse(asked.dataset.among);
+      asked.disabled = asked.hidden = !chosen.some((c) => among.includes(c.value));
+    }
+  }
+
+  // A window too narrow for the pictures: consent gives way to a word about it.
+  function narrow() {
+    const note = view.querySelector("[data-narrow]");
+    if (!note) return;
+    note.hidden = window.innerWidth >= Number(note.dataset.narrow);
+    view.querySelector('button[value="yes"]').hidden = !note.hidden;
+  }
+
   function say(text) {
     if (status.textContent !== text) status.textContent = text;
   }
 
+  // Every number key belongs to the one answer that shows it, until the page is sent.
   function keys(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || !state.armed) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0];
-    const writing = target?.type === "text";
-    if (event.key === "Enter" && !writing && !/^(BUTTON|A)$/.test(target?.tagName)) {
+    const writing = target?.type === "text" || target?.type === "number";
+    if (event.key === "Enter" && event.repeat) {
+      event.preventDefault(); // held from an earlier page, or leant upon
+      return;
+    }
+    if (!state.armed || root.querySelector("dialog[open]")) return;
+    if (event.key === "Enter" && !writing && !/^(BUTTON|A|SUMMARY)$/.test(target?.tagName)) {
       const form = view.querySelector("form:not([data-native])");
-      if (form && view.querySelectorAll("button").length === 1) {
+      if (form?.querySelectorAll("button:not([type=button])").length === 1) {
         event.preventDefault();
         form.requestSubmit();
       }
-    } else if (!writing && /^[1-9]$/.test(event.key)) {
-      // The number belongs to the group that has the focus, else to the first unanswered one.
-      const groups = [...view.querySelectorAll("[data-keys]")];
-      const group =
-        target?.closest?.("[data-keys]") ?? groups.find((g) => !g.querySelector(":checked")) ?? groups[0];
-      const choice = group?.querySelectorAll("input")[Number(event.key) - 1];
-      if (choice) {
-        choice.checked = true;
-        if (groups.length === 1) choice.focus({ preventScroll: true });
-      }
+      return;
     }
+    if (writing) return;
+    if (event.key === "+") return enlarge();
+    const digit = /^[0-9]$/.test(event.key) ? event.key : /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1];
+    const choice = digit && view.querySelector(`input[data-key="${digit}"]:enabled`);
+    if (!choice) return;
+    choice.checked = true;
+    choice.focus({ preventScroll: true });
+    choice.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  // One stimulus large; the arrow keys go through all of the page.
+  function enlarge(button) {
+    const all = [...view.querySelectorAll("img[data-stimulus]")];
+    const near = button?.parentElement.querySelector("img") ??
+      view.querySelector(".tile:has(input:checked) img");
+    let at = Math.max(0, all.indexOf(near));
+    if (!all.length) return;
+    const dialog = document.createElement("dialog");
+    const image = document.createElement("img");
+    const close = document.createElement("button");
+    close.type = "button";
+    close.className = "quiet";
+    close.textContent = words.close;
+    const draw = () => { image.src = all[at].src; image.alt = all[at].alt; dialog.ariaLabel = all[at].alt; };
+    draw();
+    dialog.append(image, close);
+    dialog.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      at = (at + (root.dir === "rtl" && event.key.match(/Left|Right/) ? -step : step) + all.length) % all.length;
+      draw();
+    });
+    root.append(dialog);
+    dialog.showModal();
   }
 
   const onHide = () => { if (document.hidden) state.leaves++; };
@@ -169,7 +306,15 @@ function start(root, words) {
     event.preventDefault();
     submit(event.target, event.submitter);
   });
+  view.addEventListener("click", (event) => {
+    const button = event.target.closest?.(".zoom");
+    if (button) enlarge(button);
+  });
+  for (const kind of ["input", "change"]) {
+    view.addEventListener(kind, () => { dependents(); keep(); });
+  }
   view.addEventListener("paste", () => state.pastes++);
+  window.addEventListener("resize", narrow);
   document.addEventListener("keydown", keys);
   document.addEventListener("visibilitychange", onHide);
   return {
@@ -178,6 +323,7 @@ function start(root, words) {
       // Streamlit calls this before every re-render; listeners go only when the page is gone.
       setTimeout(() => {
         if (root.isConnected) return;
+        window.removeEventListener("resize", narrow);
         document.removeEventListener("keydown", keys);
         document.removeEventListener("visibilitychange", onHide);
       }, 0);
@@ -185,6 +331,40 @@ function start(root, words) {
   };
 }
 
+// The window and the browser's family: enough to judge what was seen, too little to know a person.
+function device() {
+  const agent = navigator.userAgent;
+  const families = [
+    ["edge", /Edg/], ["opera", /OPR|Opera/], ["samsung", /SamsungBrowser/], ["firefox", /Firefox|FxiOS/],
+    ["chrome", /Chrome|CriOS|Chromium/], ["safari", /Safari/],
+  ];
+  return {
+    width: window.innerWidth,
+    height: window.innerHeight,
+    pixel_ratio: window.devicePixelRatio,
+    touch: window.matchMedia("(pointer: coarse)").matches,
+    browser: families.find(([, pattern]) => pattern.test(agent))?.[0] ?? "other",
+  };
+}
+
+// A browser may forbid storage, as in a frame of another site; then nothing is kept.
+function stored(use) {
+  try {
+    return use(window.sessionStorage);
+  } catch {
+    return null;
+  }
+}
+
+// Two frames of a window that is shown: by then the page has been painted.
+function seen() {
+  return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}
+
 function pause(milliseconds) {
   return new Promise((done) => setTimeout(done, milliseconds));
+}
+
+function late(milliseconds) {
+  return new Promise((_, fail) => setTimeout(() => fail(new Error("late")), milliseconds));
 }

@@ -10,6 +10,7 @@ from survey_app.platforms import Arrival
 from survey_app.service import Service
 
 RADIO = re.compile(r'<input type="radio" name="(\w+)" value="([^"]*)"')
+NUMBER = re.compile(r'<input type="number" name="(\w+)"')
 TEXT = re.compile(r'<input type="text" name="(\w+)"')
 
 
@@ -20,6 +21,7 @@ def arrive(service: Service, name: str, platform: str = "prolific") -> str:
 def fill(page: dict[str, Any], number: int = 0) -> dict[str, Any]:
     """An action with valid values for all fields of a page."""
     values: dict[str, Any] = {name: "red wheel" for name in TEXT.findall(page["html"])}
+    values |= dict.fromkeys(NUMBER.findall(page["html"]), "30")
     choices: dict[str, list[str]] = {}
     for name, value in RADIO.findall(page["html"]):
         choices.setdefault(name, []).append(value)

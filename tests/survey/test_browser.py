@@ -37,6 +37,8 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SUBMIT = ".survey form button[type=submit]"
+CHOICES = ".survey fieldset:has(input[type=radio])"
 FIND = """() => { const walk = (n) => { for (const e of n.querySelectorAll('*')) {
   if (e.matches('.survey')) return e;
   const f = e.shadowRoot && walk(e.shadowRoot); if (f) return f; } };
@@ -87,12 +89,12 @@ class Visitor:
             self.page.click("button[value=yes]")
         else:
             self.fill()
-            self.page.locator(".survey form button").click()
+            self.page.locator(SUBMIT).click()
         if move_on:
             self.moved(before)
 
     def fill(self) -> None:
-        for group in self.page.locator(".survey fieldset[data-keys]").all():
+        for group in self.page.locator(CHOICES).all():
             group.locator("label").first.click()
         for box in self.page.locator(".survey input[type=text]").all():
             box.fill("red <b>wheel</b>")
@@ -107,14 +109,14 @@ class Visitor:
                     break
             keyboard.press("Enter")
         else:
-            for _ in self.page.locator(".survey fieldset[data-keys]").all():
-                keyboard.press("2")
             for _ in range(60 if self.page.locator(".survey input[type=text]").count() else 0):
                 keyboard.press("Tab")
                 if self.focused("type") == "text" and not self.focused("value", True):
                     keyboard.type("stripes")
                 if self.focused("type") == "submit":
                     break
+            for group in self.page.locator(CHOICES).all():
+                keyboard.press(group.locator("input").nth(1).get_attribute("data-key"))
             keyboard.press("Enter")
         self.moved(before)
 
@@ -232,7 +234,7 @@ def test_a_double_click_answers_one_trial(browser, survey, frozen):
     visitor = Visitor(browser, on_the_way(survey, frozen, "doubles"))
     version = visitor.version
     visitor.fill()
-    button = visitor.page.locator(".survey form button")
+    button = visitor.page.locator(SUBMIT)
     button.dblclick()
     for pause in (0.05, 0.15, 0.2):  # and a late third, fourth and fifth click
         time.sleep(pause)
@@ -388,7 +390,7 @@ def test_a_whole_session_in_another_language(browser, foreign, size, by):
             wide = visitor.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= size["width"], "the page is wider than the screen"
         if visitor.stage == "trial":
-            assert visitor.page.locator(".survey form button").inner_text() == button
+            assert visitor.page.locator(SUBMIT).inner_text() == button
         if visitor.stage == "finished":
             break
         (visitor.answer if by == "mouse" else visitor.answer_by_keys)()

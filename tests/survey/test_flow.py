@@ -1,5 +1,7 @@
 """The state machine: every path ends, no step is lost, nothing leads backwards."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,10 @@ courses = st.builds(
     keyed=st.just(0),
     trials=st.integers(0, 6),
     questions=st.booleans(),
+    practice_begins=st.sampled_from([(0,), (0, 1)]),
+    begins=st.sampled_from([(0,), (0, 2, 3)]),
+    before=st.booleans(),
+    quiz=st.booleans(),
 )
 
 
@@ -20,8 +26,10 @@ def step(progress: Progress, course: Course, right: bool) -> Progress:
     match flow.stage(progress, course):
         case Stage.CONSENT:
             return flow.consent(progress, True)
-        case Stage.INSTRUCTIONS:
-            return flow.read_instructions(progress, course)
+        case Stage.INTRODUCTION:
+            return flow.introduce(progress, course)
+        case Stage.BEFORE | Stage.INSTRUCTIONS | Stage.QUIZ:
+            return flow.turn_page(progress, course)
         case Stage.PRACTICE:
             return flow.practise(progress, right)
         case Stage.FEEDBACK:
@@ -34,7 +42,13 @@ def step(progress: Progress, course: Course, right: bool) -> Progress:
 @given(courses, st.lists(st.booleans(), min_size=0, max_size=12))
 def test_everyone_who_learns_arrives(course, first):
     """Wrong practice answers repeat the practice; right ones from some point on always lead out."""
-    course = Course(course.practice, course.practice_pass, course.practice, course.trials, True)
+    course = replace(
+        course,
+        keyed=course.practice,
+        questions=True,
+        practice_begins=tuple(b for b in course.practice_begins if b < course.practice),
+        begins=tuple(b for b in course.begins if b < course.trials),
+    )
     progress, answers, steps, seen = Progress(), iter(first), 0, []
     while (stage := flow.stage(progress, course)) not in flow.ENDS:
         seen.append(stage)
@@ -46,13 +60,16 @@ def test_everyone_who_learns_arrives(course, first):
     assert progress.status == "finished"
     assert progress.done == course.trials
     assert seen.count(Stage.TRIAL) == course.trials
-    order = [s for s in seen if s not in (Stage.FEEDBACK, Stage.PRACTICE)]
+    begun = sum(b < course.trials for b in course.begins)
+    practised = sum(b < course.practice for b in course.practice_begins)
+    assert seen.count(Stage.INTRODUCTION) == begun + practised
+    order = [s for s in seen if s not in (Stage.FEEDBACK, Stage.PRACTICE, Stage.INTRODUCTION)]
     assert order == sorted(order, key=list(Stage).index)
 
 
 def test_practice_is_repeated_until_passed():
     course = Course(practice=2, practice_pass=0.5, keyed=2, trials=1, questions=False)
-    progress = flow.read_instructions(flow.consent(Progress(), True), course)
+    progress = flow.turn_page(flow.consent(Progress(), True), course)
     for right in (False, False, True, False):
         progress = flow.acknowledge(flow.practise(progress, right), course)
     assert (progress.status, progress.practice_attempts) == ("active", 2)

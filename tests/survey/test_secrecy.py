@@ -199,7 +199,8 @@ def test_mturk_gets_its_form_at_the_end(sqlite_service):
 
 def test_markup_shows_as_text(frozen, tmp_path):
     from survey_app.flow import Stage as S
-    from survey_app.views import Place, View, markdown
+    from survey_app.parts import markdown
+    from survey_app.views import Place, View
 
     study, _ = frozen
     evil = "<img src=x onerror=alert(1)>"

@@ -1,0 +1,93 @@
+"""Pictures that the product draws itself: examples of tasks, plates for colour vision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from harness.images.patches import grid
+
+SIDE = 156  # pixels of one drawn tile
+FINE = 3  # drawn this much larger, then reduced
+COLOURS = {
+    "red": "#c0392b", "blue": "#2467a8", "green": "#3b8a4c", "yellow": "#e0b02c",
+    "violet": "#7d4fa0", "grey": "#8a8f94",
+}  # fmt: skip
+GROUNDS = ("#f3efe6", "#e6eef3", "#eef3e6", "#f3e8ee")
+
+
+def group(
+    shapes: Sequence[str], colours: Sequence[str], seed: int, count: int = 9, columns: int = 3
+) -> Image.Image:
+    """A composite of drawn tiles, as a neuron's pictures are shown.
+
+    Args:
+        shapes: circle, square, triangle or stripes; colours: of COLOURS; both are taken in turn.
+    """
+    rng = np.random.default_rng(seed)
+    tiles = [
+        np.asarray(_tile(shapes[i % len(shapes)], COLOURS[colours[i % len(colours)]], rng))
+        for i in range(count)
+    ]
+    return grid(tiles, columns, SIDE if count > 1 else 3 * SIDE, 4)
+
+
+def _tile(shape: str, colour: str, rng: np.random.Generator) -> Image.Image:
+    side = SIDE * FINE
+    image = Image.new("RGB", (side, side), GROUNDS[rng.integers(len(GROUNDS))])
+    draw = ImageDraw.Draw(image)
+    size = side * rng.uniform(0.28, 0.4)
+    x, y = (side / 2 + side * rng.uniform(-0.08, 0.08) for _ in range(2))
+    turn = rng.uniform(0, 90)
+    if shape == "circle":
+        draw.ellipse((x - size, y - size, x + size, y + size), fill=colour)
+    elif shape == "stripes":
+        step = side / 6
+        for at in np.arange(-side, 2 * side, 2 * step):
+            lean = side * np.tan(np.radians(turn / 3))
+            draw.polygon([(at, 0), (at + step, 0), (at + step + lean, side), (at + lean, side)],
+                         fill=colour)  # fmt: skip
+    else:
+        sides = {"triangle": 3, "square": 4}[shape]
+        draw.regular_polygon((x, y, size), sides, rotation=turn, fill=colour)
+    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+PLATE = 480  # pixels
+FIGURE = ((203, 116, 74), (216, 138, 92), (188, 100, 66), (224, 152, 108))
+GROUND = ((140, 146, 76), (158, 164, 94), (124, 132, 66), (172, 176, 112))
+PLAIN = ((122, 150, 178), (146, 170, 194), (104, 134, 164), (160, 182, 204))
+
+
+def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.Image:
+    """Dots in which a number is seen by whoever tells red from green (after Ishihara 1917).
+
+    Figure and ground have dots of the same sizes and of the same range of brightness, so that only
+    the hue tells them apart. It sorts people coarsely; screens differ, and it is no diagnosis.
+
+    Args:
+        plain: on a blue ground, so that everybody sees the number who has understood the question.
+    """
+    mask = Image.new("L", (PLATE, PLATE), 0)
+    font = ImageFont.load_default(PLATE * 0.62)
+    ImageDraw.Draw(mask).text((PLATE / 2, PLATE / 2), number, 255, font, anchor="mm",
+                              stroke_width=15)  # fmt: skip
+    inside = np.asarray(mask) > 127
+    image = Image.new("RGB", (PLATE * 2, PLATE * 2), "white")
+    draw = ImageDraw.Draw(image)
+    dots = np.zeros((0, 3))
+    for radius in np.repeat([9.0, 7.0, 5.0, 3.6], [1500, 2500, 4000, 6000]):
+        x, y = rng.uniform(radius, PLATE - radius, 2)
+        if np.hypot(x - PLATE / 2, y - PLATE / 2) > PLATE / 2 - radius:
+            continue
+        if (np.hypot(dots[:, 0] - x, dots[:, 1] - y) < dots[:, 2] + radius + 1).any():
+            continue
+        dots = np.vstack([dots, [x, y, radius]])
+        colours = FIGURE if inside[int(y), int(x)] else PLAIN if plain else GROUND
+        colour = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.88, 1.08)
+        fill = tuple(int(v) for v in colour.clip(0, 255))
+        draw.ellipse([2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)],
+                     fill=fill)  # fmt: skip
+    return image.resize((PLATE, PLATE), Image.Resampling.LANCZOS)

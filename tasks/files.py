@@ -1,0 +1,73 @@
+"""The researcher's own pictures: named in a text, checked and copied when the study is built."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from markdown_it import MarkdownIt
+from PIL import Image, UnidentifiedImageError
+
+#: Formats that every browser shows, and how their files end.
+FORMATS = {"PNG": ".png", "JPEG": ".jpg", "GIF": ".gif", "WEBP": ".webp"}
+LARGEST = 4_000_000  # bytes: participants wait for it
+
+
+@dataclass(frozen=True)
+class OwnPicture:
+    """A picture under the hash of its content."""
+
+    name: str
+    data: bytes
+
+
+def content_name(data: bytes, suffix: str) -> str:
+    """File name: nothing but a hash of the content, and the format."""
+    return hashlib.sha256(data).hexdigest()[:32] + suffix
+
+
+def named_in(markdown: str) -> list[str]:
+    """The pictures that a Markdown text names, in order, each once."""
+    tokens = [child for t in MarkdownIt().parse(markdown) for child in t.children or ()]
+    sources = [str(token.attrGet("src")) for token in tokens if token.type == "image"]
+    return list(dict.fromkeys(sources))
+
+
+def read_picture(source: str, folder: Path, where: str) -> OwnPicture:
+    """A researcher's picture.
+
+    Args:
+        source: as it is named. folder: which relative names begin at. where: that names it.
+
+    Raises:
+        ValueError: an address instead of a file, no such file, not a picture that browsers show, or
+            one that is too large.
+    """
+    rule = f"name a {', '.join(suffix[1:].upper() for suffix in FORMATS.values())} file beside it"
+    if "://" in source or source.startswith(("//", "data:")):
+        raise ValueError(
+            f"{where}: picture {source[:80]!r} is an address: another server would learn who takes "
+            f"part, and could change the study; {rule}"
+        )
+    path = folder / unquote(source)
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+            kind = str(image.format)
+    except OSError as error:  # UnidentifiedImageError is one
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error.strerror
+        raise ValueError(f"{where}: picture {path} cannot be read ({reason}); {rule}") from error
+    if kind not in FORMATS:
+        raise ValueError(
+            f"{where}: picture {path} is {kind}, which not every browser shows; {rule}"
+        )
+    if len(data) > LARGEST:
+        raise ValueError(
+            f"{where}: picture {path} has {len(data)} bytes; at most {LARGEST} are allowed, as "
+            f"participants wait for it: save it smaller"
+        )
+    return OwnPicture(content_name(data, FORMATS[kind]), data)

@@ -1,0 +1,41 @@
+"""What a study reads of files when it is built: texts, the pictures in them, the questionnaire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.files import OwnPicture, named_in, read_picture
+from tasks.language import Words
+from tasks.questionnaire import BUILT_IN, Questionnaire, read_questionnaire
+from tasks.settings import StudySettings, text
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is read of files: texts by name, the pictures they name, the questionnaire."""
+
+    texts: dict[str, str]
+    pictures: dict[str, dict[str, OwnPicture]]
+    questionnaire: Questionnaire
+
+
+def read_texts(settings: StudySettings) -> Read:
+    """Raises ValueError naming a file that is missing, or a picture that cannot be shown."""
+    words = Words(settings.language)
+    texts, pictures = {}, {}
+    for name in ("consent", "instructions", "debrief"):
+        path = getattr(settings.texts, name)
+        texts[name] = text(name, path, words)
+        pictures[name] = {
+            source: read_picture(source, Path(path).parent, path)
+            for source in named_in(texts[name])
+        }
+    path = settings.texts.questionnaire
+    if not settings.questions:
+        questionnaire = Questionnaire()
+    elif path:
+        questionnaire = read_questionnaire(Path(path), words, settings.seed)
+    else:
+        questionnaire = Questionnaire(tuple(q.translated(words) for q in BUILT_IN))
+    return Read(texts, pictures, questionnaire)
