@@ -60,7 +60,7 @@ class Exclusion(Section):
 #: What the analysis tests of a task; `primary` names one as "task.kind".
 QUESTIONS = (
     "chance", "contrasts", "detection", "labels", "ratings", "learning", "confidence",
-    "associations",
+    "associations", "equivalence",
 )  # fmt: skip
 
 
@@ -72,12 +72,17 @@ class Analysis(Section):
             default. primary_share: what it holds of the 5 % that all tests of the study share.
         reference: condition that the others are compared with, all pairs by default.
         similarity: of labels.
+        smallest_effect: smallest difference of shares of right answers that matters; conditions are
+            then tested for differing by less (two one-sided tests). smallest_rating: likewise of
+            mean ratings, in points. 0: no such tests.
     """
 
     primary: str = ""
     primary_share: float = Field(default=0.8, gt=0, lt=1)
     reference: str = ""
     similarity: str = "words"
+    smallest_effect: float = Field(default=0, ge=0, lt=1)
+    smallest_rating: float = Field(default=0, ge=0)
 
 
 class Payment(Section):

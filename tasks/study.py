@@ -206,7 +206,12 @@ def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) 
         lacking.add("detection")
     if not (settings.confidence and task.confidence):
         lacking.add("confidence")
-    return [kind for kind in getattr(task, "questions", ()) if kind not in lacking]
+    kinds = [kind for kind in getattr(task, "questions", ()) if kind not in lacking]
+    plan = settings.analysis
+    smallest = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
+    if len(of_interest) > 1 and any(smallest.get(kind, 0) > 0 for kind in kinds):
+        kinds.append("equivalence")
+    return kinds
 
 
 class _Drawing:

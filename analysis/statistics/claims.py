@@ -27,6 +27,7 @@ QUESTIONS = {
     "learning": "change in accuracy over the session",
     "confidence": "confidence in correct and incorrect responses",
     "associations": "association between human accuracy and network evidence",
+    "equivalence": "differences smaller than the smallest effect of interest",
 }
 #: A test that only says whether the task works; never a main question.
 CONTROL = "control"

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.statistics import STATISTICS, Estimates, tabulate
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
 from analysis.statistics.claims import judge
+from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
 from analysis.study.analysed import Analysed, Settings, stacked
 from analysis.study.family import complete
 from analysis.study.planned_tests import STUDY_TESTS

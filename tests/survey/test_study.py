@@ -216,3 +216,15 @@ def test_a_rule_that_chance_alone_would_trip_is_refused(run, tmp_path):
     study = build(run, settings, tmp_path / "study", lambda text: None, notes.append)
     assert study.exclusion.one_sided_above is None
     assert len(notes) == 1 and "one_sided_above, by default 0.8, is switched off" in notes[0]
+
+
+def test_equivalence_can_be_the_main_question_where_a_smallest_effect_is_named(run, tmp_path):
+    trials = {"odd_one_out": {"base": 1, "same_series": 1}}
+    plan = Analysis(primary="odd_one_out.equivalence")
+    settings = StudySettings(forms=1, participants=1, trials=trials, analysis=plan)
+    with pytest.raises(ValueError, match=r"'odd_one_out\.equivalence': this design can answer"):
+        build(run, settings, tmp_path / "study", say=lambda text: None)
+    plan = Analysis(primary="odd_one_out.equivalence", smallest_effect=0.1)
+    settings = settings.model_copy(update={"analysis": plan})
+    study = build(run, settings, tmp_path / "study", say=lambda text: None)
+    assert study.analysis == plan

@@ -1,0 +1,71 @@
+"""Equivalence of conditions: its table and its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table, p_value, spaced
+from analysis.study.results import Results
+
+
+@shelf.table("study", "accuracy", "equivalence")
+def equivalence_table(results: Results) -> Table | None:
+    table = results.tested("equivalence")
+    if table.empty:
+        return None
+    shown = table[
+        ["task", "measured", "what", "margin", "value", "low", "high", "n", "participants",
+         "trials", "p_alone", "p"]
+    ].rename(columns={
+        "what": "pair", "margin": "smallest effect", "value": "difference", "n": "responses",
+        "p_alone": "unadjusted p", "p": "adjusted p",
+    })  # fmt: skip
+    shown["equivalent"] = table["claimed"].map({True: "yes", False: "not shown"})
+    measured = {"correct": "share of right answers"}
+    shown["measured"] = shown["measured"].map(lambda name: measured.get(name, name))
+    return Table(
+        "equivalence",
+        "Equivalence of conditions",
+        "Two one-sided tests against the smallest effect of interest that was frozen with the "
+        f"study. Difference (first less second) with its {100 * table['level'].iloc[0]:g} % "
+        "interval, participants and trials clustered; conditions are equivalent where the interval "
+        "lies between minus and plus the smallest effect and the adjusted p is below .05 "
+        "(adjusted together with all other tests of the study, table “claims”). “Not shown” is no "
+        "evidence of a difference.",
+        shown,
+        {**dict.fromkeys(["difference", "low", "high"], "{:+.3f}"), "smallest effect": "{:.3g}",
+         "pair": spaced, "unadjusted p": p_value, "adjusted p": p_value},
+    )  # fmt: skip
+
+
+@shelf.sentences("study", "accuracy", "equivalence")
+def equivalence_findings(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return [_sentence(row) for row in results.tested("equivalence").itertuples()]
+
+
+def _sentence(row: Any) -> str:
+    pair = spaced(row.what).replace(" − ", " and ")
+    if pd.isna(row.p):
+        return f"Equivalence of {pair} in {row.task} could not be tested: {row.reason}."
+    times, unit = (100, "percentage points") if row.measured == "correct" else (1, "points")
+    what = "accuracy" if row.measured == "correct" else row.measured
+    ends = ", ".join(f"{times * end:+.{1 if times > 1 else 2}f}" for end in (row.low, row.high))
+    found = (
+        f"difference {times * row.value:+.{1 if times > 1 else 2}f} {unit}, "
+        f"{100 * row.level:g} % CI [{ends}]".replace("-", "−")
+    )
+    smallest = f"the smallest effect of interest, {times * row.margin:g} {unit}"
+    p = f"adjusted p {'< .001' if row.p < 0.001 else f'= {row.p:.3f}'}"
+    if row.claimed:
+        return (
+            f"In {row.task}, {pair} are equivalent in {what}: they differ by less than {smallest} "
+            f"({found}; {p})."
+        )
+    return (
+        f"In {row.task}, it is not shown that {pair} differ in {what} by less than {smallest} "
+        f"({found}; {p})."
+    )

@@ -1,0 +1,71 @@
+"""Equivalence of conditions as a kind of question: a test a planned pair of conditions.
+
+Made only where the study froze a smallest effect of interest (`[analysis] smallest_effect`, in
+shares of right answers, and `smallest_rating`, in points of a rating). A pair with a control is not
+tested: a control is there to differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.exhibits.tables import spaced
+from analysis.statistics import STATISTICS
+from analysis.study.analysed import Analysed
+from analysis.study.family import planned
+from analysis.study.planned_tests import STUDY_TESTS
+
+
+def _margins(results: Analysed) -> dict[str, float]:
+    """Kind of comparison -> smallest effect of interest as frozen, where there is one."""
+    plan = results.plan
+    margins = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
+    return {kind: margin for kind, margin in margins.items() if margin > 0}
+
+
+@STUDY_TESTS.add("equivalence")
+def equivalence(results: Analysed) -> pd.DataFrame:
+    """A test a planned pair of conditions of interest, whoever answered; see `Equivalence`."""
+    margins = _margins(results)
+    pairs = planned(results)
+    if not margins or pairs.empty:
+        return pd.DataFrame()
+    rows = [
+        _tested(results, row, margins[row["kind"]])
+        for row in pairs[pairs["kind"].isin(list(margins))].to_dict("records")
+        if not set(row["conditions"]) & set(results.controls(_task(row)))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _task(row: dict[str, Any]) -> str:
+    return row["question"].rpartition(".")[0]
+
+
+def _tested(results: Analysed, row: dict[str, Any], margin: float) -> dict[str, Any]:
+    """One planned pair with its estimate, or with the reason why there is none."""
+    task, (first, second) = _task(row), row["conditions"]
+    measured = row["asked"] or "correct"
+    answers = results.of(task)
+    answers = answers[answers["condition"].isin([first, second])]
+    whole = {
+        "question": f"{task}.equivalence", "task": row["task"], "what": row["what"],
+        "asked": row["asked"], "measured": measured, "margin": margin, "null": float("nan"),
+        "participants": answers["participant"].nunique(), "trials": answers["trial"].nunique(),
+    }  # fmt: skip
+    statistic = STATISTICS.get("equivalence")(
+        margin=margin, value=measured, reference=second, level=results.settings.level
+    )
+    answered = answers.loc[answers[measured].notna(), "condition"]
+    lacking = [name for name in (first, second) if name not in set(answered)]
+    if lacking:
+        nothing = dict.fromkeys(["value", "low", "high", "p"], float("nan"))
+        return whole | nothing | {
+            "n": 0, "left_out": 0, "level": 2 * results.settings.level - 1,
+            "reason": f"no analysed answers of {', '.join(map(spaced, lacking))}",
+        }  # fmt: skip
+    estimate = statistic(answers)[first, second]
+    names = ("value", "low", "high", "n", "left_out", "p", "level", "reason")
+    return whole | {name: getattr(estimate, name) for name in names}
