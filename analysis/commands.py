@@ -77,6 +77,29 @@ def explore(
         console.print(f"keep its pictures beside it: {written.folder}", highlight=False)
 
 
+def preregister(
+    study: Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")],
+    out: Annotated[
+        Path | None, typer.Option(help="Markdown file [default: STUDY/preregistration.md]")
+    ] = None,
+    studies: Annotated[
+        int, typer.Option(min=50, help="simulated for each point of the power curve")
+    ] = 200,
+) -> None:
+    """Write a preregistration out of the frozen study, under the headings of OSF's form."""
+    from analysis.exhibits.pdf import can_write_pdf
+    from analysis.study.preregistration import AUTHORS, write_preregistration
+
+    with console.status("simulating the power of the frozen design"):
+        written = write_preregistration(study, out or study / "preregistration.md", studies)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False)
+    if not can_write_pdf():
+        console.print("no PDF: it needs fpdf2 (pip install 'conceptevo-harness[pdf]')")
+    missing = written[0].read_text(encoding="utf-8").count(AUTHORS)
+    console.print(f"{missing} parts are marked for the authors to complete", highlight=False)
+
+
 def compare(
     first: Annotated[Path, typer.Argument(help="a run with a benchmark")],
     second: Annotated[Path, typer.Argument(help="another")],

@@ -79,6 +79,7 @@ class Study(Rooms):
         "build": "tasks.commands:build",
         "check": "tasks.commands:check",
         "settings": "tasks.commands:settings",
+        "preregister": "analysis.commands:preregister",
         "simulate": "survey_app.commands:simulate",
     }
 

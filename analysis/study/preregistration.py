@@ -1,0 +1,451 @@
+"""A preregistration out of the frozen study alone, under the headings of OSF's form.
+
+The family of tests and their weights come from the code that will judge the answers, called on a
+study that nobody has answered yet; so the document cannot promise other tests than are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits.figures import Figure, look, styled
+from analysis.exhibits.pdf import can_write_pdf, write_pdf
+from analysis.exhibits.tables import spaced
+from analysis.planning.designs import Design
+from analysis.planning.power import Plan, curve
+from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
+from analysis.study.frozen_study import FrozenStudy, read_study
+from analysis.study.responses import Responses
+from analysis.study.results import Results, Settings
+from harness.artifacts import write_text
+from tasks.responses import RESPONSES, as_table
+
+#: What stands where only the authors know the answer.
+AUTHORS = "*To be completed by the authors.*"
+
+#: Kind of question -> the hypothesis of one test; all are two-sided unless they say otherwise.
+HYPOTHESES = {
+    "chance": "The share of correct responses differs from chance ({null}): {what}.",
+    "contrasts": "The shares of correct responses differ between conditions: {what}.",
+    "detection": "Sensitivity to change differs from 0: {what}.",
+    "labels": "Labels of the same pictures are more similar than labels of different pictures of "
+    "the condition (permutation test): {what}.",
+    "ratings": "Mean ratings ({asked}) differ between conditions: {what}.",
+    "learning": "Accuracy changes over the session ({what} except controls).",
+    "confidence": "Confidence differs between correct and incorrect responses ({what} except "
+    "controls).",
+    "associations": "Human accuracy is associated with network evidence over trials (Spearman, "
+    "permutation test): {what}.",
+    "equivalence": "The difference between conditions is smaller than {margin:g}: {what} (two "
+    "one-sided tests).",
+}
+
+#: Kind of question -> how it is tested.
+MODELS = {
+    "chance": "log odds of a correct response per condition, Student's t with the two-way cluster "
+    "variance of participants and trials (delete-one jackknife)",
+    "contrasts": "difference of shares, same variance; participants who answered both conditions "
+    "enter both",
+    "detection": "d′ with the log-linear correction, same variance",
+    "labels": "mean similarity of labels ({similarity}), responses permuted over trials of the "
+    "condition",
+    "ratings": "difference of mean ratings, same variance",
+    "learning": "change of accuracy per ten trials within participants",
+    "confidence": "area under the type-2 ROC curve within conditions",
+    "associations": "Spearman's rank correlation over trials with conditions held constant",
+    "equivalence": "two one-sided tests with the variance of the contrasts",
+}
+
+#: Rule of exclusion -> what it says, with its threshold.
+RULES = {
+    "attention_below": "less than {percent} of the attention trials correct",
+    "total_seconds_outside": "less than {0:g} or more than {1:g} seconds from consent to the end",
+    "instruction_seconds_below": "less than {0:g} seconds on the page of instructions",
+    "practice_attempts_above": "more than {0:g} rounds of practice",
+    "one_sided_above": "more than {percent} of all choices at one place on screen (applied only to "
+    "participants with enough choices that chance alone would hardly exclude them)",
+    "identical_above": "response and time equal to those of another participant in more than "
+    "{percent} of the trials; one of the participants is kept",
+}
+
+#: Differences of shares whose power is shown, besides a frozen smallest effect.
+EFFECTS = (0.05, 0.1, 0.15, 0.2)
+WANTED = 0.8
+
+
+def unanswered(study: FrozenStudy) -> Results:
+    """The results of a study that nobody has answered: every planned test, none made."""
+    answers = as_table([], RESPONSES).assign(value=pd.Series(dtype=object))
+    nobody = pd.DataFrame()
+    responses = Responses(study, "human", answers, nobody, nobody, nobody)
+    return Results(responses, Settings(), lambda rules: responses)
+
+
+def planned_claims(results: Results) -> pd.DataFrame:
+    """A row a planned test, those of the main question first: kind, question, task, what, asked,
+    margin, weight (sums to 1)."""
+    claims = results.claims
+    claims = claims[claims["question"] != ""]
+    table = claims.assign(kind=claims.index.get_level_values(0)).reset_index(drop=True)
+    main = (table["question"] != results.plan.primary).astype(int)
+    table = table.reindex(columns=["kind", "question", "task", "what", "asked", "margin", "weight"])
+    return table.fillna({"asked": ""}).iloc[main.argsort(kind="stable")].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Power:
+    """Power of one test of the main question, at its own share of α, over participants.
+
+    Attributes:
+        table: size (true difference of shares), participants, power, low, high (Wilson's interval
+            of the simulation). text: what was assumed.
+    """
+
+    table: pd.DataFrame
+    text: str
+
+
+def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
+    """Simulate the frozen design; None where the main question is not of shares against chance or
+    between conditions."""
+    study, plan = results.responses.study, results.plan
+    task, _, kind = plan.primary.rpartition(".")
+    tests = planned_claims(results)
+    tests = tests[tests["question"] == plan.primary]
+    if kind not in ("chance", "contrasts") or task not in study.choice_tasks or tests.empty:
+        return None
+    trials = study.trials[(study.trials["role"] == "trial") & (study.trials["task"] == task)]
+    trials = trials[~trials["condition"].isin(study.controls(task))]
+    items = int(trials["condition"].value_counts().min())
+    answered = max(1, items // len(study.study.forms))
+    chance = min(study.chance(task).values())
+    base = chance if kind == "chance" else 0.5
+    people = sorted({max(4, round(study.study.participants * k / 4)) for k in (1, 2, 3, 4)})
+    frames = []
+    for effect in sorted({*EFFECTS, plan.smallest_effect} - {0.0}):
+        accuracy = {"condition": base + effect}
+        if kind == "contrasts":
+            accuracy = {"first": base + effect / 2, "second": base - effect / 2}
+        if items < 2 or max(accuracy.values()) >= 1:
+            continue
+        design = Design(accuracy, chance=chance)
+        one = Plan(design, kind == "chance", share=float(tests["weight"].iloc[0]))
+        found = curve(one, people, [answered], [items], studies=studies, seed=seed)
+        frames.append(found[["participants", "power", "low", "high"]].assign(size=effect))
+    if not frames:
+        return None
+    text = (
+        f"Simulated: {studies} studies for each point, each of {answered} of {items} trials per "
+        f"participant and condition, analysed by the planned test at its initial share of α "
+        f"({100 * ALPHA * tests['weight'].iloc[0]:.2f} %). Accuracy "
+        f"{base:.3g} {'plus' if kind == 'chance' else 'plus and minus half of'} the difference; "
+        "standard deviations of ability .5 and of difficulty .7 on the logit scale."
+    )
+    return Power(pd.concat(frames, ignore_index=True), text)
+
+
+def power_figure(power: Power, participants: int) -> Figure:
+    with styled():
+        canvas, axis = plt.subplots(figsize=(6.0, 3.2), layout="constrained")
+        for k, (size, rows) in enumerate(power.table.groupby("size")):
+            style = look(k)
+            axis.plot(rows["participants"], rows["power"], label=f"{size:g}", **style)
+            axis.fill_between(
+                rows["participants"], rows["low"], rows["high"],
+                color=style["color"], alpha=0.15, linewidth=0,
+            )  # fmt: skip
+        axis.axhline(WANTED, color="#777777", linestyle="--", zorder=0)
+        axis.axvline(participants, color="#777777", linestyle=":", zorder=0)
+        axis.set(xlabel="participants", ylabel="power of one test", ylim=(0, 1.02))
+        canvas.legend(title="true difference\nof shares", loc="outside right center")
+    caption = (
+        "Dashed: 80 % power; dotted: the planned number of participants; bands: 95 % interval of "
+        "the simulation."
+    )
+    return Figure("preregistration-power", "Power by number of participants", caption, canvas)
+
+
+def preregistration(results: Results, power: Power | None, picture: str = "") -> str:
+    """The document in Markdown.
+
+    Args:
+        picture: file name of the power curve, "" where there is none.
+    """
+    study = results.responses.study.study
+    tests = planned_claims(results)
+    parts = [
+        ("Study Information", [
+            ("Title", study.title),
+            ("Description", _description(results)),
+            ("Hypotheses", _hypotheses(results, tests)),
+        ]),
+        ("Design Plan", [
+            ("Study type", "Experiment: trials of several conditions, shown within participants."),
+            ("Blinding", "Participants are not told the condition of a trial, and no name or file "
+             "that they can see tells it. Responses are analysed by a program that was fixed "
+             "before the first of them."),
+            ("Study design", _design(results)),
+            ("Randomization", f"Every participant is given one of {len(study.forms)} forms, in "
+             "turn. The order of the blocks, of the trials in a block and of the options in a "
+             "trial is rotated, so that over all participants every trial stands at every position "
+             f"about equally often. Trials were drawn with seed {study.seed}."),
+        ]),
+        ("Sampling Plan", [
+            ("Existing data", AUTHORS),
+            ("Data collection procedures", _procedure(results)),
+            ("Sample size", f"{study.participants} participants who finish."),
+            ("Sample size rationale", _rationale(results, power, picture)),
+            ("Stopping rule", f"Collection stops when {study.participants} participants have "
+             "finished; a place that nobody finishes within "
+             f"{study.lease_minutes:g} minutes without activity is given to the next participant. "
+             "No result is computed before."),
+        ]),
+        ("Variables", [
+            ("Manipulated variables", _conditions(results)),
+            ("Measured variables", _measured(results)),
+        ]),
+        ("Analysis Plan", [
+            ("Statistical models", _models(results, tests)),
+            ("Inference criteria", _criteria(results, tests)),
+            ("Data exclusion", _exclusions(results)),
+            ("Missing data", "A response without the measured value is left out of the analysis of "
+             "that value and counted. A planned test that cannot be computed is reported with its "
+             "reason; its share of α is not redistributed."),
+            ("Exploratory analysis", "Everything that is reported without a row in the table of "
+             "tests: the logistic model with crossed random effects, agreement of participants, "
+             "response times, calibration, single trials, and the main result under other "
+             "thresholds of exclusion."),
+        ]),
+        ("Other", [
+            ("Frozen study", f"Trials, keys, rules and this plan carry the hash `{study.hash}`; "
+             "the analysis refuses a study that was changed."),
+            ("Authors, conflicts of interest, ethics approval", AUTHORS),
+        ]),
+    ]  # fmt: skip
+    lines = [f"# Preregistration: {study.title}"]
+    for heading, sections in parts:
+        lines.append(f"## {heading}")
+        lines += [f"### {title}\n\n{text}" for title, text in sections]
+    return "\n\n".join(lines) + "\n"
+
+
+def _description(results: Results) -> str:
+    study = results.responses.study.study
+    asked = "; ".join(
+        f"*{results.name(t.name)}*: {t.prompt.replace('**', '')}" for t in study.tasks
+    )
+    return (
+        "Do people recognise the concepts that neurons of an image classifier detect, and the "
+        "change of these concepts during training? Trials show image patches that activate "
+        f"neurons. {asked}"
+    )
+
+
+def _hypotheses(results: Results, tests: pd.DataFrame) -> str:
+    main = tests[tests["question"] == results.plan.primary]
+    others = tests[(tests["question"] != results.plan.primary)]
+    control = others["question"].str.endswith(f".{CONTROL}")
+    said = []
+    for title, rows in (
+        ("Main question", main),
+        ("Other questions", others[~control]),
+        ("Controls (say whether the task works)", others[control]),
+    ):
+        if len(rows):
+            groups = rows.groupby(["question", "kind", "asked"], sort=False, dropna=False)
+            texts = _bullets(_hypothesis(results, group) for _, group in groups)
+            said.append(f"**{title}**\n\n{texts}")
+    return "\n\n".join(said)
+
+
+def _bullets(texts) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
+    """The hypotheses of tests that differ in `what` alone, as one sentence."""
+    study, first = results.responses.study, tests.iloc[0]
+    task, kind = first["question"].rpartition(".")[0], first["kind"]
+    null = study.chance(task).get(first["what"], np.nan) if kind == "chance" else np.nan
+    what = "; ".join(map(spaced, tests["what"]))
+    text = HYPOTHESES[kind].format(
+        what=what, asked=first["asked"], margin=first["margin"], null=f"{null:.3g}"
+    )
+    return f"{first['task']}: {text}"
+
+
+def _design(results: Results) -> str:
+    table = _trial_counts(results)
+    return (
+        "Conditions within participants; every trial shows other neurons, and no participant sees "
+        "a neuron twice.\n\n" + _markdown(table)
+    )
+
+
+def _trial_counts(results: Results) -> pd.DataFrame:
+    study = results.responses.study
+    trials = study.trials[study.trials["role"] == "trial"]
+    forms = len(study.study.forms)
+    rows = [
+        (
+            results.name(str(task)), spaced(str(condition)), len(group), len(group) / forms,
+            len(group["options"].iloc[0]) or "–",
+            "control" if condition in study.controls(str(task)) else "of interest",
+        )
+        for (task, condition), group in trials.groupby(["task", "condition"], sort=False)
+    ]  # fmt: skip
+    names = ["task", "condition", "trials", "trials per participant", "options", "role"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    """A plain Markdown table."""
+    cells = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
+    for row in frame.itertuples(index=False):
+        cells.append([f"{v:g}" if isinstance(v, float) else str(v) for v in row])
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def _procedure(results: Results) -> str:
+    study = results.responses.study
+    roles = study.trials["role"].value_counts()
+    attention = roles.get("attention", 0) / len(study.study.forms)
+    return (
+        f"Online survey: consent, instructions, {roles.get('practice', 0)} practice trials with "
+        f"feedback (repeated until {100 * study.study.practice_pass:.0f} % of those with a key are "
+        f"correct), then the trials with {attention:g} attention trials among them"
+        + (", a few questions about the participant" if study.study.questions else "")
+        + ", and a debriefing. " + AUTHORS.replace("To be", "Recruitment and payment: to be")
+    )  # fmt: skip
+
+
+def _rationale(results: Results, power: Power | None, picture: str) -> str:
+    if power is None:
+        return (
+            "Power was not simulated: the planner simulates tests of correct responses against "
+            f"chance and between conditions. {AUTHORS}"
+        )
+    table = power.table
+    most = table["participants"].max()
+    enough = table[(table["participants"] == most) & (table["power"] >= WANTED)]
+    said = (
+        f"With {most} participants, a test of the main question has at least {100 * WANTED:.0f} % "
+        f"power for true differences of {enough['size'].min():g} or more (of those tried)."
+        if len(enough)
+        else f"No difference that was tried has {100 * WANTED:.0f} % power with {most} "
+        "participants."
+    )
+    wide = table.pivot(index="participants", columns="size", values="power").reset_index()
+    wide.columns = ["participants", *(f"difference {size:g}" for size in wide.columns[1:])]
+    wide["participants"] = wide["participants"].astype(str)
+    shown = f"\n\n![Power by number of participants]({picture})" if picture else ""
+    return f"{said} {power.text}{shown}\n\n{_markdown(wide)}"
+
+
+def _conditions(results: Results) -> str:
+    counts = _trial_counts(results)
+    return _bullets(
+        f"{task}: {', '.join(rows['condition'])}"
+        for task, rows in counts.groupby("task", sort=False)
+    )
+
+
+def _measured(results: Results) -> str:
+    study = results.responses.study
+    fields = {
+        results.name(task): [
+            f.label + (f" ({', '.join(label for _, label in f.choices)})" if f.choices else "")
+            for f in study.fields(task).values()
+        ]
+        for task in results.planned_tasks
+    }
+    said = [f"{task}: {'; '.join(dict.fromkeys(labels))}" for task, labels in fields.items()]
+    questions = [f.label for f in study.study.questions]
+    if questions:
+        said.append(f"About the participant (optional): {'; '.join(questions)}")
+    return _bullets([*said, "Time from the moment all pictures are visible to the response."])
+
+
+def _models(results: Results, tests: pd.DataFrame) -> str:
+    kinds = list(dict.fromkeys(tests["kind"]))
+    return (
+        "A participant responds to many trials and many participants respond to a trial, so "
+        "responses are not independent; the tests generalise to other participants and trials.\n\n"
+        + _bullets(
+            f"{QUESTIONS[kind]}: {MODELS[kind].format(similarity=results.similarity)}."
+            for kind in kinds
+        )
+    )
+
+
+def _criteria(results: Results, tests: pd.DataFrame) -> str:
+    plan = results.plan
+    share = (
+        f" {100 * plan.primary_share:g} % of α is allocated to the tests of the main question, "
+        f"`{plan.primary}`; the others share the rest evenly."
+        if plan.primary
+        else " All tests have the same weight."
+    )
+    table = pd.DataFrame(
+        {
+            "question": tests["question"], "test": tests["what"].map(spaced),
+            "asked": tests["asked"],
+            "α at first": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
+        }
+    )  # fmt: skip
+    return (
+        f"The family-wise error rate over all {len(tests)} tests of participants' responses is "
+        f"{100 * ALPHA:g} % (weighted Holm).{share} An effect is claimed where the adjusted "
+        f"p-value is below {ALPHA:g} and the unadjusted interval excludes the null value.\n\n"
+        + _markdown(table)
+    )
+
+
+def _exclusions(results: Results) -> str:
+    rules = results.responses.study.exclusions
+    said = []
+    for rule, threshold in rules.items():
+        ends: Sequence[float] = threshold if isinstance(threshold, list | tuple) else [threshold]
+        said.append(RULES[rule].format(*ends, percent=f"{100 * ends[0]:g} %"))
+    if not said:
+        return "Only participants who gave consent and finished are analysed; no other rule."
+    return (
+        "Only participants who gave consent and finished are analysed. Excluded are participants "
+        f"with:\n\n{_bullets(said)}\n\nThe main result is repeated with each rule looser, stricter "
+        "and off."
+    )
+
+
+def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[Path]:
+    """Write the document beside its power curve, and as PDF where the extra is installed.
+
+    Args:
+        folder: of the frozen study. out: the Markdown file. studies: simulated for a point of the
+            power curve.
+
+    Returns:
+        the files written, the Markdown file first.
+
+    Raises:
+        ValueError: no frozen study there, or one that was changed.
+    """
+    results = unanswered(read_study(folder))
+    power = power_of(results, studies)
+    written, picture = [out], ""
+    if power is not None:
+        figure = power_figure(power, results.responses.study.study.participants)
+        written += figure.write(out.parent)
+        plt.close(figure.canvas)
+        picture = f"{figure.name}.png"
+    text = preregistration(results, power, picture)
+    write_text(out, text)
+    if can_write_pdf():
+        write_pdf(out.with_suffix(".pdf"), text)
+        written.append(out.with_suffix(".pdf"))
+    return written

@@ -1,0 +1,158 @@
+"""A preregistration out of the frozen study: the same tests and weights as the later analysis."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from analysis.exhibits import pdf
+from analysis.planning.designs import Design
+from analysis.planning.power import Plan, rejections
+from analysis.statistics.claims import ALPHA
+from analysis.study import preregistration as document
+from analysis.study.frozen_study import read_study
+from analysis.study.preregistration import (
+    AUTHORS,
+    planned_claims,
+    power_of,
+    preregistration,
+    unanswered,
+)
+from analysis.study.responses import prepare
+from analysis.study.results import Results, Settings
+from conceptevo.cli import app
+from harness.artifacts import write_text
+from tasks.settings import QUESTIONS, Analysis, Exclusion
+from tasks.study import digest
+from tests.synthetic_study import make_responses, make_study
+
+#: Headings of OSF's form "OSF Preregistration" that a study of answers has something for.
+OSF = (
+    "Study Information", "Title", "Description", "Hypotheses", "Design Plan", "Study type",
+    "Blinding", "Study design", "Randomization", "Sampling Plan", "Existing data",
+    "Data collection procedures", "Sample size", "Sample size rationale", "Stopping rule",
+    "Variables", "Manipulated variables", "Measured variables", "Analysis Plan",
+    "Statistical models", "Inference criteria", "Data exclusion", "Missing data",
+    "Exploratory analysis", "Other",
+)  # fmt: skip
+
+
+def freeze(folder, plan: Analysis, exclusion: Exclusion | None = None):
+    study = make_study(folder, trials=4)
+    update = {"analysis": plan, "exclusion": exclusion or Exclusion()}
+    study = study.model_copy(update=update)
+    keys = json.loads((folder / "keys.json").read_text())
+    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
+    write_text(folder / "study.json", study.model_dump_json())
+    return study
+
+
+PLAN = Analysis(primary="odd_one_out.chance", smallest_effect=0.15, smallest_rating=0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    freeze(path, PLAN, Exclusion(identical_above=0.5))
+    return path
+
+
+def test_the_tests_and_weights_are_those_of_the_analysis(folder):
+    """The document is written before, the claims are judged after: both list the same tests."""
+    frozen = read_study(folder)
+    before = planned_claims(unanswered(frozen))
+    tables = make_responses(folder, frozen.study, people=20)
+    answered = prepare(frozen, *tables)
+    settings = Settings(replicates=99, permutations=99)
+    after = planned_claims(Results(answered, settings, lambda rules: answered))
+    keys = ["question", "what", "asked"]
+    weights = [t.set_index(keys)["weight"].sort_index() for t in (before, after)]
+    assert weights[0].index.equals(weights[1].index)
+    np.testing.assert_allclose(*weights)
+    assert weights[0].sum() == pytest.approx(1)
+    assert weights[0]["odd_one_out.chance"].sum() == pytest.approx(0.8)
+    assert before["question"].iloc[0] == "odd_one_out.chance"
+    assert set(before["kind"]) <= set(QUESTIONS)
+
+
+def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
+    text = preregistration(unanswered(read_study(folder)), None)
+    assert tuple(h for h in re.findall(r"^###? (.*)$", text, re.M) if h in OSF) == OSF
+    for said in (
+        "odd one out: The share of correct responses differs from chance (0.167): base; other",
+        "The difference between conditions is smaller than 0.15: base − other series",
+        "80 % of α is allocated to the tests of the main question, `odd_one_out.chance`",
+        "100 participants who finish.",
+        "less than 80 % of the attention trials correct",
+        "less than 135 or more than 7200 seconds from consent to the end",
+        "equal to those of another participant in more than 50 % of the trials",
+        read_study(folder).hash,
+    ):
+        assert said in text, said
+    rows = re.findall(r"^\| odd_one_out\.chance \| .* \| (\S+) % \|$", text, re.M)
+    assert (
+        rows == [f"{100 * ALPHA * 0.8 / 2:.3f}"] * 2
+    )  # base and other series; random is a control
+    assert "{" not in text
+
+
+def test_every_kind_of_question_and_rule_has_words():
+    assert set(document.HYPOTHESES) == set(document.MODELS) == set(QUESTIONS)
+    assert set(document.RULES) == set(Exclusion.model_fields)
+
+
+def test_the_power_is_that_of_the_planner(folder):
+    """One condition, its own share of α: what `conceptevo power` gives for the same design."""
+    power = power_of(unanswered(read_study(folder)), studies=50)
+    assert power is not None
+    assert sorted(set(power.table["size"])) == [0.05, 0.1, 0.15, 0.2]
+    assert sorted(set(power.table["participants"])) == [25, 50, 75, 100]
+    row = power.table.query("size == 0.2 and participants == 100").iloc[0]
+    design = Design({"condition": 1 / 6 + 0.2}, participants=100, items=4, answered=4)
+    found = rejections(Plan(design, True, share=0.4), 50)
+    assert row["power"] == pytest.approx(found["power"].iloc[0])
+    by_size = power.table[power.table["participants"] == 100].set_index("size")["power"]
+    assert by_size[0.2] >= by_size[0.05]
+
+
+@pytest.mark.parametrize("primary", ["concept_agreement.ratings", "odd_one_out.contrasts", ""])
+def test_other_main_questions_and_none(tmp_path, primary):
+    freeze(tmp_path, Analysis(primary=primary))
+    results = unanswered(read_study(tmp_path))
+    power = power_of(results, studies=50)
+    assert (power is None) == (primary != "odd_one_out.contrasts")
+    text = preregistration(results, power)
+    assert ("Power was not simulated" in text) == (power is None)
+    assert ("All tests have the same weight." in text) == (primary == "")
+
+
+def test_the_command_writes_markdown_curve_and_pdf_and_the_same_bytes_again(folder, tmp_path):
+    for name in "ab":
+        out = tmp_path / name / "preregistration.md"
+        arguments = ["study", "preregister", str(folder), "--out", str(out), "--studies", "50"]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert f"wrote {out}" in result.output.replace("\n", "")
+    first, second = (
+        {p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())} for name in "ab"
+    )
+    assert first == second
+    assert {"preregistration.md", "preregistration-power.png"} <= set(first)
+    assert (
+        f"{first['preregistration.md'].decode().count(AUTHORS)} parts are marked" in result.output
+    )
+    if not pdf.can_write_pdf():
+        pytest.skip("fpdf2, of the extra `pdf`, is not installed")
+    assert first["preregistration.pdf"].startswith(b"%PDF-")
+
+
+def test_without_the_extra_a_pdf_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(pdf, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"a PDF needs fpdf2: pip install 'conceptevo-harness\[pdf"
+    ):
+        pdf.write_pdf(tmp_path / "a.pdf", "# A")
