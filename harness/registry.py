@@ -6,7 +6,9 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -60,6 +62,12 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._plugins)
+
+
+def description(plugin: Any) -> str:
+    """The first sentence of a plug-in's docstring, for readers of a report; "" without one."""
+    text = " ".join((inspect.getdoc(plugin) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[^.A-Z]\.) ", text, maxsplit=1)[0]
 
 
 def import_attribute(path: str, kind: str):

@@ -35,9 +35,9 @@ class Results:
     Attributes:
         run: whose.
         study: REVERSION or BENCH.
-        about: version, seed, methods (with what each linearises), objectives (series -> what
-            importance is measured on), ablations, splits, classes, pairs, layers, arms (sizes and
-            numbers of sets), contents.
+        about: version, seed, methods (what each computes and linearises), objectives (series ->
+            what importance is measured on), ablations, splits, classes, pairs, layers, arms (sizes
+            and numbers of sets), contents.
     """
 
     run: Run

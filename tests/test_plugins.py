@@ -39,6 +39,7 @@ def network(num_classes, seed=0):
 
 
 def gradient_size(change):
+    """Size of the gradient. Of the earlier checkpoint."""
     return {name: g.norm(dim=2) for name, g in change.gradients_from.items()}
 
 
@@ -145,6 +146,8 @@ def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
         "--ablation", "revert,toy_networks:halved", "--workers", 0,
     )  # fmt: skip
     tables = outside / "RUN" / "bench" / "tables"
+    described = pd.read_csv(tables / "methods.csv").set_index("method")["score of an image"]
+    assert described["toy_networks:gradient_size"] == "Size of the gradient."
     methods = set(pd.read_csv(tables / "leaderboard.csv")["method"])
     assert methods == {"toy_networks:gradient_size", "random"}
     assert "toy_networks:halved" in pd.read_csv(tables / "ablations.csv").columns

@@ -9,6 +9,7 @@ from analysis.benchmark import leaderboard as lb
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
+from analysis.run.tables import methods_of
 from analysis.statistics.classes import quartiles
 from harness.records import PAIR
 
@@ -79,6 +80,11 @@ def leaderboard(bench: Bench) -> Table:
         | dict.fromkeys(["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], _P),
         hidden=("p (vs random)", "over active", "lost", "left out", "classes", "gap, probability"),
     )
+
+
+@shelf.table("bench", "leaderboard")
+def methods(bench: Bench) -> Table:
+    return methods_of(bench.results)
 
 
 @shelf.table("bench", "leaderboard")

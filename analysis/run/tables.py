@@ -14,8 +14,10 @@ from analysis.statistics import classes as reversion
 from analysis.statistics.alignment import NAMED_OVERLAP, alignment_table, identity, mean_interval
 from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
+from harness.concepts.space_methods import SPACES
 from harness.records import JOINT, Checkpoint
-from harness.results import REVERSION, has_results, read_results
+from harness.registry import description
+from harness.results import REVERSION, Results, has_results, read_results
 
 SEED = 0  # of the bootstraps: the same run gives the same tables to the byte
 
@@ -135,6 +137,43 @@ def identities(run: Run) -> Table | None:
         pd.DataFrame(rows),
         dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
     )
+
+
+@shelf.table("run", "space")
+def space_methods(run: Run) -> Table:
+    names = run.manifest()["space_methods"]
+    return Table(
+        "space_methods",
+        "Semantic spaces",
+        "What each method computes.",
+        pd.DataFrame({"method": names, "space": [description(SPACES.get(n)) for n in names]}),
+    )
+
+
+def methods_of(results: Results) -> Table:
+    """The importance methods of an ablation study, each with what it computes."""
+    about = results.about["methods"]
+    rows = [
+        {
+            "method": name,
+            "score of an image": of.get("description", ""),
+            "over images": of.get("over images", ""),
+            "linearises": of["linearises"],
+        }
+        for name, of in about.items()
+    ]
+    return Table(
+        "methods",
+        "Importance methods",
+        "What each score computes for a neuron, a class and two checkpoints. Linearises: the "
+        "ablation of which the score is a first-order approximation.",
+        pd.DataFrame(rows),
+    )
+
+
+@shelf.table("run", "reversion")
+def methods(run: Run) -> Table | None:
+    return methods_of(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
 
 
 HELD_OUT = "held-out images"

@@ -133,8 +133,9 @@ def gather_evidence(
 def sgns(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """The paper's, as its code does it: skip-gram of co-activated base neurons, in which a step
-    moves the two neurons of a pair alone; carried over by the images."""
+    """The paper's method as in its published code: skip-gram embedding of base neurons that share
+    stimuli, in which a step moves only the two neurons of a pair; other neurons are embedded
+    through their stimuli."""
     return _skip_gram_space(evidence, parameters, rng, name, full=False)
 
 
@@ -142,7 +143,7 @@ def sgns(
 def sgns_full(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """The paper's objective as it is stated: a step moves the negatives, too."""
+    """The objective as stated in the paper: as sgns, but a step also moves the negatives."""
     return _skip_gram_space(evidence, parameters, rng, name, full=True)
 
 
@@ -171,7 +172,8 @@ def _skip_gram_space(
 def ppmi(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """Factorised PPMI of the base neurons' co-activation counts, carried over by the images."""
+    """Factorised positive pointwise mutual information of the base neurons' shared stimuli; other
+    neurons are embedded through their stimuli."""
     base = ppmi_factors(evidence.incidence[evidence.base_rows], parameters.dimension)
     return carry_over(evidence, base, parameters, rng, name)
 
@@ -180,7 +182,7 @@ def ppmi(
 def jaccard(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """No vectors: neurons are as near as their sets of stimuli overlap."""
+    """Jaccard similarity of the neurons' sets of stimuli; no embedding is learnt."""
     sets = evidence.incidence.astype(np.float32)
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), sets, "jaccard")
 
@@ -189,7 +191,7 @@ def jaccard(
 def correlation(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """No learning: neurons are as near as their activations over the probe images correlate."""
+    """Correlation of the neurons' activations over the probe images; no embedding is learnt."""
 
     def centred(rows: np.ndarray) -> np.ndarray:
         activations = evidence.activations(rows)
@@ -216,7 +218,7 @@ def _held(
 def profile(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """How a neuron ranks the images: the strongest ones weigh most, yet the whole order counts.
+    """Ours: rank profile of a neuron over the probe images, weighted towards its strongest ones.
 
     A neuron is the sum of two unit vectors over the probe images, a head that falls off with the
     rank (it tells what the neuron detects) and the normal scores of the ranks (they tell this
@@ -264,7 +266,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 def random(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """A vector by chance for every neuron: what no information gives."""
+    """A random vector for every neuron, the baseline without information."""
     vectors = rng.standard_normal((len(evidence.neurons), parameters.dimension))
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors)
 

@@ -22,7 +22,7 @@ from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.layers import Layer
 from harness.networks.objectives import Target, as_target
-from harness.registry import Registry
+from harness.registry import Registry, description
 
 
 class ImportanceParameters(BaseModel):
@@ -61,6 +61,16 @@ class ImportanceMethod:
     share: bool = False
     linearises: str = ""
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What results say of the method: what it computes for an image, how images are summed up,
+        and what it linearises."""
+        return {
+            "description": description(self.sensitivity),
+            "over images": "share of images where positive" if self.share else "mean",
+            "linearises": self.linearises,
+        }
+
 
 IMPORTANCE: Registry[ImportanceMethod] = Registry("importance method")
 
@@ -80,28 +90,30 @@ def importance_method(name: str) -> ImportanceMethod:
 
 
 def at_t(change: Change) -> dict[str, Tensor]:
-    """The paper's: gradient in the older model times the change (METHOD section 2)."""
+    """The paper's sensitivity: gradient of the objective with respect to the earlier checkpoint's
+    activations times the change in activation (METHOD section 2)."""
     return change.along(change.gradients_from)
 
 
 def at_t1(change: Change) -> dict[str, Tensor]:
-    """Gradient in the newer model times the change."""
+    """Gradient with respect to the later checkpoint's activations times the change in
+    activation."""
     return change.along(change.gradients_to)
 
 
 def on_path(change: Change) -> dict[str, Tensor]:
-    """Integrated gradients with the older model's maps as baseline: the gradient averaged between
-    the two activations times the change. Summed over neurons it is the whole difference of the
-    logit (completeness; Sundararajan et al., 2017)."""
+    """Integrated gradients with the earlier checkpoint's activations as baseline: the gradient
+    averaged between the two activations times the change. Summed over neurons it is the whole
+    difference of the objective (completeness; Sundararajan et al., 2017)."""
     return change.along(change.gradients_along)
 
 
 def in_contexts(change: Change) -> dict[str, Tensor]:
-    """Ours: how often, over random contexts, undoing a neuron lowers the class's margin, from -1
-    (always raises it) to 1. A context undoes a random quarter of all neurons, so a neuron is asked
-    about among other undone ones. That is the very situation of a quarter in the benchmark, so it
-    simulates what it is judged by, at the price of one backward pass a context. Tuned on other
-    networks and seeds than it was judged on (docs/benchmark.md)."""
+    """Ours: over random contexts, in each of which a random quarter of all neurons is reverted, the
+    share in which reverting the neuron lowers the class's margin minus the share in which it raises
+    it. A context is like a quarter of the benchmark, so the score simulates the intervention by
+    which it is judged, at the cost of one backward pass a context. It was tuned on other networks
+    and seeds than those on which it was evaluated (docs/benchmark.md)."""
     signs = [
         change.undoing({name: mask[change.images] for name, mask in context.items()})
         for context in change.case.contexts
@@ -113,23 +125,24 @@ def in_contexts(change: Change) -> dict[str, Tensor]:
 
 
 def times_activation(change: Change) -> dict[str, Tensor]:
-    """Gradient times activation in the newer model: a neuron's use, whatever it evolved from."""
+    """Gradient times activation at the later checkpoint, which ignores the evolution."""
     return change.times_activation(change.gradients_to)
 
 
 def from_zero(change: Change) -> dict[str, Tensor]:
-    """Integrated gradients of the newer model's maps with no activation as baseline."""
+    """Integrated gradients at the later checkpoint with zero activation as baseline."""
     return change.times_activation(change.gradients_from_zero)
 
 
 def conductance(change: Change) -> dict[str, Tensor]:
-    """Layer conductance of the newer model (Dhamdhere et al., 2019)."""
+    """Layer conductance at the later checkpoint (Dhamdhere et al., 2019)."""
     return change.conductance
 
 
 def towards_concept(change: Change) -> dict[str, Tensor]:
-    """A neuron's part of the derivative along the class's concept vector (TCAV) in the newer
-    model: its gradient summed over space, times its entry of the vector."""
+    """Contribution of a neuron to the derivative along the class's concept vector at the later
+    checkpoint (TCAV; Kim et al., 2018): its gradient summed over space times its entry of the
+    vector."""
     vectors = change.case.concept_vectors
     return {
         name: gradient.sum(dim=2) * vectors[name].to(gradient.device)
@@ -138,12 +151,12 @@ def towards_concept(change: Change) -> dict[str, Tensor]:
 
 
 def activation(change: Change) -> dict[str, Tensor]:
-    """||z(x; t')||: how strongly the newer model uses a neuron."""
+    """Norm of the neuron's activation at the later checkpoint, ||z(x; t')||."""
     return {name: maps.norm(dim=2) for name, maps in change.maps_to.items()}
 
 
 def by_chance(change: Change) -> dict[str, Tensor]:
-    """A number by chance for every image and neuron."""
+    """A random number for every image and neuron."""
     return {name: chance[change.images] for name, chance in change.case.chance.items()}
 
 

@@ -251,7 +251,7 @@ class Change:
         }
 
     def size(self) -> dict[str, Tensor]:
-        """||z(x; t') - z(x; t)|| of each neuron; layer -> [batch, channels]."""
+        """Norm of the change in activation, ||z(x; t') - z(x; t)||; layer -> [batch, channels]."""
         return {
             layer.name: (self.maps_to[layer.name] - self.maps_from[layer.name]).norm(dim=2)
             for layer in self.layers

@@ -134,9 +134,7 @@ class AblationStudy:
         config = self.config
         return {
             "seed": config.seed,
-            "methods": {
-                name: {"linearises": importance_method(name).linearises} for name in self.methods
-            },
+            "methods": {name: importance_method(name).about for name in self.methods},
             "ablations": list(self.ablations),
             "splits": list(self.splits),
             "classes": list(self.classes),
