@@ -129,3 +129,15 @@ def hybrid_difference(
     bottom = p - q - ((p - low) ** 2 + (above - q) ** 2) ** 0.5
     top = p - q + ((high - p) ** 2 + (q - below) ** 2) ** 0.5
     return max(bottom, -1.0), min(top, 1.0)
+
+
+def minque(y, group, participant, item) -> np.ndarray:
+    """MINQUE(0) with whole matrices: E y'MVₖMy = Σ σₗ² tr(MVₖMVₗ), V₄ = I."""
+    n = len(y)
+    same = [np.equal.outer(participant, participant)]
+    same += [same[0] & np.equal.outer(group, group), np.equal.outer(item, item), np.eye(n)]
+    kernels = [np.asarray(kernel, dtype=float) for kernel in same]
+    x = np.equal.outer(group, np.unique(group)).astype(float)
+    m = np.eye(n) - x @ np.linalg.inv(x.T @ x) @ x.T
+    left = [[np.trace(m @ a @ m @ b) for b in kernels] for a in kernels]
+    return np.linalg.solve(left, [y @ m @ a @ m @ y for a in kernels])

@@ -16,8 +16,11 @@ from statsmodels.stats.proportion import proportion_confint
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import STATISTICS, Estimate
+from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha
 from analysis.statistics.behaviour import Learning, Ratings, TypeTwo
-from analysis.statistics.clusters import FEWEST, crossed, informing, t_interval, two_way_jackknife
+from analysis.statistics.clusters import crossed, informing, t_interval, two_way_jackknife
+from analysis.statistics.estimate import FEWEST, permuted
+from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.shares import (
     ClusterBootstrap,
     ClusterContrasts,
@@ -237,3 +240,40 @@ def test_singular_fits_are_said():
     assert CrossedEffects(0.5)(varied)[("a",)].reason == ""
     certain = CrossedEffects(0.5)(frame.assign(correct=1.0))[("a",)]
     assert certain.left_out == len(frame) and "no finite effect" in certain.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-3, 3), st.integers(0, 99))
+def test_a_permutation_test_and_its_bootstrap_interval_agree(seed, centre, reached):
+    resampled = np.random.default_rng(seed).normal(centre, 1, 200)
+    found = permuted(Estimate(centre), reached, 99, 0.0, resampled)
+    assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
+    assert found.p >= (reached + 1) / 100  # never more certain than the permutations
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    assert found.low <= low + 1e-9 and found.high >= high - 1e-9
+    assert found.p_error == pytest.approx(np.sqrt((reached + 1) * (99 - reached) / 1e4 / 99))
+
+
+def test_too_few_trials_of_labels_and_of_associations():
+    words = pd.DataFrame(
+        [(f"t{t}", f"p{p}", "wheel" if t else "stripes") for t in range(3) for p in range(8)],
+        columns=["trial", "participant", "label"],
+    )
+    found = LabelAgreement(shuffles=99, replicates=99)(words)
+    assert np.isnan(found.low) and found.reason == "only 3 trials: an interval needs 4"
+    assert found.value == 1 and found.p < 0.05  # the permutation test is exact
+    alike = words.assign(label="wheel")
+    assert LabelAgreement(shuffles=99, replicates=99)(alike).p == 1
+
+
+def test_agreement_keeps_to_its_scale():
+    ratings = pd.DataFrame(
+        {"trial": np.repeat(np.arange(5), 2), "answer": ["a", "b", "b", "a", "a", "a"] + ["a"] * 4}
+    )
+    for statistic in (KrippendorffAlpha(), FleissKappa()):
+        found = statistic(ratings)
+        assert -1 <= found.low < found.value < found.high <= 1
+        few = statistic(ratings[ratings["trial"] < 3])
+        assert np.isnan(few.low) and few.reason == "only 3 units: an interval needs 4"
+        same = statistic(ratings.assign(answer="a"))
+        assert np.isnan(same.value) and same.reason.startswith("all ratings are alike")

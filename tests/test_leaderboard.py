@@ -187,7 +187,7 @@ def test_tests_over_images_equal_the_textbook_ones(wide):
     assert row["cochran"] == pytest.approx(stats.chi2.sf(q, k - 1))
     agree = lb.outcomes(records({**BASE, "still": dict.fromkeys(GOOD, 1.0)}))
     blank = lb.image_tests(agree, ["still"]).iloc[0]
-    assert np.isnan(blank["cochran"]) and np.isnan(blank["mcnemar_last"])
+    assert blank["cochran"] == blank["mcnemar_last"] == 1  # no image says anything against equality
 
 
 def test_agreement_is_kendalls_tau_over_what_both_rank():
@@ -243,3 +243,13 @@ def test_pairs_are_compared_over_the_classes_that_both_have():
     assert row["p_alone"] == pytest.approx(plain.pvalue)
     interval = plain.confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_methods_that_are_equal_everywhere_share_a_letter_by_a_p_of_one():
+    values = of_classes(A=[0.2, 0.5, 0.9], B=[0.2, 0.5, 0.9], C=[0.1, 0.1, 0.1])
+    pairs = lb.differences(lb.by_class(values), ["A", "B", "C"])
+    row = pairs.set_index(["first", "second"]).loc[("A", "B")]
+    assert row["p_alone"] == 1 and np.isnan(row["low"])
+    assert row["reason"] == "the difference is the same in every cluster"
+    letters = lb.letters(["A", "B", "C"], pairs)
+    assert set(letters["A"]) & set(letters["B"])

@@ -229,6 +229,9 @@ def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> 
     value, classes = _ratio(totals, counts), both.sum(axis=0)
     low, high, p = t_test(value, ratio_error(totals, counts), classes, level)
     same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
+    # Equal in every cluster: no exchange of the two changes anything, so p is 1.
+    equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) == 0)
+    p = np.where(equal, 1.0, p)
     reason = np.where(classes < 2, "fewer than two clusters have both", same)
     table = pd.DataFrame(
         {
@@ -239,8 +242,7 @@ def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> 
             "low": low,
             "high": high,
             "p_alone": p,
-            # A comparison that could not be made keeps its place in the family.
-            "p": np.where(np.isnan(p), np.nan, holm(np.where(np.isnan(p), 1.0, p))),
+            "p": holm(p),  # a comparison that could not be made keeps its place in the family
             "reason": reason,
         }
     )
@@ -362,7 +364,8 @@ def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         series, epoch_from, epoch_to, method, images, cochran (do the bins differ?), mcnemar_last
-        (q1 against the last bin) and mcnemar_matched, exact; p-values, NaN where all agree.
+        (q1 against the last bin) and mcnemar_matched, exact; p-values, 1 where all agree, NaN
+        without images.
     """
     rows = []
     for key, group in wide.groupby(level=PAIR, sort=False):
@@ -381,7 +384,7 @@ def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
                     "images": len(right),
                     "cochran": float(cochrans_q(right.astype(int)).pvalue)
                     if varies
-                    else float("nan"),
+                    else (1.0 if right.size else float("nan")),
                     "mcnemar_last": _mcnemar(arms, "q1", bins[-1] if bins else ""),
                     "mcnemar_matched": _mcnemar(arms, "q1", "matched"),
                 }
@@ -397,8 +400,10 @@ def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
         [int(((both[first] == a) & (both[second] == b)).sum()) for b in (True, False)]
         for a in (True, False)
     ]
-    if table[0][1] + table[1][0] == 0:
+    if both.empty:
         return float("nan")
+    if table[0][1] + table[1][0] == 0:
+        return 1.0  # no image says anything against equality
     return float(mcnemar(table, exact=True).pvalue)
 
 

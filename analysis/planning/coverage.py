@@ -1,16 +1,16 @@
 """Are the intervals what they say? Simulated studies with known truth, analysed as real ones are.
 
-    python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 2]
+    python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 1] [--small]
 
-prints, for designs with participants and items that vary, how often 95 % intervals hold the truth,
-how often a true null is rejected at 5 %, and how often a real difference is found beside what the
-planner (`analysis.planning.power`) had promised.
+prints the two tables of docs/analysis.md: for designs with participants and items that vary, how
+often 95 % intervals hold the truth, how often a true null is rejected at 5 %, and how often a real
+difference is found beside what the planner (`analysis.planning.power`) had promised; and for small
+and lopsided designs, how often there is an interval at all, and the same of those that there are.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -42,6 +42,8 @@ def _crossed(frame: pd.DataFrame, chance: float, seed: int) -> Estimates:
     return CrossedEffects(chance).of(model, frame) | CrossedContrasts().of(model, frame)
 
 
+#: Estimates that are tests, with a p-value or without one for want of answers.
+TESTED = ("accuracy", "risk difference")
 #: Method -> (answers, chance, seed) -> shares by condition, and contrasts by pair and measure.
 METHODS: dict[str, Callable[[pd.DataFrame, float, int], Estimates]] = {
     "exact binomial": lambda frame, chance, seed: ExactBinomial(chance)(frame),
@@ -74,9 +76,10 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
                     "method": method,
                     "what": what,
                     "null": null,
+                    "given": not np.isnan(estimate.low),
                     "covered": estimate.low <= truth <= estimate.high,
                     "rejected": bool(estimate.p < 1 - estimate.level),
-                    "tested": not np.isnan(estimate.p),
+                    "tested": estimate.test != "" or what in TESTED,
                     "width": estimate.high - estimate.low,
                     "error": estimate.value - truth,
                 }
@@ -100,7 +103,8 @@ def arguments(description: str | None, studies: int = 1000) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--studies", type=int, default=studies)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="small designs only, where it has any")
     return parser.parse_args()
 
 
@@ -114,15 +118,18 @@ def measure(
     """Simulate and analyse many studies.
 
     Returns:
-        method, what, null (whether the null hypothesis is true), intervals (how many), coverage,
-        rejected (share of tests with p < .05; false positives where null, power elsewhere), width
-        and bias (means).
+        method, what, null (whether the null hypothesis is true), intervals (how many), given (share
+        that could be given), coverage (of these), rejected (share of tests with p < .05, those
+        that could not be made among them; false positives where null, power elsewhere), width and
+        bias (means).
     """
     results = over_seeds(partial(one_study, design, methods), studies, seed, workers)
     rows = pd.DataFrame([row for result in results for row in result])
     rows["rejected"] = rows["rejected"].where(rows["tested"])
+    rows["covered"] = rows["covered"].where(rows["given"])
     table = rows.groupby(["method", "what", "null"], sort=False).agg(
-        intervals=("covered", "size"),
+        intervals=("given", "size"),
+        given=("given", "mean"),
         coverage=("covered", "mean"),
         rejected=("rejected", "mean"),
         width=("width", "mean"),
@@ -146,15 +153,82 @@ DESIGNS = {
 }
 
 
+def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
+    """Two conditions alike, tested against their true share: every rejection is false."""
+    return Design({"a": accuracy, "b": accuracy}, chance=accuracy, **parameters)
+
+
+#: Small and lopsided designs. What carries the claims is measured there, the cluster jackknife.
+SMALL = {
+    "2 people, 8 trials": _small(participants=2, items=8),
+    "3 people, 8 trials": _small(participants=3, items=8),
+    "4 people, 8 trials": _small(participants=4, items=8),
+    "6 people, 8 trials": _small(participants=6, items=8),
+    "10 people, 8 trials": _small(participants=10, items=8),
+    "10 people, 2 trials": _small(participants=10, items=2),
+    "10 people, 3 trials": _small(participants=10, items=3),
+    "10 people, 4 trials": _small(participants=10, items=4),
+    "60 people, 4 trials": _small(participants=60, items=4),
+    "60 people, 16 trials, each answers 1": _small(participants=60, items=16, answered=1),
+    "60 people, 16 trials, each answers 4": _small(participants=60, items=16, answered=4),
+    "3 of 60 people in one condition": _small(items=16, answering={"b": 3}),
+    "4 of 60 people in one condition": _small(items=16, answering={"b": 4}),
+    "6 of 60 people, who differ widely": _small(
+        items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
+    ),
+    "24 people, half of whom drop out": _small(participants=24, items=12, dropout=0.5),
+    "20 people, 97 % right": _small(0.97, participants=20, items=8),
+    "20 people, 3 % right": _small(0.03, participants=20, items=8),
+    "20 people, 99.8 % right": _small(0.998, participants=20, items=8),
+    "10 people who guess, 8 trials": _small(
+        1 / 6, participants=10, items=8, sd_participant=0, sd_item=0
+    ),
+}
+
+
+def _percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def as_markdown(tables: dict[str, pd.DataFrame]) -> str:
+    """Tables of `measure` by design, as docs/analysis.md shows them; power is in brackets."""
+    head = ("design", "method", "accuracy: given", "coverage", "rejected", "difference: given",
+            "coverage", "rejected")  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, table in tables.items():
+        for method, rows in table.groupby("method", sort=False):
+            by_what = rows.set_index("what")
+            cells = [name, str(method)]
+            for what in ("accuracy", "risk difference"):
+                if what not in by_what.index and what != "accuracy":
+                    what = "odds ratio"  # of the crossed model
+                if what not in by_what.index:
+                    cells += ["–"] * 3
+                    continue
+                row = by_what.loc[what]
+                rejected = _percent(row["rejected"])
+                shown = rejected if row["null"] else f"({rejected})"
+                cells += [_percent(row["given"]), _percent(row["coverage"]), shown]
+            lines.append("| " + " | ".join(cells) + " |")
+            name = ""
+    return "\n".join(lines)
+
+
 def main() -> None:
     given = arguments(__doc__)
-    for name, design in DESIGNS.items():
-        table = measure(design, given.studies, seed=given.seed, workers=given.workers)
-        print(f"\n{name}: {design}")
-        print(table.to_string(index=False, float_format="{:.3f}".format), flush=True)
-        if len(set(design.accuracy.values())) > 1:
-            promised = rejections(Plan(design), given.studies, given.seed + 1)
-            print("planner:", promised.to_string(index=False, header=False), flush=True)
+    if not given.small:
+        tables = {}
+        for name, design in DESIGNS.items():
+            tables[name] = measure(design, given.studies, seed=given.seed, workers=given.workers)
+            if len(set(design.accuracy.values())) > 1:
+                promised = rejections(Plan(design), given.studies, given.seed + 1)
+                print(f"{name}, planner:", promised.to_string(index=False, header=False))
+        print(as_markdown(tables), end="\n\n", flush=True)
+    methods = ("cluster jackknife",)
+    print(as_markdown({
+        name: measure(design, given.studies, methods, given.seed, given.workers)
+        for name, design in SMALL.items()
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,8 @@ class Design:
         sd_participant, sd_item: spread of ability and of difficulty, logit scale.
         sd_condition: spread, over participants, of how much a condition helps them, logit scale.
         chance: of a right answer by guessing.
+        answering: condition -> how many participants answer it; all of them by default.
+        dropout: share of participants who leave after a random part of their trials.
     """
 
     accuracy: dict[str, float]
@@ -34,6 +37,8 @@ class Design:
     sd_item: float = 0.7
     sd_condition: float = 0.0
     chance: float = 1 / 6
+    answering: Mapping[str, int] = field(default_factory=dict)
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name, share in self.accuracy.items():
@@ -75,14 +80,21 @@ def simulate(design: Design, rng: np.random.Generator) -> Crossed:
         first = (np.arange(people) * design.answered)[:, None, None]
         slot = np.argsort(rng.random((conditions, items)), axis=1)[None]
         shown = (slot - first) % items < design.answered
+    for name, number in design.answering.items():
+        shown[number:, list(design.accuracy).index(name)] = False
+    if design.dropout:
+        leaves = rng.random(people) < design.dropout
+        last = np.where(leaves, rng.random(people), 1.0)  # the part of the session that is done
+        shown &= rng.random(shown.shape) < last[:, None, None]
     person, condition, item = np.nonzero(shown)
+    used, codes = np.unique(condition * items + item, return_inverse=True)
     return Crossed(
         values=right[person, condition, item].astype(float),
         group=condition,
-        participant=person,
-        item=condition * items + item,
+        participant=np.unique(person, return_inverse=True)[1],
+        item=codes,
         groups=tuple(design.accuracy),
-        stratum=np.repeat(np.arange(conditions), items),
+        stratum=used // items,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table as ScreenTable
@@ -325,7 +326,8 @@ def changes_of_accuracy(run: Run, tables: Mapping[str, Table]) -> list[str]:
         ):
             if arm in changes.index:
                 mean, low, high = 100 * changes.loc[arm]
-                parts.append(f"{name} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+                ends = "" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
+                parts.append(f"{name} {mean:+.1f}{ends}")
         changes_text = ", ".join(parts).replace("-", "−")
         findings.append(
             f"{series}, epochs {start} → {end}, importance by {method}: change in accuracy in "

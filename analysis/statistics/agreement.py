@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 from scipy.special import xlogy
 
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.estimate import FEWEST, Estimate
 from harness.registry import Registry
 
 #: Squared distances of values: (domain [v], marginal counts [..., v]) -> [..., v, v].
@@ -101,7 +101,8 @@ class KrippendorffAlpha:
         counts = counts[pairable]
         left_out = int((~pairable).sum())
         if not len(counts):
-            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(unit,))
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(unit,),
+                            reason=f"no {unit} has two ratings")  # fmt: skip
         metric = METRICS.get(self.metric)
         weight = 1 / (counts.sum(axis=1) - 1)
         pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(domain))
@@ -120,6 +121,7 @@ class KrippendorffAlpha:
             left_out=left_out,
             level=self.level,
             clustered=(unit,),
+            reason=_why(value_, len(units)),
         )
 
 
@@ -169,6 +171,7 @@ class FleissKappa:
             n=int(counts.sum()),
             level=self.level,
             clustered=(unit,),
+            reason=_why(value_, len(counts)),
         )
 
 
@@ -177,10 +180,17 @@ def _bootstrap_t(
 ) -> tuple[float, float]:
     """value ± t with units − 1 degrees of freedom times the replicates' standard deviation."""
     defined = replicates[~np.isnan(replicates)]
-    if len(defined) < 2 or units < 2 or np.isnan(value):
+    if len(defined) < 2 or units < FEWEST or np.isnan(value):
         return np.nan, np.nan
     reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))
-    return value - reach, min(1.0, value + reach)
+    return max(-1.0, value - reach), min(1.0, value + reach)
+
+
+def _why(value: float, units: int) -> str:
+    """Why an agreement has no interval; "" where it has one."""
+    if np.isnan(value):
+        return "all ratings are alike, so that agreement by chance is certain"
+    return f"only {units} units: an interval needs {FEWEST}" if units < FEWEST else ""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from scipy import stats
 from scipy.special import expit
 
 from analysis.statistics.clusters import (
-    FEWEST,
     combine,
     crossed,
     estimates,
     t_interval,
     two_way_jackknife,
 )
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.estimate import FEWEST, Estimate
 from analysis.statistics.shares import (
     STATISTICS,
     Estimates,

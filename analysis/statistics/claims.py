@@ -55,10 +55,8 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     else:
         weight = np.full(len(tests), 1 / max(tested.sum(), 1))
     alone = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
-    # A test that could not be made is not rejected.
-    p = np.where(tested & np.isnan(alone), 1.0, alone)
     kept = share if primary and rest.any() and not main.any() else 0.0
-    corrected = holm(p, weight, kept)
+    corrected = holm(alone, np.where(tested, weight, 0.0), kept)
     # Where no interval can be given, as where all labels are alike, an exact p stands alone.
     inside = (tests["low"] <= tests["null"]) & (tests["high"] >= tests["null"])
     reason = tests.get("reason", pd.Series("", tests.index)).fillna("")
@@ -66,7 +64,8 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     return tests.assign(
         weight=np.where(tested, weight, np.nan),
         p_alone=alone,
-        p=np.where(np.isnan(alone), np.nan, corrected),
+        p=corrected,
         claimed=(corrected < ALPHA) & ~inside.to_numpy(),
+        p_error=tests.get("p_error", pd.Series(np.nan, tests.index)),
         reason=reason.mask(unexplained, "the answers do not suffice"),
     )

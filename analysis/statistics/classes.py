@@ -104,12 +104,14 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     which takes seconds a test).
 
     Returns:
-        P(|W - E W| >= |w - E W|); NaN where no class differs.
+        P(|W - E W| >= |w - E W|); 1 where no class differs, NaN where there are none.
     """
     difference = (first - second).dropna().round(12).to_numpy()
-    difference = difference[difference != 0]
     if not len(difference):
         return float("nan")
+    difference = difference[difference != 0]
+    if not len(difference):
+        return 1.0
     ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)  # middle ranks are halves
     ways = np.zeros(ranks.sum() + 1)  # signs that give each sum of positive ranks
     ways[0] = 1.0
@@ -128,10 +130,11 @@ def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         changes: classes x arms, see `wide`.
 
     Returns:
-        mean, low, high by arm; an interval of fewer than two classes is NaN.
+        mean, low, high by arm; the interval of fewer than two classes is NaN, and that of classes
+        which all change alike, as their spread is then unknown, not 0.
     """
     number = changes.count()
-    reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem()
+    reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem().where(lambda e: e > 1e-12)
     mean = changes.mean()
     return pd.DataFrame({"mean": mean, "low": mean - reach, "high": mean + reach})
 

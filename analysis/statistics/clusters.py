@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.estimate import FEWEST, Estimate
 
 #: A statistic: sums [..., groups] and counts [..., groups] -> values [..., k].
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -95,11 +95,6 @@ def crossed(
     nested = (owner[items] == group_codes).all()
     stratum = owner if nested else np.zeros(len(item_names), dtype=int)
     return Crossed(values, group_codes, participants, items, tuple(map(str, groups)), stratum)
-
-
-#: Fewest participants, and fewest items, in each group that an estimate needs for an interval.
-#: With fewer the test of a difference was rejected in up to 9 % of null studies.
-FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -338,7 +333,10 @@ def t_interval(
 
 
 def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) -> np.ndarray:
-    """Holm's (1979) correction of the defined p-values [m]; undefined ones stay NaN.
+    """Holm's (1979) correction of p-values [m].
+
+    An undefined p stays NaN and keeps its weight, as of a test that is not rejected: that a test
+    could not be made may not make another one easier.
 
     In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎): with
     equal weights, the default, (m − j + 1) p₍ⱼ₎. In plain numpy, as the planner calls it for every
@@ -351,6 +349,7 @@ def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) ->
     weights = np.ones(len(p)) if weights is None else weights
     corrected = np.full(len(p), np.nan)
     defined = np.flatnonzero(~np.isnan(p))
+    kept = kept + float(weights[np.isnan(p)].sum())
     order = defined[np.argsort(p[defined] / weights[defined], kind="stable")]
     left = np.cumsum(weights[order][::-1])[::-1] + kept
     steps = p[order] * (left / weights[order])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import nan
+from dataclasses import dataclass, field, replace
+from math import nan, sqrt
+
+import numpy as np
+
+#: Fewest participants, and fewest items, in each group that an estimate needs for an interval.
+#: With fewer the test of a difference was rejected in up to 9 % of null studies.
+FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Estimate:
         effect_name: what the effect size is, e.g. "odds ratio".
         level: coverage aimed at by the interval.
         clustered: the units that were resampled or given random effects, e.g. ("participant",).
+        p_error: Monte Carlo standard error of p; NaN where p is no simulation.
         reason: why there is no interval or no test, or what a reader must know of it; "" where
             nothing is to be said.
 
@@ -39,6 +46,7 @@ class Estimate:
     effect_name: str = ""
     level: float = 0.95
     clustered: tuple[str, ...] = field(default=())
+    p_error: float = nan
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -47,3 +55,38 @@ class Estimate:
             object.__setattr__(self, "high", nan)
             said = self.reason or "nothing varies, so that no interval can be estimated"
             object.__setattr__(self, "reason", said)
+
+
+def permuted(
+    estimate: Estimate, reached: int, permutations: int, null: float, resampled: np.ndarray
+) -> Estimate:
+    """An estimate with a permutation test of `null` and a percentile interval that agree.
+
+    The two are computed in different ways, so that near the limit one can exclude the null and the
+    other not; the more cautious one then decides. Where the interval holds the null, p is at least
+    the two-sided p-value of the resamples, twice the smaller share of them on one side of the null;
+    where p does not exclude the null, the interval is widened to it, and `reason` says so.
+
+    Args:
+        reached: permutations that are at least as extreme as what was observed; p = (reached + 1) /
+            (permutations + 1) (Phipson & Smyth 2010).
+        resampled: the estimate in each bootstrap replicate [replicates], NaN where undefined; none
+            where too few units were resampled, which leaves the interval out.
+    """
+    p = (reached + 1) / (permutations + 1)
+    estimate = replace(estimate, p=p, p_error=sqrt(p * (1 - p) / permutations))
+    resampled = resampled[~np.isnan(resampled)]
+    if not len(resampled):
+        return estimate
+    limit = 1 - estimate.level
+    low, high = map(float, np.quantile(resampled, [limit / 2, 1 - limit / 2]))
+    inside = low <= null <= high
+    if inside and p < limit:
+        sides = min((resampled <= null).mean(), (resampled >= null).mean())
+        shared = "the interval holds the tested value: p is that of the interval"
+        return replace(estimate, low=low, high=high, p=max(2 * float(sides), limit), reason=shared)
+    if not inside and p >= limit:
+        low, high = min(low, null), max(high, null)
+        wider = "interval widened to the tested value, which the permutations do not exclude"
+        return replace(estimate, low=low, high=high, reason=wider)
+    return replace(estimate, low=low, high=high)

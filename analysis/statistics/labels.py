@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.estimate import FEWEST, Estimate, permuted
 from harness.registry import Registry
 
 #: A similarity of texts: distinct normalised labels [n] -> symmetric matrix in [0, 1]: [n, n].
@@ -122,21 +122,24 @@ class LabelAgreement:
         used = int(((codes < len(texts)) & ~np.isnan(scores[trial])).sum())
         left_out = len(frame) - used
         if not used:
-            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",))
+            return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",),
+                            reason="no trial has labels of two participants")  # fmt: skip
         value = float(np.nanmean(scores))
         shuffled = self._shuffled(pd.factorize(people, sort=True)[0], codes, pairs, similar)
         inside = scores[~np.isnan(scores).all(axis=1)]
         rng = np.random.default_rng(self.seed)
         drawn = rng.integers(len(inside), size=(self.replicates, len(inside)))
         resampled = np.nanmean(inside[drawn].reshape(self.replicates, -1), axis=1)
-        ends = [0.5 - self.level / 2, 0.5 + self.level / 2]
-        low, high = map(float, np.quantile(resampled, ends))
-        return Estimate(
-            value, low, high, n=used, left_out=left_out, test="answers moved to other trials",
-            p=(int((shuffled >= value - 1e-9).sum()) + 1) / (self.shuffles + 1),
-            effect=value - float(shuffled.mean()), effect_name="beyond shuffled answers",
+        few = len(inside) < FEWEST
+        null = float(shuffled.mean())
+        estimate = Estimate(
+            value, n=used, left_out=left_out, test="answers moved to other trials",
+            effect=value - null, effect_name="beyond shuffled answers",
             level=self.level, clustered=("trial",),
+            reason=f"only {len(inside)} trials: an interval needs {FEWEST}" if few else "",
         )  # fmt: skip
+        reached = int((shuffled >= value - 1e-9).sum())
+        return permuted(estimate, reached, self.shuffles, null, resampled[: 0 if few else None])
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
         """Similarities of distinct labels, and a last row and column for empty ones, NaN."""

@@ -129,6 +129,11 @@ class Analysed:
         trials = self.responses.study.trials
         return list(dict.fromkeys(trials.loc[trials["role"] == "trial", "task"]))
 
+    def answered(self, task: str) -> frozenset[str]:
+        """Conditions of a task with analysed answers."""
+        answers = self.responses.answers
+        return frozenset(answers.loc[answers["task"] == task, "condition"])
+
     @property
     def choice_tasks(self) -> list[str]:
         return [task for task in self.tasks if task in self.responses.study.choice_tasks]

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 from scipy import stats
 
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.estimate import FEWEST, Estimate, permuted
 from analysis.statistics.shares import Estimates
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
@@ -201,28 +201,30 @@ class Associations:
         left_out = len(trials) - len(usable)
         strata = pd.factorize(usable["condition"], sort=True)[0]
         rate, evidence = usable["rate"].to_numpy(float), usable[name].to_numpy(float)
-        value = float(partial_ranks(rate, evidence, strata)) if len(usable) > 3 else np.nan
+        few = len(usable) < FEWEST
+        value = np.nan if few else float(partial_ranks(rate, evidence, strata))
         if np.isnan(value):
-            return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",))
+            why = f"only {len(usable)} trials: a correlation needs {FEWEST}" if few else (
+                "the rates or the evidence do not vary within conditions")  # fmt: skip
+            return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",),
+                            reason=why)  # fmt: skip
         rng = np.random.default_rng(self.seed)
         # Ranks move with the rates, and a stratum keeps its mean: residuals are what is permuted.
         first, second = rank_residuals(rate, strata), rank_residuals(evidence, strata)
         by_stratum = np.argsort(strata, kind="stable")
         keys = rng.random((self.permutations, len(rate)))
         shuffled = np.lexsort((keys, np.broadcast_to(strata, keys.shape)), axis=1)
-        permuted = np.empty_like(keys)
-        permuted[:, by_stratum] = first[shuffled]
-        null = permuted @ second / np.sqrt((first @ first) * (second @ second))
+        moved = np.empty_like(keys)
+        moved[:, by_stratum] = first[shuffled]
+        null = moved @ second / np.sqrt((first @ first) * (second @ second))
         reached = int((np.abs(null) >= abs(value) - 1e-12).sum())
         drawn = rng.integers(len(rate), size=(self.replicates, len(rate)))
         resampled = partial_ranks(rate[drawn], evidence[drawn], strata[drawn])
-        resampled = resampled[~np.isnan(resampled)]
-        low, high = np.quantile(resampled, [0.5 - self.level / 2, 0.5 + self.level / 2])
-        return Estimate(
-            value, float(low), float(high), n=len(usable), left_out=left_out,
-            test="rates permuted within conditions", p=(reached + 1) / (self.permutations + 1),
+        estimate = Estimate(
+            value, n=len(usable), left_out=left_out, test="rates permuted within conditions",
             level=self.level, clustered=("trial",),
         )  # fmt: skip
+        return permuted(estimate, reached, self.permutations, 0.0, resampled)
 
 
 def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:

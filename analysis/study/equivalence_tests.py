@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.exhibits.tables import spaced
 from analysis.statistics import STATISTICS
 from analysis.study.analysed import Analysed
-from analysis.study.family import planned
+from analysis.study.family import Planned, planned
 from analysis.study.planned_tests import STUDY_TESTS
 
 
@@ -28,31 +28,24 @@ def _margins(results: Analysed) -> dict[str, float]:
 @STUDY_TESTS.add("equivalence")
 def equivalence(results: Analysed) -> pd.DataFrame:
     """A test a planned pair of conditions of interest, whoever answered; see `Equivalence`."""
-    margins = _margins(results)
-    pairs = planned(results)
-    if not margins or pairs.empty:
-        return pd.DataFrame()
     rows = [
-        _tested(results, row, margins[row["kind"]])
-        for row in pairs[pairs["kind"].isin(list(margins))].to_dict("records")
-        if not set(row["conditions"]) & set(results.controls(_task(row)))
+        _tested(results, task, test, margin)
+        for kind, margin in _margins(results).items()
+        for task, test in planned(results, kind)
+        if not set(test.needs) & set(results.controls(task))
     ]
     return pd.DataFrame(rows)
 
 
-def _task(row: dict[str, Any]) -> str:
-    return row["question"].rpartition(".")[0]
-
-
-def _tested(results: Analysed, row: dict[str, Any], margin: float) -> dict[str, Any]:
+def _tested(results: Analysed, task: str, test: Planned, margin: float) -> dict[str, Any]:
     """One planned pair with its estimate, or with the reason why there is none."""
-    task, (first, second) = _task(row), row["conditions"]
-    measured = row["asked"] or "correct"
+    first, second = test.needs
+    measured = test.asked or "correct"
     answers = results.of(task)
     answers = answers[answers["condition"].isin([first, second])]
     whole = {
-        "question": f"{task}.equivalence", "task": row["task"], "what": row["what"],
-        "asked": row["asked"], "measured": measured, "margin": margin, "null": float("nan"),
+        "question": f"{task}.equivalence", "task": results.name(task), "what": test.what,
+        "asked": test.asked, "measured": measured, "margin": margin, "null": float("nan"),
         "participants": answers["participant"].nunique(), "trials": answers["trial"].nunique(),
     }  # fmt: skip
     statistic = STATISTICS.get("equivalence")(

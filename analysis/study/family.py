@@ -2,71 +2,109 @@
 
 It follows from the study's trials, fields, controls and reference condition alone. So a condition
 that nobody answered keeps its tests and their weight, and leaving answers out makes no other claim
-easier (`analysis.statistics.claims`).
+easier (`analysis.statistics.claims`). Each kind of question says in `planned_tests` what it plans.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
 from analysis.statistics.claims import CONTROL
 from analysis.statistics.shares import condition_pairs
 from analysis.study.analysed import Analysed
-
-#: What tells planned tests of one kind apart; `asked` is the field of a rating.
-KEYS = ("question", "what", "asked")
+from harness.registry import Registry
 
 
-def planned(results: Analysed) -> pd.DataFrame:
-    """A row a planned test: kind, question, task, what, asked, conditions (all that it needs)."""
-    rows = [
-        dict(zip(("kind", "question", "task", "what", "asked", "conditions"), row, strict=True))
-        for task in results.planned_tasks
-        for row in _of_task(results, task)
-    ]
-    return pd.DataFrame(rows)
+@dataclass(frozen=True)
+class Planned:
+    """A planned test.
+
+    Attributes:
+        what: the condition, pair or measure, as the kind's table names it under `what`.
+        needs: conditions without whose answers the test cannot be made.
+        asked: the field of a rating, as under `asked`; "" elsewhere.
+        control: whether it only says whether the task works.
+        any_of_them: whether answers of one of the conditions suffice.
+    """
+
+    what: str
+    needs: tuple[str, ...]
+    asked: str = ""
+    control: bool = False
+    any_of_them: bool = False
 
 
-def _of_task(results: Analysed, task: str):
-    study = results.responses.study
-    conditions, controls = study.conditions(task), results.controls(task)
-    fields, name = study.fields(task), results.name(task)
-    of_interest = tuple(c for c in conditions if c not in controls)
+@dataclass(frozen=True)
+class TaskDesign:
+    """A task as it was frozen: what a plan of tests may depend on."""
 
-    def row(kind: str, what: str, needs: tuple[str, ...], asked: str = ""):
-        control = needs and set(needs) <= set(controls)
-        return kind, f"{task}.{CONTROL if control else kind}", name, what, asked, needs
+    results: Analysed
+    task: str
 
-    compared = list(_pairs(conditions, controls, results.reference))
-    if task in study.choice_tasks:
-        for condition in conditions:
-            yield row("chance", condition, (condition,))
-        for first, second in compared:
-            yield row("contrasts", f"{first} − {second}", (first, second))
-        if of_interest:
-            yield row("learning", "all conditions", of_interest)
-            if study.study.confidence:
-                yield row("confidence", "all conditions", of_interest)
-    if "changed" in fields and "same_stage" in conditions:
-        for signal, kind in (("evolution", "detection"), ("false_evolution", CONTROL)):
-            if signal in conditions:
-                needs = (signal, "same_stage")
-                yield "detection", f"{task}.{kind}", name, f"d′, {signal}", "", needs
-    for asked in {"rating", "clarity"} & set(fields):
-        for first, second in compared:
-            yield row("ratings", f"{first} − {second}", (first, second), asked)
-    if any(field.startswith("label") for field in fields):
-        for condition in conditions:
-            yield row("labels", condition, (condition,))
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        return self.results.responses.study.conditions(self.task)
+
+    @cached_property
+    def controls(self) -> frozenset[str]:
+        return frozenset(self.results.controls(self.task))
+
+    @cached_property
+    def of_interest(self) -> tuple[str, ...]:
+        """The conditions that are no controls."""
+        return tuple(c for c in self.conditions if c not in self.controls)
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Names of what is asked of the task's trials."""
+        return frozenset(self.results.responses.study.fields(self.task))
+
+    @property
+    def choice(self) -> bool:
+        """Whether each trial has a right answer among its options."""
+        return self.task in self.results.responses.study.choice_tasks
+
+    @property
+    def confidence(self) -> bool:
+        return self.results.responses.study.study.confidence
+
+    def each(self) -> Iterator[Planned]:
+        """A test a condition."""
+        for condition in self.conditions:
+            yield Planned(condition, (condition,), control=condition in self.controls)
+
+    def pairs(self, asked: str = "") -> Iterator[Planned]:
+        """A test a pair of conditions, or one with the reference; a control stands second."""
+        reference = self.results.reference
+        for a, b in condition_pairs(
+            self.conditions, reference if reference in self.conditions else None
+        ):
+            first, second = self.conditions[a], self.conditions[b]
+            if first in self.controls and second not in self.controls:
+                first, second = second, first
+            both = {first, second} <= self.controls
+            yield Planned(f"{first} − {second}", (first, second), asked, both)
+
+    def pooled(self) -> Iterator[Planned]:
+        """One test over all conditions of interest."""
+        if self.of_interest:
+            yield Planned("all conditions", self.of_interest, any_of_them=True)
 
 
-def _pairs(conditions: tuple[str, ...], controls: tuple[str, ...], reference: str):
-    """Pairs to compare, a control always second where the other is none."""
-    chosen = reference if reference in conditions else None
-    for a, b in condition_pairs(conditions, chosen):
-        first, second = conditions[a], conditions[b]
-        turned = first in controls and second not in controls
-        yield (second, first) if turned else (first, second)
+#: Kind of question -> function(a task's design) -> the tests that it plans.
+PLANNED: Registry[Callable[[TaskDesign], Iterator[Planned]]] = Registry("planned tests")
+
+
+def planned(results: Analysed, kind: str) -> Iterator[tuple[str, Planned]]:
+    """Tasks and the tests of a kind that their frozen designs plan."""
+    if kind in PLANNED:
+        for task in results.planned_tasks:
+            for test in PLANNED.get(kind)(TaskDesign(results, task)):
+                yield task, test
 
 
 def complete(results: Analysed, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -74,37 +112,40 @@ def complete(results: Analysed, tables: dict[str, pd.DataFrame]) -> dict[str, pd
 
     The rows that are added come last; their value, interval and p are NaN.
     """
-    expected = planned(results)
     whole = {}
-    for kind in dict.fromkeys([*tables, *(expected["kind"] if len(expected) else [])]):
+    for kind in dict.fromkeys([*tables, *PLANNED]):
         table = tables.get(kind, pd.DataFrame())
-        have = {_key(row) for row in table.to_dict("records")}
-        missing = [
-            row | {"reason": _reason(results, row)}
-            for row in expected.loc[expected["kind"] == kind].to_dict("records")
-            if _key(row) not in have
-        ]
-        added = pd.DataFrame(missing, columns=[*expected.columns, "reason"])
-        added = added.drop(columns=["kind", "conditions"])
-        numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
-        if len(added):
-            added = added.assign(n=0, left_out=0, **numbers)
-            table = pd.concat([table, added], ignore_index=True) if len(table) else added
-        whole[kind] = table
-    return {kind: table for kind, table in whole.items() if len(table)}
+        present = {_key(row) for row in table.to_dict("records")}
+        missing = pd.DataFrame(
+            row for row in _rows(results, kind) if _key(row) not in present
+        )  # fmt: skip
+        if len(missing):
+            numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
+            missing = missing.assign(n=0, left_out=0, **numbers)
+            table = pd.concat([table, missing], ignore_index=True) if len(table) else missing
+        if len(table):
+            whole[kind] = table
+    return whole
 
 
 def _key(row: dict) -> tuple[str, ...]:
-    return tuple(str(row.get(key, "")) for key in KEYS)
+    """What tells tests of one kind apart."""
+    return tuple(str(row.get(key, "")) for key in ("question", "what", "asked"))
 
 
-def _reason(results: Analysed, row: dict) -> str:
-    """Why a planned test is missing from its table."""
-    task = row["question"].rpartition(".")[0]
-    answers = results.of(task)
-    lacking = [c for c in row["conditions"] if c not in set(answers["condition"])]
-    if lacking and (len(lacking) == len(row["conditions"]) or row["what"] != "all conditions"):
+def _rows(results: Analysed, kind: str) -> Iterator[dict]:
+    """Rows of question, task, what, asked and the reason why the test would be missing."""
+    for task, test in planned(results, kind):
+        question = f"{task}.{CONTROL if test.control else kind}"
+        yield {
+            "question": question, "task": results.name(task), "what": test.what,
+            "asked": test.asked, "reason": _reason(results, task, test),
+        }  # fmt: skip
+
+
+def _reason(results: Analysed, task: str, test: Planned) -> str:
+    answered = results.answered(task)
+    lacking = [c for c in test.needs if c not in answered]
+    if lacking and (len(lacking) == len(test.needs) or not test.any_of_them):
         return f"no analysed answers of {', '.join(lacking)}"
-    if row["kind"] == "confidence":
-        return "no answer came with a confidence"
-    return f"no analysed answers {('with a ' + row['asked']) if row['asked'] else 'that it needs'}"
+    return f"no analysed answers with a {test.asked}" if test.asked else "the answers lack it"

@@ -5,7 +5,7 @@ Their p-values are for each test alone; `Results.claims` corrects all of them to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,17 @@ from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.shares import Estimates, tabulate
 from analysis.study.analysed import Analysed, stacked
 from analysis.study.association import EVIDENCE, Associations
+from analysis.study.family import PLANNED, Planned, TaskDesign
 from harness.registry import Registry
 
 #: Kind of question -> function(results) -> its table: question, task, what, value, low, high, null
 #: (the tested value), p; question is "" in rows that describe and test nothing.
 STUDY_TESTS: Registry[Callable[[Analysed], pd.DataFrame]] = Registry("kind of question")
+
+
+@PLANNED.add("chance")
+def _planned_chance(design: TaskDesign) -> Iterator[Planned]:
+    return design.each() if design.choice else iter(())
 
 
 @STUDY_TESTS.add("chance")
@@ -34,6 +40,11 @@ def chance(results: Analysed) -> pd.DataFrame:
         frames.append(table.assign(null=table["condition"].map(levels)))
     table = stacked(frames)
     return table if table.empty else table.assign(what=table["condition"])
+
+
+@PLANNED.add("contrasts")
+def _planned_contrasts(design: TaskDesign) -> Iterator[Planned]:
+    return design.pairs() if design.choice else iter(())
 
 
 @STUDY_TESTS.add("contrasts")
@@ -94,6 +105,18 @@ def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.D
     return table.assign(what=pair.where(table["second"] != "", table["first"]))
 
 
+#: What is there to be seen -> whether it only says whether the task works.
+SIGNALS = {"evolution": False, "false_evolution": True}
+
+
+@PLANNED.add("detection")
+def _planned_detection(design: TaskDesign) -> Iterator[Planned]:
+    for signal, control in SIGNALS.items():
+        needs = (signal, "same_stage")
+        if "changed" in design.fields and set(needs) <= set(design.conditions):
+            yield Planned(f"d′, {signal}", needs, control=control)
+
+
 @STUDY_TESTS.add("detection")
 def detection(results: Analysed) -> pd.DataFrame:
     """Share judged changed by condition; then for real and for false evolutions, against unchanged
@@ -105,7 +128,8 @@ def detection(results: Analysed) -> pd.DataFrame:
     if shares.empty:
         return shares
     tables = [shares.assign(measure="judged changed", signal="")]
-    for signal, kind in (("evolution", "detection"), ("false_evolution", CONTROL)):
+    for signal, control in SIGNALS.items():
+        kind = CONTROL if control else "detection"
         if {signal, "same_stage"} <= set(shares["what"]):
             table = results.by_task(
                 [task], "detection", ["measure"], kind, signal=signal, noise="same_stage"
@@ -118,13 +142,24 @@ def detection(results: Analysed) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).assign(null=0.0)
 
 
+#: Fields of tasks that are ratings on a scale.
+SCALES = ("rating", "clarity")
+
+
+@PLANNED.add("ratings")
+def _planned_ratings(design: TaskDesign) -> Iterator[Planned]:
+    for asked in SCALES:
+        if asked in design.fields:
+            yield from design.pairs(asked)
+
+
 @STUDY_TESTS.add("ratings")
 def ratings(results: Analysed) -> pd.DataFrame:
     """Mean ratings on scales by condition, then their differences (tested)."""
     frames = []
     for task in results.tasks:
         answers = results.of(task)
-        for asked in ("rating", "clarity"):
+        for asked in SCALES:
             if answers[asked].isna().all() or not _comparable(results, task, asked):
                 continue
             table = results.by_task(
@@ -136,6 +171,11 @@ def ratings(results: Analysed) -> pd.DataFrame:
             mean = table["second"] == ""
             frames.append(table.assign(question=table["question"].where(~mean, "")))
     return stacked(frames)
+
+
+@PLANNED.add("labels")
+def _planned_labels(design: TaskDesign) -> Iterator[Planned]:
+    return design.each() if any(f.startswith("label") for f in design.fields) else iter(())
 
 
 @STUDY_TESTS.add("labels")
@@ -157,6 +197,11 @@ def labels(results: Analysed) -> pd.DataFrame:
     return table.assign(what=table["condition"], null=table["value"] - table["effect"])
 
 
+@PLANNED.add("learning")
+def _planned_learning(design: TaskDesign) -> Iterator[Planned]:
+    return design.pooled() if design.choice else iter(())
+
+
 @STUDY_TESTS.add("learning")
 def learning(results: Analysed) -> pd.DataFrame:
     """Change of the share of right answers over the session, controls left out."""
@@ -167,6 +212,11 @@ def learning(results: Analysed) -> pd.DataFrame:
         return table
     measure = "change of accuracy per 10 trials"
     return table.assign(measure=measure, what=table["condition"], null=0.0)
+
+
+@PLANNED.add("confidence")
+def _planned_confidence(design: TaskDesign) -> Iterator[Planned]:
+    return design.pooled() if design.choice and design.confidence else iter(())
 
 
 @STUDY_TESTS.add("confidence")
@@ -212,7 +262,7 @@ def associations(results: Analysed) -> pd.DataFrame:
             for task, condition in results.meeting[["task", "condition"]].itertuples(index=False)
         ]
         found = tabulate(statistic(results.meeting[kept]), ["id", "what"])
-    numbers = ["value", "low", "high", "n", "left_out", "p"]
+    numbers = ["value", "low", "high", "n", "left_out", "p", "p_error"]
     table = rows.merge(
         found.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"
     )

@@ -59,7 +59,9 @@ def claims(results: Results) -> Table | None:
     if results.claims.empty:
         return None
     tested = results.claims[results.claims["question"] != ""]
-    table = tested[["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p", "reason"]]
+    table = tested[
+        ["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p", "p_error", "reason"]
+    ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
     main = tested["question"] == results.plan.primary
@@ -81,12 +83,22 @@ def claims(results: Results) -> Table | None:
         "test shows only whether the task works. The family-wise error rate is 5 %: about one "
         "null study in twenty yields any claim. Permutation tests: "
         f"{results.settings.permutations:,} permutations, so the smallest p is "
-        f"{p_value(1 / (results.settings.permutations + 1))}.",
+        f"{p_value(1 / (results.settings.permutations + 1))}{_monte_carlo(tested)}.",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
-        hidden=("main",),
+        hidden=("main", "p_error"),
     )  # fmt: skip
+
+
+def _monte_carlo(tests: pd.DataFrame) -> str:
+    """The error of simulation of the p-values that permutations give, as the end of a sentence."""
+    largest = tests["p_error"].max()
+    return (
+        ""
+        if pd.isna(largest)
+        else f" and the Monte Carlo standard error of p is at most {largest:.4f}"
+    )
 
 
 #: Columns of the grid of thresholds that are no results.

@@ -1,0 +1,104 @@
+"""Variance components: how much of the variance of answers lies in people, how much in trials.
+
+Where participants differ little, more of them help little; where trials differ much, more trials
+are needed (`analysis.planning.power` takes these spreads). The share of a component is its
+intraclass correlation: that of two answers with only this in common, given the condition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.clusters import Crossed, crossed, too_few
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.shares import STATISTICS, Estimates, _answered, _fit_conditions
+
+#: Variance of the standard logistic distribution: what is left of an answer on the logit scale.
+LOGISTIC = np.pi**2 / 3
+#: What answers can have in common besides their condition, and the rest.
+COMPONENTS = ("participants", "participants in conditions", "trials", "residual")
+
+
+@STATISTICS.add("variance_components")
+@dataclass(frozen=True)
+class VarianceComponents:
+    """Shares of the variance within conditions (intraclass correlations) by component.
+
+    Right or wrong answers: on the logit scale, by the logistic model with crossed random effects
+    (`mixed_model.py`), the residual being π²/3 (Nakagawa, Johnson & Schielzeth 2017). Anything
+    else: on its own scale, by MINQUE(0) (Rao 1971), which is unbiased, needs no complete design and
+    is the analysis of variance where the design is complete; what comes out below 0 is set to 0,
+    and the reason says so.
+
+    value is the share, `effect` the variance itself. They describe: there are no intervals.
+    """
+
+    value: str = "correct"
+    level: float = 0.95
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, _ = _answered(frame, self.value)
+        if kept.empty:
+            return {}
+        data = crossed(kept, value=self.value)
+        n, few = len(kept), too_few(data.participants, data.items)
+        if self.value == "correct":
+            model = _fit_conditions(frame)
+            if model is None:
+                return {}
+            variances, note = np.append(model.fit.sd**2, LOGISTIC), model.fit.note
+            n = int(model.counts.sum())  # without conditions that are all right or all wrong
+        else:
+            raw = minque(data)
+            absent = [name for name, v in zip(COMPONENTS, raw, strict=True) if v < 0]
+            note = f"estimated below 0, set to 0: {', '.join(absent)}" if absent else ""
+            variances = np.maximum(raw, 0.0)
+        if few:
+            variances, note = np.full(len(COMPONENTS), np.nan), few
+        total = variances.sum()
+        shares = variances / total if total > 0 else np.full(len(variances), np.nan)
+        note = note if total > 0 or note else "the answers of a condition do not vary"
+        return {
+            (name,): Estimate(
+                float(share), n=n, left_out=len(frame) - n, effect=float(variance),
+                effect_name="variance", level=self.level, reason=note,
+            )
+            for name, share, variance in zip(COMPONENTS, shares, variances, strict=True)
+        }  # fmt: skip
+
+
+def minque(data: Crossed) -> np.ndarray:
+    """Variances of COMPONENTS by MINQUE(0): the quadratic forms |Zₖ′My|² and y′My, M taking the
+    condition's mean off, are set equal to their expectations, which are linear in the variances:
+    E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
+
+    A component whose effect cannot be told from the others' is left out (0): participants in
+    conditions where there is one condition, or nobody answers one twice.
+    """
+    groups = len(data.groups)
+    own = np.unique(data.participant * groups + data.group, return_inverse=True)[1]
+    codes = [data.participant, own, data.item]
+    centred = [_centred(np.eye(int(c.max()) + 1)[c], data.group) for c in codes]
+    y = _centred(data.values[:, None], data.group)
+    answers = len(data.values)
+    products = np.array([[np.square(a.T @ b).sum() for b in centred] for a in centred])
+    traces = np.array([np.square(a).sum() for a in centred])
+    left = np.block([[products, traces[:, None]], [traces[None], np.array([[answers - groups]])]])
+    right = np.array(
+        [*(float(np.square(z.T @ y).sum()) for z in centred), float(np.square(y).sum())]
+    )
+    free = np.array([True, groups > 1 and own.max() + 1 < answers, True, True])
+    variances = np.zeros(len(COMPONENTS))
+    variances[free] = np.linalg.lstsq(left[np.ix_(free, free)], right[free], rcond=None)[0]
+    return variances
+
+
+def _centred(columns: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Columns [n, k] less their means in each group [n]."""
+    count = np.bincount(group)
+    total = np.zeros((len(count), columns.shape[1]))
+    np.add.at(total, group, columns)
+    return columns - (total / count[:, None])[group]
