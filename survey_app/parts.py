@@ -98,7 +98,7 @@ def radio(name: str, value: str, key: str = "", need: str = " required") -> str:
 def choices(name: str, shown: tuple[tuple[str, str], ...], keys: Keys, need: str) -> str:
     return "".join(
         f'<label class="choice">{radio(name, value, key, need)}{badge(key)}'
-        f"<span>{escape(label)}</span></label>"
+        f'<span dir="auto">{escape(label)}</span></label>'
         for (value, label), key in zip(shown, keys.take(len(shown)), strict=True)
     )
 
@@ -137,7 +137,8 @@ def question(q: Question, keys: Keys, on_page: bool) -> str:
         else ""
     )
     return (
-        f'<fieldset class="question {q.kind}"{condition}><legend>{escape(q.label)}</legend>'
+        f'<fieldset class="question asks-{q.kind}"{condition}>'
+        f'<legend dir="auto">{escape(q.label)}</legend>'
         f"{pictured}{_reply(q, keys, need)}</fieldset>"
     )
 
@@ -158,7 +159,7 @@ def _reply(q: Question, keys: Keys, need: str) -> str:
     if q.kind == "several":
         boxes = "".join(
             f'<label class="choice"><input type="checkbox" name="{name}" value="{escape(value)}" '
-            f"data-several><span>{escape(shown)}</span></label>"
+            f'data-several><span dir="auto">{escape(shown)}</span></label>'
             for value, shown in q.choices
         )
         return f'<div class="row">{boxes}</div>'

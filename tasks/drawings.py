@@ -68,12 +68,14 @@ def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.I
     the hue tells them apart. It sorts people coarsely; screens differ, and it is no diagnosis.
 
     Args:
+        number: of two digits.
         plain: on a blue ground, so that everybody sees the number who has understood the question.
     """
     mask = Image.new("L", (PLATE, PLATE), 0)
-    font = ImageFont.load_default(PLATE * 0.62)
-    ImageDraw.Draw(mask).text((PLATE / 2, PLATE / 2), number, 255, font, anchor="mm",
-                              stroke_width=15)  # fmt: skip
+    font = ImageFont.load_default(PLATE * 0.56)
+    for digit, x in zip(number, (0.31, 0.69), strict=True):
+        at = (PLATE * x, PLATE / 2)
+        ImageDraw.Draw(mask).text(at, digit, 255, font, anchor="mm", stroke_width=12)
     inside = np.asarray(mask) > 127
     image = Image.new("RGB", (PLATE * 2, PLATE * 2), "white")
     draw = ImageDraw.Draw(image)

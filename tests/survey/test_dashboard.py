@@ -6,10 +6,7 @@ import pytest
 from conftest import SET, Survey
 from oidc_provider import Provider
 from people import arrive, fill, go
-from test_browser import (
-    browser,  # noqa: F401  the fixture
-    pytestmark,  # noqa: F401  skipped without a browser
-)
+from visitors import needs_browser
 
 from survey_app.export import tables
 from survey_app.figures import agreement, interval, people_flow, per_condition, per_trial
@@ -17,6 +14,8 @@ from survey_app.flow import Stage
 from survey_app.passwords import OIDC, VARIABLE, hashed
 from survey_app.service import Service
 from survey_app.store import Store
+
+pytestmark = needs_browser
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -55,7 +54,7 @@ def test_the_figures_by_hand(filled, frozen):
     assert agreement(answers) != agreement(answers)
 
 
-def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch):  # noqa: F811
+def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch):
     monkeypatch.setenv(VARIABLE, hashed("secret"))
     url = filled.store.engine.url.render_as_string(hide_password=False)
     served = Dashboard(study_folder, url)
@@ -76,7 +75,7 @@ def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch)
         served.close()
 
 
-def test_signing_in_by_oidc(browser, filled, study_folder, monkeypatch, tmp_path):  # noqa: F811
+def test_signing_in_by_oidc(browser, filled, study_folder, monkeypatch, tmp_path):
     """Only a named address that the provider has verified sees the study."""
     provider = Provider()
     with socket.socket() as probe:  # the provider sends people back here
@@ -110,7 +109,7 @@ def test_signing_in_by_oidc(browser, filled, study_folder, monkeypatch, tmp_path
         provider.close()
 
 
-def test_participants_never_meet_it(browser, survey):  # noqa: F811
+def test_participants_never_meet_it(browser, survey):
     page = browser.new_page()
     for path in ("/dashboard", "/?page=dashboard", "/~/+/dashboard"):
         page.goto(survey.address + path)

@@ -14,14 +14,9 @@ from urllib.request import urlopen
 
 import pytest
 from conftest import SET, Survey
-from test_browser import (
-    PHONE,
-    Visitor,
-    browser,  # noqa: F401  the fixture
-    on_the_way,
-    pytestmark,  # noqa: F401  skipped without a browser
-    stored,
-)
+from visitors import PHONE, Visitor, needs_browser, on_the_way, stored
+
+pytestmark = needs_browser
 
 DOCS = Path(__file__).parents[2] / "docs" / "hosting.md"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -90,7 +85,7 @@ def proxied(study_folder, postgres, tmp_path_factory):
         shutil.rmtree(pictures)
 
 
-def test_a_session_through_the_documented_proxy(browser, proxied, frozen):  # noqa: F811
+def test_a_session_through_the_documented_proxy(browser, proxied, frozen):
     address, served, folder = proxied
     direct = on_the_way(served, frozen, "proxied")
     visitor = Visitor(browser, direct.replace(served.address, address), PHONE)

@@ -1,0 +1,335 @@
+"""What a participant sees and presses, in a real browser: pictures, keys, guidance, window."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from conftest import SETTINGS, TRIALS, Survey
+from PIL import Image
+from sqlalchemy import select
+from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, on_the_way
+
+from survey_app.schema import participants, responses
+from survey_app.store import Store
+from tasks.settings import Attention, Practice, Texts
+from tasks.study import build, load
+
+pytestmark = needs_browser
+
+LAPTOP = {"width": 1280, "height": 660}
+QUESTIONS = """
+[[question]]
+name = "glasses"
+kind = "choice"
+label = "Do you wear glasses?"
+choices = ["yes", "no", "sometimes"]
+required = true
+[[question]]
+name = "when"
+kind = "text"
+label = "When?"
+required = true
+shown_if = { question = "glasses", answers = ["sometimes"] }
+[[question]]
+name = "tools"
+kind = "several"
+label = "Which did you use?"
+choices = ["mouse", "keys"]
+[[question]]
+name = "hard"
+kind = "scale"
+label = "How hard was it?"
+points = 7
+low = "easy"
+high = "hard"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    """A study with one trial of each task, a picture in its consent, and own questions."""
+    root = tmp_path_factory.mktemp("own")
+    Image.new("RGB", (300, 100), "teal").save(root / "our lab.png")
+    (root / "consent.md").write_text("We are here: ![our lab](our%20lab.png)")
+    (root / "questions.toml").write_text(QUESTIONS)
+    trials = {name: {next(iter(conditions)): 1} for name, conditions in TRIALS.items()}
+    texts = Texts(consent=str(root / "consent.md"), questionnaire=str(root / "questions.toml"))
+    settings = SETTINGS.model_copy(
+        update={
+            "trials": trials,
+            "forms": 1,
+            "attention": Attention(trials=0),
+            "practice": Practice(trials=1, pass_share=0),
+            "texts": texts,
+            "min_width": 700,
+        }
+    )
+    build(run, settings, root / "study", say=lambda text: None)
+    return root / "study"
+
+
+@pytest.fixture(scope="module")
+def own(folder, tmp_path_factory):
+    served = Survey(folder, f"sqlite:///{tmp_path_factory.mktemp('own-db') / 'answers.sqlite'}")
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def known(folder):
+    return load(folder)
+
+
+def sight(visitor: Visitor, expression: str):
+    """Something of the survey's own part of the page; `root` is it."""
+    return visitor.page.evaluate(f"() => {{ const root = ({FIND})(); return {expression}; }}")
+
+
+def person(survey, name: str, table=participants):
+    """The rows of one person in a table."""
+    store = Store(survey.url)
+    with store.read() as connection:
+        from survey_app.schema import identities
+
+        rows = connection.execute(
+            select(table)
+            .join(identities, identities.c.participant == table.c.participant)
+            .where(identities.c.platform_id == name)
+        ).all()
+    store.engine.dispose()
+    return rows
+
+
+def test_a_picture_of_the_researchers_is_shown_and_holds_nothing_up(browser, own):
+    visitor = Visitor(browser, link(own, "reads"), LAPTOP)
+    assert sight(visitor, "root.querySelector('.prose img').naturalWidth") == 300
+    context = browser.new_context(viewport=LAPTOP)
+    context.route("**/img/*", lambda route: route.fulfill(status=404))
+    without = Visitor(browser, link(own, "refuses"), context=context)
+    without.answer()
+    assert without.stage == "instructions"
+
+
+def test_a_picture_that_does_not_arrive_is_said_and_there_is_a_way_on(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "404"), LAPTOP)
+    version, asked = visitor.version, []
+    block = {"on": True}
+
+    def answer(route):
+        asked.append(route.request.url)
+        return route.fulfill(status=404) if block["on"] else route.continue_()
+
+    visitor.page.route("**/img/*", answer)
+    visitor.page.reload()
+    visitor.page.wait_for_selector(".survey[data-armed=stuck]", timeout=60_000)
+    assert "A picture has not arrived" in visitor.page.locator(".survey .status").inner_text()
+    assert len(asked) > len(set(asked)), "it was not fetched again"
+    block["on"] = False
+    visitor.page.click("text=Try again")
+    visitor.armed()
+    block["on"] = True
+    visitor.page.reload()
+    visitor.page.wait_for_selector(".survey[data-armed=stuck]", timeout=60_000)
+    block["on"] = False
+    visitor.page.click("text=Go on without this picture")
+    visitor.moved(version)
+    (row,) = [r for r in person(own, "404", responses) if r.role == "trial"]
+    assert (row.missing, row.answer, row.correct) == ("picture", None, None)
+
+
+def test_a_number_key_chooses_what_shows_it_until_the_page_is_sent(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "keys"), LAPTOP)
+    while visitor.page.locator(".survey .tile").count() != 6:
+        visitor.answer()
+    shown = dict(
+        sight(
+            visitor,
+            "[...root.querySelectorAll('form input[type=radio]')].map(i => "
+            "[i.closest('label').querySelector('.key').textContent, i.name + i.value])",
+        )
+    )
+    assert len(shown) == 6 + 4, "every answer has its own key, and shows it"
+
+    def chosen():
+        checked = "[...root.querySelectorAll('input:checked')]"
+        return sight(visitor, f"{checked}.map(i => i.name + i.value)")
+
+    visitor.page.keyboard.press("2")
+    visitor.page.keyboard.press("5")  # another choice; not: how sure
+    assert chosen() == [shown["5"]]
+    visitor.page.keyboard.press("9")
+    visitor.page.keyboard.press("1")
+    assert set(chosen()) == {shown["1"], shown["9"]}
+    visitor.page.keyboard.press("Enter")
+    visitor.moved(visitor.version)
+    rows = person(own, "keys", responses)
+    (row,) = [r for r in rows if (r.role, r.task) == ("trial", "odd_one_out")]
+    assert (f"choice{row.answer}", row.confidence) == (shown["1"], 3.0)
+
+
+def test_enter_held_through_a_page_skips_nothing(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "leans", "practice"), LAPTOP)
+    before = visitor.version
+    visitor.fill()
+    visitor.page.locator(SUBMIT).focus()
+    began = time.monotonic()
+    while time.monotonic() - began < 4:
+        visitor.page.keyboard.down("Enter")  # again and again without an up: a held key
+        time.sleep(0.03)
+    visitor.page.keyboard.up("Enter")
+    assert (visitor.stage, visitor.version) == ("feedback", before + 1)
+    visitor.page.keyboard.press("Enter")
+    visitor.moved(before + 1)
+
+
+def test_tasks_introduce_themselves_with_an_example_and_blocks_have_breaks(browser, own):
+    visitor = Visitor(browser, link(own, "learns"), LAPTOP)
+    titles, breaks = [], 0
+    while visitor.stage != "questions":
+        if visitor.stage == "introduction":
+            titles.append(visitor.page.locator(".survey h1").inner_text())
+            assert visitor.page.locator(".survey .example img").count()
+            breaks += "You may take a break" in visitor.page.locator(".survey").inner_text()
+        if visitor.stage in ("practice", "trial"):
+            visitor.page.click("text=Read the instructions again")
+            assert visitor.page.locator(".survey details.again p").first.is_visible()
+        visitor.answer()
+    parts = [f"art {n} of 4: " for n in (1, 2, 3, 4)] * 2
+    assert [part in title for part, title in zip(parts, titles, strict=True)] == [True] * 8
+    assert breaks == 3
+
+
+def test_feedback_shows_ones_own_choice_beside_the_right_one(browser, own, known):
+    study, keys = known
+    visitor = Visitor(browser, on_the_way(own, known, "wrong", "practice"), LAPTOP)
+    trial = study.by_id[study.practice[0]]
+    wrong = next(o.id for o in trial.options if o.id != keys[trial.id])
+    visitor.page.locator(f".survey input[value={wrong}]").check(force=True)
+    visitor.page.locator(".survey .scale label").first.click()
+    visitor.page.locator(SUBMIT).click()
+    visitor.page.wait_for_selector(".survey[data-stage=feedback][data-armed=yes]")
+    images = {o.id: o.image for o in trial.options}
+    sources = sight(visitor, "[...root.querySelectorAll('figure img')].map(i => i.src)")
+    assert [s.split("/")[-1] for s in sources] == [images[wrong], images[keys[trial.id]]]
+    text = visitor.page.locator(".survey").inner_text()
+    assert "Your choice: number" in text and "The answer: number" in text
+
+
+def test_what_was_entered_survives_a_refresh_of_the_tab_alone(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "types"), LAPTOP)
+    while not visitor.page.locator(".survey .panel input[type=text]").count():
+        visitor.answer()
+    fields = visitor.page.locator(".survey .panel input[type=text]")
+    fields.nth(0).fill("red wheels")
+    visitor.page.locator(".survey [data-none]").nth(1).check()
+    visitor.page.keyboard.press("Tab")
+    visitor.page.locator(".survey .scale label").nth(1).click()
+    visitor.page.reload()
+    visitor.armed()
+    assert fields.nth(0).input_value() == "red wheels"
+    assert (
+        fields.nth(1).is_disabled()
+        and visitor.page.locator(".survey [data-none]").nth(1).is_checked()
+    )
+    assert visitor.page.locator(".survey .scale input").nth(1).is_checked()
+    fields.nth(2).fill("wheels")
+    visitor.page.locator(CHOICES).nth(1).locator("label").first.click()
+    before = visitor.version
+    visitor.page.locator(SUBMIT).click()
+    visitor.moved(before)
+    assert visitor.page.evaluate("sessionStorage.length") == 0
+    assert not visitor.trouble
+
+
+def test_continue_is_in_view_and_pictures_are_sharp_in_every_task(browser, own, known):
+    context = browser.new_context(viewport=LAPTOP, device_scale_factor=2)
+    visitor = Visitor(browser, on_the_way(own, known, "laptop"), context=context)
+    tasks = set()
+    while visitor.stage in ("trial", "introduction"):
+        if visitor.stage == "trial":
+            tasks.add(visitor.page.locator(".survey h1").inner_text())
+            box = visitor.page.locator(SUBMIT).bounding_box()
+            assert box["y"] + box["height"] <= LAPTOP["height"], tasks
+            shares = sight(
+                visitor,
+                "[...root.querySelectorAll('img[data-stimulus]')]"
+                ".map(i => i.naturalWidth / (i.getBoundingClientRect().width * devicePixelRatio))",
+            )
+            assert min(shares) >= 0.99, "fewer pixels than the screen has"
+        visitor.answer()
+    assert len(tasks) == 4
+
+
+def test_pictures_are_enlarged_by_click_and_by_key(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "near"), LAPTOP)
+    size = "root.querySelector('dialog img')?.getBoundingClientRect().width ?? 0"
+    visitor.page.locator(".survey .zoom").nth(2).click()
+    assert sight(visitor, size) > 450
+    first = sight(visitor, "root.querySelector('dialog img').src")
+    assert axe(visitor.page) == []
+    visitor.page.keyboard.press("ArrowRight")
+    assert sight(visitor, "root.querySelector('dialog img').src") != first
+    visitor.page.keyboard.press("Escape")
+    assert sight(visitor, "root.querySelectorAll('dialog, input:checked').length") == 0
+    visitor.page.keyboard.press("+")
+    assert sight(visitor, size) > 450
+
+
+def test_the_device_is_recorded_and_a_narrow_window_is_told_kindly(browser, own):
+    visitor = Visitor(browser, link(own, "device"), {"width": 600, "height": 500})
+    assert "at least 700 pixels wide" in visitor.page.locator(".survey").inner_text()
+    assert not visitor.page.locator("button[value=yes]").is_visible()
+    visitor.page.set_viewport_size({"width": 900, "height": 500})
+    visitor.page.click("button[value=yes]")
+    visitor.page.wait_for_selector(".survey[data-stage=instructions]")
+    (row,) = person(own, "device")
+    assert row.device == {
+        "width": 900, "height": 500, "pixel_ratio": 1, "touch": False, "browser": "chrome",
+    }  # fmt: skip
+    leaves = Visitor(browser, link(own, "small"), {"width": 600, "height": 500})
+    leaves.page.click("text=I have no larger screen")
+    leaves.page.wait_for_selector("text=This study needs a larger screen")
+
+
+def test_own_questions_appear_by_answers_and_are_stored(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "asks", "questions"), LAPTOP)
+    assert axe(visitor.page) == []
+    before, when = visitor.version, visitor.page.locator(".survey input[name=when]")
+    visitor.page.click("text=mouse")
+    visitor.page.locator(".survey .asks-scale label").nth(6).click()
+    visitor.page.locator(SUBMIT).click()
+    assert visitor.version == before, "a required question was left out"
+    assert not when.is_visible()
+    visitor.page.click("text=sometimes")
+    when.fill("at night")
+    visitor.page.locator(SUBMIT).click()
+    visitor.page.wait_for_selector(".survey[data-stage=finished]")
+    (row,) = person(own, "asks")
+    assert row.questionnaire == {
+        "glasses": "sometimes", "when": "at night", "tools": ["mouse"], "hard": "7",
+    }  # fmt: skip
+
+
+def test_a_trial_of_limited_time_goes_on_without_an_answer(browser, folder, known, tmp_path):
+    """The same study with a limit; what it is frozen as is written by hand."""
+    import shutil
+
+    from tasks.study import digest
+
+    shutil.copytree(folder, tmp_path / "study")
+    written = json.loads((folder / "study.json").read_text())
+    written["seconds_per_trial"] = 2
+    written["hash"] = digest(written, known[1])
+    (tmp_path / "study" / "study.json").write_text(json.dumps(written))
+    served = Survey(tmp_path / "study", f"sqlite:///{tmp_path / 'a.sqlite'}")
+    try:
+        visitor = Visitor(browser, on_the_way(served, load(tmp_path / "study"), "slow"), LAPTOP)
+        assert "Seconds left" in visitor.page.locator(".survey .clock").inner_text()
+        visitor.moved(visitor.version)
+        (row,) = [r for r in person(served, "slow", responses) if r.role == "trial"]
+        assert (row.missing, row.answer) == ("time", None)
+        assert 1900 < row.milliseconds < 6000
+    finally:
+        served.close()
