@@ -87,7 +87,7 @@ def finished(tmp_path_factory, config) -> Path:
 
 def test_it_leaves_a_report_with_every_table_and_figure(finished):
     page = (finished / "report" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 7
+    assert page.count("<img ") == 8
     assert "http://" not in page and "https://" not in page  # self-contained
     names = {path.name for path in (finished / "report" / "tables").iterdir()}
     for table in ("training", "neurons", "alignment", "identity", "reversion", "reversion_layers"):
