@@ -35,7 +35,7 @@ test: $(READY) lint browser  ## every test but the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile
 
 nightly: $(READY) browser  ## every test
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster,checkpoints]'
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
 coverage: $(READY)  ## are intervals and claims what they say? (simulated studies)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,12 +17,20 @@ from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters, importance_method
 from harness.images.sets import UserPath
 from harness.networks.devices import NAME, Precision
-from harness.networks.sources import Source, parse_source
+from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the text names each place and what is allowed there."""
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raises ConfigError where there are faults; it lists them all."""
+    if len(faults) == 1:
+        raise ConfigError(f"the run cannot begin: {faults[0]}")
+    if faults:
+        raise ConfigError("the run cannot begin:" + "".join(f"\n  {text}" for text in faults))
 
 
 class _Section(BaseModel):
@@ -123,21 +134,31 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
+        if faults := list(self._faults()):
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """What sections say of one another that does not fit, each with its place."""
         names = [source.name for source in self.series]
-        if len(set(names)) < len(names):
-            raise ValueError(f"series names must differ, got {names}")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            yield f"series: names must differ; {', '.join(repeated)} stands twice"
         if self.base and self.base.series not in names:
-            raise ValueError(f"base.series {self.base.series!r} is not among {names}")
+            yield f"base.series {self.base.series!r} is not among {names}"
         if unknown := sorted(set(self.evolve.pairs) - set(names)):
-            raise ValueError(f"evolve.pairs names series {unknown}; there are {names}")
-        for method in self.space.methods:
-            SPACES.get(method)
-        for method in self.evolve.methods:
-            importance_method(method)
+            yield f"evolve.pairs names series {unknown}; there are {names}"
+        for place, methods, get in (
+            ("space.methods", self.space.methods, SPACES.get),
+            ("evolve.methods", self.evolve.methods, importance_method),
+        ):
+            for method in methods:
+                try:
+                    get(method)
+                except ValueError as error:
+                    yield f"{place}: {error}"
         needing = [method for method in self.space.methods if method in NEED_ACTIVATIONS]
         if needing and not self.probe.activations:
-            raise ValueError(f"space method {needing[0]!r} needs probe.activations = true")
-        return self
+            yield f"space.methods: {needing[0]!r} needs probe.activations = true"
 
     def base_checkpoint(self) -> Checkpoint:
         """The configured base, or the last epoch of the first series."""
@@ -195,7 +216,35 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
             problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems
         ):
             problems = [problem for problem in problems if problem["type"] != "too_short"]
-        raise ConfigError(f"{origin}:\n" + "\n".join(map(_explain, problems))) from error
+        problems += _between_sections(values, problems)
+        lines = [line for problem in problems for line in _explain(problem).splitlines()]
+        raise ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)])) from error
+
+
+def _between_sections(values: dict[str, Any], problems: Sequence[Any]) -> list[Any]:
+    """What sections say of one another that does not fit, which pydantic looks at only once each is
+    right in itself: without the values that are wrong."""
+    if any(not problem["loc"] for problem in problems):
+        return []
+    rest = copy.deepcopy(values)
+    for problem in problems:
+        _remove(rest, problem["loc"])
+    try:
+        Config.model_validate(rest)
+    except ValidationError as error:
+        return [problem for problem in error.errors() if not problem["loc"]]
+    return []
+
+
+def _remove(values: Any, place: Sequence[str | int]) -> None:
+    """Remove the value at a place, some parts of which may name kinds of sections, not keys."""
+    for depth, part in enumerate(place):
+        held = isinstance(values, dict) and part in values
+        if held or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
+            if depth == len(place) - 1:
+                del values[part]
+                return
+            values = values[part]
 
 
 def _explain(problem: Any) -> str:
@@ -203,10 +252,35 @@ def _explain(problem: Any) -> str:
         str(part) for part in problem["loc"] if part not in ("drawn", "folder", "memory")
     )
     if problem["type"] == "extra_forbidden":
-        return f"  {place}: unknown key; see `conceptevo init` for those there are"
+        key = str(problem["loc"][-1])
+        near = difflib.get_close_matches(key, sorted(_keys(problem["loc"])), n=1)
+        meant = f"is {near[0]} meant? " if near else ""
+        return f"{place}: unknown key; {meant}see `conceptevo init` for those there are"
     message = problem["msg"].removeprefix("Value error, ")
     if place == "device":
         message = "must be auto, cpu, cuda, cuda:N or mps"
+    if problem["type"] == "string_pattern_mismatch":
+        message = "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"
     given = problem.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
-    return f"  {place or 'file'}: {message}{shown}"
+    if not place:  # such texts name their places
+        return message
+    return f"{place}: {message}{shown}"
+
+
+def _keys(place: Sequence[str | int]) -> set[str]:
+    """The keys that there are beside an unknown one, or in other sections of its kind."""
+    if len(place) == 1:
+        return set(Config.model_fields)
+    if place[0] == "series":
+        return {key for source in SOURCES for key in _fields(SOURCES.get(source))}
+    field = Config.model_fields.get(str(place[0]))
+    return _fields(field.annotation) if field else set()
+
+
+def _fields(kind: Any) -> set[str]:
+    """The names of a section's fields, and of those of the sections in it."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        return set(fields).union(*(_fields(field.annotation) for field in fields.values()))
+    return set().union(*map(_fields, get_args(kind)))

@@ -1,11 +1,14 @@
 import tomllib
 
 import pytest
+from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from conceptevo import cli
 from harness.config import ConfigError, load_config, parse_config
 from harness.records import Checkpoint, Pair
+from harness.stages.run import run_until
 
 SERIES = [{"name": "a"}]
 
@@ -18,11 +21,28 @@ SERIES = [{"name": "a"}]
             {"series": [{"name": "a", "training": {"epochs": -1}}]},
             r"training\.epochs: .*greater than or equal to 1 \(got -1\)",
         ),
-        ({"series": SERIES, "sed": 1}, r"sed: unknown key"),
+        ({"series": SERIES, "sed": 1}, r"sed: unknown key; is seed meant\? see"),
+        (
+            {"series": [{"name": "a", "source": "folder", "architekture": "vgg16"}]},
+            r"series\.0\.architekture: unknown key; is architecture meant\?",
+        ),
+        (
+            {"series": [{"name": "a", "training": {"epoch": 2}}]},
+            r"series\.0\.training\.epoch: unknown key; is epochs meant\?",
+        ),
+        (
+            {"series": SERIES, "images": {"source": "folder", "prob": "p", "test": "t"}},
+            r"images\.prob: unknown key; is probe meant\?",
+        ),
+        ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may hold letters.*\(got 'a b/ü'\)"),
+        (
+            {"series": [{"name": "a", "source": "function", "function": "m:f", "at": ["two"]}]},
+            r"series\.0\.at\.0: .*valid integer.* \(got 'two'\)",
+        ),
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
         ({"series": [{"name": "a", "source": "zoo"}]}, "unknown source 'zoo'; known: train"),
         ({"series": []}, "series: .*at least 1"),
-        ({"series": [*SERIES, *SERIES]}, "series names must differ"),
+        ({"series": [*SERIES, *SERIES]}, "series: names must differ; a stands twice"),
         ({"series": SERIES, "space": {"methods": ["word2vec"]}}, "unknown space method 'word2vec'"),
         ({"series": SERIES, "evolve": {"methods": ["luck"]}}, "unknown importance method 'luck'"),
         ({"series": SERIES, "base": {"series": "b", "epoch": 1}}, "base.series 'b' is not among"),
@@ -44,6 +64,62 @@ def test_all_problems_come_at_once():
     with pytest.raises(ConfigError) as error:
         parse_config({"series": [{"name": "a", "foo": 1}], "sed": 1, "probe": {"k": 0}})
     assert all(word in str(error.value) for word in ("foo", "sed", "probe.k"))
+
+
+def test_what_does_not_fit_between_sections_comes_at_once_too():
+    with pytest.raises(ConfigError) as error:
+        parse_config(
+            {
+                "series": [*SERIES, *SERIES],
+                "sed": 1,
+                "probe": {"k": 0},
+                "base": {"series": "b", "epoch": 1},
+                "evolve": {"pairs": {"c": [[1, 2]]}, "methods": ["luck"]},
+                "space": {"methods": ["word2vec", "mind"]},
+            }
+        )
+    lines = str(error.value).splitlines()[1:]
+    assert sorted(line.split(":")[0].split(" ")[2] for line in lines) == [
+        *("base.series", "evolve.methods", "evolve.pairs", "probe.k", "sed", "series"),
+        *("space.methods", "space.methods"),
+    ]
+
+
+def test_what_the_configuration_names_and_is_not_there_comes_at_once(tmp_path):
+    (tmp_path / "probe" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "probe" / "a" / "1.png")
+    folder = {"source": "folder", "architecture": "small_vgg"}
+    config = parse_config(
+        {
+            "images": {
+                "source": "folder",
+                "probe": str(tmp_path / "probe"),
+                "test": str(tmp_path / "none"),
+                "attributes": str(tmp_path / "attributes.csv"),
+            },
+            "series": [
+                {"name": "x", "folder": str(tmp_path / "weights"), **folder},
+                {"name": "y", "folder": str(tmp_path / "probe"), **folder},
+                {"name": "z"},
+            ],
+            "evolve": {"classes": ["b"], "pairs": {"z": [[1, 3]]}},
+            "report": {"exhibits": ["no_such_module:f"]},
+        }
+    )
+    with pytest.raises(ConfigError) as error:
+        run_until("check", config, tmp_path / "run", Console(quiet=True))
+    for text in (
+        "none does not exist",
+        "images.attributes: ",
+        "evolve.classes: no class b; there are a",
+        "series 'x': folder",
+        "series 'y': no file in",
+        "has no checkpoint of epoch 3",
+        "series 'z' is to be trained: images.train is missing",
+        "exhibit 'no_such_module:f' cannot be imported",
+    ):
+        assert text in str(error.value), text
+    assert not (tmp_path / "run" / "manifest.json").exists()
 
 
 def test_files_that_are_not_configurations(tmp_path):

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
+from analysis.run.images import images as images_table
 from harness.artifacts import Artifact, Run
+from harness.config import parse_config
 from harness.images.patches import grid, patch, patches
 from harness.images.sets import (
     ArrayImages,
@@ -15,9 +19,13 @@ from harness.images.sets import (
     drawn_arrays,
     folder_images,
     image_index,
+    image_remarks,
     left_out,
     open_images,
 )
+from harness.stages.engine import engine
+from harness.stages.images import STAGE
+from harness.stages.stage import Plan
 
 
 @pytest.fixture
@@ -202,3 +210,167 @@ def test_classes_that_one_split_lacks_are_refused_either_way(tmp_path):
         folder_images(tmp_path / "test", ("a", "b"))
     with pytest.raises(ValueError, match=r"lacks the class folders c"):
         folder_images(tmp_path / "probe", ("a", "b", "c"))
+
+
+def jpeg_of_cmyk(path):
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(path, format="JPEG", quality=100)
+    return (0, 255, 255)
+
+
+def palette_with_transparency(path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    image.save(path, format="PNG", transparency=bytes([255, 0]))
+    return (255, 255, 255)
+
+
+def grey_with_a_transparent_value(path):
+    Image.new("L", (8, 8), 7).save(path, format="PNG", transparency=7)
+    return (255, 255, 255)
+
+
+def animated_gif(path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
+    return (255, 0, 0)
+
+
+def animated_webp(path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    frames[0].save(path, format="WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    return (255, 0, 0)
+
+
+def many_pages(path):
+    pages = [Image.fromarray(np.full((8, 8), v, np.uint16)) for v in (65535, 0)]
+    pages[0].save(path, format="TIFF", save_all=True, append_images=pages[1:])
+    return (255, 255, 255)
+
+
+def two_colours(path):
+    Image.new("1", (8, 8), 1).save(path, format="PNG")
+    return (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix", "remark"),
+    [
+        (jpeg_of_cmyk, "JPG", "CMYK, converted to RGB"),
+        (palette_with_transparency, "png", "transparent pixels, shown on white"),
+        (grey_with_a_transparent_value, "jpg", "transparent pixels, shown on white"),
+        (animated_gif, "gif", "several frames or pages, only the first is used"),
+        (animated_webp, "webp", "several frames or pages, only the first is used"),
+        (many_pages, "TIFF", "several frames or pages, only the first is used; 16 bits or "),
+        (two_colours, "png", ""),
+    ],
+)  # fmt: skip
+def test_unusual_images_have_the_right_colour_and_are_remarked_on(make, suffix, remark, tmp_path):
+    path = tmp_path / "a" / f"1 ä.{suffix}"
+    path.parent.mkdir()
+    colour = make(path)
+    images = folder_images(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = images.pixels(0, View(8, 8))
+    assert np.abs(pixels.astype(int) - np.array(colour)).max() <= 2
+    remarks, faults = image_remarks(images.paths)
+    assert faults == [] and remarks[0].startswith(remark) and bool(remarks[0]) == bool(remark)
+
+
+DAMAGED = {
+    "empty.png": (b"", r"it is empty \(0 bytes\)"),
+    "page.jpg": (b"<!DOCTYPE html><html></html>", r"it is a web page \(HTML\)"),
+    "lfs.png": (b"version https://git-lfs.github.com/spec/v1\n", r"it is a Git LFS pointer"),
+    "text.png": (b"hello world, I am no image", r"it is damaged, or of a format that Pillow"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_files_that_are_no_images_are_named_for_what_they_are(name, tmp_path):
+    content, message = DAMAGED[name]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_bytes(content)
+    images = folder_images(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read \({message}"):
+        images.pixels(0, View(8, 8))
+    _, faults = image_remarks(images.paths)
+    assert len(faults) == 1 and name in faults[0]
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "gif", "tif", "webp", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_truncated_images_are_refused_or_read_never_a_traceback(form, share, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8))
+    path = write(tmp_path, f"a/1.{form}", noise)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=rf"1.{form} cannot be read \(.+\); replace or remove"):
+        folder_images(tmp_path).pixels(0, View(8, 8))
+
+
+def test_images_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    write(tmp_path, "a/1.png", Image.new("L", (64, 64)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"it has more than 2,000 pixels: make it smaller"):
+        folder_images(tmp_path).pixels(0, View(8, 8))
+
+
+def test_copies_are_counted(tmp_path):
+    for name, value in (("1.png", 0), ("2.png", 9), ("3.png", 0), ("sub/4.png", 0)):
+        write(tmp_path / "a", name, Image.new("L", (8, 8), value))
+    remarks, _ = image_remarks(folder_images(tmp_path).paths)
+    assert remarks == ["", "", "copy of another image", "copy of another image"]
+
+
+def test_class_names_are_taken_as_they_are(tmp_path):
+    names = sorted(["001.ant, red", 'the "queen"', "it's", "Ärger", "蜂", "a b"])
+    for name in names:
+        write(tmp_path / name, "1.png", Image.new("L", (8, 8)))
+    images = folder_images(tmp_path)
+    assert images.classes == tuple(names)
+    index = image_index(images)
+    assert list(index["class_name"]) == names
+
+
+def test_all_faults_of_a_folder_come_at_once(tmp_path):
+    for name in ("a", "b", "d"):
+        (tmp_path / name).mkdir()
+    write(tmp_path, "a/1.png", Image.new("L", (8, 8)))
+    with pytest.raises(ValueError) as error:
+        folder_images(tmp_path, ("a", "b", "c"))
+    text = str(error.value)
+    assert "lacks the class folders c" in text and "has the class folders d" in text
+    assert "b holds no image" in text and "c holds no image" not in text
+
+
+def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
+    for split in ("probe", "test"):
+        for number in range(2):
+            write(tmp_path / split / "a", f"{number}.png", Image.new("RGBA", (8, 8)))
+        write(tmp_path / split / "b", "1.png", Image.new("RGB", (8, 8), (number, 0, 9)))
+        (tmp_path / split / "b" / "notes.txt").write_text("x")
+    section = {"source": "folder", "probe": str(tmp_path / "probe"), "test": str(tmp_path / "test")}
+    series = [{"name": "x", "source": "torchvision", "architecture": "resnet18"}]
+    config = parse_config({"images": section, "series": series})
+    plan = Plan(config, Run(tmp_path / "run"))
+    with engine(plan, 0, Console(quiet=True)) as working:
+        working.run(STAGE.steps(plan))
+    assert "images.probe: left out 1 × .txt" in caplog.text
+    assert "images.test: 2 of 3 images: transparent pixels, shown on white" in caplog.text
+    table = images_table(Run(tmp_path / "run")).frame
+    assert list(table["split"]) == ["probe", "test"] and list(table["images"]) == [3, 3]
+    assert (
+        list(table["fewest of a class"]) == [1, 1] and list(table["left out"]) == ["1 × .txt"] * 2
+    )
+    assert set(table["converted"]) == {
+        "2 × transparent pixels, shown on white; 1 × copy of another image"
+    }
+    (tmp_path / "probe" / "b" / "2.png").write_bytes(b"")
+    (tmp_path / "probe" / "b" / "3.png").write_bytes(b"rubbish, no image")
+    plan = Plan(config, Run(tmp_path / "run"))
+    with engine(plan, 0, Console(quiet=True)) as working, pytest.raises(ValueError) as error:
+        working.run(STAGE.steps(plan))
+    text = str(error.value)
+    assert "images.probe: 2 of 5 images cannot be read" in text
+    assert "2.png: it is empty" in text and "3.png: it is damaged" in text

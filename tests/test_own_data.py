@@ -127,7 +127,7 @@ def test_attribute_overlaps_equal_sets():
 
 def broken_image(root):
     (root / "probe" / "fish" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    return CONFIG, "0.png cannot be read"
+    return CONFIG, "0.png: it is damaged, or of a format that Pillow"
 
 
 def empty_class(root):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -14,7 +16,8 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import AfterValidator
 
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Artifact, Run, file_hash
+from harness.file_kinds import kind_of
 from harness.images import drawn
 
 #: Of the files that are read as images; those of torchvision's ImageFolder, and some more.
@@ -22,6 +25,13 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
     *(".tif", ".tiff", ".gif"),
 }
+
+ORIENTATION = 0x0112  # EXIF's number of it
+
+# Large and oddly tagged images are read, or refused with their names; warnings would run over the
+# progress bars.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 #: Transparent pixels are shown on this colour.
 BACKGROUND = (255, 255, 255)
@@ -96,11 +106,15 @@ def as_rgb(image: Image.Image) -> Image.Image:
                 f"[0, 65535] and floating point numbers in [0, 1] can be read: convert it"
             )
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _has_alpha(image):
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 class ImageSet(Protocol):
@@ -154,13 +168,78 @@ class FileImages:
 
     def pixels(self, index: int, view: View) -> np.ndarray:
         """Raises ValueError naming the file when it cannot be decoded."""
+        path = self.paths[index]
         try:
-            with Image.open(self.paths[index]) as image:
+            with Image.open(path) as image:
                 return view.apply(image)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        except Exception as error:  # a damaged file can raise anything
             raise ValueError(
-                f"image {self.paths[index]} cannot be read ({error}); replace or remove the file"
+                f"image {path} cannot be read ({_reason(path, error)}); replace or remove the file"
             ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why an image cannot be read."""
+    if not path.exists():
+        return "it is gone"
+    with path.open("rb") as file:
+        if what := kind_of(file.read(512)):
+            return f"it is {what}"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is damaged, or of a format that Pillow does not read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: make it smaller"
+    return str(error) or type(error).__name__
+
+
+def image_remarks(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """What is converted or not used of image files, told from their first bytes alone.
+
+    Returns:
+        Of each file, its remarks, joined by "; " ("" for none); and why files cannot be opened.
+    """
+    with ThreadPoolExecutor(max_workers=8) as readers:
+        opened = list(readers.map(_look, paths))
+    remarks = [remark for remark, _ in opened]
+    for number in _copies(paths):
+        remarks[number] = "; ".join(filter(None, [remarks[number], "copy of another image"]))
+    return remarks, [fault for _, fault in opened if fault]
+
+
+def remark_counts(index: pd.DataFrame) -> dict[str, int]:
+    """How many images of an index each remark was made on."""
+    remarks = index["remarks"].str.split("; ").explode()
+    return remarks[remarks != ""].value_counts().to_dict()
+
+
+def _look(path: Path) -> tuple[str, str]:
+    """The remarks on a file, or why it cannot be opened."""
+    try:
+        with Image.open(path) as image:
+            kinds = {
+                "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
+                > 1,
+                "16 bits or floating point, scaled to 8 bits": image.mode.startswith(("I", "F")),
+                "transparent pixels, shown on white": _has_alpha(image),
+                "CMYK, converted to RGB": image.mode == "CMYK",
+                "turned upright by its EXIF data": image.getexif().get(ORIENTATION, 1) > 1,
+            }
+            return "; ".join(kind for kind, holds in kinds.items() if holds), ""
+    except Exception as error:  # a damaged file can raise anything
+        return "", f"{path}: {_reason(path, error)}"
+
+
+def _copies(paths: Sequence[Path]) -> list[int]:
+    """Which files hold the same bytes as one before them."""
+    by_size: dict[int, list[int]] = {}
+    for number, path in enumerate(paths):
+        by_size.setdefault(path.stat().st_size, []).append(number)
+    copies, seen = [], set[str]()
+    for number in (n for same in by_size.values() if len(same) > 1 for n in same):
+        if (digest := file_hash(paths[number])) in seen:
+            copies.append(number)
+        seen.add(digest)
+    return sorted(copies)
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
@@ -178,29 +257,40 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
             the expected ones.
     """
     if not root.is_dir():
-        raise ValueError(f"image folder {root} does not exist")
+        place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
+        what = "is no folder" if root.exists() else "does not exist"
+        raise ValueError(f"image folder {root} {what}{place}")
     present = sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
     names = tuple(classes) if classes is not None else tuple(present)
     if not names:
         raise ValueError(f"image folder {root} has no class folders (one sub-folder a class)")
+    problems = []
     if missing := sorted(set(names) - set(present)):
-        raise ValueError(f"image folder {root} lacks the class folders {', '.join(missing)}")
+        problems.append(f"image folder {root} lacks the class folders {', '.join(missing)}")
     if more := sorted(set(present) - set(names)):
-        raise ValueError(
+        problems.append(
             f"image folder {root} has the class folders {', '.join(more)}, which the probe images "
             f"lack; a class's place among the folders is its output of the network, so all splits "
             f"must have the same ones: add them there, or remove them here"
         )
     paths: list[Path] = []
     labels: list[int] = []
+    empty = []
     for label, name in enumerate(names):
         files = [path for path in walk(root / name) if path.suffix.lower() in SUFFIXES]
-        if not files:
-            raise ValueError(
-                f"class folder {root / name} holds no image; allowed: {', '.join(sorted(SUFFIXES))}"
-            )
+        if not files and name not in missing:
+            empty.append(name)
         paths += files
         labels += [label] * len(files)
+    if empty:
+        what = "class folder" if len(empty) == 1 else "class folders"
+        problems.append(
+            f"{what} {', '.join(str(root / name) for name in empty)} "
+            f"{'holds' if len(empty) == 1 else 'hold'} no image; allowed: "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    if problems:
+        raise ValueError("; ".join(problems))
     return FileImages(tuple(paths), np.array(labels, dtype=np.int64), names)
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.artifacts import whole_file
+from harness.file_kinds import kind_of
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 
 
@@ -73,21 +74,6 @@ OTHER_FOLDER_FILES = {
     "tf_model.h5": "TensorFlow's weights; load and save the model with PyTorch",
     "flax_model.msgpack": "Flax's weights; load and save the model with PyTorch",
     "saved_model.pb": "a TensorFlow model; PyTorch's weights are needed",
-}
-
-#: How files begin that are no checkpoints, and what they are.
-OTHER_KINDS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` gets it",
-    b"<!doctype html": "a web page (HTML), not the file itself: the download went wrong",
-    b"<html": "a web page (HTML), not the file itself: the download went wrong",
-    b"\x93NUMPY": "a NumPy array; save a state_dict() by torch.save",
-    b"\x89HDF": "an HDF5 file (of Keras, perhaps); PyTorch's weights are needed",
-    b"\x1f\x8b": "compressed (gzip); unpack it first",
-    b"7z\xbc\xaf": "compressed (7z); unpack it first",
-    b"\xfd7zXZ": "compressed (xz); unpack it first",
-    b"BZh": "compressed (bzip2); unpack it first",
-    b"GGUF": "a GGUF file, whose weights are quantised; the original weights are needed",
-    b"{": "JSON or other text, no weights",
 }
 
 #: The pickled number by which files of torch.save's old format begin.
@@ -208,13 +194,10 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _refuse_other_kinds(path: Path, head: bytes) -> None:
     """Raises CheckpointError, which names what a file is, where it is no checkpoint."""
-    if not head:
-        raise CheckpointError(f"checkpoint {path} is empty (0 bytes)")
     if _is_safetensors(head):
         return
-    for beginning, what in OTHER_KINDS.items():
-        if head.lstrip().lower().startswith(beginning.lower()):
-            raise CheckpointError(f"checkpoint {path} is {what}")
+    if what := kind_of(head):
+        raise CheckpointError(f"checkpoint {path} is {what}")
     if head.startswith(b"\x80") and LEGACY in head[:64]:
         return
     if head.startswith(b"PK"):

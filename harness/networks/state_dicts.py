@@ -49,12 +49,14 @@ class Part:
     Attributes:
         tensors: by the architecture's names.
         unused: names of the state dict's other tensors.
+        wrappers: parts of names that were removed inside them.
     """
 
     key: str
     prefix: str
     tensors: Tensors
     unused: tuple[str, ...]
+    wrappers: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -162,11 +164,8 @@ def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Ten
 
 def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
     """What of a state dict fits exactly: all of it, or what stands below a prefix."""
-    spellings = [
-        {_without(name, wrappers): name for name in state}
-        for wrappers in (set(), WRAPPERS, ANY_WRAPPERS)
-    ]
-    for names in spellings:
+    for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
+        names = {_without(name, wrappers): name for name in state}
         parts = []
         if len(names) < len(state):  # two names have become one
             continue
@@ -180,7 +179,9 @@ def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
             if not _problems(tensors, wanted):
                 unused = tuple(name for name in names if name.removeprefix(prefix) not in wanted)
                 kept = {name: tensors[name] for name in tensors if name in wanted}
-                parts.append(Part(key, prefix, kept, unused))
+                inside = {part for name in names.keys() ^ state.keys() for part in name.split(".")}
+                removed = tuple(sorted(inside & wrappers))
+                parts.append(Part(key, prefix, kept, unused, removed))
                 if not prefix:
                     return parts
         if parts:
@@ -199,7 +200,8 @@ def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
     name = max(candidates, key=len, default="")
     if not name:
         return [""]
-    return sorted({n[: -len(name)] for n in names if f".{n}".endswith(f".{name}")}, key=len)
+    before = {n[: -len(name)] for n in names if f".{n}".endswith(f".{name}")}
+    return sorted(before, key=lambda prefix: (len(prefix), prefix))
 
 
 def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
@@ -266,6 +268,8 @@ def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
         said.append(f"state dict {chosen.key!r}")
     if chosen.prefix:
         said.append(f"prefix {chosen.prefix!r} removed")
+    if chosen.wrappers:
+        said.append(f"{', '.join(map(repr, chosen.wrappers))} removed within names")
     if chosen.unused:
         said.append(f"other tensors not used: {_listed(chosen.unused, 3)}")
     if others := [part.address for part in fitting if part is not chosen]:

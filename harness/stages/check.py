@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.artifacts import Artifact, Run
-from harness.config import Config, ConfigError
+from harness.config import Config, refuse
 from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, open_images
 from harness.networks.architectures import takes_channels_last
@@ -319,10 +319,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
     rows = rows[[key in of_run for key in zip(rows["series"], rows["epoch"], strict=True)]]
     for note in remarks(plan.config, rows):
         logger.warning("%s", note)
-    if wrong := problems(plan, rows):
-        one = len(wrong) == 1
-        listed = f" {wrong[0]}" if one else "".join(f"\n  {text}" for text in wrong)
-        raise ConfigError(f"the run cannot begin:{listed}")
+    refuse(problems(plan, rows))
 
 
 STAGE = Stage("check", "See whether every checkpoint can be used, in seconds.", _steps)

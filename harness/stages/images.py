@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,15 @@ from harness.images.sets import (
     drawn_arrays,
     folder_images,
     image_index,
+    image_remarks,
     left_out,
+    remark_counts,
 )
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
+
+MOST = 10  # faults of images that are listed
 
 #: Streams of drawings: a split's images are never another's.
 STREAMS = {"train": 0, "probe": 1, "test": 2}
@@ -80,7 +83,7 @@ class ListImages(Work):
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
-        return (Artifact("image_index", (self.split,)),)
+        return Artifact("image_index", (self.split,)), Artifact("left_out", (self.split,))
 
     @cached_property
     def _files(self) -> FileImages:
@@ -90,10 +93,25 @@ class ListImages(Work):
     def depends(self) -> object:
         """The files by size and time of change."""
         stats = ((path, path.stat()) for path in self._files.paths)
-        return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        return files, self._left_out
+
+    @cached_property
+    def _left_out(self) -> dict[str, int]:
+        """What of the folder is not used, and how many files."""
+        return dict(sorted(left_out(getattr(self.section, self.split)).items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        yield image_index(self._files)
+        remarks, faults = image_remarks(self._files.paths)
+        if faults:
+            more = f"\n  and {len(faults) - MOST} more" if len(faults) > MOST else ""
+            listed = "".join(f"\n  {fault}" for fault in faults[:MOST])
+            raise ValueError(
+                f"images.{self.split}: {len(faults)} of {len(remarks)} images cannot be read; "
+                f"replace or remove them:{listed}{more}"
+            )
+        yield image_index(self._files).assign(remarks=remarks)
+        yield pd.DataFrame(list(self._left_out.items()), columns=["what", "files"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +143,13 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
     return folder_images(getattr(section, split), classes)
 
 
-def _say_left_out(split: str, root: Path) -> None:
-    if root.is_dir() and (counts := left_out(root)):
-        listed = ", ".join(f"{count} × {what}" for what, count in sorted(counts.items()))
-        logger.warning("images.%s = %s: left out %s", split, root, listed)
+def _say(run: Run, split: str) -> None:
+    """What of a folder is not used, and what was converted."""
+    for row in run.table(Artifact("left_out", (split,))).itertuples():
+        logger.warning("images.%s: left out %s × %s", split, row.files, row.what)
+    index = run.table(Artifact("image_index", (split,)))
+    for what, count in remark_counts(index).items():
+        logger.warning("images.%s: %s of %s images: %s", split, count, len(index), what)
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
@@ -140,9 +161,10 @@ def _steps(plan: Plan) -> Iterator[Step]:
         yield "images", list[Work](drawings)
     elif isinstance(section, FolderImagesSection):
         splits = [split for split in STREAMS if getattr(section, split) is not None]
+        works = [ListImages(split, section) for split in splits]
+        yield "images", list[Work](works)
         for split in [] if plan.looks_only else splits:
-            _say_left_out(split, getattr(section, split))
-        yield "images", [ListImages(split, section) for split in splits]
+            _say(plan.run, split)
 
 
 STAGE = Stage("images", "Draw the embedded images, or list yours.", _steps)

@@ -11,12 +11,13 @@ import pandas as pd
 from rich.console import Console
 
 from harness.artifacts import Run, lock
-from harness.config import Config
+from harness.config import Config, refuse
 from harness.networks.budget import using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
 from harness.stages.engine import cores, engine
+from harness.stages.faults import faults
 from harness.stages.stage import Plan
 
 #: In the order in which they are done. A new stage is one file and its place here.
@@ -82,6 +83,7 @@ def run_until(
     run = Run(out)
     plan = Plan(config, run)
     plan.workers = workers = worker_count(config, plan.device)
+    refuse(faults(config))
     with lock(out), engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
         for stage in STAGES:

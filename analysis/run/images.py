@@ -1,0 +1,54 @@
+"""The images of a run: how many there are, what of the folders is not used, what is converted."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table
+from harness.artifacts import Artifact, Run
+from harness.images.sets import remark_counts
+
+SPLITS = ("train", "probe", "test")
+
+
+@shelf.table("run", "networks")
+def images(run: Run) -> Table | None:
+    rows = []
+    for split in SPLITS:
+        artifact = Artifact("image_index", (split,))
+        if not run.path(artifact).exists():
+            continue
+        index = run.table(artifact)
+        counts = index["class_name"].value_counts()
+        rows.append(
+            {
+                "split": split,
+                "images": len(index),
+                "classes": len(counts),
+                "fewest of a class": int(counts.min()),
+                "converted": _listed(remark_counts(index) if "remarks" in index else {}),
+                "left out": _listed(_left_out(run, split)),
+            }
+        )
+    if not rows:
+        return None
+    return Table(
+        "images",
+        "Images",
+        "Converted: how many images were turned, reduced to one frame or to 8 bits, and the like. "
+        "Left out: files of the folders that are not used, by suffix or reason.",
+        pd.DataFrame(rows),
+    )
+
+
+def _left_out(run: Run, split: str) -> dict[str, int]:
+    artifact = Artifact("left_out", (split,))
+    if not run.path(artifact).exists():
+        return {}
+    table = run.table(artifact)
+    return dict(zip(table["what"], table["files"], strict=True))
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return "; ".join(f"{count} × {what}" for what, count in counts.items()) or "none"

@@ -1,0 +1,27 @@
+"""What a file is that is not what it should be, by how it begins."""
+
+from __future__ import annotations
+
+#: How files begin, in small letters, and what they are.
+KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` gets it",
+    b"<!doctype html": "a web page (HTML), not the file itself: the download went wrong",
+    b"<html": "a web page (HTML), not the file itself: the download went wrong",
+    b"\x93numpy": "a NumPy array",
+    b"\x89hdf": "an HDF5 file (of Keras, perhaps)",
+    b"\x1f\x8b": "compressed (gzip); unpack it first",
+    b"7z\xbc\xaf": "compressed (7z); unpack it first",
+    b"\xfd7zxz": "compressed (xz); unpack it first",
+    b"bzh": "compressed (bzip2); unpack it first",
+    b"gguf": "a GGUF file, whose weights are quantised; the original weights are needed",
+    b"%pdf": "a PDF document",
+    b"{": "JSON or other text",
+}
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is whose first bytes are these; "" where that is not among KINDS."""
+    if not head:
+        return "empty (0 bytes)"
+    beginning = head.lstrip().lower()
+    return next((what for start, what in KINDS.items() if beginning.startswith(start)), "")
