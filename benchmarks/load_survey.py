@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from survey_client import Faults, Participant, Tally
 
 from survey_app.store import Store
 from tasks.assignment import plan
+from tasks.recruitment import Codes, Recruitment, write_recruitment
 from tasks.study import load
 
 
@@ -88,6 +90,15 @@ def start(
     return process, port
 
 
+def served(study: Path, folder: Path, participants: int) -> Path:
+    """A copy of the study that takes just these participants, by their ids alone."""
+    copy = folder / "study"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("*.sqlite*", "results"))
+    own = Recruitment(places=participants, platforms=("prolific",), codes=Codes().drawn())
+    write_recruitment(copy, own)
+    return copy
+
+
 def _echo(lines) -> None:
     for line in lines:
         print("  survey:", line.rstrip(), flush=True)
@@ -112,7 +123,7 @@ async def crowd(arguments: argparse.Namespace, port: int, tally: Tally) -> None:
 
     async def one(number: int) -> None:
         await asyncio.sleep(arguments.ramp * number / arguments.participants)
-        query = f"PROLIFIC_PID=load{arguments.seed:04d}x{number:05d}&STUDY_ID=s&SESSION_ID=t"
+        query = f"PROLIFIC_PID={arguments.seed:012x}{number:012x}&STUDY_ID=s&SESSION_ID=t"
         person = Participant(
             "127.0.0.1", port, query, tally, faults, arguments.seed + number, known
         )
@@ -232,7 +243,8 @@ def main() -> int:
             stack.callback(postgres.close)
         url = postgres.url if postgres else f"sqlite:///{place / 'answers.sqlite'}"
         environment = clock.environment if clock else {}
-        survey, port = start(arguments.study, url, arguments.workers, environment)
+        study_folder = served(arguments.study, folder, arguments.participants)
+        survey, port = start(study_folder, url, arguments.workers, environment)
         stack.callback(survey.wait)
         stack.callback(survey.send_signal, signal.SIGTERM)
         study, _ = load(arguments.study)

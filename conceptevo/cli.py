@@ -81,6 +81,7 @@ class Study(Rooms):
         "settings": "tasks.commands:settings",
         "preregister": "analysis.commands:preregister",
         "simulate": "survey_app.commands:simulate",
+        "places": "survey_app.commands:places",
     }
 
 

@@ -29,11 +29,9 @@ def _page(known) -> dict:
         if visitor is None:
             st.query_params["p"] = known.new_link()
             visitor = known.visitor(st.query_params)
+        return known.view.preview() if visitor.preview else known.welcome(visitor)
     except BadAddress as error:
         return known.view.message(error.text, **error.values)
-    if visitor.preview:
-        return known.view.preview()
-    return known.page(known.arrive(visitor))
 
 
 def _patient(known) -> dict:

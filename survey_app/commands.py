@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from tasks.responses import Source
+from tasks.responses import SOURCES, Source
+
+if TYPE_CHECKING:
+    from survey_app.places import Places, State
+    from survey_app.store import Store
+    from tasks.recruitment import Recruitment
 
 console = Console()
 
@@ -24,6 +30,63 @@ def database_url(study: Path, url: str | None) -> str:
     return url or f"sqlite:///{(study / 'answers.sqlite').resolve()}"
 
 
+def _opened(url: str, durable: bool = True) -> Store:
+    """The database, at the newest schema. Raises ValueError where it cannot be reached."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from survey_app.store import Store
+
+    store = Store(url, durable=durable)
+    try:
+        store.migrate()
+    except SQLAlchemyError as error:
+        raise _unreachable(url, error) from error
+    return store
+
+
+def _unreachable(url: str, error: Exception) -> ValueError:
+    """One sentence, without the password that the URL may hold."""
+    from sqlalchemy import make_url
+
+    reason = " ".join(str(getattr(error, "orig", None) or error).split("\n")[0].split())
+    return ValueError(
+        f"database {make_url(url).render_as_string(hide_password=True)} cannot be used: {reason}"
+    )
+
+
+def _check_codes(study: Path, recruitment: Recruitment) -> None:
+    """Refuse codes that anybody can know: whoever has one can claim to have taken part."""
+    if public := recruitment.public_codes():
+        listed = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public)
+        raise ValueError(
+            f"{study / 'recruitment.toml'}: {listed}: not a code of this study alone; choose "
+            f"others under [codes], register them at the platform, and start again (--pilot "
+            f"serves without)"
+        )
+
+
+def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
+    """What whoever starts the survey should see at once."""
+    console.print(
+        f"{counts['places']} places, {counts['free']} free; people from "
+        f"{', '.join(recruitment.platforms)}",
+        highlight=False,
+    )
+    if counts["places"] != recruitment.places:
+        console.print(
+            f"recruitment.toml begins with places = {recruitment.places}; the study has "
+            f"{counts['places']}. `conceptevo study places` adds more.",
+            highlight=False,
+        )
+    platforms = [name for name in recruitment.platforms if name != "open"]
+    if platforms and not recruitment.studies and not recruitment.signed:
+        console.print(
+            f"anybody who makes up an id of {' or '.join(platforms)} can take a place: name the "
+            f"study's id there in recruitment.toml (studies), or take signed links only",
+            highlight=False,
+        )
+
+
 def survey(
     study: StudyFolder,
     database: Database = None,
@@ -35,7 +98,7 @@ def survey(
     """Serve the study to participants until stopped."""
     from survey_app.serve import listen, serve
     from survey_app.service import Service
-    from survey_app.store import Store
+    from tasks.recruitment import load_recruitment
     from tasks.study import load
 
     url = database_url(study, database)
@@ -45,10 +108,12 @@ def survey(
             f"processes; give --database postgresql://… or --workers 1"
         )
     frozen, keys = load(study)
-    store = Store(url)
-    store.migrate()
+    recruitment = load_recruitment(study)
     source: Source = "pilot" if pilot else "human"
-    Service(store, frozen, keys, source)
+    if source == "human":
+        _check_codes(study, recruitment)
+    store = _opened(url)
+    counts = Service(store, frozen, keys, source, recruitment).places.counts()
     store.engine.dispose()
     listening = listen(host, port)
     console.print(
@@ -56,6 +121,7 @@ def survey(
         f"({workers} worker{'s' if workers > 1 else ''}, source {source}); Ctrl-C stops",
         highlight=False,
     )
+    _announce(recruitment, counts)
     environment = {
         "CONCEPTEVO_STUDY": str(study.resolve()),
         "CONCEPTEVO_DATABASE": url,
@@ -75,7 +141,6 @@ def dashboard(
 
     from survey_app.passwords import OIDC, VARIABLE
     from survey_app.serve import listen, serve
-    from survey_app.store import Store
     from tasks.study import load
 
     if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
@@ -85,7 +150,7 @@ def dashboard(
         )
     load(study)
     url = database_url(study, database)
-    Store(url).migrate()
+    _opened(url)
     listening = listen(host, port)
     console.print(f"researcher's page at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
     environment = {"CONCEPTEVO_STUDY": str(study.resolve()), "CONCEPTEVO_DATABASE": url}
@@ -111,16 +176,16 @@ def simulate(
 
     from survey_app.service import Service
     from survey_app.simulate import simulate as run
-    from survey_app.store import Store
+    from tasks.recruitment import load_recruitment
     from tasks.study import load
 
     frozen, keys = load(study)
-    store = Store(database_url(study, database), durable=False)
-    store.migrate()
+    store = _opened(database_url(study, database), durable=False)
+    recruitment = load_recruitment(study)
     ends: Counter[str] = Counter()
     with console.status("simulating") as status:
         for number, end in enumerate(
-            run(Service(store, frozen, keys, "simulated"), participants, seed)
+            run(Service(store, frozen, keys, "simulated", recruitment), participants, seed)
         ):
             ends[end] += 1
             status.update(f"simulating: {number + 1} of {participants}")
@@ -128,20 +193,88 @@ def simulate(
     console.print(f"{participants} simulated participants: {told}", highlight=False)
 
 
+AsSource = Annotated[str, typer.Option(help=f"one of {', '.join(SOURCES)}")]
+
+
+def places(
+    study: StudyFolder,
+    change: Annotated[
+        str | None,
+        typer.Argument(help="+40, release, pause, resume, close or block [default: show]"),
+    ] = None,
+    who: Annotated[
+        list[str] | None,
+        typer.Argument(help="release: people or sessions; block: files with an id on every line"),
+    ] = None,
+    database: Database = None,
+    source: AsSource = "human",
+) -> None:
+    """Show the places of a study, add some, give some on, pause or close; all of it is logged."""
+    from survey_app.places import Places
+    from tasks.study import load
+
+    if source not in SOURCES:
+        raise ValueError(f"--source {source!r} must be one of {', '.join(SOURCES)}")
+    frozen, _ = load(study)
+    store = _existing(database_url(study, database))
+    own = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
+    if change is not None:
+        _change_places(own, change, who or [])
+    for name, count in own.counts().items():
+        console.print(f"{count:>6}  {name}", highlight=False)
+    with store.read() as connection:
+        own.settings(connection)
+        console.print(f"{own.state(connection):>6}", highlight=False)
+    for row in own.log():
+        moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
+        console.print(f"  {moment}  {row['event']}  {row['detail']}", highlight=False)
+
+
+def _change_places(own: Places, change: str, who: list[str]) -> None:
+    if re.fullmatch(r"\+[1-9]\d{0,5}", change) and not who:
+        own.add(int(change))
+    elif change in ("pause", "resume", "close") and not who:
+        states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
+        own.set_state(states[change])
+    elif change == "release" and who:
+        for identifier in who:
+            own.release(identifier)
+    elif change == "block" and who:
+        ids = [line.strip() for path in who for line in _lines(Path(path)) if line.strip()]
+        console.print(f"{own.block(ids)} ids are new on the list")
+    else:
+        raise ValueError(
+            f"{' '.join([change, *who])!r}: say +NUMBER, release ID …, pause, resume, close, or "
+            f"block FILE …"
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; name a text file of ids") from error
+
+
 AnyDatabase = Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")]
 
 
 def _existing(url: str):
     from sqlalchemy import inspect
+    from sqlalchemy.exc import SQLAlchemyError
 
     from survey_app.store import Store
 
     missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
-    if missing or not inspect((store := Store(url)).engine).has_table("responses"):
+    try:
+        empty = missing or not inspect(Store(url).engine).has_table("responses")
+    except SQLAlchemyError as error:
+        raise _unreachable(url, error) from error
+    if empty:
         raise ValueError(
             f"--database {url.split('@')[-1]} holds no survey; give the survey's own URL"
         )
-    return store
+    return _opened(url)
 
 
 def export(
@@ -152,7 +285,6 @@ def export(
 ) -> None:
     """Write the response table, the participant table and their codebook."""
     from survey_app.export import export as write
-    from tasks.responses import SOURCES
 
     if source is not None and source not in SOURCES:
         raise ValueError(f"--source {source!r} must be one of {', '.join(SOURCES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import cast
 
 import pandas as pd
 import streamlit as st
@@ -11,7 +12,9 @@ import streamlit as st
 from survey_app.export import sources, tables
 from survey_app.figures import people_flow, per_condition, per_trial, rates
 from survey_app.passwords import OIDC, VARIABLE, fits
+from survey_app.places import Places
 from survey_app.server import service
+from tasks.responses import Source
 
 
 def _allowed() -> bool:
@@ -63,15 +66,16 @@ def _study() -> None:
         return
     source = st.segmented_control("Source", found, default=found[0]) or found[0]
     answers, people = tables(known.store, source, known.study.hash)
+    places = Places(known.store, known.study.hash, cast(Source, source)).counts()["places"]
     people = people.assign(excluded=people["participant"].isin(_inattentive(answers)))
     st.subheader("Participants")
-    st.dataframe(people_flow(people, known.study.participants), hide_index=True)
+    st.dataframe(people_flow(people, places), hide_index=True)
     st.subheader("Attention, time and agreement")
     st.dataframe(rates(answers, people), hide_index=True)
     st.subheader("Answers per condition")
     st.dataframe(per_condition(answers), hide_index=True)
     st.subheader("Answers per trial, against quota")
-    st.dataframe(per_trial(answers, known.study), hide_index=True)
+    st.dataframe(per_trial(answers, known.study, places), hide_index=True)
     comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]
     if len(comments):
         st.subheader("Comments")

@@ -10,6 +10,7 @@ import pandas as pd
 from sqlalchemy import select
 
 from harness.artifacts import whole_file, write_text
+from survey_app.places import UNFINISHED
 from survey_app.schema import participants, responses
 from survey_app.store import Store
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table, codebook
@@ -18,7 +19,6 @@ DEVICE = {
     "viewport_width": "width", "viewport_height": "height", "pixel_ratio": "pixel_ratio",
     "touch": "touch", "browser": "browser",
 }  # fmt: skip
-UNFINISHED = ("consented", "practising", "active")
 
 
 def sources(store: Store) -> list[str]:

@@ -52,12 +52,12 @@ def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).round(3)
 
 
-def per_trial(answers: pd.DataFrame, study: Study) -> pd.DataFrame:
+def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
     """Answers of each trial against its quota, fewest first."""
     counts = answers["trial"].value_counts()
     rows = []
     for number, form in enumerate(study.forms):
-        quota = len(range(number, study.participants, len(study.forms)))
+        quota = len(range(number, places, len(study.forms)))
         for trial in (trial for block in form for trial in block):
             shown = study.by_id[trial]
             rows.append(

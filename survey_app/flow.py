@@ -20,11 +20,14 @@ class Stage(StrEnum):
     QUESTIONS = "questions"
     FINISHED = "finished"
     SCREENED_OUT = "screened_out"
+    WITHDRAWN = "withdrawn"
     EXPIRED = "expired"
 
 
 #: Pages that take no further action.
-ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.EXPIRED}
+ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.WITHDRAWN, Stage.EXPIRED}
+#: Statuses of people who ended before the end by their own or the study's choice.
+LEFT = ("screened_out", "withdrawn")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Course:
 
     `practice_begins` and `begins` are the positions among the practice trials, and among the
     trials, at which another task begins: there it introduces itself. `before` and `quiz`: whether
-    there are questions before the instructions, and on what was understood of them.
+    there are questions before the instructions, and on what was understood of them. `attempts` at
+    practice are allowed (None: any).
     """
 
     practice: int
@@ -41,6 +45,7 @@ class Course:
     keyed: int
     trials: int
     questions: bool
+    attempts: int | None = None
     practice_begins: tuple[int, ...] = ()
     begins: tuple[int, ...] = ()
     before: bool = False
@@ -84,7 +89,7 @@ def stage(progress: Progress, course: Course) -> Stage:
             return Stage.PRACTICE
         case "active":
             return Stage.TRIAL if progress.done < course.trials else Stage.QUESTIONS
-        case "finished" | "screened_out" | "expired":
+        case "finished" | "screened_out" | "withdrawn" | "expired":
             return Stage(progress.status)
     raise ValueError(f"unknown status {progress.status!r}")
 
@@ -139,11 +144,13 @@ def practise(progress: Progress, right: bool | None) -> Progress:
 
 
 def acknowledge(progress: Progress, course: Course) -> Progress:
-    """Feedback was read: the next practice trial, another round, or the trials."""
+    """Feedback was read: the next practice trial, another round, the trials, or out."""
     if progress.practice_done < course.practice:
         return _step(progress, feedback=False)
     if progress.practice_right >= course.practice_pass * course.keyed:
         return _finish_if_done(_step(progress, feedback=False, status="active"), course)
+    if course.attempts is not None and progress.practice_attempts >= course.attempts:
+        return screen_out(replace(progress, feedback=False))
     return _step(
         progress,
         feedback=False,
@@ -166,6 +173,11 @@ def screen_out(progress: Progress) -> Progress:
 def finish(progress: Progress) -> Progress:
     """The questions were answered or skipped."""
     return _step(progress, status="finished")
+
+
+def withdraw(progress: Progress) -> Progress:
+    """The person ends it early."""
+    return _step(progress, status="withdrawn", feedback=False)
 
 
 def _finish_if_done(progress: Progress, course: Course) -> Progress:

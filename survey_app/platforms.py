@@ -7,13 +7,18 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, urlsplit
 
+from survey_app.signed_links import LinkError, read_link
 from tasks.language import N_
+from tasks.recruitment import PLATFORMS, Entry
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
+#: The forms of the platforms' ids of people.
+FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}"}
+LINK_OVER = N_("This link is over. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
 
@@ -31,43 +36,93 @@ class BadAddress(ValueError):
 
 @dataclass(frozen=True)
 class Arrival:
-    """One visitor. `platform_id` is what identifies the person on the platform."""
+    """One visitor.
+
+    Attributes:
+        platform_id: what identifies the person on the platform. details: all that it sent along.
+        preview: only looks at it. outdated: by a signed link that is over, for who has begun.
+    """
 
     platform: str
     platform_id: str
     preview: bool = False
+    outdated: bool = False
     details: dict[str, str] = field(default_factory=dict)
 
 
-def arrival(parameters: Mapping[str, str], secret: str) -> Arrival | None:
+#: For tests and tools: people from everywhere.
+EVERYWHERE = Entry(platforms=PLATFORMS)
+
+
+def arrival(
+    parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE
+) -> Arrival | None:
     """Read an address's parameters; None for an open link that has no id yet.
 
     Raises:
-        BadAddress: a platform's parameter is malformed, or an open link's id was not made here.
+        BadAddress: a platform's parameter is missing, malformed, not signed though it should be, or
+            of another study; an open link's id was not made here; or the study takes nobody who
+            comes in this way.
     """
-    if "PROLIFIC_PID" in parameters:
-        keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
-        found = {key: _id(parameters, key) for key in keys if key in parameters}
-        return Arrival("prolific", found["PROLIFIC_PID"], details=found)
-    if "prolific_token" in parameters:  # signed ids alone: never take that for an open link
+    found = _visitor(parameters, secret, entry)
+    if (found.platform if found else "open") not in entry.platforms:
         raise BadAddress(
-            N_(
-                "This study does not take Prolific's secured links. Please tell the researcher to "
-                "use plain URL parameters."
-            )
+            N_("This study cannot be opened by this link. Please start from where you found it.")
         )
+    return found
+
+
+def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arrival | None:
+    if "prolific_token" in parameters or "PROLIFIC_PID" in parameters:
+        return _prolific(parameters, entry)
     if "assignmentId" in parameters:
-        if parameters["assignmentId"] == PREVIEW:
-            return Arrival("mturk", "", preview=True)
-        found = {key: _id(parameters, key) for key in ("assignmentId", "hitId", "workerId")}
-        found["turkSubmitTo"] = _turk(parameters.get("turkSubmitTo", ""))
-        return Arrival("mturk", found["workerId"], details=found)
+        return _mturk(parameters, entry)
     if "p" not in parameters:
         return None
     link = _id(parameters, "p")
     if not hmac.compare_digest(link, _signed(link[:22], secret)):
         raise BadAddress(N_("This link is not complete. Please open the link you were sent again."))
     return Arrival("open", link[:22])
+
+
+def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
+    outdated = False
+    if entry.signed:
+        try:
+            parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
+        except LinkError as error:
+            raise BadAddress(error.text) from error
+    elif "PROLIFIC_PID" not in parameters:  # signed ids alone: never take that for an open link
+        raise BadAddress(
+            N_(
+                "This study does not take Prolific's secured links. Please tell the researcher to "
+                "use plain URL parameters."
+            )
+        )
+    keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
+    details = {key: _id(parameters, key) for key in keys}
+    _check(details, entry, "PROLIFIC_PID", "STUDY_ID", FORMS["prolific"])
+    found = Arrival("prolific", details["PROLIFIC_PID"], details=details)
+    return replace(found, outdated=outdated)
+
+
+def _mturk(parameters: Mapping[str, str], entry: Entry) -> Arrival:
+    if parameters["assignmentId"] == PREVIEW:
+        return Arrival("mturk", "", preview=True)
+    details = {key: _id(parameters, key) for key in ("assignmentId", "hitId", "workerId")}
+    _check(details, entry, "workerId", "hitId", FORMS["mturk"])
+    details["turkSubmitTo"] = _turk(parameters.get("turkSubmitTo", ""))
+    return Arrival("mturk", details["workerId"], details=details)
+
+
+def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, form: str) -> None:
+    """The person's id has the platform's form, and they come for this study."""
+    if not re.fullmatch(entry.ids or form, details[person]):
+        raise _incomplete(person)
+    if entry.studies and details[study] not in entry.studies:
+        raise BadAddress(
+            N_("This link belongs to another study. Please start again from the platform.")
+        )
 
 
 def new_link(secret: str) -> str:
@@ -86,14 +141,18 @@ def _mac(text: str, secret: str) -> str:
 def _id(parameters: Mapping[str, str], key: str) -> str:
     value = parameters.get(key, "")
     if not _ID.fullmatch(value):
-        raise BadAddress(
-            N_(
-                "The address is not complete ({key} is missing or malformed). "
-                "Please start again from the platform."
-            ),
-            key=key,
-        )
+        raise _incomplete(key)
     return value
+
+
+def _incomplete(key: str) -> BadAddress:
+    return BadAddress(
+        N_(
+            "The address is not complete ({key} is missing or malformed). "
+            "Please start again from the platform."
+        ),
+        key=key,
+    )
 
 
 def _turk(address: str) -> str:
@@ -110,13 +169,7 @@ def _turk(address: str) -> str:
         and (host == "mturk.com" or host.endswith(".mturk.com"))
     ):
         return f"https://{host}/mturk/externalSubmit"
-    raise BadAddress(
-        N_(
-            "The address is not complete ({key} is missing or malformed). "
-            "Please start again from the platform."
-        ),
-        key="turkSubmitTo",
-    )
+    raise _incomplete("turkSubmitTo")
 
 
 def prolific_return(code: str) -> str:

@@ -47,6 +47,48 @@ studies = Table(
     Column("salt", String(64), nullable=False),
     Column("secret", String(64), nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("content", JSON),  # the frozen study without its keys, for the codebook
+)
+
+#: How a study recruits, each source by itself: changed by commands, never part of the study.
+recruitment = Table(
+    "recruitment",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("source", String(10), primary_key=True),
+    Column("state", String(10), nullable=False),  # open, paused or closed
+    Column("settings", JSON, nullable=False),  # recruitment.toml as it was last served
+)
+
+#: What was changed in recruitment, and when; only ever added to.
+recruitment_log = Table(
+    "recruitment_log",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("study", String(16), nullable=False),
+    Column("source", String(10), nullable=False),
+    Column("moment", Moment, nullable=False),
+    Column("event", String(20), nullable=False),
+    Column("detail", String, nullable=False),
+)
+
+#: One row a page of consent that led nowhere. The nonce is the page's; nothing is a person's.
+turned_away = Table(
+    "turned_away",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("nonce", String(32), primary_key=True),
+    Column("source", String(10), nullable=False),
+    Column("platform", String(20), nullable=False),
+    Column("reason", String(20), nullable=False),  # declined, full, paused, closed or earlier
+)
+
+#: People who may not take part, by a salted hash of the platform's id.
+blocked = Table(
+    "blocked",
+    metadata,
+    Column("study", String(16), primary_key=True),
+    Column("digest", String(64), primary_key=True),
 )
 
 #: One row a person and study; pages follow from this row and the answers, from nothing else.
@@ -70,7 +112,8 @@ participants = Table(
     Column("first_page", Integer, nullable=False, server_default="0"),
     Column("quiz_attempts", Integer, nullable=False, server_default="0"),
     Column("introduced", Integer, nullable=False, server_default="0"),
-    Column("reason", String(20)),  # why screened out: declined or full
+    Column("reason", String(20)),  # why it ended before the end: practice, withdrew, released, …
+    Column("code", String(64)),  # with which the person left
     Column("arrived_at", Moment, nullable=False),
     Column("consented_at", Moment),
     Column("finished_at", Moment),

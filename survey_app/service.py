@@ -8,17 +8,22 @@ gets the current page. So an action may be sent any number of times.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import Connection
+
 from survey_app import flow, tokens
 from survey_app.flow import Progress, Stage
-from survey_app.platforms import Arrival, arrival, new_link
+from survey_app.places import Places
+from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
 from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
 from survey_app.views import Place, View
 from tasks.base import CONFIDENCE, UnfitAnswer, all_tasks, check_values
 from tasks.language import N_
 from tasks.questionnaire import When, check_answers, count_right, screened
+from tasks.recruitment import Recruitment
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -28,6 +33,11 @@ ASKED: dict[Stage, When] = {
     Stage.QUIZ: "quiz",
     Stage.QUESTIONS: "after",
 }
+#: The code with which people leave who are turned away, by the reason.
+CODES = {
+    "declined": "declined", "screen": "screened_out", "earlier": "screened_out", "full": "full",
+    "paused": "full", "closed": "full",
+}  # fmt: skip
 BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")
 _DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
@@ -37,13 +47,25 @@ class BadAction(ValueError):
 
 
 class Service:
-    """Store and study together, for one source of participants."""
+    """Store and study together, for one source of participants.
+
+    Args:
+        recruitment: who is recruited from now on; None leaves it as the database has it.
+    """
 
     def __init__(
-        self, store: Store, study: Study, keys: dict[str, Any], source: Source = "human"
+        self,
+        store: Store,
+        study: Study,
+        keys: dict[str, Any],
+        source: Source = "human",
+        recruitment: Recruitment | None = None,
     ) -> None:
         self.store, self.study, self.keys, self.source = store, study, keys, source
-        self.salt, self.secret = store.register(study, source)
+        self.salt, self.secret = store.register(study, source, recruitment)
+        self.places = Places(store, study.hash, source)
+        with store.read() as connection:
+            self.recruitment = self.places.settings(connection)
         self.view = View(study)
 
     def visitor(self, parameters: Mapping[str, str]) -> Arrival | None:
@@ -52,15 +74,57 @@ class Service:
         Raises:
             BadAddress: see platforms.arrival.
         """
-        return arrival(parameters, self.secret)
+        return arrival(parameters, self.secret, self.recruitment)
 
     def new_link(self) -> str:
         """An id for a visitor of the open link."""
         return new_link(self.secret)
 
-    def arrive(self, visitor: Arrival) -> str:
-        """The participant id of a visitor."""
-        return self.store.arrive(self.study, visitor, self.source, self.salt)
+    def participant(self, visitor: Arrival) -> str:
+        """The pseudonym of a visitor."""
+        return pseudonym(visitor, self.source, self.study.hash, self.salt)
+
+    def welcome(self, visitor: Arrival) -> dict[str, Any]:
+        """The page of somebody who opens the survey. Of who has not agreed yet nothing is stored.
+
+        Raises:
+            BadAddress: a signed link that is over, of somebody who has not begun.
+        """
+        participant = self.participant(visitor)
+        with self.store.read() as connection:
+            known = self.store.row(connection, self.study.hash, participant) is not None
+            refusal = None if known else self._refusal(connection, visitor)
+        if known:
+            self.store.renew_session(self.study.hash, participant, visitor.details)
+            return self.page(participant)
+        if visitor.outdated:
+            raise BadAddress(LINK_OVER)
+        nonce = secrets.token_hex(16)
+        if refusal is not None:
+            with self.store.write() as connection:
+                self.places.turn_away(connection, nonce, visitor.platform, refusal)
+            return self._turned_away(visitor, refusal)
+        token = tokens.invite(visitor, nonce, self.secret)
+        return {"version": 0, "token": token, **self.view.page(Place(Stage.CONSENT))}
+
+    def _refusal(self, connection: Connection, visitor: Arrival) -> str | None:
+        """Why a person who is not known yet may not begin now, if so."""
+        state = self.places.state(connection)
+        if state != "open":
+            return state
+        earlier = self.places.is_blocked(connection, visitor.platform_id)
+        return "earlier" if earlier else None
+
+    def _turned_away(self, visitor: Arrival, reason: str) -> dict[str, Any]:
+        code = getattr(self.recruitment.codes, CODES[reason])
+        place = Place(
+            Stage.SCREENED_OUT,
+            reason=reason,
+            platform=visitor.platform,
+            identity=visitor.details,
+            code=code,
+        )
+        return {"version": 1, "token": "", **self.view.page(place)}
 
     def page(self, participant: str) -> dict[str, Any]:
         """The page the participant is on, from the database alone."""
@@ -77,65 +141,118 @@ class Service:
         Raises:
             BadToken: the token is not ours. BadAction: the action does not fit the page.
         """
-        participant, version = tokens.read(token, self.secret)
+        signed = tokens.read(token, self.secret)
         if not isinstance(action, dict):
             raise BadAction("an action must be an object")
+        values = action.get("values", {})
+        if not isinstance(values, dict):
+            raise BadAction("values must be an object")
+        if isinstance(signed, tokens.Invitation):
+            return self._consent(signed, values, action)
         with self.store.write() as connection:
-            row = self.store.row(connection, self.study.hash, participant, lock=True)
+            row = self.store.row(connection, self.study.hash, signed.participant, lock=True)
             if row is None:
                 raise tokens.BadToken("unknown participant")
             progress = progress_of(row)
             course = course_of(self.study, self.keys, row)
             stage = flow.stage(progress, course)
-            done = version == row["version"] and stage not in flow.ENDS
+            done = signed.version == row["version"] and stage not in flow.ENDS
             if done:
-                row = self._do(connection, row, stage, progress, course, action)
-            ends = flow.stage(progress_of(row), course_of(self.study, self.keys, row)) in flow.ENDS
-            identity = self.store.identity(connection, self.study.hash, participant) if ends else {}
+                row = self._do(connection, row, stage, progress, course, action, values)
+            identity = self._identity_at_end(connection, row)
         return self._page(row, identity), done
 
-    def _do(self, connection, row, stage: Stage, progress: Progress, course, action):
+    def _identity_at_end(self, connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
+        """The platform's ids, where the page leads back to it."""
+        if flow.stage(progress_of(row), course_of(self.study, self.keys, row)) not in flow.ENDS:
+            return {}
+        return self.store.identity(connection, self.study.hash, row["participant"])
+
+    def _consent(
+        self, invitation: tokens.Invitation, values: dict[str, Any], action: dict[str, Any]
+    ) -> tuple[dict[str, Any], bool]:
+        """Agreed: a participant with a place, in one transaction. Else nothing of them is kept."""
+        reasons = {"no": "declined", "screen": "screen", "yes": None}
+        if values.get("consent") not in reasons:
+            raise BadAction("consent must be yes, no or screen")
+        declined = reasons[values["consent"]]
+        device = device_of(action.get("device"))
+        if not declined and 0 < device.get("width", 0) < self.study.min_width:
+            text = N_("The window is narrower than {width} pixels.")
+            raise BadAction(self.view.words(text, width=self.study.min_width))
+        visitor, nonce = invitation.arrival, invitation.nonce
+        key = {"study": self.study.hash, "participant": self.participant(visitor)}
+        with self.store.write() as connection:
+            row = self.store.row(connection, key["study"], key["participant"], lock=True)
+            if row is not None:
+                return self._page(row, self._identity_at_end(connection, row)), False
+            refusal = declined or self._refusal(connection, visitor)
+            if refusal is None:
+                if not self.store.admit(connection, key, visitor, self.source):  # at this moment
+                    row = self.store.row(connection, key["study"], key["participant"], lock=True)
+                    assert row is not None, "a participant vanished"
+                    return self._page(row, self._identity_at_end(connection, row)), False
+                place = self.places.take(connection, key["participant"])
+                if place is not None:
+                    self.store.identify(connection, key, visitor)
+                    return self._begin(connection, key, place, device), True
+                self.store.dismiss(connection, key)
+                refusal = "full"
+            done = self.places.turn_away(connection, nonce, visitor.platform, refusal)
+        return self._turned_away(visitor, refusal), done
+
+    def _begin(
+        self, connection: Connection, key: dict[str, str], place: int, device: dict[str, Any]
+    ) -> dict[str, Any]:
+        row = self.store.row(connection, key["study"], key["participant"])
+        assert row is not None, "a participant vanished"
+        row = self._save(
+            connection,
+            row,
+            flow.consent(progress_of(row), True),
+            plan=plan_of(self.study, place),
+            consented_at=self.store.clock(),
+            device=device,
+        )
+        return self._page(row, {})
+
+    def _save(
+        self, connection: Connection, row: dict[str, Any], progress: Progress, **more
+    ) -> dict[str, Any]:
+        """Write a step; who ends by it gets the code that says how, and keeps no place unused."""
+        if progress.status in flow.LEFT:
+            self.places.give_back(connection, row["participant"])
+        if progress.status in {*flow.LEFT, "finished"}:
+            more["code"] = self._code(progress.status, row | more)
+        lease = self.recruitment.lease_minutes
+        return self.store.save_progress(connection, row, progress, lease, **more)
+
+    def _code(self, status: str, row: dict[str, Any]) -> str:
+        codes = self.recruitment.codes
+        if status == "finished":
+            return codes.completed if self.attentive(row) else codes.attention
+        return {"screened_out": codes.screened_out, "withdrawn": codes.withdrawn}[status]
+
+    def _do(self, connection, row, stage: Stage, progress: Progress, course, action, values):
         """Carry out an action on the row it is meant for; the new row."""
-        values = action.get("values", {})
-        if not isinstance(values, dict):
-            raise BadAction("values must be an object")
 
         def save(progress: Progress, **more):
-            return self.store.save_progress(connection, self.study, row, progress, **more)
+            return self._save(connection, row, progress, **more)
 
-        if stage is Stage.CONSENT:
-            return self._consent(connection, row, progress, action, values, save)
+        if "withdraw" in values:
+            self.store.erase_answers(connection, row)
+            return save(flow.withdraw(progress), reason="withdrew", questionnaire={}, device=None)
         if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
             turn = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
             seconds = _count(action, "milliseconds", _DAY) / 1000
             seconds += row["instruction_seconds"] or 0
             return save(turn(progress, course), instruction_seconds=seconds)
         if stage is Stage.FEEDBACK:
-            return save(flow.acknowledge(progress, course))
+            after = flow.acknowledge(progress, course)
+            return save(after, reason="practice" if after.status == "screened_out" else None)
         if stage in ASKED:
             return self._questions(connection, row, stage, progress, course, values, save)
         return self._answer(connection, row, stage, progress, course, action, values, save)
-
-    def _consent(self, connection, row, progress, action, values, save):
-        reasons = {"no": "declined", "screen": "screen"}
-        if values.get("consent") in reasons:
-            return save(flow.consent(progress, False), reason=reasons[values["consent"]])
-        if values.get("consent") != "yes":
-            raise BadAction("consent must be yes, no or screen")
-        device = device_of(action.get("device"))
-        if 0 < device.get("width", 0) < self.study.min_width:
-            text = N_("The window is narrower than {width} pixels.")
-            raise BadAction(self.view.words(text, width=self.study.min_width))
-        place = self.store.take_place(connection, self.study, row)
-        if place is None:
-            return save(flow.consent(progress, False), reason="full")
-        moment = self.store.clock()
-        return save(
-            flow.consent(progress, True),
-            plan=plan_of(self.study, place),
-            consented_at=moment,
-            device=device,
-        )
 
     def _questions(self, connection, row, stage, progress, course, values, save):
         """Store the answers of a page of questions; they may end the study, or lead back."""
@@ -153,7 +270,6 @@ class Service:
                 return save(flow.read_again(progress, course), questionnaire=kept)
             failed = check.name
         if failed:
-            self.store.free_place(connection, self.study, row)
             return save(flow.screen_out(progress), reason=failed, questionnaire=kept)
         if stage is Stage.QUESTIONS:
             return save(flow.finish(progress), questionnaire=kept)
@@ -240,7 +356,7 @@ class Service:
             reason=row.get("reason") or "",
             platform=row["platform"],
             identity=identity,
-            attentive=stage is not Stage.FINISHED or self.attentive(row),
+            code=row.get("code") or "",
             practising=practising,
             part=sum(begin <= position for begin in begins),
             parts=len(begins),

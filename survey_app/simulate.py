@@ -56,21 +56,21 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
     for number in range(participants):
         clock.moment = begin + timedelta(minutes=10 * number)
         rng = np.random.default_rng([seed, 1, number])
-        person = service.arrive(Arrival("simulation", f"{seed}-{number}"))
+        person = Arrival("simulation", f"{seed}-{number}")
         yield _take_part(service, clock, person, hardness, rng)
 
 
 def _take_part(
     service: Service,
     clock: _Clock,
-    person: str,
+    visitor: Arrival,
     hardness: dict[str, float],
     rng: np.random.Generator,
 ) -> str:
     careless, ability = rng.random() < CARELESS, rng.normal(0, PEOPLE)
     leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
     answers: dict[str, Any] = {}
-    page = service.page(person)
+    page, person = service.welcome(visitor), service.participant(visitor)
     while Stage(page["stage"]) not in flow.ENDS:
         if page["version"] == leaves_at:
             return "left"
@@ -106,7 +106,8 @@ def _standing(service: Service, person: str) -> tuple[Stage, Trial | None]:
     """The stage a person is at, and its trial if it is one that takes an answer."""
     with service.store.read() as connection:
         row = service.store.row(connection, service.study.hash, person)
-    assert row is not None, "a participant vanished"
+    if row is None:
+        return Stage.CONSENT, None
     progress = progress_of(row)
     stage = flow.stage(progress, course_of(service.study, service.keys, row))
     if stage not in (Stage.PRACTICE, Stage.TRIAL):

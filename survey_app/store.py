@@ -24,7 +24,6 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
-    func,
     insert,
     select,
     update,
@@ -33,9 +32,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from survey_app.flow import Course, Progress
-from survey_app.platforms import Arrival, pseudonym
+from survey_app.places import Places
+from survey_app.platforms import Arrival
 from survey_app.schema import identities, participants, places, responses, studies
 from tasks.assignment import plan, practice_plan
+from tasks.recruitment import Recruitment
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -72,7 +73,8 @@ def open_engine(url: str, durable: bool = True) -> Engine:
 
 def _sqlite_connect(connection, _record) -> None:
     connection.isolation_level = None  # transactions begin as said in _sqlite_begin
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # secure_delete: what is deleted is overwritten, not only unlinked.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -127,8 +129,14 @@ class Store:
         ):
             yield connection
 
-    def register(self, study: Study, source: Source) -> tuple[str, str]:
-        """Make the study known, with places for this source; its salt and its secret."""
+    def register(
+        self, study: Study, source: Source, recruitment: Recruitment | None = None
+    ) -> tuple[str, str]:
+        """Make the study known, with places for this source; its salt and its secret.
+
+        Args:
+            recruitment: as it is from now on; None leaves what the database holds.
+        """
         with self.write() as connection:
             row = {
                 "hash": study.hash,
@@ -136,26 +144,21 @@ class Store:
                 "salt": secrets.token_hex(32),
                 "secret": secrets.token_hex(32),
                 "created_at": self.clock(),
+                "content": study.model_dump(mode="json"),
             }
-            self._insert_new(connection, studies, row)
-            known = select(func.count()).where(
-                places.c.study == study.hash, places.c.source == source
-            )
-            if not connection.scalar(known):
-                self._insert_new(
-                    connection,
-                    places,
-                    [
-                        {"study": study.hash, "source": source, "place": place}
-                        for place in range(study.participants)
-                    ],
+            if not self.insert_new(connection, studies, row):
+                connection.execute(
+                    update(studies)
+                    .where(studies.c.hash == study.hash, studies.c.content.is_(None))
+                    .values(content=row["content"])
                 )
+            Places(self, study.hash, source).begin(connection, recruitment)
             found = connection.execute(
                 select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
             ).one()
             return found.salt, found.secret
 
-    def _insert_new(self, connection: Connection, table, rows) -> bool:
+    def insert_new(self, connection: Connection, table, rows) -> bool:
         """Insert unless it is there; whether a (first) row was new."""
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         statement = dialect.insert(table).on_conflict_do_nothing()
@@ -165,27 +168,52 @@ class Store:
         first = next(iter(table.primary_key.columns))
         return connection.execute(statement.values(rows).returning(first)).first() is not None
 
-    def arrive(self, study: Study, arrival: Arrival, source: Source, salt: str) -> str:
-        """The participant id of a visitor; a new row on the first visit only."""
-        participant = pseudonym(arrival, source, study.hash, salt)
+    def admit(
+        self, connection: Connection, key: dict[str, str], arrival: Arrival, source: Source
+    ) -> bool:
+        """A new row of a visitor who has agreed; False where they are known already."""
+        row = {
+            **key,
+            "source": source,
+            "platform": arrival.platform,
+            "arrived_at": self.clock(),
+            "questionnaire": {},
+            "attention_right": 0,
+            **{name: getattr(Progress(), name) for name in _PROGRESS},
+        }
+        return self.insert_new(connection, participants, row)
+
+    def dismiss(self, connection: Connection, key: dict[str, str]) -> None:
+        """Delete the row of a visitor for whom there is no place, before anyone could see it."""
+        connection.execute(
+            delete(participants).where(
+                participants.c.study == key["study"],
+                participants.c.participant == key["participant"],
+            )
+        )
+
+    def identify(self, connection: Connection, key: dict[str, str], arrival: Arrival) -> None:
+        """Keep the platform's ids of a participant, apart from the answers."""
+        if arrival.platform_id:
+            identity = {"platform_id": arrival.platform_id, "details": arrival.details}
+            connection.execute(insert(identities).values(**key, **identity))
+
+    def renew_session(self, study: str, participant: str, details: dict[str, Any]) -> None:
+        """Keep the platform's latest session of a participant: only that one can be paid."""
         with self.read() as connection:
-            if self.row(connection, study.hash, participant) is not None:
-                return participant
+            known = self.identity(connection, study, participant)
+        if not known or all(known.get(name) == value for name, value in details.items()):
+            return
         with self.write() as connection:
-            key = {"study": study.hash, "participant": participant}
-            row = {
-                **key,
-                "source": source,
-                "platform": arrival.platform,
-                "arrived_at": self.clock(),
-                "questionnaire": {},
-                "attention_right": 0,
-                **{name: getattr(Progress(), name) for name in _PROGRESS},
-            }
-            if self._insert_new(connection, participants, row) and arrival.platform_id:
-                identity = {"platform_id": arrival.platform_id, "details": arrival.details}
-                connection.execute(insert(identities).values(**key, **identity))
-        return participant
+            self.row(connection, study, participant, lock=True)
+            before = self.identity(connection, study, participant)
+            sessions = before.pop("earlier", [])
+            if before and before != details:
+                connection.execute(
+                    update(identities)
+                    .where(identities.c.study == study, identities.c.participant == participant)
+                    .values(details=details | {"earlier": [*sessions, before]})
+                )
 
     def row(self, connection: Connection, study: str, participant: str, lock: bool = False):
         """The participant's row, or None."""
@@ -204,70 +232,6 @@ class Store:
         )
         return found or {}
 
-    def take_place(self, connection: Connection, study: Study, row: dict[str, Any]) -> int | None:
-        """Lease a place to the participant: a free one, or one whose lease has run out.
-
-        Whoever held an expired place loses it in the same transaction, so finished and live
-        participants together never exceed the places.
-        """
-        free = (
-            select(places.c.place)
-            .where(
-                places.c.study == study.hash,
-                places.c.source == row["source"],
-                places.c.participant.is_(None),
-            )
-            .order_by(places.c.place)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        place = connection.scalar(free)
-        if place is None:
-            holder = participants.alias()
-            stale = (
-                select(places.c.place, holder.c.participant)
-                .join(
-                    holder,
-                    (holder.c.study == places.c.study)
-                    & (holder.c.participant == places.c.participant),
-                )
-                .where(
-                    places.c.study == study.hash,
-                    places.c.source == row["source"],
-                    holder.c.status.in_(("consented", "practising", "active")),
-                    holder.c.lease_until < self.clock(),
-                )
-                .order_by(holder.c.lease_until)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            found = connection.execute(stale).first()
-            if found is None:
-                return None
-            place = found.place
-            self.update(
-                connection,
-                study.hash,
-                found.participant,
-                status="expired",
-                version=participants.c.version + 1,
-            )
-        connection.execute(
-            update(places)
-            .where(
-                places.c.study == study.hash,
-                places.c.source == row["source"],
-                places.c.place == place,
-            )
-            .values(participant=row["participant"])
-        )
-        return place
-
-    def free_place(self, connection: Connection, study: Study, row: dict[str, Any]) -> None:
-        """Let somebody else have the participant's place."""
-        held = (places.c.study == study.hash) & (places.c.participant == row["participant"])
-        connection.execute(update(places).where(held).values(participant=None))
-
     def update(self, connection: Connection, study: str, participant: str, **values) -> None:
         connection.execute(
             update(participants)
@@ -276,7 +240,12 @@ class Store:
         )
 
     def save_progress(
-        self, connection: Connection, study: Study, row: dict[str, Any], progress: Progress, **more
+        self,
+        connection: Connection,
+        row: dict[str, Any],
+        progress: Progress,
+        lease_minutes: float,
+        **more,
     ) -> dict[str, Any]:
         """Write a step, renew the lease; the row as it is now."""
         moment = self.clock()
@@ -284,17 +253,25 @@ class Store:
         values["feedback"] = more.pop("feedback", None)
         values |= {
             "shown_at": moment,
-            "lease_until": moment + timedelta(minutes=study.lease_minutes),
+            "lease_until": moment + timedelta(minutes=lease_minutes),
             **more,
         }
         if progress.status == "finished":
             values["finished_at"] = moment
-        self.update(connection, study.hash, row["participant"], **values)
+        self.update(connection, row["study"], row["participant"], **values)
         return row | values
+
+    def erase_answers(self, connection: Connection, row: dict[str, Any]) -> None:
+        """Delete what a person answered who withdrew."""
+        connection.execute(
+            delete(responses).where(
+                responses.c.study == row["study"], responses.c.participant == row["participant"]
+            )
+        )
 
     def save_response(self, connection: Connection, values: dict[str, Any]) -> bool:
         """Store an answer unless the participant has one for this trial; whether it is new."""
-        return self._insert_new(connection, responses, values | {"app_version": APP_VERSION})
+        return self.insert_new(connection, responses, values | {"app_version": APP_VERSION})
 
     def forget(self, participant: str) -> int:
         """Delete a person everywhere: by pseudonym or platform id. Their place becomes free.
@@ -339,6 +316,7 @@ def course_of(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course
         begins=_begins(study, [placed["trial"] for placed in row["plan"] or ()]),
         before=bool(study.asked("before")),
         quiz=bool(study.asked("quiz")),
+        attempts=study.practice_attempts,
     )
 
 

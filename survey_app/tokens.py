@@ -1,4 +1,8 @@
-"""Signed tokens: who acts, and on which version of their state."""
+"""Signed tokens: who acts, and on which version of their state.
+
+A visitor who has not agreed yet is stored nowhere: what is known of them travels in the token of
+their page of consent, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,66 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import dataclass
+
+from survey_app.platforms import Arrival
+
+LONGEST = 2000  # characters
 
 
 class BadToken(ValueError):
     """Not a token of ours."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One action of one participant, on one version of their state."""
+
+    participant: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A page of consent, by its nonce, and the visitor to whom it was shown."""
+
+    arrival: Arrival
+    nonce: str
+
+
 def sign(participant: str, version: int, secret: str) -> str:
     """A token for one action of one participant."""
-    body = base64.urlsafe_b64encode(json.dumps([participant, version]).encode()).decode()
-    return f"{body}.{_mac(body, secret)}"
+    return _signed(["step", participant, version], secret)
 
 
-def read(token: object, secret: str) -> tuple[str, int]:
-    """Participant and version of a token.
+def invite(arrival: Arrival, nonce: str, secret: str) -> str:
+    """A token for the page of consent of one visitor."""
+    visitor = [arrival.platform, arrival.platform_id, arrival.details]
+    return _signed(["invitation", *visitor, nonce], secret)
+
+
+def read(token: object, secret: str) -> Step | Invitation:
+    """What a token stands for.
 
     Raises:
         BadToken: malformed, or signed by someone else.
     """
-    if not isinstance(token, str) or not token.isascii() or len(token) > 400:
+    if not isinstance(token, str) or not token.isascii() or len(token) > LONGEST:
         raise BadToken("malformed token")
     body, _, mac = token.partition(".")
     if not hmac.compare_digest(mac, _mac(body, secret)):
         raise BadToken("the token's signature does not fit")
-    participant, version = json.loads(base64.urlsafe_b64decode(body))
-    return participant, version
+    match json.loads(base64.urlsafe_b64decode(body)):
+        case ["step", participant, version]:
+            return Step(participant, version)
+        case ["invitation", platform, platform_id, details, nonce]:
+            return Invitation(Arrival(platform, platform_id, details=details), nonce)
+    raise BadToken("a token of another version; reload the page")
+
+
+def _signed(content: list, secret: str) -> str:
+    body = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    return f"{body}.{_mac(body, secret)}"
 
 
 def _mac(body: str, secret: str) -> str:

@@ -9,24 +9,13 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from survey_app import parts
-from survey_app.flow import Stage
+from survey_app import endings, parts
+from survey_app.flow import ENDS, Stage
 from survey_app.parts import IMAGES, Keys
-from survey_app.platforms import prolific_return
 from tasks.base import Field, Trial
-from tasks.language import N_, Words
+from tasks.language import Words
 from tasks.questionnaire import shown
 from tasks.study import Study, TaskText
-
-#: Why a study ended for somebody before its end, as they read it.
-REASONS = {
-    "full": N_("All places of this study are taken at the moment."),
-    "declined": N_("You chose not to take part. No answers were stored."),
-    "screen": N_("This study needs a larger screen. No answers were stored."),
-    "answers": N_("By your answers, this study is not meant for you."),
-    "understanding": N_("Some answers about the instructions were not right."),
-    "colour": N_("This study needs all colours to be seen, on a screen that shows them well."),
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Place:
     reason: str = ""
     platform: str = "open"
     identity: dict[str, Any] = field(default_factory=dict)
-    attentive: bool = True
+    code: str = ""  # with which a person leaves
     practising: bool = False
     part: int = 1
     parts: int = 1
@@ -67,6 +56,8 @@ class View:
         first = 0 if place.stage is Stage.INTRODUCTION else 1
         ahead = [name for placed in place.placed[first:] for name in self._images(placed["trial"])]
         html = self._around(body, self._progress(place))
+        if place.stage is not Stage.CONSENT and place.stage not in ENDS:
+            html += endings.withdraw(self.words)
         return {
             "stage": place.stage.value,
             "html": html,
@@ -390,41 +381,13 @@ class View:
         )
 
     def _finished(self, place: Place) -> str:
-        payment = self.study.payment
-        code = payment.completed_code if place.attentive else payment.attention_code
-        return (
-            f"{parts.heading(self.words('Thank you'))}"
-            f"{parts.paragraph(self.words('All your answers are stored.'))}"
-            f"{self._own('debrief')}{self._leave(place, code)}"
-        )
+        return endings.finished(place, self._own("debrief"), self.words)
 
     def _screened_out(self, place: Place) -> str:
-        text = self.words(REASONS.get(place.reason, REASONS["declined"]))
-        leave = self._leave(place, self.study.payment.screened_out_code)
-        title = self.words("Thank you for your interest")
-        return f"{parts.heading(title)}{parts.paragraph(text)}{leave}"
+        return endings.screened_out(place, self.words)
+
+    def _withdrawn(self, place: Place) -> str:
+        return endings.withdrawn(place, self.words)
 
     def _expired(self, place: Place) -> str:
-        text = self.words(
-            "You were away for long, and your place was given to someone else. The answers you "
-            "gave until then are stored. If you think this is a mistake, write to the researcher."
-        )
-        return parts.heading(self.words("Your place has expired")) + parts.paragraph(text)
-
-    def _leave(self, place: Place, code: str) -> str:
-        """How a participant gets back to the platform: redirect, form post, or a code to copy."""
-        shown = parts.code(self.words("Your completion code:"), code)
-        if place.platform == "prolific":
-            link = escape(prolific_return(code))
-            return (
-                f'{shown}<p><a class="primary" data-redirect href="{link}">'
-                f"{escape(self.words('Return to Prolific'))}</a></p>"
-            )
-        if place.platform == "mturk" and place.identity:
-            values = {"assignmentId": place.identity["assignmentId"], "code": code}
-            address = escape(place.identity["turkSubmitTo"])
-            return (
-                f'<form method="post" data-native action="{address}">'
-                f"{parts.hidden(values)}{parts.go_on(self.words('Submit to MTurk'))}</form>"
-            )
-        return shown
+        return endings.expired(place, self.words)

@@ -161,6 +161,7 @@ class Task(Protocol):
             known before.
         questions: what can be asked of the answers, of `tasks.settings.QUESTIONS`; the main one
             first.
+        seconds: that one trial takes, roughly (20 where a task does not say).
         confidence: whether a study that asks for confidence asks it here. False where the task's
             own fields say how sure a person is.
     """

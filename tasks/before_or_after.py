@@ -41,6 +41,7 @@ def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, ran
 
 class BeforeOrAfter(PickOne):
     name = "before_or_after"
+    seconds = 12
     title = N_("Before or after")
     prompt = N_("Which of the two pictures below fits the **After** group better?")
     asked = N_("The picture that fits After")

@@ -29,7 +29,7 @@ def build(
         study = build_study(Run(run), chosen, out, status.update, console.print)
     console.print(
         f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} forms for "
-        f"{study.participants} participants, {len(study.images())} pictures, in {out}",
+        f"{chosen.participants} participants, {len(study.images())} pictures, in {out}",
         highlight=False,
     )
     if (threshold := study.exclusion.one_sided_above) is not None:

@@ -31,6 +31,7 @@ RISES = (0.92, 0.94, 0.96)
 
 class ConceptAgreement:
     name = "concept_agreement"
+    seconds = 25
     title = N_("One concept?")
     prompt = N_("What do these six groups of pictures show?")
     instructions = N_(

@@ -77,7 +77,7 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
     page = (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(study.title)}</title>"
         f"<style>{_STYLE}</style><h1>{escape(study.title)}</h1><p>Study {study.hash}: "
-        f"{len(study.trials)} trials in {len(study.forms)} forms for {study.participants} people. "
+        f"{len(study.trials)} trials in {len(study.forms)} forms. "
         f"<strong>Shows the keys: never give it to participants.</strong></p>"
         f"<h2>Machine observer</h2><p>Answers from colours and edges alone. Look twice at trials "
         f"it finds trivial (do they test the concept?) and at those it misses clearly (is there an "

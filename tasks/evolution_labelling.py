@@ -30,6 +30,7 @@ CHANGED_BELOW = 0.94
 
 class EvolutionLabelling:
     name = "evolution_labelling"
+    seconds = 45
     title = N_("Name what changes")
     prompt = N_("What do the pictures of each stage have in common?")
     instructions = N_(

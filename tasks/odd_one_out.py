@@ -73,6 +73,7 @@ def _channel(neuron: Neuron) -> tuple[str, str, int]:
 
 class OddOneOut(PickOne):
     name = "odd_one_out"
+    seconds = 15
     title = N_("Odd one out")
     prompt = N_(
         "Five of these six groups of pictures belong together. Which one does **not** belong?"

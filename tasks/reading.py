@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,19 @@ class Read:
     questionnaire: Questionnaire
 
 
-def read_texts(settings: StudySettings) -> Read:
-    """Raises ValueError naming a file that is missing, or a picture that cannot be shown."""
+def read_texts(settings: StudySettings, values: Mapping[str, object]) -> Read:
+    """All texts, with `values` in the places that name them in braces, such as {minutes}.
+
+    Raises:
+        ValueError: naming a file that is missing, or a picture that cannot be shown.
+    """
     words = Words(settings.language)
     texts, pictures = {}, {}
     for name in ("consent", "instructions", "debrief"):
         path = getattr(settings.texts, name)
         texts[name] = text(name, path, words)
+        for place, value in values.items():
+            texts[name] = texts[name].replace(f"{{{place}}}", str(value))
         pictures[name] = {
             source: read_picture(source, Path(path).parent, path)
             for source in named_in(texts[name])

@@ -21,7 +21,14 @@ Task = Literal["odd_one_out", "evolution_labelling", "before_or_after", "concept
 Source = Literal["human", "pilot", "simulated"]
 Role = Literal["trial", "attention", "practice"]
 Status = Literal[
-    "arrived", "consented", "practising", "active", "finished", "screened_out", "expired"
+    "arrived",
+    "consented",
+    "practising",
+    "active",
+    "finished",
+    "screened_out",
+    "withdrawn",
+    "expired",
 ]
 SOURCES: tuple[Source, ...] = get_args(Source)
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -85,6 +92,14 @@ PARTICIPANTS = (
     Column("source", "string", f"{', '.join(SOURCES)}"),
     Column("platform", "string", "prolific, mturk, open, or simulation"),
     Column("status", "string", f"how far the person came: {', '.join(STATUSES)}"),
+    Column(
+        "reason",
+        "string",
+        "why it ended before the end: practice (not passed), withdrew, timed_out, released (by "
+        "the researcher), or the platform's own word; empty otherwise",
+        later=True,
+    ),
+    Column("code", "string", "completion code with which the person left; empty before", True),
     Column("consented_at", "UTC", "when consent was stored; empty before"),
     Column("finished_at", "UTC", "when the last part was stored; empty before"),
     Column("practice_attempts", "Int64", "rounds of practice begun"),

@@ -6,15 +6,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from tasks.language import N_, SOURCE, Words
+from tasks.recruitment import Entry
+from tasks.section import Section, explain
 
 TEXTS = Path(__file__).parent / "texts"
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class EvidenceSettings(Section):
@@ -25,12 +23,17 @@ class EvidenceSettings(Section):
 
 
 class Practice(Section):
+    """Trials with feedback; after so many attempts a person is thanked and paid as screened out."""
+
     trials: int = Field(default=2, ge=0, le=10)
     pass_share: float = Field(default=0.5, ge=0, le=1)
+    attempts: int = Field(default=3, ge=1)
 
 
 class Attention(Section):
-    trials: int = Field(default=3, ge=0, le=20)
+    """Obvious trials mixed in; as many as the rule of exclusion needs where None."""
+
+    trials: int | None = Field(default=None, ge=0, le=100)
 
 
 class Exclusion(Section):
@@ -87,9 +90,6 @@ class Analysis(Section):
 
 class Payment(Section):
     text: str = N_("You are paid the amount shown on the platform, whatever your answers.")
-    completed_code: str = "COMPLETED"
-    screened_out_code: str = "SCREENED-OUT"
-    attention_code: str = "COMPLETED-A"
 
 
 class Texts(Section):
@@ -107,6 +107,7 @@ class StudySettings(Section):
     language: str = SOURCE
     title: str = N_("What do these pictures have in common?")
     seed: int = Field(default=0, ge=0)
+    minutes: int = Field(default=0, ge=0)
     participants: int = Field(default=260, ge=1, le=100_000)
     forms: int = Field(default=8, ge=1, le=500)
     lease_minutes: float = Field(default=60, gt=0)
@@ -121,6 +122,7 @@ class StudySettings(Section):
     exclusion: Exclusion = Exclusion()
     analysis: Analysis = Analysis()
     payment: Payment = Payment()
+    recruitment: Entry = Entry()
     texts: Texts = Texts()
 
     @field_validator("language")
@@ -146,11 +148,7 @@ def load_settings(path: Path | None) -> StudySettings:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"study settings {path} are not valid TOML: {error}") from error
     except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        ]
-        raise ValueError("\n".join(lines)) from error
+        raise ValueError(explain(path, error)) from error
 
 
 def _beside(folder: Path, settings: StudySettings) -> StudySettings:

@@ -36,8 +36,10 @@ from tasks.language import SOURCE, Words
 from tasks.pictures import equal_files, name_of
 from tasks.questionnaire import Check, Question, When
 from tasks.reading import read_texts
+from tasks.recruitment import Recruitment, write_recruitment
 from tasks.responses import Role
 from tasks.settings import Analysis, Exclusion, Payment, StudySettings
+from tasks.sizing import size
 
 TRIES = 200  # draws of one trial before its form is declared impossible
 
@@ -78,10 +80,10 @@ class Study(Frozen):
     trials: tuple[Trial, ...]
     practice: tuple[str, ...]
     forms: tuple[tuple[tuple[str, ...], ...], ...]
-    participants: int
     seed: int
-    lease_minutes: float
     practice_pass: float
+    practice_attempts: int | None = None
+    minutes: int | None = None
     questions: tuple[Question, ...]
     checks: tuple[Check, ...] = ()
     confidence: bool = False
@@ -158,17 +160,19 @@ def build(
         name: all_tasks().get(name).conditions for name in all_tasks()
     }
     settings = settings.model_copy(update={"analysis": _planned(settings, design)})
-    texts = read_texts(settings)
+    sized = size(design, settings)
+    texts = read_texts(settings, {"minutes": sized.minutes})
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
     for number in range(settings.forms):
-        forms.append(drawing.form(design, settings.attention.trials))
+        forms.append(drawing.form(design, sized.attention))
         say(f"form {number + 1} of {settings.forms}: {sum(map(len, forms[-1]))} trials")
         if number == 0:  # all forms are of one design: refuse before the others are drawn
             rules = checked_rules(settings.exclusion, drawing.choices(forms[0]), note)
             settings = settings.model_copy(update={"exclusion": rules})
-    return _freeze(out, settings, evidence, drawing, practice, forms, list(design), texts)
+    names = list(design)
+    return _freeze(out, settings, evidence, drawing, practice, forms, names, texts, sized)
 
 
 def _planned(settings: StudySettings, design: Mapping[str, Mapping[str, int]]) -> Analysis:
@@ -287,7 +291,7 @@ class _Drawing:
         return blocks
 
 
-def _freeze(out, settings, evidence, drawing, practice, forms, names, texts) -> Study:
+def _freeze(out, settings, evidence, drawing, practice, forms, names, texts, sized) -> Study:
     words = Words(settings.language)
     examples = {name: _example(name) for name in names}
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
@@ -332,10 +336,10 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names, texts) -> 
         trials=tuple(sorted(trials, key=lambda t: t.id)),
         practice=tuple(ids[i] for i in practice),
         forms=tuple(tuple(tuple(ids[i] for i in block) for block in form) for form in forms),
-        participants=settings.participants,
         seed=settings.seed,
-        lease_minutes=settings.lease_minutes,
         practice_pass=settings.practice.pass_share,
+        practice_attempts=settings.practice.attempts,
+        minutes=sized.minutes,
         questions=texts.questionnaire.questions,
         checks=texts.questionnaire.checks,
         seconds_per_trial=settings.seconds_per_trial,
@@ -353,6 +357,14 @@ def _freeze(out, settings, evidence, drawing, practice, forms, names, texts) -> 
     study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(out / "recipes.json", json.dumps(recipes, indent=1))
     write_text(out / "keys.json", json.dumps(keys, indent=1, sort_keys=True))
+    entry = settings.recruitment
+    recruitment = Recruitment(
+        **entry.model_dump(exclude={"codes"}),
+        codes=entry.codes.drawn(),
+        places=settings.participants,
+        lease_minutes=settings.lease_minutes,
+    )
+    write_recruitment(out, recruitment)
     write_text(out / "study.json", study.model_dump_json(indent=1))
     return study
 
@@ -426,6 +438,12 @@ def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
     return sha256(plain.encode()).hexdigest()[:16]
 
 
+def _as_now(written: dict[str, Any]) -> dict[str, Any]:
+    """study.json without what version 0.1 froze there and recruitment.toml holds since."""
+    kept = {k: v for k, v in written.items() if k not in ("participants", "lease_minutes")}
+    return kept | {"payment": {"text": kept["payment"]["text"]}} if "payment" in kept else kept
+
+
 def load(folder: Path) -> tuple[Study, dict[str, Any]]:
     """A frozen study and its keys.
 
@@ -434,7 +452,7 @@ def load(folder: Path) -> tuple[Study, dict[str, Any]]:
     """
     try:
         written = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        study = Study.model_validate(written)
+        study = Study.model_validate(_as_now(written))
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError) as error:
         raise ValueError(

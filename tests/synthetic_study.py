@@ -78,7 +78,7 @@ def make_study(
         hash="", title="Do people see concepts?", consent="c", instructions="i", debrief="d",
         tasks=tuple(_text(task) for task in tasks), trials=tuple(made), practice=(),
         forms=tuple((tuple(t.id for t in made[k::forms]),) for k in range(forms)),
-        participants=100, seed=0, lease_minutes=60, practice_pass=0.5, questions=(),
+        seed=0, practice_pass=0.5, questions=(),
         confidence=True, exclusion=Exclusion(), payment=Payment(), evidence={},
         analysis=Analysis(primary=f"{tasks[0]}.{all_tasks().get(tasks[0]).questions[0]}"),
     )  # fmt: skip

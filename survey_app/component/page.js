@@ -50,8 +50,6 @@ function start(root, words) {
     state.shownAt = performance.now();
     setTimeout(() => arm(page), ARM_AFTER[page.stage] ?? ARM_AFTER.other);
     for (const source of page.preload) new Image().src = source;
-    const away = view.querySelector("a[data-redirect]");
-    if (away) setTimeout(() => { window.location.assign(away.href); }, 6000);
   }
 
   function arm(page) {

@@ -24,7 +24,8 @@ from survey_app.service import Service
 from survey_app.store import Store
 from tasks.base import all_tasks
 from tasks.evidence import Evidence
-from tasks.settings import StudySettings
+from tasks.recruitment import PLATFORMS, Codes, Entry, Recruitment, load_recruitment
+from tasks.settings import Exclusion, Practice, StudySettings
 from tasks.study import build, load
 
 SERIES, EPOCHS, CHANNELS, K = ("a", "b"), (0, 1, 2, 3), 36, 20
@@ -75,8 +76,21 @@ def synthetic_run(root: Path) -> Run:
 
 #: One trial of every condition, so that sessions in the browser stay short.
 TRIALS = {name: dict.fromkeys(all_tasks().get(name).conditions, 1) for name in all_tasks()}
-SETTINGS = StudySettings(forms=2, participants=60, lease_minutes=30, trials=TRIALS)
-SET = sum(map(len, TRIALS.values())) + SETTINGS.attention.trials  # what one participant answers
+CODES = Codes(
+    completed="DONE", attention="DONE-A", screened_out="OUT", declined="NO", withdrawn="STOP",
+    full="FULL", expired="LATE",
+)  # fmt: skip
+ENTRY = Entry(platforms=PLATFORMS, ids="[A-Za-z0-9_-]{1,64}", codes=CODES)
+SETTINGS = StudySettings(
+    forms=2,
+    participants=60,
+    lease_minutes=30,
+    trials=TRIALS,
+    recruitment=ENTRY,
+    practice=Practice(attempts=99),  # whoever clicks the first option passes at last
+    exclusion=Exclusion(practice_attempts_above=None),
+)
+SET = sum(map(len, TRIALS.values())) + 5  # attention trials: what one participant answers
 
 
 @pytest.fixture(scope="session")
@@ -147,16 +161,23 @@ def store(url):
     made.engine.dispose()
 
 
-@pytest.fixture
-def few(frozen):
-    """The study with six places, and its keys."""
-    study, keys = frozen
-    return study.model_copy(update={"participants": 6}), keys
+@pytest.fixture(scope="session")
+def recruitment(study_folder) -> Recruitment:
+    return load_recruitment(study_folder)
+
+
+FEW = 6
 
 
 @pytest.fixture
-def service(store, few) -> Service:
-    return Service(store, *few)
+def few(recruitment) -> Recruitment:
+    """Six places."""
+    return recruitment.model_copy(update={"places": FEW})
+
+
+@pytest.fixture
+def service(store, frozen, few) -> Service:
+    return Service(store, *frozen, recruitment=few)
 
 
 class Survey:

@@ -14,8 +14,23 @@ NUMBER = re.compile(r'<input type="number" name="(\w+)"')
 TEXT = re.compile(r'<input type="text" name="(\w+)"')
 
 
-def arrive(service: Service, name: str, platform: str = "prolific") -> str:
-    return service.arrive(Arrival(platform, name))
+class Person(str):
+    """A pseudonym, and by whom it is borne."""
+
+    visitor: Arrival
+
+
+def arrive(service: Service, name: str | Arrival, platform: str = "prolific") -> Person:
+    """Somebody who opens the survey; nothing is stored of them yet."""
+    visitor = name if isinstance(name, Arrival) else Arrival(platform, name)
+    person = Person(service.participant(visitor))
+    person.visitor = visitor
+    return person
+
+
+def look(service: Service, person: Person) -> dict[str, Any]:
+    """The page that they see."""
+    return service.welcome(person.visitor)
 
 
 def fill(page: dict[str, Any], number: int = 0) -> dict[str, Any]:
@@ -31,12 +46,23 @@ def fill(page: dict[str, Any], number: int = 0) -> dict[str, Any]:
     return {"values": values, "milliseconds": 4000}
 
 
-def go(service: Service, participant: str, stage: Stage | None = None) -> dict[str, Any]:
+def learned(service: Service, participant: Person) -> dict[str, Any]:
+    """The right choice of a practice trial, where there is one."""
+    with service.store.read() as connection:
+        row = service.store.row(connection, service.study.hash, participant)
+    trial = service.study.by_id[service.study.practice[row["practice_done"]]]
+    return {"choice": service.keys[trial.id]} if trial.options else {}
+
+
+def go(service: Service, participant: Person, stage: Stage | None = None) -> dict[str, Any]:
     """Walk on until a stage is reached, or the end; the page there."""
-    page = service.page(participant)
+    page = look(service, participant)
     number = 0
     while page["stage"] != stage and page["stage"] not in ENDS:
         number += 1
-        page, done = service.act(page["token"], fill(page, number))
+        action = fill(page, number)
+        if page["stage"] == "practice":
+            action["values"] |= learned(service, participant)
+        page, done = service.act(page["token"], action)
         assert done
     return page

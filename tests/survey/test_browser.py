@@ -49,7 +49,9 @@ def test_a_whole_session_by_mouse(browser, survey, size):
     assert {page: found for page, found in seen.items() if found} == {}
     assert len([s for s, _ in seen if s == "trial"]) == 4
     assert len(stored(survey.url, name)) == SET
-    visitor.page.wait_for_url("https://app.prolific.com/submissions/complete?cc=COMPLETED*")
+    time.sleep(1)  # the debrief waits for the reader
+    visitor.page.get_by_role("link", name="Return to Prolific").click()
+    visitor.page.wait_for_url("https://app.prolific.com/submissions/complete?cc=DONE*")
     assert visitor.trouble == []
 
 
@@ -157,7 +159,7 @@ def test_declining_and_bad_addresses(browser, survey):
     visitor = Visitor(browser, link(survey, "declines"))
     visitor.page.click("button[value=no]")
     visitor.page.wait_for_selector("text=You chose not to take part")
-    assert "cc=SCREENED-OUT" in visitor.page.locator("a[data-redirect]").get_attribute("href")
+    assert "cc=NO" in visitor.page.locator("a.primary").get_attribute("href")
     bad = Visitor(browser, f"{survey.address}/?PROLIFIC_PID=<script>alert(1)</script>")
     assert "The address is not complete" in bad.page.locator(".survey").inner_text()
     preview = Visitor(browser, f"{survey.address}/?assignmentId=ASSIGNMENT_ID_NOT_AVAILABLE")

@@ -27,6 +27,7 @@ def front_door() -> typer.Typer:
     for name in ("build", "check", "settings"):
         study.command(name)(getattr(task_commands, name))
     study.command("simulate")(survey_commands.simulate)
+    study.command("places")(survey_commands.places)
     app.command("survey")(survey_commands.survey)
     app.command("dashboard")(survey_commands.dashboard)
     responses.command("export")(survey_commands.export)
@@ -67,7 +68,7 @@ def test_from_run_to_table(run, tmp_path):
     assert len(people) == 4
     finished = people.loc[people["status"] == "finished", "participant"]
     data = answers[(answers["role"] != "practice") & answers["participant"].isin(finished)]
-    assert len(data) == len(finished) * 6
+    assert len(data) == len(finished) * 8  # three trials, five attention trials
     sure = answers.dropna(subset="confidence").groupby("correct")["confidence"].mean()
     assert sure[True] > sure[False]  # simulated people have some insight
     assert "| answer |" in (tmp_path / "responses-codebook.md").read_text()

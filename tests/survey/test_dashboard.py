@@ -41,12 +41,12 @@ def filled(frozen, tmp_path) -> Service:
 def test_the_figures_by_hand(filled, frozen):
     study, _ = frozen
     answers, people = tables(filled.store, "human")
-    flow = people_flow(people.assign(excluded=False), study.participants).set_index("status")
+    flow = people_flow(people.assign(excluded=False), 60).set_index("status")
     assert flow.loc["finished", "people"] == 2
     assert flow.loc["active", "people"] == 1
     conditions = per_condition(answers[answers["role"] != "practice"])
     assert conditions["answers"].sum() == 2 * SET
-    trials = per_trial(answers, study)
+    trials = per_trial(answers, study, 60)
     assert trials["answers"].sum() == 2 * SET
     assert set(trials["quota"]) == {30}  # sixty places over two forms
     assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by hand

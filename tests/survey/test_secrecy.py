@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from people import arrive, fill, go
+from people import arrive, fill, go, look
 from sqlalchemy import func, select
 
 from survey_app import tokens
@@ -19,6 +19,7 @@ from survey_app.schema import participants, responses
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from tasks.base import all_tasks
+from tasks.recruitment import load_recruitment
 
 SECRET = "0" * 64
 json_values = st.recursive(
@@ -31,15 +32,15 @@ json_values = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def sqlite_service(frozen, tmp_path_factory):
+def sqlite_service(frozen, study_folder, tmp_path_factory):
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('db') / 'x.sqlite'}")
     store.migrate()
-    return Service(store, *frozen)
+    return Service(store, *frozen, recruitment=load_recruitment(study_folder))
 
 
 def pages(service, person):
     """All pages of a session, in order."""
-    page = service.page(person)
+    page = look(service, person)
     yield page
     while page["stage"] not in ("finished", "screened_out"):
         page, _ = service.act(page["token"], fill(page))
@@ -97,7 +98,7 @@ def test_what_comes_back_does_not_depend_on_the_answer_being_right(frozen, tmp_p
 def test_a_token_is_for_one_person_and_one_page(sqlite_service):
     mine, theirs = arrive(sqlite_service, "mine"), arrive(sqlite_service, "theirs")
     page = go(sqlite_service, mine, Stage.TRIAL)
-    before = sqlite_service.page(theirs)
+    before = look(sqlite_service, theirs)
     body, mac = page["token"].split(".")
     forged = tokens.sign(theirs, before["version"], "another secret").split(".")[0]
     for token in (f"{forged}.{mac}", body, f"{body}.", f"{body}.{mac[:-1]}0", "", None, 7, "é.é"):
@@ -105,7 +106,7 @@ def test_a_token_is_for_one_person_and_one_page(sqlite_service):
             continue
         with pytest.raises(tokens.BadToken):
             sqlite_service.act(token, fill(page))
-    assert sqlite_service.page(theirs)["version"] == before["version"]
+    assert look(sqlite_service, theirs)["version"] == before["version"]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -120,7 +121,7 @@ def test_no_form_field_breaks_the_service(sqlite_service, stage, action):
         after, done = sqlite_service.act(page["token"], action)
         assert done == (after["version"] == page["version"] + 1)
     except BadAction:
-        assert sqlite_service.page(person)["version"] == page["version"]
+        assert look(sqlite_service, person)["version"] == page["version"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -159,11 +160,11 @@ def test_only_links_made_here_open(frozen):
 
 
 def test_prolific_and_mturk_are_read(frozen):
-    found = arrival({"PROLIFIC_PID": "5f", "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
-    assert (found.platform, found.platform_id) == ("prolific", "5f")
+    found = arrival({"PROLIFIC_PID": "5f" * 12, "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
+    assert (found.platform, found.platform_id) == ("prolific", "5f" * 12)
     with pytest.raises(BadAddress, match="does not take Prolific's secured links"):
         arrival({"prolific_token": "e.y.J"}, SECRET)
-    turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "W1"}
+    turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "A1B2C3"}
     good = arrival({**turk, "turkSubmitTo": "https://workersandbox.mturk.com"}, SECRET)
     assert good.details["turkSubmitTo"] == "https://workersandbox.mturk.com/mturk/externalSubmit"
     for bad in (
@@ -191,7 +192,7 @@ def test_a_preview_stores_nothing(sqlite_service):
 
 def test_mturk_gets_its_form_at_the_end(sqlite_service):
     details = {"assignmentId": "A1", "turkSubmitTo": "https://www.mturk.com/mturk/externalSubmit"}
-    person = sqlite_service.arrive(Arrival("mturk", "W9", details=details))
+    person = arrive(sqlite_service, Arrival("mturk", "W9", details=details))
     html = go(sqlite_service, person)["html"]
     assert 'method="post" data-native action="https://www.mturk.com/mturk/externalSubmit"' in html
     assert '<input type="hidden" name="assignmentId" value="A1">' in html

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from people import arrive, fill, go
+from conftest import FEW
+from people import arrive, fill, go, look
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -66,8 +67,8 @@ def test_confidence_is_asked_stored_and_exported_where_an_answer_is_right_or_wro
     assert not told["evolution_labelling"] | told["concept_agreement"]
 
 
-def test_a_study_without_confidence_neither_asks_nor_takes_it(store, few):
-    study, keys = few
+def test_a_study_without_confidence_neither_asks_nor_takes_it(store, frozen):
+    study, keys = frozen
     service = Service(store, study.model_copy(update={"confidence": False}), keys)
     page = go(service, arrive(service, "one"), Stage.TRIAL)
     assert "How sure are you?" not in page["html"]
@@ -83,7 +84,7 @@ def test_every_answer_is_committed_before_the_next_trial_shows(service, frozen, 
     following, _ = service.act(page["token"], fill(page))
     other = Service(Store(url), *frozen)  # another process would see the same
     assert count(other, responses, role="trial") == 1
-    assert other.page(person)["html"] == following["html"]
+    assert look(other, person)["html"] == following["html"]
 
 
 def test_a_double_click_counts_once(service):
@@ -114,14 +115,20 @@ def test_the_same_person_is_one_participant_on_any_device(service):
     one, two = arrive(service, "one"), arrive(service, "one")
     assert one == two
     page = go(service, one, Stage.TRIAL)
-    assert service.page(two)["version"] == page["version"]
+    assert look(service, two)["version"] == page["version"]
     assert count(service, participants) == 1
 
 
-def test_arriving_at_the_same_moment_is_one_participant(service):
+def test_agreeing_at_the_same_moment_is_one_participant_with_one_place(service):
+    person = arrive(service, "one")
+    pages = [look(service, person) for _ in range(8)]  # eight tabs
+    assert count(service, participants) == count(service, identities) == 0
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(lambda _: arrive(service, "one"), range(8)))) == 1
-    assert count(service, identities) == 1
+        results = list(pool.map(lambda p: service.act(p["token"], fill(p)), pages))
+    assert sum(done for _, done in results) == 1
+    assert {page["stage"] for page, _ in results} == {"instructions"}
+    assert count(service, participants) == count(service, identities) == 1
+    assert service.places.counts()["free"] == FEW - 1
 
 
 def test_places_are_never_overshot(service):
@@ -130,26 +137,26 @@ def test_places_are_never_overshot(service):
     with ThreadPoolExecutor(14) as pool:
         pages = list(pool.map(lambda p: go(service, p, Stage.INSTRUCTIONS), people))
     taken = [p for p in pages if p["stage"] == "instructions"]
-    assert len(taken) == service.study.participants
+    assert len(taken) == FEW
     with service.store.read() as connection:
         holders = list(connection.scalars(select(places.c.participant)))
-    assert len(set(holders)) == service.study.participants
+    assert len(set(holders)) == FEW
     assert "All places of this study are taken" in pages[-1]["html"] or taken
 
 
 def test_a_lease_expires_and_is_given_on(service):
-    people = [arrive(service, f"p{n}") for n in range(service.study.participants)]
+    people = [arrive(service, f"p{n}") for n in range(FEW)]
     for person in people:
         go(service, person, Stage.INSTRUCTIONS)
     late = arrive(service, "late")
-    waiting = service.page(late)
+    waiting = look(service, late)
     service.store.clock = lambda: now() + timedelta(minutes=31)
-    alive = service.page(people[1])
+    alive = look(service, people[1])
     service.act(alive["token"], fill(alive))  # a sign of life renews the lease
-    before = service.page(people[0])
+    before = look(service, people[0])
     page, _ = service.act(waiting["token"], fill(waiting))
     assert page["stage"] == "instructions"
-    gone = [p for p in people if service.page(p)["stage"] == "expired"]
+    gone = [p for p in people if look(service, p)["stage"] == "expired"]
     assert len(gone) == 1
     assert gone != [people[1]]
     # The one who lost the place can do nothing more with an old page.
@@ -163,25 +170,71 @@ def test_coming_back_late_to_a_free_place_goes_on(service):
     person = arrive(service, "slow")
     page = go(service, person, Stage.TRIAL)
     service.store.clock = lambda: now() + timedelta(days=2)
-    assert service.page(person)["stage"] == "trial"
+    assert look(service, person)["stage"] == "trial"
     assert service.act(page["token"], fill(page))[1] is True
 
 
-def test_a_rejection_survives_a_refresh(service):
-    page = service.page(arrive(service, "no"))
-    service.act(page["token"], {"values": {"consent": "no"}})
-    assert service.page(arrive(service, "no"))["stage"] == "screened_out"
-    again, done = service.act(page["token"], {"values": {"consent": "yes"}})
-    assert (again["stage"], done) == ("screened_out", False)
+def test_a_decline_leaves_nothing_but_a_count(service):
+    """Nobody is stored before consent; a person who declined may think again."""
+    person = arrive(service, Arrival("prolific", "PID7", details={"SESSION_ID": "S7"}))
+    page = look(service, person)
+    again, done = service.act(page["token"], {"values": {"consent": "no"}})
+    assert (again["stage"], done) == ("screened_out", True)
+    assert "Nothing about you was stored" in again["html"] and "cc=NO" in again["html"]
+    assert service.act(page["token"], {"values": {"consent": "no"}})[1] is False  # counted once
     with service.store.read() as connection:
-        assert connection.scalar(select(func.count(places.c.participant))) == 0
+        everything = str([connection.execute(select(t)).all() for t in metadata.sorted_tables])
+    assert "PID7" not in everything and "S7" not in everything and person not in everything
+    assert service.places.counts()["turned away: declined"] == 1
+    assert look(service, person)["stage"] == "consent"
+
+
+def test_failing_practice_ends_with_thanks_a_code_and_a_free_place(service):
+    """After the allowed attempts nobody is led through a study that will drop them."""
+    service.study = service.study.model_copy(update={"practice_attempts": 2, "practice_pass": 1.0})
+    person = arrive(service, "unlucky")
+    page = go(service, person, Stage.PRACTICE)
+    steps = 0
+    while page["stage"] in ("practice", "feedback", "introduction"):
+        action = fill(page)
+        with service.store.read() as connection:
+            row = service.store.row(connection, service.study.hash, person)
+        if page["stage"] == "practice":
+            trial = service.study.by_id[service.study.practice[row["practice_done"]]]
+            if trial.options:
+                key = service.keys[trial.id]
+                action["values"]["choice"] = next(o.id for o in trial.options if o.id != key)
+        page, _ = service.act(page["token"], action)
+        steps += 1
+        assert steps < 60
+    assert page["stage"] == "screened_out" and "practice trials show" in page["html"]
+    assert "cc=OUT" in page["html"]
+    with service.store.read() as connection:
+        row = service.store.row(connection, service.study.hash, person)
+    assert (row["reason"], row["code"], row["practice_attempts"]) == ("practice", "OUT", 2)
+    assert service.places.counts()["free"] == FEW
+    assert look(service, person)["stage"] == "screened_out"  # a rejection survives a refresh
+
+
+@pytest.mark.parametrize("stage", [Stage.INSTRUCTIONS, Stage.TRIAL, Stage.QUESTIONS])
+def test_withdrawing_is_possible_on_every_page(service, stage):
+    person = arrive(service, "leaves")
+    page = go(service, person, stage)
+    assert "Withdraw and delete my answers" in page["html"]
+    after, done = service.act(page["token"], {"values": {"withdraw": "yes"}})
+    assert (after["stage"], done) == ("withdrawn", True)
+    assert "cc=STOP" in after["html"]
+    assert count(service, responses) == 0
+    assert count(service, participants, status="withdrawn", reason="withdrew", code="STOP") == 1
+    assert service.places.counts()["free"] == FEW
+    assert service.act(page["token"], fill(page))[1] is False
 
 
 def test_completion_is_read_from_the_database(service):
     """The code shows only once the last answer is durable."""
     person = arrive(service, "one")
     page = go(service, person, Stage.QUESTIONS)
-    codes = ("COMPLETED", "complete?cc=")
+    codes = ("DONE", "complete?cc=")
     assert not any(code in page["html"] for code in codes)
     page, _ = service.act(page["token"], {"values": {}})
     assert all(code in page["html"] for code in codes)
@@ -194,11 +247,11 @@ def test_sources_have_their_own_places_and_rows(store, frozen):
     go(pilot, arrive(pilot, "x"))
     assert count(human, participants, source="human") == 1
     assert count(human, participants, source="pilot") == 1
-    assert count(human, places, source="pilot") == human.study.participants
+    assert count(human, places, source="pilot") == human.recruitment.places
 
 
 def test_platform_ids_lie_apart(service):
-    person = service.arrive(Arrival("prolific", "SECRETPID", details={"SESSION_ID": "S1"}))
+    person = arrive(service, Arrival("prolific", "SECRETPID", details={"SESSION_ID": "S1"}))
     go(service, person)
     with service.store.read() as connection:
         for table in metadata.sorted_tables:
@@ -207,7 +260,7 @@ def test_platform_ids_lie_apart(service):
 
 
 def test_forgetting_deletes_a_person_and_frees_the_place(service):
-    person = service.arrive(Arrival("prolific", "PID1"))
+    person = arrive(service, Arrival("prolific", "PID1"))
     go(service, person)
     other = arrive(service, "stays")
     go(service, other)
@@ -255,8 +308,9 @@ def test_a_full_disk_acknowledges_nothing(frozen, tmp_path):
     acknowledged = 0
     for _ in range(60):
         try:
+            answered = page["stage"] == "trial"
             page, done = service.act(page["token"], long)
-            acknowledged += done
+            acknowledged += done and answered
             long = fill(page)
         except OperationalError as error:
             assert "full" in str(error)
@@ -269,8 +323,8 @@ def test_a_full_disk_acknowledges_nothing(frozen, tmp_path):
     assert service.act(page["token"], long)[1] is True
 
 
-def test_leasing_by_many_threads_gives_distinct_places(store, few):
-    service = Service(store, *few, "pilot")
+def test_leasing_by_many_threads_gives_distinct_places(store, frozen, few):
+    service = Service(store, *frozen, "pilot", few)
     results: list[str] = []
     lock = threading.Lock()
 

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 
 import pytest
+from conftest import SETTINGS
 from PIL import Image
 
 from tasks.assignment import plan, practice_plan
@@ -18,7 +19,7 @@ from tasks.study import build, digest, load
 
 def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
     study, _ = frozen
-    for place in range(study.participants):
+    for place in range(SETTINGS.participants):
         shown = [*study.practice, *(placed.trial for placed in plan(study, place))]
         neurons = [n for trial in shown for n in set(study.by_id[trial].neurons)]
         assert len(neurons) == len(set(neurons))
@@ -30,10 +31,10 @@ def test_every_place_holds_the_same_conditions(frozen):
         Counter(
             (t.task, t.condition, t.role) for t in (study.by_id[p.trial] for p in plan(study, s))
         )
-        for s in range(study.participants)
+        for s in range(SETTINGS.participants)
     ]
     assert all(one == sets[0] for one in sets)
-    assert sum(n for (_, _, role), n in sets[0].items() if role == "attention") == 3
+    assert sum(n for (_, _, role), n in sets[0].items() if role == "attention") == 5
 
 
 def test_positions_are_counterbalanced(frozen):
@@ -53,7 +54,7 @@ def test_positions_are_counterbalanced(frozen):
 
 def test_attention_trials_come_neither_first_nor_all_together(frozen):
     study, _ = frozen
-    for place in range(study.participants):
+    for place in range(SETTINGS.participants):
         roles = [study.by_id[p.trial].role for p in plan(study, place)]
         assert roles[0] == "trial"
         assert ("attention", "attention") not in set(itertools.pairwise(roles))

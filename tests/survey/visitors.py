@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from people import go
+from people import arrive, go
 from sqlalchemy import select
 
 from survey_app.flow import Stage
@@ -136,7 +136,7 @@ def on_the_way(survey, frozen, name: str, stage: str = "trial") -> str:
     """The link of a person who has come to a stage already (without a browser: it is quicker)."""
     service = Service(Store(survey.url), *frozen)
     visitor = service.visitor({"PROLIFIC_PID": name, "STUDY_ID": "s", "SESSION_ID": "t"})
-    go(service, service.arrive(visitor), Stage(stage))
+    go(service, arrive(service, visitor), Stage(stage))
     service.store.engine.dispose()
     return link(survey, name)
 

@@ -1,0 +1,102 @@
+"""The ways out of a survey, as pages: finished, stopped, turned away; and back to the platform."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from survey_app.parts import code as shown_code
+from survey_app.parts import go_on, heading, hidden, paragraph
+from survey_app.platforms import prolific_return
+from tasks.language import N_, Words
+
+if TYPE_CHECKING:
+    from survey_app.views import Place
+
+#: Why somebody may not begin, or not go on, by the reason that is stored.
+REASONS = {
+    "declined": N_("You chose not to take part. Nothing about you was stored."),
+    "full": N_(
+        "All places are taken at the moment. A place becomes free when somebody leaves: you may "
+        "open this page again later."
+    ),
+    "paused": N_("The study pauses at the moment. You may open this page again later."),
+    "closed": N_("The study is over. Thank you for wanting to take part."),
+    "earlier": N_("You have taken part in an earlier study of this kind, so you cannot take part."),
+    "screen": N_("This study needs a larger screen. No answers were stored."),
+    "answers": N_("By your answers, this study is not meant for you."),
+    "understanding": N_("Some answers about the instructions were not right."),
+    "colour": N_("This study needs all colours to be seen, on a screen that shows them well."),
+    "practice": N_(
+        "The practice trials show that this task is not clear enough for you to go on. That is no "
+        "fault of yours. You are paid for your time as the platform says."
+    ),
+}
+
+
+def finished(place: Place, debrief: str, words: Words) -> str:
+    """All is answered: thanks, debrief, the way back. It waits for the reader."""
+    return (
+        f"{heading(words('Thank you'))}{paragraph(words('All your answers are stored.'))}"
+        f"{debrief}{leave(place, words)}"
+    )
+
+
+def screened_out(place: Place, words: Words) -> str:
+    """Turned away, or stopped by the study."""
+    text = words(REASONS.get(place.reason, N_("You cannot take part in this study.")))
+    title = words("Thank you for your interest")
+    return f"{heading(title)}{paragraph(text)}{leave(place, words)}"
+
+
+def withdrawn(place: Place, words: Words) -> str:
+    """Stopped by the person."""
+    text = words("You have withdrawn. Your answers were deleted.")
+    return f"{heading(words('Thank you'))}{paragraph(text)}{leave(place, words)}"
+
+
+def expired(place: Place, words: Words) -> str:
+    """The place was given on."""
+    text = words(
+        "You were away for long, and your place was given to someone else. The answers you "
+        "gave until then are stored. If you think this is a mistake, write to the researcher."
+    )
+    title = words("Your place has expired")
+    return f"{heading(title)}{paragraph(text)}{leave(place, words)}"
+
+
+def withdraw(words: Words) -> str:
+    """At the foot of every page: stop here, after a second look."""
+    text = words(
+        "You stop here, and your answers are deleted. You cannot take part again. If you only "
+        "want to pause, close this page and come back later."
+    )
+    label = escape(words("Withdraw and delete my answers"))
+    return (
+        f'<footer><details class="withdraw"><summary>{escape(words("Withdraw"))}</summary>'
+        f"<p>{escape(text)}</p><form>"
+        f'<input type="submit" class="quiet" name="withdraw" value="{label}"></form>'
+        "</details></footer>"
+    )
+
+
+def leave(place: Place, words: Words) -> str:
+    """How a participant gets back to the platform: by a link, a form, or a code to copy."""
+    if not place.code and place.platform != "mturk":
+        return ""
+    shown = shown_code(words("Your completion code:"), place.code)
+    if place.platform == "prolific":
+        link = escape(prolific_return(place.code))
+        text = words("The platform knows that you are done when you go back to it:")
+        return (
+            f'{shown}<p>{escape(text)}</p><p><a class="primary" href="{link}">'
+            f"{escape(words('Return to Prolific'))}</a></p>"
+        )
+    if place.platform == "mturk" and place.identity:
+        values = {"assignmentId": place.identity["assignmentId"], "code": place.code}
+        address = escape(place.identity["turkSubmitTo"])
+        return (
+            f'<form method="post" data-native action="{address}">'
+            f"{hidden(values)}{go_on(words('Submit to MTurk'))}</form>"
+        )
+    return shown

@@ -1,0 +1,293 @@
+"""The places of a study: leased, given back, added; who is turned away; every change logged.
+
+The settings of recruitment lie here, beside the frozen study, each source with its own. Whatever a
+command changes counts for the next person who arrives, in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from survey_app.schema import (
+    blocked,
+    identities,
+    participants,
+    places,
+    recruitment,
+    recruitment_log,
+    studies,
+    turned_away,
+)
+from tasks.recruitment import Recruitment
+from tasks.responses import Source
+
+if TYPE_CHECKING:
+    from survey_app.store import Store
+
+State = Literal["open", "paused", "closed"]
+STATES: tuple[State, ...] = get_args(State)
+UNFINISHED = ("consented", "practising", "active")
+
+
+class Places:
+    """All that concerns the places of one study, for one source."""
+
+    def __init__(self, store: Store, study: str, source: Source) -> None:
+        self.store, self.study, self.source = store, study, source
+
+    def _own(self, table) -> Any:
+        return (table.c.study == self.study) & (table.c.source == self.source)
+
+    def begin(self, connection: Connection, settings: Recruitment | None) -> None:
+        """Take over the settings of recruitment; the places are made on the first time only."""
+        key = {"study": self.study, "source": self.source}
+        first = settings or Recruitment()
+        row = {**key, "state": "open", "settings": first.model_dump(mode="json")}
+        if self.store.insert_new(connection, recruitment, row):
+            known = connection.scalar(
+                select(func.count()).select_from(places).where(self._own(places))
+            )
+            if not known:
+                self._make(connection, range(first.places))
+            self._log(connection, "opened", f"{known or first.places} places")
+        elif settings is not None:
+            self._change(connection, settings)
+
+    def _change(self, connection: Connection, settings: Recruitment) -> None:
+        """The file was edited since it was last served: log what, keep the new."""
+        before = self.settings(connection).model_dump(mode="json")
+        after = settings.model_dump(mode="json")
+        if changed := [name for name in after if after[name] != before[name]]:
+            query = update(recruitment).where(self._own(recruitment)).values(settings=after)
+            connection.execute(query)
+            detail = ", ".join(
+                name if name == "codes" else f"{name} = {after[name]!r}" for name in changed
+            )
+            self._log(connection, "settings", detail)
+
+    def _make(self, connection: Connection, numbers: Iterable[int]) -> None:
+        key = {"study": self.study, "source": self.source}
+        self.store.insert_new(connection, places, [{**key, "place": n} for n in numbers])
+
+    def _log(self, connection: Connection, event: str, detail: str) -> None:
+        values = {"study": self.study, "source": self.source, "moment": self.store.clock()}
+        connection.execute(insert(recruitment_log).values(**values, event=event, detail=detail))
+
+    def settings(self, connection: Connection) -> Recruitment:
+        """As last served. Raises ValueError where the study was never served."""
+        query = select(recruitment.c.settings).where(self._own(recruitment))
+        if (found := connection.scalar(query)) is None:
+            raise ValueError(
+                f"study {self.study} was never served for source {self.source!r} from this "
+                f"database; serve it first, or name another --source"
+            )
+        return Recruitment(**found)
+
+    def state(self, connection: Connection, lock: bool = False) -> State:
+        """Open, paused or closed; with `lock` nobody else changes recruitment meanwhile."""
+        query = select(recruitment.c.state).where(self._own(recruitment))
+        return connection.scalar(query.with_for_update() if lock else query) or "open"
+
+    # People
+
+    def take(self, connection: Connection, participant: str) -> int | None:
+        """Lease a place to the participant: a free one, or one whose lease has run out.
+
+        Whoever held an expired place loses it in the same transaction, so finished and live
+        participants together never exceed the places.
+        """
+        free = (
+            select(places.c.place)
+            .where(self._own(places), places.c.participant.is_(None))
+            .order_by(places.c.place)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        place = connection.scalar(free)
+        if place is None:
+            place = self._expire(connection)
+        if place is not None:
+            connection.execute(
+                update(places)
+                .where(self._own(places), places.c.place == place)
+                .values(participant=participant)
+            )
+        return place
+
+    def _expire(self, connection: Connection) -> int | None:
+        """Take the place whose lease ran out first from its holder."""
+        holder = participants.alias()
+        stale = (
+            select(places.c.place, holder.c.participant)
+            .join(
+                holder,
+                (holder.c.study == places.c.study) & (holder.c.participant == places.c.participant),
+            )
+            .where(
+                self._own(places),
+                holder.c.status.in_(UNFINISHED),
+                holder.c.lease_until < self.store.clock(),
+            )
+            .order_by(holder.c.lease_until)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        found = connection.execute(stale).first()
+        if found is None:
+            return None
+        self._end(connection, found.participant, "timed_out")
+        return found.place
+
+    def _end(self, connection: Connection, participant: str, reason: str) -> None:
+        code = self.settings(connection).codes.expired
+        self.store.update(
+            connection,
+            self.study,
+            participant,
+            status="expired",
+            reason=reason,
+            code=code,
+            feedback=None,
+            version=participants.c.version + 1,
+        )
+
+    def give_back(self, connection: Connection, participant: str) -> None:
+        """The participant's place is free for the next."""
+        connection.execute(
+            update(places)
+            .where(self._own(places), places.c.participant == participant)
+            .values(participant=None)
+        )
+
+    def turn_away(self, connection: Connection, nonce: str, platform: str, reason: str) -> bool:
+        """Count a page of consent that led nowhere, once; whether it was not counted before."""
+        key = {"study": self.study, "nonce": nonce}
+        values = {"source": self.source, "platform": platform, "reason": reason}
+        return self.store.insert_new(connection, turned_away, key | values)
+
+    def is_blocked(self, connection: Connection, platform_id: str) -> bool:
+        """Whether the platform's id is on the list of those who may not take part."""
+        query = select(blocked.c.digest).where(
+            blocked.c.study == self.study,
+            blocked.c.digest == self._digest(connection, platform_id),
+        )
+        return connection.scalar(query) is not None
+
+    def _digest(self, connection: Connection, platform_id: str) -> str:
+        salt = connection.scalar(select(studies.c.salt).where(studies.c.hash == self.study)) or ""
+        text = b"blocked:" + platform_id.encode()
+        return hmac.new(salt.encode(), text, hashlib.sha256).hexdigest()
+
+    # Commands
+
+    def add(self, number: int) -> int:
+        """Add so many places; how many there are now. The study and its hash stay as they are."""
+        with self.store.write() as connection:
+            self.settings(connection)
+            self.state(connection, lock=True)
+            last = connection.scalar(select(func.max(places.c.place)).where(self._own(places)))
+            first = 0 if last is None else last + 1
+            self._make(connection, range(first, first + number))
+            self._log(connection, "places", f"+{number}, {first + number} in all")
+            return first + number
+
+    def set_state(self, state: State) -> None:
+        """Open, pause or close; whoever has begun goes on."""
+        with self.store.write() as connection:
+            self.settings(connection)
+            if self.state(connection, lock=True) != state:
+                query = update(recruitment).where(self._own(recruitment)).values(state=state)
+                connection.execute(query)
+                self._log(connection, state, "")
+
+    def release(self, identifier: str, reason: str = "released") -> str:
+        """Give on the place of somebody who will not finish; their pseudonym.
+
+        Args:
+            identifier: pseudonym, the platform's id of the person, or of their session.
+
+        Raises:
+            ValueError: nobody is known by it, or who is has finished or holds no place.
+        """
+        with self.store.write() as connection:
+            row = self._find(connection, identifier)
+            if row is None:
+                raise ValueError(
+                    f"nobody is known as {identifier!r}; name a pseudonym, the platform's id or "
+                    f"its session"
+                )
+            if row["status"] not in UNFINISHED:
+                raise ValueError(
+                    f"{identifier} holds no place that could be released: status "
+                    f"{row['status']}. To collect more answers, add places (`places STUDY +1`)"
+                )
+            self._end(connection, row["participant"], reason)
+            self.give_back(connection, row["participant"])
+            self._log(connection, "released", f"{row['participant']} ({reason})")
+            return row["participant"]
+
+    def _find(self, connection: Connection, identifier: str) -> dict[str, Any] | None:
+        details = identities.c.details
+        sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
+        query = (
+            select(participants.c.participant)
+            .outerjoin(
+                identities,
+                (identities.c.study == participants.c.study)
+                & (identities.c.participant == participants.c.participant),
+            )
+            .where(
+                self._own(participants),
+                or_(
+                    participants.c.participant == identifier,
+                    identities.c.platform_id == identifier,
+                    *(session == identifier for session in sessions),
+                ),
+            )
+        )
+        found = connection.scalar(query)
+        return self.store.row(connection, self.study, found, lock=True) if found else None
+
+    def block(self, platform_ids: Iterable[str]) -> int:
+        """Bar people by their platform's ids, of which only hashes are kept; how many are new."""
+        with self.store.write() as connection:
+            self.settings(connection)
+            digests = [self._digest(connection, each) for each in dict.fromkeys(platform_ids)]
+            new = sum(
+                self.store.insert_new(connection, blocked, {"study": self.study, "digest": digest})
+                for digest in digests
+            )
+            self._log(connection, "blocked", f"{new} ids")
+            return new
+
+    def counts(self) -> dict[str, int]:
+        """Places, free ones, participants by status, and people turned away by reason."""
+        with self.store.read() as connection:
+            total, taken = connection.execute(
+                select(func.count(), func.count(places.c.participant)).where(self._own(places))
+            ).one()
+            statuses = connection.execute(
+                select(participants.c.status, func.count())
+                .where(self._own(participants))
+                .group_by(participants.c.status)
+            ).all()
+            away = connection.execute(
+                select(turned_away.c.reason, func.count())
+                .where(self._own(turned_away))
+                .group_by(turned_away.c.reason)
+            ).all()
+        counts = {"places": total, "free": total - taken}
+        counts |= {status: n for status, n in sorted(statuses)}
+        return counts | {f"turned away: {reason}": n for reason, n in sorted(away)}
+
+    def log(self) -> list[dict[str, Any]]:
+        """Moment, event, detail; oldest first."""
+        with self.store.read() as connection:
+            query = select(recruitment_log).where(self._own(recruitment_log))
+            rows = connection.execute(query.order_by(recruitment_log.c.number)).mappings()
+            return [dict(row) for row in rows]

@@ -1,0 +1,88 @@
+"""Prolific's signed links: a JSON Web Token in the address instead of plain ids.
+
+Prolific signs with RS256 and publishes its keys; the claim `prolific` holds the parameters of the
+study's address (docs.prolific.com, "Retrieve JSON Web Key Set").
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from tasks.language import N_
+
+API = "CONCEPTEVO_PROLIFIC_API"  # another address of Prolific's API, for tests
+KEYS = "/.well-known/study/jwks.json"
+FRESH = 24 * 3600  # seconds for which the keys are kept
+SKEW = 60  # seconds by which two clocks may differ
+
+
+class LinkError(ValueError):
+    """The link is not signed by Prolific, or for another survey; `text` is for the visitor."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def api() -> str:
+    """Where Prolific's API is."""
+    return os.environ.get(API, "https://api.prolific.com").rstrip("/")
+
+
+_kept: dict[str, tuple[float, KeySet]] = {}
+
+
+def _keys(anew: bool = False) -> KeySet:
+    address = api() + KEYS
+    moment, keys = _kept.get(address, (0.0, KeySet([])))
+    if anew or not moment or time.monotonic() - moment > FRESH:
+        reply = httpx.get(address, timeout=10)
+        reply.raise_for_status()
+        keys = KeySet.import_key_set(reply.json())
+        _kept[address] = (time.monotonic(), keys)
+    return keys
+
+
+def _claims(token: str) -> dict[str, Any]:
+    try:
+        return jwt.decode(token, _keys(), algorithms=["RS256"]).claims
+    except JoseError:  # perhaps signed with a key that is newer than ours
+        return jwt.decode(token, _keys(anew=True), algorithms=["RS256"]).claims
+
+
+def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
+    """The parameters in a signed link, and whether its time is over.
+
+    Raises:
+        LinkError: no token, not signed by Prolific, for another domain, or the keys are not to be
+            had.
+    """
+    try:
+        claims = _claims(token)
+    except httpx.HTTPError as error:
+        raise LinkError(
+            N_("Your link cannot be checked at the moment. Please reload this page in a minute.")
+        ) from error
+    except (JoseError, ValueError, TypeError) as error:
+        raise LinkError(_NOT_SIGNED) from error
+    domains = claims.get("aud")
+    sent = claims.get("prolific")
+    named = domains if isinstance(domains, list) else [domains]
+    if not {audience, f"https://{audience}"} & set(map(str, named)) or not isinstance(sent, dict):
+        raise LinkError(_NOT_SIGNED)
+    end = claims.get("exp")
+    if isinstance(end, bool) or not isinstance(end, int | float):
+        raise LinkError(_NOT_SIGNED)
+    parameters = {str(k): v for k, v in sent.items() if isinstance(v, str)}
+    return parameters, time.time() > end + SKEW
+
+
+_NOT_SIGNED = N_("This link is not signed by Prolific. Please start again from Prolific.")

@@ -1,0 +1,171 @@
+"""Who is recruited and how people leave: recruitment.toml, beside the frozen study.
+
+It is no part of the study's hash, which covers what participants see and how it is analysed: places
+are added and codes are changed while a study runs, and all its answers stay one study's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from harness.artifacts import write_text
+from tasks.section import Section, explain
+
+Platform = Literal["prolific", "mturk", "open"]
+PLATFORMS: tuple[Platform, ...] = get_args(Platform)
+FILE = "recruitment.toml"
+#: Codes that stand in examples: whoever has read one could claim to have taken part.
+PUBLIC_CODES = ("COMPLETED", "SCREENED-OUT", "COMPLETED-A")
+_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that is read as something else
+
+
+class Codes(Section):
+    """What a person takes back to the platform, by how they left; drawn at random where empty.
+
+    Attributes:
+        completed: all trials answered. attention: the same, but attention trials failed.
+        screened_out: stopped by the study itself (practice not passed, earlier participation).
+        declined: no consent. withdrawn: stopped on their own. full: no place was free, or the study
+            was paused or closed. expired: the place was given on.
+    """
+
+    completed: str = ""
+    attention: str = ""
+    screened_out: str = ""
+    declined: str = ""
+    withdrawn: str = ""
+    full: str = ""
+    expired: str = ""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Codes:
+        chosen = [code for code in self.model_dump().values() if code]
+        if len(chosen) != len(set(chosen)):
+            raise ValueError("two ways to leave have the same code; give each its own")
+        return self
+
+    def drawn(self) -> Codes:
+        """These codes, with a random one wherever none was chosen."""
+        return self.model_copy(
+            update={
+                name: "".join(secrets.choice(_ALPHABET) for _ in range(8))
+                for name, code in self
+                if not code
+            }
+        )
+
+
+class Entry(Section):
+    """Who may come in.
+
+    Attributes:
+        platforms: where participants come from; links of other kinds are refused.
+        studies: the platform's own ids of this study (STUDY_ID, hitId); any where empty.
+        ids: regular expression of the platform's ids of people; the platform's own form by default.
+        signed: only links that Prolific has signed (its secured URLs).
+        audience: the domain that signed links are made for, e.g. "survey.example.org".
+    """
+
+    platforms: tuple[Platform, ...] = Field(default=("open",), min_length=1)
+    studies: tuple[str, ...] = ()
+    ids: str = ""
+    signed: bool = False
+    audience: str = ""
+    codes: Codes = Codes()
+
+    @field_validator("ids")
+    @classmethod
+    def _pattern(cls, ids: str) -> str:
+        try:
+            re.compile(ids)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return ids
+
+    @model_validator(mode="after")
+    def _signable(self) -> Entry:
+        if self.signed and (self.platforms != ("prolific",) or not self.audience):
+            raise ValueError(
+                'signed = true needs platforms = ["prolific"], which alone signs links, and '
+                "audience, the domain of the survey"
+            )
+        return self
+
+
+class Recruitment(Entry):
+    """All of recruitment.toml.
+
+    Attributes:
+        places: with how many the study begins; `conceptevo study places` adds more.
+        lease_minutes: without a sign of life for so long, a place may be given to the next person.
+    """
+
+    places: int = Field(default=260, ge=1, le=100_000)
+    lease_minutes: float = Field(default=60, gt=0)
+
+    def public_codes(self) -> list[str]:
+        """Ways to leave whose code is none, or one that everybody can know."""
+        return [name for name, code in self.codes if not code or code in PUBLIC_CODES]
+
+
+_TEXT = """\
+# Who is recruited for this study, and how people leave. Not part of the study's hash: change it
+# while the study runs, then start the survey again. What changed is logged.
+
+places = {places}     # to begin with; afterwards: conceptevo study places STUDY +40
+lease_minutes = {lease_minutes}     # without a sign of life a place may be given to the next person
+platforms = {platforms}     # prolific, mturk, open; links of other kinds are refused
+studies = {studies}     # the platform's own ids of this study (STUDY_ID, hitId); any if empty
+ids = {ids}     # form of people's ids (regular expression); the platform's own if empty
+signed = {signed}     # only links that Prolific has signed
+audience = {audience}     # for signed links: this survey's domain
+
+# Codes that people take back to the platform. Register each there.
+[codes]
+{codes}
+"""
+
+
+def write_recruitment(folder: Path, recruitment: Recruitment) -> None:
+    """Write recruitment.toml."""
+    values = recruitment.model_dump(mode="json", exclude={"codes"})
+    lines = [f"{name} = {json.dumps(code)}" for name, code in recruitment.codes]
+    shown = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    write_text(folder / FILE, _TEXT.format(**shown, codes="\n".join(lines)))
+
+
+def load_recruitment(folder: Path) -> Recruitment:
+    """The settings beside a study; those of an older study stand in study.json itself.
+
+    Raises:
+        ValueError: unreadable, naming the parameter, its value and what is allowed.
+    """
+    path = folder / FILE
+    try:
+        if path.exists():
+            return Recruitment(**tomllib.loads(path.read_text(encoding="utf-8")))
+        return _older(json.loads((folder / "study.json").read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    except ValidationError as error:
+        raise ValueError(explain(path, error)) from error
+
+
+def _older(written: dict[str, Any]) -> Recruitment:
+    """What version 0.1 froze with the study; it took people from everywhere."""
+    payment = written.get("payment", {})
+    names = {"completed": "completed", "screened_out": "screened_out", "attention": "attention"}
+    codes = {name: payment.get(f"{old}_code", "") for name, old in names.items()}
+    return Recruitment(
+        places=written.get("participants", 260),
+        lease_minutes=written.get("lease_minutes", 60),
+        platforms=PLATFORMS,
+        codes=Codes(**codes),
+    )

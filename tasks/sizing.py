@@ -1,0 +1,121 @@
+"""What follows from a design: how long it takes and how many attention trials it needs.
+
+Whatever of this the researcher sets differently is checked against the rest when a study is built:
+a study must not drop people for one lapse, or promise less time than it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from tasks.base import all_tasks
+from tasks.settings import StudySettings
+
+Design = Mapping[str, Mapping[str, int]]
+
+SECONDS = 20  # a trial of a task that does not say how long one takes
+CONFIDENCE, FEEDBACK, QUESTION = 3, 5, 6  # seconds for each
+READING = 120  # seconds for consent, instructions and debrief
+LEAST_ATTENTION = 2  # platforms ask for several before anybody may be refused
+
+
+@dataclass(frozen=True)
+class Size:
+    """Attention trials of each participant, and the minutes that consent speaks of."""
+
+    attention: int
+    minutes: int
+
+
+def attention_needed(below: float | None) -> int:
+    """The fewest attention trials of which one may be missed without falling below the rule.
+
+    Raises:
+        ValueError: a rule that no number of trials reconciles with a lapse.
+    """
+    if below is None:
+        return LEAST_ATTENTION
+    if below >= 1:
+        raise ValueError(
+            "exclusion.attention_below = 1.0 drops people for a single lapse, however many "
+            "attention trials there are; choose less than 1, e.g. 0.8"
+        )
+    return next(n for n in range(LEAST_ATTENTION, 1002) if n - 1 >= below * n)
+
+
+def size(design: Design, settings: StudySettings) -> Size:
+    """Attention trials and minutes, as set or as they follow from the design.
+
+    Raises:
+        ValueError: what is set contradicts the rest; the text says what would fit.
+    """
+    attention = _attention(design, settings)
+    needed = seconds(design, settings, attention) / 60
+    minutes = settings.minutes or ceil(needed)
+    if minutes < needed / 2:
+        raise ValueError(
+            f"minutes = {minutes}: this design takes about {ceil(needed)} minutes; say so, leave "
+            f"minutes out, or ask for fewer trials"
+        )
+    _check_rules(settings, minutes)
+    return Size(attention, minutes)
+
+
+def _attention(design: Design, settings: StudySettings) -> int:
+    chosen, below = settings.attention.trials, settings.exclusion.attention_below
+    keyed = [name for name in design if all_tasks().get(name).control is not None]
+    if not keyed:
+        if chosen:
+            raise ValueError(
+                f"attention.trials = {chosen}: none of {', '.join(design)} has trials with an "
+                f"obvious answer; leave attention.trials out"
+            )
+        return 0
+    needed = attention_needed(below)
+    if chosen is not None and 0 < chosen < needed:
+        raise ValueError(
+            f"attention.trials = {chosen} with exclusion.attention_below = {below}: one lapse "
+            f"would exclude a person; have at least {needed} attention trials (or none), or lower "
+            f"the rule"
+        )
+    return needed if chosen is None else chosen
+
+
+def _check_rules(settings: StudySettings, minutes: int) -> None:
+    outside = settings.exclusion.total_seconds_outside
+    if outside is not None and not outside[0] < 60 * minutes < outside[1]:
+        raise ValueError(
+            f"exclusion.total_seconds_outside = {list(outside)}: this study takes about "
+            f"{60 * minutes} seconds and would exclude most people; choose limits around that"
+        )
+    above = settings.exclusion.practice_attempts_above
+    if above is not None and settings.practice.attempts > above:
+        raise ValueError(
+            f"practice.attempts = {settings.practice.attempts}: whoever needs more than "
+            f"exclusion.practice_attempts_above = {above} would do the whole study for nothing; "
+            f"allow at most {above}"
+        )
+
+
+def seconds(design: Design, settings: StudySettings, attention: int) -> float:
+    """How long a person takes with all of it, roughly."""
+    each = {name: _trial_seconds(name, settings) for name in design}
+    trials = sum(each[name] * n for name, conditions in design.items() for n in conditions.values())
+    keyed = [each[name] for name in design if all_tasks().get(name).control is not None]
+    checks = attention * sum(keyed) / len(keyed) if keyed else 0
+    rounds = (settings.practice.trials if all_tasks().get(name).control else 1 for name in design)
+    practice = sum(
+        n * (each[name] + FEEDBACK)
+        for name, n in zip(design, rounds, strict=True)
+        if settings.practice.trials
+    )
+    questions = 3 * QUESTION if settings.questions else 0
+    return READING + practice + trials + checks + questions
+
+
+def _trial_seconds(name: str, settings: StudySettings) -> float:
+    task = all_tasks().get(name)
+    sure = CONFIDENCE if settings.confidence and task.confidence else 0
+    return getattr(task, "seconds", SECONDS) + sure

@@ -1,0 +1,362 @@
+"""Who may come in, and whose place goes to whom: the study stays frozen meanwhile."""
+
+import time
+from datetime import timedelta
+
+import pytest
+from conftest import FEW, SETTINGS
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+from people import arrive, fill, go, look
+from sqlalchemy import inspect, select, text
+from test_commands import say
+
+from survey_app import signed_links
+from survey_app.export import tables
+from survey_app.flow import Stage
+from survey_app.platforms import Arrival, BadAddress, arrival, new_link
+from survey_app.schema import identities, participants
+from survey_app.service import Service
+from survey_app.store import Store, now
+from tasks.recruitment import Codes, Entry, Recruitment, load_recruitment, write_recruitment
+from tasks.study import build, load
+
+SECRET = "0" * 64
+PID, STUDY, SESSION = "5f" * 12, "6a" * 12, "7b" * 12
+PROLIFIC = {"PROLIFIC_PID": PID, "STUDY_ID": STUDY, "SESSION_ID": SESSION}
+
+
+def fill_all_places(service) -> list:
+    people = [arrive(service, f"p{n}") for n in range(FEW)]
+    for person in people:
+        assert go(service, person, Stage.TRIAL)["stage"] == "trial"
+    return people
+
+
+def begin(service, name: str) -> dict:
+    page = look(service, arrive(service, name))
+    return service.act(page["token"], fill(page))[0]
+
+
+# Places
+
+
+def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
+    people = fill_all_places(service)
+    page = begin(service, "next")
+    assert page["stage"] == "screened_out"
+    assert "open this page again later" in page["html"] and "cc=FULL" in page["html"]
+    service.store.clock = lambda: now() + timedelta(minutes=3)  # long before any lease is over
+    assert service.places.release("p2") == people[2]
+    assert begin(service, "next")["stage"] == "instructions"
+    gone = look(service, people[2])
+    assert gone["stage"] == "expired" and "cc=LATE" in gone["html"]
+    assert begin(service, "another")["stage"] == "screened_out"
+    with pytest.raises(ValueError, match="holds no place that could be released: status expired"):
+        service.places.release("p2")
+    with pytest.raises(ValueError, match="nobody is known as 'p99'"):
+        service.places.release("p99")
+
+
+def test_a_session_of_the_platform_names_a_person_too(service):
+    person = arrive(service, Arrival("prolific", PID, details=PROLIFIC))
+    go(service, person, Stage.TRIAL)
+    assert service.places.release(SESSION) == person
+
+
+def test_who_has_finished_keeps_the_place(service):
+    person = arrive(service, "done")
+    go(service, person)
+    with pytest.raises(ValueError, match="add places"):
+        service.places.release("done")
+    assert service.places.counts()["free"] == FEW - 1
+
+
+def test_places_added_midway_leave_the_study_as_it_is(service, frozen, few):
+    fill_all_places(service)
+    assert begin(service, "late")["stage"] == "screened_out"
+    assert service.places.add(2) == FEW + 2
+    assert begin(service, "late")["stage"] == "instructions"
+    again = Service(service.store, *frozen, recruitment=few)  # served anew: nothing is lost
+    assert again.study.hash == service.study.hash
+    assert again.places.counts()["places"] == FEW + 2
+    events = [(row["event"], row["detail"]) for row in service.places.log()]
+    assert events == [("opened", f"{FEW} places"), ("places", f"+2, {FEW + 2} in all")]
+    late = arrive(service, "late")
+    go(service, late)
+    answers, _ = tables(service.store, "human", service.study.hash)
+    assert set(answers["study"]) == {service.study.hash}
+    # The seventh place goes on with the plan of the first six.
+    plans = {row.participant: row.plan for row in rows(service, participants)}
+    assert sorted(p["trial"] for p in plans[late]) == sorted(
+        p["trial"] for p in plans[arrive(service, "p0")]
+    )
+
+
+def rows(service, table) -> list:
+    with service.store.read() as connection:
+        return connection.execute(select(table)).all()
+
+
+def test_a_pause_keeps_new_people_out_and_lets_the_others_go_on(service):
+    person = arrive(service, "early")
+    page = go(service, person, Stage.TRIAL)
+    waiting = look(service, arrive(service, "waits"))  # read consent before the pause
+    service.places.set_state("paused")
+    assert "pauses at the moment" in look(service, arrive(service, "new"))["html"]
+    assert "pauses at the moment" in service.act(waiting["token"], fill(waiting))[0]["html"]
+    assert service.act(page["token"], fill(page))[1] is True
+    service.places.set_state("closed")
+    assert "The study is over" in look(service, arrive(service, "new"))["html"]
+    service.places.set_state("open")
+    assert begin(service, "new")["stage"] == "instructions"
+    assert [row["event"] for row in service.places.log()][1:] == ["paused", "closed", "open"]
+
+
+def test_only_what_participants_see_decides_the_hash(run, tmp_path):
+    small = {"forms": 1, "trials": {"odd_one_out": {"base": 1}}}
+    one = build(run, SETTINGS.model_copy(update=small), tmp_path / "a", lambda text: None)
+    other = SETTINGS.model_copy(
+        update=small | {"participants": 7, "lease_minutes": 5, "recruitment": Entry()}
+    )
+    two = build(run, other, tmp_path / "b", lambda text: None)
+    assert one.hash == two.hash
+    assert load_recruitment(tmp_path / "b").places == 7
+    codes = [code for _, code in load_recruitment(tmp_path / "b").codes]
+    assert len({*codes}) == len(codes) and all(len(code) == 8 for code in codes)  # drawn
+
+
+def test_the_settings_survive_their_file(tmp_path):
+    settings = Recruitment(
+        places=3, platforms=("prolific", "mturk"), studies=(STUDY,), ids=r"[a-z]\d{2}",
+        codes=Codes(completed="A\"B"),
+    )  # fmt: skip
+    write_recruitment(tmp_path, settings)
+    assert load_recruitment(tmp_path) == settings
+    (tmp_path / "recruitment.toml").write_text("places = 0\n[codes]\nfull = 'X'\nexpired = 'X'")
+    with pytest.raises(ValueError, match=r"codes = .*have the same code; .*\n.*places = 0: "):
+        load_recruitment(tmp_path)
+
+
+def test_a_changed_file_is_logged_when_it_is_served(service, frozen, few):
+    edited = few.model_copy(update={"studies": (STUDY,), "codes": Codes(completed="OTHER")})
+    again = Service(service.store, *frozen, recruitment=edited)
+    assert again.recruitment == edited
+    assert again.places.log()[-1]["detail"] == f"studies = ['{STUDY}'], codes"  # no code in a log
+
+
+# Who may come in
+
+
+def test_a_platforms_study_takes_nobody_else():
+    entry = Entry(platforms=("prolific",), studies=(STUDY,))
+    assert arrival(PROLIFIC, SECRET, entry).platform_id == PID
+    for parameters, told in (
+        ({}, "cannot be opened by this link"),
+        ({"p": new_link(SECRET)}, "cannot be opened by this link"),
+        ({"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"}, "cannot be opened by this link"),
+        (PROLIFIC | {"STUDY_ID": "8c" * 12}, "belongs to another study"),
+        (PROLIFIC | {"PROLIFIC_PID": "bob"}, "PROLIFIC_PID is missing or malformed"),
+        ({"PROLIFIC_PID": PID}, "STUDY_ID is missing"),
+        ({"PROLIFIC_PID": PID, "STUDY_ID": STUDY}, "SESSION_ID is missing"),
+    ):
+        with pytest.raises(BadAddress, match=told):
+            arrival(parameters, SECRET, entry)
+    with pytest.raises(BadAddress, match="cannot be opened by this link"):
+        arrival(PROLIFIC, SECRET, Entry(platforms=("open",)))
+
+
+def test_made_up_ids_take_no_place(service):
+    """Eight ids that nobody on the platform has, one of each kind of mistake."""
+    service.recruitment = service.recruitment.model_copy(
+        update={"platforms": ("prolific",), "ids": "", "studies": (STUDY,)}
+    )
+    for n in range(8):
+        with pytest.raises(BadAddress):
+            service.visitor(PROLIFIC | {"PROLIFIC_PID": f"made-up-{n}"})
+    assert service.places.counts()["free"] == FEW
+
+
+@pytest.fixture
+def prolific_keys(monkeypatch):
+    """Prolific's signing key, and a forger's of the same name."""
+    key, forged = (RSAKey.generate_key(2048, {"kid": "k1"}) for _ in range(2))
+    from joserfc.jwk import KeySet
+
+    monkeypatch.setattr(signed_links, "_keys", lambda anew=False: KeySet([key]))
+
+    def sign(by=key, **changes):
+        claims = {"aud": "https://survey.org", "exp": time.time() + 60, "prolific": PROLIFIC}
+        return jwt.encode({"alg": "RS256", "kid": "k1"}, claims | changes, by)
+
+    return sign, forged
+
+
+SIGNED = Entry(platforms=("prolific",), signed=True, audience="survey.org")
+
+
+def test_signed_links_and_nothing_else(prolific_keys):
+    sign, forged = prolific_keys
+    found = arrival({"prolific_token": sign()}, SECRET, SIGNED)
+    assert (found.platform_id, found.outdated) == (PID, False)
+    assert arrival({"prolific_token": sign(exp=time.time() - 999)}, SECRET, SIGNED).outdated
+    for parameters in (
+        PROLIFIC,  # plain ids beside no signature
+        {"prolific_token": ""},
+        {"prolific_token": "e30.e30."},
+        {"prolific_token": sign(by=forged)},
+        {"prolific_token": sign(aud="https://other.org")},
+        {"prolific_token": sign(exp="soon")},
+        {"prolific_token": sign(prolific="x")},
+    ):
+        with pytest.raises(BadAddress, match="not signed by Prolific"):
+            arrival(parameters, SECRET, SIGNED)
+    with pytest.raises(BadAddress, match="PROLIFIC_PID is missing"):
+        arrival({"prolific_token": sign(prolific={"STUDY_ID": STUDY})}, SECRET, SIGNED)
+
+
+def test_a_link_that_is_over_opens_only_what_has_begun(service, prolific_keys):
+    sign, _ = prolific_keys
+    service.recruitment = service.recruitment.model_copy(
+        update={"platforms": ("prolific",), "signed": True, "audience": "survey.org"}
+    )
+    old = {"prolific_token": sign(exp=time.time() - 999)}
+    with pytest.raises(BadAddress, match="This link is over"):
+        service.welcome(service.visitor(old))
+    page = service.welcome(service.visitor({"prolific_token": sign()}))
+    service.act(page["token"], fill(page))
+    assert service.welcome(service.visitor(old))["stage"] == "instructions"
+
+
+def test_signing_needs_a_platform_that_signs():
+    with pytest.raises(ValueError, match="signed = true needs platforms"):
+        Entry(platforms=("open",), signed=True, audience="x")
+
+
+def test_earlier_participants_are_barred_by_hashes(service):
+    assert service.places.block([PID, PID, "8c" * 12]) == 2
+    assert service.places.block([PID]) == 0
+    page = look(service, arrive(service, PID))
+    assert page["stage"] == "screened_out" and "earlier study" in page["html"]
+    assert begin(service, "9d" * 12)["stage"] == "instructions"
+    with service.store.read() as connection:
+        for table in inspect(connection).get_table_names():
+            held = connection.execute(text(f"SELECT * FROM {table}")).all()
+            assert PID not in str(held), table
+
+
+# Sessions
+
+
+def test_a_later_session_of_the_same_person_is_the_one_that_counts(service):
+    submit = "https://www.mturk.com/mturk/externalSubmit"
+    first, second = (
+        {"assignmentId": f"ASSIGN{n}", "hitId": "H", "workerId": "A1B2C3", "turkSubmitTo": submit}
+        for n in (1, 2)
+    )
+    person = arrive(service, Arrival("mturk", "A1B2C3", details=first))
+    go(service, person, Stage.TRIAL)
+    later = arrive(service, Arrival("mturk", "A1B2C3", details=second))
+    assert later == person
+    page = go(service, later)
+    assert 'name="assignmentId" value="ASSIGN2"' in page["html"]
+    (row,) = rows(service, identities)
+    assert row.details == second | {"earlier": [first]}
+    look(service, later)  # once more: nothing changes
+    assert rows(service, identities) == [row]
+
+
+# Databases and folders of version 0.1
+
+
+def test_people_who_never_agreed_are_forgotten_by_the_migration(url):
+    from alembic import command
+    from alembic.config import Config
+
+    import survey_app
+
+    config = Config()
+    folder = survey_app.__path__[0] + "/migrations"
+    config.set_main_option("script_location", folder)
+    store = Store(url)
+    with store.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.commit()
+    base = dict(
+        study="s", source="human", platform="prolific", version=0, done=0, practice_attempts=0,
+        practice_done=0, practice_right=0, attention_right=0, arrived_at=now(), questionnaire={},
+    )  # fmt: skip
+    with store.write() as connection:
+        for name, status, reason, agreed in (
+            ("came", "arrived", None, None),
+            ("declined", "screened_out", "declined", None),
+            ("stayed", "active", None, now()),
+        ):
+            values = base | {"participant": name, "status": status, "reason": reason}
+            connection.execute(participants.insert().values(**values, consented_at=agreed))
+            connection.execute(
+                identities.insert().values(
+                    study="s", participant=name, platform_id=f"PID-{name}", details={}
+                )
+            )
+    store.migrate()
+    with store.read() as connection:
+        assert connection.scalars(select(participants.c.participant)).all() == ["stayed"]
+        assert connection.scalars(select(identities.c.platform_id)).all() == ["PID-stayed"]
+        away = connection.execute(text("SELECT reason, platform FROM turned_away")).all()
+    assert [tuple(row) for row in away] == [("declined", "prolific")]
+    store.engine.dispose()
+
+
+# The command
+
+
+def test_places_are_changed_by_command(study_folder, tmp_path, frozen, recruitment):
+    url = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    options = ("--database", url)
+    told = say("study", "places", str(study_folder), *options, error=ValueError)
+    assert "holds no survey" in told
+    Store(url).migrate()
+    told = say("study", "places", str(study_folder), *options, error=ValueError)
+    assert "was never served for source 'human'" in told
+    service = Service(Store(url), *frozen, recruitment=recruitment)
+    go(service, arrive(service, "back"), Stage.TRIAL)
+    told = say("study", "places", str(study_folder), "+40", *options)
+    assert "   100  places\n    99  free\n     1  active" in told and "+40, 100 in all" in told
+    for change in ("pause", "resume", "close"):
+        told = say("study", "places", str(study_folder), change, *options)
+    assert "closed" in told
+    told = say("study", "places", str(study_folder), "release", "back", *options)
+    assert "released" in told and "   100  free" in told
+    (tmp_path / "ids.txt").write_text(f"{PID}\n\n")
+    told = say("study", "places", str(study_folder), "block", str(tmp_path / "ids.txt"), *options)
+    assert "1 ids are new on the list" in told
+    for wrong in (("-40",), ("40",), ("release",), ("pause", "x"), ("+0",), ("open",)):
+        with pytest.raises(AssertionError):
+            say("study", "places", str(study_folder), *wrong, *options)
+    assert load(study_folder)[0].hash == frozen[0].hash
+
+
+def test_codes_that_anybody_can_know_are_refused(study_folder, tmp_path, recruitment):
+    import shutil
+
+    folder = tmp_path / "study"
+    shutil.copytree(study_folder, folder)
+    codes = recruitment.codes.model_copy(update={"completed": "COMPLETED", "full": ""})
+    write_recruitment(folder, recruitment.model_copy(update={"codes": codes}))
+    told = say("survey", str(folder), error=ValueError)
+    assert "completed = 'COMPLETED', full = '': not a code of this study alone" in told
+    assert not (folder / "answers.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://nobody:hush@127.0.0.1:9/none", "sqlite:////nowhere/a"]
+)
+def test_a_database_that_cannot_be_reached_is_one_sentence(study_folder, url):
+    for words in (
+        ("survey", str(study_folder), "--database", url),
+        ("study", "simulate", str(study_folder), "--database", url),
+    ):
+        told = say(*words, error=ValueError)
+        assert "cannot be used: " in told and "\n" not in told and "hush" not in told
