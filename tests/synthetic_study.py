@@ -16,6 +16,7 @@ from harness.artifacts import whole_file, write_text
 from harness.records import Neuron
 from tasks.base import Option, Panel, Trial, all_tasks
 from tasks.pictures import name_of
+from tasks.recruitment import Recruitment, write_recruitment
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table
 from tasks.settings import Analysis, Exclusion, Payment
 from tasks.study import Study, TaskText, digest
@@ -85,6 +86,7 @@ def make_study(
     study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
     write_text(folder / "keys.json", json.dumps(keys))
     write_text(folder / "study.json", study.model_dump_json())
+    write_recruitment(folder, Recruitment(places=100))
     return study
 
 

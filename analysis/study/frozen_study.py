@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.base import Field
+from tasks.recruitment import Recruitment, load_recruitment
 from tasks.study import Study
 from tasks.study import load as load_study
 
@@ -35,6 +36,7 @@ class FrozenStudy:
             (tuple of Neuron).
         exclusions: rule -> threshold, in the frozen order; rules that are switched off are absent.
         pictures: folder of what was shown, where it is at hand.
+        recruitment: how it recruits, with the number of participants that it begins with.
     """
 
     study: Study
@@ -42,6 +44,7 @@ class FrozenStudy:
     trials: pd.DataFrame
     exclusions: Mapping[str, Any]
     pictures: Path | None = None
+    recruitment: Recruitment = Recruitment()
 
     @cached_property
     def choice_tasks(self) -> frozenset[str]:
@@ -111,7 +114,8 @@ class FrozenStudy:
 
 def read_study(folder: Path) -> FrozenStudy:
     """Read a frozen study. Raises ValueError where it is missing or was changed."""
-    return replace(as_frozen(*load_study(folder)), pictures=folder / "images")
+    frozen = as_frozen(*load_study(folder))
+    return replace(frozen, pictures=folder / "images", recruitment=load_recruitment(folder))
 
 
 def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:

@@ -126,7 +126,7 @@ def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | Non
     answered = max(1, items // len(study.study.forms))
     chance = min(study.chance(task).values())
     base = chance if kind == "chance" else 0.5
-    people = sorted({max(4, round(study.study.participants * k / 4)) for k in (1, 2, 3, 4)})
+    people = sorted({max(4, round(study.recruitment.places * k / 4)) for k in (1, 2, 3, 4)})
     frames = []
     for effect in sorted({*EFFECTS, plan.smallest_effect} - {0.0}):
         accuracy = {"condition": base + effect}
@@ -177,7 +177,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
     Args:
         picture: file name of the power curve, "" where there is none.
     """
-    study = results.responses.study.study
+    study, recruitment = results.responses.study.study, results.responses.study.recruitment
     tests = planned_claims(results)
     parts = [
         ("Study Information", [
@@ -199,11 +199,11 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
         ("Sampling Plan", [
             ("Existing data", AUTHORS),
             ("Data collection procedures", _procedure(results)),
-            ("Sample size", f"{study.participants} participants who finish."),
+            ("Sample size", f"{recruitment.places} participants who finish."),
             ("Sample size rationale", _rationale(results, power, picture)),
-            ("Stopping rule", f"Collection stops when {study.participants} participants have "
+            ("Stopping rule", f"Collection stops when {recruitment.places} participants have "
              "finished; a place that nobody finishes within "
-             f"{study.lease_minutes:g} minutes without activity is given to the next participant. "
+             f"{recruitment.lease_minutes:g} minutes without activity is given to the next participant. "
              "No result is computed before."),
         ]),
         ("Variables", [
@@ -439,7 +439,7 @@ def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[P
     power = power_of(results, studies)
     written, picture = [out], ""
     if power is not None:
-        figure = power_figure(power, results.responses.study.study.participants)
+        figure = power_figure(power, results.responses.study.recruitment.places)
         written += figure.write(out.parent)
         plt.close(figure.canvas)
         picture = f"{figure.name}.png"
