@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,7 @@ class FrozenStudy:
     trials: pd.DataFrame
     exclusions: Mapping[str, Any]
     pictures: Path | None = None
-    recruitment: Recruitment = Recruitment()
+    recruitment: Recruitment = field(default_factory=Recruitment)
 
     @cached_property
     def choice_tasks(self) -> frozenset[str]:

@@ -203,8 +203,8 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
             ("Sample size rationale", _rationale(results, power, picture)),
             ("Stopping rule", f"Collection stops when {recruitment.places} participants have "
              "finished; a place that nobody finishes within "
-             f"{recruitment.lease_minutes:g} minutes without activity is given to the next participant. "
-             "No result is computed before."),
+             f"{recruitment.lease_minutes:g} minutes without activity is given to the next "
+             "participant. No result is computed before."),
         ]),
         ("Variables", [
             ("Manipulated variables", _conditions(results)),
