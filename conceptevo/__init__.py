@@ -25,15 +25,18 @@ if TYPE_CHECKING:
         probe,
         space,
     )
+    from conceptevo.recorder import Evidence, Recorder
     from harness.records import Checkpoint, Neuron
 
 __all__ = [
     "Ablated",
     "Arms",
     "Checkpoint",
+    "Evidence",
     "Images",
     "Neuron",
     "Probed",
+    "Recorder",
     "Result",
     "Scores",
     "Series",
@@ -50,7 +53,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'conceptevo' has no attribute {name!r}")
-    module = "harness.records" if name in ("Checkpoint", "Neuron") else "conceptevo.api"
+    elsewhere = dict.fromkeys(("Checkpoint", "Neuron"), "harness.records")
+    elsewhere |= dict.fromkeys(("Evidence", "Recorder"), "conceptevo.recorder")
+    module = elsewhere.get(name, "conceptevo.api")
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
 from harness.evolutions.arms import BenchParameters, ReversionParameters
@@ -18,7 +19,7 @@ from harness.evolutions.importance import ImportanceParameters, importance_metho
 from harness.images.sets import UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
-from harness.records import Checkpoint, Pair
+from harness.records import Checkpoint, Pair, Series
 
 
 class ConfigError(ValueError):
@@ -173,7 +174,9 @@ class Config(_Section):
 
     def pairs(self, source: Source) -> list[Pair]:
         """The pairs of epochs of one series; consecutive ones from the first trained epoch on."""
-        series = source.series()
+        if not source.loadable():  # evidence alone, of which nothing can be undone
+            return []
+        series = Series(source.name, source.loadable())
         if source.name in self.evolve.pairs:
             return series.pairs(self.evolve.pairs[source.name])
         return [pair for pair in series.pairs() if pair.epoch_from > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -337,6 +338,15 @@ def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
         "parts": np.stack([d.parts for d in drawings]),
         "colours": np.stack([d.colours for d in drawings]),
     }
+
+
+def sample_digest(images: ImageSet, view: View, most: int = 64) -> str:
+    """A hash of the labels and of the pixels of up to `most` images, spread evenly: two sets that
+    have the same one are taken for the same."""
+    digest = hashlib.sha256(images.labels.astype(np.int64).tobytes())
+    for index in np.linspace(0, len(images) - 1, min(most, len(images)), dtype=int):
+        digest.update(images.pixels(int(index), view).tobytes())
+    return digest.hexdigest()
 
 
 def image_index(images: ImageSet) -> pd.DataFrame:

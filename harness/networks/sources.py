@@ -31,6 +31,12 @@ from harness.registry import Registry, call_users, import_attribute, plugin_iden
 #: name in the configuration -> class
 SOURCES: Registry[type[Source]] = Registry("source")
 
+#: In the folder of a `Recorder`: the weights of an epoch, and a run's folder with evidence.
+WEIGHTS = "model-{epoch}.pth"
+EVIDENCE = "evidence"
+#: The series of that run.
+RECORDED = "recorded"
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -94,6 +100,10 @@ class Source(BaseModel, ABC):
     @abstractmethod
     def epochs(self) -> tuple[int, ...]:
         """The epochs of which there are (or, for a training, will be) checkpoints."""
+
+    def loadable(self) -> tuple[int, ...]:
+        """The epochs that `load` can give; all, but where evidence was recorded instead."""
+        return self.epochs()
 
     @abstractmethod
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:

@@ -216,9 +216,9 @@ def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
 def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
     sources = plan.config.series
-    sketches = [SketchCheckpoint(s, epoch) for s in sources for epoch in s.epochs()]
+    sketches = [SketchCheckpoint(s, epoch) for s in sources for epoch in s.loadable()]
     yield "reading weights", list[Work](sketches)
-    works = [CompareCheckpoints(source.name, source.epochs()) for source in sources]
+    works = [CompareCheckpoints(s.name, s.loadable()) for s in sources if s.loadable()]
     yield "comparing weights", list[Work](works)
     if plan.looks_only:
         return

@@ -295,7 +295,9 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             epochs = source.epochs()
             listed = ", ".join(map(str, epochs))
             why = "it has one checkpoint"
-            if len(epochs) > 1:
+            if len(source.loadable()) < 2 < len(epochs):
+                why = f"it has weights of {len(source.loadable())} epochs, and evidence of others"
+            elif len(epochs) > 1:
                 pair = f"{source.name} = [[{epochs[0]}, {epochs[1]}]]"
                 why = (
                     f"a pair that begins with epoch 0, which usually is an untrained network, is "
@@ -309,12 +311,16 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
 def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
     works = [
-        CheckCheckpoint(source, epoch) for source in plan.config.series for epoch in source.epochs()
+        CheckCheckpoint(source, epoch)
+        for source in plan.config.series
+        for epoch in source.loadable()
     ]
     yield "checking checkpoints", list[Work](works)
     if plan.looks_only:
         return
     of_run = {(w.source.name, w.epoch) for w in works}
+    if not works:
+        return
     rows = checked(plan)
     rows = rows[[key in of_run for key in zip(rows["series"], rows["epoch"], strict=True)]]
     for note in remarks(plan.config, rows):

@@ -22,12 +22,13 @@ from harness.concepts.recorded import (
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.batches import batch_of
-from harness.images.sets import ArrayImages, FileImages, open_images
+from harness.images.sets import ArrayImages, FileImages, open_images, sample_digest
 from harness.networks.architectures import takes_channels_last
 from harness.networks.budget import resources
 from harness.networks.layers import Layer, find_layers
 from harness.networks.receptive_field import with_patches
-from harness.networks.sources import Source
+from harness.networks.recorded_source import RecordedSource
+from harness.networks.sources import RECORDED, Source
 from harness.records import NEURON, Checkpoint
 from harness.stages.checkpoints import (
     give_checkpoints,
@@ -53,7 +54,8 @@ class FindLayers(Work):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        return (Artifact("checkpoint", (self.source.name, self.source.epochs()[-1])),)
+        last = (self.source.loadable() or self.source.epochs())[-1]
+        return (Artifact("checkpoint", (self.source.name, last)),)
 
     @property
     def depends(self) -> object:
@@ -61,8 +63,12 @@ class FindLayers(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
+        if not source.loadable():
+            assert isinstance(source, RecordedSource)
+            yield source.evidence.table(Artifact("layers", (RECORDED,))).assign(series=source.name)
+            return
         classes = len(open_images(run, "test").classes)
-        model = source.load(source.epochs()[-1], classes, run)
+        model = source.load(source.loadable()[-1], classes, run)
         two = batch_of(open_images(run, "test"), [0, 1], source.view)
         fits = takes_channels_last(model, two)
         model = prepared(model, source, fits)
@@ -182,6 +188,74 @@ class JoinRanges(_OfCheckpoint):
         advance(1)
 
 
+@dataclass(frozen=True)
+class TakeEvidence(_OfCheckpoint):
+    """Take what was recorded of a checkpoint while the network trained."""
+
+    parameters: ProbeParameters
+    ranges: tuple[range, ...]
+
+    @property
+    def makes(self) -> tuple[Artifact, ...]:
+        parts = self.ranges if self.parameters.activations else ()
+        activations = (Artifact("activations", (*self.place, r.start, r.stop)) for r in parts)
+        return Artifact("stimuli", self.place), Artifact("responsive", self.place), *activations
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        return (*self.network, Artifact("image_index", ("probe",)))
+
+    @property
+    def depends(self) -> object:
+        return self.parameters.model_dump(exclude={"batch_size", "range_images"})
+
+    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
+        source = self.source
+        assert isinstance(source, RecordedSource)
+        _check_evidence(run, source, self.parameters)
+        evidence, epoch = source.evidence, self.epoch
+        for kind in ("stimuli", "responsive"):
+            yield evidence.table(Artifact(kind, (RECORDED, epoch))).assign(series=source.name)
+        for part in self.makes[2:]:
+            yield evidence.arrays(Artifact("activations", (RECORDED, *part.parts[1:])))
+        advance(1)
+
+
+def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameters) -> None:
+    """Raises ValueError where evidence was recorded with other images, layers or parameters."""
+    evidence = source.evidence
+    recorded = evidence.manifest()["configuration"]
+    for name, mine in parameters.model_dump(mode="json", exclude={"batch_size"}).items():
+        if mine != recorded["probe"][name]:
+            raise ValueError(
+                f"series {source.name!r}: its evidence was recorded with {name} = "
+                f"{recorded['probe'][name]}, and the configuration has probe.{name} = {mine}; set "
+                f"it to the same"
+            )
+    for name in ("resize", "crop", "mean", "std"):
+        seen, mine = recorded["series"][0][name], source.model_dump(mode="json")[name]
+        if seen != mine:
+            raise ValueError(
+                f"series {source.name!r}: its evidence was recorded with {name} = {seen}, and the "
+                f"configuration has {mine}; set it to the same"
+            )
+    sets = (open_images(run, "probe"), open_images(evidence, "probe"))
+    if len({sample_digest(images, source.view) for images in sets}) > 1:
+        raise ValueError(
+            f"series {source.name!r}: its evidence was recorded on other images than the run's "
+            f"probe images, or in another order"
+        )
+    layers = [read_layers(one, n) for one, n in
+              ((run, source.name), (evidence, RECORDED))]  # fmt: skip
+    named = [[(la.name, la.channels, la.height, la.width) for la in some] for some in layers]
+    if named[0] != named[1]:
+        raise ValueError(
+            f"series {source.name!r}: its evidence was recorded in other layers "
+            f"({', '.join(la.name for la in layers[1])}) than those of the run "
+            f"({', '.join(la.name for la in layers[0])}); name `layers` in both"
+        )
+
+
 def activation_parts(run: Run, config: Config, series: str, epoch: int) -> list[Artifact]:
     """The activations of one checkpoint, in the order of the images."""
     divided = _ranges(run, config.probe, series)
@@ -198,9 +272,13 @@ def probe_steps(plan: Plan) -> Iterator[Step]:
     parameters = plan.config.probe
     joins: list[JoinRanges] = []
     waiting: list[ProbeRange] = []
+    taken: list[TakeEvidence] = []
     for source in plan.config.series:
         divided = _ranges(plan.run, parameters, source.name)
         for epoch in source.epochs():
+            if epoch not in source.loadable():
+                taken.append(TakeEvidence(source, epoch, parameters, tuple(divided)))
+                continue
             works = tuple(ProbeRange(source, epoch, parameters, part) for part in divided)
             join = JoinRanges(source, epoch, works)
             plan.add([join, *works])
@@ -209,7 +287,7 @@ def probe_steps(plan: Plan) -> Iterator[Step]:
             joined = plan.is_done(join)
             waiting += [work for work in works if not (joined and work.left(plan))]
     yield "probing", list[Work](waiting)
-    yield "stimuli", list[Work](joins)
+    yield "stimuli", list[Work]([*joins, *taken])
 
 
 @dataclass(frozen=True)
@@ -325,7 +403,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
     config = plan.config
     yield "layers", [FindLayers(source) for source in config.series]
-    checkpoints = [(source, epoch) for source in config.series for epoch in source.epochs()]
+    checkpoints = [(source, epoch) for source in config.series for epoch in source.loadable()]
     yield from probe_steps(plan)
     # neurons are named by the drawn parts' masks or by the user's attributes, where there are any
     if isinstance(config.images, DrawnImagesSection):

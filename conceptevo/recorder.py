@@ -1,0 +1,198 @@
+"""Record a network while it trains: its weights, or evidence of what its neurons detect.
+
+A plain loop calls `Recorder.record`; `lightning_callback` and `hugging_face_callback` do so for the
+trainers of these libraries. What is written is what `conceptevo` reads: weights as a series with
+`source = "folder"`, evidence (or both) as one with `source = "recorded"`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from conceptevo.api import Images, Series, View
+from harness.artifacts import Run
+from harness.concepts.probing import ProbeParameters
+from harness.config import Config, FolderImagesSection, MemoryImagesSection
+from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
+from harness.networks.training import save_weights
+from harness.stages import images as image_stage
+from harness.stages.checkpoints import give_checkpoints
+from harness.stages.engine import engine
+from harness.stages.images import KeepImages
+from harness.stages.probe import FindLayers, probe_steps
+from harness.stages.run import write_manifest
+from harness.stages.stage import Plan
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is recorded instead of weights: stimuli, peaks, responsive neurons, activations.
+
+    Attributes:
+        images: the probe images: in memory, or a folder with one sub-folder of files a class.
+        view: how the network sees them.
+        parameters: what is kept; a run that reads it must have the same.
+        layers, class_outputs, output: see `Series`.
+    """
+
+    images: Images | str | Path
+    view: View
+    parameters: ProbeParameters = field(default_factory=ProbeParameters)
+    layers: tuple[str, ...] | None = None
+    output: str | int | None = None
+
+
+@dataclass
+class Recorder:
+    """Records a network at some epochs of its training (or steps: whatever is counted).
+
+    The network is copied before it is run, so that training goes on as if nothing had been
+    recorded, to the bit. In distributed training let one process record.
+
+    Attributes:
+        folder: where to; one for each series.
+        every: epochs from one record to the next.
+        schedule: "linear" records at 0, every, 2 every, …; "log" at 0, every, 2 every, 4 every,
+            8 every, …: most changes early, where most happens.
+        evidence: run the probe images at these epochs and keep what they show; None keeps weights
+            alone.
+        weights: where there is evidence, the epochs whose weights are kept all the same:
+            importance and ablation need both epochs of a pair.
+        network: finds the network that gives logits in what is trained (a wrapper, a module of
+            Lightning).
+
+    Example:
+        >>> recorder = Recorder("records/mine", schedule="log")
+        >>> for epoch in range(100):
+        ...     recorder.record(model, epoch)  # what it is before this epoch of training
+        ...     train(model)
+        >>> recorder.record(model, 100, last=True)
+    """
+
+    folder: str | Path
+    every: int = 1
+    schedule: Literal["linear", "log"] = "linear"
+    evidence: Evidence | None = None
+    weights: Collection[int] = ()
+    network: Callable[[nn.Module], nn.Module] = field(default=lambda module: module)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"Recorder: every must be at least 1, got {self.every}")
+        if self.schedule not in ("linear", "log"):
+            raise ValueError(f"Recorder: schedule must be linear or log, got {self.schedule!r}")
+        self.folder = Path(self.folder)
+
+    def wants(self, epoch: int) -> bool:
+        """Whether the schedule names an epoch, or its weights are asked for."""
+        count, rest = divmod(epoch, self.every)
+        named = rest == 0 and (self.schedule == "linear" or count & (count - 1) == 0)
+        return named or epoch in self.weights
+
+    def record(self, model: nn.Module, epoch: int, last: bool = False) -> bool:
+        """Record the network as it is now, where the schedule says so; an epoch there is replaced.
+
+        Args:
+            model: what is trained.
+            epoch: how many epochs it has been trained.
+            last: record whatever the schedule says.
+
+        Returns:
+            Whether it was recorded.
+        """
+        if not (last or self.wants(epoch)):
+            return False
+        network = self.network(model)
+        if self.evidence is None or epoch in self.weights:
+            save_weights(network, Path(self.folder) / WEIGHTS.format(epoch=epoch))
+        if self.evidence is not None:
+            devices = {p.device.index or 0 for p in network.parameters() if p.is_cuda}
+            with torch.random.fork_rng(devices=devices):
+                self._keep_evidence(copy.deepcopy(network), epoch, self.evidence)
+        return True
+
+    def _keep_evidence(self, network: nn.Module, epoch: int, evidence: Evidence) -> None:
+        """Probe a copy of the network, as the stages of a run do."""
+        network.zero_grad(set_to_none=True)
+        where = next((p.device for p in network.parameters()), torch.device("cpu"))
+        series = Series(
+            RECORDED, {epoch: network.cpu()}, evidence.view, evidence.layers, {}, evidence.output
+        )
+        images: Any = MemoryImagesSection(source="memory")
+        if not isinstance(evidence.images, Images):
+            images = FolderImagesSection(
+                source="folder", probe=Path(evidence.images), test=Path(evidence.images)
+            )
+        config = Config(
+            workers=0,
+            device=f"cuda:{where.index or 0}" if where.type == "cuda" else where.type,
+            images=images,
+            series=(series.source(),),
+            probe=evidence.parameters,
+        )
+        plan = Plan(config, Run(Path(self.folder) / EVIDENCE))
+        write_manifest(config, plan.run)
+        give_checkpoints(plan)
+        with engine(plan, 0, Console(quiet=True)) as working:
+            if isinstance(evidence.images, Images):
+                kept = evidence.images
+                arrays = (kept.pixels, kept.labels, tuple(kept.classes))
+                working.step("images", [KeepImages(s, *arrays) for s in ("probe", "test")])
+            else:
+                working.run(image_stage.STAGE.steps(plan))
+            working.step("layers", [FindLayers(source) for source in config.series])
+            working.run(probe_steps(plan))
+
+    def lightning_callback(self) -> Any:
+        """A callback for the trainer of (PyTorch) Lightning: counts its epochs."""
+        name = "lightning.pytorch" if find_spec("lightning") else "pytorch_lightning"
+        Callback: Any = import_module(f"{name}.callbacks").Callback
+        recorder = self
+
+        class Record(Callback):  # type: ignore[misc, valid-type]
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                if trainer.is_global_zero:
+                    recorder.record(pl_module, trainer.current_epoch)
+
+            def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+                if trainer.is_global_zero:
+                    recorder.record(pl_module, trainer.current_epoch, last=True)
+
+        return Record()
+
+    def hugging_face_callback(self) -> Any:
+        """A callback for the Trainer of Hugging Face's transformers: counts its steps."""
+        from transformers import TrainerCallback
+
+        recorder = self
+
+        class Record(TrainerCallback):
+            def on_train_begin(
+                self, args: Any, state: Any, control: Any, model: Any = None, **more: Any
+            ) -> None:
+                if state.is_world_process_zero:
+                    recorder.record(model, state.global_step)
+
+            def on_step_end(
+                self, args: Any, state: Any, control: Any, model: Any = None, **more: Any
+            ) -> None:
+                if state.is_world_process_zero:
+                    recorder.record(model, state.global_step)
+
+            def on_train_end(
+                self, args: Any, state: Any, control: Any, model: Any = None, **more: Any
+            ) -> None:
+                if state.is_world_process_zero:
+                    recorder.record(model, state.global_step, last=True)
+
+        return Record()

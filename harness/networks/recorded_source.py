@@ -1,0 +1,88 @@
+"""A series that `conceptevo.Recorder` recorded while it trained: weights, evidence, or both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import model_validator
+from torch import nn
+
+from harness.artifacts import Run, file_hash, fingerprint, read_sidecar
+from harness.images.sets import UserPath
+from harness.networks.architectures import build
+from harness.networks.checkpoint_files import CheckpointError, load_weights
+from harness.networks.sources import EVIDENCE, RECORDED, SOURCES, WEIGHTS, Source
+from harness.registry import plugin_identity
+
+
+@SOURCES.add("recorded")
+class RecordedSource(Source):
+    """What a `Recorder` left in its folder.
+
+    An epoch with weights is studied like any other; one with evidence alone has stimuli and a place
+    in the space, but no importance and no ablation.
+
+    Attributes:
+        folder: of the Recorder.
+        architecture: as in "folder"; needed where weights were kept.
+    """
+
+    source: str = "recorded"
+    folder: UserPath
+    architecture: str | None = None
+
+    @model_validator(mode="after")
+    def _architecture_is_there(self) -> RecordedSource:
+        if self.architecture is None and self._weights():
+            raise ValueError(
+                f"{self.folder} holds weights of epochs {sorted(self._weights())}: name their "
+                f"architecture"
+            )
+        return self
+
+    @property
+    def evidence(self) -> Run:
+        """Where the evidence is."""
+        return Run(self.folder / EVIDENCE)
+
+    def _weights(self) -> dict[int, Path]:
+        paths = self.folder.glob(WEIGHTS.format(epoch="*"))
+        before, _, after = WEIGHTS.partition("{epoch}")
+        return {int(p.name.removeprefix(before).removesuffix(after)): p for p in paths}
+
+    def _recorded(self) -> dict[int, Path]:
+        places = self.folder.glob(f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet")
+        return {int(path.stem.removeprefix("stimuli-")): path for path in places}
+
+    def epochs(self) -> tuple[int, ...]:
+        every = sorted({*self._weights(), *self._recorded()})
+        if not every:
+            raise CheckpointError(
+                f"series {self.name!r}: {self.folder} holds neither weights "
+                f"({WEIGHTS.format(epoch='N')}) nor evidence of a Recorder"
+            )
+        return self._used(every)
+
+    def loadable(self) -> tuple[int, ...]:
+        return tuple(epoch for epoch in self.epochs() if epoch in self._weights())
+
+    def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
+        if epoch not in self._weights():
+            raise CheckpointError(
+                f"series {self.name!r}: of epoch {epoch} evidence was recorded, no weights; those "
+                f"of epochs {sorted(self._weights())} are there"
+            )
+        assert self.architecture is not None
+        return load_weights(
+            build(self.architecture, self.outputs or num_classes), self._weights()[epoch]
+        )
+
+    def identity(self, epoch: int) -> str:
+        if epoch in self._weights():
+            assert self.architecture is not None
+            content = file_hash(self._weights()[epoch])
+            return fingerprint(plugin_identity(self.architecture), self.outputs, content)
+        places = sorted((self.folder / EVIDENCE / "probe" / RECORDED).glob(f"*-{epoch:04d}*"))
+        files = [f for p in places for f in ([p] if p.is_file() else sorted(p.iterdir()))]
+        hashes = [about["sha256"] for f in files if (about := read_sidecar(f)) is not None]
+        return fingerprint("evidence", hashes)

@@ -1,0 +1,300 @@
+"""Record while training: a plain loop, Lightning, Hugging Face; weights or evidence."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import conceptevo as ce
+from harness.artifacts import Artifact, Run
+from harness.concepts.probing import ProbeParameters
+from harness.config import parse_config
+from harness.images.sets import drawn_arrays, folder_images
+from harness.networks.architectures import build
+from harness.networks.vision import torchvision_models
+from harness.stages import space
+from harness.stages.engine import engine
+from harness.stages.run import STAGES, run_until
+from harness.stages.stage import Plan
+
+QUIET = Console(quiet=True)
+SIZE = 16
+K = ProbeParameters(k=4, responsive=3)
+
+
+class Net(nn.Module):
+    def __init__(self, classes=12):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x):
+        return self.head(self.drop(self.body(x).mean(dim=(2, 3))))
+
+
+def make(num_classes):
+    return Net(num_classes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty-eight drawings in folders by class."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("images")
+    drawn = drawn_arrays(1, 0, 48)
+    for index, (pixels, label) in enumerate(zip(drawn["pixels"], drawn["labels"], strict=True)):
+        place = root / f"class{label:02d}"
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{index}.png")
+    return root
+
+
+def batch(seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randn(16, 3, SIZE, SIZE, generator=rng)
+    return images, torch.randint(12, (16,), generator=rng)
+
+
+def step(model, optimizer, seed):
+    images, labels = batch(seed)
+    loss = nn.functional.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def train(recorders, epochs=4):
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for epoch in range(epochs):
+        for recorder in recorders:
+            recorder.record(model, epoch)
+        model.train()
+        step(model, optimizer, epoch)
+    for recorder in recorders:
+        recorder.record(model, epochs, last=True)
+    return model
+
+
+def view():
+    return ce.View(SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("every", "schedule", "weights", "epochs"),
+    [
+        (1, "linear", (), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        (5, "linear", (7,), [0, 5, 7, 10]),
+        (1, "log", (), [0, 1, 2, 4, 8]),
+        (3, "log", (), [0, 3, 6]),
+    ],
+)
+def test_a_schedule_names_epochs(tmp_path, every, schedule, weights, epochs):
+    recorder = ce.Recorder(tmp_path, every, schedule, weights=weights)
+    assert [epoch for epoch in range(11) if recorder.wants(epoch)] == epochs
+
+
+def test_wrong_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        ce.Recorder(tmp_path, every=0)
+    with pytest.raises(ValueError, match="schedule must be linear or log, got 'exp'"):
+        ce.Recorder(tmp_path, schedule="exp")
+
+
+def test_training_goes_on_as_if_nothing_had_been_recorded(folder, tmp_path):
+    evidence = ce.Evidence(folder, view(), K)
+    recorded = train([ce.Recorder(tmp_path, evidence=evidence)], epochs=2)
+    plain = train([], epochs=2)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(recorded.state_dict()[name], value), name
+    assert recorded.training and not any(m._forward_hooks for m in recorded.modules())
+
+
+def config_of(folder, series, k=4):
+    return parse_config(
+        {
+            "workers": 0,
+            "device": "cpu",
+            "images": {"source": "folder", "probe": str(folder), "test": str(folder)},
+            "series": [{"resize": SIZE, "crop": SIZE, "name": "net", **series}],
+            "probe": {"k": k, "responsive": 3},
+            "space": {"methods": ["ppmi", "correlation"], "dimension": 4},
+            "evolve": {"methods": ["sign_t"], "images_per_class": 2},
+            "revert": {"random_draws": 2, "importance_images": 2, "heldout_images": 2},
+        }
+    )
+
+
+def placed(config, out):
+    """A run up to its spaces, without the map."""
+    plan = Plan(config, Run(out))
+    with engine(plan, 0, QUIET) as working:
+        for stage in STAGES[: STAGES.index(space.STAGE) + 1]:
+            working.run(stage.steps(plan))
+    return plan.run
+
+
+def series_of(place):
+    return {"source": "recorded", "folder": str(place)}
+
+
+@pytest.fixture(scope="module")
+def recorded(folder, tmp_path_factory):
+    """One training recorded thrice: weights, evidence, and evidence with two epochs' weights."""
+    root = tmp_path_factory.mktemp("recorded")
+    evidence = ce.Evidence(folder, view(), K)
+    recorders = [
+        ce.Recorder(root / "weights", schedule="log"),
+        ce.Recorder(root / "evidence", schedule="log", evidence=evidence),
+        ce.Recorder(root / "both", schedule="log", evidence=evidence, weights=(2, 4)),
+    ]
+    train(recorders)
+    return root
+
+
+def test_evidence_alone_gives_the_same_stimuli_and_space_as_the_weights(recorded, folder, tmp_path):
+    architecture = {"architecture": f"{__name__}:make"}
+    runs = [
+        placed(config_of(folder, series), tmp_path / name)
+        for name, series in (
+            ("weights", {"source": "folder", "folder": str(recorded / "weights"), **architecture}),
+            ("evidence", series_of(recorded / "evidence")),
+            ("both", {**series_of(recorded / "both"), **architecture}),
+        )
+    ]
+    for epoch in (0, 1, 2, 4):
+        for kind in ("stimuli", "responsive"):
+            paths = [run.path(Artifact(kind, ("net", epoch))) for run in runs]
+            assert len({path.read_bytes() for path in paths}) == 1, (kind, epoch)
+    for method in ("ppmi", "correlation"):
+        for kind in ("space", "space_neurons"):
+            paths = [run.path(Artifact(kind, (method,))) for run in runs]
+            assert len({path.read_bytes() for path in paths}) == 1, (method, kind)
+
+
+def test_a_run_of_both_undoes_what_has_weights(recorded, folder, tmp_path):
+    series = {**series_of(recorded / "both"), "architecture": f"{__name__}:make"}
+    config = config_of(folder, series)
+    assert [(p.epoch_from, p.epoch_to) for p in config.pairs(config.series[0])] == [(2, 4)]
+    run = run_until("revert", config, tmp_path / "run", QUIET)
+    assert run.holds("records") and set(run.tables("stimuli")["epoch"]) == {0, 1, 2, 4}
+    alone = config_of(folder, series_of(recorded / "evidence"))
+    assert alone.pairs(alone.series[0]) == []
+    with pytest.raises(ValueError, match="has no checkpoint of epoch 1; it has 2, 4"):
+        wrong = config.model_copy(
+            update={"evolve": config.evolve.model_copy(update={"pairs": {"net": ((1, 4),)}})}
+        )
+        wrong.pairs(wrong.series[0])
+
+
+def test_evidence_of_other_images_or_parameters_is_refused(recorded, folder, tmp_path):
+    place = series_of(recorded / "evidence")
+    with pytest.raises(ValueError, match=r"recorded with k = 4, and .* has probe\.k = 5"):
+        run_until("probe", config_of(folder, place, k=5), tmp_path / "k", QUIET)
+    with pytest.raises(ValueError, match=r"recorded with resize = 16, and .* has 20"):
+        run_until("probe", config_of(folder, {**place, "resize": 20}), tmp_path / "v", QUIET)
+    other = tmp_path / "images"
+    paths = folder_images(folder).paths
+    for path in paths[:-1]:
+        (other / Path(path).parent.name).mkdir(parents=True, exist_ok=True)
+        (other / Path(path).parent.name / Path(path).name).write_bytes(Path(path).read_bytes())
+    with pytest.raises(ValueError, match="recorded on other images than the run's probe images"):
+        run_until("probe", config_of(other, place), tmp_path / "i", QUIET)
+    with pytest.raises(ValueError, match="holds neither weights .* nor evidence of a Recorder"):
+        config_of(folder, series_of(tmp_path / "nothing")).series[0].epochs()
+    with pytest.raises(ValueError, match="name their architecture"):
+        config_of(folder, series_of(recorded / "both"))
+
+
+def test_images_in_memory_will_do(tmp_path):
+    drawn = drawn_arrays(1, 0, 24)
+    images = ce.Images(drawn["pixels"], drawn["labels"], [f"c{n}" for n in range(12)])
+    recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K), weights=(0,))
+    assert recorder.record(Net(), 0) and (tmp_path / "model-0.pth").exists()
+    assert (tmp_path / "evidence/probe/recorded/stimuli-0000.parquet").exists()
+
+
+def test_lightning_counts_epochs(tmp_path):
+    torchvision_models()  # both libraries import torchvision, which needs our help beside CPU torch
+    name = "lightning.pytorch"
+    try:
+        lightning = pytest.importorskip(name, reason="pip install lightning")
+    except pytest.skip.Exception:
+        lightning = pytest.importorskip("pytorch_lightning", reason="pip install lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def training_step(self, batch, index):
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    module = Module()
+    before = copy.deepcopy(module.net.state_dict())
+    recorder = ce.Recorder(tmp_path, 2, network=lambda module: module.net)
+    data = torch.utils.data.DataLoader(list(zip(*batch(), strict=True)), batch_size=8)
+    lightning.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[recorder.lightning_callback()],
+    ).fit(module, data)  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"model-{n}.pth" for n in (0, 2, 3)]
+    first, last = (torch.load(tmp_path / f"model-{n}.pth", weights_only=True) for n in (0, 3))
+    assert all(torch.equal(first[name], before[name]) for name in before)
+    now = module.net.state_dict()
+    assert all(torch.equal(last[name], now[name]) for name in before)
+    assert not torch.equal(first["head.weight"], last["head.weight"])
+
+
+def test_hugging_face_counts_steps(tmp_path):
+    torchvision_models()
+    transformers = pytest.importorskip("transformers", reason="pip install transformers")
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, pixel_values, labels):
+            logits = self.net(pixel_values)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    images, labels = batch()
+    data = [{"pixel_values": x, "labels": y} for x, y in zip(images, labels, strict=True)]
+    model = Classifier()
+    recorder = ce.Recorder(tmp_path / "r", 1, "log", network=lambda model: model.net)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "hf"), max_steps=5, per_device_train_batch_size=4,
+        report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(
+        model=model, args=arguments, train_dataset=data,
+        callbacks=[recorder.hugging_face_callback()],
+    ).train()  # fmt: skip
+    names = sorted(p.name for p in (tmp_path / "r").iterdir())
+    assert names == [f"model-{n}.pth" for n in (0, 1, 2, 4, 5)]
+    last = torch.load(tmp_path / "r/model-5.pth", weights_only=True)
+    assert all(torch.equal(last[n], v) for n, v in model.net.state_dict().items())
+
+
+def test_a_recorded_network_is_read_as_a_folder_of_checkpoints(recorded):
+    source = config_of(recorded, {"source": "folder", "folder": str(recorded / "weights"),
+                                  "architecture": f"{__name__}:make"}).series[0]  # fmt: skip
+    assert source.epochs() == (0, 1, 2, 4)
+    assert isinstance(build(f"{__name__}:make", 12), Net)
+    assert np.isfinite(source.load(4, 12, None).head.weight.detach().numpy()).all()
