@@ -90,8 +90,7 @@ class Series:
 
     Attributes:
         name: of the series.
-        models: epoch -> model that returns logits [batch, outputs]. They are borrowed: modes, hooks
-            and gradient flags are afterwards as they were.
+        models: epoch -> model that returns logits [batch, outputs]. Copies of them are used.
         view: how they see images.
         layers: module names or patterns to probe; the result of every non-linearity by default.
         class_outputs: class name -> output, where a class's output is not its own index.

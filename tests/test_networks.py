@@ -281,7 +281,7 @@ PLANTED = {
     "half": (lambda: small().half(), {}, "notes", "float16 are converted to float32"),
     "double": (lambda: small().double(), {}, "notes", "float64 are converted to float32"),
     "probabilities": (lambda: nn.Sequential(small(), nn.Softmax(1)), {}, "notes", "probabilities"),
-    "chance": (Chance, {}, "notes", "two passes over the same images differ"),
+    "chance": (Chance, {}, "problem", "two passes over the same images differ"),
 }
 
 

@@ -20,8 +20,9 @@ from harness.images.batches import batches
 from harness.images.sets import FileImages, ImageSet, View
 from harness.networks.budget import halving
 from harness.networks.devices import CPU, Device
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import run_network
 from harness.records import NEURON, Checkpoint
 
 TOP_SHARE = 0.005
@@ -148,7 +149,7 @@ def _maps(
 
     def keep(output: Tensor, layer: Layer) -> Tensor:
         channels = wanted[layer.name]
-        kept = output[:, channels.start : channels.stop, layer.extra :]
+        kept = layer.strength(output)[:, channels.start : channels.stop, layer.extra :]
         return kept.to("cpu", torch.float32, copy=True)
 
     def record(size: int) -> None:
@@ -161,7 +162,7 @@ def _maps(
             ActivationRecorder(model, layers, keep) as record,
         ):
             for ids, batch in batches(images, np.arange(len(images)), view, size):
-                model(device.batch(batch))
+                run_network(model, device.batch(batch), "to name what its neurons detect")
                 for layer, channels in group:
                     maps[layer.name, channels.start].append(record.kept[layer.name])
                 on_image(len(ids))

@@ -29,8 +29,9 @@ from harness.images.batches import batches
 from harness.images.sets import ImageSet, View
 from harness.networks.budget import FEWEST, halving
 from harness.networks.devices import CPU, Device
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import run_network
 from harness.records import Checkpoint
 
 #: Most bytes of activations in one range of images.
@@ -187,7 +188,7 @@ def probe_range(
             ActivationRecorder(model, layers, recording.keep) as record,
         ):
             for batch_ids, batch in batches(images, ids, view, batch_size):
-                model(device.batch(batch))
+                run_network(model, device.batch(batch), "to record its neurons")
                 recording.add(batch_ids, [record.kept[layer.name] for layer in layers])
                 on_image(len(batch_ids))
         return recording.result()
@@ -229,6 +230,7 @@ class _Recording:
 
     def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """Of a layer's maps the activation a[x, n] and, as far as needed, where it peaks."""
+        maps = layer.strength(maps)
         if maps.device.type != "cpu":
             return maps.max(dim=2)
         values = maps.amax(dim=2)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.concepts.stimuli import TopK
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.records import Checkpoint
 
 

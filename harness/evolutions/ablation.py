@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.execution import Change, Execution, execution, replace_channels
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import run_network
 from harness.records import ARM
 from harness.registry import Registry
 
@@ -222,7 +223,7 @@ def _means(
     outputs: dict[str, Tensor] = {}
     with borrowed(model), keep as record, torch.no_grad():
         for batch in batches:
-            model(batch)
+            run_network(model, batch, "for its mean maps")
             for name, part in record.kept.items():
                 total[name] = total[name] + part if name in total else part
     count = sum(len(batch) for batch in batches)

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from harness.evolutions.ablation import ABLATIONS, Arm
 from harness.evolutions.importance import IMPORTANCE, importance_method
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.records import JOINT
 from harness.registry import Registry
 

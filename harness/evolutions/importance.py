@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.registry import Registry, description
 

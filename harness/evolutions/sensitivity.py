@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.execution import Execution
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import explained, run_network, with_gradients
 
 CONCEPT_DRAWS = 5
 CONTEXTS = 16
@@ -102,7 +103,7 @@ class Case:
         with borrowed(self.newer), torch.no_grad():
             keep = ActivationRecorder(self.newer, self.layers, lambda maps, _: maps.mean(dim=2))
             with keep as record:
-                self.newer(batch)
+                run_network(self.newer, batch, "for the concept vectors of its layers")
             return dict(record.kept)
 
 
@@ -295,6 +296,7 @@ def maps_and_gradients(
     Returns:
         Two dicts, layer name -> [batch, channels, positions], both without graph.
     """
+    purpose = "for the gradients of its layers"
     with (
         borrowed(model),
         torch.enable_grad(),
@@ -302,9 +304,12 @@ def maps_and_gradients(
             model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
         ) as record,
     ):
-        value = as_target(target).value(logits_of(model, model(batch))).sum()
+        with with_gradients():
+            answer = run_network(model, batch, purpose)
+        value = as_target(target).value(logits_of(model, answer)).sum()
         maps = [record.kept[layer.name] for layer in layers]
-        gradients = torch.autograd.grad(value, maps, allow_unused=True, materialize_grads=True)
+        with explained(model, batch, purpose):
+            gradients = torch.autograd.grad(value, maps, allow_unused=True, materialize_grads=True)
     names = [layer.name for layer in layers]
     # in full precision from here on, whatever the network computed in
     detached = [value.detach().float() for value in maps]

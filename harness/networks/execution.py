@@ -11,16 +11,17 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed, hooked
+from harness.networks.running import explained, run_network, with_gradients
 
 #: Turns a layer's output, as the network has it at that moment, into what the network goes on with.
 Change = Callable[[Tensor], Tensor]
@@ -61,17 +62,16 @@ def execution(
         layers: those whose output will be asked for or changed.
         traced: try `torch.fx`; False runs in full with hooks.
     """
-    names = [layer.name for layer in layers]
     with borrowed(model):
-        graph = _trace(model, names) if traced else None
+        graph = _trace(model, layers) if traced else None
         if graph is None:
-            yield _Hooked(model, names)
+            yield _Hooked(model, layers)
             return
         inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
         for module in inplace:
             module.inplace = False  # the values kept must not be overwritten
         try:
-            yield _Traced(model, *graph)
+            yield _Traced(model, *graph, any(layer.sequence_first for layer in layers))
         finally:
             for module in inplace:
                 module.inplace = True
@@ -80,9 +80,9 @@ def execution(
 class _Hooked(Execution):
     """Every re-run is a full forward pass."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self._model = model
-        self._names = names
+        self._layers = {layer.name: layer for layer in layers}
         self._outputs: dict[str, Tensor] = {}
 
     def start(self, batch: Tensor) -> Tensor:
@@ -95,32 +95,60 @@ class _Hooked(Execution):
 
             return action
 
-        with hooked(self._model, {name: keep(name) for name in self._names}):
-            return logits_of(self._model, self._model(batch))
+        with hooked(self._model, {layer: keep(name) for name, layer in self._layers.items()}):
+            answer = run_network(self._model, batch)
+        return logits_of(self._model, answer)
 
     def output(self, layer: str) -> Tensor:
         return self._outputs[layer]
 
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
-        with hooked(self._model, changes):
-            return logits_of(self._model, self._model(self._batch))
+        hooks = {self._layers[name]: change for name, change in changes.items()}
+        through = with_gradients() if torch.is_grad_enabled() else nullcontext()
+        with hooked(self._model, hooks), through:
+            answer = run_network(self._model, self._batch, f"with a changed {_named(changes)}")
+        return logits_of(self._model, answer)
 
     def kept_bytes(self) -> int:
         return sum(output.nbytes for output in self._outputs.values())
 
 
-class _Tracer(fx.Tracer):
-    """Traces, and notes the node that holds each module's output."""
+def _named(changes: Mapping[str, Change]) -> str:
+    names = list(changes)
+    return f"layer {names[0]!r}" if len(names) == 1 else f"value in {len(names)} layers"
 
-    def __init__(self) -> None:
+
+def _same(value: Any) -> Any:
+    """A layer's value: a node of its own, so that a change reaches just what a hook's would."""
+    return value
+
+
+class _Tracer(fx.Tracer):
+    """Traces, and makes a node of each layer's value."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
-        self.outputs: dict[str, fx.Node] = {}
+        self.nodes: dict[str, fx.Node] = {}
+        self._sites: dict[tuple[str, str], list[str]] = {}
+        for layer in layers:
+            self._sites.setdefault((layer.module, layer.side), []).append(layer.name)
 
     def call_module(self, m, forward, args, kwargs):
+        path = self.path_of_module(m)
+        if args:
+            args = (self._noted(args[0], self._sites.get((path, "input"), [])), *args[1:])
         result = super().call_module(m, forward, args, kwargs)
-        if isinstance(result, fx.Proxy):
-            self.outputs[self.path_of_module(m)] = result.node
-        return result
+        names = self._sites.get((path, "output"), [])
+        if isinstance(result, tuple | list):
+            return type(result)([self._noted(result[0], names), *result[1:]]) if result else result
+        return self._noted(result, names)
+
+    def _noted(self, value: Any, names: Sequence[str]) -> Any:
+        for name in names:
+            if isinstance(value, fx.Proxy):
+                value = self.create_proxy("call_function", _same, (value,), {})
+                self.nodes[name] = value.node
+        return value
 
 
 #: In-place functions and what stands for them.
@@ -132,14 +160,14 @@ _OUT_OF_PLACE = {
 }
 
 
-def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
+def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
     """The graph without in-place operations and each layer's node; None if not to be had."""
-    tracer = _Tracer()
+    tracer = _Tracer(layers)
     try:
         graph = tracer.trace(model)
     except Exception:  # tracing runs the user's code on proxies, which can fail in any way
         return None
-    if not all(name in tracer.outputs for name in names):
+    if not all(layer.name in tracer.nodes for layer in layers):
         return None
     for node in graph.nodes:
         if node.op == "call_function":
@@ -148,7 +176,7 @@ def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, dict[str, 
                 node.update_kwarg("inplace", False)
         if _overwrites(node):
             return None
-    return graph, {name: tracer.outputs[name] for name in names}
+    return graph, tracer.nodes
 
 
 def _memory_format(value: Tensor) -> torch.memory_format:
@@ -171,12 +199,21 @@ def _overwrites(node: fx.Node) -> bool:
 class _Traced(Execution):
     """Every re-run executes the descendants of the changed layers only."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, layers: dict[str, fx.Node]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        layers: dict[str, fx.Node],
+        sequence_first: bool = False,
+    ) -> None:
         self._modules = dict(model.named_modules())
         self._model = model
         self._order = list(graph.nodes)
         self._layers = layers
         self._descendants = {name: _descendants(node) for name, node in layers.items()}
+        self._sequence_first = sequence_first
+        inputs = [node for node in self._order if node.op == "placeholder"]
+        self._of_images = set(inputs).union(*map(_descendants, inputs))
         self._kept_nodes = set(layers.values())
         for reached in self._descendants.values():
             for node in reached:
@@ -185,22 +222,21 @@ class _Traced(Execution):
         self._plans: dict[frozenset[str], tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]] = {}
 
     def start(self, batch: Tensor) -> Tensor:
-        self._kept = {}
+        self._kept, self._batch = {}, batch
         values: dict[fx.Node, Any] = {}
         inputs = iter([batch])
         last_use = _last_use(self._order)
-        for node in self._order:
-            if node.op == "placeholder":
-                values[node] = next(inputs, *node.args)
-            else:
-                values[node] = self._run(node, values)
-            if node in self._kept_nodes:
-                self._kept[node] = values[node]
-            for done in last_use.get(node, ()):
-                del values[done]
-            if node.op == "output":
-                return logits_of(self._model, values[node])
-        raise AssertionError("a graph ends in its output")
+        with explained(self._model, batch):
+            for node in self._order:
+                if node.op == "placeholder":
+                    values[node] = next(inputs, *node.args)
+                else:
+                    values[node] = self._run(node, values)
+                if node in self._kept_nodes:
+                    self._kept[node] = values[node]
+                for done in last_use.get(node, ()):
+                    del values[done]
+        return logits_of(self._model, values[self._order[-1]])
 
     def output(self, layer: str) -> Tensor:
         return self._kept[self._layers[layer]]
@@ -227,7 +263,7 @@ class _Traced(Execution):
         inputs = self._inputs(frozenset(arms[0]))
         values = {
             node: value
-            if node.op == "get_attr"
+            if node not in self._of_images
             else value.repeat(count, *[1] * (value.dim() - 1)).contiguous(
                 memory_format=_memory_format(value)
             )
@@ -246,13 +282,12 @@ class _Traced(Execution):
         return list(self._rerun({layer: each(layer) for layer in arms[0]}, values).chunk(count))
 
     def _stackable(self, layers: frozenset[str]) -> bool:
-        """Whether all that the re-run reads is a tensor with a row an image, or a parameter."""
-        rows = len(self._kept[self._layers[next(iter(layers))]])
-        return all(
-            node.op == "get_attr"
-            or (isinstance(self._kept[node], Tensor) and len(self._kept[node]) == rows)
-            for node in self._inputs(layers)
-        )
+        """Whether all that the re-run reads is a tensor with a row an image, or of no image."""
+        if self._sequence_first:
+            return False
+        rows = len(self._batch)
+        values = [self._kept[n] for n in self._inputs(layers) if n in self._of_images]
+        return all(isinstance(v, Tensor) and v.dim() and len(v) == rows for v in values)
 
     def _inputs(self, layers: frozenset[str]) -> set[fx.Node]:
         """The kept values that a re-run of these layers reads."""
@@ -276,12 +311,13 @@ class _Traced(Execution):
         for node, change in changed.items():
             if node not in reached:
                 values[node] = change(values[node])
-        for node in nodes:
-            values[node] = self._run(node, values)
-            if node in changed:
-                values[node] = changed[node](values[node])
-            for done in last_use.get(node, ()):
-                del values[done]
+        with explained(self._model, self._batch, f"with a changed {_named(changes)}"):
+            for node in nodes:
+                values[node] = self._run(node, values)
+                if node in changed:
+                    values[node] = changed[node](values[node])
+                for done in last_use.get(node, ()):
+                    del values[done]
         return logits_of(self._model, values[nodes[-1]])
 
     def kept_bytes(self) -> int:
@@ -336,14 +372,10 @@ def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
 
     Args:
         layer: the layer changed.
-        channels: int64 [set], which of its neurons.
-        source: an output of the same layer for the same images, from another model.
+        channels: int64 [set], which of its units.
+        source: a value of the same layer for the same images, from another model.
     """
-    axis = -1 if layer.channels_last else 1
-    mask = torch.zeros(source.shape[axis], dtype=torch.bool, device=source.device)
-    mask[channels] = True
-    if axis == 1:
-        mask = mask.view(-1, *[1] * (source.dim() - 2))
+    mask = layer.mask(channels, source)
 
     def change(output: Tensor) -> Tensor:
         # unlike `index_copy`, `where` keeps channels-last, in which the layers behind run faster

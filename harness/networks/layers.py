@@ -1,4 +1,4 @@
-"""Which modules of a network are probed, and the shape of what they put out."""
+"""Which values of a network are probed, and the shape of their maps."""
 
 from __future__ import annotations
 
@@ -10,60 +10,35 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from harness.images.sets import View
-from harness.networks.calls import NONLINEARITIES
-from harness.registry import UserCodeError, call_users
+from harness.networks.default_layers import concept_maps, token_grid
+from harness.networks.layer import Layer
+from harness.networks.parts import Site, is_part, sites_of
+from harness.networks.watching import Seen, Watched, innermost, watch
 
 logger = logging.getLogger(__name__)
 
-#: Tokens that may stand before those of the image: class, distillation, registers.
-EXTRA_TOKENS = 8
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A probed module, whose output is a map of `channels` neurons.
+class _Passes:
+    """What was seen of a network on three batches: two images, three images (of which values are
+    rows an image?), and two tall ones (which dimensions follow the image?), as far as it got.
 
     Attributes:
-        name: qualified module name.
-        channels: number of neurons.
-        height, width: size of the map (1 x 1 for vectors; tokens lie in a square where they fill
-            one, after at most EXTRA_TOKENS that have no place: class, distillation, registers).
-        channels_last: whether the output's last dimension is the channel.
-        depth: position among the probed layers, 0 (first) to 1 (last).
-        patch: side of the image part that a neuron responds to, as a fraction of the view (1
-            until `receptive_field.with_patches` has measured it).
-        extra: tokens before the map's, which have no place in the image.
+        seen: on two images.
+        three, tall: module name -> shape of output and input.
     """
 
-    name: str
-    channels: int
-    height: int
-    width: int
-    channels_last: bool
-    depth: float = 0.0
-    patch: float = 1.0
-    extra: int = 0
+    seen: Watched
+    three: Mapping[str, tuple[Shape | None, Shape | None]]
+    tall: Mapping[str, tuple[Shape | None, Shape | None]]
 
-    def channel_first(self, output: Tensor) -> Tensor:
-        """The output as [batch, channels, positions], a view where the memory allows."""
-        if output.dim() == 2:
-            return output.unsqueeze(2)
-        if self.channels_last:
-            output = output.movedim(-1, 1)
-        return output.flatten(2)
-
-    def like_output(self, maps: Tensor, output: Tensor) -> Tensor:
-        """Maps [batch, channels, positions] back in the shape of `output`."""
-        if output.dim() == 2:
-            return maps.squeeze(2)
-        if not self.channels_last:
-            return maps.reshape(output.shape)
-        spatial = output.shape[1:-1]
-        return maps.reshape(*maps.shape[:2], *spatial).movedim(1, -1)
+    def shape_in(self, shapes: Mapping[str, tuple], site: Site) -> Shape | None:
+        return shapes.get(site.module, (None, None))[site.side == "input"]
 
 
 def find_layers(
@@ -77,249 +52,170 @@ def find_layers(
     By default, for each non-linearity call, the innermost module that runs once and whose output
     is the result of that call: the activation module itself where it has one call (VGG), else the
     block that ends in it (ResNet, whose blocks call one ReLU several times, and Inception, which
-    calls a function).
+    calls a function); without those that `default_layers.concept_maps` leaves out.
 
     Args:
         model: the network; nothing of it changes.
         view: the size of its input.
-        patterns: module names or shell patterns ("features.*") instead of the default.
+        patterns: names of modules or of parts of them (`parts.py`), or shell patterns
+            ("features.*", "blocks.*:heads"), instead of the default.
         channels_last: by pattern, for layers whose layout cannot be told from the shape.
 
     Raises:
-        ValueError: a pattern that matches no module, no non-linearity found, an output that is not
-            a tensor of 2 to 4 dimensions, a layout that cannot be told.
+        ValueError: a pattern that matches no module, no non-linearity found, values that are no
+            real tensors of 2 to 4 dimensions with a row an image, a layout that cannot be told.
     """
+    passes = _passes(model, view)
+    if patterns is None:
+        sites = {name: Site(name) for name in _default(passes)}
+    else:
+        sites = _named(model, passes.seen.modules, patterns)
+    layers: list[Layer] = []
+    for name, site in sites.items():
+        depth = len(layers) / max(1, len(sites) - 1)
+        layers.append(_layer(name, site, passes, channels_last or {}, depth))
+    return layers
+
+
+def _passes(model: nn.Module, view: View) -> _Passes:
+    side = view.crop
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        image = torch.rand(2, view.channels, view.crop, view.crop)
-        tall = torch.rand(2, view.channels, view.crop + view.crop // 2, view.crop)
-    outputs, passed_over = _watch(model, image)
-    if patterns is None:
-        names = [name for name, seen in outputs.items() if seen.nonlinear and seen.calls == 1]
-        names = _innermost(names, outputs)
-        names, no_maps = _concept_maps(names, outputs, _watch(model, tall, partly=True)[0])
-        for why, which in no_maps.items():
-            logger.warning("%d layers are not probed by default (%s): %s", len(which), why,
-                           ", ".join(which[:8]) + ", …" * (len(which) > 8))  # fmt: skip
-        if not names:
-            some = ", ".join(list(outputs)[:12])
-            raise ValueError(
-                f"no module of the model puts out a non-linearity's result; name the layers to "
-                f"probe: layers = [...]; the model's modules are {some}, …"
-            )
-        if passed_over:
-            logger.warning(
-                "%d of %d calls of activation functions are inside a block that is probed as a "
-                "whole or cannot be probed, and are passed over: %s",
-                len(passed_over),
-                len(passed_over) + len(names),
-                _counted(passed_over),
-            )
-    else:
-        names = []
-        for pattern in patterns:
-            matched = [name for name in outputs if fnmatchcase(name, pattern)]
-            if not matched:
-                some = ", ".join(list(outputs)[:12])
-                raise ValueError(f"no layer matches {pattern!r}; the model's are {some}, ...")
-            names += [name for name in matched if name not in names]
-        names.sort(key=list(outputs).index)
-        repeated = [name for name in names if outputs[name].calls > 1]
-        if repeated:
-            raise ValueError(
-                f"{', '.join(repeated)} runs more than once a pass; name the block around it"
-            )
-    layers: list[Layer] = []
-    for name in names:
-        shape = outputs[name].shape
-        if len(shape) not in (2, 3, 4):
-            raise ValueError(
-                f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used"
-            )
-        last = _stated(name, channels_last or {})
-        if last is None:
-            last = _is_channels_last(model, name, outputs, tall)
-        channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-        height, width, extra = _grid(spatial, _patch_grid(outputs))
-        depth = len(layers) / max(1, len(names) - 1)
-        layers.append(Layer(name, channels, height, width, last, depth, extra=extra))
-    return layers
+        images = torch.rand(3, view.channels, side, side)
+        tall = torch.rand(2, view.channels, side + side // 2, side)
+    return _Passes(
+        watch(model, images[:2]),
+        watch(model, images).shapes(),
+        watch(model, tall, partly=True).shapes(),
+    )
+
+
+def _default(passes: _Passes) -> list[str]:
+    """The names of the modules that are probed by default; what is left out is said."""
+    modules = passes.seen.modules
+    names = [name for name, seen in modules.items() if seen.nonlinear and seen.calls == 1]
+    names = innermost(names, modules)
+    axes = {name: _image_axis(Site(name), passes) for name in names}
+    names, left_out = concept_maps(names, axes, passes.seen, passes.tall)
+    for why, which in left_out.items():
+        listed = ", ".join(which[:8]) + ", …" * (len(which) > 8)
+        logger.warning("%d layers are not probed by default (%s): %s", len(which), why, listed)
+    if not names:
+        some = ", ".join(list(modules)[:12])
+        raise ValueError(
+            f"no module of the model puts out a non-linearity's result; name the layers to "
+            f"probe: layers = [...]; the model's modules are {some or 'hidden'}, …"
+        )
+    if over := passes.seen.passed_over:
+        logger.warning(
+            "%d of %d calls of activation functions are inside a block that is probed as a "
+            "whole or cannot be probed, and are passed over: %s",
+            len(over),
+            len(over) + len(names),
+            _counted(over),
+        )
+    return names
 
 
 def _counted(names: Sequence[str]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 
-def _concept_maps(
-    names: Sequence[str], outputs: Mapping[str, _Seen], larger: Mapping[str, _Seen]
-) -> tuple[list[str], dict[str, list[str]]]:
-    """Those of the layers that are maps of concepts, and why the others are not.
-
-    - Where other layers have a place in the image, those that have none are left out: fully
-      connected ones (the paper probes convolutions), and maps that have one position however
-      large the image is (squeeze-and-excitation).
-    - Where earlier outputs are concatenated, what comes is a copy of them, not new neurons.
-    - Where the image is cut into patches, layers whose tokens are not these patches mix tokens
-      (MLP-Mixer): their "positions" are channels.
-    """
-    shapes = {name: outputs[name].shape for name in names}
-    placed = [n for n, shape in shapes.items() if len(shape) > 2 and math.prod(shape[2:]) > 1]
-    patches = _patch_grid(outputs)
-    tokens = range(0) if patches is None else _tokens_of(patches)
-    kept: list[str] = []
-    left: dict[str, list[str]] = {}
-    for name, shape in shapes.items():
-        grown = larger[name].shape if name in larger else shape
-        if placed and name not in placed and math.prod(grown[2:]) == 1:
-            left.setdefault("no place in the image", []).append(name)
-        elif outputs[name].joined:
-            left.setdefault("a concatenation of earlier outputs", []).append(name)
-        elif len(shape) == 3 and patches is not None and shape[1] not in tokens:
-            left.setdefault("mixes tokens", []).append(name)
-        else:
-            kept.append(name)
-    return kept, left
+def _named(
+    model: nn.Module, modules: Mapping[str, Seen], patterns: Sequence[str]
+) -> dict[str, Site]:
+    """Where the layers of these names or patterns are, in the order of running."""
+    sites: dict[str, Site] = {}
+    for pattern in patterns:
+        if is_part(pattern):
+            sites |= sites_of(pattern, model, dict(modules))
+            continue
+        matched = [name for name in modules if fnmatchcase(name, pattern)]
+        if not matched:
+            some = ", ".join(list(modules)[:12])
+            raise ValueError(f"no layer matches {pattern!r}; the model's are {some}, ...")
+        sites |= {name: Site(name) for name in matched}
+    if repeated := [n for n, site in sites.items() if modules[site.module].calls > 1]:
+        raise ValueError(
+            f"{', '.join(repeated)} runs more than once a pass; name the block around it"
+        )
+    order = list(modules)
+    return dict(sorted(sites.items(), key=lambda item: order.index(item[1].module)))
 
 
-def _patch_grid(outputs: Mapping[str, _Seen]) -> tuple[int, int] | None:
-    """Height and width of the patches into which a network cuts the image before it makes tokens of
-    them: the map of the last convolution, where its positions are the tokens of a layer."""
-    maps = [s.shape[2:] for s in outputs.values() if s.layout is False and len(s.shape) == 4]
-    lengths = {s.shape[1] for s in outputs.values() if len(s.shape) == 3}
-    fitting = [grid for grid in maps if lengths & set(_tokens_of((grid[0], grid[1])))]
-    return (fitting[-1][0], fitting[-1][1]) if fitting else None
+def _image_axis(site: Site, passes: _Passes) -> int | None:
+    """Which dimension of a value counts the images; None where there is none."""
+    two = site.value(passes.seen.modules[site.module])
+    three = passes.shape_in(passes.three, site)
+    if two is None or three is None or two.dim() != len(three):
+        return None
+    follows = [i for i, (a, b) in enumerate(zip(two.shape, three, strict=True)) if a != b]
+    return follows[0] if len(follows) == 1 and two.shape[follows[0]] == 2 else None
 
 
-def _tokens_of(patches: tuple[int, int]) -> range:
-    count = math.prod(patches)
-    return range(count, count + EXTRA_TOKENS + 1)
+def _layer(
+    name: str, site: Site, passes: _Passes, stated: Mapping[str, bool], depth: float
+) -> Layer:
+    """A layer with the shape of its map."""
+    seen = passes.seen.modules[site.module]
+    value, axis = site.value(seen), _image_axis(site, passes)
+    if value is None or (seen.several and name == site.module):
+        what = "several things" if seen.several else "no tensor"
+        raise ValueError(
+            f"layer {name!r} puts out {what}; name a module inside it"
+            + f", or its first one: {name}:residual" * seen.several
+        )
+    shape = tuple(value.shape)
+    if not value.is_floating_point():
+        raise ValueError(f"layer {name!r} puts out {value.dtype}; real numbers can be used")
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used")
+    sequence_first = axis == 1 and len(shape) == 3
+    if axis != 0 and not sequence_first:
+        raise ValueError(
+            f"layer {name!r} puts out shape {shape} for 2 images, where no dimension is the "
+            f"images': windows or tokens of several images are mixed; name the block around it"
+        )
+    if sequence_first:
+        shape = (shape[1], shape[0], shape[2])
+    last = _stated(name, stated)
+    if last is None:
+        last = _is_channels_last(name, site, shape, passes)
+    channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
+    height, width, extra = _grid(spatial, passes.seen)
+    return Layer(
+        name=name,
+        channels=channels // site.group,
+        height=height,
+        width=width,
+        channels_last=last,
+        depth=depth,
+        extra=extra,
+        module=site.module,
+        side=site.side,
+        group=site.group,
+        sequence_first=sequence_first,
+    )
 
 
-def _grid(spatial: tuple[int, ...], patches: tuple[int, int] | None) -> tuple[int, int, int]:
+def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
     """Height and width of a map, and how many tokens before it have no place in the image."""
     if len(spatial) != 1:
         return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
-    if patches is not None and spatial[0] in _tokens_of(patches):
-        return *patches, spatial[0] - math.prod(patches)
+    if (grid := token_grid(spatial[0], watched)) is not None:
+        return grid
     # cut by other means than a convolution: a square, after a class token and perhaps another
     side = math.isqrt(spatial[0])
     extra = spatial[0] - side**2
     return (side, side, extra) if side > 3 and extra <= 2 else (spatial[0], 1, 0)
 
 
-@dataclass
-class _Seen:
-    shape: tuple[int, ...]
-    output: Tensor
-    nonlinear: bool
-    calls: int
-    layout: bool | None
-    joined: bool
-
-
-class _Nonlinearities(TorchFunctionMode):
-    """Remembers the tensors that non-linearities return, and the functions' names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.results: list[Tensor] = []  # kept alive, so that ids stay unique
-        self.names: list[str] = []
-        self.joined: list[Tensor] = []  # concatenations, and what normalisations make of them
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        maps = isinstance(result, Tensor) and result.dim() == 4  # joined by channel, not by token
-        if maps and (
-            name in ("cat", "concat", "concatenate")
-            or (args and name in ("batch_norm", *NONLINEARITIES) and self.is_joined(args[0]))
-        ):
-            self.joined.append(result)
-        if name in NONLINEARITIES and isinstance(result, Tensor):
-            self.results.append(result)
-            self.names.append(name.rstrip("_"))
-        return result
-
-    def is_joined(self, value: object) -> bool:
-        return any(value is joined for joined in self.joined[-8:])
-
-
-def _watch(
-    model: nn.Module, image: Tensor, partly: bool = False
-) -> tuple[dict[str, _Seen], list[str]]:
-    """What each module puts out, in the order of finishing, and whether it is a non-linearity's.
-
-    Args:
-        partly: return what was seen before an error of the network instead of raising it.
-
-    Returns:
-        Module name -> what was seen, and the names of the activation functions whose result is no
-        module's output.
-    """
-    seen: dict[str, _Seen] = {}
-    mode = _Nonlinearities()
-
-    def hook(name: str):
-        def record(module, inputs, output):
-            if not isinstance(output, Tensor):
-                return
-            if name in seen:
-                seen[name].calls += 1
-                return
-            nonlinear = any(output is result for result in mode.results[-3:])
-            joined = mode.is_joined(output)
-            seen[name] = _Seen(tuple(output.shape), output, nonlinear, 1, _layout(module), joined)
-
-        return record
-
-    handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), mode:
-            call_users(f"the network on images of shape {tuple(image.shape)}", model, image)
-    except UserCodeError:
-        if not partly:
-            raise
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, flag in training.items():
-            module.training = flag
-    outputs = [one.output for one in seen.values() if one.calls == 1]
-    passed_over = [
-        name
-        for name, result in zip(mode.names, mode.results, strict=True)
-        if not any(result is output for output in outputs)
-    ]
-    return seen, passed_over
-
-
-def _layout(module: nn.Module) -> bool | None:
-    """Whether a module's maps are channels-last by its kind; None where that cannot be told."""
-    if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d | nn.AvgPool2d | nn.GroupNorm):
-        return False
-    return True if isinstance(module, nn.Linear | nn.LayerNorm) else None
-
-
-def _innermost(names: list[str], outputs: dict[str, _Seen]) -> list[str]:
-    """Of modules that put out the very same tensor, the one that finished first."""
-    chosen: list[str] = []
-    for name in names:
-        if not any(outputs[name].output is outputs[other].output for other in chosen):
-            chosen.append(name)
-    return chosen
-
-
 def _stated(name: str, layouts: Mapping[str, bool]) -> bool | None:
     return next((last for pattern, last in layouts.items() if fnmatchcase(name, pattern)), None)
 
 
-def _is_channels_last(
-    model: nn.Module, name: str, outputs: Mapping[str, _Seen], tall: Tensor
-) -> bool:
+def _is_channels_last(name: str, site: Site, shape: Shape, passes: _Passes) -> bool:
     """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
-    shape = outputs[name].shape
     if len(shape) == 3:
         return True  # tokens
     if len(shape) == 2:
@@ -328,14 +224,14 @@ def _is_channels_last(
         return False
     if shape[1] == shape[2] != shape[3]:
         return True
-    watched, _ = _watch(model, tall, partly=True)
-    if name in watched:
-        return watched[name].shape[1] != shape[1]
+    if (tall := passes.shape_in(passes.tall, site)) is not None:
+        return tall[1] != shape[1]
     # the network takes one size alone: what the layer's map was made by tells, too
-    before = list(outputs)[: list(outputs).index(name) + 1]
-    for earlier in reversed(before):
-        if outputs[earlier].layout is not None and len(outputs[earlier].shape) == 4:
-            return bool(outputs[earlier].layout)
+    modules = passes.seen.modules
+    for earlier in reversed(list(modules)[: list(modules).index(site.module) + 1]):
+        output = modules[earlier].output
+        if modules[earlier].layout is not None and output is not None and output.dim() == 4:
+            return bool(modules[earlier].layout)
     raise ValueError(
         f"layer {name!r} puts out shape {shape}: cannot tell which dimension holds its channels; "
         f'say it in the series: channels_last = {{ "{name}" = false }}'

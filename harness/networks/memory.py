@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 
@@ -17,7 +18,7 @@ class MemorySource(Source):
     """Models by epoch.
 
     Attributes:
-        models: epoch -> model; they are borrowed, and as they were afterwards.
+        models: epoch -> model; copies of them are used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -33,7 +34,14 @@ class MemorySource(Source):
             raise CheckpointError(
                 f"series {self.name!r} has no model of epoch {epoch}; it has {sorted(self.models)}"
             )
-        return self.models[epoch]
+        try:
+            return copy.deepcopy(self.models[epoch])
+        except Exception as error:  # whatever copying does that a class of the user's defines
+            raise CheckpointError(
+                f"series {self.name!r}: the model of epoch {epoch} cannot be copied, and it is not "
+                f"to be changed ({type(error).__name__}: {error}); take what is tied to it off "
+                f"(hooks with a state, torch.nn.utils.weight_norm)"
+            ) from error
 
     def identity(self, epoch: int) -> str:
         """Of the weights and the printed structure."""

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from harness.images.sets import View
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import explained, run_network, with_gradients
 
 #: A patch must show enough to be recognised, and less than the whole image.
 SMALLEST_PATCH_PIXELS = 20
@@ -21,8 +22,8 @@ CONTEXT = 1.5
 def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
     """The layers with `patch`: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
 
-    Vectors, which have no place in the image, keep 1 (the whole view). Where a part of the network
-    runs without gradients, what it sees cannot be measured: the largest patch is taken.
+    Vectors, which have no place in the image, keep 1 (the whole view). Where values are
+    detached, what a layer sees cannot be measured: the largest patch is taken.
     """
     image = torch.rand(
         2, view.channels, view.crop, view.crop, generator=torch.Generator().manual_seed(0)
@@ -35,19 +36,21 @@ def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[
         torch.enable_grad(),
         ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True) as record,
     ):
-        model(image)
+        with with_gradients():
+            run_network(model, image, "to measure what neurons see")
         for layer in layers:
             if layer.width == 1:
                 measured.append(replace(layer, patch=1.0))
                 continue
             centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
-            target = record.kept[layer.name][:, :, centre].sum()
-            if not target.requires_grad:  # behind a part that runs without gradients
+            target = layer.strength(record.kept[layer.name])[:, :, centre].sum()
+            if not target.requires_grad:  # behind a part whose values are detached
                 measured.append(replace(layer, patch=largest))
                 continue
-            (gradient,) = torch.autograd.grad(
-                target, image, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
+            with explained(model, image, f"for what neurons of layer {layer.name!r} see"):
+                (gradient,) = torch.autograd.grad(
+                    target, image, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
             touched = (gradient != 0).any(dim=0).any(dim=0)
             extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
             patch = min(max(CONTEXT * extent / view.crop, smallest), largest)

@@ -6,23 +6,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 
 T = TypeVar("T")
 
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode and without parameter gradients, as it was afterwards."""
+    """The model in evaluation mode and without parameter gradients, as it was afterwards.
+
+    Meanwhile `torch.nn`'s transformer layers run module by module: their fused form has none.
+    """
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     model.requires_grad_(False)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield model
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes.items():
             module.training = mode
         for parameter, flag in flags.items():
@@ -31,23 +38,43 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def hooked(
-    model: nn.Module, hooks: Mapping[str, Callable[[Tensor], Tensor | None]]
+    model: nn.Module, hooks: Mapping[Layer, Callable[[Tensor], Tensor | None]]
 ) -> Iterator[None]:
-    """Call a function with the output of each named module; what it returns takes its place.
+    """Call a function with the value of each layer; what it returns takes its place.
 
     Raises:
-        ValueError: a module name that the model does not have.
+        ValueError: a layer that the model does not have.
     """
     modules = dict(model.named_modules())
     with ExitStack() as lifetime:
-        for name, action in hooks.items():
-            if name not in modules:
-                raise ValueError(f"the model has no layer {name!r}; see `layers.find_layers`")
-            handle = modules[name].register_forward_hook(
-                lambda module, inputs, output, action=action: action(output)
-            )
-            lifetime.callback(handle.remove)
+        for layer, action in hooks.items():
+            if layer.module not in modules:
+                raise ValueError(f"the model has no layer {layer.name!r}; see `find_layers`")
+            attach = _on_input if layer.side == "input" else _on_output
+            lifetime.callback(attach(modules[layer.module], action).remove)
         yield
+
+
+def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
+    """A hook on what a module puts out, of several things on the first."""
+
+    def act(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not isinstance(output, tuple | list):
+            return action(output)
+        changed = action(output[0])
+        return None if changed is None else type(output)([changed, *output[1:]])
+
+    return module.register_forward_hook(act)
+
+
+def _on_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
+    """A hook on the first thing that a module takes in."""
+
+    def act(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        changed = action(inputs[0])
+        return None if changed is None else (changed, *inputs[1:])
+
+    return module.register_forward_pre_hook(act)
 
 
 class ActivationRecorder(Generic[T]):
@@ -56,8 +83,8 @@ class ActivationRecorder(Generic[T]):
     Args:
         model: any module.
         layers: the layers to record.
-        keep: what to keep of a layer's map, given channel-first as [batch, channels, positions]
-            and the layer. What it returns must not share memory with the map unless
+        keep: what to keep of a layer's map, given as `Layer.channel_first`, [batch, units,
+            positions], and the layer. What it returns must not share memory with the map unless
             `shares_memory` says so.
         shares_memory: the kept value is (a view of) the map itself. The network then goes on with
             a copy, so that in-place operations behind the layer do not alter what was kept.
@@ -85,7 +112,7 @@ class ActivationRecorder(Generic[T]):
         self._keep = keep
         self._shares_memory = shares_memory
         self._start_gradient = start_gradient
-        self._lifetime = hooked(model, {layer.name: self._hook(layer) for layer in layers})
+        self._lifetime = hooked(model, {layer: self._hook(layer) for layer in layers})
 
     def _hook(self, layer: Layer) -> Callable[[Tensor], Tensor | None]:
         def record(output: Tensor) -> Tensor | None:

@@ -17,15 +17,17 @@ from harness.config import Config, refuse
 from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, open_images
 from harness.networks.architectures import takes_channels_last
-from harness.networks.budget import resources
+from harness.networks.budget import FEWEST, resources
 from harness.networks.devices import Device
-from harness.networks.layers import Layer, find_layers
+from harness.networks.layer import Layer
+from harness.networks.layers import find_layers
 from harness.networks.objectives import choose_objective, objective_identity
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import run_network
+from harness.networks.soundness import check_gradients, check_passes
 from harness.networks.sources import FolderSource, Source
-from harness.registry import call_users
-from harness.stages.checkpoints import give_checkpoints, prepared
+from harness.stages.checkpoints import give_checkpoints, opened, prepared
 from harness.stages.prototypes import targets
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
@@ -88,7 +90,7 @@ def _notes() -> Iterator[list[str]]:
 def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
     """Layers, units, outputs and accuracy of a checkpoint. Raises ValueError with what is wrong."""
     images = open_images(run, "test")
-    model = source.load(epoch, len(images.classes), run)
+    model = opened(run, source, epoch)
     broken = [name for name, value in model.state_dict().items() if _is_broken(value)]
     if broken:
         raise ValueError(
@@ -106,16 +108,14 @@ def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
     model = prepared(model, source, fits)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
     device = resources().device
-    model, batch = device.model(model), device.batch(batch if fits else batch.contiguous())
+    model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
     with device.computing():
-        logits, again = (_logits(model, batch) for _ in range(2))
-    _say_precision(model, layers, batch, logits, device)
+        on_device = check_passes(model, shown)
+        check_gradients(model, layers, shown[:FEWEST])
+    _say_precision(model, layers, shown, on_device.cpu(), device)
+    logits = on_device.cpu()
+    logits = logits.float() if logits.is_floating_point() else logits
     _check_outputs(source, images, logits)
-    if not torch.equal(logits, again):
-        logger.warning(
-            "two passes over the same images differ: dropout or another source of chance is on in "
-            "evaluation mode, and no result can be repeated"
-        )
     accuracy = _accuracy(run, source, epoch, logits, images.labels[rows])
     units = sum(layer.channels for layer in layers)
     return {
@@ -136,9 +136,9 @@ def _say_precision(
     full = replace(device, precision="float32")
     strongest = []
     for place in (device, full):
-        keep = ActivationRecorder(model, layers, lambda maps, _: maps.amax(dim=2).argmax(dim=0))
+        keep = ActivationRecorder(model, layers, _strongest_image)
         with borrowed(model), torch.inference_mode(), place.computing(), keep as record:
-            answer = logits_of(model, model(batch))
+            answer = logits_of(model, run_network(model, batch))
         strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
     units = (strongest[0] == strongest[1]).float().mean()
     images = (logits.argmax(dim=1) == answer.cpu().argmax(dim=1)).sum()
@@ -149,14 +149,12 @@ def _say_precision(
     )
 
 
+def _strongest_image(maps: Tensor, layer: Layer) -> Tensor:
+    return layer.strength(maps).amax(dim=2).argmax(dim=0)
+
+
 def _is_broken(value: Tensor) -> bool:
     return value.is_floating_point() and not bool(torch.isfinite(value).all())
-
-
-def _logits(model: nn.Module, batch: Tensor) -> Tensor:
-    with borrowed(model), torch.no_grad():
-        answer = call_users(f"the network on images of shape {tuple(batch.shape)}", model, batch)
-    return logits_of(model, answer).cpu()
 
 
 def _check_outputs(source: Source, images: ImageSet, output: Tensor) -> None:

@@ -17,9 +17,12 @@ from harness.images.splits import split_images
 from harness.networks.architectures import channels_last
 from harness.networks.budget import Cost, fitting, measure, resources
 from harness.networks.calls import expose_calls
-from harness.networks.layers import Layer
+from harness.networks.layer import Layer
 from harness.networks.outputs import choose_output
+from harness.networks.parts import open_attention
+from harness.networks.running import name_network, network_name
 from harness.networks.sources import Source, TrainedSource
+from harness.networks.wrappers import usable
 from harness.randomness import generator
 from harness.records import Pair
 from harness.stages.stage import Plan
@@ -52,14 +55,25 @@ def _identity(source: Source, epoch: int, precision: str) -> list[object]:
 def load(run: Run, source: Source, epoch: int) -> nn.Module:
     """The model of one checkpoint on the device in use, in float32, in the series' memory format,
     calls exposed."""
-    classes = len(open_images(run, "test").classes)
     fits = view_of(run, source).channels_last
-    return resources().device.model(prepared(source.load(epoch, classes, run), source, fits))
+    return resources().device.model(prepared(opened(run, source, epoch), source, fits))
+
+
+def opened(run: Run, source: Source, epoch: int) -> nn.Module:
+    """The model of one checkpoint as it is, without wrappers, with a name for messages.
+
+    Raises:
+        ValueError: it cannot be loaded, or not be looked into.
+    """
+    model = source.load(epoch, len(open_images(run, "test").classes), run)
+    return name_network(usable(model), f"series {source.name!r}, epoch {epoch}")
 
 
 def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
     """A loaded model as all stages use it."""
-    model = choose_output(expose_calls(model.float()), source.output)
+    name = network_name(model)
+    model = expose_calls(open_attention(model.float(), source.layers))
+    name_network(choose_output(model, source.output), name)
     return channels_last(model) if in_channels_last else model
 
 

@@ -33,6 +33,7 @@ from harness.records import NEURON, Checkpoint
 from harness.stages.checkpoints import (
     give_checkpoints,
     load,
+    opened,
     prepared,
     read_layers,
     view_of,
@@ -67,8 +68,7 @@ class FindLayers(Work):
             assert isinstance(source, RecordedSource)
             yield source.evidence.table(Artifact("layers", (RECORDED,))).assign(series=source.name)
             return
-        classes = len(open_images(run, "test").classes)
-        model = source.load(source.loadable()[-1], classes, run)
+        model = opened(run, source, source.loadable()[-1])
         two = batch_of(open_images(run, "test"), [0, 1], source.view)
         fits = takes_channels_last(model, two)
         model = prepared(model, source, fits)

@@ -16,10 +16,11 @@ from harness.artifacts import Artifact, Run
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.images.batches import batches
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import halving
+from harness.networks.budget import halving, resources
 from harness.networks.objectives import Target, choose_objective, read_embeddings
 from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed
+from harness.networks.running import run_network
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.stages.checkpoints import image_parts, load, output_of, view_of
@@ -55,12 +56,16 @@ class MakePrototypes(Work):
         chosen = {c: self._chosen(images, c) for c in range(len(images.classes))}
         model, view = load(run, self.source, self.epoch), view_of(run, self.source)
 
+        purpose = "for the prototypes of classes"
+
         def mean(ids: np.ndarray, size: int) -> Tensor:
-            with borrowed(model), torch.inference_mode():
-                outputs = [
-                    functional.normalize(logits_of(model, model(batch)).double(), dim=1)
+            device = resources().device
+            with borrowed(model), torch.inference_mode(), device.computing():
+                answers = [
+                    logits_of(model, run_network(model, device.batch(batch), purpose)).cpu()
                     for _, batch in batches(images, ids, view, size)
                 ]
+            outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
 
         size, what = self.config.evolve.batch_size, str(self.makes[0])

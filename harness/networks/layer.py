@@ -1,0 +1,93 @@
+"""A probed layer: where its neurons are in a pass, and the shape of what they put out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: Which value of a module's call is meant: what it puts out (of several things the first), or what
+#: it takes in.
+Side = Literal["output", "input"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place in a pass whose value is a map of `channels` units.
+
+    A unit is a channel, or `group` channels that belong together (a head of an attention).
+
+    Attributes:
+        name: qualified name of the module, or of a part of it (see `parts.py`).
+        channels: number of units.
+        height, width: size of the map (1 x 1 for vectors; tokens lie in a square where they fill
+            one, after at most EXTRA_TOKENS that have no place: class, distillation, registers).
+        channels_last: whether the value's last dimension is the channel.
+        depth: position among the probed layers, 0 (first) to 1 (last).
+        patch: side of the image part that a neuron responds to, as a fraction of the view (1
+            until `receptive_field.with_patches` has measured it).
+        extra: tokens before the map's, which have no place in the image.
+        module: whose call the value belongs to; `name` by default.
+        side: its output or its input.
+        group: consecutive channels that make a unit.
+        sequence_first: the value is [tokens, batch, channels].
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+    depth: float = 0.0
+    patch: float = 1.0
+    extra: int = 0
+    module: str = ""
+    side: Side = "output"
+    group: int = 1
+    sequence_first: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "module", self.module or self.name)
+
+    def channel_first(self, output: Tensor) -> Tensor:
+        """The value as [batch, units, positions], a view where the memory allows; of a unit of
+        several channels, all their positions, one channel after the other."""
+        if output.dim() == 2:
+            maps = output.unsqueeze(2)
+        else:
+            maps = output.transpose(0, 1) if self.sequence_first else output
+            maps = (maps.movedim(-1, 1) if self.channels_last else maps).flatten(2)
+        return maps if self.group == 1 else maps.unflatten(1, (-1, self.group)).flatten(2)
+
+    def like_output(self, maps: Tensor, output: Tensor) -> Tensor:
+        """Maps [batch, units, positions] back in the shape of `output`."""
+        if self.group > 1:
+            maps = maps.unflatten(2, (self.group, -1)).flatten(1, 2)
+        if output.dim() == 2:
+            return maps.squeeze(2)
+        if not self.channels_last:
+            return maps.reshape(output.shape)
+        if self.sequence_first:
+            return maps.permute(2, 0, 1)
+        spatial = output.shape[1:-1]
+        return maps.reshape(*maps.shape[:2], *spatial).movedim(1, -1)
+
+    def strength(self, maps: Tensor) -> Tensor:
+        """A unit's activation at each position, of maps from `channel_first`: the value itself, or
+        the length of the vector of its channels; [batch, units, positions]."""
+        return maps if self.group == 1 else maps.unflatten(2, (self.group, -1)).norm(dim=2)
+
+    def mask(self, units: Tensor, output: Tensor) -> Tensor:
+        """Which entries of a value belong to some units: bool, broadcasts with `output`.
+
+        Args:
+            units: int64 [set].
+            output: a value of this layer.
+        """
+        axis = -1 if self.channels_last else 1
+        mask = torch.zeros(output.shape[axis] // self.group, dtype=torch.bool, device=output.device)
+        mask[units] = True
+        mask = mask.repeat_interleave(self.group)
+        return mask if axis == -1 else mask.view(-1, *[1] * (output.dim() - 2))

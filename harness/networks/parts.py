@@ -1,0 +1,190 @@
+"""Parts of a network that no module's output is, by name: `MODULE:PART`.
+
+`blocks.3.attn:heads`, the heads of an attention; `blocks.3:residual`, the residual stream behind a
+block; `blocks.3.mlp.fc2:input`, what goes into a module. A new part is one function in PARTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.networks.layer import Side
+from harness.networks.watching import Seen
+from harness.registry import Registry
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in a pass a value is read and changed.
+
+    Attributes:
+        module: whose call.
+        side: its output (of several things the first) or its input.
+        group: consecutive channels that make one unit, e.g. the size of a head.
+    """
+
+    module: str
+    side: Side = "output"
+    group: int = 1
+
+    def value(self, seen: Seen) -> Tensor | None:
+        return seen.output if self.side == "output" else seen.input
+
+
+class NoSuchPart(ValueError):
+    """A module has no such part; the text says why."""
+
+
+#: name -> function(module's name, module, what was seen of all modules) -> where the part is
+PARTS: Registry[Callable[[str, nn.Module, dict[str, Seen]], Site]] = Registry("part of a network")
+
+
+@PARTS.add("input")
+def module_input(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
+    """What goes into a module."""
+    if name not in seen or seen[name].input is None:
+        raise NoSuchPart("its first input is no tensor")
+    return Site(name, "input")
+
+
+@PARTS.add("residual")
+def residual(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
+    """The residual stream behind a block: its output, which has the shape of its input."""
+    one = seen.get(name)
+    if one is None or one.output is None or one.input is None:
+        raise NoSuchPart("it does not turn a tensor into a tensor")
+    if one.output.shape != one.input.shape:
+        raise NoSuchPart(
+            f"it turns shape {tuple(one.input.shape)} into {tuple(one.output.shape)}: a residual "
+            f"block keeps the shape"
+        )
+    return Site(name)
+
+
+#: How libraries call the number of heads, and the projection of their concatenated outputs.
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
+_PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "wo", "dense", "fc_out")
+
+
+@PARTS.add("heads")
+def heads(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
+    """The heads of an attention, each a group of channels of what goes into the output projection;
+    a head's activation is the length of its vector."""
+    count = next((n for a in _HEADS if isinstance(n := getattr(module, a, None), int)), None)
+    if count is None:
+        raise NoSuchPart(f"it has no number of heads ({', '.join(_HEADS)})")
+    projection = next((p for p in _PROJECTIONS if hasattr(module, p)), None)
+    if projection is None and hasattr(module, "all_head_size"):  # the projection is elsewhere
+        site = Site(name)
+    elif projection is None:
+        raise NoSuchPart(f"it has no output projection ({', '.join(_PROJECTIONS)})")
+    else:
+        site = Site(f"{name}.{projection}", "input")
+    value = site.value(seen[site.module]) if site.module in seen else None
+    if value is None:
+        raise NoSuchPart(
+            f"its output projection {site.module} is not run as a module: attention that hands its "
+            f"weights to a function cannot be looked into"
+        )
+    if value.shape[-1] % count:
+        raise NoSuchPart(f"{value.shape[-1]} channels are not shared out evenly to {count} heads")
+    return Site(site.module, site.side, value.shape[-1] // count)
+
+
+def is_part(pattern: str) -> bool:
+    """Whether a layer's name or pattern names a part of a module."""
+    return ":" in pattern
+
+
+def sites_of(pattern: str, model: nn.Module, seen: dict[str, Seen]) -> dict[str, Site]:
+    """Name -> where, of all parts that match `MODULE PATTERN:PART`, in the order of running.
+
+    Raises:
+        ValueError: no such part, or no module that has it; the reasons are listed.
+    """
+    modules, _, part = pattern.rpartition(":")
+    if part not in tuple(PARTS):
+        raise ValueError(f"layer {pattern!r}: after the colon must stand {', '.join(PARTS)}")
+    by_name = dict(model.named_modules())
+    matched = [name for name in by_name if name and fnmatchcase(name, modules)]
+    if not matched:
+        some = ", ".join([name for name in by_name if name][:12])
+        raise ValueError(f"no module matches {modules!r} of {pattern!r}; there are {some}, …")
+    sites, reasons = {}, []
+    for name in matched:
+        try:
+            sites[f"{name}:{part}"] = PARTS.get(part)(name, by_name[name], seen)
+        except NoSuchPart as reason:
+            reasons.append(f"{name}: {reason}")
+    if not sites:
+        raise ValueError(f"layer {pattern!r}: no module has {part}: {'; '.join(reasons[:4])}")
+    order = list(seen)
+    return dict(sorted(sites.items(), key=lambda item: order.index(item[1].module)))
+
+
+class OpenAttention(nn.Module):
+    """`nn.MultiheadAttention` in evaluation mode, with the same parameters, written out.
+
+    What goes into its output projection can be seen; the answers agree within rounding.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads, self.batch_first = attention.num_heads, attention.batch_first
+        self.out_proj = attention.out_proj
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self._qkv_same_embed_dim = True  # which the layers of torch.nn look at
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        if key_padding_mask is not None:
+            raise ValueError("heads cannot be looked into where some tokens are padding")
+        if not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        parts = weight.chunk(3), (None,) * 3 if bias is None else bias.chunk(3)
+        q, k, v = (
+            functional.linear(x, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for x, w, b in zip((query, key, value), *parts, strict=True)
+        )
+        mask = attn_mask if attn_mask is None or attn_mask.dtype != torch.bool else ~attn_mask
+        z = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        output = self.out_proj(z.transpose(1, 2).flatten(2))
+        return (output if self.batch_first else output.transpose(0, 1)), None
+
+
+def open_attention(model: nn.Module, patterns: tuple[str, ...] | None) -> nn.Module:
+    """The model with `nn.MultiheadAttention` written out where its heads are asked for.
+
+    Raises:
+        ValueError: an attention with biases or keys of its own, which is not written out.
+    """
+    wanted = [p.rpartition(":")[0] for p in patterns or () if p.endswith(":heads")]
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        if not any(fnmatchcase(name, pattern) for pattern in wanted):
+            continue
+        if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+            raise ValueError(
+                f"layer '{name}:heads': only self-attention without bias_k and add_zero_attn, with "
+                f"keys and values of the queries' width, can be looked into"
+            )
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, OpenAttention(module).train(module.training))
+    return model

@@ -1,0 +1,108 @@
+"""Run the user's network: the one place where an error in its code becomes a sentence.
+
+The sentence says which checkpoint, the shape of the images, what was asked of the network, what
+went wrong where, and where it is known, what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from harness.networks.budget import is_out_of_memory
+from harness.registry import UserCodeError, call_users
+
+_NAME = "_conceptevo_name"
+
+#: What an error's text tells about, and what can be done.
+_ADVICE = {
+    r"missing \d+ required positional argument": (
+        "a network is given images alone: wrap it in a module that supplies its other inputs"
+    ),
+    r"[Ii]nference tensor": (
+        "the network runs under torch.inference_mode(), where nothing has a gradient: use "
+        "torch.no_grad() in its place, or neither"
+    ),
+    r"modified by an inplace operation": (
+        "the network overwrites values that gradients need: take the in-place form out "
+        "(x = x + y, not x += y)"
+    ),
+    r"uninitialized parameter": (
+        "its lazy modules have no weights yet: run it once before its weights are saved or loaded"
+    ),
+    r"must match the size|size mismatch|shapes cannot be multiplied|Expected .* input": (
+        "see whether resize, crop, mean and std of the series give the images that it was trained "
+        "on"
+    ),
+}
+
+
+class _Gradients(TorchFunctionMode):
+    """Leaves the gradient mode as it is, whatever the code that runs asks for."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._C._set_grad_enabled:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def with_gradients() -> TorchFunctionMode:
+    """A block in which a network's own `torch.no_grad()` has no effect: parts that were not trained
+    (linear probing) have gradients all the same. Values stay what they are."""
+    return _Gradients()
+
+
+def name_network(model: nn.Module, name: str) -> nn.Module:
+    """Remember with a model how messages call it: "series 'vgg', epoch 4"."""
+    object.__setattr__(model, _NAME, name)
+    return model
+
+
+def network_name(model: nn.Module) -> str:
+    """How messages call a model; "" where it has no name."""
+    return getattr(model, _NAME, "")
+
+
+def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
+    """What the network returns for a batch.
+
+    Args:
+        purpose: what it is run for, as in "to record its neurons".
+
+    Raises:
+        UserCodeError: whatever went wrong in the network's code, but for lack of memory.
+    """
+    with explained(model, batch, purpose):
+        return model(batch)
+
+
+@contextmanager
+def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[None]:
+    """Turn errors of the network's code into one sentence, as `run_network` does."""
+    try:
+        yield
+    except UserCodeError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        advice = next((a for text, a in _ADVICE.items() if re.search(text, str(error))), "")
+        name = network_name(model)
+        what = f"{name}{': ' * bool(name)}the network{f', run {purpose},' * bool(purpose)}"
+        _raise(f"{what} on images of shape {tuple(batch.shape)}", error, advice)
+
+
+def _raise(what: str, error: Exception, advice: str) -> None:
+    def again() -> None:
+        raise error
+
+    try:
+        call_users(what, again)
+    except UserCodeError as explanation:
+        raise UserCodeError(f"{explanation}{f'; {advice}' * bool(advice)}") from error

@@ -1,0 +1,95 @@
+"""Whether what is measured of a network can be believed: passes, batches, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.networks.execution import execution
+from harness.networks.layer import Layer
+from harness.networks.outputs import logits_of
+from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import run_network, with_gradients
+
+#: Relative difference of outputs that other kernels for another batch size can make.
+TOLERANCE = 1e-3
+
+
+def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
+    """The outputs of a batch, [batch, width], where they are the same again and in other batches.
+
+    Args:
+        model: whose outputs.
+        batch: at least two images.
+
+    Raises:
+        ValueError: they are not; the text says what is usually the reason.
+    """
+    outputs, again = _outputs(model, batch), _outputs(model, batch)
+    if not torch.equal(outputs, again) and not torch.isnan(outputs).any():
+        raise ValueError(
+            "two passes over the same images differ: dropout or another source of chance is on in "
+            "evaluation mode, and no result could be repeated; let it depend on `self.training`"
+        )
+    try:
+        alone = torch.cat([_outputs(model, batch[:1]), _outputs(model, batch[1:])])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; that was a batch of one image: a `squeeze` takes its dimension away, too; "
+            f"say which dimension is meant, `flatten(1)`"
+        ) from error
+    scale = outputs.abs().max()
+    if alone.shape != outputs.shape or (alone - outputs).abs().max() > TOLERANCE * scale:
+        unkept = [
+            name
+            for name, module in model.named_modules()
+            if getattr(module, "track_running_stats", True) is False
+            or getattr(module, "running_mean", 0) is None
+        ]
+        kind = f" (normalisation without running statistics: {', '.join(unkept[:4])})"
+        raise ValueError(
+            f"an image's output depends on the other images of its batch{kind * bool(unkept)}: "
+            f"results would depend on how images are batched; use a normalisation that does not, "
+            f"or track_running_stats=True"
+        )
+    return outputs
+
+
+def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
+    with borrowed(model), torch.no_grad():
+        return logits_of(model, run_network(model, batch))
+
+
+def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> None:
+    """Whether the output's gradient reaches every layer on which the output depends.
+
+    Raises:
+        ValueError: a layer that it does not reach, as behind it values are detached.
+    """
+    keep = ActivationRecorder(
+        model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
+    )
+    with borrowed(model), torch.enable_grad(), with_gradients(), keep as record:
+        outputs = logits_of(model, run_network(model, batch, "to see whether it has gradients"))
+        maps = [record.kept[layer.name] for layer in layers]
+        reached: Sequence[Tensor | None] = [None] * len(layers)
+        if outputs.requires_grad:
+            reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
+    doubtful = [layer for layer, grad in zip(layers, reached, strict=True) if grad is None]
+    if not doubtful:
+        return
+    with execution(model, doubtful, traced=False) as running, torch.no_grad():
+        before = running.start(batch)
+        cut = [
+            layer.name
+            for layer in doubtful
+            if not torch.equal(running.rerun({layer.name: lambda value: 2 * value + 1}), before)
+        ]
+    if cut:
+        raise ValueError(
+            f"no gradient comes from the output to {', '.join(cut[:4])}, on which it depends: "
+            f"behind it, values are detached (.detach(), .data, numpy), so that its importance "
+            f"cannot be measured; take that out, or name the layers behind it: layers = [...]"
+        )
