@@ -101,17 +101,23 @@ def preregister(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="a run with a benchmark")],
-    second: Annotated[Path, typer.Argument(help="another")],
+    runs: Annotated[list[Path], typer.Argument(help="two or more runs with a benchmark")],
     out: Annotated[Path | None, typer.Option(help="folder for the table")] = None,
 ) -> None:
-    """Two benchmarks side by side: two seeds, two data sets, two people's."""
-    from analysis.benchmark.report import compare as lay
+    """Benchmarks of two runs side by side, or of several (seeds, data sets) as one table."""
+    from analysis.benchmark.report import compare as side_by_side
+    from analysis.benchmark.runs import compare_runs
     from analysis.run.report import plain_on_screen
 
-    table = lay(first, second)
-    shown = table.frame[["method", "gap A", "place A", "gap B", "place B", "B − A", "p"]]
-    console.print(plain_on_screen(shown, table.title))
+    if len(runs) < 2:
+        raise ValueError("compare needs two runs or more; give their folders")
+    if len(runs) == 2:
+        table = side_by_side(*runs)
+        columns = ["method", "gap A", "place A", "gap B", "place B", "B − A", "p"]
+    else:
+        table = compare_runs(runs)
+        columns = ["method", "mean", "low", "high", "sd over runs", "difference", "p"]
+    console.print(plain_on_screen(table.frame[columns], table.title))
     console.print(table.caption)
     if out is not None:
         table.write(out)

@@ -278,11 +278,25 @@ def test_one_class_and_a_dead_layer_are_undefined_not_a_crash(run, tmp_path):
 
 def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
     told = " ".join(conceptevo_("bench", "compare", benched, benched, "--out", tmp_path).split())
-    assert "Kendall's tau of the two rankings: 1.00 over 3 methods" in told
+    assert "Kendall's τ of the two rankings: 1.00 over 3 methods" in told
     table = pd.read_csv(tmp_path / "compare.csv")
     assert (table["B − A"] == 0).all() and (table["place A"] == table["place B"]).all()
     other = tmp_path / "other"
     shutil.copytree(benched, other)
+    third = tmp_path / "third"
+    third.symlink_to(benched, target_is_directory=True)
+    assert "the same run was given twice" in conceptevo_(
+        "bench", "compare", benched, other, third
+    )  # fmt: skip
+    third.unlink()
+    shutil.copytree(benched, third)
+    told = conceptevo_("bench", "compare", benched, other, third, "--out", tmp_path / "many")
+    assert "Benchmarks of 3 runs" in told and "1.00 at least" in " ".join(told.split())
+    many = pd.read_csv(tmp_path / "many" / "compare.csv").set_index("method")
+    board = pd.read_csv(benched / "bench" / "leaderboard.csv").set_index("method")
+    np.testing.assert_allclose(many["mean"], board.loc[many.index, "gap"], atol=1e-6)
+    assert (many["sd over runs"] < 1e-12).all() and (many["networks"] == 3).all()
+    assert many["low"].isna().all() and (many["reason"] != "").all()  # three networks are too few
     about = json.loads((other / "bench" / "about.json").read_text())
     (other / "bench" / "about.json").write_text(json.dumps(about | {"version": 99}))
     with pytest.raises(ArtifactError, match="schema version 99, this program reads 2"):

@@ -15,6 +15,7 @@ from analysis.benchmark import figures as bench_figures  # noqa: F401 - register
 from analysis.benchmark import leaderboard as lb
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the figures
 from analysis.benchmark.results import Bench
+from analysis.benchmark.runs import refuse_unlike
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
@@ -251,13 +252,7 @@ def compare(first: Path, second: Path) -> Table:
     common = [m for m in a.order if m in b.methods]
     if not common:
         raise ValueError(f"{first} and {second} have no method in common")
-    if a.main != b.main or a.split != b.split:
-        raise ValueError(
-            f"{first} was judged by {a.main} on {a.shown}, {second} by {b.main} on {b.shown}"
-        )
-    bins = [bench.results.about["arms"]["bins"] for bench in benches]
-    if bins[0] != bins[1]:
-        raise ValueError(f"{first} cuts layers into {bins[0]} bins, {second} into {bins[1]}")
+    refuse_unlike(benches, (first, second))
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
