@@ -143,6 +143,17 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
         _report(run)
     if last == "audit":
         _audit(run)
+    if last == "check":
+        _check(run)
+
+
+def _check(run) -> None:
+    from analysis.run.checkpoints import NUMBERS, checkpoints
+    from analysis.run.report import plain_on_screen
+
+    if table := checkpoints(run):
+        console.print(plain_on_screen(table.frame[NUMBERS], table.title))
+    console.print("Every checkpoint can be used.")
 
 
 def _audit(run) -> None:

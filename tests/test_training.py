@@ -1,9 +1,13 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from harness.images.batches import batch_of
+from harness.images.sets import KeptImages, View
 from harness.networks.architectures import build
 from harness.networks.training import (
+    Examples,
     TrainingParameters,
     _one_cycle,
     accuracy,
@@ -18,7 +22,7 @@ def data():
     labels = torch.arange(48) % 3
     images = torch.randn(48, 3, 16, 16, generator=generator) * 0.3
     images += labels[:, None, None, None].float() - 1  # the class is the brightness
-    return images, labels
+    return Examples(lambda rows: images[torch.from_numpy(rows)], labels)
 
 
 class Interrupt(Exception):
@@ -57,7 +61,7 @@ def test_it_learns_and_saves_at_the_named_epochs(tmp_path, data):
     assert sorted(path.stem for path in tmp_path.glob("?.pt")) == ["0", "2", "4"]
     model = build("small_vgg", 3)
     model.load_state_dict(torch.load(tmp_path / "4.pt", weights_only=True))
-    assert accuracy(model, *data) == log["test_accuracy"].iloc[-1]
+    assert accuracy(model, data) == log["test_accuracy"].iloc[-1]
 
 
 @pytest.mark.parametrize("stop_after", [0, 4, 7, 11])
@@ -95,3 +99,37 @@ def test_fewer_images_than_a_batch_is_refused(tmp_path, data):
     parameters = TrainingParameters(epochs=1, save=(1,), batch_size=64)
     with pytest.raises(ValueError, match=r"batch_size=64 needs at least as many .* got 48"):
         run(tmp_path, data, parameters)
+
+
+def test_images_are_read_in_batches(tmp_path, data):
+    largest = []
+
+    def read(rows):
+        largest.append(len(rows))
+        return data.read(rows)
+
+    parameters = TrainingParameters(epochs=2, save=(2,), batch_size=16)
+    run(tmp_path, Examples(read, data.labels), parameters)
+    training = [size for size in largest if size not in (2, 48)]  # the trial, the test images
+    assert training == [16] * 6
+
+
+def test_files_are_decoded_once_while_there_is_room(tmp_path):
+    read = []
+
+    class Images:
+        classes, labels = ("a",), np.zeros(3, dtype=int)
+
+        def __len__(self):
+            return 3
+
+        def pixels(self, index, view):
+            read.append(index)
+            return np.full((2, 2, 3), index, dtype=np.uint8)
+
+    kept = KeptImages(Images(), limit=24)  # two of three
+    for _ in range(3):
+        batch = batch_of(kept, np.arange(3), View(2, 2, (0.0,) * 3, (1.0,) * 3))
+        assert (batch[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]
+    assert read == [0, 1, 2, 2, 2]
+    assert kept.classes == ("a",) and len(kept) == len(kept.labels) == 3

@@ -19,8 +19,8 @@ def series_of(run: Run) -> list[str]:
     return [section["name"] for section in run.manifest()["configuration"]["series"]]
 
 
-def _tables(run: Run, kind: str) -> pd.DataFrame | None:
-    """The tables of one kind of the run's series; None where it has not been audited."""
+def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
+    """The tables of one kind of the run's series, joined; None where one is not there."""
     artifacts = [Artifact(kind, (name,)) for name in series_of(run)]
     if not all(run.path(artifact).exists() for artifact in artifacts):
         return None
@@ -29,7 +29,7 @@ def _tables(run: Run, kind: str) -> pd.DataFrame | None:
 
 @shelf.table("run", "networks")
 def audit(run: Run) -> Table | None:
-    rows = _tables(run, "audit")
+    rows = tables_of_series(run, "audit")
     if rows is None:
         return None
     numbers = ("norm", "step", "from_first", "to_last", "detour")
@@ -49,7 +49,7 @@ def audit(run: Run) -> Table | None:
 
 @shelf.table("run", "networks")
 def audit_findings(run: Run) -> Table | None:
-    rows = _tables(run, "audit_findings")
+    rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return None
     return Table(
@@ -100,7 +100,7 @@ def audit_distances(run: Run) -> Figure | None:
 @shelf.sentences("run", "networks")
 def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """What speaks against each series, or that nothing does."""
-    rows = _tables(run, "audit_findings")
+    rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return []
     doubted = set(rows["series"])

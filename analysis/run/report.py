@@ -17,6 +17,7 @@ from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibits
+from analysis.run import checkpoints as run_checkpoints  # noqa: F401 - registers its table
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
 from analysis.run import images as run_images  # noqa: F401 - registers its table
 from analysis.run import tables as run_tables

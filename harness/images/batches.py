@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,10 +37,18 @@ def batches(
     kernels than the rest, and differ in the last bits.
     """
     pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
+    for piece, batch in read_ahead(lambda ids: batch_of(images, ids, view), pieces):
+        yield torch.from_numpy(np.ascontiguousarray(piece, dtype=np.int64)), batch
+
+
+def read_ahead(
+    read: Callable[[np.ndarray], Tensor], pieces: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """(piece, what is read of it); the next is read while one is used, so two are in memory."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = [reader.submit(batch_of, images, piece, view) for piece in pieces[:1]]
+        waiting = [reader.submit(read, piece) for piece in pieces[:1]]
         for position, piece in enumerate(pieces):
             batch = waiting.pop().result()
             if position + 1 < len(pieces):
-                waiting.append(reader.submit(batch_of, images, pieces[position + 1], view))
-            yield torch.from_numpy(np.ascontiguousarray(piece, dtype=np.int64)), batch
+                waiting.append(reader.submit(read, pieces[position + 1]))
+            yield piece, batch

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -241,6 +241,42 @@ def _copies(paths: Sequence[Path]) -> list[int]:
             copies.append(number)
         seen.add(digest)
     return sorted(copies)
+
+
+@dataclass
+class KeptImages:
+    """Another set's images as one view sees them, kept in memory once they are read while there is
+    room; the others are read whenever they are asked for.
+
+    Attributes:
+        images: the set.
+        limit: bytes that may be kept.
+    """
+
+    images: ImageSet
+    limit: int
+    _kept: dict[tuple[int, View], np.ndarray] = field(default_factory=dict)
+    _bytes: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.images.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.images.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, index: int, view: View) -> np.ndarray:
+        if (index, view) in self._kept:
+            return self._kept[index, view]
+        pixels = self.images.pixels(index, view)
+        if self._bytes + pixels.nbytes <= self.limit:
+            self._kept[index, view] = pixels
+            self._bytes += pixels.nbytes
+        return pixels
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.artifacts import whole_file
+from harness.images.batches import read_ahead
 from harness.networks.architectures import build, channels_last, takes_channels_last
 from harness.networks.devices import CPU, Device
 
@@ -52,10 +54,26 @@ class TrainingParameters(BaseModel):
         return self
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Images that are read a batch at a time, and their labels.
+
+    Attributes:
+        read: rows [batch] -> normalised images [batch, channels, h, w].
+        labels: int64 [n].
+    """
+
+    read: Callable[[np.ndarray], Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
 def train(
     architecture: str,
-    train_set: tuple[Tensor, Tensor],
-    test_set: tuple[Tensor, Tensor],
+    train_set: Examples,
+    test_set: Examples,
     num_classes: int,
     parameters: TrainingParameters,
     seed: int,
@@ -68,8 +86,8 @@ def train(
 
     Args:
         architecture: a name for `networks.build`.
-        train_set: normalised images [n, 3, h, w] and labels int64 [n].
-        test_set: the same, for the accuracy in the log.
+        train_set: what is learned; two batches of it are in memory at once.
+        test_set: for the accuracy in the log.
         num_classes: size of the output.
         parameters: see TrainingParameters.
         seed: of weights, order and augmentation.
@@ -85,16 +103,16 @@ def train(
     Raises:
         ValueError: fewer training images than one batch.
     """
-    images, labels = train_set[0][: parameters.images], train_set[1][: parameters.images]
-    batches = len(images) // parameters.batch_size
+    count = min(len(train_set), parameters.images or len(train_set))
+    batches = count // parameters.batch_size
     if batches == 0:
         raise ValueError(
             f"batch_size={parameters.batch_size} needs at least as many training images, "
-            f"got {len(images)}"
+            f"got {count}"
         )
     model = build(architecture, num_classes, seed)
     layout = torch.contiguous_format
-    if takes_channels_last(model, images):
+    if takes_channels_last(model, train_set.read(np.arange(2))):
         model, layout = channels_last(model), torch.channels_last
     model = device.model(model)
     if not parameters.dropout:
@@ -121,7 +139,7 @@ def train(
             on_batch()
     else:
         nan = float("nan")
-        test_accuracy = accuracy(model, *test_set, device=device)
+        test_accuracy = accuracy(model, test_set, device=device)
         log.append(_row(0, nan, nan, test_accuracy))
         if 0 in parameters.save:
             save_weights(model, weights_path(0))
@@ -133,12 +151,11 @@ def train(
         torch.manual_seed(int(rng.integers(2**62)))
         model.train()
         total_loss, right = 0.0, 0
-        order = torch.from_numpy(rng.permutation(len(images)))
-        for chosen in order[: batches * parameters.batch_size].split(parameters.batch_size):
-            batch = images[chosen]
+        order = rng.permutation(count)[: batches * parameters.batch_size]
+        for chosen, batch in read_ahead(train_set.read, np.split(order, batches)):
             if parameters.augment:
                 batch = flip_and_shift(batch, rng)
-            truth = device.batch(labels[chosen])
+            truth = device.batch(train_set.labels[torch.from_numpy(chosen)])
             logits = model(device.batch(batch.contiguous(memory_format=layout)))
             loss = functional.cross_entropy(
                 logits, truth, label_smoothing=parameters.label_smoothing
@@ -151,7 +168,7 @@ def train(
             right += int((logits.argmax(1) == truth).sum())
             on_batch()
         seen = batches * parameters.batch_size
-        test_accuracy = accuracy(model, *test_set, device=device)
+        test_accuracy = accuracy(model, test_set, device=device)
         log.append(_row(epoch, total_loss / batches, right / seen, test_accuracy))
         if epoch in parameters.save:
             save_weights(model, weights_path(epoch))
@@ -202,23 +219,21 @@ def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> T
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    batch_size: int = 256,
-    device: Device = CPU,
+    model: nn.Module, examples: Examples, batch_size: int = 256, device: Device = CPU
 ) -> float:
     """Share of images whose largest logit is the label's, in evaluation mode."""
     training = model.training
     model.eval()
+    every = np.arange(len(examples))
+    pieces = np.split(every, range(batch_size, len(every), batch_size))
     try:
         right = sum(
-            int((model(device.batch(batch)).argmax(1).cpu() == truth).sum())
-            for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+            int((model(device.batch(batch)).argmax(1).cpu() == examples.labels[piece]).sum())
+            for piece, batch in read_ahead(examples.read, pieces)
         )
     finally:
         model.train(training)
-    return right / len(labels)
+    return right / len(examples)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

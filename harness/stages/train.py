@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from harness.artifacts import Artifact, Run
 from harness.config import ConfigError
-from harness.images.batches import batches
-from harness.images.sets import open_images
+from harness.images.batches import batch_of
+from harness.images.sets import FileImages, KeptImages, open_images
 from harness.networks.budget import resources
 from harness.networks.sources import Source, TrainedSource
-from harness.networks.training import train
+from harness.networks.training import Examples, train
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 
@@ -50,7 +49,7 @@ class TrainSeries(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
-        train_set, test_set = (_tensors(run, split, source) for split in ("train", "test"))
+        train_set, test_set = (_examples(run, split, source) for split in ("train", "test"))
         log = train(
             source.architecture,
             train_set,
@@ -69,11 +68,13 @@ class TrainSeries(Work):
         yield log
 
 
-def _tensors(run: Run, split: str, source: Source) -> tuple[Tensor, Tensor]:
+def _examples(run: Run, split: str, source: Source) -> Examples:
+    """A split, read as it is needed; files are decoded once while what is kept fits."""
     images = open_images(run, split)
-    every = np.arange(len(images))
-    pieces = [batch for _, batch in batches(images, every, source.view, 256)]
-    return torch.cat(pieces), torch.tensor(images.labels)
+    if isinstance(images, FileImages):
+        images = KeptImages(images, resources().memory // 4)
+    view = source.view
+    return Examples(partial(batch_of, images, view=view), torch.tensor(images.labels))
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

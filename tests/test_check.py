@@ -1,0 +1,121 @@
+"""`check` finds all faults at once, and shows what it found where there is none."""
+
+import re
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+from typer.testing import CliRunner
+
+from analysis.run.checkpoints import NUMBERS, checkpoints
+from conceptevo import cli
+from harness.config import ConfigError, parse_config
+from harness.networks.architectures import build
+from harness.stages.run import run_until
+
+IMAGES = {"source": "drawn", "train": 12, "probe": 12, "test": 24}
+
+
+def state(outputs=12):
+    return build("small_vgg", outputs, seed=1).state_dict()
+
+
+def without_logits(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+
+def raises(num_classes):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise KeyError("layer7")
+
+    return nn.Sequential(nn.Conv2d(3, 4, 3), Broken())
+
+
+def not_finite():
+    weights = state()
+    weights["features.3.weight"][0, 0, 0, 0] = float("nan")
+    return weights
+
+
+#: series -> its checkpoints by epoch, and what its section says more
+PLANTED = {
+    "sound": ({1: state(), 2: state()}, {}),
+    "damaged": ({1: state(), 2: b"PK\x03\x04rubbish"}, {}),
+    "page": ({1: b"<!DOCTYPE html><html></html>"}, {}),
+    "empty": ({1: b""}, {}),
+    "diverged": ({1: not_finite()}, {}),
+    "other": ({1: state()}, {"architecture": "small_resnet"}),
+    "head": ({1: state(5)}, {}),
+    "wide": ({1: state(20)}, {"outputs": 20}),
+    "optimizer": ({1: torch.optim.SGD([torch.ones(1)]).state_dict()}, {}),
+    "two": ({1: {"student": state(), "teacher": not_finite()}}, {}),
+    "missing": ({1: state()}, {"architecture": "no_such_module:f"}),
+    "maps": ({1: without_logits(1).state_dict()}, {"architecture": "test_check:without_logits"}),
+    "raising": ({1: raises(1).state_dict()}, {"architecture": "test_check:raises"}),
+    "layers": ({1: state()}, {"layers": ["nothing.*"]}),
+}
+MESSAGES = (
+    "series 'damaged', epoch 2: checkpoint",
+    "series 'page', epoch 1: checkpoint .*web page",
+    "series 'empty', epoch 1: checkpoint .*is empty",
+    "series 'diverged', epoch 1: its weights hold NaN .*skip = ",
+    "series 'other', epoch 1: checkpoint .*does not fit the architecture",
+    "series 'head', epoch 1: .*say outputs = 5 in the series",
+    "series 'wide', epoch 1: the network has 20 outputs for 12 classes",
+    "series 'optimizer', epoch 1: .*the state of an optimizer",
+    "series 'two', epoch 1: .*several state dicts .student, teacher.",
+    "series 'missing', epoch 1: .*cannot be imported",
+    "series 'maps', epoch 1: .*must return logits",
+    "series 'raising', epoch 1: .*KeyError",
+    "series 'layers', epoch 1: .*nothing",
+)
+
+
+def planted(place, names):
+    sections = []
+    for name in names:
+        checkpoints_, more = PLANTED[name]
+        (place / name).mkdir()
+        for epoch, content in checkpoints_.items():
+            path = place / name / f"model-{epoch}.pth"
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                torch.save(content, path)
+        section = {"name": name, "source": "folder", "architecture": "small_vgg"}
+        sections.append(section | {"folder": str(place / name)} | more)
+    return parse_config({"images": IMAGES, "series": sections, "workers": 0})
+
+
+def test_every_planted_fault_is_found_at_once(tmp_path):
+    config = planted(tmp_path, PLANTED)
+    with pytest.raises(ConfigError) as error:
+        run_until("check", config, tmp_path / "run", Console(quiet=True))
+    text = str(error.value)
+    for message in MESSAGES:
+        assert re.search(message, text), message
+    assert "'sound'" not in text and "Traceback" not in text
+
+
+def test_a_sound_series_is_shown(tmp_path):
+    config = planted(tmp_path, ["sound"])
+    run = run_until("check", config, tmp_path / "run", Console(quiet=True))
+    table = checkpoints(run).frame
+    assert list(table["epoch"]) == [1, 2] and list(table["units"]) == [312, 312]
+    assert list(table.columns) == [*NUMBERS, "notes"]
+    text = f'''
+        images = {{ source = "drawn", train = 12, probe = 12, test = 24 }}
+        workers = 0
+        [[series]]
+        name = "sound"
+        source = "folder"
+        architecture = "small_vgg"
+        folder = "{tmp_path / "sound"}"
+    '''
+    (tmp_path / "c.toml").write_text(text)
+    said = CliRunner().invoke(
+        cli.app, ["check", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run")]
+    )
+    assert said.exit_code == 0 and "Every checkpoint can be used." in said.output
