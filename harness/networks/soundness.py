@@ -77,6 +77,11 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
         reached: Sequence[Tensor | None] = [None] * len(layers)
         if outputs.requires_grad:
             reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
+    if outputs.is_inference():
+        raise ValueError(
+            "the network runs under torch.inference_mode(), where nothing has a gradient: use "
+            "torch.no_grad() in its place, or neither"
+        )
     doubtful = [layer for layer, grad in zip(layers, reached, strict=True) if grad is None]
     if not doubtful:
         return

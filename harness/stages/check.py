@@ -260,11 +260,11 @@ def checked(plan: Plan) -> pd.DataFrame:
 
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     """What prevents work, each with its place."""
-    found = [
-        f"series {row.series!r}, epoch {row.epoch}: {row.problem}"
-        for row in rows.itertuples()
-        if row.problem
-    ]
+    found = []
+    for row in rows.itertuples():
+        place = f"series {row.series!r}, epoch {row.epoch}: "
+        if row.problem:  # which an error in the network's own code names itself
+            found.append(place + str(row.problem).removeprefix(place))
     counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
     few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
     if few:

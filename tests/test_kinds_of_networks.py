@@ -1,0 +1,308 @@
+"""Kinds of networks that people have: measured as they are in plain torch, or refused in a sentence
+that says which checkpoint, what was asked and what to do."""
+
+import copy
+
+import pandas as pd
+import pytest
+import torch
+from test_networks import Source, check, run, small  # noqa: F401 - a fixture
+from torch import nn
+
+from harness.evolutions.sensitivity import maps_and_gradients
+from harness.images.sets import View
+from harness.networks.layers import find_layers
+from harness.networks.memory import MemorySource
+from harness.networks.running import name_network, run_network
+from harness.networks.soundness import check_gradients, check_passes
+from harness.networks.wrappers import usable
+from harness.registry import UserCodeError
+from harness.stages.check import problems
+
+VIEW = View(16, 16)
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Around(nn.Module):
+    """A network around the small one, with two convolutions in it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act = nn.Conv2d(3, 6, 3), nn.ReLU()
+        self.body = nn.Sequential(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                                  nn.Flatten(), nn.Linear(8, 3))  # fmt: skip
+
+    def forward(self, x):
+        return self.body(self.act(self.first(x)))
+
+
+class TwoInputs(Around):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+
+class Lists(Around):
+    def forward(self, x):
+        return [super().forward(x), x]
+
+
+class Inference(Around):
+    @torch.inference_mode()
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Detached(Around):
+    def forward(self, x):
+        return self.body(self.act(self.first(x)).detach())
+
+
+class Squeezed(Around):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+class Infinite(Around):
+    def forward(self, x):
+        return super().forward(x) / 0
+
+
+class Frozen(Around):
+    """Linear probing: all but the last layer runs without gradients."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.body[:4](self.act(self.first(x)))
+        return self.body[4](x)
+
+
+class Spectral(Around):
+    """Complex numbers inside, real ones outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Identity()
+
+    def forward(self, x):
+        return super().forward(self.turn(torch.fft.fft2(x)).abs())
+
+
+def normalised(**changes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **changes), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # fmt: skip
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, 3))  # fmt: skip
+
+
+REFUSED = {
+    "two inputs": (TwoInputs, "missing 1 required .* a network is given images alone: wrap it"),
+    "list": (Lists, r"a list of \(a tensor of shape .* output = 0"),
+    "scripted": (lambda: torch.jit.script(small()), "a scripted module .* from its Python code"),
+    "lazy": (lazy, r"lazy modules have no weights yet \(0.weight, 0.bias\): run it on one batch"),
+    "quantised": (
+        lambda: torch.ao.quantization.quantize_dynamic(small(), {nn.Linear}),
+        "the network is quantised .* use the weights from before it was quantised",
+    ),
+    "meta": (lambda: small().to("meta"), "on the meta device"),
+    "inference": (Inference, r"under torch.inference_mode\(\), where nothing has a gradient"),
+    "detached": (Detached, "no gradient comes from the output to act, on which it depends"),
+    "batch statistics": (
+        lambda: normalised(track_running_stats=False),
+        r"depends on the other images of its batch \(normalisation without running statistics: 1\)",
+    ),
+    "squeezed": (Squeezed, r"batch of one image: a `squeeze` takes its dimension away"),
+    "infinite": (Infinite, "outputs are NaN or infinite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_measured_is_refused(kind, run):  # noqa: F811
+    make, message = REFUSED[kind]
+    row = check(run, make())
+    assert pd.Series([row["problem"]]).str.contains(message).all(), row["problem"]
+
+
+MEASURED = {
+    "list": (Lists, {"output": 0}, ""),
+    "parallel": (lambda: nn.DataParallel(small()), {}, "DataParallel is taken off"),
+    "averaged": (
+        lambda: torch.optim.swa_utils.AveragedModel(small()),
+        {},
+        "AveragedModel is taken",
+    ),
+    "compiled": (lambda: torch.compile(small()), {}, "OptimizedModule is taken off"),
+    "nested": (lambda: nn.DataParallel(torch.compile(small())), {}, "DataParallel is taken off"),
+    "bfloat16": (lambda: small().bfloat16(), {}, "bfloat16 are converted to float32"),
+    "frozen": (Frozen, {}, ""),
+    "training": (lambda: normalised().train(), {}, ""),
+    "channels last": (lambda: small().to(memory_format=torch.channels_last), {}, ""),
+    "complex inside": (Spectral, {}, ""),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MEASURED)
+def test_what_can_be_measured_is(kind, run):  # noqa: F811
+    make, changes, note = MEASURED[kind]
+    row = check(run, make(), **changes)
+    assert row["problem"] == "" and note in row["notes"], (row["problem"], row["notes"])
+    assert row["layers"] >= 1 and row["outputs"] == 3
+
+
+def test_a_part_under_no_grad_has_the_gradients_of_the_same_network_without():
+    frozen, plain = Frozen().eval(), Around().eval()
+    layers = find_layers(frozen, VIEW)
+    assert [layer.name for layer in layers] == ["act", "body.1"]
+    _, found = maps_and_gradients(frozen, layers, IMAGES, 1)
+    _, expected = maps_and_gradients(plain, layers, IMAGES, 1)
+    for layer in layers:
+        assert found[layer.name].any()
+        assert torch.equal(found[layer.name], expected[layer.name])
+    assert not torch.is_grad_enabled() or frozen(IMAGES).requires_grad  # and it is as it was
+
+
+def test_values_that_are_detached_are_noticed_where_they_matter():
+    class Aside(Around):
+        """What is detached does not reach the output at all."""
+
+        def __init__(self):
+            super().__init__()
+            self.aside = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+
+        def forward(self, x):
+            self.aside(x)
+            return super().forward(x)
+
+    model = Aside().eval()
+    check_gradients(model, find_layers(model, VIEW), IMAGES)
+    with pytest.raises(ValueError, match="no gradient comes from the output to act"):
+        model = Detached().eval()
+        check_gradients(model, find_layers(model, VIEW), IMAGES)
+
+
+def test_sound_networks_pass_and_outputs_are_theirs():
+    model = Around().eval()
+    with torch.no_grad():
+        assert torch.equal(check_passes(model, IMAGES), model(IMAGES))
+
+
+class Recurrent(Around):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        for _ in range(3):
+            x = x + self.cell(x)
+        return self.body(x)
+
+
+def test_blocks_that_run_several_times_are_no_layers(caplog):
+    model = Recurrent()
+    assert [layer.name for layer in find_layers(model, VIEW)] == ["act", "body.1"]
+    assert "3 × relu" in caplog.text
+    with pytest.raises(ValueError, match="cell.1 runs more than once a pass; name the block"):
+        find_layers(model, VIEW, ["cell.1"])
+
+
+def test_a_module_under_two_names_is_one():
+    class Shared(Around):
+        def __init__(self):
+            super().__init__()
+            self.also_first = self.first
+
+    model = Shared()
+    assert [layer.name for layer in find_layers(model, VIEW)] == ["act", "body.1"]
+    with pytest.raises(ValueError, match="no layer matches 'also_first'; the model's are first"):
+        find_layers(model, VIEW, ["also_first"])
+
+
+class InPlace(Around):
+    def __init__(self, inplace):
+        super().__init__()
+        self.act, self.inplace = nn.ReLU(inplace), inplace
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        x = x.add_(1) if self.inplace else x + 1
+        return self.body(x)
+
+
+def test_operations_in_place_change_nothing_that_is_measured():
+    models = [InPlace(True).eval(), InPlace(False).eval()]
+    layers = find_layers(models[0], VIEW)
+    maps = [maps_and_gradients(model, layers, IMAGES, 1) for model in models]
+    for layer in layers:
+        for first, second in zip(*maps, strict=True):
+            assert torch.equal(first[layer.name], second[layer.name])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("turn", r"layer 'turn' puts out torch.complex64; real numbers can be used"),
+        ("windows", r"layer 'windows' puts out shape \(8, 3, 8, 8\) for 2 images, where no dimen"),
+    ],
+)
+def test_values_that_are_no_maps_of_images_are_refused(name, message):
+    class Windows(Spectral):
+        def __init__(self):
+            super().__init__()
+            self.windows = nn.Identity()
+
+        def forward(self, x):
+            self.windows(x.unflatten(3, (2, 8)).unflatten(2, (2, 8)).movedim(4, 2).movedim(4, 2)
+                         .permute(0, 2, 3, 1, 4, 5).flatten(0, 2))  # fmt: skip
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match=message):
+        find_layers(Windows(), VIEW, [name])
+
+
+def test_an_error_in_a_network_is_one_sentence():
+    model = name_network(TwoInputs(), "series 'mine', epoch 4")
+    with pytest.raises(UserCodeError) as failure:
+        run_network(model, IMAGES, "to record its neurons")
+    assert str(failure.value).startswith(
+        "series 'mine', epoch 4: the network, run to record its neurons, on images of shape "
+        "(4, 3, 16, 16) failed: TypeError: "
+    )
+
+    class Full(nn.Module):
+        def forward(self, x):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):  # lack of memory is dealt with where batches are made
+        run_network(Full(), IMAGES)
+
+
+def test_a_problem_names_its_checkpoint_once(run):  # noqa: F811
+    table = pd.DataFrame([check(run, TwoInputs())])
+
+    class Plan:
+        class test_images:
+            classes, labels = ("a",), [0, 0]
+
+    (text,) = problems(Plan, table)
+    assert text.count("series 'mine'") == 1 and text.startswith("series 'mine', epoch 1")
+
+
+def test_models_in_memory_stay_as_they_are():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3)).half()
+    kept = copy.deepcopy(model.state_dict())
+    source = MemorySource(name="mine", models={1: model})
+    loaded = usable(source.load(1, 3, None))
+    loaded.float().requires_grad_(False)
+    assert loaded is not model and all(p.requires_grad for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float16 and torch.equal(value, kept[name])
+    tied = nn.utils.weight_norm(nn.Linear(3, 3))
+    tied(torch.rand(1, 3))
+    with pytest.raises(ValueError, match="cannot be copied"):
+        MemorySource(name="mine", models={1: tied}).load(1, 3, None)
