@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -100,7 +101,7 @@ def test_records_have_the_named_columns_and_values(finished):
         *("series", "epoch_from", "epoch_to", "ablation", "layer", "method", "arm", "draw"),
         "class_id",
         *("image_id", "split", "correct_before", "correct_after", "top5_before", "top5_after"),
-        *("probability_before", "probability_after"),
+        *("probability_before", "probability_after", "objective_before", "objective_after"),
     ]
     assert set(records["arm"]) == {"none", "q1", "q2", "q3", "q4", "random", "matched", "all"}
     assert set(records["split"]) == {"importance", "heldout"}
@@ -112,6 +113,15 @@ def test_records_have_the_named_columns_and_values(finished):
         for split in ("heldout", "importance")
     )
     assert not held & seen
+
+
+def test_the_page_of_records_names_every_column(finished):
+    page = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    names = {
+        name for path in finished.rglob("*.parquet") for name in pq.ParquetFile(path).schema.names
+    }
+    assert "correct_after" in names
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
 def test_importance_is_not_empty_and_scores_every_neuron(finished):
