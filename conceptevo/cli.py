@@ -81,14 +81,23 @@ class Study(Rooms):
         "settings": "tasks.commands:settings",
         "preregister": "analysis.commands:preregister",
         "simulate": "survey_app.commands:simulate",
-        "places": "survey_app.commands:places",
+        "places": "survey_app.recruiting:places",
     }
 
 
 class Responses(Rooms):
     rooms: ClassVar = {
         "export": "survey_app.commands:export",
+        "submissions": "survey_app.commands:submissions",
         "forget": "survey_app.commands:forget",
+    }
+
+
+class AtProlific(Rooms):
+    rooms: ClassVar = {
+        "draft": "survey_app.recruiting:prolific_draft",
+        "poll": "survey_app.recruiting:prolific_poll",
+        "approve": "survey_app.recruiting:prolific_approve",
     }
 
 
@@ -107,7 +116,11 @@ _bench = typer.Typer(
     help="Which method finds the evolutions that matter? `bench RUN`, or `bench compare A B`.",
     no_args_is_help=True,
 )
-for _name, _group in (("study", _study), ("responses", _responses), ("bench", _bench)):
+_prolific = typer.Typer(
+    cls=AtProlific, help="The study at Prolific, by its API.", no_args_is_help=True
+)
+_groups = {"study": _study, "responses": _responses, "bench": _bench, "prolific": _prolific}
+for _name, _group in _groups.items():
     _group.callback()(lambda: None)  # a group without own commands needs one
     app.add_typer(_group, name=_name)
 console = Console()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from string import Template
@@ -9,8 +10,9 @@ from string import Template
 import streamlit as st
 from sqlalchemy.exc import SQLAlchemyError
 
+from survey_app import preview
 from survey_app.platforms import BadAddress
-from survey_app.server import service
+from survey_app.server import PREVIEW, service
 from tasks.language import N_
 
 ATTEMPTS = 8  # a second apart
@@ -24,6 +26,8 @@ _SHELL = """<style>
 
 def _page(known) -> dict:
     """The visitor's page; an open link gets its id, which stays in the address."""
+    if PREVIEW in os.environ and "page" in st.query_params:
+        return preview.page(known, st.query_params["page"])
     try:
         visitor = known.visitor(st.query_params)
         if visitor is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,6 @@ from rich.console import Console
 from tasks.responses import SOURCES, Source
 
 if TYPE_CHECKING:
-    from survey_app.places import Places, State
     from survey_app.store import Store
     from tasks.recruitment import Recruitment
 
@@ -30,7 +28,7 @@ def database_url(study: Path, url: str | None) -> str:
     return url or f"sqlite:///{(study / 'answers.sqlite').resolve()}"
 
 
-def _opened(url: str, durable: bool = True) -> Store:
+def opened(url: str, durable: bool = True) -> Store:
     """The database, at the newest schema. Raises ValueError where it cannot be reached."""
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -54,7 +52,7 @@ def _unreachable(url: str, error: Exception) -> ValueError:
     )
 
 
-def _check_codes(study: Path, recruitment: Recruitment) -> None:
+def check_codes(study: Path, recruitment: Recruitment) -> None:
     """Refuse codes that anybody can know: whoever has one can claim to have taken part."""
     if public := recruitment.public_codes():
         listed = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public)
@@ -94,8 +92,13 @@ def survey(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=64, help="processes (PostgreSQL only)")] = 1,
     pilot: Annotated[bool, typer.Option(help="mark all answers as pilot")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="walk through it, any page by name; store nothing")
+    ] = False,
 ) -> None:
     """Serve the study to participants until stopped."""
+    if preview:
+        return _preview(study, port, host)
     from survey_app.serve import listen, serve
     from survey_app.service import Service
     from tasks.recruitment import load_recruitment
@@ -111,8 +114,8 @@ def survey(
     recruitment = load_recruitment(study)
     source: Source = "pilot" if pilot else "human"
     if source == "human":
-        _check_codes(study, recruitment)
-    store = _opened(url)
+        check_codes(study, recruitment)
+    store = opened(url)
     counts = Service(store, frozen, keys, source, recruitment).places.counts()
     store.engine.dispose()
     listening = listen(host, port)
@@ -128,6 +131,40 @@ def survey(
         "CONCEPTEVO_SOURCE": source,
     }
     serve(listening, workers, environment)
+
+
+def _preview(study: Path, port: int, host: str) -> None:
+    """Serve from a database that is gone when the preview ends, to whoever has the address."""
+    from tempfile import TemporaryDirectory
+
+    from survey_app.serve import listen, serve
+    from survey_app.server import PREVIEW
+    from survey_app.service import Service
+    from tasks.recruitment import PLATFORMS, load_recruitment
+    from tasks.study import load
+
+    frozen, keys = load(study)
+    everyone = {"platforms": PLATFORMS, "ids": ".*", "studies": (), "signed": False}
+    recruitment = load_recruitment(study).model_copy(update=everyone)
+    with TemporaryDirectory(prefix="conceptevo-preview-") as folder:
+        url = f"sqlite:///{folder}/preview.sqlite"
+        store = opened(url)
+        Service(store, frozen, keys, "pilot", recruitment)
+        store.engine.dispose()
+        listening = listen(host, port)
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        console.print(
+            f"preview of study {frozen.hash} at {address}, its pages at {address}/?page=list; "
+            f"nothing is kept; Ctrl-C stops",
+            highlight=False,
+        )
+        environment = {
+            "CONCEPTEVO_STUDY": str(study.resolve()),
+            "CONCEPTEVO_DATABASE": url,
+            "CONCEPTEVO_SOURCE": "pilot",
+            PREVIEW: "yes",
+        }
+        serve(listening, 1, environment)
 
 
 def dashboard(
@@ -150,7 +187,7 @@ def dashboard(
         )
     load(study)
     url = database_url(study, database)
-    _opened(url)
+    opened(url)
     listening = listen(host, port)
     console.print(f"researcher's page at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
     environment = {"CONCEPTEVO_STUDY": str(study.resolve()), "CONCEPTEVO_DATABASE": url}
@@ -180,7 +217,7 @@ def simulate(
     from tasks.study import load
 
     frozen, keys = load(study)
-    store = _opened(database_url(study, database), durable=False)
+    store = opened(database_url(study, database), durable=False)
     recruitment = load_recruitment(study)
     ends: Counter[str] = Counter()
     with console.status("simulating") as status:
@@ -193,73 +230,10 @@ def simulate(
     console.print(f"{participants} simulated participants: {told}", highlight=False)
 
 
-AsSource = Annotated[str, typer.Option(help=f"one of {', '.join(SOURCES)}")]
-
-
-def places(
-    study: StudyFolder,
-    change: Annotated[
-        str | None,
-        typer.Argument(help="+40, release, pause, resume, close or block [default: show]"),
-    ] = None,
-    who: Annotated[
-        list[str] | None,
-        typer.Argument(help="release: people or sessions; block: files with an id on every line"),
-    ] = None,
-    database: Database = None,
-    source: AsSource = "human",
-) -> None:
-    """Show the places of a study, add some, give some on, pause or close; all of it is logged."""
-    from survey_app.places import Places
-    from tasks.study import load
-
-    if source not in SOURCES:
-        raise ValueError(f"--source {source!r} must be one of {', '.join(SOURCES)}")
-    frozen, _ = load(study)
-    store = _existing(database_url(study, database))
-    own = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
-    if change is not None:
-        _change_places(own, change, who or [])
-    for name, count in own.counts().items():
-        console.print(f"{count:>6}  {name}", highlight=False)
-    with store.read() as connection:
-        own.settings(connection)
-        console.print(f"{own.state(connection):>6}", highlight=False)
-    for row in own.log():
-        moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
-        console.print(f"  {moment}  {row['event']}  {row['detail']}", highlight=False)
-
-
-def _change_places(own: Places, change: str, who: list[str]) -> None:
-    if re.fullmatch(r"\+[1-9]\d{0,5}", change) and not who:
-        own.add(int(change))
-    elif change in ("pause", "resume", "close") and not who:
-        states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
-        own.set_state(states[change])
-    elif change == "release" and who:
-        for identifier in who:
-            own.release(identifier)
-    elif change == "block" and who:
-        ids = [line.strip() for path in who for line in _lines(Path(path)) if line.strip()]
-        console.print(f"{own.block(ids)} ids are new on the list")
-    else:
-        raise ValueError(
-            f"{' '.join([change, *who])!r}: say +NUMBER, release ID …, pause, resume, close, or "
-            f"block FILE …"
-        )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; name a text file of ids") from error
-
-
 AnyDatabase = Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")]
 
 
-def _existing(url: str):
+def existing(url: str):
     from sqlalchemy import inspect
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -274,22 +248,59 @@ def _existing(url: str):
         raise ValueError(
             f"--database {url.split('@')[-1]} holds no survey; give the survey's own URL"
         )
-    return _opened(url)
+    return opened(url)
+
+
+AnySource = Annotated[str | None, typer.Option(help="human, pilot or simulated")]
+AnyStudy = Annotated[
+    str | None,
+    typer.Option(help="hash or folder of one study [default: the only one]"),
+]
+Excel = Annotated[bool, typer.Option("--excel", help="so that Excel reads letters beyond ASCII")]
 
 
 def export(
     database: AnyDatabase,
     out: Annotated[Path, typer.Option(help="CSV file; two more are written beside it")],
-    source: Annotated[str | None, typer.Option(help="human, pilot or simulated")] = None,
-    study: Annotated[str | None, typer.Option(help="hash of one study [default: all]")] = None,
+    source: AnySource = None,
+    study: AnyStudy = None,
+    excel: Excel = False,
 ) -> None:
     """Write the response table, the participant table and their codebook."""
     from survey_app.export import export as write
 
+    known_source(source)
+    for path in write(existing(database), out, source, _study_hash(study), excel):
+        console.print(f"wrote {path}", highlight=False)
+
+
+def submissions(
+    database: AnyDatabase,
+    out: Annotated[Path, typer.Option(help="CSV file with the platform's ids")],
+    source: AnySource = None,
+    study: AnyStudy = None,
+    excel: Excel = False,
+) -> None:
+    """Write who took part, by the platform's ids: state, reason and code, for payment."""
+    from survey_app.export import chosen, write_csv
+    from survey_app.submissions import submissions as listed
+
+    known_source(source)
+    store = existing(database)
+    write_csv(out, listed(store, *chosen(store, source, _study_hash(study))), excel)
+    console.print(f"wrote {out}: it names people; keep it apart from the answers", highlight=False)
+
+
+def known_source(source: str | None) -> None:
     if source is not None and source not in SOURCES:
         raise ValueError(f"--source {source!r} must be one of {', '.join(SOURCES)}")
-    for path in write(_existing(database), out, source, study):
-        console.print(f"wrote {path}", highlight=False)
+
+
+def _study_hash(study: str | None) -> str | None:
+    """A study's hash, also where its folder was named."""
+    from tasks.study import load
+
+    return load(Path(study))[0].hash if study and (Path(study) / "study.json").exists() else study
 
 
 def forget(
@@ -297,7 +308,10 @@ def forget(
     database: AnyDatabase,
 ) -> None:
     """Delete a person: answers, questionnaire and platform ids."""
-    count = _existing(database).forget(identifier)
+    store = existing(database)
+    count = store.forget(identifier)
     if not count:
         raise ValueError(f"nobody is known as {identifier!r}; nothing was deleted")
     console.print(f"deleted {count} participation{'s' if count > 1 else ''} of {identifier}")
+    for place in store.scrub():
+        console.print(f"not reached: {place}", highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from math import ceil
 from typing import cast
 
 import pandas as pd
@@ -11,9 +12,10 @@ import streamlit as st
 
 from survey_app.export import sources, tables
 from survey_app.figures import people_flow, per_condition, per_trial, rates
-from survey_app.passwords import OIDC, VARIABLE, fits
+from survey_app.passwords import GUARD, OIDC, VARIABLE, fits
 from survey_app.places import Places
 from survey_app.server import service
+from survey_app.submissions import submissions
 from tasks.responses import Source
 
 
@@ -37,9 +39,14 @@ def _allowed() -> bool:
     with st.form("sign in"):
         typed = st.text_input("Password", type="password")
         if st.form_submit_button("Sign in") and typed:
+            if pause := GUARD.wait():
+                st.error(f"Too many wrong passwords. Try again in {ceil(pause / 60)} minutes.")
+                return False
             if fits(typed, os.environ[VARIABLE]):
+                GUARD.succeeded()
                 st.session_state["allowed"] = True
                 st.rerun()
+            GUARD.failed(st.context.ip_address or "this machine")
             time.sleep(1)  # guessing is slow
             st.error("That is not the password.")
     return False
@@ -81,6 +88,10 @@ def _study() -> None:
         st.subheader("Comments")
         for comment in comments:
             st.text(comment)
+    st.subheader("Submissions")
+    st.caption("With the platform's ids: for payment and complaints, never beside the answers.")
+    paid = submissions(known.store, source, known.study.hash)
+    st.dataframe(paid.drop(columns=["study", "participant"]), hide_index=True)
     _downloads(answers, people.drop(columns="excluded"), source)
 
 

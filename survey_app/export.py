@@ -11,9 +11,11 @@ from sqlalchemy import select
 
 from harness.artifacts import whole_file, write_text
 from survey_app.places import UNFINISHED
-from survey_app.schema import participants, responses
+from survey_app.schema import participants, responses, studies
 from survey_app.store import Store
-from tasks.responses import PARTICIPANTS, RESPONSES, as_table, codebook
+from tasks.codebook import codebook
+from tasks.responses import PARTICIPANTS, RESPONSES, as_table
+from tasks.study import Study
 
 DEVICE = {
     "viewport_width": "width", "viewport_height": "height", "pixel_ratio": "pixel_ratio",
@@ -56,20 +58,25 @@ def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
     start, end = row["consented_at"], row["finished_at"]
     # The server's clock may have been set back in between.
     seconds = max(0.0, (end - start).total_seconds()) if start and end else None
-    over = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
     return {
-        "status": "expired" if over else row["status"],
+        "status": state_of(row, store),
         "total_seconds": seconds,
         **{name: device.get(of) for name, of in DEVICE.items()},
         "questionnaire": json.dumps(row["questionnaire"], ensure_ascii=False),
     }
 
 
-def export(store: Store, out: Path, source: str | None, study: str | None = None) -> list[Path]:
-    """Write responses, participants and codebook; their paths.
+def state_of(row: dict[str, Any], store: Store) -> str:
+    """A participant's status; `expired` also where the lease is over and nobody took the place."""
+    over = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
+    return "expired" if over else row["status"]
+
+
+def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:
+    """The one source and the one study that are meant.
 
     Raises:
-        ValueError: the database holds several sources and none was named, or no such source.
+        ValueError: several are there and none was named, or there is no such study.
     """
     found = sources(store)
     if source is None and len(found) > 1:
@@ -77,16 +84,63 @@ def export(store: Store, out: Path, source: str | None, study: str | None = None
             f"the database holds answers of {', '.join(found)}, which must not be mixed; "
             f"name one with --source"
         )
-    chosen = source or (found[0] if found else "human")
-    answers, people = tables(store, chosen, study)
+    source = source or (found[0] if found else "human")
+    with store.read() as connection:
+        titles = dict(connection.execute(select(studies.c.hash, studies.c.title)).all())
+        held = select(participants.c.study).where(participants.c.source == source).distinct()
+        answered = sorted(connection.scalars(held))
+    listed = ", ".join(f"{key} ({title})" for key, title in sorted(titles.items()))
+    if study is not None and study not in titles:
+        raise ValueError(f"--study {study!r}: no such study; the database holds {listed or 'none'}")
+    if study is None and len(answered) > 1:
+        raise ValueError(
+            f"the database holds several studies, which must not be mixed: {listed}; name one "
+            f"with --study"
+        )
+    return source, study or (answered[0] if answered else None)
+
+
+def export(
+    store: Store, out: Path, source: str | None, study: str | None = None, excel: bool = False
+) -> list[Path]:
+    """Write responses, participants and codebook; their paths.
+
+    Args:
+        excel: begin the files with a byte order mark, without which Excel misreads UTF-8.
+
+    Raises:
+        ValueError: several sources or studies and none was named, or no such study.
+    """
+    source, study = chosen(store, source, study)
+    answers, people = tables(store, source, study)
     written = []
     for path, frame in (
         (out, answers),
         (out.with_name(f"{out.stem}-participants{out.suffix}"), people),
     ):
-        with whole_file(path) as temporary:
-            frame.to_csv(temporary, index=False)
+        write_csv(path, frame, excel)
         written.append(path)
     book = out.with_name(f"{out.stem}-codebook.md")
-    write_text(book, codebook())
+    write_text(book, codebook(_frozen(store, study)))
     return [*written, book]
+
+
+def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
+    """A table as R, Python and, with `excel`, Excel read it: TRUE and FALSE, empty for missing."""
+    plain = frame.assign(
+        **{
+            name: frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
+            for name in frame
+            if frame[name].dtype == "boolean"
+        }
+    )
+    with whole_file(path) as temporary:
+        plain.to_csv(temporary, index=False, encoding="utf-8-sig" if excel else "utf-8")
+
+
+def _frozen(store: Store, study: str | None) -> list[Study]:
+    """The study as it was served; none where the database is older than that."""
+    query = select(studies.c.content).where(studies.c.hash == study)
+    with store.read() as connection:
+        content = connection.scalar(query)
+    return [Study.model_validate(content)] if content else []

@@ -216,6 +216,7 @@ class Places:
         """
         with self.store.write() as connection:
             row = self._find(connection, identifier)
+            row = row and self.store.row(connection, self.study, row["participant"], lock=True)
             if row is None:
                 raise ValueError(
                     f"nobody is known as {identifier!r}; name a pseudonym, the platform's id or "
@@ -230,6 +231,12 @@ class Places:
             self.give_back(connection, row["participant"])
             self._log(connection, "released", f"{row['participant']} ({reason})")
             return row["participant"]
+
+    def holds(self, identifier: str) -> bool:
+        """Whether who is known by it still holds an unfinished place."""
+        with self.store.read() as connection:
+            row = self._find(connection, identifier)
+        return row is not None and row["status"] in UNFINISHED
 
     def _find(self, connection: Connection, identifier: str) -> dict[str, Any] | None:
         details = identities.c.details
@@ -251,7 +258,7 @@ class Places:
             )
         )
         found = connection.scalar(query)
-        return self.store.row(connection, self.study, found, lock=True) if found else None
+        return self.store.row(connection, self.study, found) if found else None
 
     def block(self, platform_ids: Iterable[str]) -> int:
         """Bar people by their platform's ids, of which only hashes are kept; how many are new."""

@@ -27,6 +27,7 @@ from survey_app.store import Store
 from survey_app.tokens import BadToken
 from tasks.study import load
 
+PREVIEW = "CONCEPTEVO_PREVIEW"  # set: pages may be asked for by name
 LARGEST = 20_000  # bytes of an action
 log = logging.getLogger("conceptevo.survey")
 

@@ -126,6 +126,10 @@ class Service:
         )
         return {"version": 1, "token": "", **self.view.page(place)}
 
+    def still(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The page that belongs to a row of a participant, stored or not."""
+        return self._page(row, {})
+
     def page(self, participant: str) -> dict[str, Any]:
         """The page the participant is on, from the database alone."""
         with self.store.read() as connection:

@@ -34,7 +34,14 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from survey_app.flow import Course, Progress
 from survey_app.places import Places
 from survey_app.platforms import Arrival
-from survey_app.schema import identities, participants, places, responses, studies
+from survey_app.schema import (
+    identities,
+    participants,
+    places,
+    recruitment_log,
+    responses,
+    studies,
+)
 from tasks.assignment import plan, practice_plan
 from tasks.recruitment import Recruitment
 from tasks.responses import Source
@@ -301,7 +308,33 @@ class Store:
                             table.c.study == study, table.c.participant == identifier
                         )
                     )
+                named = recruitment_log.c.detail.contains(identifier)
+                connection.execute(
+                    update(recruitment_log).where(named).values(detail="somebody since forgotten")
+                )
             return len(keys)
+
+    def scrub(self) -> list[str]:
+        """Clear what was deleted out of the database's own files; what this cannot reach."""
+        beyond = ["exported files and backups made before"]
+        if self.engine.dialect.name == "postgresql":
+            own = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            with own as connection:
+                for table in (participants, identities, responses, recruitment_log):
+                    connection.exec_driver_sql(f"VACUUM {table.name}")
+            return [*beyond, "PostgreSQL's write-ahead log and its archives"]
+        with self._turn:
+            raw = self.engine.raw_connection()
+            try:
+                busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                raw.close()
+        if busy:
+            beyond.append(
+                "the write-ahead log beside the database, which somebody is reading: run this "
+                "again when the survey is idle"
+            )
+        return beyond
 
 
 def course_of(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:

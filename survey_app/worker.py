@@ -14,6 +14,7 @@ import streamlit as st
 import uvicorn
 from streamlit.web import bootstrap
 
+from survey_app.doors import DASHBOARD, LARGEST_MESSAGE, SURVEY, guarded
 from survey_app.server import ROUTES, pictures, service
 
 #: See docs/hosting.md for what each was measured to change.
@@ -45,7 +46,13 @@ def main() -> None:
     service()
     if script == "app.py":
         pictures()
-    config = uvicorn.Config(app, log_level="warning", ws_ping_interval=30, timeout_keep_alive=75)
+    config = uvicorn.Config(
+        guarded(app, SURVEY if script == "app.py" else DASHBOARD),
+        log_level="warning",
+        ws_ping_interval=30,
+        ws_max_size=LARGEST_MESSAGE,
+        timeout_keep_alive=75,
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening)])
 
 

@@ -55,7 +55,7 @@ RESPONSES = (
     Column(
         "trial",
         "string",
-        "id of the trial in study.json; practice trials carry the attempt, as in 'practice-1@2'",
+        "id of the trial in study.json; practice trials carry the attempt, as in 't0007@2'",
     ),
     Column("task", "string", "odd_one_out, evolution_labelling, … (the task's registered name)"),
     Column("condition", "string", "experimental condition of the trial, named by its task"),

@@ -12,6 +12,7 @@ from conftest import SET
 from typer.testing import CliRunner
 
 from survey_app import commands as survey_commands
+from survey_app import recruiting
 from survey_app.passwords import fits, hashed
 from tasks import commands as task_commands
 from tasks.responses import PARTICIPANTS, read_table
@@ -27,11 +28,16 @@ def front_door() -> typer.Typer:
     for name in ("build", "check", "settings"):
         study.command(name)(getattr(task_commands, name))
     study.command("simulate")(survey_commands.simulate)
-    study.command("places")(survey_commands.places)
+    study.command("places")(recruiting.places)
     app.command("survey")(survey_commands.survey)
     app.command("dashboard")(survey_commands.dashboard)
     responses.command("export")(survey_commands.export)
+    responses.command("submissions")(survey_commands.submissions)
     responses.command("forget")(survey_commands.forget)
+    prolific = typer.Typer()
+    app.add_typer(prolific, name="prolific")
+    for name in ("draft", "poll", "approve"):
+        prolific.command(name)(getattr(recruiting, f"prolific_{name}"))
     return app
 
 

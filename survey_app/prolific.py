@@ -1,0 +1,167 @@
+"""Prolific's API: a draft with the right codes, places given on, approvals.
+
+The calls are those of docs.prolific.com (studies, submissions). The token of a researcher's account
+can spend money: it is read from the environment alone, and nothing is approved that this database
+does not hold as finished.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from survey_app.places import UNFINISHED, Places
+from survey_app.signed_links import api
+from survey_app.store import Store
+from survey_app.submissions import submissions
+from tasks.recruitment import Recruitment
+from tasks.study import Study
+
+TOKEN = "CONCEPTEVO_PROLIFIC_TOKEN"
+#: Submissions of which nothing more will come.
+GONE = {"RETURNED": "returned", "TIMED-OUT": "timed_out", "SCREENED OUT": "screened_out"}
+PARAMETERS = "PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}}"
+#: Code -> its kind at Prolific, and what Prolific does when somebody comes back with it.
+CODES = {
+    "completed": ("COMPLETED", "MANUALLY_REVIEW"),
+    "attention": ("FAILED_ATTENTION_CHECK", "MANUALLY_REVIEW"),
+    "screened_out": ("OTHER", "MANUALLY_REVIEW"),
+    "declined": ("NO_CONSENT", "REQUEST_RETURN"),
+    "withdrawn": ("OTHER", "REQUEST_RETURN"),
+    "full": ("OTHER", "REQUEST_RETURN"),
+    "expired": ("OTHER", "REQUEST_RETURN"),
+}
+RETURN_REASONS = {
+    "declined": "You chose not to take part.",
+    "withdrawn": "You withdrew from the study.",
+    "full": "No place was free. You may try again later.",
+    "expired": "Your place was given to someone else.",
+}
+
+
+class Prolific:
+    """The API, as one researcher."""
+
+    def __init__(self) -> None:
+        token = os.environ.get(TOKEN)
+        if not token:
+            raise ValueError(
+                f"Prolific's API needs a token: make one at Prolific (Settings, API tokens) and "
+                f"set {TOKEN}"
+            )
+        headers = {"Authorization": f"Token {token}"}
+        self._http = httpx.Client(base_url=f"{api()}/api/v1", headers=headers, timeout=30)
+
+    def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """One call. Raises ValueError with Prolific's own words where it refuses."""
+        try:
+            reply = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise ValueError(f"Prolific cannot be reached: {error}") from error
+        if reply.is_error:
+            raise ValueError(
+                f"Prolific refused {method} {path} ({reply.status_code}): {reply.text}"
+            )
+        return reply.json()
+
+    def submissions(self, study: str) -> Iterator[dict[str, Any]]:
+        """All submissions of a study, page by page."""
+        address: str | None = f"/studies/{study}/submissions/"
+        while address:
+            page = self.call("GET", address)
+            yield from page["results"]
+            address = ((page.get("_links") or {}).get("next") or {}).get("href")
+
+    def approve(self, submission: str) -> None:
+        """Approve, and so pay, one submission."""
+        self.call("POST", f"/submissions/{submission}/transition/", json={"action": "APPROVE"})
+
+
+def draft(
+    study: Study, recruitment: Recruitment, address: str, reward: int, description: str
+) -> dict[str, Any]:
+    """The body of a new study: it is made as a draft, and published by hand.
+
+    Args:
+        address: of the survey. reward: in the account's smallest unit (pence, cents).
+    """
+    if study.minutes is None:
+        raise ValueError(f"study {study.hash} does not say how long it takes; build it anew")
+    return {
+        "name": study.title,
+        "internal_name": f"{study.title} ({study.hash})",
+        "description": description,
+        "external_study_url": f"{address.rstrip('/')}/?{PARAMETERS}",
+        "is_external_study_url_secure": recruitment.signed,
+        "prolific_id_option": "url_parameters",
+        "completion_codes": [_code(name, code) for name, code in recruitment.codes],
+        "estimated_completion_time": study.minutes,
+        "total_available_places": recruitment.places,
+        "reward": reward,
+    }
+
+
+def _code(name: str, code: str) -> dict[str, Any]:
+    kind, action = CODES[name]
+    reason = {"return_reason": RETURN_REASONS[name]} if name in RETURN_REASONS else {}
+    return {"code": code, "code_type": kind, "actions": [{"action": action, **reason}]}
+
+
+@dataclass
+class Comparison:
+    """The platform's submissions beside ours.
+
+    Attributes:
+        counts: (their status, ours) -> how many. payable: their ids of those who finished here and
+            wait for approval. problems: sentences on what does not fit.
+    """
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    payable: list[str] = field(default_factory=list)
+    gone: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def compare(prolific: Prolific, store: Store, study: str, prolific_studies) -> Comparison:
+    """Lay Prolific's submissions beside the database; changes nothing."""
+    ours = submissions(store, "human", study)
+    by_session = {row.session: row for row in ours[ours["platform"] == "prolific"].itertuples()}
+    result = Comparison()
+    for name in prolific_studies:
+        for theirs in prolific.submissions(name):
+            _compare_one(theirs, by_session.get(theirs["id"]), result)
+    return result
+
+
+def _compare_one(theirs: dict[str, Any], own: Any, result: Comparison) -> None:
+    session, status, code = theirs["id"], theirs["status"], theirs.get("study_code")
+    result.counts[status, own.status if own is not None else "unknown here"] += 1
+    if status in GONE and own is not None and own.status in (*UNFINISHED, "expired"):
+        result.gone.append((session, GONE[status]))
+    elif status == "AWAITING REVIEW":
+        if own is None or own.status != "finished":
+            state = "is unknown here" if own is None else f"is {own.status} here"
+            result.problems.append(f"{session} awaits review with code {code}, but {state}")
+        elif code != own.code:
+            result.problems.append(f"{session} came with code {code}; its own is {own.code}")
+        else:
+            result.payable.append(session)
+    elif status in GONE and own is not None and own.status == "finished":
+        result.problems.append(
+            f"{session} finished here, but is {status} there: perhaps to be paid"
+        )
+
+
+def release_gone(comparison: Comparison, places: Places) -> int:
+    """Give on the places of people who left on the platform; how many."""
+    released = 0
+    for session, reason in comparison.gone:
+        if places.holds(session):
+            places.release(session, reason)
+            released += 1
+    return released

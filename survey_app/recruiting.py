@@ -1,0 +1,168 @@
+"""Commands of recruitment: places, and the study at Prolific."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from survey_app.commands import (
+    Database,
+    StudyFolder,
+    check_codes,
+    database_url,
+    existing,
+    known_source,
+)
+from tasks.responses import SOURCES
+
+if TYPE_CHECKING:
+    from survey_app.places import Places, State
+
+console = Console()
+
+AsSource = Annotated[str, typer.Option(help=f"one of {', '.join(SOURCES)}")]
+
+
+def places(
+    study: StudyFolder,
+    change: Annotated[
+        str | None,
+        typer.Argument(help="+40, release, pause, resume, close or block [default: show]"),
+    ] = None,
+    who: Annotated[
+        list[str] | None,
+        typer.Argument(help="release: people or sessions; block: files with an id on every line"),
+    ] = None,
+    database: Database = None,
+    source: AsSource = "human",
+) -> None:
+    """Show the places of a study, add some, give some on, pause or close; all of it is logged."""
+    from survey_app.places import Places
+    from tasks.study import load
+
+    known_source(source)
+    frozen, _ = load(study)
+    store = existing(database_url(study, database))
+    own = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
+    if change is not None:
+        _change_places(own, change, who or [])
+    for name, count in own.counts().items():
+        console.print(f"{count:>6}  {name}", highlight=False)
+    with store.read() as connection:
+        own.settings(connection)
+        console.print(f"{own.state(connection):>6}", highlight=False)
+    for row in own.log():
+        moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
+        console.print(f"  {moment}  {row['event']}  {row['detail']}", highlight=False)
+
+
+def _change_places(own: Places, change: str, who: list[str]) -> None:
+    if re.fullmatch(r"\+[1-9]\d{0,5}", change) and not who:
+        own.add(int(change))
+    elif change in ("pause", "resume", "close") and not who:
+        states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
+        own.set_state(states[change])
+    elif change == "release" and who:
+        for identifier in who:
+            own.release(identifier)
+    elif change == "block" and who:
+        ids = [line.strip() for path in who for line in _lines(Path(path)) if line.strip()]
+        console.print(f"{own.block(ids)} ids are new on the list")
+    else:
+        raise ValueError(
+            f"{' '.join([change, *who])!r}: say +NUMBER, release ID …, pause, resume, close, or "
+            f"block FILE …"
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; name a text file of ids") from error
+
+
+def _at_prolific(study: Path, database: str | None):
+    """The study, its folder's settings, its open database, and the platform."""
+    from survey_app.places import Places
+    from survey_app.prolific import Prolific
+    from tasks.recruitment import load_recruitment
+    from tasks.study import load
+
+    frozen, _ = load(study)
+    recruitment = load_recruitment(study)
+    if not recruitment.studies:
+        raise ValueError(
+            f"{study / 'recruitment.toml'}: studies is empty; name the study's id at Prolific, or "
+            f"make a draft (`conceptevo prolific draft`)"
+        )
+    prolific = Prolific()
+    store = existing(database_url(study, database))
+    return prolific, store, frozen, recruitment, Places(store, frozen.hash, "human")
+
+
+def prolific_draft(
+    study: StudyFolder,
+    address: Annotated[str, typer.Option(help="of the survey, https://…")],
+    reward: Annotated[int, typer.Option(min=1, help="in pence or cents")],
+    description: Annotated[str, typer.Option(help="shown to people on Prolific")],
+) -> None:
+    """Make a draft at Prolific with this study's codes, time and places; publish it there."""
+    from survey_app.prolific import Prolific, draft
+    from tasks.recruitment import load_recruitment, write_recruitment
+    from tasks.study import load
+
+    frozen, _ = load(study)
+    recruitment = load_recruitment(study)
+    if not address.startswith("https://"):
+        raise ValueError(f"--address {address!r}: participants need an address with https://")
+    check_codes(study, recruitment)
+    made = Prolific().call(
+        "POST", "/studies/", json=draft(frozen, recruitment, address, reward, description)
+    )
+    known = {"studies": (*recruitment.studies, made["id"])}
+    known |= {} if "prolific" in recruitment.platforms else {"platforms": ("prolific",)}
+    write_recruitment(study, recruitment.model_copy(update=known))
+    console.print(
+        f"draft {made['id']} ({made.get('status', 'UNPUBLISHED')}); it now stands in "
+        f"{study / 'recruitment.toml'}: start the survey anew, look at the draft, publish it there",
+        highlight=False,
+    )
+
+
+def prolific_poll(study: StudyFolder, database: Database = None) -> None:
+    """Compare with Prolific, and give on the places of people who returned or timed out there."""
+    from survey_app.prolific import compare, release_gone
+
+    prolific, store, frozen, recruitment, own = _at_prolific(study, database)
+    comparison = compare(prolific, store, frozen.hash, recruitment.studies)
+    for (theirs, ours), count in sorted(comparison.counts.items()):
+        console.print(f"{count:>6}  {theirs} there, {ours} here", highlight=False)
+    console.print(f"{release_gone(comparison, own)} places given on", highlight=False)
+    console.print(f"{len(comparison.payable)} can be approved", highlight=False)
+    for problem in comparison.problems:
+        console.print(problem, highlight=False)
+
+
+def prolific_approve(
+    study: StudyFolder,
+    database: Database = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Approve whoever finished here and came back to Prolific with their own code."""
+    from survey_app.prolific import compare
+
+    prolific, store, frozen, recruitment, _ = _at_prolific(study, database)
+    comparison = compare(prolific, store, frozen.hash, recruitment.studies)
+    payable = comparison.payable
+    for problem in comparison.problems:
+        console.print(f"left out: {problem}", highlight=False)
+    if payable and not yes and not typer.confirm(f"approve and pay {len(payable)} submissions?"):
+        return
+    for session in payable:
+        prolific.approve(session)
+    console.print(f"approved {len(payable)}", highlight=False)

@@ -1,0 +1,53 @@
+"""Who is to be paid: the platform's ids with state, code and reason. Apart from all answers."""
+
+from __future__ import annotations
+
+import pandas as pd
+from sqlalchemy import select
+
+from survey_app.export import state_of
+from survey_app.schema import identities, participants
+from survey_app.store import Store
+
+COLUMNS = (
+    "study", "participant", "platform", "platform_id", "platform_study", "session",
+    "earlier_sessions", "status", "reason", "code", "attention_right", "consented_at",
+    "finished_at", "minutes",
+)  # fmt: skip
+
+
+def submissions(store: Store, source: str, study: str | None = None) -> pd.DataFrame:
+    """A row a person: for approvals, bonuses and complaints.
+
+    Returns:
+        COLUMNS: platform_study is STUDY_ID or hitId, session SESSION_ID or assignmentId (the
+        latest), minutes from consent to the end.
+    """
+    query = (
+        select(participants, identities.c.platform_id, identities.c.details)
+        .outerjoin(
+            identities,
+            (identities.c.study == participants.c.study)
+            & (identities.c.participant == participants.c.participant),
+        )
+        .where(participants.c.source == source)
+        .order_by(participants.c.consented_at)
+    )
+    if study is not None:
+        query = query.where(participants.c.study == study)
+    with store.read() as connection:
+        found = [dict(row) for row in connection.execute(query).mappings()]
+    rows = []
+    for row in found:
+        details, start, end = row["details"] or {}, row["consented_at"], row["finished_at"]
+        rows.append(
+            row
+            | {
+                "platform_study": details.get("STUDY_ID", details.get("hitId", "")),
+                "session": details.get("SESSION_ID", details.get("assignmentId", "")),
+                "earlier_sessions": len(details.get("earlier", ())),
+                "status": state_of(row, store),
+                "minutes": round((end - start).total_seconds() / 60, 1) if end and start else None,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))

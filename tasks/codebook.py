@@ -1,0 +1,57 @@
+"""The codebook of a study's tables: columns, and what the study asked, showed and will exclude."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tasks.questionnaire import Question
+from tasks.responses import codebook as columns
+from tasks.study import Study
+
+
+def codebook(studies: Sequence[Study]) -> str:
+    """Columns of both files, then each study's tasks, conditions, questions and rules."""
+    return columns() + "".join(map(design, studies))
+
+
+def design(study: Study) -> str:
+    """What stands behind the values of one study, as Markdown."""
+    parts = [f"\n## Study {study.hash}: {study.title}\n"]
+    parts += [_task(study, text.name) for text in study.tasks]
+    if study.questions:
+        parts.append("\n### Questionnaire\n\nThe keys of `questionnaire`.\n\n")
+        parts += map(_question, study.questions)
+    parts.append("\n### Rules of exclusion, frozen with the study\n\n")
+    rules = study.exclusion.model_dump()
+    parts += [f"- `{name}`: {'off' if v is None else v}\n" for name, v in rules.items()]
+    return "".join(parts)
+
+
+def _task(study: Study, name: str) -> str:
+    trials = [trial for trial in study.trials if trial.task == name]
+    counts = Counter((trial.role, trial.condition) for trial in trials)
+    lines = [f"\n### {name}\n\n{study.task_texts[name].prompt}\n\n"]
+    lines += ["| role | condition | trials |\n|---|---|---|\n"]
+    lines += [
+        f"| {role} | {condition} | {n} |\n" for (role, condition), n in sorted(counts.items())
+    ]
+    lines.append("\n")
+    for field in study.fields(trials[0]) if trials else ():
+        shown = f"; {_choices(field.choices)}" if field.choices else ""
+        lines.append(f"- `{field.name}` ({field.kind}): {field.label}{shown}\n")
+    if trials:
+        lines.append(f"\nIds of trials look like `{trials[0].id}`")
+        lines.append(f", in the second round of practice `{trials[0].id}@2`.\n")
+    return "".join(lines)
+
+
+def _question(question: Question) -> str:
+    shown = [_choices(question.choices)] if question.choices else []
+    anchors = [end for end in (question.low, question.high) if end]
+    shown += [f"anchors: {' … '.join(anchors)}"] if anchors else []
+    return f"- `{question.name}` ({question.kind}): {'; '.join([question.label, *shown])}\n"
+
+
+def _choices(choices: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{value} = {label}" for value, label in choices)

@@ -1,0 +1,95 @@
+"""The tables that leave a survey, as R, Excel and Python read them; lists for payment apart."""
+
+import csv
+
+import pandas as pd
+import pytest
+from people import arrive, go
+from test_commands import say
+
+from survey_app.flow import Stage
+from survey_app.platforms import Arrival
+from survey_app.service import Service
+from survey_app.store import Store
+from tasks.responses import PARTICIPANTS, read_table
+
+
+@pytest.fixture
+def database(frozen, recruitment, tmp_path) -> str:
+    """One who finished, one midway."""
+    url = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    store = Store(url)
+    store.migrate()
+    service = Service(store, *frozen, recruitment=recruitment)
+    for name, stage in (("1", None), ("2", Stage.TRIAL)):
+        ids = {"PROLIFIC_PID": name * 24, "STUDY_ID": "6a" * 12, "SESSION_ID": f"{name}b" * 12}
+        go(service, arrive(service, Arrival("prolific", name * 24, details=ids)), stage)
+    return url
+
+
+def test_true_and_false_are_as_r_has_them_and_excel_gets_its_mark(database, tmp_path):
+    out = tmp_path / "r.csv"
+    say("responses", "export", "--database", database, "--out", str(out))
+    cells = {row["correct"] for row in csv.DictReader(out.open(encoding="utf-8"))}
+    assert cells <= {"TRUE", "FALSE", ""} and cells & {"TRUE", "FALSE"}
+    plain = read_table(out)
+    assert not out.read_bytes().startswith(b"\xef\xbb\xbf")
+    say("responses", "export", "--database", database, "--out", str(out), "--excel")
+    assert out.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert read_table(out).equals(plain)
+
+
+def test_an_unknown_study_is_an_error_and_two_must_be_told_apart(database, frozen, tmp_path):
+    export = ("responses", "export", "--database", database, "--out", str(tmp_path / "r.csv"))
+    told = say(*export, "--study", "nosuch", error=ValueError)
+    assert "--study 'nosuch': no such study; the database holds " + frozen[0].hash in told
+    assert not (tmp_path / "r.csv").exists()
+    store = Store(database)
+    other = frozen[0].model_copy(update={"hash": "0" * 16, "title": "Another"})
+    service = Service(store, other, frozen[1])
+    go(service, arrive(service, "x"))
+    told = say(*export, error=ValueError)
+    assert "several studies" in told and "name one with --study" in told and "(Another)" in told
+    say(*export, "--study", "0" * 16)
+    assert set(read_table(tmp_path / "r.csv")["study"]) == {"0" * 16}
+
+
+def test_a_study_may_be_named_by_its_folder(database, study_folder, frozen, tmp_path):
+    out = tmp_path / "r.csv"
+    say(
+        "responses",
+        "export",
+        "--database",
+        database,
+        "--out",
+        str(out),
+        "--study",
+        str(study_folder),
+    )
+    assert set(read_table(out)["study"]) == {frozen[0].hash}
+    people = read_table(tmp_path / "r-participants.csv", PARTICIPANTS)
+    assert people["code"].dropna().isin(["DONE", "DONE-A"]).all() and len(people) == 2
+
+
+def test_the_codebook_says_what_was_asked_shown_and_excluded(database, frozen, tmp_path):
+    say("responses", "export", "--database", database, "--out", str(tmp_path / "r.csv"))
+    book = (tmp_path / "r-codebook.md").read_text()
+    study, _ = frozen
+    for part in (
+        "| attention | obvious |", "How sure are you?", "1 = I guessed", "`colour_vision`",
+        f"`attention_below`: {study.exclusion.attention_below}", "practice_attempts_above`: off",
+        f"`{next(t.id for t in study.trials if t.task == 'odd_one_out')}@2`", "| code |",
+    ):  # fmt: skip
+        assert part in book, part
+
+
+def test_submissions_are_listed_by_the_platforms_ids(database, tmp_path):
+    out = tmp_path / "ids.csv"
+    told = say("responses", "submissions", "--database", database, "--out", str(out))
+    assert "keep it apart" in told
+    table = pd.read_csv(out, dtype=str)
+    assert table["platform_id"].tolist() == ["1" * 24, "2" * 24]
+    assert table["session"].tolist() == ["1b" * 12, "2b" * 12]
+    assert set(table["platform_study"]) == {"6a" * 12}
+    assert table["status"].tolist() == ["finished", "active"]
+    assert table["code"].notna().tolist() == [True, False]
