@@ -11,16 +11,18 @@ import streamlit as st
 from sqlalchemy.exc import SQLAlchemyError
 
 from survey_app import preview
+from survey_app.first_page import WAITING
 from survey_app.platforms import BadAddress
 from survey_app.server import PREVIEW, service
 from tasks.language import N_
 
 ATTEMPTS = 8  # a second apart
 _HERE = Path(__file__).parent / "component"
-_SHELL = """<style>
+_SHELL = f"""<style>
+#{WAITING} {{ display: none; }}
 [data-testid="stHeader"], [data-testid="stToolbar"], [data-testid="stStatusWidget"],
-[data-testid="stDecoration"], [data-testid="stConnectionStatus"] { display: none; }
-[data-testid="stMainBlockContainer"] { padding: 0 1rem; max-width: 80rem; }
+[data-testid="stDecoration"], [data-testid="stConnectionStatus"] {{ display: none; }}
+[data-testid="stMainBlockContainer"] {{ padding: 0 1rem; max-width: 80rem; }}
 </style>"""
 
 

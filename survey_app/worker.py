@@ -12,9 +12,11 @@ from pathlib import Path
 
 import streamlit as st
 import uvicorn
+from starlette.middleware import Middleware
 from streamlit.web import bootstrap
 
 from survey_app.doors import DASHBOARD, LARGEST_MESSAGE, SURVEY, guarded
+from survey_app.first_page import FirstPage
 from survey_app.server import ROUTES, pictures, service
 
 #: See docs/hosting.md for what each was measured to change.
@@ -42,10 +44,13 @@ def main() -> None:
     listening, script = int(sys.argv[1]), sys.argv[2]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     bootstrap.load_config_options(SETTINGS)
-    app = st.App(Path(__file__).parent / script, routes=ROUTES if script == "app.py" else [])
-    service()
+    path, known = Path(__file__).parent / script, service()
     if script == "app.py":
         pictures()
+        words = Middleware(FirstPage, words=known.view.words, title=known.study.title)
+        app = st.App(path, routes=ROUTES, middleware=[words])
+    else:
+        app = st.App(path)
     config = uvicorn.Config(
         guarded(app, SURVEY if script == "app.py" else DASHBOARD),
         log_level="warning",

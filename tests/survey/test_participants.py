@@ -11,6 +11,7 @@ from PIL import Image
 from sqlalchemy import select
 from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, on_the_way
 
+from survey_app.first_page import SECONDS, WAITING
 from survey_app.schema import participants, responses
 from survey_app.store import Store
 from tasks.settings import Attention, Practice, Texts
@@ -333,3 +334,25 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer(browser, folder, know
         assert 1900 < row.milliseconds < 6000
     finally:
         served.close()
+
+
+def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
+    context = browser.new_context(viewport=LAPTOP)
+    page = context.new_page()
+    page.route_web_socket("**", lambda socket: socket.close())
+    page.goto(link(own, "blocked"))
+    told = page.locator(f"#{WAITING}")
+    assert not told.is_visible()
+    page.wait_for_function(
+        f"getComputedStyle(document.getElementById('{WAITING}')).visibility === 'visible'",
+        timeout=(SECONDS + 10) * 1000,
+    )
+    assert "Your network may block it" in told.inner_text()
+    plain = browser.new_context(viewport=LAPTOP, java_script_enabled=False).new_page()
+    plain.goto(link(own, "blocked"))
+    assert "This survey needs JavaScript" in plain.locator("noscript").inner_text()
+    assert plain.title() == "What do these pictures have in common?"
+    visitor = Visitor(browser, link(own, "connected"), LAPTOP)
+    assert not visitor.page.locator(f"#{WAITING}").is_visible()
+    time.sleep(SECONDS)
+    assert not visitor.page.locator(f"#{WAITING}").is_visible()
