@@ -203,7 +203,7 @@ def _stage_command(stage: str, text: str) -> None:
         from harness.config import load_config
 
         _run_until(
-            "report" if stage == "run" else stage,
+            stage,
             load_config(config, device=device, precision=precision),
             out or Path("runs") / config.stem,
             cluster,
@@ -218,7 +218,28 @@ _stage_command("space", "Place all neurons in one semantic space, by every metho
 _stage_command("evolve", "Score how much each neuron's evolution matters to each class.")
 _stage_command("revert", "Undo evolutions and record what happens to the predictions.")
 _stage_command("report", "Write the tables, figures and the HTML report.")
-_stage_command("run", "All stages, from checkpoints and images to the report.")
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Out = None,
+    cluster: Cluster = None,
+    device: Device = None,
+    precision: Precision = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
+) -> None:
+    """All stages, from checkpoints and images to the report."""
+    from harness.config import load_config
+
+    read = load_config(config, device=device, precision=precision)
+    folder = out or Path("runs") / config.stem
+    if plan:
+        from harness.stages.run import show_estimate
+
+        show_estimate(read, folder, console)
+    else:
+        _run_until("report", read, folder, cluster)
 
 
 @app.command()

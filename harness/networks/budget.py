@@ -29,6 +29,8 @@ FEWEST = 4
 #: Of the free memory, the share that is planned with; the rest is for what is not measured
 #: (libraries' scratch space, tables).
 SHARE = 0.7
+#: Work that takes longer is not run once more for its time.
+WARM_SECONDS = 1.0
 #: A worker's own size before it loads a network: interpreter and libraries.
 WORKER_BYTES = 400 * 2**20
 #: cgroup files: limit and usage, of version 2 and 1.
@@ -118,7 +120,7 @@ class Cost:
 
 
 def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
-    """Run a piece of work on a few images, once to warm up and once measured.
+    """Run a piece of work on a few images: for its time, the first run aside, and for its memory.
 
     Args:
         work: runs on `images` images; what it computes is thrown away.
@@ -126,7 +128,9 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
         device: where it computes. On the CPU torch's allocations are followed one by one, so that
             the same work always measures the same; elsewhere its allocator's peak is asked for.
     """
+    start = time.perf_counter()
     work()
+    seconds = (time.perf_counter() - start) / images
     start = time.perf_counter()
     if device.place.type == "cuda":
         torch.cuda.synchronize(device.place)
@@ -136,8 +140,9 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
         torch.cuda.synchronize(device.place)
         peak = torch.cuda.max_memory_allocated(device.place) - before
         return Cost(peak / images, (time.perf_counter() - start) / images)
-    work()
-    seconds = (time.perf_counter() - start) / images
+    if seconds * images < WARM_SECONDS:  # a longer one is not much longer for being the first
+        work()
+        seconds = (time.perf_counter() - start) / images
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()

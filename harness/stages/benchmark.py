@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
 
 from harness.artifacts import Run
 from harness.config import Config, ConfigError, parse_config
@@ -18,9 +19,9 @@ from harness.evolutions import arms
 from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE, importance_method, sensitivities
 from harness.images.batches import batch_of
-from harness.images.sets import open_images
 from harness.networks.budget import resources
 from harness.networks.execution import execution, replace_channels
+from harness.networks.layers import Layer
 from harness.networks.sources import Source
 from harness.records import CONTROLS, Pair
 from harness.stages.ablate import (
@@ -168,7 +169,7 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
         layers = len(layer_names(study, plan.run, name))
         opened = (*open_pair(plan.run, source, pair), plan.test_images, view_of(plan.run, source))
         size = ablation_size(name, *opened, study.config.revert.batch_size)
-        counts = [_arms_of(study, work, layers) for work in waiting_arms]
+        counts = [arms_a_class(study, w.method, w.kind, layers) for w in waiting_arms]
         row: dict[str, Any] = {
             "series": name,
             "pairs": sum(s.name == name for s, _ in study.pairs),
@@ -182,7 +183,11 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
             "arms, min": 0.0,
         }
         if waiting_scores or waiting_arms:
-            seconds = _seconds(study, plan.run, source, pair, size)
+            some = np.arange(min(size, 8, len(plan.test_images)))
+            batch = resources().device.batch(batch_of(plan.test_images, some, opened[-1]))
+            steps = study.config.evolve.path_steps
+            with one_thread():
+                seconds = seconds_an_image(study.scored, steps, *opened[:3], batch)
             for work in waiting_scores:
                 row["scores, min"] += len(work.classes) * seen * seconds[work.method] / scale
             for (joint, alone), arm_work in zip(counts, waiting_arms, strict=True):
@@ -192,8 +197,8 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _arms_of(study: AblationStudy, work: RunArms, layers: int) -> tuple[int, int]:
-    """Arms a class of a piece of work: over all layers at once, and in single layers."""
+def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
+    """Arms a class of a method and kind: over all layers at once, and in single layers."""
     p = study.arm_parameters
     one = np.arange(max(p.bins, 2))
     ranked = arms.Ranked(
@@ -204,7 +209,7 @@ def _arms_of(study: AblationStudy, work: RunArms, layers: int) -> tuple[int, int
         lambda *_: np.random.default_rng(0),
     )
     joint = alone = 0
-    for family in arms.families(work.method == CONTROLS, work.kind == "benchmark"):
+    for family in arms.families(method == CONTROLS, kind == "benchmark"):
         number = len(family.sets(ranked))
         joint += number
         alone += number * layers * family.each_layer
@@ -218,25 +223,27 @@ def _images_a_class(study: AblationStudy, plan: Plan) -> tuple[int, int]:
     return max(len(part["importance"]) for part in parts), max(shown)
 
 
-def _seconds(
-    study: AblationStudy, run: Run, source: Source, pair: Pair, size: int
+def seconds_an_image(
+    methods: Sequence[str],
+    path_steps: int,
+    older: nn.Module,
+    newer: nn.Module,
+    layers: Sequence[Layer],
+    batch: Tensor,
 ) -> dict[str, float]:
-    """Seconds an image: of each method, of an arm over all layers, of one in a layer (mean).
+    """Seconds an image: of each method, of an arm over all layers ("joint"), of one in a layer
+    ("layer", mean).
 
     Arms are timed as they are run: half of a layer's channels are replaced.
     """
-    older, newer, layers = open_pair(run, source, pair)
-    images = open_images(run, "test")
-    device = resources().device
-    some = np.arange(min(size, 8, len(images)))
-    batch = device.batch(batch_of(images, some, view_of(run, source)))
     seconds = {}
-    with one_thread(), device.computing():
-        for name in study.scored:
+    with resources().device.computing():
+        for name in methods:
             start = time.perf_counter()
-            rng = np.random.default_rng(0)
-            methods, steps = {name: importance_method(name)}, study.config.evolve.path_steps
-            sensitivities(older, newer, layers, [batch], 0, methods, rng, steps, lambda: [batch])
+            rng, method = np.random.default_rng(0), {name: importance_method(name)}
+            sensitivities(
+                older, newer, layers, [batch], 0, method, rng, path_steps, lambda: [batch]
+            )
             seconds[name] = (time.perf_counter() - start) / len(batch)
         with torch.inference_mode(), execution(newer, layers) as running:
             running.start(batch)
@@ -252,7 +259,8 @@ def _seconds(
             ):
                 running.rerun_many(several)
                 start = time.perf_counter()
-                running.rerun_many(several)
+                for logits in running.rerun_many(several):
+                    logits.sum().item()  # waits for a GPU
                 each = (time.perf_counter() - start) / len(several)
                 seconds[what] = each / len(batch)
     return seconds

@@ -17,6 +17,7 @@ from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
 from harness.stages.engine import cores, engine
+from harness.stages.estimate import estimate
 from harness.stages.faults import faults
 from harness.stages.stage import Plan
 
@@ -93,6 +94,27 @@ def run_until(
         if last == "space":  # otherwise the map is made beside the scores
             working.run(space.MAP.steps(plan))
     return run
+
+
+def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
+    """Print what a run would take, by stage; nothing is written. See `estimate`."""
+    refuse(faults(config))
+    plan = Plan(config, Run(out))
+    plan.workers = workers = worker_count(config, plan.device)
+    with console.status("timing one batch of each kind of work"), using(plan.resources):
+        table = estimate(config, plan.run, workers)
+    shown = table.round({"hours": 3, "memory GiB": 2, "disk GiB": 3})
+    console.print(shown.to_string(index=False), highlight=False, markup=False)
+    count = max(workers, 1)
+    console.print(
+        f"In all {table['pieces'].sum():,} pieces of work, about {table['hours'].sum():.2f} hours "
+        f"with {count} worker{'s' if count > 1 else ''} on {plan.device.name}, up to "
+        f"{table['memory GiB'].max():.2f} GiB of memory a worker, "
+        f"{table['disk GiB'].sum():.2f} GiB of disk. What is done already is not left out; "
+        f"`conceptevo status {out}` says what that is.",
+        highlight=False,
+    )
+    return table
 
 
 def bench(

@@ -1,0 +1,92 @@
+"""`conceptevo run CONFIG --plan`: what a run would take, before it starts."""
+
+import tomllib
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from conceptevo import cli
+from harness.config import parse_config
+from harness.networks.budget import Cost
+from harness.results import REVERSION, read_results
+from harness.stages.run import run_until, show_estimate
+
+QUIET = Console(quiet=True)
+CONFIG = """
+workers = 0
+device = "cpu"
+memory = 4.0
+[images]
+source = "drawn"
+train = 96
+probe = 96
+test = 96
+[[series]]
+name = "vgg"
+source = "train"
+architecture = "small_vgg"
+training = { epochs = 2, save = [1, 2] }
+[space]
+methods = ["jaccard"]
+[evolve]
+methods = ["sign_t"]
+classes = ["clock", "fish"]
+[revert]
+random_draws = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "one.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_the_command_prints_every_stage_and_writes_nothing(config, tmp_path):
+    out = tmp_path / "run"
+    result = CliRunner().invoke(cli.app, ["run", str(config), "--out", str(out), "--plan"])
+    assert result.exit_code == 0, result.output
+    for stage in ("images", "train", "probe", "naming", "evolve", "revert", "space: jaccard"):
+        assert stage in result.output
+    assert "pieces of work, about" in result.output.replace("\n", " ")
+    assert not out.exists()
+
+
+def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
+    config = parse_config(tomllib.loads(CONFIG))
+    one = {"joint": 1.0, "layer": 1.0}  # seconds an arm and image
+    monkeypatch.setattr("harness.stages.estimate.seconds_an_image", lambda *a: one)
+    monkeypatch.setattr("harness.stages.estimate.measure", lambda *a: Cost(1e6, 1.0))
+    said = show_estimate(config, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
+    monkeypatch.setattr(
+        "harness.stages.space.project", lambda *a: pd.DataFrame({"x": [0.0], "y": [0.0]})
+    )
+    run = run_until("revert", config, tmp_path / "run", QUIET)
+    records = read_results(run.root, REVERSION).records()
+    untouched = records["arm"] == "none"
+    assert said.loc["revert", "hours"] * 3600 == pytest.approx((~untouched).sum(), rel=0.02)
+    images = records.loc[records["split"] == "importance", "image_id"].nunique()
+    assert said.loc["evolve", "hours"] * 3600 == pytest.approx(2 * images)  # by two methods
+    assert said.loc["probe", "hours"] * 3600 == pytest.approx(2 * 96, rel=0.05)  # and decoding
+    assert said.loc["train", "hours"] * 3600 == 2 * 96
+    for stage, folder in (("revert", "ablation"), ("evolve", "importance"), ("probe", "probe")):
+        files = [p for p in (run.root / folder).rglob("*.*") if p.suffix in (".parquet", ".npz")]
+        size = sum(path.stat().st_size for path in files) / 2**30
+        assert size / 12 < said.loc[stage, "disk GiB"] < 3 * size, stage  # small files have heads
+
+
+def test_pieces_are_those_of_the_run(tmp_path):
+    table = show_estimate(parse_config(tomllib.loads(CONFIG)), tmp_path, QUIET)
+    pieces = table.set_index("stage")["pieces"]
+    assert pieces["probe"] == 2  # two checkpoints of one range
+    assert pieces["evolve"] == 2  # a block of classes by sign_t, and by change, for matched sets
+    assert pieces["revert"] == 6  # of controls and a method: the sets, and two splits
+
+
+def test_a_memory_that_does_not_suffice_is_said(tmp_path):
+    config = parse_config(tomllib.loads(CONFIG.replace("memory = 4.0", "memory = 0.0001")))
+    with pytest.raises(ValueError, match="importance of series 'vgg' by .*: 4 images need"):
+        show_estimate(config, tmp_path, QUIET)
