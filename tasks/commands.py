@@ -56,12 +56,17 @@ def check(study: StudyFolder) -> None:
 
 def settings(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("study.toml"),
+    preset: Annotated[
+        str, typer.Option(help="default, or conceptevo: the published human study")
+    ] = "default",
 ) -> None:
-    """Write a commented study.toml with all defaults."""
+    """Write a commented study.toml to start from."""
     from harness.artifacts import write_text
-    from tasks.settings import TEXTS
+    from tasks.settings import PRESETS
 
+    if preset not in PRESETS:
+        raise ValueError(f"--preset {preset!r} must be one of {', '.join(PRESETS)}")
     if path.exists():
         raise ValueError(f"{path} exists; name another file, or remove it first")
-    write_text(path, (TEXTS / "study.toml").read_text(encoding="utf-8"))
+    write_text(path, PRESETS[preset].read_text(encoding="utf-8"))
     console.print(f"wrote {path}")

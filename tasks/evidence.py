@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,8 @@ class Evidence:
         min_depth: layers nearer to the input than this (relative depth, 0..1) are left out, for
             targets, neighbours and intruders alike, as their texture alone would tell them apart.
         groups: hand-picked groups; out of the run's true concepts by default.
+        eps: condition -> largest distance in a cluster, where what belongs together is a cluster
+            of the space (tasks/clusters.py); None: a neuron and its nearest neighbours.
     """
 
     def __init__(
@@ -53,9 +55,12 @@ class Evidence:
         min_depth: float = 0.3,
         groups: Sequence[Group] | None = None,
         patches: int = 9,
+        eps: Mapping[str, float] | None = None,
     ) -> None:
         self.run = run
         self.patches = patches
+        self.eps = eps
+        self.clusters: dict[str, list[np.ndarray]] = {}  # by condition, once drawn from
         self.space = SemanticSpace.load(run, method)
         self.layers = run.tables("layers").set_index(["series", "layer"])
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
@@ -147,6 +152,11 @@ class Evidence:
         size = min(200, len(self.usable))
         rows = np.random.default_rng(0).choice(self.usable, size, replace=False)
         return rows, np.stack([self.look(self.neurons[row]) for row in rows])
+
+    def kinds(self, neuron: Neuron) -> np.ndarray:
+        """Share of each class of images among the neuron's stimuli [classes]."""
+        labels = self.images.labels[self.stimuli(neuron)["image_id"].to_numpy()]
+        return np.bincount(labels, minlength=len(self.images.classes)) / len(labels)
 
     def displacement(self, series: str) -> pd.DataFrame:
         """How far each usable channel moved between the first trained epoch and the last."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.records import Neuron
 from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
+from tasks.clusters import clusters
 from tasks.drawings import COLOURS, group
 from tasks.evidence import Evidence
 from tasks.language import N_
@@ -25,6 +26,9 @@ OUTSIDE = 100  # the intruder is not among this many nearest neighbours of the t
 SAME_DEPTH = 0.1  # relative depths closer than this count as the same depth
 #: Likeness below which an intruder is obvious; on the drawn images random neurons have .87 to .98.
 OBVIOUS_BELOW = 0.87
+#: Least share of one class among the stimuli of an attention trial's five, and the largest share
+#: of classes that the intruder may have in common with them.
+COHERENT, SHARED_KINDS = 0.5, 0.1
 TRIES = 200
 
 
@@ -150,12 +154,31 @@ class OddOneOut(PickOne):
         if condition not in pools:
             raise unknown_condition(self, condition)
         pool = pools[condition]
+        if evidence.eps is not None:
+            return self._cluster(evidence, condition, pool, rng)
         target = int(rng.choice(pools["base"]))
         four = neighbours(evidence, target, pool, SHOWN - 2)
         if len(four) < SHOWN - 2:
             raise NoTrial(f"fewer than {SHOWN - 2} neighbours")
         odd = intruder(evidence, target, four, pool, rng)
         return [target, *four], odd, {"target": str(evidence.neurons[target])}
+
+    def _cluster(self, evidence, condition, pool, rng):
+        """Five of one cluster of the space, and an intruder of none that is near."""
+        if condition not in evidence.clusters:
+            eps = evidence.eps[condition]
+            evidence.clusters[condition] = clusters(evidence, pool, eps, SHOWN - 1)
+        found = evidence.clusters[condition]
+        if not found:
+            raise NoTrial(
+                f"no cluster of {SHOWN - 1} neurons with eps = {evidence.eps[condition]}; raise "
+                f"evidence.eps.{condition} in study.toml"
+            )
+        cluster = found[rng.integers(len(found))]
+        five = [int(row) for row in rng.choice(cluster, SHOWN - 1, replace=False)]
+        outside = pool[~np.isin(pool, cluster)]
+        odd = intruder(evidence, five[0], five, outside, rng)
+        return five, odd, {"cluster": len(cluster)}
 
     def _hand_picked(self, evidence, everything, rng):
         groups = [g for g in evidence.groups if len(g.neurons) >= SHOWN - 1]
@@ -178,14 +201,22 @@ class OddOneOut(PickOne):
         return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": picked.concept}
 
     def _obvious(self, evidence, rng):
-        """Five times one neuron (other stimuli each) and the neuron that looks least like it."""
+        """Five times one neuron (other stimuli each), and one that shows and is another thing.
+
+        Looks alone do not do: the intruder may look different and show flowers just as well.
+        """
         rows, looks = evidence.looks
         one = int(rng.integers(len(rows)))
+        kinds = evidence.kinds(evidence.neurons[rows[one]])
+        if kinds.max() < COHERENT:
+            raise NoTrial("its pictures are of no one kind")
         alike = looks @ looks[one]
-        odd = int(np.argmin(alike))
-        if alike[odd] > OBVIOUS_BELOW:
-            raise NoTrial("no neuron looks different enough")
-        return [int(rows[one])] * (SHOWN - 1), int(rows[odd]), {"likeness": float(alike[odd])}
+        for odd in np.argsort(alike)[: int((alike <= OBVIOUS_BELOW).sum())]:
+            shared = np.minimum(kinds, evidence.kinds(evidence.neurons[rows[odd]])).sum()
+            if shared <= SHARED_KINDS:
+                recipe = {"likeness": float(alike[odd]), "shared_kinds": float(shared)}
+                return [int(rows[one])] * (SHOWN - 1), int(rows[odd]), recipe
+        raise NoTrial("no neuron looks different enough and shows pictures of another kind")
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
         """The option least like the others; clarity is its distance to the second."""

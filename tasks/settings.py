@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -13,13 +13,24 @@ from tasks.recruitment import Entry
 from tasks.section import Section, explain
 
 TEXTS = Path(__file__).parent / "texts"
+#: Settings to start from, by name.
+PRESETS = {"default": TEXTS / "study.toml", "conceptevo": TEXTS / "conceptevo.toml"}
 
 
 class EvidenceSettings(Section):
+    """What trials are drawn from.
+
+    Attributes:
+        grouping: what belongs together in an odd-one-out trial: a neuron's nearest neighbours, or a
+            cluster of the space (tasks/clusters.py), with `eps` by condition.
+    """
+
     space: str = "sgns"
     base: str = ""
     min_depth: float = Field(default=0.3, ge=0, lt=1)
     groups: str = ""
+    grouping: Literal["neighbours", "clusters"] = "neighbours"
+    eps: dict[str, float] = Field(default_factory=dict)
 
 
 class Practice(Section):

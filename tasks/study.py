@@ -29,6 +29,7 @@ from tasks.base import (
     Trial,
     all_tasks,
 )
+from tasks.clusters import EPS
 from tasks.evidence import Evidence, read_groups
 from tasks.false_exclusion import checked_rules
 from tasks.files import content_name
@@ -148,13 +149,15 @@ def build(
     """
     if (out / "study.json").exists():
         raise ValueError(f"{out} holds a frozen study; build into another folder")
-    groups = settings.evidence.groups
+    chosen = settings.evidence
+    groups = chosen.groups
     evidence = Evidence(
         run,
         settings.evidence.space,
         settings.evidence.base,
         settings.evidence.min_depth,
         read_groups(Path(groups)) if groups else None,
+        eps={**EPS, **chosen.eps} if chosen.grouping == "clusters" else None,
     )
     design: Mapping[str, Mapping[str, int]] = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()
