@@ -281,12 +281,12 @@ def test_every_table_and_figure_is_written_and_registered_once(made):
     *_, results = made
     written = {path.stem for path in (results / "tables").iterdir()}
     assert written == {
-        "flow", "data_quality", "claims", "thresholds", "accuracy", "contrasts", "evolution",
-        "behaviour",
+        "flow", "data_quality", "sample_sizes", "claims", "thresholds", "accuracy",
+        "contrasts", "evolution", "behaviour",
         "calibration", "agreement", "annotators", "labels", "ratings", "trials",
     }  # fmt: skip
-    assert len(list((results / "figures").glob("*.pdf"))) == 10
-    assert len(list((results / "figures").glob("*.png"))) == 10
+    assert len(list((results / "figures").glob("*.pdf"))) == 11
+    assert len(list((results / "figures").glob("*.png"))) == 11
 
 
 def test_settings_are_in_the_pack(made):

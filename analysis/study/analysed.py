@@ -53,6 +53,8 @@ class Analysed:
         reload: answers again, under other exclusion rules (for the grid of thresholds).
         reversion: changes of accuracy by pair, split and arm of a run, None where none was given.
         from_run: tables of that run which stand among the study's.
+        demographics: question, answer, participants: what those analysed said of themselves,
+            counted; None where it was not asked.
     """
 
     responses: Responses
@@ -61,6 +63,7 @@ class Analysed:
     meeting: pd.DataFrame | None = None
     reversion: pd.DataFrame | None = None
     from_run: Sequence[Table] = ()
+    demographics: pd.DataFrame | None = None
 
     @property
     def plan(self) -> Analysis:

@@ -26,9 +26,11 @@ from analysis.study import components as study_components  # noqa: F401 - regist
 from analysis.study import data_quality as study_quality
 from analysis.study import equivalence as study_equivalence  # noqa: F401 - registers it
 from analysis.study import examples as study_examples  # noqa: F401 - registers its figures
+from analysis.study import specification as study_specification  # noqa: F401 - registers it
 from analysis.study.anonymise import anonymised, copy_study, write_data
 from analysis.study.figures import study_figures
 from analysis.study.frozen_study import FrozenStudy, read_study
+from analysis.study.participants import demographics_of
 from analysis.study.report import write_study_report
 from analysis.study.responses import Responses, prepare, read_tables
 from analysis.study.results import Results, Settings
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 #: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
 #: neurons shown, changes of accuracy by pair, and tables of the run as they are.
 NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
+#: Answers to the questionnaire, counted over those analysed; each person's own are not kept.
+DEMOGRAPHICS = "demographics.csv"
 RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
 BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
@@ -83,9 +87,12 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     data = anonymised(answers[answers["participant"].isin(consented)], people)
     write_data(out / "data", *data)
     copy_study(inputs.study, out / "study")
-    for name in (NETWORK, REVERSION):
+    for name in (NETWORK, REVERSION, DEMOGRAPHICS):
         (out / "data" / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
+    if (counts := demographics_of(chosen, people)) is not None:
+        text = counts.to_csv(index=False, lineterminator="\n")
+        write_text(out / "data" / DEMOGRAPHICS, text)
     if inputs.run is not None:
         _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
     about = {
@@ -94,8 +101,8 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
         "participants": int(chosen.answers["participant"].nunique()),
         "answers": len(chosen.answers),
     }
-    text = {"source": source, "settings": asdict(settings), "about": about}
-    write_text(out / "analysis.json", json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+    config = {"source": source, "settings": asdict(settings), "about": about}
+    write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     results = read_results(out)
     tables = write_tables(results, out)
     write_pictures(results, tables, out)
@@ -130,16 +137,16 @@ def read_results(folder: Path) -> Results:
         return prepare(frozen, answers, people, config["source"], rules, checked=True)
 
     responses = prepare(frozen, answers, people, config["source"])
-    network, reversion = (
+    network, reversion, demographics = (
         pd.read_csv(path) if (path := folder / "data" / name).is_file() else None
-        for name in (NETWORK, REVERSION)
+        for name in (NETWORK, REVERSION, DEMOGRAPHICS)
     )
     joined = None if network is None else meeting.join(responses, network)
     names = (*RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN)
     kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in names)
     from_run = [Table.from_json(path.read_text("utf-8")) for path in kept if path.is_file()]
     settings = Settings(**config["settings"])
-    return Results(responses, settings, reload, joined, reversion, from_run)
+    return Results(responses, settings, reload, joined, reversion, from_run, demographics)
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:

@@ -26,6 +26,7 @@ Data and tables of study {hash} ({participants} participants analysed, {answers}
 
 - `data/responses.csv`, `data/responses-participants.csv`: every answer and participant,
   anonymised; their columns are explained in `codebook.md`
+- `data/demographics.csv`, where asked: what participants said of themselves, counted
 - `study/`: what participants saw, frozen before the first of them, and the answer keys
 - `data/network.csv`, `data/reversion.csv`, `data/run/`, where present: what is known of the
   neurons shown, how undoing evolutions changed accuracy, and tables of the run

@@ -14,6 +14,7 @@ from analysis.study import equivalence_tests  # noqa: F401 - registers its kind 
 from analysis.study.analysed import Analysed, Settings, stacked
 from analysis.study.family import complete
 from analysis.study.planned_tests import STUDY_TESTS
+from analysis.study.thresholds import specifications
 
 __all__ = ["Results", "Settings", "held_out"]
 
@@ -43,6 +44,11 @@ class Results(Analysed):
             return pd.DataFrame()
         judged = self.claims.loc[kind, ["p", "p_alone", "claimed"]]
         return self._tests[kind].drop(columns="p").join(judged)
+
+    @cached_property
+    def specifications(self) -> pd.DataFrame:
+        """The main question under other rules of exclusion."""
+        return specifications(self)
 
     @cached_property
     def beside(self) -> dict[str, pd.DataFrame]:

@@ -107,7 +107,7 @@ RULE = ("rule", "threshold", "participants", "claimed")
 
 @shelf.table("study", "collected")
 def thresholds(results: Results) -> Table:
-    frame = other_rules.grid(results).rename(columns=spaced)
+    frame = other_rules.grid(results, results.specifications).rename(columns=spaced)
     return Table(
         "thresholds",
         "Primary estimates under other exclusion thresholds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,14 @@ import pandas as pd
 
 from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import judge
+from analysis.study.analysed import Analysed
 from analysis.study.association import OF_PEOPLE, join
 from analysis.study.family import complete
 from analysis.study.identical import SHARE
 from analysis.study.planned_tests import STUDY_TESTS
-from analysis.study.results import Results
 
 
-def main_result(results: Results) -> pd.DataFrame:
+def main_result(results: Analysed) -> pd.DataFrame:
     """The tests of the main question, as if no other test handed anything on to them.
 
     Where none was frozen: those of the first task with a key against chance.
@@ -34,39 +35,64 @@ def main_result(results: Results) -> pd.DataFrame:
     return judge(pd.concat([mine, other], ignore_index=True), primary, plan.primary_share).iloc[:-1]
 
 
-def grid(results: Results) -> pd.DataFrame:
+def specifications(results: Analysed) -> pd.DataFrame:
+    """Every test of the main question under every rule of exclusion that is tried.
+
+    Returns:
+        specification (its number; 0 is as frozen), rule, threshold (the frozen one is marked),
+        participants, and of each test what, value, low, high, null, claimed; one row without a
+        test where nobody is left or nothing can be tested.
+    """
+    frozen = dict(results.responses.study.exclusions)
+    as_frozen = _outcome(results)
+    frames = [
+        (as_frozen if rules == frozen else _outcome(_under(results, rules))).assign(
+            specification=number, rule=rule, threshold=setting
+        )
+        for number, (rule, setting, rules) in enumerate(
+            _rules(frozen, bool(len(results.responses.identical)))
+        )
+    ]
+    columns = ["specification", "rule", "threshold", "participants", "what", "value", "low", "high",
+               "null", "claimed"]  # fmt: skip
+    return pd.concat(frames, ignore_index=True).reindex(columns=columns)
+
+
+def grid(results: Analysed, long: pd.DataFrame) -> pd.DataFrame:
     """The main result over a grid of exclusion thresholds.
+
+    Args:
+        long: of `specifications`.
 
     Returns:
         rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"; not where no
         main question was frozen), and a column of values a test of the main question.
     """
-    frozen = dict(results.responses.study.exclusions)
-    as_frozen = _outcome(results)
-    return pd.DataFrame(
-        {"rule": rule, "threshold": setting}
-        | (as_frozen if rules == frozen else _outcome(_under(results, rules)))
-        for rule, setting, rules in _rules(frozen, bool(len(results.responses.identical)))
-    )
+    rows = []
+    for _, tests in long.groupby("specification"):
+        row = tests.iloc[0][["rule", "threshold", "participants"]].to_dict()
+        tests = tests.dropna(subset=["what"])
+        if len(tests) and results.plan.primary:
+            row["claimed"] = f"{int(tests['claimed'].sum())} of {len(tests)}"
+        rows.append(row | dict(zip(tests["what"], tests["value"], strict=True)))
+    return pd.DataFrame(rows)
 
 
-def _under(results: Results, rules: dict[str, Any]) -> Results:
+def _under(results: Analysed, rules: dict[str, Any]) -> Analysed:
     """The same study under other rules."""
     responses, joined = results.reload(rules), results.meeting
     if joined is not None and len(responses.answers):
         joined = join(responses, joined.drop(columns=OF_PEOPLE))
-    return Results(responses, results.settings, results.reload, joined)
+    return replace(results, responses=responses, meeting=joined)
 
 
-def _outcome(results: Results) -> dict[str, Any]:
-    """What a row of the grid says besides its rule."""
+def _outcome(results: Analysed) -> pd.DataFrame:
+    """The tests of the main question, and how many participants they rest on."""
     people = int((results.responses.everyone["excluded"] == "").sum())
-    row: dict[str, Any] = {"participants": people}
-    if not people or not len(found := main_result(results)):
-        return row
-    if results.plan.primary:
-        row["claimed"] = f"{int(found['claimed'].sum())} of {len(found)}"
-    return row | dict(zip(found["what"], found["value"], strict=True))
+    nothing = pd.DataFrame({"participants": [people]})
+    if not people or not len(tests := main_result(results)):
+        return nothing
+    return tests.assign(participants=people)
 
 
 def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:

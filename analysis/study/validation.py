@@ -17,11 +17,13 @@ from tasks.base import (
     Field,
     Task,
     Trial,
+    UnfitAnswer,
     UnfitField,
     all_tasks,
     check_values,
     clean_text,
 )
+from tasks.questionnaire import Question, check_answers
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, place
 
 CONFIDENCES = tuple(float(value) for value, _ in CONFIDENCE.choices)
@@ -85,9 +87,10 @@ def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
         & (people["finished_at"] < people["consented_at"]),
         lambda r: f"finished_at {r['finished_at']} lies before consented_at {r['consented_at']}",
     )
-    scales = {f.name: [v for v, _ in f.choices] for f in study.study.questions if f.choices}
+    free = {"required": False, "shown_if": None}
+    questions = [question.model_copy(update=free) for question in study.study.questions]
     for position, text in enumerate(people["questionnaire"]):
-        for problem in _questionnaire_problems(text, scales):
+        for problem in _questionnaire_problems(text, questions):
             rows.refuse_row(position, problem)
 
 
@@ -107,7 +110,7 @@ def _other_study(study: FrozenStudy, row: pd.Series) -> str:
     return f"study {row['study']!r} is not this one, {study.hash!r}"
 
 
-def _questionnaire_problems(text: Any, scales: dict[str, list[str]]) -> list[str]:
+def _questionnaire_problems(text: Any, questions: Sequence[Question]) -> list[str]:
     if pd.isna(text):
         return []
     try:
@@ -117,10 +120,28 @@ def _questionnaire_problems(text: Any, scales: dict[str, list[str]]) -> list[str
     if not isinstance(answers, dict):
         return [f"questionnaire {text!r} is not a JSON object"]
     return [
-        f"questionnaire: {name} is {answers[name]!r}, but must be one of {', '.join(allowed)}"
-        for name, allowed in scales.items()
-        if answers.get(name) not in (None, "", *allowed)
+        f"questionnaire: {question.name} is {answers[question.name]!r}, but must be "
+        f"{_answers_to(question)}"
+        for question in questions
+        if not _can_be_answered(question, answers)
     ]
+
+
+def _can_be_answered(question: Question, answers: dict[str, Any]) -> bool:
+    try:
+        check_answers([question], answers, {})
+    except UnfitAnswer:
+        return False
+    return True
+
+
+def _answers_to(question: Question) -> str:
+    if question.kind == "number":
+        return f"a number from {question.limits[0]:g} to {question.limits[1]:g}"
+    values = ", ".join(value for value, _ in question.choices)
+    return {"several": f"a list of {values}", "text": "a text"}.get(
+        question.kind, f"one of {values}"
+    )
 
 
 def _check_trials(study: FrozenStudy, rows: _Rows) -> None:

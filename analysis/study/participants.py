@@ -1,0 +1,135 @@
+"""Who was analysed, and on how many participants, trials and responses each number rests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table, spaced
+from analysis.study.responses import Responses
+from analysis.study.results import Results
+from tasks.questionnaire import Question
+
+NOT_ANSWERED, IN_WORDS = "not answered", "answered in own words"
+
+
+def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame | None:
+    """Answers to the frozen questionnaire, summed up over the participants analysed.
+
+    Questions with a right answer (understanding, colour plates) are left out: they are no
+    demographics.
+
+    Args:
+        people: of `tasks.responses.PARTICIPANTS`, with their questionnaires.
+
+    Returns:
+        question, answer, participants, of (all analysed); None where the study asks nothing. A
+        number is summed up as mean, standard deviation and range; texts are counted, not kept.
+    """
+    questions = [q for q in responses.study.study.questions if not q.check]
+    if not questions:
+        return None
+    analysed = people[people["participant"].isin(responses.answers["participant"])]
+    texts = analysed["questionnaire"]
+    given = [json.loads(text) if isinstance(text, str) else {} for text in texts]
+    rows = [
+        (question.label, answer, count, len(given))
+        for question in questions
+        for answer, count in _counts(question, [answers.get(question.name) for answers in given])
+    ]
+    return pd.DataFrame(rows, columns=["question", "answer", "participants", "of"])
+
+
+def _counts(question: Question, values: list[Any]) -> Iterator[tuple[str, int]]:
+    """What was answered to a question, and by how many; last, how many did not answer."""
+    answered = [value for value in values if value not in (None, "", [])]
+    chosen = [v for value in answered for v in (value if isinstance(value, list) else [value])]
+    for choice, label in question.choices:
+        yield label, chosen.count(choice)
+    if question.kind == "number" and answered:
+        numbers = np.array(answered, dtype=float)
+        spread = f", SD {numbers.std(ddof=1):.1f}" if len(numbers) > 1 else ""
+        ends = f"range {numbers.min():g} to {numbers.max():g}"
+        yield f"mean {numbers.mean():.1f}{spread}, {ends}", len(numbers)
+    elif question.kind == "text":
+        yield IN_WORDS, len(answered)
+    yield NOT_ANSWERED, len(values) - len(answered)
+
+
+@shelf.table("study", "collected")
+def demographics(results: Results) -> Table | None:
+    if results.demographics is None:
+        return None
+    table = results.demographics
+    return Table(
+        "demographics",
+        "Participants analysed",
+        "Answers to the questions about the participant; share of the participants analysed (where "
+        "several answers could be given, shares sum to more than 1).",
+        table.assign(share=table["participants"] / table["of"]).drop(columns="of"),
+        {"share": "{:.3f}"},
+    )
+
+
+@shelf.sentences("study", "collected", "demographics")
+def demographics_findings(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    if results.demographics is None:
+        return []
+    said = []
+    for question, rows in results.demographics.groupby("question", sort=False):
+        total, answers = int(rows["of"].iloc[0]), set(rows["answer"])
+        if IN_WORDS in answers:
+            continue
+        silent = int(rows.loc[rows["answer"] == NOT_ANSWERED, "participants"].sum())
+        if silent == total:
+            said.append(f"“{question}” was answered by none of {total} participants.")
+            continue
+        counts = ", ".join(
+            f"{answer} {count} ({100 * count / total:.0f} %)"
+            for answer, count in zip(rows["answer"], rows["participants"], strict=True)
+        )
+        said.append(f"“{question}”: {counts}; n = {total} participants.")
+    return said
+
+
+#: What can be measured of a response: column of `Results.of`, and its name for readers.
+MEASURED = {
+    "correct": "correct or not", "confidence": "confidence", "milliseconds": "time",
+    "changed": "judged changed", "clarity": "clarity", "rating": "rating",
+}  # fmt: skip
+
+
+@shelf.table("study", "collected")
+def sample_sizes(results: Results) -> Table | None:
+    """The n of every estimate, each measured value by itself."""
+    rows = []
+    for task in results.tasks:
+        labels = results.labels_of(task)
+        frames = {name: results.of(task).dropna(subset=[c]) for c, name in MEASURED.items()}
+        frames["labels"] = labels.dropna(subset=["label"])
+        for name, frame in frames.items():
+            every = labels if name == "labels" else results.of(task)
+            for condition, group in frame.groupby("condition"):
+                whole = int((every["condition"] == condition).sum())
+                rows.append(
+                    (
+                        results.name(task), condition, name, group["participant"].nunique(),
+                        group["trial"].nunique(), len(group), whole - len(group),
+                    )
+                )  # fmt: skip
+    if not rows:
+        return None
+    columns = ["task", "condition", "measured", "participants", "trials", "responses", "left out"]
+    return Table(
+        "sample_sizes",
+        "Participants, trials and responses behind every estimate",
+        "By condition and measured value. Responses: those with the value (for labels: labels, up "
+        "to three a response); left out: those without it.",
+        pd.DataFrame(rows, columns=columns),
+        {"condition": spaced},
+    )

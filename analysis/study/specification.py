@@ -1,0 +1,90 @@
+"""The specification curve: the main result under every rule of exclusion that was tried."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.exhibits import shelf
+from analysis.exhibits.figures import COLOURS, Figure
+from analysis.exhibits.tables import spaced
+from analysis.study.results import Results
+
+#: So many tests of the main question are drawn.
+SHOWN = 6
+
+
+@shelf.figure("study", "collected")
+def specification_curve(results: Results) -> Figure | None:
+    """Estimates ordered by size, and below them which rule was changed how (Simonsohn et al. 2020).
+
+    None where the main question has no estimate, or where no other rule could be tried.
+    """
+    every = results.specifications
+    every = every[~every["threshold"].str.endswith("(frozen)")]  # the same as all rules as frozen
+    long = every.dropna(subset=["what", "value"])
+    tests = list(dict.fromkeys(long["what"]))
+    shown = tests[:SHOWN]
+    order = long.groupby("specification")["value"].mean().sort_values(kind="stable").index
+    if not shown or len(order) < 2:
+        return None
+    choices = every.drop_duplicates("specification").set_index("specification")
+    choices = choices.loc[sorted(order)]
+    names = [_choice(row) for row in choices[["rule", "threshold"]].itertuples(index=False)]
+    heights = [1.5] * len(shown) + [0.17 * len(names) + 0.3]
+    canvas, axes = plt.subplots(
+        len(heights), 1, figsize=(6.4, sum(heights) + 0.5), sharex=True, height_ratios=heights,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    places = {number: k for k, number in enumerate(order)}
+    for axis, test in zip(axes[:-1, 0], shown, strict=True):
+        _estimates(axis, long[long["what"] == test], places)
+        axis.set_title(spaced(test), loc="left")
+    _matrix(axes[-1, 0], [places[number] for number in choices.index], names)
+    rest = len(tests) - len(shown)
+    return Figure(
+        "study_specification_curve",
+        "The main result under other exclusion rules",
+        "Each column is one choice of exclusion rules, ordered by the mean estimate; the dot below "
+        f"names it. Estimates of the tests of the main question with {results.level} intervals; "
+        "filled: significant after adjustment (without redistribution of α from other tests); "
+        "orange: as frozen; dashed: the null value."
+        + (f" {rest} further tests are in the table “thresholds”." if rest else ""),
+        canvas,
+    )
+
+
+def _choice(row) -> str:
+    """What was changed, as readers see it."""
+    if row.rule in ("all rules", "no rule"):
+        return "as frozen" if row.rule == "all rules" else "no rule"
+    return f"{row.rule}: {row.threshold}"
+
+
+def _estimates(axis: Axes, rows: pd.DataFrame, places: dict[int, int]) -> None:
+    """A dot a specification with its interval."""
+    for row in rows.itertuples(index=False):
+        colour = COLOURS[2] if row.specification == 0 else COLOURS[0]
+        x = places[row.specification]
+        axis.plot([x, x], [row.low, row.high], color=colour, linewidth=1, zorder=2)
+        axis.scatter(
+            x, row.value, s=18, zorder=3, edgecolors=colour, c=colour if row.claimed else "white"
+        )
+    null = rows["null"].dropna()
+    if len(null):
+        axis.axhline(null.iloc[0], color="#777777", linestyle="--", zorder=0)
+    axis.set_ylabel("estimate")
+    axis.grid(axis="x", visible=False)
+
+
+def _matrix(axis: Axes, x: list[int], names: list[str]) -> None:
+    """Which choice stands in which column."""
+    y = np.arange(len(names))[::-1]
+    colours = [COLOURS[2] if name == "as frozen" else COLOURS[0] for name in names]
+    axis.scatter(x, y, s=12, c=colours, marker="s")
+    axis.set_yticks(y, names, fontsize=7)
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.set_xticks([])
+    axis.set_xlabel("specifications, ordered by the estimate")

@@ -1,0 +1,156 @@
+"""Who was analysed, how many stand behind a number, and the specification curve."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.study.frozen_study import read_study
+from analysis.study.participants import (
+    IN_WORDS,
+    NOT_ANSWERED,
+    demographics,
+    demographics_findings,
+    sample_sizes,
+)
+from analysis.study.pipeline import Inputs, analyse_study
+from analysis.study.release import rebuild, release
+from analysis.study.responses import prepare
+from analysis.study.results import Results, Settings
+from analysis.study.specification import specification_curve
+from analysis.study.thresholds import grid
+from harness.artifacts import write_text
+from tasks.questionnaire import BUILT_IN, Question
+from tasks.study import digest
+from tests.synthetic_study import make_responses, make_study, write
+
+QUESTIONS = (
+    *BUILT_IN,
+    Question(kind="number", name="years", label="Years of school?", limits=(0, 40)),
+    Question(kind="several", name="devices", label="Devices?", choices=(("a", "A"), ("b", "B"))),
+    Question(kind="number", name="plate", label="Which number?", right=("12",), check="colour"),
+)
+AGES = ["18 to 29"] * 6 + ["30 to 44"] * 3 + [""] + ["60 or older"] * 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A study that asks about its participants: 10 attentive ones and 2 who are excluded."""
+    folder = tmp_path_factory.mktemp("made")
+    study = make_study(folder / "study", trials=4, tasks=("odd_one_out", "concept_agreement"))
+    study = study.model_copy(update={"questions": QUESTIONS})
+    keys = json.loads((folder / "study" / "keys.json").read_text())
+    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
+    write_text(folder / "study" / "study.json", study.model_dump_json())
+    answers, people = make_responses(folder / "study", study, people=10, careless=2)
+    given = [
+        {"age": age, "comment": "nice", "years": 10 + k, "devices": ["a", "b"][: 1 + k % 2]}
+        if age
+        else {}
+        for k, age in enumerate(AGES)
+    ]
+    people["questionnaire"] = pd.array([json.dumps(g) for g in given], dtype="string")
+    return folder, answers, people
+
+
+@pytest.fixture(scope="module")
+def results(made) -> Results:
+    folder, answers, people = made
+    frozen = read_study(folder / "study")
+
+    def reload(rules):
+        return prepare(frozen, answers, people, exclusions=rules, checked=True)
+
+    return Results(prepare(frozen, answers, people), Settings(99, 99), reload)
+
+
+def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made, tmp_path):
+    folder, answers, people = made
+    path = write(tmp_path / "answers", answers, people)
+    out = tmp_path / "results"
+    results = analyse_study(Inputs(folder / "study", path), Settings(99, 99), out)
+    counts = pd.read_csv(out / "tables" / "demographics.csv").set_index(["question", "answer"])
+    age = counts.loc["How old are you?", "participants"]
+    assert age.to_dict() == {
+        "18 to 29": 6, "30 to 44": 3, "45 to 59": 0, "60 or older": 0, NOT_ANSWERED: 1,
+    }  # fmt: skip
+    assert counts.loc["How old are you?", "share"].sum() == pytest.approx(1)
+    words = counts.loc["Anything you would like to tell us?", "participants"]
+    assert words.to_dict() == {IN_WORDS: 9, NOT_ANSWERED: 1}
+    years = counts.loc["Years of school?", "participants"]
+    values = np.arange(10, 19)  # the tenth participant did not answer
+    assert years.to_dict() == {
+        f"mean 14.0, SD {values.std(ddof=1):.1f}, range 10 to 18": 9, NOT_ANSWERED: 1,
+    }  # fmt: skip
+    devices = counts.loc["Devices?", "participants"]
+    assert devices.to_dict() == {"A": 9, "B": 4, NOT_ANSWERED: 1}
+    assert "Which number?" not in counts.index.get_level_values(0)  # that is no demographics
+    said = demographics_findings(results, {})
+    assert said[0].startswith("“How old are you?”: 18 to 29 6 (60 %), 30 to 44 3 (30 %)")
+    assert said[1] == (
+        "“Do you see colours as most people do?” was answered by none of 10 participants."
+    )
+    assert "nice" not in "".join(p.read_text() for p in (out / "data").glob("*.csv"))
+    assert rebuild(release(out, tmp_path / "pack.zip")) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"age": "17"}, "age is '17', but must be one of 18 to 29"),
+        ({"years": 99}, "years is 99, but must be a number from 0 to 40"),
+        ({"years": "many"}, "years is 'many', but must be a number"),
+        ({"devices": ["a", "c"]}, r"devices is \['a', 'c'\], but must be a list of a, b"),
+        ({"comment": 5}, "comment is 5, but must be a text"),
+    ],
+)
+def test_answers_that_nobody_was_offered_are_refused(made, answer, text):
+    folder, answers, people = made
+    wrong = people.copy()
+    wrong.loc[3, "questionnaire"] = json.dumps(answer)
+    with pytest.raises(ValueError, match=f"participant row 5: questionnaire: {text}"):
+        prepare(read_study(folder / "study"), answers, wrong)
+
+
+def test_every_n_is_the_plain_count(results):
+    table = sample_sizes(results)
+    assert table is not None and demographics(results) is None
+    answers = results.responses.answers
+    for row in table.frame.to_dict("records"):
+        mine = answers[answers["condition"] == row["condition"]]
+        mine = mine[mine["task"].map(results.name) == row["task"]]
+        if row["measured"] in ("correct or not", "time", "rating"):
+            assert row["responses"] == len(mine)
+            assert row["participants"] == mine["participant"].nunique()
+            assert row["trials"] == mine["trial"].nunique()
+            assert row["left out"] == 0
+
+
+def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):
+    long = results.specifications
+    frozen = long[long["specification"] == 0].set_index("what")
+    chance = results.tested("chance").set_index("what")
+    for what in frozen.index:
+        for column in ("value", "low", "high"):
+            assert frozen.loc[what, column] == pytest.approx(chance.loc[what, column])
+    table = grid(results, long)
+    assert len(table) == long["specification"].nunique()
+    assert table["participants"].iloc[:2].tolist() == [10, 12]  # as frozen, no rule
+    figure = specification_curve(results)
+    assert figure is not None
+    *above, matrix = figure.canvas.axes
+    shown = ~table["threshold"].str.endswith("(frozen)")
+    assert len(matrix.get_yticks()) == shown.sum()
+    assert [axis.get_title(loc="left") for axis in above] == ["base", "other series"]
+    heights = np.array(
+        [[dots.get_offsets()[0][1] for dots in axis.collections] for axis in above], dtype=float
+    )
+    order = np.array([[d.get_offsets()[0][0] for d in a.collections] for a in above], dtype=int)
+    mean = np.take_along_axis(heights, order.argsort(axis=1), axis=1).mean(axis=0)
+    assert (np.diff(mean) >= -1e-12).all()
+    np.testing.assert_allclose(
+        sorted(heights[0]), sorted(table.loc[shown, "base"].astype(float)), atol=1e-12
+    )
