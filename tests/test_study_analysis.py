@@ -282,7 +282,7 @@ def test_every_table_and_figure_is_written_and_registered_once(made):
     written = {path.stem for path in (results / "tables").iterdir()}
     assert written == {
         "flow", "data_quality", "sample_sizes", "claims", "thresholds", "accuracy",
-        "contrasts", "evolution", "behaviour",
+        "contrasts", "evolution", "behaviour", "variance_components",
         "calibration", "agreement", "annotators", "labels", "ratings", "trials",
     }  # fmt: skip
     assert len(list((results / "figures").glob("*.pdf"))) == 11
