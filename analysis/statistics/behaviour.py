@@ -37,9 +37,11 @@ def _participant_jackknife(
 ) -> tuple[float, float, float, float]:
     """A ratio Σ top / Σ bottom over participants [p]: value, low, high, p; t with P − 1 df."""
     n, total = len(top), bottom.sum()
-    if (bottom > 0).sum() < FEWEST or not total > 0:
+    if not total > 0:
         return np.nan, np.nan, np.nan, np.nan
     value = top.sum() / total
+    if (bottom > 0).sum() < FEWEST:
+        return float(value), np.nan, np.nan, np.nan
     rest = total - bottom
     without = np.divide(top.sum() - top, rest, out=np.full(n, np.nan), where=rest > 0)
     variance = (n - 1) / n * float(np.square(without - value).sum())
