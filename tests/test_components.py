@@ -77,7 +77,7 @@ def test_what_is_below_zero_or_cannot_be_estimated_is_said():
     assert found["residual",].reason.startswith("estimated below 0, set to 0: participants")
     few = VarianceComponents("rating")(ratings(0, people=3))
     assert np.isnan(few["trials",].value)
-    assert few["trials",].reason == "only 3 participants in a condition: an interval needs 4"
+    assert few["trials",].reason == "only 3 participants in a condition; at least 4 are needed"
     constant = VarianceComponents("rating")(alike.assign(rating=2.0))
     assert np.isnan(constant["trials",].value)
     assert constant["trials",].reason == "the answers of a condition do not vary"

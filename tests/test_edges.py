@@ -45,12 +45,12 @@ def thinned(people: int, seed=0, **kwargs) -> pd.DataFrame:
 def test_too_few_clusters_give_no_interval_but_a_reason():
     found = ClusterContrasts()(thinned(FEWEST - 1))["a", "b", "risk difference"]
     assert np.isfinite(found.value) and np.isnan([found.low, found.high, found.p]).all()
-    assert found.reason == "only 3 participants in a condition: an interval needs 4"
+    assert found.reason == "only 3 participants in a condition; at least 4 are needed"
     shares = ClusterBootstrap(0.5)(thinned(FEWEST - 1))
     assert np.isfinite(shares[("a",)].p) and np.isnan(shares[("b",)].p)
     few_trials = answers(items=3)
     reason = ClusterBootstrap(0.5)(few_trials)[("a",)].reason
-    assert reason == "only 3 trials in a condition: an interval needs 4"
+    assert reason == "only 3 trials in a condition; at least 4 are needed"
 
 
 @pytest.mark.parametrize("people", [1, 2, 3])
@@ -65,7 +65,8 @@ def test_no_statistic_tests_with_too_few_people(people):
     )  # fmt: skip
     parameters = {
         "exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
-        "crossed_effects": {"chance": 0.5}, "detection": {"signal": "signal", "noise": "noise"},
+        "equivalence": {"margin": 0.1}, "crossed_effects": {"chance": 0.5},
+        "detection": {"signal": "signal", "noise": "noise"},
     }  # fmt: skip
     independent = {"exact_binomial"}  # takes answers for independent, as its name says
     for name in STATISTICS:

@@ -299,7 +299,7 @@ def too_few(participants: float, items: float) -> str:
     for count, what in ((participants, "participants"), (items, "trials")):
         if count < FEWEST:
             one = what if count != 1 else what[:-1]
-            return f"only {count:.0f} {one} in a condition: an interval needs {FEWEST}"
+            return f"only {count:.0f} {one} in a condition; at least {FEWEST} are needed"
     return ""
 
 

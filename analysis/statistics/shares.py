@@ -224,7 +224,7 @@ def _clusters_as_trials(
     return Estimate(
         share, low, high, n=int(inside.sum()), test=f"exact binomial, {n:.3g} clusters as trials",
         p=p, level=level, clustered=CLUSTERED,
-        reason="right or wrong answers of too few clusters: clusters as trials",
+        reason="variance not estimable: Clopper–Pearson interval with clusters as trials",
     )  # fmt: skip
 
 
@@ -464,8 +464,9 @@ def _without_variation(
     if d != 0 and gap(0.999) > 0:
         p = float(optimize.brentq(gap, 1e-12, 0.999)) if gap(1e-12) < 0 else 1e-12
     return replace(
-        estimate, low=max(low, -1.0), high=min(high, 1.0), p=p, test="hybrid of two intervals",
-        reason="all answers of a condition are right or wrong: hybrid of two intervals",
+        estimate, low=max(low, -1.0), high=min(high, 1.0), p=p,
+        test="Newcombe's hybrid of two intervals",
+        reason="all answers of a condition are right, or all wrong: Newcombe's hybrid interval",
     )  # fmt: skip
 
 

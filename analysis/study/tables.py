@@ -149,11 +149,22 @@ def accuracy(results: Results) -> Table | None:
         f"Share of correct responses with its {results.level} CI and the p-value of the test "
         "against chance, clustered by participants and trials (t with Satterthwaite's degrees of "
         f"freedom); {CORRECTED}. Crossed: logistic model with crossed random effects. Binomial: "
-        "exact interval under independence, for comparison; responses are not independent.",
+        "exact interval under independence, for comparison; responses are not independent."
+        f"{_fits(results)}",
         table,
         {**{c: SHARE for c in shares}, "p": P, **NAMES},
         hidden=("left_out", "crossed p", "binomial p"),
     )
+
+
+def _fits(results: Results) -> str:
+    """What a reader must know of the crossed models' fits, as a sentence of a caption."""
+    table = results.beside["crossed"]
+    notes = table[(table["reason"] != "") & table["low"].notna()].drop_duplicates(
+        ["task", "reason"]
+    )
+    said = [f"{row.task}, {row.reason}" for row in notes.itertuples()]
+    return f" Crossed models: {'; '.join(said)}." if said else ""
 
 
 def _ratio(odds: float) -> str:
