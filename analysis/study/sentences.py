@@ -123,7 +123,8 @@ def main_question(results: Results) -> Iterator[str]:
             )
         ]
         yield (
-            "Planned tests that could not be computed; their share of α is not redistributed: "
+            "Tests that could not be computed although planned; their share of α is not "
+            "redistributed: "
             f"{'; '.join(kinds)}."
         )
     least = 1 / (results.settings.permutations + 1)
