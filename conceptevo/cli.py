@@ -381,13 +381,31 @@ def bench(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("conceptevo.toml"),
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="paper: the published study on your ImageNet")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="of ImageNet: a folder with train/ and val/")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option("--checkpoints", help="a folder with one folder a series")
+    ] = None,
 ) -> None:
     """Write a commented configuration to start from."""
     from harness.artifacts import write_text
+    from harness.presets import paper
 
     if path.exists():
         raise ValueError(f"{path} exists; name another file, or remove it first")
-    write_text(path, (CONFIGS / "template.toml").read_text(encoding="utf-8"))
+    if preset not in (None, "paper"):
+        raise ValueError(f"--preset {preset!r}: there is paper; without one a template is written")
+    if preset == "paper" and images is None:
+        raise ValueError("--preset paper needs --images, the folder of ImageNet's train/ and val/")
+    if images is None:
+        text = (CONFIGS / "template.toml").read_text(encoding="utf-8")
+    else:
+        text = paper(images, checkpoints or Path("checkpoints"))
+    write_text(path, text)
     console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
 
 

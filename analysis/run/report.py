@@ -20,6 +20,7 @@ from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibi
 from analysis.run import checkpoints as run_checkpoints  # noqa: F401 - registers its table
 from analysis.run import figures as run_figures  # noqa: F401 - registers the figures
 from analysis.run import images as run_images  # noqa: F401 - registers its table
+from analysis.run import published as run_published  # noqa: F401 - registers its table
 from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import by_class, class_interval, wide

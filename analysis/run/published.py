@@ -1,0 +1,86 @@
+"""The published figures beside a run of the same networks and epochs (`init --preset paper`)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table
+from harness.artifacts import Run
+from harness.records import JOINT
+from harness.results import REVERSION, has_results, read_results
+
+BINS = ["q1", "q2", "q3", "q4"]
+COLUMNS = ["series", "epoch_from", "epoch_to", "images", "outcome"]
+#: Two rows that are the same numbers under two names; one of them is a copying error.
+SUSPECT = {("vgg16_0.01", 5, 21, "test"), ("vgg16_0.01", 21, 207, "train")}
+
+
+def published() -> pd.DataFrame:
+    """series, epoch_from, epoch_to, images (train: those that importance saw; test), outcome (top1,
+    top5), q1 to q4, random, before, suspect."""
+    path = files("analysis") / "run" / "data" / "published_reversion.csv"
+    with path.open(encoding="utf-8") as file:
+        table = pd.read_csv(file, comment="#")
+    names = table.pop("series").str.extract(r"^(.*)-(\d+)-(\d+)$")
+    table.insert(0, "series", names[0])
+    table.insert(1, "epoch_from", names[1].astype(int))
+    table.insert(2, "epoch_to", names[2].astype(int))
+    table = table.rename(columns={"split": "images"})
+    table["outcome"] = table["outcome"].replace({"topk": "top5"})
+    keys = zip(
+        table["series"], table["epoch_from"], table["epoch_to"], table["images"], strict=True
+    )
+    return table.assign(suspect=[key in SUSPECT for key in keys])
+
+
+def beside(records: pd.DataFrame) -> pd.DataFrame:
+    """The published rows of the pairs that there are records of, and ours.
+
+    Args:
+        records: of a reversion study, see `harness/results.py`.
+
+    Returns:
+        As `published`, with source (published, ours); ours are means over layers and classes.
+    """
+    theirs = published()
+    alone = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
+    rows = []
+    keys = ["series", "epoch_from", "epoch_to", "split"]
+    for key, group in alone.groupby(keys, observed=True):
+        images = {"importance": "train", "heldout": "test"}[str(key[3])]
+        for outcome, column in (("top1", "correct"), ("top5", "top5")):
+            change = group[f"{column}_after"].astype(int) - group[f"{column}_before"].astype(int)
+            by_arm = change.groupby([group["arm"], group["layer"]], observed=True).mean()
+            means = by_arm.groupby(level=0, observed=True).mean()
+            row = dict(zip(COLUMNS, (*key[:3], images, outcome), strict=True))
+            row |= {arm: means.get(arm) for arm in (*BINS, "random")}
+            rows.append(row | {"before": group[f"{column}_before"].mean(), "suspect": False})
+    ours = pd.DataFrame(rows, columns=theirs.columns)
+    pairs = ours[COLUMNS[:3]].drop_duplicates()
+    theirs = theirs.merge(pairs, on=COLUMNS[:3])
+    ours = ours.merge(theirs[COLUMNS[:3]].drop_duplicates(), on=COLUMNS[:3])
+    both = pd.concat([ours.assign(source="ours"), theirs.assign(source="published")])
+    return both.sort_values([*COLUMNS, "source"], kind="stable").reset_index(drop=True)
+
+
+@shelf.table("run", "reversion")
+def reversion_published(run: Run) -> Table | None:
+    if not has_results(run, REVERSION):
+        return None
+    table = beside(read_results(run.root, REVERSION).records(with_controls=True))
+    if table.empty:
+        return None
+    table["suspect"] = table["suspect"].map({True: "suspect", False: ""})
+    return Table(
+        "reversion_published",
+        "Change of accuracy when single layers are reverted, and the published figures",
+        "q1: the most important quarter of neurons. Mean over layers and classes. Train: images on "
+        "which importance was measured; test: others. The published figures come from the result "
+        "files of the published repository; in the rows marked as suspect, test figures of one "
+        "pair equal train figures of the other, so that one of them is a copying error.",
+        table[["source", *COLUMNS, *BINS, "random", "before", "suspect"]],
+        {name: "{:+.3f}" for name in (*BINS, "random")} | {"before": "{:.3f}"},
+    )

@@ -1,0 +1,48 @@
+"""Configurations of named studies, made for a user's folders."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from harness.images.sets import folder_images
+
+CONFIGS = files("harness") / "configs"
+#: Classes of ImageNet-1k.
+CLASSES = 1000
+
+
+def published_classes() -> list[int]:
+    """The 100 classes of the published study, as ids of ImageNet-1k."""
+    return json.loads((CONFIGS / "published_classes.json").read_text(encoding="utf-8"))["ids"]
+
+
+def paper(images: Path, checkpoints: Path) -> str:
+    """The published study as a configuration.
+
+    Args:
+        images: ImageNet, a folder with `train` and `val`, in each a sub-folder a class.
+        checkpoints: a folder with one folder a series, in each `model-{epoch}.pth`.
+
+    Raises:
+        ValueError: the folders do not hold ImageNet's 1,000 classes.
+    """
+    for split in ("train", "val"):
+        if not (images / split).is_dir():
+            raise ValueError(f"--images {images}: it holds no folder {split}/")
+    names = folder_images(images / "val").classes
+    if len(names) != CLASSES:
+        raise ValueError(
+            f"--images {images}: {len(names)} class folders in val/; the published study names "
+            f"classes by their place among the {CLASSES} of ImageNet-1k"
+        )
+    chosen = [names[class_id] for class_id in published_classes()]
+    text = (CONFIGS / "paper.toml").read_text(encoding="utf-8")
+    for mark, value in {
+        "@IMAGES@": images.as_posix(),
+        "@CHECKPOINTS@": checkpoints.as_posix(),
+        "@CLASSES@": json.dumps(chosen, ensure_ascii=False),
+    }.items():
+        text = text.replace(mark, value)
+    return text

@@ -1,0 +1,95 @@
+"""`conceptevo init --preset paper`: the published study for a user's ImageNet; its figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from analysis.run.published import beside, published
+from conceptevo import cli
+from harness.config import load_config
+from harness.presets import published_classes
+from harness.records import JOINT
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    root = tmp_path_factory.mktemp("imagenet")
+    picture = root / "one.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(picture)
+    (root / "train").mkdir()
+    for number in range(1000):
+        place = root / "val" / f"n{number:08d}"
+        place.mkdir(parents=True)
+        (place / "1.png").write_bytes(picture.read_bytes())
+    return root
+
+
+def init(*arguments):
+    return CliRunner().invoke(cli.app, ["init", *map(str, arguments)])
+
+
+def test_the_preset_is_a_configuration_of_the_published_study(imagenet, tmp_path):
+    path = tmp_path / "paper.toml"
+    for name, epochs in (
+        ("vgg16_0.01", (5, 21, 207)),
+        ("inception_v3_0.5", (1, 11, 121)),
+        ("convnext_0.004", (1, 3, 96)),
+    ):
+        (tmp_path / "c" / name).mkdir(parents=True)
+        for epoch in epochs:
+            (tmp_path / "c" / name / f"model-{epoch}.pth").touch()
+    result = init(path, "--preset", "paper", "--images", imagenet, "--checkpoints", tmp_path / "c")
+    assert result.exit_code == 0, result.exception
+    config = load_config(path)
+    assert len(config.evolve.classes) == 100 == len(set(published_classes()))
+    assert config.evolve.classes[:2] == ("n00000001", "n00000010")
+    assert config.evolve.images_per_class == config.revert.heldout_images == 250
+    assert (config.revert.bins, config.revert.random_draws) == (4, 5)
+    ours = {
+        (source.name, pair.epoch_from, pair.epoch_to)
+        for source in config.series
+        for pair in config.pairs(source)
+    }
+    theirs = published()[["series", "epoch_from", "epoch_to"]]
+    assert ours == set(theirs.itertuples(index=False, name=None))
+
+
+def test_what_is_not_imagenet_is_refused(imagenet, tmp_path):
+    assert "needs --images" in str(init(tmp_path / "a", "--preset", "paper").exception)
+    assert "there is paper" in str(init(tmp_path / "a", "--preset", "mine").exception)
+    result = init(tmp_path / "a", "--preset", "paper", "--images", tmp_path)
+    assert "holds no folder train/" in str(result.exception)
+    for split in ("train", "val"):
+        (tmp_path / "few" / split / "cat").mkdir(parents=True)
+        (tmp_path / "few" / split / "cat" / "1.png").write_bytes(b"")
+    result = init(tmp_path / "a", "--preset", "paper", "--images", tmp_path / "few")
+    assert "1 class folders in val/" in str(result.exception)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_published_figures_are_marked_where_they_are_suspect():
+    table = published()
+    assert len(table) == 24 and set(table["outcome"]) == {"top1", "top5"}
+    suspect = table[table["suspect"]]
+    assert len(suspect) == 4
+    top1 = suspect[suspect["outcome"] == "top1"][["q1", "q2", "q3", "q4"]].to_numpy()
+    assert (top1[0] == top1[1]).all()  # the very reason
+
+
+def test_ours_stand_beside_the_published_ones_of_the_same_pair():
+    rows = []
+    for layer in ("a", "b", JOINT):
+        for arm, right in (("q1", [False, False]), ("q4", [True, False])):
+            for image, after in enumerate(right):
+                rows.append(("convnext_0.004", 1, 3, layer, "sign_t", arm, "heldout", image, after))
+    names = ["series", "epoch_from", "epoch_to", "layer", "method", "arm", "split", "image_id"]
+    records = pd.DataFrame(rows, columns=[*names, "correct_after"])
+    records = records.assign(correct_before=True, top5_before=True, top5_after=True)
+    table = beside(records)
+    ours = table[(table["source"] == "ours") & (table["outcome"] == "top1")].iloc[0]
+    assert (ours["q1"], ours["q4"], ours["before"], ours["images"]) == (-1.0, -0.5, 1.0, "test")
+    assert set(table["source"]) == {"ours", "published"}
+    assert set(table["series"]) == {"convnext_0.004"} and set(table["epoch_to"]) == {3}
+    assert beside(records.assign(series="mine")).empty
