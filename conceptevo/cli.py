@@ -498,7 +498,7 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, not shown
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if _debug:
             raise
         text = f"[bold red]error:[/] {escape(str(error))}"

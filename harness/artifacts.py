@@ -62,7 +62,10 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         ArtifactError: another command is working there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be made a folder: {error.strerror}") from error
     holder = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         holder.acquire()

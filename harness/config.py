@@ -197,12 +197,19 @@ def load_config(path: Path, **changes: object) -> Config:
         ConfigError: no such file, not TOML, or unknown keys and bad values, each with its place.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"configuration {path} does not exist; `conceptevo init` writes one"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"configuration {path} is not UTF-8 text (byte {error.start + 1} is none of it); save "
+            f"it as UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration {path} is not valid TOML: {error}") from error
     asked = {name: value for name, value in changes.items() if value is not None}
     return parse_config({**values, **asked}, str(path))
@@ -264,6 +271,11 @@ def _explain(problem: Any) -> str:
         message = "must be auto, cpu, cuda, cuda:N or mps"
     if problem["type"] == "string_pattern_mismatch":
         message = "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"
+    if problem["type"] in ("tuple_type", "list_type"):
+        message = "must be a list: in brackets, or [[series]] for each series"
+        message = message if place == "series" else message.partition(",")[0]
+    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        message = f"must be a table: [{place}], or {{ … }}"
     given = problem.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
     if not place:  # such texts name their places

@@ -206,6 +206,7 @@ def test_each_planted_fault_is_found_and_nothing_else(plant, place):
     assert found == expected
     text = " ".join(exhibits.audit_sentences(run, {}))
     assert ("no reason to doubt" in text) == (not expected)
+    assert ("Nothing can be compared" in text) == (plant is nothing_readable)
     table = exhibits.audit(run).frame
     readable = [epoch for epoch, state in states.items() if isinstance(state, dict)]
     assert list(table["epoch"]) == readable
@@ -299,6 +300,7 @@ def test_detours_by_hand():
     distances = np.abs(points - points.T)
     assert detours(distances) == pytest.approx([np.nan, 0.1, 8.0, 1 / 7, np.nan], nan_ok=True)
     assert np.isinf(detours(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0.0]]))[1])
+    assert np.isnan(detours(np.array([[0, 1, np.nan], [1, 0, 1], [np.nan, 1, 0.0]]))[1])
 
 
 @settings(max_examples=40, deadline=None)

@@ -54,6 +54,7 @@ PLANTED = {
     "missing": ({1: state()}, {"architecture": "no_such_module:f"}),
     "maps": ({1: without_logits(1).state_dict()}, {"architecture": "test_check:without_logits"}),
     "raising": ({1: raises(1).state_dict()}, {"architecture": "test_check:raises"}),
+    "twice": ({1: state(20), 2: state(20)}, {"outputs": 20}),
     "layers": ({1: state()}, {"layers": ["nothing.*"]}),
 }
 MESSAGES = (
@@ -70,6 +71,8 @@ MESSAGES = (
     "series 'maps', epoch 1: .*must return logits",
     "series 'raising', epoch 1: .*KeyError",
     "series 'layers', epoch 1: .*nothing",
+    "series 'twice', epochs 1, 2: the network has 20 outputs for 12 classes",
+    "probe.k = 20: there are 12 probe images; lower it",
 )
 
 
@@ -86,7 +89,8 @@ def planted(place, names):
                 torch.save(content, path)
         section = {"name": name, "source": "folder", "architecture": "small_vgg"}
         sections.append(section | {"folder": str(place / name)} | more)
-    return parse_config({"images": IMAGES, "series": sections, "workers": 0})
+    probe = {"k": 20 if len(sections) > 1 else 4}
+    return parse_config({"images": IMAGES, "probe": probe, "series": sections, "workers": 0})
 
 
 def test_every_planted_fault_is_found_at_once(tmp_path):
@@ -108,6 +112,7 @@ def test_a_sound_series_is_shown(tmp_path):
     text = f'''
         images = {{ source = "drawn", train = 12, probe = 12, test = 24 }}
         workers = 0
+        probe = {{ k = 4 }}
         [[series]]
         name = "sound"
         source = "folder"

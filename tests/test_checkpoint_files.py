@@ -366,6 +366,8 @@ def source(folder, pattern, **more):
         ("checkpoint-{epoch}", ["checkpoint-1/model.safetensors", "checkpoint-20/x.bin"]),
         ("checkpoint-{epoch}/w.bin", ["checkpoint-1/w.bin", "checkpoint-20/w.bin"]),
         ("*_{epoch}.pt", ["a_1.pt", "b_20.pt"]),
+        ("m{epoch}*.pt", ["m1.pt", "m20-loss0.3.pt"]),
+        ("m*{epoch}/x.pt", ["m-1/x.pt", "mm20/x.pt"]),
         ("ck[{epoch}].pt", ["ck[1].pt", "ck[20].pt"]),
         ("what? {epoch} ü.pt", ["what? 1 ü.pt", "what? 20 ü.pt"]),
         ("**/e{epoch}.pt", ["e1.pt", "a/b/e20.pt"]),

@@ -6,6 +6,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from conceptevo import cli
+from harness.artifacts import ArtifactError
 from harness.config import ConfigError, load_config, parse_config
 from harness.records import Checkpoint, Pair
 from harness.stages.run import run_until
@@ -34,6 +35,10 @@ SERIES = [{"name": "a"}]
             {"series": SERIES, "images": {"source": "folder", "prob": "p", "test": "t"}},
             r"images\.prob: unknown key; is probe meant\?",
         ),
+        ({"series": {"name": "a"}}, r"series: must be a list: in brackets, or \[\[series\]\]"),
+        ({"series": [{"name": "a", "layers": "f"}]}, r"series\.0\.layers: must be a list: in brac"),
+        ({"series": SERIES, "probe": 3}, r"probe: must be a table: \[probe\]"),
+        ({"series": [{"name": "a", "crop": 99}]}, r"series\.0: crop must be .*crop=99, resize=64"),
         ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may hold letters.*\(got 'a b/ü'\)"),
         (
             {"series": [{"name": "a", "source": "function", "function": "m:f", "at": ["two"]}]},
@@ -129,6 +134,19 @@ def test_files_that_are_not_configurations(tmp_path):
     broken.write_text("seed = = 1")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(broken)
+    broken.write_bytes("# ä\n[[series]]\nname = 'a'".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"is not UTF-8 text \(byte 3"):
+        load_config(broken)
+    broken.write_text("[[series]]\nname = 'a'", encoding="utf-8-sig")
+    assert load_config(broken).series[0].name == "a"
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_config(tmp_path)
+
+
+def test_a_file_in_the_runs_place_is_refused(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(ArtifactError, match="run cannot be made a folder: File exists"):
+        run_until("check", parse_config({"series": SERIES}), tmp_path / "run", Console(quiet=True))
 
 
 def test_pairs_and_base_by_default_and_by_name():

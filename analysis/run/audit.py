@@ -103,9 +103,12 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return []
-    doubted = set(rows["series"])
-    clean = [name for name in series_of(run) if name not in doubted]
+    counts = run.tables("audit")["series"].value_counts()
+    alone = [name for name in series_of(run) if counts.get(name, 0) < 2]
+    clean = [name for name in series_of(run) if name not in {*rows["series"], *alone}]
     said = [f"{row.series}: {row.text}" for row in rows.itertuples()]
+    if alone:
+        said.append(f"Nothing can be compared in {', '.join(alone)}: one checkpoint, or none.")
     if clean:
         said.append(
             f"The audit of the weights found no reason to doubt {', '.join(clean)}: no equal "

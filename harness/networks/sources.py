@@ -91,6 +91,7 @@ class Source(BaseModel, ABC):
             )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        _ = self.view  # crop is at most resize
         return self
 
     @property
@@ -152,7 +153,7 @@ class TrainedSource(ArchitectureSource):
 
 
 #: Parts of a pattern of paths -> regular expression.
-_EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(\d+)"}
+_EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(?<!\d)(\d+)(?!\d)"}
 
 
 @SOURCES.add("folder")
@@ -221,7 +222,9 @@ class FolderSource(ArchitectureSource):
             raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
         pattern = self.pattern.removeprefix("./")
         # brackets and question marks stand for themselves
-        paths = self.folder.glob(re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*"))
+        literal = re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*")
+        parts = (part if part == "**" else re.sub(r"\*+", "*", part) for part in literal.split("/"))
+        paths = self.folder.glob("/".join(parts))
         expression = re.compile(
             "".join(
                 _EXPRESSIONS.get(part, re.escape(part))

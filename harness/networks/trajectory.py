@@ -121,8 +121,10 @@ def detours(distances: np.ndarray) -> np.ndarray:
     for i in range(1, len(distances) - 1):
         across = distances[i - 1, i + 1]
         beside = min(distances[i - 1, i], distances[i, i + 1])
-        if across > 0 or beside > 0:
-            values[i] = beside / across if across > 0 else np.inf
+        if across > 0:
+            values[i] = beside / across
+        elif across == 0 and beside > 0:
+            values[i] = np.inf
     return values
 
 

@@ -261,10 +261,17 @@ def checked(plan: Plan) -> pd.DataFrame:
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     """What prevents work, each with its place."""
     found = []
-    for row in rows.itertuples():
+    epochs: dict[tuple[str, str], list[str]] = {}
+    for row in rows[rows["problem"] != ""].itertuples():
+        # an error in the network's own code names its place itself
         place = f"series {row.series!r}, epoch {row.epoch}: "
-        if row.problem:  # which an error in the network's own code names itself
-            found.append(place + str(row.problem).removeprefix(place))
+        text = str(row.problem).removeprefix(place)
+        epochs.setdefault((str(row.series), text), []).append(str(row.epoch))
+    for (series, text), those in epochs.items():
+        noun = "epoch" if len(those) == 1 else "epochs"
+        found.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
+    if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
+        found.append(f"probe.k = {k}: there are {count} probe images; lower it, or add images")
     counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
     few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
     if few:
