@@ -16,16 +16,16 @@ console = Console()
 
 def analyse(
     study: Annotated[Path, typer.Option(help="folder of the frozen study")],
-    responses: Annotated[Path, typer.Option(help="CSV of answers, as exported")],
+    responses: Annotated[Path, typer.Option(help="CSV of responses, as exported")],
     out: Annotated[Path, typer.Option(help="folder for tables, figures and report")],
     run: Annotated[Path | None, typer.Option(help="run whose neurons the study shows")] = None,
     source: Annotated[
-        str | None, typer.Option(help="human, pilot or simulated, where the table holds several")
+        str | None, typer.Option(help="human, pilot or simulated, where the table has several")
     ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="condition to compare the others with, '' for all pairs [default: as frozen]"
+            help="reference condition of contrasts, '' for all pairs [default: as frozen]"
         ),
     ] = None,
     similarity: Annotated[
@@ -38,7 +38,7 @@ def analyse(
         list[str] | None, typer.Option(help="tables and figures of your own: package.module:name")
     ] = None,
 ) -> None:
-    """Every table and figure of a study, and one report."""
+    """Analyse a study: tables, figures and a report."""
     from analysis.study.pipeline import Inputs, analyse_study
     from analysis.study.results import Settings
     from analysis.study.sentences import main_question
@@ -66,7 +66,7 @@ def explore(
         Path | None, typer.Option(help="the HTML file [default: RUN/explore.html]")
     ] = None,
 ) -> None:
-    """One offline page to look around: neurons over epochs, what matters, what people answered."""
+    """Write an offline page to explore a run: neurons over epochs, importance, responses."""
     from analysis.explorer.page import write_explorer
     from harness.artifacts import Run
 
@@ -83,10 +83,10 @@ def preregister(
         Path | None, typer.Option(help="Markdown file [default: STUDY/preregistration.md]")
     ] = None,
     studies: Annotated[
-        int, typer.Option(min=50, help="simulated for each point of the power curve")
+        int, typer.Option(min=50, help="simulated per design of the power curve")
     ] = 200,
 ) -> None:
-    """Write a preregistration out of the frozen study, under the headings of OSF's form."""
+    """Write a preregistration from the frozen study, under the headings of the OSF form."""
     from analysis.exhibits.pdf import can_write_pdf
     from analysis.study.preregistration import AUTHORS, write_preregistration
 
@@ -104,7 +104,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="two or more runs with a benchmark")],
     out: Annotated[Path | None, typer.Option(help="folder for the table")] = None,
 ) -> None:
-    """Benchmarks of two runs side by side, or of several (seeds, data sets) as one table."""
+    """Compare the benchmarks of two runs, or of several (seeds, data sets) in one table."""
     from analysis.benchmark.report import compare as side_by_side
     from analysis.benchmark.runs import compare_runs
     from analysis.run.report import plain_on_screen
@@ -128,7 +128,7 @@ def release(
     results: Annotated[Path, typer.Argument(help="folder written by `conceptevo analyse`")],
     out: Annotated[Path, typer.Option(help="the pack")] = Path("release.zip"),
 ) -> None:
-    """Pack what one publishes: anonymised answers, codebook, study, keys, tables, checksums."""
+    """Pack a study for publication: anonymised responses, codebook, study, keys, tables."""
     from analysis.study import release as packing
 
     path = packing.release(results, out)
@@ -141,7 +141,7 @@ def rebuild(
         Path | None, typer.Option(help="folder for tables, figures and report made anew")
     ] = None,
 ) -> None:
-    """Rebuild all tables from a release pack alone and compare them byte for byte."""
+    """Rebuild all tables from a release pack and compare them byte for byte."""
     from analysis.study import release as packing
 
     if different := packing.rebuild(pack, out):
@@ -159,36 +159,36 @@ def power(
         str, typer.Option(help="expected accuracy by condition, e.g. base=.6,random=.1667")
     ],
     trials: Annotated[
-        str, typer.Option(help="trials a participant and condition: 8, or 8:16:4")
+        str, typer.Option(help="trials per participant and condition: 8, or 8:16:4")
     ] = "8",
     participants: Annotated[str, typer.Option(help="how many, e.g. 100:400:50")] = "50:300:50",
     items: Annotated[
-        str | None, typer.Option(help="different trials a condition [default: as --trials]")
+        str | None, typer.Option(help="different trials per condition [default: as --trials]")
     ] = None,
     raters: Annotated[
         str | None,
-        typer.Option(help="answers each trial gets, instead of --items: 30, or 20:60:20"),
+        typer.Option(help="responses per trial, instead of --items: 30, or 20:60:20"),
     ] = None,
     cost: Annotated[float | None, typer.Option(min=0, help="of one participant")] = None,
     chance: Annotated[float, typer.Option(min=0.001, max=0.999)] = 1 / 6,
     against_chance: Annotated[bool, typer.Option(help="test conditions against chance")] = False,
-    reference: Annotated[str | None, typer.Option(help="compare all with this condition")] = None,
+    reference: Annotated[str | None, typer.Option(help="reference condition of contrasts")] = None,
     primary_share: Annotated[
         float,
         typer.Option(
             min=0.01,
             max=1,
-            help="of the study's 5 % that these tests hold: as "
-            "study.toml has it if they are its main question, 1 if there are no others",
+            help="share of α = .05 for these tests: as in study.toml for the primary "
+            "hypothesis, 1 if there are no other tests",
         ),
     ] = 0.8,
     sd_participant: Annotated[float, typer.Option(min=0, help="of ability, logit scale")] = 0.5,
     sd_condition: Annotated[
-        float, typer.Option(min=0, help="of what a condition does for one person, logit scale")
+        float, typer.Option(min=0, help="of a participant's effect of condition, logit scale")
     ] = 0.0,
     sd_item: Annotated[float, typer.Option(min=0, help="of difficulty, logit scale")] = 0.7,
     wanted: Annotated[float, typer.Option(min=0.05, max=0.99)] = 0.8,
-    studies: Annotated[int, typer.Option(min=50, help="simulated for each point")] = 400,
+    studies: Annotated[int, typer.Option(min=50, help="simulated per design")] = 400,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     pilot: Annotated[
         Path | None,
@@ -196,7 +196,7 @@ def power(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for table and curve")] = None,
 ) -> None:
-    """How many people, trials and answers a trial a study needs, before it is launched."""
+    """Plan participants, trials and responses per trial by simulated power."""
     import matplotlib.pyplot as plt
 
     from analysis.exhibits.figures import styled

@@ -108,16 +108,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _study = typer.Typer(
-    cls=Study, help="Trials and controls, frozen as a study.", no_args_is_help=True
+    cls=Study, help="Build, check, preregister and manage a study.", no_args_is_help=True
 )
-_responses = typer.Typer(cls=Responses, help="What people answered.", no_args_is_help=True)
+_responses = typer.Typer(
+    cls=Responses, help="Export and manage participants' responses.", no_args_is_help=True
+)
 _bench = typer.Typer(
     cls=Bench,
-    help="Which method finds the evolutions that matter? `bench RUN`, or `bench compare A B`.",
+    help="Compare importance methods and spaces by ablation: `bench RUN`, or `bench compare A B`.",
     no_args_is_help=True,
 )
 _prolific = typer.Typer(
-    cls=AtProlific, help="The study at Prolific, by its API.", no_args_is_help=True
+    cls=AtProlific,
+    help="Create and manage the study on Prolific through its API.",
+    no_args_is_help=True,
 )
 _groups = {"study": _study, "responses": _responses, "bench": _bench, "prolific": _prolific}
 for _name, _group in _groups.items():
@@ -132,7 +136,7 @@ Out = Annotated[
 
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", help="work on a Ray cluster: its address, or auto (shared folder)"),
+    typer.Option("--cluster", help="address of a Ray cluster that shares the folder, or auto"),
 ]
 
 Device = Annotated[
@@ -210,13 +214,17 @@ def _stage_command(stage: str, text: str) -> None:
         )
 
 
-_stage_command("check", "See whether every checkpoint can be used, and what will be studied.")
-_stage_command("train", "Make the images ready and train the series that are to be trained.")
-_stage_command("audit", "See whether each series of checkpoints can be believed, by its weights.")
+_stage_command(
+    "check", "Check that every checkpoint and image can be used, and report every problem at once."
+)
+_stage_command("train", "Prepare the images and train the series that are to be trained here.")
+_stage_command(
+    "audit", "Audit the weights of each series: duplicates, wrong order, jumps, frozen layers, NaN."
+)
 _stage_command("probe", "Record stimuli, peaks and activations of every checkpoint.")
-_stage_command("space", "Place all neurons in one semantic space, by every method.")
-_stage_command("evolve", "Score how much each neuron's evolution matters to each class.")
-_stage_command("revert", "Undo evolutions and record what happens to the predictions.")
+_stage_command("space", "Embed all neurons in one semantic space, by every configured method.")
+_stage_command("evolve", "Score the importance of each neuron's evolution to each class.")
+_stage_command("revert", "Revert evolutions and record how the predictions change.")
 _stage_command("report", "Write the tables, figures and the HTML report.")
 
 
@@ -227,9 +235,11 @@ def run(
     cluster: Cluster = None,
     device: Device = None,
     precision: Precision = None,
-    plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="show the expected time, memory and disk space, and stop")
+    ] = False,
 ) -> None:
-    """All stages, from checkpoints and images to the report."""
+    """Run all stages, from checkpoints and images to the report."""
     from harness.config import load_config
 
     read = load_config(config, device=device, precision=precision)
@@ -252,7 +262,7 @@ def demo(
         str, typer.Option(help="which to train, e.g. vgg,convnext,vgg-large-rate,vgg-overfitted")
     ] = "vgg,resnet",
 ) -> None:
-    """The main job on an embedded default: drawn images, small networks trained on the spot."""
+    """Run everything on drawn images and small networks that are trained on the spot."""
     import tomllib
 
     from analysis.commands import explore
@@ -335,12 +345,14 @@ def bench(
     workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
     cluster: Cluster = None,
     device: Device = None,
-    plan: Annotated[bool, typer.Option("--plan", help="show what it would take, and stop")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="show the expected time, memory and disk space, and stop")
+    ] = False,
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="only print what was found before")
     ] = False,
 ) -> None:
-    """Rank importance methods by what undoing the evolutions they find does to predictions."""
+    """Rank importance methods by how ablating the neurons they select changes predictions."""
     if not leaderboard:
         from harness.artifacts import Run
         from harness.images.sets import open_images
@@ -414,7 +426,7 @@ RunFolder = Annotated[Path, typer.Argument(help="the run's folder")]
 
 @app.command()
 def status(run: RunFolder) -> None:
-    """Say what of a run is there, running, stale and missing, and when it will be done."""
+    """Show what of a run is present, running, stale or missing, and when it will be finished."""
     from datetime import datetime
 
     from harness.artifacts import Run
@@ -431,7 +443,7 @@ def status(run: RunFolder) -> None:
 
 @app.command()
 def verify(run: RunFolder) -> None:
-    """Compare every artifact of a run with the hash that was written beside it."""
+    """Compare every file of a run with its recorded hash."""
     from harness.artifacts import Run
     from harness.verify import verify as findings_of
 
@@ -462,7 +474,7 @@ def convert(
         bool, typer.Option("--trust", help="run the code that the file may hold")
     ] = False,
 ) -> None:
-    """Write the weights of a checkpoint that holds other things besides; code in it is run."""
+    """Extract the weights of a checkpoint that safe loading refuses; code in the file is run."""
     from harness.networks.checkpoint_files import convert as write_weights
 
     target = out or file.with_name(f"{file.stem}-weights.pt")

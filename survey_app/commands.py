@@ -91,9 +91,9 @@ def survey(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8501,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=64, help="processes (PostgreSQL only)")] = 1,
-    pilot: Annotated[bool, typer.Option(help="mark all answers as pilot")] = False,
+    pilot: Annotated[bool, typer.Option(help="mark all responses as pilot data")] = False,
     preview: Annotated[
-        bool, typer.Option("--preview", help="walk through it, any page by name; store nothing")
+        bool, typer.Option("--preview", help="show every page by name; nothing is stored")
     ] = False,
 ) -> None:
     """Serve the study to participants until stopped."""
@@ -173,7 +173,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8502,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
-    """Serve the researcher's page, apart from the participants' address and behind a password."""
+    """Serve the researcher's dashboard on an address of its own, behind a password."""
     import os
 
     from survey_app.passwords import OIDC, VARIABLE
@@ -195,7 +195,7 @@ def dashboard(
 
 
 def password() -> None:
-    """Ask for a password and print the hash to put into the environment."""
+    """Ask for a dashboard password and print its hash for the environment."""
     from survey_app.passwords import VARIABLE, hashed
 
     text = typer.prompt("password", hide_input=True, confirmation_prompt=True)
@@ -208,7 +208,7 @@ def simulate(
     participants: Annotated[int, typer.Option(min=1)] = 260,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Fill the study with simulated participants, marked as such."""
+    """Answer the study by simulated participants, marked as simulated."""
     from collections import Counter
 
     from survey_app.service import Service
@@ -256,7 +256,9 @@ AnyStudy = Annotated[
     str | None,
     typer.Option(help="hash or folder of one study [default: the only one]"),
 ]
-Excel = Annotated[bool, typer.Option("--excel", help="so that Excel reads letters beyond ASCII")]
+Excel = Annotated[
+    bool, typer.Option("--excel", help="with a byte order mark, so that Excel reads all letters")
+]
 
 
 def export(

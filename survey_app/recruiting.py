@@ -40,7 +40,7 @@ def places(
     database: Database = None,
     source: AsSource = "human",
 ) -> None:
-    """Show the places of a study, add some, give some on, pause or close; all of it is logged."""
+    """Show, add, release, pause or close the places of a study; every change is logged."""
     from survey_app.places import Places
     from tasks.study import load
 

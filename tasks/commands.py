@@ -18,7 +18,7 @@ def build(
     out: Annotated[Path, typer.Option(help="the study's folder")],
     settings: Annotated[Path | None, typer.Option(help="study.toml; see `study settings`")] = None,
 ) -> None:
-    """Draw trials and controls out of a run's evidence, and freeze them as a study."""
+    """Draw trials and controls from a run and freeze them as a study."""
     from harness.artifacts import Run
     from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
@@ -44,7 +44,7 @@ def build(
 
 
 def check(study: StudyFolder) -> None:
-    """Write a contact sheet of all trials with keys, and let the machine observer answer them."""
+    """Write a contact sheet of all trials with keys and the machine observer's answers."""
     from tasks.contact_sheet import contact_sheet
     from tasks.study import load
 

@@ -320,4 +320,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield from study_steps(study, plan)
 
 
-STAGE = Stage("revert", "Undo evolutions and record what happens to the predictions.", _steps)
+STAGE = Stage("revert", "Revert evolutions and record how the predictions change.", _steps)

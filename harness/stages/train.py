@@ -90,4 +90,6 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield "training", list[Work](works)
 
 
-STAGE = Stage("train", "Make the images ready and train the series that are to be trained.", _steps)
+STAGE = Stage(
+    "train", "Prepare the images and train the series that are to be trained here.", _steps
+)
