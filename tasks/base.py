@@ -1,16 +1,19 @@
 """What every task is: what a trial shows, which answer it takes, what the key is, how it scores.
 
-A new task is one file that defines a `Task` and registers it; nothing else has to change: pages are
-drawn from a trial's panels and fields, answers are checked against the fields, and the machine
-observer and the simulated participants answer through the task's own methods.
+A new task is one file of `tasks/kinds` that defines a `Task` and registers it; nothing else has to
+change: pages are drawn from a trial's panels and fields, answers are checked against the fields,
+and the machine observer and the simulated participants answer through the task's own methods.
 """
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.records import Neuron
 from harness.registry import Registry
+from tasks import kinds
 from tasks.evidence import Evidence
 from tasks.language import N_, Words
 from tasks.responses import Role
@@ -164,6 +168,9 @@ class Task(Protocol):
         seconds: that one trial takes, roughly (20 where a task does not say).
         confidence: whether a study that asks for confidence asks it here. False where the task's
             own fields say how sure a person is.
+
+    A task may also say `order` (among the others), `label` (what reports call it), `design` (what
+    reports say of it) and `clear` (the machine observer's margin above which a trial is trivial).
     """
 
     name: str
@@ -244,18 +251,30 @@ CONFIDENCE = Field(
     choices=(("1", N_("I guessed")), ("2", N_("Not very")), ("3", N_("Fairly")), ("4", N_("Very"))),
 )
 
-TASKS: Registry[Task] = Registry("task")
+
+class Tasks(Registry[Task]):
+    """Tasks by name, in the order in which participants meet them."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(super().__iter__(), key=lambda name: (order_of(self.get(name)), name)))
 
 
-#: Built-in tasks in the order in which participants meet them. A study may also name a task of
-#: one's own, as 'package.module:attribute'.
-BUILT_IN = ("odd_one_out", "evolution_labelling", "before_or_after", "concept_agreement")
+def order_of(task: Task | None) -> float:
+    """Where a task stands among others: one's own comes last."""
+    return getattr(task, "order", math.inf)
 
 
-def all_tasks() -> Registry[Task]:
-    """The registry, with every built-in task in it."""
-    for name in BUILT_IN:
-        import_module(f"tasks.{name}")
+TASKS = Tasks("task")
+
+
+@cache
+def all_tasks() -> Tasks:
+    """The registry, with every task of `tasks.kinds` in it.
+
+    A study may also name a task of one's own, as 'package.module:attribute'.
+    """
+    for module in iter_modules(kinds.__path__):
+        import_module(f"{kinds.__name__}.{module.name}")
     return TASKS
 
 

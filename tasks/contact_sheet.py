@@ -19,8 +19,6 @@ from tasks.observer import features
 from tasks.questionnaire import Question
 from tasks.study import Study
 
-CLEAR = {"odd_one_out": 0.03, "before_or_after": 0.05}  # a wider margin makes a trial trivial
-
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b2733; max-width: 72rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -128,7 +126,7 @@ def _asked(fields: Sequence[Field | Question], show: Callable[[str], str]) -> st
 def _article(study: Study, trial: Trial, key: Any, observed, recipe: dict[str, Any]) -> str:
     answer, margin, right = observed
     flag = ""
-    if trial.role == "trial" and margin > CLEAR.get(trial.task, np.inf):
+    if trial.role == "trial" and margin > getattr(all_tasks().get(trial.task), "clear", np.inf):
         flag = {True: "trivial for the machine", False: "machine clearly elsewhere"}.get(right, "")
     shown = "".join(
         _figure(image, panel.heading, False) for panel in trial.panels for image in panel.images

@@ -182,7 +182,7 @@ class Evidence:
         if not found:
             raise ValueError(
                 f"{self.run.root} has no series with three trained epochs; leave "
-                f"evolution_labelling and before_or_after out of [trials] in study.toml"
+                f"tasks on stages of training out of [trials] in study.toml"
             )
         return found
 

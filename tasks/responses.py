@@ -17,7 +17,6 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-Task = Literal["odd_one_out", "evolution_labelling", "before_or_after", "concept_agreement"]
 Source = Literal["human", "pilot", "simulated"]
 Role = Literal["trial", "attention", "practice"]
 Status = Literal[
@@ -57,7 +56,7 @@ RESPONSES = (
         "string",
         "id of the trial in study.json; practice trials carry the attempt, as in 't0007@2'",
     ),
-    Column("task", "string", "odd_one_out, evolution_labelling, … (the task's registered name)"),
+    Column("task", "string", "the task's registered name, as odd_one_out"),
     Column("condition", "string", "experimental condition of the trial, named by its task"),
     Column("role", "string", f"{', '.join(ROLES)}; only 'trial' rows are data"),
     Column("position", "Int64", "place in the order shown to this participant, from 0"),
@@ -65,9 +64,9 @@ RESPONSES = (
     Column(
         "answer",
         "string",
-        "JSON: an option id (odd_one_out, before_or_after); for evolution_labelling "
-        '{"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": 1-4}; '
-        'for concept_agreement {"rating": 1-4, "label": text or null}',
+        "JSON: the id of the chosen option; where a task asks for several things an object of "
+        'them, as {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": 1-4} '
+        'or {"rating": 1-4, "label": text or null}; null where it is missing',
     ),
     Column("correct", "boolean", "whether the answer meets the key; empty where there is no key"),
     Column(

@@ -10,8 +10,9 @@ import pandas as pd
 
 from analysis.exhibits.tables import Table
 from analysis.statistics import STATISTICS, tabulate
-from analysis.study.frozen_study import TASK_NAMES
+from analysis.study.frozen_study import task_of
 from analysis.study.responses import Responses
+from tasks.base import order_of
 from tasks.settings import Analysis
 
 
@@ -121,10 +122,9 @@ class Analysed:
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks with analysed answers, in the order of TASK_NAMES, users' own after them."""
+        """Tasks with analysed answers, in the order of participants, users' own after them."""
         have = set(self.responses.answers["task"])
-        known = [task for task in TASK_NAMES if task in have]
-        return known + sorted(have - set(known))
+        return sorted(have, key=lambda task: (order_of(task_of(task)), task))
 
     @property
     def planned_tasks(self) -> list[str]:

@@ -12,9 +12,9 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table, spaced
+from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
 from analysis.study.results import Results
-from analysis.study.validation import task_of
 
 #: So many pairs, rules or conditions are listed by name in a sentence.
 LISTED = 5

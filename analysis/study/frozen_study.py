@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tasks.base import Field
+from tasks.base import Field, Task, all_tasks
 from tasks.recruitment import Recruitment, load_recruitment
 from tasks.study import Study
 from tasks.study import load as load_study
 
-#: How a task is called in tables, figures and sentences.
-TASK_NAMES = {
-    "odd_one_out": "odd one out",
-    "before_or_after": "before or after",
-    "evolution_labelling": "evolution labelling",
-    "concept_agreement": "concept agreement",
-}
+
+@cache
+def task_of(name: str) -> Task | None:
+    """A task by its name; None where one of the user's own cannot be imported here."""
+    try:
+        return all_tasks().get(name)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,14 @@ class FrozenStudy:
     def name(self, task: str) -> str:
         """A task as readers call it; one's own by its title, with its id where titles are alike."""
         text = self.study.task_texts.get(task)
-        title = TASK_NAMES.get(task) or (task if text is None else text.title)
-        others = [TASK_NAMES.get(t.name, t.title) for t in self.study.tasks if t.name != task]
+        title = _label(task) or (task if text is None else text.title)
+        others = [_label(t.name) or t.title for t in self.study.tasks if t.name != task]
         return f"{title} ({task})" if title in others else title
+
+
+def _label(task: str) -> str:
+    """What a task wants to be called in tables, figures and sentences; "" where it does not say."""
+    return getattr(task_of(task), "label", "")
 
 
 def read_study(folder: Path) -> FrozenStudy:

@@ -10,21 +10,9 @@ from analysis.exhibits.figures import Figure
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
+from analysis.study.frozen_study import task_of
 from analysis.study.results import Results
 from analysis.study.tables import RULE, source_note
-
-#: The design of each built-in task, for a reader who has not seen it.
-QUESTIONS = {
-    "odd_one_out": "Six neurons are shown as grids of image patches; five are neighbours in the "
-    "semantic space. Participants choose the one that does not belong (chance: one in six).",
-    "before_or_after": "Reference patches of one neuron before and after training, and two new "
-    "pictures. Participants choose the picture that fits the later neuron (chance: one in two).",
-    "evolution_labelling": "One neuron at three stages of training. Participants name what each "
-    "stage shows and judge whether it changed.",
-    "concept_agreement": "Six neurons. Participants rate how clearly they show one concept and "
-    "name it; there is no correct answer.",
-}
-
 
 #: What a reader must know before the findings on networks.
 NETWORKS = [
@@ -89,8 +77,11 @@ def _departures(results: Results) -> list[str]:
 
 
 def _design(results: Results, task: str) -> str:
-    """The design of a task; of a user's own task, the prompt that participants read."""
-    return QUESTIONS.get(task) or results.responses.study.study.task_texts[task].prompt
+    """The design of a task; where it does not say, the prompt that participants read."""
+    return (
+        getattr(task_of(task), "design", "")
+        or results.responses.study.study.task_texts[task].prompt
+    )
 
 
 def _collected(results: Results) -> list[str]:

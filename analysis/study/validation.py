@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from analysis.study.frozen_study import FrozenStudy
+from analysis.study.frozen_study import FrozenStudy, task_of
 from tasks.base import (
     CONFIDENCE,
     TEXT_LIMIT,
@@ -19,7 +19,6 @@ from tasks.base import (
     Trial,
     UnfitAnswer,
     UnfitField,
-    all_tasks,
     check_values,
     clean_text,
 )
@@ -269,15 +268,6 @@ def _not_an_option(trial: Trial, ids: list[str], key: Any, given: Any) -> str:
     if key in ids and given not in ids:
         return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
     return ""
-
-
-@cache
-def task_of(name: str) -> Task | None:
-    """A task by its name; None where one of the user's own cannot be imported here."""
-    try:
-        return all_tasks().get(name)
-    except ValueError:
-        return None
 
 
 def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:

@@ -1,11 +1,15 @@
 """Trials: the faults of the published generator, looked for in many draws with plain means."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tasks.base import NoTrial, Trial, all_tasks, check_values, clean_text
 from tasks.evidence import Evidence, Group, read_groups
-from tasks.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
+from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
 from tasks.settings import StudySettings
 from tasks.study import build
 
@@ -174,7 +178,7 @@ def test_free_text_is_kept_as_one_plain_line():
 
 def test_a_users_own_task_is_one_file(run, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from tasks.odd_one_out import OddOneOut\n"
+        "from tasks.kinds.odd_one_out import OddOneOut\n"
         "class Mine(OddOneOut):\n"
         "    name, title, conditions, control = 'mine', 'Mine', {'random': 1}, None\n"
         "TASK = Mine()\n"
@@ -183,3 +187,32 @@ def test_a_users_own_task_is_one_file(run, tmp_path, monkeypatch):
     settings = StudySettings(forms=1, participants=1, trials={"mine:TASK": {"random": 2}})
     study = build(run, settings, tmp_path / "study", say=lambda text: None)
     assert [t.task for t in study.trials] == ["mine:TASK"] * 3
+
+
+def test_a_new_built_in_task_is_one_file(tmp_path):
+    """Put beside the others, it is offered, drawn, introduced and named in reports."""
+    code = (
+        "from tasks import kinds\n"
+        f"kinds.__path__.append({str(tmp_path)!r})\n"
+        "from tasks.base import all_tasks\n"
+        "from analysis.study.frozen_study import task_of\n"
+        "assert list(all_tasks())[:2] == ['odd_one_out', 'mine'], list(all_tasks())\n"
+        "assert task_of('mine').label == 'my own' and task_of('mine').design\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "from tasks.base import TASKS\n"
+        "from tasks.kinds.odd_one_out import OddOneOut\n"
+        "class Mine(OddOneOut):\n"
+        "    name, order, label = 'mine', 1.5, 'my own'\n"
+        "TASKS.add('mine')(Mine())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_no_file_outside_lists_the_tasks():
+    root = Path(__file__).parents[2]
+    for folder in ("tasks", "survey_app", "analysis"):
+        for path in (root / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            quoted = [name for name in all_tasks() if f'"{name}"' in text]
+            assert path.parent.name == "kinds" or len(quoted) <= 1, (path, quoted)

@@ -41,6 +41,13 @@ def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, ran
 
 class BeforeOrAfter(PickOne):
     name = "before_or_after"
+    order = 3
+    label = "before or after"
+    design = (
+        "Reference patches of one neuron before and after training, and two new pictures. "
+        "Participants choose the picture that fits the later neuron (chance: one in two)."
+    )
+    clear = 0.05
     seconds = 12
     title = N_("Before or after")
     prompt = N_("Which of the two pictures below fits the **After** group better?")

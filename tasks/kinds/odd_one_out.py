@@ -77,6 +77,13 @@ def _channel(neuron: Neuron) -> tuple[str, str, int]:
 
 class OddOneOut(PickOne):
     name = "odd_one_out"
+    order = 1
+    label = "odd one out"
+    design = (
+        "Six neurons are shown as grids of image patches; five are neighbours in the semantic "
+        "space. Participants choose the one that does not belong (chance: one in six)."
+    )
+    clear = 0.03
     seconds = 15
     title = N_("Odd one out")
     prompt = N_(

@@ -30,6 +30,12 @@ CHANGED_BELOW = 0.94
 
 class EvolutionLabelling:
     name = "evolution_labelling"
+    order = 2
+    label = "evolution labelling"
+    design = (
+        "One neuron at three stages of training. Participants name what each stage shows and "
+        "judge whether it changed."
+    )
     seconds = 45
     title = N_("Name what changes")
     prompt = N_("What do the pictures of each stage have in common?")

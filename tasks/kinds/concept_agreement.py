@@ -13,9 +13,9 @@ import numpy as np
 from tasks.base import TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
 from tasks.drawings import COLOURS, group
 from tasks.evidence import Evidence
+from tasks.kinds.odd_one_out import SHOWN, neighbours
 from tasks.language import N_
 from tasks.observer import likeness
-from tasks.odd_one_out import SHOWN, neighbours
 
 NO_CONCEPT = N_("I cannot name it")
 RATING = (
@@ -31,6 +31,12 @@ RISES = (0.92, 0.94, 0.96)
 
 class ConceptAgreement:
     name = "concept_agreement"
+    order = 4
+    label = "concept agreement"
+    design = (
+        "Six neurons. Participants rate how clearly they show one concept and name it; there is "
+        "no correct answer."
+    )
     seconds = 25
     title = N_("One concept?")
     prompt = N_("What do these six groups of pictures show?")
