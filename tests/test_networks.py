@@ -15,9 +15,11 @@ from harness.concepts.naming import dissect
 from harness.images.sets import ArrayImages, View, drawn_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
+from harness.networks.default_layers import token_grid
 from harness.networks.layers import find_layers
 from harness.networks.outputs import choose_output, logits_of
 from harness.networks.receptive_field import with_patches
+from harness.networks.watching import watch
 from harness.records import Checkpoint
 from harness.registry import UserCodeError
 from harness.stages.check import CheckCheckpoint
@@ -344,6 +346,7 @@ def test_patches_of_a_convolution_say_where_tokens_lie(extra, mixes, caplog):
     [
         ("vgg11", ["classifier.1", "classifier.4"], "features.19"),
         ("mobilenet_v3_small", ["features.1.block.1.activation", "classifier.1"], "features.12"),
+        ("squeezenet1_1", ["classifier.2"], "features.12.expand3x3_activation"),
         ("densenet121", ["features.denseblock1.denselayer2.relu1"], "features.relu0"),
     ],
 )
@@ -386,3 +389,55 @@ def test_tokens_are_named_by_masks_and_vectors_are_not(extra):
     none = dissect(vectors, find_layers(vectors, view), images, masks, ["x", "y", "z"], view,
                    Checkpoint("net", 1))  # fmt: skip
     assert len(none) == 0 and "concept" in none
+
+
+@pytest.mark.parametrize(
+    ("count", "grid"),
+    [(48, (8, 6, 0)), (53, (8, 6, 5)), (12, (4, 3, 0)), (13, (4, 3, 1)), (30, None), (57, None)],
+)
+def test_tokens_lie_as_a_convolution_has_cut_the_image_or_half_as_finely(count, grid):
+    model = nn.Sequential(nn.Conv2d(3, 5, (2, 3), (2, 3)))
+    assert token_grid(count, watch(model, torch.rand(2, 3, 16, 18))) == grid
+
+
+class Windows(nn.Module):
+    """Attention within windows of 4 x 4, of a map of 8 x 8."""
+
+    def __init__(self, merged):
+        super().__init__()
+        self.cut, self.act, self.merged = nn.Conv2d(3, 6, 4, 4), nn.GELU(), merged
+        self.first = nn.ReLU()
+
+    def forward(self, x):
+        x = self.first(self.cut(x))
+        windows = x.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 3, 5, 1)
+        windows = windows.reshape(len(x), 4, 16, 6)
+        return self.act(windows.flatten(0, 1) if self.merged else windows).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("merged", "why"), [(True, "no dimension is the images'"), (False, "cut into windows")]
+)
+def test_windows_are_no_maps_of_the_image(merged, why, caplog):
+    (layer,) = find_layers(Windows(merged), View(32, 32))
+    assert layer.name == "first" and f"({why}): act" in caplog.text
+
+
+def test_tokens_may_come_before_images():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut, self.up, self.act = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 10), nn.GELU()
+
+        def forward(self, x):
+            x = self.cut(x).flatten(2).permute(2, 0, 1)
+            return self.act(self.up(torch.cat([x[:1], x]))).mean(dim=0)
+
+    model = First().eval()
+    (layer,) = find_layers(model, View(32, 32))
+    assert layer.sequence_first
+    assert (layer.height, layer.width, layer.extra, layer.channels) == (8, 8, 1, 10)
+    value = torch.rand(65, 3, 10)
+    maps = layer.channel_first(value)
+    assert torch.equal(maps, value.permute(1, 2, 0))
+    assert torch.equal(layer.like_output(maps, value), value)
