@@ -50,7 +50,10 @@ class _Candidates:
 
 
 def _positions(shape: Shape) -> int:
-    return math.prod(shape[2:]) if len(shape) > 2 else 1
+    """Of a map [batch, channels, ...], or [batch, ..., channels]; of tokens their number."""
+    if len(shape) < 4:
+        return shape[1] if len(shape) == 3 else 1
+    return min(math.prod(shape[2:]), math.prod(shape[1:-1]))
 
 
 def _mixes_images(layers: _Candidates, name: str) -> bool:
@@ -65,7 +68,7 @@ def _placeless(layers: _Candidates, name: str) -> bool:
     if not layers.any_placed or _positions(layers.shape(name)) > 1:
         return False
     larger = layers.larger.get(name, (None, None))[0] or layers.shape(name)
-    return math.prod(larger[2:]) == 1
+    return _positions(larger) == 1
 
 
 def _copied(layers: _Candidates, name: str) -> bool:
