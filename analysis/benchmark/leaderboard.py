@@ -55,38 +55,38 @@ def _arm(arms: pd.DataFrame, name: str) -> pd.Series:
 
 
 def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Outcome after undoing the least important bin minus after undoing the most important."""
+    """Outcome after ablating the least important bin minus after ablating the most important."""
     bins = quartiles(list(mine.columns.get_level_values("arm").unique()))
     return _arm(mine, bins[-1] if bins else "") - _arm(mine, "q1")
 
 
 def area(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Area between the curves of undoing more and more, least and most important first."""
+    """Area between the curves of ablating more and more, least and most important first."""
     return _arm(mine, "least") - _arm(mine, "most")
 
 
 def over_random(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more undoing q1 costs than undoing random sets."""
+    """How much more ablating q1 costs than ablating random sets."""
     return _arm(controls, "random") - _arm(mine, "q1")
 
 
 def over_matched(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more than undoing others that changed as much."""
+    """How much more than ablating others that changed as much."""
     return _arm(mine, "matched") - _arm(mine, "q1")
 
 
 def over_active(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more than undoing others that are as active."""
+    """How much more than ablating others that are as active."""
     return _arm(mine, "matched_activation") - _arm(mine, "q1")
 
 
 def over_other(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more than undoing another class's q1: is the ranking specific to the class?"""
+    """How much more than ablating another class's q1: is the ranking specific to the class?"""
     return _arm(mine, "other_class") - _arm(mine, "q1")
 
 
 def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Of what was right before, what undoing q1 takes; undefined for an image wrong before."""
+    """Of what was right before, what ablating q1 takes; undefined for an image wrong before."""
     before = _arm(controls, "before")
     return (before - _arm(mine, "q1")).where(before > 0)
 
@@ -408,7 +408,7 @@ def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
 
 
 def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
-    """Outcome by the share of neurons undone: share, most, least (first), mean over classes."""
+    """Outcome by the share of neurons ablated: share, most, least (first), mean over classes."""
     mine = of_method(wide, method)
     classes = over_classes(wide, method)
     rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]

@@ -307,7 +307,7 @@ def largest_shares(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def changes_of_accuracy(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """What undoing does by the first method, pair by pair, with intervals; only from the data."""
+    """Change in accuracy by the first method when evolutions are reverted, a sentence a pair."""
     if not has_results(run, REVERSION):
         return []
     records = run_tables.reversion_records(run)

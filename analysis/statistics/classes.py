@@ -1,4 +1,4 @@
-"""From reversion records to claims: how predictions change when evolutions are undone.
+"""From reversion records to claims: how predictions change when evolutions are reverted.
 
 The unit of inference is the class: images of one class share its sets of neurons. Intervals are
 over classes, whose means carry the noise of their images; tests are paired over classes.

@@ -1,4 +1,4 @@
-"""Association of human accuracy and importance: neurons seen by people, undone in the network.
+"""Association of human accuracy and importance: neurons seen by people, reverted in the network.
 
 One joined table, a row a trial and neuron shown in it: how people did on the trial, how much the
 neuron's evolution matters to its class, how far predictions fall when evolutions like it are
@@ -67,7 +67,7 @@ def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
 
 
 def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
-    """Signed change of accuracy when the bins that hold a neuron are undone, mean over classes.
+    """Signed change of accuracy when the bins that hold a neuron are reverted, mean over classes.
 
     Every neuron is in one bin of its layer for every class. A reversion undoes the whole bin, so
     this is the fate of the neuron's company, not of the neuron alone.

@@ -84,13 +84,13 @@ ABLATIONS: Registry[Ablation] = Registry("ablation")
 
 @ABLATIONS.add("revert")
 def revert(maps: Maps, layer: str) -> Tensor:
-    """The older model's maps of the same image: the evolution is undone."""
+    """The earlier checkpoint's maps for the same image: the evolution is reverted."""
     return maps.older(layer)
 
 
 @ABLATIONS.add("zero")
 def zero(maps: Maps, layer: str) -> Tensor:
-    """Nothing: the neuron is silent."""
+    """Zeros: the neuron is silenced."""
     return torch.zeros_like(maps.newer(layer))
 
 

@@ -29,7 +29,7 @@ SPLITS = ("heldout", "importance")
 
 
 class ReversionParameters(BaseModel):
-    """How evolutions are undone.
+    """How evolutions are reverted.
 
     Attributes:
         bins: B, equal parts into which a layer's neurons are cut by importance.

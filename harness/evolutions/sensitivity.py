@@ -64,7 +64,7 @@ class Case:
 
     @cached_property
     def contexts(self) -> list[dict[str, Tensor]]:
-        """CONTEXTS times, layer name -> which neurons are undone for which image, bool
+        """CONTEXTS times, layer name -> which neurons are reverted for which image, bool
         [images, channels]: each with chance CONTEXT_SHARE."""
         count = sum(len(batch) for batch in self.batches)
         return [
@@ -206,8 +206,8 @@ class Change:
         return total
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """How the margin of the class in t' falls as more of a neuron is undone, where the neurons
-        in `masks` are undone already, in all layers at once.
+        """Decrease of the class's margin in t' as more of a neuron is reverted, where the neurons
+        in `masks` are reverted already, in all layers at once.
 
         With b the mask, a layer's output o goes on as o + b (z - o), z the older model's maps; this
         is -d m_c / db, one backward pass for all layers.

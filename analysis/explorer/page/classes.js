@@ -23,7 +23,7 @@ function classPanel() {
     ...lists.map(({ series: s, found }) => h("p", {}, sentenceOf(s, found, lists))),
     ...lists.flatMap(({ series: s, found }) => [
       h("h3", {}, `${D.series[s]}: the most important evolutions`), evolutionList(found, from, to, name),
-      h("h3", {}, `${D.series[s]}: undoing them`), outcomeChart(s)]),
+      h("h3", {}, `${D.series[s]}: effect of reverting them`), outcomeChart(s)]),
   ];
 }
 
@@ -80,18 +80,18 @@ function outcomeChart(series) {
   const all = outcomesOf(pair, STATE.method, STATE.klass, -1);
   const bars = [...QUARTERS, "random", "matched", "matched_activation", "other_class", "all"]
     .map((arm) => pooled(all, arm)).filter(Boolean);
-  if (!bars.length) return soft("Nothing was undone for this class, pair and method.");
+  if (!bars.length) return soft("Nothing was reverted for this class, pair and method.");
   const chart = h("div", { class: "chart", role: "img", "aria-label": "change of accuracy by set; the table below has the numbers" });
   requestAnimationFrame(() => drawBars(chart, bars));
   const most = all.filter((o) => o.arm === "most" || o.arm === "least");
-  const parts = [soft(`Change of accuracy when a set is undone in all layers at once; ± standard error over ${bars[0].images} held-out images of the class (before: ${number(bars[0].before)}).`), chart, saveChart(chart, "sets"),
+  const parts = [soft(`Change in accuracy when a set is reverted in all layers at once; ± standard error over ${bars[0].images} held-out images of the class (before: ${number(bars[0].before)}).`), chart, saveChart(chart, "sets"),
     table("outcomes by set", [["set", 1], ["change"], ["± s.e."], ["class's probability"], ["draws"]],
       bars.map((b) => [b.arm.replace("_", " "), signed(b.change), number(b.error), signed(b.probability), String(b.draws)]))];
   if (most.length) {
-    const curve = h("div", { class: "chart", role: "img", "aria-label": "change of accuracy as more is undone" });
+    const curve = h("div", { class: "chart", role: "img", "aria-label": "change in accuracy as more neurons are reverted" });
     requestAnimationFrame(() => drawCurves(curve, most, pooled(all, "all"), pooled(all, "random")));
-    parts.push(soft("Undoing more and more, from the most and from the least important on; the cross is a random quarter."), curve, saveChart(curve, "curves"));
-  } else parts.push(soft(`Curves of undoing more and more need the benchmark: conceptevo bench RUN --classes "${D.classes[STATE.klass]}"`));
+    parts.push(soft("Accuracy while an increasing share of neurons is reverted, the most or the least important first; the cross is a random quarter."), curve, saveChart(curve, "curves"));
+  } else parts.push(soft(`Curves for an increasing share of reverted neurons need the benchmark: conceptevo bench RUN --classes "${D.classes[STATE.klass]}"`));
   return h("div", {}, parts);
 }
 const saveChart = (chart, what) => h("div", { class: "bar small-buttons" }, h("span", { class: "soft" }, "Save chart:"),
@@ -118,7 +118,7 @@ function drawCurves(chart, outcomes, everything, random) {
   if (random) traces.push({ type: "scatter", mode: "markers", name: "random", x: [1 / QUARTERS.length], y: [random.change],
     marker: { symbol: "x", size: 10, color: style("--ink") }, error_y: { type: "data", array: [random.error] } });
   const layout = plain("change of accuracy");
-  layout.xaxis.title = { text: "share of every layer undone" };
+  layout.xaxis.title = { text: "share of every layer reverted" };
   Plotly.newPlot(chart, traces, layout, { displayModeBar: false, responsive: true });
 }
 async function exportChart(chart, what, format) {

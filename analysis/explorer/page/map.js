@@ -24,7 +24,7 @@ const COLOURINGS = {
   importance: { text: "importance for the class", value: (row) => {
     const found = importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass);
     return found ? found.score : NaN; } },
-  undone: { text: "change of accuracy when its quarter of the layer is undone", diverging: true, value: (row) => {
+  undone: { text: "change in accuracy when its quarter of the layer is reverted", diverging: true, value: (row) => {
     const found = outcomeOfQuarter(N.unit[row], STATE.span, STATE.method, STATE.klass);
     return found ? found.change : NaN; } },
   people: { text: "share of people who were right", value: (row) => {

@@ -20,9 +20,9 @@ function neuronPanel() {
         onclick: () => { wholeImages = !wholeImages; drawPanel(); } }, "Whole images, with the patch outlined")),
     strip, saveButtons(() => strip, () => unitName(unit).replace(/[ :]/g, "-")),
     h("h3", {}, "Nearest neighbours in each network"), neighbours(row),
-    h("h3", {}, "How much its evolution matters"), importanceTable(unit),
-    h("h3", {}, "What happened when it was undone"), outcomeTable(unit),
-    h("h3", {}, "What people answered"), peopleTable(unit),
+    h("h3", {}, "Importance of its evolution"), importanceTable(unit),
+    h("h3", {}, "Effect of reverting its evolution"), outcomeTable(unit),
+    h("h3", {}, "Responses of participants"), peopleTable(unit),
   ];
 }
 
@@ -88,9 +88,9 @@ function outcomeTable(unit) {
     return [spanText(span), `q${bin} of ${QUARTERS.length}`, cell(at(layer, `q${bin}`)), cell(at(layer, "random")),
       cell(at(-1, `q${bin}`)), cell(at(-1, "random"))];
   }).filter(Boolean);
-  if (!lines.length) return soft("No set with this neuron was undone for the chosen class and method.");
+  if (!lines.length) return soft("No set with this neuron was reverted for the chosen class and method.");
   return h("div", {},
-    soft(`For ${D.classes[STATE.klass]}, by ${D.methods[STATE.method]}: the neuron was undone together with its whole quarter by importance (q1 the most important). Change of accuracy ± standard error over held-out images; beside it random sets of the same size.`),
+    soft(`For ${D.classes[STATE.klass]}, by ${D.methods[STATE.method]}: the neuron was reverted together with its whole quarter by importance (q1 the most important). Change of accuracy ± standard error over held-out images; beside it random sets of the same size.`),
     table("outcomes of its sets", [["epochs", 1], ["its set", 1], ["its layer"], ["random"], ["all layers"], ["random"]], lines));
 }
 
@@ -127,7 +127,7 @@ function welcome() {
     D.pairs.length ? ask(`Which evolution matters most to ${D.classes[klass]}? Is it the same in the other networks?`, { tab: "Class", klass, colour: "importance" }) : null,
     ask(`Which neuron moved furthest? (${unitName(moved)})`, { tab: "Neuron", unit: moved, trails: 10 }),
     D.people ? ask("Which neurons did people recognise?", { colour: "people" }) : null,
-    ask("How far can all this be trusted?", { tab: "Trust" })),
+    ask("How valid are the map and the scores?", { tab: "Trust" })),
   soft("Or click a dot of the map, choose a neuron from the list below the map, or type into Find: a neuron "
     + `(${unitName(0)}), ${D.concepts.length ? `a concept (${D.concepts[0]}), ` : ""}a class (${D.classes[0]}).`)];
 }
