@@ -89,6 +89,9 @@ class Analysis(Section):
         smallest_effect: smallest difference of shares of right answers that matters; conditions are
             then tested for differing by less (two one-sided tests). smallest_rating: likewise of
             mean ratings, in points. 0: no such tests.
+        bayesian: whether a Bayesian hierarchical model of right answers stands beside the tests.
+            prior_effect: standard deviation of the normal prior of each condition's log odds;
+            prior_spread: scale of the half-normal priors of the standard deviations.
     """
 
     primary: str = ""
@@ -97,6 +100,9 @@ class Analysis(Section):
     similarity: str = "words"
     smallest_effect: float = Field(default=0, ge=0, lt=1)
     smallest_rating: float = Field(default=0, ge=0)
+    bayesian: bool = False
+    prior_effect: float = Field(default=1.5, gt=0)
+    prior_spread: float = Field(default=1.0, gt=0)
 
 
 class Payment(Section):

@@ -217,6 +217,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
             ("Missing data", "A response without the measured value is left out of the analysis of "
              "that value and counted. A planned test that cannot be computed is reported with its "
              "reason; its share of α is not redistributed."),
+            ("Bayesian analysis", _bayesian(results)),
             ("Exploratory analysis", "Everything that is reported without a row in the table of "
              "tests: the logistic model with crossed random effects, agreement of participants, "
              "response times, calibration, single trials, and the main result under other "
@@ -404,6 +405,18 @@ def _criteria(results: Results, tests: pd.DataFrame) -> str:
         f"{100 * ALPHA:g} % (weighted Holm).{share} An effect is claimed where the adjusted "
         f"p-value is below {ALPHA:g} and the unadjusted interval excludes the null value.\n\n"
         + _markdown(table)
+    )
+
+
+def _bayesian(results: Results) -> str:
+    plan = results.plan
+    if not plan.bayesian:
+        return "None."
+    return (
+        "A logistic model with random effects of participants, of participants within conditions "
+        "and of trials stands beside the tests and claims nothing. Prior: log odds of each "
+        f"condition Normal(0, {plan.prior_effect:g}), standard deviations "
+        f"half-normal({plan.prior_spread:g})."
     )
 
 

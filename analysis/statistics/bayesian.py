@@ -1,0 +1,119 @@
+"""A Bayesian hierarchical model of right and wrong answers, by numpyro (the extra `bayes`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.clusters import Crossed, crossed
+from analysis.statistics.mixed_model import marginal
+
+#: Draws of each chain before and after adaptation, and chains.
+WARMUP, DRAWS, CHAINS = 500, 500, 2
+#: Names of the standard deviations, in the order of `Posterior.sd`.
+SPREADS = ("participants", "participants within conditions", "trials")
+
+
+def can_sample() -> bool:
+    """Whether the extra is installed."""
+    return find_spec("numpyro") is not None
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Of the log odds of each condition, Normal(0, effect); of each standard deviation,
+    half-normal with scale `spread`."""
+
+    effect: float = 1.5
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of all chains, one chain after another.
+
+    Attributes:
+        names: of the conditions. beta: log odds of a participant and trial of average ability and
+            difficulty: [draws, conditions].
+        sd: standard deviations of SPREADS on the logit scale: [draws, 3].
+        rhat, ess: the largest split R̂ and the smallest effective sample size of beta and sd.
+        divergences: transitions that diverged.
+    """
+
+    names: tuple[str, ...]
+    beta: np.ndarray
+    sd: np.ndarray
+    rhat: float
+    ess: float
+    divergences: int
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of right answers averaged over participants and trials: [draws, conditions]."""
+        spread = np.linalg.norm(self.sd, axis=1)
+        return np.stack(
+            [marginal(b, s) for b, s in zip(self.beta, spread, strict=True)]
+        )  # fmt: skip
+
+
+def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
+    """Sample logit p = β_condition + u_participant + w_(participant, condition) + v_trial.
+
+    The model of `mixed_model.py` with a prior: the random effects are normal around 0 with three
+    standard deviations. Sampled by NUTS (Hoffman & Gelman 2014) in the non-centred form.
+
+    Args:
+        frame: participant, trial, condition, correct (without missing values).
+        seed: of the chains.
+
+    Raises:
+        ValueError: the extra is not installed, or no answers.
+    """
+    if not can_sample():
+        raise ValueError(
+            "the Bayesian model needs numpyro: pip install 'conceptevo-harness[bayes]'"
+        )
+    from jax import random
+    from numpyro.diagnostics import summary
+    from numpyro.infer import MCMC, NUTS
+
+    data = crossed(frame)
+    mcmc = MCMC(
+        NUTS(_model, target_accept_prob=0.9), num_warmup=WARMUP, num_samples=DRAWS,
+        num_chains=CHAINS, chain_method="sequential", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(random.PRNGKey(seed), data, prior, extra_fields=("diverging",))
+    chains = {k: np.asarray(v, float) for k, v in mcmc.get_samples(group_by_chain=True).items()}
+    found = summary({name: chains[name] for name in ("beta", "sd")})
+    return Posterior(
+        data.groups,
+        chains["beta"].reshape(-1, len(data.groups)),
+        chains["sd"].reshape(-1, len(SPREADS)),
+        rhat=float(max(np.max(part["r_hat"]) for part in found.values())),
+        ess=float(min(np.min(part["n_eff"]) for part in found.values())),
+        divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
+    )
+
+
+def _model(data: Crossed, prior: Prior) -> None:
+    import numpyro
+    from numpyro.distributions import Bernoulli, HalfNormal, Normal
+
+    width = len(data.groups)
+    sizes = {"u": data.participants, "w": data.participants * width, "v": data.items}
+    beta = numpyro.sample("beta", Normal(0, prior.effect).expand([width]).to_event(1))
+    sd = numpyro.sample("sd", HalfNormal(prior.spread).expand([len(SPREADS)]).to_event(1))
+    u, w, v = (
+        numpyro.sample(name, Normal(0, 1).expand([size]).to_event(1))
+        for name, size in sizes.items()
+    )
+    logits = (
+        beta[data.group]
+        + sd[0] * u[data.participant]
+        + sd[1] * w[data.participant * width + data.group]
+        + sd[2] * v[data.item]
+    )
+    numpyro.sample("right", Bernoulli(logits=logits).to_event(1), obs=data.values)
