@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.planning.coverage import DESIGNS, measure
+from analysis.planning.coverage import DESIGNS, SMALL, as_markdown, measure
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import TOGETHER, Plan, calibrate, curve, in_words, rejections, smallest
 from analysis.statistics.claims import judge
@@ -61,6 +61,27 @@ def test_power_is_what_the_planner_promised():
         found.append({**claimed, TOGETHER: claimed.all()})
     assert dict(pd.DataFrame(found).mean()) == pytest.approx(dict(promised))
     assert promised["a − b"] > promised[TOGETHER]
+
+
+def test_too_small_designs_are_given_no_interval_and_lopsided_ones_keep_their_size():
+    few, lopsided = "3 people, 8 trials", "4 of 60 people in one condition"
+    tables = {name: measure(SMALL[name], 60, CLAIMS[:1], seed=2) for name in (few, lopsided)}
+    none = tables[few].set_index("what")
+    assert (none["given"] == 0).all() and none["coverage"].isna().all()
+    assert none.loc[["accuracy", "risk difference"], "rejected"].tolist() == [0, 0]
+    some = tables[lopsided].set_index("what")
+    assert (some["given"] == 1).all() and some.loc["risk difference", "rejected"] <= 0.15
+    assert "| 3 people, 8 trials | cluster jackknife | 0.0 % | – | 0.0 % |" in as_markdown(tables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_small_designs_cover_and_keep_their_size(name):
+    table = measure(SMALL[name], 600, CLAIMS[:1], seed=12)
+    given = table[table["given"] > 0]
+    assert (given["coverage"] >= 0.93).all(), table
+    # 6 % and the error of 600 studies.
+    assert (table["rejected"].dropna() <= 0.06 + 0.02).all(), table
 
 
 @pytest.mark.slow
