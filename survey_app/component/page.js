@@ -197,7 +197,7 @@ function start(root, words) {
 
   // What was entered survives a refresh of this tab, and nothing else.
   function keep() {
-    const fields = [...view.querySelectorAll("form input")].map((f) =>
+    const fields = [...view.querySelectorAll("form input:not([type=submit], [type=hidden])")].map((f) =>
       f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
     stored((s) => s.setItem(DRAFT, JSON.stringify({ token: state.page.token, fields })));
   }
@@ -205,9 +205,9 @@ function start(root, words) {
   function restore(page) {
     const draft = JSON.parse(stored((s) => s.getItem(DRAFT)) ?? "null");
     if (draft?.token !== page.token || !page.token) return;
-    [...view.querySelectorAll("form input")].forEach((field, i) => {
+    [...view.querySelectorAll("form input:not([type=submit], [type=hidden])")].forEach((field, i) => {
       if (typeof draft.fields[i] === "boolean") field.checked = draft.fields[i];
-      else if (draft.fields[i] !== undefined && field.type !== "hidden") field.value = draft.fields[i];
+      else if (draft.fields[i] !== undefined) field.value = draft.fields[i];
     });
   }
 
