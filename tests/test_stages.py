@@ -151,3 +151,21 @@ def test_a_users_images_are_listed_once_a_command(tmp_path, monkeypatch):
     Image.new("RGB", (9, 9)).save(tmp_path / "test" / "a" / "1.png")
     assert plan.fingerprint(work.makes[0]) == before
     assert ListImages("test", config.images).depends != depends  # by the next command
+
+
+def test_folders_are_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
+    from harness.images import sets
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    listed = []
+    original = sets.walk
+    monkeypatch.setattr(sets, "walk", lambda folder: listed.append(folder) or original(folder))
+    with sets.listed_once():
+        for _ in range(3):
+            assert len(sets.folder_images(tmp_path)) == 1
+        with sets.listed_once():  # a command within a command
+            sets.folder_images(tmp_path)
+        assert len(listed) == 1
+    (tmp_path / "a" / "2.png").touch()
+    assert len(sets.folder_images(tmp_path)) == 2

@@ -6,8 +6,10 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -279,6 +281,22 @@ class KeptImages:
         return pixels
 
 
+#: What is listed while `listed_once` lasts.
+_listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None] = ContextVar(
+    "listings", default=None
+)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """List each folder once while the block runs: half a million files take a while."""
+    token = _listings.set({} if _listings.get() is None else _listings.get())
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
     """A folder with one sub-folder of image files a class, as torchvision's ImageFolder.
 
@@ -293,6 +311,16 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
         ValueError: no such folder, no classes, class folders that are missing, empty, or not among
             the expected ones.
     """
+    listings = _listings.get()
+    key = (root, None if classes is None else tuple(classes))
+    if listings is None:
+        return _folder_images(*key)
+    if key not in listings:
+        listings[key] = _folder_images(*key)
+    return listings[key]
+
+
+def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     if not root.is_dir():
         place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
         what = "is no folder" if root.exists() else "does not exist"

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from harness.artifacts import Run, lock
 from harness.config import Config, refuse
+from harness.images.sets import listed_once
 from harness.networks.budget import using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
@@ -69,6 +70,7 @@ def worker_count(config: Config, device: Device) -> int:
     return len(devices()) - 1 if every_gpu else 1
 
 
+@listed_once()
 def run_until(
     last: str, config: Config, out: Path, console: Console, cluster: str | None = None
 ) -> Run:
@@ -96,6 +98,7 @@ def run_until(
     return run
 
 
+@listed_once()
 def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
     """Print what a run would take, by stage; nothing is written. See `estimate`."""
     refuse(faults(config))
@@ -117,6 +120,7 @@ def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
     return table
 
 
+@listed_once()
 def bench(
     run: Run,
     console: Console,

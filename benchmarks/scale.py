@@ -1,0 +1,210 @@
+"""Peak memory and time of every stage by size, each in a process of its own; growth exponents.
+
+python benchmarks/scale.py [--factor 1]      # about ten minutes on two cores; prints Markdown
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from scipy import sparse
+
+from harness.artifacts import Artifact, Run, write_tables
+from harness.concepts.probing import ProbeParameters, probe_range, ranges
+from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
+from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
+from harness.evolutions.ablation import Arm, Images, ablate
+from harness.evolutions.importance import importance_method, sensitivities
+from harness.images.batches import batches
+from harness.images.sets import View, folder_images
+from harness.networks.architectures import build
+from harness.networks.layers import find_layers
+from harness.records import JOINT, Checkpoint
+from harness.stages.engine import one_thread
+
+SIDE = 32
+VIEW = View(SIDE, SIDE)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Images that are drawn when they are asked for."""
+
+    count: int
+    classes: tuple[str, ...] = ("noise",)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.zeros(self.count, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def pixels(self, index: int, view: View) -> np.ndarray:
+        rng = np.random.default_rng(index)
+        return rng.integers(0, 256, (view.crop, view.crop, 3), dtype=np.uint8)
+
+
+def probing(images: int) -> None:
+    """All images in ranges, joined, written; a small VGG of 288 neurons, 32 pixels."""
+    model = build("small_vgg", 12, 0)
+    layers = find_layers(model, VIEW)
+    parameters = ProbeParameters(range_images=1000)
+    checkpoint = Checkpoint("net", 1)
+    with tempfile.TemporaryDirectory() as folder:
+        run, parts = Run(folder), []
+        for part in ranges(images, sum(layer.channels for layer in layers), parameters):
+            record = probe_range(model, layers, Noise(images), VIEW, part, parameters)
+            place = ("net", 1, part.start, part.stop)
+            assert record.activations is not None
+            run.save(Artifact("activations", place), {"activations": record.activations}, "")
+            run.save(Artifact("probe_part", place), record.part.arrays(), "")
+            run.save(Artifact("responses_part", place), record.responses, "")
+            parts.append(place)
+            del record
+        joined = merge(ProbePart.from_arrays(run.arrays(Artifact("probe_part", p))) for p in parts)
+        stimuli_table(joined, layers, checkpoint, images)
+        responses = (run.table(Artifact("responses_part", p)) for p in parts)
+        tables = (responsive_table(table, layers, checkpoint) for table in responses)
+        write_tables(Path(folder) / "responsive.parquet", tables)
+
+
+def scoring(classes: int) -> None:
+    """Importance by two methods, class by class, eight images each."""
+    older, newer = build("small_vgg", 12, 0), build("small_vgg", 12, 1)
+    layers = find_layers(newer, VIEW)
+    for class_id in range(classes):
+        parts = [b for _, b in batches(Noise(8), np.arange(8), VIEW, 8)]
+        methods = {name: importance_method(name) for name in ("sign_t", "sign_path")}
+        rng = np.random.default_rng(class_id)
+        sensitivities(older, newer, layers, parts, class_id % 12, methods, rng)
+
+
+def undoing(classes: int) -> None:
+    """Eight arms over all layers, class by class, eight images each."""
+    import torch
+
+    older, newer = build("small_vgg", 12, 0), build("small_vgg", 12, 1)
+    layers = find_layers(newer, VIEW)
+    arms = [
+        Arm(JOINT, {la.name: torch.arange(n, la.channels, 8) for la in layers}, [("m", "q", n)])
+        for n in range(8)
+    ]
+    for class_id in range(classes):
+        shown = Images(batches(Noise(8), np.arange(8), VIEW, 8))
+        ablate(older, newer, layers, arms, shown, class_id % 12)
+
+
+def placing(method: str, neurons: int) -> None:
+    """A space of random stimuli among 20,000 images, of ten checkpoints; its neighbours."""
+    rng = np.random.default_rng(0)
+    base, images, k = neurons // 10, 20_000, 20
+    keys = {"series": "net", "epoch": np.arange(neurons) // base, "layer": "a"}
+    table = pd.DataFrame({**keys, "channel": np.arange(neurons) % base})
+
+    def marks(rows: int, each: int) -> sparse.csr_array:
+        columns = rng.integers(0, images, rows * each)
+        made = sparse.csr_array(
+            (np.ones(rows * each), columns, np.arange(0, rows * each + 1, each)), (rows, images)
+        )
+        made.sum_duplicates()
+        made.data[:] = 1.0
+        return made
+
+    incidence, responsive = marks(neurons, k), marks(base, max(1, 5 * images // base))
+
+    def activations(rows: np.ndarray) -> np.ndarray:
+        values = np.random.default_rng(int(rows[0])).standard_normal((len(rows), images))
+        return values.astype(np.float32)
+
+    evidence = Evidence(Checkpoint("net", 0), table, incidence, responsive, activations)
+    parameters = SpaceParameters(epochs=5, dense=0.125, sketch=256)
+    space = SPACES.get(method)(evidence, parameters, np.random.default_rng(0), method)
+    space.nearest(np.arange(base), np.arange(neurons), 5)
+
+
+def listing(images: int) -> None:
+    """A folder of images, listed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(images):
+            place = Path(folder) / f"class{number % 10}"
+            place.mkdir(exist_ok=True)
+            (place / f"{number}.png").touch()
+        folder_images(Path(folder))
+
+
+def _measured(work: Callable[[int], None], size: int, answer: multiprocessing.Queue) -> None:
+    with one_thread():
+        if work is not listing:
+            work(MEASURES[_name(work)][0] // 4 or 1)  # compiles, loads
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        start = time.perf_counter()
+        work(size)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    answer.put((seconds, computed, after.ru_maxrss / 1024))
+
+
+def _name(work: Callable[[int], None]) -> str:
+    return next(name for name, (*_, known) in MEASURES.items() if _same(known, work))
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, partial) and isinstance(other, partial):
+        return one.func == other.func and one.args == other.args
+    return one == other
+
+
+#: what -> smallest and largest size, unit, work
+MEASURES: dict[str, tuple[int, int, str, Callable[[int], None]]] = {
+    "probing": (4_000, 32_000, "images", probing),
+    "importance": (10, 80, "classes", scoring),
+    "ablation": (10, 80, "classes", undoing),
+    **{
+        f"space and neighbours: {method}": (2_000, 16_000, "neurons", partial(placing, method))
+        for method in ("sgns", "ppmi", "jaccard", "correlation", "profile", "random")
+    },
+    "listing a folder": (5_000, 40_000, "images", listing),
+}
+
+
+def main(factor: Annotated[float, typer.Option(help="of all sizes")] = 1.0) -> None:
+    """Print a table: each stage at two sizes, and the exponents of its growth between them."""
+    print("| what | size | processor time | peak memory | exponent of time | memory |")
+    print("|---|---|---|---|---|---|")
+    context = multiprocessing.get_context("spawn")
+    for name, (small, large, unit, work) in MEASURES.items():
+        rows = []
+        for size in (int(small * factor), int(large * factor)):
+            answer = context.Queue()
+            process = context.Process(target=_measured, args=(work, size, answer))
+            process.start()
+            _, computed, peak = answer.get()
+            process.join()
+            rows.append((size, computed, peak))
+        growth = math.log(rows[1][0] / rows[0][0])
+        power = math.log(max(rows[1][1], 1e-3) / max(rows[0][1], 1e-3)) / growth
+        sizes, times, peaks = (
+            " → ".join(form.format(row[column]) for row in rows)
+            for column, form in ((0, "{:,}"), (1, "{:.1f} s"), (2, "{:,.0f} MiB"))
+        )
+        change = f"× {rows[1][2] / rows[0][2]:.2f}"
+        cells = (name, f"{sizes} {unit}", times, peaks, f"{power:.2f}", change)
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,125 @@
+"""Killed in the middle of a checkpoint and of a pair, a run ends with the same bytes."""
+
+import signal
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from test_run import artifacts_of, finish, start
+
+from harness.artifacts import Artifact, Run
+from harness.config import parse_config
+from harness.stages import ablate
+from harness.stages.run import run_until
+
+QUIET = Console(quiet=True)
+CONFIG = """
+workers = 0
+device = "cpu"
+[images]
+source = "drawn"
+train = 96
+probe = 48
+test = 48
+[[series]]
+name = "vgg"
+source = "train"
+training = { epochs = 2, save = [1, 2] }
+[probe]
+k = 4
+range_images = 12
+[space]
+methods = ["jaccard", "correlation"]
+[evolve]
+methods = ["sign_t"]
+images_per_class = 2
+classes = ["clock", "fish", "zebra"]
+classes_per_file = 1
+[revert]
+random_draws = 2
+importance_images = 2
+heldout_images = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def config():
+    return parse_config(tomllib.loads(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    return run_until("revert", config, tmp_path_factory.mktemp("whole") / "run", QUIET)
+
+
+class Killed(BaseException):
+    """As an interruption, it is caught by nobody."""
+
+
+def test_stopped_before_and_after_any_piece_the_bytes_are_the_same(config, whole, tmp_path,
+                                                                   monkeypatch):  # fmt: skip
+    """Twenty stops at random pieces of work, before or after the saving of one of its artifacts."""
+    rng, original = np.random.default_rng(0), Run.save
+    saves, stop = [0], [0, False]  # how many since the start; at which, and whether after it
+
+    def save(self, *arguments):
+        saves[0] += 1
+        if saves[0] == stop[0] and not stop[1]:
+            raise Killed
+        original(self, *arguments)
+        if saves[0] == stop[0]:
+            raise Killed
+
+    monkeypatch.setattr(Run, "save", save)
+    stops = 0
+    for _ in range(20):
+        saves[0], stop[:] = 0, [int(rng.integers(1, 9)), bool(rng.random() < 0.5)]
+        try:
+            run_until("revert", config, tmp_path / "run", QUIET)
+        except Killed:
+            stops += 1
+    monkeypatch.setattr(Run, "save", original)
+    run = run_until("revert", config, tmp_path / "run", QUIET)
+    assert stops >= 8
+    assert artifacts_of(run.root) == artifacts_of(whole.root)
+    parts = sorted((whole.root / "probe").rglob("activations-*/*.npz"))
+    assert len(parts) == 8  # two checkpoints of four ranges
+    for part in parts:
+        assert (run.root / part.relative_to(whole.root)).read_bytes() == part.read_bytes()
+
+
+def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatch):
+    original, ablated = ablate.ablate, []
+
+    def interrupted(*arguments):
+        if len(ablated) == 5:
+            raise Killed
+        ablated.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(ablate, "ablate", interrupted)
+    with pytest.raises(Killed):
+        run_until("revert", config, tmp_path / "run", QUIET)
+    again = []
+    monkeypatch.setattr(ablate, "ablate", lambda *a: again.append(a) or original(*a))
+    run = run_until("revert", config, tmp_path / "run", QUIET)
+    assert len(ablated) + len(again) == 12  # three classes, controls and a method, two splits
+    assert artifacts_of(run.root) == artifacts_of(whole.root)
+    assert run.has(Artifact("map"), run.about(Artifact("map"))["fingerprint"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_moments_the_bytes_are_the_same(workers, whole, tmp_path):
+    path, rng = tmp_path / "one.toml", np.random.default_rng(workers)
+    path.write_text(CONFIG.replace("workers = 0", f"workers = {workers}"))
+    for _ in range(10):
+        process = start(Path(path), tmp_path / "run")
+        time.sleep(float(rng.uniform(3, 20)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    finish(start(path, tmp_path / "run"))
+    assert artifacts_of(tmp_path / "run") == artifacts_of(whole.root)
