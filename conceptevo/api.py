@@ -515,6 +515,8 @@ def _session(
     series: Series | Sequence[Series], images: Images, **sections: Any
 ) -> tuple[Config, Plan, Keeper]:
     listed = [series] if isinstance(series, Series) else list(series)
+    # what is not probed needs no more images than there are
+    sections.setdefault("probe", ProbeParameters(k=min(20, max(1, len(images.labels)))))
     config = Config(
         workers=0,
         device="cpu",

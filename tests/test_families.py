@@ -1,30 +1,46 @@
 """Networks of torchvision and timm, untrained, at their native size: check, probe, evolve, revert.
 
-Nightly (`pytest -m slow tests/test_families.py`); timm is an extra, without which its networks are
-skipped.
+Nightly (`pytest -m slow tests/test_families.py`).
 """
+
+import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
-from test_interventions import perturbed
+import torch
 
 import conceptevo as ce
-from benchmarks.networks import TIMM, TORCHVISION, network
+from benchmarks.networks import TIMM, TORCHVISION, network, row
 
 pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
+
+
+def moved(model):
+    """A copy with every weight moved; statistics of normalisations stay."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in other.parameters():
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensor += 0.3 * noise * tensor.abs().mean().clamp(min=0.01)
+    return other
+
+
+@pytest.mark.parametrize("name", [*TORCHVISION, *TIMM])
+def test_the_table_is_true(name):
+    assert row(name, (TORCHVISION | TIMM)[name]) in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [*TORCHVISION, *TIMM])
 def test_a_family_goes_all_the_way(name):
-    if name in TIMM:
-        pytest.importorskip("safetensors")
-        pytest.importorskip("huggingface_hub", reason="timm is not there")
     side = (TORCHVISION | TIMM)[name]
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     images = ce.Images(pixels, np.arange(12) % 3, classes=["a", "b", "c"])
     newer = network(name, 3)
-    series = ce.Series("net", {1: perturbed(newer, 1), 2: newer}, ce.View(side, side))
+    series = ce.Series("net", {1: moved(newer), 2: newer}, ce.View(side, side))
     probed = ce.probe(series, images, k=3, activations=False, progress=False)
     stimuli = probed.to_pandas()
     assert set(stimuli["epoch"]) == {1, 2} and set(stimuli["layer"]) == set(probed.layers["layer"])
