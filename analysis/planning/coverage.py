@@ -176,6 +176,15 @@ SMALL = {
     "6 of 60 people, who differ widely": _small(
         items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
     ),
+    # The designs in which the rule did worst while it was being chosen.
+    **{
+        f"{n} of 60 people, who differ widely, at 1/6": _small(
+            1 / 6, items=16, answering={"b": n}, sd_participant=1.2, sd_item=0.3
+        )
+        for n in (4, 5, 8)
+    },
+    "60 people, 8 trials, at 1/6": _small(1 / 6, participants=60, items=8),
+    "60 people, 4 trials, at 1/6": _small(1 / 6, participants=60, items=4),
     "24 people, half of whom drop out": _small(participants=24, items=12, dropout=0.5),
     "20 people, 97 % right": _small(0.97, participants=20, items=8),
     "20 people, 3 % right": _small(0.03, participants=20, items=8),

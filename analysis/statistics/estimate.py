@@ -8,7 +8,8 @@ from math import nan, sqrt
 import numpy as np
 
 #: Fewest participants, and fewest items, in each group that an estimate needs for an interval.
-#: With fewer the test of a difference was rejected in up to 9 % of null studies.
+#: With three of 60 people in a condition the worst of the designs tried rejected 9 % of 200 null
+#: studies (standard error 2); with four 6.8 % of 1,000 (0.8), see docs/analysis.md.
 FEWEST = 4
 
 
