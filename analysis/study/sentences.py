@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
+from analysis.study.controls import failed_detection
 from analysis.study.published import REVERSION
 from analysis.study.results import Results, held_out
 from harness.records import PAIR
@@ -145,6 +146,7 @@ NEGATIVE_CONTROLS = ("random",)
 
 def failed_controls(results: Results) -> Iterator[str]:
     """Warnings where a control condition came out as it must not; they come before all claims."""
+    yield from failed_detection(results)
     table = results.tested("chance")
     if table.empty:
         return

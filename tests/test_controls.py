@@ -1,0 +1,50 @@
+"""Controls that come out as they must not are said before all claims."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis.study.frozen_study import read_study
+from analysis.study.responses import prepare
+from analysis.study.results import Results, Settings
+from analysis.study.sentences import failed_controls, main_question
+from tests.synthetic_study import PLANTED, make_responses, make_study
+
+LABELLING = {"evolution": 0.75, "same_stage": 0.25, "false_evolution": 0.85}
+
+
+@pytest.fixture(scope="module")
+def warnings_of(tmp_path_factory):
+    """Warnings of a study with planted shares of right answers and of "changed"."""
+    folder = tmp_path_factory.mktemp("study")
+    study = make_study(folder, trials=8, tasks=("odd_one_out", "evolution_labelling"))
+    frozen = read_study(folder)
+
+    def warnings(**planted) -> list[str]:
+        shares = PLANTED | {
+            "odd_one_out": PLANTED["odd_one_out"] | {"random": planted.get("random", 1 / 6)},
+            "evolution_labelling": LABELLING | {"false_evolution": planted.get("joined", 0.85)},
+        }
+        responses = prepare(frozen, *make_responses(folder, study, people=40, planted=shares))
+        results = Results(responses, Settings(99, 99), lambda rules: responses)
+        told = list(failed_controls(results))
+        assert list(main_question(results))[: len(told)] == told  # first of all
+        return told
+
+    return warnings
+
+
+def test_controls_that_work_say_nothing(warnings_of):
+    assert warnings_of() == []
+
+
+def test_a_solved_random_condition_is_said_first(warnings_of):
+    [told] = warnings_of(random=0.75)
+    assert told.startswith("Caution: the control condition random of odd one out failed.")
+    assert "no claim on this task can be trusted" in told
+
+
+@pytest.mark.parametrize("joined", [0.25, 0.05])
+def test_false_evolutions_that_nobody_notices_are_said_first(warnings_of, joined):
+    [told] = warnings_of(joined=joined)
+    assert "control condition false evolution of evolution labelling failed" in told
