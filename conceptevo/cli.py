@@ -18,6 +18,8 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from harness.terminal import console
+
 if TYPE_CHECKING:
     from harness.config import Config
 
@@ -127,7 +129,6 @@ _groups = {"study": _study, "responses": _responses, "bench": _bench, "prolific"
 for _name, _group in _groups.items():
     _group.callback()(lambda: None)  # a group without own commands needs one
     app.add_typer(_group, name=_name)
-console = Console()
 
 ConfigFile = Annotated[Path, typer.Argument(help="configuration (TOML); see `conceptevo init`")]
 Out = Annotated[
@@ -298,7 +299,7 @@ def _demo_study(out: Path) -> Path:
 
     study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
     if (study / "study.json").exists():
-        console.print("[dim]study: built before, reused[/dim]")
+        console.print("study: built before, reused", style="dim")
     else:
         build(out, study)
     simulate(study, participants=260)  # adds nobody who has taken part before

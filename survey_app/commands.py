@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from harness.terminal import console
 from tasks.responses import SOURCES, Source
 
 if TYPE_CHECKING:
     from survey_app.store import Store
     from tasks.recruitment import Recruitment
 
-console = Console()
 
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
 Database = Annotated[

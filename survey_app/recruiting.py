@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from harness.terminal import console
 from survey_app.commands import (
     Database,
     StudyFolder,
@@ -22,7 +22,6 @@ from tasks.responses import SOURCES
 if TYPE_CHECKING:
     from survey_app.places import Places, State
 
-console = Console()
 
 AsSource = Annotated[str, typer.Option(help=f"one of {', '.join(SOURCES)}")]
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-console = Console()
+from harness.terminal import console
 
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
 

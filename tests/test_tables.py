@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.exhibits.tables import LONGEST, Table, p_value
+from analysis.run.report import plain_on_screen
 
 FRAME = pd.DataFrame(
     {"name": ["a_b", "c"], "right": [0.5, np.nan], "low": [-0.25, np.nan], "high": [0.75, np.nan],
@@ -50,3 +51,14 @@ def test_latex_fits_the_page(rows, columns, kind):
     assert rf"\begin{{{kind}}}" in text and rf"\end{{{kind}}}" in text
     assert text.count(r"x \& y") == rows * columns
     assert r"50 \%" in text
+
+
+def test_brackets_of_data_are_printed(capsys):
+    """A title or a path with [brackets] is no markup (it was swallowed, or ended in an error)."""
+    from harness.terminal import console
+
+    screen = plain_on_screen(pd.DataFrame({"method": ["a[b]", "[/x]"]}), "[top]")
+    console.print(screen)
+    console.print("wrote /tmp/[dim]/x")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("a[b]", "[/x]", "[top]", "/tmp/[dim]/x"))

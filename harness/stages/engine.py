@@ -99,7 +99,7 @@ class Engine:
             if not self._plan.is_done(work)
         ]
         if reused := len(works) - len(waiting):
-            self._console.print(f"[dim]{title}: {reused} done before, reused[/dim]")
+            self._console.print(f"{title}: {reused} done before, reused", style="dim", markup=False)
         if not waiting:
             return
         columns = (
