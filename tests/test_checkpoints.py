@@ -1,6 +1,9 @@
 import pickle
+import sys
 from collections import OrderedDict
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,7 +163,7 @@ def test_the_users_own_function():
 
 
 def test_sources_are_chosen_by_name_and_checked():
-    assert set(SOURCES) == {"train", "folder", "torchvision", "function"}
+    assert set(SOURCES) >= {"train", "folder", "hub", "torchvision", "function"}
     assert parse_source({"name": "a", "source": "torchvision", "architecture": "vgg16"}).crop == 224
     with pytest.raises(ValueError, match="unknown source 'zoo'; known: train"):
         parse_source({"name": "a", "source": "zoo"})
@@ -179,3 +182,43 @@ def test_series_refuses_what_it_cannot_be():
         series.pairs([(1, 7)])
     with pytest.raises(ValueError, match="must go forward"):
         series.pairs([(5, 1)])
+
+
+def hub(**more):
+    revisions = {0: "step0", 1000: "step1000"}
+    return parse_source(
+        {"name": "suite", "source": "hub", "architecture": "small_vgg", "outputs": 4}
+        | {"repository": "owner/suite", "revisions": revisions}
+        | more
+    )
+
+
+def test_revisions_of_a_hub_repository(tmp_path, network, monkeypatch):
+    asked = []
+
+    def snapshot_download(repository, revision, cache_dir, allow_patterns):
+        asked.append((repository, revision))
+        if revision == "step0":
+            raise OSError("404: no such revision\nmore")
+        folder = tmp_path / revision
+        folder.mkdir(exist_ok=True)
+        torch.save(network.state_dict(), folder / "pytorch_model.bin")
+        assert any(fnmatch("model.safetensors.index.json", p) for p in allow_patterns)
+        assert any(fnmatch("pytorch_model-00001-of-00002.bin", p) for p in allow_patterns)
+        return str(folder)
+
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download)
+    )
+    source = hub()
+    assert source.epochs() == (0, 1000) and hub(skip=(0,)).epochs() == (1000,)
+    assert same(source.load(1000, 4, Run(tmp_path)), network)
+    assert asked == [("owner/suite", "step1000")]
+    with pytest.raises(CheckpointError, match=r"revision 'step0' of owner/suite .*\(404: no such"):
+        source.load(0, 4, Run(tmp_path))
+    assert source.identity(0) != source.identity(1000)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match="pip install huggingface_hub"):
+        source.load(1000, 4, Run(tmp_path))
+    with pytest.raises(ValidationError, match="repository"):
+        hub(repository="https://example.org/owner/suite")

@@ -21,7 +21,7 @@ from torch import nn
 from harness.artifacts import Artifact, Run, file_hash, fingerprint
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
-from harness.networks.checkpoint_files import load_weights, weight_files
+from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, weight_files
 from harness.networks.objectives import choose_objective
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
@@ -247,6 +247,61 @@ class FolderSource(ArchitectureSource):
         except CheckpointError as error:  # `load` says so
             content = [str(error)]
         return fingerprint(plugin_identity(self.architecture), self.outputs, self.key, content)
+
+
+@SOURCES.add("hub")
+class HubSource(ArchitectureSource):
+    """Revisions of a repository of the Hugging Face Hub, as some model suites publish their steps.
+
+    Attributes:
+        repository: "owner/name".
+        revisions: epoch -> branch, tag or commit, e.g. {0: "step0", 1000: "step1000"}.
+        key: which state dict of a file is meant, where it holds several.
+        cache: where downloads are kept; the library's own place by default.
+    """
+
+    repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revisions: dict[int, str] = Field(min_length=1)
+    key: str | None = None
+    cache: UserPath | None = None
+
+    def epochs(self) -> tuple[int, ...]:
+        return self._used(sorted(self.revisions))
+
+    def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
+        model = build(self.architecture, self.outputs or num_classes)
+        return load_weights(model, self._folder(epoch), self.key)
+
+    def _folder(self, epoch: int) -> Path:
+        """The files of a revision, downloaded once. Raises CheckpointError."""
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise CheckpointError(
+                f'series {self.name!r}: source = "hub" needs the package huggingface_hub: '
+                f"pip install huggingface_hub"
+            ) from error
+        revision = self.revisions[epoch]
+        try:
+            folder = snapshot_download(
+                self.repository,
+                revision=revision,
+                cache_dir=self.cache,
+                allow_patterns=[f"{Path(name).stem}*" for name in FOLDER_FILES],
+            )
+        except Exception as error:  # of the network, the server or the library
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise CheckpointError(
+                f"series {self.name!r}: revision {revision!r} of {self.repository} cannot be "
+                f"downloaded ({reason})"
+            ) from error
+        return Path(folder)
+
+    def identity(self, epoch: int) -> str:
+        """By name: a branch that moves is not noticed; tags and commits stay as they are."""
+        architecture = plugin_identity(self.architecture)
+        revision = self.revisions[epoch]
+        return fingerprint(architecture, self.outputs, self.key, self.repository, revision)
 
 
 @SOURCES.add("torchvision")

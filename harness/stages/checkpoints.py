@@ -28,7 +28,10 @@ from harness.records import Pair
 from harness.stages.stage import Plan
 
 #: Fields of a source that say which checkpoints there are, not what one of them is.
-_UNSEEN = {"name", "source", "training", "only", "skip", "checkpoints", "at", "objective"}
+_UNSEEN = {
+    *("name", "source", "training", "only", "skip", "checkpoints", "at", "objective"),
+    *("revisions", "cache"),
+}
 
 
 def give_checkpoints(plan: Plan) -> None:
