@@ -118,6 +118,7 @@ class Config(_Section):
     memory: float | None = Field(None, gt=0)  # GiB for all workers together
     device: Annotated[str, Field(pattern=NAME)] = "auto"
     precision: Precision = "float32"
+    readers: int | None = Field(None, ge=0)  # processes that decode images for each worker
     images: Annotated[
         DrawnImagesSection | FolderImagesSection | MemoryImagesSection,
         Field(discriminator="source"),

@@ -374,3 +374,27 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     text = str(error.value)
     assert "images.probe: 2 of 5 images cannot be read" in text
     assert "2.png: it is empty" in text and "3.png: it is damaged" in text
+
+
+def test_reading_in_processes_gives_the_same_batches_and_errors(tmp_path):
+    import torch
+    from PIL import Image
+
+    from harness.images.batches import batches, reading
+    from harness.images.sets import View, folder_images
+
+    (tmp_path / "a").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(7):
+        pixels = rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.png")
+    images, view = folder_images(tmp_path), View(8, 8)
+    plain = list(batches(images, np.arange(7), view, 2))
+    with reading(2):
+        read = list(batches(images, np.arange(7), view, 2))
+    for (ids, batch), (other_ids, other) in zip(plain, read, strict=True):
+        assert torch.equal(ids, other_ids) and torch.equal(batch, other)
+        assert batch.stride() == other.stride()
+    (tmp_path / "a" / "3.png").write_bytes(b"no image")
+    with reading(2), pytest.raises(ValueError, match=r"3\.png cannot be read"):
+        list(batches(images, np.arange(7), view, 2))

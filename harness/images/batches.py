@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from harness.images.sets import ImageSet, View
+
+_readers: ContextVar[int] = ContextVar("readers", default=0)
+
+
+@contextmanager
+def reading(processes: int) -> Iterator[None]:
+    """Read and decode images in so many processes beside this one; 0 and 1 stand for a thread."""
+    token = _readers.set(processes)
+    try:
+        yield
+    finally:
+        _readers.reset(token)
+
+
+class _Pieces(Dataset):
+    """What is read of each piece; an error is handed over as it is, not as a traceback's text."""
+
+    def __init__(self, read: Callable[[np.ndarray], Tensor], pieces: Sequence[np.ndarray]) -> None:
+        self._read, self._pieces = read, pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, position: int) -> Tensor | Exception:
+        try:
+            return self._read(self._pieces[position])
+        except Exception as error:
+            return error
 
 
 def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View) -> Tensor:
@@ -44,7 +75,15 @@ def batches(
 def read_ahead(
     read: Callable[[np.ndarray], Tensor], pieces: Sequence[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """(piece, what is read of it); the next is read while one is used, so two are in memory."""
+    """(piece, what is read of it), in order; the next is read while one is used, by one thread, so
+    that two are in memory, or by as many processes as `reading` says, with two for each."""
+    if (count := min(_readers.get(), len(pieces))) > 1:
+        loader = DataLoader(_Pieces(read, pieces), batch_size=None, num_workers=count)
+        for piece, batch in zip(pieces, loader, strict=True):
+            if isinstance(batch, Exception):
+                raise batch
+            yield piece, batch
+        return
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting = [reader.submit(read, piece) for piece in pieces[:1]]
         for position, piece in enumerate(pieces):

@@ -20,6 +20,7 @@ import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from harness.images.batches import reading
 from harness.networks.devices import CPU, Device
 
 T = TypeVar("T")
@@ -52,10 +53,12 @@ class Resources:
     Attributes:
         device: where networks compute, and how precisely.
         memory: bytes of it that passes may take.
+        readers: processes that read and decode images for it; 0 is a thread.
     """
 
     device: Device = CPU
     memory: int = 2**31
+    readers: int = 0
 
 
 #: Where nobody has granted any.
@@ -73,9 +76,15 @@ def using(granted: Resources) -> Iterator[None]:
     """Work with these resources."""
     token = _resources.set(granted)
     try:
-        yield
+        with reading(granted.readers):
+            yield
     finally:
         _resources.reset(token)
+
+
+def cores() -> int:
+    """Cores that this process may use (a container may have fewer than its machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:

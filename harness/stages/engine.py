@@ -30,7 +30,7 @@ from rich.progress import (
 )
 
 from harness.artifacts import Run
-from harness.networks.budget import Resources, using, worker_bytes
+from harness.networks.budget import Resources, cores, using, worker_bytes
 from harness.networks.devices import Precision, choose_device, devices
 from harness.stages.stage import Advance, Plan, Step, Work
 
@@ -50,11 +50,6 @@ class Shard:
     @property
     def steps(self) -> int:
         return self.work.steps
-
-
-def cores() -> int:
-    """Cores that this process may use (a container may have fewer than its machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Engine:
@@ -161,7 +156,7 @@ class Engine:
         names = [name for name in devices() if name.startswith("cuda")]
         sharing = -(-self._workers // len(names))
         return [
-            Resources(device, worker_bytes(config.memory, sharing, device))
+            Resources(device, worker_bytes(config.memory, sharing, device), granted.readers)
             for device in (replace(granted.device, name=name) for name in names)
         ]
 

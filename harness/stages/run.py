@@ -13,11 +13,11 @@ from rich.console import Console
 from harness.artifacts import Run, lock
 from harness.config import Config, refuse
 from harness.images.sets import listed_once
-from harness.networks.budget import using
+from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
-from harness.stages.engine import cores, engine
+from harness.stages.engine import engine
 from harness.stages.estimate import estimate
 from harness.stages.faults import faults
 from harness.stages.stage import Plan
@@ -52,7 +52,9 @@ def write_manifest(config: Config, run: Run) -> None:
             "space_methods": config.space.methods,
             "importance_methods": config.evolve.methods,
             "configuration": config.model_dump(
-                mode="json", serialize_as_any=True, exclude={"workers", "memory", "device"}
+                mode="json",
+                serialize_as_any=True,
+                exclude={"workers", "memory", "device", "readers"},
             ),
             "python": platform.python_version(),
             "versions": versions(),

@@ -21,7 +21,7 @@ import pandas as pd
 from harness.artifacts import Artifact, Run, fingerprint
 from harness.config import Config
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import Resources, worker_bytes
+from harness.networks.budget import Resources, cores, worker_bytes
 from harness.networks.devices import Device, choose_device
 
 #: Called by a piece of work with the number of steps it has just done.
@@ -125,7 +125,15 @@ class Plan:
     def resources(self) -> Resources:
         """What one worker may use."""
         memory = worker_bytes(self.config.memory, self.workers, self.device)
-        return Resources(self.device, memory)
+        return Resources(self.device, memory, self.readers)
+
+    @property
+    def readers(self) -> int:
+        """Processes that decode images for each worker: by default none for a CPU, whose cores the
+        workers use, and for a GPU, which would starve, its share of the cores, at most 16."""
+        if self.config.readers is not None:
+            return self.config.readers
+        return 0 if self.device.name == "cpu" else min(16, cores() // max(self.workers, 1))
 
     @cached_property
     def test_images(self) -> ImageSet:

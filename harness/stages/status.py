@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.artifacts import ArtifactError, Run, working_since
 from harness.config import Config, parse_config
-from harness.stages.engine import cores
+from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
 
