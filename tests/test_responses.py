@@ -76,6 +76,28 @@ def test_unfinished_people_are_not_analysed(study, tables):
     assert responses.everyone.set_index("participant")["excluded"]["p000"] == "not finished"
 
 
+def test_trials_without_an_answer_are_left_out_and_counted(study, tables):
+    answers, people = tables
+    first = (answers["participant"] == "p000") & (answers["role"] == "trial")
+    gone = answers.index[first][:2]
+    answers.loc[gone, ["answer", "correct", "confidence"]] = ["null", pd.NA, pd.NA]
+    answers.loc[gone, "missing"] = ["time", "picture"]
+    checks = answers.index[(answers["participant"] == "p001") & (answers["role"] == "attention")]
+    answers.loc[checks, ["answer", "correct", "missing"]] = ["null", pd.NA, "time"]
+    before = len(prepare(study, answers.drop(gone), people).answers)
+    responses = prepare(study, answers, people)
+    flow = responses.flow.set_index("step")
+    for reason in ("time", "picture"):
+        row = flow.loc[f"trials without an answer: {reason}"]
+        assert (row["participants"], row["answers"]) == (1, 1)
+    excluded = responses.everyone.set_index("participant")["excluded"]
+    assert excluded["p001"] == "attention_below"  # the time of those trials passed
+    assert len(responses.answers) == before
+    answers.loc[gone[0], "answer"] = '"a"'
+    with pytest.raises(ResponseError, match="of a trial without an answer"):
+        prepare(study, answers, people)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [
