@@ -154,3 +154,14 @@ def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):
     np.testing.assert_allclose(
         sorted(heights[0]), sorted(table.loc[shown, "base"].astype(float)), atol=1e-12
     )
+
+
+def test_answers_without_consent_or_withdrawn_are_not_kept(made, tmp_path):
+    folder, answers, people = made
+    people = people.copy()
+    people.loc[0, "consented_at"] = pd.NaT
+    people.loc[1, "status"] = "withdrawn"
+    path = write(tmp_path / "answers", answers, people)
+    analyse_study(Inputs(folder / "study", path), Settings(99, 99), tmp_path / "results")
+    kept = pd.read_csv(tmp_path / "results" / "data" / "responses.csv")["participant"]
+    assert not {"p0001", "p0002"} & set(kept) and kept.nunique() == 10

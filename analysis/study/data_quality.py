@@ -62,7 +62,7 @@ def _listed(names: list[str]) -> str:
 
 def _without_consent(responses: Responses) -> Check:
     people = responses.everyone
-    went_on = ~people["status"].isin(["arrived", "screened_out", "expired"])
+    went_on = ~people["status"].isin(["arrived", "screened_out", "expired", "withdrawn"])
     count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
     return Check(
         "went on without stored consent", count,

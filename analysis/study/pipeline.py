@@ -84,7 +84,8 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     for note in study_quality.notes(chosen):  # names participants as the user's tables do
         log.warning(note)
     people = people[people["source"] == source]
-    consented = people.loc[people["consented_at"].notna(), "participant"]
+    kept = people["consented_at"].notna() & (people["status"] != "withdrawn")
+    consented = people.loc[kept, "participant"]
     data = anonymised(answers[answers["participant"].isin(consented)], people)
     write_data(out / "data", *data)
     copy_study(inputs.study, out / "study")
