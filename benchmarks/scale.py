@@ -58,7 +58,7 @@ class Noise:
 
 
 def probing(images: int) -> None:
-    """All images in ranges, joined, written; a small VGG of 288 neurons, 32 pixels."""
+    """All images in ranges, joined, written; a small VGG of 312 neurons, 32 pixels."""
     model = build("small_vgg", 12, 0)
     layers = find_layers(model, VIEW)
     parameters = ProbeParameters(range_images=1000)
