@@ -283,9 +283,14 @@ def started(tmp_path, monkeypatch):
     return start
 
 
-def test_an_encoder_is_refused_until_an_objective_is_chosen(started):
-    text, _ = started("")
+def test_an_encoder_is_refused_before_any_work(started):
+    text, out = started("", "probe")
     assert "the network has 9 outputs for 12 classes" in text and 'objective = "prototype"' in text
+    assert not list(out.glob("probe/*/stimuli*"))
+
+
+@pytest.mark.slow
+def test_an_encoder_goes_all_the_way_with_an_objective(started):
     text, out = started('objective = "prototype"')
     results = read_results(out, REVERSION)
     (sentence,) = results.measured_on
