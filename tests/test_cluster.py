@@ -9,6 +9,7 @@ from rich.console import Console
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.stages.engine import engine
+from harness.stages.run import run_until
 from harness.stages.stage import Plan, Work
 
 ray = pytest.importorskip("ray", reason="pip install -e '.[cluster]'; `make nightly` does")
@@ -81,3 +82,9 @@ def test_no_cluster_says_how_to_start_one(tmp_path):
         engine(plan(tmp_path), 2, Console(quiet=True), "127.0.0.1:1") as working,
     ):
         working.step("draw", draws([1]))
+
+
+def test_the_machine_that_starts_a_run_needs_no_gpu(tmp_path):
+    config = parse_config({"series": [{"name": "vgg"}], "device": "cuda:0"})
+    with pytest.raises(ValueError, match=r"no Ray cluster there"):
+        run_until("images", config, tmp_path / "run", Console(quiet=True), "127.0.0.1:1")

@@ -87,7 +87,8 @@ def run_until(
     """
     run = Run(out)
     plan = Plan(config, run)
-    plan.workers = workers = worker_count(config, plan.device)
+    # a cluster's devices are those of its machines, not of this one
+    plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
     refuse(faults(config))
     with lock(out), engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
