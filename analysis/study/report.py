@@ -89,6 +89,8 @@ def _collected(results: Results) -> list[str]:
     excluded = {k: n for k, n in steps.items() if k.startswith("excluded") and n}
     if excluded:
         by_rule = "; ".join(f"{k.removeprefix('excluded: ')}: {n}" for k, n in excluded.items())
+    elif results.responses.flow["not applicable"].fillna(0).astype(int).any():
+        by_rule = "none, but some rules could not be applied to all participants (below)"
     else:
         by_rule = "none"
     return [

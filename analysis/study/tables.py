@@ -83,12 +83,23 @@ def claims(results: Results) -> Table | None:
         "test shows only whether the task works. The family-wise error rate is 5 %: about one "
         "null study in twenty yields any claim. Permutation tests: "
         f"{results.settings.permutations:,} permutations, so the smallest p is "
-        f"{p_value(1 / (results.settings.permutations + 1))}{_monte_carlo(tested)}.",
+        f"{p_value(1 / (results.settings.permutations + 1))}{_monte_carlo(tested)}."
+        f"{_equivalence(tested)}",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
         hidden=("main", "p_error"),
     )  # fmt: skip
+
+
+def _equivalence(tests: pd.DataFrame) -> str:
+    """How rows of equivalence tests are read, where there are any."""
+    if not tests["question"].str.endswith(".equivalence").any():
+        return ""
+    return (
+        " Equivalence tests (two one-sided tests) show 90 % CIs and have no single null value: "
+        "equivalence is claimed if the interval lies within the smallest effect of interest."
+    )
 
 
 def _monte_carlo(tests: pd.DataFrame) -> str:
