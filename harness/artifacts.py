@@ -171,7 +171,7 @@ class Artifact:
 LAYOUT = {
     "images": "images/{0}.npz",  # split -> pixels, and part and colour maps where drawn
     "image_index": "images/{0}.parquet",  # split -> image_id, class_id, class_name, path
-    "left_out": "images/{0}-left-out.parquet",  # split -> what, files
+    "left_out": "images/left-out/{0}.parquet",  # split -> what, files
     "weights": "training/{0}/epoch-{1:04d}.pt",  # series, epoch
     "training_state": "training/{0}/state.pt",  # series: what interrupted training resumes from
     "training_log": "training/{0}/log.parquet",  # series
