@@ -270,7 +270,7 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if place == "device":
         message = "must be auto, cpu, cuda, cuda:N or mps"
-    if problem["type"] == "string_pattern_mismatch":
+    elif problem["type"] == "string_pattern_mismatch":
         message = "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"
     if problem["type"] in ("tuple_type", "list_type"):
         message = "must be a list: in brackets, or [[series]] for each series"

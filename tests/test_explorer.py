@@ -93,6 +93,8 @@ def results(run, tmp_path_factory) -> Path:
             "evidence": {"space": "ppmi", "min_depth": 0.0},
             "trials": {"odd_one_out": {"base": 2, "random": 1}, "concept_agreement": {"random": 1}},
             "exclusion": {"attention_below": 0.0, "total_seconds_outside": [0, 1e9]},
+            "attention": {"trials": 0},  # networks of three epochs hold no obvious ones
+            "practice": {"trials": 0},
         }
     )
     build(run, settings, folder / "study", say=lambda text: None)
@@ -425,6 +427,7 @@ def test_a_selection_becomes_groups_that_a_study_takes(run, visit, tmp_path):
     assert sorted(n.channel for n in group.neurons) == sorted(living["channel"])
     assert {(n.series, n.epoch, n.layer) for n in group.neurons} == {("vgg", 1, "features.2")}
     settings = {"forms": 1, "participants": 1, "trials": {"odd_one_out": {"hand_picked": 1}},
+                "attention": {"trials": 0}, "practice": {"trials": 0},
                 "evidence": {"space": "ppmi", "min_depth": 0.0,
                              "groups": str(tmp_path / "groups.toml")}}  # fmt: skip
     study = build(

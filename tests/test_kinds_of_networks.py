@@ -2,6 +2,7 @@
 that says which checkpoint, what was asked and what to do."""
 
 import copy
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -285,11 +286,9 @@ def test_an_error_in_a_network_is_one_sentence():
 def test_a_problem_names_its_checkpoint_once(run):  # noqa: F811
     table = pd.DataFrame([check(run, TwoInputs())])
 
-    class Plan:
-        class test_images:
-            classes, labels = ("a",), [0, 0]
-
-    (text,) = problems(Plan, table)
+    images = SimpleNamespace(classes=("a",), labels=[0, 0])
+    config = SimpleNamespace(probe=SimpleNamespace(k=1))
+    (text,) = problems(SimpleNamespace(test_images=images, config=config, run=run), table)
     assert text.count("series 'mine'") == 1 and text.startswith("series 'mine', epoch 1")
 
 

@@ -236,10 +236,11 @@ def run(tmp_path):
     run = Run(tmp_path)
     names = ["a", "b", "c"]
     index = pd.DataFrame({"image_id": range(6), "class_id": [0, 0, 1, 1, 2, 2], "path": ""})
-    run.save(Artifact("image_index", ("test",)),
-             index.assign(class_name=[names[i] for i in index["class_id"]]), "x")  # fmt: skip
     pixels = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), dtype=np.uint8)
-    run.save(Artifact("images", ("test",)), {"pixels": pixels}, "x")
+    for split in ("probe", "test"):
+        run.save(Artifact("image_index", (split,)),
+                 index.assign(class_name=[names[i] for i in index["class_id"]]), "x")  # fmt: skip
+        run.save(Artifact("images", (split,)), {"pixels": pixels}, "x")
     return run
 
 

@@ -206,7 +206,7 @@ def test_two_commands_do_not_work_in_one_folder(finished, config):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("k = 8", "k = 80", "k=80 stimuli cannot be found among 72 probe images"),
+        ("k = 8", "k = 80", "probe.k = 80: there are 72 probe images; lower it, or add images"),
         ('"zebra"', '"unicorn"', "no class unicorn; there are ladybug"),
         ('name = "vgg"', 'name = "vgg"\nlayers = ["nope"]', "no layer matches 'nope'"),
         ("random_draws", "random_drwas", r"revert.random_drwas: unknown key"),

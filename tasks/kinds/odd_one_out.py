@@ -216,7 +216,11 @@ class OddOneOut(PickOne):
         one = int(rng.integers(len(rows)))
         kinds = evidence.kinds(evidence.neurons[rows[one]])
         if kinds.max() < COHERENT:
-            raise NoTrial("its pictures are of no one kind")
+            raise NoTrial(
+                "too few neurons show images of one class, as attention and practice trials need; "
+                "choose later epochs or deeper layers ([evidence] in study.toml), or set "
+                "attention.trials = 0 and practice.trials = 0"
+            )
         alike = looks @ looks[one]
         for odd in np.argsort(alike)[: int((alike <= OBVIOUS_BELOW).sum())]:
             shared = np.minimum(kinds, evidence.kinds(evidence.neurons[rows[odd]])).sum()
