@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from analysis.explorer.data import Source
 from analysis.explorer.page import write_explorer
@@ -60,50 +60,32 @@ def explorer(browser: Browser, run: Run, results: Path) -> bytes:
 
 
 def survey(browser: Browser, study: Path) -> bytes:
-    """The first trial with pictures to choose from, of a participant who answers anything."""
-    with tempfile.TemporaryDirectory() as folder:
-        database = f"sqlite:///{Path(folder) / 'answers.sqlite'}"
-        command = [sys.executable, "-m", "conceptevo", "survey", str(study), "--port", "0"]
-        server = subprocess.Popen(
-            [*command, "--database", database], stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
-        )  # fmt: skip
-        try:
-            assert server.stdout is not None
-            text = ""
-            for line in server.stdout:
-                text += line
-                if found := re.search(r"http://[\d.]+:\d+", text):
-                    break
-            else:
-                raise RuntimeError(f"the survey did not start: {text}")
-            tab = browser.new_page(viewport={"width": 1000, "height": 900})
-            tab.goto(found[0])
-            return first_choice(tab)
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-
-
-def first_choice(tab: Page) -> bytes:
-    """Answer until a trial shows pictures to choose from; its picture."""
-    for _ in range(80):
-        tab.wait_for_selector(".survey[data-armed=yes]", timeout=60_000)
-        view = tab.locator(".survey")
-        if view.get_attribute("data-stage") == "trial" and view.locator("label img").count():
-            tab.wait_for_timeout(500)
-            return view.screenshot()
-        version = view.get_attribute("data-version")
-        if view.get_attribute("data-stage") == "consent":
-            tab.click("button[value=yes]")
+    """The first trial with pictures to choose from."""
+    command = [sys.executable, "-m", "conceptevo", "survey", str(study), "--preview", "--port", "0"]
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        text = ""
+        for line in server.stdout:
+            text += line
+            if found := re.search(r"http://[\d.]+:\d+", text):
+                break
         else:
-            for group in view.locator("fieldset[data-keys]").all():
-                group.locator("label").first.click()
-            for box in view.locator("input[type=text]").all():
-                box.fill("stripes")
-            view.locator("form button").first.click()
-        tab.wait_for_selector(f".survey[data-armed=yes]:not([data-version='{version}'])")
-    raise RuntimeError("no trial with pictures to choose from came up")
+            raise RuntimeError(f"the survey did not start: {text}")
+        tab = browser.new_page(viewport={"width": 1040, "height": 660})
+        for number in range(1, 80):
+            tab.goto(f"{found[0]}/?page=trial%20{number}")
+            tab.wait_for_selector(".survey h1")
+            if tab.locator(".survey label img").count():
+                tab.wait_for_timeout(2000)
+                return tab.screenshot()
+        raise RuntimeError("no trial with pictures to choose from")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
 
 
 def save(name: str, picture: bytes) -> None:
