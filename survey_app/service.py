@@ -280,7 +280,7 @@ class Service:
         return save(flow.turn_page(progress, course), questionnaire=kept)
 
     def _fitting(self, check, *given) -> dict[str, Any]:
-        """What a check of answers returns; what does not fit is told in the study's language."""
+        """What a check of answers returns; misfits are stated in the study's language."""
         try:
             return check(*given)
         except UnfitAnswer as error:

@@ -33,7 +33,7 @@ def _options(study: Study, trial: str, round_: int) -> tuple[str, ...]:
 
 
 def plan(study: Study, place: int) -> list[Placed]:
-    """The trials of a place, in order; attention trials stand evenly spread, never first."""
+    """The trials of a place, in order; attention trials stand at even distances, never first."""
     form, round_ = place % len(study.forms), place // len(study.forms)
     order: list[str] = []
     for number, block in _turn(list(enumerate(study.forms[form])), round_):

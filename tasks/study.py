@@ -142,7 +142,7 @@ def build(
     """Draw all trials, write the study's folder and freeze it.
 
     Args:
-        say: is told how far the drawing is. note: is told what differs from the settings.
+        say: receives progress messages. note: receives departures from the settings.
 
     Raises:
         ValueError: the folder holds a study already, or the run cannot fill the design.

@@ -1,6 +1,5 @@
 """Every code block of README and docs runs; every command and every link in them exists."""
 
-import gc
 import json
 import re
 import shlex
@@ -11,12 +10,7 @@ import pytest
 import torch
 import typer
 
-import analysis.benchmark.report
-import analysis.study.pipeline  # noqa: F401
-import conceptevo.api  # noqa: F401
-from analysis.exhibits import shelf
 from conceptevo import cli
-from harness.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("registries")
 ROOT = Path(__file__).parent.parent
@@ -26,18 +20,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def blocks(page, language):
     pattern = rf"^```{language}\n(.*?)^```"
     return re.findall(pattern, page.read_text(encoding="utf-8"), re.S | re.M)
-
-
-@pytest.fixture(autouse=True)
-def registries():
-    """What a page registers is gone after its test, so that no other test finds it."""
-    registries = [thing for thing in gc.get_objects() if type(thing) is Registry]
-    shelves = [*(registry._plugins for registry in registries), shelf._exhibits]
-    before = [dict(names) for names in shelves]
-    yield
-    for names, kept in zip(shelves, before, strict=True):
-        names.clear()
-        names.update(kept)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

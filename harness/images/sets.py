@@ -196,7 +196,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def image_remarks(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """What is converted or not used of image files, told from their first bytes alone.
+    """What is converted or not used of image files, read from their first bytes alone.
 
     Returns:
         Of each file, its remarks, joined by "; " ("" for none); and why files cannot be opened.
@@ -405,8 +405,8 @@ def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
 
 
 def sample_digest(images: ImageSet, view: View, most: int = 64) -> str:
-    """A hash of the labels and of the pixels of up to `most` images, spread evenly: two sets that
-    have the same one are taken for the same."""
+    """A hash of the labels and of the pixels of up to `most` images, at even distances: two sets
+    that have the same one are taken for the same."""
     digest = hashlib.sha256(images.labels.astype(np.int64).tobytes())
     for index in np.linspace(0, len(images) - 1, min(most, len(images)), dtype=int):
         digest.update(images.pixels(int(index), view).tobytes())

@@ -59,7 +59,7 @@ def find_layers(
         view: the size of its input.
         patterns: names of modules or of parts of them (`parts.py`), or shell patterns
             ("features.*", "blocks.*:heads"), instead of the default.
-        channels_last: by pattern, for layers whose layout cannot be told from the shape.
+        channels_last: by pattern, for layers whose layout cannot be inferred from the shape.
 
     Raises:
         ValueError: a pattern that matches no module, no non-linearity found, values that are no

@@ -50,7 +50,7 @@ class Source(BaseModel, ABC):
         mean, std: of the normalisation of pixels in [0, 1], one number a colour channel; a network
             for greyscale images has one each.
         layers: module names or patterns to probe; every block's non-linearity by default.
-        channels_last: by layer pattern, where the layout cannot be told from the shapes.
+        channels_last: by layer pattern, where the layout cannot be inferred from the shapes.
         outputs: size of the network's output, by default the number of classes.
         class_outputs: class name -> index in the output, where it is not the class's own index.
         output: where the network returns several things, the key, attribute or position of the
