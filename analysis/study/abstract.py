@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import QUESTIONS
 from analysis.study.results import Results
-from analysis.study.sentences import p_text, percent, rows_of, signed
-from analysis.study.thresholds import main_result
+from analysis.study.sentences import p_text, percent, rows_of, shares, signed, span
+from analysis.study.thresholds import NO_RULE
 
-#: Kinds of test whose value is a share or a difference of shares, shown in percent.
-PERCENT = {"chance": "{:.0f} %", "contrasts": "{:+.1f} percentage points", "learning": "{:+.1f}"}
+#: Kinds of test, beside accuracy against chance, whose value is a difference of shares.
+UNITS = {"contrasts": " percentage points", "learning": " percentage points per ten trials"}
 
 
 def of_study(results: Results) -> Iterator[str]:
@@ -87,38 +88,28 @@ def _main(results: Results) -> str:
         return f"The primary hypothesis, {measure}, could not be tested."
     parts = []
     for row in rows_of(main):
+        name = spaced(row.what)
         if pd.isna(row.p):
-            parts.append(f"{row.what.replace('_', ' ')} not testable")
+            parts.append(f"{name} not testable")
             continue
-        times = 100 if kind in PERCENT else 1
-        form = PERCENT.get(kind, "{:+.2f}")
-        ends = (
-            "no interval estimable"
-            if pd.isna(row.low)
-            else f"{results.level} CI [{_number(times * row.low, kind)}, "
-            f"{_number(times * row.high, kind)}]"
-        )
-        value = form.format(times * row.value).replace("-", "−")
-        against = f" against {percent(row.null)} expected by chance" if kind == "chance" else ""
-        parts.append(
-            f"{row.what.replace('_', ' ')} {value}{against} ({ends}; adjusted {p_text(row.p)})"
-        )
+        if kind == "chance":
+            value = f"{percent(row.value)} against {percent(row.null)} expected by chance"
+            ends = shares(results, row)
+        else:
+            times, form = (100, ".1f") if kind in UNITS else (1, ".2f")
+            value = f"{signed(times * row.value, form)}{UNITS.get(kind, '')}"
+            ends = f"{results.level} CI {span(row, form, times)}"
+        parts.append(f"{name} {value} ({ends}; adjusted {p_text(row.p)})")
     return f"{measure[:1].upper()}{measure[1:]}: {'; '.join(parts)}. {_robustness(results)}".strip()
-
-
-def _number(value: float, kind: str) -> str:
-    return (
-        f"{value:.0f} %" if kind == "chance" else signed(value, ".1f" if kind in PERCENT else ".2f")
-    )
 
 
 def _robustness(results: Results) -> str:
     """How many tests of the primary hypothesis are significant without any exclusion."""
-    everyone = results.reload({})
-    found = main_result(Results(everyone, results.settings, results.reload, None))
-    if found.empty or "claimed" not in found:
+    every = results.specifications
+    tests = every[every["rule"] == NO_RULE].dropna(subset=["what"])
+    if tests.empty:
         return ""
     return (
-        f"Without exclusions, {int(found['claimed'].sum())} of {_plural(len(found), 'test')} of it "
+        f"Without exclusions, {int(tests['claimed'].sum())} of {_plural(len(tests), 'test')} of it "
         "remain significant."
     )

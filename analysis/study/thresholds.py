@@ -16,6 +16,9 @@ from analysis.study.family import complete
 from analysis.study.identical import SHARE
 from analysis.study.planned_tests import STUDY_TESTS
 
+#: How the specification without any exclusion is called.
+NO_RULE = "no rule"
+
 
 def main_result(results: Analysed) -> pd.DataFrame:
     """The tests of the main question, as if no other test handed anything on to them.
@@ -103,7 +106,7 @@ def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict
     """
     grid: list[tuple[str, str, dict[str, Any]]] = [
         ("all rules", "as frozen", frozen),
-        ("no rule", "none", {}),
+        (NO_RULE, "none", {}),
     ]
     tried: dict[str, list[Any]] = {
         "attention_below": [0.5, 0.67, 0.8, 1.0],
