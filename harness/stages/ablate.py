@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import Images, ablate
-from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, Cost, fitting, halving, resources
 from harness.networks.execution import execution
@@ -26,6 +25,7 @@ from harness.records import ARM, CONTROLS, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
 from harness.stages.checkpoints import (
+    batch_there,
     batches_there,
     image_parts,
     importance_batches,
@@ -190,16 +190,13 @@ class RunArms(Work):
                 chosen: np.ndarray = chosen,
                 wanted_arms: list[arms.Arm] = wanted_arms,
             ) -> pd.DataFrame:
-                device = resources().device
                 shown = Images(
                     batches_there(images, chosen, view, size),
                     partial(importance_batches, images, config, view, class_id, size),
-                    lambda ids: device.batch(
-                        batch_of(images, donors(images, ids, config.seed), view)
-                    ),
+                    lambda ids: batch_there(images, donors(images, ids, config.seed), view),
                 )
                 target = measured(class_id)
-                with device.computing():
+                with resources().device.computing():
                     return ablate(
                         older, newer, layers, wanted_arms, shown, target, self.ablation, size
                     )
@@ -277,10 +274,9 @@ def bytes_an_image(
 ) -> float:
     """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
     twice as much again for what a run in progress, or a graph for gradients, holds."""
-    device = resources().device
-    batch = device.batch(batch_of(images, np.arange(min(FEWEST, len(images))), view))
+    batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
     total = 0
-    with torch.inference_mode(), device.computing():
+    with torch.inference_mode(), resources().device.computing():
         for model in (older, newer):
             with execution(model, layers) as running:
                 running.start(batch)

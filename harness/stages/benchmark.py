@@ -18,7 +18,6 @@ from harness.config import Config, ConfigError, parse_config
 from harness.evolutions import arms
 from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE, importance_method, sensitivities
-from harness.images.batches import batch_of
 from harness.networks.budget import resources
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layers import Layer
@@ -33,7 +32,7 @@ from harness.stages.ablate import (
     set_works,
     study_steps,
 )
-from harness.stages.checkpoints import image_parts, open_pair, read_layers, view_of
+from harness.stages.checkpoints import batch_there, image_parts, open_pair, read_layers, view_of
 from harness.stages.engine import one_thread
 from harness.stages.evolve import ScoreEvolutions, score_works
 from harness.stages.prototypes import prototype_works
@@ -184,7 +183,7 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
         }
         if waiting_scores or waiting_arms:
             some = np.arange(min(size, 8, len(plan.test_images)))
-            batch = resources().device.batch(batch_of(plan.test_images, some, opened[-1]))
+            batch = batch_there(plan.test_images, some, opened[-1])
             steps = study.config.evolve.path_steps
             with one_thread():
                 seconds = seconds_an_image(study.scored, steps, *opened[:3], batch)

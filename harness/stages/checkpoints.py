@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config
-from harness.images.batches import batches
+from harness.images.batches import batch_of, batches
 from harness.images.sets import ImageSet, View, open_images
 from harness.images.splits import split_images
 from harness.networks.architectures import channels_last
@@ -158,6 +158,11 @@ def importance_batches(
     """The images of a class that importance is measured on."""
     chosen = image_parts(config, images, class_id)["importance"]
     return [batch for _, batch in batches_there(images, chosen, view, batch_size)]
+
+
+def batch_there(images: ImageSet, chosen: Sequence[int] | np.ndarray, view: View) -> Tensor:
+    """`batch_of`, on the device in use."""
+    return resources().device.batch(batch_of(images, chosen, view))
 
 
 def batches_there(

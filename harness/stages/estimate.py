@@ -38,7 +38,7 @@ from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import ablation_size, bytes_an_image
 from harness.stages.benchmark import arms_a_class, seconds_an_image
-from harness.stages.checkpoints import prepared
+from harness.stages.checkpoints import batch_there, prepared
 from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split
 from harness.stages.probe import MASKED_IMAGES
@@ -202,7 +202,7 @@ class _Opened:
 
     def batch(self, count: int) -> torch.Tensor:
         ids = np.arange(count) % len(self.material.sample)
-        return resources().device.batch(batch_of(self.material.sample, ids, self.view))
+        return batch_there(self.material.sample, ids, self.view)
 
     def training(self, source: TrainedSource) -> Estimate:
         """One step of training, timed."""

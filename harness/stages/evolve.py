@@ -19,7 +19,6 @@ from harness.evolutions.importance import (
     split_half,
     summarise,
 )
-from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, halving, resources
 from harness.networks.layers import Layer
@@ -29,6 +28,7 @@ from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import (
+    batch_there,
     fitting_size,
     importance_batches,
     open_pair,
@@ -138,9 +138,7 @@ class ScoreEvolutions(Work):
         view: View,
     ) -> int:
         """Images a pass, such that the method fits the memory of this worker."""
-        batch = resources().device.batch(
-            batch_of(images, np.arange(min(FEWEST, len(images))), view)
-        )
+        batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
         rng, steps = np.random.default_rng(0), self.config.evolve.path_steps
         methods = {self.method: importance_method(self.method)}
         others = partial(tuple, [batch])

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
-from harness.images.batches import batches
 from harness.images.sets import ImageSet, open_images
 from harness.networks.budget import halving, resources
 from harness.networks.objectives import Target, choose_objective, read_embeddings
@@ -23,7 +22,7 @@ from harness.networks.recording import borrowed
 from harness.networks.running import run_network
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import image_parts, load, output_of, view_of
+from harness.stages.checkpoints import batches_there, image_parts, load, output_of, view_of
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 
@@ -59,11 +58,10 @@ class MakePrototypes(Work):
         purpose = "for the prototypes of classes"
 
         def mean(ids: np.ndarray, size: int) -> Tensor:
-            device = resources().device
-            with borrowed(model), torch.inference_mode(), device.computing():
+            with borrowed(model), torch.inference_mode(), resources().device.computing():
                 answers = [
-                    logits_of(model, run_network(model, device.batch(batch), purpose)).cpu()
-                    for _, batch in batches(images, ids, view, size)
+                    logits_of(model, run_network(model, batch, purpose)).cpu()
+                    for _, batch in batches_there(images, ids, view, size)
                 ]
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
