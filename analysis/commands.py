@@ -52,8 +52,8 @@ def analyse(
     )
     results = analyse_study(Inputs(study, responses, run, source), settings, out)
     for sentence in main_question(results):
-        console.print(sentence, highlight=False)
-    console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex", highlight=False)
+        console.print(sentence)
+    console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex")
 
 
 def explore(
@@ -71,9 +71,9 @@ def explore(
 
     with console.status("explorer"):
         written = write_explorer(Run(run), out or run / "explore.html", study)
-    console.print(f"Look around: {written.page} ({written.size / 1e6:.1f} MB)", highlight=False)
+    console.print(f"Look around: {written.page} ({written.size / 1e6:.1f} MB)")
     if written.folder is not None:
-        console.print(f"keep its pictures beside it: {written.folder}", highlight=False)
+        console.print(f"keep its pictures beside it: {written.folder}")
 
 
 def preregister(
@@ -92,11 +92,11 @@ def preregister(
     with console.status("simulating the power of the frozen design"):
         written = write_preregistration(study, out or study / "preregistration.md", studies)
     for path in written:
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}")
     if not can_write_pdf():
         console.print("no PDF: it needs fpdf2 (pip install 'conceptevo-harness[pdf]')")
     missing = written[0].read_text(encoding="utf-8").count(AUTHORS)
-    console.print(f"{missing} parts are marked for the authors to complete", highlight=False)
+    console.print(f"{missing} parts are marked for the authors to complete")
 
 
 def compare(
@@ -120,7 +120,7 @@ def compare(
     console.print(table.caption)
     if out is not None:
         table.write(out)
-        console.print(f"wrote {out}", highlight=False)
+        console.print(f"wrote {out}")
 
 
 def release(
@@ -131,7 +131,7 @@ def release(
     from analysis.study import release as packing
 
     path = packing.release(results, out)
-    console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", highlight=False)
+    console.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def rebuild(
@@ -150,7 +150,7 @@ def rebuild(
         )
     console.print(f"all tables of {pack} rebuilt, byte for byte")
     if out is not None:
-        console.print(f"wrote {out / 'report.html'}, tables/, figures/", highlight=False)
+        console.print(f"wrote {out / 'report.html'}, tables/, figures/")
 
 
 def power(
@@ -215,7 +215,6 @@ def power(
         console.print(
             f"From the pilot: {shares}; spreads {design.sd_participant:.2f} (people), "
             f"{design.sd_condition:.2f} (people within conditions), {design.sd_item:.2f} (items)",
-            highlight=False,
         )
     table = curve(
         Plan(design, against_chance, reference, share=primary_share),
@@ -229,13 +228,12 @@ def power(
     tables, figure = power_tables(table, found, wanted)
     for one in tables:
         console.print(on_screen(one))
-    console.print(in_words(found, wanted), highlight=False)
+    console.print(in_words(found, wanted))
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(
             f"They hold {100 * primary_share:.0f} % of the 5 % where they are the study's main "
             f'question: in study.toml, [analysis] primary = "TASK.{kind}".',
-            highlight=False,
         )
     if out is not None:
         for one in tables:

@@ -183,7 +183,7 @@ def _audit(run) -> None:
         columns = ["series", "epoch", "norm", "step", "detour", *names]
         console.print(plain_on_screen(table.frame[columns].rename(columns=names), table.title))
     for sentence in audit.audit_sentences(run, {}):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence)
 
 
 def _report(run) -> None:
@@ -193,7 +193,7 @@ def _report(run) -> None:
         written = write_report(run)
     console.print(written.summary)
     for path in written.paths:
-        console.print(f"  {path}", highlight=False)
+        console.print(f"  {path}")
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -309,8 +309,8 @@ def _demo_study(out: Path) -> Path:
         export(database_url(study, None), answers, "simulated")
         with console.status("analysing the simulated answers"):
             analyse_study(Inputs(study, answers, out), Settings(), results)
-    console.print(f"What people would have answered: {results / 'report.html'}", highlight=False)
-    console.print(f"\nServe the study with\n  conceptevo survey {study}", highlight=False)
+    console.print(f"What people would have answered: {results / 'report.html'}")
+    console.print(f"\nServe the study with\n  conceptevo survey {study}")
     return results
 
 
@@ -386,9 +386,9 @@ def bench(
         written = write_bench_report(run)
     console.print(written.summary)
     for sentence in written.sentences:
-        console.print(sentence, highlight=False)
+        console.print(sentence)
     for path in written.paths:
-        console.print(f"  {path}", highlight=False)
+        console.print(f"  {path}")
 
 
 @app.command()
@@ -436,10 +436,10 @@ def status(run: RunFolder) -> None:
     found = status_of(Run(run))
     table = found.table()
     table["minutes left"] = (table.pop("seconds_left") / 60).round(1)
-    console.print(table.to_string(index=False, na_rep="?"), highlight=False, markup=False)
+    console.print(table.to_string(index=False, na_rep="?"))
     if found.unknown:
         console.print(f"Not known before what stands above is done: {', '.join(found.unknown)}.")
-    console.print(found.sentence(datetime.now()), highlight=False)
+    console.print(found.sentence(datetime.now()))
 
 
 @app.command()
@@ -454,12 +454,11 @@ def verify(run: RunFolder) -> None:
         files += 1
         if finding is not None:
             findings.append(finding)
-            console.print(f"{finding.path} {finding.text}", highlight=False, markup=False)
+            console.print(f"{finding.path} {finding.text}")
     damaged = sum(finding.is_damage for finding in findings)
     console.print(
         f"{files} artifacts: {files - len(findings)} as they were written, {damaged} damaged or "
         f"missing, {len(findings) - damaged} of which nothing is known",
-        highlight=False,
     )
     if damaged:
         raise typer.Exit(1)
@@ -486,10 +485,10 @@ def convert(
         )
     if target.exists():
         raise ValueError(f"{target} exists; name another file with --out")
-    console.print(f"loading {file} with pickle: code in it is run now", highlight=False)
+    console.print(f"loading {file} with pickle: code in it is run now")
     keys, tensors = write_weights(file, target)
     listed = ", ".join(key or "(the file itself)" for key in keys)
-    console.print(f"wrote {target}: {tensors} tensors of {listed}", highlight=False, markup=False)
+    console.print(f"wrote {target}: {tensors} tensors of {listed}")
 
 
 @app.callback()

@@ -67,20 +67,17 @@ def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
     console.print(
         f"{counts['places']} places, {counts['free']} free; people from "
         f"{', '.join(recruitment.platforms)}",
-        highlight=False,
     )
     if counts["places"] != recruitment.places:
         console.print(
             f"recruitment.toml begins with places = {recruitment.places}; the study has "
             f"{counts['places']}. `conceptevo study places` adds more.",
-            highlight=False,
         )
     platforms = [name for name in recruitment.platforms if name != "open"]
     if platforms and not recruitment.studies and not recruitment.signed:
         console.print(
             f"anybody who makes up an id of {' or '.join(platforms)} can take a place: name the "
             f"study's id there in recruitment.toml (studies), or take signed links only",
-            highlight=False,
         )
 
 
@@ -121,7 +118,6 @@ def survey(
     console.print(
         f"study {frozen.hash} at http://{host}:{listening.getsockname()[1]} "
         f"({workers} worker{'s' if workers > 1 else ''}, source {source}); Ctrl-C stops",
-        highlight=False,
     )
     _announce(recruitment, counts)
     environment = {
@@ -155,7 +151,6 @@ def _preview(study: Path, port: int, host: str) -> None:
         console.print(
             f"preview of study {frozen.hash} at {address}, its pages at {address}/?page=list; "
             f"nothing is kept; Ctrl-C stops",
-            highlight=False,
         )
         environment = {
             "CONCEPTEVO_STUDY": str(study.resolve()),
@@ -226,7 +221,7 @@ def simulate(
             ends[end] += 1
             status.update(f"simulating: {number + 1} of {participants}")
     told = ", ".join(f"{count} {end}" for end, count in ends.most_common())
-    console.print(f"{participants} simulated participants: {told}", highlight=False)
+    console.print(f"{participants} simulated participants: {told}")
 
 
 AnyDatabase = Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")]
@@ -272,7 +267,7 @@ def export(
 
     known_source(source)
     for path in write(existing(database), out, source, _study_hash(study), excel):
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}")
 
 
 def submissions(
@@ -289,7 +284,7 @@ def submissions(
     known_source(source)
     store = existing(database)
     write_csv(out, listed(store, *chosen(store, source, _study_hash(study))), excel)
-    console.print(f"wrote {out}: it names people; keep it apart from the answers", highlight=False)
+    console.print(f"wrote {out}: it names people; keep it apart from the answers")
 
 
 def known_source(source: str | None) -> None:
@@ -315,4 +310,4 @@ def forget(
         raise ValueError(f"nobody is known as {identifier!r}; nothing was deleted")
     console.print(f"deleted {count} participation{'s' if count > 1 else ''} of {identifier}")
     for place in store.scrub():
-        console.print(f"not reached: {place}", highlight=False)
+        console.print(f"not reached: {place}")

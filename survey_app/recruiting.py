@@ -50,13 +50,13 @@ def places(
     if change is not None:
         _change_places(own, change, who or [])
     for name, count in own.counts().items():
-        console.print(f"{count:>6}  {name}", highlight=False)
+        console.print(f"{count:>6}  {name}")
     with store.read() as connection:
         own.settings(connection)
-        console.print(f"{own.state(connection):>6}", highlight=False)
+        console.print(f"{own.state(connection):>6}")
     for row in own.log():
         moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
-        console.print(f"  {moment}  {row['event']}  {row['detail']}", highlight=False)
+        console.print(f"  {moment}  {row['event']}  {row['detail']}")
 
 
 def _change_places(own: Places, change: str, who: list[str]) -> None:
@@ -129,7 +129,6 @@ def prolific_draft(
     console.print(
         f"draft {made['id']} ({made.get('status', 'UNPUBLISHED')}); it now stands in "
         f"{study / 'recruitment.toml'}: start the survey anew, look at the draft, publish it there",
-        highlight=False,
     )
 
 
@@ -140,11 +139,11 @@ def prolific_poll(study: StudyFolder, database: Database = None) -> None:
     prolific, store, frozen, recruitment, own = _at_prolific(study, database)
     comparison = compare(prolific, store, frozen.hash, recruitment.studies)
     for (theirs, ours), count in sorted(comparison.counts.items()):
-        console.print(f"{count:>6}  {theirs} there, {ours} here", highlight=False)
-    console.print(f"{release_gone(comparison, own)} places given on", highlight=False)
-    console.print(f"{len(comparison.payable)} can be approved", highlight=False)
+        console.print(f"{count:>6}  {theirs} there, {ours} here")
+    console.print(f"{release_gone(comparison, own)} places given on")
+    console.print(f"{len(comparison.payable)} can be approved")
     for problem in comparison.problems:
-        console.print(problem, highlight=False)
+        console.print(problem)
 
 
 def prolific_approve(
@@ -159,9 +158,9 @@ def prolific_approve(
     comparison = compare(prolific, store, frozen.hash, recruitment.studies)
     payable = comparison.payable
     for problem in comparison.problems:
-        console.print(f"left out: {problem}", highlight=False)
+        console.print(f"left out: {problem}")
     if payable and not yes and not typer.confirm(f"approve and pay {len(payable)} submissions?"):
         return
     for session in payable:
         prolific.approve(session)
-    console.print(f"approved {len(payable)}", highlight=False)
+    console.print(f"approved {len(payable)}")

@@ -29,7 +29,6 @@ def build(
     console.print(
         f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} forms for "
         f"{chosen.participants} participants, {len(study.images())} pictures, in {out}",
-        highlight=False,
     )
     if (threshold := study.exclusion.one_sided_above) is not None:
         trials = [study.by_id[name] for block in study.forms[0] for name in block]
@@ -38,7 +37,6 @@ def build(
         console.print(
             f"The rule one_sided_above = {threshold:g} would exclude "
             f"{100 * rate:.1f} % of honest participants by chance alone (simulated).",
-            highlight=False,
         )
 
 
