@@ -124,6 +124,10 @@ def test_every_page_can_be_seen_by_name(frozen, study_folder, tmp_path):
             "questions", "finished", "screened_out", "withdrawn", "expired"} <= stages  # fmt: skip
     assert sum(page["stage"] == "trial" for page in found.values()) == sum(map(len, study.forms[0]))
     assert "cc=" not in found["finished"]["html"] and "DONE" in found["finished"]["html"]
+    codes = service.recruitment.codes
+    for reason, code in (("declined", codes.declined), ("full", codes.full),
+                         ("closed", codes.full), ("practice", codes.screened_out)):  # fmt: skip
+        assert code and code in found[f"screened out, {reason}"]["html"]  # as participants get it
     listed = preview.page(service, "list")["html"]
     assert all(f"?page={name.split()[0]}" in listed for name in found)
     assert preview.page(service, "trial 2")["html"] == found["trial 2"]["html"]
