@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -13,23 +14,48 @@ from tasks.language import N_, Words
 if TYPE_CHECKING:
     from survey_app.views import Place
 
-#: Why somebody may not begin, or not go on, by the reason that is stored.
+
+@dataclass(frozen=True)
+class Reason:
+    """Why somebody may not begin, or not go on.
+
+    Attributes:
+        text: what they read.
+        code: which of the codes of recruitment they take back.
+    """
+
+    text: str
+    code: str = "screened_out"
+
+
+#: By the reason that is stored.
 REASONS = {
-    "declined": N_("You chose not to take part. Nothing about you was stored."),
-    "full": N_(
-        "All places are taken at the moment. A place becomes free when somebody leaves: you may "
-        "open this page again later."
+    "declined": Reason(N_("You chose not to take part. Nothing about you was stored."), "declined"),
+    "full": Reason(
+        N_(
+            "All places are taken at the moment. A place becomes free when somebody leaves: you "
+            "may open this page again later."
+        ),
+        "full",
     ),
-    "paused": N_("The study pauses at the moment. You may open this page again later."),
-    "closed": N_("The study is over. Thank you for wanting to take part."),
-    "earlier": N_("You have taken part in an earlier study of this kind, so you cannot take part."),
-    "screen": N_("This study needs a larger screen. No answers were stored."),
-    "answers": N_("By your answers, this study is not meant for you."),
-    "understanding": N_("Some answers about the instructions were not right."),
-    "colour": N_("This study needs all colours to be seen, on a screen that shows them well."),
-    "practice": N_(
-        "The practice trials show that this task is not clear enough for you to go on. That is no "
-        "fault of yours. You are paid for your time as the platform says."
+    "paused": Reason(
+        N_("The study pauses at the moment. You may open this page again later."), "full"
+    ),
+    "closed": Reason(N_("The study is over. Thank you for wanting to take part."), "full"),
+    "earlier": Reason(
+        N_("You have taken part in an earlier study of this kind, so you cannot take part.")
+    ),
+    "screen": Reason(N_("This study needs a larger screen. No answers were stored.")),
+    "answers": Reason(N_("By your answers, this study is not meant for you.")),
+    "understanding": Reason(N_("Some answers about the instructions were not right.")),
+    "colour": Reason(
+        N_("This study needs all colours to be seen, on a screen that shows them well.")
+    ),
+    "practice": Reason(
+        N_(
+            "The practice trials show that this task is not clear enough for you to go on. That is "
+            "no fault of yours. You are paid for your time as the platform says."
+        )
     ),
 }
 
@@ -44,7 +70,8 @@ def finished(place: Place, debrief: str, words: Words) -> str:
 
 def screened_out(place: Place, words: Words) -> str:
     """Turned away, or stopped by the study."""
-    text = words(REASONS.get(place.reason, N_("You cannot take part in this study.")))
+    other = Reason(N_("You cannot take part in this study."))
+    text = words(REASONS.get(place.reason, other).text)
     title = words("Thank you for your interest")
     return f"{heading(title)}{paragraph(text)}{leave(place, words)}"
 

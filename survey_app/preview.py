@@ -10,7 +10,7 @@ from survey_app import flow
 from survey_app.endings import REASONS
 from survey_app.flow import Progress, Stage
 from survey_app.schema import participants
-from survey_app.service import CODES, Service
+from survey_app.service import Service
 from survey_app.store import course_of, current_trials, plan_of, progress_of
 from survey_app.views import Place
 
@@ -25,13 +25,9 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
     found["finished, attention failed"] = service.view.page(
         Place(Stage.FINISHED, code=codes.attention)
     )
-    for reason in REASONS:
-        found[f"screened out, {reason}"] = service.view.page(
-            Place(
-                Stage.SCREENED_OUT,
-                reason=reason,
-                code=getattr(codes, CODES.get(reason, "screened_out")),
-            )
+    for name, reason in REASONS.items():
+        found[f"screened out, {name}"] = service.view.page(
+            Place(Stage.SCREENED_OUT, reason=name, code=getattr(codes, reason.code))
         )
     found["withdrawn"] = service.view.page(Place(Stage.WITHDRAWN, code=codes.withdrawn))
     found["expired"] = service.view.page(Place(Stage.EXPIRED, code=codes.expired))

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from survey_app import flow, tokens
+from survey_app.endings import REASONS
 from survey_app.flow import Progress, Stage
 from survey_app.places import Places
 from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
@@ -33,11 +34,6 @@ ASKED: dict[Stage, When] = {
     Stage.QUIZ: "quiz",
     Stage.QUESTIONS: "after",
 }
-#: The code with which people leave who are turned away, by the reason.
-CODES = {
-    "declined": "declined", "screen": "screened_out", "earlier": "screened_out", "full": "full",
-    "paused": "full", "closed": "full",
-}  # fmt: skip
 BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")
 _DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
@@ -116,7 +112,7 @@ class Service:
         return "earlier" if earlier else None
 
     def _turned_away(self, visitor: Arrival, reason: str) -> dict[str, Any]:
-        code = getattr(self.recruitment.codes, CODES[reason])
+        code = getattr(self.recruitment.codes, REASONS[reason].code)
         place = Place(
             Stage.SCREENED_OUT,
             reason=reason,
