@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
@@ -245,6 +245,7 @@ def test_singular_fits_are_said():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-3, 3), st.integers(0, 99))
+@example(0, 2.0, 4)  # p is .05 exactly, and the interval ends just above zero
 def test_a_permutation_test_and_its_bootstrap_interval_agree(seed, centre, reached):
     resampled = np.random.default_rng(seed).normal(centre, 1, 200)
     found = permuted(Estimate(centre), reached, 99, 0.0, resampled)

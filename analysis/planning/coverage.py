@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import Plan, rejections
+from analysis.statistics.estimate import size
 from analysis.statistics.shares import (
     ClusterBootstrap,
     ClusterContrasts,
@@ -78,7 +79,7 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
                     "null": null,
                     "given": not np.isnan(estimate.low),
                     "covered": estimate.low <= truth <= estimate.high,
-                    "rejected": bool(estimate.p < 1 - estimate.level),
+                    "rejected": bool(estimate.p < size(estimate.level)),
                     "tested": estimate.test != "" or what in TESTED,
                     "width": estimate.high - estimate.low,
                     "error": estimate.value - truth,

@@ -22,6 +22,7 @@ from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
 from analysis.statistics.clusters import holm, two_way_jackknife
+from analysis.statistics.estimate import size
 from analysis.statistics.shares import (
     _fit_conditions,
     _log_odds,
@@ -93,7 +94,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         result = two_way_jackknife(data, function, weights)
         p = np.array([result.interval(k, plan.level, null)[2] for k in range(len(result.point))])
         # An undefined p does not reject.
-        rejected[study] = (holm(p, kept=kept) < 1 - plan.level)[sought]
+        rejected[study] = (holm(p, kept=kept) < size(plan.level))[sought]
     power = rejected.mean(axis=0)
     names_found, sizes = [e for e, s in zip(effects, sought, strict=True) if s], sizes[sought]
     if len(power) > 1:

@@ -58,6 +58,11 @@ class Estimate:
             object.__setattr__(self, "reason", said)
 
 
+def size(level: float) -> float:
+    """The size α of a test at a confidence level; 1 − .95 in floating point is above .05."""
+    return round(1 - level, 12)
+
+
 def permuted(
     estimate: Estimate, reached: int, permutations: int, null: float, resampled: np.ndarray
 ) -> Estimate:
@@ -79,7 +84,7 @@ def permuted(
     resampled = resampled[~np.isnan(resampled)]
     if not len(resampled):
         return estimate
-    limit = 1 - estimate.level
+    limit = size(estimate.level)
     low, high = map(float, np.quantile(resampled, [limit / 2, 1 - limit / 2]))
     inside = low <= null <= high
     if inside and p < limit:

@@ -273,7 +273,8 @@ def test_pictures_are_enlarged_by_click_and_by_key(browser, own, known):
     visitor.page.keyboard.press("ArrowRight")
     assert sight(visitor, "root.querySelector('dialog img').src") != first
     visitor.page.keyboard.press("Escape")
-    assert sight(visitor, "root.querySelectorAll('dialog, input:checked').length") == 0
+    visitor.page.wait_for_selector(".survey dialog", state="detached")
+    assert sight(visitor, "root.querySelectorAll('input:checked').length") == 0
     visitor.page.keyboard.press("+")
     assert sight(visitor, size) > 450
 
