@@ -43,7 +43,7 @@ class Words:
         self.language = language
         locale = Locale.parse(language)
         self.direction = locale.text_direction
-        self.name = locale.display_name
+        self.name = locale.display_name or language  # none where Babel has no name for it
         self._texts = _translations(language)
 
     def __call__(self, text: str, **values: object) -> str:
