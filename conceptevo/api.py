@@ -31,7 +31,7 @@ from analysis.run.album import Album
 from harness.artifacts import Artifact, Run, write_text
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space import SemanticSpace
-from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
+from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
 from harness.config import Config, EvolveSection, MemoryImagesSection, SpaceSection
 from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.arms import BenchParameters, ReversionParameters
@@ -347,7 +347,8 @@ def probe(
         activations: keep the activations of all images, which some spaces need.
         progress: show progress bars.
     """
-    fitting = [m for m in SpaceSection().methods if activations or m not in NEED_ACTIVATIONS]
+    methods = SpaceSection().methods
+    fitting = [m for m in methods if activations or not needs_activations(SPACES.get(m))]
     config, plan, keeper = _session(
         series,
         images,

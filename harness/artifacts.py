@@ -198,11 +198,16 @@ LAYOUT = {
     "importance": "importance/{0}/{1:04d}-{2:04d}/{3}/scores-{4}.parquet",
     "reliability": "importance/{0}/{1:04d}-{2:04d}/{3}/reliability-{4}.parquet",
     # series, epoch_from, epoch_to, importance method, kind of arms, classes
-    "sets": "ablation/{0}/{1:04d}-{2:04d}/sets/{3}/{4}-{5}.parquet",
+    "sets": "ablation/{0}/{1:04d}-{2:04d}/sets/{3}-{4}-{5}.parquet",
     # series, epoch_from, epoch_to, ablation, importance method, kind of arms, split, classes
     "records": "ablation/{0}/{1:04d}-{2:04d}/{3}/{4}/{5}-{6}-{7}.parquet",
     "neighbours": "space/{0}/neighbours-{1}.parquet",  # space method, draw
 }
+
+
+def _pattern(kind: str) -> str:
+    """What the places of a kind's artifacts have in common; no other kind's fit it."""
+    return re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])
 
 
 class Run:
@@ -342,14 +347,14 @@ class Run:
 
     def files(self) -> Iterator[Path]:
         """Every artifact's file that is there or whose sidecar is, in order."""
-        every: set[Path] = set()  # the patterns of two kinds may fit the same file
-        for pattern in (re.sub(r"\{[^}]*\}", "*", place) for place in LAYOUT.values()):
+        every: set[Path] = set()
+        for pattern in map(_pattern, LAYOUT):
             every.update(self.root.glob(pattern))
             every.update(path.with_suffix("") for path in self.root.glob(f"{pattern}.json"))
         yield from sorted(every)
 
     def _paths(self, kind: str) -> list[Path]:
-        return sorted(self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])))
+        return sorted(self.root.glob(_pattern(kind)))
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Note what the run was made with."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
-from harness.concepts.space_methods import NEED_ACTIVATIONS, SPACES, SpaceParameters
+from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters, importance_method
 from harness.images.sets import UserPath
@@ -155,12 +155,12 @@ class Config(_Section):
         ):
             for method in methods:
                 try:
-                    get(method)
+                    plugin = get(method)
                 except ValueError as error:
                     yield f"{place}: {error}"
-        needing = [method for method in self.space.methods if method in NEED_ACTIVATIONS]
-        if needing and not self.probe.activations:
-            yield f"space.methods: {needing[0]!r} needs probe.activations = true"
+                    continue
+                if needs_activations(plugin) and not self.probe.activations:
+                    yield f"{place}: {method!r} needs probe.activations = true"
 
     def base_checkpoint(self) -> Checkpoint:
         """The configured base, or the last epoch of the first series."""

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,15 @@ def test_tables_of_a_kind_are_put_together(tmp_path):
     assert run.holds("stimuli") and not run.holds("concepts")
     with pytest.raises(ArtifactError, match="holds no concepts tables"):
         run.tables("concepts")
+
+
+@pytest.mark.parametrize("name", ["a-b-c", "0000-0003", "sets"])
+def test_a_file_belongs_to_one_kind(name, tmp_path):
+    for kind, place in artifacts.LAYOUT.items():
+        fields = re.findall(r"\{\d+(:?)", place)  # those with a format are numbers
+        Run(tmp_path).save(Artifact(kind, tuple(1 if f else name for f in fields)), TABLE, "f")
+    for kind in artifacts.LAYOUT:
+        assert len(Run(tmp_path)._paths(kind)) == 1
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path):

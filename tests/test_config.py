@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from conceptevo import cli
 from harness.artifacts import ArtifactError
+from harness.concepts.space_methods import SPACES, reads_activations
 from harness.config import ConfigError, load_config, parse_config
 from harness.records import Checkpoint, Pair
 from harness.stages.run import run_until
@@ -195,3 +196,11 @@ def test_what_a_manifest_holds_can_be_parsed_again(section):
     config = parse_config({"series": [section]})
     dumped = config.model_dump(mode="json", serialize_as_any=True)
     assert parse_config(dumped) == config
+
+
+def test_a_space_method_says_itself_that_it_reads_activations(registries):
+    SPACES.put("mine", reads_activations(lambda *arguments: None))
+    values = {"series": SERIES, "space": {"methods": ["mine"]}}
+    parse_config(values)
+    with pytest.raises(ConfigError, match=r"'mine' needs probe\.activations = true"):
+        parse_config({**values, "probe": {"activations": False}})

@@ -11,7 +11,13 @@ from scipy import sparse
 
 from harness.concepts import neuron_embedding
 from harness.concepts.image_embedding import solve_image_vectors
-from harness.concepts.neuron_embedding import ascend, consecutive_pairs, ppmi_factors, skip_gram
+from harness.concepts.neuron_embedding import (
+    SkipGram,
+    ascend,
+    consecutive_pairs,
+    ppmi_factors,
+    skip_gram,
+)
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence, rank_profiles
 from harness.records import Checkpoint
@@ -68,7 +74,7 @@ def test_skip_gram_does_not_depend_on_how_many_negatives_are_drawn_at_once(monke
     found = []
     for size in (1, 7, 10**6):
         monkeypatch.setattr(neuron_embedding, "PAIRS_AT_ONCE", size)
-        found.append(skip_gram(groups, start, np.random.default_rng(2), epochs=3, full=full))
+        found.append(skip_gram(groups, start, np.random.default_rng(2), SkipGram(3, full=full)))
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 

@@ -9,6 +9,8 @@ states moves the negatives, too. Both are here (`full`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse.linalg  # noqa: F401 - makes `sparse.linalg` available
 from numba import njit
@@ -20,15 +22,30 @@ PAIRS_AT_ONCE = 2**18
 DENSE_NEURONS = 2000
 
 
+@dataclass(frozen=True)
+class SkipGram:
+    """How skip-gram learns.
+
+    Attributes:
+        epochs: passes over the groups.
+        negatives: R, for each side of a pair.
+        rate: learning rate.
+        full: move the negatives as well, as the objective's gradient does; else the pair alone, as
+            the published code does.
+    """
+
+    epochs: int = 30
+    negatives: int = 3
+    rate: float = 0.05
+    full: bool = True
+
+
 def skip_gram(
     groups: sparse.csr_array,
     vectors: np.ndarray,
     rng: np.random.Generator,
-    epochs: int = 30,
-    negatives: int = 3,
-    rate: float = 0.05,
+    learning: SkipGram = SkipGram(),
     frozen: np.ndarray | None = None,
-    full: bool = True,
 ) -> np.ndarray:
     """Maximise, over pairs (n, m) of a group and uniform negatives r,
 
@@ -41,25 +58,21 @@ def skip_gram(
         groups: [groups, items], an entry where an item belongs to a group.
         vectors: float [items, dimension], where to start; not changed.
         rng: source of all randomness.
-        epochs: passes over the groups.
-        negatives: R, for each side of a pair.
-        rate: learning rate.
+        learning: see SkipGram.
         frozen: bool [items], items whose vectors stay; pairs of two frozen items are left out.
-        full: move the negatives as well, as the objective's gradient does; else the pair alone, as
-            the published code does.
 
     Returns:
         float64 [items, dimension].
     """
     vectors = np.array(vectors, dtype=np.float64)
     still = np.zeros(len(vectors), dtype=bool) if frozen is None else frozen
-    for _ in range(epochs):
+    for _ in range(learning.epochs):
         pairs = consecutive_pairs(groups, rng)
         pairs = pairs[~(still[pairs[:, 0]] & still[pairs[:, 1]])]
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             some = pairs[start : start + PAIRS_AT_ONCE]
-            drawn = rng.integers(0, len(vectors), (len(some), 2, negatives))
-            ascend(vectors, some, drawn, rate, still, full)
+            drawn = rng.integers(0, len(vectors), (len(some), 2, learning.negatives))
+            ascend(vectors, some, drawn, learning.rate, still, learning.full)
     return vectors
 
 

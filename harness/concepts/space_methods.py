@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
-from harness.concepts.neuron_embedding import ppmi_factors, skip_gram
+from harness.concepts.neuron_embedding import SkipGram, ppmi_factors, skip_gram
 from harness.concepts.sketch import Vectors, row_blocks, shortened, stacked
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
@@ -86,8 +86,16 @@ SPACES: Registry[SpaceMethod] = Registry("space method")
 #: Of the projection of a sketch: the same for all methods and runs.
 SKETCH_SEED = 0
 
-#: Methods that read activations, which the probe must then keep.
-NEED_ACTIVATIONS = {"correlation", "profile"}
+
+def reads_activations(method: SpaceMethod) -> SpaceMethod:
+    """Decorator of a method that calls `Evidence.activations`, which the probe must then keep."""
+    method.reads_activations = True  # type: ignore[attr-defined]
+    return method
+
+
+def needs_activations(method: object) -> bool:
+    """Whether a space method says so, by `reads_activations`."""
+    return getattr(method, "reads_activations", False)
 
 
 def gather_evidence(
@@ -156,15 +164,8 @@ def _skip_gram_space(
 ) -> SemanticSpace:
     incidence = evidence.incidence[evidence.base_rows]
     start = rng.uniform(-0.5, 0.5, (incidence.shape[0], parameters.dimension))
-    base = skip_gram(
-        sparse.csr_array(incidence.T),
-        start,
-        rng,
-        parameters.epochs,
-        parameters.negatives,
-        parameters.learning_rate,
-        full=full,
-    )
+    learning = SkipGram(parameters.epochs, parameters.negatives, parameters.learning_rate, full)
+    base = skip_gram(sparse.csr_array(incidence.T), start, rng, learning)
     return carry_over(evidence, base, parameters, rng, name, full)
 
 
@@ -188,6 +189,7 @@ def jaccard(
 
 
 @SPACES.add("correlation")
+@reads_activations
 def correlation(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
@@ -215,6 +217,7 @@ def _held(
 
 
 @SPACES.add("profile")
+@reads_activations
 def profile(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
@@ -281,7 +284,7 @@ def carry_over(
 ) -> SemanticSpace:
     """METHOD steps 2 to 4: from base neurons to images, to every other neuron.
 
-    `full` is of step 3, as in `skip_gram`.
+    `full` is of step 3, as in `SkipGram`.
 
     Coverage is the share of a neuron's stimuli that stimulate a base neuron as well (step 2);
     where step 3 has given the other images vectors, they enter the mean, too.
@@ -318,16 +321,9 @@ def indirect_vectors(
     known = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)
     groups = sparse.csr_array(responsive)
-    learnt = skip_gram(
-        groups,
-        np.where(known[:, None], images, start),
-        rng,
-        parameters.indirect_epochs,
-        parameters.negatives,
-        parameters.learning_rate,
-        frozen=known,
-        full=full,
-    )
+    epochs, negatives = parameters.indirect_epochs, parameters.negatives
+    learning = SkipGram(epochs, negatives, parameters.learning_rate, full)
+    learnt = skip_gram(groups, np.where(known[:, None], images, start), rng, learning, known)
     shared = groups[np.diff(groups.indptr) > 1]
     reached = np.asarray(shared.sum(axis=0)).ravel() > 0
     if parameters.indirect_epochs == 0:

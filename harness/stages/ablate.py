@@ -316,4 +316,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield from study_steps(study, plan)
 
 
-STAGE = Stage("revert", "Revert evolutions and record how the predictions change.", _steps)
+STAGE = Stage("revert", _steps)

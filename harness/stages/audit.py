@@ -228,4 +228,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
                 logger.warning("series %r: %s", row.series, row.text)
 
 
-STAGE = Stage("audit", "See whether each series of checkpoints can be believed.", _steps)
+STAGE = Stage("audit", _steps)

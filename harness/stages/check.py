@@ -333,4 +333,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
     refuse(problems(plan, rows))
 
 
-STAGE = Stage("check", "See whether every checkpoint can be used, in seconds.", _steps)
+STAGE = Stage("check", _steps)

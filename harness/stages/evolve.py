@@ -174,4 +174,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield "map and importance", [map_work(plan), *score_works(study)]
 
 
-STAGE = Stage("evolve", "Score the importance of each neuron's evolution to each class.", _steps)
+STAGE = Stage("evolve", _steps)

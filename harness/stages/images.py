@@ -167,4 +167,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
             _say(plan.run, split)
 
 
-STAGE = Stage("images", "Draw the embedded images, or list yours.", _steps)
+STAGE = Stage("images", _steps)

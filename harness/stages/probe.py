@@ -417,4 +417,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
         yield "naming concepts", [NameByAttributes(*one, path, known) for one in checkpoints]
 
 
-STAGE = Stage("probe", "Record stimuli, peaks and activations of every checkpoint.", _steps)
+STAGE = Stage("probe", _steps)

@@ -158,7 +158,5 @@ def _map_steps(plan: Plan) -> Iterator[Step]:
     yield "map", [map_work(plan)]
 
 
-STAGE = Stage(
-    "space", "Embed all neurons in one semantic space, by every configured method.", _steps
-)
-MAP = Stage("map", "Lay out the first method's space in two dimensions.", _map_steps)
+STAGE = Stage("space", _steps)
+MAP = Stage("map", _map_steps)

@@ -155,10 +155,8 @@ class Stage:
 
     Attributes:
         name: of its command.
-        help: what the command says it does.
         steps: its steps, in order; a step may look at what those before it have made.
     """
 
     name: str
-    help: str
     steps: Callable[[Plan], Iterator[Step]]

@@ -90,6 +90,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield "training", list[Work](works)
 
 
-STAGE = Stage(
-    "train", "Prepare the images and train the series that are to be trained here.", _steps
-)
+STAGE = Stage("train", _steps)
