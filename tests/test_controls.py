@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from analysis.study.abstract import of_study
+from analysis.study.controls import failed_controls
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
-from analysis.study.sentences import failed_controls, main_question
+from analysis.study.sentences import main_question
+from analysis.study.tables import claims
 from tests.synthetic_study import PLANTED, make_responses, make_study
 
 LABELLING = {"evolution": 0.75, "same_stage": 0.25, "false_evolution": 0.85}
@@ -27,8 +30,15 @@ def warnings_of(tmp_path_factory):
         }
         responses = prepare(frozen, *make_responses(folder, study, people=40, planted=shares))
         results = Results(responses, Settings(99, 99), lambda rules: responses)
-        told = list(failed_controls(results))
-        assert list(main_question(results))[: len(told)] == told  # first of all
+        failed = failed_controls(results)
+        told = [control.warning for control in failed]
+        # First of all, in the abstract as well, and beside each claim of the task.
+        assert list(main_question(results))[: len(told)] == told
+        assert list(of_study(results))[: len(told) + 1][-1].startswith("Question.")
+        assert list(of_study(results))[: len(told)] == told
+        table = claims(results).frame
+        doubted = table["note"].str.contains("a control condition of this task failed")
+        assert set(table.loc[doubted, "task"]) == {control.task for control in failed}
         return told
 
     return warnings

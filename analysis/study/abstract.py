@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import QUESTIONS
+from analysis.study.controls import failed_controls
 from analysis.study.results import Results
 from analysis.study.sentences import p_text, percent, rows_of, shares, signed, span
 from analysis.study.thresholds import NO_RULE
@@ -20,7 +21,9 @@ def of_study(results: Results) -> Iterator[str]:
     """Question, design, sample, main result, robustness and limits; one sentence or two each.
 
     A sentence says no more than its interval allows; nothing is said where nothing was estimated.
+    Warnings of failed controls come first.
     """
+    yield from (failed.warning for failed in failed_controls(results))
     responses = results.responses
     answers, study = responses.answers, responses.study
     steps = {row.step: row.participants for row in rows_of(responses.flow)}

@@ -1,26 +1,74 @@
-"""Control conditions of judged change that came out as they must not."""
+"""Control conditions that came out as they must not: nothing may be claimed on their task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import pandas as pd
+
+from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import ALPHA, CONTROL
 from analysis.study.results import Results
 
+#: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
+NEGATIVE_CONTROLS = ("random",)
 
-def failed_detection(results: Results) -> Iterator[str]:
-    """A warning where stages of two different neurons were not told from one stage shown twice."""
-    table = results.tested("detection")
+
+@dataclass(frozen=True)
+class FailedControl:
+    """The task (as readers call it) that cannot be trusted, and the warning as a sentence."""
+
+    task: str
+    warning: str
+
+
+def failed_controls(results: Results) -> list[FailedControl]:
+    """Controls that failed. Their warnings come before all claims, and stand beside the claims of
+    their task."""
+    return [*_detection(results), *_accuracy(results)]
+
+
+def _controls(results: Results, kind: str) -> pd.DataFrame:
+    """The tests of control conditions that could be made."""
+    table = results.tested(kind)
     if table.empty:
-        return
-    tested = table[table["question"].str.endswith(f".{CONTROL}") & table["p_alone"].notna()]
-    for row in tested.itertuples():
+        return table
+    return table[table["question"].str.endswith(f".{CONTROL}") & table["p_alone"].notna()]
+
+
+def _detection(results: Results) -> Iterator[FailedControl]:
+    """Stages of two different neurons that were not told from one stage shown twice."""
+    for row in _controls(results, "detection").itertuples():
         if row.value > 0 and row.p_alone < ALPHA:
             continue
         value = f"{row.value:.2f}".replace("-", "−")
-        yield (
+        yield FailedControl(
+            row.task,
             f"Caution: the control condition false evolution of {row.task} failed. It joins stages "
             "of two different neurons, yet participants did not judge it changed more often than "
             f"the same stage shown twice (d′ = {value}, unadjusted p = {row.p_alone:.3f}), "
-            "so they may not have understood the task; no claim on this task can be trusted."
+            "so they may not have understood the task; no claim on this task can be trusted.",
         )
+
+
+def _accuracy(results: Results) -> Iterator[FailedControl]:
+    """Trials without an answer that were solved, and plain ones that were not."""
+    for row in _controls(results, "chance").itertuples():
+        shares = f"{100 * row.value:.0f} % of answers were right (chance {100 * row.null:.0f} %)"
+        name = f"control condition {spaced(str(row.what))} of {row.task}"
+        negative, above = str(row.what) in NEGATIVE_CONTROLS, row.value > row.null
+        if negative and row.p_alone < ALPHA and above:
+            yield FailedControl(
+                row.task,
+                f"Caution: the {name} failed. It has no right answer to be found, yet {shares}, so "
+                "the answer may be visible in the pictures or known to participants; no claim on "
+                "this task can be trusted.",
+            )
+        if not negative and not (row.p_alone < ALPHA and above):
+            yield FailedControl(
+                row.task,
+                f"Caution: the {name} failed. Its concepts were chosen to be plain, yet only "
+                f"{shares}, not significantly more than chance, so participants may not have "
+                "understood the task; no claim on this task can be trusted.",
+            )

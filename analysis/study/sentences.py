@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.exhibits.tables import spaced
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
-from analysis.study.controls import failed_detection
+from analysis.study.controls import failed_controls
 from analysis.study.published import REVERSION
 from analysis.study.results import Results, held_out
 from harness.records import PAIR
@@ -90,7 +90,7 @@ def main_question(results: Results) -> Iterator[str]:
     if tests.empty:
         yield "No test could be computed."
         return
-    yield from failed_controls(results)
+    yield from (failed.warning for failed in failed_controls(results))
     plan = results.plan
     task, _, kind = plan.primary.rpartition(".")
     main = tests[tests["question"] == plan.primary]
@@ -138,37 +138,6 @@ def main_question(results: Results) -> Iterator[str]:
             "significant after adjustment, however strong the effect; increase "
             "`analyse --permutations`."
         )
-
-
-#: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
-NEGATIVE_CONTROLS = ("random",)
-
-
-def failed_controls(results: Results) -> Iterator[str]:
-    """Warnings where a control condition came out as it must not; they come before all claims."""
-    yield from failed_detection(results)
-    table = results.tested("chance")
-    if table.empty:
-        return
-    for row in rows_of(table):
-        task, _, kind = str(row.question).rpartition(".")
-        if kind != CONTROL or pd.isna(row.p_alone):
-            continue
-        negative = str(row.what) in NEGATIVE_CONTROLS
-        found = f"{percent(row.value)} of answers were right (chance {percent(row.null)})"
-        name = f"control condition {spaced(str(row.what))} of {results.name(task)}"
-        if negative and row.p_alone < ALPHA and row.value > row.null:
-            yield (
-                f"Caution: the {name} failed. It has no right answer to be found, yet {found}, so "
-                "the answer may be visible in the pictures or known to participants; no claim on "
-                "this task can be trusted."
-            )
-        if not negative and (row.p_alone >= ALPHA or row.value < row.null):
-            yield (
-                f"Caution: the {name} failed. Its concepts were chosen to be plain, yet only "
-                f"{found}, not significantly more than chance, so participants may not have "
-                "understood the task; no claim on this task can be trusted."
-            )
 
 
 def _counted(tests: pd.DataFrame) -> str:

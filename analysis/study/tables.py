@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Formats, Table, p_value, spaced
 from analysis.study import thresholds as other_rules
+from analysis.study.controls import failed_controls
 from analysis.study.planned_tests import crossed_contrasts
 from analysis.study.published import REVERSION
 from analysis.study.responses import NOTES
@@ -64,6 +65,11 @@ def claims(results: Results) -> Table | None:
     ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
+    broken = tested["task"].isin([failed.task for failed in failed_controls(results)])
+    doubt = "a control condition of this task failed"
+    table["reason"] = table["reason"].where(
+        ~broken, [f"{doubt}; {reason}" if reason else doubt for reason in table["reason"]]
+    )
     main = tested["question"] == results.plan.primary
     table.insert(1, "main", main.map({True: "yes", False: "no"}))
     said = "All tests have the same weight. "
