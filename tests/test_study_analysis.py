@@ -17,11 +17,11 @@ import typer
 from typer.testing import CliRunner
 
 from analysis import commands
+from analysis.exhibits import phrases
 from analysis.exhibits.numbers import macro_name, numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.shares import STATISTICS
-from analysis.study import sentences
 from analysis.study.anonymise import anonymised
 from analysis.study.release import rebuild, release
 from tests.null_studies import CHANCE
@@ -363,9 +363,9 @@ def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):
 
 
 def test_sentences_never_outrun_the_interval():
-    assert sentences.p_text(0.0004) == "p < .001"
-    assert sentences.p_text(0.0321) == "p = .032"
-    assert sentences.percent(np.float64(0.166)) == "17 %"
+    assert phrases.p_text(0.0004) == "p < .001"
+    assert phrases.p_text(0.0321) == "p = .032"
+    assert phrases.percent(np.float64(0.166)) == "17 %"
 
 
 def test_every_plugin_is_documented():

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.exhibits.tables import LONGEST, Table, p_value
+from analysis.exhibits.phrases import p_value
+from analysis.exhibits.tables import LONGEST, Table
 from analysis.run.report import plain_on_screen
 
 FRAME = pd.DataFrame(

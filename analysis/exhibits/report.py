@@ -11,7 +11,8 @@ import jinja2
 import pandas as pd
 
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.tables import Table, sentence, spaced
+from analysis.exhibits.phrases import spaced
+from analysis.exhibits.tables import Table, sentence
 from harness.artifacts import write_text
 
 #: Tables with more rows than this are folded away in the report.

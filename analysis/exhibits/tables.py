@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.exhibits.phrases import spaced
 from harness.artifacts import write_text
 
 #: A LaTeX table of more characters a row lies down (about the text width of an article in
@@ -18,16 +19,6 @@ WIDEST, LONGEST = 92, 40
 
 #: Column -> how its numbers are printed.
 Formats = Mapping[str, str | Callable[[Any], str]]
-
-
-def p_value(p: float) -> str:
-    """Three decimals; what is smaller is not told apart."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def spaced(name: str) -> str:
-    """A name of the program as words: same_series is "same series"."""
-    return name.replace("_", " ")
 
 
 @dataclass(frozen=True)

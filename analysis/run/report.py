@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table as ScreenTable
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
+from analysis.exhibits.phrases import percent, signed, span
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.run import audit as run_audit  # noqa: F401 - registers its exhibits
@@ -225,8 +225,8 @@ def _neighbours(alignment: pd.DataFrame) -> list[str]:
     method = alignment["method"].iloc[0]
     return [
         f"Of the five nearest base neurons of a neuron ({group}; {method} space), "
-        f"{100 * row.share:.0f} % have its true concept (95 % CI [{100 * row.low:.0f} %, "
-        f"{100 * row.high:.0f} %]; chance {100 * row.chance:.0f} %)."
+        f"{percent(row.share)} have its true concept (95 % CI [{percent(row.low)}, "
+        f"{percent(row.high)}]; chance {percent(row.chance)})."
         for group in groups[-1:]
         for row in alignment[
             (alignment["group"] == group) & (alignment["method"] == method)
@@ -242,7 +242,7 @@ def _importance(reversion: pd.DataFrame) -> list[str]:
     arms = {"q1": "the most important quarter", "random": "random sets",
             last: "the least important quarter"}  # fmt: skip
     means = ", ".join(
-        f"{100 * mine[arm].mean():+.1f} for {name}".replace("-", "−") for arm, name in arms.items()
+        f"{signed(100 * mine[arm].mean(), '.1f')} for {name}" for arm, name in arms.items()
     )
     ordered = int(((mine["q1"] < mine["random"]) & (mine["random"] < mine[last])).sum())
     significant = int((mine["p (q1 vs random)"] < 0.05).sum())
@@ -328,12 +328,11 @@ def changes_of_accuracy(run: Run, tables: Mapping[str, Table]) -> list[str]:
             ("matched", "the matched quarter"),
         ):
             if arm in changes.index:
-                mean, low, high = 100 * changes.loc[arm]
-                ends = "" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
-                parts.append(f"{name} {mean:+.1f}{ends}")
-        changes_text = ", ".join(parts).replace("-", "−")
+                change = changes.loc[arm]
+                ends = "" if pd.isna(change.low) else f" {span(change, '.1f', 100)}"
+                parts.append(f"{name} {signed(100 * change['mean'], '.1f')}{ends}")
         findings.append(
             f"{series}, epochs {start} → {end}, importance by {method}: change in accuracy in "
-            f"percentage points (95 % CI) when reverting {changes_text}."
+            f"percentage points (95 % CI) when reverting {', '.join(parts)}."
         )
     return findings

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced, span
 from analysis.statistics.claims import QUESTIONS
 from analysis.study.controls import failed_controls
 from analysis.study.results import Results
-from analysis.study.sentences import p_text, percent, rows_of, shares, signed, span
+from analysis.study.sentences import shares
 from analysis.study.thresholds import NO_RULE
 
 #: Kinds of test, beside accuracy against chance, whose value is a difference of shares.

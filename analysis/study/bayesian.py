@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.tables import Table, spaced
+from analysis.exhibits.phrases import spaced
+from analysis.exhibits.tables import Table
 from analysis.statistics.bayesian import Posterior, Prior, can_sample, sample
 from analysis.study.results import Results
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced
 from analysis.statistics.claims import ALPHA, CONTROL
 from analysis.study.results import Results
 
@@ -39,23 +39,23 @@ def _controls(results: Results, kind: str) -> pd.DataFrame:
 
 def _detection(results: Results) -> Iterator[FailedControl]:
     """Stages of two different neurons that were not told from one stage shown twice."""
-    for row in _controls(results, "detection").itertuples():
+    for row in rows_of(_controls(results, "detection")):
         if row.value > 0 and row.p_alone < ALPHA:
             continue
-        value = f"{row.value:.2f}".replace("-", "−")
         yield FailedControl(
             row.task,
             f"Caution: the control condition false evolution of {row.task} failed. It joins stages "
             "of two different neurons, yet participants did not judge it changed more often than "
-            f"the same stage shown twice (d′ = {value}, unadjusted p = {row.p_alone:.3f}), "
-            "so they may not have understood the task; no claim on this task can be trusted.",
+            f"the same stage shown twice (d′ = {signed(row.value, '.2f')}, unadjusted "
+            f"{p_text(row.p_alone)}), so they may not have understood the task; no claim on this "
+            "task can be trusted.",
         )
 
 
 def _accuracy(results: Results) -> Iterator[FailedControl]:
     """Trials without an answer that were solved, and plain ones that were not."""
-    for row in _controls(results, "chance").itertuples():
-        shares = f"{100 * row.value:.0f} % of answers were right (chance {100 * row.null:.0f} %)"
+    for row in rows_of(_controls(results, "chance")):
+        shares = f"{percent(row.value)} of answers were right (chance {percent(row.null)})"
         name = f"control condition {spaced(str(row.what))} of {row.task}"
         negative, above = str(row.what) in NEGATIVE_CONTROLS, row.value > row.null
         if negative and row.p_alone < ALPHA and above:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.tables import Table, spaced
+from analysis.exhibits.phrases import spaced
+from analysis.exhibits.tables import Table
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
 from analysis.study.results import Results

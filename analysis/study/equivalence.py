@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.tables import Table, p_value, spaced
+from analysis.exhibits.phrases import p_text, p_value, percent, signed, spaced, span
+from analysis.exhibits.tables import Table
 from analysis.study.results import Results
 
 
@@ -53,19 +54,18 @@ def _sentence(row: Any) -> str:
         return f"Equivalence of {pair} in {row.task} could not be tested: {row.reason}."
     times, unit = (100, "percentage points") if row.measured == "correct" else (1, "points")
     what = "accuracy" if row.measured == "correct" else row.measured
-    ends = ", ".join(f"{times * end:+.{1 if times > 1 else 2}f}" for end in (row.low, row.high))
-    found = (
-        f"difference {times * row.value:+.{1 if times > 1 else 2}f} {unit}, "
-        f"{100 * row.level:g} % CI [{ends}]".replace("-", "−")
+    form = ".1f" if times > 1 else ".2f"
+    difference = (
+        f"difference {signed(times * row.value, form)} {unit}, {percent(row.level)} CI "
+        f"{span(row, form, times)}; adjusted {p_text(row.p)}"
     )
     smallest = f"the smallest effect of interest, {times * row.margin:g} {unit}"
-    p = f"adjusted p {'< .001' if row.p < 0.001 else f'= {row.p:.3f}'}"
     if row.claimed:
         return (
             f"In {row.task}, {pair} are equivalent in {what}: they differ by less than {smallest} "
-            f"({found}; {p})."
+            f"({difference})."
         )
     return (
         f"In {row.task}, it is not shown that {pair} differ in {what} by less than {smallest} "
-        f"({found}; {p})."
+        f"({difference})."
     )

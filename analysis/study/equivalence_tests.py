@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import spaced
 from analysis.statistics import STATISTICS
 from analysis.study.analysed import Analysed
 from analysis.study.family import Planned, planned

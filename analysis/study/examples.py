@@ -10,10 +10,9 @@ from PIL import Image
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Cell, Figure, sheet
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import percent, spaced
 from analysis.statistics.labels import normalise
 from analysis.study.results import Results
-from analysis.study.sentences import percent
 from tasks.base import Panel, Trial
 
 #: Trials of a task shown from each end, and answers that a trial needs to be chosen.

@@ -12,11 +12,10 @@ from scipy import stats
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, look, styled
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import rows_of, spaced
 from analysis.study.association import EVIDENCE
 from analysis.study.published import REVERSION
 from analysis.study.results import Results, held_out
-from analysis.study.sentences import rows_of
 from analysis.study.tables import FROM_NETWORKS, source_note
 from harness.records import PAIR
 

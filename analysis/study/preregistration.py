@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.exhibits.figures import Figure, look, styled
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import spaced
 from analysis.planning.designs import Design
 from analysis.planning.power import Plan, curve
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS

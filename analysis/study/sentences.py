@@ -7,43 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced, span
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
 from analysis.study.controls import failed_controls
 from analysis.study.published import REVERSION
 from analysis.study.results import Results, held_out
 from harness.records import PAIR
-
-
-def rows_of(table: pd.DataFrame) -> Iterator[Any]:
-    """Rows with columns as attributes (pandas' stubs know nothing of their types)."""
-    return iter(table.itertuples(index=False))
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def p_text(p: float) -> str:
-    """American style: p < .001, p = .032, p = 1; nothing is said of an undefined one."""
-    if pd.isna(p):
-        return "not tested"
-    if p < 0.001:
-        return "p < .001"
-    return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".", 1)
-
-
-def signed(value: float, form: str) -> str:
-    """With its sign, as a true minus; what is rounded to zero has none."""
-    text = format(value, f"+{form}")
-    return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
-
-
-def span(row: Any, form: str, times: float = 1.0) -> str:
-    """An interval in brackets, with signs; where none could be estimated, that is said."""
-    if pd.isna(row.low) or pd.isna(row.high):
-        return "not estimable"
-    return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"
 
 
 def shares(results: Results, row: Any) -> str:

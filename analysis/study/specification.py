@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import spaced
 from analysis.study.results import Results
 
 #: So many tests of the main question are drawn.

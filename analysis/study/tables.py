@@ -8,7 +8,8 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.tables import Formats, Table, p_value, spaced
+from analysis.exhibits.phrases import p_value, spaced
+from analysis.exhibits.tables import Formats, Table
 from analysis.study import thresholds as other_rules
 from analysis.study.controls import failed_controls
 from analysis.study.planned_tests import crossed_contrasts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.tables import spaced
+from analysis.exhibits.phrases import spaced
 from analysis.statistics.claims import judge
 from analysis.study.analysed import Analysed
 from analysis.study.association import OF_PEOPLE, join
