@@ -22,6 +22,7 @@ import typer
 from scipy import sparse
 
 from harness.artifacts import Artifact, Run, write_tables
+from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
 from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
@@ -63,10 +64,11 @@ def probing(images: int) -> None:
     layers = find_layers(model, VIEW)
     parameters = ProbeParameters(range_images=1000)
     checkpoint = Checkpoint("net", 1)
+    network = Network(checkpoint, model, layers, VIEW)
     with tempfile.TemporaryDirectory() as folder:
         run, parts = Run(folder), []
         for part in ranges(images, sum(layer.channels for layer in layers), parameters):
-            record = probe_range(model, layers, Noise(images), VIEW, part, parameters)
+            record = probe_range(network, Noise(images), part, parameters)
             place = ("net", 1, part.start, part.stop)
             assert record.activations is not None
             run.save(Artifact("activations", place), {"activations": record.activations}, "")

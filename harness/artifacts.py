@@ -30,6 +30,10 @@ class ArtifactError(ValueError):
     """An artifact is missing, damaged or cannot be written; the text says which and what to do."""
 
 
+#: In the name of a file that is being written.
+_HALF = ".half-written-"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` that takes its place when the block ends without an error.
@@ -38,7 +42,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         ArtifactError: the file system refused (disk full, no permission); nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    prefix = f".{path.name}{_HALF}"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -59,6 +64,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def lock(folder: Path) -> Iterator[None]:
     """Keep a second command from working in the same folder. The lock dies with the process.
 
+    What a killed command has left half written goes.
+
     Raises:
         ArtifactError: another command is working there.
     """
@@ -75,6 +82,8 @@ def lock(folder: Path) -> Iterator[None]:
         ) from None
     try:
         os.utime(folder / ".lock")
+        for left in folder.rglob(f".*{_HALF}*"):
+            left.unlink()
         yield
     finally:
         holder.release()
@@ -348,13 +357,14 @@ class Run:
     def files(self) -> Iterator[Path]:
         """Every artifact's file that is there or whose sidecar is, in order."""
         every: set[Path] = set()
-        for pattern in map(_pattern, LAYOUT):
-            every.update(self.root.glob(pattern))
-            every.update(path.with_suffix("") for path in self.root.glob(f"{pattern}.json"))
+        for kind in LAYOUT:
+            every.update(self._paths(kind))
+            every.update(path.with_suffix("") for path in self._paths(kind, ".json"))
         yield from sorted(every)
 
-    def _paths(self, kind: str) -> list[Path]:
-        return sorted(self.root.glob(_pattern(kind)))
+    def _paths(self, kind: str, suffix: str = "") -> list[Path]:
+        every = self.root.glob(_pattern(kind) + suffix)
+        return sorted(path for path in every if not path.name.startswith("."))
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Note what the run was made with."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from harness.concepts import naming
 from harness.concepts.naming import attribute_overlaps, channel_groups, dissect, overlaps
+from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build
@@ -137,9 +138,8 @@ SOURCE = TrainedSource(name="net", resize=32, crop=32)
 
 def probe_with(model, images, **parameters):
     layers = find_layers(model, View(32, 32))
-    return probe(
-        model, layers, images, SOURCE.view, Checkpoint("net", 1), ProbeParameters(**parameters)
-    )
+    network = Network(Checkpoint("net", 1), model, layers, SOURCE.view)
+    return probe(network, images, ProbeParameters(**parameters))
 
 
 def test_stimuli_and_peaks_are_those_of_the_maps(drawn_like):
@@ -206,8 +206,8 @@ def test_naming_in_little_memory_gives_the_same_names(drawn_like):
     masks = torch.from_numpy(rng.random((30, 4, 32, 32)) < 0.3)
     found = [
         dissect(
-            model, layers, drawn_like, masks, list("abcd"), SOURCE.view, Checkpoint("net", 1),
-            memory=memory,
+            Network(Checkpoint("net", 1), model, layers, SOURCE.view), drawn_like, masks,
+            list("abcd"), memory=memory,
         )
         for memory in (2**31, 2**23, 1)
     ]  # fmt: skip

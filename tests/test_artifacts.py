@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import artifacts
-from harness.artifacts import Artifact, ArtifactError, Run, fingerprint, whole_file, write_text
+from harness.artifacts import (
+    Artifact,
+    ArtifactError,
+    Run,
+    fingerprint,
+    lock,
+    whole_file,
+    write_text,
+)
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 STIMULI = Artifact("stimuli", ("vgg", 3))
@@ -58,6 +66,19 @@ def test_a_file_belongs_to_one_kind(name, tmp_path):
         Run(tmp_path).save(Artifact(kind, tuple(1 if f else name for f in fields)), TABLE, "f")
     for kind in artifacts.LAYOUT:
         assert len(Run(tmp_path)._paths(kind)) == 1
+
+
+def test_what_a_killed_command_left_half_written_is_no_artifact_and_goes(tmp_path):
+    run, part = Run(tmp_path), Artifact("responses_part", ("vgg", 3, 0, 12))
+    if not (child := os.fork()):
+        with whole_file(run.path(part)) as temporary:
+            temporary.write_text("half")
+            os._exit(9)
+    os.waitpid(child, 0)
+    (left,) = run.path(part).parent.iterdir()
+    assert list(run.files()) == [] and not run.holds("responses_part")
+    with lock(tmp_path):
+        assert not left.exists()
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """Work on a real Ray cluster of this machine: the same bytes as in one process."""
 
+import os
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Draw(Work):
-    """Five numbers; not for thirteen."""
+    """Five numbers; not for thirteen, which fails, and not for those whose worker is killed: 100
+    the first time, 200 every time."""
 
     number: int
 
@@ -33,6 +36,10 @@ class Draw(Work):
     def do(self, run, advance):
         if self.number == 13:
             raise ValueError("thirteen is not drawn")
+        tried = run.root / "tried"
+        if self.number == 200 or (self.number == 100 and not tried.exists()):
+            tried.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         yield {"values": np.random.default_rng(self.number).random(5)}
         advance(1)
 
@@ -74,6 +81,27 @@ def test_what_goes_wrong_there_is_told_here(cluster, tmp_path):
         engine(plan(tmp_path), 2, console, cluster) as working,
     ):
         working.step("draw", draws([1, 13]))
+
+
+def test_a_killed_worker_costs_its_piece_of_work(cluster, tmp_path):
+    here, there = plan(tmp_path / "here"), plan(tmp_path / "there")
+    here.run.root.mkdir()
+    (here.run.root / "tried").touch()
+    for one, workers, where in ((here, 0, None), (there, 2, cluster)):
+        with engine(one, workers, Console(quiet=True), where) as working:
+            working.step("draw", draws([1, 100, 2]))
+    assert (there.run.root / "tried").exists()
+    for path in here.run.files():
+        other = there.run.root / path.relative_to(here.run.root)
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_a_worker_that_is_always_killed_ends_the_run_with_a_sentence(cluster, tmp_path):
+    with (
+        pytest.raises(ValueError, match="draw: a worker was killed, probably for lack of memory"),
+        engine(plan(tmp_path), 2, Console(quiet=True), cluster) as working,
+    ):
+        working.step("draw", draws([200]))
 
 
 def test_no_cluster_says_how_to_start_one(tmp_path):

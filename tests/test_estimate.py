@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from conceptevo import cli
 from harness.config import parse_config
 from harness.networks.budget import Cost
+from harness.networks.objectives import OBJECTIVES, Objective
 from harness.results import REVERSION, read_results
 from harness.stages.run import run_until, show_estimate
 
@@ -90,3 +91,21 @@ def test_a_memory_that_does_not_suffice_is_said(tmp_path):
     config = parse_config(tomllib.loads(CONFIG.replace("memory = 4.0", "memory = 0.0001")))
     with pytest.raises(ValueError, match="importance of series 'vgg' by .*: 4 images need"):
         show_estimate(config, tmp_path, QUIET)
+
+
+def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
+    tmp_path, registries
+):
+    def greedy(output, labels):
+        return output[:, 0] + output.new_ones(len(output), 10**7).sum(dim=1)  # 40 MB an image
+
+    OBJECTIVES.put("greedy", Objective(greedy, "something large"))
+    values = tomllib.loads(CONFIG.replace("memory = 4.0", "memory = 0.1"))
+    show_estimate(parse_config(values), tmp_path / "run", QUIET)
+    values["series"][0]["objective"] = "greedy"
+    config = parse_config(values)
+    message = "importance of series 'vgg' by .*: 4 images need 0.1[5-9] GiB a worker"
+    with pytest.raises(ValueError, match=message):
+        show_estimate(config, tmp_path / "run", QUIET)
+    with pytest.raises(ValueError, match=message):
+        run_until("evolve", config, tmp_path / "run", QUIET)

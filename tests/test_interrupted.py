@@ -1,14 +1,14 @@
 """Killed in the middle of a checkpoint and of a pair, a run ends with the same bytes."""
 
+import multiprocessing
 import signal
 import time
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
-from test_run import artifacts_of, finish, start
+from test_run import artifacts_of
 
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
@@ -111,15 +111,51 @@ def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatc
     assert run.has(Artifact("map"), run.about(Artifact("map"))["fingerprint"])
 
 
+def _run(config, out, workers, cluster):
+    one = parse_config(tomllib.loads(config.replace("workers = 0", f"workers = {workers}")))
+    run_until("revert", one, out, QUIET, cluster)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have loaded what a run needs, so that they begin at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.stages.run", "umap"])
+    return context
+
+
+@pytest.fixture
+def cluster(request):
+    """The address of a Ray cluster on this machine; None where no test asks for one."""
+    if not request.param:
+        yield None
+        return
+    ray = pytest.importorskip("ray", reason="pip install -e '.[cluster]'; `make nightly` does")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_random_moments_the_bytes_are_the_same(workers, whole, tmp_path):
-    path, rng = tmp_path / "one.toml", np.random.default_rng(workers)
-    path.write_text(CONFIG.replace("workers = 0", f"workers = {workers}"))
-    for _ in range(10):
-        process = start(Path(path), tmp_path / "run")
-        time.sleep(float(rng.uniform(3, 20)))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-    finish(start(path, tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("workers", "cluster"), [(0, False), (2, False), (2, True)], indirect=["cluster"]
+)
+def test_killed_at_random_moments_the_bytes_are_the_same(workers, cluster, whole, processes,
+                                                         tmp_path):  # fmt: skip
+    """Seven kills, spread over the artifacts that a run leaves."""
+    rng, saved, kills = np.random.default_rng(workers), set(), 0
+    arguments = (CONFIG, tmp_path / "run", workers, cluster)
+    total = len(list(whole.root.rglob("*.json")))
+    for moment in np.sort(rng.choice(total, 7, replace=False)):
+        process = processes.Process(target=_run, args=arguments)
+        process.start()
+        while process.is_alive() and len(saved) <= moment:
+            saved |= set((tmp_path / "run").rglob("*.json"))
+            time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.2)))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    _run(*arguments)
+    assert kills >= 6  # the last one may come too late
     assert artifacts_of(tmp_path / "run") == artifacts_of(whole.root)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import dissect
+from harness.concepts.network import Network
 from harness.images.sets import ArrayImages, View, drawn_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
@@ -384,11 +385,12 @@ def test_tokens_are_named_by_masks_and_vectors_are_not(extra):
     model = Tokens()
     layers = find_layers(model, view)
     assert layers[0].extra == extra and layers[0].height == layers[0].width == 4
-    table = dissect(model, layers, images, masks, ["x", "y", "z"], view, Checkpoint("net", 1))
+    network = Network(Checkpoint("net", 1), model, layers, view)
+    table = dissect(network, images, masks, ["x", "y", "z"])
     assert len(table) == 8
     vectors = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 5), nn.ReLU())
-    none = dissect(vectors, find_layers(vectors, view), images, masks, ["x", "y", "z"], view,
-                   Checkpoint("net", 1))  # fmt: skip
+    flat = Network(Checkpoint("net", 1), vectors, find_layers(vectors, view), view)
+    none = dissect(flat, images, masks, ["x", "y", "z"])
     assert len(none) == 0 and "concept" in none
 
 

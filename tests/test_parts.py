@@ -9,6 +9,7 @@ import torch
 from test_interventions import perturbed
 from torch import nn
 
+from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.sensitivity import maps_and_gradients
@@ -196,7 +197,8 @@ def test_a_head_is_active_as_its_vector_is_long():
     arrays = drawn_arrays(0, 0, 6)
     view = View(32, 32)
     images = ArrayImages(arrays["pixels"], arrays["labels"], tuple("abcdefghijkl"))
-    recorded = probe(model, [layer], images, view, Checkpoint("t", 1), ProbeParameters(k=2))
+    network = Network(Checkpoint("t", 1), model, [layer], view)
+    recorded = probe(network, images, ProbeParameters(k=2))
     shown = torch.stack([torch.tensor(np.array(images.pixels(i, view))) for i in range(6)])
     batch = (shown.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     heads = value_of(model, layer, batch).unflatten(2, (3, 4)).square().sum(dim=3).sqrt()

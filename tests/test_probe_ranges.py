@@ -1,5 +1,6 @@
 """Probing in ranges of images: whatever the division, the tables are those of one pass."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harness.concepts import probing
+from harness.concepts.network import Network
 from harness.concepts.probing import (
     ProbeParameters,
     positions,
@@ -49,6 +51,7 @@ class Colours(nn.Module):
 
 COLOURS = [Layer("first", 3, 4, 4, False), Layer("second", 3, 4, 4, False)]
 VIEW = View(4, 4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+NETWORK = Network(CHECKPOINT, Colours(), COLOURS, VIEW)
 
 
 def few_colours(seed, count):
@@ -59,7 +62,8 @@ def few_colours(seed, count):
 
 def in_ranges(model, layers, images, view, parameters, chosen, order=None):
     """Each range probed and saved; merged in some order; the tables."""
-    records = [probe_range(model, layers, images, view, r, parameters) for r in chosen]
+    network = Network(CHECKPOINT, model, layers, view)
+    records = [probe_range(network, images, r, parameters) for r in chosen]
     saved = [record.part.arrays() for record in records]
     order = range(len(saved)) if order is None else order
     part = merge(ProbePart.from_arrays(saved[number]) for number in order)
@@ -93,8 +97,7 @@ def assert_same(found, whole):
 def test_any_ranges_in_any_order_equal_one_pass(seed, count, k, responsive, data):
     images = few_colours(seed, count)
     whole = probe(
-        Colours(), COLOURS, images, VIEW, CHECKPOINT,
-        ProbeParameters(k=k, responsive=responsive, batch_size=count),
+        NETWORK, images, ProbeParameters(k=k, responsive=responsive, batch_size=count),
     )  # fmt: skip
     cuts = sorted(data.draw(st.sets(st.integers(1, count - 1), max_size=5)))
     chosen = [range(*pair) for pair in pairwise([0, *cuts, count])]
@@ -109,7 +112,7 @@ def test_any_ranges_in_any_order_equal_one_pass(seed, count, k, responsive, data
 def test_one_pass_equals_the_plain_twin(seed, k, responsive):
     images = few_colours(seed, 9)
     parameters = ProbeParameters(k=k, responsive=responsive, batch_size=4)
-    found = probe(Colours(), COLOURS, images, VIEW, CHECKPOINT, parameters)
+    found = probe(NETWORK, images, parameters)
     pixels = torch.from_numpy(images.arrays).permute(0, 3, 1, 2).float() / 255
     batch = (pixels - 0.5) / 0.25
     maps = np.concatenate(
@@ -146,7 +149,7 @@ def test_a_network_s_bits_do_not_depend_on_the_ranges(name):
     model, view = build(name, 3, 0), View(32, 32)
     layers = find_layers(model, view)
     parameters = ProbeParameters(k=5, responsive=6, batch_size=16)
-    whole = probe(model, layers, images, view, CHECKPOINT, parameters)
+    whole = probe(Network(CHECKPOINT, model, layers, view), images, parameters)
     for cuts in ([0, 41], [0, 20, 41], [0, 5, 9, 25, 41]):
         chosen = [range(*pair) for pair in pairwise(cuts)]
         for size in (4, 9, 64):
@@ -170,7 +173,7 @@ def test_ranges_cover_all_images_once_and_their_activations_fit(images, neurons,
 
 
 def part_of(images, chosen, k=2):
-    return probe_range(Colours(), COLOURS, images, VIEW, chosen, ProbeParameters(k=k)).part
+    return probe_range(NETWORK, images, chosen, ProbeParameters(k=k)).part
 
 
 def test_what_cannot_be_merged_is_refused():
@@ -219,8 +222,7 @@ def test_half_precision_activations_are_rounded_and_nothing_else_changes():
     images = few_colours(2, 12)
     whole, half = (
         probe_range(
-            Colours(), COLOURS, images, VIEW, range(12),
-            ProbeParameters(k=3, activations_type=kind),
+            NETWORK, images, range(12), ProbeParameters(k=3, activations_type=kind),
         )
         for kind in ("float32", "float16")
     )  # fmt: skip
@@ -236,7 +238,7 @@ def test_an_activation_beyond_half_precision_is_refused():
     view = View(4, 4, (0.5,) * 3, (1e-6,) * 3)
     with pytest.raises(ValueError, match=r'beyond 65,504.*activations_type = "float32"'):
         probe_range(
-            Colours(), COLOURS, images, view, range(12),
+            replace(NETWORK, view=view), images, range(12),
             ProbeParameters(k=3, activations_type="float16"),
         )  # fmt: skip
 
@@ -251,8 +253,8 @@ def test_a_range_that_runs_out_of_memory_is_done_again_with_half_the_batch(caplo
             return super().forward(x)
 
     parameters = ProbeParameters(k=3, batch_size=12)
-    found = probe_range(Greedy(), COLOURS, images, VIEW, range(12), parameters)
-    whole = probe_range(Colours(), COLOURS, images, VIEW, range(12), parameters)
+    found = probe_range(replace(NETWORK, model=Greedy()), images, range(12), parameters)
+    whole = probe_range(NETWORK, images, range(12), parameters)
     assert np.array_equal(found.part.arrays()["keys"], whole.part.arrays()["keys"])
     assert "probing images 0 to 11: out of memory; going on with 6 images a pass" in caplog.text
 
@@ -264,8 +266,8 @@ def test_lower_precision_is_used_where_asked_for():
     images = ArrayImages(arrays, np.arange(12) % 3, ("a", "b", "c"))
     full, low = (
         probe_range(
-            model, layers, images, view, range(12), ProbeParameters(k=3),
-            device=Device("cpu", precision),
+            Network(CHECKPOINT, model, layers, view, Device("cpu", precision)), images, range(12),
+            ProbeParameters(k=3),
         ).activations
         for precision in ("float32", "bfloat16")
     )  # fmt: skip

@@ -151,11 +151,8 @@ def tables_of(folder: Path) -> dict[str, bytes]:
 
 
 def artifacts_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for kind in ("probe", "space", "importance", "reversion", "images")
-        for path in sorted((folder / kind).rglob("*.parquet"))
-    }
+    """The content of every artifact, by its place."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Run(folder).files()}
 
 
 def test_a_second_time_everything_is_reused(finished, config):

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from harness.concepts.network import Network
 from harness.images.batches import batches
-from harness.images.sets import FileImages, ImageSet, View
+from harness.images.sets import FileImages, ImageSet
 from harness.networks.budget import halving
-from harness.networks.devices import CPU, Device
 from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
-from harness.records import NEURON, Checkpoint
+from harness.records import NEURON
 
 TOP_SHARE = 0.005
 #: Most bytes of the ranks that attributes are compared with at a time.
@@ -39,17 +39,13 @@ def label_masks(labels: np.ndarray, count: int) -> Tensor:
 
 
 def dissect(
-    model: nn.Module,
-    layers: Sequence[Layer],
+    network: Network,
     images: ImageSet,
     masks: Tensor,
     concepts: Sequence[str],
-    view: View,
-    checkpoint: Checkpoint,
     batch_size: int = 64,
     on_image: Callable[[int], None] = lambda count: None,
     memory: int = 2**31,
-    device: Device = CPU,
 ) -> pd.DataFrame:
     """The concept of every living neuron.
 
@@ -57,34 +53,31 @@ def dissect(
     a pass over the images for each such group.
 
     Args:
-        model, layers: what is dissected; layers without a place in the image are passed over.
+        network: what is dissected; layers without a place in the image are passed over.
         images: labelled images, disjoint from the probe images.
         masks: bool [images, concepts, height, width] over the whole view.
         concepts: names.
-        view: how the model sees an image.
-        checkpoint: whose neurons these are.
         batch_size: images a forward pass.
         on_image: called with the number of images just done, in the first pass.
         memory: bytes that the maps of a group may take, with what is computed from them.
-        device: where the model is.
 
     Returns:
         series, epoch, layer, channel, concept (of the largest overlap), iou (intersection over
         union, cells weighted by the share of them that the concept covers). Neurons that never
         vary are absent.
     """
-    spatial = [layer for layer in layers if layer.width > 1]
+    spatial = [layer for layer in network.layers if layer.width > 1]
     if not spatial:
         logger.warning(
             "series %s: no probed layer has a place in the image: no neuron is named by masks",
-            checkpoint.series,
+            network.checkpoint.series,
         )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
     frames = []
     covered: dict[tuple[int, int], Tensor] = {}
     for number, group in enumerate(channel_groups(spatial, len(images), memory)):
         report = on_image if number == 0 else lambda count: None
-        maps = _maps(model, group, images, view, batch_size, report, device)
+        maps = _maps(network, group, images, batch_size, report)
         for layer, channels in group:
             size = (layer.height, layer.width)
             if size not in covered:
@@ -95,8 +88,7 @@ def dissect(
             alive = (activations.amax(dim=0) > activations.amin(dim=0)).numpy()
             frame = pd.DataFrame(
                 {
-                    "series": checkpoint.series,
-                    "epoch": checkpoint.epoch,
+                    **vars(network.checkpoint),
                     "layer": layer.name,
                     "channel": np.arange(channels.start, channels.stop),
                     "concept": [concepts[index] for index in best.indices],
@@ -133,13 +125,11 @@ def channel_groups(layers: Sequence[Layer], images: int, memory: int) -> list[li
 
 
 def _maps(
-    model: nn.Module,
+    network: Network,
     group: Sequence[Channels],
     images: ImageSet,
-    view: View,
     batch_size: int,
     on_image: Callable[[int], None],
-    device: Device,
 ) -> dict[tuple[str, int], list[Tensor]]:
     """(layer, first channel) -> the maps of a group's neurons, float32 [batch, channels,
     positions] each."""
@@ -156,13 +146,14 @@ def _maps(
         for parts in maps.values():
             parts.clear()
         with (
-            borrowed(model),
+            borrowed(network.model),
             torch.inference_mode(),
-            device.computing(),
-            ActivationRecorder(model, layers, keep) as record,
+            network.device.computing(),
+            ActivationRecorder(network.model, layers, keep) as record,
         ):
-            for ids, batch in batches(images, np.arange(len(images)), view, size):
-                run_network(model, device.batch(batch), "to name what its neurons detect")
+            for ids, batch in batches(images, np.arange(len(images)), network.view, size):
+                there = network.device.batch(batch)
+                run_network(network.model, there, "to name what its neurons detect")
                 for layer, channels in group:
                     maps[layer.name, channels.start].append(record.kept[layer.name])
                 on_image(len(ids))

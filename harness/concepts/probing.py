@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.concepts.network import Network
 from harness.concepts.recorded import (
     ProbePart,
     neurons_table,
@@ -26,13 +27,12 @@ from harness.concepts.recorded import (
 )
 from harness.concepts.stimuli import TopK
 from harness.images.batches import batches
-from harness.images.sets import ImageSet, View
+from harness.images.sets import ImageSet
 from harness.networks.budget import FEWEST, halving
-from harness.networks.devices import CPU, Device
+from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
-from harness.records import Checkpoint
 
 #: Most bytes of activations in one range of images.
 RANGE_BYTES = 2**28
@@ -117,22 +117,18 @@ def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range
 
 
 def probe(
-    model: nn.Module,
-    layers: Sequence[Layer],
+    network: Network,
     images: ImageSet,
-    view: View,
-    checkpoint: Checkpoint,
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
-    device: Device = CPU,
 ) -> Probe:
     """Record what every neuron of the layers does on every image, in one range.
 
     Raises:
         ValueError: k larger than the image set, or a NaN activation.
     """
-    everything = range(len(images))
-    record = probe_range(model, layers, images, view, everything, parameters, on_image, device)
+    record = probe_range(network, images, range(len(images)), parameters, on_image)
+    layers, checkpoint = network.layers, network.checkpoint
     neurons = neurons_table(record.part, layers)
     activations = np.empty((0, len(neurons)), dtype=np.float32)
     if record.activations is not None:
@@ -146,28 +142,23 @@ def probe(
 
 
 def probe_range(
-    model: nn.Module,
-    layers: Sequence[Layer],
+    network: Network,
     images: ImageSet,
-    view: View,
     chosen: range,
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
-    device: Device = CPU,
 ) -> RangeRecord:
     """Record what every neuron of the layers does on a range of images.
 
     Where memory runs out, the range is done again with half as many images a pass.
 
     Args:
-        model: on `device`.
-        layers: the probed layers.
+        network: whose layers are recorded. Top-k and peaks stay on its device until the range is
+            done.
         images: all probe images.
-        view: how the model sees an image.
         chosen: ids of the images of this range, without gaps.
         parameters: see ProbeParameters.
         on_image: called with the number of images just done.
-        device: where to compute. Top-k and peaks stay there until the range is done.
 
     Raises:
         ValueError: k larger than the image set, a NaN activation, or one that float16 cannot hold.
@@ -178,6 +169,7 @@ def probe_range(
             f"lower probe.k or add images"
         )
     ids = np.arange(chosen.start, chosen.stop)
+    model, layers, device = network.model, network.layers, network.device
 
     def record(batch_size: int) -> RangeRecord:
         recording = _Recording(layers, ids, parameters, device)
@@ -187,7 +179,7 @@ def probe_range(
             device.computing(),
             ActivationRecorder(model, layers, recording.keep) as record,
         ):
-            for batch_ids, batch in batches(images, ids, view, batch_size):
+            for batch_ids, batch in batches(images, ids, network.view, batch_size):
                 run_network(model, device.batch(batch), "to record its neurons")
                 recording.add(batch_ids, [record.kept[layer.name] for layer in layers])
                 on_image(len(batch_ids))

@@ -21,6 +21,7 @@ from harness.evolutions.importance import IMPORTANCE, importance_method, sensiti
 from harness.networks.budget import resources
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layers import Layer
+from harness.networks.objectives import Target
 from harness.networks.sources import Source
 from harness.records import CONTROLS, Pair
 from harness.stages.ablate import (
@@ -35,7 +36,7 @@ from harness.stages.ablate import (
 from harness.stages.checkpoints import batch_there, image_parts, open_pair, read_layers, view_of
 from harness.stages.engine import one_thread
 from harness.stages.evolve import ScoreEvolutions, score_works
-from harness.stages.prototypes import prototype_works
+from harness.stages.prototypes import prototype_works, sample_target
 from harness.stages.space import PlaceAgain
 from harness.stages.stage import Plan, Step, Work
 from harness.stages.study import AblationStudy, chosen_classes
@@ -186,7 +187,8 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
             batch = batch_there(plan.test_images, some, opened[-1])
             steps = study.config.evolve.path_steps
             with one_thread():
-                seconds = seconds_an_image(study.scored, steps, *opened[:3], batch)
+                target = sample_target(source, opened[1], plan.test_images, batch)
+                seconds = seconds_an_image(study.scored, steps, *opened[:3], batch, target)
             for work in waiting_scores:
                 row["scores, min"] += len(work.classes) * seen * seconds[work.method] / scale
             for (joint, alone), arm_work in zip(counts, waiting_arms, strict=True):
@@ -229,6 +231,7 @@ def seconds_an_image(
     newer: nn.Module,
     layers: Sequence[Layer],
     batch: Tensor,
+    target: Target,
 ) -> dict[str, float]:
     """Seconds an image: of each method, of an arm over all layers ("joint"), of one in a layer
     ("layer", mean).
@@ -241,7 +244,7 @@ def seconds_an_image(
             start = time.perf_counter()
             rng, method = np.random.default_rng(0), {name: importance_method(name)}
             sensitivities(
-                older, newer, layers, [batch], 0, method, rng, path_steps, lambda: [batch]
+                older, newer, layers, [batch], target, method, rng, path_steps, lambda: [batch]
             )
             seconds[name] = (time.perf_counter() - start) / len(batch)
         with torch.inference_mode(), execution(newer, layers) as running:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
 
 from harness.artifacts import Artifact, Run
+from harness.concepts.network import Network
 from harness.config import Config
 from harness.images.batches import batch_of, batches
 from harness.images.sets import ImageSet, View, open_images
@@ -24,8 +25,8 @@ from harness.networks.running import name_network, network_name
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.wrappers import usable
 from harness.randomness import generator
-from harness.records import Pair
-from harness.stages.stage import Plan
+from harness.records import Checkpoint, Pair
+from harness.stages.stage import Plan, Work
 
 #: Fields of a source that say which checkpoints there are, not what one of them is.
 _UNSEEN = {
@@ -53,6 +54,32 @@ def _identity(source: Source, epoch: int, precision: str) -> list[object]:
     not, as float32 is full single precision on each."""
     seen: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=_UNSEEN)]
     return seen if precision == "float32" else [*seen, precision]
+
+
+@dataclass(frozen=True)
+class OfCheckpoint(Work):
+    """What is done with one checkpoint and its layers."""
+
+    source: Source
+    epoch: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.source.name, self.epoch
+
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        return Artifact("checkpoint", self.place), Artifact("layers", (self.source.name,))
+
+    def network(self, run: Run) -> Network:
+        """The checkpoint's network on the device in use."""
+        return Network(
+            Checkpoint(*self.place),
+            load(run, self.source, self.epoch),
+            read_layers(run, self.source.name),
+            view_of(run, self.source),
+            resources().device,
+        )
 
 
 def load(run: Run, source: Source, epoch: int) -> nn.Module:

@@ -34,6 +34,12 @@ from harness.networks.budget import Resources, cores, using, worker_bytes
 from harness.networks.devices import Precision, choose_device, devices
 from harness.stages.stage import Advance, Plan, Step, Work
 
+#: What is said where a worker is gone, on this machine or after all tries on a cluster.
+_KILLED = (
+    "{}: a worker was killed, probably for lack of memory; take a smaller batch_size or fewer "
+    "workers, and run the same command again: what is done is kept"
+)
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -109,7 +115,7 @@ class Engine:
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task(title, total=total)
             if self._cluster is not None:
-                self._on_cluster(self._cluster, waiting, lambda n: progress.advance(bar, n))
+                self._on_cluster(title, waiting, lambda n: progress.advance(bar, n))
             elif self._workers == 0:
                 with using(self._plan.resources):
                     for shard in waiting:
@@ -142,11 +148,7 @@ class Engine:
                 try:
                     future.result()
                 except BrokenProcessPool:
-                    raise WorkError(
-                        f"{title}: a worker was killed, probably for lack of memory; take a "
-                        f"smaller batch_size or fewer workers, and run the same command again: "
-                        f"what is done is kept"
-                    ) from None
+                    raise WorkError(_KILLED.format(title)) from None
 
     def _resources_of_workers(self) -> list[Resources]:
         """Of the first worker, the second, …: where there are several GPUs, they take turns."""
@@ -160,8 +162,10 @@ class Engine:
             for device in (replace(granted.device, name=name) for name in names)
         ]
 
-    def _on_cluster(self, cluster: str, shards: Sequence[Shard], advance: Advance) -> None:
-        """A Ray task a shard; one that is lost with its machine is done again elsewhere."""
+    def _on_cluster(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
+        """A Ray task a shard; one that is lost with its worker is done again elsewhere."""
+        cluster = self._cluster
+        assert cluster is not None
         try:
             import ray
         except ImportError:
@@ -197,6 +201,8 @@ class Engine:
                     for other in running:
                         ray.cancel(other)
                     raise error.cause from None
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                    raise WorkError(_KILLED.format(title)) from None
                 advance(shard.steps)
 
     def close(self, finish: bool) -> None:

@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness.artifacts import Run
+from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe, ranges
 from harness.concepts.space_methods import SPACES, Evidence
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
@@ -41,7 +42,8 @@ from harness.stages.benchmark import arms_a_class, seconds_an_image
 from harness.stages.checkpoints import batch_there, prepared
 from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split
-from harness.stages.probe import MASKED_IMAGES
+from harness.stages.naming import MASKED_IMAGES
+from harness.stages.prototypes import sample_target
 from harness.stages.study import AblationStudy
 
 GIB = 2**30
@@ -235,10 +237,8 @@ class _Opened:
             ("",),
         )
         least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
-        record = partial(
-            probe, self.newer, self.layers, few, self.view, Checkpoint("", 0), least,
-            device=resources().device,
-        )  # fmt: skip
+        network = Network(Checkpoint("", 0), self.newer, self.layers, self.view, resources().device)
+        record = partial(probe, network, few, least)
         cost = measure(record, len(few), resources().device)
         decoding = _seconds(lambda: [sample.pixels(i, self.view) for i in range(len(few))])
         recorded = record()
@@ -304,11 +304,12 @@ class _Opened:
     def importance(self) -> Estimate:
         """A few images scored by each method."""
         study, batch = self._study, self.batch(min(self.few, FEWEST))
+        target = sample_target(self.source, self.newer, self.material.sample, batch)
         seconds = memory = 0.0
         for name in study.scored:
             others = partial(tuple, [batch])
             score = partial(
-                sensitivities, self.older, self.newer, self.layers, [batch], 0,
+                sensitivities, self.older, self.newer, self.layers, [batch], target,
                 {name: importance_method(name)}, np.random.default_rng(0),
                 self.config.evolve.path_steps, others,
             )  # fmt: skip
@@ -332,10 +333,10 @@ class _Opened:
             self.source.name, self.older, self.newer, self.layers, self.material.sample, self.view,
             self.config.revert.batch_size,
         )  # fmt: skip
+        batch = self.batch(min(size, self.few))
+        target = sample_target(self.source, self.newer, self.material.sample, batch)
         one = bytes_an_image(self.older, self.newer, self.layers, self.material.sample, self.view)
-        seconds = seconds_an_image(
-            (), 1, self.older, self.newer, self.layers, self.batch(min(size, self.few))
-        )
+        seconds = seconds_an_image((), 1, self.older, self.newer, self.layers, batch, target)
         shown = self._images("heldout") + self._images("importance arms")
         arms = each = 0.0
         for method in (CONTROLS, *study.methods):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config
@@ -21,13 +20,13 @@ from harness.evolutions.importance import (
 )
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, halving, resources
-from harness.networks.layers import Layer
-from harness.networks.objectives import objective_identity
+from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import (
+    Opened,
     batch_there,
     fitting_size,
     importance_batches,
@@ -89,10 +88,11 @@ class ScoreEvolutions(Work):
         images, config = open_images(run, "test"), self.config
         view = view_of(run, self.source)
         method, scores, reliability = importance_method(self.method), [], []
-        batch_size = self._batch_size(older, newer, layers, images, view)
         measured = [
             targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
         ]
+        target = measured[1](self.classes[0])
+        batch_size = self._batch_size((older, newer, layers), images, view, target)
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
 
@@ -131,20 +131,17 @@ class ScoreEvolutions(Work):
 
     def _batch_size(
         self,
-        older: nn.Module,
-        newer: nn.Module,
-        layers: Sequence[Layer],
+        opened: Opened,
         images: ImageSet,
         view: View,
+        target: Target,
     ) -> int:
         """Images a pass, such that the method fits the memory of this worker."""
         batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
         rng, steps = np.random.default_rng(0), self.config.evolve.path_steps
         methods = {self.method: importance_method(self.method)}
         others = partial(tuple, [batch])
-        score = partial(
-            sensitivities, older, newer, layers, [batch], 0, methods, rng, steps, others
-        )
+        score = partial(sensitivities, *opened, [batch], target, methods, rng, steps, others)
         what = f"importance of series {self.source.name!r} by {self.method}"
         return fitting_size(what, score, len(batch), self.config.evolve.batch_size, what)
 

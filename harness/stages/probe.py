@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
-import torch
 
 from harness.artifacts import Artifact, Run, write_tables
-from harness.concepts.naming import attribute_overlaps, dissect, label_masks, read_attributes
-from harness.concepts.probing import ProbeParameters, probe, probe_range, ranges
+from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.concepts.recorded import (
     ProbePart,
     merge,
@@ -19,28 +16,24 @@ from harness.concepts.recorded import (
     responsive_table,
     stimuli_table,
 )
-from harness.config import Config, DrawnImagesSection, FolderImagesSection
-from harness.images import drawn
+from harness.config import Config
 from harness.images.batches import batch_of
-from harness.images.sets import ArrayImages, FileImages, open_images, sample_digest
+from harness.images.sets import open_images, sample_digest
 from harness.networks.architectures import takes_channels_last
-from harness.networks.budget import resources
-from harness.networks.layers import Layer, find_layers
+from harness.networks.layers import find_layers
 from harness.networks.receptive_field import with_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
-from harness.records import NEURON, Checkpoint
+from harness.records import Checkpoint
 from harness.stages.checkpoints import (
+    OfCheckpoint,
     give_checkpoints,
-    load,
     opened,
     prepared,
     read_layers,
-    view_of,
 )
+from harness.stages.naming import naming_steps
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
-
-MASKED_IMAGES = 600  # how many of the test images serve to name what neurons detect
 
 
 @dataclass(frozen=True)
@@ -81,23 +74,7 @@ class FindLayers(Work):
 
 
 @dataclass(frozen=True)
-class _OfCheckpoint(Work):
-    """What is done with one checkpoint and its layers."""
-
-    source: Source
-    epoch: int
-
-    @property
-    def place(self) -> tuple[str, int]:
-        return self.source.name, self.epoch
-
-    @property
-    def network(self) -> tuple[Artifact, ...]:
-        return Artifact("checkpoint", self.place), Artifact("layers", (self.source.name,))
-
-
-@dataclass(frozen=True)
-class ProbeRange(_OfCheckpoint):
+class ProbeRange(OfCheckpoint):
     """Record one checkpoint on a range of the probe images."""
 
     parameters: ProbeParameters
@@ -114,7 +91,7 @@ class ProbeRange(_OfCheckpoint):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        return (*self.network, Artifact("image_index", ("probe",)))
+        return (*self.inputs, Artifact("image_index", ("probe",)))
 
     @property
     def depends(self) -> object:
@@ -130,19 +107,10 @@ class ProbeRange(_OfCheckpoint):
         return all(plan.has(made) for made in self.makes if made.kind == "activations")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        layers = read_layers(run, self.source.name)
-        record = probe_range(
-            load(run, self.source, self.epoch),
-            layers,
-            open_images(run, "probe"),
-            view_of(run, self.source),
-            self.images,
-            self.parameters,
-            advance,
-            resources().device,
-        )
+        network, images = self.network(run), open_images(run, "probe")
+        record = probe_range(network, images, self.images, self.parameters, advance)
         if record.activations is not None:
-            neurons = neurons_of(layers)
+            neurons = neurons_of(network.layers)
             yield {
                 "activations": record.activations,
                 "layer": neurons["layer"].to_numpy(dtype=str),
@@ -153,7 +121,7 @@ class ProbeRange(_OfCheckpoint):
 
 
 @dataclass(frozen=True)
-class JoinRanges(_OfCheckpoint):
+class JoinRanges(OfCheckpoint):
     """Join what the ranges of images recorded of one checkpoint; their parts go."""
 
     ranges: tuple[ProbeRange, ...]
@@ -189,7 +157,7 @@ class JoinRanges(_OfCheckpoint):
 
 
 @dataclass(frozen=True)
-class TakeEvidence(_OfCheckpoint):
+class TakeEvidence(OfCheckpoint):
     """Take what was recorded of a checkpoint while the network trained."""
 
     parameters: ProbeParameters
@@ -203,7 +171,7 @@ class TakeEvidence(_OfCheckpoint):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        return (*self.network, Artifact("image_index", ("probe",)))
+        return (*self.inputs, Artifact("image_index", ("probe",)))
 
     @property
     def depends(self) -> object:
@@ -290,131 +258,12 @@ def probe_steps(plan: Plan) -> Iterator[Step]:
     yield "stimuli", list[Work]([*joins, *taken])
 
 
-@dataclass(frozen=True)
-class NameByMasks(_OfCheckpoint):
-    """Name one checkpoint's neurons by the masks of the first `count` drawn test images."""
-
-    count: int
-
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return (Artifact("concepts", self.place),)
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        return (*self.network, Artifact("image_index", ("test",)))
-
-    @property
-    def depends(self) -> object:
-        return self.count
-
-    @property
-    def steps(self) -> int:
-        return self.count
-
-    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        arrays = run.arrays(Artifact("images", ("test",)))
-        masks = [
-            label_masks(arrays[name][: self.count], total)
-            for name, total in (("parts", len(drawn.PARTS)), ("colours", len(drawn.COLOURS)))
-        ]
-        images = open_images(run, "test")
-        assert isinstance(images, ArrayImages)
-        yield dissect(
-            load(run, self.source, self.epoch),
-            read_layers(run, self.source.name),
-            replace(images, arrays=images.arrays[: self.count], labels=images.labels[: self.count]),
-            torch.cat(masks, dim=1),
-            [*drawn.PARTS, *drawn.COLOURS],
-            view_of(run, self.source),
-            Checkpoint(*self.place),
-            on_image=advance,
-            memory=resources().memory,
-            device=resources().device,
-        )
-
-
-@dataclass(frozen=True)
-class NameByAttributes(_OfCheckpoint):
-    """Name one checkpoint's neurons by the attributes of the user's test images."""
-
-    path: Path
-    known: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
-
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return (Artifact("concepts", self.place),)
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        return (*self.network, Artifact("image_index", ("test",)))
-
-    @property
-    def depends(self) -> object:
-        return self.known
-
-    @property
-    def steps(self) -> int:
-        return len(self.known[1])
-
-    def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        images = open_images(run, "test")
-        assert isinstance(images, FileImages)
-        attributes, names = read_attributes(self.path, images)
-        model, layers = load(run, self.source, self.epoch), read_layers(run, self.source.name)
-        tables = []
-        for number, group in enumerate(_layer_groups(layers, len(images), resources().memory)):
-            recorded = probe(
-                model,
-                group,
-                images,
-                view_of(run, self.source),
-                Checkpoint(*self.place),
-                ProbeParameters(k=1, responsive=1),
-                advance if number == 0 else lambda count: None,
-                resources().device,
-            )
-            overlap = attribute_overlaps(recorded.activations, attributes)
-            best = overlap.argmax(axis=1)
-            named = recorded.neurons.assign(
-                concept=[names[i] for i in best], iou=overlap.max(axis=1)
-            )
-            tables.append(named[~named["dead"]])
-        table = pd.concat(tables, ignore_index=True)
-        table = table.assign(series=self.source.name, epoch=self.epoch)
-        yield table[[*NEURON, "concept", "iou"]]
-
-
-def _layer_groups(layers: Sequence[Layer], images: int, memory: int) -> list[list[Layer]]:
-    """The layers in groups, in order, whose activations fit the memory thrice; one at least."""
-    groups: list[list[Layer]] = [[]]
-    left = memory
-    for layer in layers:
-        needed = 3 * 4 * images * layer.channels
-        if needed > left and groups[-1]:
-            groups.append([])
-            left = memory
-        groups[-1].append(layer)
-        left -= needed
-    return groups
-
-
 def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
     config = plan.config
     yield "layers", [FindLayers(source) for source in config.series]
-    checkpoints = [(source, epoch) for source in config.series for epoch in source.loadable()]
     yield from probe_steps(plan)
-    # neurons are named by the drawn parts' masks or by the user's attributes, where there are any
-    if isinstance(config.images, DrawnImagesSection):
-        count = min(MASKED_IMAGES, config.images.test)
-        yield "naming concepts", [NameByMasks(*one, count) for one in checkpoints]
-    elif isinstance(config.images, FolderImagesSection) and config.images.attributes is not None:
-        path = config.images.attributes
-        assert isinstance(plan.test_images, FileImages)
-        values, names = read_attributes(path, plan.test_images)
-        known = (tuple(names), tuple(map(tuple, values.astype(int).tolist())))
-        yield "naming concepts", [NameByAttributes(*one, path, known) for one in checkpoints]
+    yield from naming_steps(plan)
 
 
 STAGE = Stage("probe", _steps)

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.artifacts import Artifact, Run
@@ -123,11 +123,31 @@ def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
         (artifact,) = prototypes_read(source, epoch)
         vectors = torch.from_numpy(run.arrays(artifact)["prototypes"])
 
-    def target(class_id: int) -> Target:
-        label = output_of(source, images, class_id) if objective.classifies else class_id
-        return Target(objective, label, len(images.classes), vectors)
+    return partial(_target, source, images, vectors)
 
-    return target
+
+def _target(source: Source, images: ImageSet, vectors: Tensor | None, class_id: int) -> Target:
+    objective = choose_objective(source.objective)
+    label = output_of(source, images, class_id) if objective.classifies else class_id
+    return Target(objective, label, len(images.classes), vectors)
+
+
+def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Tensor) -> Target:
+    """What is measured for the first class, with prototypes of ones in place of those that are yet
+    to be made: it takes as long, and as much memory.
+
+    Args:
+        source: whose objective it is.
+        model: one of its checkpoints, which says how wide outputs are.
+        images: that have the classes.
+        batch: that the model is run on.
+    """
+    vectors: Tensor | None = None
+    if choose_objective(source.objective).prototypes:
+        with borrowed(model), torch.inference_mode():
+            width = logits_of(model, run_network(model, batch)).shape[1]
+        vectors = torch.ones(len(images.classes), width)
+    return _target(source, images, vectors, 0)
 
 
 def says(source: Source, config: Config) -> str:
