@@ -10,9 +10,9 @@ from typing import cast
 import pandas as pd
 import streamlit as st
 
-from survey_app.export import sources, tables
+from survey_app.export import as_csv, sources, tables
 from survey_app.figures import people_flow, per_condition, per_trial, rates
-from survey_app.passwords import GUARD, OIDC, VARIABLE, fits
+from survey_app.passwords import GUARD, OIDC, VARIABLE, LockedOut, fits
 from survey_app.places import Places
 from survey_app.server import service
 from survey_app.submissions import submissions
@@ -39,14 +39,16 @@ def _allowed() -> bool:
     with st.form("sign in"):
         typed = st.text_input("Password", type="password")
         if st.form_submit_button("Sign in") and typed:
-            if pause := GUARD.wait():
-                st.error(f"Too many wrong passwords. Try again in {ceil(pause / 60)} minutes.")
+            time.sleep(GUARD.pause())
+            address = st.context.ip_address or "this machine"
+            try:
+                if GUARD.judge(address, lambda: fits(typed, os.environ[VARIABLE])):
+                    st.session_state["allowed"] = True
+                    st.rerun()
+            except LockedOut as locked:
+                minutes = ceil(locked.seconds / 60)
+                st.error(f"Too many wrong passwords. Try again in {minutes} minutes.")
                 return False
-            if fits(typed, os.environ[VARIABLE]):
-                GUARD.succeeded()
-                st.session_state["allowed"] = True
-                st.rerun()
-            GUARD.failed(st.context.ip_address or "this machine")
             time.sleep(1)  # guessing is slow
             st.error("That is not the password.")
     return False
@@ -59,7 +61,7 @@ def _downloads(answers: pd.DataFrame, people: pd.DataFrame, source: str) -> None
         (right, "participants", people),
     ):
         column.download_button(
-            f"Download {name}", frame.to_csv(index=False), f"{source}-{name}.csv", "text/csv"
+            f"Download {name}", as_csv(frame), f"{source}-{name}.csv", "text/csv"
         )
 
 

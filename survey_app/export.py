@@ -126,16 +126,27 @@ def export(
 
 
 def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
-    """A table as R, Python and, with `excel`, Excel read it: TRUE and FALSE, empty for missing."""
-    plain = frame.assign(
-        **{
-            name: frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
-            for name in frame
-            if frame[name].dtype == "boolean"
-        }
-    )
+    """Write a table; see as_csv."""
     with whole_file(path) as temporary:
-        plain.to_csv(temporary, index=False, encoding="utf-8-sig" if excel else "utf-8")
+        temporary.write_text(
+            as_csv(frame, excel), encoding="utf-8-sig" if excel else "utf-8", newline=""
+        )
+
+
+def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
+    """A table as R, Python and, with `excel`, Excel read it: TRUE and FALSE, empty for missing.
+
+    Excel takes a text that begins like a formula for one and carries it out: `excel` puts an
+    apostrophe before it, as Excel itself shows such a text.
+    """
+    plain = frame.copy()
+    for name in frame:
+        if frame[name].dtype == "boolean":
+            plain[name] = frame[name].map({True: "TRUE", False: "FALSE"}).astype("string")
+        elif excel and pd.api.types.is_string_dtype(frame[name]):
+            formula = frame[name].str.match(r"[=+\-@\t\r]", na=False).astype(bool)
+            plain[name] = frame[name].mask(formula, "'" + frame[name].astype("string"))
+    return plain.to_csv(index=False)
 
 
 def _frozen(store: Store, study: str | None) -> list[Study]:

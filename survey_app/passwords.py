@@ -6,8 +6,12 @@ import hashlib
 import hmac
 import logging
 import secrets
+import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address, ip_network
 
 VARIABLE = "CONCEPTEVO_DASHBOARD_PASSWORD"
 #: Who may sign in by OIDC instead: e-mail addresses, separated by commas.
@@ -36,37 +40,95 @@ def fits(password: str, stored: str) -> bool:
     return hmac.compare_digest(found, expected)
 
 
-class Guard:
-    """Locks the sign-in after wrong passwords, longer after each; logs every one of them.
+@dataclass
+class _Guesses:
+    """Wrong passwords in a row of one address; `until`: when the next is looked at."""
 
-    All guesses count together: there is one password, and behind a proxy all come from one address.
+    wrong: int = 0
+    until: float = 0.0
+
+
+class LockedOut(Exception):
+    """This address guessed too often; `seconds` until its next guess is looked at."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"locked for {seconds:.0f} s")
+        self.seconds = seconds
+
+
+class Guard:
+    """Locks an address out after wrong passwords, longer after each; logs every one of them.
+
+    Whoever guesses locks out only their own address (an IPv6 address counts as its /64 network,
+    which is what one person has). Many addresses that guess slow the sign-in down for all who are
+    not signed in, up to SLOWEST seconds a try, and never shut it.
     """
 
-    FREE, FIRST, LONGEST = 5, 60.0, 3600.0  # guesses; seconds
+    FREE, FIRST, LONGEST = 5, 60.0, 3600.0  # guesses of an address; seconds
+    SLOWEST, WINDOW = 10.0, 3600.0  # seconds; guesses of so many seconds count together
+    MOST = 10_000  # addresses remembered; the one that guessed longest ago is forgotten first
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._wrong, self._until = clock, 0, 0.0
+        self._clock = clock
+        self._known: OrderedDict[str, _Guesses] = OrderedDict()
+        self._recent: deque[float] = deque(maxlen=1000)
+        self._turn = threading.Lock()  # guesses sent at the same moment are counted one by one
 
-    def wait(self) -> float:
-        """Seconds until the next guess is looked at."""
-        return max(0.0, self._until - self._clock())
+    def judge(self, address: str, right: Callable[[], bool]) -> bool:
+        """Whether the password that came from an address is right.
 
-    def failed(self, address: str) -> None:
-        """A wrong password came from an address."""
-        self._wrong += 1
-        if self._wrong >= self.FREE:
-            pause = min(self.FIRST * 2.0 ** (self._wrong - self.FREE), self.LONGEST)
-            self._until = self._clock() + pause
+        Raises:
+            LockedOut: the address guessed too often; nothing was looked at.
+        """
+        with self._turn:
+            if wait := self.wait(address):
+                raise LockedOut(wait)
+            if right():
+                self._known.pop(network_of(address), None)
+                return True
+            self._failed(address)
+            return False
+
+    def wait(self, address: str) -> float:
+        """Seconds until the next guess from an address is looked at."""
+        known = self._known.get(network_of(address), _Guesses())
+        return max(0.0, known.until - self._clock())
+
+    def pause(self) -> float:
+        """Seconds that every try takes, by how many wrong ones came of late from anywhere."""
+        while self._recent and self._recent[0] < self._clock() - self.WINDOW:
+            self._recent.popleft()
+        return min(self.SLOWEST, 0.1 * max(0, len(self._recent) - self.FREE))
+
+    def _failed(self, address: str) -> None:
+        self._recent.append(self._clock())
+        network = network_of(address)
+        known = self._known.setdefault(network, _Guesses())
+        self._known.move_to_end(network)
+        if len(self._known) > self.MOST:
+            self._known.popitem(last=False)
+        known.wrong += 1
+        if known.wrong >= self.FREE:
+            pause = min(self.FIRST * 2.0 ** (known.wrong - self.FREE), self.LONGEST)
+            known.until = self._clock() + pause
         logging.getLogger("conceptevo.dashboard").warning(
             "wrong password from %s, the %dth in a row; next try in %.0f s",
             address,
-            self._wrong,
-            self.wait(),
+            known.wrong,
+            self.wait(address),
         )
 
-    def succeeded(self) -> None:
-        """The right password: the count begins anew."""
-        self._wrong = 0
+
+def network_of(address: str) -> str:
+    """An IPv4 address itself, the /64 network of an IPv6 one; any other text as it stands."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address):
+        return str(found)
+    mapped = found.ipv4_mapped
+    return str(mapped or ip_network((found, 64), strict=False))
 
 
 #: Of this process: a Streamlit script is run anew for every visitor, a module is not.

@@ -1,17 +1,23 @@
 """What is shut: uploads, guessing of passwords, what was deleted; a preview keeps nothing."""
 
+import contextlib
 import logging
+import re
 import sqlite3
+import time
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import pytest
 from conftest import Survey
 from people import arrive, go
 from test_commands import say
 
 from survey_app import preview
-from survey_app.passwords import Guard
+from survey_app.doors import SURVEY
+from survey_app.passwords import Guard, LockedOut
 from survey_app.platforms import Arrival
 from survey_app.service import Service
 from survey_app.store import Store
@@ -30,10 +36,7 @@ def test_a_survey_takes_no_uploads_and_shows_no_more_than_it_needs(survey):
     upload = f"{survey.address}/_stcore/upload_file/session/file"
     for method in ("PUT", "POST", "DELETE", "OPTIONS", "PATCH"):
         assert status(upload, method, b"x" * 100_000) == 404, method
-    for path in (
-        "_stcore/metrics", "_stcore/agent/mcp", "_stcore/script-health-check", "media/x",
-        "app/static/x", "component/x/y", "oauth2callback", "auth/login", "dashboard", "keys.json",
-    ):  # fmt: skip
+    for path in ("component/x/y", "dashboard", "keys.json"):
         assert status(f"{survey.address}/{path}") == 404, path
         assert status(f"{survey.address}/{path}", "POST", b"x") == 404, path
     for path in ("", "_stcore/health", "healthz"):
@@ -41,27 +44,111 @@ def test_a_survey_takes_no_uploads_and_shows_no_more_than_it_needs(survey):
     assert status(f"{survey.address}/act", "POST", b"x") == 400
 
 
-def test_wrong_passwords_lock_longer_each_time_and_are_logged(caplog):
-    now = [0.0]
-    guard = Guard(lambda: now[0])
+#: Of all that the installed Streamlit answers, what a survey needs.
+NEEDED = {
+    ("GET", "/_stcore/health"), ("HEAD", "/_stcore/health"), ("GET", "/_stcore/host-config"),
+    ("HEAD", "/_stcore/host-config"), ("GET", "/_stcore/bidi-components/{path:path}"),
+    ("HEAD", "/_stcore/bidi-components/{path:path}"), ("WEBSOCKET", "/_stcore/stream"),
+}  # fmt: skip
+
+
+def test_every_route_of_streamlit_that_a_survey_does_not_need_is_shut():
+    """Read from the installed version: a route that a new version brings is shut too."""
+    from unittest.mock import MagicMock
+
+    from starlette.routing import Mount, Route, WebSocketRoute
+    from streamlit.web.server.starlette import starlette_app, starlette_auth_routes
+
+    routes = starlette_app.create_streamlit_routes(MagicMock())
+    routes += starlette_auth_routes.create_auth_routes("")
+    offered = set()
+    for route in routes:
+        if isinstance(route, WebSocketRoute):
+            offered.add(("WEBSOCKET", route.path))
+        elif isinstance(route, Route):
+            offered |= {(method, route.path) for method in route.methods or ()}
+        else:
+            assert isinstance(route, Mount) and route.path == "", route  # the page and its files
+    assert len(offered) > 30 and any("agent" in path for _, path in offered)
+
+    def opened(method: str, path: str) -> bool:
+        path = re.sub(r"\{.*?\}", "x", path)
+        kind = "websocket" if method == "WEBSOCKET" else "http"
+        return SURVEY.lets({"type": kind, "path": path, "method": method})
+
+    assert {(method, path) for method, path in offered if opened(method, path)} == NEEDED
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wrong(guard: Guard, address: str, times: int = 1) -> None:
+    for _ in range(times):
+        assert guard.judge(address, lambda: False) is False
+
+
+def test_wrong_passwords_lock_their_address_longer_each_time_and_are_logged(caplog):
+    clock = Clock()
+    guard = Guard(clock)
     with caplog.at_level(logging.WARNING):
-        for _ in range(4):
-            guard.failed("1.2.3.4")
-            assert guard.wait() == 0
-        guard.failed("1.2.3.4")
-    assert guard.wait() == 60
+        wrong(guard, "1.2.3.4", 4)
+        assert guard.wait("1.2.3.4") == 0
+        wrong(guard, "1.2.3.4")
+    assert guard.wait("1.2.3.4") == 60
     assert "wrong password from 1.2.3.4, the 5th in a row" in caplog.text
-    now[0] = 61
-    assert guard.wait() == 0
-    guard.failed("5.6.7.8")
-    assert guard.wait() == 120
+    with pytest.raises(LockedOut, match="60 s"):
+        guard.judge("1.2.3.4", lambda: pytest.fail("a guess was looked at"))
+    clock.now = 61
+    wrong(guard, "1.2.3.4")
+    assert guard.wait("1.2.3.4") == 120
     for _ in range(20):
-        guard.failed("5.6.7.8")
-    assert guard.wait() == Guard.LONGEST
-    now[0] += Guard.LONGEST
-    guard.succeeded()
-    guard.failed("1.2.3.4")
-    assert guard.wait() == 0
+        clock.now += Guard.LONGEST
+        wrong(guard, "1.2.3.4")
+    assert guard.wait("1.2.3.4") == Guard.LONGEST
+    clock.now += Guard.LONGEST
+    assert guard.judge("1.2.3.4", lambda: True)
+    wrong(guard, "1.2.3.4")
+    assert guard.wait("1.2.3.4") == 0
+
+
+def test_whoever_guesses_locks_nobody_else_out():
+    clock = Clock()
+    guard = Guard(clock)
+    wrong(guard, "6.6.6.6", 5)
+    assert guard.wait("6.6.6.6") and not guard.wait("7.7.7.7")
+    assert guard.judge("7.7.7.7", lambda: True)
+    wrong(guard, "2001:db8::1", 5)
+    assert guard.wait("2001:db8::2"), "one person has a whole /64 network"
+    assert not guard.wait("2001:db8:0:1::2")
+    wrong(guard, "::ffff:9.9.9.9", 5)
+    assert guard.wait("9.9.9.9")
+    for number in range(400):  # many addresses: slower for all, shut for none
+        wrong(guard, f"10.0.{number // 250}.{number % 250}")
+    assert guard.pause() == Guard.SLOWEST
+    assert guard.judge("7.7.7.7", lambda: True)
+    clock.now += Guard.WINDOW + 1
+    assert guard.pause() == 0
+
+
+def test_guesses_at_the_same_moment_are_counted_one_by_one():
+    guard, looked = Guard(), []
+
+    def slow() -> bool:
+        looked.append(1)
+        time.sleep(0.01)
+        return False
+
+    def guess(_) -> None:
+        with contextlib.suppress(LockedOut):
+            guard.judge("6.6.6.6", slow)
+
+    with ThreadPoolExecutor(30) as pool:
+        list(pool.map(guess, range(60)))
+    assert len(looked) == Guard.FREE
 
 
 def test_what_was_forgotten_is_in_no_file_of_the_database(frozen, recruitment, tmp_path):

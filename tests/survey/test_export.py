@@ -1,12 +1,15 @@
 """The tables that leave a survey, as R, Excel and Python read them; lists for payment apart."""
 
 import csv
+import io
+import re
 
 import pandas as pd
 import pytest
-from people import arrive, go
+from people import arrive, fill, go
 from test_commands import say
 
+from survey_app.export import as_csv, tables
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
 from survey_app.service import Service
@@ -37,6 +40,38 @@ def test_true_and_false_are_as_r_has_them_and_excel_gets_its_mark(database, tmp_
     say("responses", "export", "--database", database, "--out", str(out), "--excel")
     assert out.read_bytes().startswith(b"\xef\xbb\xbf")
     assert read_table(out).equals(plain)
+
+
+def test_excel_carries_nothing_out_that_a_person_wrote(database):
+    """Answers are JSON, which no spreadsheet takes for a formula; ids and codes may begin so."""
+    frame = pd.DataFrame({"id": ["-A1", "=1+1", "@x", "\tx", "plain", None], "right": [True] * 6})
+    frame = frame.astype({"id": "string", "right": "boolean"})
+    cells = [row["id"] for row in csv.DictReader(io.StringIO(as_csv(frame, excel=True)))]
+    assert cells == ["'-A1", "'=1+1", "'@x", "'\tx", "plain", ""]
+    cells = [row["id"] for row in csv.DictReader(io.StringIO(as_csv(frame)))]
+    assert cells == ["-A1", "=1+1", "@x", "\tx", "plain", ""]
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "😀 مرحبا", "<b>x"])
+def test_free_text_comes_out_as_it_was_written_and_is_no_formula(frozen, tmp_path, text):
+    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    store.migrate()
+    service = Service(store, *frozen)
+    person = arrive(service, "x")
+    page = go(service, person, Stage.TRIAL)
+    while page["stage"] != "finished":
+        action = fill(page)
+        free = [name for name, value in action["values"].items() if value == "red wheel"]
+        action["values"] |= dict.fromkeys(free, text)
+        page, done = service.act(page["token"], action)
+        assert done
+    answers, people = tables(store, "human")
+    written = 0
+    for frame in (answers, people):
+        for row in csv.DictReader(io.StringIO(as_csv(frame))):
+            written += sum(text in cell.replace('\\"', '"') for cell in row.values())
+            assert not any(re.match(r"[=+@\t]|-\D", cell) for cell in row.values()), row
+    assert written > 2
 
 
 def test_an_unknown_study_is_an_error_and_two_must_be_told_apart(database, frozen, tmp_path):
