@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 from survey_app.parts import code as shown_code
 from survey_app.parts import go_on, heading, hidden, paragraph
 from survey_app.platforms import prolific_return
+from survey_app.standing import Standing
 from tasks.language import N_, Words
-
-if TYPE_CHECKING:
-    from survey_app.views import Place
 
 
 @dataclass(frozen=True)
@@ -60,36 +57,36 @@ REASONS = {
 }
 
 
-def finished(place: Place, debrief: str, words: Words) -> str:
+def finished(at: Standing, debrief: str, words: Words) -> str:
     """All is answered: thanks, debrief, the way back. It waits for the reader."""
     return (
         f"{heading(words('Thank you'))}{paragraph(words('All your answers are stored.'))}"
-        f"{debrief}{leave(place, words)}"
+        f"{debrief}{leave(at, words)}"
     )
 
 
-def screened_out(place: Place, words: Words) -> str:
+def screened_out(at: Standing, words: Words) -> str:
     """Turned away, or stopped by the study."""
     other = Reason(N_("You cannot take part in this study."))
-    text = words(REASONS.get(place.reason, other).text)
+    text = words(REASONS.get(at.reason, other).text)
     title = words("Thank you for your interest")
-    return f"{heading(title)}{paragraph(text)}{leave(place, words)}"
+    return f"{heading(title)}{paragraph(text)}{leave(at, words)}"
 
 
-def withdrawn(place: Place, words: Words) -> str:
+def withdrawn(at: Standing, words: Words) -> str:
     """Stopped by the person."""
     text = words("You have withdrawn. Your answers were deleted.")
-    return f"{heading(words('Thank you'))}{paragraph(text)}{leave(place, words)}"
+    return f"{heading(words('Thank you'))}{paragraph(text)}{leave(at, words)}"
 
 
-def expired(place: Place, words: Words) -> str:
+def expired(at: Standing, words: Words) -> str:
     """The place was given on."""
     text = words(
         "You were away for long, and your place was given to someone else. The answers you "
         "gave until then are stored. If you think this is a mistake, write to the researcher."
     )
     title = words("Your place has expired")
-    return f"{heading(title)}{paragraph(text)}{leave(place, words)}"
+    return f"{heading(title)}{paragraph(text)}{leave(at, words)}"
 
 
 def withdraw(words: Words) -> str:
@@ -107,21 +104,21 @@ def withdraw(words: Words) -> str:
     )
 
 
-def leave(place: Place, words: Words) -> str:
+def leave(at: Standing, words: Words) -> str:
     """How a participant gets back to the platform: by a link, a form, or a code to copy."""
-    if not place.code and place.platform != "mturk":
+    if not at.code and at.platform != "mturk":
         return ""
-    shown = shown_code(words("Your completion code:"), place.code)
-    if place.platform == "prolific":
-        link = escape(prolific_return(place.code))
+    shown = shown_code(words("Your completion code:"), at.code)
+    if at.platform == "prolific":
+        link = escape(prolific_return(at.code))
         text = words("The platform knows that you are done when you go back to it:")
         return (
             f'{shown}<p>{escape(text)}</p><p><a class="primary" href="{link}">'
             f"{escape(words('Return to Prolific'))}</a></p>"
         )
-    if place.platform == "mturk" and place.identity:
-        values = {"assignmentId": place.identity["assignmentId"], "code": place.code}
-        address = escape(place.identity["turkSubmitTo"])
+    if at.platform == "mturk" and at.identity:
+        values = {"assignmentId": at.identity["assignmentId"], "code": at.code}
+        address = escape(at.identity["turkSubmitTo"])
         return (
             f'<form method="post" data-native action="{address}">'
             f"{hidden(values)}{go_on(words('Submit to MTurk'))}</form>"

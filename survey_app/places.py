@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, func, insert, or_, select, update
 
@@ -23,11 +23,9 @@ from survey_app.schema import (
     studies,
     turned_away,
 )
+from survey_app.store import Store
 from tasks.recruitment import Recruitment
 from tasks.responses import Source
-
-if TYPE_CHECKING:
-    from survey_app.store import Store
 
 State = Literal["open", "paused", "closed"]
 STATES: tuple[State, ...] = get_args(State)

@@ -11,8 +11,8 @@ from survey_app.endings import REASONS
 from survey_app.flow import Progress, Stage
 from survey_app.schema import participants
 from survey_app.service import Service
+from survey_app.standing import Standing
 from survey_app.store import course_of, current_trials, plan_of, progress_of
-from survey_app.views import Place
 
 LIST = "list"
 
@@ -20,17 +20,17 @@ LIST = "list"
 def pages(service: Service) -> dict[str, dict[str, Any]]:
     """Name -> page, in the order in which a participant of the first place meets them."""
     codes = service.recruitment.codes
-    found = {"consent": service.view.page(Place(Stage.CONSENT))}
+    found = {"consent": service.view.page(Standing(Stage.CONSENT))}
     found |= {name: service.still(row) for name, row in _walk(service)}
     found["finished, attention failed"] = service.view.page(
-        Place(Stage.FINISHED, code=codes.attention)
+        Standing(Stage.FINISHED, code=codes.attention)
     )
     for name, reason in REASONS.items():
         found[f"screened out, {name}"] = service.view.page(
-            Place(Stage.SCREENED_OUT, reason=name, code=getattr(codes, reason.code))
+            Standing(Stage.SCREENED_OUT, reason=name, code=getattr(codes, reason.code))
         )
-    found["withdrawn"] = service.view.page(Place(Stage.WITHDRAWN, code=codes.withdrawn))
-    found["expired"] = service.view.page(Place(Stage.EXPIRED, code=codes.expired))
+    found["withdrawn"] = service.view.page(Standing(Stage.WITHDRAWN, code=codes.withdrawn))
+    found["expired"] = service.view.page(Standing(Stage.EXPIRED, code=codes.expired))
     return found
 
 

@@ -7,21 +7,24 @@ gets the current page. So an action may be sent any number of times.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from survey_app import flow, tokens
 from survey_app.endings import REASONS
-from survey_app.flow import Progress, Stage
+from survey_app.flow import Course, Progress, Stage
 from survey_app.places import Places
 from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
+from survey_app.reported import DAY, count, device_of
+from survey_app.standing import Standing
 from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
-from survey_app.views import Place, View
-from tasks.base import CONFIDENCE, UnfitAnswer, all_tasks, check_values
+from survey_app.views import View
+from tasks.base import CONFIDENCE, UnfitAnswer, check_values
+from tasks.kinds import all_tasks
 from tasks.language import N_
 from tasks.questionnaire import When, check_answers, count_right, screened
 from tasks.recruitment import Recruitment
@@ -34,12 +37,33 @@ ASKED: dict[Stage, When] = {
     Stage.QUIZ: "quiz",
     Stage.QUESTIONS: "after",
 }
-BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")
-_DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
 
 class BadAction(ValueError):
     """The action does not fit the page; the text may be shown to the participant."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One action on the page that it is meant for, within its transaction.
+
+    Attributes:
+        row: of the participant, locked. sent: all that the browser sent; `values` are the form's.
+    """
+
+    connection: Connection
+    row: dict[str, Any]
+    progress: Progress
+    course: Course
+    sent: dict[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        return flow.stage(self.progress, self.course)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return self.sent.get("values", {})
 
 
 class Service:
@@ -58,9 +82,10 @@ class Service:
         recruitment: Recruitment | None = None,
     ) -> None:
         self.store, self.study, self.keys, self.source = store, study, keys, source
-        self.salt, self.secret = store.register(study, source, recruitment)
         self.places = Places(store, study.hash, source)
-        with store.read() as connection:
+        with store.write() as connection:
+            self.salt, self.secret = store.register(connection, study)
+            self.places.begin(connection, recruitment)
             self.recruitment = self.places.settings(connection)
         self.view = View(study)
 
@@ -101,7 +126,7 @@ class Service:
                 self.places.turn_away(connection, nonce, visitor.platform, refusal)
             return self._turned_away(visitor, refusal)
         token = tokens.invite(visitor, nonce, self.secret)
-        return {"version": 0, "token": token, **self.view.page(Place(Stage.CONSENT))}
+        return {"version": 0, "token": token, **self.view.page(Standing(Stage.CONSENT))}
 
     def _refusal(self, connection: Connection, visitor: Arrival) -> str | None:
         """Why a person who is not known yet may not begin now, if so."""
@@ -113,14 +138,14 @@ class Service:
 
     def _turned_away(self, visitor: Arrival, reason: str) -> dict[str, Any]:
         code = getattr(self.recruitment.codes, REASONS[reason].code)
-        place = Place(
+        at = Standing(
             Stage.SCREENED_OUT,
             reason=reason,
             platform=visitor.platform,
             identity=visitor.details,
             code=code,
         )
-        return {"version": 1, "token": "", **self.view.page(place)}
+        return {"version": 1, "token": "", **self.view.page(at)}
 
     def still(self, row: dict[str, Any]) -> dict[str, Any]:
         """The page that belongs to a row of a participant, stored or not."""
@@ -133,7 +158,9 @@ class Service:
             identity = self.store.identity(connection, self.study.hash, participant)
         if row is None:
             raise tokens.BadToken("unknown participant")
-        return self._page(row, identity)
+        # A page that is opened again has not begun anew; one that follows an action is new to the
+        # person, however long the answer to that action was on its way.
+        return self._page(row, identity, (self.store.clock() - row["shown_at"]).total_seconds())
 
     def act(self, token: object, action: object) -> tuple[dict[str, Any], bool]:
         """Do what a page's form sent; the next page, and whether anything was done.
@@ -153,12 +180,11 @@ class Service:
             row = self.store.row(connection, self.study.hash, signed.participant, lock=True)
             if row is None:
                 raise tokens.BadToken("unknown participant")
-            progress = progress_of(row)
             course = course_of(self.study, self.keys, row)
-            stage = flow.stage(progress, course)
-            done = signed.version == row["version"] and stage not in flow.ENDS
+            turn = Turn(connection, row, progress_of(row), course, action)
+            done = signed.version == row["version"] and turn.stage not in flow.ENDS
             if done:
-                row = self._do(connection, row, stage, progress, course, action, values)
+                row = self._do(turn)
             identity = self._identity_at_end(connection, row)
         return self._page(row, identity), done
 
@@ -233,32 +259,33 @@ class Service:
             return codes.completed if self.attentive(row) else codes.attention
         return {"screened_out": codes.screened_out, "withdrawn": codes.withdrawn}[status]
 
-    def _do(self, connection, row, stage: Stage, progress: Progress, course, action, values):
-        """Carry out an action on the row it is meant for; the new row."""
-
-        def save(progress: Progress, **more):
-            return self._save(connection, row, progress, **more)
-
-        if "withdraw" in values:
-            self.store.erase_answers(connection, row)
-            return save(flow.withdraw(progress), reason="withdrew", questionnaire={}, device=None)
-        if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
-            turn = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
-            seconds = _count(action, "milliseconds", _DAY) / 1000
+    def _do(self, turn: Turn) -> dict[str, Any]:
+        """Carry out an action; the new row."""
+        row, progress, course = turn.row, turn.progress, turn.course
+        if "withdraw" in turn.values:
+            self.store.erase_answers(turn.connection, row)
+            gone: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
+            return self._go_on(turn, flow.withdraw(progress), **gone)
+        if turn.stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
+            step = flow.turn_page if turn.stage is Stage.INSTRUCTIONS else flow.introduce
+            seconds = count(turn.sent, "milliseconds", DAY) / 1000
             seconds += row["instruction_seconds"] or 0
-            return save(turn(progress, course), instruction_seconds=seconds)
-        if stage is Stage.FEEDBACK:
+            return self._go_on(turn, step(progress, course), instruction_seconds=seconds)
+        if turn.stage is Stage.FEEDBACK:
             after = flow.acknowledge(progress, course)
-            return save(after, reason="practice" if after.status == "screened_out" else None)
-        if stage in ASKED:
-            return self._questions(connection, row, stage, progress, course, values, save)
-        return self._answer(connection, row, stage, progress, course, action, values, save)
+            reason = "practice" if after.status == "screened_out" else None
+            return self._go_on(turn, after, reason=reason)
+        return self._questions(turn) if turn.stage in ASKED else self._answer(turn)
 
-    def _questions(self, connection, row, stage, progress, course, values, save):
+    def _go_on(self, turn: Turn, progress: Progress, **more) -> dict[str, Any]:
+        return self._save(turn.connection, turn.row, progress, **more)
+
+    def _questions(self, turn: Turn) -> dict[str, Any]:
         """Store the answers of a page of questions; they may end the study, or lead back."""
-        asked = self.study.asked(ASKED[stage])
-        answers = self._fitting(check_answers, asked, values, row["questionnaire"])
-        kept = row["questionnaire"] | answers
+        progress, course = turn.progress, turn.course
+        asked = self.study.asked(ASKED[turn.stage])
+        answers = self._fitting(check_answers, asked, turn.values, turn.row["questionnaire"])
+        kept = turn.row["questionnaire"] | answers
         failed = "answers" if screened(asked, answers) else ""
         for check in self.study.checks:
             if not any(q.check == check.name for q in asked):
@@ -266,14 +293,15 @@ class Service:
             kept[f"{check.name}_right"] = right = count_right(asked, check.name, answers)
             if right >= check.needed or failed:
                 continue
-            if stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
-                return save(flow.read_again(progress, course), questionnaire=kept)
+            if turn.stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
+                return self._go_on(turn, flow.read_again(progress, course), questionnaire=kept)
             failed = check.name
         if failed:
-            return save(flow.screen_out(progress), reason=failed, questionnaire=kept)
-        if stage is Stage.QUESTIONS:
-            return save(flow.finish(progress), questionnaire=kept)
-        return save(flow.turn_page(progress, course), questionnaire=kept)
+            after = flow.screen_out(progress)
+            return self._go_on(turn, after, reason=failed, questionnaire=kept)
+        if turn.stage is Stage.QUESTIONS:
+            return self._go_on(turn, flow.finish(progress), questionnaire=kept)
+        return self._go_on(turn, flow.turn_page(progress, course), questionnaire=kept)
 
     def _fitting(self, check, *given) -> dict[str, Any]:
         """What a check of answers returns; misfits are stated in the study's language."""
@@ -289,21 +317,23 @@ class Service:
         reasons = ("picture", "time") if self.study.seconds_per_trial else ("picture",)
         return action.get("missing") if action.get("missing") in reasons else None
 
-    def _answer(self, connection, row, stage, progress, course, action, values, save):
+    def _answer(self, turn: Turn) -> dict[str, Any]:
+        """Store the answer to a trial."""
+        row, progress, practising = turn.row, turn.progress, turn.stage is Stage.PRACTICE
         placed = current_trials(self.study, row)
-        position = progress.practice_done if stage is Stage.PRACTICE else progress.done
+        position = progress.practice_done if practising else progress.done
         trial = self.study.by_id[placed[position]["trial"]]
         task = all_tasks().get(trial.task)
-        missing, answer, confidence, right = self._missing(action), None, None, None
+        missing, answer, confidence, right = self._missing(turn.sent), None, None, None
         key = self.keys[trial.id]
         if not missing:
-            checked = self._fitting(check_values, self.study.fields(trial), trial, values)
+            checked = self._fitting(check_values, self.study.fields(trial), trial, turn.values)
             confidence = checked.pop(CONFIDENCE.name, None)
             answer = task.answer(checked)
             right = task.score(key, answer) if key is not None else None
-        suffix = f"@{progress.practice_attempts}" if stage is Stage.PRACTICE else ""
+        suffix = f"@{progress.practice_attempts}" if practising else ""
         new = self.store.save_response(
-            connection,
+            turn.connection,
             {
                 "study": self.study.hash,
                 "participant": row["participant"],
@@ -320,22 +350,25 @@ class Service:
                 "confidence": None if confidence is None else float(confidence),
                 "shown_at": row["shown_at"],
                 "answered_at": self.store.clock(),
-                "milliseconds": round(_count(action, "milliseconds", _DAY)),
-                "pastes": round(_count(action, "pastes", 1000)),
-                "tab_leaves": round(_count(action, "tab_leaves", 1000)),
+                "milliseconds": round(count(turn.sent, "milliseconds", DAY)),
+                "pastes": round(count(turn.sent, "pastes", 1000)),
+                "tab_leaves": round(count(turn.sent, "tab_leaves", 1000)),
             },
         )
         if not new:
             raise AssertionError(
                 f"{row['participant']} met {trial.id} twice at version {row['version']}"
             )
-        if stage is Stage.PRACTICE:
+        if practising:
             feedback = {"trial": trial.id, "answer": answer, "right": right, "missing": missing}
-            return save(flow.practise(progress, right), feedback=feedback)
+            return self._go_on(turn, flow.practise(progress, right), feedback=feedback)
         passed = trial.role == "attention" and right is True
-        return save(flow.answer(progress, course), attention_right=row["attention_right"] + passed)
+        after = flow.answer(progress, turn.course)
+        return self._go_on(turn, after, attention_right=row["attention_right"] + passed)
 
-    def _page(self, row: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    def _page(
+        self, row: dict[str, Any], identity: dict[str, Any], elapsed: float = 0
+    ) -> dict[str, Any]:
         course = course_of(self.study, self.keys, row)
         progress = progress_of(row)
         stage = flow.stage(progress, course)
@@ -345,7 +378,7 @@ class Service:
             position -= 1
         practising = row["status"] == "practising"
         begins = course.practice_begins if practising else course.begins
-        place = Place(
+        at = Standing(
             stage=stage,
             position=position,
             total=len(placed),
@@ -362,33 +395,13 @@ class Service:
             parts=len(begins),
             quiz_attempts=progress.quiz_attempts,
             answers=row["questionnaire"] or {},
+            elapsed=max(0.0, elapsed),
         )
         token = tokens.sign(row["participant"], row["version"], self.secret)
-        return {"version": row["version"], "token": token, **self.view.page(place)}
+        return {"version": row["version"], "token": token, **self.view.page(at)}
 
     def attentive(self, row: dict[str, Any]) -> bool:
         """Whether the attention trials were passed by the frozen rule."""
         rule = self.study.exclusion.attention_below
         shown = [p for p in row["plan"] or () if self.study.by_id[p["trial"]].role == "attention"]
         return rule is None or not shown or row["attention_right"] >= rule * len(shown)
-
-
-def device_of(sent: object) -> dict[str, Any]:
-    """What the browser says of its window and itself, within bounds; {} where it says nothing."""
-    if not isinstance(sent, dict):
-        return {}
-    return {
-        "width": round(_count(sent, "width", 100_000)),
-        "height": round(_count(sent, "height", 100_000)),
-        "pixel_ratio": round(float(_count(sent, "pixel_ratio", 100)), 3),
-        "touch": sent.get("touch") is True,
-        "browser": sent["browser"] if sent.get("browser") in BROWSERS else "other",
-    }
-
-
-def _count(action: dict[str, Any], name: str, most: float) -> float:
-    """A count that the browser reports: a finite number from 0 to `most`, else 0 or `most`."""
-    value = action.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        return 0
-    return min(max(value, 0), most)

@@ -17,7 +17,8 @@ from survey_app.flow import Stage
 from survey_app.platforms import Arrival
 from survey_app.service import ASKED, Service
 from survey_app.store import course_of, current_trials, progress_of
-from tasks.base import CONFIDENCE, Trial, all_tasks
+from tasks.base import CONFIDENCE, Trial
+from tasks.kinds import all_tasks
 from tasks.questionnaire import simulated_answers
 
 EASE = 1.2  # log-odds that a typical person sees what a trial shows

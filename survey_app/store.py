@@ -32,7 +32,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from survey_app.flow import Course, Progress
-from survey_app.places import Places
 from survey_app.platforms import Arrival
 from survey_app.schema import (
     identities,
@@ -43,7 +42,6 @@ from survey_app.schema import (
     studies,
 )
 from tasks.assignment import plan, practice_plan
-from tasks.recruitment import Recruitment
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -136,34 +134,26 @@ class Store:
         ):
             yield connection
 
-    def register(
-        self, study: Study, source: Source, recruitment: Recruitment | None = None
-    ) -> tuple[str, str]:
-        """Make the study known, with places for this source; its salt and its secret.
-
-        Args:
-            recruitment: as it is from now on; None leaves what the database holds.
-        """
-        with self.write() as connection:
-            row = {
-                "hash": study.hash,
-                "title": study.title,
-                "salt": secrets.token_hex(32),
-                "secret": secrets.token_hex(32),
-                "created_at": self.clock(),
-                "content": study.model_dump(mode="json"),
-            }
-            if not self.insert_new(connection, studies, row):
-                connection.execute(
-                    update(studies)
-                    .where(studies.c.hash == study.hash, studies.c.content.is_(None))
-                    .values(content=row["content"])
-                )
-            Places(self, study.hash, source).begin(connection, recruitment)
-            found = connection.execute(
-                select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
-            ).one()
-            return found.salt, found.secret
+    def register(self, connection: Connection, study: Study) -> tuple[str, str]:
+        """Make the study known; its salt and its secret."""
+        row = {
+            "hash": study.hash,
+            "title": study.title,
+            "salt": secrets.token_hex(32),
+            "secret": secrets.token_hex(32),
+            "created_at": self.clock(),
+            "content": study.model_dump(mode="json"),
+        }
+        if not self.insert_new(connection, studies, row):
+            connection.execute(
+                update(studies)
+                .where(studies.c.hash == study.hash, studies.c.content.is_(None))
+                .values(content=row["content"])
+            )
+        found = connection.execute(
+            select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
+        ).one()
+        return found.salt, found.secret
 
     def insert_new(self, connection: Connection, table, rows) -> bool:
         """Insert unless it is there; whether a (first) row was new."""

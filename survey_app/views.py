@@ -5,42 +5,17 @@ All text is escaped; only the researcher's Markdown becomes markup, and raw HTML
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
 from survey_app import endings, parts
 from survey_app.flow import ENDS, Stage
 from survey_app.parts import IMAGES, Keys
+from survey_app.standing import Standing
 from tasks.base import Field, Trial
 from tasks.language import Words
 from tasks.questionnaire import shown
 from tasks.study import Study, TaskText
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a participant stands, as far as a page needs it.
-
-    `part` of `parts`: of the tasks in practice, or in the trials. `answers`: to questions.
-    """
-
-    stage: Stage
-    position: int = 0
-    total: int = 0
-    placed: list[dict[str, Any]] = field(default_factory=list)
-    feedback: dict[str, Any] | None = None
-    key: Any = None
-    attempt: int = 1
-    reason: str = ""
-    platform: str = "open"
-    identity: dict[str, Any] = field(default_factory=dict)
-    code: str = ""  # with which a person leaves
-    practising: bool = False
-    part: int = 1
-    parts: int = 1
-    quiz_attempts: int = 0
-    answers: dict[str, Any] = field(default_factory=dict)
 
 
 class View:
@@ -50,16 +25,16 @@ class View:
         self.study = study
         self.words = Words(study.language)
 
-    def page(self, place: Place) -> dict[str, Any]:
+    def page(self, at: Standing) -> dict[str, Any]:
         """A page: its HTML, and the pictures of the next trials to fetch beforehand."""
-        body = getattr(self, f"_{place.stage.value}")(place)
-        first = 0 if place.stage is Stage.INTRODUCTION else 1
-        ahead = [name for placed in place.placed[first:] for name in self._images(placed["trial"])]
-        html = self._around(body, self._progress(place))
-        if place.stage is not Stage.CONSENT and place.stage not in ENDS:
+        body = getattr(self, f"_{at.stage.value}")(at)
+        first = 0 if at.stage is Stage.INTRODUCTION else 1
+        ahead = [name for placed in at.placed[first:] for name in self._images(placed["trial"])]
+        html = self._around(body, self._progress(at))
+        if at.stage is not Stage.CONSENT and at.stage not in ENDS:
             html += endings.withdraw(self.words)
         return {
-            "stage": place.stage.value,
+            "stage": at.stage.value,
             "html": html,
             "preload": [f"{IMAGES}/{name}" for name in ahead],
         }
@@ -109,23 +84,23 @@ class View:
         panels = [image for panel in shown.panels for image in panel.images]
         return panels + [option.image for option in shown.options]
 
-    def _progress(self, place: Place) -> str:
-        if place.stage not in (Stage.PRACTICE, Stage.FEEDBACK, Stage.TRIAL):
+    def _progress(self, at: Standing) -> str:
+        if at.stage not in (Stage.PRACTICE, Stage.FEEDBACK, Stage.TRIAL):
             return ""
-        number = {"number": place.position + 1, "total": place.total}
+        number = {"number": at.position + 1, "total": at.total}
         text = (
             self.words("Trial {number} of {total}", **number)
-            if place.stage is Stage.TRIAL
+            if at.stage is Stage.TRIAL
             else self.words("Practice {number} of {total}", **number)
         )
         return (
             f'{parts.paragraph(text, "count")}<div class="bar" role="progressbar" '
             f'aria-label="{escape(self.words("Progress"))}" '
-            f'aria-valuemin="0" aria-valuemax="{place.total}" aria-valuenow="{place.position}">'
-            f'<span style="width:{100 * place.position / max(place.total, 1):.1f}%"></span></div>'
+            f'aria-valuemin="0" aria-valuemax="{at.total}" aria-valuenow="{at.position}">'
+            f'<span style="width:{100 * at.position / max(at.total, 1):.1f}%"></span></div>'
         )
 
-    def _consent(self, place: Place) -> str:
+    def _consent(self, at: Standing) -> str:
         agree = escape(self.words("I agree and want to take part"))
         decline = escape(self.words("I do not agree"))
         choice = (
@@ -155,13 +130,13 @@ class View:
             f"formnovalidate>{leave}</button></div>"
         )
 
-    def _before(self, place: Place) -> str:
+    def _before(self, at: Standing) -> str:
         text = self.words("Please answer these questions before we begin.")
-        return self._questionnaire(place, self.words("A few first questions"), text)
+        return self._questionnaire(at, self.words("A few first questions"), text)
 
-    def _instructions(self, place: Place) -> str:
+    def _instructions(self, at: Standing) -> str:
         again = ""
-        if place.quiz_attempts:
+        if at.quiz_attempts:
             again = parts.paragraph(
                 self.words("Some answers were not right. Please read the instructions once more."),
                 "note",
@@ -188,25 +163,25 @@ class View:
             for t in self.study.tasks
         )
 
-    def _quiz(self, place: Place) -> str:
+    def _quiz(self, at: Standing) -> str:
         text = self.words("These questions show whether the instructions are clear.")
-        return self._questionnaire(place, self.words("Have we explained it well?"), text)
+        return self._questionnaire(at, self.words("Have we explained it well?"), text)
 
-    def _introduction(self, place: Place) -> str:
-        task = self.study.task_texts[self.study.by_id[place.placed[0]["trial"]].task]
-        number = {"number": place.part, "total": place.parts, "task": task.title}
+    def _introduction(self, at: Standing) -> str:
+        task = self.study.task_texts[self.study.by_id[at.placed[0]["trial"]].task]
+        number = {"number": at.part, "total": at.parts, "task": task.title}
         title = (
             self.words("Practice, part {number} of {total}: {task}", **number)
-            if place.practising
+            if at.practising
             else self.words("Part {number} of {total}: {task}", **number)
         )
         note = ""
-        if not place.practising and place.part > 1:
+        if not at.practising and at.part > 1:
             note = self.words("You may take a break here. Nothing is timed until you go on.")
-        elif not place.practising and self.study.practice:
+        elif not at.practising and self.study.practice:
             note = self.words("Practice is over: from here on your answers count.")
         shown = parts.paragraph(note, "note") if note else ""
-        button = self.words("Start practice") if place.practising else self.words("Start")
+        button = self.words("Start practice") if at.practising else self.words("Start")
         return (
             f"{parts.heading(title)}{shown}<div class='prose'>"
             f"{parts.markdown(task.instructions)}{self._limit()}</div>{self._example(task)}"
@@ -246,15 +221,15 @@ class View:
     def _group(self, number: int) -> str:
         return self.words("Group {number}", number=number)
 
-    def _practice(self, place: Place) -> str:
+    def _practice(self, at: Standing) -> str:
         again = ""
-        if place.attempt > 1 and place.position == 0:
+        if at.attempt > 1 and at.position == 0:
             text = self.words("Some answers did not fit yet. Let us practise once more.")
             again = parts.paragraph(text, "note")
-        return again + self._trial(place)
+        return again + self._trial(at)
 
-    def _trial(self, place: Place) -> str:
-        placed = place.placed[0]
+    def _trial(self, at: Standing) -> str:
+        placed = at.placed[0]
         trial = self.study.by_id[placed["trial"]]
         text = self.study.task_texts[trial.task]
         fields = self.study.fields(trial)
@@ -266,15 +241,18 @@ class View:
             for f in fields
             if f.kind != "pick" and f.panel is None
         )
-        seconds = self.study.seconds_per_trial
-        clock = '<p class="clock" role="timer"></p>' if seconds else ""
+        timed, clock = "", ""
+        if self.study.seconds_per_trial:
+            left = max(0.0, self.study.seconds_per_trial - at.elapsed)
+            timed = f' data-timed="{left:g}"'
+            clock = '<p class="clock" role="timer"></p>'
         again = (
             f'<details class="again"><summary>{escape(self.words("Read the instructions again"))}'
             f"</summary>{parts.markdown(text.instructions)}</details>"
         )
         return (
             f'<h1 tabindex="-1" class="prompt">{parts.inline(text.prompt)}</h1>'
-            f'<form data-timed="{seconds:g}" class="trial">'
+            f'<form{timed} class="trial">'
             f'<div class="look">{self._panels(trial, fields)}{picks}</div>'
             f'<div class="reply">{clock}{rest}{parts.go_on(self.words("Continue"))}{again}</div>'
             f"</form>"
@@ -313,18 +291,18 @@ class View:
             f'<legend class="hidden">{escape(f.label)}</legend>{cards}</fieldset>'
         )
 
-    def _feedback(self, place: Place) -> str:
-        assert place.feedback is not None, "feedback page without feedback"
-        trial = self.study.by_id[place.feedback["trial"]]
-        right, missing = place.feedback["right"], place.feedback.get("missing")
+    def _feedback(self, at: Standing) -> str:
+        assert at.feedback is not None, "feedback page without feedback"
+        trial = self.study.by_id[at.feedback["trial"]]
+        right, missing = at.feedback["right"], at.feedback.get("missing")
         title = {
             True: self.words("That is right"),
             False: self.words("Not quite"),
             None: self.words("Thank you"),
         }[right]
         told = ""
-        if place.key in place.placed[0]["options"]:
-            told = self._compared(place, trial)
+        if at.key in at.placed[0]["options"]:
+            told = self._compared(at, trial)
         elif right is None and not missing:
             text = self.words("There is no right or wrong here: tell us what you see.")
             told = parts.paragraph(text)
@@ -336,20 +314,20 @@ class View:
             f"<form>{parts.go_on(self.words('Continue'))}</form>"
         )
 
-    def _compared(self, place: Place, trial: Trial) -> str:
+    def _compared(self, at: Standing, trial: Trial) -> str:
         """One's own choice, and beside it the right one where that is another."""
-        assert place.feedback is not None, "feedback page without feedback"
-        order = list(place.placed[0]["options"])
+        assert at.feedback is not None, "feedback page without feedback"
+        order = list(at.placed[0]["options"])
         images = {option.id: option.image for option in trial.options}
-        chosen = place.feedback["answer"]
+        chosen = at.feedback["answer"]
         rows = []
         if chosen in images:
             number = order.index(chosen) + 1
             rows.append(("own", chosen, self.words("Your choice: number {number}", number=number)))
-        if chosen != place.key:
-            number = order.index(place.key) + 1
+        if chosen != at.key:
+            number = order.index(at.key) + 1
             text = self.words("The answer: number {number}", number=number)
-            rows.append(("answer", place.key, text))
+            rows.append(("answer", at.key, text))
         figures = "".join(
             f'<figure class="{kind}"><figcaption>{escape(text)}</figcaption>'
             f"{parts.image(images[option], text)}</figure>"
@@ -357,22 +335,22 @@ class View:
         )
         return f'<div class="pictures">{figures}</div>'
 
-    def _questions(self, place: Place) -> str:
+    def _questions(self, at: Standing) -> str:
         needed = any(q.required for q in self.study.asked("after"))
         text = "" if needed else self.words("All of them are optional.")
         return self._questionnaire(
-            place, self.words("A few last questions"), text, self.words("Finish")
+            at, self.words("A few last questions"), text, self.words("Finish")
         )
 
-    def _questionnaire(self, place: Place, title: str, text: str, button: str = "") -> str:
-        when = {Stage.BEFORE: "before", Stage.QUIZ: "quiz"}.get(place.stage, "after")
+    def _questionnaire(self, at: Standing, title: str, text: str, button: str = "") -> str:
+        when = {Stage.BEFORE: "before", Stage.QUIZ: "quiz"}.get(at.stage, "after")
         page = [q for q in self.study.questions if q.when == when]
         names = {q.name for q in page}
         keys = Keys()
         asked = "".join(
             parts.question(q, keys, q.shown_if is not None and q.shown_if.question in names)
             for q in page
-            if q.shown_if is None or q.shown_if.question in names or shown(q, place.answers)
+            if q.shown_if is None or q.shown_if.question in names or shown(q, at.answers)
         )
         intro = parts.paragraph(text) if text else ""
         return (
@@ -380,14 +358,14 @@ class View:
             f"<form class='questions'>{asked}{parts.go_on(button or self.words('Continue'))}</form>"
         )
 
-    def _finished(self, place: Place) -> str:
-        return endings.finished(place, self._own("debrief"), self.words)
+    def _finished(self, at: Standing) -> str:
+        return endings.finished(at, self._own("debrief"), self.words)
 
-    def _screened_out(self, place: Place) -> str:
-        return endings.screened_out(place, self.words)
+    def _screened_out(self, at: Standing) -> str:
+        return endings.screened_out(at, self.words)
 
-    def _withdrawn(self, place: Place) -> str:
-        return endings.withdrawn(place, self.words)
+    def _withdrawn(self, at: Standing) -> str:
+        return endings.withdrawn(at, self.words)
 
-    def _expired(self, place: Place) -> str:
-        return endings.expired(place, self.words)
+    def _expired(self, at: Standing) -> str:
+        return endings.expired(at, self.words)

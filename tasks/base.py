@@ -11,9 +11,6 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -22,7 +19,6 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.records import Neuron
 from harness.registry import Registry
-from tasks import kinds
 from tasks.evidence import Evidence
 from tasks.language import N_, Words
 from tasks.responses import Role
@@ -265,17 +261,6 @@ def order_of(task: Task | None) -> float:
 
 
 TASKS = Tasks("task")
-
-
-@cache
-def all_tasks() -> Tasks:
-    """The registry, with every task of `tasks.kinds` in it.
-
-    A study may also name a task of one's own, as 'package.module:attribute'.
-    """
-    for module in iter_modules(kinds.__path__):
-        import_module(f"{kinds.__name__}.{module.name}")
-    return TASKS
 
 
 def check_values(fields: Sequence[Field], trial: Trial, raw: object) -> dict[str, Any]:

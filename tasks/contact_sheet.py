@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from harness.artifacts import write_text
-from tasks.base import Field, Trial, all_tasks
+from tasks.base import Field, Trial
+from tasks.kinds import all_tasks
 from tasks.language import Words, languages
 from tasks.observer import features
 from tasks.questionnaire import Question

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from tasks.base import all_tasks
+from tasks.kinds import all_tasks
 from tasks.settings import StudySettings
 
 Design = Mapping[str, Mapping[str, int]]

@@ -27,12 +27,12 @@ from tasks.base import (
     Panel,
     Task,
     Trial,
-    all_tasks,
 )
 from tasks.clusters import EPS
 from tasks.evidence import Evidence, read_groups
 from tasks.false_exclusion import checked_rules
 from tasks.files import content_name
+from tasks.kinds import all_tasks
 from tasks.language import SOURCE, Words
 from tasks.pictures import equal_files, name_of
 from tasks.questionnaire import Check, Question, When

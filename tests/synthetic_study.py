@@ -14,7 +14,8 @@ from scipy.special import expit
 from analysis.statistics.mixed_model import conditional
 from harness.artifacts import whole_file, write_text
 from harness.records import Neuron
-from tasks.base import Option, Panel, Trial, all_tasks
+from tasks.base import Option, Panel, Trial
+from tasks.kinds import all_tasks
 from tasks.pictures import name_of
 from tasks.recruitment import Recruitment, write_recruitment
 from tasks.responses import PARTICIPANTS, RESPONSES, as_table

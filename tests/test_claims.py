@@ -15,7 +15,7 @@ from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from tasks import settings
-from tasks.base import all_tasks
+from tasks.kinds import all_tasks
 from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
 from tests.synthetic_study import make_responses, make_study
 

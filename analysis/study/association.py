@@ -23,7 +23,7 @@ from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import REVERSION, has_results, read_results
-from tasks.base import all_tasks
+from tasks.kinds import all_tasks
 from tasks.observer import features
 
 EVIDENCE = ("importance", "drop", "displacement", "observer_clarity")

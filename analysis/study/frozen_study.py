@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.base import Field, Task, all_tasks
+from tasks.base import Field, Task
+from tasks.kinds import all_tasks
 from tasks.recruitment import Recruitment, load_recruitment
 from tasks.study import Study
 from tasks.study import load as load_study

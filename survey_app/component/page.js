@@ -113,8 +113,8 @@ function start(root, words) {
   // A trial of limited time goes on without an answer when it is over.
   function limit(page) {
     const form = view.querySelector("form[data-timed]");
-    const seconds = Number(form?.dataset.timed ?? 0);
-    if (!seconds) return;
+    if (!form) return;
+    const seconds = Number(form.dataset.timed); // that are left
     const clock = view.querySelector(".clock");
     const tick = () => {
       const left = Math.ceil(seconds - (performance.now() - state.shownAt) / 1000);

@@ -22,8 +22,8 @@ from harness.images.sets import drawn_arrays
 from harness.records import NEURON
 from survey_app.service import Service
 from survey_app.store import Store
-from tasks.base import all_tasks
 from tasks.evidence import Evidence
+from tasks.kinds import all_tasks
 from tasks.recruitment import PLATFORMS, Codes, Entry, Recruitment, load_recruitment
 from tasks.settings import Exclusion, Practice, StudySettings
 from tasks.study import build, load

@@ -15,11 +15,13 @@ from survey_app.endings import REASONS
 from survey_app.first_page import with_words
 from survey_app.flow import Stage
 from survey_app.service import Service
+from survey_app.standing import Standing
 from survey_app.store import Store
-from survey_app.views import Place, View
-from tasks.base import UnfitAnswer, all_tasks, check_values
+from survey_app.views import View
+from tasks.base import UnfitAnswer, check_values
 from tasks.catalogue import marked, stored
 from tasks.contact_sheet import contact_sheet
+from tasks.kinds import all_tasks
 from tasks.language import SOURCE, Words, languages
 from tasks.settings import Attention, StudySettings
 from tasks.study import build, load
@@ -131,10 +133,10 @@ def test_no_page_has_a_word_outside_the_catalogue(pseudo):
     pages += [page, pseudo.view.preview()]
     reasons = [(Stage.SCREENED_OUT, reason) for reason in REASONS]
     for stage, reason in [*reasons, (Stage.EXPIRED, ""), (Stage.WITHDRAWN, "")]:
-        place = Place(stage=stage, reason=reason, platform="prolific", code="DONE")
-        pages.append(pseudo.view.page(place))
+        at = Standing(stage=stage, reason=reason, platform="prolific", code="DONE")
+        pages.append(pseudo.view.page(at))
     turk = {"assignmentId": "1", "turkSubmitTo": "https://www.mturk.com/mturk/externalSubmit"}
-    pages.append(pseudo.view.page(Place(stage=Stage.FINISHED, platform="mturk", identity=turk)))
+    pages.append(pseudo.view.page(Standing(stage=Stage.FINISHED, platform="mturk", identity=turk)))
     allowed = {"DONE"}
     for page in pages:
         assert set(literals(page["html"])) <= allowed, page["stage"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -314,7 +315,9 @@ def test_own_questions_appear_by_answers_and_are_stored(browser, own, known):
     }  # fmt: skip
 
 
-def test_a_trial_of_limited_time_goes_on_without_an_answer(browser, folder, known, tmp_path):
+def test_a_trial_of_limited_time_goes_on_without_an_answer_and_a_refresh_wins_none(
+    browser, folder, known, tmp_path
+):
     """The same study with a limit; what it is frozen as is written by hand."""
     import shutil
 
@@ -322,17 +325,27 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer(browser, folder, know
 
     shutil.copytree(folder, tmp_path / "study")
     written = json.loads((folder / "study.json").read_text())
-    written["seconds_per_trial"] = 2
+    written["seconds_per_trial"] = 12
     written["hash"] = digest(written, known[1])
     (tmp_path / "study" / "study.json").write_text(json.dumps(written))
     served = Survey(tmp_path / "study", f"sqlite:///{tmp_path / 'a.sqlite'}")
+
+    def left() -> int:
+        text = visitor.page.locator(".survey .clock").inner_text()
+        return int(re.fullmatch(r"Seconds left: (\d+)", text)[1])
+
     try:
         visitor = Visitor(browser, on_the_way(served, load(tmp_path / "study"), "slow"), LAPTOP)
-        assert "Seconds left" in visitor.page.locator(".survey .clock").inner_text()
-        visitor.moved(visitor.version)
+        before = visitor.version
+        visitor.page.wait_for_timeout(3000)
+        then = left()
+        visitor.page.reload()
+        visitor.armed()
+        assert visitor.version == before and left() < then, "the refresh began the time anew"
+        visitor.moved(before)
         (row,) = [r for r in person(served, "slow", responses) if r.role == "trial"]
         assert (row.missing, row.answer) == ("time", None)
-        assert 1900 < row.milliseconds < 6000
+        assert 11 < (row.answered_at - row.shown_at).total_seconds() < 17
     finally:
         served.close()
 

@@ -18,7 +18,7 @@ from survey_app.platforms import Arrival, BadAddress, arrival, new_link
 from survey_app.schema import participants, responses
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
-from tasks.base import all_tasks
+from tasks.kinds import all_tasks
 from tasks.recruitment import load_recruitment
 
 SECRET = "0" * 64
@@ -201,14 +201,15 @@ def test_mturk_gets_its_form_at_the_end(sqlite_service):
 def test_markup_shows_as_text(frozen, tmp_path):
     from survey_app.flow import Stage as S
     from survey_app.parts import markdown
-    from survey_app.views import Place, View
+    from survey_app.standing import Standing
+    from survey_app.views import View
 
     study, _ = frozen
     evil = "<img src=x onerror=alert(1)>"
     view = View(
         study.model_copy(update={"title": evil, "consent": evil + " [x](javascript:alert(1))"})
     )
-    html = view.page(Place(S.CONSENT))["html"]
+    html = view.page(Standing(S.CONSENT))["html"]
     assert "<img" not in html
     assert "&lt;img" in html
     assert 'href="javascript' not in html
@@ -242,7 +243,7 @@ def test_the_host_needs_no_torch():
     code = (
         "import sys; from survey_app import commands, dashboard, export, simulate, worker; "
         "import tasks.commands, tasks.contact_sheet, tasks.study; "
-        "from tasks.base import all_tasks; all_tasks(); "
+        "from tasks.kinds import all_tasks; all_tasks(); "
         "loaded = [m for m in ('torch', 'torchvision') if m in sys.modules]; "
         "sys.exit(str(loaded) if loaded else 0)"
     )

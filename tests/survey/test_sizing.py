@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_commands import say
 
-from tasks.base import all_tasks
 from tasks.clusters import clusters
 from tasks.evidence import Evidence
+from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import COHERENT, SHARED_KINDS, OddOneOut
 from tasks.settings import (
     Attention,

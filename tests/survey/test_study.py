@@ -10,8 +10,8 @@ from conftest import SETTINGS
 from PIL import Image
 
 from tasks.assignment import plan, practice_plan
-from tasks.base import all_tasks
 from tasks.contact_sheet import contact_sheet, observe, summary
+from tasks.kinds import all_tasks
 from tasks.pictures import equal_files, name_of
 from tasks.settings import Analysis, Exclusion, StudySettings, load_settings
 from tasks.study import build, digest, load

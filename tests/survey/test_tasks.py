@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.base import NoTrial, Trial, all_tasks, check_values, clean_text
+from tasks.base import NoTrial, Trial, check_values, clean_text
 from tasks.evidence import Evidence, Group, read_groups
+from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
 from tasks.settings import StudySettings
 from tasks.study import build
@@ -194,7 +195,7 @@ def test_a_new_built_in_task_is_one_file(tmp_path):
     code = (
         "from tasks import kinds\n"
         f"kinds.__path__.append({str(tmp_path)!r})\n"
-        "from tasks.base import all_tasks\n"
+        "from tasks.kinds import all_tasks\n"
         "from analysis.study.frozen_study import task_of\n"
         "assert list(all_tasks())[:2] == ['odd_one_out', 'mine'], list(all_tasks())\n"
         "assert task_of('mine').label == 'my own' and task_of('mine').design\n"

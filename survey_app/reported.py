@@ -1,0 +1,30 @@
+"""What a browser reports of itself and of a page: taken within bounds, never trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")
+DAY = 86_400_000  # longest credible time on a page, in milliseconds
+
+
+def device_of(sent: object) -> dict[str, Any]:
+    """What the browser says of its window and itself, within bounds; {} where it says nothing."""
+    if not isinstance(sent, dict):
+        return {}
+    return {
+        "width": round(count(sent, "width", 100_000)),
+        "height": round(count(sent, "height", 100_000)),
+        "pixel_ratio": round(float(count(sent, "pixel_ratio", 100)), 3),
+        "touch": sent.get("touch") is True,
+        "browser": sent["browser"] if sent.get("browser") in BROWSERS else "other",
+    }
+
+
+def count(action: dict[str, Any], name: str, most: float) -> float:
+    """A count that the browser reports: a finite number from 0 to `most`, else 0 or `most`."""
+    value = action.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        return 0
+    return min(max(value, 0), most)
