@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.benchmark import leaderboard as lb
+from analysis.benchmark import measures, significance
+from analysis.benchmark.tables import images_needed
+from analysis.statistics import comparisons
 from harness.records import CONTROLS
 
 
@@ -39,32 +41,32 @@ BASE = {CONTROLS: {"none": 0.9, "random": 0.6}}
 
 @pytest.fixture(scope="module")
 def wide():
-    return lb.outcomes(records({**BASE, "good": GOOD, "null": NULL}))
+    return measures.outcomes(records({**BASE, "good": GOOD, "null": NULL}))
 
 
 def test_measures_are_what_their_names_say(wide):
-    values = lb.measured(wide, lb.gap, ["good", "null"])
+    values = measures.measured(wide, measures.gap, ["good", "null"])
     by_hand = (wide["good", "q4", 0] - wide["good", "q1", 0]).groupby(["class_id", "image_id"])
     pd.testing.assert_series_equal(values["good"], by_hand.mean(), check_names=False)
-    over = lb.measured(wide, lb.over_random, ["good"])["good"]
+    over = measures.measured(wide, measures.over_random, ["good"])["good"]
     random = wide[CONTROLS]["random"].mean(axis=1) - wide["good", "q1", 0]
     assert over.mean() == pytest.approx(random.mean())
-    assert lb.measured(wide, lb.over_other, ["good"])["good"].isna().all()  # never run
+    assert measures.measured(wide, measures.over_other, ["good"])["good"].isna().all()  # never run
 
 
 def test_lost_is_undefined_where_nothing_was_right_before():
     table = records({**BASE, "good": GOOD})
     table.loc[table["class_id"] == 3, ["correct_before"]] = False
     table.loc[(table["class_id"] == 3) & (table["arm"] == "none"), "correct_after"] = False
-    wide = lb.outcomes(table)
-    values = lb.measured(wide, lb.lost, ["good"])
+    wide = measures.outcomes(table)
+    values = measures.measured(wide, measures.lost, ["good"])
     assert values.loc[3, "good"].isna().all()
-    found = lb.by_class(values)
+    found = comparisons.clustered_by_class(values)
     assert found.classes.tolist() == [5] and found.left_out.tolist() == [1]
     right = wide[CONTROLS, "before", 0] > 0
     lost = 1 - wide["good", "q1", 0][right]
     assert found.value[0] == pytest.approx(lost.groupby("class_id").mean().mean())
-    assert lb.outcomes_before(wide)[3] == 0
+    assert measures.outcomes_before(wide)[3] == 0
 
 
 def drawn(between, rng, classes=12, images=25):
@@ -78,7 +80,7 @@ def drawn(between, rng, classes=12, images=25):
 
 def test_the_interval_is_the_plain_t_interval_over_classes():
     values = drawn(0.5, np.random.default_rng(0))
-    found = lb.by_class(values)
+    found = comparisons.clustered_by_class(values)
     means = values["a"].groupby("class_id").mean()
     plain = stats.t.interval(0.95, 11, means.mean(), stats.sem(means))
     assert found.value[0] == pytest.approx(means.mean())
@@ -90,7 +92,7 @@ def test_intervals_cover_what_they_say():
     rng = np.random.default_rng(2)
     covered = []
     for _ in range(400):
-        found = lb.by_class(drawn(0.1, rng))
+        found = comparisons.clustered_by_class(drawn(0.1, rng))
         low, high = found.interval()
         covered.append(low[0] <= 0 <= high[0])
     assert 0.92 <= np.mean(covered) <= 0.985
@@ -105,31 +107,31 @@ def test_spaces_are_clustered_by_layers():
     )
     of_layer = pd.Series(rng.normal(size=8), index=[f"l{i}" for i in range(8)])
     values = pd.DataFrame({"m": of_layer[index.get_level_values("layer")].to_numpy()}, index=index)
-    found = lb.by_layer(values)
+    found = comparisons.clustered_by_layer(values)
     plain = stats.t.interval(0.95, 7, of_layer.mean(), stats.sem(of_layer))
     assert found.classes.tolist() == [8]
     assert [x[0] for x in found.interval()] == pytest.approx(plain)
 
 
 def test_one_class_gives_no_interval_and_no_p():
-    wide = lb.outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
-    found = lb.by_class(lb.measured(wide, lb.gap, ["good", "null"]))
+    wide = measures.outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
+    found = comparisons.clustered_by_class(measures.measured(wide, measures.gap, ["good", "null"]))
     assert np.isfinite(found.value).all() and np.isnan(found.interval()).all()
-    assert lb.differences(found, ["good", "null"])["p"].isna().all()
-    tests = lb.class_tests(wide, ["good"])
+    assert comparisons.differences(found, ["good", "null"])["p"].isna().all()
+    tests = significance.class_tests(wide, ["good"])
     assert tests["page"].isna().all()
 
 
 def test_a_real_difference_is_separated_and_none_is_not(wide):
     names = ["good", "null"]
-    found = lb.by_class(lb.measured(wide, lb.gap, names))
-    pairs = lb.differences(found, names)
+    found = comparisons.clustered_by_class(measures.measured(wide, measures.gap, names))
+    pairs = comparisons.differences(found, names)
     assert pairs.loc[0, "first"] == "good" and pairs.loc[0, "p"] < 0.01
     assert pairs.loc[0, "low"] > 0
-    assert lb.letters(["good", "null"], pairs) == {"good": "a", "null": "b"}
-    same = lb.outcomes(records({**BASE, "one": NULL, "two": NULL}, seed=3))
-    found = lb.by_class(lb.measured(same, lb.gap, ["one", "two"]))
-    assert lb.differences(found, ["one", "two"])["p"][0] > 0.05
+    assert comparisons.letters(["good", "null"], pairs) == {"good": "a", "null": "b"}
+    same = measures.outcomes(records({**BASE, "one": NULL, "two": NULL}, seed=3))
+    found = comparisons.clustered_by_class(measures.measured(same, measures.gap, ["one", "two"]))
+    assert comparisons.differences(found, ["one", "two"])["p"][0] > 0.05
 
 
 @given(st.integers(2, 7), st.data())
@@ -144,7 +146,7 @@ def test_letters_are_shared_by_just_those_that_are_not_separated(count, data):
         ],
         columns=["first", "second", "p"],
     )
-    found = lb.letters(names, pairs)
+    found = comparisons.letters(names, pairs)
     for row in pairs.itertuples():
         assert bool(set(found[row.first]) & set(found[row.second])) == (row.p > 0.05)
 
@@ -154,28 +156,28 @@ def test_letters_of_piephos_kind():
     pairs = pd.DataFrame(
         {"first": ["a", "a", "b"], "second": ["b", "c", "c"], "p": [0.2, 0.01, 0.3]}
     )
-    assert lb.letters(["a", "b", "c"], pairs) == {"a": "a", "b": "ab", "c": "b"}
+    assert comparisons.letters(["a", "b", "c"], pairs) == {"a": "a", "b": "ab", "c": "b"}
 
 
 def test_the_permutation_test_counts_saved_sets(wide):
-    found = lb.permutation(wide, ["good", "null"])
+    found = significance.permutation(wide, ["good", "null"])
     assert found["good"] == (1 / 20, 19)  # (b + 1) / (n + 1) with b = 0
     assert found["null"][0] > 0.05
     without = wide.drop(columns=[c for c in wide.columns if c[1] == "random"])
-    assert np.isnan(lb.permutation(without, ["good"])["good"][0])
+    assert np.isnan(significance.permutation(without, ["good"])["good"][0])
 
 
 def test_tests_over_classes_find_the_trend(wide):
-    table = lb.class_tests(wide, ["good", "null"]).set_index("method")
+    table = significance.class_tests(wide, ["good", "null"]).set_index("method")
     assert table.loc["good", "page"] < 0.001 and table.loc["good", "random"] < 0.1
     assert table.loc["null", "page"] > 0.05
-    classes = lb.over_classes(wide, "good")
+    classes = measures.over_classes(wide, "good")
     page = stats.page_trend_test(classes[["q1", "q2", "q3", "q4"]].to_numpy()).pvalue
     assert table.loc["good", "page"] == pytest.approx(2 * page)  # Holm over two methods
 
 
 def test_tests_over_images_equal_the_textbook_ones(wide):
-    row = lb.image_tests(wide, ["good"]).iloc[0]
+    row = significance.image_tests(wide, ["good"]).iloc[0]
     first, last = wide["good", "q1", 0] > 0, wide["good", "q4", 0] > 0
     b, c = int((first & ~last).sum()), int((~first & last).sum())
     assert row["mcnemar_last"] == pytest.approx(stats.binomtest(min(b, c), b + c).pvalue)
@@ -185,22 +187,22 @@ def test_tests_over_images_equal_the_textbook_ones(wide):
         (k - 1) * (k * (columns**2).sum() - columns.sum() ** 2) / (k * rows.sum() - (rows**2).sum())
     )  # Cochran (1950)
     assert row["cochran"] == pytest.approx(stats.chi2.sf(q, k - 1))
-    agree = lb.outcomes(records({**BASE, "still": dict.fromkeys(GOOD, 1.0)}))
-    blank = lb.image_tests(agree, ["still"]).iloc[0]
+    agree = measures.outcomes(records({**BASE, "still": dict.fromkeys(GOOD, 1.0)}))
+    blank = significance.image_tests(agree, ["still"]).iloc[0]
     assert blank["cochran"] == blank["mcnemar_last"] == 1  # no image says anything against equality
 
 
 def test_agreement_is_kendalls_tau_over_what_both_rank():
     first = {"a": 3.0, "b": 2.0, "c": 1.0, "d": np.nan}
-    assert lb.agreement(first, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}) == (-1.0, 3)
-    assert lb.agreement(first, {"a": 5.0, "b": 2.0, "e": 9.0}) == (1.0, 2)
-    assert np.isnan(lb.agreement(first, {"a": 1.0})[0])
+    assert comparisons.agreement(first, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}) == (-1.0, 3)
+    assert comparisons.agreement(first, {"a": 5.0, "b": 2.0, "e": 9.0}) == (1.0, 2)
+    assert np.isnan(comparisons.agreement(first, {"a": 1.0})[0])
 
 
 def test_images_needed_undoes_spearman_and_brown():
     """Ten images with rho = .5: 9 times as many give 9 * .5 / (1 + 8 * .5) = .9."""
-    assert lb.images_needed(0.5, 10) == pytest.approx(90)
-    assert np.isnan(lb.images_needed(0.0, 10)) and np.isnan(lb.images_needed(1.0, 10))
+    assert images_needed(0.5, 10) == pytest.approx(90)
+    assert np.isnan(images_needed(0.0, 10)) and np.isnan(images_needed(1.0, 10))
 
 
 def test_ranks_follow_from_the_comparisons_that_letters_follow_from():
@@ -208,7 +210,7 @@ def test_ranks_follow_from_the_comparisons_that_letters_follow_from():
     pairs = pd.DataFrame(
         {"first": ["a", "a", "b"], "second": ["b", "c", "c"], "p": [0.2, 0.01, np.nan]}
     )
-    assert lb.ranks(["a", "b", "c"], pairs) == {"a": "1–2", "b": "1–3", "c": "2–3"}
+    assert comparisons.ranks(["a", "b", "c"], pairs) == {"a": "1–2", "b": "1–3", "c": "2–3"}
 
 
 def of_classes(**columns):
@@ -222,11 +224,11 @@ def of_classes(**columns):
 
 def test_a_comparison_that_cannot_be_made_is_unknown_and_gives_no_common_letter():
     values = of_classes(A=[1.0] * 6, B=[0.0] * 6, C=[0.1, 0.9, 0.4, 0.5, 0.8, 0.2])
-    pairs = lb.differences(lb.by_class(values), ["A", "B", "C"])
+    pairs = comparisons.differences(comparisons.clustered_by_class(values), ["A", "B", "C"])
     row = pairs.set_index(["first", "second"]).loc[("A", "B")]
     assert np.isnan(row["p"]) and np.isnan(row["low"])
     assert row["reason"] == "the difference is the same in every cluster"
-    letters = lb.letters(["A", "C", "B"], pairs)
+    letters = comparisons.letters(["A", "C", "B"], pairs)
     assert not set(letters["A"]) & set(letters["B"])
     # It keeps its place in the family: three comparisons, not two.
     alone = pairs["p_alone"].dropna().min()
@@ -236,7 +238,9 @@ def test_a_comparison_that_cannot_be_made_is_unknown_and_gives_no_common_letter(
 def test_pairs_are_compared_over_the_classes_that_both_have():
     a = np.array([0.1, 0.2, 0.3, 0.9, 0.8])
     b = np.array([0.11, 0.19, 0.3, np.nan, np.nan])
-    pairs = lb.differences(lb.by_class(of_classes(A=a, B=b)), ["A", "B"])
+    pairs = comparisons.differences(
+        comparisons.clustered_by_class(of_classes(A=a, B=b)), ["A", "B"]
+    )
     row = pairs.iloc[0]
     assert row["classes"] == 3 and row["difference"] == pytest.approx(0)
     plain = stats.ttest_rel(a[:3], b[:3])
@@ -247,9 +251,9 @@ def test_pairs_are_compared_over_the_classes_that_both_have():
 
 def test_methods_that_are_equal_everywhere_share_a_letter_by_a_p_of_one():
     values = of_classes(A=[0.2, 0.5, 0.9], B=[0.2, 0.5, 0.9], C=[0.1, 0.1, 0.1])
-    pairs = lb.differences(lb.by_class(values), ["A", "B", "C"])
+    pairs = comparisons.differences(comparisons.clustered_by_class(values), ["A", "B", "C"])
     row = pairs.set_index(["first", "second"]).loc[("A", "B")]
     assert row["p_alone"] == 1 and np.isnan(row["low"])
     assert row["reason"] == "the difference is the same in every cluster"
-    letters = lb.letters(["A", "B", "C"], pairs)
+    letters = comparisons.letters(["A", "B", "C"], pairs)
     assert set(letters["A"]) & set(letters["B"])

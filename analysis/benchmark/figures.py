@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from analysis.benchmark import leaderboard as lb
+from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, look
@@ -50,7 +50,7 @@ def curves(bench: Bench) -> Figure:
         rows, columns, figsize=(7.6, 1.75 * rows + 0.3), sharex=True, sharey=True, squeeze=False
     )
     for axis, method in zip(axes.flat, bench.order, strict=False):
-        found = lb.curve(wide, method, steps)
+        found = measures.curve(wide, method, steps)
         axis.plot(found["share"], found["most"], "-o", color="black", markersize=3)
         axis.plot(found["share"], found["least"], "--s", color="#777777", markersize=3)
         axis.fill_between(found["share"], found["most"], found["least"], color="#dddddd", zorder=0)

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.table import Table as ScreenTable
 
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers the figures
-from analysis.benchmark import leaderboard as lb
+from analysis.benchmark import measures
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the figures
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import refuse_unlike
@@ -21,6 +21,8 @@ from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.run.report import own_exhibits, plain_on_screen
+from analysis.statistics import comparisons
+from analysis.statistics.clusters import holm
 from harness.artifacts import write_text
 from harness.results import read_results
 
@@ -151,7 +153,7 @@ def _points(row: pd.Series) -> str:
 def _undefined(bench: Bench) -> list[str]:
     """Sentences on what could not be judged."""
     remarks = []
-    before = lb.outcomes_before(bench.wide(bench.main))
+    before = measures.outcomes_before(bench.wide(bench.main))
     names = [bench.classes[c] for c in before.index[before == 0]]
     if names:
         remarks.append(
@@ -266,9 +268,9 @@ def compare(first: Path, second: Path) -> Table:
         errors.append(found.error[at])
         classes.append(found.classes[at])
     value = values[1] - values[0]
-    low, high, p = lb.t_test(value, np.hypot(*errors), np.minimum(*classes))
-    frame = frame.assign(**{"B − A": value, "low": low, "high": high, "p": lb.holm(p)})
-    tau, count = lb.agreement(a.ranking(), b.ranking())
+    low, high, p = comparisons.t_test(value, np.hypot(*errors), np.minimum(*classes))
+    frame = frame.assign(**{"B − A": value, "low": low, "high": high, "p": holm(p)})
+    tau, count = comparisons.agreement(a.ranking(), b.ranking())
     differs = [
         name
         for name in ("classes", "pairs", "layers", "images_per_class", "heldout_images")

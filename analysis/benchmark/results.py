@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from analysis.benchmark import leaderboard as lb
+from analysis.benchmark import measures
+from analysis.statistics import comparisons
 from analysis.statistics.alignment import NAMED_OVERLAP, concept_sharing, identity
 from harness.artifacts import ArtifactError
 from harness.concepts.space import SemanticSpace
@@ -69,20 +70,20 @@ class Bench:
     def wide(
         self, ablation: str, layer: str = JOINT, outcome: str = "accuracy", split: str = ""
     ) -> pd.DataFrame:
-        """`leaderboard.outcomes` of one ablation, place and split."""
+        """`measures.outcomes` of one ablation, place and split."""
         where = {"ablation": ablation, "layer": layer, "split": split or self.split}
         chosen = self.results.records(with_controls=False, **where)
-        return lb.outcomes(chosen, outcome)
+        return measures.outcomes(chosen, outcome)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def clustered(
         self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
         split: str = "",
-    ) -> lb.Clustered:  # fmt: skip
+    ) -> comparisons.Clustered:  # fmt: skip
         """A measure of every method over classes; columns as `methods`."""
         wide = self.wide(ablation or self.main, layer, outcome, split)
-        values = lb.measured(wide, lb.MEASURES[measure], self.methods)
-        return lb.by_class(values)
+        values = measures.measured(wide, measures.MEASURES[measure], self.methods)
+        return comparisons.clustered_by_class(values)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
         """method -> value of a measure."""
@@ -90,8 +91,8 @@ class Bench:
 
     @cached_property
     def separated(self) -> pd.DataFrame:
-        """Every pair of methods by the main measure: `leaderboard.differences`."""
-        return lb.differences(self.clustered("gap"), self.methods)
+        """Every pair of methods by the main measure: `comparisons.differences`."""
+        return comparisons.differences(self.clustered("gap"), self.methods)
 
     @cached_property
     def order(self) -> list[str]:
@@ -136,7 +137,7 @@ class Bench:
         """method -> gap, mean over classes, on some units alone."""
         if wide.empty:
             return dict.fromkeys(self.methods, float("nan"))
-        values = lb.measured(wide, lb.gap, self.methods)
+        values = measures.measured(wide, measures.gap, self.methods)
         return values.groupby("class_id").mean().mean().to_dict()
 
     @cached_property

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.benchmark import leaderboard as lb
+from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits.tables import Table
+from analysis.statistics import comparisons
 from analysis.statistics.clusters import Variance, crossed, holm, two_way_jackknife
 from analysis.statistics.shares import contrast_weights
+from harness.records import CONTROLS
 from harness.results import read_results
 
 #: The method that the others are compared with, where all runs have it: the paper's.
@@ -32,8 +34,8 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
         run, network, class, method, gap; NaN where a method has none.
     """
     wide = bench.wide(bench.main)
-    controls = lb.of_method(wide, lb.CONTROLS)
-    columns = {m: lb.gap(lb.of_method(wide, m), controls) for m in bench.methods}
+    controls = measures.of_method(wide, CONTROLS)
+    columns = {m: measures.gap(measures.of_method(wide, m), controls) for m in bench.methods}
     keys = ["series", "class_id"]
     by_image = pd.DataFrame(columns).groupby([*keys, "image_id"]).mean()
     by_class = by_image.groupby(keys).mean().reset_index().melt(
@@ -148,7 +150,9 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     values = values[values["method"].isin(common)]
     frame = over_runs(values)
     taus = [
-        lb.agreement({m: a.ranking()[m] for m in common}, {m: b.ranking()[m] for m in common})[0]
+        comparisons.agreement(
+            {m: a.ranking()[m] for m in common}, {m: b.ranking()[m] for m in common}
+        )[0]
         for a, b in combinations(benches, 2)
     ]
     left = sorted({m for b in benches for m in b.methods} - set(common))

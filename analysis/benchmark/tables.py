@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.benchmark import leaderboard as lb
+from analysis.benchmark import measures, significance
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from analysis.run.tables import methods_of
+from analysis.statistics import comparisons
 from analysis.statistics.classes import quartiles
 from harness.records import PAIR
 
@@ -29,12 +30,12 @@ def _epochs(frame: pd.DataFrame) -> pd.Series:
 def leaderboard(bench: Bench) -> Table:
     main = bench.clustered("gap")
     low, high = main.interval()
-    ranks = lb.ranks(bench.order, bench.separated)
-    groups = lb.letters(bench.order, bench.separated)
+    ranks = comparisons.ranks(bench.order, bench.separated)
+    groups = comparisons.letters(bench.order, bench.separated)
     wide = bench.wide(bench.main)
-    tests = lb.class_tests(wide, bench.methods).set_index("method")
-    permuted = lb.permutation(wide, bench.methods)
-    others = {name: bench.ranking(name) for name in lb.MEASURES if name != "gap"}
+    tests = significance.class_tests(wide, bench.methods).set_index("method")
+    permuted = significance.permutation(wide, bench.methods)
+    others = {name: bench.ranking(name) for name in measures.MEASURES if name != "gap"}
     probability = bench.ranking(outcome="probability")
     rows = []
     for method in bench.order:
@@ -90,7 +91,7 @@ def methods(bench: Bench) -> Table:
 @shelf.table("bench", "leaderboard")
 def effects(bench: Bench) -> Table:
     rows = []
-    for name in lb.MEASURES:
+    for name in measures.MEASURES:
         found = bench.clustered(name)
         low, high = found.interval()
         rows += [
@@ -135,7 +136,7 @@ def bins(bench: Bench) -> Table:
     wide = bench.wide(bench.main)
     for key, group in wide.groupby(level=PAIR, sort=False):
         for method in bench.order:
-            classes = lb.over_classes(group, method)
+            classes = measures.over_classes(group, method)
             arms = [*quartiles(list(classes.columns)), "random", "matched", "matched_activation"]
             arms += ["other_class", "all"]
             before = classes["before"]
@@ -203,6 +204,17 @@ def by_layer(bench: Bench) -> Table | None:
     )
 
 
+def images_needed(rho: float, images: int, wanted: float = 0.9) -> float:
+    """How many images a half needs for a split-half correlation (Spearman and Brown, 1910).
+
+    Args:
+        rho: what halves of `images` images reach. wanted: what is aimed at.
+    """
+    if not 0 < rho < 1:
+        return float("nan")
+    return images * wanted * (1 - rho) / ((1 - wanted) * rho)
+
+
 @shelf.table("bench", "stability")
 def reliability(bench: Bench) -> Table:
     rows = []
@@ -217,7 +229,7 @@ def reliability(bench: Bench) -> Table:
                 for size in sizes}  # fmt: skip
         most = max(sizes, default=0)
         row["images for .9"] = (
-            lb.images_needed(by_class[most].mean(), int(most)) if most in by_class else np.nan
+            images_needed(by_class[most].mean(), int(most)) if most in by_class else np.nan
         )
         row["left out"] = int(mine["left_out"].sum())
         rows.append(row)
@@ -237,7 +249,7 @@ def reliability(bench: Bench) -> Table:
 
 @shelf.table("bench", "leaderboard")
 def images(bench: Bench) -> Table:
-    table = lb.image_tests(bench.wide(bench.main), bench.order)
+    table = significance.image_tests(bench.wide(bench.main), bench.order)
     table.insert(1, "epochs", _epochs(table))
     names = {
         "cochran": "p (Cochran's Q)",
@@ -261,7 +273,7 @@ def stability(bench: Bench) -> Table | None:
     reference = bench.ranking()
     rows = []
     for factor, level, ranking in bench.levels():
-        tau, count = lb.agreement(reference, ranking)
+        tau, count = comparisons.agreement(reference, ranking)
         known = {m: v for m, v in ranking.items() if np.isfinite(v)}
         best = max(known, key=lambda m: (known[m], m)) if known else ""
         rows.append(
@@ -294,11 +306,13 @@ def spaces(bench: Bench) -> Table | None:
     for task, values in bench.space_values.items():
         if values.empty:
             continue
-        found = lb.by_layer(values)
+        found = comparisons.clustered_by_layer(values)
         names = list(values.columns)
         low, high = found.interval()
         order = sorted(range(len(names)), key=lambda i: -found.value[i])
-        groups = lb.letters([names[i] for i in order], lb.differences(found, names))
+        groups = comparisons.letters(
+            [names[i] for i in order], comparisons.differences(found, names)
+        )
         rows += [
             {
                 "task": task,

@@ -1,0 +1,134 @@
+"""By what a benchmark judges a method: outcomes after ablating its sets, and measures of them.
+
+The sampled units are classes; networks and pairs of epochs are taken as given, and an image's
+outcome is its mean over pairs. Undefined is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.classes import OUTCOMES, quartiles
+from harness.records import CONTROLS, PAIR
+
+UNIT = [*PAIR, "class_id", "image_id"]
+
+
+def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
+    """Records of one ablation, split and place as units (pair, class, image) x arms.
+
+    Returns:
+        float; columns (method, arm, draw), and (CONTROLS, "before", 0) for the untouched network.
+    """
+    column = OUTCOMES[outcome]
+    wide = records.pivot(index=UNIT, columns=["method", "arm", "draw"], values=f"{column}_after")
+    return wide.astype(float).rename(columns={"none": "before"}, level="arm")
+
+
+def of_method(wide: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The arms of one method: columns (arm, draw); none where nothing of it could be run."""
+    return wide.loc[:, wide.columns.get_level_values("method") == method].droplevel(
+        "method", axis=1
+    )
+
+
+#: What a method is judged by, the larger the better: name -> function(its arms, controls)
+#: -> one value a unit. A new measure is one entry.
+Measure = Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
+
+
+def mean_of_arm(arms: pd.DataFrame, name: str) -> pd.Series:
+    """The mean outcome over an arm's draws; NaN where the arm was not run."""
+    if name not in arms.columns.get_level_values("arm"):
+        return pd.Series(np.nan, index=arms.index)
+    return arms.xs(name, axis=1, level="arm").mean(axis=1)
+
+
+def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """Outcome after ablating the least important bin minus after ablating the most important."""
+    bins = quartiles(list(mine.columns.get_level_values("arm").unique()))
+    return mean_of_arm(mine, bins[-1] if bins else "") - mean_of_arm(mine, "q1")
+
+
+def area(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """Area between the curves of ablating more and more, least and most important first."""
+    return mean_of_arm(mine, "least") - mean_of_arm(mine, "most")
+
+
+def over_random(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more ablating q1 costs than ablating random sets."""
+    return mean_of_arm(controls, "random") - mean_of_arm(mine, "q1")
+
+
+def over_matched(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more than ablating others that changed as much."""
+    return mean_of_arm(mine, "matched") - mean_of_arm(mine, "q1")
+
+
+def over_active(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more than ablating others that are as active."""
+    return mean_of_arm(mine, "matched_activation") - mean_of_arm(mine, "q1")
+
+
+def over_other(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """How much more than ablating another class's q1: is the ranking specific to the class?"""
+    return mean_of_arm(mine, "other_class") - mean_of_arm(mine, "q1")
+
+
+def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+    """Of what was right before, what ablating q1 takes; undefined for an image wrong before."""
+    before = mean_of_arm(controls, "before")
+    return (before - mean_of_arm(mine, "q1")).where(before > 0)
+
+
+MEASURES: dict[str, Measure] = {
+    "gap": gap,
+    "area": area,
+    "over random": over_random,
+    "over matched": over_matched,
+    "over active": over_active,
+    "over other class": over_other,
+    "lost": lost,
+}
+
+
+def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd.DataFrame:
+    """A measure of every method: (class, image) x methods, mean over pairs."""
+    controls = of_method(wide, CONTROLS)
+    columns = {name: measure(of_method(wide, name), controls) for name in methods}
+    return pd.DataFrame(columns).groupby(["class_id", "image_id"]).mean()
+
+
+def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
+    """classes x arms of one method (and `random`, `before`), mean over pairs and images."""
+    mine = of_method(wide, method)
+    controls = of_method(wide, CONTROLS)
+    arms = {name: mean_of_arm(mine, name) for name in mine.columns.get_level_values("arm").unique()}
+    arms |= {name: mean_of_arm(controls, name) for name in ("random", "before", "all")}
+    units = pd.DataFrame(arms).groupby(["class_id", "image_id"]).mean()
+    return units.groupby("class_id").mean()
+
+
+def outcomes_before(wide: pd.DataFrame) -> pd.Series:
+    """class -> mean outcome of the untouched network."""
+    return wide[CONTROLS, "before", 0].groupby("class_id").mean()
+
+
+def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
+    """Outcome by the share of neurons ablated: share, most, least (first), mean over classes."""
+    mine = of_method(wide, method)
+    classes = over_classes(wide, method)
+    rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]
+    for step in range(1, steps):
+        at = {
+            name: mine[name, step].groupby("class_id").mean().mean()
+            if (name, step) in mine
+            else float("nan")
+            for name in ("most", "least")
+        }
+        rows.append({"share": step / steps, **at})
+    rows.append({"share": 1.0, "most": classes["all"].mean(), "least": classes["all"].mean()})
+    return pd.DataFrame(rows)

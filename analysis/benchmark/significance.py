@@ -1,0 +1,126 @@
+"""Tests of one method's sets: over classes, on which claims rest, and over images beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
+
+from analysis.benchmark.measures import mean_of_arm, of_method, over_classes
+from analysis.statistics.classes import page_trend, quartiles, wilcoxon
+from analysis.statistics.clusters import holm
+from harness.records import CONTROLS, PAIR
+
+
+def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Is q1 unlike a random set of its size? Mean outcome over classes, against saved random sets.
+
+    Returns:
+        method -> (two-sided p = (b + 1) / (n + 1) with b the random sets at least as far from
+        their common mean as q1 is, n of them).
+    """
+
+    def over_classes(columns: pd.DataFrame) -> pd.Series:
+        return columns.groupby("class_id").mean().mean()
+
+    controls = of_method(wide, CONTROLS)
+    if "random" not in controls.columns.get_level_values("arm"):
+        return {name: (float("nan"), 0) for name in methods}
+    null = over_classes(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
+    found = {}
+    for name in methods:
+        mine = mean_of_arm(of_method(wide, name), "q1").to_frame("q1")
+        value = float(over_classes(mine)["q1"])
+        if not len(null) or np.isnan(value):
+            found[name] = (float("nan"), len(null))
+            continue
+        centre = np.append(null, value).mean()  # of all that are exchangeable
+        beyond = np.abs(null - centre) >= abs(value - centre) - 1e-12
+        found[name] = ((int(beyond.sum()) + 1) / (len(null) + 1), len(null))
+    return found
+
+
+def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Tests over classes, p-values corrected by Holm over the methods.
+
+    Returns:
+        method, page (the outcome rises from q1 to qB), random and matched (two-sided Wilcoxon of
+        q1), classes.
+    """
+    rows = []
+    for method in methods:
+        classes = over_classes(wide, method)
+        page, count = page_trend(classes)
+        rows.append(
+            {
+                "method": method,
+                "page": page,
+                "random": _wilcoxon(classes, "q1", "random"),
+                "matched": _wilcoxon(classes, "q1", "matched"),
+                "classes": count,
+            }
+        )
+    table = pd.DataFrame(rows)
+    for test in ("page", "random", "matched"):
+        table[test] = holm(table[test].to_numpy(float))
+    return table
+
+
+def _wilcoxon(classes: pd.DataFrame, first: str, second: str) -> float:
+    if first not in classes or second not in classes:
+        return float("nan")
+    return wilcoxon(classes[first], classes[second])
+
+
+def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Tests over images of one pair of epochs, paired: as if the images of a class were
+    independent, which they are not, as they share their sets. Beside the tests over classes.
+
+    Args:
+        wide: of the outcome `accuracy`.
+
+    Returns:
+        series, epoch_from, epoch_to, method, images, cochran (do the bins differ?), mcnemar_last
+        (q1 against the last bin) and mcnemar_matched, exact; p-values, 1 where all agree, NaN
+        without images.
+    """
+    rows = []
+    for key, group in wide.groupby(level=PAIR, sort=False):
+        for method in methods:
+            mine = of_method(group, method)
+            arms = pd.DataFrame(
+                {a: mean_of_arm(mine, a) for a in mine.columns.get_level_values("arm").unique()}
+            )
+            bins = quartiles(list(arms.columns))
+            right = arms[bins].dropna().to_numpy() > 0.5
+            varies = len(right) > 0 and (right.any(axis=1) & ~right.all(axis=1)).any()
+            rows.append(
+                dict(zip(PAIR, key, strict=True))
+                | {
+                    "method": method,
+                    "images": len(right),
+                    "cochran": float(cochrans_q(right.astype(int)).pvalue)
+                    if varies
+                    else (1.0 if right.size else float("nan")),
+                    "mcnemar_last": _mcnemar(arms, "q1", bins[-1] if bins else ""),
+                    "mcnemar_matched": _mcnemar(arms, "q1", "matched"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
+    if first not in arms or second not in arms:
+        return float("nan")
+    both = arms[[first, second]].dropna() > 0.5
+    table = [
+        [int(((both[first] == a) & (both[second] == b)).sum()) for b in (True, False)]
+        for a in (True, False)
+    ]
+    if both.empty:
+        return float("nan")
+    if table[0][1] + table[1][0] == 0:
+        return 1.0  # no image says anything against equality
+    return float(mcnemar(table, exact=True).pvalue)

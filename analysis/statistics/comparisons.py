@@ -1,0 +1,216 @@
+"""Means of several methods over the same clusters, compared in pairs: t tests, letters, ranks.
+
+Everything is paired: all methods are judged on the same classes, or on neurons of the same layers.
+Undefined is NaN, with a count of what was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from string import ascii_letters
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.statistics.clusters import holm
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """Ratios Σ totals / Σ counts over clusters, with their standard errors.
+
+    For classes a total is the class's mean and a count is 1, so that the ratio is the mean over
+    classes; for neurons they are sums and numbers by layer.
+
+    Attributes:
+        totals, counts: [C, k]; both 0 where a cluster has no value.
+    """
+
+    totals: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def value(self) -> np.ndarray:
+        """[k]; NaN where no cluster has a value."""
+        return _ratio(self.totals, self.counts)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """[k], clusters with a value."""
+        return (self.counts > 0).sum(axis=0)
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """[k], clusters without."""
+        return (self.counts == 0).sum(axis=0)
+
+    @property
+    def error(self) -> np.ndarray:
+        """[k], standard errors; NaN below two clusters."""
+        return ratio_error(self.totals, self.counts)
+
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """value ± t_{C − 1} standard errors; NaN below two clusters or where no cluster differs."""
+        low, high, _ = t_test(self.value, self.error, self.classes, level)
+        return low, high
+
+
+def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    total, count = totals.sum(axis=-2), counts.sum(axis=-2)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Standard errors [k] of Σ totals / Σ counts over clusters [C, k] (Cochran 1977, eq. 2.46).
+
+    √(C/(C − 1) Σ (t − R n)²) / Σ n; with counts of 1 it is s/√C. A closed form, so that no seed
+    decides a comparison. NaN below two clusters.
+    """
+    clusters = (counts > 0).sum(axis=0)
+    residual = totals - np.nan_to_num(_ratio(totals, counts)) * counts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(clusters > 1, clusters / (clusters - 1.0), np.nan)
+        error = np.sqrt(scale * np.square(residual).sum(axis=0)) / counts.sum(axis=0)
+    # What remains of rounding is no variation.
+    return np.where(error < 1e-12 * np.abs(totals).max(initial=1.0), 0.0, error)
+
+
+def t_test(
+    value: np.ndarray, error: np.ndarray, classes: np.ndarray, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interval and two-sided p-value against 0 by t with classes − 1 degrees of freedom.
+
+    All NaN below two classes and where no class differs from another: the standard error is then
+    unknown, not 0.
+    """
+    freedom = np.where(classes > 1, classes - 1, np.nan)
+    error = np.where(error > 0, error, np.nan)
+    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    return value - half, value + half, p
+
+
+def clustered_by_class(values: pd.DataFrame) -> Clustered:
+    """Means over classes. A class counts by the mean of its images, which carries their noise.
+
+    Args:
+        values: rows x k, `class_id` a level of the index; NaN where undefined.
+    """
+    means = values.groupby(level="class_id").mean().to_numpy(float)
+    known = np.isfinite(means)
+    return Clustered(np.where(known, means, 0.0), known.astype(float))
+
+
+def clustered_by_layer(values: pd.DataFrame) -> Clustered:
+    """Means over neurons, clustered by layer: neurons of a layer are alike, and a channel occurs
+    once an epoch.
+
+    Args:
+        values: neurons x k, no NaN; index level `layer` and, where there are several, `series`.
+    """
+    levels = [name for name in ("series", "layer") if name in values.index.names]
+    groups = values.groupby(level=levels)
+    totals = groups.sum().to_numpy(float)
+    return Clustered(totals, np.broadcast_to(groups.size().to_numpy(float)[:, None], totals.shape))
+
+
+def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """Every pair of columns over the clusters that both have: paired difference and its test.
+
+    Returns:
+        first, second (the first has the larger mean over all its clusters), classes (that both
+        have), difference, low, high, p_alone (of this pair, which agrees with the interval), p
+        (Holm-adjusted over the pairs) and reason: why a comparison could not be made; its p is
+        then NaN, which means unknown, not "no difference".
+    """
+    columns = ["first", "second", "classes", "difference", "low", "high", "p_alone", "p", "reason"]
+    order = np.argsort(-np.nan_to_num(found.value, nan=-np.inf), kind="stable")
+    pairs = list(combinations(order, 2))
+    if not pairs:
+        return pd.DataFrame(columns=columns)
+    a, b = np.array(pairs).T
+    both = (found.counts[:, a] > 0) & (found.counts[:, b] > 0)
+    counts = np.where(both, found.counts[:, a], 0.0)
+    totals = np.where(both, found.totals[:, a] - found.totals[:, b], 0.0)
+    value, classes = _ratio(totals, counts), both.sum(axis=0)
+    low, high, p = t_test(value, ratio_error(totals, counts), classes, level)
+    same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
+    # Equal in every cluster: no exchange of the two changes anything, so p is 1.
+    equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) == 0)
+    p = np.where(equal, 1.0, p)
+    reason = np.where(classes < 2, "fewer than two clusters have both", same)
+    table = pd.DataFrame(
+        {
+            "first": [names[i] for i in a],
+            "second": [names[i] for i in b],
+            "classes": classes,
+            "difference": value,
+            "low": low,
+            "high": high,
+            "p_alone": p,
+            "p": holm(p),  # a comparison that could not be made keeps its place in the family
+            "reason": reason,
+        }
+    )
+    return table[columns]
+
+
+def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
+    """Compact letter display (Piepho, 2004): names that share a letter were compared and do not
+    differ significantly. A comparison that could not be made (p is NaN) gives no common letter.
+
+    Args:
+        names: from best to worst.
+        pairs: of `differences`.
+    """
+    groups = [list(names)]
+    apart = pairs["p"].isna() | (pairs["p"] < alpha)
+    for first, second in pairs.loc[apart, ["first", "second"]].to_numpy():
+        for group in [g for g in groups if first in g and second in g]:  # insert …
+            groups.remove(group)
+            groups += [[n for n in group if n != first], [n for n in group if n != second]]
+        groups = [  # … and absorb
+            g
+            for i, g in enumerate(groups)
+            if not any(
+                set(g) < set(other) or (set(g) == set(other) and j < i)
+                for j, other in enumerate(groups)
+                if j != i
+            )
+        ]
+    position = {name: index for index, name in enumerate(names)}
+    groups.sort(key=lambda group: [position[name] for name in group])
+    return {
+        name: "".join(ascii_letters[i % 52] for i, group in enumerate(groups) if name in group)
+        for name in names
+    }
+
+
+def ranks(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
+    """Simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet, 2021): 1 + the
+    number of methods that are significantly better, to all but those significantly worse.
+
+    Args:
+        names: of all methods.
+        pairs: of `differences`; a comparison that could not be made (p is NaN) decides nothing.
+
+    Returns:
+        name -> "first–last"; it never contradicts the letters, which follow from the same tests.
+    """
+    apart = pairs[pairs["p"] < alpha]
+    better, worse = apart["second"].value_counts(), apart["first"].value_counts()
+    return {n: f"{1 + better.get(n, 0)}–{len(names) - worse.get(n, 0)}" for n in names}
+
+
+def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
+    """Kendall's tau-b of two rankings of methods, and over how many methods."""
+    common = [
+        m for m in reference if m in other and np.isfinite(reference[m]) and np.isfinite(other[m])
+    ]
+    if len(common) < 2:
+        return float("nan"), len(common)
+    tau = stats.kendalltau([reference[m] for m in common], [other[m] for m in common]).statistic
+    return float(tau), len(common)
