@@ -57,7 +57,8 @@ def proxied(study_folder, postgres, tmp_path_factory):
     site = documented("nginx")
     for shown, here in (
         ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
-        ("listen 443 ssl;", f"listen 127.0.0.1:{port};"),
+        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
+        ("listen [::]:443 ssl http2;", ""),
         ("alias /srv/study/images/;", f"alias {pictures}/images/;"),
         ("access_log /var/log/nginx/survey.log survey;", f"access_log {folder}/access.log survey;"),
         ("proxy_set_header X-Forwarded-Proto https;", "proxy_set_header X-Forwarded-Proto http;"),
@@ -105,6 +106,7 @@ def test_a_session_through_the_documented_proxy(browser, proxied, frozen):
     log = (folder / "access.log").read_text()
     assert "/act" in log
     assert "proxied" not in log  # the platform's id
+    assert "127.0.0.1" not in log  # the visitor's address
 
 
 def test_systemd_takes_the_documented_unit(tmp_path):
