@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +53,21 @@ def test_learning_is_least_squares_with_dummies():
     # statsmodels' small-sample factor counts the 60 dummies; without it the two agree.
     plain_cr0 = fitted.bse["x"] / np.sqrt(30 / 29 * (len(data) - 1) / (len(data) - 61))
     assert error == pytest.approx(plain_cr0, rel=0.05)
+
+
+def test_no_slope_is_steeper_than_answers_can_be():
+    """Few answers leave the slope unknown: the interval ends where right and wrong answers end."""
+    seen = [(p, x) for p in range(5) for x in (0, 1, 4)[: 2 + (p > 2)]]
+    frame = pd.DataFrame(seen, columns=["participant", "position"])
+    frame = frame.assign(condition="a", correct=[(p * x) % 3 == 0 for p, x in seen])
+    estimate = Learning()(frame)["all conditions",]
+
+    def slope(correct) -> float:
+        return Learning()(frame.assign(correct=correct))["all conditions",].value
+
+    steepest = max(map(slope, product([0.0, 1.0], repeat=len(frame))))
+    assert (estimate.low, estimate.high) == pytest.approx((-steepest, steepest))
+    assert estimate.p > 0.05
 
 
 def test_learning_finds_a_planted_slope():
@@ -144,8 +161,10 @@ def test_perfect_insight_is_tested():
     frame = session(1, people=20, trials=12)
     frame["confidence"] = np.where(frame["correct"], 4.0, 1.0)
     estimate = TypeTwo()(frame)["all conditions",]
-    assert estimate.value == 1 and 0.9 < estimate.low < estimate.high <= 1
+    assert estimate.value == estimate.high == 1 and 0.9 < estimate.low < 1
     assert estimate.p < 0.001
+    never = TypeTwo()(frame.assign(confidence=5 - frame["confidence"]))["all conditions",]
+    assert never.value == never.low == 0 and 0 < never.high < 0.1
 
 
 def test_sure_and_easy_trials_are_no_insight():

@@ -37,11 +37,26 @@ def warnings_of(tmp_path_factory):
         assert list(of_study(results))[: len(told) + 1][-1].startswith("Question.")
         assert list(of_study(results))[: len(told)] == told
         table = claims(results).frame
-        doubted = table["note"].str.contains("a control condition of this task failed")
+        doubted = table["note"].str.contains("a control condition of this task")
         assert set(table.loc[doubted, "task"]) == {control.task for control in failed}
         return told
 
     return warnings
+
+
+def test_leaving_a_control_out_does_not_silence_it(tmp_path):
+    """Its answers are not there, claims on its task are: the warning stands before and beside."""
+    study = make_study(tmp_path, trials=8, tasks=("odd_one_out",))
+    answers, people = make_responses(tmp_path, study, people=40)
+    answers = answers[answers["condition"] != "random"]
+    responses = prepare(read_study(tmp_path), answers, people)
+    results = Results(responses, Settings(99, 99), lambda rules: responses)
+    [control] = failed_controls(results)
+    assert control.warning.startswith(
+        "Caution: controls of odd one out could not be tested: random (no analysed answers of"
+    )
+    notes = claims(results).frame["note"]
+    assert notes.str.contains("a control condition of this task could not be tested").all()
 
 
 def test_controls_that_work_say_nothing(warnings_of):

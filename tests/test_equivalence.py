@@ -15,7 +15,8 @@ from analysis.statistics.clusters import t_interval
 from analysis.statistics.equivalence import Equivalence, two_one_sided
 from analysis.statistics.shares import ClusterContrasts
 from analysis.study.equivalence import equivalence_findings, equivalence_table
-from analysis.study.equivalence_tests import equivalence
+from analysis.study.equivalence_tests import _tested, equivalence
+from analysis.study.family import Planned
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
@@ -70,8 +71,27 @@ def test_undefined_is_said_and_a_margin_of_nothing_is_refused():
     found = Equivalence(0.1)(answers)["a", "b"]
     assert np.isnan(found.p) and np.isnan(found.low) and found.reason
     assert Equivalence(0.1)(answers.assign(correct=np.nan)) == {}
-    with pytest.raises(ValueError, match="margin must be above 0, got 0"):
-        STATISTICS.get("equivalence")(margin=0)
+    for margin in (0, 1, 3):
+        with pytest.raises(ValueError, match=f"margin must lie between 0 and 1, .*, got {margin}"):
+            STATISTICS.get("equivalence")(margin=margin)
+
+
+def test_intervals_end_where_the_scale_ends():
+    """Four people whose ratings are far apart know little, but no difference beyond the scale."""
+    rng = np.random.default_rng(0)
+    answers = frame(Design({"a": 0.6, "b": 0.5}, participants=4, items=4), 0)
+    answers = answers.assign(rating=np.where(answers["participant"] < 2, 1, rng.integers(1, 5)))
+    found = Equivalence(0.5, (1, 4), "rating")(answers)["a", "b"]
+    assert -3 <= found.low <= found.value <= found.high <= 3
+
+
+def test_a_smallest_effect_as_large_as_the_scale_tests_nothing(tmp_path):
+    results = results_of(tmp_path, Analysis(primary="odd_one_out.chance"), trials=4)
+    pair = Planned("neighbours − random", ("neighbours", "random"), "rating")
+    row = _tested(results, "concept_agreement", pair, 3.0)
+    assert np.isnan(row["p"])
+    assert row["reason"] == "every difference on this scale is smaller than 3"
+    assert np.isfinite(_tested(results, "concept_agreement", pair, 2.9)["p"])
 
 
 ALIKE = PLANTED | {

@@ -33,6 +33,20 @@ def test_normalise():
     assert normalise("¿?") == ""
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("cafe\u0301", "café"), ("ﾗｼﾞｵ", "ラジオ"), ("Straße", "STRASSE"), ("❤\ufe0f", "❤"),
+     ("wheel\u200b", "wheel"), ("👩\u200d🚒", "👩🚒")],
+)  # fmt: skip
+def test_a_label_is_the_same_however_it_was_typed(one, other):
+    assert normalise(one) == normalise(other) != ""
+
+
+def test_letters_keep_their_marks_and_emoji_say_something():
+    assert normalise("पहिया, पहिया") == "पहिया पहिया"
+    assert normalise("🚒") == "🚒"
+
+
 def test_value_is_its_plain_twin():
     frame = labels(0, 0.5, groups=4, people=4)
     estimate = LabelAgreement("sequence", shuffles=9)(frame)

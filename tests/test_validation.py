@@ -12,6 +12,7 @@ from scipy import stats
 
 from analysis.study.data_quality import checks, notes
 from analysis.study.frozen_study import read_study
+from analysis.study.identical import identical_pairs
 from analysis.study.responses import ResponseError, prepare, read_tables
 from tasks.false_exclusion import checked_rules, one_sided_rate
 from tasks.responses import TableError
@@ -312,6 +313,40 @@ def test_what_can_be_but_should_be_known_is_counted(study, tables):
     assert found["trials without an analysed answer"][2] == 1
     assert found["no time taken"][1] == int(answers.iloc[0]["role"] == "trial")
     assert found["trials of several forms"][0] == 0
+
+
+def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
+    answers, people = tables
+    rows = answers.index[answers["role"] == "trial"]
+    answers.loc[rows[0], "milliseconds"] = 0
+    answers.loc[rows[1:4], "milliseconds"] = 5 * 3600 * 1000  # stored after six seconds
+    responses = prepare(study, answers, people)
+    found = {check.name: check.answers for check in checks(responses)}
+    assert found["no time taken"] == 1
+    longer = responses.answers["milliseconds"] > 8000
+    assert found["more time taken than passed"] == longer.sum() >= 3
+    said = " ".join(notes(responses))
+    assert "The browser gave no time, or 0, for 1 answer;" in said
+    assert "longer time than passed between showing the trial and storing the answer" in said
+
+
+def test_times_of_zero_make_nobody_identical(study, tables):
+    """A browser that gives no time gives it to everybody."""
+    answers, people = tables
+    key = answers.groupby("trial")["answer"].transform("first")
+    alike = answers.assign(milliseconds=0, answer=key, options=answers["options"])
+    later = pd.to_timedelta(np.arange(len(alike)), unit="ms")
+    alike = alike.assign(answered_at=alike["answered_at"] + later)
+    assert identical_pairs(alike[alike["role"] == "trial"], people).empty
+    assert len(identical_pairs(alike.assign(milliseconds=9), people))
+
+
+def test_answers_to_practice_alone_are_none_to_analyse(study, tables):
+    answers, people = tables
+    for few in (answers[:0], answers[answers["role"] != "trial"]):
+        responses = prepare(study, few, people)
+        assert responses.answers.empty
+        assert (responses.everyone["excluded"] == "no answers").all()
 
 
 def test_the_rate_of_one_sided_choices_is_the_exact_one():

@@ -58,7 +58,9 @@ class Learning:
     participant's mean in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of
     conditions enters; the interval leaves out one participant at a time (CV3), t with P − 1 df.
     Equal to least squares with a dummy for every participant × condition. Above 0 people learn,
-    below they tire. Participants whose answers stand at one position say nothing.
+    below they tire. Participants whose answers stand at one position say nothing. The interval
+    ends at the steepest slope that answers at these positions can have: all right in the later half
+    of each participant's trials, all wrong in the earlier.
     """
 
     level: float = 0.95
@@ -77,6 +79,9 @@ class Learning:
         top = np.bincount(person, (x * y).to_numpy(dtype=float))
         bottom = np.bincount(person, (x * x).to_numpy(dtype=float))
         value, low, high, p = _participant_jackknife(top, bottom, self.level, 0.0)
+        if bottom.sum() > 0:
+            steepest = float(x.clip(lower=0).sum() / bottom.sum())
+            low, high = np.clip([low, high], -steepest, steepest).tolist()
         moved = int((bottom > 0).sum())
         few = f"{moved} participants answered at several positions: a slope needs {FEWEST}"
         return {
@@ -120,7 +125,8 @@ class TypeTwo:
     right one was given with more confidence, ties counting one half (Galvin et al. 2003; a
     Mann–Whitney U within participants and conditions, pooled over pairs). .5 is no insight. Items
     differ in how sure people are of them and in how often they are right, so participants and items
-    are clustered: each is left out in turn with all its pairs; logit ± t_df √V.
+    are clustered: each is left out in turn with all its pairs; logit ± t_df √V. Where all pairs are
+    won, or all lost, half a pair is added each way and the interval reaches to the value itself.
     """
 
     level: float = 0.95
@@ -184,7 +190,9 @@ class TypeTwo:
         result = combine(data, point, variances[0], variances[1:-1], variances[-1], whole)
         test = "t, participants and items clustered"
         (estimate,) = estimates(result, expit, 0.0, test, np.array([int(bottom)]), self.level)
-        return {key: replace(estimate, value=float(top / bottom), left_out=left_out)}
+        value = float(top / bottom)
+        low, high = float(np.minimum(estimate.low, value)), float(np.maximum(estimate.high, value))
+        return {key: replace(estimate, value=value, low=low, high=high, left_out=left_out)}
 
 
 @STATISTICS.add("detection")

@@ -36,18 +36,29 @@ class Equivalence:
 
     Attributes:
         margin: smallest difference of interest, in units of `value`.
+        scale: lowest and highest possible value: no interval goes beyond their difference, and no
+            margin may reach it, as every difference is smaller.
         value: the measured column. reference: compare all others with it; all pairs by default.
         level: 1 − α of the test.
     """
 
     margin: float
+    scale: tuple[float, float] = (0.0, 1.0)
     value: str = "correct"
     reference: str | None = None
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        if not self.margin > 0:
-            raise ValueError(f"margin must be above 0, got {self.margin}")
+        if not 0 < self.margin < self.largest:
+            raise ValueError(
+                f"margin must lie between 0 and {self.largest:g}, the largest difference that the "
+                f"scale has, got {self.margin:g}"
+            )
+
+    @property
+    def largest(self) -> float:
+        """The largest difference that the scale has."""
+        return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept = frame[frame[self.value].notna()]
@@ -70,6 +81,7 @@ class Equivalence:
         for k, (a, b) in enumerate(pairs):
             low, high, p_low = result.interval(k, level, -self.margin)
             *_, p_high = result.interval(k, level, self.margin)
+            low, high = np.clip([low, high], -self.largest, self.largest).tolist()
             value, reason = float(result.point[k]), result.reasons[k]
             if not reason and np.isnan(low):
                 reason = "nothing varies, so that no interval can be estimated"

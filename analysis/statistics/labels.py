@@ -12,7 +12,7 @@ shuffled one by one would take that for agreement (14 % false alarms at 5 %).
 from __future__ import annotations
 
 import difflib
-import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +28,21 @@ SIMILARITIES: Registry[Similarity] = Registry("text similarity")
 
 
 def normalise(label: str) -> str:
-    """Lower case, letters and digits only, single spaces; "" says nothing."""
-    return " ".join(re.findall(r"[^\W_]+", label.casefold()))
+    """Lower case; letters with their marks, digits and emoji only; single spaces. "" says nothing.
+
+    However it was typed, a text comes out the same: full or half width, accents as characters of
+    their own, invisible joiners and variants of emoji.
+    """
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return " ".join("".join(map(_kept, unicodedata.normalize("NFKC", text))).split())
+
+
+def _kept(character: str) -> str:
+    """A character of a label as it counts: itself, a space where it separates, or nothing."""
+    kind = unicodedata.category(character)
+    if kind == "Cf" or "\ufe00" <= character <= "\ufe0f":
+        return ""
+    return character if kind[0] in "LMN" or kind == "So" else " "
 
 
 @SIMILARITIES.add("exact")
@@ -40,7 +53,10 @@ def exact(labels: Sequence[str]) -> np.ndarray:
 
 @SIMILARITIES.add("words")
 def words(labels: Sequence[str]) -> np.ndarray:
-    """Jaccard overlap of the sets of words, a plural "s" disregarded."""
+    """Jaccard overlap of the sets of words, a plural "s" disregarded.
+
+    Where a language puts no spaces between words, only equal labels overlap: take `trigrams`.
+    """
     sets = [{w.removesuffix("s") if len(w) > 3 else w for w in label.split()} for label in labels]
     return _overlap(sets)
 

@@ -17,16 +17,41 @@ NEGATIVE_CONTROLS = ("random",)
 
 @dataclass(frozen=True)
 class FailedControl:
-    """The task (as readers call it) that cannot be trusted, and the warning as a sentence."""
+    """A control that does not show that its task works.
+
+    Attributes:
+        task: as readers call it. warning: a sentence to come before all claims. note: to stand
+            beside every claim of the task.
+    """
 
     task: str
     warning: str
+    note: str = "a control condition of this task failed"
 
 
 def failed_controls(results: Results) -> list[FailedControl]:
-    """Controls that failed. Their warnings come before all claims, and stand beside the claims of
-    their task."""
-    return [*_detection(results), *_accuracy(results)]
+    """Controls that failed, or that could not be tested though something is claimed on their task:
+    otherwise leaving a control's answers out would silence it."""
+    return [*_detection(results), *_accuracy(results), *_untested(results)]
+
+
+def _untested(results: Results) -> Iterator[FailedControl]:
+    """Planned controls without a test, in tasks of which something is claimed."""
+    tests = results.claims
+    if tests.empty:
+        return
+    control = tests["question"].str.endswith(f".{CONTROL}")
+    claimed = set(tests.loc[tests["claimed"] & ~control, "task"])
+    kinds = tests.index.get_level_values(0).isin(["chance", "detection"])
+    missing = tests[control & kinds & tests["p"].isna() & tests["task"].isin(claimed)]
+    for task, rows in missing.groupby("task", sort=False):
+        named = "; ".join(f"{spaced(row.what)} ({row.reason})" for row in rows.itertuples())
+        yield FailedControl(
+            str(task),
+            f"Caution: controls of {task} could not be tested: {named}. Nothing else shows that "
+            "the task works, which the claims on this task presuppose.",
+            "a control condition of this task could not be tested",
+        )
 
 
 def _controls(results: Results, kind: str) -> pd.DataFrame:

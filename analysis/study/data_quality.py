@@ -19,6 +19,8 @@ from analysis.study.results import Results
 
 #: So many pairs, rules or conditions are listed by name in a sentence.
 LISTED = 5
+#: So many milliseconds may the browser's and the server's time of an answer differ.
+CLOCKS = 2000
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def checks(responses: Responses) -> list[Check]:
         _without_answers(responses),
         *_incomplete(responses),
         *_confidence(responses),
-        _without_time(responses),
+        *_times(responses),
         _unanswered(responses),
         *_rules(responses),
         *_unchecked(responses),
@@ -148,13 +150,24 @@ def _confidence(responses: Responses) -> list[Check]:
     ]  # fmt: skip
 
 
-def _without_time(responses: Responses) -> Check:
-    count = int(responses.answers["milliseconds"].isna().sum())
-    return Check(
-        "no time taken", answers=count,
-        sentence=f"The browser gave no time for {_count(count, 'answer')}; analyses of time leave "
-        "them out." if count else "",
-    )  # fmt: skip
+def _times(responses: Responses) -> list[Check]:
+    answers = responses.answers
+    taken = answers["milliseconds"].fillna(0)
+    passed = (answers["answered_at"] - answers["shown_at"]).dt.total_seconds() * 1000
+    none, longer = int((taken == 0).sum()), int((taken > passed + CLOCKS).sum())
+    return [
+        Check(
+            "no time taken", answers=none,
+            sentence=f"The browser gave no time, or 0, for {_count(none, 'answer')}; analyses of "
+            "time leave them out." if none else "",
+        ),
+        Check(
+            "more time taken than passed", answers=longer,
+            sentence=f"For {_count(longer, 'answer')} the browser gave a longer time than passed "
+            "between showing the trial and storing the answer; analyses of time include them."
+            if longer else "",
+        ),
+    ]  # fmt: skip
 
 
 def _unanswered(responses: Responses) -> Check:

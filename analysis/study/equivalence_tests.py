@@ -48,17 +48,21 @@ def _tested(results: Analysed, task: str, test: Planned, margin: float) -> dict[
         "asked": test.asked, "measured": measured, "margin": margin, "null": float("nan"),
         "participants": answers["participant"].nunique(), "trials": answers["trial"].nunique(),
     }  # fmt: skip
-    statistic = STATISTICS.get("equivalence")(
-        margin=margin, value=measured, reference=second, level=results.settings.level
-    )
     answered = answers.loc[answers[measured].notna(), "condition"]
     lacking = [name for name in (first, second) if name not in set(answered)]
-    if lacking:
+    low, high = results.responses.study.scale(task, test.asked) or (0.0, 1.0)
+    reason = f"no analysed answers of {', '.join(map(spaced, lacking))}" if lacking else ""
+    if margin >= high - low:
+        reason = f"every difference on this scale is smaller than {margin:g}"
+    if reason:
         nothing = dict.fromkeys(["value", "low", "high", "p"], float("nan"))
         return whole | nothing | {
-            "n": 0, "left_out": 0, "level": 2 * results.settings.level - 1,
-            "reason": f"no analysed answers of {', '.join(map(spaced, lacking))}",
+            "n": 0, "left_out": 0, "level": 2 * results.settings.level - 1, "reason": reason,
         }  # fmt: skip
+    statistic = STATISTICS.get("equivalence")(
+        margin=margin, scale=(low, high), value=measured, reference=second,
+        level=results.settings.level,
+    )  # fmt: skip
     estimate = statistic(answers)[first, second]
     names = ("value", "low", "high", "n", "left_out", "p", "level", "reason")
     return whole | {name: getattr(estimate, name) for name in names}

@@ -15,8 +15,8 @@ TRIALS, SHARE = 3, 0.5
 def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     """Pairs of participants with the same answers at the same times.
 
-    Times agree where the browser took equally many milliseconds, or where equally much time had
-    passed since consent.
+    Times agree where the browser took equally many milliseconds (0 is no time taken), or where
+    equally much time had passed since consent.
 
     Args:
         table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS; answers of role "trial".
@@ -25,7 +25,8 @@ def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
         first, second (in the order of their names), agreeing (trials), common (trials).
     """
     consent = table["participant"].map(people.set_index("participant")["consented_at"])
-    times = table["milliseconds"], (table["answered_at"] - consent).dt.total_seconds()
+    taken = table["milliseconds"].where(table["milliseconds"] > 0)
+    times = taken, (table["answered_at"] - consent).dt.total_seconds()
     agreeing: dict[tuple[str, str], set[str]] = {}
     for time in times:
         rows = table.assign(time=time).dropna(subset=["time", "answer"])

@@ -239,12 +239,11 @@ class Rule:
 
 def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
     """Whether chance alone would hardly trip the rule, with the choices that somebody made."""
-    return (
-        people["choices"]
-        .map(lambda sizes: one_sided_rate(sizes, threshold) <= LIMIT, na_action="ignore")
-        .fillna(False)
-        .astype(bool)
-    )
+    enough = [
+        isinstance(sizes, tuple) and one_sided_rate(sizes, threshold) <= LIMIT
+        for sizes in people["choices"]  # who made no choice has none
+    ]
+    return pd.Series(enough, people.index, dtype=bool)
 
 
 EXCLUSIONS: Registry[Rule] = Registry("exclusion rule")

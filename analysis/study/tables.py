@@ -66,11 +66,13 @@ def claims(results: Results) -> Table | None:
     ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
-    broken = tested["task"].isin([failed.task for failed in failed_controls(results)])
-    doubt = "a control condition of this task failed"
-    table["reason"] = table["reason"].where(
-        ~broken, [f"{doubt}; {reason}" if reason else doubt for reason in table["reason"]]
-    )
+    for failed in failed_controls(results):
+        table["reason"] = [
+            f"{reason}; {failed.note}".removeprefix("; ")
+            if task == failed.task and failed.note not in reason
+            else reason
+            for task, reason in zip(table["task"], table["reason"], strict=True)
+        ]
     main = tested["question"] == results.plan.primary
     table.insert(1, "main", main.map({True: "yes", False: "no"}))
     said = "All tests have the same weight. "
