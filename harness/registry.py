@@ -82,7 +82,7 @@ def import_attribute(path: str, kind: str):
         return getattr(importlib.import_module(module), attribute)
     except AttributeError:
         raise ValueError(f"{kind} {path!r}: module {module} has no {attribute!r}") from None
-    except Exception as error:  # the user's module runs while it is imported
+    except (Exception, SystemExit) as error:  # the user's module runs while it is imported
         hint = (
             ""
             if importlib.util.find_spec(module.partition(".")[0])
@@ -99,7 +99,7 @@ def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
     """
     try:
         return function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserCodeError(f"{what} failed: {_summary(error)}{_place(error)}") from error
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
+from harness.networks.architectures import build
 from harness.networks.layers import find_layers
 from harness.networks.memory import MemorySource
 from harness.networks.running import name_network, run_network
@@ -89,6 +90,52 @@ class Spectral(Around):
         return super().forward(self.turn(torch.fft.fft2(x)).abs())
 
 
+class Overwrites(Around):
+    """Normalises the images that it is given in place."""
+
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).mul_(2))
+
+
+class Volumes(Around):
+    def __init__(self):
+        super().__init__()
+        self.volume, self.bend = nn.Conv3d(1, 2, 3, padding=1), nn.ReLU()
+
+    def forward(self, x):
+        return super().forward(self.bend(self.volume(x.unsqueeze(1))).mean(1))
+
+
+class OneByOne(Around):
+    """A fully convolutional classifier."""
+
+    def forward(self, x):
+        return super().forward(x)[:, :, None, None]
+
+
+class Sigmoid(Around):
+    def forward(self, x):
+        return super().forward(x).sigmoid().squeeze(1)
+
+
+class Positive(Around):
+    """Logits that happen to lie within [0, 1]."""
+
+    def forward(self, x):
+        return super().forward(x) / 100 + 0.5
+
+
+class Reentrant(Around):
+    def forward(self, x):
+        x = self.act(self.first(x))
+        return torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=True)
+
+
+class Exits(Around):
+    def forward(self, x):
+        raise SystemExit("no licence")
+
+
 def normalised(**changes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **changes), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # fmt: skip
@@ -117,6 +164,12 @@ REFUSED = {
     ),
     "squeezed": (Squeezed, r"batch of one image: a `squeeze` takes its dimension away"),
     "infinite": (Infinite, "outputs are NaN or infinite"),
+    "reentrant": (Reentrant, "use_reentrant.*; pass use_reentrant=False"),
+    "exits": (Exits, "failed: SystemExit: no licence"),
+    "a map of outputs": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)),
+        "a number for each image and class",
+    ),
 }
 
 
@@ -143,6 +196,10 @@ MEASURED = {
     "training": (lambda: normalised().train(), {}, ""),
     "channels last": (lambda: small().to(memory_format=torch.channels_last), {}, ""),
     "complex inside": (Spectral, {}, ""),
+    "overwrites its images": (Overwrites, {}, ""),
+    "3-D convolution": (Volumes, {"layers": ("act",)}, ""),
+    "1 x 1 outputs": (OneByOne, {}, ""),
+    "sigmoid": (Sigmoid, {}, "probabilities (a sigmoid's)"),
 }
 
 
@@ -153,6 +210,19 @@ def test_what_can_be_measured_is(kind, run):  # noqa: F811
     row = check(run, make(), **changes)
     assert row["problem"] == "" and note in row["notes"], (row["problem"], row["notes"])
     assert row["layers"] >= 1 and row["outputs"] == 3
+
+
+def test_logits_between_0_and_1_are_not_taken_for_probabilities(run):  # noqa: F811
+    assert check(run, Positive())["notes"] == ""
+
+
+def test_an_architecture_must_be_a_network():
+    with pytest.raises(ValueError, match="returned NoneType; .*must return a torch.nn.Module"):
+        build("test_kinds_of_networks:nothing", 3)
+
+
+def nothing(num_classes):
+    pass
 
 
 def test_a_part_under_no_grad_has_the_gradients_of_the_same_network_without():

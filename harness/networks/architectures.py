@@ -29,7 +29,8 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
         seed: of the weights; the caller's random state is left alone.
 
     Raises:
-        ValueError: unknown name; the message lists our own and points to torchvision's list.
+        ValueError: unknown name; the message lists our own and points to torchvision's list. Or
+            the user's function fails, or returns no network.
     """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
@@ -37,7 +38,13 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
         if name in ARCHITECTURES or ":" in name:
             make = ARCHITECTURES.get(name)
             arguments = (num_classes,) if _takes_an_argument(make) else ()
-            return call_users(f"architecture {name!r}", make, *arguments)
+            model = call_users(f"architecture {name!r}", make, *arguments)
+            if not isinstance(model, nn.Module):
+                raise ValueError(
+                    f"architecture {name!r} returned {type(model).__name__}; it is called with the "
+                    f"number of classes, and must return a torch.nn.Module"
+                )
+            return model
         models = torchvision_models()
         if name not in models.list_models():
             raise ValueError(
@@ -63,7 +70,7 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
         with torch.no_grad():
             trial = channels_last(copy.deepcopy(model).float().eval())
             trial(images[:2].contiguous(memory_format=torch.channels_last))
-    except Exception as error:  # other errors come again, and are told, where the model is run
+    except (Exception, SystemExit) as error:  # others come again, and are told, where it is run
         if "view" in str(error):
             logger.info("the network needs maps in the ordinary memory format (%s)", error)
             return False
@@ -71,8 +78,14 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """The model with channels-last weights: convolutions on a CPU run 1.5 to 1.9 times faster."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """The model with channels-last weights: convolutions on a CPU run 1.5 to 1.9 times faster.
+
+    What has no four dimensions (a 3-D convolution's weights) has no such format, and stays.
+    """
+    for value in [*model.parameters(), *model.buffers()]:
+        if value.dim() == 4:
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:

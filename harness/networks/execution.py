@@ -165,7 +165,10 @@ def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[st
     tracer = _Tracer(layers)
     try:
         graph = tracer.trace(model)
-    except Exception:  # tracing runs the user's code on proxies, which can fail in any way
+    except (
+        Exception,
+        SystemExit,
+    ):  # tracing runs the user's code on proxies, which can fail in any way
         return None
     if not all(layer.name in tracer.nodes for layer in layers):
         return None
@@ -224,12 +227,13 @@ class _Traced(Execution):
     def start(self, batch: Tensor) -> Tensor:
         self._kept, self._batch = {}, batch
         values: dict[fx.Node, Any] = {}
-        inputs = iter([batch])
+        inputs = iter([batch])  # others have a default, or are `*args` and `**kwargs`
         last_use = _last_use(self._order)
         with explained(self._model, batch):
             for node in self._order:
                 if node.op == "placeholder":
-                    values[node] = next(inputs, *node.args)
+                    nothing: Any = {} if str(node.target).startswith("**") else ()
+                    values[node] = next(inputs, node.args[0] if node.args else nothing)
                 else:
                     values[node] = self._run(node, values)
                 if node in self._kept_nodes:

@@ -19,8 +19,8 @@ def choose_output(model: nn.Module, output: str | int | None) -> nn.Module:
 def logits_of(model: nn.Module, answer: Any) -> Tensor:
     """The logits [batch, outputs] of what the model returned.
 
-    A tensor is taken as it is; of several things that which `choose_output` named, else the part
-    called "logits".
+    A tensor is taken as it is, or without the sides of a map of one pixel ([batch, outputs, 1, 1]);
+    of several things that which `choose_output` named, else the part called "logits".
 
     Raises:
         ValueError: there is no such part, or it is not a tensor [batch, outputs].
@@ -28,12 +28,26 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
     key = getattr(model, _KEY, None)
     if not isinstance(answer, Tensor) or key is not None:
         answer = _part(answer, "logits" if key is None else key)
+    if isinstance(answer, Tensor) and answer.dim() > 2 and set(answer.shape[2:]) == {1}:
+        answer = answer.flatten(1)
     if not isinstance(answer, Tensor) or answer.dim() != 2:
         raise ValueError(
-            f"the model must return logits [batch, outputs], got {_described(answer)}; where it "
-            f"returns several things, say which are the logits: output = {_example(answer)}"
+            f"the model must return logits [batch, outputs], got {_described(answer)}; "
+            f"{_remedy(answer)}"
         )
     return answer
+
+
+def _remedy(answer: Any) -> str:
+    if not isinstance(answer, Tensor):
+        return (
+            f"where it returns several things, say which are the logits: output = "
+            f"{_example(answer)}"
+        )
+    wrap = "wrap it in a module that returns a number for each image and class"
+    if answer.dim() > 2:
+        return f"{wrap}, such as the mean over the image of a map or a sequence of outputs"
+    return f"{wrap}; of two classes, both (0 and the logit, where it has one)"
 
 
 def _part(answer: Any, key: str | int) -> Any:

@@ -33,6 +33,10 @@ _ADVICE = {
         "the network overwrites values that gradients need: take the in-place form out "
         "(x = x + y, not x += y)"
     ),
+    r"use_reentrant": (
+        "pass use_reentrant=False to torch.utils.checkpoint, or switch checkpointing off: nothing "
+        "is trained here"
+    ),
     r"uninitialized parameter": (
         "its lazy modules have no weights yet: run it once before its weights are saved or loaded"
     ),
@@ -79,7 +83,7 @@ def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
         UserCodeError: whatever went wrong in the network's code, but for lack of memory.
     """
     with explained(model, batch, purpose):
-        return model(batch)
+        return model(batch.clone())  # which a network may overwrite
 
 
 @contextmanager
@@ -89,7 +93,7 @@ def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[No
         yield
     except UserCodeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
         advice = next((a for text, a in _ADVICE.items() if re.search(text, str(error))), "")
@@ -98,7 +102,7 @@ def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[No
         _raise(f"{what} on images of shape {tuple(batch.shape)}", error, advice)
 
 
-def _raise(what: str, error: Exception, advice: str) -> None:
+def _raise(what: str, error: BaseException, advice: str) -> None:
     def again() -> None:
         raise error
 

@@ -11,7 +11,7 @@ from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import run_network, with_gradients
+from harness.networks.running import explained, run_network, with_gradients
 
 #: Relative difference of outputs that other kernels for another batch size can make.
 TOLERANCE = 1e-3
@@ -62,8 +62,11 @@ def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
         return logits_of(model, run_network(model, batch))
 
 
-def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> None:
+def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> Tensor:
     """Whether the output's gradient reaches every layer on which the output depends.
+
+    Returns:
+        The outputs, [batch, width], which know by what they were computed (`ends_in_sigmoid`).
 
     Raises:
         ValueError: a layer that it does not reach, as behind it values are detached.
@@ -76,7 +79,8 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
         maps = [record.kept[layer.name] for layer in layers]
         reached: Sequence[Tensor | None] = [None] * len(layers)
         if outputs.requires_grad:
-            reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
+            with explained(model, batch, "to see whether it has gradients"):
+                reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
     if outputs.is_inference():
         raise ValueError(
             "the network runs under torch.inference_mode(), where nothing has a gradient: use "
@@ -84,7 +88,7 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
         )
     doubtful = [layer for layer, grad in zip(layers, reached, strict=True) if grad is None]
     if not doubtful:
-        return
+        return outputs
     with execution(model, doubtful, traced=False) as running, torch.no_grad():
         before = running.start(batch)
         cut = [
@@ -98,3 +102,19 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
             f"behind it, values are detached (.detach(), .data, numpy), so that its importance "
             f"cannot be measured; take that out, or name the layers behind it: layers = [...]"
         )
+    return outputs
+
+
+#: Steps of a computation that leave the numbers as they are, as autograd names them.
+_MOVES = (
+    *("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Copy", "Alias"),
+    *("Transpose", "Permute", "T", "Slice", "Select", "Index", "Expand", "Contiguous"),
+)
+
+
+def ends_in_sigmoid(outputs: Tensor) -> bool:
+    """Whether outputs with gradients are a sigmoid's: probabilities, one by one."""
+    step = outputs.grad_fn
+    while step is not None and step.name().startswith(_MOVES):
+        step = next((before for before, _ in step.next_functions if before is not None), None)
+    return step is not None and step.name().startswith(("Sigmoid", "Hardsigmoid"))

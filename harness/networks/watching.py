@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.networks.calls import NONLINEARITIES
+from harness.networks.calls import NONLINEARITIES, is_activation
 from harness.networks.recording import borrowed
 from harness.networks.running import run_network
 from harness.registry import UserCodeError
@@ -83,9 +83,13 @@ class _Nonlinearities(TorchFunctionMode):
         ):
             self.joined.append(result)
         if name in NONLINEARITIES and isinstance(result, Tensor):
-            self.results.append(result)
-            self.names.append(name.rstrip("_"))
+            self.add(result, name.rstrip("_"))
         return result
+
+    def add(self, result: Tensor, name: str, instead_of: int = 0) -> None:
+        """Remember a result; it takes the place of the last `instead_of` ones."""
+        kept = len(self.results) - instead_of
+        self.results[kept:], self.names[kept:] = [result], [name]
 
     def is_joined(self, value: object) -> bool:
         return any(value is joined for joined in self.joined[-8:])
@@ -104,8 +108,11 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
     watched = Watched()
     mode = _Nonlinearities()
 
-    def hook(name: str):
+    def hook(name: str, written_out: bool):
         def record(module, inputs, output):
+            if written_out and isinstance(output, Tensor):
+                inner = len(mode.results) - started.pop()
+                mode.add(output, type(module).__name__, getattr(module, "calls", inner))
             several = isinstance(output, tuple | list)
             output = output[0] if several and len(output) else output
             if name in watched.modules:
@@ -123,7 +130,14 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
 
         return record
 
-    handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
+    started: list[int] = []  # how many results there were when an activation function began
+    handles = []
+    for name, module in model.named_modules():
+        if written_out := bool(name) and is_activation(module):
+            begin = lambda *_: started.append(len(mode.results))  # noqa: E731
+            handles.append(module.register_forward_pre_hook(begin))
+        if name:
+            handles.append(module.register_forward_hook(hook(name, written_out)))
     try:
         with borrowed(model), torch.no_grad(), mode:
             watched.answer = run_network(model, images, "to see which layers it has")

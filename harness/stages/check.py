@@ -25,7 +25,7 @@ from harness.networks.objectives import choose_objective, objective_identity
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
-from harness.networks.soundness import check_gradients, check_passes
+from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, Source
 from harness.stages.checkpoints import give_checkpoints, opened, prepared
 from harness.stages.prototypes import targets
@@ -111,11 +111,11 @@ def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
     model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
     with device.computing():
         on_device = check_passes(model, shown)
-        check_gradients(model, layers, shown[:FEWEST])
+        few = check_gradients(model, layers, shown[:FEWEST])
     _say_precision(model, layers, shown, on_device.cpu(), device)
     logits = on_device.cpu()
     logits = logits.float() if logits.is_floating_point() else logits
-    _check_outputs(source, images, logits)
+    _check_outputs(source, images, logits, ends_in_sigmoid(few))
     accuracy = _accuracy(run, source, epoch, logits, images.labels[rows])
     units = sum(layer.channels for layer in layers)
     return {
@@ -157,7 +157,7 @@ def _is_broken(value: Tensor) -> bool:
     return value.is_floating_point() and not bool(torch.isfinite(value).all())
 
 
-def _check_outputs(source: Source, images: ImageSet, output: Tensor) -> None:
+def _check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: bool) -> None:
     """Raises ValueError where importance cannot be measured on the outputs."""
     if output.is_complex() or not output.is_floating_point():
         raise ValueError(
@@ -167,7 +167,7 @@ def _check_outputs(source: Source, images: ImageSet, output: Tensor) -> None:
         raise ValueError("its outputs are NaN or infinite on the test images")
     if choose_objective(source.objective).classifies:
         _check_class_outputs(source, images.classes, output.shape[1])
-        _note_probabilities(output)
+        _note_probabilities(output, sigmoid)
     elif source.class_outputs:
         raise ValueError(
             f"class_outputs says which output each class has, but importance is measured by "
@@ -203,13 +203,13 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
         )
 
 
-def _note_probabilities(output: Tensor) -> None:
+def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
     """Say so where the outputs are probabilities, or their logarithms."""
     kind = ""
     if bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), torch.ones(len(output))):
         kind = "probabilities (they add up to 1)"
-    elif bool(((output >= 0) & (output <= 1)).all()) and len(output) * output.shape[1] > 8:
-        kind = "probabilities (all lie between 0 and 1: a sigmoid's)"
+    elif sigmoid:
+        kind = "probabilities (a sigmoid's)"
     if kind:
         logger.warning(
             "the outputs are %s, not logits: gradients vanish where the network is sure; let it "

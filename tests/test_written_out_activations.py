@@ -1,0 +1,153 @@
+"""Activation functions that people write out themselves are probed as a whole, as torch's own."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.images.sets import View
+from harness.networks.calls import expose_calls, is_activation
+from harness.networks.layers import find_layers
+from harness.networks.recording import ActivationRecorder
+
+VIEW = View(16, 16)
+IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+def hard_swish(x):
+    return x * F.relu6(x + 3) / 6
+
+
+def new_gelu(x):
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))))
+
+
+def mish(x):
+    return x.mul(torch.tanh(F.softplus(x)))
+
+
+def gelu(x):
+    return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+class Backward(torch.autograd.Function):
+    """A swish that saves memory, as EfficientNet's implementations have it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return swish(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        gate = torch.sigmoid(x)
+        return gradient * gate * (1 + x * (1 - gate))
+
+
+#: form -> function of a map
+FORMS = {
+    **{f.__name__: f for f in (swish, hard_swish, new_gelu, mish, gelu)},
+    "custom backward": Backward.apply,
+    "scripted": torch.jit.script(swish),
+    "where": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "clamp": lambda x: x.clamp(min=0),
+}
+
+
+class Module(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Network(nn.Module):
+    """A convolution, an activation as a module or as a call, squeeze-and-excitation, a head."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.relu, self.second = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3)
+        self.act, self.squeeze, self.head = function, nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.act(self.second(self.relu(self.first(x))))
+        x = x * torch.sigmoid(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_module_is_probed_as_torchs_own(name, caplog):
+    model = Network(Module(FORMS[name])).eval()
+    expected = model(IMAGES)
+    exposed = expose_calls(model)
+    assert torch.equal(exposed(IMAGES), expected)
+    assert [layer.name for layer in find_layers(exposed, VIEW)] == ["relu", "act"]
+    assert "passed over" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["swish", "hard_swish", "new_gelu", "mish", "gelu"])
+def test_a_product_with_its_own_gate_is_a_layer(name, caplog):
+    model = Network(FORMS[name]).eval()
+    expected = model(IMAGES)
+    exposed = expose_calls(copy.deepcopy(model))
+    assert torch.equal(exposed(IMAGES), expected)
+    layers = find_layers(exposed, VIEW)
+    assert [layer.name for layer in layers] == ["relu", "gated_call_1"]  # the SE gate is no layer
+    assert "passed over" not in caplog.text
+    with ActivationRecorder(exposed, layers, lambda maps, _: maps.clone()) as record:
+        exposed(IMAGES)
+    product = 6 * FORMS[name](model.second(model.relu(model.first(IMAGES))))
+    scale = 1 if name == "hard_swish" else 6  # it is divided behind the product
+    torch.testing.assert_close(scale * record.kept["gated_call_1"], product.flatten(2))
+
+
+class Channels(nn.Module):
+    def forward(self, x):
+        return x.roll(1, 1) * 2
+
+
+NO_ACTIVATIONS = {
+    "identity": Module(lambda x: x),
+    "affine": Module(lambda x: 2 * x - 1),
+    "gate": Module(torch.sigmoid),
+    "hard gate": Module(lambda x: F.relu6(x + 3) / 6),
+    "normalisation": Module(lambda x: x / x.norm(dim=1, keepdim=True)),
+    "softmax": Module(lambda x: x.softmax(1)),
+    "shuffle": Channels(),
+    "pooling": Module(lambda x: F.max_pool2d(x, 2)),
+    "chance": Module(lambda x: x + torch.randn_like(x)),
+    "two inputs": Module(lambda x, y: x * y),
+    "rounding": Module(lambda x: (x * 8).round() / 8),
+}
+
+
+@pytest.mark.parametrize("name", NO_ACTIVATIONS)
+def test_other_modules_are_no_activation_functions(name):
+    state = torch.random.get_rng_state()
+    assert not is_activation(NO_ACTIVATIONS[name])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_it_is_tried_on_a_copy():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return x.clamp(min=0)
+
+    module = Counts()
+    assert is_activation(module) and module.calls == 0
