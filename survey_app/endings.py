@@ -30,28 +30,35 @@ REASONS = {
     "declined": Reason(N_("You chose not to take part. Nothing about you was stored."), "declined"),
     "full": Reason(
         N_(
-            "All places are taken at the moment. A place becomes free when somebody leaves: you "
-            "may open this page again later."
+            "The study is full at the moment. A place becomes free if somebody leaves; please "
+            "try again later."
         ),
         "full",
     ),
-    "paused": Reason(
-        N_("The study pauses at the moment. You may open this page again later."), "full"
-    ),
-    "closed": Reason(N_("The study is over. Thank you for wanting to take part."), "full"),
+    "paused": Reason(N_("The study is paused at the moment. Please try again later."), "full"),
+    "closed": Reason(N_("The study is closed. Thank you for your interest."), "full"),
     "earlier": Reason(
         N_("You have taken part in an earlier study of this kind, so you cannot take part.")
     ),
     "screen": Reason(N_("This study needs a larger screen. No answers were stored.")),
-    "answers": Reason(N_("By your answers, this study is not meant for you.")),
+    "answers": Reason(
+        N_(
+            "According to your answers, you do not belong to the group of people "
+            "for whom this study is meant."
+        )
+    ),
     "understanding": Reason(N_("Some answers about the instructions were not right.")),
     "colour": Reason(
-        N_("This study needs all colours to be seen, on a screen that shows them well.")
+        N_(
+            "This study requires that you can tell all colours apart, on a screen that shows them "
+            "well."
+        )
     ),
     "practice": Reason(
         N_(
-            "The practice trials show that this task is not clear enough for you to go on. That is "
-            "no fault of yours. You are paid for your time as the platform says."
+            "The practice trials show that our instructions were not clear enough, so the study "
+            "ends here. This is not your fault. You are paid for your time as stated on the "
+            "platform."
         )
     ),
 }
@@ -82,8 +89,9 @@ def withdrawn(at: Standing, words: Words) -> str:
 def expired(at: Standing, words: Words) -> str:
     """The place was given on."""
     text = words(
-        "You were away for long, and your place was given to someone else. The answers you "
-        "gave until then are stored. If you think this is a mistake, write to the researcher."
+        "You were away for a long time, and your place was given to another person. The answers "
+        "you gave until then are stored. If you think this is a mistake, or want them to be "
+        "deleted, write to the researchers."
     )
     title = words("Your place has expired")
     return f"{heading(title)}{paragraph(text)}{leave(at, words)}"
@@ -92,8 +100,8 @@ def expired(at: Standing, words: Words) -> str:
 def withdraw(words: Words) -> str:
     """At the foot of every page: stop here, after a second look."""
     text = words(
-        "You stop here, and your answers are deleted. You cannot take part again. If you only "
-        "want to pause, close this page and come back later."
+        "If you withdraw, your answers are deleted and you cannot take part again. If you only "
+        "want to pause, close this page and continue later with the same link."
     )
     label = escape(words("Withdraw and delete my answers"))
     return (
@@ -111,7 +119,7 @@ def leave(at: Standing, words: Words) -> str:
     shown = shown_code(words("Your completion code:"), at.code)
     if at.platform == "prolific":
         link = escape(prolific_return(at.code))
-        text = words("The platform knows that you are done when you go back to it:")
+        text = words("Please return to the platform, so that it records that you have finished:")
         return (
             f'{shown}<p>{escape(text)}</p><p><a class="primary" href="{link}">'
             f"{escape(words('Return to Prolific'))}</a></p>"

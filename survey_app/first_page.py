@@ -30,8 +30,8 @@ def with_words(page: str, words: Words, title: str) -> str:
     """Streamlit's page, in the study's language, with its title and with what to do if it waits."""
     script = words("This survey needs JavaScript. Please switch it on, or use another browser.")
     socket = words(
-        "The survey does not answer. Your network may block it (it needs WebSockets): please "
-        "reload the page, or try another network or browser. Nothing that you sent is lost."
+        "The survey cannot be reached. Your network may block it. Please reload the page, or try "
+        "another network or browser. The answers that you have sent are stored."
     )
     language = f'lang="{words.language}" dir="{words.direction}"'
     said = (

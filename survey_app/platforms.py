@@ -18,7 +18,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 #: The forms of the platforms' ids of people.
 FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}"}
-LINK_OVER = N_("This link is over. Please start again from the platform.")
+LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
 
@@ -95,8 +95,8 @@ def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
     elif "PROLIFIC_PID" not in parameters:  # signed ids alone: never take that for an open link
         raise BadAddress(
             N_(
-                "This study does not take Prolific's secured links. Please tell the researcher to "
-                "use plain URL parameters."
+                "This study does not accept Prolific's secured links. Please tell the "
+                "researchers to use plain URL parameters."
             )
         )
     keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")

@@ -56,7 +56,7 @@ class View:
         return {
             "loading": self.words("A picture is still loading …"),
             "missing": self.words(
-                "A picture has not arrived. Please check your connection to the internet."
+                "A picture could not be loaded. Please check your internet connection."
             ),
             "again": self.words("Try again"),
             "skip": self.words("Go on without this picture"),
@@ -142,11 +142,16 @@ class View:
                 "note",
             )
         titles = "".join(f"<li>{escape(t.title)}</li>" for t in self.study.tasks)
-        tasks = parts.paragraph(self.words("These tasks await you; each explains itself:"))
+        tasks = parts.paragraph(
+            self.words("The study consists of these tasks. Each is explained before it begins:")
+        )
         explained = self._explained() if self.study.asked("quiz") else f"<ol>{titles}</ol>"
         practice = (
             parts.paragraph(
-                self.words("First come a few practice trials that tell you how you did.")
+                self.words(
+                    "You begin with a few practice trials, in which you see whether your "
+                    "answers are correct."
+                )
             )
             if self.study.practice
             else ""
@@ -165,7 +170,7 @@ class View:
 
     def _quiz(self, at: Standing) -> str:
         text = self.words("These questions show whether the instructions are clear.")
-        return self._questionnaire(at, self.words("Have we explained it well?"), text)
+        return self._questionnaire(at, self.words("Questions about the instructions"), text)
 
     def _introduction(self, at: Standing) -> str:
         task = self.study.task_texts[self.study.by_id[at.placed[0]["trial"]].task]
@@ -177,9 +182,13 @@ class View:
         )
         note = ""
         if not at.practising and at.part > 1:
-            note = self.words("You may take a break here. Nothing is timed until you go on.")
+            note = self.words(
+                "You can take a break here. The time does not count until you continue."
+            )
         elif not at.practising and self.study.practice:
-            note = self.words("Practice is over: from here on your answers count.")
+            note = self.words(
+                "The practice is over. From now on, your answers count for the study."
+            )
         shown = parts.paragraph(note, "note") if note else ""
         button = self.words("Start practice") if at.practising else self.words("Start")
         return (
@@ -193,7 +202,8 @@ class View:
         if not seconds:
             return ""
         text = self.words(
-            "You have {seconds} seconds for each; then the next one comes.", seconds=f"{seconds:g}"
+            "You have {seconds} seconds for each trial; then the next one is shown.",
+            seconds=f"{seconds:g}",
         )
         return parts.paragraph(text)
 
@@ -224,7 +234,7 @@ class View:
     def _practice(self, at: Standing) -> str:
         again = ""
         if at.attempt > 1 and at.position == 0:
-            text = self.words("Some answers did not fit yet. Let us practise once more.")
+            text = self.words("Some answers were not correct. Please practise once more.")
             again = parts.paragraph(text, "note")
         return again + self._trial(at)
 
@@ -296,8 +306,8 @@ class View:
         trial = self.study.by_id[at.feedback["trial"]]
         right, missing = at.feedback["right"], at.feedback.get("missing")
         title = {
-            True: self.words("That is right"),
-            False: self.words("Not quite"),
+            True: self.words("Correct"),
+            False: self.words("Incorrect"),
             None: self.words("Thank you"),
         }[right]
         told = ""

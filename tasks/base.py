@@ -166,7 +166,9 @@ class Task(Protocol):
             own fields say how sure a person is.
 
     A task may also say `order` (among the others), `label` (what reports call it), `design` (what
-    reports say of it) and `clear` (the machine observer's margin above which a trial is trivial).
+    reports say of it), `meanings` (condition -> what reports say it is), `disclosed` (condition ->
+    what participants are told about it at the end) and `clear` (the machine observer's margin above
+    which a trial is trivial).
     """
 
     name: str
@@ -244,7 +246,12 @@ CONFIDENCE = Field(
     kind="scale",
     name="confidence",
     label=N_("How sure are you?"),
-    choices=(("1", N_("I guessed")), ("2", N_("Not very")), ("3", N_("Fairly")), ("4", N_("Very"))),
+    choices=(
+        ("1", N_("Not at all (I guessed)")),
+        ("2", N_("Not very")),
+        ("3", N_("Fairly")),
+        ("4", N_("Very")),
+    ),
 )
 
 

@@ -103,10 +103,10 @@ BUILT_IN = (
     Question(
         kind="choice",
         name="colour_vision",
-        label=N_("Do you see colours as most people do?"),
+        label=N_("Do you have normal colour vision?"),
         choices=(("yes", N_("Yes")), ("no", N_("No")), ("unsure", N_("Not sure"))),
     ),
-    Question(kind="text", name="comment", label=N_("Anything you would like to tell us?")),
+    Question(kind="text", name="comment", label=N_("Do you have any comments?")),
 )
 
 
@@ -258,7 +258,7 @@ def _fits(question: Question, earlier: Sequence[Question], where: str) -> None:
 def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[OwnPicture]]:
     """Questions on drawn plates; the first one can be seen by everybody."""
     rng = np.random.default_rng([seed, count, 1917])
-    text = N_("Which number do you see in picture {number}? Leave it empty if you see none.")
+    text = N_("Which number do you see in picture {number}? Leave the field empty if you see none.")
     questions, pictures = [], []
     for i, number in enumerate(rng.choice(PLATE_NUMBERS, count, replace=False), 1):
         data = encode(plate(str(number), rng, plain=i == 1))

@@ -106,7 +106,7 @@ class Analysis(Section):
 
 
 class Payment(Section):
-    text: str = N_("You are paid the amount shown on the platform, whatever your answers.")
+    text: str = N_("You are paid the amount shown on the platform, regardless of your answers.")
 
 
 class Texts(Section):

@@ -33,7 +33,7 @@ from tasks.evidence import Evidence, read_groups
 from tasks.false_exclusion import checked_rules
 from tasks.files import content_name
 from tasks.kinds import all_tasks
-from tasks.language import SOURCE, Words
+from tasks.language import N_, SOURCE, Words
 from tasks.pictures import equal_files, name_of
 from tasks.questionnaire import Check, Question, When
 from tasks.reading import read_texts
@@ -164,7 +164,8 @@ def build(
     }
     settings = settings.model_copy(update={"analysis": _planned(settings, design)})
     sized = size(design, settings)
-    texts = read_texts(settings, {"minutes": sized.minutes})
+    told = {"minutes": sized.minutes, "disclosed": _disclosed(design, sized.attention, settings)}
+    texts = read_texts(settings, told)
     drawing = _Drawing(evidence, np.random.default_rng(settings.seed))
     practice = drawing.practice(list(design), settings.practice.trials)
     forms = []
@@ -176,6 +177,26 @@ def build(
             settings = settings.model_copy(update={"exclusion": rules})
     names = list(design)
     return _freeze(out, settings, evidence, drawing, practice, forms, names, texts, sized)
+
+
+#: Told at the end wherever attention trials are mixed in.
+OBVIOUS = N_(
+    "A few trials had an obvious answer: they show whether a participant looked at the pictures."
+)
+
+
+def _disclosed(
+    design: Mapping[str, Mapping[str, int]], attention: int, settings: StudySettings
+) -> str:
+    """What participants are told at the end about trials that were not what they seemed."""
+    words = Words(settings.language)
+    told = [
+        text
+        for name, conditions in design.items()
+        for condition, text in getattr(all_tasks().get(name), "disclosed", {}).items()
+        if conditions.get(condition)
+    ]
+    return " ".join(map(words, [*told, *[OBVIOUS] * bool(attention)]))
 
 
 def _planned(settings: StudySettings, design: Mapping[str, Mapping[str, int]]) -> Analysis:

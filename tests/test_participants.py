@@ -78,7 +78,7 @@ def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made
         "18 to 29": 6, "30 to 44": 3, "45 to 59": 0, "60 or older": 0, NOT_ANSWERED: 1,
     }  # fmt: skip
     assert counts.loc["How old are you?", "share"].sum() == pytest.approx(1)
-    words = counts.loc["Anything you would like to tell us?", "participants"]
+    words = counts.loc["Do you have any comments?", "participants"]
     assert words.to_dict() == {IN_WORDS: 9, NOT_ANSWERED: 1}
     years = counts.loc["Years of school?", "participants"]
     values = np.arange(10, 19)  # the tenth participant did not answer
@@ -91,7 +91,7 @@ def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made
     said = demographics_findings(results, {})
     assert said[0].startswith("“How old are you?”: 18 to 29 6 (60 %), 30 to 44 3 (30 %)")
     assert said[1] == (
-        "“Do you see colours as most people do?” was answered by none of 10 participants."
+        "“Do you have normal colour vision?” was answered by none of 10 participants."
     )
     assert "nice" not in "".join(p.read_text() for p in (out / "data").glob("*.csv"))
     assert rebuild(release(out, tmp_path / "pack.zip")) == []

@@ -44,9 +44,15 @@ class BeforeOrAfter(PickOne):
     order = 3
     label = "before or after"
     design = (
-        "Reference patches of one neuron before and after training, and two new pictures. "
-        "Participants choose the picture that fits the later neuron (chance: one in two)."
+        "Participants see reference patches of one neuron at an earlier and at a later checkpoint, "
+        "and two new patches, of which one is a stimulus only of the earlier and one only of the "
+        "later checkpoint. They choose the patch that fits the later checkpoint (chance: one in "
+        "two)."
     )
+    meanings: Mapping[str, str] = {
+        "nine_references": "nine reference patches for each checkpoint",
+        "one_reference": "one reference patch for each checkpoint",
+    }
     clear = 0.05
     seconds = 12
     title = N_("Before or after")
@@ -63,8 +69,8 @@ class BeforeOrAfter(PickOne):
         after = group(("circle",), ("yellow", "violet", "blue"), seed=2)
         new = (group(("stripes",), ("violet",), 3, 1, 1), group(("circle",), ("green",), 4, 1, 1))
         text = N_(
-            "In this example number 2 fits After: the After group shows circles, the Before group "
-            "shows stripes."
+            "In this example, picture 2 fits the After group: the After group shows circles, the "
+            "Before group shows stripes."
         )
         panels = ((N_("Before"), (before,)), (N_("After"), (after,)))
         return Example(text, panels=panels, options=new, key=1)

@@ -34,16 +34,28 @@ class ConceptAgreement:
     order = 4
     label = "concept agreement"
     design = (
-        "Six neurons. Participants rate how clearly they show one concept and name it; there is "
-        "no correct answer."
+        "Each trial shows the image patches of six neurons. Participants rate whether they show "
+        "one common concept (from 1, clearly not, to 4, clearly yes) and label it; there is no "
+        "correct answer."
     )
+    meanings: Mapping[str, str] = {
+        "neighbours": "a neuron of the last checkpoint of the base series and its five nearest "
+        "neighbours in the semantic space over all checkpoints of all series",
+        "random": "six neurons drawn at random",
+    }
+    disclosed: Mapping[str, str] = {
+        "random": N_(
+            "In some trials of “One concept?” the groups were chosen at random: they show what is "
+            "answered where there is no common concept."
+        )
+    }
     seconds = 25
     title = N_("One concept?")
     prompt = N_("What do these six groups of pictures show?")
     instructions = N_(
-        "You will see **six groups of small pictures**. Say how much they show **one common "
-        "concept** (a colour, a shape, a pattern, a kind of object), and name it in a few "
-        "words. There is no right or wrong answer."
+        "You will see **six groups of small pictures**. Judge whether they show **one common "
+        "concept** (for example a colour, a shape, a pattern or a kind of object), and name it "
+        "in a few words. There is no right or wrong answer."
     )
 
     def example(self) -> Example:
@@ -52,7 +64,7 @@ class ConceptAgreement:
             ("", (group(("triangle",), colours[i:] + colours[:i], seed=i),)) for i in range(SHOWN)
         )
         text = N_(
-            "In this example all six groups show triangles: one would answer “Clearly yes” and "
+            "In this example, all six groups show triangles. You could answer “Clearly yes” and "
             "write “triangles”."
         )
         return Example(text, panels=panels)

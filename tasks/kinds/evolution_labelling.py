@@ -33,17 +33,38 @@ class EvolutionLabelling:
     order = 2
     label = "evolution labelling"
     design = (
-        "One neuron at three stages of training. Participants name what each stage shows and "
-        "judge whether it changed."
+        "Each trial shows the image patches of one neuron at three stages of training. "
+        "Participants label each stage, judge whether what the pictures show changed from early to "
+        "late, and rate how clearly they see that it changed or stayed the same (clarity)."
     )
+    meanings: Mapping[str, str] = {
+        "evolution": "one neuron at three checkpoints, drawn from the third of the neurons that "
+        "moved most in the semantic space",
+        "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint under the "
+        "names of the three stages, so that nothing changed",
+        "false_evolution": "the early stage of one neuron, followed by the middle and late stages "
+        "of another neuron of the same layer, a change that no neuron made",
+    }
+    disclosed: Mapping[str, str] = {
+        "false_evolution": N_(
+            "In some trials of “Name what changes” we combined pictures of two neurons, although "
+            "the text spoke of one learning process: they show whether a real change would be "
+            "noticed."
+        ),
+        "same_stage": N_(
+            "In some trials of “Name what changes”, all pictures came from one stage: they show "
+            "how often a change is seen where there is none."
+        ),
+    }
     seconds = 45
     title = N_("Name what changes")
     prompt = N_("What do the pictures of each stage have in common?")
     instructions = N_(
-        "You will see groups of small pictures from **three stages** of a learning process: early, "
-        "middle and late. For each stage **write in a few words what its pictures have in common** "
-        "(for example *red wheels* or *stripes*), or tick *No clear concept*. Then say whether it "
-        "changed from early to late, and how clearly you see that."
+        "You will see groups of small pictures from **three stages** of a learning process: "
+        "early, middle and late. For each stage **write in a few words what its pictures have in "
+        "common** (for example *red wheels* or *stripes*), or tick *No clear concept*. Then say "
+        "whether this changed from early to late, and how clearly you see that it changed or "
+        "stayed the same."
     )
 
     def example(self) -> Example:
@@ -57,8 +78,8 @@ class EvolutionLabelling:
             for seed, (stage, (shapes, colours)) in enumerate(zip(STAGES, looks, strict=True))
         )
         text = N_(
-            "In this example one could tick “No clear concept” for Early, write “red shapes” for "
-            "Middle and “red circles” for Late, and say that it changed."
+            "In this example, you could tick “No clear concept” for Early, write “red shapes” "
+            "for Middle and “red circles” for Late, and answer “It changed”."
         )
         return Example(text, panels=panels)
 
@@ -118,13 +139,13 @@ class EvolutionLabelling:
             Field(
                 kind="scale",
                 name="changed",
-                label=N_("From early to late, did what the pictures show change?"),
+                label=N_("Did what the pictures show change from early to late?"),
                 choices=(("yes", N_("It changed")), ("no", N_("It stayed the same"))),
             ),
             Field(
                 kind="scale",
                 name="clarity",
-                label=N_("How clearly do you see this?"),
+                label=N_("How clearly do you see that it changed or stayed the same?"),
                 choices=CLARITY,
             ),
         )

@@ -80,9 +80,28 @@ class OddOneOut(PickOne):
     order = 1
     label = "odd one out"
     design = (
-        "Six neurons are shown as grids of image patches; five are neighbours in the semantic "
-        "space. Participants choose the one that does not belong (chance: one in six)."
+        "Each of six options shows the image patches of one neuron. Five neurons belong together: "
+        "a target and its four nearest neighbours in the semantic space (in a study built with "
+        "clusters, five neurons of one cluster). The sixth, the intruder, lies at the same depth "
+        "of the network and is not among the nearest neighbours. Participants choose the option "
+        "that does not belong (chance: one in six)."
     )
+    meanings: Mapping[str, str] = {
+        "base": "all neurons are of the last checkpoint of the base series",
+        "same_series": "the neighbours and the intruder are of any checkpoint of the base series",
+        "other_series": "the neighbours and the intruder are of any checkpoint of any series, the "
+        "base series included",
+        "hand_picked": "the five belong to one group that the researchers named, by default "
+        "neurons with the same true concept",
+        "random": "all six are drawn at random and one of them is named the intruder beforehand, "
+        "so that accuracy measures guessing",
+    }
+    disclosed: Mapping[str, str] = {
+        "random": N_(
+            "In some trials of “Odd one out” the groups were chosen at random, so that the answer "
+            "could only be guessed: they measure guessing."
+        )
+    }
     clear = 0.03
     seconds = 15
     title = N_("Odd one out")
@@ -92,17 +111,17 @@ class OddOneOut(PickOne):
     asked = N_("The group that does not belong")
     instructions = N_(
         "You will see **six groups of small pictures**. Five groups have something in common: a "
-        "colour, a shape, a pattern, or a kind of object. **Pick the group that does not belong.** "
-        "Some are easy, some are hard, and some may seem to have no answer: then go with your "
-        "first impression."
+        "colour, a shape, a pattern, or a kind of object. **Choose the group that does not "
+        "belong.** Some trials are easy and some are difficult. If you see no answer, follow "
+        "your first impression."
     )
 
     def example(self) -> Example:
         groups = [group(("circle",), tuple(COLOURS)[i:], seed=i) for i in range(SHOWN - 1)]
         groups.insert(3, group(("stripes",), ("violet", "yellow", "grey"), seed=9))
         text = N_(
-            "In this example number 4 does not belong: it shows stripes, all other groups show "
-            "circles."
+            "In this example, group 4 does not belong: it shows stripes, and all other groups "
+            "show circles."
         )
         return Example(text, options=tuple(groups), key=3)
 

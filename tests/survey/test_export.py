@@ -111,7 +111,8 @@ def test_the_codebook_says_what_was_asked_shown_and_excluded(database, frozen, t
     book = (tmp_path / "r-codebook.md").read_text()
     study, _ = frozen
     for part in (
-        "| attention | obvious |", "How sure are you?", "1 = I guessed", "`colour_vision`",
+        "| attention | obvious |", "How sure are you?", "1 = Not at all (I guessed)",
+        "`colour_vision`",
         f"`attention_below`: {study.exclusion.attention_below}", "practice_attempts_above`: off",
         f"`{next(t.id for t in study.trials if t.task == 'odd_one_out')}@2`", "| code |",
     ):  # fmt: skip

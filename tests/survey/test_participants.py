@@ -126,7 +126,7 @@ def test_a_picture_that_does_not_arrive_is_said_and_there_is_a_way_on(browser, o
     visitor.page.route("**/img/*", answer)
     visitor.page.reload()
     visitor.page.wait_for_selector(".survey[data-armed=stuck]", timeout=60_000)
-    assert "A picture has not arrived" in visitor.page.locator(".survey .status").inner_text()
+    assert "A picture could not be loaded" in visitor.page.locator(".survey .status").inner_text()
     assert len(asked) > len(set(asked)), "it was not fetched again"
     block["on"] = False
     visitor.page.click("text=Try again")

@@ -45,7 +45,7 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
     people = fill_all_places(service)
     page = begin(service, "next")
     assert page["stage"] == "screened_out"
-    assert "open this page again later" in page["html"] and "cc=FULL" in page["html"]
+    assert "try again later" in page["html"] and "cc=FULL" in page["html"]
     service.store.clock = lambda: now() + timedelta(minutes=3)  # long before any lease is over
     assert service.places.release("p2") == people[2]
     assert begin(service, "next")["stage"] == "instructions"
@@ -107,7 +107,7 @@ def test_a_pause_keeps_new_people_out_and_lets_the_others_go_on(service):
     assert "pauses at the moment" in service.act(waiting["token"], fill(waiting))[0]["html"]
     assert service.act(page["token"], fill(page))[1] is True
     service.places.set_state("closed")
-    assert "The study is over" in look(service, arrive(service, "new"))["html"]
+    assert "The study is closed" in look(service, arrive(service, "new"))["html"]
     service.places.set_state("open")
     assert begin(service, "new")["stage"] == "instructions"
     assert [row["event"] for row in service.places.log()][1:] == ["paused", "closed", "open"]
@@ -221,7 +221,7 @@ def test_a_link_that_is_over_opens_only_what_has_begun(service, prolific_keys):
         update={"platforms": ("prolific",), "signed": True, "audience": "survey.org"}
     )
     old = {"prolific_token": sign(exp=time.time() - 999)}
-    with pytest.raises(BadAddress, match="This link is over"):
+    with pytest.raises(BadAddress, match="This link has expired"):
         service.welcome(service.visitor(old))
     page = service.welcome(service.visitor({"prolific_token": sign()}))
     service.act(page["token"], fill(page))

@@ -162,7 +162,7 @@ def test_only_links_made_here_open(frozen):
 def test_prolific_and_mturk_are_read(frozen):
     found = arrival({"PROLIFIC_PID": "5f" * 12, "STUDY_ID": "s", "SESSION_ID": "t"}, SECRET)
     assert (found.platform, found.platform_id) == ("prolific", "5f" * 12)
-    with pytest.raises(BadAddress, match="does not take Prolific's secured links"):
+    with pytest.raises(BadAddress, match="does not accept Prolific's secured links"):
         arrival({"prolific_token": "e.y.J"}, SECRET)
     turk = {"assignmentId": "A1", "hitId": "H1", "workerId": "A1B2C3"}
     good = arrival({**turk, "turkSubmitTo": "https://workersandbox.mturk.com"}, SECRET)

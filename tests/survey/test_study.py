@@ -12,9 +12,11 @@ from PIL import Image
 from tasks.assignment import plan, practice_plan
 from tasks.contact_sheet import contact_sheet, observe, summary
 from tasks.kinds import all_tasks
+from tasks.language import Words
 from tasks.pictures import equal_files, name_of
+from tasks.reading import read_texts
 from tasks.settings import Analysis, Exclusion, StudySettings, load_settings
-from tasks.study import build, digest, load
+from tasks.study import OBVIOUS, _disclosed, build, digest, load
 
 
 def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
@@ -229,3 +231,22 @@ def test_equivalence_can_be_the_main_question_where_a_smallest_effect_is_named(r
     settings = settings.model_copy(update={"analysis": plan})
     study = build(run, settings, tmp_path / "study", say=lambda text: None)
     assert study.analysis == plan
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_participants_are_told_which_trials_were_not_what_they_seemed(language):
+    words = Words(language)
+    disclosed = all_tasks().get("evolution_labelling").disclosed
+    settings = StudySettings(language=language)
+    design = {"evolution_labelling": {"evolution": 2, "false_evolution": 1, "same_stage": 0}}
+    told = _disclosed(design, 0, settings)
+    assert told == words(disclosed["false_evolution"])
+    assert words(OBVIOUS) in _disclosed(design, 5, settings)
+    debrief = read_texts(settings, {"disclosed": told}).texts["debrief"]
+    assert told in debrief and "{" not in debrief
+
+
+def test_reports_can_say_what_every_condition_is():
+    for name in all_tasks():
+        task = all_tasks().get(name)
+        assert list(task.meanings) == list(task.conditions), name
