@@ -28,6 +28,7 @@ from harness.concepts.recorded import ProbePart, merge, responsive_table, stimul
 from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
+from harness.evolutions.pair import ModelPair
 from harness.images.batches import batches
 from harness.images.sets import View, folder_images
 from harness.networks.architectures import build
@@ -91,7 +92,7 @@ def scoring(classes: int) -> None:
         parts = [b for _, b in batches(Noise(8), np.arange(8), VIEW, 8)]
         methods = {name: importance_method(name) for name in ("sign_t", "sign_path")}
         rng = np.random.default_rng(class_id)
-        sensitivities(older, newer, layers, parts, class_id % 12, methods, rng)
+        sensitivities(ModelPair(older, newer, layers), parts, class_id % 12, methods, rng)
 
 
 def undoing(classes: int) -> None:
@@ -106,7 +107,7 @@ def undoing(classes: int) -> None:
     ]
     for class_id in range(classes):
         shown = Images(batches(Noise(8), np.arange(8), VIEW, 8))
-        ablate(older, newer, layers, arms, shown, class_id % 12)
+        ablate(ModelPair(older, newer, layers), arms, shown, class_id % 12)
 
 
 def placing(method: str, neurons: int) -> None:

@@ -21,6 +21,7 @@ from harness.evolutions.importance import (
     split_half,
     summarise,
 )
+from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import Case, Change, concept_vector
 from harness.images.sets import View
 from harness.networks.architectures import ARCHITECTURES, build
@@ -80,7 +81,7 @@ def test_every_ablation_equals_a_plain_pass_with_overwritten_channels(pair, abla
     }
     replacement = {layer.name: outputs[ablation](layer.name) for layer in layers}
     some = some_arms(layers)
-    records = ablate(older, newer, layers, some, shown(images), 2, ablation)
+    records = ablate(ModelPair(older, newer, layers), some, shown(images), 2, ablation)
     for arm in some[1:]:
         sets = {name: channels.tolist() for name, channels in arm.channels.items()}
         logits = oracles.ablated_logits(newer, sets, images, axes(layers), replacement)
@@ -99,7 +100,7 @@ def test_the_order_of_arms_stacking_and_tracing_change_no_record(pair, ablation)
     some = some_arms(layers)
 
     def records(arms, **more):
-        found = ablate(older, newer, layers, arms, shown(images), 2, ablation, **more)
+        found = ablate(ModelPair(older, newer, layers), arms, shown(images), 2, ablation, **more)
         return found.sort_values(keys).reset_index(drop=True)
 
     expected = records(some)
@@ -132,7 +133,9 @@ def test_stacked_arms_are_bit_equal_where_the_model_allows():
 def scored(older, newer, layers, batches, names, output=2, others=tuple, seed=0, steps=4):
     methods = {name: importance_method(name) for name in names}
     rng = np.random.default_rng(seed)
-    return sensitivities(older, newer, layers, batches, output, methods, rng, steps, others)
+    return sensitivities(
+        ModelPair(older, newer, layers), batches, output, methods, rng, steps, others
+    )
 
 
 def test_gradient_times_activation_equals_one_pass_an_image_and_layer(pair):
@@ -156,7 +159,7 @@ def test_undoing_in_a_context_equals_a_plain_pass_with_masks(pair):
     rng = np.random.default_rng(0)
     with torch.no_grad(), execution(newer, layers) as running:
         targets = class_logit(2), class_logit(2)
-        case = Case(older, newer, layers, running, [images], tuple, *targets, 4, rng)
+        case = Case(ModelPair(older, newer, layers), running, [images], tuple, *targets, 4, rng)
         context = case.contexts[0]
         found = Change(case, images).undoing(context)
     drawn = torch.cat([mask.flatten() for mask in context.values()]).float().mean()
@@ -227,8 +230,8 @@ def test_tcav_without_another_class_is_undefined(pair):
 
 def test_without_arms_there_are_no_rows_but_all_columns(pair):
     older, newer, layers, images = pair
-    none = ablate(older, newer, layers, [], shown(images), 2)
-    some = ablate(older, newer, layers, some_arms(layers), shown(images), 2)
+    none = ablate(ModelPair(older, newer, layers), [], shown(images), 2)
+    some = ablate(ModelPair(older, newer, layers), some_arms(layers), shown(images), 2)
     assert none.empty and list(none.columns) == list(some.columns)
     assert (none.dtypes == some.dtypes)[4:].all()  # those of numbers
 
@@ -347,7 +350,7 @@ def test_undoing_the_planted_channels_alone_changes_the_class():
     images = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     sets = {"planted": PLANTED, "decoys": DECOYS, "old": OLD[:4]}
     some = [Arm("act", {"act": torch.tensor(c)}, [("m", name, 0)]) for name, c in sets.items()]
-    rows = ablate(older, newer, layers, some, shown(images, 16), CLASS)
+    rows = ablate(ModelPair(older, newer, layers), some, shown(images, 16), CLASS)
     lost = (rows["probability_after"] - rows["probability_before"]).groupby(rows["arm"]).mean()
     assert lost["planted"] < -0.05 and lost["decoys"] == 0 and lost["old"] == 0
 

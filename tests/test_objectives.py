@@ -17,6 +17,7 @@ import conceptevo as ce
 from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.evolutions.ablation import Arm, Images, ablate
+from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View, drawn_arrays
 from harness.networks.layers import find_layers
@@ -75,7 +76,9 @@ def test_a_prediction_is_the_class_with_the_largest_objective(name, prototypes):
     chosen = {"3": torch.tensor([0, 5, 6])}
     arms = [Arm("3", chosen, [("m", "q1", 0)])]
     target = target_of(name, 1, prototypes)
-    rows = ablate(older, newer, layers, arms, Images([(torch.arange(9), images)]), target)
+    rows = ablate(
+        ModelPair(older, newer, layers), arms, Images([(torch.arange(9), images)]), target
+    )
     with torch.no_grad():
         before = newer(images)
     after = oracles.reverted_logits(older, newer, {"3": [0, 5, 6]}, images, {"3": 1})

@@ -12,6 +12,7 @@ from torch import nn
 from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe
 from harness.evolutions.ablation import Arm, Images, ablate
+from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import ArrayImages, View, drawn_arrays
 from harness.networks.execution import execution, replace_channels
@@ -161,8 +162,8 @@ def test_reverted_parts_equal_a_full_pass(traced, returns_tuple):
             assert torch.equal(running.rerun({layer.name: change}), plain)
     arms = [Arm(la.name, {la.name: torch.tensor([1])}, [("m", "q1", 0)]) for la in layers]
     shown = Images([(torch.arange(4), IMAGES)])
-    alone = ablate(older, newer, layers, arms, shown, 2, batch_size=1, traced=traced)
-    stacked = ablate(older, newer, layers, arms, shown, 2, batch_size=64, traced=traced)
+    alone = ablate(ModelPair(older, newer, layers), arms, shown, 2, batch_size=1, traced=traced)
+    stacked = ablate(ModelPair(older, newer, layers), arms, shown, 2, batch_size=64, traced=traced)
     for column in alone:
         assert (alone[column] == stacked[column]).all() or column.startswith(("prob", "obj"))
 
@@ -245,7 +246,7 @@ def test_heads_of_torchs_own_attention(batch_first):
     # as many images as tokens: no dimension may be taken for the other
     images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     shown = Images([(torch.arange(16), images)])
-    stacked = ablate(older, newer, [heads, residual], arms, shown, 2, batch_size=64)
+    stacked = ablate(ModelPair(older, newer, [heads, residual]), arms, shown, 2, batch_size=64)
     with execution(older, [heads, residual]) as before, torch.no_grad():
         before.start(images)
         for layer in (heads, residual):

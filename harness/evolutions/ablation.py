@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from harness.evolutions.pair import ModelPair
 from harness.networks.execution import Change, Execution, execution, replace_channels
 from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
@@ -123,9 +124,7 @@ class Images:
 
 
 def ablate(
-    older: nn.Module,
-    newer: nn.Module,
-    layers: Sequence[Layer],
+    models: ModelPair,
     arms: Sequence[Arm],
     images: Images,
     target: Target | int,
@@ -136,8 +135,7 @@ def ablate(
     """Run every arm on images of one class.
 
     Args:
-        older, newer: the models t and t'.
-        layers: the probed layers.
+        models: the two checkpoints and their probed layers.
         arms: the sets of neurons.
         images: of one class.
         target: what is measured of the newer model's outputs; a number is the place of the class's
@@ -152,6 +150,7 @@ def ablate(
         the largest score of the target; probability is the class's share of their softmax.
     """
     place = ABLATIONS.get(ablation)
+    newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
     # a list for each arm and label, so that rows come in this order, whatever the batches
     frames: list[list[dict[str, np.ndarray]]] = [[] for arm in arms for _ in arm.labels]
@@ -170,7 +169,7 @@ def ablate(
             untouched = running.start(batch)
             maps = Maps(
                 running,
-                partial(started, "older", older, batch),
+                partial(started, "older", models.older, batch),
                 partial(_start_donors, started, newer, images, ids),
                 lambda layer: means()[layer],
             )

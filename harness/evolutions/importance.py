@@ -2,8 +2,8 @@
 
 All scores start from a sensitivity s[x, n] of image x's class logit to neuron n's change between
 two checkpoints, t and t' (METHOD section 2; ConceptEvo, section 3.2), or to another objective of
-the network's output (`networks/objectives.py`). A method is a sensitivity
-and how images are summed up. A new one is one entry in IMPORTANCE.
+the network's output (`networks/objectives.py`). A method is a sensitivity and how images are summed
+up. A new one is one entry in IMPORTANCE.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
-from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.registry import Registry, description
 
@@ -180,9 +180,7 @@ for _name, _method in {
 
 
 def sensitivities(
-    older: nn.Module,
-    newer: nn.Module,
-    layers: Sequence[Layer],
+    models: ModelPair,
     batches: Sequence[Tensor],
     target: Target | int | tuple[Target, Target],
     methods: Mapping[str, ImportanceMethod],
@@ -190,77 +188,44 @@ def sensitivities(
     path_steps: int = 4,
     others: Callable[[], Sequence[Tensor]] = tuple,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """s[x, n] by every method: (method, layer) -> float64 [images, channels].
+    """s[x, n] of images of one class by every method.
 
-    Args: as `importance`; `methods` by name.
+    Args:
+        models: the two checkpoints between which the evolutions are.
+        batches: images of the class, [batch, 3, h, w] each.
+        target: what is measured of the outputs; a number is the place of the class's logit, two
+            targets are the older and the newer model's.
+        methods: name -> method.
+        rng: for the methods `random`, `tcav` and `contexts`.
+        path_steps: points on a path between two activations (midpoint rule).
+        others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
+
+    Returns:
+        (method, layer) -> float64 [images, channels].
     """
-    found: dict[tuple[str, str], list[Tensor]] = {
-        (name, layer.name): [] for name in methods for layer in layers
+    pieces: dict[tuple[str, str], list[Tensor]] = {
+        (name, layer.name): [] for name in methods for layer in models.layers
     }
     both = target if isinstance(target, tuple) else (as_target(target),) * 2
-    with execution(newer, layers) as running, torch.no_grad():
-        case = Case(older, newer, layers, running, batches, others, *both, path_steps, rng)
+    with execution(models.newer, models.layers) as running, torch.no_grad():
+        case = Case(models, running, batches, others, *both, path_steps, rng)
         first = 0
         for batch in batches:
             change = Change(case, batch, first)
             first += len(batch)
             for name, method in methods.items():
                 for layer, values in method.sensitivity(change).items():
-                    found[name, layer].append(values)
-    return {key: torch.cat(pieces).cpu().double().numpy() for key, pieces in found.items()}
-
-
-def importance(
-    older: nn.Module,
-    newer: nn.Module,
-    layers: Sequence[Layer],
-    batches: Sequence[Tensor],
-    target: Target | int | tuple[Target, Target],
-    parameters: ImportanceParameters,
-    rng: np.random.Generator,
-    others: Callable[[], Sequence[Tensor]] = tuple,
-) -> pd.DataFrame:
-    """Score every neuron's evolution from the older to the newer model for one class.
-
-    Args:
-        older, newer: the models t and t'.
-        layers: the probed layers, the same in both.
-        batches: images of the class, [batch, 3, h, w] each.
-        target: what is measured of the outputs; a number is the place of the class's logit, two
-            targets are the older and the newer model's.
-        parameters: methods and path steps.
-        rng: for the methods `random`, `tcav` and `contexts`.
-        others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
-
-    Returns:
-        layer, channel, method, score, stderr, images. For a share, stderr is that of Agresti and
-        Coull (1998), which stays positive at 0 and 1; for a mean, s / sqrt(images), NaN for one
-        image. The method `change` is always there: reversion's controls are matched on it.
-    """
-    methods = {name: importance_method(name) for name in (*parameters.methods, "change")}
-    steps = parameters.path_steps
-    found = sensitivities(older, newer, layers, batches, target, methods, rng, steps, others)
-    frames = []
-    for (name, layer), values in found.items():
-        score, stderr = summarise(values, methods[name].share)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "layer": layer,
-                    "channel": np.arange(values.shape[1]),
-                    "method": name,
-                    "score": score,
-                    "stderr": stderr,
-                    "images": len(values),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+                    pieces[name, layer].append(values)
+    return {key: torch.cat(values).cpu().double().numpy() for key, values in pieces.items()}
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
     """Scores and standard errors, each [channels], of sensitivities [images, channels]; NaN where
-    these are undefined."""
+    these are undefined.
+
+    For a share, the standard error is that of Agresti and Coull (1998), which stays positive at 0
+    and 1; for a mean, s / sqrt(images), NaN for one image.
+    """
     count = len(sensitivity)
     if np.isnan(sensitivity).all():
         return np.full(sensitivity.shape[1], np.nan), np.full(sensitivity.shape[1], np.nan)

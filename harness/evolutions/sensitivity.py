@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.evolutions.pair import ModelPair
 from harness.networks.execution import Execution
 from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
@@ -31,8 +32,7 @@ class Case:
     """One class and two checkpoints of one series: what all batches of its images have in common.
 
     Attributes:
-        older, newer: the models t and t'.
-        layers: the probed layers, the same in both.
+        models: the two checkpoints and their probed layers.
         execution: of the newer model, open.
         batches: all images of the class that importance is measured on, [batch, 3, h, w] each.
         others: called for images of other classes, [batch, 3, h, w] each.
@@ -41,9 +41,7 @@ class Case:
         rng: for what is left to chance.
     """
 
-    older: nn.Module
-    newer: nn.Module
-    layers: Sequence[Layer]
+    models: ModelPair
     execution: Execution
     batches: Sequence[Tensor]
     others: Callable[[], Sequence[Tensor]]
@@ -59,7 +57,7 @@ class Case:
         count = sum(len(batch) for batch in self.batches)
         return {
             layer.name: torch.from_numpy(self.rng.random((count, layer.channels)))
-            for layer in self.layers
+            for layer in self.models.layers
         }
 
     @cached_property
@@ -72,7 +70,7 @@ class Case:
                 layer.name: torch.from_numpy(
                     self.rng.random((count, layer.channels)) < CONTEXT_SHARE
                 )
-                for layer in self.layers
+                for layer in self.models.layers
             }
             for _ in range(CONTEXTS)
         ]
@@ -89,21 +87,23 @@ class Case:
             [self._pooled(batch) for batch in batches] for batches in (self.batches, self.others())
         )
         if not others:  # undefined, and told as such: there is no other class
-            return {layer.name: torch.full((layer.channels,), torch.nan) for layer in self.layers}
+            layers = self.models.layers
+            return {layer.name: torch.full((layer.channels,), torch.nan) for layer in layers}
         return {
             layer.name: concept_vector(
                 torch.cat([pooled[layer.name] for pooled in mine]).cpu().numpy(),
                 torch.cat([pooled[layer.name] for pooled in others]).cpu().numpy(),
                 self.rng,
             )
-            for layer in self.layers
+            for layer in self.models.layers
         }
 
     def _pooled(self, batch: Tensor) -> dict[str, Tensor]:
-        with borrowed(self.newer), torch.no_grad():
-            keep = ActivationRecorder(self.newer, self.layers, lambda maps, _: maps.mean(dim=2))
+        newer = self.models.newer
+        with borrowed(newer), torch.no_grad():
+            keep = ActivationRecorder(newer, self.models.layers, lambda maps, _: maps.mean(dim=2))
             with keep as record:
-                run_network(self.newer, batch, "for the concept vectors of its layers")
+                run_network(newer, batch, "for the concept vectors of its layers")
             return dict(record.kept)
 
 
@@ -120,17 +120,22 @@ class Change:
 
     def __init__(self, case: Case, batch: Tensor, first: int = 0) -> None:
         self.case = case
-        self.layers = case.layers
+        self.layers = case.models.layers
         self.images = slice(first, first + len(batch))
         self._batch = batch
 
     @cached_property
     def _at_t(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self.case.older, self.layers, self._batch, self.case.older_target)
+        case = self.case
+        return maps_and_gradients(case.models.older, self.layers, self._batch, case.older_target)
 
     @cached_property
     def _at_t1(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return maps_and_gradients(self.case.newer, self.layers, self._batch, self.case.newer_target)
+        return self._under_t1(self._batch)
+
+    def _under_t1(self, batch: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        case = self.case
+        return maps_and_gradients(case.models.newer, self.layers, batch, case.newer_target)
 
     @property
     def maps_from(self) -> dict[str, Tensor]:
@@ -197,7 +202,7 @@ class Change:
         last: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         for step in range(steps + 1):
             point = self._batch * (step / steps)
-            now = maps_and_gradients(self.case.newer, self.layers, point, self.case.newer_target)
+            now = self._under_t1(point)
             if last is not None:
                 for name, maps in now[0].items():
                     part = (last[1][name] * (maps - last[0][name])).sum(dim=2)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import Images, ablate
+from harness.evolutions.pair import ModelPair
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, Cost, fitting, halving, resources
 from harness.networks.execution import execution
-from harness.networks.layers import Layer
 from harness.networks.objectives import objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
@@ -164,17 +164,15 @@ class RunArms(Work):
         return len(self.classes)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        older, newer, layers = open_pair(run, self.source, self.pair)
+        models = open_pair(run, self.source, self.pair)
         config, images = self.study.config, open_images(run, "test")
         names, view = self.study.layers_of(self.source.name), view_of(run, self.source)
-        wanted = [layer for layer in layers if names is None or layer.name in names]
+        wanted = [layer for layer in models.layers if names is None or layer.name in names]
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
         measured = targets(run, self.source, self.pair.epoch_to)
         frames = []
-        batch_size = ablation_size(
-            self.source.name, older, newer, layers, images, view, config.revert.batch_size
-        )
+        batch_size = ablation_size(self.source.name, models, images, view, config.revert.batch_size)
         for class_id in self.classes:
             table = saved[saved["class_id"] == class_id]
             alone = set(table.loc[table["each_layer"], "arm"])
@@ -197,9 +195,7 @@ class RunArms(Work):
                 )
                 target = measured(class_id)
                 with resources().device.computing():
-                    return ablate(
-                        older, newer, layers, wanted_arms, shown, target, self.ablation, size
-                    )
+                    return ablate(models, wanted_arms, shown, target, self.ablation, size)
 
             rows = halving(ablated, batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
@@ -251,36 +247,26 @@ def arm_works(study: AblationStudy) -> list[Work]:
     ]
 
 
-def ablation_size(
-    series: str,
-    older: nn.Module,
-    newer: nn.Module,
-    layers: Sequence[Layer],
-    images: ImageSet,
-    view: View,
-    most: int,
-) -> int:
+def ablation_size(series: str, models: ModelPair, images: ImageSet, view: View, most: int) -> int:
     """Images a pass, at most `most`, such that ablation fits the memory of this worker.
 
     Raises:
         ValueError: not even FEWEST images fit.
     """
-    one = bytes_an_image(older, newer, layers, images, view)
+    one = bytes_an_image(models, images, view)
     return fitting(Cost(one, 0.0), resources().memory, most, f"ablation of series {series!r}")
 
 
-def bytes_an_image(
-    older: nn.Module, newer: nn.Module, layers: Sequence[Layer], images: ImageSet, view: View
-) -> float:
+def bytes_an_image(models: ModelPair, images: ImageSet, view: View) -> float:
     """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
     twice as much again for what a run in progress, or a graph for gradients, holds."""
     batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
     total = 0
     with torch.inference_mode(), resources().device.computing():
-        for model in (older, newer):
-            with execution(model, layers) as running:
+        for model in (models.older, models.newer):
+            with execution(model, models.layers) as running:
                 running.start(batch)
-                replaced = sum(running.output(layer.name).nbytes for layer in layers)
+                replaced = sum(running.output(layer.name).nbytes for layer in models.layers)
                 total += running.kept_bytes() + replaced
     return 3 * total / len(batch)
 

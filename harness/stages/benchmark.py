@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.artifacts import Run
 from harness.config import Config, ConfigError, parse_config
 from harness.evolutions import arms
 from harness.evolutions.arms import BenchParameters
 from harness.evolutions.importance import IMPORTANCE, importance_method, sensitivities
+from harness.evolutions.pair import ModelPair
 from harness.networks.budget import resources
 from harness.networks.execution import execution, replace_channels
-from harness.networks.layers import Layer
 from harness.networks.objectives import Target
 from harness.networks.sources import Source
 from harness.records import CONTROLS, Pair
@@ -167,8 +167,9 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
         ]
         waiting_arms = [w for w in records if isinstance(w, RunArms) and w.source.name == name]
         layers = len(layer_names(study, plan.run, name))
-        opened = (*open_pair(plan.run, source, pair), plan.test_images, view_of(plan.run, source))
-        size = ablation_size(name, *opened, study.config.revert.batch_size)
+        models, view = open_pair(plan.run, source, pair), view_of(plan.run, source)
+        shown_images = models, plan.test_images, view
+        size = ablation_size(name, *shown_images, study.config.revert.batch_size)
         counts = [arms_a_class(study, w.method, w.kind, layers) for w in waiting_arms]
         row: dict[str, Any] = {
             "series": name,
@@ -178,17 +179,17 @@ def plan_table(study: AblationStudy, plan: Plan, workers: int) -> pd.DataFrame:
                 (joint + alone) * len(work.classes)
                 for (joint, alone), work in zip(counts, waiting_arms, strict=True)
             ),
-            "GiB": size * bytes_an_image(*opened) / 2**30,
+            "GiB": size * bytes_an_image(*shown_images) / 2**30,
             "scores, min": 0.0,
             "arms, min": 0.0,
         }
         if waiting_scores or waiting_arms:
             some = np.arange(min(size, 8, len(plan.test_images)))
-            batch = batch_there(plan.test_images, some, opened[-1])
+            batch = batch_there(plan.test_images, some, view)
             steps = study.config.evolve.path_steps
             with one_thread():
-                target = sample_target(source, opened[1], plan.test_images, batch)
-                seconds = seconds_an_image(study.scored, steps, *opened[:3], batch, target)
+                target = sample_target(source, models.newer, plan.test_images, batch)
+                seconds = seconds_an_image(study.scored, steps, models, batch, target)
             for work in waiting_scores:
                 row["scores, min"] += len(work.classes) * seen * seconds[work.method] / scale
             for (joint, alone), arm_work in zip(counts, waiting_arms, strict=True):
@@ -225,13 +226,7 @@ def _images_a_class(study: AblationStudy, plan: Plan) -> tuple[int, int]:
 
 
 def seconds_an_image(
-    methods: Sequence[str],
-    path_steps: int,
-    older: nn.Module,
-    newer: nn.Module,
-    layers: Sequence[Layer],
-    batch: Tensor,
-    target: Target,
+    methods: Sequence[str], path_steps: int, models: ModelPair, batch: Tensor, target: Target
 ) -> dict[str, float]:
     """Seconds an image: of each method, of an arm over all layers ("joint"), of one in a layer
     ("layer", mean).
@@ -243,17 +238,15 @@ def seconds_an_image(
         for name in methods:
             start = time.perf_counter()
             rng, method = np.random.default_rng(0), {name: importance_method(name)}
-            sensitivities(
-                older, newer, layers, [batch], target, method, rng, path_steps, lambda: [batch]
-            )
+            sensitivities(models, [batch], target, method, rng, path_steps, lambda: [batch])
             seconds[name] = (time.perf_counter() - start) / len(batch)
-        with torch.inference_mode(), execution(newer, layers) as running:
+        with torch.inference_mode(), execution(models.newer, models.layers) as running:
             running.start(batch)
             changes = {
                 layer.name: replace_channels(
                     layer, torch.arange(0, layer.channels, 2), running.output(layer.name)
                 )
-                for layer in layers
+                for layer in models.layers
             }
             for what, several in (
                 ("joint", [changes]),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.artifacts import Artifact, Run
 from harness.concepts.network import Network
 from harness.config import Config
+from harness.evolutions.pair import ModelPair
 from harness.images.batches import batch_of, batches
 from harness.images.sets import ImageSet, View, open_images
 from harness.images.splits import split_images
@@ -124,13 +125,12 @@ def read_layers(run: Run, series: str) -> list[Layer]:
     return [Layer(**row) for row in rows.to_dict("records")]
 
 
-Opened = tuple[nn.Module, nn.Module, list[Layer]]
-_opened: list[tuple[Run, Source, Pair, Opened]] = []  # the last one
+_opened: list[tuple[Run, Source, Pair, ModelPair]] = []  # the last one
 _costs: dict[str, Cost] = {}  # of an image, by the work done on the pair that is open
 
 
-def open_pair(run: Run, source: Source, pair: Pair) -> Opened:
-    """The older and the newer model and their layers.
+def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
+    """The two models of a pair and their layers.
 
     The last pair is kept, as pieces of work of one pair follow one another. It belongs to this very
     `run` object, of which each command makes its own: weights may change between commands.
@@ -140,7 +140,7 @@ def open_pair(run: Run, source: Source, pair: Pair) -> Opened:
     _opened.clear()
     _costs.clear()
     older, newer = (load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
-    models = older, newer, read_layers(run, source.name)
+    models = ModelPair(older, newer, read_layers(run, source.name))
     _opened.append((run, source, pair, models))
     return models
 

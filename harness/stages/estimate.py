@@ -28,13 +28,14 @@ from harness.concepts.probing import ProbeParameters, probe, ranges
 from harness.concepts.space_methods import SPACES, Evidence
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.evolutions.importance import importance_method, sensitivities
+from harness.evolutions.pair import ModelPair
 from harness.images import drawn
 from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, ImageSet, View, drawn_arrays
 from harness.images.splits import split_images
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.budget import FEWEST, fitting, measure, resources
-from harness.networks.layers import Layer, find_layers
+from harness.networks.layers import find_layers
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import ablation_size, bytes_an_image
@@ -176,22 +177,20 @@ class _Opened:
 
     def __init__(self, source: Source, config: Config, run: Run, material: Material) -> None:
         self.source, self.config, self.material = source, config, material
-        self.older, self.newer = (self._model(run, last) for last in (False, True))
+        older, newer = (self._model(run, last) for last in (False, True))
         batch = batch_of(material.sample, [0, 1], source.view)
-        fits = takes_channels_last(self.newer, batch)
-        self.older, self.newer = (
-            resources().device.model(prepared(model, source, fits))
-            for model in (self.older, self.newer)
+        fits = takes_channels_last(newer, batch)
+        older, newer = (
+            resources().device.model(prepared(model, source, fits)) for model in (older, newer)
         )
         self.view = View(
             source.view.resize, source.view.crop, source.view.mean, source.view.std, fits
         )
-        self.layers: list[Layer] = find_layers(
-            self.newer, self.view, source.layers, source.channels_last
-        )
-        self.units = sum(layer.channels for layer in self.layers)
+        layers = find_layers(newer, self.view, source.layers, source.channels_last)
+        self.models = ModelPair(older, newer, layers)
+        self.units = sum(layer.channels for layer in layers)
         with torch.inference_mode():
-            one = _seconds(partial(self.newer, self.batch(1)))
+            one = _seconds(partial(newer, self.batch(1)))
         #: Images that are computed to time it: few of a large network.
         self.few = int(np.clip(FORWARD_SECONDS / one, 1, SAMPLE))
 
@@ -237,7 +236,8 @@ class _Opened:
             ("",),
         )
         least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
-        network = Network(Checkpoint("", 0), self.newer, self.layers, self.view, resources().device)
+        newer, layers = self.models.newer, self.models.layers
+        network = Network(Checkpoint("", 0), newer, layers, self.view, resources().device)
         record = partial(probe, network, few, least)
         cost = measure(record, len(few), resources().device)
         decoding = _seconds(lambda: [sample.pixels(i, self.view) for i in range(len(few))])
@@ -264,8 +264,8 @@ class _Opened:
         images = min(MASKED_IMAGES, self.material.counts["test"])
         batch = self.batch(self.few)
         with torch.inference_mode():
-            seconds = 2 * _seconds(partial(self.newer, batch)) / len(batch) * images
-        maps = sum(12 * la.channels * la.height * la.width for la in self.layers) * images
+            seconds = 2 * _seconds(partial(self.models.newer, batch)) / len(batch) * images
+        maps = sum(12 * la.channels * la.height * la.width for la in self.models.layers) * images
         epochs = len(self.source.loadable())
         memory = min(maps, resources().memory)
         return Estimate(
@@ -304,12 +304,12 @@ class _Opened:
     def importance(self) -> Estimate:
         """A few images scored by each method."""
         study, batch = self._study, self.batch(min(self.few, FEWEST))
-        target = sample_target(self.source, self.newer, self.material.sample, batch)
+        target = sample_target(self.source, self.models.newer, self.material.sample, batch)
         seconds = memory = 0.0
         for name in study.scored:
             others = partial(tuple, [batch])
             score = partial(
-                sensitivities, self.older, self.newer, self.layers, [batch], target,
+                sensitivities, self.models, [batch], target,
                 {name: importance_method(name)}, np.random.default_rng(0),
                 self.config.evolve.path_steps, others,
             )  # fmt: skip
@@ -330,17 +330,17 @@ class _Opened:
         """A batch of arms: all layers at once, and each layer alone."""
         study = self._study
         size = ablation_size(
-            self.source.name, self.older, self.newer, self.layers, self.material.sample, self.view,
+            self.source.name, self.models, self.material.sample, self.view,
             self.config.revert.batch_size,
         )  # fmt: skip
         batch = self.batch(min(size, self.few))
-        target = sample_target(self.source, self.newer, self.material.sample, batch)
-        one = bytes_an_image(self.older, self.newer, self.layers, self.material.sample, self.view)
-        seconds = seconds_an_image((), 1, self.older, self.newer, self.layers, batch, target)
+        target = sample_target(self.source, self.models.newer, self.material.sample, batch)
+        one = bytes_an_image(self.models, self.material.sample, self.view)
+        seconds = seconds_an_image((), 1, self.models, batch, target)
         shown = self._images("heldout") + self._images("importance arms")
         arms = each = 0.0
         for method in (CONTROLS, *study.methods):
-            joint, alone = arms_a_class(study, method, "reversion", len(self.layers))
+            joint, alone = arms_a_class(study, method, "reversion", len(self.models.layers))
             arms += joint + alone
             each += joint * seconds["joint"] + alone * seconds["layer"]
         pieces = len(study.pairs) * len(study.blocks) * (1 + len(study.methods))

@@ -18,6 +18,7 @@ from harness.evolutions.importance import (
     split_half,
     summarise,
 )
+from harness.evolutions.pair import ModelPair
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, halving, resources
 from harness.networks.objectives import Target, objective_identity
@@ -26,7 +27,6 @@ from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import (
-    Opened,
     batch_there,
     fitting_size,
     importance_batches,
@@ -84,7 +84,7 @@ class ScoreEvolutions(Work):
         return len(self.classes)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        older, newer, layers = open_pair(run, self.source, self.pair)
+        models = open_pair(run, self.source, self.pair)
         images, config = open_images(run, "test"), self.config
         view = view_of(run, self.source)
         method, scores, reliability = importance_method(self.method), [], []
@@ -92,7 +92,7 @@ class ScoreEvolutions(Work):
             targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
         ]
         target = measured[1](self.classes[0])
-        batch_size = self._batch_size((older, newer, layers), images, view, target)
+        batch_size = self._batch_size(models, images, view, target)
         for class_id in self.classes:
             purpose = (*place(self.pair), class_id, self.method)
 
@@ -101,9 +101,7 @@ class ScoreEvolutions(Work):
             ) -> dict[tuple[str, str], np.ndarray]:
                 with resources().device.computing():
                     return sensitivities(
-                        older,
-                        newer,
-                        layers,
+                        models,
                         importance_batches(images, config, view, class_id, size),
                         (measured[0](class_id), measured[1](class_id)),
                         {self.method: method},
@@ -129,19 +127,13 @@ class ScoreEvolutions(Work):
             table = pd.concat(tables, ignore_index=True)
             yield table.assign(**vars(self.pair), method=self.method)[names]
 
-    def _batch_size(
-        self,
-        opened: Opened,
-        images: ImageSet,
-        view: View,
-        target: Target,
-    ) -> int:
+    def _batch_size(self, models: ModelPair, images: ImageSet, view: View, target: Target) -> int:
         """Images a pass, such that the method fits the memory of this worker."""
         batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
         rng, steps = np.random.default_rng(0), self.config.evolve.path_steps
         methods = {self.method: importance_method(self.method)}
         others = partial(tuple, [batch])
-        score = partial(sensitivities, *opened, [batch], target, methods, rng, steps, others)
+        score = partial(sensitivities, models, [batch], target, methods, rng, steps, others)
         what = f"importance of series {self.source.name!r} by {self.method}"
         return fitting_size(what, score, len(batch), self.config.evolve.batch_size, what)
 
