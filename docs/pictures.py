@@ -1,4 +1,4 @@
-"""The README's three pictures, made from a demo run: explorer, a page of the survey, a figure.
+"""Make the three pictures of the README from a demo run: explorer, survey page, figure.
 
 python docs/pictures.py runs/demo      # needs chromium; writes docs/pictures/*.webp
 """
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def explorer(browser: Browser, run: Run, results: Path) -> bytes:
-    """The neuron that moved furthest and has a concept at the end, with its trail."""
+    """The neuron with a concept at the end that has the largest displacement, and its trail."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "explore.html"
         write_explorer(run, page, results)
@@ -71,13 +71,13 @@ def survey(browser: Browser, study: Path) -> bytes:
         text = ""
         for line in server.stdout:
             text += line
-            if found := re.search(r"http://[\d.]+:\d+", text):
+            if address := re.search(r"http://[\d.]+:\d+", text):
                 break
         else:
             raise RuntimeError(f"the survey did not start: {text}")
         tab = browser.new_page(viewport={"width": 1040, "height": 660})
         for number in range(1, 80):
-            tab.goto(f"{found[0]}/?page=trial%20{number}")
+            tab.goto(f"{address[0]}/?page=trial%20{number}")
             tab.wait_for_selector(".survey h1")
             if tab.locator(".survey label img").count():
                 tab.wait_for_timeout(2000)
@@ -89,10 +89,10 @@ def survey(browser: Browser, study: Path) -> bytes:
 
 
 def save(name: str, picture: bytes) -> None:
-    """As WebP, at most WIDEST pixels wide, in the best quality that stays below LARGEST bytes.
+    """Save as WebP, at most WIDEST pixels wide, in the highest quality below LARGEST bytes.
 
     Raises:
-        ValueError: no quality does.
+        ValueError: the file is too large at every quality.
     """
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     if image.width > WIDEST:
