@@ -103,7 +103,7 @@ def row(name: str, side: int) -> str:
 def main() -> None:
     logging.getLogger("harness").setLevel(logging.ERROR)
     wanted = sys.argv[1:]
-    print("| library | network | input | layers | units | of tokens | first | last |")
+    print("| library | network | input | layers | units | with leading tokens | first | last |")
     print("|---|---|---|---|---|---|---|---|")
     for name, side in (TORCHVISION | TIMM).items():
         if not wanted or name in wanted:

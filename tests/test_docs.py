@@ -47,7 +47,7 @@ def test_the_notebook_runs():
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for number, cell in enumerate(cells):
         exec(compile("".join(cell["source"]), f"cell {number + 1}", "exec"), namespace)
-    assert len(namespace["undone"].leaderboard().frame) == 2
+    assert len(namespace["ablation"].leaderboard().frame) == 2
 
 
 def commands(page):

@@ -492,7 +492,7 @@ def test_patches_are_drawn_from_the_images(run, visit):
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [("Neuron", "light"), ("Class", "dark"), ("Models", "dark"), ("Models", "light"),
-     ("Selection", "light"), ("Trust", "dark")],
+     ("Selection", "light"), ("Validity", "dark")],
 )  # fmt: skip
 def test_it_is_accessible_and_fits_a_phone(visit, name, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -542,7 +542,7 @@ def test_a_run_without_concepts_and_ablations_is_shown_as_far_as_it_goes(run, vi
     expected = {
         "Class": "No evolution was scored",
         "Models": "No true concepts",
-        "Trust": "No true concepts are known",
+        "Validity": "No true concepts are known",
         "Selection": "Selection: 0",
     }
     for name, text in expected.items():

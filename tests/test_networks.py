@@ -419,7 +419,7 @@ class Windows(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("merged", "why"), [(True, "no dimension is the images'"), (False, "cut into windows")]
+    ("merged", "why"), [(True, "no batch dimension"), (False, "cut into windows")]
 )
 def test_windows_are_no_maps_of_the_image(merged, why, caplog):
     (layer,) = find_layers(Windows(merged), View(32, 32))

@@ -152,7 +152,7 @@ def explorer_columns(source: Source) -> dict[str, Any]:
         "neighbours": _neighbours(source),
         "stimuli": _stimuli(source),
         **_ablations(source),
-        **_trust(run, space.method),
+        **_validity(run, space.method),
     }
 
 
@@ -341,8 +341,8 @@ def _sets(source: Source, methods: list[str]) -> dict[str, Any]:
     return {"bins": quarters}
 
 
-def _trust(run: Run, method: str) -> dict[str, Any]:
-    """How far the space can be trusted, dead neurons, accuracy: the run's own tables."""
+def _validity(run: Run, method: str) -> dict[str, Any]:
+    """Validity of the space, dead neurons, accuracy: the run's own tables."""
 
     def rows(table, **wanted: Any) -> list[dict[str, Any]]:
         if table is None:

@@ -27,7 +27,7 @@ LARGEST_FILE = 20e6
 #: Most pixels of an image's side inside the one file, and in a folder.
 TILE_INSIDE, TILE_BESIDE = 112, 224
 CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes.js", "models.js",
-        "selection.js", "trust.js", "start.js")  # fmt: skip
+        "selection.js", "validity.js", "start.js")  # fmt: skip
 
 
 @dataclass(frozen=True)

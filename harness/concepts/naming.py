@@ -53,7 +53,7 @@ def dissect(
     a pass over the images for each such group.
 
     Args:
-        network: what is dissected; layers without a place in the image are passed over.
+        network: what is dissected; layers without a position in the image are passed over.
         images: labelled images, disjoint from the probe images.
         masks: bool [images, concepts, height, width] over the whole view.
         concepts: names.
@@ -69,7 +69,7 @@ def dissect(
     spatial = [layer for layer in network.layers if layer.width > 1]
     if not spatial:
         logger.warning(
-            "series %s: no probed layer has a place in the image: no neuron is named by masks",
+            "series %s: no probed layer has a position in the image: no neuron is named by masks",
             network.checkpoint.series,
         )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])

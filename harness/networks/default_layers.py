@@ -45,7 +45,7 @@ class _Candidates:
 
     @property
     def any_placed(self) -> bool:
-        """Whether some layer has a place in the image."""
+        """Whether some layer has a position in the image."""
         return any(_positions(self.shape(name)) > 1 for name in self.names)
 
 
@@ -57,14 +57,14 @@ def _positions(shape: Shape) -> int:
 
 
 def _mixes_images(layers: _Candidates, name: str) -> bool:
-    """No dimension is the images' (windows), or the values are no real numbers."""
+    """No batch dimension (windows), or the values are no real numbers."""
     sequence = layers.axes[name] == 1 and len(layers.shape(name)) == 3
     return not (layers.axes[name] == 0 or sequence) or not layers.output(name).is_floating_point()
 
 
 def _placeless(layers: _Candidates, name: str) -> bool:
     """Fully connected, or one position however large the image is (squeeze-and-excitation), where
-    other layers have a place in the image. The paper probes convolutions."""
+    other layers have a position in the image. The paper probes convolutions."""
     if not layers.any_placed or _positions(layers.shape(name)) > 1:
         return False
     larger = layers.larger.get(name, (None, None))[0] or layers.shape(name)
@@ -106,12 +106,12 @@ def _class_scores(layers: _Candidates, name: str) -> bool:
 
 #: Why a layer is left out by default, in the order of asking.
 RULES: dict[str, Callable[[_Candidates, str], bool]] = {
-    "no dimension is the images'": _mixes_images,
-    "no place in the image": _placeless,
+    "no batch dimension": _mixes_images,
+    "no position in the image": _placeless,
     "a concatenation of earlier outputs": _copied,
     "mixes tokens": _mixes_tokens,
     "cut into windows": _windows,
-    "holds the outputs of the classes": _class_scores,
+    "class scores": _class_scores,
 }
 
 

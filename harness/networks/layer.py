@@ -28,7 +28,7 @@ class Layer:
         depth: position among the probed layers, 0 (first) to 1 (last).
         patch: side of the image part that a neuron responds to, as a fraction of the view (1
             until `receptive_field.with_patches` has measured it).
-        extra: tokens before the map's, which have no place in the image.
+        extra: tokens before the map's, which have no position in the image.
         module: whose call the value belongs to; `name` by default.
         side: its output or its input.
         group: consecutive channels that make a unit.

@@ -199,7 +199,7 @@ def _layer(
 
 
 def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
-    """Height and width of a map, and how many tokens before it have no place in the image."""
+    """Height and width of a map, and how many tokens before it have no position in the image."""
     if len(spatial) != 1:
         return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
     if (grid := token_grid(spatial[0], watched)) is not None:

@@ -22,7 +22,7 @@ CONTEXT = 1.5
 def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
     """The layers with `patch`: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
 
-    Vectors, which have no place in the image, keep 1 (the whole view). Where values are
+    Vectors, which have no position in the image, keep 1 (the whole view). Where values are
     detached, what a layer sees cannot be measured: the largest patch is taken.
     """
     image = torch.rand(

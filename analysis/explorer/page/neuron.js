@@ -127,7 +127,7 @@ function welcome() {
     D.pairs.length ? ask(`Which evolution matters most to ${D.classes[klass]}? Is it the same in the other networks?`, { tab: "Class", klass, colour: "importance" }) : null,
     ask(`Which neuron moved furthest? (${unitName(moved)})`, { tab: "Neuron", unit: moved, trails: 10 }),
     D.people ? ask("Which neurons did people recognise?", { colour: "people" }) : null,
-    ask("How valid are the map and the scores?", { tab: "Trust" })),
+    ask("How valid are the map and the scores?", { tab: "Validity" })),
   soft("Or click a dot of the map, choose a neuron from the list below the map, or type into Find: a neuron "
     + `(${unitName(0)}), ${D.concepts.length ? `a concept (${D.concepts[0]}), ` : ""}a class (${D.classes[0]}).`)];
 }

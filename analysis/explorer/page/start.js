@@ -1,6 +1,6 @@
 // Controls, search, and the order in which everything begins.
 
-const PANELS = { Neuron: neuronPanel, Class: classPanel, Models: modelsPanel, Selection: selectionPanel, Trust: trustPanel };
+const PANELS = { Neuron: neuronPanel, Class: classPanel, Models: modelsPanel, Selection: selectionPanel, Validity: validityPanel };
 const TABS = Object.keys(PANELS);
 
 function drawTabs() {
@@ -127,7 +127,7 @@ function drawAll() {
 
 const MAP_KEYS = ["epoch", "colour", "layout", "trails", "hidden", "layer", "concept", "least", "unit", "chosen"];
 const PANEL_KEYS = { Neuron: ["unit", "epoch", "klass", "method"], Class: ["klass", "span", "method"],
-  Models: ["region", "neurons"], Selection: ["chosen", "klass", ...MAP_KEYS], Trust: [] };
+  Models: ["region", "neurons"], Selection: ["chosen", "klass", ...MAP_KEYS], Validity: [] };
 let shownEpoch = null;
 onChange((keys) => {
   drawControls();

@@ -1,6 +1,6 @@
-// How far what is shown can be trusted: the run's own figures on its space, dead neurons, accuracy.
+// Validity of what is shown: measures of the space, dead neurons, accuracy.
 
-function trustPanel() {
+function validityPanel() {
   const interval = (r, name) => `${number(r[name])} [${number(r.low)}, ${number(r.high)}]`;
   return [
     h("h2", {}, "Validity of this map"),
