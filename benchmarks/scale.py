@@ -30,7 +30,8 @@ from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.pair import ModelPair
 from harness.images.batches import batches
-from harness.images.sets import View, folder_images
+from harness.images.folders import folder_images
+from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.layers import find_layers
 from harness.records import JOINT, Checkpoint

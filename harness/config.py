@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -84,7 +86,9 @@ class BaseSection(_Section):
 class SpaceSection(SpaceParameters):
     """Space methods to compare and their parameters. The first one is mapped and pictured."""
 
-    methods: tuple[str, ...] = ("sgns", "ppmi", "jaccard", "correlation", "profile", "random")
+    methods: tuple[str, ...] = Field(
+        ("sgns", "ppmi", "jaccard", "correlation", "profile", "random"), min_length=1
+    )
 
 
 class EvolveSection(ImportanceParameters):
@@ -149,6 +153,17 @@ class Config(_Section):
             yield f"base.series {self.base.series!r} is not among {names}"
         if unknown := sorted(set(self.evolve.pairs) - set(names)):
             yield f"evolve.pairs names series {unknown}; there are {names}"
+        lists = {
+            "space.methods": self.space.methods,
+            "evolve.methods": self.evolve.methods,
+            "evolve.classes": self.evolve.classes or (),
+            **{f"evolve.pairs.{name}": pairs for name, pairs in self.evolve.pairs.items()},
+        }
+        for place, values in lists.items():
+            for value, count in Counter[object](values).items():
+                if count > 1:
+                    shown = list(value) if isinstance(value, tuple) else value
+                    yield f"{place}: {shown!r} stands {count} times"
         for place, methods, get in (
             ("space.methods", self.space.methods, SPACES.get),
             ("evolve.methods", self.evolve.methods, importance_method),
@@ -179,7 +194,10 @@ class Config(_Section):
             return []
         series = Series(source.name, source.loadable())
         if source.name in self.evolve.pairs:
-            return series.pairs(self.evolve.pairs[source.name])
+            try:
+                return series.pairs(self.evolve.pairs[source.name])
+            except ValueError as error:
+                raise ConfigError(f"evolve.pairs: {error}") from error
         return [pair for pair in series.pairs() if pair.epoch_from > 0]
 
 
@@ -221,15 +239,25 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = error.errors()
+        problems: list[Any] = list(error.errors())
         # where a series is wrong, pydantic also complains that the tuple of good ones is too short
         if any(
             problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems
         ):
-            problems = [problem for problem in problems if problem["type"] != "too_short"]
+            problems = [problem for problem in problems if problem["loc"] != ("series",)]
+        for problem in problems:
+            problem["source"] = _source_of(values, problem["loc"])
         problems += _between_sections(values, problems)
         lines = [line for problem in problems for line in _explain(problem).splitlines()]
         raise ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)])) from error
+
+
+def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
+    """Which kind of series a place lies in."""
+    try:
+        return str(values["series"][place[1]].get("source", "train"))
+    except (LookupError, TypeError, AttributeError):
+        return "train"
 
 
 def _between_sections(values: dict[str, Any], problems: Sequence[Any]) -> list[Any]:
@@ -259,15 +287,31 @@ def _remove(values: Any, place: Sequence[str | int]) -> None:
 
 
 def _explain(problem: Any) -> str:
-    place = ".".join(
-        str(part) for part in problem["loc"] if part not in ("drawn", "folder", "memory")
-    )
+    parts = list(problem["loc"])
+    if parts[:1] == ["images"] and len(parts) > 1:
+        del parts[1]  # the kind of images, which is no key
+    place = ".".join(map(str, parts))
+    if problem["type"].startswith("union_tag"):
+        given = problem["ctx"].get("tag")
+        return (
+            'images.source: must be "folder", for images of your own in a folder a class, or '
+            '"drawn", for the embedded ones; ' + (f"got {given!r}" if given else "it is missing")
+        )
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
+        if parts[0] == "series" and len(parts) == 3 and (kinds := _sources_with(key)):
+            return (
+                f"{place}: a series with source = {problem['source']!r} has no such key, one with "
+                f"source = {' or '.join(map(repr, kinds))} has"
+            )
         near = difflib.get_close_matches(key, sorted(_keys(problem["loc"])), n=1)
         meant = f"is {near[0]} meant? " if near else ""
         return f"{place}: unknown key; {meant}see `conceptevo init` for those there are"
     message = problem["msg"].removeprefix("Value error, ")
+    message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
+    message = message.replace("Field required", "is missing").replace(" after validation", "")
+    if place.startswith("evolve.pairs.") and problem["type"] in ("too_long", "missing"):
+        message = "a pair is two epochs, [from, to]"
     if place == "device":
         message = "must be auto, cpu, cuda, cuda:N or mps"
     elif problem["type"] == "string_pattern_mismatch":
@@ -282,6 +326,11 @@ def _explain(problem: Any) -> str:
     if not place:  # such texts name their places
         return message
     return f"{place}: {message}{shown}"
+
+
+def _sources_with(key: str) -> list[str]:
+    """The kinds of series that have a key."""
+    return [name for name in SOURCES if key in SOURCES.get(name).model_fields]
 
 
 def _keys(place: Sequence[str | int]) -> set[str]:

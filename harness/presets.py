@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from harness.images.sets import folder_images
+from harness.images.folders import folder_images
 
 CONFIGS = files("harness") / "configs"
 #: Classes of ImageNet-1k.

@@ -82,6 +82,7 @@ FILES = {
     "without counts of batches": {n: t for n, t in STATE.items() if "tracked" not in n},
     "with counts of operations": STATE
     | {"total_ops": torch.ones(1), "1.total_params": torch.ones(1)},
+    "arrays": {name: t.numpy() for name, t in STATE.items()},
     "in a list": [{"epoch": 1}, STATE],
     "parameters": {name: nn.Parameter(t, False) for name, t in STATE.items()},
     **{f"prefix {prefix}": under(prefix) for prefix in PREFIXES},
@@ -171,7 +172,16 @@ class Trainer:
         ({"state_dict": {"0.weight": 1}, "names": ["a"]}, r"holds no state dict but a dict of"),
         ([1, 2], r"holds no state dict but list"),
         ({}, r"holds no state dict"),
-        (under("a.") | {"a.b": torch.ones(1)}, r"does not fit .*prefix 'a.'\): unexpected b$"),
+        (
+            under("a.") | {"a.b": torch.ones(1)},
+            r"does not fit .*prefix 'a.'\): unexpected b\. `arch",
+        ),
+        (
+            STATE | {"3.weight_mask": torch.ones(2, 4, 1, 1)},
+            r"computed from others \(pruning, .*prune.remove, remove_parametrizations\)$",
+        ),
+        ({"base.0.lora_A.weight": torch.ones(2)}, "an adapter's weights: merge them"),
+        (list(STATE.values()), "holds tensors without names, as averages"),
         (torch.optim.AdamW(network().parameters()).state_dict(), r"but the state of an optimizer"),
         (
             {"shadow_params": list(STATE.values()), "decay": 0.9},
@@ -186,7 +196,10 @@ class Trainer:
             STATE | {"3.weight": torch.ones(7, 4, 1, 1), "3.bias": torch.ones(7)},
             r"3.weight is \(7, 4, 1, 1\), should be \(2, 4, 1, 1\).*say outputs = 7 in the series",
         ),
-        ({f"x{i}": torch.ones(1) for i in range(30)}, r"missing .*; and 30 more$"),
+        (
+            {f"x{i}": torch.ones(1) for i in range(30)},
+            r"missing .*; and 30 more\. `architecture` must build",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_says_why(content, message, tmp_path):

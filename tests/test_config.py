@@ -53,8 +53,34 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "evolve": {"methods": ["luck"]}}, "unknown importance method 'luck'"),
         ({"series": SERIES, "base": {"series": "b", "epoch": 1}}, "base.series 'b' is not among"),
         ({"series": SERIES, "evolve": {"pairs": {"b": [[1, 2]]}}}, "names series"),
-        ({"series": SERIES, "images": {"source": "folder"}}, r"images\.probe: Field required"),
+        ({"series": SERIES, "images": {"source": "folder"}}, r"images\.probe: is missing"),
         ({"series": SERIES, "probe": {"activations": False}}, "needs probe.activations"),
+        (
+            {"series": SERIES, "images": {"probe": "p", "test": "t"}},
+            r'images\.source: must be "folder", .* or "drawn", .*; it is missing',
+        ),
+        ({"series": SERIES, "images": {"source": "folders"}}, r"images\.source: .*got 'folders'"),
+        (
+            {"series": [{"name": "a", "folder": "w"}]},
+            r"series\.0\.folder: a series with source = 'train' has no such key, .*'folder'",
+        ),
+        ({}, r"series: is missing"),
+        ({"series": SERIES, "memory": "8GB"}, r"memory: must be a valid number.*\(got '8GB'\)"),
+        ({"series": [{"name": "a", "layers": []}]}, r"series\.0\.layers: must have at least 1"),
+        (
+            {"series": [{"name": "a", "mean": [124, 116, 104], "std": [58, 57, 57]}]},
+            r"of pixels in \[0, 1\], got mean = \[124.0, .*divide both by 255",
+        ),
+        ({"series": SERIES, "space": {"methods": []}}, r"space\.methods: must have at least 1"),
+        (
+            {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4], [1, 4]]}}},
+            r"evolve\.pairs\.a: \[1, 4\] stands 2 times",
+        ),
+        ({"series": SERIES, "evolve": {"classes": ["c", "c"]}}, "evolve.classes: 'c' stands 2"),
+        (
+            {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4, 8]]}}},
+            r"evolve\.pairs\.a\.0: a pair is two epochs, \[from, to\]",
+        ),
         (
             {"series": [{"name": "a", "training": {"epochs": 2, "save": [1, 5]}}]},
             "save must lie within 0 and epochs=2",

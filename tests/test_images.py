@@ -1,3 +1,4 @@
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -12,17 +13,9 @@ from rich.console import Console
 from analysis.run.images import images as images_table
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
+from harness.images.folders import folder_images, image_remarks, left_out
 from harness.images.patches import grid, patch, patches
-from harness.images.sets import (
-    ArrayImages,
-    View,
-    drawn_arrays,
-    folder_images,
-    image_index,
-    image_remarks,
-    left_out,
-    open_images,
-)
+from harness.images.sets import ArrayImages, View, drawn_arrays, image_index, open_images
 from harness.stages.engine import engine
 from harness.stages.images import STAGE
 from harness.stages.stage import Plan
@@ -273,7 +266,7 @@ def test_unusual_images_have_the_right_colour_and_are_remarked_on(make, suffix, 
         warnings.simplefilter("error")
         pixels = images.pixels(0, View(8, 8))
     assert np.abs(pixels.astype(int) - np.array(colour)).max() <= 2
-    remarks, faults = image_remarks(images.paths)
+    remarks, faults = image_remarks(images)
     assert faults == [] and remarks[0].startswith(remark) and bool(remarks[0]) == bool(remark)
 
 
@@ -293,7 +286,7 @@ def test_files_that_are_no_images_are_named_for_what_they_are(name, tmp_path):
     images = folder_images(tmp_path)
     with pytest.raises(ValueError, match=rf"{name} cannot be read \({message}"):
         images.pixels(0, View(8, 8))
-    _, faults = image_remarks(images.paths)
+    _, faults = image_remarks(images)
     assert len(faults) == 1 and name in faults[0]
 
 
@@ -319,7 +312,7 @@ def test_images_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
 def test_copies_are_counted(tmp_path):
     for name, value in (("1.png", 0), ("2.png", 9), ("3.png", 0), ("sub/4.png", 0)):
         write(tmp_path / "a", name, Image.new("L", (8, 8), value))
-    remarks, _ = image_remarks(folder_images(tmp_path).paths)
+    remarks, _ = image_remarks(folder_images(tmp_path))
     assert remarks == ["", "", "copy of another image", "copy of another image"]
 
 
@@ -381,7 +374,8 @@ def test_reading_in_processes_gives_the_same_batches_and_errors(tmp_path):
     from PIL import Image
 
     from harness.images.batches import batches, reading
-    from harness.images.sets import View, folder_images
+    from harness.images.folders import folder_images
+    from harness.images.sets import View
 
     (tmp_path / "a").mkdir()
     rng = np.random.default_rng(0)
@@ -398,3 +392,42 @@ def test_reading_in_processes_gives_the_same_batches_and_errors(tmp_path):
     (tmp_path / "a" / "3.png").write_bytes(b"no image")
     with reading(2), pytest.raises(ValueError, match=r"3\.png cannot be read"):
         list(batches(images, np.arange(7), view, 2))
+
+
+def test_an_image_in_two_classes_is_told_from_a_copy(tmp_path):
+    for name in ("a/1", "a/2", "b/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+    remarks, _ = image_remarks(folder_images(tmp_path))
+    assert remarks == ["", "copy of another image", "copy of an image of another class"]
+
+
+def test_pixels_of_unknown_range_are_named_before_any_work(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number, top in enumerate((1, 255, np.nan)):
+        pixels = np.full((8, 8), top, np.float32)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.tif")
+    _, faults = image_remarks(folder_images(tmp_path))
+    assert [fault.split(": ")[0][-5:] for fault in faults] == ["1.tif", "2.tif"]
+    assert "lie from 255 to 255; integers in [0, 65535]" in faults[0]
+
+
+def test_a_class_is_the_same_however_its_accents_are_stored(tmp_path):
+    for split, form in (("probe", "NFC"), ("test", "NFD")):
+        folder = tmp_path / split / unicodedata.normalize(form, "Käse")
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "1.png")
+    images = folder_images(tmp_path / "test", folder_images(tmp_path / "probe").classes)
+    assert images.classes == ("Käse",) and len(images) == 1
+    twice = tmp_path / "probe" / unicodedata.normalize("NFD", "Käse")
+    twice.mkdir()
+    with pytest.raises(ValueError, match="two class folders whose names look the same"):
+        folder_images(tmp_path / "probe")
+
+
+def test_splits_are_not_taken_for_classes(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "a" / "1.png")
+    with pytest.raises(ValueError, match=r"sub-folders train, val, which are splits, not classes"):
+        folder_images(tmp_path)

@@ -17,6 +17,7 @@ from harness.networks.layers import find_layers
 from harness.networks.memory import MemorySource
 from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes
+from harness.networks.sources import FolderSource
 from harness.networks.wrappers import usable
 from harness.registry import UserCodeError
 from harness.stages.check import problems
@@ -357,9 +358,24 @@ def test_a_problem_names_its_checkpoint_once(run):  # noqa: F811
     table = pd.DataFrame([check(run, TwoInputs())])
 
     images = SimpleNamespace(classes=("a",), labels=[0, 0])
-    config = SimpleNamespace(probe=SimpleNamespace(k=1))
+    config = SimpleNamespace(probe=SimpleNamespace(k=1), series=[])
     (text,) = problems(SimpleNamespace(test_images=images, config=config, run=run), table)
     assert text.count("series 'mine'") == 1 and text.startswith("series 'mine', epoch 1")
+
+
+def test_what_is_wrong_with_all_files_is_said_once(run, tmp_path):  # noqa: F811
+    for epoch in (1, 2):
+        (tmp_path / f"model-{epoch}.pth").touch()
+    source = FolderSource(name="mine", source="folder", architecture="small_vgg", folder=tmp_path)
+    rows = [
+        {"series": "mine", "epoch": epoch, "problem": f"checkpoint {path} is empty"}
+        for epoch, path in source.files().items()
+    ]
+    images = SimpleNamespace(classes=("a",), labels=[0, 0])
+    config = SimpleNamespace(probe=SimpleNamespace(k=1), series=[source])
+    plan = SimpleNamespace(test_images=images, config=config, run=run)
+    (text,) = problems(plan, pd.DataFrame(rows))
+    assert text == f"series 'mine', epochs 1, 2: checkpoint {tmp_path}/model-1.pth is empty"
 
 
 def test_models_in_memory_stay_as_they_are():

@@ -309,6 +309,11 @@ def test_check_finds_what_is_planted(name, run):
     assert pd.Series([check(run, model(), **changes)[column]]).str.contains(message).all()
 
 
+def test_classes_that_share_an_output_are_noticed(run):
+    row = check(run, small(), class_outputs={"a": 0, "b": 0, "c": 1})
+    assert row["problem"] == "" and "same output to several classes (a = 0, b = 0)" in row["notes"]
+
+
 def test_check_finds_nothing_in_a_sound_network(run):
     row = check(run, small())
     assert row["problem"] == "" and row["notes"] == ""

@@ -13,7 +13,8 @@ import conceptevo as ce
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import parse_config
-from harness.images.sets import drawn_arrays, folder_images
+from harness.images.folders import folder_images
+from harness.images.sets import drawn_arrays
 from harness.networks.architectures import build
 from harness.networks.vision import torchvision_models
 from harness.stages import space

@@ -10,6 +10,7 @@ import pytest
 from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
+from harness.images import folders
 from harness.stages.evolve import score_works
 from harness.stages.images import ListImages
 from harness.stages.run import STAGES
@@ -156,18 +157,17 @@ def test_a_users_images_are_listed_once_a_command(tmp_path, monkeypatch):
 
 
 def test_folders_are_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
-    from harness.images import sets
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").touch()
     listed = []
-    original = sets.walk
-    monkeypatch.setattr(sets, "walk", lambda folder: listed.append(folder) or original(folder))
-    with sets.listed_once():
+    original = folders.walk
+    monkeypatch.setattr(folders, "walk", lambda folder: listed.append(folder) or original(folder))
+    with folders.listed_once():
         for _ in range(3):
-            assert len(sets.folder_images(tmp_path)) == 1
-        with sets.listed_once():  # a command within a command
-            sets.folder_images(tmp_path)
+            assert len(folders.folder_images(tmp_path)) == 1
+        with folders.listed_once():  # a command within a command
+            folders.folder_images(tmp_path)
         assert len(listed) == 1
     (tmp_path / "a" / "2.png").touch()
-    assert len(sets.folder_images(tmp_path)) == 2
+    assert len(folders.folder_images(tmp_path)) == 2

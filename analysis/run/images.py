@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from harness.artifacts import Artifact, Run
-from harness.images.sets import remark_counts
+from harness.images.folders import remark_counts
 
 SPLITS = ("train", "probe", "test")
 

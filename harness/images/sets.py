@@ -5,11 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -19,17 +14,9 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import AfterValidator
 
-from harness.artifacts import Artifact, Run, file_hash
+from harness.artifacts import Artifact, Run
 from harness.file_kinds import kind_of
 from harness.images import drawn
-
-#: Of the files that are read as images; those of torchvision's ImageFolder, and some more.
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
-    *(".tif", ".tiff", ".gif"),
-}
-
-ORIENTATION = 0x0112  # EXIF's number of it
 
 # Large and oddly tagged images are read, or refused with their names; warnings would run over the
 # progress bars.
@@ -109,14 +96,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
                 f"[0, 65535] and floating point numbers in [0, 1] can be read: convert it"
             )
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
-    if _has_alpha(image):
+    if has_alpha(image):
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
     return image.convert("RGB")
 
 
-def _has_alpha(image: Image.Image) -> bool:
+def has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
@@ -177,11 +164,12 @@ class FileImages:
                 return view.apply(image)
         except Exception as error:  # a damaged file can raise anything
             raise ValueError(
-                f"image {path} cannot be read ({_reason(path, error)}); replace or remove the file"
+                f"image {path} cannot be read ({why_unreadable(path, error)}); replace or remove "
+                f"the file"
             ) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def why_unreadable(path: Path, error: Exception) -> str:
     """Why an image cannot be read."""
     if not path.exists():
         return "it is gone"
@@ -193,56 +181,6 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: make it smaller"
     return str(error) or type(error).__name__
-
-
-def image_remarks(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """What is converted or not used of image files, read from their first bytes alone.
-
-    Returns:
-        Of each file, its remarks, joined by "; " ("" for none); and why files cannot be opened.
-    """
-    with ThreadPoolExecutor(max_workers=8) as readers:
-        opened = list(readers.map(_look, paths))
-    remarks = [remark for remark, _ in opened]
-    for number in _copies(paths):
-        remarks[number] = "; ".join(filter(None, [remarks[number], "copy of another image"]))
-    return remarks, [fault for _, fault in opened if fault]
-
-
-def remark_counts(index: pd.DataFrame) -> dict[str, int]:
-    """How many images of an index each remark was made on."""
-    remarks = index["remarks"].str.split("; ").explode()
-    return remarks[remarks != ""].value_counts().to_dict()
-
-
-def _look(path: Path) -> tuple[str, str]:
-    """The remarks on a file, or why it cannot be opened."""
-    try:
-        with Image.open(path) as image:
-            kinds = {
-                "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
-                > 1,
-                "16 bits or floating point, scaled to 8 bits": image.mode.startswith(("I", "F")),
-                "transparent pixels, shown on white": _has_alpha(image),
-                "CMYK, converted to RGB": image.mode == "CMYK",
-                "turned upright by its EXIF data": image.getexif().get(ORIENTATION, 1) > 1,
-            }
-            return "; ".join(kind for kind, holds in kinds.items() if holds), ""
-    except Exception as error:  # a damaged file can raise anything
-        return "", f"{path}: {_reason(path, error)}"
-
-
-def _copies(paths: Sequence[Path]) -> list[int]:
-    """Which files hold the same bytes as one before them."""
-    by_size: dict[int, list[int]] = {}
-    for number, path in enumerate(paths):
-        by_size.setdefault(path.stat().st_size, []).append(number)
-    copies, seen = [], set[str]()
-    for number in (n for same in by_size.values() if len(same) > 1 for n in same):
-        if (digest := file_hash(paths[number])) in seen:
-            copies.append(number)
-        seen.add(digest)
-    return sorted(copies)
 
 
 @dataclass
@@ -279,118 +217,6 @@ class KeptImages:
             self._kept[index, view] = pixels
             self._bytes += pixels.nbytes
         return pixels
-
-
-#: What is listed while `listed_once` lasts.
-_listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None] = ContextVar(
-    "listings", default=None
-)
-
-
-@contextmanager
-def listed_once() -> Iterator[None]:
-    """List each folder once while the block runs: half a million files take a while."""
-    token = _listings.set({} if _listings.get() is None else _listings.get())
-    try:
-        yield
-    finally:
-        _listings.reset(token)
-
-
-def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
-    """A folder with one sub-folder of image files a class, as torchvision's ImageFolder.
-
-    Links to files and folders are followed. Hidden folders and files (whose names begin with a dot)
-    are left out; `left_out` counts them.
-
-    Args:
-        root: the folder.
-        classes: the expected class names in label order; all sub-folders, sorted, by default.
-
-    Raises:
-        ValueError: no such folder, no classes, class folders that are missing, empty, or not among
-            the expected ones.
-    """
-    listings = _listings.get()
-    key = (root, None if classes is None else tuple(classes))
-    if listings is None:
-        return _folder_images(*key)
-    if key not in listings:
-        listings[key] = _folder_images(*key)
-    return listings[key]
-
-
-def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
-    if not root.is_dir():
-        place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
-        what = "is no folder" if root.exists() else "does not exist"
-        raise ValueError(f"image folder {root} {what}{place}")
-    present = sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
-    names = tuple(classes) if classes is not None else tuple(present)
-    if not names:
-        raise ValueError(f"image folder {root} has no class folders (one sub-folder a class)")
-    problems = []
-    if missing := sorted(set(names) - set(present)):
-        problems.append(f"image folder {root} lacks the class folders {', '.join(missing)}")
-    if more := sorted(set(present) - set(names)):
-        problems.append(
-            f"image folder {root} has the class folders {', '.join(more)}, which the probe images "
-            f"lack; a class's place among the folders is its output of the network, so all splits "
-            f"must have the same ones: add them there, or remove them here"
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    empty = []
-    for label, name in enumerate(names):
-        files = [path for path in walk(root / name) if path.suffix.lower() in SUFFIXES]
-        if not files and name not in missing:
-            empty.append(name)
-        paths += files
-        labels += [label] * len(files)
-    if empty:
-        what = "class folder" if len(empty) == 1 else "class folders"
-        problems.append(
-            f"{what} {', '.join(str(root / name) for name in empty)} "
-            f"{'holds' if len(empty) == 1 else 'hold'} no image; allowed: "
-            f"{', '.join(sorted(SUFFIXES))}"
-        )
-    if problems:
-        raise ValueError("; ".join(problems))
-    return FileImages(tuple(paths), np.array(labels, dtype=np.int64), names)
-
-
-def walk(folder: Path) -> list[Path]:
-    """The files below a folder, sorted, hidden ones left out; links are followed, each once."""
-    files: list[Path] = []
-    visited: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.exists())
-
-
-def left_out(root: Path) -> Counter[str]:
-    """What below an image folder is not used: how many files by suffix, hidden and broken ones."""
-    counts: Counter[str] = Counter()
-    for place, folders, names in os.walk(root, followlinks=False):
-        hidden = [name for name in folders if name.startswith(".")]
-        counts["hidden folder"] += len(hidden)
-        folders[:] = [name for name in folders if name not in hidden]
-        for name in names:
-            path = Path(place, name)
-            if name.startswith("."):
-                counts["hidden file"] += 1
-            elif not path.exists():
-                counts["broken link"] += 1
-            elif Path(place) == root:
-                counts["file outside the class folders"] += 1
-            elif path.suffix.lower() not in SUFFIXES:
-                counts[f"{path.suffix.lower() or 'no suffix'}"] += 1
-    return +counts
 
 
 def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:

@@ -135,10 +135,7 @@ def _has_own_code(module: nn.Module) -> bool:
 def _exposed(module: nn.Module) -> nn.Module | None:
     try:
         graph = _Flat().trace(module)
-    except (
-        Exception,
-        SystemExit,
-    ):  # tracing runs the user's code on proxies, which can fail in any way
+    except (Exception, SystemExit):  # the user's code runs on proxies, and can fail in any way
         return None
     products = _gated_by_themselves(graph, module)
     within = set[fx.Node]().union(*products.values())

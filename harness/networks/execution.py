@@ -165,10 +165,7 @@ def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[st
     tracer = _Tracer(layers)
     try:
         graph = tracer.trace(model)
-    except (
-        Exception,
-        SystemExit,
-    ):  # tracing runs the user's code on proxies, which can fail in any way
+    except (Exception, SystemExit):  # the user's code runs on proxies, and can fail in any way
         return None
     if not all(layer.name in tracer.nodes for layer in layers):
         return None

@@ -26,7 +26,7 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
         ValueError: there is no such part, or it is not a tensor [batch, outputs].
     """
     key = getattr(model, _KEY, None)
-    if not isinstance(answer, Tensor) or key is not None:
+    if not isinstance(answer, Tensor):
         answer = _part(answer, "logits" if key is None else key)
     if isinstance(answer, Tensor) and answer.dim() > 2 and set(answer.shape[2:]) == {1}:
         answer = answer.flatten(1)

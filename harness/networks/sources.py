@@ -68,7 +68,7 @@ class Source(BaseModel, ABC):
     crop: int = Field(64, ge=1)
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
-    layers: tuple[str, ...] | None = None
+    layers: tuple[str, ...] | None = Field(None, min_length=1)
     channels_last: dict[str, bool] = {}
     outputs: int | None = Field(None, ge=1)
     class_outputs: dict[str, Annotated[int, Field(ge=0)]] = {}
@@ -90,7 +90,12 @@ class Source(BaseModel, ABC):
                 f"{len(self.mean)} and {len(self.std)}"
             )
         if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+        if max(map(abs, self.mean)) > 1:
+            raise ValueError(
+                f"mean and std are of pixels in [0, 1], got mean = {list(self.mean)}; where they "
+                f"are of pixels in [0, 255], divide both by 255"
+            )
         _ = self.view  # crop is at most resize
         return self
 
@@ -205,8 +210,8 @@ class FolderSource(ArchitectureSource):
             return {epoch: by_epoch[epoch] for epoch in self._used(sorted(by_epoch))}
         if missing := sorted(set(self.only) - set(by_epoch)):
             raise CheckpointError(
-                f"series {self.name!r}: no checkpoint of epochs {missing} in {self.folder}; "
-                f"there are {sorted(by_epoch)}"
+                f"series {self.name!r}: only names epochs {missing}, of which {self.folder} has no "
+                f"checkpoint; there are {sorted(by_epoch)}"
             )
         return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
 

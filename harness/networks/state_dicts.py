@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,9 +87,10 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         unnamed = [name for name, state in named.items() if all(n.isdigit() for n in state)]
         if unnamed and len(unnamed) == len(named):
             raise CheckpointError(
-                f"checkpoint {origin} holds tensors without names ({_listed(unnamed, 4)}), as "
-                f"averages of weights are stored by some libraries; they do not say which weight "
-                f"they are: copy them into the model, and save its state_dict()"
+                f"checkpoint {origin} holds tensors without names"
+                f"{f' ({_listed(unnamed, 4)})' * any(unnamed)}, as averages of weights are stored "
+                f"by some libraries; they do not say which weight they are: copy them into the "
+                f"model, and save its state_dict()"
             )
         raise CheckpointError(
             f"checkpoint {origin} does not fit the architecture{_misfit(named, wanted)}"
@@ -112,7 +114,12 @@ def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tu
         items = content
     elif isinstance(content, list | tuple):
         items = dict(enumerate(content))
-    tensors = {str(name): value for name, value in items.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in items.items()
+        if isinstance(value, Tensor)
+        or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+    }
     if tensors:
         yield above, tensors
     if depth < DEPTH:
@@ -314,11 +321,33 @@ def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
         and tensors[name].shape[1:] == wanted[name].shape[1:]
     }
     if len(heads) != 1 or count > 2:
-        return ""
+        return _remedy(tensors, wanted)
     held, expected = heads.pop()
     return (
         f". If this is the output, it was trained with {held} outputs, not {expected}: say "
         f"outputs = {held} in the series, and in class_outputs which output each class has"
+    )
+
+
+#: Parts of names of weights that are computed from others, and of weights that are added to others.
+_COMPUTED = ("weight_orig", "weight_mask", "weight_g", "weight_v", "parametrizations")
+_ADDED = ("lora_", "adapter")
+
+
+def _remedy(tensors: Tensors, wanted: Tensors) -> str:
+    """What to do where the names of a state dict are not an architecture's."""
+    unknown = [name for name in tensors if name not in wanted]
+    if any(part in name for name in unknown for part in _ADDED):
+        return ". It holds an adapter's weights: merge them into the network's, and save these"
+    if any(part in name for name in unknown for part in _COMPUTED):
+        return (
+            ". Its weights are computed from others (pruning, weight or spectral norm): build the "
+            "architecture with the same, or make them plain before they are saved "
+            "(prune.remove, remove_parametrizations)"
+        )
+    return (
+        ". `architecture` must build the network that was trained, with the same names and sizes: "
+        "no tensor may be missing or left over"
     )
 
 

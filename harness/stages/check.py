@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -164,7 +165,9 @@ def _check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: bo
             f"its outputs are of type {output.dtype}; they must be real floating point numbers"
         )
     if not torch.isfinite(output).all():
-        raise ValueError("its outputs are NaN or infinite on the test images")
+        raise ValueError(
+            "its outputs are NaN or infinite on the test images: leave it out (`skip`)"
+        )
     if choose_objective(source.objective).classifies:
         _check_class_outputs(source, images.classes, output.shape[1])
         _note_probabilities(output, sigmoid)
@@ -192,6 +195,13 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
             f"{', …' if len(without) > 4 else ''}); where its outputs are no classes (an encoder), "
             f'say what importance is measured on: objective = "prototype" (similarity to the mean '
             f'output of a class), a file of class embeddings, or "package.module:function"'
+        )
+    alike = Counter(source.class_outputs.values())
+    if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:
+        logger.warning(
+            "class_outputs gives the same output to several classes (%s): the network cannot tell "
+            "them apart",
+            ", ".join(f"{name} = {source.class_outputs[name]}" for name in shared[:6]),
         )
     by_number = {n: i for i, n in enumerate(classes) if n in without}
     taken = {i: n for n, i in source.class_outputs.items()}
@@ -261,13 +271,19 @@ def checked(plan: Plan) -> pd.DataFrame:
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     """What prevents work, each with its place."""
     found = []
+    files = {s.name: s for s in plan.config.series if isinstance(s, FolderSource)}
     epochs: dict[tuple[str, str], list[str]] = {}
+    texts: dict[tuple[str, str], str] = {}
     for row in rows[rows["problem"] != ""].itertuples():
         # an error in the network's own code names its place itself
         place = f"series {row.series!r}, epoch {row.epoch}: "
-        text = str(row.problem).removeprefix(place)
-        epochs.setdefault((str(row.series), text), []).append(str(row.epoch))
-    for (series, text), those in epochs.items():
+        text = alike = str(row.problem).removeprefix(place)
+        if source := files.get(str(row.series)):  # what is wrong with all files is said once
+            alike = text.replace(str(source.files()[row.epoch]), "")
+        texts.setdefault((str(row.series), alike), text)
+        epochs.setdefault((str(row.series), alike), []).append(str(row.epoch))
+    for (series, alike), those in epochs.items():
+        text = texts[series, alike]
         noun = "epoch" if len(those) == 1 else "epochs"
         found.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
     if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
@@ -300,7 +316,9 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             epochs = source.epochs()
             listed = ", ".join(map(str, epochs))
             why = "it has one checkpoint"
-            if len(source.loadable()) < 2 < len(epochs):
+            if source.name in config.evolve.pairs:
+                why = "evolve.pairs has no pair of it"
+            elif len(source.loadable()) < 2 < len(epochs):
                 why = f"it has weights of {len(source.loadable())} epochs, and evidence of others"
             elif len(epochs) > 1:
                 pair = f"{source.name} = [[{epochs[0]}, {epochs[1]}]]"

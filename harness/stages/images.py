@@ -14,16 +14,8 @@ import pandas as pd
 from harness.artifacts import Artifact, Run
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
-from harness.images.sets import (
-    ArrayImages,
-    FileImages,
-    drawn_arrays,
-    folder_images,
-    image_index,
-    image_remarks,
-    left_out,
-    remark_counts,
-)
+from harness.images.folders import folder_images, image_remarks, left_out, remark_counts
+from harness.images.sets import ArrayImages, FileImages, drawn_arrays, image_index
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -102,7 +94,7 @@ class ListImages(Work):
         return dict(sorted(left_out(getattr(self.section, self.split)).items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        remarks, faults = image_remarks(self._files.paths)
+        remarks, faults = image_remarks(self._files)
         if faults:
             more = f"\n  and {len(faults) - MOST} more" if len(faults) > MOST else ""
             listed = "".join(f"\n  {fault}" for fault in faults[:MOST])

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness.artifacts import Run, lock
 from harness.config import Config, refuse
-from harness.images.sets import listed_once
+from harness.images.folders import listed_once
 from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train

@@ -1,0 +1,209 @@
+"""A user's folders of images: which files are used, what is left out, what is converted."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from harness.artifacts import file_hash
+from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
+
+#: Of the files that are read as images; those of torchvision's ImageFolder, and some more.
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
+    *(".tif", ".tiff", ".gif"),
+}
+
+#: What folders of a whole data set are called, which hold a folder a class each.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "probe"}
+
+ORIENTATION = 0x0112  # EXIF's number of it
+
+#: What is listed while `listed_once` lasts.
+_listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None] = ContextVar(
+    "listings", default=None
+)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """List each folder once while the block runs: half a million files take a while."""
+    token = _listings.set({} if _listings.get() is None else _listings.get())
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
+    """A folder with one sub-folder of image files a class, as torchvision's ImageFolder.
+
+    Links to files and folders are followed. Hidden folders and files (whose names begin with a dot)
+    are left out; `left_out` counts them.
+
+    Args:
+        root: the folder.
+        classes: the expected class names in label order; all sub-folders, sorted, by default.
+
+    Raises:
+        ValueError: no such folder, no classes, class folders that are missing, empty, or not among
+            the expected ones.
+    """
+    listings = _listings.get()
+    key = (root, None if classes is None else tuple(classes))
+    if listings is None:
+        return _folder_images(*key)
+    if key not in listings:
+        listings[key] = _folder_images(*key)
+    return listings[key]
+
+
+def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
+    if not root.is_dir():
+        place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
+        what = "is no folder" if root.exists() else "does not exist"
+        raise ValueError(f"image folder {root} {what}{place}")
+    folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    # some systems write é as one character, others as two: a class has the same name everywhere
+    present = {unicodedata.normalize("NFC", name): name for name in sorted(folders)}
+    names = tuple(classes) if classes is not None else tuple(sorted(present))
+    if not names:
+        raise ValueError(
+            f"image folder {root} has no class folders: it must have a sub-folder a class, which "
+            f"holds its images"
+        )
+    if {name.lower() for name in present} <= SPLITS:
+        raise ValueError(
+            f"image folder {root} has the sub-folders {', '.join(present)}, which are splits, not "
+            f"classes: name one of them for each split, e.g. {root / min(present)}"
+        )
+    problems = []
+    if len(present) < len(folders):
+        problems.append(f"image folder {root} has two class folders whose names look the same")
+    if missing := sorted(set(names) - set(present)):
+        problems.append(f"image folder {root} lacks the class folders {', '.join(missing)}")
+    if more := sorted(set(present) - set(names)):
+        problems.append(
+            f"image folder {root} has the class folders {', '.join(more)}, which the probe images "
+            f"lack; a class's place among the folders is its output of the network, so all splits "
+            f"must have the same ones: add them there, or remove them here"
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    empty = []
+    for label, name in enumerate(names):
+        folder = root / present.get(name, name)
+        files = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES]
+        if not files and name not in missing:
+            empty.append(name)
+        paths += files
+        labels += [label] * len(files)
+    if empty:
+        what = "class folder" if len(empty) == 1 else "class folders"
+        problems.append(
+            f"{what} {', '.join(str(root / name) for name in empty)} "
+            f"{'holds' if len(empty) == 1 else 'hold'} no image; allowed: "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    if problems:
+        raise ValueError("; ".join(problems))
+    return FileImages(tuple(paths), np.array(labels, dtype=np.int64), names)
+
+
+def walk(folder: Path) -> list[Path]:
+    """The files below a folder, sorted, hidden ones left out; links are followed, each once."""
+    files: list[Path] = []
+    visited: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.exists())
+
+
+def left_out(root: Path) -> Counter[str]:
+    """What below an image folder is not used: how many files by suffix, hidden and broken ones."""
+    counts: Counter[str] = Counter()
+    for place, folders, names in os.walk(root, followlinks=False):
+        hidden = [name for name in folders if name.startswith(".")]
+        counts["hidden folder"] += len(hidden)
+        folders[:] = [name for name in folders if name not in hidden]
+        for name in names:
+            path = Path(place, name)
+            if name.startswith("."):
+                counts["hidden file"] += 1
+            elif not path.exists():
+                counts["broken link"] += 1
+            elif Path(place) == root:
+                counts["file outside the class folders"] += 1
+            elif path.suffix.lower() not in SUFFIXES:
+                counts[f"{path.suffix.lower() or 'no suffix'}"] += 1
+    return +counts
+
+
+def image_remarks(images: FileImages) -> tuple[list[str], list[str]]:
+    """What is converted or not used of image files, read from their first bytes alone, but where
+    numbers other than bytes must be seen to know their range.
+
+    Returns:
+        Of each file, its remarks, joined by "; " ("" for none); and why files cannot be opened.
+    """
+    with ThreadPoolExecutor(max_workers=8) as readers:
+        opened = list(readers.map(_look, images.paths))
+    remarks = [remark for remark, _ in opened]
+    for number, first in _copies(images.paths).items():
+        same = images.labels[number] == images.labels[first]
+        copy = "copy of another image" if same else "copy of an image of another class"
+        remarks[number] = "; ".join(filter(None, [remarks[number], copy]))
+    return remarks, [fault for _, fault in opened if fault]
+
+
+def remark_counts(index: pd.DataFrame) -> dict[str, int]:
+    """How many images of an index each remark was made on."""
+    remarks = index["remarks"].str.split("; ").explode()
+    return remarks[remarks != ""].value_counts().to_dict()
+
+
+def _look(path: Path) -> tuple[str, str]:
+    """The remarks on a file, or why it cannot be opened."""
+    try:
+        with Image.open(path) as image:
+            kinds = {
+                "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
+                > 1,
+                "16 bits or floating point, scaled to 8 bits": image.mode.startswith(("I", "F")),
+                "transparent pixels, shown on white": has_alpha(image),
+                "CMYK, converted to RGB": image.mode == "CMYK",
+                "turned upright by its EXIF data": image.getexif().get(ORIENTATION, 1) > 1,
+            }
+            if image.mode.startswith(("I", "F")):
+                as_rgb(image)
+            return "; ".join(kind for kind, holds in kinds.items() if holds), ""
+    except Exception as error:  # a damaged file can raise anything
+        return "", f"{path}: {why_unreadable(path, error)}"
+
+
+def _copies(paths: Sequence[Path]) -> dict[int, int]:
+    """Which files hold the same bytes as one before them, and as which."""
+    by_size: dict[int, list[int]] = {}
+    for number, path in enumerate(paths):
+        by_size.setdefault(path.stat().st_size, []).append(number)
+    copies, seen = dict[int, int](), dict[str, int]()
+    for number in (n for same in by_size.values() if len(same) > 1 for n in same):
+        first = seen.setdefault(file_hash(paths[number]), number)
+        if first != number:
+            copies[number] = first
+    return copies
