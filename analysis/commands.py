@@ -17,27 +17,35 @@ def analyse(
     study: Annotated[Path, typer.Option(help="folder of the frozen study")],
     responses: Annotated[Path, typer.Option(help="CSV of responses, as exported")],
     out: Annotated[Path, typer.Option(help="folder for tables, figures and report")],
-    run: Annotated[Path | None, typer.Option(help="run whose neurons the study shows")] = None,
+    run: Annotated[Path | None, typer.Option(help="run from which the study was built")] = None,
     source: Annotated[
-        str | None, typer.Option(help="human, pilot or simulated, where the table has several")
+        str | None,
+        typer.Option(
+            help="responses to analyse: human, pilot or simulated",
+            show_default="the only kind in the table",
+        ),
     ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="reference condition of contrasts, '' for all pairs [default: as frozen]"
+            help="reference condition of contrasts, '' for all pairs", show_default="as frozen"
         ),
     ] = None,
     similarity: Annotated[
-        str | None, typer.Option(help="of labels: words, exact, trigrams, … [default: as frozen]")
+        str | None,
+        typer.Option(
+            help="similarity of labels: words, exact, trigrams, sequence or package.module:name",
+            show_default="as frozen",
+        ),
     ] = None,
-    replicates: Annotated[int, typer.Option(min=99, help="of the bootstraps")] = 1999,
-    permutations: Annotated[int, typer.Option(min=99, help="of the permutation tests")] = 9999,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    replicates: Annotated[int, typer.Option(min=99, help="bootstrap replicates")] = 1999,
+    permutations: Annotated[int, typer.Option(min=99, help="permutations per test")] = 9999,
+    seed: Annotated[int, typer.Option(min=0, help="of bootstraps and permutations")] = 0,
     exhibits: Annotated[
         list[str] | None, typer.Option(help="tables and figures of your own: package.module:name")
     ] = None,
 ) -> None:
-    """Analyse a study: tables, figures and a report."""
+    """Analyse the responses of a study; write tables, figures and a report."""
     from analysis.study.pipeline import Inputs, analyse_study
     from analysis.study.results import Settings
     from analysis.study.sentences import main_question
@@ -59,10 +67,11 @@ def analyse(
 def explore(
     run: Annotated[Path, typer.Argument(help="folder of a finished run")],
     study: Annotated[
-        Path | None, typer.Option(help="results of a study of this run, see `conceptevo analyse`")
+        Path | None,
+        typer.Option(help="results of a study of this run (`conceptevo analyse --out`)"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="the HTML file [default: RUN/explore.html]")
+        Path | None, typer.Option(help="HTML file", show_default="RUN/explore.html")
     ] = None,
 ) -> None:
     """Write an offline page to explore a run: neurons over epochs, importance, responses."""
@@ -79,10 +88,10 @@ def explore(
 def preregister(
     study: Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")],
     out: Annotated[
-        Path | None, typer.Option(help="Markdown file [default: STUDY/preregistration.md]")
+        Path | None, typer.Option(help="Markdown file", show_default="STUDY/preregistration.md")
     ] = None,
     studies: Annotated[
-        int, typer.Option(min=50, help="simulated per design of the power curve")
+        int, typer.Option(min=50, help="simulated studies per point of the power curve")
     ] = 200,
 ) -> None:
     """Write a preregistration from the frozen study, under the headings of the OSF form."""
@@ -100,7 +109,9 @@ def preregister(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="two or more runs with a benchmark")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="folders of two or more runs with a benchmark")
+    ],
     out: Annotated[Path | None, typer.Option(help="folder for the table")] = None,
 ) -> None:
     """Compare the benchmarks of two runs, or of several (seeds, data sets) in one table."""
@@ -125,9 +136,9 @@ def compare(
 
 def release(
     results: Annotated[Path, typer.Argument(help="folder written by `conceptevo analyse`")],
-    out: Annotated[Path, typer.Option(help="the pack")] = Path("release.zip"),
+    out: Annotated[Path, typer.Option(help="zip file to write")] = Path("release.zip"),
 ) -> None:
-    """Pack a study for publication: anonymised responses, codebook, study, keys, tables."""
+    """Pack a study for publication: anonymised responses, codebook, study, keys and tables."""
     from analysis.study import release as packing
 
     path = packing.release(results, out)
@@ -137,10 +148,10 @@ def release(
 def rebuild(
     pack: Annotated[Path, typer.Argument(help="a release pack")],
     out: Annotated[
-        Path | None, typer.Option(help="folder for tables, figures and report made anew")
+        Path | None, typer.Option(help="folder for the recomputed tables, figures and report")
     ] = None,
 ) -> None:
-    """Rebuild all tables from a release pack and compare them byte for byte."""
+    """Recompute all tables from a release pack and compare them byte by byte."""
     from analysis.study import release as packing
 
     if different := packing.rebuild(pack, out):
@@ -158,18 +169,22 @@ def power(
         str, typer.Option(help="expected accuracy by condition, e.g. base=.6,random=.1667")
     ],
     trials: Annotated[
-        str, typer.Option(help="trials per participant and condition: 8, or 8:16:4")
+        str,
+        typer.Option(help="per participant and condition: 8, or 8:16:4 (8 to 16 in steps of 4)"),
     ] = "8",
-    participants: Annotated[str, typer.Option(help="how many, e.g. 100:400:50")] = "50:300:50",
+    participants: Annotated[str, typer.Option(help="numbers of participants")] = "50:300:50",
     items: Annotated[
-        str | None, typer.Option(help="different trials per condition [default: as --trials]")
+        str | None,
+        typer.Option(help="different trials per condition", show_default="as --trials"),
     ] = None,
     raters: Annotated[
         str | None,
         typer.Option(help="responses per trial, instead of --items: 30, or 20:60:20"),
     ] = None,
-    cost: Annotated[float | None, typer.Option(min=0, help="of one participant")] = None,
-    chance: Annotated[float, typer.Option(min=0.001, max=0.999)] = 1 / 6,
+    cost: Annotated[float | None, typer.Option(min=0, help="per participant")] = None,
+    chance: Annotated[
+        float, typer.Option(min=0.001, max=0.999, help="accuracy of guessing", show_default="1/6")
+    ] = 1 / 6,
     against_chance: Annotated[bool, typer.Option(help="test conditions against chance")] = False,
     reference: Annotated[str | None, typer.Option(help="reference condition of contrasts")] = None,
     primary_share: Annotated[
@@ -177,25 +192,33 @@ def power(
         typer.Option(
             min=0.01,
             max=1,
-            help="share of α = .05 for these tests: as in study.toml for the primary "
-            "hypothesis, 1 if there are no other tests",
+            help="share of α = .05 for these tests: primary_share of study.toml, or 1 if there are "
+            "no other tests",
         ),
     ] = 0.8,
-    sd_participant: Annotated[float, typer.Option(min=0, help="of ability, logit scale")] = 0.5,
+    sd_participant: Annotated[
+        float, typer.Option(min=0, help="SD of participants' ability (logit)")
+    ] = 0.5,
     sd_condition: Annotated[
-        float, typer.Option(min=0, help="of a participant's effect of condition, logit scale")
+        float,
+        typer.Option(min=0, help="SD of the effect of condition between participants (logit)"),
     ] = 0.0,
-    sd_item: Annotated[float, typer.Option(min=0, help="of difficulty, logit scale")] = 0.7,
-    wanted: Annotated[float, typer.Option(min=0.05, max=0.99)] = 0.8,
-    studies: Annotated[int, typer.Option(min=50, help="simulated per design")] = 400,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    sd_item: Annotated[float, typer.Option(min=0, help="SD of trials' difficulty (logit)")] = 0.7,
+    wanted: Annotated[float, typer.Option(min=0.05, max=0.99, help="required power")] = 0.8,
+    studies: Annotated[int, typer.Option(min=50, help="simulated studies per design")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="of the simulation")] = 0,
     pilot: Annotated[
         Path | None,
-        typer.Option(help="CSV of a pilot's answers, whose accuracies and spreads go first"),
+        typer.Option(
+            help="CSV of a pilot's responses, whose accuracies and standard deviations are used "
+            "instead"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for table and curve")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the table and the power curve")
+    ] = None,
 ) -> None:
-    """Plan participants, trials and responses per trial by simulated power."""
+    """Determine numbers of participants, trials and responses per trial by simulated power."""
     import matplotlib.pyplot as plt
 
     from analysis.exhibits.figures import styled

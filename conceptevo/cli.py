@@ -103,9 +103,15 @@ class AtProlific(Rooms):
     }
 
 
+#: The help of the command line.
+ABOUT = (
+    "Analyse which concepts the neurons of a network detect, how they change during training, "
+    "and whether they matter for the predictions."
+)
+
 app = typer.Typer(
     cls=Everything,
-    help="Which concepts neurons learn, how they evolve in training, and whether they matter.",
+    help=ABOUT,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -117,7 +123,8 @@ _responses = typer.Typer(
 )
 _bench = typer.Typer(
     cls=Bench,
-    help="Compare importance methods and spaces by ablation: `bench RUN`, or `bench compare A B`.",
+    help="Benchmark importance methods, by ablation, and semantic spaces: `bench RUN`, or "
+    "`bench compare A B`.",
     no_args_is_help=True,
 )
 _prolific = typer.Typer(
@@ -130,23 +137,27 @@ for _name, _group in _groups.items():
     _group.callback()(lambda: None)  # a group without own commands needs one
     app.add_typer(_group, name=_name)
 
+#: What stands for the default where the configuration decides.
+CONFIGURED = "as configured"
+
 ConfigFile = Annotated[Path, typer.Argument(help="configuration (TOML); see `conceptevo init`")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="the run's folder [default: runs/<config's name>]")
+    Path | None,
+    typer.Option("--out", help="folder of the run", show_default="runs/ and the name of CONFIG"),
 ]
 
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", help="address of a Ray cluster that shares the folder, or auto"),
+    typer.Option("--cluster", help="address of a Ray cluster that sees the run's folder, or auto"),
 ]
 
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps [default: the configuration's]"),
+    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps", show_default=CONFIGURED),
 ]
 Precision = Annotated[
     str | None,
-    typer.Option("--precision", help="float32, bfloat16, float16 [default: the configuration's]"),
+    typer.Option("--precision", help="float32, bfloat16 or float16", show_default=CONFIGURED),
 ]
 
 CONFIGS = files("harness") / "configs"
@@ -218,14 +229,27 @@ def _stage_command(stage: str, text: str) -> None:
 _stage_command(
     "check", "Check that every checkpoint and image can be used, and report every problem at once."
 )
-_stage_command("train", "Prepare the images and train the series that are to be trained here.")
+_stage_command(
+    "train", 'Prepare the images and train the networks of the series with `source = "train"`.'
+)
 _stage_command(
     "audit", "Audit the weights of each series: duplicates, wrong order, jumps, frozen layers, NaN."
 )
-_stage_command("probe", "Record stimuli, peaks and activations of every checkpoint.")
+_stage_command(
+    "probe",
+    "Record for every neuron of every checkpoint the images that activate it most (its stimuli), "
+    "where, and all activations.",
+)
 _stage_command("space", "Embed all neurons in one semantic space, by every configured method.")
-_stage_command("evolve", "Score the importance of each neuron's evolution to each class.")
-_stage_command("revert", "Revert evolutions and record how the predictions change.")
+_stage_command(
+    "evolve",
+    "Score how important each neuron's evolution, its change between two checkpoints, is for each "
+    "class.",
+)
+_stage_command(
+    "revert",
+    "Revert sets of neurons to the earlier checkpoint and record how the predictions change.",
+)
 _stage_command("report", "Write the tables, figures and the HTML report.")
 
 
@@ -255,15 +279,19 @@ def run(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
     seed: Annotated[
-        int | None, typer.Option(min=0, help="changes images, weights and draws")
+        int | None,
+        typer.Option(min=0, help="of images, initial weights and random draws", show_default="0"),
     ] = None,
     series: Annotated[
-        str, typer.Option(help="which to train, e.g. vgg,convnext,vgg-large-rate,vgg-overfitted")
+        str,
+        typer.Option(
+            help="separated by commas: vgg, resnet, convnext, vgg-large-rate, vgg-overfitted"
+        ),
     ] = "vgg,resnet",
 ) -> None:
-    """Run everything on drawn images and small networks that are trained on the spot."""
+    """Run all stages and a simulated study on synthetic images and small networks."""
     import tomllib
 
     from analysis.commands import explore
@@ -331,29 +359,44 @@ def _names(text: str, known: Sequence[str]) -> list[str]:
 
 @_bench.command("run")
 def bench(
-    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    run: Annotated[Path, typer.Argument(help="folder of a run that has been probed")],
     methods: Annotated[
-        str, typer.Option(help="importance methods; `all`, or package.module:function, too")
+        str,
+        typer.Option(
+            help="separated by commas: names, all, package.module:function", show_default=CONFIGURED
+        ),
     ] = "",
-    ablation: Annotated[str, typer.Option(help="revert,zero,mean,resample")] = "",
-    classes: Annotated[str, typer.Option(help="names of classes [default: the run's]")] = "",
-    pairs: Annotated[str, typer.Option(help="e.g. vgg:1-4,vgg:4-10 [default: the run's]")] = "",
-    layers: Annotated[str, typer.Option(help="module names or patterns [default: all]")] = "",
-    splits: Annotated[str, typer.Option(help="heldout,importance")] = "",
+    ablation: Annotated[
+        str,
+        typer.Option(
+            help="separated by commas: revert, zero, mean, resample", show_default=CONFIGURED
+        ),
+    ] = "",
+    classes: Annotated[str, typer.Option(help="separated by commas", show_default=CONFIGURED)] = "",
+    pairs: Annotated[str, typer.Option(help="e.g. vgg:1-4,vgg:4-10", show_default=CONFIGURED)] = "",
+    layers: Annotated[
+        str, typer.Option(help="module names or patterns", show_default="all probed")
+    ] = "",
+    splits: Annotated[
+        str, typer.Option(help="separated by commas: heldout, importance", show_default=CONFIGURED)
+    ] = "",
     memory: Annotated[
-        float | None, typer.Option(help="GiB for all workers [default: of what is free]")
+        float | None,
+        typer.Option(help="GiB for all workers together", show_default="70 % of what is free"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="processes [default: cores]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="processes", show_default="the cores")
+    ] = None,
     cluster: Cluster = None,
     device: Device = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="show the expected time, memory and disk space, and stop")
     ] = False,
     leaderboard: Annotated[
-        bool, typer.Option("--leaderboard", help="only print what was found before")
+        bool, typer.Option("--leaderboard", help="print earlier results, compute nothing")
     ] = False,
 ) -> None:
-    """Rank importance methods by how ablating the neurons they select changes predictions."""
+    """Compare importance methods by how predictions change when important neurons are ablated."""
     if not leaderboard:
         from harness.artifacts import Run
         from harness.images.sets import open_images
@@ -395,13 +438,20 @@ def bench(
 def init(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("conceptevo.toml"),
     preset: Annotated[
-        str | None, typer.Option("--preset", help="paper: the published study on your ImageNet")
+        str | None,
+        typer.Option("--preset", help="paper: the published experiments, on your ImageNet"),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="of ImageNet: a folder with train/ and val/")
+        Path | None,
+        typer.Option("--images", help="folder of ImageNet with train/ and val/ (--preset paper)"),
     ] = None,
     checkpoints: Annotated[
-        Path | None, typer.Option("--checkpoints", help="a folder with one folder a series")
+        Path | None,
+        typer.Option(
+            "--checkpoints",
+            help="folder with one sub-folder per series (--preset paper)",
+            show_default="checkpoints",
+        ),
     ] = None,
 ) -> None:
     """Write a commented configuration to start from."""
@@ -422,12 +472,12 @@ def init(
     console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
 
 
-RunFolder = Annotated[Path, typer.Argument(help="the run's folder")]
+RunFolder = Annotated[Path, typer.Argument(help="folder of the run")]
 
 
 @app.command()
 def status(run: RunFolder) -> None:
-    """Show what of a run is present, running, stale or missing, and when it will be finished."""
+    """List finished, running, stale and missing results of a run, and when it will end."""
     from datetime import datetime
 
     from harness.artifacts import Run
@@ -468,13 +518,13 @@ def verify(run: RunFolder) -> None:
 def convert(
     file: Annotated[Path, typer.Argument(help="checkpoint that safe loading refuses")],
     out: Annotated[
-        Path | None, typer.Option(help="file to write [default: FILE-weights.pt]")
+        Path | None, typer.Option(help="file to write", show_default="FILE-weights.pt")
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="run the code that the file may hold")
+        bool, typer.Option("--trust", help="execute the code that the file may contain")
     ] = False,
 ) -> None:
-    """Extract the weights of a checkpoint that safe loading refuses; code in the file is run."""
+    """Extract the weights of a checkpoint that safe loading refuses, executing code in the file."""
     from harness.networks.checkpoint_files import convert as write_weights
 
     target = out or file.with_name(f"{file.stem}-weights.pt")
@@ -491,11 +541,10 @@ def convert(
     console.print(f"wrote {target}: {tensors} tensors of {listed}")
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def front(
     debug: Annotated[bool, typer.Option("--debug", help="show where an error was raised")] = False,
 ) -> None:
-    """Which concepts neurons learn, how they evolve in training, and whether they matter."""
     global _debug
     _debug = debug
     handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)

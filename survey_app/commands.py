@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
 Database = Annotated[
     str | None,
-    typer.Option(help="SQLAlchemy URL [default: an SQLite file answers.sqlite beside the study]"),
+    typer.Option(help="URL of the database (SQLAlchemy)", show_default="STUDY/answers.sqlite"),
 ]
 
 
@@ -84,9 +84,9 @@ def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
 def survey(
     study: StudyFolder,
     database: Database = None,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8501,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on")] = 8501,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(min=1, max=64, help="processes (PostgreSQL only)")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="more than 1: PostgreSQL")] = 1,
     pilot: Annotated[bool, typer.Option(help="mark all responses as pilot data")] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="show every page by name; nothing is stored")
@@ -164,10 +164,10 @@ def _preview(study: Path, port: int, host: str) -> None:
 def dashboard(
     study: StudyFolder,
     database: Database = None,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8502,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on")] = 8502,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
-    """Serve the researcher's dashboard on an address of its own, behind a password."""
+    """Serve the researcher's dashboard at a separate address, behind a password."""
     import os
 
     from survey_app.passwords import OIDC, VARIABLE
@@ -199,10 +199,10 @@ def password() -> None:
 def simulate(
     study: StudyFolder,
     database: Database = None,
-    participants: Annotated[int, typer.Option(min=1)] = 260,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    participants: Annotated[int, typer.Option(min=1, help="in all")] = 260,
+    seed: Annotated[int, typer.Option(min=0, help="of their responses")] = 0,
 ) -> None:
-    """Answer the study by simulated participants, marked as simulated."""
+    """Add responses of simulated participants, marked as simulated."""
     from collections import Counter
 
     from survey_app.service import Service
@@ -245,10 +245,12 @@ def existing(url: str):
     return opened(url)
 
 
-AnySource = Annotated[str | None, typer.Option(help="human, pilot or simulated")]
+AnySource = Annotated[
+    str | None, typer.Option(help="human, pilot or simulated", show_default="the only one")
+]
 AnyStudy = Annotated[
     str | None,
-    typer.Option(help="hash or folder of one study [default: the only one]"),
+    typer.Option(help="hash or folder of one study", show_default="the only one"),
 ]
 Excel = Annotated[
     bool, typer.Option("--excel", help="with a byte order mark, so that Excel reads all letters")
@@ -257,7 +259,9 @@ Excel = Annotated[
 
 def export(
     database: AnyDatabase,
-    out: Annotated[Path, typer.Option(help="CSV file; two more are written beside it")],
+    out: Annotated[
+        Path, typer.Option(help="CSV of responses; participants and codebook beside it")
+    ],
     source: AnySource = None,
     study: AnyStudy = None,
     excel: Excel = False,
@@ -277,7 +281,7 @@ def submissions(
     study: AnyStudy = None,
     excel: Excel = False,
 ) -> None:
-    """Write who took part, by the platform's ids: state, reason and code, for payment."""
+    """List participants by the platform's id with state, reason and code, for payment."""
     from survey_app.export import chosen, write_csv
     from survey_app.submissions import submissions as listed
 
@@ -303,7 +307,7 @@ def forget(
     identifier: Annotated[str, typer.Argument(help="a pseudonym, or the platform's id")],
     database: AnyDatabase,
 ) -> None:
-    """Delete a person: answers, questionnaire and platform ids."""
+    """Delete all data of one participant: responses, questionnaire and platform ids."""
     store = existing(database)
     count = store.forget(identifier)
     if not count:

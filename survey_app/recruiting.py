@@ -30,16 +30,20 @@ def places(
     study: StudyFolder,
     change: Annotated[
         str | None,
-        typer.Argument(help="+40, release, pause, resume, close or block [default: show]"),
+        typer.Argument(
+            help="+40 (adds places), release, pause, resume, close or block", show_default="show"
+        ),
     ] = None,
     who: Annotated[
         list[str] | None,
-        typer.Argument(help="release: people or sessions; block: files with an id on every line"),
+        typer.Argument(
+            help="release: ids of participants or sessions; block: files with one id per line"
+        ),
     ] = None,
     database: Database = None,
     source: AsSource = "human",
 ) -> None:
-    """Show, add, release, pause or close the places of a study; every change is logged."""
+    """Show, add, release, pause or close the places of participants; every change is logged."""
     from survey_app.places import Places
     from tasks.study import load
 
@@ -106,11 +110,11 @@ def _at_prolific(study: Path, database: str | None):
 
 def prolific_draft(
     study: StudyFolder,
-    address: Annotated[str, typer.Option(help="of the survey, https://…")],
-    reward: Annotated[int, typer.Option(min=1, help="in pence or cents")],
-    description: Annotated[str, typer.Option(help="shown to people on Prolific")],
+    address: Annotated[str, typer.Option(help="URL of the survey, https://…")],
+    reward: Annotated[int, typer.Option(min=1, help="per participant, in pence or cents")],
+    description: Annotated[str, typer.Option(help="shown to participants on Prolific")],
 ) -> None:
-    """Make a draft at Prolific with this study's codes, time and places; publish it there."""
+    """Create a draft on Prolific with the study's codes, minutes and places; publish it there."""
     from survey_app.prolific import Prolific, draft
     from tasks.recruitment import load_recruitment, write_recruitment
     from tasks.study import load
@@ -133,7 +137,7 @@ def prolific_draft(
 
 
 def prolific_poll(study: StudyFolder, database: Database = None) -> None:
-    """Compare with Prolific, and give on the places of people who returned or timed out there."""
+    """Compare with Prolific; free the places of those who returned or timed out there."""
     from survey_app.prolific import compare, release_gone
 
     prolific, store, frozen, recruitment, own = _at_prolific(study, database)
@@ -149,9 +153,9 @@ def prolific_poll(study: StudyFolder, database: Database = None) -> None:
 def prolific_approve(
     study: StudyFolder,
     database: Database = None,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
 ) -> None:
-    """Approve whoever finished here and came back to Prolific with their own code."""
+    """Approve those who finished here and submitted their own code to Prolific."""
     from survey_app.prolific import compare
 
     prolific, store, frozen, recruitment, _ = _at_prolific(study, database)

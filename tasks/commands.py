@@ -14,10 +14,13 @@ StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo st
 
 def build(
     run: Annotated[Path, typer.Argument(help="folder made by `conceptevo run`")],
-    out: Annotated[Path, typer.Option(help="the study's folder")],
-    settings: Annotated[Path | None, typer.Option(help="study.toml; see `study settings`")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the study")],
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="study.toml (`conceptevo study settings`)", show_default="the defaults"),
+    ] = None,
 ) -> None:
-    """Draw trials and controls from a run and freeze them as a study."""
+    """Draw trials and controls from a run, and freeze them as a study with a hash."""
     from harness.artifacts import Run
     from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
@@ -41,7 +44,7 @@ def build(
 
 
 def check(study: StudyFolder) -> None:
-    """Write a contact sheet of all trials with keys and the machine observer's answers."""
+    """Write a page of all trials with correct responses and those of the machine observer."""
     from tasks.contact_sheet import contact_sheet
     from tasks.study import load
 
@@ -54,7 +57,7 @@ def check(study: StudyFolder) -> None:
 def settings(
     path: Annotated[Path, typer.Argument(help="file to write")] = Path("study.toml"),
     preset: Annotated[
-        str, typer.Option(help="default, or conceptevo: the published human study")
+        str, typer.Option(help="default, or conceptevo (the published human study)")
     ] = "default",
 ) -> None:
     """Write a commented study.toml to start from."""

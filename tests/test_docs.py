@@ -9,6 +9,7 @@ import matplotlib
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from conceptevo import cli
 
@@ -100,3 +101,31 @@ def test_every_key_of_the_template_is_known_and_every_section_is_in_it():
     text = (ROOT / "harness" / "configs" / "template.toml").read_text(encoding="utf-8")
     for name in Config.model_fields:
         assert re.search(rf"(?m)^(# )?(\[\[?{name}\b|{name} =)", text), name
+
+
+def every_command(command=None, path=()):
+    """Name and click command of everything that can be called."""
+    command = command or typer.main.get_command(cli.app)
+    if not hasattr(command, "list_commands"):
+        yield path, command
+        return
+    context = typer.Context(command)
+    for name in command.list_commands(context):
+        yield from every_command(command.get_command(context, name), (*path, name))
+
+
+@pytest.mark.parametrize("path", [path for path, _ in every_command()], ids=" ".join)
+def test_help_explains_every_parameter_and_shows_all_of_it(path, monkeypatch):
+    """Rich takes `[…]` in a help text for markup and swallows it."""
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)
+    shown = CliRunner().invoke(cli.app, [*path, "--help"]).output
+    shown = " ".join(shown.replace("│", " ").split())
+    command = dict(every_command())[path]
+    assert " ".join(command.help.split()) in shown
+    for parameter in command.params:
+        if parameter.name != "help":
+            assert parameter.help, f"{parameter.name} has no help"
+            assert parameter.help in shown, parameter.name
+            if isinstance(parameter.show_default, str):
+                assert f"[default: ({parameter.show_default})]" in shown, parameter.name
