@@ -64,14 +64,16 @@ def test_power_is_what_the_planner_promised():
 
 
 def test_too_small_designs_are_given_no_interval_and_lopsided_ones_keep_their_size():
-    few, lopsided = "3 people, 8 trials", "4 of 60 people in one condition"
+    few, lopsided = "3 participants, 8 trials", "4 of 60 participants in one condition"
     tables = {name: measure(SMALL[name], 60, CLAIMS[:1], seed=2) for name in (few, lopsided)}
     none = tables[few].set_index("what")
     assert (none["given"] == 0).all() and none["coverage"].isna().all()
     assert none.loc[["accuracy", "risk difference"], "rejected"].tolist() == [0, 0]
     some = tables[lopsided].set_index("what")
     assert (some["given"] == 1).all() and some.loc["risk difference", "rejected"] <= 0.15
-    assert "| 3 people, 8 trials | cluster jackknife | 0.0 % | – | 0.0 % |" in as_markdown(tables)
+    assert "| 3 participants, 8 trials | cluster jackknife | 0.0 % | – | 0.0 % |" in as_markdown(
+        tables
+    )
 
 
 @pytest.mark.slow

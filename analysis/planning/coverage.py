@@ -1,11 +1,11 @@
-"""Are the intervals what they say? Simulated studies with known truth, analysed as real ones are.
+"""Coverage of intervals and error rates of tests in simulated studies with known parameters.
 
     python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 1] [--small]
 
 prints the two tables of docs/analysis.md: for designs with participants and items that vary, how
-often 95 % intervals hold the truth, how often a true null is rejected at 5 %, and how often a real
-difference is found beside what the planner (`analysis.planning.power`) had promised; and for small
-and lopsided designs, how often there is an interval at all, and the same of those that there are.
+often 95 % intervals contain the true value, how often a true null hypothesis is rejected at 5 %,
+and the power beside the prediction of the planner (`analysis.planning.power`); and for small and
+unbalanced designs, how often there is an interval, and the same of those that there are.
 """
 
 from __future__ import annotations
@@ -141,14 +141,16 @@ def measure(
 
 #: The designs of the printed table. Two conditions keep Holm's correction out of false positives.
 DESIGNS = {
-    "paper-sized": Design({"a": 0.5, "b": 0.5}, participants=260, items=15, answered=8),
-    "chance, people and items vary": Design({"a": 1 / 6, "b": 1 / 6}),
+    "size of the published study": Design(
+        {"a": 0.5, "b": 0.5}, participants=260, items=15, answered=8
+    ),
+    "chance": Design({"a": 1 / 6, "b": 1 / 6}),
     "few and varied": Design(
         {"a": 0.5, "b": 0.65}, participants=40, items=10, sd_participant=0.8, sd_item=1.0
     ),
     "planned for 80 %": Design({"a": 0.45, "b": 0.61}, participants=100, items=16),
     "pure guessing": Design({"a": 1 / 6, "b": 1 / 6}, sd_participant=0, sd_item=0),
-    "conditions help some more": Design(
+    "effects of conditions vary between participants": Design(
         {"a": 0.5, "b": 0.5}, participants=120, items=10, sd_item=0.3, sd_condition=0.5
     ),
 }
@@ -159,38 +161,38 @@ def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
     return Design({"a": accuracy, "b": accuracy}, chance=accuracy, **parameters)
 
 
-#: Small and lopsided designs. What carries the claims is measured there, the cluster jackknife.
+#: Small and unbalanced designs, for the estimator of the claims, the cluster jackknife.
 SMALL = {
-    "2 people, 8 trials": _small(participants=2, items=8),
-    "3 people, 8 trials": _small(participants=3, items=8),
-    "4 people, 8 trials": _small(participants=4, items=8),
-    "6 people, 8 trials": _small(participants=6, items=8),
-    "10 people, 8 trials": _small(participants=10, items=8),
-    "10 people, 2 trials": _small(participants=10, items=2),
-    "10 people, 3 trials": _small(participants=10, items=3),
-    "10 people, 4 trials": _small(participants=10, items=4),
-    "60 people, 4 trials": _small(participants=60, items=4),
-    "60 people, 16 trials, each answers 1": _small(participants=60, items=16, answered=1),
-    "60 people, 16 trials, each answers 4": _small(participants=60, items=16, answered=4),
-    "3 of 60 people in one condition": _small(items=16, answering={"b": 3}),
-    "4 of 60 people in one condition": _small(items=16, answering={"b": 4}),
-    "6 of 60 people, who differ widely": _small(
+    "2 participants, 8 trials": _small(participants=2, items=8),
+    "3 participants, 8 trials": _small(participants=3, items=8),
+    "4 participants, 8 trials": _small(participants=4, items=8),
+    "6 participants, 8 trials": _small(participants=6, items=8),
+    "10 participants, 8 trials": _small(participants=10, items=8),
+    "10 participants, 2 trials": _small(participants=10, items=2),
+    "10 participants, 3 trials": _small(participants=10, items=3),
+    "10 participants, 4 trials": _small(participants=10, items=4),
+    "60 participants, 4 trials": _small(participants=60, items=4),
+    "60 participants, 16 trials, each answers 1": _small(participants=60, items=16, answered=1),
+    "60 participants, 16 trials, each answers 4": _small(participants=60, items=16, answered=4),
+    "3 of 60 participants in one condition": _small(items=16, answering={"b": 3}),
+    "4 of 60 participants in one condition": _small(items=16, answering={"b": 4}),
+    "6 of 60 widely differing participants": _small(
         items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
     ),
-    # The designs in which the rule did worst while it was being chosen.
+    # The designs in which the procedure did worst while it was being chosen.
     **{
-        f"{n} of 60 people, who differ widely, at 1/6": _small(
+        f"{n} of 60 widely differing participants, at 1/6": _small(
             1 / 6, items=16, answering={"b": n}, sd_participant=1.2, sd_item=0.3
         )
         for n in (4, 5, 8)
     },
-    "60 people, 8 trials, at 1/6": _small(1 / 6, participants=60, items=8),
-    "60 people, 4 trials, at 1/6": _small(1 / 6, participants=60, items=4),
-    "24 people, half of whom drop out": _small(participants=24, items=12, dropout=0.5),
-    "20 people, 97 % right": _small(0.97, participants=20, items=8),
-    "20 people, 3 % right": _small(0.03, participants=20, items=8),
-    "20 people, 99.8 % right": _small(0.998, participants=20, items=8),
-    "10 people who guess, 8 trials": _small(
+    "60 participants, 8 trials, at 1/6": _small(1 / 6, participants=60, items=8),
+    "60 participants, 4 trials, at 1/6": _small(1 / 6, participants=60, items=4),
+    "24 participants, half of whom leave early": _small(participants=24, items=12, dropout=0.5),
+    "20 participants, 97 % correct": _small(0.97, participants=20, items=8),
+    "20 participants, 3 % correct": _small(0.03, participants=20, items=8),
+    "20 participants, 99.8 % correct": _small(0.998, participants=20, items=8),
+    "10 guessing participants, 8 trials": _small(
         1 / 6, participants=10, items=8, sd_participant=0, sd_item=0
     ),
 }
