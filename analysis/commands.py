@@ -223,7 +223,15 @@ def power(
 
     from analysis.exhibits.figures import styled
     from analysis.planning.designs import Design
-    from analysis.planning.power import Plan, calibrate, curve, in_words, power_tables, smallest
+    from analysis.planning.power import (
+        Plan,
+        Sizes,
+        calibrate,
+        curve,
+        in_words,
+        power_tables,
+        smallest,
+    )
     from analysis.run.report import on_screen
     from tasks.responses import RESPONSES, read_table
 
@@ -241,10 +249,12 @@ def power(
         )
     table = curve(
         Plan(design, against_chance, reference, share=primary_share),
-        parse_range(participants, "--participants"),
-        parse_range(trials, "--trials"),
-        parse_range(items, "--items") if items else (),
-        parse_range(raters, "--raters") if raters else (),
+        Sizes(
+            parse_range(participants, "--participants"),
+            parse_range(trials, "--trials"),
+            parse_range(items, "--items") if items else (),
+            parse_range(raters, "--raters") if raters else (),
+        ),
         studies, float("nan") if cost is None else cost, seed,
     )  # fmt: skip
     found = smallest(table, wanted)

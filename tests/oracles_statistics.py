@@ -122,13 +122,16 @@ def page_exact(rows: list[list[float]]) -> float:
 
 
 def hybrid_difference(
-    first: tuple[float, float, float], second: tuple[float, float, float]
+    first: tuple[float, float, float],
+    second: tuple[float, float, float],
+    correlation: float = 0.0,
 ) -> tuple[float, float]:
-    """Newcombe's (1998) interval of a difference of two shares (value, low, high), method 10."""
+    """Interval of a difference of two shares (value, low, high): Newcombe (1998), method 10; with a
+    correlation Zou & Donner (2008)."""
     (p, low, high), (q, below, above) = first, second
-    bottom = p - q - ((p - low) ** 2 + (above - q) ** 2) ** 0.5
-    top = p - q + ((high - p) ** 2 + (q - below) ** 2) ** 0.5
-    return max(bottom, -1.0), min(top, 1.0)
+    down, up = (p - low, above - q), (high - p, q - below)
+    ends = [(a**2 + b**2 - 2 * correlation * a * b) ** 0.5 for a, b in (down, up)]
+    return p - q - ends[0], p - q + ends[1]
 
 
 def minque(y, group, participant, item) -> np.ndarray:

@@ -11,7 +11,7 @@ from statsmodels.stats.anova import anova_lm
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics.clusters import crossed
 from analysis.statistics.components import COMPONENTS, LOGISTIC, VarianceComponents, minque
-from analysis.statistics.shares import _fit_conditions
+from analysis.statistics.crossed_effects import fit_conditions
 from tests import oracles_statistics as plain
 
 
@@ -62,7 +62,7 @@ def test_right_answers_are_those_of_the_logistic_model():
     design = Design({"a": 0.5, "b": 0.6}, participants=80, items=30, sd_participant=1.0)
     frame = as_frame(simulate(design, np.random.default_rng(0)))
     found = VarianceComponents()(frame)
-    fit = _fit_conditions(frame).fit
+    fit = fit_conditions(frame).fit
     total = float(np.square(fit.sd).sum()) + LOGISTIC
     assert found["participants",].value == pytest.approx(fit.sd[0] ** 2 / total)
     truth = 1 / (1 + 0.7**2 + LOGISTIC)

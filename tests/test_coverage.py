@@ -14,9 +14,19 @@ import pytest
 
 from analysis.planning.coverage import DESIGNS, SMALL, as_markdown, measure
 from analysis.planning.designs import Design, as_frame, simulate
-from analysis.planning.power import TOGETHER, Plan, calibrate, curve, in_words, rejections, smallest
+from analysis.planning.power import (
+    TOGETHER,
+    Plan,
+    Sizes,
+    calibrate,
+    curve,
+    in_words,
+    rejections,
+    smallest,
+)
 from analysis.statistics.claims import judge
-from analysis.statistics.shares import ClusterBootstrap, ClusterContrasts
+from analysis.statistics.contrasts import ClusterContrasts
+from analysis.statistics.shares import ClusterBootstrap
 
 CLAIMS = ("cluster jackknife", "crossed effects")
 
@@ -111,7 +121,7 @@ def test_every_item_is_answered_equally_often():
 
 def test_power_grows_with_people_and_items_and_is_size_without_effect():
     plan = Plan(Design({"a": 0.5, "b": 0.6}))
-    table = curve(plan, [40, 160], [10], [10, 60], studies=100, cost=2.5)
+    table = curve(plan, Sizes([40, 160], [10], [10, 60]), studies=100, cost=2.5)
     power = table.set_index(["items", "participants"])["power"]
     assert power[60, 160] > power[60, 40] > 0 and power[60, 160] > power[10, 160]
     assert list(table["cost"].unique()) == [100, 400]
@@ -125,7 +135,7 @@ def test_power_grows_with_people_and_items_and_is_size_without_effect():
 def test_raters_set_the_items():
     """Answers: participants × trials = items × raters, in every condition."""
     plan = Plan(Design({"a": 0.4, "b": 0.6}))
-    table = curve(plan, [20, 40], [6], raters=[10, 30], studies=10)
+    table = curve(plan, Sizes([20, 40], [6], raters=[10, 30]), studies=10)
     assert (table["participants"] * table["trials"] == table["items"] * table["raters"]).all()
     rows = table[["participants", "items", "raters"]].to_numpy().tolist()
     assert rows == [[20, 12, 10], [40, 24, 10], [40, 8, 30]]  # 20 people cannot answer 30 times
@@ -135,7 +145,7 @@ def test_raters_set_the_items():
         ({"raters": [50]}, r"raters \(50\) exceed participants \(40\)"),
     ):
         with pytest.raises(ValueError, match=text):
-            curve(plan, [20, 40], [6], studies=10, **wrong)
+            Sizes([20, 40], [6], **wrong)
 
 
 def test_smallest_design_must_hold_from_there_on():

@@ -19,15 +19,11 @@ from analysis.statistics import STATISTICS, Estimate
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha
 from analysis.statistics.behaviour import Learning, Ratings, TypeTwo
 from analysis.statistics.clusters import crossed, informing, t_interval, two_way_jackknife
+from analysis.statistics.contrasts import ClusterContrasts, differences
+from analysis.statistics.crossed_effects import CrossedEffects, fit_conditions
 from analysis.statistics.estimate import FEWEST, permuted
 from analysis.statistics.labels import LabelAgreement
-from analysis.statistics.shares import (
-    ClusterBootstrap,
-    ClusterContrasts,
-    CrossedEffects,
-    _fit_conditions,
-    clopper_pearson,
-)
+from analysis.statistics.shares import ClusterBootstrap, clopper_pearson, log_odds, means
 from tests import oracles_statistics as plain
 
 
@@ -92,16 +88,52 @@ def test_degrees_of_freedom_count_the_clusters_that_inform_the_estimate():
     assert alone.effective[0] == pytest.approx(13**2 / 103) and alone.df[0] == 1
 
 
-def test_a_condition_of_few_people_is_tested_by_their_number():
-    """Rejected four times too often when the degrees of freedom counted all 60 people."""
+@pytest.mark.parametrize("accuracy", [0.5, 1 / 6, 1 / 12])
+def test_a_condition_of_few_people_is_tested_by_their_number(accuracy):
+    """Rejected four times too often when the degrees of freedom counted all 60 people, and up to
+    twice too often by Student's interval of the difference where little is right."""
+    truth = {"a": accuracy, "b": accuracy}
     rejected = [
-        ClusterContrasts()(
-            thinned(4, seed, accuracy={"a": 0.5, "b": 0.5}, sd_participant=1.2, sd_item=0.3)
-        )["a", "b", "risk difference"].p
+        ClusterContrasts()(thinned(4, seed, accuracy=truth, sd_participant=1.2, sd_item=0.3))[
+            "a", "b", "risk difference"
+        ].p
         < 0.05
         for seed in range(200)
     ]
-    assert np.mean(rejected) <= stats.binom.ppf(0.995, 200, 0.06) / 200
+    assert np.mean(rejected) <= stats.binom.ppf(0.5, 200, 0.05) / 200
+
+
+def test_a_difference_is_put_together_from_its_shares():
+    """Zou and Donner's interval by hand, with the correlation of people who are in both."""
+    frame = thinned(9, sd_participant=1.0)
+    data = crossed(frame)
+    found = ClusterContrasts()(frame)["a", "b", "risk difference"]
+    odds, alone = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
+    weights = np.array([[1.0, -1.0]])
+    both = two_way_jackknife(data, lambda t, c: means(t, c) @ [[1.0], [-1.0]], weights)
+    shares = []
+    for g in range(2):
+        ends = t_interval(
+            odds.point[g], odds.variance[g], both.df[0], independent=odds.independent[g]
+        )
+        shares.append((alone.point[g], *(1 / (1 + np.exp(-np.array(ends[:2]))))))
+    product = np.sqrt(alone.variance.prod())
+    correlation = (alone.variance.sum() - both.variance[0]) / (2 * product)
+    assert -1 < correlation < 1 and abs(correlation) > 0.01
+    expected = plain.hybrid_difference(*shares, correlation)
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 12), st.sampled_from([0.05, 1 / 6, 0.5, 0.9]),
+       st.sampled_from([0.8, 0.9, 0.95, 0.99]), st.floats(-0.5, 0.5))  # fmt: skip
+def test_a_difference_and_its_p_never_contradict_each_other(seed, people, accuracy, level, null):
+    frame = thinned(people, seed, accuracy={"a": accuracy, "b": accuracy}, sd_participant=1.0)
+    [difference] = differences(crossed(frame), [(0, 1)])
+    low, high, p = difference.interval(level, null)
+    assert -1 <= low <= difference.value <= high <= 1 and 0 < p <= 1
+    if min(abs(low - null), abs(high - null)) > 1e-6:
+        assert (p >= 1 - level) == (low <= null <= high)
 
 
 @settings(max_examples=40, deadline=None)
@@ -169,9 +201,13 @@ def test_everyone_right_in_one_condition():
     frame = answers(participants=12, items=8)
     frame.loc[frame["condition"] == "b", "correct"] = 1.0
     found = ClusterContrasts()(frame)["a", "b", "risk difference"]
-    a, b = (ClusterBootstrap(0.5)(frame)[(name,)] for name in "ab")
-    low, high = plain.hybrid_difference((a.value, a.low, a.high), (b.value, b.low, b.high))
-    assert (found.low, found.high) == pytest.approx((low, high))
+    [difference] = differences(crossed(frame), [(0, 1)])
+    b = ClusterBootstrap(0.5)(frame)[("b",)]
+    assert difference.second.ends(0.05, difference.df) == (b.low, b.high)
+    shares = [
+        (s.value, *s.ends(0.05, difference.df)) for s in (difference.first, difference.second)
+    ]
+    assert (found.low, found.high) == pytest.approx(plain.hybrid_difference(*shares))
     assert found.p < 0.05 and found.high < 0
     for correct, p in ((1.0, 1), (0.0, 1)):
         same = ClusterContrasts()(frame.assign(correct=correct))["a", "b", "risk difference"]
@@ -231,7 +267,7 @@ def test_why_learning_and_confidence_cannot_be_tested():
 def test_singular_fits_are_said():
     frame = answers(accuracy={"a": 0.5}, participants=20, items=8)
     frame = frame.assign(correct=(frame["participant"] + frame["trial"]) % 2)  # all alike
-    model = _fit_conditions(frame)
+    model = fit_conditions(frame)
     absent = [("participants", "trials")[k] for k in (0, 1) if model.fit.sd[2 * k] == 0]
     assert absent == ["participants", "trials"]
     estimate = CrossedEffects(0.5)(frame)[("a",)]

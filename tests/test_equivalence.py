@@ -12,8 +12,8 @@ from statsmodels.stats.weightstats import DescrStatsW
 from analysis.planning.coverage import Design, simulate
 from analysis.statistics import STATISTICS
 from analysis.statistics.clusters import t_interval
+from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.equivalence import Equivalence, two_one_sided
-from analysis.statistics.shares import ClusterContrasts
 from analysis.study.equivalence import equivalence_findings, equivalence_table
 from analysis.study.equivalence_tests import _tested, equivalence
 from analysis.study.family import Planned

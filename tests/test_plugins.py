@@ -85,7 +85,7 @@ import pandas as pd
 
 from analysis.exhibits.tables import Table
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.shares import STATISTICS
+from analysis.statistics.statistic import STATISTICS
 from analysis.study.results import STUDY_TESTS
 
 

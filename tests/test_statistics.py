@@ -14,16 +14,10 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import clusters
-from analysis.statistics.shares import (
-    STATISTICS,
-    ClusterBootstrap,
-    ClusterContrasts,
-    CrossedContrasts,
-    CrossedEffects,
-    ExactBinomial,
-    _fit_conditions,
-    tabulate,
-)
+from analysis.statistics.contrasts import ClusterContrasts
+from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
+from analysis.statistics.shares import ClusterBootstrap, ExactBinomial
+from analysis.statistics.statistic import STATISTICS, tabulate
 from tests import oracles_statistics as plain
 
 
@@ -190,7 +184,7 @@ def test_crossed_contrast_lets_people_differ_in_what_a_condition_does():
     frame = answers(
         1, accuracy={"a": 0.5, "b": 0.5}, participants=60, items=20, sd_item=0.1, sd_condition=1.0
     )
-    model = _fit_conditions(frame)
+    model = fit_conditions(frame)
     _, variance, df = model.combination(np.array([1.0, -1.0]))
     assert model.fit.sd[1] == pytest.approx(1.0, abs=0.2)
     sampling = 2 * 4 / (60 * 20)  # 1/(n p (1 − p)) of each mean

@@ -21,7 +21,7 @@ from analysis.exhibits import phrases
 from analysis.exhibits.numbers import macro_name, numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
-from analysis.statistics.shares import STATISTICS
+from analysis.statistics.statistic import STATISTICS
 from analysis.study.anonymise import anonymised
 from analysis.study.release import rebuild, release
 from tests.null_studies import CHANCE

@@ -19,7 +19,7 @@ from analysis.benchmark.results import Bench
 from analysis.exhibits.tables import Table
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import Variance, crossed, holm, two_way_jackknife
-from analysis.statistics.shares import contrast_weights
+from analysis.statistics.contrasts import contrast_weights
 from harness.records import CONTROLS
 from harness.results import read_results
 

@@ -21,16 +21,11 @@ import pandas as pd
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import Plan, rejections
+from analysis.statistics.contrasts import ClusterContrasts
+from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
 from analysis.statistics.estimate import size
-from analysis.statistics.shares import (
-    ClusterBootstrap,
-    ClusterContrasts,
-    CrossedContrasts,
-    CrossedEffects,
-    Estimates,
-    ExactBinomial,
-    _fit_conditions,
-)
+from analysis.statistics.shares import ClusterBootstrap, ExactBinomial
+from analysis.statistics.statistic import Estimates
 
 
 def _clustered(frame: pd.DataFrame, chance: float) -> Estimates:
@@ -38,7 +33,7 @@ def _clustered(frame: pd.DataFrame, chance: float) -> Estimates:
 
 
 def _crossed(frame: pd.DataFrame, chance: float) -> Estimates:
-    model = _fit_conditions(frame)
+    model = fit_conditions(frame)
     return CrossedEffects(chance).of(model, frame) | CrossedContrasts().of(model, frame)
 
 

@@ -7,7 +7,7 @@ the clustered test of `analysis.statistics.shares`, so that the power is that of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -21,15 +21,11 @@ from analysis.exhibits.figures import COLOURS, Figure, look, styled
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import holm, two_way_jackknife
+from analysis.statistics.clusters import Crossed, holm, two_way_jackknife
+from analysis.statistics.contrasts import condition_pairs, differences
+from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import size
-from analysis.statistics.shares import (
-    _fit_conditions,
-    _log_odds,
-    _shares,
-    condition_pairs,
-    contrast_weights,
-)
+from analysis.statistics.shares import log_odds
 
 #: Named where a study has several effects: that all are found in one study.
 TOGETHER = "all together"
@@ -75,24 +71,21 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         effects = [f"{names[a]} − {names[b]}" for a, b in pairs]
         sizes = np.array([accuracy[a] - accuracy[b] for a, b in pairs])
         sought = np.ones(len(pairs), dtype=bool)
-        first, second = np.array(pairs).reshape(-1, 2).T
     if not sought.any():
         raise ValueError("nothing to find: give conditions that differ from chance or each other")
-    null = float(logit(design.chance)) if plan.against_chance else 0.0
-    weights = None if plan.against_chance else contrast_weights(first, second, len(names))
     kept = len(effects) * (1 / plan.share - 1)  # the others' weight, each test here having one
 
-    def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    def tested(data: Crossed) -> list[float]:
+        """The p-value of each test alone."""
         if plan.against_chance:
-            return _log_odds(total, count)
-        share = _shares(total, count)
-        return share[..., first] - share[..., second]
+            result, null = two_way_jackknife(data, log_odds), float(logit(design.chance))
+            return [result.interval(k, plan.level, null)[2] for k in range(len(names))]
+        return [d.interval(plan.level, 0.0)[2] for d in differences(data, pairs)]
 
     rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
     for study, child in enumerate(np.random.SeedSequence(seed).spawn(studies)):
         data = simulate(design, np.random.default_rng(child))
-        result = two_way_jackknife(data, function, weights)
-        p = np.array([result.interval(k, plan.level, null)[2] for k in range(len(result.point))])
+        p = np.array(tested(data))
         # An undefined p does not reject.
         rejected[study] = (holm(p, kept=kept) < size(plan.level))[sought]
     power = rejected.mean(axis=0)
@@ -107,61 +100,76 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def curve(
-    plan: Plan,
-    participants: Sequence[int],
-    trials: Sequence[int],
-    items: Sequence[int] = (),
-    raters: Sequence[int] = (),
-    studies: int = 400,
-    cost: float = np.nan,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Power over numbers of participants, of trials each answers, and of answers each trial gets.
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a study to try, all combinations.
 
     Answers are participants × trials = items × raters in every condition, so that three of the four
     numbers say the fourth. More people alone do not help where items differ: their spread is
     divided by the number of different items only.
 
-    Args:
+    Attributes:
         participants: numbers to try. trials: likewise, a participant and condition.
         items: likewise, different trials a condition; as many as `trials` by default.
         raters: likewise, answers each trial gets (at least), which sets the items instead. Numbers
             of participants that cannot give so many are left out.
+
+    Raises:
+        ValueError: both items and raters, fewer items than trials, more raters than participants.
+    """
+
+    participants: Sequence[int]
+    trials: Sequence[int]
+    items: Sequence[int] = ()
+    raters: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.items and self.raters:
+            raise ValueError("give items or raters: each follows from the other")
+        if self.items and min(self.items) < max(self.trials):
+            raise ValueError(
+                f"trials ({max(self.trials)}) exceed items ({min(self.items)}): nobody answers an "
+                f"item twice"
+            )
+        if self.raters and min(self.raters) > max(self.participants):
+            raise ValueError(
+                f"raters ({min(self.raters)}) exceed participants ({max(self.participants)}): "
+                f"nobody answers an item twice"
+            )
+
+    def __iter__(self) -> Iterator[tuple[str, int, int, int]]:
+        """What is held while participants vary, participants, items and trials of each size."""
+        held_at = self.raters or self.items or [0]
+        for each, held, n in product(self.trials, held_at, self.participants):
+            if self.raters and n < held:
+                continue
+            items = n * each // held if self.raters else held or each
+            name = f"{each} trials, {held} raters" if self.raters else f"{each} trials of {items}"
+            yield name, n, items, each
+
+
+def curve(
+    plan: Plan, sizes: Sizes, studies: int = 400, cost: float = np.nan, seed: int = 0
+) -> pd.DataFrame:
+    """Power over sizes of the study.
+
+    Args:
         cost: of one participant, in any currency.
 
     Returns:
         design (what is held while participants vary), participants, trials, items, raters, cost,
         and the columns of `rejections`.
-
-    Raises:
-        ValueError: both items and raters, fewer items than trials, more raters than participants.
     """
-    if items and raters:
-        raise ValueError("give items or raters: each follows from the other")
-    if items and min(items) < max(trials):
-        raise ValueError(
-            f"trials ({max(trials)}) exceed items ({min(items)}): nobody answers an item twice"
-        )
     frames = []
-    for each, held, n in product(trials, raters or items or [0], participants):
-        if raters and n < held:
-            continue
-        count = n * each // held if raters else held or each
-        name = f"{each} trials, {held} raters" if raters else f"{each} trials of {count}"
-        design = replace(plan.design, participants=n, items=count, answered=each)
+    for name, n, items, each in sizes:
+        design = replace(plan.design, participants=n, items=items, answered=each)
         found = rejections(replace(plan, design=design), studies, seed)
         frames.append(
             found.assign(
-                design=name, participants=n, trials=each, items=count, raters=n * each / count,
+                design=name, participants=n, trials=each, items=items, raters=n * each / items,
                 cost=n * cost,
             )
         )  # fmt: skip
-    if not frames:
-        raise ValueError(
-            f"raters ({min(raters)}) exceed participants ({max(participants)}): nobody answers an "
-            f"item twice"
-        )
     table = pd.concat(frames, ignore_index=True)
     front = ["design", "participants", "trials", "items", "raters", "cost"]
     return table[[*front, *(c for c in table.columns if c not in front)]]
@@ -217,7 +225,7 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
     if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
         raise ValueError(f"the pilot mixes answers of {', '.join(sources)}; export one --source")
     known = pilot[pilot["condition"].isin(list(design.accuracy))]
-    model = _fit_conditions(known) if len(known) else None
+    model = fit_conditions(known) if len(known) else None
     if model is None:
         raise ValueError(
             f"the pilot has no usable answers of the conditions {', '.join(design.accuracy)}"

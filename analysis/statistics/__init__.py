@@ -3,10 +3,12 @@
 from analysis.statistics import (  # noqa: F401 - they register theirs
     behaviour,
     components,
+    contrasts,
+    crossed_effects,
     equivalence,
     shares,
 )
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.shares import STATISTICS, Estimates, tabulate
+from analysis.statistics.statistic import STATISTICS, Estimates, tabulate
 
 __all__ = ["STATISTICS", "Estimate", "Estimates", "tabulate"]

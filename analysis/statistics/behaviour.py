@@ -19,17 +19,10 @@ from analysis.statistics.clusters import (
     t_interval,
     two_way_jackknife,
 )
+from analysis.statistics.contrasts import between, condition_pairs, contrast_weights
 from analysis.statistics.estimate import FEWEST, Estimate
-from analysis.statistics.shares import (
-    STATISTICS,
-    Estimates,
-    _answered,
-    _log_odds,
-    _shares,
-    clustered_shares,
-    condition_pairs,
-    contrast_weights,
-)
+from analysis.statistics.shares import clustered_shares, log_odds, means
+from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
 
 def _participant_jackknife(
@@ -67,7 +60,7 @@ class Learning:
     per: int = 10
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = _answered(frame, "correct")
+        kept, missing = answered(frame, "correct")
         if kept.empty:
             return {}
         cell = kept.groupby(["participant", "condition"])
@@ -83,11 +76,13 @@ class Learning:
             steepest = float(x.clip(lower=0).sum() / bottom.sum())
             low, high = np.clip([low, high], -steepest, steepest).tolist()
         moved = int((bottom > 0).sum())
-        few = f"{moved} participants answered at several positions: a slope needs {FEWEST}"
+        reason = "" if not np.isnan(p) else "nothing varies, so that no interval can be estimated"
+        if moved < FEWEST:
+            reason = f"{moved} participants answered at several positions: a slope needs {FEWEST}"
         return {
             ("all conditions",): Estimate(
                 value, low, high, n=len(kept), left_out=missing, test="t over participants", p=p,
-                level=self.level, clustered=("participant",), reason=few if moved < FEWEST else "",
+                level=self.level, clustered=("participant",), reason=reason,
             )
         }  # fmt: skip
 
@@ -103,12 +98,12 @@ class Calibration:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = _answered(frame, "correct")
-        kept, _ = _answered(kept, "confidence")
+        kept, _ = answered(frame, "correct")
+        kept, _ = answered(kept, "confidence")
         if kept.empty:
             return {}
         data = crossed(kept, group="confidence")
-        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
+        found = clustered_shares(data, two_way_jackknife(data, log_odds), None, self.level)
         left_out = len(frame) - len(kept)
         return {
             (f"{float(name):g}",): replace(estimate, left_out=left_out)
@@ -132,8 +127,8 @@ class TypeTwo:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = _answered(frame, "correct")
-        kept, _ = _answered(kept, "confidence")
+        kept, _ = answered(frame, "correct")
+        kept, _ = answered(kept, "confidence")
         if frame.empty:
             return {}
         left_out, key = len(frame) - len(kept), ("all conditions",)
@@ -218,7 +213,7 @@ class Detection:
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         """Raises ValueError where one of the two conditions has no answers."""
-        kept, missing = _answered(frame, self.value)
+        kept, missing = answered(frame, self.value)
         kept = kept[kept["condition"].isin([self.signal, self.noise])]
         have = set(kept["condition"])
         if lacking := [name for name in (self.signal, self.noise) if name not in have]:
@@ -256,11 +251,11 @@ class Changed:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = _answered(frame, self.value)
+        kept, _ = answered(frame, self.value)
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        found = clustered_shares(data, two_way_jackknife(data, _log_odds), None, self.level)
+        found = clustered_shares(data, two_way_jackknife(data, log_odds), None, self.level)
         every = frame["condition"].astype(str).value_counts()
         return {
             (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
@@ -287,39 +282,33 @@ class Ratings:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = _answered(frame, self.value)
+        kept, missing = answered(frame, self.value)
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        pairs = np.array(condition_pairs(data.groups, self.reference), dtype=int).reshape(-1, 2)
+        pairs = condition_pairs(data.groups, self.reference)
         counts = np.bincount(data.group)
-
-        def differences(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-            means = _shares(total, count)
-            with np.errstate(invalid="ignore"):
-                return means[..., pairs[:, 0]] - means[..., pairs[:, 1]]
-
         test = "t, participants and items clustered"
         low, high = self.scale or (float(data.values.min()), float(data.values.max()))
-        means = two_way_jackknife(data, _shares)
+        by_condition = two_way_jackknife(data, means)
 
         def within(ends: np.ndarray) -> np.ndarray:
             return ends.clip(low, high)
 
-        def between(ends: np.ndarray) -> np.ndarray:
+        def apart(ends: np.ndarray) -> np.ndarray:
             return ends.clip(low - high, high - low)
 
+        made = estimates(by_condition, within, None, "", counts, self.level)
         found: Estimates = {
             (name, ""): replace(estimate, left_out=missing)
-            for name, estimate in zip(
-                data.groups, estimates(means, within, None, "", counts, self.level), strict=True
-            )
+            for name, estimate in zip(data.groups, made, strict=True)
         }
-        if len(pairs):
-            weights = contrast_weights(pairs[:, 0], pairs[:, 1], len(data.groups))
-            tested = two_way_jackknife(data, differences, weights)
-            both = counts[pairs].sum(axis=1)
-            made = estimates(tested, between, 0.0, test, both, self.level)
+        if pairs:
+            first, second = np.array(pairs).T
+            weights = contrast_weights(first, second, len(data.groups))
+            tested = two_way_jackknife(data, between(pairs, means), weights)
+            both = counts[first] + counts[second]
+            made = estimates(tested, apart, 0.0, test, both, self.level)
             for (a, b), estimate in zip(pairs, made, strict=True):
                 key = (data.groups[a], data.groups[b])
                 found[key] = replace(estimate, left_out=missing)
@@ -342,7 +331,7 @@ class AnswerTime:
             return {}
         seconds = usable["milliseconds"].astype(float) / 1000
         data = crossed(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
-        result = two_way_jackknife(data, _shares)
+        result = two_way_jackknife(data, means)
         counts = np.bincount(data.group)
         every = frame["condition"].astype(str).value_counts()
         found = estimates(result, np.exp, None, "", counts, self.level)

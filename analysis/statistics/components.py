@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.clusters import Crossed, crossed, too_few
+from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.shares import STATISTICS, Estimates, _answered, _fit_conditions
+from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
 #: Variance of the standard logistic distribution: what is left of an answer on the logit scale.
 LOGISTIC = np.pi**2 / 3
@@ -40,13 +41,13 @@ class VarianceComponents:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = _answered(frame, self.value)
+        kept, _ = answered(frame, self.value)
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
         n, few = len(kept), too_few(data.participants, data.items)
         if self.value == "correct":
-            model = _fit_conditions(frame)
+            model = fit_conditions(frame)
             if model is None:
                 return {}
             variances, note = np.append(model.fit.sd**2, LOGISTIC), model.fit.note

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.clusters import CLUSTERED, crossed, two_way_jackknife
+from analysis.statistics.clusters import CLUSTERED, Crossed, crossed, two_way_jackknife
+from analysis.statistics.contrasts import (
+    between,
+    condition_pairs,
+    contrast_weights,
+    differences,
+)
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.shares import STATISTICS, Estimates, condition_pairs, contrast_weights
+from analysis.statistics.shares import means
+from analysis.statistics.statistic import STATISTICS, Estimates
 
 
 def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> float:
@@ -30,9 +38,10 @@ class Equivalence:
     """Differences of means (or shares) between conditions, tested for being smaller than `margin`.
 
     Null hypothesis: the difference is −margin or less, or margin or more. The two one-sided tests
-    are Student's, with the two-way cluster variance and degrees of freedom of `cluster_contrasts`;
-    p is the larger of the two, and it is below α exactly where the interval of level 1 − 2α lies
-    between −margin and margin. So the interval given is that one (90 % for a level of 95 %).
+    are those of `cluster_contrasts`, on other scales than that of shares Student's with the same
+    variance and degrees of freedom. p is the larger, and it is below α exactly where the interval
+    of level 1 − 2α lies between −margin and margin: so the interval given is that one (90 % for a
+    level of 95 %).
 
     Attributes:
         margin: smallest difference of interest, in units of `value`.
@@ -65,31 +74,40 @@ class Equivalence:
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        pairs = np.array(condition_pairs(data.groups, self.reference), dtype=int).reshape(-1, 2)
-        if not len(pairs):
+        pairs = condition_pairs(data.groups, self.reference)
+        if not pairs:
             return {}
-
-        def differences(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                means = total / count
-                return means[..., pairs[:, 0]] - means[..., pairs[:, 1]]
-
-        weights = contrast_weights(pairs[:, 0], pairs[:, 1], len(data.groups))
-        result = two_way_jackknife(data, differences, weights)
         counts, level = np.bincount(data.group), 2 * self.level - 1
         found: Estimates = {}
-        for k, (a, b) in enumerate(pairs):
-            low, high, p_low = result.interval(k, level, -self.margin)
-            *_, p_high = result.interval(k, level, self.margin)
-            low, high = np.clip([low, high], -self.largest, self.largest).tolist()
-            value, reason = float(result.point[k]), result.reasons[k]
-            if not reason and np.isnan(low):
-                reason = "nothing varies, so that no interval can be estimated"
+        for (a, b), tested in zip(pairs, self._tested(data, pairs, level), strict=True):
+            low, high, p, value, reason = tested
             found[data.groups[a], data.groups[b]] = Estimate(
                 value, low, high, n=int(counts[[a, b]].sum()), left_out=len(frame) - len(kept),
-                test="two one-sided t, participants and items clustered",
-                p=two_one_sided(value, self.margin, p_low, p_high),
+                test="two one-sided tests, participants and items clustered", p=p,
                 effect=self.margin, effect_name="smallest effect of interest",
                 level=level, clustered=CLUSTERED, reason=reason,
             )  # fmt: skip
         return found
+
+    def _tested(
+        self, data: Crossed, pairs: list[tuple[int, int]], level: float
+    ) -> Iterator[tuple[float, float, float, float, str]]:
+        """Ends of the interval, p, value and reason of each pair, as the contrasts have them."""
+        if self.scale == (0, 1):
+            for d in differences(data, pairs):
+                low, high, p_low = d.interval(level, -self.margin)
+                *_, p_high = d.interval(level, self.margin)
+                p = two_one_sided(d.value, self.margin, p_low, p_high)
+                yield low, high, p, d.value, d.reason
+            return
+        first, second = np.array(pairs).T
+        weights = contrast_weights(first, second, len(data.groups))
+        result = two_way_jackknife(data, between(pairs, means), weights)
+        for k, value in enumerate(map(float, result.point)):
+            low, high, p_low = result.interval(k, level, -self.margin)
+            *_, p_high = result.interval(k, level, self.margin)
+            low, high = np.clip([low, high], -self.largest, self.largest).tolist()
+            reason = result.reasons[k]
+            if not reason and np.isnan(low):
+                reason = "nothing varies, so that no interval can be estimated"
+            yield low, high, two_one_sided(value, self.margin, p_low, p_high), value, reason

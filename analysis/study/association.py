@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from analysis.statistics.estimate import FEWEST, Estimate, permuted
-from analysis.statistics.shares import Estimates
+from analysis.statistics.statistic import Estimates
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
 from harness.artifacts import Run

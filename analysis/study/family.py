@@ -14,7 +14,7 @@ from functools import cached_property
 import pandas as pd
 
 from analysis.statistics.claims import CONTROL
-from analysis.statistics.shares import condition_pairs
+from analysis.statistics.contrasts import condition_pairs
 from analysis.study.analysed import Analysed
 from harness.registry import Registry
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.statistics.claims import CONTROL
 from analysis.statistics.labels import LabelAgreement
-from analysis.statistics.shares import Estimates, tabulate
+from analysis.statistics.statistic import Estimates, tabulate
 from analysis.study.analysed import Analysed, stacked
 from analysis.study.association import EVIDENCE, Associations
 from analysis.study.family import PLANNED, Planned, TaskDesign

@@ -1,30 +1,28 @@
-"""A preregistration out of the frozen study alone, under the headings of OSF's form.
-
-The family of tests and their weights come from the code that will judge the answers, called on a
-study that nobody has answered yet; so the document cannot promise other tests than are made.
-"""
+"""A preregistration out of the frozen study alone, under the headings of OSF's form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from analysis.exhibits.figures import Figure, look, styled
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import spaced
-from analysis.planning.designs import Design
-from analysis.planning.power import Plan, curve
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
-from analysis.study.frozen_study import FrozenStudy, read_study
-from analysis.study.responses import Responses
-from analysis.study.results import Results, Settings
+from analysis.study.frozen_study import read_study
+from analysis.study.results import Results
+from analysis.study.unanswered import (
+    WANTED,
+    Power,
+    planned_claims,
+    power_figure,
+    power_of,
+    unanswered,
+)
 from harness.artifacts import write_text
-from tasks.responses import RESPONSES, as_table
 
 #: What stands where only the authors know the answer.
 AUTHORS = "*To be completed by the authors.*"
@@ -50,8 +48,8 @@ HYPOTHESES = {
 MODELS = {
     "chance": "log odds of a correct response per condition, Student's t with the two-way cluster "
     "variance of participants and trials (delete-one jackknife)",
-    "contrasts": "difference of shares, same variance; participants who answered both conditions "
-    "enter both",
+    "contrasts": "difference of shares, its interval from those of the two shares (log odds, same "
+    "variance) and their correlation over participants and trials (Zou & Donner 2008)",
     "detection": "d′ with the log-linear correction, same variance",
     "labels": "mean similarity of labels ({similarity}), responses permuted over trials of the "
     "condition",
@@ -59,7 +57,7 @@ MODELS = {
     "learning": "change of accuracy per ten trials within participants",
     "confidence": "area under the type-2 ROC curve within conditions",
     "associations": "Spearman's rank correlation over trials with conditions held constant",
-    "equivalence": "two one-sided tests with the variance of the contrasts",
+    "equivalence": "two one-sided tests with the intervals of the contrasts",
 }
 
 #: Rule of exclusion -> what it says, with its threshold.
@@ -73,102 +71,6 @@ RULES = {
     "identical_above": "response and time equal to those of another participant in more than "
     "{percent} of the trials; one of the participants is kept",
 }
-
-#: Differences of shares whose power is shown, besides a frozen smallest effect.
-EFFECTS = (0.05, 0.1, 0.15, 0.2)
-WANTED = 0.8
-
-
-def unanswered(study: FrozenStudy) -> Results:
-    """The results of a study that nobody has answered: every planned test, none made."""
-    answers = as_table([], RESPONSES).assign(value=pd.Series(dtype=object))
-    nobody = pd.DataFrame()
-    responses = Responses(study, "human", answers, nobody, nobody, nobody)
-    return Results(responses, Settings(), lambda rules: responses)
-
-
-def planned_claims(results: Results) -> pd.DataFrame:
-    """A row a planned test, those of the main question first: kind, question, task, what, asked,
-    margin, weight (sums to 1)."""
-    claims = results.claims
-    claims = claims[claims["question"] != ""]
-    table = claims.assign(kind=claims.index.get_level_values(0)).reset_index(drop=True)
-    main = (table["question"] != results.plan.primary).astype(int)
-    table = table.reindex(columns=["kind", "question", "task", "what", "asked", "margin", "weight"])
-    return table.fillna({"asked": ""}).iloc[main.argsort(kind="stable")].reset_index(drop=True)
-
-
-@dataclass(frozen=True)
-class Power:
-    """Power of one test of the main question, at its own share of α, over participants.
-
-    Attributes:
-        table: size (true difference of shares), participants, power, low, high (Wilson's interval
-            of the simulation). text: what was assumed.
-    """
-
-    table: pd.DataFrame
-    text: str
-
-
-def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
-    """Simulate the frozen design; None where the main question is not of shares against chance or
-    between conditions."""
-    study, plan = results.responses.study, results.plan
-    task, _, kind = plan.primary.rpartition(".")
-    tests = planned_claims(results)
-    tests = tests[tests["question"] == plan.primary]
-    if kind not in ("chance", "contrasts") or task not in study.choice_tasks or tests.empty:
-        return None
-    trials = study.trials[(study.trials["role"] == "trial") & (study.trials["task"] == task)]
-    trials = trials[~trials["condition"].isin(study.controls(task))]
-    items = int(trials["condition"].value_counts().min())
-    answered = max(1, items // len(study.study.forms))
-    chance = min(study.chance(task).values())
-    base = chance if kind == "chance" else 0.5
-    people = sorted({max(4, round(study.recruitment.places * k / 4)) for k in (1, 2, 3, 4)})
-    frames = []
-    for effect in sorted({*EFFECTS, plan.smallest_effect} - {0.0}):
-        accuracy = {"condition": base + effect}
-        if kind == "contrasts":
-            accuracy = {"first": base + effect / 2, "second": base - effect / 2}
-        if items < 2 or max(accuracy.values()) >= 1:
-            continue
-        design = Design(accuracy, chance=chance)
-        one = Plan(design, kind == "chance", share=float(tests["weight"].iloc[0]))
-        found = curve(one, people, [answered], [items], studies=studies, seed=seed)
-        frames.append(found[["participants", "power", "low", "high"]].assign(size=effect))
-    if not frames:
-        return None
-    text = (
-        f"Simulated: {studies} studies for each point, each of {answered} of {items} trials per "
-        f"participant and condition, analysed by the planned test at its initial share of α "
-        f"({100 * ALPHA * tests['weight'].iloc[0]:.2f} %). Accuracy "
-        f"{base:.3g} {'plus' if kind == 'chance' else 'plus and minus half of'} the difference; "
-        "standard deviations of ability .5 and of difficulty .7 on the logit scale."
-    )
-    return Power(pd.concat(frames, ignore_index=True), text)
-
-
-def power_figure(power: Power, participants: int) -> Figure:
-    with styled():
-        canvas, axis = plt.subplots(figsize=(6.0, 3.2), layout="constrained")
-        for k, (size, rows) in enumerate(power.table.groupby("size")):
-            style = look(k)
-            axis.plot(rows["participants"], rows["power"], label=f"{size:g}", **style)
-            axis.fill_between(
-                rows["participants"], rows["low"], rows["high"],
-                color=style["color"], alpha=0.15, linewidth=0,
-            )  # fmt: skip
-        axis.axhline(WANTED, color="#777777", linestyle="--", zorder=0)
-        axis.axvline(participants, color="#777777", linestyle=":", zorder=0)
-        axis.set(xlabel="participants", ylabel="power of one test", ylim=(0, 1.02))
-        canvas.legend(title="true difference\nof shares", loc="outside right center")
-    caption = (
-        "Dashed: 80 % power; dotted: the planned number of participants; bands: 95 % interval of "
-        "the simulation."
-    )
-    return Figure("preregistration-power", "Power by number of participants", caption, canvas)
 
 
 def preregistration(results: Results, power: Power | None, picture: str = "") -> str:
@@ -328,10 +230,13 @@ def _procedure(results: Results) -> str:
 
 def _rationale(results: Results, power: Power | None, picture: str) -> str:
     if power is None:
-        return (
-            "Power was not simulated: the planner simulates tests of correct responses against "
-            f"chance and between conditions. {AUTHORS}"
+        why = (
+            f"the planner simulates tests of correct responses against chance and between "
+            f"conditions, not `{results.plan.primary}`"
+            if results.plan.primary
+            else "no main question was frozen whose test could be simulated"
         )
+        return f"No power curve is given: {why}. {AUTHORS}"
     table = power.table
     most = table["participants"].max()
     enough = table[(table["participants"] == most) & (table["power"] >= WANTED)]

@@ -1,0 +1,234 @@
+"""Differences of shares between conditions, participants and items clustered.
+
+The interval of a difference is put together from those of its two shares (Newcombe 1998; Zou &
+Donner 2008, "MOVER"), which are symmetric in log odds: with a = p̂₁ − l₁ and b = u₂ − p̂₂,
+
+    low = p̂₁ − p̂₂ − √(a² + b² − 2 ρ a b),
+
+and the upper end likewise. ρ is the correlation of the two shares (people and items that are in
+both conditions), from the variance of the difference itself. Student's interval around p̂₁ − p̂₂
+rejected 7 to 9 % of true null hypotheses where a few people who differ widely answered a condition
+of which they get little right: a small share then comes with a small variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+from analysis.statistics.clusters import CLUSTERED, Crossed, crossed, estimates
+from analysis.statistics.estimate import Estimate, size
+from analysis.statistics.shares import (
+    clopper_pearson,
+    clusters_as_trials,
+    log_odds,
+    means,
+    two_way,
+)
+from analysis.statistics.statistic import STATISTICS, Estimates, answered
+
+#: Smallest p-value that is looked for.
+SMALLEST = 1e-12
+
+
+def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int]]:
+    """Pairs of conditions to compare: all, or each with the reference."""
+    if reference is None:
+        return list(combinations(range(len(names)), 2))
+    if reference not in names:
+        raise ValueError(f"reference condition {reference!r} is not among {', '.join(names)}")
+    base = names.index(reference)
+    return [(g, base) for g in range(len(names)) if g != base]
+
+
+def contrast_weights(first: np.ndarray, second: np.ndarray, groups: int) -> np.ndarray:
+    """1 and −1 for the two groups of each difference: [k, groups]."""
+    weights = np.zeros((len(first), groups))
+    weights[np.arange(len(first)), first] = 1.0
+    weights[np.arange(len(first)), second] = -1.0
+    return weights
+
+
+def between(pairs: list[tuple[int, int]], scale: Callable) -> Callable:
+    """The statistic of `clusters.py` that takes differences of groups on a scale, as `means`."""
+    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
+
+    def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+        values = scale(total, count)
+        with np.errstate(invalid="ignore"):
+            return values[..., first] - values[..., second]
+
+    return function
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A share and what its interval needs: the variances of its log odds (clustered, and as if
+    answers were independent), or, where these cannot be estimated, clusters that count as trials.
+    """
+
+    value: float
+    variance: float
+    independent: float
+    trials: float
+
+    @property
+    def estimable(self) -> bool:
+        return bool(np.isfinite(self.variance) and self.variance > 0)
+
+    def ends(self, alpha: float, df: float) -> tuple[float, float]:
+        if not self.estimable:
+            return clopper_pearson(self.value, self.trials, 1 - alpha)
+        reach = max(
+            -special.stdtrit(df, alpha / 2) * np.sqrt(self.variance),
+            -special.ndtri(alpha / 2) * np.sqrt(self.independent),
+        )
+        centre = special.logit(self.value)
+        return float(special.expit(centre - reach)), float(special.expit(centre + reach))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two shares, p̂₁ − p̂₂, with its interval and tests.
+
+    Attributes:
+        df: degrees of freedom of its variance. correlation: of the two shares.
+        reason: why it has no interval, or why not the usual one; "" where it has.
+        given: whether it has an interval.
+    """
+
+    first: _Share
+    second: _Share
+    df: float
+    correlation: float
+    reason: str
+    given: bool = True
+
+    @property
+    def value(self) -> float:
+        return self.first.value - self.second.value
+
+    def ends(self, alpha: float) -> tuple[float, float]:
+        """Of the interval of level 1 − alpha."""
+        one, two = self.first.ends(alpha, self.df), self.second.ends(alpha, self.df)
+        down = (self.first.value - one[0], two[1] - self.second.value)
+        up = (one[1] - self.first.value, self.second.value - two[0])
+        return self.value - self._joined(*down), self.value + self._joined(*up)
+
+    def _joined(self, a: float, b: float) -> float:
+        return float(np.sqrt(max(a**2 + b**2 - 2 * self.correlation * a * b, 0.0)))
+
+    def interval(self, level: float, null: float) -> tuple[float, float, float]:
+        """Ends, and the two-sided p-value of `null`: the alpha at which the interval just reaches
+        it. NaN where there is none."""
+        if not self.given:
+            return np.nan, np.nan, np.nan
+        low, high = self.ends(size(level))
+        p = self._p(null)
+        # Were an end not to move steadily with the level, the interval would decide.
+        return low, high, max(p, size(level)) if low <= null <= high else p
+
+    def _p(self, null: float) -> float:
+        above = self.value > null
+
+        def gap(log_alpha: float) -> float:
+            low, high = self.ends(float(np.exp(log_alpha)))
+            return low - null if above else null - high
+
+        bounds = float(np.log(SMALLEST)), float(np.log(0.999))
+        if np.isclose(self.value, null, rtol=0, atol=1e-12) or gap(bounds[1]) <= 0:
+            return 1.0
+        if gap(bounds[0]) >= 0:
+            return SMALLEST
+        return float(np.exp(optimize.brentq(gap, *bounds, xtol=1e-9)))
+
+
+def differences(
+    data: Crossed, pairs: list[tuple[int, int]], replicates: int = 0, seed: int = 0
+) -> list[Difference]:
+    """The difference of shares of each pair of groups.
+
+    Args:
+        replicates, seed: see `two_way`.
+    """
+    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
+    weights = contrast_weights(first, second, len(data.groups))
+    odds = two_way(data, log_odds, replicates, seed)
+    alone = two_way(data, means, replicates, seed)
+    both = two_way(data, between(pairs, means), replicates, seed, weights)
+    sides = [
+        _Share(
+            float(alone.point[g]), float(odds.variance[g]), float(odds.independent[g]),
+            clusters_as_trials(data, g),
+        )
+        for g in range(len(data.groups))
+    ]  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = alone.variance[first] + alone.variance[second] - both.variance
+        correlation = shared / (2 * np.sqrt(alone.variance[first] * alone.variance[second]))
+    correlation = np.nan_to_num(correlation, nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
+    made = []
+    for k, (a, b) in enumerate(pairs):
+        reason = both.reasons[k]
+        if not reason and not (sides[a].estimable and sides[b].estimable):
+            reason = "variance not estimable: Clopper–Pearson interval with clusters as trials"
+        made.append(
+            Difference(
+                sides[a], sides[b], float(both.df[k]), float(correlation[k]), reason,
+                given=not both.reasons[k],
+            )
+        )  # fmt: skip
+    return made
+
+
+@STATISTICS.add("cluster_contrasts")
+@dataclass(frozen=True)
+class ClusterContrasts:
+    """Differences of shares between conditions, participants and items clustered.
+
+    Two estimates a pair (first − second): "risk difference", p̂₁ − p̂₂, with the interval that this
+    module describes and the p-value of this pair alone, the level at which the interval just leaves
+    0 out; "odds ratio", exp(logit p̂₁ − logit p̂₂ ± t_df √V), the same claim on the other scale,
+    without a test of its own. Participants who answered both conditions enter both sides, so their
+    general ability cancels.
+
+    Attributes:
+        reference: compare all others with this condition; all pairs by default.
+        value: the measured column, 0 or 1.
+    """
+
+    reference: str | None = None
+    replicates: int = 0
+    seed: int = 0
+    level: float = 0.95
+    value: str = "correct"
+
+    def __call__(self, frame: pd.DataFrame) -> Estimates:
+        kept, missing = answered(frame, self.value)
+        data = crossed(kept, value=self.value)
+        pairs = condition_pairs(data.groups, self.reference)
+        if not pairs:
+            return {}
+        first, second = np.array(pairs).T
+        counts = np.bincount(data.group)[first] + np.bincount(data.group)[second]
+        weights = contrast_weights(first, second, len(data.groups))
+        odds = two_way(data, between(pairs, log_odds), self.replicates, self.seed, weights)
+        ratios = estimates(odds, np.exp, None, "", counts, self.level)
+        names = [(data.groups[a], data.groups[b]) for a, b in pairs]
+        found: Estimates = {}
+        made = differences(data, pairs, self.replicates, self.seed)
+        for pair, difference, n in zip(names, made, counts, strict=True):
+            low, high, p = difference.interval(self.level, 0.0)
+            found[(*pair, "risk difference")] = Estimate(
+                difference.value, low, high, n=int(n), left_out=missing,
+                test="difference of two clustered shares", p=p, level=self.level,
+                clustered=CLUSTERED, reason=difference.reason,
+            )  # fmt: skip
+        for pair, e in zip(names, ratios, strict=True):
+            found[(*pair, "odds ratio")] = replace(e, left_out=missing)
+        return found
