@@ -102,7 +102,7 @@ def working_since(folder: Path) -> float | None:
 
 
 #: Rows of a table that are written, and read, at a time.
-ROW_GROUP = 2**20
+ROW_GROUP = 2**17
 
 
 def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:

@@ -50,7 +50,8 @@ class DrawnImagesSection(_Section):
 
 
 class FolderImagesSection(_Section):
-    """The user's images: a folder a split, with one sub-folder of files a class.
+    """The user's images: a folder a split, with one sub-folder of files a class; or files of many
+    images (see `harness/images/shards.py`).
 
     Attributes:
         probe: the images whose strongest serve as stimuli.

@@ -1,6 +1,7 @@
 """Killed in the middle of a checkpoint and of a pair, a run ends with the same bytes."""
 
 import multiprocessing
+import os
 import signal
 import time
 import tomllib
@@ -113,6 +114,8 @@ def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatc
 
 def _run(config, out, workers, cluster):
     one = parse_config(tomllib.loads(config.replace("workers = 0", f"workers = {workers}")))
+    if cluster:
+        os.environ["RAY_AUTH_MODE"] = "token"  # which a cluster of new versions of Ray asks for
     run_until("revert", one, out, QUIET, cluster)
 
 

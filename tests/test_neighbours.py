@@ -1,5 +1,7 @@
 """Neighbours and sketches: bounded memory, and how near they are to what they stand for."""
 
+import tracemalloc
+
 import numpy as np
 import oracles
 import pandas as pd
@@ -242,3 +244,13 @@ def test_the_error_of_a_sketch_is_saved(wide, tmp_path):
     made = SPACES.get("correlation")(wide, parameters, np.random.default_rng(0), "correlation")
     made.save(Run(tmp_path), "x")
     assert SemanticSpace.load(Run(tmp_path), "correlation").error == made.error > 0
+
+
+def test_memory_does_not_grow_with_the_candidates():
+    rng = np.random.default_rng(0)
+    queries, candidates = rng.standard_normal((200, 8)), rng.standard_normal((40_000, 8))
+    tracemalloc.start()
+    by_cosine(queries, candidates, np.full(200, -1), 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**25

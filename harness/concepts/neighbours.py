@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 #: Most bytes of a block of similarities.
-BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**22
 #: Pairs of queries and candidates above which `neighbours` takes an approximate index.
 EXACT_PAIRS = 4 * 10**8
 #: Queries on which the recall of the approximate index is measured.

@@ -17,6 +17,7 @@ from PIL import Image
 
 from harness.artifacts import file_hash
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
+from harness.images.shards import content, file_of, read_shards, shard_files
 
 #: Of the files that are read as images; those of torchvision's ImageFolder, and some more.
 SUFFIXES = {
@@ -46,7 +47,8 @@ def listed_once() -> Iterator[None]:
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
-    """A folder with one sub-folder of image files a class, as torchvision's ImageFolder.
+    """A folder with one sub-folder of image files a class, as torchvision's ImageFolder; or files
+    of many images (see `shard_files`).
 
     Links to files and folders are followed. Hidden folders and files (whose names begin with a dot)
     are left out; `left_out` counts them.
@@ -69,6 +71,8 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
 
 
 def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
+    if files := shard_files(root):
+        return FileImages(*read_shards(root, files, classes))
     if not root.is_dir():
         place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
         what = "is no folder" if root.exists() else "does not exist"
@@ -137,12 +141,15 @@ def walk(folder: Path) -> list[Path]:
 def left_out(root: Path) -> Counter[str]:
     """What below an image folder is not used: how many files by suffix, hidden and broken ones."""
     counts: Counter[str] = Counter()
+    used = set(shard_files(root))
     for place, folders, names in os.walk(root, followlinks=False):
         hidden = [name for name in folders if name.startswith(".")]
         counts["hidden folder"] += len(hidden)
         folders[:] = [name for name in folders if name not in hidden]
         for name in names:
             path = Path(place, name)
+            if path in used:
+                continue
             if name.startswith("."):
                 counts["hidden file"] += 1
             elif not path.exists():
@@ -180,7 +187,7 @@ def remark_counts(index: pd.DataFrame) -> dict[str, int]:
 def _look(path: Path) -> tuple[str, str]:
     """The remarks on a file, or why it cannot be opened."""
     try:
-        with Image.open(path) as image:
+        with Image.open(content(path)) as image:
             kinds = {
                 "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
                 > 1,
@@ -197,9 +204,12 @@ def _look(path: Path) -> tuple[str, str]:
 
 
 def _copies(paths: Sequence[Path]) -> dict[int, int]:
-    """Which files hold the same bytes as one before them, and as which."""
+    """Which files hold the same bytes as one before them, and as which; not looked for inside files
+    of many images."""
     by_size: dict[int, list[int]] = {}
     for number, path in enumerate(paths):
+        if file_of(path) != path:
+            continue
         by_size.setdefault(path.stat().st_size, []).append(number)
     copies, seen = dict[int, int](), dict[str, int]()
     for number in (n for same in by_size.values() if len(same) > 1 for n in same):

@@ -16,7 +16,8 @@ from pydantic import AfterValidator
 
 from harness.artifacts import Artifact, Run
 from harness.file_kinds import kind_of
-from harness.images import drawn
+from harness.images import arrow, drawn, webdataset  # noqa: F401 - kinds of files of images
+from harness.images.shards import content, file_of
 
 # Large and oddly tagged images are read, or refused with their names; warnings would run over the
 # progress bars.
@@ -160,7 +161,7 @@ class FileImages:
         """Raises ValueError naming the file when it cannot be decoded."""
         path = self.paths[index]
         try:
-            with Image.open(path) as image:
+            with Image.open(content(path)) as image:
                 return view.apply(image)
         except Exception as error:  # a damaged file can raise anything
             raise ValueError(
@@ -171,11 +172,12 @@ class FileImages:
 
 def why_unreadable(path: Path, error: Exception) -> str:
     """Why an image cannot be read."""
-    if not path.exists():
+    if not file_of(path).exists():
         return "it is gone"
-    with path.open("rb") as file:
-        if what := kind_of(file.read(512)):
-            return f"it is {what}"
+    if file_of(path) == path:
+        with path.open("rb") as file:
+            if what := kind_of(file.read(512)):
+                return f"it is {what}"
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged, or of a format that Pillow does not read"
     if isinstance(error, Image.DecompressionBombError):

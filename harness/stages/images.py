@@ -16,6 +16,7 @@ from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.folders import folder_images, image_remarks, left_out, remark_counts
 from harness.images.sets import ArrayImages, FileImages, drawn_arrays, image_index
+from harness.images.shards import file_of
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class ListImages(Work):
     @property
     def depends(self) -> object:
         """The files by size and time of change."""
-        stats = ((path, path.stat()) for path in self._files.paths)
+        paths = dict.fromkeys(map(file_of, self._files.paths))
+        stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
         return files, self._left_out
 

@@ -1,0 +1,84 @@
+"""Parquet and Arrow files of Hugging Face datasets: a column of images and one of labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.images.shards import SHARDS, Shard
+
+
+@SHARDS.add(".parquet")
+def parquet(path: Path) -> Shard:
+    """`Dataset.to_parquet`, or a data set as it is downloaded. A row group is read at a time."""
+    file = pq.ParquetFile(path)
+    image, label, names = _columns(file.schema_arrow)
+    groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    starts = np.cumsum([0, *groups])
+
+    def read(member: str) -> bytes:
+        group = int(np.searchsorted(starts, int(member), side="right")) - 1
+        return _bytes(_group(path, group, image)[int(member) - int(starts[group])])
+
+    return _shard(file.read([label])[label], names, read)
+
+
+@lru_cache(maxsize=4)
+def _group(path: Path, group: int, column: str) -> pa.ChunkedArray:
+    return pq.ParquetFile(path).read_row_group(group, [column])[column]
+
+
+@SHARDS.add(".arrow")
+def arrow(path: Path) -> Shard:
+    """`Dataset.save_to_disk`, or a cached data set: mapped into memory, not read."""
+    mapped = pa.memory_map(str(path))
+    try:
+        table = pa.ipc.open_stream(mapped).read_all()
+    except pa.ArrowInvalid:  # the other of Arrow's two formats
+        table = pa.ipc.open_file(mapped).read_all()
+    image, label, names = _columns(table.schema)
+    return _shard(table[label], names, lambda member: _bytes(table[image][int(member)]))
+
+
+def _columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
+    """The columns of images and labels, and the names of classes; by what `datasets` says of the
+    columns, else those called image and label."""
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = about.get("info", {}).get("features", {})
+    kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
+    chosen = []
+    for kind, usual in (("Image", "image"), ("ClassLabel", "label")):
+        fitting = [name for name, has in kinds.items() if has == kind] or [usual]
+        if len(fitting) > 1 or fitting[0] not in schema.names:
+            raise ValueError(
+                f"it needs one column of kind {kind} or called {usual!r}; it has "
+                f"{', '.join(schema.names)}"
+            )
+        chosen.append(fitting[0])
+    return chosen[0], chosen[1], tuple(features.get(chosen[1], {}).get("names", ()))
+
+
+def _shard(labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str], bytes]) -> Shard:
+    values = labels.to_pylist()
+    known = range(len(names))
+    if bad := [row for row, v in enumerate(values) if v is None or (names and v not in known)]:
+        raise ValueError(f"{len(bad)} of {len(values)} images have no label, row {bad[0]} for one")
+    classes = [names[value] if names else str(value) for value in values]
+    return Shard([str(row) for row in range(len(values))], classes, names, read)
+
+
+def _bytes(value: pa.Scalar) -> bytes:
+    held = value.as_py()
+    held = held.get("bytes") if isinstance(held, dict) else held
+    if not isinstance(held, bytes):
+        raise ValueError(
+            "the file names an image elsewhere instead of holding it; save the data set with the "
+            "images in it (`Dataset.to_parquet` does)"
+        )
+    return held

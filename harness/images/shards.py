@@ -1,0 +1,116 @@
+"""Images inside larger files: WebDataset's, Parquet and Arrow files of Hugging Face datasets.
+
+Such an image's path goes on below its file: `train-000.tar/cat12.jpg`, `train.parquet/17`. A kind
+of file is one function in SHARDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from harness.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What a file of many images holds.
+
+    Attributes:
+        members: what `read` takes, one an image, in the file's order.
+        labels: each image's class.
+        classes: all of them in label order, where the file says so; else empty.
+        read: member -> the content of the image's own file. Raises ValueError where it has none.
+    """
+
+    members: Sequence[str]
+    labels: Sequence[str]
+    classes: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+#: Suffix of a file -> function that opens it. It raises ValueError where the file does not fit.
+SHARDS: Registry[Callable[[Path], Shard]] = Registry("kind of image file")
+
+
+def open_shard(path: Path) -> Shard:
+    """What a file of many images holds; the last files are remembered.
+
+    Raises:
+        ValueError: it is damaged, or lacks images or classes.
+    """
+    return _open(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _open(path: Path, changed: int) -> Shard:
+    try:
+        return SHARDS.get(path.suffix)(path)
+    except Exception as error:  # libraries raise several unrelated types on damaged files
+        raise ValueError(f"{path} cannot be used as images: {error}") from error
+
+
+def shard_files(place: Path) -> list[Path]:
+    """The files of many images that a path stands for: it is one of them, a pattern of names
+    (`train-*.tar`), or a folder that holds them and no other folder."""
+    if place.is_dir():
+        entries = sorted(place.iterdir())
+        if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
+            return []
+    elif place.is_file():
+        entries = [place]
+    else:
+        entries = sorted(place.parent.glob(place.name)) if set(place.name) & set("*?[") else []
+    return [e for e in entries if e.suffix in SHARDS and e.is_file() and e.name[0] != "."]
+
+
+def read_shards(
+    root: Path, files: Sequence[Path], classes: Sequence[str] | None
+) -> tuple[tuple[Path, ...], np.ndarray, tuple[str, ...]]:
+    """The images of some files, one file after the other.
+
+    Args:
+        root: what the files were named by, for the message.
+        files: see `shard_files`.
+        classes: the expected class names in label order; by default those that the files state, or
+            all that occur, sorted, numbers by their value.
+
+    Returns:
+        Paths, labels int64, class names.
+
+    Raises:
+        ValueError: other classes than expected, or a file that does not fit.
+    """
+    shards = [open_shard(file) for file in files]
+    labels = [label for shard in shards for label in shard.labels]
+    numbered = all(label.isdecimal() for label in labels)
+    occurring = sorted(set(labels), key=lambda label: (int(label) if numbered else 0, label))
+    present = next((shard.classes for shard in shards if shard.classes), tuple(occurring))
+    names = present if classes is None else tuple(classes)
+    if set(names) != set(present) or not set(labels) <= set(names):
+        raise ValueError(
+            f"images {root} have the classes {', '.join(present)}, and the probe images "
+            f"{', '.join(names)}: all splits must have the same ones"
+        )
+    number = {name: place for place, name in enumerate(names)}
+    paths = tuple(f / m for f, shard in zip(files, shards, strict=True) for m in shard.members)
+    return paths, np.array([number[label] for label in labels], dtype=np.int64), names
+
+
+def file_of(image: Path) -> Path:
+    """The file on disk that an image lies in: itself, or one of many images."""
+    for parent in image.parents:
+        if parent.suffix in SHARDS and parent.is_file():
+            return parent
+    return image
+
+
+def content(image: Path) -> Path | BytesIO:
+    """What Pillow opens."""
+    file = file_of(image)
+    return image if file == image else BytesIO(open_shard(file).read(str(image.relative_to(file))))

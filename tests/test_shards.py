@@ -1,0 +1,113 @@
+"""Images inside larger files, written by the libraries whose files they are."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from harness.artifacts import Artifact
+from harness.config import parse_config
+from harness.images.folders import folder_images, image_remarks, left_out
+from harness.images.sets import View, open_images
+from harness.stages.run import run_until
+
+VIEW = View(16, 16)
+NAMES = ("cat", "dog", "emu")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Twelve images, as arrays and as PNG files' content."""
+    arrays = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
+    files = []
+    for array in arrays:
+        Image.fromarray(array).save(file := io.BytesIO(), "png")
+        files.append(file.getvalue())
+    return arrays, files
+
+
+def webdataset(folder, drawn, labels=lambda n: n % 3):
+    wds = pytest.importorskip("webdataset")
+    with wds.ShardWriter(str(folder / "part-%03d.tar"), maxcount=5, verbose=0) as sink:
+        for number, file in enumerate(drawn[1]):
+            sink.write({"__key__": f"a/{number:04d}", "png": file, "cls": labels(number)})
+    return folder / "part-*.tar"
+
+
+def dataset(drawn):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(NAMES))}
+    )
+    rows = {"picture": [{"bytes": f, "path": None} for f in drawn[1]], "kind": [0, 1, 2] * 4}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def parquet(folder, drawn):
+    dataset(drawn).to_parquet(folder / "train.parquet", batch_size=5)
+    return folder / "train.parquet"
+
+
+def arrow(folder, drawn):
+    dataset(drawn).save_to_disk(folder / "saved", num_shards=2)
+    return folder / "saved"
+
+
+@pytest.mark.parametrize(
+    ("written", "names"), [(webdataset, ("0", "1", "2")), (parquet, NAMES), (arrow, NAMES)]
+)
+def test_files_of_the_real_libraries_give_the_images_and_their_classes(
+    written, names, drawn, tmp_path
+):
+    place = written(tmp_path, drawn)
+    images = folder_images(place)
+    assert images.classes == names and images.labels.tolist() == [0, 1, 2] * 4
+    for number in (7, 0, 11, 3):
+        assert np.array_equal(images.pixels(number, VIEW), drawn[0][number])
+    assert image_remarks(images) == ([""] * 12, [])
+    with pytest.raises(ValueError, match=r"classes .*, and the probe images x: all splits must"):
+        folder_images(place, ["x"])
+
+
+def test_a_run_reads_them_and_is_stale_when_a_file_changes(drawn, tmp_path):
+    pattern = webdataset(tmp_path, drawn)
+    values = {
+        "images": {"source": "folder", **dict.fromkeys(("train", "probe", "test"), str(pattern))},
+        "series": [{"name": "vgg"}],
+        "workers": 0,
+    }
+    run = run_until("images", parse_config(values), tmp_path / "run", Console(quiet=True))
+    assert np.array_equal(open_images(run, "test").pixels(4, VIEW), drawn[0][4])
+    paths = run.table(Artifact("image_index", ("test",)))["path"]
+    assert paths[6] == str(tmp_path / "part-001.tar" / "a/0006.png")
+    before = run.about(Artifact("image_index", ("test",)))["fingerprint"]
+    webdataset(tmp_path, drawn, lambda n: (n + 1) % 3)
+    run_until("images", parse_config(values), tmp_path / "run", Console(quiet=True))
+    assert run.about(Artifact("image_index", ("test",)))["fingerprint"] != before
+    assert open_images(run, "test").labels.tolist() == [1, 2, 0] * 4
+
+
+def test_what_does_not_fit_is_said(drawn, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("one.png", "two.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(drawn[1][0])
+            archive.addfile(member, io.BytesIO(drawn[1][0]))
+    with pytest.raises(ValueError, match=r"a\.tar cannot be used as images: 2 of 2 .* one\.cls"):
+        folder_images(tmp_path / "a.tar")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"b\.parquet cannot be used as images"):
+        folder_images(tmp_path / "b.parquet")
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"image": [{"bytes": None, "path": "x.png"}], "label": [0]})
+    pq.write_table(table, tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="0 cannot be read .*names an image elsewhere"):
+        folder_images(tmp_path / "c.parquet").pixels(0, VIEW)
+    pq.write_table(table.rename_columns(["image", "class"]), tmp_path / "d.parquet")
+    with pytest.raises(ValueError, match="ClassLabel or called 'label'; it has image"):
+        folder_images(tmp_path / "d.parquet")
+    (tmp_path / "notes.txt").touch()
+    assert left_out(tmp_path) == {"file outside the class folders": 1}
