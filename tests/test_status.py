@@ -142,3 +142,34 @@ def test_the_commands_say_it(run):
     run.path(Artifact("map")).write_bytes(b"")
     output = CliRunner().invoke(cli.app, ["verify", str(run.root)])
     assert output.exit_code == 1 and "space/map.parquet differs" in output.output
+
+
+def test_what_is_damaged_is_deleted_and_made_again(finished, run):
+    damaged = [
+        run.path(Artifact("weights", ("vgg", 1))),
+        run.path(Artifact("stimuli", ("vgg", 1))),
+        run.path(Artifact("space", ("jaccard",))),
+        *(run.root / "ablation").rglob("reversion-heldout-*.parquet"),
+    ]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert [path for path, finding in verify(run) if finding] == sorted(damaged)
+    for path in damaged:
+        path.unlink()
+    run_until("revert", parse_config(CONFIG), run.root, QUIET)
+    assert [finding for _, finding in verify(run) if finding] == []
+    for path in finished.files():
+        assert (run.root / path.relative_to(finished.root)).read_bytes() == path.read_bytes()
+    assert status(run).is_done
+
+
+def test_what_has_not_been_timed_is_said(run):
+    shutil.rmtree(run.root / "ablation")
+    assert (
+        status(run)
+        .sentence(datetime.now())
+        .endswith(
+            "How long the rest takes is not known yet: nothing has been timed of sets of neurons, "
+            "ablation."
+        )
+    )

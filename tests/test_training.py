@@ -79,6 +79,14 @@ def test_interrupted_training_gives_the_same_weights(tmp_path, data, stop_after)
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_weights_that_are_gone_are_trained_again(tmp_path, data):
+    run(tmp_path, data, PARAMETERS)
+    first = (tmp_path / "2.pt").read_bytes()
+    (tmp_path / "2.pt").unlink()
+    run(tmp_path, data, PARAMETERS)
+    assert (tmp_path / "2.pt").read_bytes() == first
+
+
 def test_flips_and_shifts_keep_the_pixels():
     import numpy as np
 

@@ -129,8 +129,7 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     log: list[dict[str, float]] = []
 
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True, map_location=device.place)
+    if state := _resumable(state_path, parameters, weights_path, device):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -180,6 +179,18 @@ def train(
         }
         _save(state, state_path)
     return pd.DataFrame(log).astype({"epoch": int})
+
+
+def _resumable(
+    path: Path, parameters: TrainingParameters, weights_path: Callable[[int], Path], device: Device
+) -> dict[str, Any] | None:
+    """The state of an interrupted training; None where there is none, or where weights that it has
+    saved are gone: they come from training anew alone."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True, map_location=device.place)
+    saved = [epoch for epoch in parameters.save if epoch < len(state["log"])]
+    return state if all(weights_path(epoch).exists() for epoch in saved) else None
 
 
 def _row(epoch: int, loss: float, train_accuracy: float, test_accuracy: float) -> dict[str, float]:

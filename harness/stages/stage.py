@@ -46,7 +46,8 @@ class Work(ABC):
 
     @property
     def keeps(self) -> tuple[Artifact, ...]:
-        """Files from which interrupted work resumes; removed where they belong to other results."""
+        """Files from which interrupted work resumes; removed when it is done, and where they
+        belong to other results."""
         return ()
 
     @property

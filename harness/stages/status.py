@@ -75,13 +75,14 @@ class Status:
         doing = "No command is working here; the same `conceptevo run` continues it."
         if self.since:
             doing = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
-        if self.seconds_left != self.seconds_left:
-            return f"{doing} When it will be done cannot be told yet."
+        untimed = [s.step for s in self.steps if s.seconds_left != s.seconds_left]
+        more = [*untimed, *self.unknown]
+        if not self.seconds_left > 0:
+            of = f": nothing has been timed of {', '.join(more)}" if more else ""
+            return f"{doing} How long the rest takes is not known yet{of}."
         several = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
         span = timedelta(seconds=round(self.seconds_left))
         when = f", at {now + span:%Y-%m-%d %H:%M}" if self.since else ""
-        untimed = [s.step for s in self.steps if s.seconds_left != s.seconds_left]
-        more = [*untimed, *self.unknown]
         without = f" (without {', '.join(more)}, of which nothing has been timed)" if more else ""
         return f"{doing} With {several} it takes about {span} more{when}{without}."
 
@@ -100,6 +101,8 @@ def status(run: Run) -> Status:
     for stage in STAGES:
         try:
             for title, works in stage.steps(plan):
+                if not works:  # as probing, once all ranges are joined
+                    continue
                 steps.append(_step(plan, stage.name, title, plan.add(works), since))
         except (ArtifactError, KeyError):  # a table, or an input, that an earlier stage will make
             unknown.append(stage.name)
