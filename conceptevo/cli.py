@@ -388,7 +388,7 @@ def bench(
         int | None, typer.Option(min=0, help="processes", show_default="the cores")
     ] = None,
     cluster: Cluster = None,
-    device: Device = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     plan: Annotated[
         bool, typer.Option("--plan", help="show the expected time, memory and disk space, and stop")
     ] = False,
@@ -418,7 +418,7 @@ def bench(
             cluster=cluster,
             only_plan=plan,
             memory=memory,
-            device=device or "auto",
+            device=device,
             **more,
         )
         if plan:
