@@ -92,6 +92,7 @@ class Responses(Rooms):
         "export": "survey_app.commands:export",
         "submissions": "survey_app.commands:submissions",
         "forget": "survey_app.commands:forget",
+        "forget-ids": "survey_app.commands:forget_ids",
     }
 
 

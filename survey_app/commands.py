@@ -291,6 +291,18 @@ def submissions(
     console.print(f"wrote {out}: it names people; keep it apart from the answers")
 
 
+def forget_ids(study: StudyFolder, database: Database = None) -> None:
+    """Delete the platform's ids of all participants of a study; their responses stay."""
+    from survey_app.submissions import forget_ids as forget_all
+    from tasks.study import load
+
+    store = existing(database_url(study, database))
+    frozen, _ = load(study)
+    count = forget_all(store, frozen.hash)
+    console.print(f"participants whose platform ids were deleted: {count}")
+    _say_what_is_beyond(store)
+
+
 def known_source(source: str | None) -> None:
     if source is not None and source not in SOURCES:
         raise ValueError(f"--source {source!r} must be one of {', '.join(SOURCES)}")
@@ -313,5 +325,10 @@ def forget(
     if not count:
         raise ValueError(f"nobody is known as {identifier!r}; nothing was deleted")
     console.print(f"deleted {count} participation{'s' if count > 1 else ''} of {identifier}")
+    _say_what_is_beyond(store)
+
+
+def _say_what_is_beyond(store: Store) -> None:
+    """Clear the database's files of what was deleted, and name the copies that may remain."""
     for place in store.scrub():
         console.print(f"not reached: {place}")

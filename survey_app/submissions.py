@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 
 from survey_app.export import state_of
+from survey_app.places import UNFINISHED
 from survey_app.schema import identities, participants
 from survey_app.store import Store
 
@@ -51,3 +52,24 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
             }
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def forget_ids(store: Store, study: str) -> int:
+    """Delete the platform's ids of a study, as consent promises; pseudonyms and responses stay.
+
+    Returns:
+        of how many participants.
+
+    Raises:
+        ValueError: somebody is taking part, who could then not be paid.
+    """
+    with store.write() as connection:
+        mine = participants.c.study == study
+        present = participants.c.status.in_(UNFINISHED), participants.c.lease_until >= store.clock()
+        if here := connection.scalar(select(func.count()).where(mine, *present)):
+            raise ValueError(
+                f"study {study}: participants who are taking part and need their ids to be paid: "
+                f"{here}; close the study and wait for them (`conceptevo study places STUDY close`)"
+            )
+        gone = delete(identities).where(identities.c.study == study)
+        return len(connection.scalars(gone.returning(identities.c.participant)).all())

@@ -34,6 +34,7 @@ def front_door() -> typer.Typer:
     responses.command("export")(survey_commands.export)
     responses.command("submissions")(survey_commands.submissions)
     responses.command("forget")(survey_commands.forget)
+    responses.command("forget-ids")(survey_commands.forget_ids)
     prolific = typer.Typer()
     app.add_typer(prolific, name="prolific")
     for name in ("draft", "poll", "approve"):

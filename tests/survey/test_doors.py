@@ -17,6 +17,7 @@ from test_commands import say
 
 from survey_app import preview
 from survey_app.doors import SURVEY
+from survey_app.flow import Stage
 from survey_app.passwords import Guard, LockedOut
 from survey_app.platforms import Arrival
 from survey_app.service import Service
@@ -172,6 +173,27 @@ def test_what_was_forgotten_is_in_no_file_of_the_database(frozen, recruitment, t
         needle for needle in (pid.encode(), person.encode(), b"feed" * 6) if needle in files()
     }
     assert other.encode() in files()
+
+
+def test_all_platform_ids_are_forgotten_and_responses_stay(
+    study_folder, frozen, recruitment, tmp_path
+):
+    path = tmp_path / "a.sqlite"
+    url = f"sqlite:///{path}"
+    store = Store(url)
+    store.migrate()
+    service = Service(store, *frozen, recruitment=recruitment)
+    pid, session = "deadbeef" * 3, "feed" * 6
+    person = arrive(service, Arrival("prolific", pid, details={"SESSION_ID": session}))
+    go(service, person, Stage.TRIAL)
+    words = ("responses", "forget-ids", str(study_folder), "--database", url)
+    assert "need their ids to be paid: 1" in say(*words, error=ValueError)
+    go(service, person)
+    assert "ids were deleted: 1" in say(*words)
+    files = b"".join(file.read_bytes() for file in tmp_path.glob("a.sqlite*"))
+    assert pid.encode() not in files and session.encode() not in files
+    assert person.encode() in files
+    assert "ids were deleted: 0" in say(*words)
 
 
 def test_a_reader_in_the_way_is_said(frozen, tmp_path):
