@@ -164,6 +164,20 @@ Precision = Annotated[
 CONFIGS = files("harness") / "configs"
 
 
+def _read(path: Path, **changes: object) -> Config:
+    """The configuration; where it is wrong, what else can be seen to be wrong is said with it."""
+    from harness.config import ConfigError, load_config
+
+    try:
+        return load_config(path, **changes)
+    except ConfigError as error:
+        if error.rest is not None:
+            from harness.stages.run import refuse_all
+
+            refuse_all(error.rest, error.faults)
+        raise
+
+
 def _run_until(last: str, config: Config, out: Path, cluster: str | None = None) -> None:
     """Do every stage up to `last`, or all and the report."""
     from harness.stages.run import run_until
@@ -217,11 +231,9 @@ def _stage_command(stage: str, text: str) -> None:
         device: Device = None,
         precision: Precision = None,
     ) -> None:
-        from harness.config import load_config
-
         _run_until(
             stage,
-            load_config(config, device=device, precision=precision),
+            _read(config, device=device, precision=precision),
             out or Path("runs") / config.stem,
             cluster,
         )
@@ -266,9 +278,7 @@ def run(
     ] = False,
 ) -> None:
     """Run all stages, from checkpoints and images to the report."""
-    from harness.config import load_config
-
-    read = load_config(config, device=device, precision=precision)
+    read = _read(config, device=device, precision=precision)
     folder = out or Path("runs") / config.stem
     if plan:
         from harness.stages.run import show_estimate

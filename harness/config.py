@@ -25,7 +25,15 @@ from harness.records import Checkpoint, Pair, Series
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the text names each place and what is allowed there."""
+    """The configuration cannot be used; the text names each place and what is allowed there.
+
+    Attributes:
+        faults: the text's lines, where it lists the mistakes of a file.
+        rest: the configuration without what is wrong in its own words, where it stands without.
+    """
+
+    faults: tuple[str, ...] = ()
+    rest: Config | None = None
 
 
 def refuse(faults: Sequence[str]) -> None:
@@ -248,9 +256,14 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
             problems = [problem for problem in problems if problem["loc"] != ("series",)]
         for problem in problems:
             problem["source"] = _source_of(values, problem["loc"])
-        problems += _between_sections(values, problems)
-        lines = [line for problem in problems for line in _explain(problem).splitlines()]
-        raise ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)])) from error
+        between, rest = _between_sections(values, problems)
+        lines = [
+            line for problem in [*problems, *between] for line in _explain(problem).splitlines()
+        ]
+        refusal = ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)]))
+        refusal.faults = tuple(f"{origin}: {line}" for line in lines)
+        refusal.rest = rest
+        raise refusal from error
 
 
 def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
@@ -261,19 +274,20 @@ def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
         return "train"
 
 
-def _between_sections(values: dict[str, Any], problems: Sequence[Any]) -> list[Any]:
+def _between_sections(
+    values: dict[str, Any], problems: Sequence[Any]
+) -> tuple[list[Any], Config | None]:
     """What sections say of one another that does not fit, which pydantic looks at only once each is
-    right in itself: without the values that are wrong."""
+    right in itself: without the values that are wrong. And what is left, where all of it fits."""
     if any(not problem["loc"] for problem in problems):
-        return []
+        return [], None
     rest = copy.deepcopy(values)
     for problem in problems:
         _remove(rest, problem["loc"])
     try:
-        Config.model_validate(rest)
+        return [], Config.model_validate(rest)
     except ValidationError as error:
-        return [problem for problem in error.errors() if not problem["loc"]]
-    return []
+        return [problem for problem in error.errors() if not problem["loc"]], None
 
 
 def _remove(values: Any, place: Sequence[str | int]) -> None:

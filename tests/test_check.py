@@ -1,9 +1,11 @@
 """`check` finds all faults at once, and shows what it found where there is none."""
 
 import re
+import tomllib
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
@@ -124,3 +126,55 @@ def test_a_sound_series_is_shown(tmp_path):
         cli.app, ["check", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run")]
     )
     assert said.exit_code == 0 and "Every checkpoint can be used." in said.output
+
+
+def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tmp_path):
+    for place, count in (("probe", 6), ("test", 3)):
+        for name in "ab":
+            (tmp_path / place / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (16, 16), (number, 0, 0))
+                image.save(tmp_path / place / name / f"{number}.png")
+    (tmp_path / "test" / "a" / "1.png").write_bytes(b"")
+    (tmp_path / "weights").mkdir()
+    torch.save(state(2), tmp_path / "weights" / "model-1.pth")
+    (tmp_path / "weights" / "model-2.pth").write_bytes(b"")
+    text = f"""
+    workers = 0
+    images = {{source = "folder", probe = "{tmp_path}/probe", test = "{tmp_path}/test"}}
+    evolve = {{classes = ["c"], pairs = {{mine = [[1, 3]]}}}}
+    probe = {{k = 4, batchsize = 3}}
+    [[series]]
+    name = "mine"
+    source = "folder"
+    architecture = "small_vgg"
+    folder = "{tmp_path}/weights"
+    [[series]]
+    name = "new"
+    """
+    (tmp_path / "mine.toml").write_text(text)
+    shown = CliRunner().invoke(cli.app, ["check", str(tmp_path / "mine.toml")]).exception
+    for part in (
+        "mine.toml: probe.batchsize: unknown key",
+        "evolve.classes: no class c; there are a, b",
+        "evolve.pairs: series 'mine' has no checkpoint of epoch 3",
+        "series 'new' is to be trained: images.train is missing",
+        "images.test: 1 of 6 images cannot be read",
+        "series 'mine', epoch 2: checkpoint",
+    ):
+        assert part in str(shown), part
+    assert "epoch 1" not in str(shown)
+    text = text.replace(", batchsize = 3", "").replace('classes = ["c"]', 'classes = ["a"]')
+    text = text.replace("3]]", "2]]").rpartition("[[series]]")[0]
+    config = parse_config(tomllib.loads(text))
+    with pytest.raises(ConfigError) as error:  # images and checkpoints alone
+        run_until("check", config, tmp_path / "run", Console(quiet=True))
+    assert "images.test: 1 of 6" in str(error.value) and "epoch 2: checkpoint" in str(error.value)
+
+
+def test_more_images_a_batch_than_there_are_to_train_on_are_refused_before_work(tmp_path):
+    config = parse_config({"images": IMAGES, "series": [{"name": "new"}]})
+    with pytest.raises(
+        ConfigError, match=r"training\.batch_size = 64 is more than the 12 training"
+    ):
+        run_until("check", config, tmp_path / "run", Console(quiet=True))

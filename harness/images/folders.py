@@ -166,7 +166,7 @@ def image_remarks(images: FileImages) -> tuple[list[str], list[str]]:
     numbers other than bytes must be seen to know their range.
 
     Returns:
-        Of each file, its remarks, joined by "; " ("" for none); and why files cannot be opened.
+        Of each file, its remarks, joined by "; " ("" for none), and why it cannot be opened.
     """
     with ThreadPoolExecutor(max_workers=8) as readers:
         opened = list(readers.map(_look, images.paths))
@@ -175,7 +175,7 @@ def image_remarks(images: FileImages) -> tuple[list[str], list[str]]:
         same = images.labels[number] == images.labels[first]
         copy = "copy of another image" if same else "copy of an image of another class"
         remarks[number] = "; ".join(filter(None, [remarks[number], copy]))
-    return remarks, [fault for _, fault in opened if fault]
+    return remarks, [fault for _, fault in opened]
 
 
 def remark_counts(index: pd.DataFrame) -> dict[str, int]:

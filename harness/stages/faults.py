@@ -1,15 +1,28 @@
-"""What is wrong with a configuration beyond its own words: all of it in one go, before any work."""
+"""What is wrong with a configuration beyond its own words: all of it in one go, before any work.
+
+`faults` are what it names and is not there. `faults_of_files` are those of the images and
+checkpoints that are there: a run finds them at its first stages, and asks for them here where it
+cannot begin for another reason.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from harness.config import Config, FolderImagesSection
+import pandas as pd
+
+from harness.artifacts import Artifact, Run
+from harness.config import Config, DrawnImagesSection, FolderImagesSection, ReportSection
+from harness.images.sets import FileImages, image_index
+from harness.networks.budget import using
 from harness.networks.sources import TrainedSource
 from harness.registry import import_attribute
-from harness.stages.images import STREAMS, folder_split
+from harness.stages.check import CheckCheckpoint, problems
+from harness.stages.images import STREAMS, DrawImages, folder_split, unreadable
+from harness.stages.stage import Plan
 
 
 def faults(config: Config) -> list[str]:
@@ -23,6 +36,65 @@ def _failures(check: Callable[[], object]) -> Iterator[str]:
         check()
     except ValueError as error:
         yield str(error)
+
+
+def faults_of_files(config: Config) -> list[str]:
+    """What is wrong with images and checkpoints that are there, as far as it can be seen beside
+    the faults that `faults` gives; nothing is written."""
+    part = _sound_part(config)
+    if part is None:
+        return []
+    texts: list[str] = []
+    with TemporaryDirectory() as folder:
+        plan = Plan(part, Run(Path(folder)))
+        for split in ("probe", "test"):
+            texts += _list_images(plan, split)
+        with using(plan.resources):
+            works = [CheckCheckpoint(s, epoch) for s in part.series for epoch in s.loadable()]
+            tables = [table for work in works for table in work.do(plan.run, lambda steps: None)]
+        return texts + problems(plan, pd.concat(tables))
+
+
+def _sound_part(config: Config) -> Config | None:
+    """The configuration without what is at fault, and what is yet to be trained; None where no
+    images or no series are left."""
+    section = config.images
+    if isinstance(section, FolderImagesSection) and any(
+        any(_failures(partial(folder_split, section, split))) for split in ("probe", "test")
+    ):
+        return None
+    series = tuple(
+        source
+        for source in config.series
+        if not isinstance(source, TrainedSource) and not any(_failures(source.loadable))
+    )
+    if not any(source.loadable() for source in series):
+        return None
+    return config.model_copy(
+        update={
+            "series": series,
+            "base": None,
+            "evolve": config.evolve.model_copy(update={"classes": None, "pairs": {}}),
+            "report": ReportSection(),
+        }
+    )
+
+
+def _list_images(plan: Plan, split: str) -> list[str]:
+    """Save the index of a split for `plan`, without images that cannot be read; those are named."""
+    section, run = plan.config.images, plan.run
+    if isinstance(section, FolderImagesSection):
+        images = folder_split(section, split)
+        text, readable = unreadable(images, split)
+        paths = tuple(images.paths[i] for i in readable)
+        index = image_index(FileImages(paths, images.labels[readable], images.classes))
+        run.save(Artifact("image_index", (split,)), index, "")
+        return [text] * bool(text)
+    count = max(24, plan.config.probe.k)  # drawn in no time, and all alike
+    drawn = DrawImages(split, min(getattr(section, split), count), plan.config.seed)
+    for artifact, value in zip(drawn.makes, drawn.do(run, lambda steps: None), strict=True):
+        run.save(artifact, value, "")
+    return []
 
 
 def _images(config: Config) -> Iterator[Callable[[], object]]:
@@ -54,13 +126,26 @@ def _classes(config: Config, section: FolderImagesSection) -> None:
 def _series(config: Config) -> Iterator[Callable[[], object]]:
     for source in config.series:
         yield partial(config.pairs, source)  # lists the checkpoints, too
-        if isinstance(source, TrainedSource) and getattr(config.images, "train", None) is None:
-            yield partial(_untrainable, source.name)
+        if isinstance(source, TrainedSource):
+            yield partial(_trainable, source, config)
     yield config.base_checkpoint
 
 
-def _untrainable(name: str) -> None:
-    raise ValueError(f"series {name!r} is to be trained: images.train is missing")
+def _trainable(source: TrainedSource, config: Config) -> None:
+    section = config.images
+    if getattr(section, "train", None) is None:
+        raise ValueError(f"series {source.name!r} is to be trained: images.train is missing")
+    count = section.train if isinstance(section, DrawnImagesSection) else 0
+    if isinstance(section, FolderImagesSection):
+        if any(_failures(partial(folder_split, section, "train"))):
+            return
+        count = len(folder_split(section, "train"))
+    count = min(count, source.training.images or count)
+    if source.training.batch_size > count:
+        raise ValueError(
+            f"series {source.name!r}: training.batch_size = {source.training.batch_size} is more "
+            f"than the {count} training images: lower it, or add images"
+        )
 
 
 def _report(config: Config) -> Iterator[Callable[[], object]]:

@@ -97,15 +97,29 @@ class ListImages(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         remarks, faults = image_remarks(self._files)
-        if faults:
-            more = f"\n  and {len(faults) - MOST} more" if len(faults) > MOST else ""
-            listed = "".join(f"\n  {fault}" for fault in faults[:MOST])
-            raise ValueError(
-                f"images.{self.split}: {len(faults)} of {len(remarks)} images cannot be read; "
-                f"replace or remove them:{listed}{more}"
-            )
+        if text := _fault(faults, self.split):
+            raise ValueError(text)
         yield image_index(self._files).assign(remarks=remarks)
         yield pd.DataFrame(list(self._left_out.items()), columns=["what", "files"])
+
+
+def _fault(faults: list[str], split: str) -> str:
+    """Which images of a split cannot be read, and why; "" where all can."""
+    texts = [fault for fault in faults if fault]
+    if not texts:
+        return ""
+    more = f"\n  and {len(texts) - MOST} more" if len(texts) > MOST else ""
+    listed = "".join(f"\n  {text}" for text in texts[:MOST])
+    return (
+        f"images.{split}: {len(texts)} of {len(faults)} images cannot be read; "
+        f"replace or remove them:{listed}{more}"
+    )
+
+
+def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
+    """Which images of a split cannot be read, and why ("" where all can); the ids of the others."""
+    _, faults = image_remarks(images)
+    return _fault(faults, split), [number for number, fault in enumerate(faults) if not fault]
 
 
 @dataclass(frozen=True, eq=False)

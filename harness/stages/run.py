@@ -17,9 +17,9 @@ from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
-from harness.stages.engine import engine
+from harness.stages.engine import WorkError, engine
 from harness.stages.estimate import estimate
-from harness.stages.faults import faults
+from harness.stages.faults import faults, faults_of_files
 from harness.stages.stage import Plan
 
 #: In the order in which they are done. A new stage is one file and its place here.
@@ -72,6 +72,16 @@ def worker_count(config: Config, device: Device) -> int:
     return len(devices()) - 1 if every_gpu else 1
 
 
+def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
+    """Raises ConfigError with all that is wrong, where anything is, before any work.
+
+    Args:
+        known: what is wrong already with the rest of the file that the configuration comes from.
+    """
+    if texts := [*known, *faults(config)]:
+        refuse([*texts, *faults_of_files(config)])
+
+
 @listed_once()
 def run_until(
     last: str, config: Config, out: Path, console: Console, cluster: str | None = None
@@ -89,11 +99,16 @@ def run_until(
     plan = Plan(config, run)
     # a cluster's devices are those of its machines, not of this one
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
-    refuse(faults(config))
+    refuse_all(config)
     with lock(out), engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
         for stage in STAGES:
-            working.run(stage.steps(plan))
+            try:
+                working.run(stage.steps(plan))
+            except WorkError:
+                if stage is images.STAGE:  # unreadable ones; there may be more that is wrong
+                    refuse(faults_of_files(config))
+                raise
             if stage.name == last:
                 break
         if last == "space":  # otherwise the map is made beside the scores
