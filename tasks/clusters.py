@@ -7,14 +7,10 @@ distance here is one minus the cosine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from tasks.evidence import Evidence
 
-#: Largest distance of neighbours in a cluster, by condition.
-EPS: Mapping[str, float] = {"base": 0.35, "same_series": 0.5, "other_series": 0.27}
 LARGEST_POOL = 20_000  # neurons; of more, a seeded sample is clustered
 
 

@@ -22,9 +22,9 @@ def build(
 ) -> None:
     """Draw trials and controls from a run, and freeze them as a study with a hash."""
     from harness.artifacts import Run
+    from tasks.build import build as build_study
     from tasks.false_exclusion import one_sided_rate
     from tasks.settings import load_settings
-    from tasks.study import build as build_study
 
     chosen = load_settings(settings)
     with console.status("drawing trials") as status:

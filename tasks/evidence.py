@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from harness.images.patches import grid, patch
 from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Neuron
 from tasks.observer import features
+from tasks.settings import EPS, EvidenceSettings
 
 #: Pixels of one patch in a composite, and between patches: pages show a composite at up to 236
 #: pixels, so that it is sharp on a screen with two for each of them.
@@ -38,30 +39,28 @@ class Evidence:
 
     Args:
         run: the run's folder.
-        method: the space whose neighbours are tested.
-        base: series whose last checkpoint is the base model; the first series by default.
-        min_depth: layers nearer to the input than this (relative depth, 0..1) are left out, for
-            targets, neighbours and intruders alike, as their texture alone would tell them apart.
-        groups: hand-picked groups; out of the run's true concepts by default.
-        eps: condition -> largest distance in a cluster, where what belongs together is a cluster
-            of the space (tasks/clusters.py); None: a neuron and its nearest neighbours.
+        settings: what is drawn from, as study.toml has it.
+        groups: hand-picked groups; those of the settings' file, or else out of the run's true
+            concepts, by default.
     """
+
+    patches = 9  # of a composite
 
     def __init__(
         self,
         run: Run,
-        method: str = "sgns",
-        base: str = "",
-        min_depth: float = 0.3,
+        settings: EvidenceSettings = EvidenceSettings(),
         groups: Sequence[Group] | None = None,
-        patches: int = 9,
-        eps: Mapping[str, float] | None = None,
     ) -> None:
         self.run = run
-        self.patches = patches
-        self.eps = eps
+        # Condition -> largest distance in a cluster, where what belongs together is a cluster.
+        by_cluster = settings.grouping == "clusters"
+        self.eps = {**EPS, **settings.eps} if by_cluster else None
+        if groups is None and settings.groups:
+            groups = read_groups(Path(settings.groups))
+        patches, base, min_depth = self.patches, settings.base, settings.min_depth
         self.clusters: dict[str, list[np.ndarray]] = {}  # by condition, once drawn from
-        self.space = SemanticSpace.load(run, method)
+        self.space = SemanticSpace.load(run, settings.space)
         self.layers = run.tables("layers").set_index(["series", "layer"])
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
         self._stimuli = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,20 @@ TEXTS = Path(__file__).parent / "texts"
 PRESETS = {"default": TEXTS / "study.toml", "conceptevo": TEXTS / "conceptevo.toml"}
 
 
+#: Largest distance of neighbours in a cluster, by condition (tasks/clusters.py).
+EPS: Mapping[str, float] = {"base": 0.35, "same_series": 0.5, "other_series": 0.27}
+
+
 class EvidenceSettings(Section):
     """What trials are drawn from.
 
     Attributes:
+        space: whose neighbours are tested. base: series whose last checkpoint is the base model;
+            the first by default. groups: a file of hand-picked groups.
+        min_depth: layers nearer to the input than this (relative depth, 0..1) are left out, for
+            targets, neighbours and intruders alike, as their texture alone would tell them apart.
         grouping: what belongs together in an odd-one-out trial: a neuron's nearest neighbours, or a
-            cluster of the space (tasks/clusters.py), with `eps` by condition.
+            cluster of the space (tasks/clusters.py), with `eps` by condition (EPS by default).
     """
 
     space: str = "sgns"

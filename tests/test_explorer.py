@@ -28,9 +28,9 @@ from harness.images.patches import patch
 from harness.images.sets import View, open_images
 from harness.records import JOINT, NEURON
 from harness.results import REVERSION, read_results
+from tasks.build import build
 from tasks.evidence import read_groups
 from tasks.settings import StudySettings
-from tasks.study import build
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = (

@@ -22,11 +22,12 @@ from harness.images.sets import drawn_arrays
 from harness.records import NEURON
 from survey_app.service import Service
 from survey_app.store import Store
+from tasks.build import build
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.recruitment import PLATFORMS, Codes, Entry, Recruitment, load_recruitment
 from tasks.settings import Exclusion, Practice, StudySettings
-from tasks.study import build, load
+from tasks.study import load
 
 SERIES, EPOCHS, CHANNELS, K = ("a", "b"), (0, 1, 2, 3), 36, 20
 LAYERS = {"shallow": 0.0, "middle": 0.5, "deep": 1.0}

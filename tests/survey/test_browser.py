@@ -25,8 +25,8 @@ from visitors import (
 
 from survey_app.schema import participants, responses
 from survey_app.store import Store
+from tasks.build import build
 from tasks.settings import Attention, Practice
-from tasks.study import build
 
 pytestmark = needs_browser
 

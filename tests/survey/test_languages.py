@@ -19,12 +19,13 @@ from survey_app.standing import Standing
 from survey_app.store import Store
 from survey_app.views import View
 from tasks.base import UnfitAnswer, check_values
+from tasks.build import build
 from tasks.catalogue import marked, stored
 from tasks.contact_sheet import contact_sheet
 from tasks.kinds import all_tasks
 from tasks.language import SOURCE, Words, languages
 from tasks.settings import Attention, StudySettings
-from tasks.study import build, load
+from tasks.study import load
 
 TRANSLATED = [language for language in languages() if language != SOURCE]
 ONE_EACH = {

@@ -15,8 +15,9 @@ from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, o
 from survey_app.first_page import SECONDS, WAITING
 from survey_app.schema import participants, responses
 from survey_app.store import Store
+from tasks.build import build
 from tasks.settings import Attention, Practice, Texts
-from tasks.study import build, load
+from tasks.study import load
 
 pytestmark = needs_browser
 

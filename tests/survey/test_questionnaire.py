@@ -14,6 +14,7 @@ from survey_app.flow import Stage
 from survey_app.schema import participants, places
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
+from tasks.build import build
 from tasks.drawings import plate
 from tasks.language import Words
 from tasks.questionnaire import (
@@ -25,7 +26,7 @@ from tasks.questionnaire import (
     simulated_answers,
 )
 from tasks.settings import Practice, StudySettings, Texts, load_settings
-from tasks.study import build, load
+from tasks.study import load
 
 FILE = """
 [[question]]

@@ -18,8 +18,9 @@ from survey_app.platforms import Arrival, BadAddress, arrival, new_link
 from survey_app.schema import identities, participants
 from survey_app.service import Service
 from survey_app.store import Store, now
+from tasks.build import build
 from tasks.recruitment import Codes, Entry, Recruitment, load_recruitment, write_recruitment
-from tasks.study import build, load
+from tasks.study import load
 
 SECRET = "0" * 64
 PID, STUDY, SESSION = "5f" * 12, "6a" * 12, "7b" * 12

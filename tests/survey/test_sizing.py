@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_commands import say
 
+from tasks.build import build
 from tasks.clusters import clusters
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import COHERENT, SHARED_KINDS, OddOneOut
 from tasks.settings import (
+    EPS,
     Attention,
     EvidenceSettings,
     Exclusion,
@@ -22,7 +24,7 @@ from tasks.settings import (
     load_settings,
 )
 from tasks.sizing import attention_needed, seconds, size
-from tasks.study import build, load
+from tasks.study import load
 
 DEFAULT = {name: all_tasks().get(name).conditions for name in all_tasks()}
 LABELLING = {"evolution_labelling": {"evolution": 2}}
@@ -94,14 +96,15 @@ def test_an_attention_trial_has_one_defensible_answer(evidence):
 
 
 def test_clusters_are_of_one_concept_and_of_different_channels(run):
-    evidence = Evidence(run, eps={"base": 0.35, "same_series": 0.35, "other_series": 0.35})
+    evidence = Evidence(run, EvidenceSettings(grouping="clusters", eps=dict.fromkeys(EPS, 0.35)))
     found = clusters(evidence, evidence.rows("a", 3), 0.35, 5)
     assert found
     for rows in found:
         channels = [(n.series, n.layer, n.channel) for n in (evidence.neurons[r] for r in rows)]
         assert len(channels) == len(set(channels)) >= 5
+    narrow = EvidenceSettings(grouping="clusters", eps={"base": 1e-6})
     with pytest.raises(ValueError, match=r"raise evidence.eps.base in study.toml"):
-        OddOneOut().draw(Evidence(run, eps={"base": 1e-6}), "base", np.random.default_rng(0))
+        OddOneOut().draw(Evidence(run, narrow), "base", np.random.default_rng(0))
 
 
 def test_the_published_design_is_a_preset(run, tmp_path):

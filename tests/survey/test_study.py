@@ -10,13 +10,14 @@ from conftest import SETTINGS
 from PIL import Image
 
 from tasks.assignment import plan, practice_plan
+from tasks.build import OBVIOUS, _disclosed, build
 from tasks.contact_sheet import contact_sheet, observe, summary
 from tasks.kinds import all_tasks
 from tasks.language import Words
 from tasks.pictures import equal_files, name_of
 from tasks.reading import read_texts
 from tasks.settings import Analysis, Exclusion, StudySettings, load_settings
-from tasks.study import OBVIOUS, _disclosed, build, digest, load
+from tasks.study import digest, load
 
 
 def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
@@ -199,7 +200,7 @@ def test_the_main_question_is_frozen(run, tmp_path, task, primary):
 
 
 def test_an_impossible_design_says_what_to_change(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.study.TRIES", 5)
+    monkeypatch.setattr("tasks.drawing.TRIES", 5)
     settings = StudySettings(forms=1, participants=1, trials={"odd_one_out": {"base": 60}})
     with pytest.raises(ValueError, match="ask for fewer trials or forms in"):
         build(run, settings, tmp_path, say=lambda text: None)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tasks.base import NoTrial, Trial, check_values, clean_text
+from tasks.build import build
 from tasks.evidence import Evidence, Group, read_groups
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
 from tasks.settings import StudySettings
-from tasks.study import build
 
 ODD = all_tasks().get("odd_one_out")
 

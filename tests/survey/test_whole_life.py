@@ -23,9 +23,10 @@ from survey_app.flow import Stage
 from survey_app.platforms import Arrival, BadAddress
 from survey_app.service import Service
 from survey_app.store import Store, now
+from tasks.build import build
 from tasks.recruitment import load_recruitment
 from tasks.settings import Exclusion, Practice
-from tasks.study import build, load
+from tasks.study import load
 
 STUDY, PLACES, ADDED = "6a" * 12, 10, 8
 #: How many people do what, in the order in which they come.

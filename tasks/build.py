@@ -1,0 +1,263 @@
+"""A study out of a run: drawn once, its texts and pictures copied, frozen and hashed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from harness.artifacts import Run, whole_file, write_text
+from tasks.base import Draft, Example, Option, Panel, Trial
+from tasks.drawing import Drawing
+from tasks.evidence import Evidence
+from tasks.false_exclusion import checked_rules
+from tasks.kinds import all_tasks
+from tasks.language import N_, Words
+from tasks.pictures import equal_files, name_of
+from tasks.reading import Read, read_texts
+from tasks.recruitment import Recruitment, write_recruitment
+from tasks.settings import Analysis, StudySettings
+from tasks.sizing import Design, Size, size
+from tasks.study import ShownExample, Study, TaskText, digest
+
+
+def build(
+    run: Run,
+    settings: StudySettings,
+    out: Path,
+    say: Callable[[str], None] = print,
+    note: Callable[[str], None] = print,
+) -> Study:
+    """Draw all trials, write the study's folder and freeze it.
+
+    Args:
+        say: receives progress messages. note: receives departures from the settings.
+
+    Raises:
+        ValueError: the folder holds a study already, or the run cannot fill the design.
+    """
+    if (out / "study.json").exists():
+        raise ValueError(f"{out} holds a frozen study; build into another folder")
+    evidence = Evidence(run, settings.evidence)
+    design: Design = settings.trials or {
+        name: all_tasks().get(name).conditions for name in all_tasks()
+    }
+    settings = settings.model_copy(update={"analysis": _planned(settings, design)})
+    sized = size(design, settings)
+    told = {"minutes": sized.minutes, "disclosed": _disclosed(design, sized.attention, settings)}
+    texts = read_texts(settings, told)
+    drawing = Drawing(evidence, design, np.random.default_rng(settings.seed))
+    drawing.draw_practice(settings.practice.trials)
+    for number in range(settings.forms):
+        form = drawing.draw_form(sized.attention)
+        say(f"form {number + 1} of {settings.forms}: {sum(map(len, form))} trials")
+        if number == 0:  # all forms are of one design: refuse before the others are drawn
+            rules = checked_rules(settings.exclusion, drawing.choices(form), note)
+            settings = settings.model_copy(update={"exclusion": rules})
+    return _freeze(out, settings, drawing, texts, sized)
+
+
+#: Told at the end wherever attention trials are mixed in.
+OBVIOUS = N_(
+    "A few trials had an obvious answer: they show whether a participant looked at the pictures."
+)
+
+
+def _disclosed(design: Design, attention: int, settings: StudySettings) -> str:
+    """What participants are told at the end about trials that were not what they seemed."""
+    words = Words(settings.language)
+    told = [
+        text
+        for name, conditions in design.items()
+        for condition, text in getattr(all_tasks().get(name), "disclosed", {}).items()
+        if conditions.get(condition)
+    ]
+    return " ".join(map(words, [*told, *[OBVIOUS] * bool(attention)]))
+
+
+def _planned(settings: StudySettings, design: Design) -> Analysis:
+    """The plan of the analysis with its main question named, as it is frozen.
+
+    Raises:
+        ValueError: the design has no such task or condition, or cannot answer the question.
+    """
+    plan = settings.analysis
+    can = [f"{name}.{kind}" for name in design for kind in _askable(name, design[name], settings)]
+    primary = plan.primary or (can[0] if can else "")
+    if plan.primary and primary not in can:
+        raise ValueError(
+            f"analysis.primary = {primary!r}: this design can answer {', '.join(can) or 'nothing'}"
+        )
+    conditions = {name for condition in design.values() for name in condition}
+    if plan.reference and plan.reference not in conditions:
+        raise ValueError(
+            f"analysis.reference = {plan.reference!r}: no condition of the design; it has "
+            f"{', '.join(sorted(conditions))}"
+        )
+    return plan.model_copy(update={"primary": primary})
+
+
+def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) -> list[str]:
+    """Kinds of questions that the answers to a task can answer, given its conditions."""
+    task = all_tasks().get(name)
+    of_interest = set(conditions) - set(getattr(task, "controls", ()))
+    lacking = set()
+    if not of_interest:
+        lacking |= {"chance", "labels", "learning", "confidence", "associations"}
+    if len(conditions) < 2:
+        lacking |= {"contrasts", "ratings"}
+    if not {"evolution", "same_stage"} <= set(conditions):
+        lacking.add("detection")
+    if not (settings.confidence and task.confidence):
+        lacking.add("confidence")
+    kinds = [kind for kind in getattr(task, "questions", ()) if kind not in lacking]
+    plan = settings.analysis
+    smallest = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
+    if len(of_interest) > 1 and any(smallest.get(kind, 0) > 0 for kind in kinds):
+        kinds.append("equivalence")
+    return kinds
+
+
+def _freeze(
+    out: Path, settings: StudySettings, drawing: Drawing, texts: Read, sized: Size
+) -> Study:
+    """Write the study's folder; what is in it is final."""
+    words = Words(settings.language)
+    examples = {name: _example(name) for name in drawing.design}
+    pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
+    pictures += [picture for e in examples.values() if e for picture in _pictures(e)]
+    files = iter(equal_files(pictures))
+    # Ids follow a shuffled order: neither condition nor role can be read from them.
+    numbers = drawing.rng.permutation(len(drawing.drafts))
+    ids = [f"t{number:04d}" for number in numbers]
+    trials, keys, recipes = [], {}, {}
+    for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
+        panels, options = _saved(out, draft, files, words)
+        trials.append(
+            Trial(
+                id=identifier,
+                task=name,
+                condition=condition,
+                role=role,
+                panels=panels,
+                options=options,
+                neurons=draft.neurons,
+            )
+        )
+        keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
+        recipes[identifier] = draft.recipe
+    tasks = tuple(
+        _task_text(name, _shown(out, examples[name], files, words), words)
+        for name in drawing.design
+    )
+    own = [p for kept in texts.pictures.values() for p in kept.values()]
+    for picture in (*own, *texts.questionnaire.pictures):
+        _save(out, picture.name, picture.data)
+    study = Study(
+        hash="",
+        language=settings.language,
+        title=words(settings.title),
+        **texts.texts,
+        files={
+            name: {source: picture.name for source, picture in kept.items()}
+            for name, kept in texts.pictures.items()
+            if kept
+        },
+        tasks=tasks,
+        trials=tuple(sorted(trials, key=lambda t: t.id)),
+        practice=tuple(ids[i] for i in drawing.practice),
+        forms=tuple(
+            tuple(tuple(ids[i] for i in block) for block in form) for form in drawing.forms
+        ),
+        seed=settings.seed,
+        practice_pass=settings.practice.pass_share,
+        practice_attempts=settings.practice.attempts,
+        minutes=sized.minutes,
+        questions=texts.questionnaire.questions,
+        checks=texts.questionnaire.checks,
+        seconds_per_trial=settings.seconds_per_trial,
+        min_width=settings.min_width,
+        confidence=settings.confidence,
+        exclusion=settings.exclusion,
+        analysis=settings.analysis,
+        payment=settings.payment.model_copy(update={"text": words(settings.payment.text)}),
+        evidence={
+            "space": drawing.evidence.space.method,
+            "base": drawing.evidence.base_series,
+            "groups": [asdict(group) for group in drawing.evidence.groups],
+        },
+    )
+    study = study.model_copy(update={"hash": digest(study.model_dump(mode="json"), keys)})
+    write_text(out / "recipes.json", json.dumps(recipes, indent=1))
+    write_text(out / "keys.json", json.dumps(keys, indent=1, sort_keys=True))
+    entry = settings.recruitment
+    recruitment = Recruitment(
+        **entry.model_dump(exclude={"codes"}),
+        codes=entry.codes.drawn(),
+        places=settings.participants,
+        lease_minutes=settings.lease_minutes,
+    )
+    write_recruitment(out, recruitment)
+    write_text(out / "study.json", study.model_dump_json(indent=1))
+    return study
+
+
+def _pictures(draft: Draft | Example) -> list[Image.Image]:
+    return [image for _, images in draft.panels for image in images] + list(draft.options)
+
+
+def _saved(
+    out: Path, draft: Draft | Example, files: Iterator[bytes], words: Words
+) -> tuple[tuple[Panel, ...], tuple[Option, ...]]:
+    """Panels and options of a draft, whose pictures are the next of the files."""
+    names = []
+    for _ in _pictures(draft):
+        data = next(files)
+        names.append(_save(out, name_of(data), data))
+    saved = iter(names)
+    panels = tuple(
+        Panel(heading=words(heading), images=tuple(next(saved) for _ in images))
+        for heading, images in draft.panels
+    )
+    options = tuple(
+        Option(id="abcdefghijkl"[i], image=next(saved)) for i in range(len(draft.options))
+    )
+    return panels, options
+
+
+def _example(name: str) -> Example | None:
+    """A task's example; a task of one's own need not have one."""
+    draw = getattr(all_tasks().get(name), "example", None)
+    return draw() if draw else None
+
+
+def _shown(
+    out: Path, example: Example | None, files: Iterator[bytes], words: Words
+) -> ShownExample | None:
+    if example is None:
+        return None
+    panels, options = _saved(out, example, files, words)
+    right = "" if example.key is None else options[example.key].id
+    return ShownExample(text=words(example.text), panels=panels, options=options, right=right)
+
+
+def _task_text(name: str, example: ShownExample | None, words: Words) -> TaskText:
+    task = all_tasks().get(name)
+    return TaskText(
+        name=name,
+        title=words(task.title),
+        prompt=words(task.prompt),
+        instructions=words(task.instructions),
+        controls=tuple(getattr(task, "controls", ())),
+        example=example,
+    )
+
+
+def _save(out: Path, name: str, data: bytes) -> str:
+    with whole_file(out / "images" / name) as temporary:
+        temporary.write_bytes(data)
+    return name

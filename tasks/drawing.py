@@ -1,0 +1,95 @@
+"""The trials of a study, drawn from a run's evidence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.records import Neuron
+from tasks.base import Draft, NoTrial, Task
+from tasks.evidence import Evidence
+from tasks.kinds import all_tasks
+from tasks.responses import Role
+from tasks.sizing import Design
+
+TRIES = 200  # draws of one trial before its form is declared impossible
+
+
+class Drawing:
+    """Draws trials so that no two that one participant can see share a neuron.
+
+    Attributes:
+        design: trials a participant does, by task and condition. drafts: all that were drawn.
+        practice: indices of practice trials among them. forms: of each form, a block a task.
+    """
+
+    def __init__(self, evidence: Evidence, design: Design, rng: np.random.Generator) -> None:
+        self.evidence = evidence
+        self.design = design
+        self.rng = rng
+        self.drafts: list[tuple[str, str, Role, Draft]] = []
+        self.practice: list[int] = []
+        self.forms: list[list[list[int]]] = []
+        self.shared: set[Neuron] = set()  # neurons of practice trials, which everyone sees
+        self.drawn: set[frozenset[Neuron]] = set()
+
+    def _trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
+        """Index of a new draft that shows none of the `used` neurons, which it joins."""
+        task = all_tasks().get(name)
+        for _ in range(TRIES):
+            draft = task.draw(self.evidence, condition, self.rng)
+            if used.isdisjoint(draft.neurons) and frozenset(draft.neurons) not in self.drawn:
+                used.update(draft.neurons)
+                self.drawn.add(frozenset(draft.neurons))
+                self.drafts.append((name, condition, role, draft))
+                return len(self.drafts) - 1
+        raise NoTrial(
+            f"{name} {condition}: no further trial whose neurons the same participant does not "
+            f"meet elsewhere; ask for fewer trials or forms in study.toml, "
+            f"or lower evidence.min_depth"
+        )
+
+    def choices(self, form: list[list[int]]) -> list[int]:
+        """Number of options of each trial of a form that has a right option."""
+        drafts = [self.drafts[i] for block in form for i in block]
+        return [
+            len(draft.options)
+            for *_, role, draft in drafts
+            if role == "trial" and draft.options and draft.key is not None
+        ]
+
+    def draw_practice(self, count: int) -> None:
+        """Obvious trials of every task that has them, one trial of the others."""
+        for name in self.design:
+            task = all_tasks().get(name)
+            if task.control is not None:
+                self.practice += [
+                    self._trial(name, task.control, "practice", self.shared) for _ in range(count)
+                ]
+            elif count:
+                self.practice.append(
+                    self._trial(name, next(iter(task.conditions)), "practice", self.shared)
+                )
+
+    def draw_form(self, attention: int) -> list[list[int]]:
+        """One more form: a block of trials a task, attention trials where it has a control."""
+        used = set(self.shared)
+        blocks = []
+        keyed = [name for name in self.design if all_tasks().get(name).control is not None]
+        for name, conditions in self.design.items():
+            task: Task = all_tasks().get(name)
+            if unknown := sorted(set(conditions) - set(task.conditions)):
+                raise ValueError(
+                    f"trials.{name}.{unknown[0]}: no such condition; "
+                    f"{name} has {', '.join(task.conditions)}"
+                )
+            block = [
+                self._trial(name, condition, "trial", used)
+                for condition, count in conditions.items()
+                for _ in range(count)
+            ]
+            if name in keyed and task.control is not None:
+                share = len(range(keyed.index(name), attention, len(keyed)))
+                block += [self._trial(name, task.control, "attention", used) for _ in range(share)]
+            blocks.append(block)
+        self.forms.append(blocks)
+        return blocks
