@@ -28,27 +28,29 @@ def database_url(study: Path, url: str | None) -> str:
 
 
 def opened(url: str, durable: bool = True) -> Store:
-    """The database, at the newest schema. Raises ValueError where it cannot be reached."""
-    from sqlalchemy.exc import SQLAlchemyError
+    """The database, at the newest schema. Its errors are ValueErrors of one sentence."""
+    store = _spoken(url, durable)
+    store.migrate()
+    return store
+
+
+def _spoken(url: str, durable: bool = True) -> Store:
+    """A database that says in one sentence what is wrong, without the password in its URL."""
+    from sqlalchemy import event, make_url
 
     from survey_app.store import Store
 
     store = Store(url, durable=durable)
-    try:
-        store.migrate()
-    except SQLAlchemyError as error:
-        raise _unreachable(url, error) from error
+
+    def say(context) -> None:
+        reason = " ".join(str(context.original_exception).split("\n")[0].split())
+        shown = make_url(url).render_as_string(hide_password=True)
+        raise ValueError(
+            f"database {shown} cannot be used: {reason}"
+        ) from context.original_exception
+
+    event.listen(store.engine, "handle_error", say)
     return store
-
-
-def _unreachable(url: str, error: Exception) -> ValueError:
-    """One sentence, without the password that the URL may hold."""
-    from sqlalchemy import make_url
-
-    reason = " ".join(str(getattr(error, "orig", None) or error).split("\n")[0].split())
-    return ValueError(
-        f"database {make_url(url).render_as_string(hide_password=True)} cannot be used: {reason}"
-    )
 
 
 def check_codes(study: Path, recruitment: Recruitment) -> None:
@@ -96,6 +98,7 @@ def survey(
     if preview:
         return _preview(study, port, host)
     from survey_app.serve import listen, serve
+    from survey_app.server import SERVED
     from survey_app.service import Service
     from tasks.recruitment import load_recruitment
     from tasks.study import load
@@ -124,6 +127,7 @@ def survey(
         "CONCEPTEVO_STUDY": str(study.resolve()),
         "CONCEPTEVO_DATABASE": url,
         "CONCEPTEVO_SOURCE": source,
+        SERVED: frozen.hash,
     }
     serve(listening, workers, environment)
 
@@ -133,7 +137,7 @@ def _preview(study: Path, port: int, host: str) -> None:
     from tempfile import TemporaryDirectory
 
     from survey_app.serve import listen, serve
-    from survey_app.server import PREVIEW
+    from survey_app.server import PREVIEW, SERVED
     from survey_app.service import Service
     from tasks.recruitment import PLATFORMS, load_recruitment
     from tasks.study import load
@@ -156,6 +160,7 @@ def _preview(study: Path, port: int, host: str) -> None:
             "CONCEPTEVO_STUDY": str(study.resolve()),
             "CONCEPTEVO_DATABASE": url,
             "CONCEPTEVO_SOURCE": "pilot",
+            SERVED: frozen.hash,
             PREVIEW: "yes",
         }
         serve(listening, 1, environment)
@@ -172,6 +177,7 @@ def dashboard(
 
     from survey_app.passwords import OIDC, VARIABLE
     from survey_app.serve import listen, serve
+    from survey_app.server import SERVED
     from tasks.study import load
 
     if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
@@ -179,12 +185,16 @@ def dashboard(
             f"the researcher's page needs a password: set {VARIABLE} to a hash made by "
             f"`conceptevo survey-password` (or {OIDC}, see docs/hosting.md)"
         )
-    load(study)
+    frozen, _ = load(study)
     url = database_url(study, database)
     opened(url)
     listening = listen(host, port)
     console.print(f"researcher's page at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
-    environment = {"CONCEPTEVO_STUDY": str(study.resolve()), "CONCEPTEVO_DATABASE": url}
+    environment = {
+        "CONCEPTEVO_STUDY": str(study.resolve()),
+        "CONCEPTEVO_DATABASE": url,
+        SERVED: frozen.hash,
+    }
     serve(listening, 1, environment, script="dashboard.py")
 
 
@@ -227,18 +237,12 @@ def simulate(
 AnyDatabase = Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")]
 
 
-def existing(url: str):
+def existing(url: str) -> Store:
+    """The database of a survey, where there is one."""
     from sqlalchemy import inspect
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from survey_app.store import Store
 
     missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
-    try:
-        empty = missing or not inspect(Store(url).engine).has_table("responses")
-    except SQLAlchemyError as error:
-        raise _unreachable(url, error) from error
-    if empty:
+    if missing or not inspect(_spoken(url).engine).has_table("responses"):
         raise ValueError(
             f"--database {url.split('@')[-1]} holds no survey; give the survey's own URL"
         )

@@ -36,6 +36,7 @@ REASONS = {
         "full",
     ),
     "paused": Reason(N_("The study is paused at the moment. Please try again later."), "full"),
+    "early": Reason(N_("The study has not started yet. Please try again later."), "full"),
     "closed": Reason(N_("The study is closed. Thank you for your interest."), "full"),
     "earlier": Reason(
         N_("You have taken part in an earlier study of this kind, so you cannot take part.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, func, insert, or_, select, update
@@ -85,6 +86,11 @@ class Places:
                 f"database; serve it first, or name another --source"
             )
         return Recruitment(**found)
+
+    def opens(self, connection: Connection) -> datetime | None:
+        """The moment from which people may come, while it lies ahead."""
+        opens = connection.scalar(select(recruitment.c.opens).where(self._own(recruitment)))
+        return opens if opens is not None and opens > self.store.clock() else None
 
     def state(self, connection: Connection, lock: bool = False) -> State:
         """Open, paused or closed; with `lock` nobody else changes recruitment meanwhile."""
@@ -195,13 +201,23 @@ class Places:
             return first + number
 
     def set_state(self, state: State) -> None:
-        """Open, pause or close; whoever has begun goes on."""
+        """Open now, pause or close; whoever has begun goes on."""
         with self.store.write() as connection:
             self.settings(connection)
-            if self.state(connection, lock=True) != state:
-                query = update(recruitment).where(self._own(recruitment)).values(state=state)
-                connection.execute(query)
+            changed = self.state(connection, lock=True) != state
+            if changed or (state == "open" and self.opens(connection)):
+                values = {"state": state} | ({"opens": None} if state == "open" else {})
+                connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
                 self._log(connection, state, "")
+
+    def open_at(self, moment: datetime) -> None:
+        """Let people come from a moment on; whoever has begun goes on."""
+        with self.store.write() as connection:
+            self.settings(connection)
+            self.state(connection, lock=True)
+            values = {"state": "open", "opens": moment}
+            connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
+            self._log(connection, "open-at", f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
 
     def release(self, identifier: str, reason: str = "released") -> str:
         """Give on the place of somebody who will not finish; their pseudonym.

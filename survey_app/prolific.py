@@ -8,6 +8,7 @@ does not hold as finished.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from tasks.recruitment import Recruitment
 from tasks.study import Study
 
 TOKEN = "CONCEPTEVO_PROLIFIC_TOKEN"
+TRIES, LONGEST_WAIT = 4, 60.0  # of a call while Prolific is busy; seconds
 #: Submissions of which nothing more will come.
 GONE = {"RETURNED": "returned", "TIMED-OUT": "timed_out", "SCREENED OUT": "screened_out"}
 PARAMETERS = "PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}}"
@@ -58,16 +60,34 @@ class Prolific:
         self._http = httpx.Client(base_url=f"{api()}/api/v1", headers=headers, timeout=30)
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """One call. Raises ValueError with Prolific's own words where it refuses."""
-        try:
-            reply = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise ValueError(f"Prolific cannot be reached: {error}") from error
+        """One call, tried again where Prolific is busy.
+
+        Raises:
+            ValueError: with Prolific's own words where it refuses.
+        """
+        for attempt in range(TRIES):
+            try:
+                reply = self._http.request(method, path, **options)
+            except httpx.HTTPError as error:
+                raise ValueError(f"Prolific cannot be reached: {error}") from error
+            # What was sent may have been done although the answer is an error: only what was
+            # certainly not done, or only reads, is tried again.
+            busy = reply.status_code == 429 or (method == "GET" and reply.is_server_error)
+            if not busy or attempt == TRIES - 1:
+                break
+            asked = reply.headers.get("retry-after", "")
+            time.sleep(min(float(asked) if asked.isdecimal() else 2.0**attempt, LONGEST_WAIT))
         if reply.is_error:
             raise ValueError(
-                f"Prolific refused {method} {path} ({reply.status_code}): {reply.text}"
+                f"Prolific refused {method} {path} ({reply.status_code}): {reply.text[:500]}"
             )
-        return reply.json()
+        try:
+            return reply.json()
+        except ValueError as error:
+            raise ValueError(
+                f"Prolific answered {method} {path} with something else than JSON: "
+                f"{reply.text[:100]!r}; is {api()} its address?"
+            ) from error
 
     def submissions(self, study: str) -> Iterator[dict[str, Any]]:
         """All submissions of a study, page by page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from survey_app.commands import (
     known_source,
 )
 from tasks.responses import SOURCES
+from tasks.section import read_text
 
 if TYPE_CHECKING:
     from survey_app.places import Places, State
@@ -31,13 +33,15 @@ def places(
     change: Annotated[
         str | None,
         typer.Argument(
-            help="+40 (adds places), release, pause, resume, close or block", show_default="show"
+            help="+40 (adds places), release, pause, resume, close, open-at or block",
+            show_default="show",
         ),
     ] = None,
     who: Annotated[
         list[str] | None,
         typer.Argument(
-            help="release: ids of participants or sessions; block: files with one id per line"
+            help="release: ids of participants or sessions; block: files with one id per line; "
+            "open-at: 2026-12-01T09:00+01:00"
         ),
     ] = None,
     database: Database = None,
@@ -58,6 +62,8 @@ def places(
     with store.read() as connection:
         own.settings(connection)
         console.print(f"{own.state(connection):>6}")
+        if opens := own.opens(connection):
+            console.print(f"  opens {opens:%Y-%m-%d %H:%M} UTC")
     for row in own.log():
         moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
         console.print(f"  {moment}  {row['event']}  {row['detail']}")
@@ -69,24 +75,37 @@ def _change_places(own: Places, change: str, who: list[str]) -> None:
     elif change in ("pause", "resume", "close") and not who:
         states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
         own.set_state(states[change])
+    elif change == "open-at" and len(who) == 1:
+        own.open_at(_moment(who[0]))
     elif change == "release" and who:
         for identifier in who:
             own.release(identifier)
     elif change == "block" and who:
-        ids = [line.strip() for path in who for line in _lines(Path(path)) if line.strip()]
+        ids = [
+            line.strip()
+            for path in who
+            for line in read_text(Path(path), "list of ids").splitlines()
+            if line.strip()
+        ]
         console.print(f"{own.block(ids)} ids are new on the list")
     else:
         raise ValueError(
-            f"{' '.join([change, *who])!r}: say +NUMBER, release ID …, pause, resume, close, or "
-            f"block FILE …"
+            f"{' '.join([change, *who])!r}: say +NUMBER, release ID …, pause, resume, close, "
+            f"open-at MOMENT, or block FILE …"
         )
 
 
-def _lines(path: Path) -> list[str]:
+def _moment(text: str) -> datetime:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; name a text file of ids") from error
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"open-at {text!r}: {_MOMENT}") from error
+    if moment.tzinfo is None:
+        raise ValueError(f"open-at {text!r} has no time zone: {_MOMENT}")
+    return moment
+
+
+_MOMENT = "say date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01T08:00Z"
 
 
 def _at_prolific(study: Path, database: str | None):
@@ -165,6 +184,12 @@ def prolific_approve(
         console.print(f"left out: {problem}")
     if payable and not yes and not typer.confirm(f"approve and pay {len(payable)} submissions?"):
         return
-    for session in payable:
-        prolific.approve(session)
+    for number, session in enumerate(payable):
+        try:
+            prolific.approve(session)
+        except ValueError as error:
+            raise ValueError(
+                f"approved {number} of {len(payable)}, then stopped at {session}: {error}. Run the "
+                f"same again: what is approved stays so"
+            ) from error
     console.print(f"approved {len(payable)}")

@@ -58,6 +58,7 @@ recruitment = Table(
     Column("source", String(10), primary_key=True),
     Column("state", String(10), nullable=False),  # open, paused or closed
     Column("settings", JSON, nullable=False),  # recruitment.toml as it was last served
+    Column("opens", Moment),  # before then nobody may begin
 )
 
 #: What was changed in recruitment, and when; only ever added to.

@@ -28,14 +28,25 @@ from survey_app.tokens import BadToken
 from tasks.study import load
 
 PREVIEW = "CONCEPTEVO_PREVIEW"  # set: pages may be asked for by name
-LARGEST = 20_000  # bytes of an action
+SERVED = "CONCEPTEVO_HASH"  # of the study that was checked when the survey was started
+LARGEST = 64 * 1024  # bytes of an action: a page of a hundred long texts in any script
 log = logging.getLogger("conceptevo.survey")
 
 
 @cache
 def service() -> Service:
-    """This process's study and store."""
-    study, keys = load(Path(os.environ["CONCEPTEVO_STUDY"]))
+    """This process's study and store.
+
+    Raises:
+        ValueError: the folder holds another study than when the survey was started.
+    """
+    folder = os.environ["CONCEPTEVO_STUDY"]
+    study, keys = load(Path(folder))
+    if study.hash != os.environ.get(SERVED, study.hash):
+        raise ValueError(
+            f"{folder} held study {os.environ[SERVED]} when the survey was started, and holds "
+            f"{study.hash} now: two studies must not share their participants; start anew"
+        )
     store = Store(os.environ["CONCEPTEVO_DATABASE"])
     source = os.environ.get("CONCEPTEVO_SOURCE", "human")
     return Service(store, study, keys, "pilot" if source == "pilot" else "human")

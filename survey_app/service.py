@@ -133,6 +133,8 @@ class Service:
         state = self.places.state(connection)
         if state != "open":
             return state
+        if self.places.opens(connection):
+            return "early"
         earlier = self.places.is_blocked(connection, visitor.platform_id)
         return "earlier" if earlier else None
 

@@ -44,7 +44,10 @@ def main() -> None:
     listening, script = int(sys.argv[1]), sys.argv[2]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     bootstrap.load_config_options(SETTINGS)
-    path, known = Path(__file__).parent / script, service()
+    try:
+        path, known = Path(__file__).parent / script, service()
+    except ValueError as error:
+        sys.exit(f"worker not started: {error}")
     if script == "app.py":
         pictures()
         words = Middleware(FirstPage, words=known.view.words, title=known.study.title)

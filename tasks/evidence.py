@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from harness.images.patches import grid, patch
 from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Neuron
 from tasks.observer import features
+from tasks.section import read_toml
 from tasks.settings import EPS, EvidenceSettings
 
 #: Pixels of one patch in a composite, and between patches: pages show a composite at up to 236
@@ -228,12 +228,12 @@ def read_groups(path: Path) -> tuple[Group, ...]:
         ValueError: the file is not of that form.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["group"]
+        entries = read_toml(path, "groups file")["group"]
         return tuple(
             Group(str(g["concept"]), tuple(Neuron(**neuron) for neuron in g["neurons"]))
             for g in entries
         )
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"groups file {path} cannot be used ({error}); it needs [[group]] tables with "
             f"concept = '...' and neurons = "

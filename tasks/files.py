@@ -56,10 +56,12 @@ def read_picture(source: str, folder: Path, where: str) -> OwnPicture:
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            image.verify()
             kind = str(image.format)
-    except OSError as error:  # UnidentifiedImageError is one
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error.strerror
+            image.load()  # all of it: what was cut off would be shown grey
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        known = isinstance(error, OSError) and error.strerror  # none of what Pillow raises
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not a picture" if unknown else known or str(error)
         raise ValueError(f"{where}: picture {path} cannot be read ({reason}); {rule}") from error
     if kind not in FORMATS:
         raise ValueError(

@@ -1,30 +1,20 @@
-"""Questions beside the trials: a researcher's own file, or a few built-in ones.
-
-A file holds `[[question]]` tables, `[understanding]` (how many answers to questions with `right`
-are needed, and how often one may try) and `[colour_check]` (plates that the product draws).
-"""
+"""Questions beside the trials: what they are, when they show, and what their answers come to."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from tasks.base import Frozen, UnfitAnswer, clean_text
-from tasks.drawings import plate
-from tasks.files import OwnPicture, content_name, read_picture
+from tasks.files import OwnPicture
 from tasks.language import N_, Words
-from tasks.pictures import encode
-from tasks.settings import Section
 
 When = Literal["before", "quiz", "after"]
 NUMBERS = (-1e9, 1e9)  # of a question for a number that names no limits
-PLATE_NUMBERS = (24, 25, 27, 42, 45, 47, 52, 54, 57, 72, 74, 75)  # no digits that look alike
 UNDERSTANDING, COLOUR = "understanding", "colour"
 
 
@@ -110,47 +100,6 @@ BUILT_IN = (
 )
 
 
-class Choice(Section):
-    value: str
-    label: str
-
-
-class Entry(Section):
-    """One `[[question]]` of the file."""
-
-    kind: Literal["choice", "several", "scale", "number", "text"]
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
-    label: str = Field(min_length=1)
-    choices: tuple[str | Choice, ...] = ()
-    points: int = Field(default=0, ge=0, le=11)
-    low: str = ""
-    high: str = ""
-    limits: tuple[float, float] = NUMBERS
-    required: bool = False
-    when: When = "after"
-    shown_if: Condition | None = None
-    screen_out: tuple[str, ...] = ()
-    stay_within: tuple[float, float] | None = None
-    right: tuple[str, ...] | str = ()
-    picture: str = ""
-
-
-class Understanding(Section):
-    needed: int | None = Field(default=None, ge=0)
-    attempts: int = Field(default=2, ge=1, le=10)
-
-
-class ColourCheck(Section):
-    plates: int = Field(default=4, ge=1, le=12)
-    needed: int = Field(default=0, ge=0)
-
-
-class File(Section):
-    question: tuple[Entry, ...] = ()
-    understanding: Understanding = Understanding()
-    colour_check: ColourCheck | None = None
-
-
 @dataclass(frozen=True)
 class Questionnaire:
     """What is asked, the checks, and the pictures for it."""
@@ -158,124 +107,6 @@ class Questionnaire:
     questions: tuple[Question, ...] = ()
     checks: tuple[Check, ...] = ()
     pictures: tuple[OwnPicture, ...] = field(default=(), repr=False)
-
-
-def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
-    """The questions of a file, checked.
-
-    Raises:
-        ValueError: naming the file, the question, what is wrong and what is allowed.
-    """
-    try:
-        file = File(**tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"questionnaire {path} cannot be read: {error}") from error
-    except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        ]
-        raise ValueError("\n".join(lines)) from error
-    questions: list[Question] = []
-    pictures: list[OwnPicture] = []
-    for entry in file.question:
-        where = f"{path}: question {entry.name!r}"
-        question = _question(entry, where)
-        _fits(question, questions, where)
-        if entry.picture:
-            pictures.append(read_picture(entry.picture, path.parent, where))
-            question = question.model_copy(update={"picture": pictures[-1].name})
-        questions.append(question)
-    keyed = [q for q in questions if q.check == UNDERSTANDING]
-    checks = []
-    if keyed:
-        needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
-        _enough(needed, len(keyed), f"{path}: understanding.needed")
-        checks.append(
-            Check(name=UNDERSTANDING, needed=needed, attempts=file.understanding.attempts)
-        )
-    if file.colour_check:
-        _enough(file.colour_check.needed, file.colour_check.plates, f"{path}: colour_check.needed")
-        plates, drawn = _plates(file.colour_check.plates, words, seed)
-        questions, pictures = [*plates, *questions], [*pictures, *drawn]
-        checks.append(Check(name=COLOUR, needed=file.colour_check.needed))
-    translated = tuple(q.translated(words) for q in questions)
-    return Questionnaire(translated, tuple(checks), tuple(pictures))
-
-
-def _enough(needed: int, count: int, where: str) -> None:
-    if needed > count:
-        raise ValueError(f"{where} = {needed}: there are {count} such questions")
-
-
-def _question(entry: Entry, where: str) -> Question:
-    choices = tuple(
-        (c, c) if isinstance(c, str) else (c.value, c.label) for c in entry.choices
-    ) or tuple((str(i), str(i)) for i in range(1, entry.points + 1))
-    right = (entry.right,) if isinstance(entry.right, str) else entry.right
-    if right and entry.when != "quiz":
-        raise ValueError(f"{where}: right answers are for questions with when = 'quiz'")
-    values = entry.model_dump(exclude={"choices", "points", "right", "picture"})
-    check = UNDERSTANDING if right else ""
-    return Question(**values, choices=choices, right=right, check=check)
-
-
-def _fits(question: Question, earlier: Sequence[Question], where: str) -> None:
-    """Raises ValueError where the parts of a question contradict each other or earlier ones."""
-    values = [value for value, _ in question.choices]
-    chosen = question.kind in ("choice", "several", "scale")
-    if question.name in {q.name for q in earlier}:
-        raise ValueError(f"{where}: the name is given twice")
-    if chosen and (len(values) < 2 or len(set(values)) < len(values)):
-        raise ValueError(
-            f"{where}: a {question.kind} needs two or more different choices = [...]"
-            f"{', or points = 7' if question.kind == 'scale' else ''}"
-        )
-    if not chosen and values:
-        raise ValueError(f"{where}: a {question.kind} has no choices")
-    if chosen and (unknown := {*question.right, *question.screen_out} - set(values)):
-        raise ValueError(
-            f"{where}: {sorted(unknown)[0]!r} is none of its answers: {', '.join(values)}"
-        )
-    if question.stay_within and question.kind != "number":
-        raise ValueError(f"{where}: stay_within is for a number; a {question.kind} has screen_out")
-    if question.kind in ("number", "text") and question.screen_out:
-        raise ValueError(f"{where}: screen_out is for choices; a number has stay_within = [18, 99]")
-    if question.shown_if is None:
-        return
-    order = ("before", "quiz", "after")
-    before = [q for q in earlier if order.index(q.when) <= order.index(question.when)]
-    other = next((q for q in before if q.name == question.shown_if.question), None)
-    if other is None:
-        raise ValueError(f"{where}: shown_if names {question.shown_if.question!r}, which is not "
-                         f"asked before it: {', '.join(q.name for q in before)}")  # fmt: skip
-    answers = [value for value, _ in other.choices]
-    if unknown := set(question.shown_if.answers) - set(answers):
-        raise ValueError(f"{where}: shown_if: {sorted(unknown)[0]!r} is no answer to "
-                         f"{other.name!r}: {', '.join(answers)}")  # fmt: skip
-
-
-def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[OwnPicture]]:
-    """Questions on drawn plates; the first one can be seen by everybody."""
-    rng = np.random.default_rng([seed, count, 1917])
-    text = N_("Which number do you see in picture {number}? Leave the field empty if you see none.")
-    questions, pictures = [], []
-    for i, number in enumerate(rng.choice(PLATE_NUMBERS, count, replace=False), 1):
-        data = encode(plate(str(number), rng, plain=i == 1))
-        pictures.append(OwnPicture(content_name(data, ".jpg"), data))
-        questions.append(
-            Question(
-                kind="number",
-                name=f"colour_{i}",
-                label=words(text, number=i),
-                when="before",
-                right=(str(number),),
-                check=COLOUR,
-                limits=(0, 999),
-                picture=pictures[-1].name,
-            )
-        )
-    return questions, pictures
 
 
 def shown(question: Question, answers: Mapping[str, Any]) -> bool:
@@ -303,7 +134,7 @@ def check_answers(
         if not shown(question, {**earlier, **answers}):
             continue
         value = raw.get(question.name)
-        if value in (None, "", []):
+        if value in (None, "", []) or (isinstance(value, str) and not value.strip()):
             if question.required:
                 text = N_("“{question}”: please answer this question.")
                 raise UnfitAnswer(text, question=question.label)

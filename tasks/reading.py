@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tasks.files import OwnPicture, named_in, read_picture
 from tasks.language import Words
-from tasks.questionnaire import BUILT_IN, Questionnaire, read_questionnaire
+from tasks.questionnaire import BUILT_IN, Questionnaire
+from tasks.questionnaire_file import read_questionnaire
 from tasks.settings import StudySettings, text
 
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.artifacts import write_text
-from tasks.section import Section, explain
+from tasks.section import Section, explain, read_toml
 
 Platform = Literal["prolific", "mturk", "open"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 FILE = "recruitment.toml"
+LONGEST_LEASE = 100_000  # minutes
 #: Codes that stand in examples: whoever has read one could claim to have taken part.
 PUBLIC_CODES = ("COMPLETED", "SCREENED-OUT", "COMPLETED-A")
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that is read as something else
+
+
+#: What the platforms take, and an address carries as it stands.
+Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")]
 
 
 class Codes(Section):
@@ -36,13 +40,13 @@ class Codes(Section):
             was paused or closed. expired: the place was given on.
     """
 
-    completed: str = ""
-    attention: str = ""
-    screened_out: str = ""
-    declined: str = ""
-    withdrawn: str = ""
-    full: str = ""
-    expired: str = ""
+    completed: Code = ""
+    attention: Code = ""
+    screened_out: Code = ""
+    declined: Code = ""
+    withdrawn: Code = ""
+    full: Code = ""
+    expired: Code = ""
 
     @model_validator(mode="after")
     def _distinct(self) -> Codes:
@@ -108,7 +112,7 @@ class Recruitment(Entry):
     """
 
     places: int = Field(default=260, ge=1, le=100_000)
-    lease_minutes: float = Field(default=60, gt=0)
+    lease_minutes: float = Field(default=60, gt=0, le=LONGEST_LEASE)
 
     def public_codes(self) -> list[str]:
         """Ways to leave whose code is none, or one that everybody can know."""
@@ -150,9 +154,9 @@ def load_recruitment(folder: Path) -> Recruitment:
     path = folder / FILE
     try:
         if path.exists():
-            return Recruitment(**tomllib.loads(path.read_text(encoding="utf-8")))
+            return Recruitment(**read_toml(path, "settings"))
         return _older(json.loads((folder / "study.json").read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:
         raise ValueError(explain(path, error)) from error

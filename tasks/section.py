@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,3 +19,35 @@ def explain(path: Path, error: ValidationError) -> str:
         f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
         for e in error.errors()
     )
+
+
+def read_text(path: Path, what: str) -> str:
+    """A text file that a researcher wrote, with or without a byte order mark.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        ValueError: it cannot be read, or is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{what} {path} cannot be read: byte {error.start + 1} is not UTF-8; save the file in "
+            f"UTF-8"
+        ) from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file that a researcher wrote.
+
+    Raises:
+        ValueError: see read_text; or it is not valid TOML.
+    """
+    try:
+        return tomllib.loads(read_text(path, what))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{what} {path} cannot be read: not valid TOML: {error}") from error

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, StrictInt, ValidationError, field_validator
 
 from tasks.language import N_, SOURCE, Words
-from tasks.recruitment import Entry
-from tasks.section import Section, explain
+from tasks.recruitment import LONGEST_LEASE, Entry
+from tasks.section import Section, explain, read_text, read_toml
 
 TEXTS = Path(__file__).parent / "texts"
 #: Settings to start from, by name.
@@ -39,7 +38,14 @@ class EvidenceSettings(Section):
     min_depth: float = Field(default=0.3, ge=0, lt=1)
     groups: str = ""
     grouping: Literal["neighbours", "clusters"] = "neighbours"
-    eps: dict[str, float] = Field(default_factory=dict)
+    eps: dict[str, PositiveFloat] = Field(default_factory=dict)
+
+    @field_validator("eps")
+    @classmethod
+    def _of_conditions(cls, eps: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(eps) - set(EPS)):
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(EPS)}")
+        return eps
 
 
 class Practice(Section):
@@ -127,6 +133,9 @@ class Texts(Section):
     questionnaire: str = ""
 
 
+Count = Annotated[StrictInt, Field(ge=0, le=1000)]
+
+
 class StudySettings(Section):
     """All of study.toml."""
 
@@ -136,13 +145,13 @@ class StudySettings(Section):
     minutes: int = Field(default=0, ge=0)
     participants: int = Field(default=260, ge=1, le=100_000)
     forms: int = Field(default=8, ge=1, le=500)
-    lease_minutes: float = Field(default=60, gt=0)
+    lease_minutes: float = Field(default=60, gt=0, le=LONGEST_LEASE)
     questions: bool = True
     confidence: bool = True
     seconds_per_trial: float = Field(default=0, ge=0, le=3600)
     min_width: int = Field(default=0, ge=0, le=4000)
     evidence: EvidenceSettings = EvidenceSettings()
-    trials: dict[str, dict[str, int]] = Field(default_factory=dict)
+    trials: dict[str, dict[str, Count]] = Field(default_factory=dict)
     practice: Practice = Practice()
     attention: Attention = Attention()
     exclusion: Exclusion = Exclusion()
@@ -157,6 +166,24 @@ class StudySettings(Section):
         Words(language)
         return language
 
+    @field_validator("title")
+    @classmethod
+    def _titled(cls, title: str) -> str:
+        if not title.strip():
+            raise ValueError("participants see the title on every page; give one")
+        return title
+
+    @field_validator("trials")
+    @classmethod
+    def _some(cls, trials: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        for name, conditions in trials.items():
+            if not any(conditions.values()):
+                raise ValueError(
+                    f"task {name!r} has no trials; give its conditions, such as base = 4, or leave "
+                    f"the task out"
+                )
+        return trials
+
 
 def load_settings(path: Path | None) -> StudySettings:
     """Read study.toml; all defaults without one.
@@ -167,12 +194,7 @@ def load_settings(path: Path | None) -> StudySettings:
     if path is None:
         return StudySettings()
     try:
-        written = StudySettings(**tomllib.loads(path.read_text(encoding="utf-8")))
-        return _beside(path.parent, written)
-    except OSError as error:
-        raise ValueError(f"study settings {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"study settings {path} are not valid TOML: {error}") from error
+        return _beside(path.parent, StudySettings(**read_toml(path, "settings")))
     except ValidationError as error:
         raise ValueError(explain(path, error)) from error
 
@@ -190,11 +212,9 @@ def _beside(folder: Path, settings: StudySettings) -> StudySettings:
 
 def text(name: str, path: str, words: Words) -> str:
     """A Markdown text: the researcher's own file as it stands, or the built-in one, translated."""
-    try:
-        if path:
-            return Path(path).read_text(encoding="utf-8")
+    if not path:
         return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"texts.{name} = {path!r} cannot be read: {error.strerror}; name a Markdown file"
-        ) from error
+    own = read_text(Path(path), f"texts.{name}:")
+    if not own.strip():
+        raise ValueError(f"texts.{name}: {path} is empty; participants would see an empty page")
+    return own

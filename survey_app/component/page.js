@@ -183,7 +183,7 @@ function start(root, words) {
           say((await reply.json()).error);
           return null;
         }
-        if (reply.status === 403) {
+        if ([400, 403, 413].includes(reply.status)) { // the same again would be refused again
           say(words.outdated);
           return null;
         }

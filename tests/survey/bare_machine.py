@@ -54,14 +54,25 @@ class Machine:
             )
         with (folder / "etc/hosts").open("a") as hosts:
             hosts.write(f"127.0.0.1 localhost {HOST}\n")
-        bound = [f"--bind-ro={path}" for path in binds]
+        self.bound = [f"--bind-ro={path}" for path in binds]
+        self.process = self.boot()
+        self.must("update-ca-certificates")
+
+    def boot(self) -> subprocess.Popen:
+        """Switch the machine on, and wait until it is up."""
         self.process = subprocess.Popen(
-            ["systemd-nspawn", "-q", f"--directory={folder}", "--boot", "--console=pipe",
-             "--register=no", "--keep-unit", "--machine=bare", *bound],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            ["systemd-nspawn", "-q", f"--directory={self.folder}", "--boot", "--console=pipe",
+             "--register=no", "--keep-unit", "--machine=bare", *self.bound],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.wait("systemctl is-system-running | grep -E 'running|degraded'")
-        self.must("update-ca-certificates")
+        return self.process
+
+    def reboot(self) -> None:
+        """Have it restart itself."""
+        self.run("systemctl reboot")
+        self.process.wait(60)
+        self.boot()
 
     def run(self, script: str) -> subprocess.CompletedProcess:
         """Carry out a script on the machine."""
@@ -96,7 +107,7 @@ class Machine:
 
     def close(self) -> None:
         """Switch the machine off."""
-        self.process.terminate()
+        self.run("systemctl poweroff")
         self.process.wait(60)
 
 
@@ -179,8 +190,7 @@ def main() -> None:
             shutil.copytree(chosen.study, root / "study")
             follow(machine, text)
             check(machine)
-            machine.run("systemctl reboot")
-            time.sleep(3)
+            machine.reboot()
             up = machine.wait(f"curl --silent --fail https://{HOST}/healthz", 120)
             print(f"restarted: healthy after {up:.1f} s", flush=True)
             check(machine)

@@ -21,10 +21,10 @@ from tasks.questionnaire import (
     BUILT_IN,
     Question,
     check_answers,
-    read_questionnaire,
     screened,
     simulated_answers,
 )
+from tasks.questionnaire_file import read_questionnaire
 from tasks.settings import Practice, StudySettings, Texts, load_settings
 from tasks.study import load
 

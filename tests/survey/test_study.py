@@ -154,7 +154,7 @@ def test_the_machine_observer_finds_obvious_intruders(frozen, study_folder):
         ("forms = 0", "forms = 0: Input should be greater than or equal to 1"),
         ("[practice]\npass_share = 2", "practice.pass_share = 2: Input should be less than"),
         ("colour = 'red'", "colour = 'red': Extra inputs are not permitted"),
-        ("= 3", "are not valid TOML"),
+        ("= 3", "not valid TOML"),
     ],
 )
 def test_settings_name_what_is_wrong(tmp_path, text, told):

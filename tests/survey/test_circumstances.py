@@ -1,0 +1,102 @@
+"""Where and how people open a survey: a bad line, a small or dark screen, a large letter."""
+
+from __future__ import annotations
+
+import pytest
+from people import arrive, fill, go
+from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored
+
+from survey_app.flow import Stage
+
+pytestmark = needs_browser
+
+#: Windows that are easily forgotten.
+WINDOWS = {
+    "phone on its side": {"viewport": {"width": 844, "height": 390}, "has_touch": True},
+    "laptop at 200 %": {"viewport": {"width": 640, "height": 360}, "device_scale_factor": 2},
+    "laptop at 400 %": {"viewport": {"width": 320, "height": 256}, "device_scale_factor": 4},
+}
+STAGES = ("introduction", "practice", "feedback", "trial", "questions", "finished")
+
+
+def wide(visitor: Visitor) -> list[str]:
+    """What reaches beyond the window at the side."""
+    return visitor.page.evaluate(
+        f"() => [...({FIND})().querySelectorAll('*')].filter(e => e.checkVisibility() "
+        "&& e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.hidden'))"
+        ".map(e => e.tagName + '.' + e.className).slice(0, 5)"
+    )
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_page_fits_a_window(browser, survey, frozen, window):
+    context = browser.new_context(**WINDOWS[window])
+    for stage in STAGES:
+        address = on_the_way(survey, frozen, f"{window.replace(' ', '')[:9]}-{stage}", stage)
+        visitor = Visitor(browser, address, context=context)
+        assert wide(visitor) == [], stage
+        if stage not in ("finished",):
+            visitor.answer()  # everything can be reached
+        visitor.page.close()
+    context.close()
+
+
+@pytest.mark.parametrize("wish", [{"color_scheme": "dark"}, {"forced_colors": "active"}])
+def test_pages_can_be_read_in_dark_and_in_forced_colours(browser, survey, frozen, wish):
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, **wish)
+    for stage in STAGES:
+        name = f"{next(iter(wish.values()))}-{stage}"
+        visitor = Visitor(browser, on_the_way(survey, frozen, name, stage), context=context)
+        assert axe(visitor.page) == [], stage
+        visitor.page.close()
+    context.close()
+
+
+def test_nothing_moves_for_who_asked_for_that(browser, survey, frozen):
+    context = browser.new_context(reduced_motion="reduce")
+    visitor = Visitor(browser, on_the_way(survey, frozen, "calm"), context=context)
+    moving = visitor.page.evaluate(
+        f"() => [...({FIND})().querySelectorAll('*')].map(e => getComputedStyle(e)).filter(s => "
+        "parseFloat(s.transitionDuration) > 0 || s.animationName != 'none').length"
+    )
+    assert moving == 0
+    context.close()
+
+
+def test_an_answer_outlives_a_lost_connection(browser, survey, frozen):
+    visitor = Visitor(browser, on_the_way(survey, frozen, "tunnel"))
+    before = visitor.version
+    visitor.fill()
+    visitor.context.set_offline(True)
+    visitor.page.locator(SUBMIT).click()
+    visitor.page.get_by_text("Your answer is not stored yet").wait_for()
+    visitor.page.wait_for_timeout(2500)
+    assert stored(survey.url, "tunnel") == []
+    visitor.context.set_offline(False)
+    visitor.moved(before)
+    assert len(stored(survey.url, "tunnel")) == 1 and visitor.version == before + 1
+
+
+def test_the_way_back_and_forth_through_the_browser_loses_nothing(browser, survey, frozen):
+    visitor = Visitor(browser, on_the_way(survey, frozen, "returns"))
+    visitor.answer()
+    before = visitor.version
+    visitor.page.goto("about:blank")
+    visitor.page.go_back()
+    visitor.armed()
+    assert visitor.version == before
+    visitor.answer()
+    assert len(stored(survey.url, "returns")) == 2 and visitor.trouble == []
+
+
+def test_a_tab_left_open_changes_nothing_after_withdrawing(service):
+    person = arrive(service, "two tabs")
+    tab = go(service, person, Stage.TRIAL)
+    gone, _ = service.act(tab["token"], {"values": {"withdraw": "yes"}})
+    assert gone["stage"] == "withdrawn"
+    page, done = service.act(tab["token"], fill(tab))
+    assert (page["stage"], done) == ("withdrawn", False)
+    with service.store.read() as connection:
+        from survey_app.schema import responses
+
+        assert connection.execute(responses.select()).all() == []
