@@ -52,6 +52,20 @@ def test_pages_can_be_read_in_dark_and_in_forced_colours(browser, survey, frozen
     context.close()
 
 
+def test_a_choice_shows_in_forced_colours(browser, survey, frozen):
+    """They take away shadows and colours of borders, by which it shows otherwise."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, forced_colors="active")
+    visitor = Visitor(browser, on_the_way(survey, frozen, "contrast"), context=context)
+    while not visitor.page.locator(".tile").count():
+        visitor.answer()
+    tiles = visitor.page.locator(".tile")
+    tiles.first.click()
+    visitor.page.mouse.move(0, 0)
+    outlines = tiles.evaluate_all("all => all.map(e => getComputedStyle(e).outlineStyle)")
+    assert outlines[0] == "solid" and set(outlines[1:]) == {"none"}
+    context.close()
+
+
 def test_nothing_moves_for_who_asked_for_that(browser, survey, frozen):
     context = browser.new_context(reduced_motion="reduce")
     visitor = Visitor(browser, on_the_way(survey, frozen, "calm"), context=context)
