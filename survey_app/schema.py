@@ -38,6 +38,28 @@ class Moment(TypeDecorator):
 
 metadata = MetaData()
 
+
+def _study(primary_key: bool = True) -> Column:
+    """By the study's hash."""
+    return Column("study", String(16), primary_key=primary_key, nullable=False)
+
+
+def _source(primary_key: bool = False) -> Column:
+    """human, pilot or simulated: they never mix."""
+    return Column("source", String(10), primary_key=primary_key, nullable=False)
+
+
+def _participant() -> Column:
+    """A pseudonym."""
+    return Column("participant", String(32), primary_key=True)
+
+
+def _of_participant() -> ForeignKeyConstraint:
+    """The row goes with the participant's."""
+    own = ["study", "participant"]
+    return ForeignKeyConstraint(own, [f"participants.{name}" for name in own], ondelete="CASCADE")
+
+
 #: One row a study served from this database. `salt` makes pseudonyms, `secret` signs tokens.
 studies = Table(
     "studies",
@@ -54,8 +76,8 @@ studies = Table(
 recruitment = Table(
     "recruitment",
     metadata,
-    Column("study", String(16), primary_key=True),
-    Column("source", String(10), primary_key=True),
+    _study(),
+    _source(primary_key=True),
     Column("state", String(10), nullable=False),  # open, paused or closed
     Column("settings", JSON, nullable=False),  # recruitment.toml as it was last served
     Column("opens", Moment),  # before then nobody may begin
@@ -66,8 +88,8 @@ recruitment_log = Table(
     "recruitment_log",
     metadata,
     Column("number", Integer, primary_key=True),
-    Column("study", String(16), nullable=False),
-    Column("source", String(10), nullable=False),
+    _study(primary_key=False),
+    _source(),
     Column("moment", Moment, nullable=False),
     Column("event", String(20), nullable=False),
     Column("detail", String, nullable=False),
@@ -77,9 +99,9 @@ recruitment_log = Table(
 turned_away = Table(
     "turned_away",
     metadata,
-    Column("study", String(16), primary_key=True),
+    _study(),
     Column("nonce", String(32), primary_key=True),
-    Column("source", String(10), nullable=False),
+    _source(),
     Column("platform", String(20), nullable=False),
     Column("reason", String(20), nullable=False),  # declined, full, paused, closed or earlier
 )
@@ -88,7 +110,7 @@ turned_away = Table(
 blocked = Table(
     "blocked",
     metadata,
-    Column("study", String(16), primary_key=True),
+    _study(),
     Column("digest", String(64), primary_key=True),
 )
 
@@ -96,9 +118,9 @@ blocked = Table(
 participants = Table(
     "participants",
     metadata,
-    Column("study", String(16), primary_key=True),
-    Column("participant", String(32), primary_key=True),
-    Column("source", String(10), nullable=False),
+    _study(),
+    _participant(),
+    _source(),
     Column("platform", String(20), nullable=False),
     Column("status", String(14), nullable=False),
     # Counts every accepted step; an action is for one version, so a second one is a repeat.
@@ -130,23 +152,19 @@ participants = Table(
 identities = Table(
     "identities",
     metadata,
-    Column("study", String(16), primary_key=True),
-    Column("participant", String(32), primary_key=True),
+    _study(),
+    _participant(),
     Column("platform_id", String(128), nullable=False),
     Column("details", JSON, nullable=False),
-    ForeignKeyConstraint(
-        ["study", "participant"],
-        ["participants.study", "participants.participant"],
-        ondelete="CASCADE",
-    ),
+    _of_participant(),
 )
 
 #: The places of a study, each source with its own; a place has at most one participant.
 places = Table(
     "places",
     metadata,
-    Column("study", String(16), primary_key=True),
-    Column("source", String(10), primary_key=True),
+    _study(),
+    _source(primary_key=True),
     Column("place", Integer, primary_key=True),
     Column("participant", String(32)),
     UniqueConstraint("study", "participant", name="one_place_each"),
@@ -156,10 +174,10 @@ places = Table(
 responses = Table(
     "responses",
     metadata,
-    Column("study", String(16), primary_key=True),
-    Column("participant", String(32), primary_key=True),
+    _study(),
+    _participant(),
     Column("trial", String(24), primary_key=True),
-    Column("source", String(10), nullable=False),
+    _source(),
     Column("task", String(120), nullable=False),
     Column("condition", String(40), nullable=False),
     Column("role", String(10), nullable=False),
@@ -175,9 +193,5 @@ responses = Table(
     Column("app_version", String(20), nullable=False),
     Column("pastes", Integer, nullable=False),
     Column("tab_leaves", Integer, nullable=False),
-    ForeignKeyConstraint(
-        ["study", "participant"],
-        ["participants.study", "participants.participant"],
-        ondelete="CASCADE",
-    ),
+    _of_participant(),
 )

@@ -6,7 +6,9 @@ a participant lives anywhere else, so any process can serve any of them, at any 
 
 from __future__ import annotations
 
+import os
 import secrets
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from survey_app.flow import Course, Progress
 from survey_app.platforms import Arrival
@@ -76,7 +78,8 @@ def open_engine(url: str, durable: bool = True) -> Engine:
         ) from error
 
 
-def _sqlite_connect(connection, _record) -> None:
+def _sqlite_connect(connection, record) -> None:
+    record.info["file"] = _file_of(connection)
     connection.isolation_level = None  # transactions begin as said in _sqlite_begin
     # secure_delete: what is deleted is overwritten, not only unlinked.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
@@ -88,7 +91,27 @@ def _sqlite_hasty(connection, record) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
+def _file_of(connection: sqlite3.Connection) -> tuple[str, int] | None:
+    """Path and inode of an open database; None for one in memory."""
+    *_, path = connection.execute("PRAGMA database_list").fetchone()
+    return (path, os.stat(path).st_ino) if path else None
+
+
+def _still_there(file: tuple[str, int] | None) -> bool:
+    """Whether the database that is open still has its name: else nobody would find the answers."""
+    try:
+        return file is None or os.stat(file[0]).st_ino == file[1]
+    except FileNotFoundError:
+        return False
+
+
 def _sqlite_begin(connection: Connection) -> None:
+    if not _still_there(connection.info["file"]):
+        moved = sqlite3.OperationalError(
+            f"{connection.info['file'][0]} was moved, deleted or replaced while it was in use; put "
+            f"it back, or start the survey anew"
+        )
+        raise OperationalError("BEGIN", None, moved)
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 

@@ -16,6 +16,7 @@ from conftest import FEW
 from people import arrive, fill, go, look
 from PIL import Image
 from prolific_double import TOKEN, Prolific
+from sqlalchemy.exc import OperationalError
 from test_commands import say
 
 from survey_app import prolific, signed_links
@@ -186,6 +187,23 @@ def test_a_database_that_is_read_only_or_locked_is_one_sentence(
     (tmp_path / "b.sqlite").write_bytes(b"not a database, but a file of some length" * 40)
     told = say(*simulate, f"sqlite:///{tmp_path / 'b.sqlite'}", error=ValueError)
     assert "file is not a database" in told
+
+
+def test_nothing_is_acknowledged_into_a_database_that_was_moved_away(frozen, tmp_path):
+    path = tmp_path / "a.sqlite"
+    store = Store(f"sqlite:///{path}")
+    store.migrate()
+    service = Service(store, *frozen)
+    page = go(service, arrive(service, "x"), Stage.TRIAL)
+    path.rename(tmp_path / "b.sqlite")
+    for _ in range(2):
+        with pytest.raises(OperationalError, match=r"a.sqlite was moved, deleted or replaced"):
+            service.act(page["token"], fill(page))
+    shutil.copy(tmp_path / "b.sqlite", path)
+    with pytest.raises(OperationalError, match="start the survey anew"):
+        service.act(page["token"], fill(page))
+    (tmp_path / "b.sqlite").rename(path)
+    assert service.act(page["token"], fill(page))[1] is True
 
 
 def test_a_worker_serves_no_other_study_than_the_one_that_was_started(study_folder, tmp_path):
