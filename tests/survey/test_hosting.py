@@ -8,13 +8,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from conftest import SET, Survey
+from test_dashboard import Dashboard
 from visitors import PHONE, Visitor, needs_browser, on_the_way, stored
+
+from survey_app.passwords import VARIABLE, hashed
 
 pytestmark = needs_browser
 
@@ -40,32 +45,17 @@ def status(address: str) -> int:
         return error.code
 
 
-@pytest.fixture
-def proxied(study_folder, postgres, tmp_path_factory):
-    """A survey, and the address at which nginx offers it."""
-    if NGINX is None:
-        pytest.skip("NO PROXY TESTED: install nginx")
-    served = TwoWorkers(study_folder, postgres())
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("nginx")
-    # nginx's own user reads the pictures, and nothing else of the study.
-    pictures = Path(f"/tmp/survey-nginx-{port}")
-    shutil.copytree(study_folder / "images", pictures / "images")
-    pictures.chmod(0o755)
-    site = documented("nginx")
-    for shown, here in (
-        ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
-        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
-        ("listen [::]:443 ssl http2;", ""),
-        ("alias /srv/study/images/;", f"alias {pictures}/images/;"),
-        ("access_log /var/log/nginx/survey.log survey;", f"access_log {folder}/access.log survey;"),
-        ("proxy_set_header X-Forwarded-Proto https;", "proxy_set_header X-Forwarded-Proto http;"),
-    ):
-        assert shown in site
-        site = site.replace(shown, here)
-    site = re.sub(r"ssl_certificate\w*\s[^;]*;", "", site)
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def nginx(folder: Path, port: int, site: str):
+    """nginx with a site on a port."""
+    if NGINX is None:
+        pytest.skip("NO PROXY TESTED: install nginx")
     (folder / "nginx.conf").write_text(
         f"pid {folder}/pid; error_log {folder}/error.log; daemon off; events {{}}\n"
         f"http {{ include /etc/nginx/mime.types;\n"
@@ -78,12 +68,86 @@ def proxied(study_folder, postgres, tmp_path_factory):
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             assert process.poll() is None, (folder / "error.log").read_text()
-        yield f"http://127.0.0.1:{port}", served, folder
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(10)
+
+
+def replaced(site: str, *pairs: tuple[str, str]) -> str:
+    for shown, here in pairs:
+        assert shown in site, shown
+        site = site.replace(shown, here)
+    return re.sub(r"ssl_certificate\w*\s[^;]*;", "", site)
+
+
+@pytest.fixture
+def proxied(study_folder, postgres, tmp_path_factory):
+    """A survey, and the address at which nginx offers it."""
+    served, port, folder = (
+        TwoWorkers(study_folder, postgres()),
+        free_port(),
+        tmp_path_factory.mktemp("nginx"),
+    )
+    # nginx's own user reads the pictures, and nothing else of the study.
+    pictures = Path(f"/tmp/survey-nginx-{port}")
+    shutil.copytree(study_folder / "images", pictures / "images")
+    pictures.chmod(0o755)
+    site = replaced(
+        documented("nginx"),
+        ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
+        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
+        ("listen [::]:443 ssl http2;", ""),
+        ("alias /srv/study/images/;", f"alias {pictures}/images/;"),
+        ("access_log /var/log/nginx/survey.log survey;", f"access_log {folder}/access.log survey;"),
+        ("proxy_set_header X-Forwarded-Proto https;", "proxy_set_header X-Forwarded-Proto http;"),
+    )
+    try:
+        with nginx(folder, port, site) as address:
+            yield address, served, folder
+    finally:
         served.close()
         shutil.rmtree(pictures)
+
+
+def test_who_guesses_the_password_is_known_behind_a_proxy(
+    browser, study_folder, tmp_path, monkeypatch
+):
+    """By the address that the proxy saw, not by one that the visitor wrote into the header."""
+    monkeypatch.setenv(VARIABLE, hashed("secret"))
+    log = (tmp_path / "log").open("w")
+    served = Dashboard(study_folder, f"sqlite:///{tmp_path / 'a.sqlite'}", stderr=log)
+    port = free_port()
+    site = re.sub(r"location (= |~ )?/(?!\s)[^{]*{[^}]*}", "", documented("nginx"))
+    site = replaced(
+        site,
+        ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
+        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
+        ("listen [::]:443 ssl http2;", ""),
+        ("access_log /var/log/nginx/survey.log survey;", "access_log off;"),
+        ("X-Forwarded-For $proxy_add_x_forwarded_for", 'X-Forwarded-For "9.9.9.9, 203.0.113.5"'),
+    )
+    try:
+        with nginx(tmp_path, port, site) as address:
+            page = browser.new_page()
+            page.goto(address)
+            for _ in range(6):
+                page.locator("input[type=password]").fill("guess")
+                page.get_by_role("button", name="Sign in").click()
+                page.get_by_text(re.compile("not the password|Too many")).wait_for()
+                page.wait_for_timeout(1500)
+            page.get_by_text("Too many wrong passwords").wait_for()
+            page.goto(served.address)  # from the machine itself
+            page.locator("input[type=password]").fill("secret")
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_text("Nobody has arrived yet").wait_for()
+    finally:
+        served.close()
+        log.close()
+    told = (tmp_path / "log").read_text()
+    assert "wrong password from 203.0.113.5, the 5th in a row" in told
+    assert "9.9.9.9" not in told
 
 
 def test_a_session_through_the_documented_proxy(browser, proxied, frozen):

@@ -130,7 +130,7 @@ def test_only_what_participants_see_decides_the_hash(run, tmp_path):
 def test_the_settings_survive_their_file(tmp_path):
     settings = Recruitment(
         places=3, platforms=("prolific", "mturk"), studies=(STUDY,), ids=r"[a-z]\d{2}",
-        codes=Codes(completed="A\"B"),
+        audience='a"b', codes=Codes(completed="A-B"),
     )  # fmt: skip
     write_recruitment(tmp_path, settings)
     assert load_recruitment(tmp_path) == settings

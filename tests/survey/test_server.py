@@ -9,6 +9,8 @@ from starlette.testclient import TestClient
 from survey_app import server
 from survey_app.flow import Stage
 from survey_app.store import Store
+from survey_app.tokens import LONGEST
+from tasks.base import TEXT_LIMIT
 
 
 @pytest.fixture
@@ -43,13 +45,17 @@ def test_an_action_is_acknowledged_with_the_next_page(client):
         (b"{}", 400),
         (b"\xff\xfe", 400),
         (b"[" * 9000, 400),
-        (b'{"token": "' + b"x" * 30_000 + b'"}', 413),
+        (b'{"token": "' + b"x" * 70_000 + b'"}', 413),
         (b'{"token": "x.y"}', 403),
         (b'{"token": null}', 403),
     ],
 )
 def test_what_is_no_action_is_refused(client, body, status):
     assert client.post("/act", content=body).status_code == status
+
+
+def test_a_page_of_a_hundred_long_texts_in_any_script_is_taken(client):
+    assert 100 * 4 * TEXT_LIMIT + LONGEST < server.LARGEST
 
 
 def test_an_answer_that_does_not_fit_is_told(client):
