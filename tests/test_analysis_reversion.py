@@ -8,10 +8,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import page_trend_test, rankdata
 
-from analysis.statistics.alignment import concept_sharing, identity, mean_interval
+from analysis.statistics.alignment import (
+    alignment_differences,
+    alignment_table,
+    concept_sharing,
+    identity,
+    shared_concepts,
+)
 from analysis.statistics.classes import (
     by_class,
     class_interval,
+    closeness,
     over_layers,
     page_p,
     page_trend,
@@ -189,8 +196,35 @@ def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
     assert identity(level, "s", 1, 2)["reciprocal_rank"].mean() == pytest.approx(1 / 20.5)
 
 
-def test_mean_interval_of_nothing_is_undefined():
-    assert all(np.isnan(mean_interval(np.array([]), np.random.default_rng(0))))
+def test_spaces_are_compared_on_the_same_neurons_clustered_by_layer():
+    rng = np.random.default_rng(0)
+    neurons = pd.DataFrame({"series": "s", "epoch": 1, "layer": np.repeat(list("abcd"), 10),
+                            "channel": [*range(10)] * 4, "coverage": 1.0})  # fmt: skip
+    vectors = rng.normal(size=(40, 3))
+    spaces = [SemanticSpace("one", neurons, vectors), SemanticSpace("two", neurons, vectors**3),
+              SemanticSpace("less", neurons[1:].reset_index(drop=True), vectors[1:])]  # fmt: skip
+    concepts = neurons.assign(concept=rng.choice(["x", "y"], 40)).drop(columns="coverage")
+    shared = shared_concepts(spaces, concepts, Checkpoint("s", 1))
+    table = alignment_table(shared).set_index("method")
+    assert (table["neurons"] == 39).all()  # those that all three place
+    layers = {name: of["share"].groupby(of["layer"]).agg(["sum", "size"])
+              for name, of in shared.groupby("method")}  # fmt: skip
+
+    def ends(sums, sizes):
+        """The mean over neurons and its t interval over layers, written out."""
+        mean = sums.sum() / sizes.sum()
+        error = np.sqrt(4 / 3 * ((sums - mean * sizes) ** 2).sum()) / sizes.sum()
+        return [mean, *stats.t.interval(0.95, 3, mean, error)]
+
+    for name, of in layers.items():
+        assert table.loc[name, ["share", "low", "high"]].tolist() == pytest.approx(
+            ends(of["sum"], of["size"])
+        )
+    for row in alignment_differences(shared).itertuples():
+        first, second = layers[row.first], layers[row.second]
+        expected = ends(first["sum"] - second["sum"], first["size"])
+        assert [row.difference, row.low, row.high] == pytest.approx(expected)
+        assert row.group == "base" and row.layers == 4
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=4))
@@ -206,3 +240,14 @@ def test_page_without_ties_is_scipys_exact_p():
     ranks = np.apply_along_axis(rankdata, 1, table)
     assert page_p(ranks) == pytest.approx(page_trend_test(table, method="exact").pvalue)
     assert page_p(np.full((5, 4), 2.5)) == 1
+
+
+def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
+    neuron = {"series": "s", "epoch_from": 1, "epoch_to": 2, "class_id": 0, "layer": "l"}
+    sizes = pd.DataFrame([{**neuron, "channel": c, "score": s} for c, s in enumerate([4, 2, 3, 1])])
+    members = [("one", "q1", 0), ("one", "q2", 1), ("one", "matched", 2), ("two", "q1", 0),
+               ("two", "q2", 2), ("two", "matched", 2)]  # fmt: skip
+    sets = pd.DataFrame([{**neuron, "method": m, "arm": a, "channel": c} for m, a, c in members])
+    table = closeness(sets, sizes).set_index("method")
+    assert table["ratio"].tolist() == [0.75, 0.75] and table["sets"].tolist() == [1, 1]
+    assert table["equal to q2"].tolist() == [0, 1] and table["within 10 %"].tolist() == [0, 0]

@@ -353,9 +353,7 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     assert "images.test: 2 of 3 images: transparent pixels, shown on white" in caplog.text
     table = images_table(Run(tmp_path / "run")).frame
     assert list(table["split"]) == ["probe", "test"] and list(table["images"]) == [3, 3]
-    assert (
-        list(table["fewest of a class"]) == [1, 1] and list(table["left out"]) == ["1 × .txt"] * 2
-    )
+    assert list(table["smallest class"]) == [1, 1] and list(table["left out"]) == ["1 × .txt"] * 2
     assert set(table["converted"]) == {
         "2 × transparent pixels, shown on white; 1 × copy of another image"
     }

@@ -91,7 +91,17 @@ def test_it_leaves_a_report_with_every_table_and_figure(finished):
     assert page.count("<img ") == 8
     assert "http://" not in page and "https://" not in page  # self-contained
     names = {path.name for path in (finished / "report" / "tables").iterdir()}
-    for table in ("training", "neurons", "alignment", "identity", "reversion", "reversion_layers"):
+    for table in (
+        "training",
+        "neurons",
+        "alignment",
+        "alignment_pairs",
+        "identity",
+        "matching",
+        "reversion",
+        "reversion_effects",
+        "reversion_layers",
+    ):
         assert {f"{table}.csv", f"{table}.md", f"{table}.tex"} <= names
 
 
@@ -185,7 +195,7 @@ def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path):
 
 def test_run_times_are_kept_with_the_artifacts(finished):
     table = pd.read_csv(finished / "report" / "tables" / "times.csv").set_index("work")
-    assert table.loc["probe a checkpoint", "pieces"] == 6
+    assert table.loc["probe images with a checkpoint", "pieces"] == 6
     assert (table["total, s"] >= table["longest, s"]).all() and (table["longest, s"] > 0).all()
 
 

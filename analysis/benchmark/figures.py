@@ -116,12 +116,13 @@ def reliability(bench: Bench) -> Figure | None:
     if not sizes:  # too few images for two halves
         return None
     canvas, axis = plt.subplots(figsize=(5.6, 3.4))
-    for i, row in frame.iterrows():
+    for _, row in frame.iterrows():
+        place = bench.methods.index(row["method"])
         axis.plot(
             [int(size[3:]) for size in sizes],
             [row[size] for size in sizes],
-            **look(int(i)),
-            linestyle="-" if int(i) < len(COLOURS) else "--",
+            **look(place),
+            linestyle="-" if place < len(COLOURS) else "--",
             label=row["method"],
         )
     axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")
@@ -170,7 +171,7 @@ def spaces(bench: Bench) -> Figure | None:
     canvas.tight_layout()
     return Figure(
         "spaces",
-        "Which space?",
+        "Semantic spaces: concepts, identity, stability",
         "Value of each space method with 95 % CIs clustered by layer; methods that share a letter "
         "do not differ significantly.",
         canvas,

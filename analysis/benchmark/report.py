@@ -19,7 +19,7 @@ from analysis.benchmark.runs import refuse_unlike
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
-from analysis.exhibits.tables import Table
+from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.report import own_exhibits, plain_on_screen
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import holm
@@ -206,8 +206,8 @@ shelf.section(
     "Semantic spaces",
     lambda bench: (
         [
-            "The second benchmark compares semantic spaces: in which one are neurons near those "
-            "that share their concept, and near the same channel at a later epoch?"
+            "Semantic spaces are compared by how often a neuron's nearest neighbours have its true "
+            "concept, and by how well the same channel is retrieved at a later epoch."
         ]
         * bool(bench.spaces)
     ),
@@ -220,7 +220,8 @@ shelf.section(
         "Classes are the sampled units; networks, seeds and pairs of epochs are fixed. Compare "
         "benchmarks of several seeds before you generalise. A score that linearises the ablation "
         "by which it is judged is expected to rank high.",
-        "Matched sets can be matched only as closely as the neurons of a layer allow.",
+        "Matched sets agree with q1 in size of change only approximately, as q1 often holds the "
+        "neurons that changed most.",
     ],
 )
 
@@ -287,5 +288,5 @@ def compare(first: Path, second: Path) -> Table:
         dict.fromkeys(
             [c for c in frame.columns if c.split()[0] in ("gap", "low", "high", "B")], "{:+.3f}"
         )
-        | {"p": "{:.2g}"},
+        | {"p": P_VALUE},
     )

@@ -12,7 +12,12 @@ import pandas as pd
 
 from analysis.benchmark import measures
 from analysis.statistics import comparisons
-from analysis.statistics.alignment import NAMED_OVERLAP, concept_sharing, identity
+from analysis.statistics.alignment import (
+    NAMED_OVERLAP,
+    identity,
+    neurons_by_methods,
+    shared_concepts,
+)
 from harness.artifacts import ArtifactError
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, Checkpoint
@@ -165,19 +170,17 @@ class Bench:
         found: dict[str, dict[str, pd.Series]] = {}
         run = self.results.run
         concepts = run.tables("concepts") if run.holds("concepts") else None
-        if concepts is not None:
+        named: dict[str, pd.DataFrame] = {}
+        if concepts is not None and self.spaces:
             concepts = concepts[concepts["iou"] >= NAMED_OVERLAP]
+            named = neurons_by_methods(shared_concepts(self.spaces, concepts, self.base))
         for space in self.spaces:
-            if concepts is not None:
-                shares = concept_sharing(space, concepts, self.base)
-                for group, rows in shares.groupby("group", sort=False):
-                    values = rows.set_index(NEURON)["share"]
-                    found.setdefault(f"concept: {group}", {})[space.method] = values
             found.setdefault("identity", {})[space.method] = _identities(space)
             stable = _stability(self.results.neighbours, space.method)
             if stable is not None:
                 found.setdefault("stability", {})[space.method] = stable
-        return {task: pd.DataFrame(columns).dropna() for task, columns in found.items()}
+        others = {task: pd.DataFrame(columns).dropna() for task, columns in found.items()}
+        return {f"concept: {group}": values for group, values in named.items()} | others
 
 
 def _identities(space: SemanticSpace) -> pd.Series:

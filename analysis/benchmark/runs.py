@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
-from analysis.exhibits.tables import Table
+from analysis.exhibits.tables import P_VALUE, Table
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import Variance, crossed, holm, two_way_jackknife
 from analysis.statistics.contrasts import contrast_weights
@@ -172,7 +172,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         + (f" Left out, as a run lacks them: {', '.join(left)}." if left else ""),
         frame,
         dict.fromkeys(signed, "{:+.3f}")
-        | {"sd over runs": "{:.3f}", "p alone": "{:.2g}", "p": "{:.2g}"},
+        | {"sd over runs": "{:.3f}", "p alone": P_VALUE, "p": P_VALUE},
     )
 
 

@@ -8,13 +8,13 @@ import pandas as pd
 from analysis.benchmark import measures, significance
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
-from analysis.exhibits.tables import Table
-from analysis.run.tables import methods_of
+from analysis.exhibits.tables import P_VALUE, Table
+from analysis.run.reversion import methods_of
 from analysis.statistics import comparisons
 from analysis.statistics.classes import quartiles
 from harness.records import PAIR
 
-_P = "{:.2g}"
+_P = P_VALUE
 _SIGNED = "{:+.3f}"
 _HOW = (
     "95 % CIs: t over classes, each by the mean of its images; networks and pairs of epochs are "

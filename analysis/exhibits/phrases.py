@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -47,3 +48,17 @@ def span(row: Any, form: str, times: float = 1.0) -> str:
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
     return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence as a list: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def points(value: float, low: float, high: float, p: float = nan) -> str:
+    """A change of a share in percentage points with its interval: −52 [−58, −46]; an adjusted p
+    where there is one."""
+    text, *ends = (signed(100 * share, ".0f") for share in (value, low, high))
+    if not (pd.isna(low) or pd.isna(high)):
+        text += f" [{', '.join(ends)}]"
+    return text if pd.isna(p) else f"{text} (adjusted {p_text(p)})"

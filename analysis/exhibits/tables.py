@@ -10,12 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import p_value, spaced
 from harness.artifacts import write_text
 
 #: A LaTeX table of more characters a row lies down (about the text width of an article in
 #: footnotesize), one of more rows is broken over pages.
 WIDEST, LONGEST = 92, 40
+
+#: The format of p-values: three decimals, "< .001" where smaller.
+P_VALUE = "p"
 
 #: Column -> how its numbers are printed.
 Formats = Mapping[str, str | Callable[[Any], str]]
@@ -30,8 +33,9 @@ class Table:
         title: a few words.
         caption: what a row is, what the numbers are, how intervals and tests were made.
         frame: plain numbers and strings, in full; this is what the CSV holds.
-        formats: column -> format of its numbers, e.g. "{:+.3f}", or a function; others are printed
-            as they are, words by way of a function only.
+        formats: column -> format of its numbers, e.g. "{:+.3f}", P_VALUE or a function; others are
+            printed as they are, words by way of a function only. "{:+.1%}" shows a share as
+            percentage points, which the caption names.
         hidden: columns that only the CSV shows.
 
     A column that is followed by its "… low" and "… high" is shown as one: 0.767 [0.713, 0.814].
@@ -68,7 +72,9 @@ class Table:
         form = self.formats.get(column, "{}")
         if not isinstance(value, int | float):
             return str(value) if isinstance(form, str) else form(str(value))
-        text = form.format(value) if isinstance(form, str) else form(value)
+        if form == P_VALUE:
+            form = p_value
+        text = form.format(value).rstrip("%") if isinstance(form, str) else form(value)
         if set(text) <= set("+-0."):  # what is rounded to zero has no sign
             text = text.lstrip("+-")
         return text.replace("-", "−")

@@ -1,4 +1,4 @@
-"""Can the series of checkpoints be believed? A table, distances as a picture, sentences."""
+"""The audit of the checkpoints' weights: a table, distances as a picture, sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
+from analysis.exhibits.phrases import listed
 from analysis.exhibits.tables import Table
 from harness.artifacts import Artifact, Run
 
@@ -27,7 +28,7 @@ def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
     return pd.concat([run.table(artifact) for artifact in artifacts], ignore_index=True)
 
 
-@shelf.table("run", "networks")
+@shelf.table("run", "supplement")
 def audit(run: Run) -> Table | None:
     rows = tables_of_series(run, "audit")
     if rows is None:
@@ -35,34 +36,36 @@ def audit(run: Run) -> Table | None:
     numbers = ("norm", "step", "from_first", "to_last", "detour")
     return Table(
         "audit",
-        "Can the checkpoints be believed?",
-        "Distances between the weights of a checkpoint and those of the one before (step), the "
-        "first and the last of its series, from a sample of each layer's weights. Detour is how "
-        "far a checkpoint is from the nearer of its neighbours, as a share of their distance from "
-        "each other: about 0.5 on the way of a training, above 1.5 off it. Unchanged layers have "
-        "the very weights of the checkpoint before; dead units have no incoming weights but "
-        "zeros. The file audit/SERIES/layers.parquet of the run has the same by layer.",
+        "Audit of the checkpoints' weights",
+        "All layers with weights, probed or not. Euclidean distances between the weights of a "
+        "checkpoint and those of the preceding (step), first and last checkpoint of its series, "
+        "from a sample of each layer's weights. Detour: distance from the nearer of the two "
+        "adjacent checkpoints divided by the distance between these two; about 0.5 in an ordinary "
+        "training run, above 1.5 for an outlying checkpoint. Unchanged layers: weights identical "
+        "to those of the preceding checkpoint. Dead units: all incoming weights are zero. Values "
+        "by layer: audit/SERIES/layers.parquet.",
         rows,
         dict.fromkeys(numbers, "{:.2f}"),
     )
 
 
-@shelf.table("run", "networks")
+@shelf.table("run", "supplement")
 def audit_findings(run: Run) -> Table | None:
     rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return None
     return Table(
         "audit_findings",
-        "Reasons to doubt a series of checkpoints",
-        "A row a finding, the number on which it rests, and the layers where not all are meant.",
+        "Anomalies found by the audit",
+        "One row per finding: the statistic on which it rests and, where only some layers are "
+        "affected, their names.",
         rows[["series", "kind", "epochs", "value", "text", "layers"]],
         {"value": "{:.3g}"},
         ("layers",),
     )
 
 
-@shelf.figure("run", "networks")
+@shelf.figure("run", "supplement")
 def audit_distances(run: Run) -> Figure | None:
     artifacts = {name: Artifact("audit_distances", (name,)) for name in series_of(run)}
     if not all(run.path(artifact).exists() for artifact in artifacts.values()):
@@ -85,14 +88,15 @@ def audit_distances(run: Run) -> Figure | None:
         ticks = np.unique(np.linspace(0, len(found["epochs"]) - 1, 8).round().astype(int))
         axes.set_xticks(ticks, found["epochs"][ticks])
         axes.set_yticks(ticks, found["epochs"][ticks])
-        axes.set(title=name, xlabel="epoch")
-        canvas.colorbar(picture, ax=axes, shrink=0.8)
+        axes.set(title=name, xlabel="epoch", ylabel="epoch")
+        canvas.colorbar(picture, ax=axes, shrink=0.8, label="Euclidean distance")
     return Figure(
         "audit_distances",
         "Distances between the checkpoints' weights",
-        "Euclidean distances over all layers, from a sample of each layer's weights. Along a "
-        "training they grow steadily away from the diagonal; a cross of large values is a "
-        "checkpoint from elsewhere, a dark block off the diagonal are equal or exchanged ones.",
+        "Euclidean distances over all layers, from a sample of each layer's weights; scales differ "
+        "between panels. In an ordinary training run distances grow with the distance in epochs. A "
+        "row and column of large values indicates a checkpoint of another run; small values off "
+        "the diagonal indicate duplicated or exchanged checkpoints.",
         canvas,
     )
 
@@ -108,11 +112,11 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     clean = [name for name in series_of(run) if name not in {*rows["series"], *alone}]
     said = [f"{row.series}: {row.text}" for row in rows.itertuples()]
     if alone:
-        said.append(f"Nothing can be compared in {', '.join(alone)}: one checkpoint, or none.")
+        said.append(f"Not audited: {listed(alone)}, with fewer than two readable checkpoints.")
     if clean:
         said.append(
-            f"The audit of the weights found no reason to doubt {', '.join(clean)}: no equal "
-            "checkpoints, none off the way or in the wrong order, no jump, frozen layer, dead "
-            "unit or NaN."
+            f"The audit of the weights found no anomaly in {listed(clean)}: no duplicated, "
+            "outlying or misordered checkpoints, jumps, frozen layers, dead units or non-finite "
+            "weights."
         )
     return said

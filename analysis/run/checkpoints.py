@@ -11,7 +11,7 @@ from harness.artifacts import Run
 NUMBERS = ["series", "epoch", "layers", "units", "outputs", "images", "accuracy"]
 
 
-@shelf.table("run", "networks")
+@shelf.table("run", "supplement")
 def checkpoints(run: Run) -> Table | None:
     audited = tables_of_series(run, "audit")
     if audited is None or not run.holds("check"):
@@ -22,9 +22,10 @@ def checkpoints(run: Run) -> Table | None:
     notes = rows["notes"].str.replace("\n", "; ").replace("", "none")
     return Table(
         "checkpoints",
-        "Checkpoints as they were read",
-        "Layers that are probed and their units, the network's outputs, the accuracy on a few test "
-        "images, and what was taken, converted or noticed.",
+        "Checkpoints: loading check",
+        "Probed layers and their units, outputs of the network, accuracy on the given number of "
+        "test images (to detect errors of loading; with so few images no estimate), and notes on "
+        "conversions.",
         rows[NUMBERS].assign(notes=notes),
         {"accuracy": "{:.2f}"},
     )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, MARKERS, Cell, Figure, look, sheet
 from analysis.run.album import Album
+from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
     alignment,
     base_checkpoint,
     concepts,
-    reversion_records,
     spaces,
+    test_images,
 )
 from analysis.statistics import classes as reversion
 from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
-from harness.records import JOINT, NEURON
+from harness.records import NEURON, PAIR
 from harness.results import REVERSION, has_results
 
 MAPPED_CONCEPTS = 7
@@ -50,7 +54,8 @@ def training(run: Run) -> Figure | None:
     return Figure(
         "training",
         "Training curves",
-        "Accuracy over epochs; markers: the checkpoints studied.",
+        "Accuracy over epochs on training images (dotted; augmented, averaged over the epoch) and "
+        f"all {test_images(run):,} test images (solid). Markers: the checkpoints studied.",
         canvas,
     )
 
@@ -114,10 +119,10 @@ def concept_map(run: Run) -> Figure | None:
     return Figure(
         "map",
         "Map of neurons",
-        "Each dot is a neuron, in one UMAP layout fitted on the base checkpoint "
-        f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel). Colours: the "
-        "most frequent true concepts by masks or attributes (overlap of at least "
-        f"{NAMED_OVERLAP}); dark grey: all others. Dead neurons are not shown.",
+        "UMAP layout fitted to the base checkpoint "
+        f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel); each dot is one "
+        "neuron. Colours and markers: the most frequent true concepts; dark grey: other or none. "
+        "Axes have no unit, and distances between clusters no meaning. Dead neurons are not shown.",
         canvas,
     )
 
@@ -151,17 +156,17 @@ def emergence(run: Run) -> Figure | None:
         axes.set_yticks(range(len(counts)), counts.index.tolist())
         axes.set(title=name, xlabel="epoch")
         axes.grid(False)
+    panels[0, 0].set_ylabel("true concept")
     canvas.tight_layout()
     return Figure(
         "emergence",
         "Concepts over epochs",
-        f"Number of neurons whose true concept is the row's, with an overlap of at least "
-        f"{NAMED_OVERLAP}.",
+        "Number of neurons with the true concept of the row, by epoch; rows are ordered by total.",
         canvas,
     )
 
 
-@shelf.figure("run", "summary")
+@shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
     """The neurons that moved furthest in the space between their first trained and last epoch."""
     space, album = spaces(run)[0], Album(run)
@@ -190,10 +195,11 @@ def strips(run: Run) -> Figure | None:
     return Figure(
         "strips",
         "Evolution of single neurons",
-        "Each row is one neuron (one channel of one layer) over its checkpoints: the image patches "
-        "that activate it most, and below them its true concept where the overlap is large enough. "
-        f"Shown: the neurons with the largest displacement in the {space.method} space between the "
-        "first trained and the last epoch, at most two per layer.",
+        "Each row shows one neuron (layer:channel) at all checkpoints of its series: the nine "
+        "image patches that activate it most and, below, its true concept if it has one. Shown: "
+        "the neurons with the largest displacement (1 − cosine similarity in the "
+        f"{space.method} space) between the first trained and the last epoch, at most two per "
+        "layer.",
         sheet(rows),
     )
 
@@ -238,11 +244,11 @@ def neighbours(run: Run) -> Figure | None:
         return None
     return Figure(
         "neighbours",
-        "Neighbours across models",
-        f"Left: neurons of the base checkpoint ({base.series}, epoch {base.epoch}), far from each "
-        "other in the space; then, for each, its two nearest neighbours in the same checkpoint and "
-        "in the last checkpoint of every other series, with their cosine similarity in the "
-        f"{space.method} space.",
+        "Nearest neighbours within and across networks",
+        f"First column: neurons of the base checkpoint ({base.series}, epoch {base.epoch}), chosen "
+        "to be distant from each other. Next columns: the two nearest neighbours of each in the "
+        "same checkpoint and in the last checkpoint of each other series. Below: true concept, if "
+        f"any, and cosine similarity in the {space.method} space in parentheses.",
         sheet(rows),
     )
 
@@ -289,27 +295,27 @@ def alignment_plot(run: Run) -> Figure | None:
     for position, value in enumerate(chance):
         axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=":")
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(ylabel="share of 5 nearest with\nthe same true concept", ylim=(0, None))
+    axes.set(ylabel="share of the five nearest neurons\nwith the same true concept", ylim=(0, None))
     axes.legend(ncols=2)
     return Figure(
         "alignment",
-        "Neighbours that share the true concept",
-        "Share of each neuron's five nearest base neurons that have its true concept, 95 % "
-        "bootstrap CIs over neurons; dotted: chance.",
+        "Neighbours with the same true concept",
+        "Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs "
+        "over layers; dotted: chance. Spaces are judged on the same neurons, so overlapping CIs "
+        "are no test: see the table of differences.",
         canvas,
     )
 
 
-@shelf.figure("run", "summary", "reversion")
+@shelf.figure("run", "reversion", "reversion")
 def reversion_plot(run: Run) -> Figure | None:
     if not has_results(run, REVERSION):
         return None
-    records = reversion_records(run)
-    joint = records[(records["layer"] == JOINT) & (records["split"] == "heldout")]
-    pairs = list(joint.groupby(["series", "epoch_from", "epoch_to"], observed=True))
-    bins = reversion.quartiles(list(joint["arm"].unique()))
+    records = joint(run)
+    pairs = list(records.groupby(PAIR, observed=True))
+    bins = reversion.quartiles(list(records["arm"].unique()))
     arms = [*bins, "matched", "random", "all"]
-    methods = list(dict.fromkeys(joint["method"]))
+    methods = list(dict.fromkeys(records["method"]))
     columns = min(2, len(pairs))
     lines = -(-len(pairs) // columns)
     canvas, panels = plt.subplots(
@@ -317,46 +323,43 @@ def reversion_plot(run: Run) -> Figure | None:
     )
     for axes, (key, rows) in zip(panels.flat, pairs, strict=False):
         for index, method in enumerate(methods):
-            offset = (index - (len(methods) - 1) / 2) * 0.14
-            of_method = rows[rows["method"] == method]
-            style = {"label": method, **look(index)}
-            _arms(axes, of_method, [*bins, "matched"], arms, offset, len(bins), **style)
-        first = rows[rows["method"] == methods[0]]
-        shared = {"color": "#777777", "marker": "_", "label": "any method"}
-        _arms(axes, first, ["random", "all"], arms, 0.0, 0, **shared)
+            x = np.arange(len(bins) + 1) + (index - (len(methods) - 1) / 2) * 0.14
+            found = _changes(rows[rows["method"] == method], [*bins, "matched"])
+            style = look(index)
+            axes.plot(x[:-1], found["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
+            _with_intervals(axes, x, found, {"label": method, **style})
+        shared = {"color": "#777777", "marker": "_", "label": "independent of the score"}
+        found = _changes(rows[rows["method"] == methods[0]], ["random", "all"])
+        _with_intervals(axes, np.arange(len(arms))[-2:], found, shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
     for axes in panels.flat[len(pairs) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
-        axes.set_ylabel("change in accuracy")
+        axes.set_ylabel("change in accuracy\n(percentage points)")
     canvas.tight_layout(rect=(0, 0.3 / (2.5 * lines), 1, 1))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
     return Figure(
         "reversion",
         "Change in accuracy when evolutions are reverted",
-        "Top-1 accuracy on held-out images when the neurons of a set are reverted in all layers at "
-        "once, minus accuracy before, by importance method, with 95 % CIs over classes. Below 0: "
-        "the evolution contributes to correct predictions.",
+        f"Change in top-1 accuracy on held-out images, {images_of(records)}, when a set of neurons "
+        "is reverted in all layers at once, by importance score, with unadjusted 95 % CIs over "
+        f"{records['class_id'].nunique()} classes. Sets are defined under Method. Below 0: the "
+        "changes of these neurons contribute to correct predictions.",
         canvas,
     )
 
 
-def _arms(axes, rows, drawn, places, offset, joined, color, marker, label) -> None:
-    """Means with intervals of some arms at their places; the first `joined` ones are connected."""
-    found = reversion.class_interval(reversion.wide(reversion.by_class(rows))[drawn])
-    means, low, high = found["mean"], found["low"], found["high"]
-    x = np.array([places.index(arm) + offset for arm in drawn])
-    axes.plot(x[:joined], means.iloc[:joined], color=color, linewidth=0.9)
+def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
+    """Mean change of accuracy with its interval over classes, in percentage points, by arm."""
+    return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
+
+
+def _with_intervals(axes: Axes, x: np.ndarray, found: pd.DataFrame, style: dict[str, Any]) -> None:
+    """Means with intervals at positions x, without lines between them."""
+    reach = [found["mean"] - found["low"], found["high"] - found["mean"]]
     axes.errorbar(
-        x,
-        means,
-        yerr=[means - low, high - means],
-        fmt=marker,
-        color=color,
-        capsize=1.5,
-        elinewidth=0.9,
-        label=label,
+        x, found["mean"], yerr=reach, linestyle="none", capsize=1.5, elinewidth=0.9, **style
     )

@@ -12,7 +12,7 @@ from harness.images.folders import remark_counts
 SPLITS = ("train", "probe", "test")
 
 
-@shelf.table("run", "networks")
+@shelf.table("run", "supplement")
 def images(run: Run) -> Table | None:
     rows = []
     for split in SPLITS:
@@ -26,7 +26,7 @@ def images(run: Run) -> Table | None:
                 "split": split,
                 "images": len(index),
                 "classes": len(counts),
-                "fewest of a class": int(counts.min()),
+                "smallest class": int(counts.min()),
                 "converted": _listed(remark_counts(index) if "remarks" in index else {}),
                 "left out": _listed(_left_out(run, split)),
             }
@@ -36,8 +36,8 @@ def images(run: Run) -> Table | None:
     return Table(
         "images",
         "Images",
-        "Converted: how many images were turned, reduced to one frame or to 8 bits, and the like. "
-        "Left out: files of the folders that are not used, by suffix or reason.",
+        "Converted: number of images that were rotated, reduced to one frame or to 8 bits, etc. "
+        "Left out: files that are not used, by suffix or reason.",
         pd.DataFrame(rows),
     )
 

@@ -76,11 +76,11 @@ def reversion_published(run: Run) -> Table | None:
     table["suspect"] = table["suspect"].map({True: "suspect", False: ""})
     return Table(
         "reversion_published",
-        "Change of accuracy when single layers are reverted, and the published figures",
-        "q1: the most important quarter of neurons. Mean over layers and classes. Train: images on "
-        "which importance was measured; test: others. The published figures come from the result "
-        "files of the published repository; in the rows marked as suspect, test figures of one "
-        "pair equal train figures of the other, so that one of them is a copying error.",
+        "Change in accuracy when single layers are reverted, and published values",
+        "Percentage points, mean over layers and classes. Train: images on which importance was "
+        "estimated; test: other images. Published: from the result files in the repository of Park "
+        "et al. (2023). In rows marked suspect, the test values of one pair equal the training "
+        "values of another, which suggests a copying error.",
         table[["source", *COLUMNS, *BINS, "random", "before", "suspect"]],
-        {name: "{:+.3f}" for name in (*BINS, "random")} | {"before": "{:.3f}"},
+        {name: "{:+.1%}" for name in (*BINS, "random")} | {"before": "{:.1%}"},
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
+from analysis.statistics.comparisons import clustered_by_layer, differences
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
 
@@ -103,46 +104,72 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
     return channels.assign(reciprocal_rank=1.0 / (above + (level + 1) / 2))
 
 
-def mean_interval(
-    values: np.ndarray, rng: np.random.Generator, resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean and its percentile bootstrap interval; NaN where there are no values."""
-    if len(values) == 0:
-        return float("nan"), float("nan"), float("nan")
-    drawn = rng.integers(0, len(values), (resamples, len(values)))
-    means = values[drawn].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
-
-
-def alignment_table(
-    spaces: list[SemanticSpace],
-    concepts: pd.DataFrame,
-    base: Checkpoint,
-    rng: np.random.Generator,
+def shared_concepts(
+    spaces: Sequence[SemanticSpace], concepts: pd.DataFrame, base: Checkpoint
 ) -> pd.DataFrame:
-    """Every space method by every group: share of like-minded neighbours with interval, chance.
+    """`concept_sharing` in every space, of the neurons that have a place in all of them.
 
     Returns:
-        method, group, neurons, share, low, high, chance, coverage (mean over the group's neurons).
+        method, coverage (share of the neuron's stimuli with a vector) and the columns of
+        `concept_sharing`; every method has the same neurons, so that methods can be paired.
     """
-    rows = []
+    frames = []
     for space in spaces:
-        shares = concept_sharing(space, concepts, base)
-        covered = space.neurons[[*NEURON, "coverage"]]
-        for group in dict.fromkeys(shares["group"]):
-            of_group = shares[shares["group"] == group].merge(covered, on=NEURON)
-            mean, low, high = mean_interval(of_group["share"].to_numpy(float), rng)
-            rows.append(
-                {
-                    "method": space.method,
-                    "group": group,
-                    "neurons": len(of_group),
-                    "share": mean,
-                    "low": low,
-                    "high": high,
-                    "chance": of_group["chance"].mean(),
-                    "coverage": of_group["coverage"].mean(),
-                }
-            )
-    return pd.DataFrame(rows)
+        coverage = space.neurons[[*NEURON, "coverage"]]
+        shares = concept_sharing(space, concepts, base).merge(coverage, on=NEURON)
+        frames.append(shares.assign(method=space.method))
+    every = pd.concat(frames, ignore_index=True)
+    methods_with = every.groupby(["group", *NEURON])["method"].transform("nunique")
+    return every[methods_with == every["method"].nunique()]
+
+
+def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Group -> the shares of `shared_concepts`, neurons x methods."""
+    return {
+        str(group): rows.pivot(index=NEURON, columns="method", values="share")[
+            list(dict.fromkeys(rows["method"]))
+        ]
+        for group, rows in shared.groupby("group", sort=False)
+    }
+
+
+def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
+    """Every space method by every group: share of neighbours with the same concept, and chance.
+
+    Args:
+        shared: of `shared_concepts`.
+
+    Returns:
+        method, group, neurons, share, low, high (t over layers), chance, coverage (mean over the
+        group's neurons).
+    """
+    columns = ["method", "group", "neurons", "share", "low", "high", "chance", "coverage"]
+    frames = []
+    for group, values in neurons_by_methods(shared).items():
+        means = clustered_by_layer(values)
+        low, high = means.interval()
+        frame = pd.DataFrame({"method": values.columns, "share": means.value, "low": low,
+                              "high": high})  # fmt: skip
+        of_group = shared[shared["group"] == group]
+        others = of_group.groupby("method")[["chance", "coverage"]].mean()
+        frames.append(frame.assign(group=group, neurons=len(values)).join(others, on="method"))
+    if not frames:
+        return pd.DataFrame(columns=columns)
+    order = {name: place for place, name in enumerate(dict.fromkeys(shared["method"]))}
+    table = pd.concat(frames, ignore_index=True)
+    table = table.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    return table[columns].reset_index(drop=True)
+
+
+def alignment_differences(shared: pd.DataFrame) -> pd.DataFrame:
+    """Every pair of space methods on the same neurons: `differences`, by group.
+
+    Returns:
+        group, then as `comparisons.differences`, its clusters being layers: `layers`.
+    """
+    frames = [
+        differences(clustered_by_layer(values), list(values.columns)).assign(group=group)
+        for group, values in neurons_by_methods(shared).items()
+    ]
+    table = pd.concat(frames, ignore_index=True).rename(columns={"classes": "layers"})
+    return table[["group", *table.columns.drop("group")]]

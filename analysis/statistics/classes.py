@@ -195,3 +195,30 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         frames.append(table.rename_axis("arm").reset_index().assign(**names))
     table = pd.concat(frames, ignore_index=True)
     return table[[*keys[:-1], "classes", "before", "change", "low", "high"]]
+
+
+def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
+    """How close matched sets come to q1 in size of change.
+
+    Args:
+        sets: a row a neuron of the arms q1, q2 and matched: pair, class_id, method, arm, layer,
+            channel.
+        sizes: pair, class_id, layer, channel, score (the size of the neuron's change).
+
+    Returns:
+        series, epoch_from, epoch_to, method, ratio (mean size in the matched set by that in q1),
+        within 10 % and equal to q2 (shares of classes and layers), sets (how many classes and
+        layers).
+    """
+    keys = [*PAIR, "method", "class_id", "layer"]
+    neuron = [*PAIR, "class_id", "layer", "channel"]
+    joined = sets.merge(sizes[[*neuron, "score"]], on=neuron)
+    means = joined.groupby([*keys, "arm"], observed=True, sort=False)["score"].mean().unstack("arm")
+    channels = sets.groupby([*keys, "arm"], observed=True)["channel"].agg(frozenset).unstack("arm")
+    ratio = means["matched"] / means["q1"]
+    each = pd.DataFrame(
+        {"ratio": ratio, "within 10 %": ratio.between(0.9, 1.1),
+         "equal to q2": (channels["matched"] == channels["q2"]).reindex(ratio.index)}
+    )  # fmt: skip
+    groups = each.groupby([*PAIR, "method"], observed=True, sort=False)
+    return groups.mean().assign(sets=groups.size()).reset_index()

@@ -141,9 +141,9 @@ def gather_evidence(
 def sgns(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """The paper's method as in its published code: skip-gram embedding of base neurons that share
-    stimuli, in which a step moves only the two neurons of a pair; other neurons are embedded
-    through their stimuli."""
+    """The method of the paper as in its published code: skip-gram embedding of base neurons that
+    share stimuli, in which an update moves only the two neurons of a positive pair; other neurons
+    are embedded through their stimuli."""
     return _skip_gram_space(evidence, parameters, rng, name, full=False)
 
 
@@ -173,8 +173,8 @@ def _skip_gram_space(
 def ppmi(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """Factorised positive pointwise mutual information of the base neurons' shared stimuli; other
-    neurons are embedded through their stimuli."""
+    """Factorisation of the positive pointwise mutual information of base neurons, from their shared
+    stimuli; other neurons are embedded through their stimuli."""
     base = ppmi_factors(evidence.incidence[evidence.base_rows], parameters.dimension)
     return carry_over(evidence, base, parameters, rng, name)
 
@@ -221,7 +221,7 @@ def _held(
 def profile(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """Ours: rank profile of a neuron over the probe images, weighted towards its strongest ones.
+    """Ours: ranks of a neuron's activations over the probe images, with more weight on the highest.
 
     A neuron is the sum of two unit vectors over the probe images, a head that falls off with the
     rank (it tells what the neuron detects) and the normal scores of the ranks (they tell this
@@ -269,7 +269,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 def random(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """A random vector for every neuron, the baseline without information."""
+    """A random vector for every neuron (baseline)."""
     vectors = rng.standard_normal((len(evidence.neurons), parameters.dimension))
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors)
 

@@ -91,7 +91,7 @@ def importance_method(name: str) -> ImportanceMethod:
 
 def at_t(change: Change) -> dict[str, Tensor]:
     """The paper's sensitivity: gradient of the objective with respect to the earlier checkpoint's
-    activations times the change in activation (METHOD section 2)."""
+    activations times the change in activation (Park et al., 2023, section 3.2)."""
     return change.along(change.gradients_from)
 
 

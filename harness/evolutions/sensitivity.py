@@ -257,7 +257,9 @@ class Change:
         }
 
     def size(self) -> dict[str, Tensor]:
-        """Norm of the change in activation, ||z(x; t') - z(x; t)||; layer -> [batch, channels]."""
+        """Norm of the change in activation between the two checkpoints.
+
+        ||z(x; t') - z(x; t)|| over positions; layer -> [batch, channels]."""
         return {
             layer.name: (self.maps_to[layer.name] - self.maps_from[layer.name]).norm(dim=2)
             for layer in self.layers

@@ -1,0 +1,68 @@
+"""What a reader must know before the results of a run: terms, measures, sets, tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis.run.reversion import images_of, joint, reversion_records
+from analysis.run.tables import base_checkpoint
+from analysis.statistics.alignment import NAMED_OVERLAP
+from harness.artifacts import Run
+from harness.results import REVERSION, has_results, read_results
+
+
+def of_run(run: Run) -> list[str]:
+    """The paragraphs of the section on method."""
+    configuration: dict[str, Any] = run.manifest()["configuration"]
+    base = base_checkpoint(run)
+    k = configuration["probe"]["k"]
+    paragraphs = [
+        "Terms. A checkpoint is the state of a network at one epoch; the checkpoints of one "
+        "training run form a series. A neuron is one channel of one probed layer, followed over "
+        f"the checkpoints of its series. Its stimuli are the {k} probe images that activate it "
+        "most; a dead neuron is active on no probe image.",
+        "Semantic space. Neurons of the base checkpoint "
+        f"({base.series}, epoch {base.epoch}) that share stimuli are embedded near each other; the "
+        "neurons of all other checkpoints are embedded in the same space through their stimuli. "
+        "sgns is the skip-gram embedding of the paper (Park et al., 2023); it is compared with the "
+        "methods defined below.",
+    ]
+    if run.holds("concepts"):
+        paragraphs.append(
+            "True concept. The image part or attribute that overlaps most with the neuron's "
+            "strongest activations, by the masks or attributes of the images and without human "
+            f"judgement; counted from an overlap (intersection over union) of {NAMED_OVERLAP} on, "
+            "the threshold of Network Dissection (Bau et al., 2017). A space is valid to the "
+            "extent that the five nearest base neurons of a neuron have its true concept. "
+            "Intervals and tests are clustered by layer, as neurons of a layer are alike, and "
+            "spaces are compared in pairs on the same neurons."
+        )
+    if has_results(run, REVERSION):
+        paragraphs += _reversion(run)
+    return paragraphs
+
+
+def _reversion(run: Run) -> list[str]:
+    results = read_results(run.root, REVERSION)
+    about = results.about
+    records = reversion_records(run)
+    draws = records.loc[records["arm"] == "random", "draw"].nunique()
+    bins = about["arms"]["bins"]
+    part = "quarter" if bins == 4 else f"1/{bins}"
+    return [
+        "Importance. For a class and a pair of epochs, every neuron gets a score for the "
+        f"importance of its change (its evolution), from {about['images_per_class']} images of the "
+        "class. sign_t is the score of the paper. " + " ".join(results.measured_on),
+        "Reversion. The activations of a set of neurons in the later checkpoint are replaced by "
+        "those of the earlier checkpoint for the same image, and the rest of the network is "
+        f"computed as usual. Sets, of each layer: q1 to q{bins}, the most to the least important "
+        f"{part} of the neurons; random, {draws} random sets of the size of q1; matched, for each "
+        "neuron of q1 the neuron outside q1 with the most similar size of change; all, all "
+        "neurons. Accuracy is measured on held-out images, which importance has not seen, "
+        f"{images_of(joint(run))}. If a score is valid, reverting q1 reduces accuracy more than "
+        f"reverting random or matched sets or q{bins}.",
+        f"Tests. The classes (n = {len(about['classes'])}) are the random sample, the networks are "
+        "fixed: t intervals over classes, exact Wilcoxon signed-rank tests and Page's trend test "
+        "over the quarters. An effect is claimed if its adjusted p-value is below .05 and the "
+        "unadjusted 95 % CI excludes the null value.",
+    ]

@@ -1,0 +1,223 @@
+"""The tables of a run's reversion study: how accuracy changes when evolutions are reverted."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import P_VALUE, Table
+from analysis.statistics import classes as reversion
+from harness.artifacts import Run
+from harness.records import JOINT, PAIR
+from harness.results import REVERSION, Results, has_results, read_results
+
+
+@lru_cache(maxsize=1)
+def reversion_records(run: Run) -> pd.DataFrame:
+    """All reversion records of the run, read once for all tables and figures."""
+    return read_results(run.root, REVERSION).records(with_controls=True)
+
+
+def methods_of(results: Results) -> Table:
+    """The importance methods of an ablation study, each with what it computes."""
+    about = results.about["methods"]
+    rows = [
+        {
+            "method": name,
+            "score of an image": of.get("description", ""),
+            "over images": of.get("over images", ""),
+            "linearises": of["linearises"],
+        }
+        for name, of in about.items()
+    ]
+    return Table(
+        "methods",
+        "Definitions of the importance scores",
+        "The score of a neuron for a class and two checkpoints. Linearises: the ablation of which "
+        "the score is a first-order approximation; success by that ablation is weaker evidence.",
+        pd.DataFrame(rows),
+    )
+
+
+@shelf.table("run", "method")
+def methods(run: Run) -> Table | None:
+    return methods_of(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
+
+
+#: Outcome -> what changes, and how a change is printed.
+_MEASURES = {
+    "accuracy": ("top-1 accuracy (percentage points)", "{:+.1%}"),
+    "top-5": ("top-5 accuracy (percentage points)", "{:+.1%}"),
+    "probability": ("the probability of the class (percentage points)", "{:+.1%}"),
+    "objective": ("the objective on which importance is measured", "{:+.3f}"),
+}
+_TESTS = {
+    "page": "adjusted p (Page)",
+    "wilcoxon": "adjusted p (q1 vs random)",
+    "matched_test": "adjusted p (q1 vs matched)",
+}
+
+
+def joint(run: Run, split: str = "heldout") -> pd.DataFrame:
+    """The records of sets that are reverted in all layers at once, on one split's images."""
+    records = reversion_records(run)
+    return records[(records["layer"] == JOINT) & (records["split"] == split)]
+
+
+def images_of(records: pd.DataFrame) -> str:
+    """How many images of how many classes: "300 images (25 per class)"."""
+    per_class = records.groupby("class_id")["image_id"].nunique()
+    least, most = per_class.min(), per_class.max()
+    each = str(most) if least == most else f"{least} to {most}"
+    return f"{per_class.sum():,} images ({each} per class)"
+
+
+def _reversion_table(
+    run: Run, name: str, split: str = "heldout", outcome: str = "accuracy"
+) -> Table | None:
+    if not has_results(run, REVERSION):
+        return None
+    records = joint(run, split)
+    table = _with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
+    table = table.rename(columns=_TESTS)
+    changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    measure, form = _MEASURES[outcome]
+    seen = {"heldout": "held-out", "importance": "importance"}[split]
+    return Table(
+        name,
+        f"{outcome.capitalize()} when evolutions are reverted, all scores ({seen} images)",
+        f"Change in {measure} on {seen} images, {images_of(records)}, mean over classes; sets and "
+        "tests as defined under Method. p-values are adjusted by Holm's method over the rows of "
+        "the table.",
+        table,
+        {"before": form.replace("+", "")}
+        | dict.fromkeys(changes, form)
+        | dict.fromkeys(_TESTS.values(), P_VALUE),
+    )
+
+
+def _with_epochs(table: pd.DataFrame) -> pd.DataFrame:
+    """The two epochs of a pair as one column behind the series."""
+    epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
+    table = table.drop(columns=["epoch_from", "epoch_to"])
+    table.insert(1, "epochs", epochs)
+    return table
+
+
+def main_method(run: Run) -> str:
+    """The score on which the report's main results rest: the first one configured."""
+    return str(run.manifest()["importance_methods"][0])
+
+
+@shelf.table("run", "reversion")
+def reversion_effects(run: Run) -> Table | None:
+    """The main result: one score, with intervals."""
+    if (every := reversion_heldout(run)) is None:
+        return None
+    method = main_method(run)
+    records = joint(run)
+    mine = records[records["method"] == method]
+    rows = []
+    for key, group in mine.groupby(PAIR, observed=True, sort=False):
+        changes = reversion.wide(reversion.by_class(group))
+        ends = reversion.class_interval(changes)
+        arms = [*reversion.quartiles(list(changes.columns)), "random", "matched", "all"]
+        row = dict(zip(PAIR, key, strict=True)) | {"before": group["correct_before"].mean()}
+        for arm in arms:
+            mean, low, high = ends.loc[arm]
+            row |= {arm: mean, f"{arm} low": low, f"{arm} high": high}
+        rows.append(row)
+    table = _with_epochs(pd.DataFrame(rows))
+    tests = every.frame.loc[every.frame["method"] == method, ["series", "epochs", *_TESTS.values()]]
+    table = table.merge(tests, on=["series", "epochs"])
+    shown = [c for c in table.columns if c not in {"series", "epochs", "before", *_TESTS.values()}]
+    return Table(
+        "reversion_effects",
+        "Change in accuracy when evolutions are reverted",
+        f"Importance by {method}. Change in top-1 accuracy (percentage points) on held-out images, "
+        f"{images_of(mine)}, when a set is reverted in all layers at once, with unadjusted 95 % "
+        f"CIs over {mine['class_id'].nunique()} classes; before: accuracy before (%). "
+        "Page's trend test over the quarters and Wilcoxon signed-rank tests over classes, adjusted "
+        "by Holm's method over all pairs and scores (table “"
+        f"{every.title}” in the supplement).",
+        table,
+        {"before": "{:.0%}"}
+        | dict.fromkeys(shown, "{:+.0%}")
+        | dict.fromkeys(_TESTS.values(), P_VALUE),
+    )
+
+
+@shelf.table("run", "supplement", "matching")
+def matching(run: Run) -> Table | None:
+    """How close matched sets come to q1 in size of change."""
+    if not has_results(run, REVERSION):
+        return None
+    importance = run.tables("importance")
+    sizes = importance[importance["method"] == "change"].drop(columns="method")
+    sets = read_results(run.root, REVERSION).sets()
+    table = reversion.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], sizes)
+    return Table(
+        "matching",
+        "How close matched sets are to q1 in size of change",
+        "Size of change: norm of the change in a neuron's activation, as in the score change. "
+        "Ratio: mean size of change in the matched set divided by that in q1, mean over classes "
+        "and layers. Within 10 %: share of classes and layers with a ratio between 0.9 and 1.1. "
+        "Equal to q2: share of classes and layers in which the matched set is q2. For the score "
+        "change, which ranks neurons by size of change, the neurons outside q1 that come "
+        "nearest are those of q2, so that matched is no separate control.",
+        _with_epochs(table),
+        {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
+    )
+
+
+@shelf.table("run", "supplement", "reversion")
+def reversion_heldout(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion")
+
+
+@shelf.table("run", "supplement")
+def reversion_top5(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_top5", outcome="top-5")
+
+
+@shelf.table("run", "supplement")
+def reversion_probability(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_probability", outcome="probability")
+
+
+@shelf.table("run", "supplement")
+def reversion_objective(run: Run) -> Table | None:
+    if not has_results(run, REVERSION) or "objective_before" not in reversion_records(run):
+        return None  # of a run that was made before there were objectives
+    return _reversion_table(run, "reversion_objective", outcome="objective")
+
+
+@shelf.table("run", "supplement")
+def reversion_importance(run: Run) -> Table | None:
+    return _reversion_table(run, "reversion_importance", "importance")
+
+
+@shelf.table("run", "supplement")
+def reversion_layers(run: Run) -> Table | None:
+    if not has_results(run, REVERSION):
+        return None
+    records = reversion_records(run)
+    depth = run.tables("layers").set_index(["series", "layer"])["depth"]
+    held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
+    frames = []
+    for (series, layer), group in held_out.groupby(["series", "layer"], observed=True):
+        frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
+    table = pd.concat(frames, ignore_index=True)
+    table["epochs"] = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
+    arms = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    table = table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"])
+    return Table(
+        "reversion_layers",
+        "Accuracy when evolutions of one layer are reverted",
+        "Change in top-1 accuracy (percentage points) on held-out images when a set is reverted in "
+        "one layer only; mean over classes, layers in order of depth.",
+        table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
+        {"before": "{:.1%}"} | dict.fromkeys(arms, "{:+.1%}"),
+    )
