@@ -296,7 +296,7 @@ def alignment_plot(run: Run) -> Figure | None:
         axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=":")
     axes.set_xticks(range(len(groups)), groups)
     axes.set(ylabel="share of the five nearest neurons\nwith the same true concept", ylim=(0, None))
-    axes.legend(ncols=2)
+    axes.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     return Figure(
         "alignment",
         "Neighbours with the same true concept",
