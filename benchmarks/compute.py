@@ -40,7 +40,7 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 def main(
     network: Annotated[str, typer.Option(help="small_vgg, vgg16, …")] = "small_vgg",
-    images: Annotated[int, typer.Option(help="images a batch")] = 32,
+    images: Annotated[int, typer.Option(help="images per batch")] = 32,
     size: Annotated[int, typer.Option(help="side of an image, pixels")] = 64,
 ) -> None:
     """Print a table: work, plain seconds, ours, ratio."""

@@ -3,7 +3,7 @@
     python benchmarks/explorer_scale.py [--neurons 100000] [--checkpoints 8] [--keep FILE]
 
 Headless Chromium with software rendering. Prints the file's size, seconds until the page is ready,
-frames a second while panning, and seconds that a step of the slider and another colour take. The
+frames per second while panning, and seconds that a step of the slider and another colour take. The
 synthetic run has places, concepts, overlaps, stimuli of one picture, and importance.
 """
 
@@ -103,7 +103,7 @@ def main() -> None:
         tab.goto(path.resolve().as_uri())
         tab.wait_for_selector("body[data-ready=yes]", timeout=120_000)
         print(f"ready after {time.perf_counter() - started:.1f} s")
-        print(f"panning: {tab.evaluate(PAN):.1f} frames a second")
+        print(f"panning: {tab.evaluate(PAN):.1f} frames per second")
         for name, values in {
             "a step in time": {"epoch": 2},
             "colour by displacement": {"colour": "moved"},

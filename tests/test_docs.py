@@ -1,5 +1,6 @@
 """Every code block of README and docs runs; every command and every link in them exists."""
 
+import itertools
 import json
 import re
 import shlex
@@ -87,12 +88,32 @@ def test_commands_and_options_exist(page):
                 assert word.partition("=")[0] in options | {"--help"}, (words, word)
 
 
+def headings(page):
+    """Level and text of each heading, outside code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return [(len(marks), words) for marks, words in re.findall(r"^(#+) (.*)$", text, re.M)]
+
+
+def anchors(page):
+    """What GitHub calls the headings of a page in links."""
+    return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for _, words in headings(page)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     text = re.sub(r"`[^`]*`", "", page.read_text(encoding="utf-8"))  # what is quoted is no link
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
         if not target.startswith(("http", "mailto:")):
-            assert (page.parent / target).exists(), target
+            goal = page.parent / target if target else page
+            assert goal.exists(), target
+            assert not anchor or anchor in anchors(goal), (target, anchor)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_has_one_title_and_skips_no_level(page):
+    levels = [level for level, _ in headings(page)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_every_key_of_the_template_is_known_and_every_section_is_in_it():
