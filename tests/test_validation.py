@@ -293,6 +293,7 @@ def test_a_rule_without_data_says_so(study, tables):
     assert unfit["excluded: total seconds outside 135–7200"] == 6
     assert unfit["excluded: instruction seconds below 5"] == 1
     assert unfit["excluded: practice attempts above 3"] == 0
+    assert unfit["excluded: one sided above 0.8"] == 0  # all made choices enough
     said = " ".join(notes(responses))
     assert "rule “attention below 0.8” could not be applied to anybody who finished" in said
     assert "“instruction seconds below 5” could not be applied to 1 of 6 participants" in said

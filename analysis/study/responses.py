@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,7 +240,7 @@ class Rule:
 def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
     """Whether chance alone would hardly trip the rule, with the choices that somebody made."""
     enough = [
-        isinstance(sizes, tuple) and one_sided_rate(sizes, threshold) <= LIMIT
+        isinstance(sizes, Sequence) and one_sided_rate(sizes, threshold) <= LIMIT
         for sizes in people["choices"]  # who made no choice has none
     ]
     return pd.Series(enough, people.index, dtype=bool)
