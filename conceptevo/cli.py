@@ -188,7 +188,10 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
     if last == "audit":
         _audit(run)
     if last == "check":
+        from harness.stages.run import show_estimate
+
         _check(run)
+        show_estimate(config, out, console)
 
 
 def _check(run) -> None:

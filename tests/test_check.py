@@ -126,6 +126,8 @@ def test_a_sound_series_is_shown(tmp_path):
         cli.app, ["check", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run")]
     )
     assert said.exit_code == 0 and "Every checkpoint can be used." in said.output
+    expected = r"pieces of work, about .* hours .* of memory a worker"
+    assert re.search(expected, " ".join(said.output.split()))
 
 
 def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tmp_path):
