@@ -449,3 +449,42 @@ def test_tokens_may_come_before_images():
     maps = layer.channel_first(value)
     assert torch.equal(maps, value.permute(1, 2, 0))
     assert torch.equal(layer.like_output(maps, value), value)
+
+
+class Register(nn.Module):
+    """A class token before the patches, or behind them, and tokens that are mixed afterwards."""
+
+    def __init__(self, before, behind, pooled=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.behind, self.pooled = before, behind, pooled
+        self.cut, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.act, self.mix, self.head = (
+            nn.GELU(),
+            nn.Linear(16 + before + behind, 3),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x):
+        x = self.cut(x).flatten(2).transpose(1, 2)
+        class_token = x.mean(1, keepdim=True) if self.pooled else torch.full((len(x), 1, 8), 0.5)
+        x = torch.cat([*[class_token] * self.before, x, *[class_token] * self.behind], dim=1)
+        x = self.act(self.norm(x))
+        return self.head(self.mix(x.transpose(1, 2)).mean(2))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("before", "behind"), [(1, 0), (0, 1), (5, 0), (1, 4), (0, 2)])
+def test_tokens_without_a_place_may_stand_behind_those_of_the_image(before, behind, pooled):
+    model = Register(before, behind, pooled).eval()
+    (layer,) = find_layers(model, View(16, 16))
+    assert (layer.height, layer.width, layer.extra, layer.behind) == (4, 4, before + behind, behind)
+    images = torch.rand(2, 3, 16, 16)
+    value = model.act(model.norm(model.cut(images).flatten(2).transpose(1, 2)))
+    output = {}
+    handle = model.act.register_forward_hook(lambda m, i, o: output.update(act=o))
+    model(images)
+    handle.remove()
+    maps = layer.channel_first(output["act"])
+    assert torch.equal(maps[:, :, layer.extra :], value.transpose(1, 2))
+    assert torch.equal(layer.like_output(maps, output["act"]), output["act"])

@@ -33,6 +33,8 @@ class Layer:
         side: its output or its input.
         group: consecutive channels that make a unit.
         sequence_first: the value is [tokens, batch, channels].
+        behind: how many of the `extra` tokens stand behind the map's in the value; `channel_first`
+            brings them before it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Layer:
     side: Side = "output"
     group: int = 1
     sequence_first: bool = False
+    behind: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "module", self.module or self.name)
@@ -59,6 +62,7 @@ class Layer:
         else:
             maps = output.transpose(0, 1) if self.sequence_first else output
             maps = (maps.movedim(-1, 1) if self.channels_last else maps).flatten(2)
+            maps = maps.roll(self.behind, 2) if self.behind else maps
         return maps if self.group == 1 else maps.unflatten(1, (-1, self.group)).flatten(2)
 
     def like_output(self, maps: Tensor, output: Tensor) -> Tensor:
@@ -67,6 +71,7 @@ class Layer:
             maps = maps.unflatten(2, (self.group, -1)).flatten(1, 2)
         if output.dim() == 2:
             return maps.squeeze(2)
+        maps = maps.roll(-self.behind, 2) if self.behind else maps
         if not self.channels_last:
             return maps.reshape(output.shape)
         if self.sequence_first:

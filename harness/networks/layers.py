@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.images.sets import View
 from harness.networks.default_layers import concept_maps, token_grid
@@ -31,11 +32,14 @@ class _Passes:
     Attributes:
         seen: on two images.
         three, tall: module name -> shape of output and input.
+        marked: what is seen on the two images with another upper left (False) or lower right
+            (True) corner.
     """
 
     seen: Watched
     three: Mapping[str, tuple[Shape | None, Shape | None]]
     tall: Mapping[str, tuple[Shape | None, Shape | None]]
+    marked: Callable[[bool], Watched]
 
     def shape_in(self, shapes: Mapping[str, tuple], site: Site) -> Shape | None:
         return shapes.get(site.module, (None, None))[site.side == "input"]
@@ -83,10 +87,19 @@ def _passes(model: nn.Module, view: View) -> _Passes:
         torch.manual_seed(0)
         images = torch.rand(3, view.channels, side, side)
         tall = torch.rand(2, view.channels, side + side // 2, side)
+
+    @cache
+    def marked(last: bool) -> Watched:
+        corner = slice(-max(1, side // 16), None) if last else slice(max(1, side // 16))
+        other = images[:2].clone()
+        other[:, :, corner, corner] += 1
+        return watch(model, other)
+
     return _Passes(
         watch(model, images[:2]),
         watch(model, images).shapes(),
         watch(model, tall, partly=True).shapes(),
+        marked,
     )
 
 
@@ -183,6 +196,7 @@ def _layer(
         last = _is_channels_last(name, site, shape, passes)
     channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
     height, width, extra = _grid(spatial, passes.seen)
+    behind = _tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
         name=name,
         channels=channels // site.group,
@@ -195,7 +209,32 @@ def _layer(
         side=site.side,
         group=site.group,
         sequence_first=sequence_first,
+        behind=behind,
     )
+
+
+def _tokens_behind(tokens: int, extra: int, passes: _Passes) -> int:
+    """How many of the tokens without a place stand behind those of the image: where tokens are not
+    mixed yet, the image's last one is the last that follows its lower right corner alone."""
+    for name, seen in passes.seen.modules.items():
+        value, axis = seen.output, 0 if _image_axis(Site(name), passes) == 1 else 1
+        if value is None or value.dim() != 3 or value.shape[axis] != tokens:
+            continue
+        first, last = (
+            _changed(value, passes.marked(corner), name, axis) for corner in (False, True)
+        )
+        if first.all() or last.all() or not (last & ~first).any():
+            return 0  # mixed already
+        behind = tokens - 1 - int((last & ~first).nonzero().max())
+        return behind if behind <= extra else 0
+    return 0
+
+
+def _changed(value: Tensor, other: Watched, name: str, axis: int) -> Tensor:
+    """Which tokens differ from those of another pass: bool [tokens]."""
+    output = other.modules[name].output
+    assert output is not None  # as in the first pass
+    return (value != output).movedim(axis, 0).flatten(1).any(dim=1)
 
 
 def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
