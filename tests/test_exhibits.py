@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import listed, points
+from analysis.exhibits.phrases import joined, points
 from analysis.exhibits.tables import P_VALUE, Table
 
 
@@ -88,7 +88,7 @@ def test_changes_of_shares_are_in_percentage_points_everywhere():
     assert points(-0.523, -0.58, -0.459) == "−52 [−58, −46]"
     assert points(0.04, 0.02, 0.06, 0.0137) == "+4 [+2, +6] (adjusted p = .014)"
     assert points(0.04, float("nan"), float("nan")) == "+4"
-    assert [listed(parts) for parts in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert [joined(parts) for parts in (["a"], ["a", "b"], ["a", "b", "c"])] == [
         "a", "a and b", "a, b and c"]  # fmt: skip
     frame = pd.DataFrame({"change": [-0.523, 0.0], "p": [0.0001, 0.032]})
     table = Table("t", "T", "C.", frame, {"change": "{:+.1%}", "p": P_VALUE})

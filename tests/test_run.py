@@ -90,6 +90,9 @@ def test_it_leaves_a_report_with_every_table_and_figure(finished):
     page = (finished / "report" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 8
     assert "http://" not in page and "https://" not in page  # self-contained
+    titles = ("Abstract", "Method", "Networks", "Concepts and their evolution", "Supplement")
+    places = [page.index(f"<h2>{title}</h2>") for title in titles]
+    assert places == sorted(places) and page.index("q1 to q4") < page.index("adjusted p (Page)")
     names = {path.name for path in (finished / "report" / "tables").iterdir()}
     for table in (
         "training",

@@ -32,7 +32,7 @@ def leaderboard(bench: Bench) -> Figure:
     axis.set_xlabel(f"gap: accuracy after {bench.deed} the least − the most important quarter")
     return Figure(
         "leaderboard",
-        "Which method finds the evolutions that matter?",
+        "Importance methods by gap",
         "Points: mean over classes; bars: 95 % CIs. Open points: scores that linearise the "
         "ablation by which they are judged. Methods that share a letter (right) do not differ "
         "significantly.",

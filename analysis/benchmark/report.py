@@ -58,7 +58,7 @@ def write_bench_report(folder: Path) -> Written:
             figure.write(out / "figures")
         write_html(
             out / "report.html",
-            "Which method finds the evolutions that matter?",
+            "Benchmark of importance scores and semantic spaces",
             _lead(bench),
             shelf.sections_of("bench", bench, tables, figures),
             f"Made by conceptevo-harness, seed {bench.results.about['seed']}, results' version "

@@ -63,13 +63,13 @@ def leaderboard(bench: Bench) -> Table:
     signed = ["gap", "low", "high", "gap, probability", *others]
     return Table(
         "leaderboard",
-        f"Which method finds the evolutions that matter? ({bench.main}, {bench.shown})",
+        f"Importance methods by gap ({bench.main}, {bench.shown})",
         "Neurons of all layers are ablated at once, in quarters by a method's importance. Gap: "
         "accuracy after ablating the least important quarter minus after the most important one, "
         "mean over classes. Area: the same for cumulative sets, mean over all shares. Over random, "
         "matched, active, other class: how much more the most important quarter costs than random "
         "sets, others that changed as much, others as active, and the quarter of another class. "
-        "Lost: share of right predictions that the quarter takes. " + _HOW + " Group: methods that "
+        "Lost: share of correct predictions that become errors. " + _HOW + " Group: methods that "
         "share a letter do not differ significantly (all pairs, Holm, 5 %). Ranks: simultaneous "
         "95 % CI from the same comparisons. p-values over classes, Holm-adjusted over methods: "
         "Page's trend test over the quarters, one-sided; Wilcoxon, two-sided. Permutation, "
@@ -329,12 +329,13 @@ def spaces(bench: Bench) -> Table | None:
     return Table(
         "spaces",
         "Semantic spaces: concepts, identity, stability",
-        "Concept: share of a neuron's five nearest base neurons with its own true concept, for "
+        "Concept: share of a neuron's five nearest base neurons with the same true concept, for "
         "neurons of the base, other epochs, other series and untrained networks. Identity: mean "
-        "reciprocal rank of a channel's later self among all later neurons of its series. "
-        "Stability: share of five base neighbours that another draw of the method finds, too. "
-        "Coverage: share of stimuli with a vector of their own. Over the neurons that all methods "
-        "place, concepts with an overlap of at least .04; 95 % CIs and groups (methods that share "
+        "reciprocal rank of the same channel among all neurons of its series at the later epoch. "
+        "Stability: share of the five nearest base neurons that are the same after another random "
+        "start of the method. "
+        "Coverage: share of stimuli that have a vector. Over the neurons with a position in all "
+        "spaces, concepts with an overlap of at least .04; 95 % CIs and groups (methods that share "
         "a letter do not differ significantly: all pairs, Holm, 5 %) are clustered by layer, as "
         "neurons of a layer, and a channel's epochs, are alike; the networks are fixed.",
         pd.DataFrame(rows),

@@ -24,6 +24,11 @@ def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     return iter(table.itertuples(index=False))
 
 
+def joined(parts: Sequence[str]) -> str:
+    """A list in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -48,11 +53,6 @@ def span(row: Any, form: str, times: float = 1.0) -> str:
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
     return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Parts of a sentence as a list: "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def points(value: float, low: float, high: float, p: float = nan) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.exhibits.phrases import listed, percent, points, rows_of
+from analysis.exhibits.phrases import joined, percent, points, rows_of
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint, main_method
 from analysis.run.tables import base_checkpoint
@@ -53,7 +53,7 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
     kind = "synthetic images" if is_synthetic(run) else "images"
     return (
         f"{len(rows)} network{'s' * (len(rows) != 1)}, one training run each: {'; '.join(rows)}. "
-        f"{listed(counts)} {kind} of {classes} classes; seed {configuration['seed']}."
+        f"{joined(counts)} {kind} of {classes} classes; seed {configuration['seed']}."
     )
 
 
@@ -77,7 +77,7 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
         )
     return (
         f"The number of neurons with a true concept (overlap of at least {NAMED_OVERLAP}) was "
-        f"{listed(parts)}."
+        f"{joined(parts)}."
     )
 
 
@@ -105,7 +105,7 @@ def shared_by_untrained(alignment: pd.DataFrame) -> list[str]:
     if not parts:
         return []
     return [
-        f"In untrained networks the share was {listed(parts)} (chance "
+        f"In untrained networks the share was {joined(parts)} (chance "
         f"{percent(rows['chance'].mean())}); as much of the agreement does not require training."
     ]
 
@@ -130,7 +130,7 @@ def differences_from(tables: Mapping[str, Table]) -> Iterator[str]:
     if compared:
         yield (
             f"Of {len(compared) * len(set(pairs['group']))} paired comparisons with {method} in "
-            f"trained networks ({listed(compared)}), {len(parts)} differed significantly"
+            f"trained networks ({joined(compared)}), {len(parts)} differed significantly"
             + (f" (percentage points, 95 % CI): {'; '.join(parts)}." if parts else ".")
         )
 
@@ -157,7 +157,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     return (
         f"Reverting neurons to the earlier checkpoint in all layers (score {method}) changed "
         "accuracy on held-out images by (percentage points, mean over "
-        f"{len(mine)} pairs of epochs, 95 % CIs over {len(wide)} classes) {listed(parts)}. The "
+        f"{len(mine)} pairs of epochs, 95 % CIs over {len(wide)} classes) {joined(parts)}. The "
         "most important quarter differed from random sets by "
         f"{points(*map(float, ends.loc['difference']))}; q1 < random < {last} held in {holds} of "
         f"{len(mine)} pairs, and the difference was significant in {int((p < 0.05).sum())}."

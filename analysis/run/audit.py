@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import listed
+from analysis.exhibits.phrases import joined
 from analysis.exhibits.tables import Table
 from harness.artifacts import Artifact, Run
 
@@ -112,10 +112,10 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     clean = [name for name in series_of(run) if name not in {*rows["series"], *alone}]
     said = [f"{row.series}: {row.text}" for row in rows.itertuples()]
     if alone:
-        said.append(f"Not audited: {listed(alone)}, with fewer than two readable checkpoints.")
+        said.append(f"Not audited: {joined(alone)}, with fewer than two readable checkpoints.")
     if clean:
         said.append(
-            f"The audit of the weights found no anomaly in {listed(clean)}: no duplicated, "
+            f"The audit of the weights found no anomaly in {joined(clean)}: no duplicated, "
             "outlying or misordered checkpoints, jumps, frozen layers, dead units or non-finite "
             "weights."
         )

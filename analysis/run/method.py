@@ -33,7 +33,9 @@ def of_run(run: Run) -> list[str]:
             "strongest activations, by the masks or attributes of the images and without human "
             f"judgement; counted from an overlap (intersection over union) of {NAMED_OVERLAP} on, "
             "the threshold of Network Dissection (Bau et al., 2017). A space is valid to the "
-            "extent that the five nearest base neurons of a neuron have its true concept. "
+            "extent that the five nearest base neurons of a neuron have its true concept, asked of "
+            "neurons of four groups: base, the base checkpoint itself; other epochs of "
+            f"{base.series}; other series; and untrained, checkpoints at epoch 0, as a baseline. "
             "Intervals and tests are clustered by layer, as neurons of a layer are alike, and "
             "spaces are compared in pairs on the same neurons."
         )
@@ -57,10 +59,10 @@ def _reversion(run: Run) -> list[str]:
         "those of the earlier checkpoint for the same image, and the rest of the network is "
         f"computed as usual. Sets, of each layer: q1 to q{bins}, the most to the least important "
         f"{part} of the neurons; random, {draws} random sets of the size of q1; matched, for each "
-        "neuron of q1 the neuron outside q1 with the most similar size of change; all, all "
-        "neurons. Accuracy is measured on held-out images, which importance has not seen, "
-        f"{images_of(joint(run))}. If a score is valid, reverting q1 reduces accuracy more than "
-        f"reverting random or matched sets or q{bins}.",
+        "neuron of q1 another one, outside q1, of a similar size of change; all, all neurons. "
+        "Accuracy is measured on held-out images, which importance has not seen, "
+        f"{images_of(joint(run))}. If a score is valid, reverting q1 should reduce accuracy "
+        f"more than reverting random or matched sets or q{bins}.",
         f"Tests. The classes (n = {len(about['classes'])}) are the random sample, the networks are "
         "fixed: t intervals over classes, exact Wilcoxon signed-rank tests and Page's trend test "
         "over the quarters. An effect is claimed if its adjusted p-value is below .05 and the "

@@ -13,7 +13,7 @@ from rich.table import Table as ScreenTable
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
-from analysis.exhibits.phrases import listed, percent
+from analysis.exhibits.phrases import joined, percent
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.run import abstract, method
@@ -51,7 +51,7 @@ def write_report(run: Run) -> Written:
         versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
         write_html(
             folder / "report.html",
-            f"Concept evolution in {listed(abstract.networks(run))}",
+            f"Concept evolution in {joined(abstract.networks(run))}",
             "Which concepts the neurons of these networks detect, how the concepts change during "
             "training, and how much the changes matter for the predictions.",
             shelf.sections_of("run", run, tables, figures),
@@ -147,7 +147,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """How many neurons are left out, and which accuracy is on which images."""
     frame = tables["neurons"].frame
     by_series = frame.groupby("series", sort=False)["neurons"].max()
-    parts = listed([f"{count} in {series}" for series, count in by_series.items()])
+    parts = joined([f"{count} in {series}" for series, count in by_series.items()])
     dead = int(frame["dead"].sum())
     findings = [
         f"All {by_series.sum():,} neurons ({parts}) are active on at least one probe image at "
@@ -175,7 +175,7 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if not names:
         return []
     return [
-        f"{listed(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion by "
+        f"{joined(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion by "
         "which scores are evaluated here, so good performance is weaker evidence of validity than "
         "for a score that uses only the gradient at the earlier checkpoint."
     ]
@@ -203,7 +203,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
     same = [method for method, share in means["equal to q2"].items() if share > 0.5]
     if same:
         findings.append(
-            f"By {listed(same)}, the matched set is mostly q2 itself, whose neurons come next to "
+            f"By {joined(same)}, the matched set is mostly q2 itself, whose neurons come next to "
             "those of q1 in size of change, and is no separate control."
         )
     return findings
