@@ -92,8 +92,8 @@ def test_small_designs_cover_and_keep_their_size(name):
     table = measure(SMALL[name], 600, CLAIMS[:1], seed=12)
     given = table[table["given"] > 0]
     assert (given["coverage"] >= 0.932 - 0.027).all(), table
-    # The worst design rejects 6.8 % (docs/analysis.md); 2.6 standard errors of 600 studies beside.
-    assert (table["rejected"].dropna() <= 0.068 + 0.027).all(), table
+    # The worst design rejects 6.2 % (docs/analysis.md); 2.6 standard errors of 600 studies beside.
+    assert (table["rejected"].dropna() <= 0.062 + 0.027).all(), table
 
 
 @pytest.mark.slow
