@@ -22,7 +22,7 @@ $(READY): pyproject.toml
 
 setup: $(READY)  ## the virtual environment, with everything installed
 
-demo: $(READY)  ## the main job on drawn images and small networks, into runs/demo
+demo: $(READY)  ## the main job on synthetic images and small networks, into runs/demo
 	$(BIN)/conceptevo demo
 
 browser:  # and proxy, for the survey's tests

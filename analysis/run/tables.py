@@ -77,7 +77,7 @@ def neurons(run: Run) -> Table:
         "Neurons of the checkpoints",
         "Neurons of the probed layers. A dead neuron is active on no probe image and is excluded; "
         "the others are alive. Coverage: mean share of a neuron's stimuli that are stimuli of "
-        "some base neuron and therefore have a vector in the semantic space.",
+        "some base neuron as well, from which their vectors follow directly.",
         table,
         {"coverage": "{:.3f}"},
     )
