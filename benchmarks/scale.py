@@ -1,6 +1,6 @@
 """Peak memory and time of every stage by size, each in a process of its own; growth exponents.
 
-python benchmarks/scale.py [--factor 1]      # about ten minutes on two cores; prints Markdown
+python benchmarks/scale.py [--factor 1] [--only space]      # about ten minutes on two cores; prints Markdown
 """
 
 from __future__ import annotations
@@ -185,12 +185,17 @@ MEASURES: dict[str, tuple[int, int, str, Callable[[int], None]]] = {
 }
 
 
-def main(factor: Annotated[float, typer.Option(help="of all sizes")] = 1.0) -> None:
+def main(
+    factor: Annotated[float, typer.Option(help="of all sizes")] = 1.0,
+    only: Annotated[str, typer.Option(help="rows whose names hold this")] = "",
+) -> None:
     """Print a table: each stage at two sizes, and the exponents of its growth between them."""
     print("| what | size | processor time | peak memory | exponent of time | memory |")
     print("|---|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for name, (small, large, unit, work) in MEASURES.items():
+        if only not in name:
+            continue
         rows = []
         for size in (int(small * factor), int(large * factor)):
             answer = context.Queue()

@@ -414,27 +414,16 @@ def bench(
     if not leaderboard:
         from harness.artifacts import Run
         from harness.images.sets import open_images
+        from harness.stages.benchmark import Coverage
         from harness.stages.run import bench as run_bench
 
-        named = {
-            "methods": _list(methods),
-            "classes": _names(classes, open_images(Run(run), "test").classes) if classes else [],
-            "pairs": _list(pairs),
-            "layers": _list(layers),
-        }
-        more: dict[str, Any] = {"ablations": tuple(_list(ablation))} if ablation else {}
-        more |= {"splits": tuple(_list(splits))} if splits else {}
-        run_bench(
-            Run(run),
-            console,
-            **named,
-            workers=workers,
-            cluster=cluster,
-            only_plan=plan,
-            memory=memory,
-            device=device,
-            **more,
+        covered = Coverage(
+            _list(methods),
+            _names(classes, open_images(Run(run), "test").classes) if classes else [],
+            *map(_list, (pairs, layers, ablation, splits)),
         )
+        machine = {"workers": workers, "memory": memory, "device": device}
+        run_bench(Run(run), console, covered, cluster, only_plan=plan, **machine)
         if plan:
             return
     from analysis.benchmark.report import write_bench_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -42,46 +43,59 @@ from harness.stages.stage import Plan, Step, Work
 from harness.stages.study import AblationStudy, chosen_classes
 
 
-def bench_config(
-    run: Run, methods: Sequence[str], classes: Sequence[str], **more: object
-) -> Config:
-    """The run's configuration with what was asked for on top.
+@dataclass(frozen=True)
+class Coverage:
+    """What a benchmark covers; where nothing is named, the run's own choice.
 
-    Args:
-        run: a run that has been probed.
-        methods: names; "all" stands for every registered one; none: the run's own choice.
-        classes: names; none: the run's own choice.
-        more: other fields of BenchParameters.
+    Attributes:
+        methods: importance methods; "all" stands for every registered one.
+        classes: names.
+        pairs: each "series:from-to".
+        layers: module names or patterns.
+        ablations, splits: see BenchParameters.
+    """
+
+    methods: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    pairs: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    ablations: Sequence[str] = ()
+    splits: Sequence[str] = ()
+
+
+def bench_config(run: Run, covered: Coverage) -> Config:
+    """The configuration of a run that has been probed, with the coverage on top.
 
     Raises:
         ConfigError: what is not there, and what is.
     """
     config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
-    named = [m for name in methods for m in (IMPORTANCE if name == "all" else [name])]
-    asked = dict(more) | ({"methods": tuple(dict.fromkeys(named))} if named else {})
+    named = [m for name in covered.methods for m in (IMPORTANCE if name == "all" else [name])]
+    fields = {"methods": named, "ablations": covered.ablations, "splits": covered.splits}
+    asked = {name: tuple(dict.fromkeys(values)) for name, values in fields.items() if values}
     try:
         parameters = BenchParameters(**{**config.bench.model_dump(), **asked})
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"bench: {'; '.join(problems)}") from error
-    if classes:
-        evolve = config.evolve.model_copy(update={"classes": tuple(dict.fromkeys(classes))})
+    if covered.classes:
+        classes = tuple(dict.fromkeys(covered.classes))
+        evolve = config.evolve.model_copy(update={"classes": classes})
         config = config.model_copy(update={"evolve": evolve})
     return config.model_copy(update={"bench": parameters})
 
 
-def bench_study(plan: Plan, pairs: Sequence[str], layers: Sequence[str]) -> AblationStudy:
+def bench_study(plan: Plan, covered: Coverage) -> AblationStudy:
     """The benchmark of a run as a study.
 
     Args:
         plan: with `bench_config`'s configuration.
-        pairs: each "series:from-to"; none: all of the run.
-        layers: module names or patterns; none: all probed layers.
+        covered: its pairs and layers.
 
     Raises:
         ConfigError: what is not there, and what is.
     """
-    config = plan.config
+    config, pairs, layers = plan.config, covered.pairs, covered.layers
     everything = [(source, pair) for source in config.series for pair in config.pairs(source)]
     chosen = [_pair(config, text) for text in dict.fromkeys(pairs)] if pairs else everything
     if not chosen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +15,13 @@ from harness.images.folders import listed_once
 from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
-from harness.stages.benchmark import bench_config, bench_steps, bench_study, plan_table
+from harness.stages.benchmark import (
+    Coverage,
+    bench_config,
+    bench_steps,
+    bench_study,
+    plan_table,
+)
 from harness.stages.engine import WorkError, engine
 from harness.stages.estimate import estimate
 from harness.stages.faults import faults, faults_of_files
@@ -142,40 +147,32 @@ def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
 def bench(
     run: Run,
     console: Console,
-    methods: Sequence[str] = (),
-    classes: Sequence[str] = (),
-    pairs: Sequence[str] = (),
-    layers: Sequence[str] = (),
-    workers: int | None = None,
+    covered: Coverage,
     cluster: str | None = None,
     only_plan: bool = False,
-    memory: float | None = None,
-    device: str = "auto",
-    **more: object,
+    **machine: object,
 ) -> pd.DataFrame:
     """Show the benchmark's plan by series and, unless it is only wanted, do it.
 
     Args:
         run: a run that has been probed.
         console: where progress is shown.
-        methods, classes, pairs, layers, more: what to cover, see `bench_config` and `bench_study`.
-        workers: processes; as many as cores by default.
+        covered: what to cover.
         cluster: address of a Ray cluster, or None for this machine.
         only_plan: stop after the plan.
-        memory: GiB for all workers.
-        device: where networks compute; see `choose_device`. The precision is the run's.
+        machine: the configuration's `workers`, `memory` and `device`, on which no result depends;
+            the precision is the run's.
 
     Returns:
         The plan, see `plan_table`.
     """
-    config = bench_config(run, methods, classes, **more)
-    config = config.model_copy(update={"memory": memory, "device": device, "workers": workers})
+    config = bench_config(run, covered).model_copy(update=machine)
     plan = Plan(config, run)
     plan.workers = count = worker_count(config, plan.device)
     with lock(run.root), engine(plan, count, console, cluster) as working:
         for stage in _BEFORE_BENCH:
             working.run(stage.steps(plan))
-        study = bench_study(plan, pairs, layers)
+        study = bench_study(plan, covered)
         with using(plan.resources):
             table = plan_table(study, plan, count)
         show_plan(table, count, console)
