@@ -1,6 +1,6 @@
 """Peak memory and time of every stage by size, each in a process of its own; growth exponents.
 
-python benchmarks/scale.py [--factor 1] [--only space]      # about ten minutes on two cores; prints Markdown
+python benchmarks/scale.py [--factor 1] [--only space]   # ten minutes on two idle cores; Markdown
 """
 
 from __future__ import annotations
