@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,7 +20,7 @@ from survey_app.flow import Course, Progress, Stage
 from survey_app.places import Places
 from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
 from survey_app.reported import DAY, count, device_of
-from survey_app.standing import Standing
+from survey_app.standing import Standing, standing
 from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
 from survey_app.views import View
 from tasks.base import CONFIDENCE, UnfitAnswer, check_values
@@ -371,34 +371,8 @@ class Service:
     def _page(
         self, row: dict[str, Any], identity: dict[str, Any], elapsed: float = 0
     ) -> dict[str, Any]:
-        course = course_of(self.study, self.keys, row)
-        progress = progress_of(row)
-        stage = flow.stage(progress, course)
-        placed = current_trials(self.study, row)
-        position = progress.practice_done if row["status"] == "practising" else progress.done
-        if stage is Stage.FEEDBACK:
-            position -= 1
-        practising = row["status"] == "practising"
-        begins = course.practice_begins if practising else course.begins
-        at = Standing(
-            stage=stage,
-            position=position,
-            total=len(placed),
-            placed=placed[position : position + 3],
-            feedback=row.get("feedback"),
-            key=self.keys.get(row["feedback"]["trial"]) if stage is Stage.FEEDBACK else None,
-            attempt=progress.practice_attempts,
-            reason=row.get("reason") or "",
-            platform=row["platform"],
-            identity=identity,
-            code=row.get("code") or "",
-            practising=practising,
-            part=sum(begin <= position for begin in begins),
-            parts=len(begins),
-            quiz_attempts=progress.quiz_attempts,
-            answers=row["questionnaire"] or {},
-            elapsed=max(0.0, elapsed),
-        )
+        at = standing(self.study, self.keys, row)
+        at = replace(at, identity=identity, elapsed=max(0.0, elapsed))
         token = tokens.sign(row["participant"], row["version"], self.secret)
         return {"version": row["version"], "token": token, **self.view.page(at)}
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from survey_app import flow
 from survey_app.flow import Stage
+from survey_app.store import course_of, current_trials, progress_of
+from tasks.study import Study
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,32 @@ class Standing:
     quiz_attempts: int = 0
     answers: dict[str, Any] = field(default_factory=dict)
     elapsed: float = 0
+
+
+def standing(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Standing:
+    """Where the participant of a row stands, stored or not."""
+    course, progress = course_of(study, keys, row), progress_of(row)
+    stage = flow.stage(progress, course)
+    placed = current_trials(study, row)
+    practising = row["status"] == "practising"
+    position = progress.practice_done if practising else progress.done
+    if stage is Stage.FEEDBACK:
+        position -= 1
+    begins = course.practice_begins if practising else course.begins
+    return Standing(
+        stage=stage,
+        position=position,
+        total=len(placed),
+        placed=placed[position : position + 3],
+        feedback=row.get("feedback"),
+        key=keys.get(row["feedback"]["trial"]) if stage is Stage.FEEDBACK else None,
+        attempt=progress.practice_attempts,
+        reason=row.get("reason") or "",
+        platform=row["platform"],
+        code=row.get("code") or "",
+        practising=practising,
+        part=sum(begin <= position for begin in begins),
+        parts=len(begins),
+        quiz_attempts=progress.quiz_attempts,
+        answers=row["questionnaire"] or {},
+    )
