@@ -8,24 +8,20 @@ real arms among others; the rest is multiplication.
 from __future__ import annotations
 
 import io
-import math
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
 from harness.artifacts import Run
 from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe, ranges
-from harness.concepts.space_methods import SPACES, Evidence
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.pair import ModelPair
@@ -42,6 +38,7 @@ from harness.stages.ablate import ablation_size, bytes_an_image
 from harness.stages.benchmark import arms_a_class, seconds_an_image
 from harness.stages.checkpoints import batch_there, prepared
 from harness.stages.engine import one_thread
+from harness.stages.estimate_space import seconds_of, space_cost
 from harness.stages.images import STREAMS, folder_split
 from harness.stages.naming import MASKED_IMAGES
 from harness.stages.prototypes import sample_target
@@ -51,8 +48,6 @@ GIB = 2**30
 #: Images that are read to time it, at most; fewer of a network whose passes are longer than this.
 SAMPLE = 8
 FORWARD_SECONDS = 1.0
-#: Neurons of the spaces that are timed; others take longer in the proportion that two sizes show.
-SPACE_NEURONS = 1000
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,9 @@ def _estimates(config: Config, run: Run) -> Iterator[Estimate]:
             yield opened.importance()
             yield opened.ablation()
     for method in config.space.methods:
-        yield _space(method, config, neurons, material.counts["probe"])
+        seconds, memory = space_cost(method, config, neurons, material.counts["probe"])
+        disk = 4.0 * neurons * config.space.dimension
+        yield Estimate(f"space: {method}", "", 1, seconds, memory, disk)
 
 
 def _material(config: Config) -> Material:
@@ -190,7 +187,7 @@ class _Opened:
         self.models = ModelPair(older, newer, layers)
         self.units = sum(layer.channels for layer in layers)
         with torch.inference_mode():
-            one = _seconds(partial(newer, self.batch(1)))
+            one = seconds_of(partial(newer, self.batch(1)))
         #: Images that are computed to time it: few of a large network.
         self.few = int(np.clip(FORWARD_SECONDS / one, 1, SAMPLE))
 
@@ -240,7 +237,7 @@ class _Opened:
         network = Network(Checkpoint("", 0), newer, layers, self.view, resources().device)
         record = partial(probe, network, few, least)
         cost = measure(record, len(few), resources().device)
-        decoding = _seconds(lambda: [sample.pixels(i, self.view) for i in range(len(few))])
+        decoding = seconds_of(lambda: [sample.pixels(i, self.view) for i in range(len(few))])
         recorded = record()
         images, epochs = self.material.counts["probe"], len(self.source.epochs())
         divided = ranges(images, self.units, parameters)
@@ -264,7 +261,7 @@ class _Opened:
         images = min(MASKED_IMAGES, self.material.counts["test"])
         batch = self.batch(self.few)
         with torch.inference_mode():
-            seconds = 2 * _seconds(partial(self.models.newer, batch)) / len(batch) * images
+            seconds = 2 * seconds_of(partial(self.models.newer, batch)) / len(batch) * images
         maps = sum(12 * la.channels * la.height * la.width for la in self.models.layers) * images
         epochs = len(self.source.loadable())
         memory = min(maps, resources().memory)
@@ -349,65 +346,6 @@ class _Opened:
             *(each * shown * len(study.pairs), one * size),
             _bytes_a_row(_records(1000)) * arms * shown * len(study.pairs),
         )
-
-
-def _space(method: str, config: Config, neurons: int, images: int) -> Estimate:
-    """A space of random stimuli at two sizes, and how it grows from one to the other."""
-    k = min(config.probe.k, images)
-    base = max(neurons // sum(len(source.epochs()) for source in config.series), 2)
-    largest = min(SPACE_NEURONS, neurons)
-
-    def place(count: int) -> Callable[[], object]:
-        evidence = _evidence(config, count, max(2, round(count * base / neurons)), images, k)
-        rng = np.random.default_rng
-        return lambda: SPACES.get(method)(evidence, config.space, rng(0), method)
-
-    place(max(largest // 4, 8))()  # compiles
-    half, whole = (_seconds(place(count)) for count in (max(largest // 2, 8), largest))
-    tracemalloc.start()
-    try:
-        place(largest)()
-        memory = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    power = float(np.clip(math.log2(max(whole / half, 1e-9)), 1, 2))
-    growth = neurons / largest
-    dense = config.space.dense * GIB
-    return Estimate(
-        f"space: {method}", "", 1, whole * growth**power,
-        min(memory * growth, max(memory, 2 * dense)), 4.0 * neurons * config.space.dimension,
-    )  # fmt: skip
-
-
-def _evidence(config: Config, neurons: int, base: int, images: int, k: int) -> Evidence:
-    rng = np.random.default_rng(0)
-
-    def marks(rows: int, each: int) -> sparse.csr_array:
-        columns = rng.integers(0, images, rows * each)
-        shape = (rows, images)
-        made = sparse.coo_array((np.ones(rows * each), (np.repeat(np.arange(rows), each), columns)))
-        full = sparse.csr_array((made.data, made.coords), shape=shape)
-        full.data[:] = 1.0
-        return full
-
-    spanning = config.base_checkpoint()
-    table = pd.DataFrame({"series": spanning.series, "layer": "layer", "channel": range(neurons)})
-    table["epoch"] = np.where(np.arange(neurons) < base, spanning.epoch, spanning.epoch + 1)
-    each = max(1, round(config.probe.responsive * images / max(base, 1)))
-    return Evidence(
-        spanning,
-        table[["series", "epoch", "layer", "channel"]],
-        marks(neurons, k),
-        marks(base, min(each, images)),
-        lambda rows: rng.standard_normal((len(rows), images)).astype(np.float32),
-    )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _bytes_a_row(table: pd.DataFrame) -> float:
