@@ -1,10 +1,13 @@
 """The shelf: an exhibit is one function; registered means written and shown."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import joined, points
+from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
 
 
@@ -95,3 +98,19 @@ def test_changes_of_shares_are_in_percentage_points_everywhere():
     assert table.cells()["change"].tolist() == ["−52.3", "0.0"]
     assert Table.from_json(table.to_json()).cells().equals(table.cells())
     assert "0.523" in table.csv()
+
+
+def test_reports_number_figures_and_tables_and_texts_refer_to_them(tmp_path):
+    table = Table("one", "A", "B.", pd.DataFrame({"x_y": [1]}), headings={"x_y": "responses"})
+    other = replace(table, name="other")
+    sections = [
+        Section("First", ["See [table:other]."], tables=[table]),
+        Section("Second", findings=["As in [table:one]."], tables=[other]),
+    ]
+    write_html(tmp_path / "r.html", "T", "", sections, "")
+    page = (tmp_path / "r.html").read_text().replace("\u00a0", " ")
+    assert "See Table 2." in page and "As in Table 1." in page
+    assert "<b>Table 1. A.</b>" in page and ">responses</th>" in page
+    assert "x_y" in table.csv() and "responses" in table.markdown() and "responses" in table.latex()
+    with pytest.raises(ValueError, match="refers to figure:none, which the report does not show"):
+        write_html(tmp_path / "r.html", "T", "", [Section("S", ["[figure:none]"])], "")

@@ -21,8 +21,8 @@ def test_intervals_stand_behind_their_values_and_undefined_is_a_dash():
     table = Table("t", "T", "C", FRAME, FORMATS)
     shown = table.shown()
     assert list(shown.columns) == ["name", "right", "odds", "p"]
-    assert shown.iloc[0].tolist() == ["a_b", "0.50 [−0.25, 0.75]", "2.0 [1.0, 4.0]", "<0.001"]
-    assert shown.iloc[1].tolist() == ["c", "–", "3.0 [2.0, 5.0]", "0.050"]
+    assert shown.iloc[0].tolist() == ["a_b", "0.50 [−0.25, 0.75]", "2.0 [1.0, 4.0]", "<.001"]
+    assert shown.iloc[1].tolist() == ["c", "–", "3.0 [2.0, 5.0]", ".050"]
     assert "low" in table.csv().splitlines()[0]  # the data keep their columns
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 
 def p_value(p: float) -> str:
-    """Three decimals; what is smaller is not told apart."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    """For a cell: three decimals without the zero before them, <.001, 1."""
+    return p_text(p).removeprefix("p ").removeprefix("= ").replace("< ", "<")
 
 
 def spaced(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ import jinja2
 import pandas as pd
 
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import spaced
 from analysis.exhibits.tables import Table, sentence
 from harness.artifacts import write_text
 
@@ -21,7 +21,10 @@ FOLDED_FROM = 17
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: paragraphs, what was found (built from the data), figures, tables."""
+    """A part of a report: paragraphs, what was found (built from the data), figures, tables.
+
+    Texts refer to a figure or table as [figure:NAME] or [table:NAME]; the report puts its number.
+    """
 
     title: str
     text: Sequence[str] = ()
@@ -50,6 +53,8 @@ def write_html(
     )
     environment.filters["sentence"] = sentence
     environment.filters["whole"] = whole
+    numbers = _numbers(sections)
+    shown = iter(numbers.values())
     page = environment.get_template("report.html").render(
         title=title,
         lead=lead,
@@ -58,13 +63,18 @@ def write_html(
         sections=[
             {
                 "title": section.title,
-                "text": section.text,
-                "findings": section.findings,
+                "text": [_referring(text, numbers) for text in section.text],
+                "findings": [_referring(text, numbers) for text in section.findings],
                 "figures": [
-                    {"uri": figure.data_uri(), "title": figure.title, "caption": figure.caption}
+                    {
+                        "number": next(shown),
+                        "uri": figure.data_uri(),
+                        "title": figure.title,
+                        "caption": figure.caption,
+                    }
                     for figure in section.figures
                 ],
-                "tables": [_table(table) for table in section.tables],
+                "tables": [{"number": next(shown)} | _table(table) for table in section.tables],
             }
             for section in sections
         ],
@@ -72,9 +82,44 @@ def write_html(
     write_text(path, page)
 
 
+def _numbers(sections: Sequence[Section]) -> dict[str, str]:
+    """Reference -> "Figure 2" or "Table 1", in the order in which they are shown."""
+    exhibits = [
+        (kind, exhibit.name)
+        for section in sections
+        for kind, some in (("figure", section.figures), ("table", section.tables))
+        for exhibit in some
+    ]
+    counts = Counter[str]()
+    numbers = {}
+    for kind, name in exhibits:
+        counts[kind] += 1
+        numbers[f"{kind}:{name}"] = f"{kind.title()} {counts[kind]}"
+    return numbers
+
+
+def _referring(text: str, numbers: Mapping[str, str]) -> str:
+    """The text with numbers for its references.
+
+    Raises:
+        ValueError: the report does not show what a text refers to.
+    """
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in numbers:
+            raise ValueError(f"a text refers to {found[1]}, which the report does not show: {text}")
+        return numbers[found[1]]
+
+    return re.sub(r"\[((?:figure|table):\w+)\]", number, text)
+
+
 def whole(text: str) -> str:
     """The text with numbers and their signs on one line: 17 %, p = .03."""
-    return re.sub(r"(?<=\d) (?=%)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])", "\u00a0", text)
+    return re.sub(
+        r"(?<=\d) (?=%)|(?<=Figure) (?=\d)|(?<=Table) (?=\d)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])",
+        "\u00a0",
+        text,
+    )
 
 
 def _table(table: Table) -> dict[str, object]:
@@ -83,8 +128,8 @@ def _table(table: Table) -> dict[str, object]:
         "title": table.title,
         "caption": table.caption,
         "columns": [
-            (spaced(name), pd.api.types.is_numeric_dtype(table.frame[name]))
-            for name in shown.columns
+            (head, pd.api.types.is_numeric_dtype(table.frame[name]))
+            for head, name in zip(table.heads(), shown.columns, strict=True)
         ],
         "rows": shown.to_numpy().tolist(),
         "long": len(shown) > FOLDED_FROM,

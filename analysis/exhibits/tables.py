@@ -37,6 +37,7 @@ class Table:
             printed as they are, words by way of a function only. "{:+.1%}" shows a share as
             percentage points, which the caption names.
         hidden: columns that only the CSV shows.
+        headings: column -> what readers see above it; by default its name, with spaces.
 
     A column that is followed by its "… low" and "… high" is shown as one: 0.767 [0.713, 0.814].
     """
@@ -47,6 +48,7 @@ class Table:
     frame: pd.DataFrame
     formats: Formats = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    headings: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self) -> pd.DataFrame:
         """The frame as strings; undefined numbers are a dash."""
@@ -66,6 +68,10 @@ class Table:
                 cells = cells.drop(columns=[low, high])
         return cells
 
+    def heads(self) -> list[str]:
+        """What stands above the columns that are shown."""
+        return [self.headings.get(name, spaced(name)) for name in self.shown().columns]
+
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
             return "–"
@@ -83,7 +89,8 @@ class Table:
         """Everything about the table, to be read again by `from_json`."""
         frame = self.frame.to_dict(orient="split", index=False)
         parts: dict[str, object] = {"name": self.name, "title": self.title, "caption": self.caption}
-        parts |= {"formats": self.formats, "hidden": self.hidden, "frame": frame}
+        parts |= {"formats": self.formats, "hidden": self.hidden, "headings": self.headings}
+        parts["frame"] = frame
         return json.dumps(parts, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -96,7 +103,7 @@ class Table:
 
     def markdown(self) -> str:
         shown = self.shown()
-        head = list(map(spaced, shown.columns))
+        head = self.heads()
         rows = [head, ["---"] * len(head), *shown.to_numpy().tolist()]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return f"**{sentence(self.title)}** {self.caption}\n\n" + "\n".join(lines) + "\n"
@@ -108,12 +115,13 @@ class Table:
         align = "".join("r" if is_number else "l" for is_number in numeric)
         caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
         caption += rf"\label{{tab:{self.name}}}"
-        head, *body = [
+        top, *body = [
             " & ".join(map(escape, row)) + r" \\"
-            for row in [list(map(spaced, shown.columns)), *shown.to_numpy().tolist()]
+            for row in [self.heads(), *shown.to_numpy().tolist()]
         ]
-        rules = [r"\toprule", head, r"\midrule"]
-        width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown.columns)
+        rules = [r"\toprule", top, r"\midrule"]
+        named = zip(self.heads(), shown.columns, strict=True)
+        width = sum(2 + max(map(len, [head, *shown[name]])) for head, name in named)
         size = r"\footnotesize\setlength{\tabcolsep}{4pt}"
         if width > 1.5 * WIDEST:
             size = r"\scriptsize\setlength{\tabcolsep}{4pt}"
