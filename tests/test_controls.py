@@ -66,7 +66,7 @@ def test_controls_that_work_say_nothing(warnings_of):
 def test_a_solved_random_condition_is_said_first(warnings_of):
     [told] = warnings_of(random=0.75)
     assert told.startswith("Caution: the control condition random of odd one out failed.")
-    assert "no claim on this task can be trusted" in told
+    assert "no claim about this task can be trusted" in told
 
 
 @pytest.mark.parametrize("joined", [0.25, 0.05])

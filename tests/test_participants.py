@@ -13,7 +13,6 @@ from analysis.study.participants import (
     IN_WORDS,
     NOT_ANSWERED,
     demographics,
-    demographics_findings,
     sample_sizes,
 )
 from analysis.study.pipeline import Inputs, analyse_study
@@ -88,11 +87,8 @@ def test_demographics_are_counted_of_those_analysed_and_nobodys_own_is_kept(made
     devices = counts.loc["Devices?", "participants"]
     assert devices.to_dict() == {"A": 9, "B": 4, NOT_ANSWERED: 1}
     assert "Which number?" not in counts.index.get_level_values(0)  # that is no demographics
-    said = demographics_findings(results, {})
-    assert said[0].startswith("“How old are you?”: 18 to 29 6 (60 %), 30 to 44 3 (30 %)")
-    assert said[1] == (
-        "“Do you have normal colour vision?” was answered by none of 10 participants."
-    )
+    age = demographics(results).cells().iloc[0]
+    assert age.tolist() == ["How old are you?", "18 to 29", "6", "0.600"]
     assert "nice" not in "".join(p.read_text() for p in (out / "data").glob("*.csv"))
     assert rebuild(release(out, tmp_path / "pack.zip")) == []
 
@@ -122,7 +118,7 @@ def test_every_n_is_the_plain_count(results):
     for row in table.frame.to_dict("records"):
         mine = answers[answers["condition"] == row["condition"]]
         mine = mine[mine["task"].map(results.name) == row["task"]]
-        if row["measured"] in ("correct or not", "time", "rating"):
+        if row["measured"] in ("accuracy", "response time", "rating"):
             assert row["responses"] == len(mine)
             assert row["participants"] == mine["participant"].nunique()
             assert row["trials"] == mine["trial"].nunique()

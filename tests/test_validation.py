@@ -312,8 +312,8 @@ def test_what_can_be_but_should_be_known_is_counted(study, tables):
     assert found["finished without any answer"][0] == 1
     assert found["fewer answers than the form has trials"][:2] == (5, 5)
     assert found["trials without an analysed answer"][2] == 1
-    assert found["no time taken"][1] == int(answers.iloc[0]["role"] == "trial")
-    assert found["trials of several forms"][0] == 0
+    assert found["missing response times"][1] == int(answers.iloc[0]["role"] == "trial")
+    assert found["answered trials of more than one form"][0] == 0
 
 
 def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
@@ -323,7 +323,7 @@ def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
     answers.loc[rows[1:4], "milliseconds"] = 5 * 3600 * 1000  # stored after six seconds
     responses = prepare(study, answers, people)
     found = {check.name: check.answers for check in checks(responses)}
-    assert found["no time taken"] == 1
+    assert found["missing response times"] == 1
     longer = responses.answers["milliseconds"] > 8000
     assert found["more time taken than passed"] == longer.sum() >= 3
     said = " ".join(notes(responses))

@@ -98,7 +98,7 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
     """A sheet of pictures in rows."""
     columns = max(map(len, rows))
     shapes = [[cell.picture.shape for cell in line] for line in rows]
-    heights = [inch * max(h / w for h, w, _ in line) + 0.48 for line in shapes]
+    heights = [inch * max(h / w for h, w, _ in line) + 0.62 for line in shapes]
     canvas, cells = plt.subplots(
         len(rows), columns, figsize=(inch * columns, sum(heights)), height_ratios=heights,
         squeeze=False,
@@ -116,7 +116,7 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
                 axes.add_patch(
                     Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, linewidth=3)
                 )
-    canvas.subplots_adjust(wspace=0.06, hspace=0.36, left=0.01, right=0.99, top=0.95, bottom=0.03)
+    canvas.subplots_adjust(wspace=0.06, hspace=0.5, left=0.01, right=0.99, top=0.95, bottom=0.03)
     return canvas
 
 

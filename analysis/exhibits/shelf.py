@@ -175,7 +175,6 @@ def sections_of(
     subject: Any,
     tables: Mapping[str, Table],
     figures: Mapping[str, Figure],
-    more: Mapping[str, Sequence[Table]] | None = None,
 ) -> list[Section]:
     """The sections of a report, with its exhibits in the order in which they were registered.
 
@@ -183,7 +182,6 @@ def sections_of(
         report: one of REPORTS.
         subject: what it is about.
         tables, figures: made by `tables_of` and `figures_of`.
-        more: section -> tables of other reports that stand in it, too.
     """
     section(report, OWN, "Exhibits of your own")
     headings = {name: h for (of, name), h in _headings.items() if of == report}
@@ -197,7 +195,6 @@ def sections_of(
             [pool[e.name] for e in here if e.kind in (kind, "table or figure") and e.name in pool]
             for kind, pool in zip(("table", "figure"), pools, strict=True)
         )
-        shown_tables += list((more or {}).get(name, ()))
         text = list(heading.text(subject))
         if findings or shown_tables or shown_figures or (text and not here):
             sections.append(Section(heading.title, text, findings, shown_figures, shown_tables))

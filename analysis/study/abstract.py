@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced, span
-from analysis.statistics.claims import QUESTIONS
+from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.study.controls import failed_controls
 from analysis.study.results import Results
-from analysis.study.sentences import shares
+from analysis.study.sentences import all_tests, hypothesis, shares
 from analysis.study.thresholds import NO_RULE
 
 #: Kinds of test, beside accuracy against chance, whose value is a difference of shares.
@@ -32,11 +31,15 @@ def of_study(results: Results) -> Iterator[str]:
         f"{_networks(results)}, and do they see these concepts change during training?"
     )
     conditions = answers.groupby("task")["condition"].nunique()
-    tasks = [f"{results.name(task)} ({_plural(n, 'condition')})" for task, n in conditions.items()]
+    tasks = [
+        f"{results.name(task)} ({_plural(int(conditions[task]), 'condition')})"
+        for task in results.tasks
+    ]
     yield (
-        f"Design. {len(tasks)} within-participant task{'s' * (len(tasks) != 1)}: "
-        f"{', '.join(tasks)}; {_plural(answers['trial'].nunique(), 'trial')}; trials, exclusion "
-        f"rules and tests frozen before data collection (hash {study.hash})."
+        f"Design. Participants completed {joined(tasks)}; all conditions varied within "
+        f"participants. The {_plural(answers['trial'].nunique(), 'trial')} were divided into "
+        f"{_plural(len(study.study.forms), 'form')}, of which a participant completed one. Trials, "
+        "exclusion rules and tests were frozen before data collection."
     )
     kind = {
         "human": "participants",
@@ -51,19 +54,20 @@ def of_study(results: Results) -> Iterator[str]:
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if len(tests):
+        missing = int(tests["p"].isna().sum())
         yield (
-            f"All tests. {int(tests['claimed'].sum())} of {len(tests)} planned tests were "
-            f"significant after adjustment; {int(tests['p'].isna().sum())} could not be computed."
+            f"All tests. {all_tests(tests)}"
+            + f"; {_plural(missing, 'test')} could not be computed" * bool(missing)
+            + "."
         )
+    smallest = int(answers.groupby(["task", "condition"])["trial"].nunique().min())
     yield (
-        f"Limits. "
-        f"{_plural(int(answers.groupby(['task', 'condition'])['trial'].nunique().min()), 'trial')} "
-        f"in the smallest condition; the results generalise to similar trials and participants, "
-        "not to other networks."
+        f"Limits. The smallest condition has {_plural(smallest, 'trial')}."
         + {
-            "human": "",
+            "human": " The results generalise to trials and participants sampled in the same way, "
+            "not to other networks.",
             "pilot": " A pilot supports planning, not claims.",
-            "simulated": " All responses are simulated and say nothing about people.",
+            "simulated": " Simulated responses are no evidence about people.",
         }[responses.source]
     )
 
@@ -84,9 +88,9 @@ def _main(results: Results) -> str:
     primary = results.plan.primary
     if not primary or tests.empty:
         return "No primary hypothesis was frozen with the study."
-    task, _, kind = primary.rpartition(".")
+    kind = primary.rpartition(".")[2]
     main = tests[tests["question"] == primary]
-    measure = f"{QUESTIONS.get(kind, kind)} ({results.name(task)})"
+    measure = hypothesis(results)
     if main["p"].isna().all():
         return f"The primary hypothesis, {measure}, could not be tested."
     parts = []
@@ -96,13 +100,13 @@ def _main(results: Results) -> str:
             parts.append(f"{name} not testable")
             continue
         if kind == "chance":
-            value = f"{percent(row.value)} against {percent(row.null)} expected by chance"
+            value = f"{percent(row.value)} (chance {percent(row.null)}),"
             ends = shares(results, row)
         else:
             times, form = (100, ".1f") if kind in UNITS else (1, ".2f")
-            value = f"{signed(times * row.value, form)}{UNITS.get(kind, '')}"
-            ends = f"{results.level} CI {span(row, form, times)}"
-        parts.append(f"{name} {value} ({ends}; adjusted {p_text(row.p)})")
+            value = f"{signed(times * row.value, form)}{UNITS.get(kind, '')},"
+            ends = f"unadjusted {results.level} CI {span(row, form, times)}"
+        parts.append(f"{name} {value} {ends}, adjusted {p_text(row.p)}")
     return f"{measure[:1].upper()}{measure[1:]}: {'; '.join(parts)}. {_robustness(results)}".strip()
 
 
@@ -112,7 +116,8 @@ def _robustness(results: Results) -> str:
     tests = every[every["rule"] == NO_RULE].dropna(subset=["what"])
     if tests.empty:
         return ""
-    return (
-        f"Without exclusions, {int(tests['claimed'].sum())} of {_plural(len(tests), 'test')} of it "
-        "remain significant."
-    )
+    significant = int(tests["claimed"].sum())
+    if significant == len(tests):
+        every = "the test is" if significant == 1 else f"all {significant} tests are"
+        return f"Without exclusions, {every} significant."
+    return f"Without exclusions, {significant} of {_plural(len(tests), 'test')} are significant."

@@ -26,7 +26,14 @@ from harness.results import REVERSION, has_results, read_results
 from tasks.kinds import all_tasks
 from tasks.observer import features
 
-EVIDENCE = ("importance", "drop", "displacement", "observer_clarity")
+#: Network measures of a trial, as sentences, tables and axes call them.
+MEASURES = {
+    "importance": "importance",
+    "drop": "change in accuracy when reverted",
+    "displacement": "displacement",
+    "observer_clarity": "margin of the machine observer",
+}
+EVIDENCE = tuple(MEASURES)
 CHANNEL = [*PAIR, "layer", "channel"]
 
 

@@ -10,7 +10,7 @@ from analysis.study.planned_tests import SCALES
 from analysis.study.results import Results
 
 
-@shelf.table("study", "behaviour")
+@shelf.table("study", "agreement")
 def variance_components(results: Results) -> Table | None:
     rows = []
     for task in results.tasks:
@@ -26,7 +26,7 @@ def variance_components(results: Results) -> Table | None:
                 continue
             used = answers[answers[value].notna()]
             rows.append(
-                {"task": results.name(task), "what": "right answers" if choice else value,
+                {"task": results.name(task), "what": "accuracy" if choice else value,
                  "participants": used["participant"].nunique(), "trials": used["trial"].nunique(),
                  "answers": table["n"].iloc[0]}
                 | dict(zip("ICC " + table["component"], table["value"], strict=True))
@@ -41,11 +41,16 @@ def variance_components(results: Results) -> Table | None:
     return Table(
         "variance_components",
         "Variance components",
-        "Intraclass correlation (ICC): the share of the variance within conditions that lies "
-        "between participants, between participants in one condition beyond that, and between "
-        "trials; the residual is the rest. Right answers: logit scale, logistic model with crossed "
-        "random effects. Ratings: scale of the rating, MINQUE(0). Controls left out.",
+        "Intraclass correlations (ICC): shares of the variance within conditions that are due to "
+        "participants, to the interaction of participant and condition, and to trials; the "
+        "remainder is residual. Accuracy: logit scale, mixed logistic model. Ratings: original "
+        "scale, minimum norm quadratic unbiased estimation (MINQUE(0); Rao, 1971). Control "
+        "conditions excluded. No intervals are given.",
         frame,
         dict.fromkeys(shares, "{:.2f}") | dict.fromkeys(variances, "{:.3f}"),
         hidden=variances,
+        headings={
+            "what": "measure",
+            "ICC participants in conditions": "ICC participant × condition",
+        },
     )

@@ -63,37 +63,37 @@ def _controls(results: Results, kind: str) -> pd.DataFrame:
 
 
 def _detection(results: Results) -> Iterator[FailedControl]:
-    """Stages of two different neurons that were not told from one stage shown twice."""
+    """Stages of two different neurons that were not told from one stage under three names."""
     for row in rows_of(_controls(results, "detection")):
         if row.value > 0 and row.p_alone < ALPHA:
             continue
         yield FailedControl(
             row.task,
-            f"Caution: the control condition false evolution of {row.task} failed. It joins stages "
-            "of two different neurons, yet participants did not judge it changed more often than "
-            f"the same stage shown twice (d′ = {signed(row.value, '.2f')}, unadjusted "
-            f"{p_text(row.p_alone)}), so they may not have understood the task; no claim on this "
-            "task can be trusted.",
+            f"Caution: the control condition false evolution of {row.task} failed. It combines "
+            "stages of two neurons, but participants did not judge it changed significantly more "
+            f"often than one stage shown under three names (d′ = {signed(row.value, '.2f')}, "
+            f"unadjusted {p_text(row.p_alone)}). They may not have understood the task; no claim "
+            "about this task can be trusted.",
         )
 
 
 def _accuracy(results: Results) -> Iterator[FailedControl]:
     """Trials without an answer that were solved, and plain ones that were not."""
     for row in rows_of(_controls(results, "chance")):
-        shares = f"{percent(row.value)} of answers were right (chance {percent(row.null)})"
+        shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {spaced(str(row.what))} of {row.task}"
         negative, above = str(row.what) in NEGATIVE_CONTROLS, row.value > row.null
         if negative and row.p_alone < ALPHA and above:
             yield FailedControl(
                 row.task,
-                f"Caution: the {name} failed. It has no right answer to be found, yet {shares}, so "
-                "the answer may be visible in the pictures or known to participants; no claim on "
+                f"Caution: the {name} failed. It has no correct answer to be found, but {shares}. "
+                "The key may be visible in the pictures or known to participants; no claim about "
                 "this task can be trusted.",
             )
         if not negative and not (row.p_alone < ALPHA and above):
             yield FailedControl(
                 row.task,
-                f"Caution: the {name} failed. Its concepts were chosen to be plain, yet only "
-                f"{shares}, not significantly more than chance, so participants may not have "
-                "understood the task; no claim on this task can be trusted.",
+                f"Caution: the {name} failed. Its concepts were chosen to be obvious, but "
+                f"{shares}, not significantly above chance. Participants may not have "
+                "understood the task; no claim about this task can be trusted.",
             )

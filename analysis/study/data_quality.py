@@ -68,7 +68,7 @@ def _without_consent(responses: Responses) -> Check:
     went_on = ~people["status"].isin(["arrived", "screened_out", "expired", "withdrawn"])
     count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
     return Check(
-        "went on without stored consent", count,
+        "continued without stored consent", count,
         sentence=f"No consent is stored of {_count(count, 'participant')} who went on; their "
         "answers were neither analysed nor kept." if count else "",
     )  # fmt: skip
@@ -122,7 +122,7 @@ def _incomplete(responses: Responses) -> list[Check]:
             f"form holds; {_count(missing, 'answer is', 'answers are')} missing." if count else "",
         ),
         Check(
-            "trials of several forms", strangers,
+            "answered trials of more than one form", strangers,
             sentence=f"{_count(strangers, 'analysed participant')} answered trials of several "
             "forms, which the survey never shows to one person." if strangers else "",
         ),
@@ -137,13 +137,13 @@ def _confidence(responses: Responses) -> list[Check]:
     unasked = int((~wanted & answers["confidence"].notna()).sum())
     return [
         Check(
-            "confidence asked for and missing", answers=missing,
+            "missing confidence ratings", answers=missing,
             sentence=f"Confidence is missing in {_count(missing, 'answer')} of "
             f"{int(wanted.sum()):,} that the study asks it of; analyses of confidence leave them "
             "out." if missing else "",
         ),
         Check(
-            "confidence that the study does not ask for", answers=unasked,
+            "unexpected confidence ratings", answers=unasked,
             sentence=f"{_count(unasked, 'answer')} came with a confidence that the study does not "
             "ask for." if unasked else "",
         ),
@@ -157,7 +157,7 @@ def _times(responses: Responses) -> list[Check]:
     none, longer = int((taken == 0).sum()), int((taken > passed + CLOCKS).sum())
     return [
         Check(
-            "no time taken", answers=none,
+            "missing response times", answers=none,
             sentence=f"The browser gave no time, or 0, for {_count(none, 'answer')}; analyses of "
             "time leave them out." if none else "",
         ),
@@ -196,7 +196,7 @@ def _rules(responses: Responses) -> list[Check]:
             Check(
                 f"rule could not be applied: {rule}", int(unfit),
                 sentence=f"The frozen rule “{rule}” could not be applied to {whom} who finished: "
-                "the answers hold nothing, or too little, for it to go by." if unfit else "",
+                "the data that the rule needs are missing or too few." if unfit else "",
             )
         )  # fmt: skip
     return found
@@ -208,8 +208,8 @@ def _unchecked(responses: Responses) -> list[Check]:
     return [
         Check(
             f"answers to {task} not checked", answers=int(counts[task]),
-            sentence=f"The module of task {task} cannot be imported here: its answers were checked "
-            "against the options shown alone.",
+            sentence=f"The module of task {task} could not be imported; its responses were checked "
+            "only against the options shown.",
         )
         for task in counts.index
         if task_of(str(task)) is None
@@ -221,20 +221,20 @@ def notes(responses: Responses) -> list[str]:
     return [check.sentence for check in checks(responses) if check.sentence]
 
 
-@shelf.table("study", "collected")
+@shelf.table("study", "people")
 def data_quality(results: Results) -> Table:
     rows = [(c.name, c.participants, c.answers, c.trials) for c in checks(results.responses)]
     frame = pd.DataFrame(rows, columns=["check", "participants", "answers", "trials"])
     return Table(
         "data_quality",
-        "What was looked for in the answers",
-        "Every row of the tables was checked against the frozen study before; here is what can be, "
-        "but should be known. Analysed participants, except where the row says otherwise. A dash: "
-        "not counted.",
+        "Data quality checks",
+        "All rows had passed validation against the frozen study; the table counts irregularities "
+        "that are possible but should be known. Counts are of analysed participants unless the "
+        "row says otherwise. –: not applicable.",
         frame.astype({name: "Int64" for name in frame.columns[1:]}),
     )
 
 
-@shelf.sentences("study", "collected")
+@shelf.sentences("study", "people")
 def data_quality_notes(results: Results, tables: Mapping[str, Table]) -> list[str]:
     return notes(results.responses)

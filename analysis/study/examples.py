@@ -20,7 +20,7 @@ SHOWN, ENOUGH = 2, 5
 EVOLUTIONS = 4
 
 
-@shelf.figure("study", "accuracy")
+@shelf.figure("study", "trials")
 def examples(results: Results) -> Figure | None:
     """The easiest and the hardest trials of the tasks with a key."""
     if results.responses.study.pictures is None:
@@ -35,9 +35,9 @@ def examples(results: Results) -> Figure | None:
     return Figure(
         "study_examples",
         "The easiest and the hardest trials",
-        f"Of each task up to {SHOWN} trials with the largest share of right answers and up to "
-        f"{SHOWN} with the smallest, of those with {ENOUGH} answers or more, controls left out; "
-        "below each option how many chose it, the right one framed.",
+        f"For each task with an answer key, up to {SHOWN} trials with the highest and up to "
+        f"{SHOWN} with the lowest accuracy (at least {ENOUGH} responses; control conditions "
+        "excluded). Below each option: how many participants chose it. Framed: the correct option.",
         sheet(rows),
     )
 
@@ -61,7 +61,7 @@ def evolutions(results: Results) -> Figure | None:
         cells = []
         for stage, panel in enumerate(results.responses.study.study.by_id[str(trial)].panels):
             named = by_stage.get_group((trial, stage)) if (trial, stage) in by_stage.groups else ()
-            below = "no name"
+            below = "no label"
             if len(named):
                 counts = pd.Series(named).value_counts().sort_index(kind="stable")
                 below = f"“{counts.idxmax()}”, {counts.max()} of {len(named)}"
@@ -73,10 +73,12 @@ def evolutions(results: Results) -> Figure | None:
         return None
     return Figure(
         "study_evolutions",
-        "Evolutions as people name them",
-        f"The {len(rows)} real evolutions that most people judged changed; below each stage the "
-        "name most often given, and by how many of those who gave one. Chosen for being seen best, "
-        "not as a sample.",
+        "Labels given to real evolutions",
+        f"The {len(rows)} real evolutions that were most often judged changed. Below each stage: "
+        "the most frequent label, and how many participants gave it, of those who gave any. These "
+        "are the clearest examples, not a random sample."
+        + " Simulated labels are arbitrary words."
+        * results.responses.simulated,
         sheet(rows, inch=1.7),
     )
 
@@ -91,7 +93,7 @@ def _from_both_ends(correct: pd.core.groupby.SeriesGroupBy) -> list[str]:
 def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]:
     """One trial with a key: its panels, then its options with how many chose each."""
     mine = answers[answers["trial"] == trial.id]
-    share = f"{percent(mine['correct'].mean())} of {len(mine)} right"
+    share = f"{percent(mine['correct'].mean())} correct (n = {len(mine)})"
     above = f"{results.name(trial.task)}, {spaced(trial.condition)}:\n{share}"
     cells = [cell for panel in trial.panels for cell in _panel(results, panel)]
     chosen = mine["value"].value_counts()

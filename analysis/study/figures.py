@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,24 +12,24 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure, look, styled
 from analysis.exhibits.phrases import rows_of, spaced
 from analysis.study.association import EVIDENCE
-from analysis.study.published import REVERSION
+from analysis.study.published import PUBLISHED, REVERSION
+from analysis.study.responses import rule_in_words, rule_name
 from analysis.study.results import Results, held_out
-from analysis.study.tables import FROM_NETWORKS, source_note
+from analysis.study.tables import FROM_NETWORKS, scales, source_note
 from harness.records import PAIR
 
 
 def study_figures(results: Results) -> dict[str, Figure]:
-    """All figures by name; those from simulated or pilot answers say so in title and picture."""
-    figures = {}
+    """All figures by name; those from simulated or pilot responses say so in the picture."""
     with styled():
-        for name, figure in shelf.figures_of("study", results).items():
+        figures = shelf.figures_of("study", results)
+        for name, figure in figures.items():
             note = "" if name in FROM_NETWORKS else source_note(results)
             if note:
                 # Below everything drawn: the saved picture grows to hold it.
                 figure.canvas.text(
                     1.0, -0.01, note.strip(" ()"), ha="right", va="top", fontsize=7, color="#777777"
                 )
-            figures[name] = replace(figure, title=figure.title + note)
     return figures
 
 
@@ -57,10 +55,19 @@ def flow(results: Results) -> Figure:
     excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
     names = [step for step in steps if step not in excluded]
     counts = [steps[name].participants for name in names]
-    rules = [f"{n} {k.removeprefix('excluded: ')}" for k, n in excluded.items() if n]
-    rules = [f"for {rules[0].split(' ', 1)[1]}"] if len(rules) == 1 else rules
+    words = {
+        f"excluded: {rule_name(rule, threshold)}": rule_in_words(rule, threshold).split(" (")[0]
+        for rule, threshold in results.responses.study.exclusions.items()
+    }
+    rules = [
+        f"{n}: {words.get(step, step.removeprefix('excluded: '))}"
+        for step, n in excluded.items()
+        if n
+    ]
+    rules = [rules[0].partition(": ")[2]] if len(rules) == 1 else rules
+    left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     beside = [
-        "\n".join([f"{before - after} {'excluded' if later == 'analysed' else 'left'}",
+        "\n".join([f"{before - after} {left.get(later, 'left')}",
                    *(rules if later == "analysed" else [])])
         for before, after, later in zip(counts, counts[1:], names[1:], strict=False)
     ]  # fmt: skip
@@ -75,7 +82,7 @@ def flow(results: Results) -> Figure:
     for name, place in zip(names, y, strict=True):
         what = f"{steps[name].participants} {name}"
         if name == "analysed":
-            what += f", {steps[name].answers:,} answers"
+            what += f", {steps[name].answers:,} responses"
         axis.text(0.27, place, what, ha="center", va="center", bbox=box)
     for text, top, bottom in zip(beside, y, y[1:], strict=False):
         middle = (top + bottom) / 2
@@ -84,9 +91,9 @@ def flow(results: Results) -> Figure:
         axis.text(0.58, middle, text, ha="left", va="center", fontsize=8, bbox=box)
     return Figure(
         "study_flow",
-        "From arrival to analysis",
-        "Participants who took part, left, or were excluded by the rules frozen with the study; "
-        "each is counted under the first rule that applies.",
+        "Flow of participants",
+        "Exclusions follow the frozen rules; each participant is counted under the first rule that "
+        "applied.",
         canvas,
     )
 
@@ -118,19 +125,21 @@ def accuracy(results: Results) -> Figure | None:
     return Figure(
         "study_accuracy",
         "Accuracy by condition",
-        f"Share of correct responses with {results.level} CIs clustered by participants and "
-        "trials; n: responses. Dashed line: chance. Filled: significantly different from chance "
-        "(p < .05, adjusted over all tests of the study); hollow: not significant.",
+        f"Share of correct responses with unadjusted {results.level} CIs clustered by participants "
+        f"({results.responses.answers['participant'].nunique()} in all) and trials; n: responses. "
+        "Conditions are defined under Method. Dashed: chance. Filled: significantly different from "
+        "chance (adjusted p < .05); hollow: not significant.",
         canvas,
     )
 
 
-@shelf.figure("study", "accuracy")
+@shelf.figure("study", "contrasts")
 def contrasts(results: Results) -> Figure | None:
     table = results.tested("contrasts")
     if table.empty:
         return None
     table = table[table["measure"] == "risk difference"]
+    table = table.assign(**{end: 100 * table[end] for end in ("value", "low", "high")})
     canvas, axis = plt.subplots(figsize=(5.6, 0.34 * len(table) + 1.1), layout="constrained")
     labels = [
         f"{row.task}: {spaced(row.what)}" if table["task"].nunique() > 1 else spaced(row.what)
@@ -138,17 +147,18 @@ def contrasts(results: Results) -> Figure | None:
     ]
     _rows(axis, table, labels, filled=table["claimed"])
     axis.axvline(0, color="#777777", linestyle="--", zorder=0)
-    axis.set_xlabel("difference in accuracy (first minus second)")
+    axis.set_xlabel("difference in accuracy (percentage points, first minus second)")
     return Figure(
         "study_contrasts",
         "Differences between conditions",
-        f"First condition minus the second, with unadjusted {results.level} CIs. Filled: p < .05, "
-        "adjusted over all tests of the study; hollow: not significant.",
+        f"Accuracy in the first condition minus the second, with unadjusted {results.level} CIs. "
+        "Filled: significant (adjusted p < .05); hollow: not significant. An interval that "
+        "excludes 0 beside a hollow mark is no claim.",
         canvas,
     )
 
 
-@shelf.figure("study", "accuracy")
+@shelf.figure("study", "trials")
 def trials(results: Results) -> Figure | None:
     if not results.choice_tasks:
         return None
@@ -177,7 +187,8 @@ def trials(results: Results) -> Figure | None:
         "study_trials",
         "Variation between trials and between participants",
         "Left: accuracy of each trial over its participants. Right: accuracy of each participant "
-        "over their trials. Bars: means. Both vary, so intervals are clustered by both.",
+        "in the condition; a participant sees few trials of each, so few values are possible. "
+        "Bars: means.",
         canvas,
     )
 
@@ -200,18 +211,19 @@ def learning(results: Results) -> Figure | None:
         people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
         reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
         axis.errorbar(
-            position.groupby(part).mean() + 1 + 0.4 * k, people.mean(), yerr=reach, capsize=2.5,
+            position.groupby(part).mean() + 1 + 0.4 * k, 100 * people.mean(), yerr=100 * reach,
+            capsize=2.5,
             label=results.name(task), linestyle="none", **look(k),
         )  # fmt: skip
     axis.axhline(0, color="#777777", linestyle="--", zorder=0)
-    axis.set_xlabel("position in the session")
-    axis.set_ylabel("accuracy minus the\nparticipant's mean")
+    axis.set_xlabel("position of the trial in the session")
+    axis.set_ylabel("accuracy minus participant's\nmean (percentage points)")
     canvas.legend(loc="outside right center")
     return Figure(
         "study_learning",
         "Accuracy over the session",
-        "Share of correct responses minus the participant's mean in the condition, by sixth of the "
-        f"positions in a session; without control conditions; {results.level} CIs over "
+        "Accuracy minus the participant's mean in the condition, in six equal groups of trial "
+        f"positions. Control conditions excluded. Unadjusted {results.level} CIs over "
         "participants.",
         canvas,
     )
@@ -231,14 +243,14 @@ def calibration(results: Results) -> Figure | None:
         )  # fmt: skip
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel("confidence rating")
+    axis.set_xlabel("confidence (1: guessed, 4: very sure)")
     axis.set_ylabel("accuracy")
     axis.legend()
     return Figure(
         "study_calibration",
         "Accuracy by confidence",
-        f"Share of correct responses at each level of confidence, {results.level} CIs; without "
-        "control conditions.",
+        f"Accuracy at each level of confidence, with unadjusted {results.level} CIs clustered by "
+        "participants and trials. Control conditions excluded.",
         canvas,
     )
 
@@ -250,14 +262,15 @@ def evolution(results: Results) -> Figure | None:
         return None
     shares = table[table["signal"] == ""]
     canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
-    _rows(axis, shares, [spaced(w) for w in shares["what"]])
+    _rows(axis, shares, [f"{spaced(row.what)} (n = {row.n})" for row in rows_of(shares)])
     axis.set_xlim(0, 1)
     axis.set_xlabel("share judged changed")
     return Figure(
         "study_evolution",
         "Share judged changed by condition",
-        "Real evolutions; false evolutions (two neurons presented as one, a visible change); the "
-        f"same stage shown twice (no change). {results.level} CIs.",
+        "Share of responses “It changed” for real evolutions, false evolutions (stages of two "
+        "neurons shown as one) and one stage shown under three names, with unadjusted "
+        f"{results.level} CIs clustered by participants and trials; n: responses.",
         canvas,
     )
 
@@ -271,12 +284,23 @@ def ratings(results: Results) -> Figure | None:
     canvas, axis = plt.subplots(figsize=(5.4, 0.34 * len(table) + 1.0), layout="constrained")
     labels = [f"{row.task}, {row.asked}: {spaced(row.first)}" for row in rows_of(table)]
     _rows(axis, table, labels)
-    axis.set_xlabel("mean rating")
+    study = results.responses.study
+    scales_ = [
+        ends
+        for task in results.tasks
+        for asked in set(table["asked"])
+        if (ends := study.scale(task, asked)) is not None
+    ]
+    if scales_:
+        least, most = min(low for low, _ in scales_), max(high for _, high in scales_)
+        axis.set_xlim(least, most)
+        axis.set_xticks(np.arange(least, most + 1))
+    axis.set_xlabel("mean rating (whole scale)")
     return Figure(
         "study_ratings",
         "Ratings by condition",
-        "Scale from 1 to 4: how clearly six neurons show one concept (rating), and how clearly a "
-        f"change is visible (clarity). {results.level} CIs.",
+        f"Mean ratings{scales(results)}, with unadjusted {results.level} CIs clustered by "
+        "participants and trials.",
         canvas,
     )
 
@@ -302,7 +326,10 @@ def reversion(results: Results) -> Figure | None:
             linestyle="none", **look(k),
             label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
         )  # fmt: skip
-    for axis, names, title in ((axes[0], arms, "ours"), (axes[1], bins, "published")):
+    for axis, names, title in (
+        (axes[0], arms, "this run"),
+        (axes[1], bins, PUBLISHED),
+    ):
         axis.axhline(0, color="#777777", linestyle="--", zorder=0)
         axis.set_xticks(np.arange(len(names)) + 0.1, names, fontsize=8)
         axis.set_title(title, loc="left")
@@ -311,12 +338,22 @@ def reversion(results: Results) -> Figure | None:
     return Figure(
         "study_reversion",
         "Change in accuracy when evolutions are reverted",
-        "Quarters of the neurons of one layer by importance (q1: the most important), random sets, "
-        "and sets matched to q1 in size of change, reverted to the earlier checkpoint; mean over "
-        f"layers. Left: this run, held-out images, {results.level} CIs over classes. Right: "
-        "published results for other networks and images; only the order is comparable.",
+        "Change in accuracy when quarters of the neurons of one layer by importance (sign_t; q1: "
+        "the most important), random sets, or sets matched to q1 in size of change are reverted to "
+        "the earlier checkpoint; mean over layers. Left: this run, held-out images, unadjusted "
+        f"{results.level} CIs over classes. Right: results of {PUBLISHED} for other networks and "
+        "images; only the order is comparable.",
         canvas,
     )
+
+
+#: Axes of the network measures, with their units.
+AXES = {
+    "importance": "importance\n(sign_t, share of images)",
+    "drop": "change in accuracy when\nreverted (percentage points)",
+    "displacement": "displacement\n(1 − cosine similarity)",
+    "observer_clarity": "margin of the observer\n(likeness, no unit)",
+}
 
 
 @shelf.figure("study", "association")
@@ -336,17 +373,18 @@ def associations(results: Results) -> Figure | None:
     )  # fmt: skip
     for axis, name in zip(axes[0], evidence, strict=True):
         for k, (condition, part) in enumerate(trials_.groupby("condition")):
-            axis.plot(part[name], part["rate"], markersize=3.5, alpha=0.7, linestyle="none",
+            x = part[name] * (100 if name == "drop" else 1)
+            axis.plot(x, part["rate"], markersize=3.5, alpha=0.7, linestyle="none",
                       label=spaced(str(condition)), **look(k))  # fmt: skip
-        axis.set_xlabel(spaced(name))
+        axis.set_xlabel(AXES[name])
     axes[0, 0].set_ylabel("accuracy of participants")
     canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return Figure(
         "study_associations",
-        "Human accuracy and network evidence by trial",
-        "Odd one out, one mark per trial: accuracy of participants against the mean over the "
-        "trial's neurons of importance, of the change in accuracy when their bins are reverted and "
-        "of displacement in the semantic space, and against the clarity of the trial to a machine "
-        "observer. Without control conditions.",
+        "Accuracy of participants and network measures by trial",
+        "Odd one out; each mark is a trial. Accuracy of participants against importance, change in "
+        "the network's accuracy when the quarter that contains the neuron is reverted, and "
+        "displacement (each the mean over the neurons of the trial), and against the margin of the "
+        "machine observer. Control conditions excluded.",
         canvas,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -62,50 +62,31 @@ def _counts(question: Question, values: list[Any]) -> Iterator[tuple[str, int]]:
     yield NOT_ANSWERED, len(values) - len(answered)
 
 
-@shelf.table("study", "collected")
+@shelf.table("study", "people")
 def demographics(results: Results) -> Table | None:
     if results.demographics is None:
         return None
     table = results.demographics
     return Table(
         "demographics",
-        "Participants analysed",
-        "Answers to the questions about the participant; share of the participants analysed (where "
-        "several answers could be given, shares sum to more than 1).",
+        "Responses to the questionnaire",
+        "Number and share of the analysed participants; shares sum to more than 1 where several "
+        "answers were allowed."
+        + " Simulated participants answer at random."
+        * results.responses.simulated,
         table.assign(share=table["participants"] / table["of"]).drop(columns="of"),
         {"share": "{:.3f}"},
     )
 
 
-@shelf.sentences("study", "collected", "demographics")
-def demographics_findings(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    if results.demographics is None:
-        return []
-    said = []
-    for question, rows in results.demographics.groupby("question", sort=False):
-        total, answers = int(rows["of"].iloc[0]), set(rows["answer"])
-        if IN_WORDS in answers:
-            continue
-        silent = int(rows.loc[rows["answer"] == NOT_ANSWERED, "participants"].sum())
-        if silent == total:
-            said.append(f"“{question}” was answered by none of {total} participants.")
-            continue
-        counts = ", ".join(
-            f"{answer} {count} ({100 * count / total:.0f} %)"
-            for answer, count in zip(rows["answer"], rows["participants"], strict=True)
-        )
-        said.append(f"“{question}”: {counts}; n = {total} participants.")
-    return said
-
-
 #: What can be measured of a response: column of `Results.of`, and its name for readers.
 MEASURED = {
-    "correct": "correct or not", "confidence": "confidence", "milliseconds": "time",
+    "correct": "accuracy", "confidence": "confidence", "milliseconds": "response time",
     "changed": "judged changed", "clarity": "clarity", "rating": "rating",
 }  # fmt: skip
 
 
-@shelf.table("study", "collected")
+@shelf.table("study", "people")
 def sample_sizes(results: Results) -> Table | None:
     """The n of every estimate, each measured value by itself."""
     rows = []
@@ -128,9 +109,10 @@ def sample_sizes(results: Results) -> Table | None:
     columns = ["task", "condition", "measured", "participants", "trials", "responses", "left out"]
     return Table(
         "sample_sizes",
-        "Participants, trials and responses behind every estimate",
-        "By condition and measured value. Responses: those with the value (for labels: labels, up "
-        "to three a response); left out: those without it.",
+        "Sample size of every estimate",
+        "Number of participants, trials and responses with a value, by condition and measure (for "
+        "labels: number of labels, up to three per response); missing: responses without a value.",
         pd.DataFrame(rows, columns=columns),
         {"condition": spaced},
+        headings={"measured": "measure", "left out": "missing"},
     )

@@ -27,6 +27,7 @@ from analysis.study import components as study_components  # noqa: F401 - regist
 from analysis.study import data_quality as study_quality
 from analysis.study import equivalence as study_equivalence  # noqa: F401 - registers it
 from analysis.study import examples as study_examples  # noqa: F401 - registers its figures
+from analysis.study import networks as study_networks  # noqa: F401 - registers its exhibits
 from analysis.study import specification as study_specification  # noqa: F401 - registers it
 from analysis.study.anonymise import anonymised, copy_study, write_data
 from analysis.study.figures import study_figures
@@ -35,7 +36,7 @@ from analysis.study.participants import demographics_of
 from analysis.study.report import write_study_report
 from analysis.study.responses import Responses, prepare, read_tables
 from analysis.study.results import Results, Settings
-from analysis.study.tables import study_tables
+from analysis.study.tables import exported, study_tables
 from harness.artifacts import Run, write_text
 from harness.records import JOINT
 from harness.results import BENCH, has_results
@@ -159,7 +160,7 @@ def write_tables(results: Results, out: Path) -> dict[str, Table]:
         for suffix in (".csv", ".md", ".tex"):
             (out / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
     for table in tables.values():
-        table.write(out / "tables")
+        exported(table, results).write(out / "tables")
     write_text(out / "numbers.tex", numbers_tex(tables))
     return tables
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,6 +12,7 @@ from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import spaced
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
 from analysis.study.frozen_study import read_study
+from analysis.study.responses import rule_in_words
 from analysis.study.results import Results
 from analysis.study.unanswered import (
     WANTED,
@@ -58,18 +58,6 @@ MODELS = {
     "confidence": "area under the type-2 ROC curve within conditions",
     "associations": "Spearman's rank correlation over trials with conditions held constant",
     "equivalence": "two one-sided tests with the intervals of the contrasts",
-}
-
-#: Rule of exclusion -> what it says, with its threshold.
-RULES = {
-    "attention_below": "less than {percent} of the attention trials correct",
-    "total_seconds_outside": "less than {0:g} or more than {1:g} seconds from consent to the end",
-    "instruction_seconds_below": "less than {0:g} seconds on the page of instructions",
-    "practice_attempts_above": "more than {0:g} rounds of practice",
-    "one_sided_above": "more than {percent} of all choices at one place on screen (applied only to "
-    "participants with enough choices that chance alone would hardly exclude them)",
-    "identical_above": "response and time equal to those of another participant in more than "
-    "{percent} of the trials; one of the participants is kept",
 }
 
 
@@ -327,10 +315,7 @@ def _bayesian(results: Results) -> str:
 
 def _exclusions(results: Results) -> str:
     rules = results.responses.study.exclusions
-    said = []
-    for rule, threshold in rules.items():
-        ends: Sequence[float] = threshold if isinstance(threshold, list | tuple) else [threshold]
-        said.append(RULES[rule].format(*ends, percent=f"{100 * ends[0]:g} %"))
+    said = [rule_in_words(rule, threshold) for rule, threshold in rules.items()]
     if not said:
         return "Only participants who gave consent and finished are analysed; no other rule."
     return (

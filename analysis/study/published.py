@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+#: The paper as figures and tables call it.
+PUBLISHED = "Park et al. (2023)"
+
 #: Change of top-1 accuracy when a bin is reverted: train images, 100 classes, 5 runs, averaged over
 #: layers, as found in the result files of the published repository's history. They may differ
 #: from the printed paper.

@@ -19,7 +19,7 @@ from tasks.false_exclusion import LIMIT, one_sided_rate
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
 
 #: What a title adds where the answers are no participants'.
-NOTES = {"human": "", "pilot": " (pilot answers)", "simulated": " (simulated answers)"}
+NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"}
 
 
 class ResponseError(TableError):
@@ -303,6 +303,27 @@ def _flow(
         rows.append(step(name, everyone["excluded"] == rule, int(unfit.sum())))
     rows.append(step("analysed", everyone["excluded"] == ""))
     return pd.DataFrame(rows).astype({"not applicable": "Int64"})
+
+
+#: Rule of exclusion -> what it says, with its threshold.
+RULES = {
+    "attention_below": "less than {percent} of the attention trials correct",
+    "total_seconds_outside": "less than {0:g} or more than {1:g} seconds from consent to the end",
+    "instruction_seconds_below": "less than {0:g} seconds on the page of instructions",
+    "practice_attempts_above": "more than {0:g} rounds of practice",
+    "one_sided_above": "more than {percent} of all choices at one screen position (applied only to "
+    "participants with enough choices that chance alone would hardly exclude them)",
+    "identical_above": "response and time equal to those of another participant in more than "
+    "{percent} of the trials; one of the participants is kept",
+}
+
+
+def rule_in_words(rule: str, threshold: Any) -> str:
+    """A rule as a sentence says it: "less than 80 % of the attention trials correct"."""
+    ends = threshold if isinstance(threshold, list | tuple) else [threshold]
+    if rule not in RULES:
+        return rule_name(rule, threshold)
+    return RULES[rule].format(*ends, percent=f"{100 * ends[0]:g} %")
 
 
 def rule_name(rule: str, threshold: Any) -> str:

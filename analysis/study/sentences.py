@@ -7,19 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced, span
+from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
 from analysis.study.controls import failed_controls
-from analysis.study.published import REVERSION
-from analysis.study.results import Results, held_out
-from harness.records import PAIR
+from analysis.study.results import Results
 
 
 def shares(results: Results, row: Any) -> str:
     """The interval of a share, in percent."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "no interval estimable"
-    return f"{results.level} CI [{100 * row.low:.0f} %, {100 * row.high:.0f} %]"
+    return f"unadjusted {results.level} CI [{100 * row.low:.0f} %, {100 * row.high:.0f} %]"
 
 
 def control(row: Any) -> str:
@@ -41,15 +39,18 @@ def effect(results: Results, row: Any, form: str, times: float = 1.0) -> str:
     return f"unadjusted {results.level} CI {span(row, form, times)}; {ps(row)}"
 
 
-def sizes(results: Results, row: Any) -> str:
-    """Responses, participants and trials behind an estimate of one condition of one task."""
-    answers = results.responses.answers
-    here = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.condition)
-    part = answers[here]
+def claim_rule(level: str) -> str:
+    """When an effect is claimed: the one rule, wherever it is said."""
     return (
-        f"{row.n:,} responses, {part['participant'].nunique()} participants, "
-        f"{part['trial'].nunique()} trials"
+        "An effect is claimed if its adjusted p-value is below .05 and, where an interval can be "
+        f"estimated, the unadjusted {level} CI excludes the null value."
     )
+
+
+def hypothesis(results: Results) -> str:
+    """The primary hypothesis in words, "" where none was frozen."""
+    task, _, kind = results.plan.primary.rpartition(".")
+    return f"{QUESTIONS.get(kind, kind)} in {results.name(task)}" if task else ""
 
 
 def main_question(results: Results) -> Iterator[str]:
@@ -61,41 +62,36 @@ def main_question(results: Results) -> Iterator[str]:
         return
     yield from (failed.warning for failed in failed_controls(results))
     plan = results.plan
-    task, _, kind = plan.primary.rpartition(".")
     main = tests[tests["question"] == plan.primary]
     data = {"human": "", "pilot": "Pilot data: ", "simulated": "Simulated data: "}
     source = data[results.responses.source]
-    hypothesis = f"{QUESTIONS.get(kind, kind)} ({results.name(task)})"
     if not plan.primary:
         yield "No primary hypothesis was frozen with the study; all tests have the same weight."
     elif main["p"].notna().any():
         yield (
-            f"The primary hypothesis, frozen before data collection, concerns {hypothesis}. "
-            f"{source}{_counted(main)} significant after adjustment."
+            f"The primary hypothesis, frozen before data collection, concerns "
+            f"{hypothesis(results)}. {source}{_counted(main, 'test')} significant after adjustment."
         )
     else:
         why = "; ".join(dict.fromkeys(main["reason"])) or "no analysed responses"
         yield (
-            f"The primary hypothesis, frozen before data collection, concerns {hypothesis}. It "
-            f"could not be tested ({why}); its share of α is not redistributed."
+            f"The primary hypothesis, frozen before data collection, concerns "
+            f"{hypothesis(results)}. It could not be tested ({why}); its share of α is not "
+            "redistributed."
         )
-    yield (
-        f"{source}{_counted(tests)} significant after adjustment. The family-wise error rate is "
-        f"{percent(ALPHA)}: about one null study in twenty yields any claim."
-    )
+    yield f"{source}{all_tests(tests)} ([table:claims])."
     unmade = tests[tests["p"].isna()]
     if len(unmade):
         kinds = [
-            f"{rows['task'].iloc[0]}, {QUESTIONS.get(kind, kind)}: "
-            f"{', '.join(map(spaced, rows['what']))} ({spaced(str(why))})"
+            f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
+            f"{joined(list(map(spaced, rows['what'])))} ({spaced(str(why))})"
             for (question, kind, why), rows in unmade.groupby(
                 ["question", unmade.index.get_level_values(0), "reason"], sort=False
             )
         ]
         yield (
-            "Tests that could not be computed although planned; their share of α is not "
-            "redistributed: "
-            f"{'; '.join(kinds)}."
+            f"{len(unmade)} planned test{'s' * (len(unmade) > 1)} could not be computed: "
+            f"{'; '.join(kinds)}. The share of α of such tests is not redistributed."
         )
     least = 1 / (results.settings.permutations + 1)
     permuted = tests[tests.index.get_level_values(0).isin(["labels", "associations"])]
@@ -109,29 +105,64 @@ def main_question(results: Results) -> Iterator[str]:
         )
 
 
-def _counted(tests: pd.DataFrame) -> str:
+def all_tests(tests: pd.DataFrame) -> str:
+    """How many planned tests are claims; checks of the task are counted apart."""
+    control = tests["question"].str.endswith(f".{CONTROL}")
+    counts = [
+        f"{int(some['claimed'].sum())} of {len(some)} {noun}"
+        for some, noun in ((tests[~control], "planned tests"), (tests[control], "control tests"))
+        if len(some)
+    ]
+    return f"{joined(counts)} were significant after adjustment"
+
+
+def _counted(tests: pd.DataFrame, noun: str) -> str:
     """How many of some tests are claims, as the beginning of a sentence."""
-    claimed = int(tests["claimed"].sum())
-    one = "one test" if len(tests) == 1 else f"{len(tests)} tests"
-    return f"Of {one}, {claimed} {'was' if claimed == 1 else 'were'}"
+    claimed, every = int(tests["claimed"].sum()), len(tests)
+    if every == 1:
+        return f"The {noun} was{'' if claimed else ' not'}"
+    return f"{claimed} of {every} {noun}s {'was' if claimed == 1 else 'were'}"
+
+
+#: How accuracy compares with chance, by whether and where an effect is claimed.
+VERDICTS = {
+    "above": "significantly above chance",
+    "below": "significantly below chance",
+    "not": "not significantly different from chance",
+    "untested": "not testable against chance",
+}
+
+
+def _verdict(row: Any) -> str:
+    if pd.isna(row.p):
+        return "untested"
+    if not row.claimed:
+        return "not"
+    return "above" if row.value > row.null else "below"
 
 
 def against_chance(results: Results) -> Iterator[str]:
-    """One sentence a condition of the tasks with a key; controls are called so."""
-    for row in rows_of(results.tested("chance")):
-        accuracy = (
-            f"In {row.task}, {control(row)}condition {spaced(row.condition)}, "
-            f"{percent(row.value)} of responses were correct ({shares(results, row)}; "
-            f"{sizes(results, row)})"
+    """One sentence for the conditions of a task with the same verdict, controls apart."""
+    table = results.tested("chance")
+    if table.empty:
+        return
+    table = table.assign(
+        control=table["question"].str.endswith(CONTROL), verdict=[*map(_verdict, rows_of(table))]
+    )
+    for (task, control, null, verdict), rows in table.groupby(
+        ["task", "control", "null", "verdict"], sort=False
+    ):
+        where = "control condition" if control else "condition"
+        named = joined(
+            [
+                f"{spaced(row.condition)} ({percent(row.value)}, {shares(results, row)}; {ps(row)})"
+                for row in rows_of(rows)
+            ]
         )
-        chance = f"chance ({percent(row.null)}; {ps(row)})"
-        if pd.isna(row.p):
-            yield f"{accuracy}; the difference from chance ({percent(row.null)}) was not testable."
-        elif row.claimed:
-            way = "above" if row.value > row.null else "below"
-            yield f"{accuracy}, significantly {way} {chance}."
-        else:
-            yield f"{accuracy}, not significantly different from {chance}."
+        yield (
+            f"In {task}, accuracy was {VERDICTS[str(verdict)]} ({percent(null)}) in the "
+            f"{where}{'s' * (len(rows) > 1)} {named}."
+        )
 
 
 #: Said once where tests are not significant.
@@ -145,22 +176,31 @@ def between_conditions(results: Results) -> Iterator[str]:
         return
     table = table[table["question"] != ""]
     for row in rows_of(table[table["claimed"]]):
+        larger, smaller = row.first, row.second
+        if row.value < 0:
+            larger, smaller = smaller, larger
+            row = row._replace(value=-row.value, low=-row.high, high=-row.low)
         yield (
-            f"In {row.task}, accuracy was {abs(100 * row.value):.1f} percentage points "
-            f"{'higher' if row.value > 0 else 'lower'} for {spaced(row.first)} than for "
-            f"{spaced(row.second)} ({effect(results, row, '.1f', 100)})."
+            f"In {row.task}, accuracy was {100 * row.value:.1f} percentage points higher for "
+            f"{spaced(larger)} than for {spaced(smaller)} ({effect(results, row, '.1f', 100)})."
         )
+    yield from _others(table, "differences in accuracy between conditions", "contrasts")
     untested = [f"{row.task}, {spaced(row.what)}" for row in rows_of(table[table["p"].isna()])]
-    table = table[table["p"].notna()]
-    others = [
-        f"{row.task}, {spaced(row.what)} ({signed(100 * row.value, '.1f')} percentage points, "
-        f"{effect(results, row, '.1f', 100)})"
-        for row in rows_of(table[~table["claimed"]])
-    ]
-    if others:
-        yield f"No significant difference in accuracy: {'; '.join(others)}. {NO_PROOF}."
     if untested:
         yield f"Differences in accuracy that could not be tested: {'; '.join(untested)}."
+
+
+def _others(tests: pd.DataFrame, what: str, name: str) -> Iterator[str]:
+    """One sentence for the tests that are not significant; the table of that name shows them."""
+    tested = tests[tests["p"].notna()]
+    others = int((~tested["claimed"]).sum())
+    none = f"None of the {others} {what} was" if others > 1 else f"The one of the {what} was not"
+    rest = f"The other {others} {what} were not"
+    if others:
+        yield (
+            f"{none if others == len(tested) else rest} significant after adjustment "
+            f"([table:{name}]). {NO_PROOF}."
+        )
 
 
 def detection(results: Results) -> Iterator[str]:
@@ -173,17 +213,17 @@ def detection(results: Results) -> Iterator[str]:
     for row in rows_of(table[table["question"] != ""]):
         change = names[row.signal]
         rates = (
-            f"{percent(changed[row.signal])} and {percent(changed['same_stage'])} of responses, "
-            "respectively, were “changed”"
+            f"they judged {percent(changed[row.signal])} and {percent(changed['same_stage'])} of "
+            "them, respectively, as changed"
         )
-        ends = f"d′ = {signed(row.value, '.2f')}"
+        ends = f"d′ = {row.value:.2f}".replace("-", "−")
         if pd.isna(row.p):
             yield (
                 f"Sensitivity to {change}, compared with unchanged stages, could not be tested: "
                 f"{rates} ({ends})."
             )
             continue
-        ends += f", {effect(results, row, '.2f')}"
+        ends += f", {effect(results, row, '.2f')}".replace("+", "")
         if row.claimed and row.value > 0:
             yield f"Participants distinguished {change} from unchanged stages: {rates} ({ends})."
         elif row.claimed:
@@ -203,23 +243,18 @@ def detection(results: Results) -> Iterator[str]:
 
 
 def rated(results: Results) -> Iterator[str]:
-    """One sentence a pair of conditions and scale."""
+    """One sentence a significant difference of mean ratings, and one for all others."""
     table = results.tested("ratings")
     if table.empty:
         return
-    for row in rows_of(table[table["question"] != ""]):
-        first, second = spaced(row.first), spaced(row.second)
-        rating = f"In {row.task}, the mean of “{row.asked}”"
-        if row.claimed:
-            yield (
-                f"{rating} was {abs(row.value):.2f} {'higher' if row.value > 0 else 'lower'} for "
-                f"{first} than for {second} ({effect(results, row, '.2f')})."
-            )
-        elif pd.notna(row.p):
-            yield (
-                f"{rating} did not differ significantly between {first} and {second} (difference "
-                f"{signed(row.value, '.2f')}, {effect(results, row, '.2f')})."
-            )
+    table = table[table["question"] != ""]
+    for row in rows_of(table[table["claimed"]]):
+        yield (
+            f"In {row.task}, the mean {row.asked} was {abs(row.value):.2f} points "
+            f"{'higher' if row.value > 0 else 'lower'} for {spaced(row.first)} than for "
+            f"{spaced(row.second)} ({effect(results, row, '.2f')})."
+        )
+    yield from _others(table, "differences in mean ratings between conditions", "ratings")
 
 
 def naming(results: Results) -> Iterator[str]:
@@ -228,10 +263,14 @@ def naming(results: Results) -> Iterator[str]:
         if pd.isna(row.value):
             continue
         more = "significantly" if row.claimed else "not significantly"
+        ends = f"unadjusted {results.level} CI {span(row, '.2f')}".replace("+", "")
+        if pd.isna(row.low):
+            ends = "all pairs alike, so that no interval can be estimated"
         yield (
-            f"In {row.task}, {control(row)}{spaced(row.condition)}, labels of the same pictures "
-            f"were {more} more similar than labels of different trials (mean similarity "
-            f"{row.value:.2f} and {row.null:.2f}; {ps(row)})."
+            f"In {row.task}, {control(row)}condition {spaced(row.condition)}, labels of the same "
+            f"pictures were {more} more similar than labels of different trials (mean similarity "
+            f"of two participants' labels {row.value:.2f}, {ends}; {row.null:.2f} after permuting "
+            f"responses between trials; {ps(row)})."
         )
 
 
@@ -254,7 +293,10 @@ def sessions(results: Results) -> Iterator[str]:
     for row in rows_of(results.tested("confidence")):
         if pd.isna(row.p):
             continue
-        ends = f"type-2 AUC = {row.value:.2f}, {effect(results, row, '.2f')}".replace("+", "")
+        ends = (
+            f"area under the type-2 ROC curve = {row.value:.2f}, chance .50, "
+            f"{effect(results, row, '.2f')}"
+        ).replace("+", "")
         if row.claimed and row.value < row.null:
             yield (
                 f"In {row.task}, confidence was higher for incorrect than for correct responses "
@@ -270,73 +312,3 @@ def sessions(results: Results) -> Iterator[str]:
                 f"In {row.task}, confidence did not significantly discriminate correct from "
                 f"incorrect responses ({ends})."
             )
-
-
-def undone(results: Results) -> Iterator[str]:
-    """What reverting evolutions does to predictions, pair by pair, and whether the order holds."""
-    table = held_out(results)
-    if table is None:
-        return
-    names = {
-        "q1": "for the most important quarter",
-        "matched": "for sets matched in size of change",
-        "random": "for random sets",
-        "q4": "for the least important quarter",
-    }
-    order = ["q1", "random", "q4"]
-    ordered, pairs = 0, 0
-    for (series, start, end), rows in table.groupby(PAIR):
-        changes = rows.set_index("arm")
-        parts = [
-            f"{signed(100 * changes['change'][arm], '.1f')} percentage points ({results.level} CI "
-            f"{span(changes.loc[arm], '.1f', 100)}) {name}"
-            for arm, name in names.items()
-            if arm in changes.index
-        ]
-        yield (
-            f"{series}, epochs {start} → {end}: reverting the evolutions of one layer changed "
-            f"accuracy, on average over layers, by {', by '.join(parts)}."
-        )
-        if set(order) <= set(changes.index):
-            pairs += 1
-            ordered += changes["change"][order].is_monotonic_increasing
-    if pairs:
-        theirs = sum(row[order].is_monotonic_increasing for _, row in REVERSION.iterrows())
-        yield (
-            f"The loss is largest for the most important quarter, smaller for random sets and "
-            f"smallest for the least important quarter in {ordered} of {pairs} pairs of epochs "
-            f"here and in {theirs} of {len(REVERSION)} published ones (order of means)."
-        )
-
-
-def meetings(results: Results) -> Iterator[str]:
-    """A sentence for each significant association, and one for all others."""
-    names = {
-        "importance": "the importance of the evolution",
-        "drop": "the change in accuracy when the evolution is reverted",
-        "displacement": "displacement in the semantic space",
-        "observer_clarity": "clarity to the machine observer",
-    }
-    tested = results.tested("associations")
-    if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
-        return
-    with_key = set(map(results.name, results.choice_tasks))
-    for row in rows_of(tested[tested["claimed"]]):
-        rate = "accuracy" if row.task in with_key else "the share judged changed"
-        yield (
-            f"In {row.task}, {rate} {'increased' if row.value > 0 else 'decreased'} with "
-            f"{names[row.evidence]} (Spearman's ρ = {signed(row.value, '.2f')}, "
-            f"{effect(results, row, '.2f')})."
-        )
-    others = tested[~tested["claimed"]]
-    if len(others):
-        of = f"of {len(tested)} Spearman correlations between participants' answers and networks"
-        none = len(others) == len(tested)
-        least, most = signed(others["value"].min(), ".2f"), signed(others["value"].max(), ".2f")
-        low, high = signed(others["low"].min(), ".2f"), signed(others["high"].max(), ".2f")
-        yield (
-            (f"None {of} was" if none else f"The other {len(others)} {of} were not")
-            + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
-            f"{p_text(others['p'].min())}). Their {results.level} CIs reach from {low} to {high}, "
-            "so associations of that size are not excluded."
-        )

@@ -16,7 +16,7 @@ from analysis.study.results import Results
 SHOWN = 6
 
 
-@shelf.figure("study", "collected")
+@shelf.figure("study", "robustness")
 def specification_curve(results: Results) -> Figure | None:
     """Estimates ordered by size, and below them which rule was changed how (Simonsohn et al. 2020).
 
@@ -24,6 +24,7 @@ def specification_curve(results: Results) -> Figure | None:
     """
     every = results.specifications
     every = every[~every["threshold"].str.endswith("(frozen)")]  # the same as all rules as frozen
+    every, same = _different(every)
     long = every.dropna(subset=["what", "value"])
     tests = list(dict.fromkeys(long["what"]))
     shown = tests[:SHOWN]
@@ -46,14 +47,27 @@ def specification_curve(results: Results) -> Figure | None:
     rest = len(tests) - len(shown)
     return Figure(
         "study_specification_curve",
-        "The main result under other exclusion rules",
-        "Each column is one choice of exclusion rules, ordered by the mean estimate; the dot below "
-        f"names it. Estimates of the tests of the main question with {results.level} intervals; "
-        "filled: significant after adjustment (without redistribution of α from other tests); "
-        "orange: as frozen; dashed: the null value."
-        + (f" {rest} further tests are in the table “thresholds”." if rest else ""),
+        "Primary hypothesis under other exclusion rules",
+        "Estimates of the tests of the primary hypothesis with unadjusted "
+        f"{results.level} CIs (specification curve). Each column is one set of exclusion rules; "
+        "the square below names the rule that differs from the frozen ones. Columns are ordered "
+        "by the mean estimate. Filled: significant after adjustment (without redistribution of α "
+        "from other tests). Orange: frozen rules. Dashed: the null value."
+        + (f" {same} other sets give the same estimates as the frozen rules." if same else "")
+        + (f" {rest} further tests are in the table of thresholds." if rest else ""),
         canvas,
     )
+
+
+def _different(every: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The specifications without those, counted, whose estimates are those of the frozen rules."""
+    values = every.pivot_table(
+        index="specification", columns="what", values=["value", "low", "high"], dropna=False
+    )
+    if 0 not in values.index:
+        return every, 0
+    alike = [n for n, row in values.iterrows() if n and row.equals(values.loc[0].rename(n))]
+    return every[~every["specification"].isin(alike)], len(alike)
 
 
 def _choice(row) -> str:
@@ -75,7 +89,7 @@ def _estimates(axis: Axes, rows: pd.DataFrame, places: dict[int, int]) -> None:
     null = rows["null"].dropna()
     if len(null):
         axis.axhline(null.iloc[0], color="#777777", linestyle="--", zorder=0)
-    axis.set_ylabel("estimate")
+    axis.set_ylabel("estimate", fontsize=8)
     axis.grid(axis="x", visible=False)
 
 
@@ -87,4 +101,4 @@ def _matrix(axis: Axes, x: list[int], names: list[str]) -> None:
     axis.set_yticks(y, names, fontsize=7)
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_xticks([])
-    axis.set_xlabel("specifications, ordered by the estimate")
+    axis.set_xlabel("sets of exclusion rules, ordered by the mean estimate")

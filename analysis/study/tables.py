@@ -8,55 +8,79 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import p_value, spaced
+from analysis.exhibits.phrases import p_value, signed, spaced
 from analysis.exhibits.tables import Formats, Table
 from analysis.study import thresholds as other_rules
+from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls
 from analysis.study.planned_tests import crossed_contrasts
-from analysis.study.published import REVERSION
 from analysis.study.responses import NOTES
 from analysis.study.results import Results
+from analysis.study.sentences import claim_rule, hypothesis
 
 #: Tables and figures in which no participant's answer enters: their title names no source.
 FROM_NETWORKS = {"reversion_published", "reversion"}
 
-SHARE, SIGNED, P = "{:.3f}", "{:+.3f}", p_value
+SHARE, SIGNED, P = "{:.2f}", "{:+.2f}", p_value
 ESTIMATE = ["value", "low", "high"]
 #: Columns of names of the program.
 NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
-    ["condition", "first", "second", "what", "evidence"], spaced
+    ["condition", "first", "second", "what", "evidence"],
+    lambda name: MEASURES.get(name, spaced(name)),
 )
 #: How every caption speaks of p-values.
-CORRECTED = "p adjusted over all tests of the study (table “claims”)"
+CORRECTED = "adjusted p (weighted Holm procedure over all planned tests)"
+#: What readers see above columns whose names are short for programs.
+HEADINGS = {
+    "answers": "responses",
+    "asked": "scale",
+    "evidence": "network measure",
+    "moved": "displacement, third",
+    "p": "adjusted p",
+    "p unadjusted": "unadjusted p",
+    "what": "condition or contrast",
+}
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points."""
+    return signed(100 * difference, ".1f")
 
 
 def study_tables(results: Results) -> dict[str, Table]:
-    """All tables by name; those made from simulated or pilot answers say so in their titles."""
-    tables = {}
-    for name, table in shelf.tables_of("study", results).items():
-        note = "" if name in FROM_NETWORKS else source_note(results)
-        tables[name] = replace(table, title=table.title + note)
+    """All tables of the study by name, and those of the run."""
+    tables = {
+        name: replace(table, headings=HEADINGS | dict(table.headings))
+        for name, table in shelf.tables_of("study", results).items()
+    }
     return tables | {table.name: table for table in results.from_run}
 
 
+def exported(table: Table, results: Results) -> Table:
+    """A table as it stands alone: its title says whether its responses are simulated."""
+    of_networks = table.name in FROM_NETWORKS | {made.name for made in results.from_run}
+    return table if of_networks else replace(table, title=table.title + source_note(results))
+
+
 def source_note(results: Results) -> str:
-    """What a title adds where the answers are no participants'."""
+    """What a title adds where the responses are not those of participants."""
     return NOTES[results.responses.source]
 
 
-@shelf.table("study", "collected")
+@shelf.table("study", "people")
 def flow(results: Results) -> Table:
     return Table(
         "flow",
-        "Participants from arrival to analysis",
-        "Exclusion rules as frozen with the study, applied in this order to participants who "
-        "finished; each is counted under the first rule that applies. Responses: to data trials. "
-        "Not applicable: participants who finished but have no data for the rule.",
+        "Flow of participants and exclusions",
+        "Participants who finished were excluded by the frozen rules in this order; each is "
+        "counted under the first rule that applied. Responses: to trials other than practice and "
+        "attention trials. Not applicable: participants who finished but have no data for the "
+        "rule.",
         results.responses.flow,
     )
 
 
-@shelf.table("study", "claims")
+@shelf.table("study", "tests")
 def claims(results: Results) -> Table | None:
     if results.claims.empty:
         return None
@@ -79,25 +103,24 @@ def claims(results: Results) -> Table | None:
     if results.plan.primary and not main.all():
         said = (
             f"{100 * results.plan.primary_share:g} % of α = .05 was allocated to the primary "
-            f"hypothesis ({results.plan.primary}). "
+            f"hypothesis ({hypothesis(results)}). "
         )
     return Table(
         "claims",
         "All planned tests",
         f"Estimate with its unadjusted {results.level} CI, and the value under the null "
-        f"hypothesis. {said}Weight: share of α before Holm's procedure redistributes that of "
-        "rejected tests. Claimed: adjusted p < .05 and the interval excludes the null value. A "
-        "dash: the test could not be computed, for the reason under note, and its weight is not "
-        "redistributed. Control: the "
-        "test shows only whether the task works. The family-wise error rate is 5 %: about one "
-        "null study in twenty yields any claim. Permutation tests: "
-        f"{results.settings.permutations:,} permutations, so the smallest p is "
-        f"{p_value(1 / (results.settings.permutations + 1))}{_monte_carlo(tested)}."
+        f"hypothesis (shares, d′, areas, ratings, similarities, correlations). {said}Weight: "
+        "share of α before Holm's procedure redistributes that of rejected hypotheses. "
+        f"{claim_rule(results.level)} –: the test could not be computed (see note); its weight is "
+        "not redistributed. Control: a check of the task, not a hypothesis. Permutation tests use "
+        f"{results.settings.permutations:,} permutations: the smallest unadjusted p is "
+        f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo(tested)}."
         f"{_equivalence(tested)}",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
         hidden=("main", "p_error"),
+        headings={"question": "test", "value": "estimate"},
     )  # fmt: skip
 
 
@@ -117,7 +140,7 @@ def _monte_carlo(tests: pd.DataFrame) -> str:
     return (
         ""
         if pd.isna(largest)
-        else f" and the Monte Carlo standard error of p is at most {largest:.4f}"
+        else f", and the Monte Carlo standard error of p is at most {largest:.2g}"
     )
 
 
@@ -125,16 +148,16 @@ def _monte_carlo(tests: pd.DataFrame) -> str:
 RULE = ("rule", "threshold", "participants", "claimed")
 
 
-@shelf.table("study", "collected")
+@shelf.table("study", "people")
 def thresholds(results: Results) -> Table:
     frame = other_rules.grid(results, results.specifications).rename(columns=spaced)
     return Table(
         "thresholds",
-        "Primary estimates under other exclusion thresholds",
+        "Primary hypothesis under other exclusion rules",
         "One rule is varied at a time; the others are as frozen. "
         + (
-            "Claimed: significant tests of the primary hypothesis, without redistribution of α "
-            "from other tests; then the estimate of each."
+            "Claimed: number of tests of the primary hypothesis that are significant without "
+            "redistribution of α from other tests; then the estimate of each."
             if results.plan.primary
             else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),
@@ -166,14 +189,15 @@ def accuracy(results: Results) -> Table | None:
     return Table(
         "accuracy",
         "Accuracy by condition",
-        f"Share of correct responses with its {results.level} CI and the p-value of the test "
-        "against chance, clustered by participants and trials (t with Satterthwaite's degrees of "
-        f"freedom); {CORRECTED}. Crossed: logistic model with crossed random effects. Binomial: "
-        "exact interval under independence, for comparison; responses are not independent."
-        f"{_fits(results)}",
+        f"Share of correct responses with its unadjusted {results.level} CI and the test against "
+        "chance, clustered by participants and trials (t test with Satterthwaite's degrees of "
+        f"freedom); {CORRECTED}. Mixed model: logistic model with crossed random effects. "
+        "Binomial: exact interval that treats responses as independent, which they are not; for "
+        f"comparison only.{_fits(results)}",
         table,
         {**{c: SHARE for c in shares}, "p": P, **NAMES},
         hidden=("left_out", "crossed p", "binomial p"),
+        headings={"crossed": "mixed model"},
     )
 
 
@@ -184,7 +208,7 @@ def _fits(results: Results) -> str:
         ["task", "reason"]
     )
     said = [f"{row.task}, {row.reason}" for row in notes.itertuples()]
-    return f" Crossed models: {'; '.join(said)}." if said else ""
+    return f" Mixed models: {'; '.join(said)}." if said else ""
 
 
 def _ratio(odds: float) -> str:
@@ -192,7 +216,7 @@ def _ratio(odds: float) -> str:
     return f"{odds:.2f}" if odds < 1000 else ">1000"
 
 
-@shelf.table("study", "accuracy")
+@shelf.table("study", "contrasts")
 def contrasts(results: Results) -> Table | None:
     table = results.tested("contrasts")
     if table.empty:
@@ -207,16 +231,18 @@ def contrasts(results: Results) -> Table | None:
         names = {c: f"{name} {c}" if c != "value" else name for c in ESTIMATE}
         risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
-    signs = dict.fromkeys(["difference", "low", "high"], SIGNED)
+    signs = dict.fromkeys(["difference", "low", "high"], points)
     formats: Formats = {**signs, **dict.fromkeys(odds, _ratio), **NAMES, "p": P}
     return Table(
         "contrasts",
         "Differences between conditions",
-        f"Difference in accuracy (first minus second) with its unadjusted {results.level} CI; "
-        f"{CORRECTED}; odds ratio with its CI. Clustered by participants and trials. Crossed: odds "
-        "ratio for one participant on one trial, from the model with crossed random effects.",
+        "Difference in accuracy (first minus second, percentage points) and marginal odds ratio, "
+        f"clustered by participants and trials; conditional odds ratio (for a given participant "
+        "and trial) from the mixed model with crossed random effects. All CIs are unadjusted "
+        f"{results.level} CIs; {CORRECTED} of the difference.",
         risk,
         formats,
+        headings={"crossed": "conditional odds ratio"},
     )
 
 
@@ -232,11 +258,12 @@ def evolution(results: Results) -> Table | None:
     return Table(
         "evolution",
         "Sensitivity to concept evolution",
-        "Share judged changed by condition; then, for real and for false evolutions (two neurons "
-        "presented as one) compared with the same stage shown twice: hit rate, false-alarm rate, "
-        "sensitivity d′ and criterion (log-linear correction, pooled over participants, which "
-        f"biases d′ towards 0 where their criteria differ). {results.level} CIs clustered by "
-        f"participants and trials; for d′, {CORRECTED}.",
+        "Share of responses “It changed” by condition; then, for real and for false evolutions "
+        "(stages of two neurons) compared with one stage shown under three names: hit rate, "
+        "false-alarm rate, sensitivity d′ and criterion. Rates have the log-linear correction and "
+        "are pooled over participants, which biases d′ towards 0 where their criteria differ. "
+        f"Unadjusted {results.level} CIs clustered by participants and trials. Only d′ is tested; "
+        f"{CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
@@ -251,8 +278,9 @@ def displacement(results: Results) -> Table | None:
     return Table(
         "displacement",
         "Share judged changed by displacement in the semantic space",
-        "Real evolutions in thirds of their displacement (1 − cosine similarity); share judged "
-        f"changed with its {results.level} CI.",
+        "Trials with real evolutions in thirds of their displacement (1 − cosine similarity), and "
+        f"the share of responses “It changed” with its unadjusted {results.level} CI. All were "
+        "drawn from the neurons that moved most, so the range is restricted.",
         table.rename(columns={"n": "responses"}),
         {c: SHARE for c in ["displacement", *ESTIMATE]},
     )
@@ -262,38 +290,25 @@ def displacement(results: Results) -> Table | None:
 def behaviour(results: Results) -> Table:
     seconds = results.seconds
     if len(seconds):
-        seconds = seconds.assign(measure="seconds per response")
+        seconds = seconds.assign(measure="response time (s)")
     parts = [results.tested("learning"), results.tested("confidence"), seconds]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table = table.reindex(columns=["task", "measure", "condition", "n", *ESTIMATE, "p"])
     return Table(
         "behaviour",
         "Learning, confidence and response times",
-        "Learning: change in accuracy per ten trials, within participants. Type-2 AUC: probability "
-        "that a correct response was given with more confidence than an incorrect one by the same "
-        "participant in the same condition (chance .5; n: such pairs). Both without control "
-        f"conditions. Seconds: geometric mean. {results.level} CIs; {CORRECTED}.",
+        "Learning: change in accuracy (share) per ten trials, within participants. Confidence: "
+        "area under the type-2 ROC curve (type-2 AUC), the probability that a correct response was "
+        "given with more confidence than an incorrect one by the same participant in the same "
+        "condition (chance .5). Both exclude control conditions. Response time: geometric mean. n: "
+        "responses; for type-2 AUC, pairs of a correct and an incorrect response. Unadjusted "
+        f"{results.level} CIs; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )
 
 
-@shelf.table("study", "behaviour")
-def calibration(results: Results) -> Table | None:
-    if results.calibration.empty:
-        return None
-    table = results.calibration[["task", "confidence", "n", *ESTIMATE]]
-    return Table(
-        "calibration",
-        "Accuracy by confidence",
-        f"Share of correct responses at each level of confidence, {results.level} CI; without "
-        "control conditions.",
-        table.rename(columns={"n": "responses"}),
-        {c: SHARE for c in ESTIMATE},
-    )
-
-
-@shelf.table("study", "naming")
+@shelf.table("study", "agreement")
 def agreement(results: Results) -> Table | None:
     if results.agreement.empty:
         return None
@@ -303,27 +318,44 @@ def agreement(results: Results) -> Table | None:
     return Table(
         "agreement",
         "Agreement between participants",
-        "1: perfect agreement; 0: agreement expected by chance; n: responses to trials with two or "
-        f"more responses. {results.level} bootstrap CIs over trials.",
+        "1: perfect agreement; 0: agreement expected by chance, given how often each response "
+        "occurs in the condition. Where nearly all responses of a condition are the same, the "
+        "coefficients are near 0 even if participants agree. n: responses to trials with at least "
+        f"two responses. Unadjusted {results.level} bootstrap CIs over trials.",
         table,
         {**{c: SHARE for c in ESTIMATE}, **NAMES},
         hidden=("left_out",),
     )
 
 
-@shelf.table("study", "naming")
+@shelf.table("study", "agreement")
 def annotators(results: Results) -> Table | None:
     if results.annotators.empty:
         return None
     return Table(
         "annotators",
-        "Accuracy of participants, by the model of Dawid and Skene",
-        "Accuracy of participants against the most probable class of each trial given all "
-        "responses, and how often that class differs from the majority.",
+        "Consistency of participants, by the model of Dawid and Skene",
+        "Estimated probability that a participant gives the most probable response to a trial "
+        "given all responses (mean, and lowest participant), the share of trials in which that "
+        "response differs from the majority, and trials with a tied majority. It describes "
+        "consistency; there need not be a correct response.",
         results.annotators,
         {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
         hidden=("converged",),
+        headings={"mean accuracy": "mean", "question": "scale"},
     )
+
+
+def scales(results: Results) -> str:
+    """The questions behind the ratings and the ends of their scales, in brackets."""
+    study = results.responses.study
+    asked = []
+    for task, name in results.tested("ratings")[["task", "asked"]].drop_duplicates().to_numpy():
+        [key] = [t for t in results.tasks if results.name(t) == task]
+        field, ends = study.fields(key).get(name), study.scale(key, name)
+        if field is not None and ends is not None:
+            asked.append(f"{name}: “{field.label}”, {ends[0]:g} to {ends[1]:g}")
+    return f" ({'; '.join(asked)})" if asked else ""
 
 
 @shelf.table("study", "naming")
@@ -335,9 +367,9 @@ def ratings(results: Results) -> Table | None:
     return Table(
         "ratings",
         "Ratings by condition",
-        "Mean rating (scale from 1 to 4: how clearly six neurons show one concept; how clearly a "
-        f"change is visible), then differences between means, with {results.level} CIs clustered "
-        f"by participants and trials; for differences, {CORRECTED}.",
+        f"Mean rating{scales(results)}, then differences between means, with unadjusted "
+        f"{results.level} CIs clustered by participants and trials. Only differences are tested; "
+        f"{CORRECTED}.",
         table.rename(columns={"n": "responses"}),
         {**{c: "{:.2f}" for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
@@ -353,15 +385,17 @@ def labels(results: Results) -> Table | None:
     return Table(
         "labels",
         "Similarity of labels of the same pictures",
-        "Mean similarity of two participants' labels of the same pictures "
-        f"({results.similarity}), {results.level} CI over trials; beyond: minus the mean after "
-        f"permuting responses between trials of the condition; permutation test, {CORRECTED}.",
+        "Mean similarity of two participants' labels of the same pictures (measure: "
+        f"{results.similarity}) with its unadjusted {results.level} CI over trials, and its "
+        "difference from the mean after permuting responses between trials of the condition; "
+        f"permutation test, {CORRECTED}.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
+        headings={"beyond": "difference from permuted"},
     )
 
 
-@shelf.table("study", "limits")
+@shelf.table("study", "trials")
 def trials(results: Results) -> Table:
     answers = results.responses.answers
     keys = ["task", "condition", "trial"]
@@ -376,84 +410,8 @@ def trials(results: Results) -> Table:
     return Table(
         "trials",
         "All trials",
-        "Responses, accuracy (where there is a key) and mean response time.",
+        "Number of responses, accuracy (trials with an answer key) and arithmetic mean of response "
+        "times in seconds.",
         table.reset_index(),
         {"accuracy": SHARE, "seconds": "{:.1f}", **NAMES},
-    )
-
-
-@shelf.table("study", "association")
-def associations(results: Results) -> Table | None:
-    table = results.tested("associations")
-    if table.empty or results.meeting is None:
-        return None
-    table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
-    return Table(
-        "associations",
-        "Association between human accuracy and neuron importance",
-        "Partial rank correlation (Spearman) over trials, given the condition, between accuracy "
-        "(share judged changed for labelling) and: importance of the evolution to its class; "
-        "change in accuracy when its bin is reverted (drop); displacement in the semantic space; "
-        "clarity of the trial to a machine observer. Permutation within conditions, which treats "
-        "trials that share a neuron as independent; without control conditions; "
-        f"{CORRECTED}.",
-        table.rename(columns={"n": "trials"}),
-        {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
-    )
-
-
-@shelf.table("study", "association")
-def observer(results: Results) -> Table | None:
-    if results.meeting is None or results.meeting["observer_correct"].isna().all():
-        return None
-    answers = results.responses.answers
-    people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
-    trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
-    trials_ = trials_.assign(
-        task=trials_["task"].map(results.name),
-        accuracy=trials_["trial"].map(people),
-    )
-    grouped = trials_.groupby(["task", "condition"])
-    table = grouped.agg(
-        trials=("trial", "size"),
-        participants=("accuracy", "mean"),
-        observer=("observer_correct", "mean"),
-    )
-    seen = trials_["observer_correct"] == 1
-    for name, mask in (("observer correct", seen), ("observer incorrect", ~seen)):
-        table[f"participants, {name}"] = (
-            trials_[mask].groupby(["task", "condition"])["accuracy"].mean()
-        )
-    return Table(
-        "observer",
-        "Accuracy of participants and of a machine observer",
-        "The observer responds from colour and edge statistics of the pictures, without any "
-        "network. Accuracy over trials with a key; then accuracy of participants on the trials in "
-        "which the observer is correct or incorrect.",
-        table.reset_index(),
-        {**{c: SHARE for c in table.columns[1:]}, **NAMES},
-    )
-
-
-@shelf.table("study", "networks")
-def reversion_published(results: Results) -> Table | None:
-    if results.reversion is None or results.reversion.empty:
-        return None
-    keys = ["series", "epoch_from", "epoch_to"]
-    columns = [*keys, "q1", "q2", "q3", "q4", "random", "matched", "before"]
-    by_arm = results.reversion.set_index([*keys, "split", "arm"])[["before", "change"]].unstack()
-    ours = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
-    ours = ours.reindex(columns=["split", *columns]).assign(source="ours")
-    theirs = REVERSION.reindex(columns=columns).assign(source="published", split="train")
-    table = pd.concat([ours, theirs], ignore_index=True)
-    table = table[["source", "split", *columns]]
-    return Table(
-        "reversion_published",
-        "Change in accuracy when evolutions are reverted, and published results",
-        "q1: the most important quarter of neurons. Ours: mean over layers and classes. Published: "
-        "training images, 100 classes, five runs, mean over layers, from the result files of the "
-        "published repository. Networks and images differ, so only the order of the quarters is "
-        "comparable.",
-        table,
-        {c: SIGNED for c in columns[3:-1]} | {"before": SHARE},
     )

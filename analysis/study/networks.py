@@ -1,0 +1,197 @@
+"""Responses beside networks: associations, the machine observer, what reverting evolutions does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+from scipy import stats
+
+from analysis.exhibits import shelf
+from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced
+from analysis.exhibits.tables import Table
+from analysis.statistics.claims import ALPHA
+from analysis.study.association import MEASURES
+from analysis.study.published import PUBLISHED, REVERSION
+from analysis.study.results import Results, held_out
+from analysis.study.sentences import effect
+from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, SHARE, SIGNED, P, points
+from harness.records import PAIR
+
+
+@shelf.table("study", "association")
+def associations(results: Results) -> Table | None:
+    table = results.tested("associations")
+    if table.empty or results.meeting is None:
+        return None
+    table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
+    return Table(
+        "associations",
+        "Association of participants' responses with network measures",
+        "Partial Spearman correlation over trials, given the condition, between participants' "
+        "accuracy (in evolution labelling, the share of “It changed”) and, averaged over the "
+        "neurons of a trial: importance (sign_t score for the class for which it is largest); "
+        "change in the network's accuracy when the quarter of the layer that contains the neuron "
+        "is reverted; displacement in the semantic space; and the margin of the machine observer "
+        "in the trial. Permutation test within conditions, which treats trials that share a neuron "
+        "as independent, so p may be too small. Control conditions excluded. Unadjusted "
+        f"{results.level} CIs; {CORRECTED}.",
+        table.rename(columns={"n": "trials"}),
+        {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
+        headings={"value": "ρ"},
+    )
+
+
+@shelf.table("study", "association")
+def observer(results: Results) -> Table | None:
+    if results.meeting is None or results.meeting["observer_correct"].isna().all():
+        return None
+    answers = results.responses.answers
+    people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
+    trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    trials_ = trials_.assign(
+        task=trials_["task"].map(results.name),
+        accuracy=trials_["trial"].map(people),
+    )
+    grouped = trials_.groupby(["task", "condition"])
+    table = grouped.agg(
+        trials=("trial", "size"),
+        participants=("accuracy", "mean"),
+        observer=("observer_correct", "mean"),
+    )
+    seen = trials_["observer_correct"] == 1
+    for name, mask in (("observer correct", seen), ("observer incorrect", ~seen)):
+        table[f"participants, {name}"] = (
+            trials_[mask].groupby(["task", "condition"])["accuracy"].mean()
+        )
+    return Table(
+        "observer",
+        "Accuracy of participants and of a machine observer",
+        "The machine observer responds from colour and edge statistics of the pictures and uses no "
+        "neural network. Mean accuracy over trials with an answer key (elsewhere over responses); "
+        "then accuracy of participants on the trials that the observer answers correctly or "
+        "incorrectly.",
+        table.reset_index(),
+        {**{c: SHARE for c in table.columns[1:]}, **NAMES},
+    )
+
+
+@shelf.table("study", "networks")
+def reversion_published(results: Results) -> Table | None:
+    if results.reversion is None or results.reversion.empty:
+        return None
+    keys = ["series", "epoch_from", "epoch_to"]
+    columns = [*keys, "q1", "q2", "q3", "q4", "random", "matched", "before"]
+    by_arm = results.reversion.set_index([*keys, "split", "arm"])[["before", "change"]].unstack()
+    ours = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
+    ours = ours.reindex(columns=["split", *columns]).assign(source="this run")
+    theirs = REVERSION.reindex(columns=columns).assign(source=PUBLISHED, split="train")
+    table = pd.concat([ours, theirs], ignore_index=True)
+    table = table[["source", "split", *columns]]
+    return Table(
+        "reversion_published",
+        "Change in accuracy when evolutions are reverted, and published results",
+        "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
+        "and accuracy before (share). q1: the most important quarter of the neurons by sign_t. "
+        "This run: mean over layers and classes, on held-out images and on the images on which "
+        f"importance was computed. {PUBLISHED}: training images, 100 classes, five runs, mean over "
+        "layers, from the result files of the published repository. Networks and images differ, "
+        "so only the order of the quarters is comparable.",
+        table,
+        dict.fromkeys(columns[3:-1], points) | {"before": SHARE},
+    )
+
+
+def meetings(results: Results) -> Iterator[str]:
+    """A sentence for each significant association, and one for all others."""
+    tested = results.tested("associations")
+    if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
+        return
+    with_key = set(map(results.name, results.choice_tasks))
+    for row in rows_of(tested[tested["claimed"]]):
+        rate = "accuracy" if row.task in with_key else "the share judged changed"
+        yield (
+            f"In {row.task}, {rate} {'increased' if row.value > 0 else 'decreased'} with "
+            f"{MEASURES[row.evidence]} (partial Spearman's ρ = {signed(row.value, '.2f')}, "
+            f"{effect(results, row, '.2f')})."
+        )
+    others = tested[~tested["claimed"]]
+    if len(others):
+        of = f"of {len(tested)} partial Spearman correlations between responses and networks"
+        none = len(others) == len(tested)
+        least, most = signed(others["value"].min(), ".2f"), signed(others["value"].max(), ".2f")
+        low, high = signed(others["low"].min(), ".2f"), signed(others["high"].max(), ".2f")
+        yield (
+            (f"None {of} was" if none else f"The other {len(others)} {of} were not")
+            + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
+            f"{p_text(others['p'].min())}; [table:associations]). Their unadjusted "
+            f"{results.level} CIs range from {low} to {high}, so associations of that size are not "
+            "excluded."
+        )
+
+
+def observed(results: Results) -> Iterator[str]:
+    """Whether colours and edges alone, without any concept, would give the right answers."""
+    if results.meeting is None:
+        return
+    trials = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    answers = results.responses.answers
+    for task in results.choice_tasks:
+        chance = results.responses.study.chance(task)
+        mine = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
+        above: list[str] = []
+        not_above: list[str] = []
+        for condition, rows in mine.groupby("condition"):
+            right, n = int(rows["observer_correct"].sum()), len(rows)
+            people = answers.loc[answers["trial"].isin(rows["trial"]), "correct"].mean()
+            test = stats.binomtest(right, n, chance[str(condition)], alternative="greater")
+            (above if test.pvalue < ALPHA else not_above).append(
+                f"{spaced(str(condition))} ({percent(right / n)} of {n} trials; participants "
+                f"{percent(people)})"
+            )
+        name = results.name(task)
+        if above:
+            yield (
+                f"In {name}, the machine observer, which uses only colours and edges of the "
+                f"pictures, was above chance in {joined(above)} (unadjusted exact binomial test, "
+                "p < .05). These features suffice to solve many of these trials, so accuracy above "
+                "chance does not by itself show that participants recognised concepts rather than "
+                "colours or textures ([table:observer])."
+            )
+        if not_above:
+            yield (
+                f"In {name}, the machine observer was not significantly above chance in "
+                f"{joined(not_above)} ([table:observer])."
+            )
+
+
+def undone(results: Results) -> Iterator[str]:
+    """Whether reverting evolutions changes predictions in the order of their importance."""
+    table = held_out(results)
+    if table is None:
+        return
+    order = ["q1", "random", "q4"]
+    changes = table.pivot(index=PAIR, columns="arm", values="change")
+    if not set(order) <= set(changes.columns):
+        return
+    ours = changes.dropna(subset=order)
+    both = [
+        sum(row[order].is_monotonic_increasing for _, row in every.iterrows())
+        for every in (ours, REVERSION)
+    ]
+    yield (
+        "Mean accuracy decreased most when the most important quarter was reverted, less for "
+        f"random sets, and least (or increased) for the least important quarter in {both[0]} of "
+        f"{len(ours)} pairs of epochs here and in {both[1]} of {len(REVERSION)} pairs of "
+        f"{PUBLISHED} ([figure:study_reversion])."
+    )
+
+
+@shelf.sentences("study", "association", "associations")
+def responses_and_networks(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return [*meetings(results), *observed(results)]
+
+
+@shelf.sentences("study", "networks", "ablations")
+def reversions(results: Results, tables: Mapping[str, Table]) -> list[str]:
+    return list(undone(results))
