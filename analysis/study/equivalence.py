@@ -13,7 +13,7 @@ from analysis.exhibits.tables import Table
 from analysis.study.results import Results
 
 
-@shelf.table("study", "accuracy", "equivalence")
+@shelf.table("study", "contrasts", "equivalence")
 def equivalence_table(results: Results) -> Table | None:
     table = results.tested("equivalence")
     if table.empty:
@@ -26,24 +26,24 @@ def equivalence_table(results: Results) -> Table | None:
         "p_alone": "unadjusted p", "p": "adjusted p",
     })  # fmt: skip
     shown["equivalent"] = table["claimed"].map({True: "yes", False: "not shown"})
-    measured = {"correct": "share of right answers"}
+    measured = {"correct": "accuracy"}
     shown["measured"] = shown["measured"].map(lambda name: measured.get(name, name))
     return Table(
         "equivalence",
         "Equivalence of conditions",
-        "Two one-sided tests against the smallest effect of interest that was frozen with the "
-        f"study. Difference (first less second) with its {100 * table['level'].iloc[0]:g} % "
-        "interval, participants and trials clustered; conditions are equivalent where the interval "
-        "lies between minus and plus the smallest effect and the adjusted p is below .05 "
-        "(adjusted together with all other tests of the study, table “claims”). “Not shown” is no "
-        "evidence of a difference.",
+        "Two one-sided tests against the smallest effect of interest, frozen with the study. "
+        "Difference (first minus second; accuracy as a share) with its unadjusted "
+        f"{100 * table['level'].iloc[0]:g} % CI, clustered by participants and trials. Equivalence "
+        "is claimed if the interval lies between minus and plus the smallest effect and the "
+        "adjusted p (weighted Holm procedure over all planned tests) is below .05. “Not shown” is "
+        "no evidence of a difference.",
         shown,
         {**dict.fromkeys(["difference", "low", "high"], "{:+.3f}"), "smallest effect": "{:.3g}",
          "pair": spaced, "unadjusted p": p_value, "adjusted p": p_value},
     )  # fmt: skip
 
 
-@shelf.sentences("study", "accuracy", "equivalence")
+@shelf.sentences("study", "contrasts", "equivalence")
 def equivalence_findings(results: Results, tables: Mapping[str, Table]) -> list[str]:
     return [_sentence(row) for row in results.tested("equivalence").itertuples()]
 
