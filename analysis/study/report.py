@@ -216,7 +216,8 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("study", "claims")
 def main_question(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return list(sentences.main_question(results))
+    all_tests = ["All planned tests are in [table:claims]."] if "claims" in tables else []
+    return [*sentences.main_question(results), *all_tests]
 
 
 @shelf.sentences("study", "accuracy")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
+from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls
 from analysis.study.results import Results
 
@@ -79,12 +80,13 @@ def main_question(results: Results) -> Iterator[str]:
             f"{hypothesis(results)}. It could not be tested ({why}); its share of α is not "
             "redistributed."
         )
-    yield f"{source}{all_tests(tests)} ([table:claims])."
+    yield f"{source}{all_tests(tests)}."
     unmade = tests[tests["p"].isna()]
     if len(unmade):
         kinds = [
             f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
-            f"{joined(list(map(spaced, rows['what'])))} ({spaced(str(why))})"
+            f"{joined([MEASURES.get(what, spaced(what)) for what in rows['what']])} "
+            f"({spaced(str(why))})"
             for (question, kind, why), rows in unmade.groupby(
                 ["question", unmade.index.get_level_values(0), "reason"], sort=False
             )
