@@ -88,7 +88,7 @@ def _design(results: Results, task: str) -> str:
         meaning = f": {meanings[condition]}" if condition in meanings else ""
         n = counts[condition]
         each = n / forms
-        said.append(f"{spaced(condition)} ({kind}{each:g} of {n} trials per participant){meaning}")
+        said.append(f"{spaced(condition)} ({kind}{n} trials, {each:g} per participant){meaning}")
     return f"{_upper(results.name(task))}. {design} Conditions: {'; '.join(said)}."
 
 
