@@ -273,7 +273,7 @@ def test_numbers_are_the_tables(made):
     *_, results = made
     text = (results / "numbers.tex").read_text()
     accuracy = pd.read_csv(results / "tables" / "accuracy.csv").set_index("condition")
-    right = f"{accuracy.loc['base', 'accuracy']:.3f}"
+    right = f"{accuracy.loc['base', 'accuracy']:.2f}"
     assert rf"\newcommand{{\ceAccuracyOddOneOutBaseAccuracy}}{{{right}}}" in text
     assert len(set(re.findall(r"\\newcommand{(.*?)}", text))) == text.count("\\newcommand")
     assert macro_name("d′", 12, "α") == "ceDprimeOneTwoAlpha"

@@ -15,7 +15,7 @@ from analysis.study.association import MEASURES
 from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.results import Results, held_out
 from analysis.study.sentences import effect
-from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, SHARE, SIGNED, P, points
+from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
 
 
@@ -98,7 +98,7 @@ def reversion_published(results: Results) -> Table | None:
         "layers, from the result files of the published repository. Networks and images differ, "
         "so only the order of the quarters is comparable.",
         table,
-        dict.fromkeys(columns[3:-1], points) | {"before": SHARE},
+        dict.fromkeys(columns[3:-1], POINTS) | {"before": SHARE},
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import p_value, signed, spaced
+from analysis.exhibits.phrases import p_value, spaced
 from analysis.exhibits.tables import Formats, Table
 from analysis.study import thresholds as other_rules
 from analysis.study.association import MEASURES
@@ -21,7 +21,7 @@ from analysis.study.sentences import claim_rule, hypothesis
 #: Tables and figures in which no participant's answer enters: their title names no source.
 FROM_NETWORKS = {"reversion_published", "reversion"}
 
-SHARE, SIGNED, P = "{:.2f}", "{:+.2f}", p_value
+SHARE, SIGNED, POINTS, P = "{:.2f}", "{:+.2f}", "{:+.1%}", p_value
 ESTIMATE = ["value", "low", "high"]
 #: Columns of names of the program.
 NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
@@ -40,11 +40,6 @@ HEADINGS = {
     "p unadjusted": "unadjusted p",
     "what": "condition or contrast",
 }
-
-
-def points(difference: float) -> str:
-    """A difference of shares in percentage points."""
-    return signed(100 * difference, ".1f")
 
 
 def study_tables(results: Results) -> dict[str, Table]:
@@ -231,7 +226,7 @@ def contrasts(results: Results) -> Table | None:
         names = {c: f"{name} {c}" if c != "value" else name for c in ESTIMATE}
         risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
-    signs = dict.fromkeys(["difference", "low", "high"], points)
+    signs = dict.fromkeys(["difference", "low", "high"], POINTS)
     formats: Formats = {**signs, **dict.fromkeys(odds, _ratio), **NAMES, "p": P}
     return Table(
         "contrasts",
