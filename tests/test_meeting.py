@@ -131,7 +131,7 @@ def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
         assert written.is_file() == (table is not None)
         if table is not None:
             assert written.read_text() == made.csv()
-            assert "0.300 [0.250, 0.375]" in (results / "report.html").read_text()
+            assert "0.300 [0.250, 0.375]" in written.with_suffix(".md").read_text()
             pack = release(results, tmp_path / "pack.zip")
     monkeypatch.delitem(shelf._exhibits, ("run", "table", "alignment"))  # no run is asked
     assert rebuild(pack) == []
