@@ -99,6 +99,10 @@ class Engine:
             for work in works
             if not self._plan.is_done(work)
         ]
+        for work in works:  # a command that was killed just after its work has left them
+            if work.keeps and self._plan.is_done(work):
+                for kept in work.keeps:
+                    self._run.remove(kept)
         if reused := len(works) - len(waiting):
             self._console.print(f"{title}: {reused} done before, reused", style="dim", markup=False)
         if not waiting:
