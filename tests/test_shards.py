@@ -76,7 +76,7 @@ def test_a_run_reads_them_and_is_stale_when_a_file_changes(drawn, tmp_path):
     pattern = webdataset(tmp_path, drawn)
     values = {
         "images": {"source": "folder", **dict.fromkeys(("train", "probe", "test"), str(pattern))},
-        "series": [{"name": "vgg"}],
+        "series": [{"name": "vgg", "training": {"batch_size": 4}}],
         "workers": 0,
     }
     run = run_until("images", parse_config(values), tmp_path / "run", Console(quiet=True))
