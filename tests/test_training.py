@@ -8,6 +8,8 @@ from harness.images.sets import KeptImages, View
 from harness.networks.architectures import build
 from harness.networks.training import (
     Examples,
+    Lesson,
+    TrainingFiles,
     TrainingParameters,
     _one_cycle,
     accuracy,
@@ -39,13 +41,10 @@ def run(folder, data, parameters, stop_after=None):
 
     return train(
         "small_vgg",
-        data,
-        data,
-        3,
+        Lesson(data, data, 3),
         parameters,
         seed=4,
-        weights_path=lambda epoch: folder / f"{epoch}.pt",
-        state_path=folder / "state.pt",
+        files=TrainingFiles(lambda epoch: folder / f"{epoch}.pt", folder / "state.pt"),
         on_batch=on_batch,
     )
 

@@ -70,15 +70,40 @@ class Examples:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is trained on.
+
+    Attributes:
+        train: what is learned; two batches of it are in memory at once.
+        test: for the accuracy in the log.
+        classes: how many; the size of the output.
+    """
+
+    train: Examples
+    test: Examples
+    classes: int
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a training is kept.
+
+    Attributes:
+        weights: epoch -> file of its weights.
+        state: file of the state from which an interrupted training resumes.
+    """
+
+    weights: Callable[[int], Path]
+    state: Path
+
+
 def train(
     architecture: str,
-    train_set: Examples,
-    test_set: Examples,
-    num_classes: int,
+    lesson: Lesson,
     parameters: TrainingParameters,
     seed: int,
-    weights_path: Callable[[int], Path],
-    state_path: Path,
+    files: TrainingFiles,
     on_batch: Callable[[], None] = lambda: None,
     device: Device = CPU,
 ) -> pd.DataFrame:
@@ -86,13 +111,10 @@ def train(
 
     Args:
         architecture: a name for `networks.build`.
-        train_set: what is learned; two batches of it are in memory at once.
-        test_set: for the accuracy in the log.
-        num_classes: size of the output.
+        lesson: training and test images.
         parameters: see TrainingParameters.
         seed: of weights, order and augmentation.
-        weights_path: where the weights of an epoch go.
-        state_path: where the state goes that an interrupted training resumes from.
+        files: where weights and state are kept.
         on_batch: called after every batch.
         device: where to compute; always in float32.
 
@@ -103,16 +125,16 @@ def train(
     Raises:
         ValueError: fewer training images than one batch.
     """
-    count = min(len(train_set), parameters.images or len(train_set))
+    count = min(len(lesson.train), parameters.images or len(lesson.train))
     batches = count // parameters.batch_size
     if batches == 0:
         raise ValueError(
             f"batch_size={parameters.batch_size} needs at least as many training images, "
             f"got {count}"
         )
-    model = build(architecture, num_classes, seed)
+    model = build(architecture, lesson.classes, seed)
     layout = torch.contiguous_format
-    if takes_channels_last(model, train_set.read(np.arange(2))):
+    if takes_channels_last(model, lesson.train.read(np.arange(2))):
         model, layout = channels_last(model), torch.channels_last
     model = device.model(model)
     if not parameters.dropout:
@@ -129,7 +151,7 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     log: list[dict[str, float]] = []
 
-    if state := _resumable(state_path, parameters, weights_path, device):
+    if state := _resumable(files, parameters, device):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -138,10 +160,10 @@ def train(
             on_batch()
     else:
         nan = float("nan")
-        test_accuracy = accuracy(model, test_set, device=device)
+        test_accuracy = accuracy(model, lesson.test, device=device)
         log.append(_row(0, nan, nan, test_accuracy))
         if 0 in parameters.save:
-            save_weights(model, weights_path(0))
+            save_weights(model, files.weights(0))
 
     for epoch in range(len(log), parameters.epochs + 1):
         # The order, the augmentation and dropout depend on (seed, epoch) alone: resuming at an
@@ -151,10 +173,10 @@ def train(
         model.train()
         total_loss, right = 0.0, 0
         order = rng.permutation(count)[: batches * parameters.batch_size]
-        for chosen, batch in read_ahead(train_set.read, np.split(order, batches)):
+        for chosen, batch in read_ahead(lesson.train.read, np.split(order, batches)):
             if parameters.augment:
                 batch = flip_and_shift(batch, rng)
-            truth = device.batch(train_set.labels[torch.from_numpy(chosen)])
+            truth = device.batch(lesson.train.labels[torch.from_numpy(chosen)])
             logits = model(device.batch(batch.contiguous(memory_format=layout)))
             loss = functional.cross_entropy(
                 logits, truth, label_smoothing=parameters.label_smoothing
@@ -167,30 +189,30 @@ def train(
             right += int((logits.argmax(1) == truth).sum())
             on_batch()
         seen = batches * parameters.batch_size
-        test_accuracy = accuracy(model, test_set, device=device)
+        test_accuracy = accuracy(model, lesson.test, device=device)
         log.append(_row(epoch, total_loss / batches, right / seen, test_accuracy))
         if epoch in parameters.save:
-            save_weights(model, weights_path(epoch))
+            save_weights(model, files.weights(epoch))
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
             "log": log,
         }
-        _save(state, state_path)
+        _save(state, files.state)
     return pd.DataFrame(log).astype({"epoch": int})
 
 
 def _resumable(
-    path: Path, parameters: TrainingParameters, weights_path: Callable[[int], Path], device: Device
+    files: TrainingFiles, parameters: TrainingParameters, device: Device
 ) -> dict[str, Any] | None:
     """The state of an interrupted training; None where there is none, or where weights that it has
     saved are gone: they come from training anew alone."""
-    if not path.exists():
+    if not files.state.exists():
         return None
-    state = torch.load(path, weights_only=True, map_location=device.place)
+    state = torch.load(files.state, weights_only=True, map_location=device.place)
     saved = [epoch for epoch in parameters.save if epoch < len(state["log"])]
-    return state if all(weights_path(epoch).exists() for epoch in saved) else None
+    return state if all(files.weights(epoch).exists() for epoch in saved) else None
 
 
 def _row(epoch: int, loss: float, train_accuracy: float, test_accuracy: float) -> dict[str, float]:

@@ -14,7 +14,7 @@ from harness.images.batches import batch_of
 from harness.images.sets import FileImages, KeptImages, open_images
 from harness.networks.budget import resources
 from harness.networks.sources import Source, TrainedSource
-from harness.networks.training import Examples, train
+from harness.networks.training import Examples, Lesson, TrainingFiles, train
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 
@@ -49,16 +49,21 @@ class TrainSeries(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
-        train_set, test_set = (_examples(run, split, source) for split in ("train", "test"))
-        log = train(
-            source.architecture,
-            train_set,
-            test_set,
+        lesson = Lesson(
+            _examples(run, "train", source),
+            _examples(run, "test", source),
             len(open_images(run, "test").classes),
-            source.training,
-            source.seed,
+        )
+        files = TrainingFiles(
             lambda epoch: run.path(Artifact("weights", (source.name, epoch))),
             run.path(Artifact("training_state", (source.name,))),
+        )
+        log = train(
+            source.architecture,
+            lesson,
+            source.training,
+            source.seed,
+            files,
             lambda: advance(1),
             resources().device,
         )
