@@ -214,7 +214,7 @@ def test_a_class_without_an_output_of_its_own_is_refused(run):  # noqa: F811
     ("last", "message"),
     [
         (nn.Softmax(1), "are probabilities \\(they add up to 1\\), not logits"),
-        (nn.Sigmoid(), "all lie between 0 and 1: a sigmoid's"),
+        (nn.Sigmoid(), "are probabilities \\(a sigmoid's\\), not logits"),
         (nn.LogSoftmax(1), "logarithms of probabilities"),
     ],
 )

@@ -194,7 +194,7 @@ def test_tasks_introduce_themselves_with_an_example_and_blocks_have_breaks(brows
         if visitor.stage == "introduction":
             titles.append(visitor.page.locator(".survey h1").inner_text())
             assert visitor.page.locator(".survey .example img").count()
-            breaks += "You may take a break" in visitor.page.locator(".survey").inner_text()
+            breaks += "You can take a break here" in visitor.page.locator(".survey").inner_text()
         if visitor.stage in ("practice", "trial"):
             visitor.page.click("text=Read the instructions again")
             assert visitor.page.locator(".survey details.again p").first.is_visible()

@@ -104,8 +104,8 @@ def test_a_pause_keeps_new_people_out_and_lets_the_others_go_on(service):
     page = go(service, person, Stage.TRIAL)
     waiting = look(service, arrive(service, "waits"))  # read consent before the pause
     service.places.set_state("paused")
-    assert "pauses at the moment" in look(service, arrive(service, "new"))["html"]
-    assert "pauses at the moment" in service.act(waiting["token"], fill(waiting))[0]["html"]
+    assert "is paused at the moment" in look(service, arrive(service, "new"))["html"]
+    assert "is paused at the moment" in service.act(waiting["token"], fill(waiting))[0]["html"]
     assert service.act(page["token"], fill(page))[1] is True
     service.places.set_state("closed")
     assert "The study is closed" in look(service, arrive(service, "new"))["html"]

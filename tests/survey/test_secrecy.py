@@ -50,12 +50,13 @@ def pages(service, person):
 def test_no_page_names_a_key_a_condition_a_role_or_a_neuron(sqlite_service, frozen):
     study, _ = frozen
     secret = {t.condition for t in study.trials} - {"random", "base", "evolution"}
-    secret |= {t.id for t in study.trials} | {"attention", '"key"', "correct", "intruder"}
+    secret |= {t.id for t in study.trials} | {"attention", '"key"', '"correct"', "intruder"}
     secret |= {n.layer for t in study.trials for n in t.neurons} - {"middle"}
     for page in pages(sqlite_service, arrive(sqlite_service, "looks")):
         if page["stage"] in ("practice", "trial"):
             sent = json.dumps({k: v for k, v in page.items() if k != "token"})
             assert not [word for word in secret if word in sent]
+            assert page["stage"] == "practice" or "correct" not in sent  # feedback names it
 
 
 def test_pages_of_one_task_differ_only_in_pictures(sqlite_service):
