@@ -53,10 +53,26 @@ def test_leaving_a_control_out_does_not_silence_it(tmp_path):
     results = Results(responses, Settings(99, 99), lambda rules: responses)
     [control] = failed_controls(results)
     assert control.warning.startswith(
-        "Caution: controls of odd one out could not be tested: random (no analysed answers of"
+        "Caution: controls of odd one out could not be tested: accuracy against chance, random (no "
+        "analysed answers of"
     )
     notes = claims(results).frame["note"]
     assert notes.str.contains("a control condition of this task could not be tested").all()
+
+
+def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
+    """Controls of every kind of test count, not only those of accuracy and detection."""
+    study = make_study(tmp_path, trials=8, tasks=("concept_agreement",))
+    answers, people = make_responses(tmp_path, study, people=40)
+    responses = prepare(read_study(tmp_path), answers[answers["condition"] != "random"], people)
+    results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
+    [control] = failed_controls(results)
+    assert "similarity of labels of the same pictures, random (no analysed" in control.warning
+    # It is counted as a control, not as a planned test, and nothing is claimed from it.
+    said = " ".join(main_question(results))
+    assert "1 control test could not be computed: similarity of labels" in said
+    table = claims(results).frame
+    assert set(table.loc[table["question"] == "control", "claimed"]) == {"–"}
 
 
 def test_controls_that_work_say_nothing(warnings_of):

@@ -98,7 +98,7 @@ def test_planted_shares_are_inside_their_intervals(made):
     }
     assert "{" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)  # no text unformatted
     claims = pd.read_csv(results / "tables" / "claims.csv")
-    assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
+    assert len(claim_sentences(results)) == (claims["p"] < 0.05).sum()
     main = claims[claims["main"] == "yes"]
     assert list(main["what"]) == ["base", "other_series"]  # a control is no part of it
     assert main["weight"].sum() == pytest.approx(0.8, abs=1e-4)
@@ -114,7 +114,7 @@ def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
     )
     results = analyse(tmp_path, folder, tables)
     claims = pd.read_csv(results / "tables" / "claims.csv")
-    assert len(claim_sentences(results)) == (claims["claimed"] == "yes").sum()
+    assert len(claim_sentences(results)) == (claims["p"] < 0.05).sum()
     page = page_of(results)
     findings = re.findall(r'class="finding">(.*?)</li>', page)
     assert any("not significantly different from chance (17 %" in finding for finding in findings)

@@ -99,14 +99,14 @@ def shared_by_first(run: Run, alignment: pd.DataFrame) -> str:
 
 
 def shared_by_untrained(alignment: pd.DataFrame) -> list[str]:
-    """What of the agreement does not require training: the baseline of networks at epoch 0."""
+    """The baseline: the share in networks at epoch 0, and its chance."""
     rows = alignment[(alignment["group"] == UNTRAINED) & (alignment["method"] != BASELINE)]
     parts = [f"{percent(row.share)} in {row.method}" for row in rows_of(rows)]
     if not parts:
         return []
     return [
         f"In untrained networks the share was {joined(parts)} (chance "
-        f"{percent(rows['chance'].mean())}); as much of the agreement does not require training."
+        f"{percent(rows['chance'].mean())})."
     ]
 
 
@@ -158,9 +158,10 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
         f"Reverting neurons to the earlier checkpoint in all layers (score {method}) changed "
         "accuracy on held-out images by (percentage points, mean over "
         f"{len(mine)} pairs of epochs, 95 % CIs over {len(wide)} classes) {joined(parts)}. The "
-        "most important quarter differed from random sets by "
-        f"{points(*map(float, ends.loc['difference']))}; q1 < random < {last} held in {holds} of "
-        f"{len(mine)} pairs, and the difference was significant in {int((p < 0.05).sum())}."
+        "change by the most important quarter differed from that by random sets by "
+        f"{points(*map(float, ends.loc['difference']))}; this difference was significant in "
+        f"{int((p < 0.05).sum())} of {len(mine)} pairs. The order q1 < random < {last} held in "
+        f"{holds} of {len(mine)} pairs."
     )
 
 

@@ -24,8 +24,8 @@ def checkpoints(run: Run) -> Table | None:
         "checkpoints",
         "Checkpoints: loading check",
         "Probed layers and their units, outputs of the network, accuracy on the given number of "
-        "test images (to detect errors of loading; with so few images no estimate), and notes on "
-        "conversions.",
+        "test images (it shows only whether loading failed, because the images are few), and notes "
+        "on conversions.",
         rows[NUMBERS].assign(notes=notes),
         {"accuracy": "{:.2f}"},
     )

@@ -295,14 +295,16 @@ def alignment_plot(run: Run) -> Figure | None:
     for position, value in enumerate(chance):
         axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=":")
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(ylabel="share of the five nearest neurons\nwith the same true concept", ylim=(0, None))
+    axes.set(
+        ylabel="share of the five nearest base\nneurons with the same true concept", ylim=(0, None)
+    )
     axes.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     return Figure(
         "alignment",
         "Neighbours with the same true concept",
         "Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs "
-        "over layers; dotted: chance. Spaces are judged on the same neurons, so overlapping CIs "
-        "are no test: see the table of differences.",
+        "over layers; dotted: chance. All spaces are evaluated on the same neurons, so "
+        "overlapping CIs do not mean that there is no difference: see the table of differences.",
         canvas,
     )
 

@@ -30,12 +30,13 @@ def of_run(run: Run) -> list[str]:
     if run.holds("concepts"):
         paragraphs.append(
             "True concept. The image part or attribute that overlaps most with the neuron's "
-            "strongest activations, by the masks or attributes of the images and without human "
-            f"judgement; counted from an overlap (intersection over union) of {NAMED_OVERLAP} on, "
-            "the threshold of Network Dissection (Bau et al., 2017). A space is valid to the "
-            "extent that the five nearest base neurons of a neuron have its true concept, asked of "
-            "neurons of four groups: base, the base checkpoint itself; other epochs of "
-            f"{base.series}; other series; and untrained, checkpoints at epoch 0, as a baseline. "
+            "strongest activations. It is found from the masks or attributes of the images, "
+            "without human judgement, and counts if the overlap (intersection over union) is at "
+            f"least {NAMED_OVERLAP}, the threshold of Network Dissection (Bau et al., 2017). A "
+            "space is valid to the extent that the five nearest base neurons of a neuron have its "
+            "true concept. This is measured for four groups of neurons: base (the base checkpoint "
+            f"itself), other epochs of {base.series}, other series, and, as a baseline, untrained "
+            "(checkpoints at epoch 0). "
             "Intervals and tests are clustered by layer, as neurons of a layer are alike, and "
             "spaces are compared in pairs on the same neurons."
         )
@@ -57,14 +58,15 @@ def _reversion(run: Run) -> list[str]:
         "class. sign_t is the score of the paper. " + " ".join(results.measured_on),
         "Reversion. The activations of a set of neurons in the later checkpoint are replaced by "
         "those of the earlier checkpoint for the same image, and the rest of the network is "
-        f"computed as usual. Sets, of each layer: q1 to q{bins}, the most to the least important "
-        f"{part} of the neurons; random, {draws} random sets of the size of q1; matched, for each "
-        "neuron of q1 another one, outside q1, of a similar size of change; all, all neurons. "
-        "Accuracy is measured on held-out images, which importance has not seen, "
-        f"{images_of(joint(run))}. If a score is valid, reverting q1 should reduce accuracy "
-        f"more than reverting random or matched sets or q{bins}.",
-        f"Tests. The classes (n = {len(about['classes'])}) are the random sample, the networks are "
-        "fixed: t intervals over classes, exact Wilcoxon signed-rank tests and Page's trend test "
-        "over the quarters. An effect is claimed if its adjusted p-value is below .05 and the "
-        "unadjusted 95 % CI excludes the null value.",
+        f"computed as usual. Sets in each layer: q1 to q{bins}, from the most to the least "
+        f"important {part} of the neurons; random, {draws} random sets as large as q1; matched, "
+        "for each neuron of q1 one neuron outside q1 whose change has a similar size; all, "
+        f"all neurons. Accuracy is measured on {images_of(joint(run))} that are held out: "
+        "they were not used for importance. If a score is valid, reverting q1 should reduce "
+        f"accuracy more than reverting random or matched sets or q{bins}.",
+        f"Tests. The classes (n = {len(about['classes'])}) are treated as a random sample, the "
+        "networks as fixed. Intervals are t intervals over classes; tests are exact Wilcoxon "
+        "signed-rank tests over classes and Page's trend test over the quarters. An "
+        "effect is claimed if its adjusted p-value is below .05 and the unadjusted 95 % CI "
+        "excludes the null value.",
     ]

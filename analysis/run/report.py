@@ -160,7 +160,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
         findings.append(
             f"The accuracy in the figure is on all {run_tables.test_images(run):,} test images; "
             f"accuracy before reversion is on {images_of(joint(run))} that are held out, and so "
-            "differs slightly."
+            "can differ by some points."
         )
     return findings
 
@@ -176,8 +176,8 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
         return []
     return [
         f"{joined(names)} {'approximates' if len(names) == 1 else 'approximate'} the reversion by "
-        "which scores are evaluated here, so good performance is weaker evidence of validity than "
-        "for a score that uses only the gradient at the earlier checkpoint."
+        "which scores are evaluated here. A good result is therefore weaker evidence of validity "
+        "than for a score that uses only the gradient at the earlier checkpoint."
     ]
 
 
@@ -200,10 +200,11 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
         f"By {name}, the neurons of matched sets changed on average {percent(means.ratio[name])} "
         "as much as those of q1."
     ]
-    same = [method for method, share in means["equal to q2"].items() if share > 0.5]
-    if same:
-        findings.append(
-            f"By {joined(same)}, the matched set is mostly q2 itself, whose neurons come next to "
-            "those of q1 in size of change, and is no separate control."
-        )
+    for score, share in means["equal to q2"].items():
+        if share > 0.5:
+            where = "all" if share == 1 else f"{percent(share)} of the"
+            findings.append(
+                f"By {score}, the matched set is q2 itself in {where} classes and layers, because "
+                "its neurons come next to those of q1 in size of change; it is no separate control."
+            )
     return findings

@@ -35,8 +35,8 @@ def methods_of(results: Results) -> Table:
     return Table(
         "methods",
         "Definitions of the importance scores",
-        "The score of a neuron for a class and two checkpoints. Linearises: the ablation of which "
-        "the score is a first-order approximation; success by that ablation is weaker evidence.",
+        "The score of a neuron for a class and two checkpoints. Linearises: the ablation that "
+        "the score approximates; a good result by that ablation is weaker evidence.",
         pd.DataFrame(rows),
     )
 
@@ -85,12 +85,14 @@ def _reversion_table(
     changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
     measure, form = _MEASURES[outcome]
     seen = {"heldout": "held-out", "importance": "importance"}[split]
+    each = read_results(run.root, REVERSION).about["images_per_class"]
+    among = f", of the {each} per class on which importance is computed" * (split == "importance")
     return Table(
         name,
         f"{outcome.capitalize()} when evolutions are reverted, all scores ({seen} images)",
-        f"Change in {measure} on {seen} images, {images_of(records)}, mean over classes; sets and "
-        "tests as defined under Method. p-values are adjusted by Holm's method over the rows of "
-        "the table.",
+        f"Change in {measure} on {seen} images, {images_of(records)}{among}; mean over classes; "
+        "sets and tests as defined under Method. p-values are adjusted by Holm's method over "
+        "the rows of the table.",
         table,
         {"before": form.replace("+", "")}
         | dict.fromkeys(changes, form)
@@ -164,9 +166,9 @@ def matching(run: Run) -> Table | None:
         "Size of change: norm of the change in a neuron's activation, as in the score change. "
         "Ratio: mean size of change in the matched set divided by that in q1, mean over classes "
         "and layers. Within 10 %: share of classes and layers with a ratio between 0.9 and 1.1. "
-        "Equal to q2: share of classes and layers in which the matched set is q2. For the score "
-        "change, which ranks neurons by size of change, the neurons outside q1 that come "
-        "nearest are those of q2, so that matched is no separate control.",
+        "Equal to q2: share of classes and layers in which the matched set is q2. The score "
+        "change ranks neurons by size of change, so its matched sets tend to be q2 and are then no "
+        "separate control.",
         _with_epochs(table),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
     )

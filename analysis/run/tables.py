@@ -76,8 +76,8 @@ def neurons(run: Run) -> Table:
         "neurons",
         "Neurons of the checkpoints",
         "Neurons of the probed layers. A dead neuron is active on no probe image and is excluded; "
-        "the others are alive. Coverage: mean share of a neuron's stimuli that are stimuli of "
-        "some base neuron as well, from which their vectors follow directly.",
+        "the others are alive. Coverage: mean share of a neuron's stimuli that are also stimuli "
+        "of a base neuron; vectors are computed from these stimuli.",
         table,
         {"coverage": "{:.3f}"},
     )

@@ -27,8 +27,8 @@ def of_study(results: Results) -> Iterator[str]:
     answers, study = responses.answers, responses.study
     steps = {row.step: row.participants for row in rows_of(responses.flow)}
     yield (
-        "Question. Do people recognise the concepts of neurons in "
-        f"{_networks(results)}, and do they see these concepts change during training?"
+        "Question. Do people recognise the concepts that neurons of "
+        f"{_networks(results)} detect, and do they see how these change during training?"
     )
     conditions = answers.groupby("task")["condition"].nunique()
     tasks = [
@@ -54,12 +54,7 @@ def of_study(results: Results) -> Iterator[str]:
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if len(tests):
-        missing = int(tests["p"].isna().sum())
-        yield (
-            f"All tests. {all_tests(tests)}"
-            + f"; {_plural(missing, 'test')} could not be computed" * bool(missing)
-            + "."
-        )
+        yield f"All tests. {all_tests(tests)}."
     smallest = int(answers.groupby(["task", "condition"])["trial"].nunique().min())
     yield (
         f"Limits. The smallest condition has {_plural(smallest, 'trial')}."

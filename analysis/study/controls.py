@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced
-from analysis.statistics.claims import ALPHA, CONTROL
+from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
 from analysis.study.results import Results
 
 #: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
@@ -42,14 +42,18 @@ def _untested(results: Results) -> Iterator[FailedControl]:
         return
     control = tests["question"].str.endswith(f".{CONTROL}")
     claimed = set(tests.loc[tests["claimed"] & ~control, "task"])
-    kinds = tests.index.get_level_values(0).isin(["chance", "detection"])
-    missing = tests[control & kinds & tests["p"].isna() & tests["task"].isin(claimed)]
+    missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed)]
     for task, rows in missing.groupby("task", sort=False):
-        named = "; ".join(f"{spaced(row.what)} ({row.reason})" for row in rows.itertuples())
+        named = "; ".join(
+            f"{QUESTIONS.get(kind, kind)}, {spaced(what)} ({spaced(str(why))})"
+            for kind, what, why in zip(
+                rows.index.get_level_values(0), rows["what"], rows["reason"], strict=True
+            )
+        )
         yield FailedControl(
             str(task),
-            f"Caution: controls of {task} could not be tested: {named}. Nothing else shows that "
-            "the task works, which the claims on this task presuppose.",
+            f"Caution: controls of {task} could not be tested: {named}. They would show "
+            "whether the task works, which the claims on this task presuppose.",
             "a control condition of this task could not be tested",
         )
 

@@ -228,9 +228,9 @@ def data_quality(results: Results) -> Table:
     return Table(
         "data_quality",
         "Data quality checks",
-        "All rows had passed validation against the frozen study; the table counts irregularities "
-        "that are possible but should be known. Counts are of analysed participants unless the "
-        "row says otherwise. –: not applicable.",
+        "All rows passed validation against the frozen study. The table counts irregularities "
+        "that are no errors but that a reader should know of. Counts are of analysed "
+        "participants unless the row says otherwise. –: not applicable.",
         frame.astype({name: "Int64" for name in frame.columns[1:]}),
     )
 

@@ -11,6 +11,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.phrases import p_text, p_value, percent, signed, spaced, span
 from analysis.exhibits.tables import Table
 from analysis.study.results import Results
+from analysis.study.tables import CORRECTED
 
 
 @shelf.table("study", "contrasts", "equivalence")
@@ -35,8 +36,7 @@ def equivalence_table(results: Results) -> Table | None:
         "Difference (first minus second; accuracy as a share) with its unadjusted "
         f"{100 * table['level'].iloc[0]:g} % CI, clustered by participants and trials. Equivalence "
         "is claimed if the interval lies between minus and plus the smallest effect and the "
-        "adjusted p (weighted Holm procedure over all planned tests) is below .05. “Not shown” is "
-        "no evidence of a difference.",
+        f"{CORRECTED} is below .05. “Not shown” is no evidence of a difference.",
         shown,
         {**dict.fromkeys(["difference", "low", "high"], "{:+.3f}"), "smallest effect": "{:.3g}",
          "pair": spaced, "unadjusted p": p_value, "adjusted p": p_value},

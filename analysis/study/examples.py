@@ -65,7 +65,7 @@ def evolutions(results: Results) -> Figure | None:
             if len(named):
                 counts = pd.Series(named).value_counts().sort_index(kind="stable")
                 below = f"“{counts.idxmax()}”, {counts.max()} of {len(named)}"
-            above = f"judged changed by {percent(share)}\n" if stage == 0 else ""
+            above = f"{percent(share)} judged it changed\n" if stage == 0 else ""
             cells += _panel(results, panel, above, below)
         if cells:
             rows.append(cells)
@@ -75,8 +75,8 @@ def evolutions(results: Results) -> Figure | None:
         "study_evolutions",
         "Labels given to real evolutions",
         f"The {len(rows)} real evolutions that were most often judged changed. Below each stage: "
-        "the most frequent label, and how many participants gave it, of those who gave any. These "
-        "are the clearest examples, not a random sample."
+        "the most frequent label, the number of participants who gave it, and the number who gave "
+        "any label. These are the clearest examples, not a random sample."
         + " Simulated labels are arbitrary words."
         * results.responses.simulated,
         sheet(rows, inch=1.7),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -17,6 +19,11 @@ from analysis.study.responses import rule_in_words, rule_name
 from analysis.study.results import Results, held_out
 from analysis.study.tables import FROM_NETWORKS, scales, source_note
 from harness.records import PAIR
+
+#: The line at no difference: solid, because dashes over the grid's own line look like two lines.
+ZERO: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "zorder": 1}
+#: Inside of a mark that no test is about; filled and hollow ones say whether it is significant.
+UNTESTED = "#999999"
 
 
 def study_figures(results: Results) -> dict[str, Figure]:
@@ -36,12 +43,13 @@ def study_figures(results: Results) -> dict[str, Figure]:
 def _rows(
     axes: Axes, table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> None:
-    """One row an estimate: a dot with its interval, first row on top; hollow where not `filled`."""
+    """One row an estimate: a dot with its interval, first row on top; hollow where not `filled`,
+    grey where nothing is tested (`filled` is None)."""
     y = np.arange(len(table))[::-1]
     value, low, high = (table[c].to_numpy(float) for c in ("value", "low", "high"))
     reach = np.stack([value - low, high - value]).clip(min=0)
     axes.errorbar(value, y, xerr=reach, fmt="none", ecolor=COLOURS[0], capsize=2.5)
-    inside = [COLOURS[0] if f else "white" for f in ([True] * len(y) if filled is None else filled)]
+    inside = [UNTESTED] * len(y) if filled is None else np.where(filled, COLOURS[0], "white")
     axes.scatter(value, y, s=20, c=inside, edgecolors=COLOURS[0], zorder=3)
     axes.set_yticks(y, labels)
     axes.set_ylim(-0.6, len(table) - 0.4)
@@ -146,14 +154,14 @@ def contrasts(results: Results) -> Figure | None:
         for row in rows_of(table)
     ]
     _rows(axis, table, labels, filled=table["claimed"])
-    axis.axvline(0, color="#777777", linestyle="--", zorder=0)
-    axis.set_xlabel("difference in accuracy (percentage points, first minus second)")
+    axis.axvline(0, **ZERO)
+    axis.set_xlabel("difference in accuracy,\nfirst minus second (percentage points)")
     return Figure(
         "study_contrasts",
         "Differences between conditions",
         f"Accuracy in the first condition minus the second, with unadjusted {results.level} CIs. "
-        "Filled: significant (adjusted p < .05); hollow: not significant. An interval that "
-        "excludes 0 beside a hollow mark is no claim.",
+        "Filled: significant (adjusted p < .05); hollow: not significant, even if the "
+        "interval excludes 0.",
         canvas,
     )
 
@@ -215,7 +223,7 @@ def learning(results: Results) -> Figure | None:
             capsize=2.5,
             label=results.name(task), linestyle="none", **look(k),
         )  # fmt: skip
-    axis.axhline(0, color="#777777", linestyle="--", zorder=0)
+    axis.axhline(0, **ZERO)
     axis.set_xlabel("position of the trial in the session")
     axis.set_ylabel("accuracy minus participant's\nmean (percentage points)")
     canvas.legend(loc="outside right center")
@@ -234,7 +242,7 @@ def calibration(results: Results) -> Figure | None:
     table = results.calibration
     if table.empty:
         return None
-    canvas, axis = plt.subplots(figsize=(3.8, 2.8), layout="constrained")
+    canvas, axis = plt.subplots(figsize=(5.0, 2.8), layout="constrained")
     for k, (task, part) in enumerate(table.groupby("task", sort=False)):
         x = part["confidence"].astype(float) + 0.05 * k
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
@@ -244,8 +252,8 @@ def calibration(results: Results) -> Figure | None:
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(-0.04, 1.04)
     axis.set_xlabel("confidence (1: guessed, 4: very sure)")
-    axis.set_ylabel("accuracy")
-    axis.legend()
+    axis.set_ylabel("accuracy (share correct)")
+    canvas.legend(loc="outside right center")
     return Figure(
         "study_calibration",
         "Accuracy by confidence",
@@ -270,7 +278,8 @@ def evolution(results: Results) -> Figure | None:
         "Share judged changed by condition",
         "Share of responses “It changed” for real evolutions, false evolutions (stages of two "
         "neurons shown as one) and one stage shown under three names, with unadjusted "
-        f"{results.level} CIs clustered by participants and trials; n: responses.",
+        f"{results.level} CIs clustered by participants and trials; n: responses. Grey: these "
+        "shares are not tested; the table has the test of sensitivity.",
         canvas,
     )
 
@@ -295,12 +304,12 @@ def ratings(results: Results) -> Figure | None:
         least, most = min(low for low, _ in scales_), max(high for _, high in scales_)
         axis.set_xlim(least, most)
         axis.set_xticks(np.arange(least, most + 1))
-    axis.set_xlabel("mean rating (whole scale)")
+        axis.set_xlabel(f"mean rating ({least:g} to {most:g})")
     return Figure(
         "study_ratings",
         "Ratings by condition",
         f"Mean ratings{scales(results)}, with unadjusted {results.level} CIs clustered by "
-        "participants and trials.",
+        "participants and trials. Grey: means are not tested; the table has tests of differences.",
         canvas,
     )
 
@@ -311,18 +320,18 @@ def reversion(results: Results) -> Figure | None:
     if ours is None:
         return None
     arms = [a for a in ("q1", "q2", "q3", "q4", "random", "matched") if a in set(ours["arm"])]
-    canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True, layout="constrained")
     for k, (pair, rows) in enumerate(ours.groupby(PAIR)):
         rows = rows.set_index("arm").reindex(arms)
         reach = np.stack([rows["change"] - rows["low"], rows["high"] - rows["change"]])
         axes[0].errorbar(
-            np.arange(len(arms)) + 0.06 * k, 100 * rows["change"], yerr=100 * reach, capsize=2,
+            np.arange(len(arms)) + 0.12 * k, 100 * rows["change"], yerr=100 * reach, capsize=2,
             linestyle="none", label="{}, {} → {}".format(*pair), **look(k),
         )  # fmt: skip
     bins = [arm for arm in arms if arm in REVERSION]
     for k, row in REVERSION.iterrows():
         axes[1].plot(
-            np.arange(len(bins)) + 0.06 * k, 100 * row[bins].astype(float),
+            np.arange(len(bins)) + 0.12 * k, 100 * row[bins].astype(float),
             linestyle="none", **look(k),
             label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
         )  # fmt: skip
@@ -330,10 +339,10 @@ def reversion(results: Results) -> Figure | None:
         (axes[0], arms, "this run"),
         (axes[1], bins, PUBLISHED),
     ):
-        axis.axhline(0, color="#777777", linestyle="--", zorder=0)
-        axis.set_xticks(np.arange(len(names)) + 0.1, names, fontsize=8)
+        axis.axhline(0, **ZERO)
+        axis.set_xticks(np.arange(len(names)) + 0.18, names, fontsize=8)
         axis.set_title(title, loc="left")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     axes[0].set_ylabel("change in accuracy (percentage points)")
     return Figure(
         "study_reversion",
@@ -382,9 +391,9 @@ def associations(results: Results) -> Figure | None:
     return Figure(
         "study_associations",
         "Accuracy of participants and network measures by trial",
-        "Odd one out; each mark is a trial. Accuracy of participants against importance, change in "
-        "the network's accuracy when the quarter that contains the neuron is reverted, and "
-        "displacement (each the mean over the neurons of the trial), and against the margin of the "
-        "machine observer. Control conditions excluded.",
+        "Odd one out; each mark is a trial. Accuracy of participants against network measures: "
+        "importance, change in the network's accuracy when the quarter that contains the neuron is "
+        "reverted, displacement (each averaged over the neurons of the trial), and the margin of "
+        "the machine observer. Control conditions excluded.",
         canvas,
     )

@@ -14,7 +14,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
 from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.results import Results, held_out
-from analysis.study.sentences import effect
+from analysis.study.sentences import NO_PROOF, effect
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
 
@@ -68,9 +68,9 @@ def observer(results: Results) -> Table | None:
         "observer",
         "Accuracy of participants and of a machine observer",
         "The machine observer responds from colour and edge statistics of the pictures and uses no "
-        "neural network. Mean accuracy over trials with an answer key (elsewhere over responses); "
-        "then accuracy of participants on the trials that the observer answers correctly or "
-        "incorrectly.",
+        "neural network. Accuracy here is the mean over trials with an answer key; in the other "
+        "tables it is the mean over responses. The last two columns give participants' accuracy on "
+        "trials that the observer answers correctly and on those that it does not.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
     )
@@ -93,8 +93,9 @@ def reversion_published(results: Results) -> Table | None:
         "Change in accuracy when evolutions are reverted, and published results",
         "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
         "and accuracy before (share). q1: the most important quarter of the neurons by sign_t. "
-        "This run: mean over layers and classes, on held-out images and on the images on which "
-        f"importance was computed. {PUBLISHED}: training images, 100 classes, five runs, mean over "
+        "This run: mean over layers and classes, on held-out images and on some or all of the "
+        "images on which importance was computed (their number is in the run report). "
+        f"{PUBLISHED}: training images, 100 classes, five runs, mean over "
         "layers, from the result files of the published repository. Networks and images differ, "
         "so only the order of the quarters is comparable.",
         table,
@@ -120,13 +121,16 @@ def meetings(results: Results) -> Iterator[str]:
         of = f"of {len(tested)} partial Spearman correlations between responses and networks"
         none = len(others) == len(tested)
         least, most = signed(others["value"].min(), ".2f"), signed(others["value"].max(), ".2f")
-        low, high = signed(others["low"].min(), ".2f"), signed(others["high"].max(), ".2f")
+        ends = [
+            f"from {signed(rows['low'].min(), '.2f')} to {signed(rows['high'].max(), '.2f')} in "
+            f"{task}"
+            for task, rows in others.dropna(subset=["low", "high"]).groupby("task", sort=False)
+        ]
+        extent = f" Their unadjusted {results.level} CIs extend {joined(ends)}." if ends else ""
         yield (
             (f"None {of} was" if none else f"The other {len(others)} {of} were not")
             + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
-            f"{p_text(others['p'].min())}; [table:associations]). Their unadjusted "
-            f"{results.level} CIs range from {low} to {high}, so associations of that size are not "
-            "excluded."
+            f"{p_text(others['p'].min())}; [table:associations]).{extent} {NO_PROOF}."
         )
 
 
@@ -156,7 +160,7 @@ def observed(results: Results) -> Iterator[str]:
                 f"pictures, was above chance in {joined(above)} (unadjusted exact binomial test, "
                 "p < .05). These features suffice to solve many of these trials, so accuracy above "
                 "chance does not by itself show that participants recognised concepts rather than "
-                "colours or textures ([table:observer])."
+                "colours or edges ([table:observer])."
             )
         if not_above:
             yield (

@@ -72,7 +72,7 @@ def demographics(results: Results) -> Table | None:
         "Responses to the questionnaire",
         "Number and share of the analysed participants; shares sum to more than 1 where several "
         "answers were allowed."
-        + " Simulated participants answer at random."
+        + " Simulated participants choose options at random and write no comments."
         * results.responses.simulated,
         table.assign(share=table["participants"] / table["of"]).drop(columns="of"),
         {"share": "{:.3f}"},
@@ -111,7 +111,8 @@ def sample_sizes(results: Results) -> Table | None:
         "sample_sizes",
         "Sample size of every estimate",
         "Number of participants, trials and responses with a value, by condition and measure (for "
-        "labels: number of labels, up to three per response); missing: responses without a value.",
+        "labels: number of labels, up to three per response); missing: responses (for labels: "
+        "labels) without a value.",
         pd.DataFrame(rows, columns=columns),
         {"condition": spaced},
         headings={"measured": "measure", "left out": "missing"},

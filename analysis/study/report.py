@@ -15,15 +15,16 @@ from analysis.study.frozen_study import task_of
 from analysis.study.responses import rule_in_words, rule_name
 from analysis.study.results import Results
 from analysis.study.tables import RULE, source_note
+from analysis.study.thresholds import FROZEN
 
 #: What a reader must know before the findings on networks.
 NETWORKS = [
     "This section uses no responses of participants. The activations of a set of neurons in the "
     "later checkpoint are replaced by those of the earlier checkpoint for the same image, and the "
     "rest of the network is computed as usual. Importance is scored by sign_t, the method of the "
-    "paper. If it is valid, reverting the quarter of a layer's neurons with the highest scores "
-    "reduces accuracy more than reverting a random set, and reverting the quarter with the lowest "
-    "scores reduces it less."
+    "paper. If the score is valid, reverting the quarter of a layer's neurons with the highest "
+    "scores reduces accuracy more than reverting a random set. Reverting the quarter with the "
+    "lowest scores reduces it less than a random set."
 ]
 
 
@@ -124,6 +125,7 @@ def _stability(grid: Table | None) -> list[str]:
     if grid is None:
         return []
     frame = grid.frame
+    different = int((~frame["threshold"].str.endswith(FROZEN)).sum())
     moved = [
         f"{name} {frame[name].min():.2f} to {frame[name].max():.2f} (frozen rules: "
         f"{frame[name].iloc[0]:.2f})"
@@ -133,7 +135,7 @@ def _stability(grid: Table | None) -> list[str]:
     if not moved:
         return []
     values = (
-        f"Over the {len(frame)} sets of exclusion rules tried, the estimates ranged as follows: "
+        f"Over the {different} different sets of exclusion rules, the estimates ranged as follows: "
         f"{'; '.join(moved)} ([table:thresholds])."
     )
     if "claimed" not in frame:
@@ -172,8 +174,9 @@ def _method(results: Results) -> list[str]:
         "therefore tested with standard errors clustered by participants and trials, learning with "
         "standard errors clustered by participants; a logistic mixed model with crossed random "
         "effects is reported for comparison. Similarity of labels is tested by permuting responses "
-        "between trials of a condition, association with network measures by permuting trials "
-        f"within conditions ({settings.permutations:,} permutations).",
+        "between the trials of a condition. Association with network measures is tested by "
+        "permuting trials within conditions. Both use "
+        f"{settings.permutations:,} permutations.",
         "The family-wise error rate over all tests of participants' responses is controlled at "
         f"α = .05 (weighted Holm procedure{_share(results)}). {sentences.claim_rule(results.level)}"
         " Intervals are not adjusted for multiplicity, so an interval can exclude the null value "
@@ -216,7 +219,7 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("study", "claims")
 def main_question(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    all_tests = ["All planned tests are in [table:claims]."] if "claims" in tables else []
+    all_tests = ["All of these tests are in [table:claims]."] if "claims" in tables else []
     return [*sentences.main_question(results), *all_tests]
 
 
@@ -268,15 +271,15 @@ def _limits(results: Results) -> list[str]:
         )
     if results.meeting is not None:
         limits.append(
-            "Associations over trials are correlational and may have common causes. A reversion "
-            "affects a whole quarter of the neurons of a layer, not a single neuron."
+            "Associations over trials are correlations; a third factor may cause both. A "
+            "reversion affects a whole quarter of the neurons of a layer, not a single neuron."
         )
     return limits
 
 
 shelf.section("study", "limits", "Limits", _limits)
 for _name, _title in {
-    "tests": "Supplement: all planned tests",
+    "tests": "Supplement: all planned tests and control tests",
     "people": "Supplement: participants and data quality",
     "behaviour": "Supplement: learning, confidence and response times",
     "agreement": "Supplement: agreement and variance components",

@@ -81,8 +81,10 @@ def main_question(results: Results) -> Iterator[str]:
             "redistributed."
         )
     yield f"{source}{all_tests(tests)}."
-    unmade = tests[tests["p"].isna()]
-    if len(unmade):
+    for noun, some in by_role(tests):
+        unmade = some[some["p"].isna()]
+        if unmade.empty:
+            continue
         kinds = [
             f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
             f"{joined([MEASURES.get(what, spaced(what)) for what in rows['what']])} "
@@ -92,7 +94,7 @@ def main_question(results: Results) -> Iterator[str]:
             )
         ]
         yield (
-            f"{len(unmade)} planned test{'s' * (len(unmade) > 1)} could not be computed: "
+            f"{len(unmade)} {noun}{'s' * (len(unmade) > 1)} could not be computed: "
             f"{'; '.join(kinds)}. The share of α of such tests is not redistributed."
         )
     least = 1 / (results.settings.permutations + 1)
@@ -107,15 +109,23 @@ def main_question(results: Results) -> Iterator[str]:
         )
 
 
-def all_tests(tests: pd.DataFrame) -> str:
-    """How many planned tests are claims; checks of the task are counted apart."""
+def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Planned tests, and apart from them those that only check a task; neither if empty."""
     control = tests["question"].str.endswith(f".{CONTROL}")
-    counts = [
-        f"{int(some['claimed'].sum())} of {len(some)} {noun}"
-        for some, noun in ((tests[~control], "planned tests"), (tests[control], "control tests"))
-        if len(some)
-    ]
-    return f"{joined(counts)} were significant after adjustment"
+    for noun, some in (("planned test", tests[~control]), ("control test", tests[control])):
+        if len(some):
+            yield noun, some
+
+
+def all_tests(tests: pd.DataFrame) -> str:
+    """How many planned tests and control tests are significant, and how many were not computed."""
+    counts, unmade = [], []
+    for noun, some in by_role(tests):
+        counts.append(f"{int(some['claimed'].sum())} of {len(some)} {noun}s")
+        if missing := int(some["p"].isna().sum()):
+            unmade.append(f"{missing} {noun}{'s' * (missing > 1)}")
+    said = f"{joined(counts)} were significant after adjustment"
+    return said + (f"; {joined(unmade)} could not be computed" if unmade else "")
 
 
 def _counted(tests: pd.DataFrame, noun: str) -> str:

@@ -11,6 +11,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import COLOURS, Figure
 from analysis.exhibits.phrases import spaced
 from analysis.study.results import Results
+from analysis.study.thresholds import FROZEN
 
 #: So many tests of the main question are drawn.
 SHOWN = 6
@@ -23,7 +24,7 @@ def specification_curve(results: Results) -> Figure | None:
     None where the main question has no estimate, or where no other rule could be tried.
     """
     every = results.specifications
-    every = every[~every["threshold"].str.endswith("(frozen)")]  # the same as all rules as frozen
+    every = every[~every["threshold"].str.endswith(FROZEN)]  # the same as all rules as frozen
     every, same = _different(every)
     long = every.dropna(subset=["what", "value"])
     tests = list(dict.fromkeys(long["what"]))

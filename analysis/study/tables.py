@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import p_value, spaced
 from analysis.exhibits.tables import Formats, Table
+from analysis.statistics.claims import CONTROL
 from analysis.study import thresholds as other_rules
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls
@@ -29,7 +31,7 @@ NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
     lambda name: MEASURES.get(name, spaced(name)),
 )
 #: How every caption speaks of p-values.
-CORRECTED = "adjusted p (weighted Holm procedure over all planned tests)"
+CORRECTED = "adjusted p (weighted Holm procedure over all planned tests and control tests)"
 #: What readers see above columns whose names are short for programs.
 HEADINGS = {
     "answers": "responses",
@@ -84,7 +86,8 @@ def claims(results: Results) -> Table | None:
         ["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p", "p_error", "reason"]
     ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
-    table.insert(0, "claimed", tested["claimed"].map({True: "yes", False: "no"}))
+    control = tested["question"].str.endswith(f".{CONTROL}")
+    table.insert(0, "claimed", np.where(control, "–", np.where(tested["claimed"], "yes", "no")))
     for failed in failed_controls(results):
         table["reason"] = [
             f"{reason}; {failed.note}".removeprefix("; ")
@@ -102,12 +105,13 @@ def claims(results: Results) -> Table | None:
         )
     return Table(
         "claims",
-        "All planned tests",
+        "All planned tests and control tests",
         f"Estimate with its unadjusted {results.level} CI, and the value under the null "
         f"hypothesis (shares, d′, areas, ratings, similarities, correlations). {said}Weight: "
-        "share of α before Holm's procedure redistributes that of rejected hypotheses. "
-        f"{claim_rule(results.level)} –: the test could not be computed (see note); its weight is "
-        "not redistributed. Control: a check of the task, not a hypothesis. Permutation tests use "
+        "share of α of the test at the start; Holm's procedure passes the share of each rejected "
+        f"hypothesis on to the others. {claim_rule(results.level)} –: the test could not be "
+        "computed (see note); its weight is not redistributed. Control: a check of the task, not a "
+        "hypothesis; nothing is claimed from it (– under claimed). Permutation tests use "
         f"{results.settings.permutations:,} permutations: the smallest unadjusted p is "
         f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo(tested)}."
         f"{_equivalence(tested)}",
@@ -253,9 +257,10 @@ def evolution(results: Results) -> Table | None:
     return Table(
         "evolution",
         "Sensitivity to concept evolution",
-        "Share of responses “It changed” by condition; then, for real and for false evolutions "
-        "(stages of two neurons) compared with one stage shown under three names: hit rate, "
-        "false-alarm rate, sensitivity d′ and criterion. Rates have the log-linear correction and "
+        "First: share of responses “It changed” by condition. Then: hit rate, false-alarm rate, "
+        "sensitivity d′ and criterion for real evolutions and for false evolutions (stages of two "
+        "neurons). False alarms are from one stage shown under three names. Unlike the shares, "
+        "these rates have the log-linear correction. They "
         "are pooled over participants, which biases d′ towards 0 where their criteria differ. "
         f"Unadjusted {results.level} CIs clustered by participants and trials. Only d′ is tested; "
         f"{CORRECTED}.",
@@ -330,10 +335,10 @@ def annotators(results: Results) -> Table | None:
     return Table(
         "annotators",
         "Consistency of participants, by the model of Dawid and Skene",
-        "Estimated probability that a participant gives the most probable response to a trial "
-        "given all responses (mean, and lowest participant), the share of trials in which that "
-        "response differs from the majority, and trials with a tied majority. It describes "
-        "consistency; there need not be a correct response.",
+        "The model estimates the most probable response to each trial from all responses. Columns: "
+        "probability that a participant gives it (mean; lowest participant), share of trials in "
+        "which it differs from the majority's response, and number of trials with a tied "
+        "majority. It describes consistency; there need not be a correct response.",
         results.annotators,
         {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
         hidden=("converged",),

@@ -18,6 +18,8 @@ from analysis.study.planned_tests import STUDY_TESTS
 
 #: How the specification without any exclusion is called.
 NO_RULE = "no rule"
+#: Ends the threshold of a specification that repeats the frozen rules among those of one rule.
+FROZEN = "(frozen)"
 
 
 def main_result(results: Analysed) -> pd.DataFrame:
@@ -125,6 +127,6 @@ def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict
         for value in thresholds:
             shown = " to ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
             same = np.array_equal(np.asarray(value, float), np.asarray(frozen.get(rule), float))
-            label = f"{shown} (frozen)" if same else shown
+            label = f"{shown} {FROZEN}" if same else shown
             grid.append((spaced(rule), label, {**frozen, rule: value}))
     return grid

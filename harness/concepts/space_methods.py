@@ -141,9 +141,9 @@ def gather_evidence(
 def sgns(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """The method of the paper as in its published code: skip-gram embedding of base neurons that
-    share stimuli, in which an update moves only the two neurons of a positive pair; other neurons
-    are embedded through their stimuli."""
+    """The method of the paper, as in its published code: skip-gram embedding of base neurons that
+    share stimuli. Each update moves only the two neurons of a pair that shares stimuli. Other
+    neurons are embedded through their stimuli."""
     return _skip_gram_space(evidence, parameters, rng, name, full=False)
 
 

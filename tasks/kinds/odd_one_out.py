@@ -82,9 +82,10 @@ class OddOneOut(PickOne):
     design = (
         "Each of six options shows the image patches of one neuron. Five neurons belong together: "
         "a target and its four nearest neighbours in the semantic space (in a study built with "
-        "clusters, five neurons of one cluster). The sixth, the intruder, lies at the same depth "
-        "of the network and is not among the nearest neighbours. Participants choose the option "
-        "that does not belong (chance: one in six)."
+        "clusters, five neurons of one cluster). The sixth neuron, the intruder, is from a layer "
+        "at the same depth as the target and is not one of its nearest neighbours (random trials "
+        "are drawn otherwise). Participants choose the option that does not belong (chance: one in "
+        "six)."
     )
     meanings: Mapping[str, str] = {
         "base": "all neurons are of the last checkpoint of the base series",
@@ -93,8 +94,8 @@ class OddOneOut(PickOne):
         "base series included",
         "hand_picked": "the five belong to one group that the researchers named, by default "
         "neurons with the same true concept",
-        "random": "all six are drawn at random and one of them is named the intruder beforehand, "
-        "so that accuracy measures guessing",
+        "random": "all six are drawn at random and one of them is arbitrarily defined as correct, "
+        "so accuracy should equal chance",
     }
     disclosed: Mapping[str, str] = {
         "random": N_(
