@@ -93,8 +93,9 @@ def test_a_memory_that_does_not_suffice_is_said(tmp_path):
         show_estimate(config, tmp_path, QUIET)
 
 
+@pytest.mark.parametrize("works", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
-    tmp_path, registries
+    tmp_path, registries, works
 ):
     def greedy(output, labels):
         return output[:, 0] + output.new_ones(len(output), 10**7).sum(dim=1)  # 40 MB an image
@@ -106,6 +107,7 @@ def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
     config = parse_config(values)
     message = "importance of series 'vgg' by .*: 4 images need 0.1[5-9] GiB a worker"
     with pytest.raises(ValueError, match=message):
-        show_estimate(config, tmp_path / "run", QUIET)
-    with pytest.raises(ValueError, match=message):
-        run_until("evolve", config, tmp_path / "run", QUIET)
+        if works:
+            run_until("evolve", config, tmp_path / "run", QUIET)
+        else:
+            show_estimate(config, tmp_path / "run", QUIET)

@@ -28,7 +28,13 @@ def wide(visitor: Visitor) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "window",
+    [  # the smallest by default, the others at night
+        name if name == "laptop at 400 %" else pytest.param(name, marks=pytest.mark.slow)
+        for name in WINDOWS
+    ],
+)
 def test_every_page_fits_a_window(browser, survey, frozen, window):
     context = browser.new_context(**WINDOWS[window])
     for stage in STAGES:
@@ -41,7 +47,13 @@ def test_every_page_fits_a_window(browser, survey, frozen, window):
     context.close()
 
 
-@pytest.mark.parametrize("wish", [{"color_scheme": "dark"}, {"forced_colors": "active"}])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"forced_colors": "active"},
+        pytest.param({"color_scheme": "dark"}, marks=pytest.mark.slow),
+    ],
+)
 def test_pages_can_be_read_in_dark_and_in_forced_colours(browser, survey, frozen, wish):
     context = browser.new_context(viewport={"width": 1280, "height": 800}, **wish)
     for stage in STAGES:
