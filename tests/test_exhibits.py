@@ -1,6 +1,7 @@
 """The shelf: an exhibit is one function; registered means written and shown."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,8 @@ from analysis.exhibits import shelf
 from analysis.exhibits.phrases import joined, points
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
+from analysis.run import report as run_report
+from analysis.study import report as study_report
 
 
 @pytest.fixture
@@ -114,3 +117,22 @@ def test_reports_number_figures_and_tables_and_texts_refer_to_them(tmp_path):
     assert "x_y" in table.csv() and "responses" in table.markdown() and "responses" in table.latex()
     with pytest.raises(ValueError, match="refers to figure:none, which the report does not show"):
         write_html(tmp_path / "r.html", "T", "", [Section("S", ["[figure:none]"])], "")
+
+
+def test_sets_of_rules_that_repeat_the_frozen_ones_are_not_counted():
+    frame = pd.DataFrame(
+        {"rule": ["all rules", "no rule", "attention below"],
+         "threshold": ["as frozen", "none", "0.8 (frozen)"], "participants": [9, 10, 9],
+         "base": [0.6, 0.5, 0.6]}
+    )  # fmt: skip
+    [said] = study_report._stability(Table("thresholds", "", "", frame))
+    assert said.startswith("Over the 2 different sets of exclusion rules, ")
+
+
+def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():
+    run = SimpleNamespace(manifest=lambda: {"importance_methods": ["sign_t"]})
+    means = {"method": ["sign_t", "change", "x"], "ratio": 0.9, "equal to q2": [0.1, 1.0, 0.75]}
+    table = Table("matching", "", "", pd.DataFrame(means))
+    _, every, most = run_report.matched_sets(run, {"matching": table})
+    assert "By change, the matched set is q2 itself in all classes and layers" in every
+    assert "By x, the matched set is q2 itself in 75 % of the classes and layers" in most

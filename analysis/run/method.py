@@ -21,11 +21,10 @@ def of_run(run: Run) -> list[str]:
         "training run form a series. A neuron is one channel of one probed layer, followed over "
         f"the checkpoints of its series. Its stimuli are the {k} probe images that activate it "
         "most; a dead neuron is active on no probe image.",
-        "Semantic space. Neurons of the base checkpoint "
-        f"({base.series}, epoch {base.epoch}) that share stimuli are embedded near each other; the "
-        "neurons of all other checkpoints are embedded in the same space through their stimuli. "
-        "sgns is the skip-gram embedding of the paper (Park et al., 2023); it is compared with the "
-        "methods defined below.",
+        "Semantic space. sgns is the skip-gram embedding of the paper (Park et al., 2023). In it, "
+        f"neurons of the base checkpoint ({base.series}, epoch {base.epoch}) that share stimuli "
+        "are embedded near each other, and the neurons of all other checkpoints are embedded in "
+        "the same space through their stimuli. It is compared with the methods defined below.",
     ]
     if run.holds("concepts"):
         paragraphs.append(

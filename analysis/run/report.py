@@ -204,7 +204,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
         if share > 0.5:
             where = "all" if share == 1 else f"{percent(share)} of the"
             findings.append(
-                f"By {score}, the matched set is q2 itself in {where} classes and layers, because "
-                "its neurons come next to those of q1 in size of change; it is no separate control."
+                f"By {score}, the matched set is q2 itself in {where} classes and layers, where it "
+                "is no separate control."
             )
     return findings
