@@ -194,7 +194,8 @@ def between_conditions(results: Results) -> Iterator[str]:
             row = row._replace(value=-row.value, low=-row.high, high=-row.low)
         yield (
             f"In {row.task}, accuracy was {100 * row.value:.1f} percentage points higher for "
-            f"{spaced(larger)} than for {spaced(smaller)} ({effect(results, row, '.1f', 100)})."
+            f"{spaced(larger)} than for {spaced(smaller)} "
+            f"({'control test; ' if control(row) else ''}{effect(results, row, '.1f', 100)})."
         )
     yield from _others(table, "differences in accuracy between conditions", "contrasts")
     untested = [f"{row.task}, {spaced(row.what)}" for row in rows_of(table[table["p"].isna()])]
