@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from analysis.study.abstract import of_study
@@ -73,6 +75,19 @@ def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
     assert "1 control test could not be computed: similarity of labels" in said
     table = claims(results).frame
     assert set(table.loc[table["question"] == "control", "claimed"]) == {"–"}
+
+
+def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
+    study = make_study(tmp_path, trials=8, tasks=("concept_agreement",))
+    answers, people = make_responses(tmp_path, study, people=40)
+    random = answers["condition"] == "random"
+    unnamed = [json.dumps(json.loads(text) | {"label": None}) for text in answers["answer"][random]]
+    assert len(unnamed) > 40
+    answers.loc[random, "answer"] = unnamed
+    responses = prepare(read_study(tmp_path), answers, people)
+    results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
+    assert failed_controls(results) == []
+    assert "1 control test could not be computed" in " ".join(main_question(results))
 
 
 def test_controls_that_work_say_nothing(warnings_of):

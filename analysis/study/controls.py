@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -43,6 +44,7 @@ def _untested(results: Results) -> Iterator[FailedControl]:
     control = tests["question"].str.endswith(f".{CONTROL}")
     claimed = set(tests.loc[tests["claimed"] & ~control, "task"])
     missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed)]
+    missing = missing[[not _without_a_label(results, row) for row in missing.itertuples()]]
     for task, rows in missing.groupby("task", sort=False):
         named = "; ".join(
             f"{QUESTIONS.get(kind, kind)}, {spaced(what)} ({spaced(str(why))})"
@@ -56,6 +58,14 @@ def _untested(results: Results) -> Iterator[FailedControl]:
             "whether the task works, which the claims on this task presuppose.",
             "a control condition of this task could not be tested",
         )
+
+
+def _without_a_label(results: Results, row: Any) -> bool:
+    """Whether participants looked at pictures that have nothing in common and named nothing: as
+    they should, although there is no label to test."""
+    answers = results.responses.answers
+    seen = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.what)
+    return row.Index[0] == "labels" and row.what in NEGATIVE_CONTROLS and bool(seen.any())
 
 
 def _controls(results: Results, kind: str) -> pd.DataFrame:
