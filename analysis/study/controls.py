@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced
@@ -44,7 +45,8 @@ def _untested(results: Results) -> Iterator[FailedControl]:
     control = tests["question"].str.endswith(f".{CONTROL}")
     claimed = set(tests.loc[tests["claimed"] & ~control, "task"])
     missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed)]
-    missing = missing[[not _without_a_label(results, row) for row in missing.itertuples()]]
+    expected = np.array([_without_a_label(results, row) for row in missing.itertuples()], bool)
+    missing = missing[~expected]
     for task, rows in missing.groupby("task", sort=False):
         named = "; ".join(
             f"{QUESTIONS.get(kind, kind)}, {spaced(what)} ({spaced(str(why))})"
