@@ -217,12 +217,12 @@ class Probed(Result):
     """The stimuli of all neurons."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a stimulus: neuron, rank, image_id, activation, peak_y, peak_x (0 to 1)."""
+        """One row per stimulus: neuron, rank, image_id, activation, peak_y, peak_x (0 to 1)."""
         return self.run.tables("stimuli")
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """A row a layer: series, layer, channels, height, width, depth, patch."""
+        """One row per layer: series, layer, channels, height, width, depth, patch."""
         return self.run.tables("layers")
 
     def strip(self, neuron: Neuron, side: int = 3, tile: int = 64) -> Image.Image:
@@ -251,7 +251,7 @@ class Space(Result):
         return SemanticSpace.load(self.run, self.method)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a neuron: its identity, coverage, and its vector (NaN: it has no place)."""
+        """One row per neuron: its identity, coverage, and its vector (NaN: it has no place)."""
         vectors = pd.DataFrame(self.space.vectors).add_prefix("v")
         return pd.concat([self.space.neurons, vectors], axis=1)
 
@@ -292,7 +292,10 @@ class Scores(Result):
         self.study = study
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a neuron, class and method: score, stderr, images, rank in its layer (0 first)."""
+        """One row per neuron, class and method: score, stderr, images, rank in its layer.
+
+        The highest score has rank 0.
+        """
         table = self.run.tables("importance")
         if self.study is None:
             return table
@@ -303,7 +306,7 @@ class Ablated(Result):
     """What happened to each image's prediction when sets of neurons were ablated."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row an image and arm."""
+        """One row per image and arm."""
         return self._bench.results.records()
 
     @cached_property

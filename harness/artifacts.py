@@ -188,7 +188,7 @@ LAYOUT = {
     "audit_layers": "audit/{0}/sketch-{1:04d}.parquet",  # series, epoch
     "audit_distances": "audit/{0}/distances.npz",  # series: between all checkpoints
     "audit": "audit/{0}/checkpoints.parquet",  # series
-    "audit_steps": "audit/{0}/layers.parquet",  # series: a row a layer and checkpoint
+    "audit_steps": "audit/{0}/layers.parquet",  # series: one row per layer and checkpoint
     "audit_findings": "audit/{0}/findings.parquet",  # series
     "check": "probe/{0}/check-{1:04d}.parquet",  # series, epoch
     "layers": "probe/{0}/layers.parquet",  # series

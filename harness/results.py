@@ -1,9 +1,10 @@
 """The results of an ablation study as data. No torch: the analysis and the survey read them.
 
 A run has two: its reversion study and its benchmark. `RUN/<study>/about.json` says what was run and
-which of the run's artifacts the results consist of: `records` (a row an image and arm),
-`importance` (a row a neuron, class and method), `reliability` (of split halves), `sets` (the saved
-sets of neurons) and, of a benchmark, `neighbours` (of base neurons, by draw of a space method).
+which of the run's artifacts the results consist of: `records` (one row per image and arm),
+`importance` (one row per neuron, class and method), `reliability` (of split halves), `sets` (the
+saved sets of neurons) and, of a benchmark, `neighbours` (of base neurons, by draw of a space
+method).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Results:
     about: dict[str, Any]
 
     def records(self, with_controls: bool = False, **wanted: str) -> pd.DataFrame:
-        """A row an image and arm, of those whose columns equal `wanted`; others are not read.
+        """One row per image and arm, of those whose columns equal `wanted`; others are not read.
 
         Args:
             with_controls: repeat the controls (`none`, `all`, `random`) under every method, so that
@@ -64,11 +65,11 @@ class Results:
         return pd.concat(parts, ignore_index=True) if parts else shared
 
     def importance(self, **wanted: str) -> pd.DataFrame:
-        """A row a neuron, class and method."""
+        """One row per neuron, class and method."""
         return self._table("importance", wanted)
 
     def sets(self, **wanted: str) -> pd.DataFrame:
-        """A row a neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
+        """One row per neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
         return self._table("sets", wanted)
 
     @cached_property

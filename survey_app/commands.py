@@ -98,7 +98,7 @@ def survey(
     if preview:
         return _preview(study, port, host)
     from survey_app.serve import listen, serve
-    from survey_app.server import SERVED
+    from survey_app.server import environment
     from survey_app.service import Service
     from tasks.recruitment import load_recruitment
     from tasks.study import load
@@ -123,13 +123,7 @@ def survey(
         f"({workers} worker{'s' if workers > 1 else ''}, source {source}); Ctrl-C stops",
     )
     _announce(recruitment, counts)
-    environment = {
-        "CONCEPTEVO_STUDY": str(study.resolve()),
-        "CONCEPTEVO_DATABASE": url,
-        "CONCEPTEVO_SOURCE": source,
-        SERVED: frozen.hash,
-    }
-    serve(listening, workers, environment)
+    serve(listening, workers, environment(study, frozen.hash, url, source))
 
 
 def _preview(study: Path, port: int, host: str) -> None:
@@ -137,7 +131,7 @@ def _preview(study: Path, port: int, host: str) -> None:
     from tempfile import TemporaryDirectory
 
     from survey_app.serve import listen, serve
-    from survey_app.server import PREVIEW, SERVED
+    from survey_app.server import PREVIEW, environment
     from survey_app.service import Service
     from tasks.recruitment import PLATFORMS, load_recruitment
     from tasks.study import load
@@ -156,14 +150,8 @@ def _preview(study: Path, port: int, host: str) -> None:
             f"preview of study {frozen.hash} at {address}, its pages at {address}/?page=list; "
             f"nothing is kept; Ctrl-C stops",
         )
-        environment = {
-            "CONCEPTEVO_STUDY": str(study.resolve()),
-            "CONCEPTEVO_DATABASE": url,
-            "CONCEPTEVO_SOURCE": "pilot",
-            SERVED: frozen.hash,
-            PREVIEW: "yes",
-        }
-        serve(listening, 1, environment)
+        own = environment(study, frozen.hash, url, "pilot")
+        serve(listening, 1, own | {PREVIEW: "yes"})
 
 
 def dashboard(
@@ -177,7 +165,7 @@ def dashboard(
 
     from survey_app.passwords import OIDC, VARIABLE
     from survey_app.serve import listen, serve
-    from survey_app.server import SERVED
+    from survey_app.server import environment
     from tasks.study import load
 
     if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
@@ -190,12 +178,7 @@ def dashboard(
     opened(url)
     listening = listen(host, port)
     console.print(f"researcher's page at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
-    environment = {
-        "CONCEPTEVO_STUDY": str(study.resolve()),
-        "CONCEPTEVO_DATABASE": url,
-        SERVED: frozen.hash,
-    }
-    serve(listening, 1, environment, script="dashboard.py")
+    serve(listening, 1, environment(study, frozen.hash, url), script="dashboard.py")
 
 
 def password() -> None:

@@ -33,6 +33,20 @@ LARGEST = 64 * 1024  # bytes of an action: a page of a hundred long texts in any
 log = logging.getLogger("conceptevo.survey")
 
 
+def environment(study: Path, served: str, database: str, source: str = "human") -> dict[str, str]:
+    """What `service` reads in a worker.
+
+    Args:
+        study: the folder. served: the study's hash. database: its URL. source: of responses.
+    """
+    return {
+        "CONCEPTEVO_STUDY": str(study.resolve()),
+        "CONCEPTEVO_DATABASE": database,
+        "CONCEPTEVO_SOURCE": source,
+        SERVED: served,
+    }
+
+
 @cache
 def service() -> Service:
     """This process's study and store.

@@ -18,7 +18,7 @@ COLUMNS = (
 
 
 def submissions(store: Store, source: str, study: str | None = None) -> pd.DataFrame:
-    """A row a person: for approvals, bonuses and complaints.
+    """One row per person: for approvals, bonuses and complaints.
 
     Returns:
         COLUMNS: platform_study is STUDY_ID or hitId, session SESSION_ID or assignmentId (the

@@ -16,7 +16,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.study import preregistration as document
 from analysis.study.frozen_study import read_study
 from analysis.study.preregistration import AUTHORS, preregistration
-from analysis.study.responses import RULES, prepare
+from analysis.study.responses import EXCLUSIONS, prepare
 from analysis.study.results import Results, Settings
 from analysis.study.unanswered import planned_claims, power_of, unanswered
 from conceptevo.cli import app
@@ -97,7 +97,8 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
 
 def test_every_kind_of_question_and_rule_has_words():
     assert set(document.HYPOTHESES) == set(document.MODELS) == set(QUESTIONS)
-    assert set(RULES) == set(Exclusion.model_fields)
+    worded = {name for name in EXCLUSIONS if EXCLUSIONS.get(name).words}
+    assert worded == set(Exclusion.model_fields)
 
 
 def test_the_power_is_that_of_the_planner(folder):

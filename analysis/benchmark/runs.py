@@ -1,4 +1,4 @@
-"""Benchmarks of several runs as one table: mean, spread over runs, networks and classes crossed.
+"""Benchmarks of several runs as one table: mean, SD over runs, networks and classes crossed.
 
 Runs of several seeds or data sets answer what one run cannot: whether a ranking holds for other
 networks. A network is a series of a run. The sampled units are networks and classes, crossed: every
@@ -64,9 +64,9 @@ def over_runs(values: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
             cells without a value.
 
     Returns:
-        a row a method, from best to worst: method, mean, low, high, sd over runs, lowest, highest
-        (run's mean), networks, classes, cells, left out, difference (from the reference, see
-        `reference_of`), difference low, difference high, p alone, p (Holm over methods), reason
+        one row per method, from best to worst: method, mean, low, high, sd over runs, lowest,
+        highest (run's mean), networks, classes, cells, left out, difference (from the reference,
+        see `reference_of`), difference low, difference high, p alone, p (Holm over methods), reason
         (why there is no interval, "" where there is one).
     """
     kept = values.dropna(subset=["gap"])

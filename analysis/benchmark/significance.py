@@ -22,17 +22,17 @@ def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[f
         their common mean as q1 is, n of them).
     """
 
-    def over_classes(columns: pd.DataFrame) -> pd.Series:
+    def mean(columns: pd.DataFrame) -> pd.Series:
         return columns.groupby("class_id").mean().mean()
 
     controls = of_method(wide, CONTROLS)
     if "random" not in controls.columns.get_level_values("arm"):
         return {name: (float("nan"), 0) for name in methods}
-    null = over_classes(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
+    null = mean(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
     found = {}
     for name in methods:
         mine = mean_of_arm(of_method(wide, name), "q1").to_frame("q1")
-        value = float(over_classes(mine)["q1"])
+        value = float(mean(mine)["q1"])
         if not len(null) or np.isnan(value):
             found[name] = (float("nan"), len(null))
             continue

@@ -9,21 +9,16 @@ from analysis.benchmark import measures, significance
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
-from analysis.run.reversion import methods_of
+from analysis.run.reversion import methods_of, with_epochs
 from analysis.statistics import comparisons
 from analysis.statistics.classes import quartiles
 from harness.records import PAIR
 
-_P = P_VALUE
 _SIGNED = "{:+.3f}"
 _HOW = (
     "95 % CIs: t over classes, each by the mean of its images; networks and pairs of epochs are "
     "fixed."
 )
-
-
-def _epochs(frame: pd.DataFrame) -> pd.Series:
-    return frame["epoch_from"].astype(str) + " → " + frame["epoch_to"].astype(str)
 
 
 @shelf.table("bench", "leaderboard")
@@ -78,7 +73,9 @@ def leaderboard(bench: Bench) -> Table:
         "Left out: classes without a value.",
         pd.DataFrame(rows),
         dict.fromkeys(signed, _SIGNED)
-        | dict.fromkeys(["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], _P),
+        | dict.fromkeys(
+            ["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], P_VALUE
+        ),
         hidden=("p (vs random)", "over active", "lost", "left out", "classes", "gap, probability"),
     )
 
@@ -126,7 +123,7 @@ def separation(bench: Bench) -> Table | None:
         "Gap of the first method minus gap of the second, paired by class; p: Holm-adjusted over "
         "all pairs; p alone: unadjusted, as the interval. " + _HOW,
         bench.separated,
-        dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p_alone": _P, "p": _P},
+        dict.fromkeys(["difference", "low", "high"], _SIGNED) | {"p_alone": P_VALUE, "p": P_VALUE},
     )
 
 
@@ -145,9 +142,7 @@ def bins(bench: Bench) -> Table:
                 | {"method": method, "before": before.mean()}
                 | {arm: (classes[arm] - before).mean() for arm in arms if arm in classes}
             )
-    table = pd.DataFrame(rows)
-    table.insert(1, "epochs", _epochs(table))
-    table = table.drop(columns=["epoch_from", "epoch_to"])
+    table = with_epochs(pd.DataFrame(rows))
     return Table(
         "bins",
         f"Accuracy when quarters are ablated, by pair ({bench.main}, {bench.shown})",
@@ -249,8 +244,7 @@ def reliability(bench: Bench) -> Table:
 
 @shelf.table("bench", "leaderboard")
 def images(bench: Bench) -> Table:
-    table = significance.image_tests(bench.wide(bench.main), bench.order)
-    table.insert(1, "epochs", _epochs(table))
+    table = with_epochs(significance.image_tests(bench.wide(bench.main), bench.order))
     names = {
         "cochran": "p (Cochran's Q)",
         "mcnemar_last": "p (q1 vs last)",
@@ -263,8 +257,8 @@ def images(bench: Bench) -> Table:
         "important quarter against the least important and against the set matched in size of "
         "change. They treat images of a class as independent although these share their sets, so "
         "claims are based on the tests over classes. Unadjusted p-values.",
-        table.drop(columns=["epoch_from", "epoch_to"]).rename(columns=names),
-        dict.fromkeys(names.values(), _P),
+        table.rename(columns=names),
+        dict.fromkeys(names.values(), P_VALUE),
     )
 
 

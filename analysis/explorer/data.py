@@ -44,7 +44,7 @@ class Source:
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """A row a layer: series in the configuration's order, then by depth."""
+        """One row per layer: series in the configuration's order, then by depth."""
         order = {name: index for index, name in enumerate(self.series)}
         table = self.run.tables("layers")
         return (
@@ -62,7 +62,7 @@ class Source:
 
     @cached_property
     def units(self) -> pd.DataFrame:
-        """A row a unit: series, layer, channel, layer_row."""
+        """One row per unit: series, layer, channel, layer_row."""
         parts = [
             pd.DataFrame({"channel": np.arange(layer.channels)}).assign(
                 series=layer.series, layer=layer.layer, layer_row=layer.Index
@@ -280,7 +280,7 @@ def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
-    """What each set's ablation did: a row a set, layer, class and ablation, of held-out images.
+    """What each set's ablation did: one row per set, layer, class and ablation, of held-out images.
 
     Returns:
         SET's columns, ablation, layer, images, before, change (signed, of accuracy), change_error

@@ -50,7 +50,7 @@ SLOW = ("crossed effects",)
 
 
 def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
-    """A row an interval: method, what, whether it holds the truth, whether its test rejects."""
+    """One row per interval: method, what, whether it holds the truth, whether its test rejects."""
     frame = as_frame(simulate(design, np.random.default_rng(seed)))
     conditional = dict(zip(design.accuracy, design.log_odds(), strict=True))
     rows: list[dict[str, object]] = []

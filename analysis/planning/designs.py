@@ -22,8 +22,8 @@ class Design:
         participants: how many. items: trials a condition, drawn anew for every study.
         answered: trials a participant answers in each condition (a balanced random part of the
             items); all of them by default.
-        sd_participant, sd_item: spread of ability and of difficulty, logit scale.
-        sd_condition: spread, over participants, of how much a condition helps them, logit scale.
+        sd_participant, sd_item: standard deviations of ability and of difficulty, logit scale.
+        sd_condition: standard deviation over participants of a condition's effect, logit scale.
         chance: of a right answer by guessing.
         answering: condition -> how many participants answer it; all of them by default.
         dropout: share of participants who leave after a random part of their trials.

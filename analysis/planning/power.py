@@ -105,8 +105,8 @@ class Sizes:
     """Sizes of a study to try, all combinations.
 
     Answers are participants × trials = items × raters in every condition, so that three of the four
-    numbers say the fourth. More people alone do not help where items differ: their spread is
-    divided by the number of different items only.
+    numbers say the fourth. More participants alone do not help where items differ: the
+    variance between items is divided by the number of different items only.
 
     Attributes:
         participants: numbers to try. trials: likewise, a participant and condition.
@@ -211,7 +211,7 @@ def in_words(found: pd.DataFrame, wanted: float) -> str:
 
 
 def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
-    """The design with accuracies and spreads taken from a pilot's answers.
+    """The design with accuracies and standard deviations from a pilot's answers.
 
     Args:
         design: its conditions that the pilot has take the pilot's (model-based) accuracies; chance,

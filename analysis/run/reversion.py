@@ -80,7 +80,7 @@ def _reversion_table(
     if not has_results(run, REVERSION):
         return None
     records = joint(run, split)
-    table = _with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
+    table = with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
     changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
     measure, form = _MEASURES[outcome]
@@ -100,7 +100,7 @@ def _reversion_table(
     )
 
 
-def _with_epochs(table: pd.DataFrame) -> pd.DataFrame:
+def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
     """The two epochs of a pair as one column behind the series."""
     epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
     table = table.drop(columns=["epoch_from", "epoch_to"])
@@ -131,7 +131,7 @@ def reversion_effects(run: Run) -> Table | None:
             mean, low, high = ends.loc[arm]
             row |= {arm: mean, f"{arm} low": low, f"{arm} high": high}
         rows.append(row)
-    table = _with_epochs(pd.DataFrame(rows))
+    table = with_epochs(pd.DataFrame(rows))
     tests = every.frame.loc[every.frame["method"] == method, ["series", "epochs", *_TESTS.values()]]
     table = table.merge(tests, on=["series", "epochs"])
     shown = [c for c in table.columns if c not in {"series", "epochs", "before", *_TESTS.values()}]
@@ -169,7 +169,7 @@ def matching(run: Run) -> Table | None:
         "Equal to q2: share of classes and layers in which the matched set is q2. The score "
         "change ranks neurons by size of change, so its matched sets tend to be q2 and are then no "
         "separate control.",
-        _with_epochs(table),
+        with_epochs(table),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
     )
 
@@ -212,9 +212,8 @@ def reversion_layers(run: Run) -> Table | None:
     for (series, layer), group in held_out.groupby(["series", "layer"], observed=True):
         frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
     table = pd.concat(frames, ignore_index=True)
-    table["epochs"] = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
     arms = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
-    table = table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"])
+    table = with_epochs(table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"]))
     return Table(
         "reversion_layers",
         "Accuracy when evolutions of one layer are reverted",

@@ -80,9 +80,9 @@ class KrippendorffAlpha:
     conclusions. Cells may be missing; units with fewer than two values say nothing and are counted
     in `left_out`. The interval is α ± t · the bootstrap standard error over units, cut at 1: it
     speaks of other units and the same raters. (Percentiles are shifted down where units are few, as
-    a unit drawn twice narrows the spread of values that is expected by chance.) The `krippendorff`
-    package gives the same α for one table; here all replicates are one matrix product, fifteen
-    times as fast.
+    a unit drawn twice reduces the variation of values that is expected by chance.) The
+    `krippendorff` package gives the same α for one table; here all replicates are one matrix
+    product, fifteen times as fast.
 
     Example:
         >>> frame = pd.DataFrame({"trial": [1, 1, 2, 2], "answer": ["a", "a", "b", "b"]})

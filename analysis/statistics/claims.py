@@ -33,11 +33,16 @@ QUESTIONS = {
 CONTROL = "control"
 
 
+def is_control(tests: pd.DataFrame) -> pd.Series:
+    """Which tests only say whether their task works, by their column `question`."""
+    return tests["question"].str.endswith(f".{CONTROL}")
+
+
 def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
     """Correct all tests of a study together (Holm 1979, section 4, with weights).
 
     Args:
-        tests: a row an estimate: question (task.kind, "" where nothing is tested), value, low,
+        tests: one row per estimate: question (task.kind, "" where nothing is tested), value, low,
             high, null (the tested value), p (of this test alone, NaN if it could not be made).
         primary: the main question, "" where none was frozen; then all tests weigh the same.
         share: of the 5 % that the main question's tests hold together.

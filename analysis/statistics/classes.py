@@ -131,7 +131,7 @@ def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
     Returns:
         mean, low, high by arm; the interval of fewer than two classes is NaN, and that of classes
-        which all change alike, as their spread is then unknown, not 0.
+        which all change alike, as their standard deviation is then unknown, not 0.
     """
     number = changes.count()
     reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem().where(lambda e: e > 1e-12)
@@ -201,7 +201,7 @@ def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     """How close matched sets come to q1 in size of change.
 
     Args:
-        sets: a row a neuron of the arms q1, q2 and matched: pair, class_id, method, arm, layer,
+        sets: one row per neuron of the arms q1, q2 and matched: pair, class_id, method, arm, layer,
             channel.
         sizes: pair, class_id, layer, channel, score (the size of the neuron's change).
 

@@ -1,8 +1,8 @@
 """Variance components: how much of the variance of answers lies in people, how much in trials.
 
 Where participants differ little, more of them help little; where trials differ much, more trials
-are needed (`analysis.planning.power` takes these spreads). The share of a component is its
-intraclass correlation: that of two answers with only this in common, given the condition.
+are needed (`analysis.planning.power` takes these standard deviations). The share of a component
+is its intraclass correlation: that of two answers with only this in common, given the condition.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def minque(data: Crossed) -> np.ndarray:
     condition's mean off, are set equal to their expectations, which are linear in the variances:
     E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
 
-    A component whose effect cannot be told from the others' is left out (0): participants in
+    A component whose effect cannot be separated from the others' is left out (0): participants in
     conditions where there is one condition, or nobody answers one twice.
     """
     groups = len(data.groups)

@@ -80,7 +80,7 @@ class CrossedEffects:
     """Share of right answers per condition from a logistic model with crossed random effects.
 
     Random intercepts of participants, of participants within conditions, and of items.
-    value: the share averaged over the spread of participants and items, E expit(β + σz), which is
+    value: the share averaged over participants and items, E expit(β + σz), which is
     comparable with the raw share; the interval carries the ends of β ± t_df·SE through the same
     average. p tests that the averaged share is chance. See `mixed_model.py`; fitted by
     Laplace's method, σ by REML, t with Satterthwaite's df.
@@ -135,8 +135,9 @@ class CrossedContrasts:
     """Odds ratios between conditions from the model with crossed random effects, p of each alone.
 
     exp(β₁ − β₂): how the odds of one person on one item of average difficulty change; further from
-    1 than the ratio of averaged odds, as it is not diluted by their spread. People may differ in
-    how much a condition helps them: the model has an effect of each participant in each condition.
+    1 than the ratio of averaged odds, as differences between people and items do not dilute it.
+    People may differ in how much a condition helps them: the model has an effect of each
+    participant in each condition.
     """
 
     reference: str | None = None

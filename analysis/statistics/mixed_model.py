@@ -272,8 +272,8 @@ def fit(
 
 
 def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
-    """Whether σ_v can be told from σ_u and from single answers: someone answers several conditions,
-    and one of them more than once."""
+    """Whether σ_v can be separated from σ_u and from single answers: someone answers several
+    conditions, and one of them more than once."""
     several = pd.DataFrame({"p": participant, "c": condition}).value_counts()
     return bool((several.groupby("p").size() > 1).any() and (several > 1).any())
 
@@ -302,7 +302,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def marginal(beta: np.ndarray | float, sd: float) -> np.ndarray:
-    """Probability averaged over a normal spread: E expit(β + sd·z), by Gauss–Hermite, 41 nodes."""
+    """Probability averaged over Normal(0, sd²): E expit(β + sd·z), by Gauss–Hermite, 41 nodes."""
     return expit(np.asarray(beta)[..., None] + sd * _NODES) @ _WEIGHTS
 
 

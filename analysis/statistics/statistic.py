@@ -1,6 +1,6 @@
 """What a statistic is: a record of parameters called on a frame of answers, giving estimates.
 
-Frames hold a row an answer with participant, trial (the item), condition and what is measured.
+Frames hold one row per answer with participant, trial (the item), condition and what is measured.
 Every statistic returns estimates by key, a tuple of names (condition, or pair and measure), which
 `tabulate` turns into a table. Rows without the measured value are left out and counted.
 """
@@ -29,7 +29,7 @@ STATISTICS: Registry[Callable[..., Statistic]] = Registry("statistic")
 
 
 def tabulate(found: Estimates, names: list[str]) -> pd.DataFrame:
-    """A row an estimate: its key under `names`, then the fields of Estimate."""
+    """One row per estimate: its key under `names`, then the fields of Estimate."""
     rows = [
         dict(zip(names, key, strict=True)) | asdict(e) | {"clustered": " × ".join(e.clustered)}
         for key, e in found.items()

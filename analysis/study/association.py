@@ -1,7 +1,7 @@
 """Association of human accuracy and importance: neurons seen by people, reverted in the network.
 
-One joined table, a row a trial and neuron shown in it: how people did on the trial, how much the
-neuron's evolution matters to its class, how far predictions fall when evolutions like it are
+One joined table, one row per trial and neuron shown in it: how people did on the trial, how much
+the neuron's evolution matters to its class, how far predictions fall when evolutions like it are
 undone, how far it moved in the semantic space, and what a machine observer answered.
 """
 
@@ -174,7 +174,7 @@ def evidence(
 
 
 def join(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
-    """The joined table: `people_by_trial` and `evidence`, a row a trial and neuron."""
+    """The joined table: `people_by_trial` and `evidence`, one row per trial and neuron."""
     return people_by_trial(responses).merge(network, on="trial")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits.phrases import p_text, percent, rows_of, signed, spaced
-from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
+from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
 from analysis.study.results import Results
 
 #: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
@@ -42,7 +42,7 @@ def _untested(results: Results) -> Iterator[FailedControl]:
     tests = results.claims
     if tests.empty:
         return
-    control = tests["question"].str.endswith(f".{CONTROL}")
+    control = is_control(tests)
     claimed = set(tests.loc[tests["claimed"] & ~control, "task"])
     missing = tests[control & tests["p"].isna() & tests["task"].isin(claimed)]
     expected = np.array([_without_a_label(results, row) for row in missing.itertuples()], bool)
@@ -75,11 +75,11 @@ def _controls(results: Results, kind: str) -> pd.DataFrame:
     table = results.tested(kind)
     if table.empty:
         return table
-    return table[table["question"].str.endswith(f".{CONTROL}") & table["p_alone"].notna()]
+    return table[is_control(table) & table["p_alone"].notna()]
 
 
 def _detection(results: Results) -> Iterator[FailedControl]:
-    """Stages of two different neurons that were not told from one stage under three names."""
+    """Stages of two neurons that were not distinguished from one stage under three names."""
     for row in rows_of(_controls(results, "detection")):
         if row.value > 0 and row.p_alone < ALPHA:
             continue

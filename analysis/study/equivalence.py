@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import p_text, p_value, percent, signed, spaced, span
-from analysis.exhibits.tables import Table
+from analysis.exhibits.phrases import p_text, percent, signed, spaced, span
+from analysis.exhibits.tables import P_VALUE, Table
 from analysis.study.results import Results
 from analysis.study.tables import CORRECTED
 
@@ -39,7 +39,7 @@ def equivalence_table(results: Results) -> Table | None:
         f"{CORRECTED} is below .05. “Not shown” is no evidence of a difference.",
         shown,
         {**dict.fromkeys(["difference", "low", "high"], "{:+.3f}"), "smallest effect": "{:.3g}",
-         "pair": spaced, "unadjusted p": p_value, "adjusted p": p_value},
+         "pair": spaced, "unadjusted p": P_VALUE, "adjusted p": P_VALUE},
     )  # fmt: skip
 
 

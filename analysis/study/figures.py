@@ -15,7 +15,7 @@ from analysis.exhibits.figures import COLOURS, Figure, look, styled
 from analysis.exhibits.phrases import rows_of, spaced
 from analysis.study.association import EVIDENCE
 from analysis.study.published import PUBLISHED, REVERSION
-from analysis.study.responses import rule_in_words, rule_name
+from analysis.study.responses import rules_in_words
 from analysis.study.results import Results, held_out
 from analysis.study.tables import FROM_NETWORKS, scales, source_note
 from harness.records import PAIR
@@ -63,15 +63,12 @@ def flow(results: Results) -> Figure:
     excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
     names = [step for step in steps if step not in excluded]
     counts = [steps[name].participants for name in names]
-    words = {
-        f"excluded: {rule_name(rule, threshold)}": rule_in_words(rule, threshold).split(" (")[0]
-        for rule, threshold in results.responses.study.exclusions.items()
-    }
-    rules = [
-        f"{n}: {words.get(step, step.removeprefix('excluded: '))}"
-        for step, n in excluded.items()
-        if n
-    ]
+    words = rules_in_words(results.responses.study)
+    rules = []
+    for step, n in excluded.items():
+        rule = step.removeprefix("excluded: ")
+        if n:
+            rules.append(f"{n}: {words.get(rule, rule).split(' (')[0]}")
     rules = [rules[0].partition(": ")[2]] if len(rules) == 1 else rules
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     beside = [

@@ -34,8 +34,8 @@ class FrozenStudy:
     Attributes:
         study: the study as frozen.
         keys: trial -> answer key.
-        trials: a row a trial: trial, task, condition, role, options (tuple of option ids), neurons
-            (tuple of Neuron).
+        trials: one row per trial: trial, task, condition, role, options (tuple of option ids),
+            neurons (tuple of Neuron).
         exclusions: rule -> threshold, in the frozen order; rules that are switched off are absent.
         pictures: folder of what was shown, where it is at hand.
         recruitment: how it recruits, with the number of participants that it begins with.

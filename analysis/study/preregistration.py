@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import spaced
-from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
+from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import rule_in_words
 from analysis.study.results import Results
@@ -141,7 +141,7 @@ def _description(results: Results) -> str:
 def _hypotheses(results: Results, tests: pd.DataFrame) -> str:
     main = tests[tests["question"] == results.plan.primary]
     others = tests[(tests["question"] != results.plan.primary)]
-    control = others["question"].str.endswith(f".{CONTROL}")
+    control = is_control(others)
     said = []
     for title, rows in (
         ("Main question", main),

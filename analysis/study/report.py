@@ -12,7 +12,7 @@ from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
 from analysis.study.frozen_study import task_of
-from analysis.study.responses import rule_in_words, rule_name
+from analysis.study.responses import rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import RULE, source_note
 from analysis.study.thresholds import FROZEN
@@ -96,10 +96,7 @@ def _design(results: Results, task: str) -> str:
 def _collected(results: Results) -> list[str]:
     responses = results.responses
     steps = {row.step: row.participants for row in sentences.rows_of(responses.flow)}
-    words = {
-        rule_name(rule, threshold): rule_in_words(rule, threshold)
-        for rule, threshold in responses.study.exclusions.items()
-    }
+    words = rules_in_words(responses.study)
     excluded = {
         step.removeprefix("excluded: "): n
         for step, n in steps.items()

@@ -35,7 +35,7 @@ class Responses:
         source: human, pilot or simulated: one only.
         answers: rows of role "trial" of included participants, sorted by participant and trial,
             with `value`, the parsed answer.
-        everyone: the measures by which exclusion was decided, a row a participant, with
+        everyone: the measures by which exclusion was decided, one row per participant, with
             `excluded`: why not analysed (no consent, not finished, no answers, or the first rule
             that applied), "" for who is analysed.
         flow: the CONSORT-like flow: step, participants, answers, not applicable (to how many who
@@ -163,7 +163,7 @@ def _one_source(people: pd.DataFrame, wanted: str | None) -> str:
 def measures(
     study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame, pairs: pd.DataFrame
 ) -> pd.DataFrame:
-    """What exclusion rules go by, a row a participant.
+    """What exclusion rules go by, one row per participant.
 
     Args:
         pairs: of participants whose answers and times agree, see `identical_pairs`.
@@ -221,11 +221,13 @@ class Rule:
         measure: the column of `measures` by which it goes; where that is missing, the rule cannot
             be applied and excludes nobody.
         excludes: (the column, threshold) -> whom it would exclude.
+        words: what it says, with {percent} or {0:g} for its threshold; its name where empty.
         enough: (measures, threshold) -> who gave enough answers for the rule; everybody by default.
     """
 
     measure: str
     excludes: Callable[[pd.Series, Any], pd.Series]
+    words: str = ""
     enough: Callable[[pd.DataFrame, Any], pd.Series] | None = None
 
     def applicable(self, people: pd.DataFrame, threshold: Any) -> pd.Series:
@@ -249,30 +251,61 @@ def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
 EXCLUSIONS: Registry[Rule] = Registry("exclusion rule")
 
 # Too few of the attention trials right.
-EXCLUSIONS.add("attention_below")(Rule("attention", lambda share, least: share < least))
+EXCLUSIONS.add("attention_below")(
+    Rule(
+        "attention",
+        lambda share, least: share < least,
+        "less than {percent} of the attention trials correct",
+    )
+)
 
 # Too fast or too slow from consent to finish.
 EXCLUSIONS.add("total_seconds_outside")(
-    Rule("total_seconds", lambda seconds, ends: (seconds < ends[0]) | (seconds > ends[1]))
+    Rule(
+        "total_seconds",
+        lambda seconds, ends: (seconds < ends[0]) | (seconds > ends[1]),
+        "less than {0:g} or more than {1:g} seconds from consent to the end",
+    )
 )
 
 # Instructions hardly looked at.
 EXCLUSIONS.add("instruction_seconds_below")(
-    Rule("instruction_seconds", lambda seconds, least: seconds < least)
+    Rule(
+        "instruction_seconds",
+        lambda seconds, least: seconds < least,
+        "less than {0:g} seconds on the page of instructions",
+    )
 )
 
 # Too many rounds of practice.
 EXCLUSIONS.add("practice_attempts_above")(
-    Rule("practice_attempts", lambda rounds, most: rounds > most)
+    Rule(
+        "practice_attempts",
+        lambda rounds, most: rounds > most,
+        "more than {0:g} rounds of practice",
+    )
 )
 
 # The same place on screen chosen too often.
 EXCLUSIONS.add("one_sided_above")(
-    Rule("one_sided", lambda share, most: share > most, _enough_choices)
+    Rule(
+        "one_sided",
+        lambda share, most: share > most,
+        "more than {percent} of all choices at one screen position (applied only to participants "
+        "with enough choices that chance alone would hardly exclude them)",
+        _enough_choices,
+    )
 )
 
 # Answers and times of another participant; the first of them, by name, is kept.
-EXCLUSIONS.add("identical_above")(Rule("identical", lambda share, most: share > most))
+EXCLUSIONS.add("identical_above")(
+    Rule(
+        "identical",
+        lambda share, most: share > most,
+        "response and time equal to those of another participant in more than {percent} of the "
+        "trials; one of the participants is kept",
+    )
+)
 
 
 def _flow(
@@ -305,25 +338,20 @@ def _flow(
     return pd.DataFrame(rows).astype({"not applicable": "Int64"})
 
 
-#: Rule of exclusion -> what it says, with its threshold.
-RULES = {
-    "attention_below": "less than {percent} of the attention trials correct",
-    "total_seconds_outside": "less than {0:g} or more than {1:g} seconds from consent to the end",
-    "instruction_seconds_below": "less than {0:g} seconds on the page of instructions",
-    "practice_attempts_above": "more than {0:g} rounds of practice",
-    "one_sided_above": "more than {percent} of all choices at one screen position (applied only to "
-    "participants with enough choices that chance alone would hardly exclude them)",
-    "identical_above": "response and time equal to those of another participant in more than "
-    "{percent} of the trials; one of the participants is kept",
-}
-
-
 def rule_in_words(rule: str, threshold: Any) -> str:
     """A rule as a sentence says it: "less than 80 % of the attention trials correct"."""
     ends = threshold if isinstance(threshold, list | tuple) else [threshold]
-    if rule not in RULES:
+    if not (words := EXCLUSIONS.get(rule).words):
         return rule_name(rule, threshold)
-    return RULES[rule].format(*ends, percent=f"{100 * ends[0]:g} %")
+    return words.format(*ends, percent=f"{100 * ends[0]:g} %")
+
+
+def rules_in_words(study: FrozenStudy) -> dict[str, str]:
+    """The frozen rules as tables name them -> as sentences say them."""
+    return {
+        rule_name(rule, threshold): rule_in_words(rule, threshold)
+        for rule, threshold in study.exclusions.items()
+    }
 
 
 def rule_name(rule: str, threshold: Any) -> str:

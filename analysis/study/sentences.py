@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
-from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS
+from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls
 from analysis.study.results import Results
@@ -18,7 +18,7 @@ def shares(results: Results, row: Any) -> str:
     """The interval of a share, in percent."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "no interval estimable"
-    return f"unadjusted {results.level} CI [{100 * row.low:.0f} %, {100 * row.high:.0f} %]"
+    return f"unadjusted {results.level} CI [{percent(row.low)}, {percent(row.high)}]"
 
 
 def control(row: Any) -> str:
@@ -111,7 +111,7 @@ def main_question(results: Results) -> Iterator[str]:
 
 def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Planned tests, and apart from them those that only check a task; neither if empty."""
-    control = tests["question"].str.endswith(f".{CONTROL}")
+    control = is_control(tests)
     for noun, some in (("planned test", tests[~control]), ("control test", tests[control])):
         if len(some):
             yield noun, some
@@ -158,9 +158,7 @@ def against_chance(results: Results) -> Iterator[str]:
     table = results.tested("chance")
     if table.empty:
         return
-    table = table.assign(
-        control=table["question"].str.endswith(CONTROL), verdict=[*map(_verdict, rows_of(table))]
-    )
+    table = table.assign(control=is_control(table), verdict=[*map(_verdict, rows_of(table))])
     for (task, control, null, verdict), rows in table.groupby(
         ["task", "control", "null", "verdict"], sort=False
     ):

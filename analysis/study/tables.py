@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import p_value, spaced
-from analysis.exhibits.tables import Formats, Table
-from analysis.statistics.claims import CONTROL
+from analysis.exhibits.phrases import spaced
+from analysis.exhibits.tables import P_VALUE, Formats, Table
+from analysis.statistics.claims import is_control
 from analysis.study import thresholds as other_rules
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls
@@ -23,7 +23,7 @@ from analysis.study.sentences import claim_rule, hypothesis
 #: Tables and figures in which no participant's answer enters: their title names no source.
 FROM_NETWORKS = {"reversion_published", "reversion"}
 
-SHARE, SIGNED, POINTS, P = "{:.2f}", "{:+.2f}", "{:+.1%}", p_value
+SHARE, SIGNED, POINTS, P = "{:.2f}", "{:+.2f}", "{:+.1%}", P_VALUE
 ESTIMATE = ["value", "low", "high"]
 #: Columns of names of the program.
 NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
@@ -86,7 +86,7 @@ def claims(results: Results) -> Table | None:
         ["task", "what", *ESTIMATE, "null", "weight", "p_alone", "p", "p_error", "reason"]
     ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
-    control = tested["question"].str.endswith(f".{CONTROL}")
+    control = is_control(tested)
     table.insert(0, "claimed", np.where(control, "–", np.where(tested["claimed"], "yes", "no")))
     for failed in failed_controls(results):
         table["reason"] = [

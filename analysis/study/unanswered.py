@@ -34,8 +34,8 @@ def unanswered(study: FrozenStudy) -> Results:
 
 
 def planned_claims(results: Results) -> pd.DataFrame:
-    """A row a planned test, those of the main question first: kind, question, task, what, asked,
-    margin, weight (sums to 1)."""
+    """One row per planned test, those of the main question first: kind, question, task, what,
+    asked, margin, weight (sums to 1)."""
     claims = results.claims
     claims = claims[claims["question"] != ""]
     table = claims.assign(kind=claims.index.get_level_values(0)).reset_index(drop=True)

@@ -90,7 +90,7 @@ class Probe:
             are absent; a neuron active on fewer than k images has fewer rows.
         responsive: series, epoch, image_id, rank, layer, channel, activation.
         activations: [images, neurons], columns as the rows of `neurons`; empty if not kept.
-        neurons: layer, channel, dead; a row a neuron.
+        neurons: layer, channel, dead; one row per neuron.
     """
 
     stimuli: pd.DataFrame

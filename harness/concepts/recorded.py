@@ -95,7 +95,7 @@ def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
 
 
 def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
-    """layer, channel, dead (never positive, or constant); a row a neuron."""
+    """layer, channel, dead (never positive, or constant); one row per neuron."""
     _, activations, _ = part.top.result()
     highest = activations[:, 0].numpy()
     return neurons_of(layers).assign(dead=(highest <= 0) | (highest == part.lowest.numpy()))

@@ -22,8 +22,8 @@ class SemanticSpace:
 
     Attributes:
         method: name of the space method that made it.
-        neurons: a row a neuron: series, epoch, layer, channel, coverage (the share of its stimuli
-            that stimulate a neuron of the base series as well).
+        neurons: one row per neuron: series, epoch, layer, channel, coverage (the share of its
+            stimuli that stimulate a neuron of the base series as well).
         vectors: float [neurons, dimension]; for `jaccard` 0/1 over the probe images, which may be
             sparse. A row of NaN marks a neuron without a place (none of its stimuli has a vector).
         metric: how two rows compare: "cosine", or "jaccard" (overlap of the sets of ones).

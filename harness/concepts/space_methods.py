@@ -58,7 +58,7 @@ class Evidence:
 
     Attributes:
         base: the checkpoint whose neurons span the space.
-        neurons: series, epoch, layer, channel; a row a living neuron.
+        neurons: series, epoch, layer, channel; one row per living neuron.
         incidence: 0/1 [neurons, probe images]: the image is a stimulus of the neuron.
         responsive: 0/1 [base neurons, probe images]: the neuron is among those that respond most
             to the image; rows in the order of the base's rows in `neurons`.

@@ -1,7 +1,7 @@
 """Replace the maps of sets of neurons and record what happens to each image's prediction.
 
 METHOD section 3. Every arm starts from the untouched maps of the newer model t', so that the order
-of arms cannot matter; a row an image and arm is kept. What is put in the maps' place is an
+of arms cannot matter; one row per image and arm is kept. What is put in the maps' place is an
 ablation; a new one is one function in ABLATIONS.
 """
 

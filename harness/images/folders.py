@@ -17,13 +17,7 @@ from PIL import Image
 
 from harness.artifacts import file_hash
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
-from harness.images.shards import content, file_of, read_shards, shard_files
-
-#: Of the files that are read as images; those of torchvision's ImageFolder, and some more.
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
-    *(".tif", ".tiff", ".gif"),
-}
+from harness.images.shards import SUFFIXES, content, file_of, read_shards, shard_files
 
 #: What folders of a whole data set are called, which hold a folder a class each.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "probe"}

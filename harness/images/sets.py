@@ -242,7 +242,7 @@ def sample_digest(images: ImageSet, view: View, most: int = 64) -> str:
 
 
 def image_index(images: ImageSet) -> pd.DataFrame:
-    """A row an image: image_id, class_id, class_name, path (empty where the image is in memory)."""
+    """One row per image: image_id, class_id, class_name, path (empty for images in memory)."""
     paths = images.paths if isinstance(images, FileImages) else [""] * len(images)
     return pd.DataFrame(
         {

@@ -16,6 +16,13 @@ import numpy as np
 
 from harness.registry import Registry
 
+#: Of the files that are read as images, alone or inside others; those of torchvision's ImageFolder,
+#: and some more.
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
+    *(".tif", ".tiff", ".gif"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Shard:

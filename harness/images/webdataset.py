@@ -5,9 +5,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from harness.images.shards import SHARDS, Shard
-
-SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif")
+from harness.images.shards import SHARDS, SUFFIXES, Shard
 
 
 @SHARDS.add(".tar")
@@ -23,7 +21,7 @@ def webdataset(path: Path) -> Shard:
             key = str(place.with_name(stem)) if stem else ""
             if not member.isfile() or not key:
                 continue
-            if kind.lower() in SUFFIXES:
+            if f".{kind.lower()}" in SUFFIXES:
                 images.setdefault(key, []).append(str(place))
                 places[str(place)] = member.offset_data, member.size
             elif kind == "cls" and (file := archive.extractfile(member)) is not None:

@@ -283,7 +283,7 @@ class _Traced(Execution):
         return list(self._rerun({layer: each(layer) for layer in arms[0]}, values).chunk(count))
 
     def _stackable(self, layers: frozenset[str]) -> bool:
-        """Whether all that the re-run reads is a tensor with a row an image, or of no image."""
+        """Whether all that the re-run reads is a tensor with one row per image, or of no image."""
         if self._sequence_first:
             return False
         rows = len(self._batch)

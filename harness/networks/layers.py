@@ -67,7 +67,7 @@ def find_layers(
 
     Raises:
         ValueError: a pattern that matches no module, no non-linearity found, values that are no
-            real tensors of 2 to 4 dimensions with a row an image, a layout that cannot be told.
+            real tensors of 2 to 4 dimensions with one row per image, a layout that cannot be told.
     """
     passes = _passes(model, view)
     if patterns is None:

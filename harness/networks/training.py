@@ -119,7 +119,7 @@ def train(
         device: where to compute; always in float32.
 
     Returns:
-        A row an epoch: epoch, train_loss, train_accuracy, test_accuracy (NaN for the training
+        One row per epoch: epoch, train_loss, train_accuracy, test_accuracy (NaN for the training
         columns of epoch 0).
 
     Raises:

@@ -129,7 +129,7 @@ def _generator(
 
 @dataclass(frozen=True)
 class RunArms(Work):
-    """Run one method's arms by one ablation on one pair; a row an image and arm."""
+    """Run one method's arms by one ablation on one pair; one row per image and arm."""
 
     study: AblationStudy
     source: Source

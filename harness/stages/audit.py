@@ -165,7 +165,7 @@ def _distances(sample: np.ndarray) -> np.ndarray:
 
 
 def _by_checkpoint(series: str, way: Trajectory) -> pd.DataFrame:
-    """A row a checkpoint."""
+    """One row per checkpoint."""
     n, total = len(way.epochs), way.total
     return pd.DataFrame(
         {
@@ -191,7 +191,7 @@ def _unchanged(way: Trajectory, place: int) -> int:
 
 
 def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
-    """A row a layer and checkpoint."""
+    """One row per layer and checkpoint."""
     frames = []
     for k, name in enumerate(way.layers):
         distances = way.distances[k]

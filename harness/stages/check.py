@@ -264,7 +264,7 @@ def _accuracy(run: Run, source: Source, epoch: int, output: Tensor, labels: np.n
 
 
 def checked(plan: Plan) -> pd.DataFrame:
-    """A row a checkpoint: series, epoch, what was found, `problem` and `notes`."""
+    """One row per checkpoint: series, epoch, what was found, `problem` and `notes`."""
     return plan.run.tables("check")
 
 

@@ -64,7 +64,7 @@ class Status:
         return sum(left) / self.workers if left else float("nan")
 
     def table(self) -> pd.DataFrame:
-        """A row a step."""
+        """One row per step."""
         names = [field.name for field in fields(StepStatus)]
         return pd.DataFrame([vars(step) for step in self.steps], columns=names)
 
