@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,27 +12,18 @@ from rich.table import Table as ScreenTable
 
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers the figures
 from analysis.benchmark import measures
-from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the figures
+from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import refuse_unlike
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import P_VALUE, Table
-from analysis.run.report import own_exhibits, plain_on_screen
+from analysis.run.report import Written, own_exhibits, plain_on_screen
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import holm
 from harness.artifacts import write_text
 from harness.results import read_results
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a report left: its main table and sentences for the screen, the paths of all files."""
-
-    summary: ScreenTable
-    sentences: list[str]
-    paths: list[Path]
 
 
 def write_bench_report(folder: Path) -> Written:
@@ -68,8 +58,8 @@ def write_bench_report(folder: Path) -> Written:
     plt.close("all")
     return Written(
         _on_screen(bench, main),
-        findings(bench, tables),
         [out / "leaderboard.csv", out / "report.html", out / "tables"],
+        findings(bench, tables),
     )
 
 

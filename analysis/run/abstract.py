@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pandas as pd
 
 from analysis.exhibits.phrases import joined, percent, points, rows_of
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint, main_method
-from analysis.run.tables import base_checkpoint
+from analysis.run.tables import base_checkpoint, series_of
 from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import by_class, class_interval, quartiles
 from harness.artifacts import Artifact, Run
@@ -30,15 +29,9 @@ def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
     yield f"Limits. {limits(run)}"
 
 
-def networks(run: Run) -> list[str]:
-    """The names of the run's series."""
-    return [section["name"] for section in run.manifest()["configuration"]["series"]]
-
-
 def _design(run: Run, neurons: pd.DataFrame) -> str:
-    configuration: dict[str, Any] = run.manifest()["configuration"]
     rows = []
-    for series in networks(run):
+    for series in series_of(run):
         of = neurons[neurons["series"] == series]
         count = int(of["neurons"].max())
         epochs = ", ".join(map(str, of["epoch"]))
@@ -51,9 +44,10 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
             counts.append(f"{len(index):,} {name}")
             classes = index["class_name"].nunique()
     kind = "synthetic images" if is_synthetic(run) else "images"
+    seed = run.manifest()["configuration"]["seed"]
     return (
         f"{len(rows)} network{'s' * (len(rows) != 1)}, one training run each: {'; '.join(rows)}. "
-        f"{joined(counts)} {kind} of {classes} classes; seed {configuration['seed']}."
+        f"{joined(counts)} {kind} of {classes} classes; seed {seed}."
     )
 
 
@@ -66,7 +60,7 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
     named = run.tables("concepts")
     named = named[named["iou"] >= NAMED_OVERLAP]
     parts = []
-    for series in networks(run):
+    for series in series_of(run):
         epochs = neurons.loc[neurons["series"] == series, "epoch"]
         of = named[named["series"] == series].groupby("epoch")["concept"]
         ends = [int(epochs.min()), int(epochs.max())]
@@ -167,7 +161,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
 
 def limits(run: Run) -> str:
     """To what the results do not generalise."""
-    count = len(networks(run))
+    count = len(series_of(run))
     said = [
         f"One training run of {'each of ' * (count > 1)}{count} network{'s' * (count > 1)}: "
         "nothing is known of other seeds or architectures."

@@ -12,12 +12,8 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
 from analysis.exhibits.phrases import joined
 from analysis.exhibits.tables import Table
+from analysis.run.tables import series_of
 from harness.artifacts import Artifact, Run
-
-
-def series_of(run: Run) -> list[str]:
-    """The series of the run's configuration."""
-    return [section["name"] for section in run.manifest()["configuration"]["series"]]
 
 
 def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
@@ -107,9 +103,9 @@ def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
     rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return []
-    counts = run.tables("audit")["series"].value_counts()
-    alone = [name for name in series_of(run) if counts.get(name, 0) < 2]
-    clean = [name for name in series_of(run) if name not in {*rows["series"], *alone}]
+    counts, names = run.tables("audit")["series"].value_counts(), series_of(run)
+    alone = [name for name in names if counts.get(name, 0) < 2]
+    clean = [name for name in names if name not in {*rows["series"], *alone}]
     said = [f"{row.series}: {row.text}" for row in rows.itertuples()]
     if alone:
         said.append(f"Not audited: {joined(alone)}, with fewer than two readable checkpoints.")

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, MARKERS, Cell, Figure, look, sheet
+from analysis.exhibits.figures import Cell, Figure, look, sheet
 from analysis.run.album import Album
 from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
@@ -85,34 +85,23 @@ def concept_map(run: Run) -> Figure | None:
     base = base_checkpoint(run)
     behind = table[(table["series"] == base.series) & (table["epoch"] == base.epoch)]
     for row, name in enumerate(series):
-        for column in range(columns):
-            axes = grid_axes[row, column]
+        for axes in grid_axes[row, len(epochs[name]) :]:
+            axes.set_visible(False)
+        for axes, epoch in zip(grid_axes[row], epochs[name], strict=False):
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
-            if column >= len(epochs[name]):
-                axes.set_visible(False)
-                continue
-            epoch = epochs[name][column]
             own = table[(table["series"] == name) & (table["epoch"] == epoch)]
             axes.scatter(behind["x"], behind["y"], s=3, color="#e2e2e2", linewidths=0)
             other = own[~own["concept"].isin(shown)]
             axes.scatter(other["x"], other["y"], s=5, color="#9a9a9a", linewidths=0)
             for index, concept in enumerate(shown):
                 those = own[own["concept"] == concept]
-                axes.scatter(
-                    those["x"],
-                    those["y"],
-                    s=16,
-                    marker=MARKERS[index],
-                    color=COLOURS[index],
-                    linewidths=0,
-                    label=concept if row == column == 0 else None,
-                )
+                axes.scatter(those["x"], those["y"], s=16, linewidths=0, **look(index))
             axes.set_title(f"{name}, epoch {epoch}")
     if shown:
         handles = [
-            plt.Line2D([], [], color=COLOURS[i], marker=MARKERS[i], linestyle="", label=concept)
-            for i, concept in enumerate(shown)
+            plt.Line2D([], [], linestyle="", label=concept, **look(index))
+            for index, concept in enumerate(shown)
         ]
         canvas.legend(handles=handles, loc="lower center", ncols=len(shown), fontsize=8)
     canvas.tight_layout(rect=(0, 0.05 if shown else 0, 1, 1))
@@ -218,7 +207,11 @@ def _spread(moved: pd.DataFrame, count: int) -> pd.DataFrame:
 def neighbours(run: Run) -> Figure | None:
     """A few base neurons beside their nearest neighbours in every other series."""
     space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
-    others = [name for name in dict.fromkeys(space.neurons["series"]) if name != base.series]
+    last = [
+        space.rows(series=str(name), epoch=int(epochs.max()))
+        for name, epochs in space.neurons.groupby("series", sort=False)["epoch"]
+        if name != base.series
+    ]
     own = space.rows(series=base.series, epoch=base.epoch)
     deep = [
         album.depth(base.series, layer) >= LEAST_DEPTH for layer in space.neurons["layer"].iloc[own]
@@ -227,14 +220,8 @@ def neighbours(run: Run) -> Figure | None:
     rows = []
     for row in chosen:
         line = [_cell(space, album, row, "")]
-        near, likeness = space.nearest(np.array([row]), own, 2)
-        line += [
-            _cell(space, album, n, f" ({s:.2f})") for n, s in zip(near[0], likeness[0], strict=True)
-        ]
-        for name in others:
-            last = int(space.neurons.loc[space.neurons["series"] == name, "epoch"].max())
-            there = space.rows(series=name, epoch=last)
-            near, likeness = space.nearest(np.array([row]), there, 2)
+        for among in (own, *last):
+            near, likeness = space.nearest(np.array([row]), among, 2)
             line += [
                 _cell(space, album, n, f" ({s:.2f})")
                 for n, s in zip(near[0], likeness[0], strict=True)
@@ -282,15 +269,8 @@ def alignment_plot(run: Run) -> Figure | None:
     for index, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("group").reindex(groups)
         x = np.arange(len(groups)) + (index - (len(methods) - 1) / 2) * 0.13
-        axes.errorbar(
-            x,
-            rows["share"],
-            yerr=[rows["share"] - rows["low"], rows["high"] - rows["share"]],
-            linestyle="none",
-            **look(index),
-            capsize=2,
-            label=method,
-        )
+        means = rows.rename(columns={"share": "mean"})
+        _with_intervals(axes, x, means, label=method, capsize=2, **look(index))
     chance = table.groupby("group", sort=False)["chance"].mean().reindex(groups)
     for position, value in enumerate(chance):
         axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=":")
@@ -323,16 +303,17 @@ def reversion_plot(run: Run) -> Figure | None:
     canvas, panels = plt.subplots(
         lines, columns, figsize=(3.9 * columns, 2.5 * lines), squeeze=False, sharey=True
     )
+    thin: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
     for axes, (key, rows) in zip(panels.flat, pairs, strict=False):
         for index, method in enumerate(methods):
             x = np.arange(len(bins) + 1) + (index - (len(methods) - 1) / 2) * 0.14
             found = _changes(rows[rows["method"] == method], [*bins, "matched"])
             style = look(index)
             axes.plot(x[:-1], found["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
-            _with_intervals(axes, x, found, {"label": method, **style})
+            _with_intervals(axes, x, found, label=method, **thin, **style)
         shared = {"color": "#777777", "marker": "_", "label": "independent of the score"}
         found = _changes(rows[rows["method"] == methods[0]], ["random", "all"])
-        _with_intervals(axes, np.arange(len(arms))[-2:], found, shared)
+        _with_intervals(axes, np.arange(len(arms))[-2:], found, **thin, **shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
@@ -359,9 +340,7 @@ def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
 
 
-def _with_intervals(axes: Axes, x: np.ndarray, found: pd.DataFrame, style: dict[str, Any]) -> None:
+def _with_intervals(axes: Axes, x: np.ndarray, found: pd.DataFrame, **style: Any) -> None:
     """Means with intervals at positions x, without lines between them."""
     reach = [found["mean"] - found["low"], found["high"] - found["mean"]]
-    axes.errorbar(
-        x, found["mean"], yerr=reach, linestyle="none", capsize=1.5, elinewidth=0.9, **style
-    )
+    axes.errorbar(x, found["mean"], yerr=reach, linestyle="none", **style)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from analysis.run.published import SCORE, SPACE
 from analysis.run.reversion import images_of, joint, reversion_records
 from analysis.run.tables import base_checkpoint
 from analysis.statistics.alignment import NAMED_OVERLAP
@@ -13,18 +12,21 @@ from harness.results import REVERSION, has_results, read_results
 
 def of_run(run: Run) -> list[str]:
     """The paragraphs of the section on method."""
-    configuration: dict[str, Any] = run.manifest()["configuration"]
-    base = base_checkpoint(run)
-    k = configuration["probe"]["k"]
+    manifest, base = run.manifest(), base_checkpoint(run)
+    k = manifest["configuration"]["probe"]["k"]
+    space, *others = manifest["space_methods"]
+    paper = "the skip-gram embedding of the paper (Park et al., 2023)"
     paragraphs = [
         "Terms. A checkpoint is the state of a network at one epoch; the checkpoints of one "
         "training run form a series. A neuron is one channel of one probed layer, followed over "
         f"the checkpoints of its series. Its stimuli are the {k} probe images that activate it "
         "most; a dead neuron is active on no probe image.",
-        "Semantic space. sgns is the skip-gram embedding of the paper (Park et al., 2023). In it, "
+        f"Semantic space. {space} is {paper if space == SPACE else 'defined below'}. In it, "
         f"neurons of the base checkpoint ({base.series}, epoch {base.epoch}) that share stimuli "
         "are embedded near each other, and the neurons of all other checkpoints are embedded in "
-        "the same space through their stimuli. It is compared with the methods defined below.",
+        "the same space through their stimuli."
+        + " It is compared with the methods defined below."
+        * bool(others),
     ]
     if run.holds("concepts"):
         paragraphs.append(
@@ -54,7 +56,9 @@ def _reversion(run: Run) -> list[str]:
     return [
         "Importance. For a class and a pair of epochs, every neuron gets a score for the "
         f"importance of its change (its evolution), from {about['images_per_class']} images of the "
-        "class. sign_t is the score of the paper. " + " ".join(results.measured_on),
+        "class. "
+        + f"{SCORE} is the score of the paper. " * (SCORE in results.methods)
+        + " ".join(results.measured_on),
         "Reversion. The activations of a set of neurons in the later checkpoint are replaced by "
         "those of the earlier checkpoint for the same image, and the rest of the network is "
         f"computed as usual. Sets in each layer: q1 to q{bins}, from the most to the least "

@@ -9,11 +9,13 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from harness.artifacts import Run
-from harness.records import JOINT
+from harness.records import JOINT, PAIR
 from harness.results import REVERSION, has_results, read_results
 
+#: What the paper's space and score are called here.
+SPACE, SCORE = "sgns", "sign_t"
 BINS = ["q1", "q2", "q3", "q4"]
-COLUMNS = ["series", "epoch_from", "epoch_to", "images", "outcome"]
+COLUMNS = [*PAIR, "images", "outcome"]
 #: Two rows that are the same numbers under two names; one of them is a copying error.
 SUSPECT = {("vgg16_0.01", 5, 21, "test"), ("vgg16_0.01", 21, 207, "train")}
 
@@ -23,16 +25,11 @@ def published() -> pd.DataFrame:
     top5), q1 to q4, random, before, suspect."""
     path = files("analysis") / "run" / "data" / "published_reversion.csv"
     with path.open(encoding="utf-8") as file:
-        table = pd.read_csv(file, comment="#")
-    names = table.pop("series").str.extract(r"^(.*)-(\d+)-(\d+)$")
-    table.insert(0, "series", names[0])
-    table.insert(1, "epoch_from", names[1].astype(int))
-    table.insert(2, "epoch_to", names[2].astype(int))
-    table = table.rename(columns={"split": "images"})
+        table = pd.read_csv(file, comment="#").rename(columns={"split": "images"})
+    names = table.pop("series").str.extract(r"^(.*)-(\d+)-(\d+)$").set_axis(PAIR, axis=1)
+    table = names.astype({"epoch_from": int, "epoch_to": int}).join(table)
     table["outcome"] = table["outcome"].replace({"topk": "top5"})
-    keys = zip(
-        table["series"], table["epoch_from"], table["epoch_to"], table["images"], strict=True
-    )
+    keys = table[[*PAIR, "images"]].itertuples(index=False, name=None)
     return table.assign(suspect=[key in SUSPECT for key in keys])
 
 
@@ -46,10 +43,9 @@ def beside(records: pd.DataFrame) -> pd.DataFrame:
         As `published`, with source (published, ours); ours are means over layers and classes.
     """
     theirs = published()
-    alone = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
+    alone = records[(records["layer"] != JOINT) & (records["method"] == SCORE)]
     rows = []
-    keys = ["series", "epoch_from", "epoch_to", "split"]
-    for key, group in alone.groupby(keys, observed=True):
+    for key, group in alone.groupby([*PAIR, "split"], observed=True):
         images = {"importance": "train", "heldout": "test"}[str(key[3])]
         for outcome, column in (("top1", "correct"), ("top5", "top5")):
             change = group[f"{column}_after"].astype(int) - group[f"{column}_before"].astype(int)
@@ -59,9 +55,8 @@ def beside(records: pd.DataFrame) -> pd.DataFrame:
             row |= {arm: means.get(arm) for arm in (*BINS, "random")}
             rows.append(row | {"before": group[f"{column}_before"].mean(), "suspect": False})
     ours = pd.DataFrame(rows, columns=theirs.columns)
-    pairs = ours[COLUMNS[:3]].drop_duplicates()
-    theirs = theirs.merge(pairs, on=COLUMNS[:3])
-    ours = ours.merge(theirs[COLUMNS[:3]].drop_duplicates(), on=COLUMNS[:3])
+    theirs = theirs.merge(ours[PAIR].drop_duplicates(), on=PAIR)
+    ours = ours.merge(theirs[PAIR].drop_duplicates(), on=PAIR)
     both = pd.concat([ours.assign(source="ours"), theirs.assign(source="published")])
     return both.sort_values([*COLUMNS, "source"], kind="stable").reset_index(drop=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,11 @@ from harness.results import REVERSION, has_results, read_results
 
 @dataclass(frozen=True)
 class Written:
-    """What a report left: its main table for the screen, and the paths of all files."""
+    """What a report left: its main table and sentences for the screen, the paths of all files."""
 
     summary: ScreenTable | str
     paths: list[Path]
+    sentences: Sequence[str] = ()
 
 
 def write_report(run: Run) -> Written:
@@ -51,7 +52,7 @@ def write_report(run: Run) -> Written:
         versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
         write_html(
             folder / "report.html",
-            f"Concept evolution in {joined(abstract.networks(run))}",
+            f"Concept evolution in {joined(run_tables.series_of(run))}",
             "Which concepts the neurons of these networks detect, how the concepts change during "
             "training, and how much the changes matter for the predictions.",
             shelf.sections_of("run", run, tables, figures),
@@ -101,14 +102,8 @@ def reversion_on_screen(table: Table) -> ScreenTable:
     """The reversion table in 80 columns: effects alone; tests are in the files."""
     frame = table.frame
     effects = [name for name in frame.columns[4:] if name != "all" and "p (" not in name]
-    screen = ScreenTable(title=table.title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
-    for name in ("epochs", "by", *effects):
-        screen.add_column(name, justify="left" if name in ("epochs", "by") else "right")
-    for _, row in frame.iterrows():
-        numbers = [f"{row[name]:+.2f}".replace("0.", ".") for name in effects[1:]]
-        before = f"{row[effects[0]]:.2f}".replace("0.", ".")
-        screen.add_row(f"{row['series']} {row['epochs']}", row["method"], before, *numbers)
-    return screen
+    names = {"epochs": frame["series"] + " " + frame["epochs"], "by": frame["method"]}
+    return plain_on_screen(pd.DataFrame(names).join(frame[effects]), table.title)
 
 
 shelf.section("run", "abstract", "Abstract")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pandas as pd
 
@@ -74,15 +74,20 @@ def images_of(records: pd.DataFrame) -> str:
     return f"{per_class.sum():,} images ({each} per class)"
 
 
-def _reversion_table(
-    run: Run, name: str, split: str = "heldout", outcome: str = "accuracy"
-) -> Table | None:
+def arms_of(columns: pd.Index) -> list[str]:
+    """The arms of a table, as they are shown: quarters by importance, then controls."""
+    return [*reversion.quartiles(list(columns)), "random", "matched", "all"]
+
+
+def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
+    """The changes of one outcome on one split's images by every score, with tests."""
     if not has_results(run, REVERSION):
         return None
     records = joint(run, split)
+    if f"{reversion.OUTCOMES[outcome]}_before" not in records:
+        return None  # of a run that was made before there were objectives
     table = with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
-    changes = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
     measure, form = _MEASURES[outcome]
     seen = {"heldout": "held-out", "importance": "importance"}[split]
     each = read_results(run.root, REVERSION).about["images_per_class"]
@@ -95,7 +100,7 @@ def _reversion_table(
         "the rows of the table.",
         table,
         {"before": form.replace("+", "")}
-        | dict.fromkeys(changes, form)
+        | dict.fromkeys(arms_of(table.columns), form)
         | dict.fromkeys(_TESTS.values(), P_VALUE),
     )
 
@@ -116,7 +121,7 @@ def main_method(run: Run) -> str:
 @shelf.table("run", "reversion")
 def reversion_effects(run: Run) -> Table | None:
     """The main result: one score, with intervals."""
-    if (every := reversion_heldout(run)) is None:
+    if (every := all_scores(run, "reversion", *ALL_SCORES["reversion"])) is None:
         return None
     method = main_method(run)
     records = joint(run)
@@ -125,9 +130,8 @@ def reversion_effects(run: Run) -> Table | None:
     for key, group in mine.groupby(PAIR, observed=True, sort=False):
         changes = reversion.wide(reversion.by_class(group))
         ends = reversion.class_interval(changes)
-        arms = [*reversion.quartiles(list(changes.columns)), "random", "matched", "all"]
         row = dict(zip(PAIR, key, strict=True)) | {"before": group["correct_before"].mean()}
-        for arm in arms:
+        for arm in arms_of(changes.columns):
             mean, low, high = ends.loc[arm]
             row |= {arm: mean, f"{arm} low": low, f"{arm} high": high}
         rows.append(row)
@@ -174,31 +178,18 @@ def matching(run: Run) -> Table | None:
     )
 
 
-@shelf.table("run", "supplement", "reversion")
-def reversion_heldout(run: Run) -> Table | None:
-    return _reversion_table(run, "reversion")
-
-
-@shelf.table("run", "supplement")
-def reversion_top5(run: Run) -> Table | None:
-    return _reversion_table(run, "reversion_top5", outcome="top-5")
-
-
-@shelf.table("run", "supplement")
-def reversion_probability(run: Run) -> Table | None:
-    return _reversion_table(run, "reversion_probability", outcome="probability")
-
-
-@shelf.table("run", "supplement")
-def reversion_objective(run: Run) -> Table | None:
-    if not has_results(run, REVERSION) or "objective_before" not in reversion_records(run):
-        return None  # of a run that was made before there were objectives
-    return _reversion_table(run, "reversion_objective", outcome="objective")
-
-
-@shelf.table("run", "supplement")
-def reversion_importance(run: Run) -> Table | None:
-    return _reversion_table(run, "reversion_importance", "importance")
+#: The tables of all scores: name -> split of the images, outcome.
+ALL_SCORES = {
+    "reversion": ("heldout", "accuracy"),
+    "reversion_top5": ("heldout", "top-5"),
+    "reversion_probability": ("heldout", "probability"),
+    "reversion_objective": ("heldout", "objective"),
+    "reversion_importance": ("importance", "accuracy"),
+}
+for _name, (_split, _outcome) in ALL_SCORES.items():
+    shelf.table("run", "supplement", _name)(
+        partial(all_scores, name=_name, split=_split, outcome=_outcome)
+    )
 
 
 @shelf.table("run", "supplement")
@@ -212,7 +203,7 @@ def reversion_layers(run: Run) -> Table | None:
     for (series, layer), group in held_out.groupby(["series", "layer"], observed=True):
         frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
     table = pd.concat(frames, ignore_index=True)
-    arms = [*reversion.quartiles(list(table.columns)), "random", "matched", "all"]
+    arms = arms_of(table.columns)
     table = with_epochs(table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"]))
     return Table(
         "reversion_layers",

@@ -29,6 +29,11 @@ def spaces(run: Run) -> list[SemanticSpace]:
     return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
 
 
+def series_of(run: Run) -> list[str]:
+    """The names of the run's series, in the configuration's order."""
+    return [section["name"] for section in run.manifest()["configuration"]["series"]]
+
+
 def base_checkpoint(run: Run) -> Checkpoint:
     return Checkpoint(**run.manifest()["base"])
 
