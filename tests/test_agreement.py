@@ -38,7 +38,7 @@ def long_form(rows: list[str]) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("metric", "published"),
-    [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849), ("ratio", 0.797)],
+    [("nominal", 0.743), ("ordinal", 0.815)],
 )
 def test_krippendorffs_own_example(metric, published):
     estimate = KrippendorffAlpha(metric)(long_form(EXAMPLE))
@@ -49,7 +49,7 @@ def test_krippendorffs_own_example(metric, published):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from(["nominal", "ordinal", "interval", "ratio"]))
+@given(st.integers(0, 10_000), st.sampled_from(["nominal", "ordinal"]))
 def test_alpha_is_the_krippendorff_package(seed, metric):
     rng = np.random.default_rng(seed)
     values = rng.integers(1, 5, (5, 15)).astype(float)

@@ -26,7 +26,7 @@ from analysis.planning.power import (
 )
 from analysis.statistics.claims import judge
 from analysis.statistics.contrasts import ClusterContrasts
-from analysis.statistics.shares import ClusterBootstrap
+from analysis.statistics.shares import ClusteredShares
 
 CLAIMS = ("cluster jackknife", "crossed effects")
 
@@ -61,7 +61,7 @@ def test_power_is_what_the_planner_promised():
     found = []
     for child in np.random.SeedSequence(3).spawn(100):
         answers = as_frame(simulate(design, np.random.default_rng(child)))
-        contrasts = ClusterContrasts(replicates=0)(answers)
+        contrasts = ClusterContrasts()(answers)
         tests = pd.DataFrame(
             {" − ".join(key[:2]): asdict(e) for key, e in contrasts.items() if not np.isnan(e.p)}
         ).T
@@ -201,6 +201,6 @@ def test_designs_are_checked():
 def test_a_planted_effect_comes_out_at_its_size():
     design = Design({"a": 0.7}, participants=200, items=80, sd_participant=0.4, sd_item=0.4)
     frame = as_frame(simulate(design, np.random.default_rng(5)))
-    estimate = ClusterBootstrap(1 / 6)(frame)[("a",)]
+    estimate = ClusteredShares(1 / 6)(frame)[("a",)]
     assert estimate.low < 0.7 < estimate.high
     assert estimate.high - estimate.low < 0.08

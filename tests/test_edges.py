@@ -23,7 +23,7 @@ from analysis.statistics.contrasts import ClusterContrasts, differences
 from analysis.statistics.crossed_effects import CrossedEffects, fit_conditions
 from analysis.statistics.estimate import FEWEST, permuted
 from analysis.statistics.labels import LabelAgreement
-from analysis.statistics.shares import ClusterBootstrap, clopper_pearson, log_odds, means
+from analysis.statistics.shares import ClusteredShares, clopper_pearson, log_odds, means
 from tests import oracles_statistics as plain
 
 
@@ -42,10 +42,10 @@ def test_too_few_clusters_give_no_interval_but_a_reason():
     found = ClusterContrasts()(thinned(FEWEST - 1))["a", "b", "risk difference"]
     assert np.isfinite(found.value) and np.isnan([found.low, found.high, found.p]).all()
     assert found.reason == "only 3 participants in a condition; at least 4 are needed"
-    shares = ClusterBootstrap(0.5)(thinned(FEWEST - 1))
+    shares = ClusteredShares(0.5)(thinned(FEWEST - 1))
     assert np.isfinite(shares[("a",)].p) and np.isnan(shares[("b",)].p)
     few_trials = answers(items=3)
-    reason = ClusterBootstrap(0.5)(few_trials)[("a",)].reason
+    reason = ClusteredShares(0.5)(few_trials)[("a",)].reason
     assert reason == "only 3 trials in a condition; at least 4 are needed"
 
 
@@ -60,7 +60,7 @@ def test_no_statistic_tests_with_too_few_people(people):
         milliseconds=lambda f: rng.integers(1000, 9000, len(f)),
     )  # fmt: skip
     parameters = {
-        "exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
+        "exact_binomial": {"chance": 0.5}, "clustered_shares": {"chance": 0.5},
         "equivalence": {"margin": 0.1}, "crossed_effects": {"chance": 0.5},
         "detection": {"signal": "signal", "noise": "noise"},
     }  # fmt: skip
@@ -153,7 +153,7 @@ def test_no_interval_is_narrower_than_that_of_independent_answers():
     narrower = 0
     for seed in range(40):
         frame = answers(seed, {"a": 0.3}, participants=30, items=10, sd_participant=0, sd_item=0)
-        (found,) = ClusterBootstrap(0.3)(frame).values()
+        (found,) = ClusteredShares(0.3)(frame).values()
         share = frame["correct"].mean()
         error = 1 / np.sqrt(len(frame) * share * (1 - share))
         centre = np.log(share / (1 - share))
@@ -168,10 +168,10 @@ def test_no_interval_is_narrower_than_that_of_independent_answers():
 def test_a_share_equal_to_chance_has_p_one():
     frame = answers(accuracy={"a": 0.5}, participants=6, items=6)
     even = frame.assign(correct=(frame["participant"] + frame["trial"]) % 2 == 0)
-    assert ClusterBootstrap(0.5)(even)[("a",)].p == pytest.approx(1)
+    assert ClusteredShares(0.5)(even)[("a",)].p == pytest.approx(1)
     # All right answers of one person, so that leaving that person out leaves none.
     one = frame.assign(correct=frame["participant"] == 0)
-    found = ClusterBootstrap(1 / 6)(one)[("a",)]
+    found = ClusteredShares(1 / 6)(one)[("a",)]
     assert found.value == pytest.approx(1 / 6) and found.p == 1
     assert 0 <= found.low < 1 / 6 < found.high <= 1
 
@@ -190,7 +190,7 @@ def test_clopper_and_pearson_are_statsmodels(right, more, level):
 def test_clusters_as_trials_do_not_contradict_themselves(right, people, chance):
     frame = answers(accuracy={"a": 0.5}, participants=people, items=6)
     frame = frame.assign(correct=(frame["participant"] == 0) & (frame["trial"] < right))
-    found = ClusterBootstrap(chance)(frame)[("a",)]
+    found = ClusteredShares(chance)(frame)[("a",)]
     if abs(found.p - 0.05) > 1e-9:
         assert (found.p < 0.05) == (not found.low <= chance <= found.high)
     assert found.low < found.high and found.low >= 0 and found.high <= 1
@@ -202,7 +202,7 @@ def test_everyone_right_in_one_condition():
     frame.loc[frame["condition"] == "b", "correct"] = 1.0
     found = ClusterContrasts()(frame)["a", "b", "risk difference"]
     [difference] = differences(crossed(frame), [(0, 1)])
-    b = ClusterBootstrap(0.5)(frame)[("b",)]
+    b = ClusteredShares(0.5)(frame)[("b",)]
     assert difference.second.ends(0.05, difference.df) == (b.low, b.high)
     shares = [
         (s.value, *s.ends(0.05, difference.df)) for s in (difference.first, difference.second)
@@ -222,7 +222,7 @@ def test_everyone_right_in_one_condition():
 def test_intervals_keep_to_their_scale_have_width_and_agree_with_p(seed, people, accuracy):
     frame = answers(seed, {"a": accuracy, "b": accuracy}, participants=people, items=4)
     rating = 1 + 3 * frame["correct"]
-    found = {("shares", *k): (e, 0, 1, 0.5) for k, e in ClusterBootstrap(0.5)(frame).items()}
+    found = {("shares", *k): (e, 0, 1, 0.5) for k, e in ClusteredShares(0.5)(frame).items()}
     for key, e in ClusterContrasts()(frame).items():
         if key[-1] == "risk difference":
             found["difference", *key] = (e, -1, 1, 0.0)
@@ -252,7 +252,7 @@ def test_an_interval_without_width_is_none():
 
 def test_no_seed_decides():
     frame = answers(participants=12, items=6)
-    for statistic in (lambda s: ClusterBootstrap(0.5, seed=s), lambda s: ClusterContrasts(seed=s)):
+    for statistic in (lambda s: ClusteredShares(0.5, seed=s), lambda s: ClusterContrasts(seed=s)):
         assert len({tuple(map(str, statistic(s)(frame).values())) for s in range(3)}) == 1
 
 

@@ -16,7 +16,7 @@ from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import clusters
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
-from analysis.statistics.shares import ClusterBootstrap, ExactBinomial
+from analysis.statistics.shares import ClusteredShares, ExactBinomial
 from analysis.statistics.statistic import STATISTICS, tabulate
 from tests import oracles_statistics as plain
 
@@ -76,27 +76,6 @@ def test_jackknife_is_its_plain_twin(seed, answered):
     assert result.variance[0] == pytest.approx(plain.two_way_jackknife(frame, odds), rel=1e-9)
 
 
-def test_bootstrap_agrees_with_jackknife():
-    frame = answers(participants=80, items=20)
-    jackknife = ClusterBootstrap(1 / 6, replicates=0)(frame)
-    bootstrap = ClusterBootstrap(1 / 6, replicates=4000)(frame)
-    for key, exact in jackknife.items():
-        assert bootstrap[key].value == pytest.approx(exact.value)
-        width = exact.high - exact.low
-        assert bootstrap[key].high - bootstrap[key].low == pytest.approx(width, rel=0.12)
-
-
-def test_bootstrap_variance_of_a_mean_is_unbiased_with_few_clusters():
-    """n − 1 draws of n: the variance of a mean comes out as s²/n (Rao & Wu 1988)."""
-    frame = one_condition(5, 8).assign(participant=np.arange(8), trial=np.arange(8))
-    data = clusters.crossed(frame)
-    rng = np.random.default_rng(1)
-    result = clusters.two_way_bootstrap(data, lambda total, count: total / count, 200_000, rng)
-    expected = np.var(data.values, ddof=1) / 8
-    people_and_items_less_answers = 2 * expected - np.var(data.values) / 8
-    assert result.variance[0] == pytest.approx(people_and_items_less_answers, rel=0.02)
-
-
 def test_degrees_of_freedom_never_take_the_variance_for_less_than_independence():
     """Nobody differs by chance: parts of .6 cells each, a variance at its floor of half of them."""
     data = clusters.crossed(answers(accuracy={"a": 0.5}, participants=20, items=10))
@@ -111,7 +90,7 @@ def test_degrees_of_freedom_never_take_the_variance_for_less_than_independence()
 def test_test_and_interval_agree():
     for seed in range(20):
         frame = answers(seed, accuracy={"a": 1 / 6}, participants=20, items=8)
-        for method in (ClusterBootstrap(1 / 6, replicates=0), CrossedEffects(1 / 6)):
+        for method in (ClusteredShares(1 / 6), CrossedEffects(1 / 6)):
             (estimate,) = method(frame).values()
             assert (estimate.p < 0.05) == (not estimate.low <= 1 / 6 <= estimate.high)
 
@@ -141,7 +120,7 @@ def test_weighted_holm_is_the_closed_test(tests):
 
 def test_contrast_of_shares_and_odds():
     frame = answers(participants=50, items=20)
-    found = ClusterContrasts(replicates=0)(frame)
+    found = ClusterContrasts()(frame)
     share = frame.groupby("condition")["correct"].mean()
     difference, ratio = found["a", "b", "risk difference"], found["a", "b", "odds ratio"]
     assert difference.value == pytest.approx(share["a"] - share["b"])
@@ -164,7 +143,7 @@ def test_independent_answers_give_statsmodels_interval():
             "condition": np.where(np.arange(n) < n / 2, "a", "b"), "correct": rng.random(n) < 0.4,
         }
     )  # fmt: skip
-    found = ClusterContrasts(replicates=0)(frame)["a", "b", "risk difference"]
+    found = ClusterContrasts()(frame)["a", "b", "risk difference"]
     shares = frame.groupby("condition")["correct"].mean()
     error = np.sqrt(sum(p * (1 - p) / (n / 2) for p in shares))
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.01)
@@ -172,7 +151,7 @@ def test_independent_answers_give_statsmodels_interval():
 
 def test_reference_condition():
     frame = answers(accuracy={"a": 0.5, "b": 0.6, "c": 0.7}, participants=20, items=8)
-    assert [key[:2] for key in ClusterContrasts("c", 0)(frame) if key[2] == "risk difference"] == [
+    assert [key[:2] for key in ClusterContrasts("c")(frame) if key[2] == "risk difference"] == [
         ("a", "c"), ("b", "c"),
     ]  # fmt: skip
     with pytest.raises(ValueError, match="reference condition 'x' is not among a, b, c"):
@@ -204,7 +183,7 @@ def test_crossed_contrast_is_a_ratio_of_conditional_odds():
 def test_nothing_wrong_falls_back_on_clusters_as_trials():
     """All right: Clopper & Pearson with the scarcer clusters; .025^(1/8) for 8 items."""
     frame = answers(participants=20, items=8).assign(correct=1.0)
-    estimate = ClusterBootstrap(0.5)(frame)[("a",)]
+    estimate = ClusteredShares(0.5)(frame)[("a",)]
     assert estimate.value == estimate.high == 1
     assert estimate.low == pytest.approx(0.025 ** (1 / 8))
     assert estimate.p == pytest.approx(stats.binomtest(8, 8, 0.5).pvalue)
@@ -216,7 +195,7 @@ def test_missing_answers_are_counted():
     frame = answers(participants=20, items=8)
     frame.loc[:4, "correct"] = np.nan
     condition = frame["condition"].iloc[0]
-    for method in (ExactBinomial(0.5), ClusterBootstrap(0.5), CrossedEffects(0.5)):
+    for method in (ExactBinomial(0.5), ClusteredShares(0.5), CrossedEffects(0.5)):
         assert method(frame)[(condition,)].left_out == 5
 
 
@@ -225,10 +204,10 @@ def test_chance_must_be_known():
     with pytest.raises(ValueError, match="chance of condition 'b' must lie between 0 and 1"):
         ExactBinomial({"a": 0.5})(frame)
     with pytest.raises(ValueError, match="the table is empty"):
-        ClusterBootstrap(0.5)(frame[:0])
+        ClusteredShares(0.5)(frame[:0])
 
 
-@pytest.mark.parametrize("name", ["exact_binomial", "cluster_bootstrap", "crossed_effects"])
+@pytest.mark.parametrize("name", ["exact_binomial", "clustered_shares", "crossed_effects"])
 def test_order_of_rows_changes_nothing(name):
     frame = answers(participants=20, items=8)
     statistic = STATISTICS.get(name)(1 / 6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from analysis.statistics.alignment import (
     identity,
     neurons_by_methods,
     shared_concepts,
+    trained_steps,
 )
 from harness.artifacts import ArtifactError
 from harness.concepts.space import SemanticSpace
@@ -185,13 +186,10 @@ class Bench:
 
 def _identities(space: SemanticSpace) -> pd.Series:
     """Reciprocal ranks of all consecutive trained epochs of all series, a value a neuron."""
-    trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]].drop_duplicates()
-    frames = []
-    for series, group in trained.groupby("series", sort=True):
-        epochs = sorted(group["epoch"])
-        for start, end in pairwise(epochs):
-            rows = identity(space, str(series), start, end)
-            frames.append(rows.assign(series=series, epoch=end))
+    frames = [
+        identity(space, series, start, end).assign(series=series, epoch=end)
+        for series, start, end in trained_steps(space)
+    ]
     if not frames:
         return pd.Series(dtype=float)
     return pd.concat(frames).set_index(NEURON)["reciprocal_rank"]
@@ -212,7 +210,6 @@ def _stability(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
             len(set(x) & set(y)) / len(columns)
             for x, y in zip(a.to_numpy(), b.to_numpy(), strict=True)
         ]
-        for i, a in enumerate(draws)
-        for b in draws[i + 1 :]
+        for a, b in combinations(draws, 2)
     ]
     return pd.Series(np.mean(shares, axis=0), index=draws[0].index)

@@ -24,12 +24,12 @@ from analysis.planning.power import Plan, rejections
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
 from analysis.statistics.estimate import size
-from analysis.statistics.shares import ClusterBootstrap, ExactBinomial
+from analysis.statistics.shares import ClusteredShares, ExactBinomial
 from analysis.statistics.statistic import Estimates
 
 
 def _clustered(frame: pd.DataFrame, chance: float) -> Estimates:
-    return ClusterBootstrap(chance)(frame) | ClusterContrasts()(frame)
+    return ClusteredShares(chance)(frame) | ClusterContrasts()(frame)
 
 
 def _crossed(frame: pd.DataFrame, chance: float) -> Estimates:

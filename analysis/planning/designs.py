@@ -55,15 +55,14 @@ class Design:
             )
 
     @property
-    def spread(self) -> float:
+    def standard_deviation(self) -> float:
         """Total standard deviation of an answer's logit around its condition's."""
         return float(np.linalg.norm([self.sd_participant, self.sd_item, self.sd_condition]))
 
     def log_odds(self) -> np.ndarray:
         """Logit of a person and an item of average ability and difficulty, by condition."""
-        return np.array(
-            [mixed_model.conditional(share, self.spread) for share in self.accuracy.values()]
-        )
+        sd = self.standard_deviation
+        return np.array([mixed_model.conditional(share, sd) for share in self.accuracy.values()])
 
 
 def simulate(design: Design, rng: np.random.Generator) -> Crossed:

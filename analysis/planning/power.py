@@ -230,7 +230,7 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
         raise ValueError(
             f"the pilot has no usable answers of the conditions {', '.join(design.accuracy)}"
         )
-    shares = mixed_model.marginal(model.fit.beta, model.spread)
+    shares = mixed_model.marginal(model.fit.beta, model.standard_deviation)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
     people, within, items = map(float, model.fit.sd)
     return replace(

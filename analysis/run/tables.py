@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
 
 import pandas as pd
 
@@ -15,6 +14,7 @@ from analysis.statistics.alignment import (
     alignment_table,
     identity,
     shared_concepts,
+    trained_steps,
 )
 from analysis.statistics.comparisons import clustered_by_layer
 from harness.artifacts import Artifact, Run
@@ -142,24 +142,15 @@ def alignment_pairs(run: Run) -> Table | None:
 def identities(run: Run) -> Table | None:
     rows = []
     for space in spaces(run):
-        trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]]
-        for series, group in trained.drop_duplicates().groupby("series", sort=True):
-            epochs = sorted(group["epoch"])
-            for start, end in pairwise(epochs):
-                ranks = identity(space, str(series), start, end).set_index(["layer", "channel"])
-                means = clustered_by_layer(ranks)
-                low, high = means.interval()
-                rows.append(
-                    {
-                        "method": space.method,
-                        "series": series,
-                        "epochs": f"{start} → {end}",
-                        "neurons": len(ranks),
-                        "mrr": means.value[0],
-                        "low": low[0],
-                        "high": high[0],
-                    }
-                )
+        for series, start, end in trained_steps(space):
+            ranks = identity(space, series, start, end).set_index(["layer", "channel"])
+            means = clustered_by_layer(ranks)
+            low, high = means.interval()
+            names = {"method": space.method, "series": series, "epochs": f"{start} → {end}"}
+            rows.append(
+                names
+                | {"neurons": len(ranks), "mrr": means.value[0], "low": low[0], "high": high[0]}
+            )
     if not rows:
         return None
     return Table(

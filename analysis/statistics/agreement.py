@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,38 +10,21 @@ from scipy import stats
 from scipy.special import xlogy
 
 from analysis.statistics.estimate import FEWEST, Estimate
-from harness.registry import Registry
-
-#: Squared distances of values: (domain [v], marginal counts [..., v]) -> [..., v, v].
-Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
-METRICS: Registry[Metric] = Registry("metric of agreement")
 
 
-@METRICS.add("nominal")
-def nominal(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _nominal(counts: np.ndarray) -> np.ndarray:
     """0 where equal, 1 elsewhere."""
-    return 1.0 - np.eye(len(domain))
+    return 1.0 - np.eye(counts.shape[-1])
 
 
-@METRICS.add("ordinal")
-def ordinal(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(Σ of the counts from c to k, each end counted half)²; the domain is sorted."""
+def _ordinal(counts: np.ndarray) -> np.ndarray:
+    """(Σ of the counts from c to k, each end counted half)²; the values are sorted."""
     middle = np.cumsum(counts, axis=-1) - counts / 2
     return np.square(middle[..., :, None] - middle[..., None, :])
 
 
-@METRICS.add("interval")
-def interval(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(c − k)²."""
-    return np.square(domain[:, None] - domain[None, :]).astype(float)
-
-
-@METRICS.add("ratio")
-def ratio(domain: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """((c − k) / (c + k))², 0 for two zeros."""
-    total = (domain[:, None] + domain[None, :]).astype(float)
-    gap = (domain[:, None] - domain[None, :]).astype(float)
-    return np.square(np.divide(gap, total, out=np.zeros_like(gap), where=total != 0))
+#: Squared distances of values: marginal counts [..., v] -> [..., v, v].
+METRICS = {"nominal": _nominal, "ordinal": _ordinal}
 
 
 def count_table(
@@ -58,11 +40,11 @@ def count_table(
     return table.to_numpy(dtype=float), table.columns.to_numpy()
 
 
-def _alpha(coincidences: np.ndarray, domain: np.ndarray, metric: Metric) -> np.ndarray:
+def _alpha(coincidences: np.ndarray, metric: str) -> np.ndarray:
     """α of coincidence matrices [..., v, v]; NaN where all values are the same one."""
     counts = coincidences.sum(axis=-1)
     n = counts.sum(axis=-1)
-    distance = metric(domain, counts)
+    distance = METRICS[metric](counts)
     observed = (coincidences * distance).sum(axis=(-1, -2))
     expected = (counts[..., :, None] * counts[..., None, :] * distance).sum(axis=(-1, -2))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -98,31 +80,20 @@ class KrippendorffAlpha:
     def __call__(self, frame: pd.DataFrame, unit: str = "trial", value: str = "answer") -> Estimate:
         counts, domain = count_table(frame, unit, value)
         pairable = counts.sum(axis=1) >= 2
-        counts = counts[pairable]
-        left_out = int((~pairable).sum())
+        counts, left_out = counts[pairable], int((~pairable).sum())
         if not len(counts):
             return Estimate(np.nan, left_out=left_out, level=self.level, clustered=(unit,),
                             reason=f"no {unit} has two ratings")  # fmt: skip
-        metric = METRICS.get(self.metric)
         weight = 1 / (counts.sum(axis=1) - 1)
         pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(domain))
         units = (pairs * weight[:, None, None]).reshape(len(counts), -1)
         shape = (-1, len(domain), len(domain))
-        value_ = float(_alpha(units.sum(axis=0).reshape(shape[1:]), domain, metric))
         rng = np.random.default_rng(self.seed)
         drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), self.replicates)
-        replicates = _alpha((drawn @ units).reshape(shape), domain, metric)
-        low, high = _bootstrap_t(value_, replicates, len(units), self.level)
-        return Estimate(
-            value_,
-            low,
-            high,
-            n=int(counts.sum()),
-            left_out=left_out,
-            level=self.level,
-            clustered=(unit,),
-            reason=_why(value_, len(units)),
-        )
+        replicates = _alpha((drawn @ units).reshape(shape), self.metric)
+        alpha = float(_alpha(units.sum(axis=0).reshape(shape[1:]), self.metric))
+        estimate = _with_interval(alpha, replicates, counts, self.level)
+        return replace(estimate, left_out=left_out, clustered=(unit,))
 
 
 def _fleiss(counts: np.ndarray) -> np.ndarray:
@@ -162,35 +133,26 @@ class FleissKappa:
             )
         rng = np.random.default_rng(self.seed)
         drawn = rng.integers(len(counts), size=(self.replicates, len(counts)))
-        value_ = float(_fleiss(counts))
-        low, high = _bootstrap_t(value_, _fleiss(counts[drawn]), len(counts), self.level)
-        return Estimate(
-            value_,
-            low,
-            high,
-            n=int(counts.sum()),
-            level=self.level,
-            clustered=(unit,),
-            reason=_why(value_, len(counts)),
-        )
+        kappa = float(_fleiss(counts))
+        estimate = _with_interval(kappa, _fleiss(counts[drawn]), counts, self.level)
+        return replace(estimate, clustered=(unit,))
 
 
-def _bootstrap_t(
-    value: float, replicates: np.ndarray, units: int, level: float
-) -> tuple[float, float]:
+def _with_interval(
+    value: float, replicates: np.ndarray, counts: np.ndarray, level: float
+) -> Estimate:
     """value ± t with units − 1 degrees of freedom times the replicates' standard deviation."""
-    defined = replicates[~np.isnan(replicates)]
-    if len(defined) < 2 or units < FEWEST or np.isnan(value):
-        return np.nan, np.nan
-    reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))
-    return max(-1.0, value - reach), min(1.0, value + reach)
-
-
-def _why(value: float, units: int) -> str:
-    """Why an agreement has no interval; "" where it has one."""
+    units, defined = len(counts), replicates[~np.isnan(replicates)]
+    estimate = Estimate(value, n=int(counts.sum()), level=level)
     if np.isnan(value):
-        return "all ratings are alike, so that agreement by chance is certain"
-    return f"only {units} units: an interval needs {FEWEST}" if units < FEWEST else ""
+        why = "all ratings are alike, so that agreement by chance is certain"
+        return replace(estimate, reason=why)
+    if units < FEWEST:
+        return replace(estimate, reason=f"only {units} units: an interval needs {FEWEST}")
+    if len(defined) < 2:
+        return estimate
+    reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))
+    return replace(estimate, low=max(-1.0, value - reach), high=min(1.0, value + reach))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,14 @@ def concept_sharing(
     if not frames:
         return pd.DataFrame(columns=["group", *NEURON, "share", "chance"])
     return pd.concat(frames, ignore_index=True)
+
+
+def trained_steps(space: SemanticSpace) -> Iterator[tuple[str, int, int]]:
+    """Series and consecutive trained epochs of a space."""
+    trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]].drop_duplicates()
+    for series, rows in trained.groupby("series"):
+        for start, end in pairwise(sorted(rows["epoch"])):
+            yield str(series), start, end
 
 
 def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:

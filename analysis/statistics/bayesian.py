@@ -14,7 +14,7 @@ from analysis.statistics.mixed_model import marginal
 #: Draws of each chain before and after adaptation, and chains.
 WARMUP, DRAWS, CHAINS = 500, 500, 2
 #: Names of the standard deviations, in the order of `Posterior.sd`.
-SPREADS = ("participants", "participants within conditions", "trials")
+COMPONENTS = ("participants", "participants within conditions", "trials")
 
 
 def can_sample() -> bool:
@@ -25,10 +25,10 @@ def can_sample() -> bool:
 @dataclass(frozen=True)
 class Prior:
     """Of the log odds of each condition, Normal(0, effect); of each standard deviation,
-    half-normal with scale `spread`."""
+    half-normal with scale `standard_deviation`."""
 
     effect: float = 1.5
-    spread: float = 1.0
+    standard_deviation: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Posterior:
     Attributes:
         names: of the conditions. beta: log odds of a participant and trial of average ability and
             difficulty: [draws, conditions].
-        sd: standard deviations of SPREADS on the logit scale: [draws, 3].
+        sd: standard deviations of COMPONENTS on the logit scale: [draws, 3].
         rhat, ess: the largest split R̂ and the smallest effective sample size of beta and sd.
         divergences: transitions that diverged.
     """
@@ -53,10 +53,8 @@ class Posterior:
     @property
     def shares(self) -> np.ndarray:
         """Share of right answers averaged over participants and trials: [draws, conditions]."""
-        spread = np.linalg.norm(self.sd, axis=1)
-        return np.stack(
-            [marginal(b, s) for b, s in zip(self.beta, spread, strict=True)]
-        )  # fmt: skip
+        total = np.linalg.norm(self.sd, axis=1)
+        return np.stack([marginal(b, sd) for b, sd in zip(self.beta, total, strict=True)])
 
 
 def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
@@ -91,7 +89,7 @@ def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
     return Posterior(
         data.groups,
         chains["beta"].reshape(-1, len(data.groups)),
-        chains["sd"].reshape(-1, len(SPREADS)),
+        chains["sd"].reshape(-1, len(COMPONENTS)),
         rhat=float(max(np.max(part["r_hat"]) for part in found.values())),
         ess=float(min(np.min(part["n_eff"]) for part in found.values())),
         divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
@@ -105,7 +103,8 @@ def _model(data: Crossed, prior: Prior) -> None:
     width = len(data.groups)
     sizes = {"u": data.participants, "w": data.participants * width, "v": data.items}
     beta = numpyro.sample("beta", Normal(0, prior.effect).expand([width]).to_event(1))
-    sd = numpyro.sample("sd", HalfNormal(prior.spread).expand([len(SPREADS)]).to_event(1))
+    half_normal = HalfNormal(prior.standard_deviation)
+    sd = numpyro.sample("sd", half_normal.expand([len(COMPONENTS)]).to_event(1))
     u, w, v = (
         numpyro.sample(name, Normal(0, 1).expand([size]).to_event(1))
         for name, size in sizes.items()

@@ -19,9 +19,9 @@ from analysis.statistics.clusters import (
     t_interval,
     two_way_jackknife,
 )
-from analysis.statistics.contrasts import between, condition_pairs, contrast_weights
-from analysis.statistics.estimate import FEWEST, Estimate
-from analysis.statistics.shares import clustered_shares, log_odds, means
+from analysis.statistics.contrasts import between, condition_pairs
+from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
+from analysis.statistics.shares import by_condition, clustered_shares, means
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
 
@@ -76,7 +76,7 @@ class Learning:
             steepest = float(x.clip(lower=0).sum() / bottom.sum())
             low, high = np.clip([low, high], -steepest, steepest).tolist()
         moved = int((bottom > 0).sum())
-        reason = "" if not np.isnan(p) else "nothing varies, so that no interval can be estimated"
+        reason = ALIKE if np.isnan(p) else ""
         if moved < FEWEST:
             reason = f"{moved} participants answered at several positions: a slope needs {FEWEST}"
         return {
@@ -103,11 +103,10 @@ class Calibration:
         if kept.empty:
             return {}
         data = crossed(kept, group="confidence")
-        found = clustered_shares(data, two_way_jackknife(data, log_odds), None, self.level)
-        left_out = len(frame) - len(kept)
+        made = clustered_shares(data, None, self.level)
         return {
-            (f"{float(name):g}",): replace(estimate, left_out=left_out)
-            for name, estimate in zip(data.groups, found, strict=True)
+            (f"{float(name):g}",): replace(estimate, left_out=len(frame) - len(kept))
+            for name, estimate in zip(data.groups, made, strict=True)
         }
 
 
@@ -155,36 +154,33 @@ class TypeTwo:
         if not bottom:
             return undefined
 
-        def log_odds(won: np.ndarray, of: np.ndarray, more: float) -> np.ndarray:
+        def logit_of(won: np.ndarray, of: np.ndarray, more: float) -> np.ndarray:
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.log(won + more) - np.log(of - won + more)
 
-        def spread(cluster: np.ndarray, share: float, more: float) -> np.ndarray:
-            """Squared deviation of the logit with each cluster left out."""
-            won = top - share * np.bincount(cluster, wins)
-            of = bottom - share * np.bincount(cluster, pairs)
-            with np.errstate(invalid="ignore"):
-                return np.square(log_odds(won, of, more) - log_odds(top, bottom, more))
+        def deviations(more: float) -> list[np.ndarray]:
+            """Squared, of the logit with each participant, each item, each answer left out."""
+            squares = []
+            for cluster, share in ((data.participant, 0.5), (data.item, 1.0), (answers, 1.0)):
+                won = top - share * np.bincount(cluster, wins)
+                of = bottom - share * np.bincount(cluster, pairs)
+                with np.errstate(invalid="ignore"):
+                    difference = logit_of(won, of, more) - logit_of(top, bottom, more)
+                squares.append(np.square(difference))
+            return squares
 
-        # Half a pair more each way (Hautus 1995) where otherwise a logit would be infinite.
-        cells = np.arange(len(kept))
-        plain = [spread(c, s, 0.0) for c, s in
-                 ((data.participant, 0.5), (data.item, 1.0), (cells, 1.0))]  # fmt: skip
-        more = 0.0 if all(np.isfinite(part).all() for part in plain) else 0.5
-        people, items, answers = (
-            spread(data.participant, 0.5, more),
-            spread(data.item, 1.0, more),
-            spread(cells, 1.0, more),
-        )
+        answers, more = np.arange(len(kept)), 0.0
+        if not all(np.isfinite(part).all() for part in deviations(more)):
+            more = 0.5  # half a pair more each way (Hautus 1995): no logit is infinite
+        people, items, cells = deviations(more)
         by_stratum = [items[data.stratum == s] for s in np.unique(data.stratum)]
-        parts = [people, *by_stratum, answers]
+        parts = [people, *by_stratum, cells]
         variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
-        point = np.atleast_1d(log_odds(top, bottom, more))
+        point = np.atleast_1d(logit_of(top, bottom, more))
         whole = np.ones((1, 1))  # pairs of all conditions are pooled, as of one group
         data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
         result = combine(data, point, variances[0], variances[1:-1], variances[-1], whole)
-        test = "t, participants and items clustered"
-        (estimate,) = estimates(result, expit, 0.0, test, np.array([int(bottom)]), self.level)
+        (estimate,) = estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)
         value = float(top / bottom)
         low, high = float(np.minimum(estimate.low, value)), float(np.maximum(estimate.high, value))
         return {key: replace(estimate, value=value, low=low, high=high, left_out=left_out)}
@@ -231,15 +227,12 @@ class Detection:
         result = two_way_jackknife(data, function, weights)
         counts = np.bincount(data.group)[[s, f]]
         n = np.array([*counts, counts.sum(), counts.sum()])
-        test = "t, participants and items clustered"
-        hit, alarm, *_ = estimates(result, stats.norm.cdf, None, "", n, self.level)
-        _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, test, n, self.level)
-        *_, criterion = estimates(result, np.asarray, None, "", n, self.level)
-        found = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity}
-        return {
-            (name,): replace(estimate, left_out=missing)
-            for name, estimate in (found | {"criterion": criterion}).items()
-        }
+        hit, alarm, *_ = estimates(result, stats.norm.cdf, None, n, self.level)
+        _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, n, self.level)
+        *_, criterion = estimates(result, np.asarray, None, n, self.level)
+        made = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity,
+                "criterion": criterion}  # fmt: skip
+        return {(name,): replace(e, left_out=missing) for name, e in made.items()}
 
 
 @STATISTICS.add("changed")
@@ -255,12 +248,7 @@ class Changed:
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        found = clustered_shares(data, two_way_jackknife(data, log_odds), None, self.level)
-        every = frame["condition"].astype(str).value_counts()
-        return {
-            (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
-            for name, estimate in zip(data.groups, found, strict=True)
-        }
+        return by_condition(frame, data.groups, clustered_shares(data, None, self.level))
 
 
 @STATISTICS.add("ratings")
@@ -286,11 +274,8 @@ class Ratings:
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
-        pairs = condition_pairs(data.groups, self.reference)
         counts = np.bincount(data.group)
-        test = "t, participants and items clustered"
         low, high = self.scale or (float(data.values.min()), float(data.values.max()))
-        by_condition = two_way_jackknife(data, means)
 
         def within(ends: np.ndarray) -> np.ndarray:
             return ends.clip(low, high)
@@ -298,21 +283,13 @@ class Ratings:
         def apart(ends: np.ndarray) -> np.ndarray:
             return ends.clip(low - high, high - low)
 
-        made = estimates(by_condition, within, None, "", counts, self.level)
-        found: Estimates = {
-            (name, ""): replace(estimate, left_out=missing)
-            for name, estimate in zip(data.groups, made, strict=True)
-        }
-        if pairs:
-            first, second = np.array(pairs).T
-            weights = contrast_weights(first, second, len(data.groups))
-            tested = two_way_jackknife(data, between(pairs, means), weights)
-            both = counts[first] + counts[second]
-            made = estimates(tested, apart, 0.0, test, both, self.level)
-            for (a, b), estimate in zip(pairs, made, strict=True):
-                key = (data.groups[a], data.groups[b])
-                found[key] = replace(estimate, left_out=missing)
-        return found
+        names = [(name, "") for name in data.groups]
+        made = estimates(two_way_jackknife(data, means), within, None, counts, self.level)
+        if pairs := condition_pairs(data.groups, self.reference):
+            names += [(data.groups[a], data.groups[b]) for a, b in pairs]
+            both = counts[np.array(pairs)].sum(axis=1)
+            made += estimates(between(data, pairs, means), apart, 0.0, both, self.level)
+        return {k: replace(e, left_out=missing) for k, e in zip(names, made, strict=True)}
 
 
 @STATISTICS.add("time")
@@ -331,11 +308,5 @@ class AnswerTime:
             return {}
         seconds = usable["milliseconds"].astype(float) / 1000
         data = crossed(usable.assign(log_seconds=np.log(seconds)), value="log_seconds")
-        result = two_way_jackknife(data, means)
-        counts = np.bincount(data.group)
-        every = frame["condition"].astype(str).value_counts()
-        found = estimates(result, np.exp, None, "", counts, self.level)
-        return {
-            (name,): replace(e, left_out=int(every[name]) - e.n)
-            for name, e in zip(data.groups, found, strict=True)
-        }
+        result, counts = two_way_jackknife(data, means), np.bincount(data.group)
+        return by_condition(frame, data.groups, estimates(result, np.exp, None, counts, self.level))

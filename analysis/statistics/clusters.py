@@ -1,4 +1,4 @@
-"""Uncertainty when answers share participants and items: two-way cluster resampling.
+"""Uncertainty when answers share participants and items: the two-way cluster jackknife.
 
 A table of answers is crossed: a participant answers many trials, a trial is answered by many
 participants. An interval that is to hold for *other people and other trials* must let both vary.
@@ -9,12 +9,12 @@ would count the residual three times):
     V = V_participants + V_items − V_cells
 
 Each part comes from leaving out one cluster at a time (delete-one jackknife, "CV3" in MacKinnon,
-Nielsen & Webb 2023) or from a bootstrap that draws n − 1 of n clusters (Rao & Wu 1988), for which
-the variance of a mean is unbiased however few the clusters. Student's t with Satterthwaite's
-degrees of freedom stands for the normal, as designs have ten to twenty items a condition. These
-count the clusters that inform *this* estimate (`informing`): where 4 of 60 participants answered a
-condition, its difference from another one has about three degrees of freedom, not 59. With fewer
-than `FEWEST` participants or items in a group there is no interval and no test, and a reason.
+Nielsen & Webb 2023), a closed form, so that no seed decides a claim. Student's t with
+Satterthwaite's degrees of freedom stands for the normal, as designs have ten to twenty items a
+condition. These count the clusters that inform *this* estimate (`informing`): where 4 of 60
+participants answered a condition, its difference from another one has about three degrees of
+freedom, not 59. With fewer than `FEWEST` participants or items in a group there is no interval and
+no test, and a reason.
 No interval is narrower than the one that takes all answers as independent (`t_interval`).
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.statistics.estimate import FEWEST, Estimate
+from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 
 #: A statistic: sums [..., groups] and counts [..., groups] -> values [..., k].
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -178,14 +178,14 @@ def two_way_jackknife(
     total, count = data.sums(np.zeros_like(data.participant), 1)
     point = function(total[0], count[0])
 
-    def spread(total_without: np.ndarray, count_without: np.ndarray) -> np.ndarray:
+    def left_out(total_without: np.ndarray, count_without: np.ndarray) -> np.ndarray:
         n = len(total_without)
         with np.errstate(invalid="ignore"):  # infinite log odds: the variance is then NaN
             deviations = function(total_without, count_without) - point
         return (n - 1) / n * np.square(deviations).sum(axis=0) if n > 1 else np.nan * point
 
     people_total, people_count = data.sums(data.participant, data.participants)
-    people = spread(total - people_total, count - people_count)
+    people = left_out(total - people_total, count - people_count)
     item_total, item_count = data.sums(data.item, data.items)
     width = np.eye(len(data.groups))
     cells = np.zeros_like(point)
@@ -198,59 +198,9 @@ def two_way_jackknife(
         n = len(values)
         cells = cells + (n - 1) / n * (times[:, None] * np.square(without)).sum(axis=0)
     strata = [
-        spread(total - item_total[data.stratum == s], count - item_count[data.stratum == s])
+        left_out(total - item_total[data.stratum == s], count - item_count[data.stratum == s])
         for s in np.unique(data.stratum)
     ]
-    return combine(data, point, people, strata, cells, weights)
-
-
-def two_way_bootstrap(
-    data: Crossed,
-    function: Function,
-    replicates: int,
-    rng: np.random.Generator,
-    weights: np.ndarray | None = None,
-) -> Variance:
-    """Two-way cluster variance by resampling participants, items (within pools) and answers.
-
-    Replicates in which the statistic is undefined (a group without answers) are left out.
-    """
-    total, count = data.sums(np.zeros_like(data.participant), 1)
-    point = function(total[0], count[0])
-
-    def spread(cluster_total: np.ndarray, cluster_count: np.ndarray) -> np.ndarray:
-        n = len(cluster_total)
-        if n < 2:
-            return np.nan * point
-        weights = rng.multinomial(n - 1, np.full(n, 1 / n), size=replicates) * (n / (n - 1))
-        rest_total = total - cluster_total.sum(0)  # groups that this pool does not touch
-        rest_count = count - cluster_count.sum(0)
-        values = function(
-            rest_total + weights @ cluster_total, rest_count + weights @ cluster_count
-        )
-        with np.errstate(invalid="ignore"):
-            return np.nanvar(values, axis=0, ddof=1)
-
-    people = spread(*data.sums(data.participant, data.participants))
-    item_total, item_count = data.sums(data.item, data.items)
-    strata = [
-        spread(item_total[data.stratum == s], item_count[data.stratum == s])
-        for s in np.unique(data.stratum)
-    ]
-    resampled = np.empty((replicates, len(data.groups)))
-    for g in range(len(data.groups)):
-        values = data.values[data.group == g]
-        distinct, times = np.unique(values, return_counts=True)
-        draws = rng.multinomial(len(values), times / len(values), size=replicates)
-        resampled[:, g] = draws @ distinct
-    values = function(resampled, np.broadcast_to(count, resampled.shape))
-    with np.errstate(invalid="ignore"):
-        cells = np.nanvar(values, axis=0, ddof=1)
-    # n/(n − 1) is right for clusters that all inform the estimate: for the m that do, m/(m − 1).
-    own = informing(data.participant, data.group, _weights(data, point, weights)).effective
-    n = data.participants
-    with np.errstate(divide="ignore", invalid="ignore"):
-        people = people * np.where(own > 1, own / (own - 1), np.nan) * (n - 1) / n
     return combine(data, point, people, strata, cells, weights)
 
 
@@ -358,13 +308,13 @@ def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) ->
 
 
 CLUSTERED = ("participant", "item")
+TEST = "t, participants and items clustered"
 
 
 def estimates(
     result: Variance,
     back: Callable[[np.ndarray], np.ndarray],
-    null: float | None,
-    test: str,
+    null: float | np.ndarray | None,
     counts: np.ndarray,
     level: float = 0.95,
 ) -> list[Estimate]:
@@ -373,21 +323,17 @@ def estimates(
     Args:
         result: values on the scale on which the interval is symmetric.
         back: increasing function from that scale to the reported one.
-        null: tested value, on the symmetric scale.
-        test: name of the test. counts: answers behind each value: [k].
+        null: tested value (of each k), on the symmetric scale; None where nothing is tested.
+        counts: answers behind each value: [k].
     """
+    nulls = [None] * len(counts) if null is None else np.broadcast_to(null, len(counts)).tolist()
     made = []
     for k, value in enumerate(result.point):
-        low, high, p = result.interval(k, level, null)
-        ends = back(np.array([value, low, high]))
-        reason = result.reasons[k]
-        if not reason and np.isnan(low):
-            reason = "nothing varies, so that no interval can be estimated"
+        low, high, p = result.interval(k, level, nulls[k])
+        value, low, high = back(np.array([value, low, high])).tolist()
+        reason = result.reasons[k] or (ALIKE if np.isnan(low) else "")
         made.append(
-            Estimate(
-                value=float(ends[0]), low=float(ends[1]), high=float(ends[2]), n=int(counts[k]),
-                test=test if null is not None else "", p=p, level=level, clustered=CLUSTERED,
-                reason=reason,
-            )
+            Estimate(value, low, high, n=int(counts[k]), test=TEST * (null is not None), p=p,
+                     level=level, clustered=CLUSTERED, reason=reason)
         )  # fmt: skip
     return made

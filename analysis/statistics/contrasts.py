@@ -13,7 +13,7 @@ of which they get little right: a small share then comes with a small variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -21,14 +21,22 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from analysis.statistics.clusters import CLUSTERED, Crossed, crossed, estimates
+from analysis.statistics.clusters import (
+    CLUSTERED,
+    Crossed,
+    Function,
+    Variance,
+    crossed,
+    estimates,
+    two_way_jackknife,
+)
 from analysis.statistics.estimate import Estimate, size
 from analysis.statistics.shares import (
+    AS_TRIALS,
     clopper_pearson,
     clusters_as_trials,
     log_odds,
     means,
-    two_way,
 )
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
@@ -46,24 +54,17 @@ def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple
     return [(g, base) for g in range(len(names)) if g != base]
 
 
-def contrast_weights(first: np.ndarray, second: np.ndarray, groups: int) -> np.ndarray:
-    """1 and −1 for the two groups of each difference: [k, groups]."""
-    weights = np.zeros((len(first), groups))
-    weights[np.arange(len(first)), first] = 1.0
-    weights[np.arange(len(first)), second] = -1.0
-    return weights
+def between(data: Crossed, pairs: Sequence[tuple[int, int]], scale: Function) -> Variance:
+    """Differences of pairs of groups on a scale, as `means`, with their clustered variance."""
+    first, second = np.array(pairs).T
+    weights = np.eye(len(data.groups))[first] - np.eye(len(data.groups))[second]
 
-
-def between(pairs: list[tuple[int, int]], scale: Callable) -> Callable:
-    """The statistic of `clusters.py` that takes differences of groups on a scale, as `means`."""
-    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
-
-    def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    def difference(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         values = scale(total, count)
         with np.errstate(invalid="ignore"):
             return values[..., first] - values[..., second]
 
-    return function
+    return two_way_jackknife(data, difference, weights)
 
 
 @dataclass(frozen=True)
@@ -148,19 +149,11 @@ class Difference:
         return float(np.exp(optimize.brentq(gap, *bounds, xtol=1e-9)))
 
 
-def differences(
-    data: Crossed, pairs: list[tuple[int, int]], replicates: int = 0, seed: int = 0
-) -> list[Difference]:
-    """The difference of shares of each pair of groups.
-
-    Args:
-        replicates, seed: see `two_way`.
-    """
-    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
-    weights = contrast_weights(first, second, len(data.groups))
-    odds = two_way(data, log_odds, replicates, seed)
-    alone = two_way(data, means, replicates, seed)
-    both = two_way(data, between(pairs, means), replicates, seed, weights)
+def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+    """The difference of shares of each pair of groups."""
+    first, second = np.array(pairs).T
+    odds, alone = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
+    both = between(data, pairs, means)
     sides = [
         _Share(
             float(alone.point[g]), float(odds.variance[g]), float(odds.independent[g]),
@@ -176,7 +169,7 @@ def differences(
     for k, (a, b) in enumerate(pairs):
         reason = both.reasons[k]
         if not reason and not (sides[a].estimable and sides[b].estimable):
-            reason = "variance not estimable: Clopper–Pearson interval with clusters as trials"
+            reason = AS_TRIALS
         made.append(
             Difference(
                 sides[a], sides[b], float(both.df[k]), float(correlation[k]), reason,
@@ -203,8 +196,6 @@ class ClusterContrasts:
     """
 
     reference: str | None = None
-    replicates: int = 0
-    seed: int = 0
     level: float = 0.95
     value: str = "correct"
 
@@ -214,21 +205,16 @@ class ClusterContrasts:
         pairs = condition_pairs(data.groups, self.reference)
         if not pairs:
             return {}
-        first, second = np.array(pairs).T
-        counts = np.bincount(data.group)[first] + np.bincount(data.group)[second]
-        weights = contrast_weights(first, second, len(data.groups))
-        odds = two_way(data, between(pairs, log_odds), self.replicates, self.seed, weights)
-        ratios = estimates(odds, np.exp, None, "", counts, self.level)
-        names = [(data.groups[a], data.groups[b]) for a, b in pairs]
+        counts = np.bincount(data.group)[np.array(pairs)].sum(axis=1)
+        ratios = estimates(between(data, pairs, log_odds), np.exp, None, counts, self.level)
         found: Estimates = {}
-        made = differences(data, pairs, self.replicates, self.seed)
-        for pair, difference, n in zip(names, made, counts, strict=True):
-            low, high, p = difference.interval(self.level, 0.0)
-            found[(*pair, "risk difference")] = Estimate(
-                difference.value, low, high, n=int(n), left_out=missing,
+        for (a, b), d, n in zip(pairs, differences(data, pairs), counts, strict=True):
+            low, high, p = d.interval(self.level, 0.0)
+            found[data.groups[a], data.groups[b], "risk difference"] = Estimate(
+                d.value, low, high, n=int(n), left_out=missing,
                 test="difference of two clustered shares", p=p, level=self.level,
-                clustered=CLUSTERED, reason=difference.reason,
+                clustered=CLUSTERED, reason=d.reason,
             )  # fmt: skip
-        for pair, e in zip(names, ratios, strict=True):
-            found[(*pair, "odds ratio")] = replace(e, left_out=missing)
+        for (a, b), ratio in zip(pairs, ratios, strict=True):
+            found[data.groups[a], data.groups[b], "odds ratio"] = replace(ratio, left_out=missing)
         return found

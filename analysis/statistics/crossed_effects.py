@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,18 +30,9 @@ class FittedConditions:
     items: np.ndarray
 
     @property
-    def spread(self) -> float:
+    def standard_deviation(self) -> float:
+        """Of a response's logit around its condition's, all random effects together."""
         return float(np.linalg.norm(self.fit.sd))
-
-    def reason(self, *conditions: int) -> str:
-        """Why the conditions have no interval, or what is to be said of the fit; "" for nothing."""
-        return self.too_few(*conditions) or self.fit.note
-
-    def too_few(self, *conditions: int) -> str:
-        """See `clusters.too_few`."""
-        people = min(int((self.people[:, g] > 0).sum()) for g in conditions)
-        items = min(int((self.items[:, g] > 0).sum()) for g in conditions)
-        return too_few(people, items)
 
     def combination(self, weights: np.ndarray) -> tuple[float, float, float]:
         """Value, variance, and Satterthwaite's df of weights·β.
@@ -56,6 +47,26 @@ class FittedConditions:
         spent = float((parts**2 / self.fit.df).sum())
         df = variance**2 / spent if spent > 0 else np.inf
         return float(weights @ self.fit.beta), variance, max(df, 1.0)
+
+    def estimate(
+        self,
+        weights: np.ndarray,
+        back: Callable[[np.ndarray], np.ndarray],
+        null: float,
+        level: float,
+    ) -> Estimate:
+        """weights·β with its interval, carried `back` from the logit scale, and its test of `null`;
+        neither where a condition has too few participants or items."""
+        used = weights != 0
+        value, variance, df = self.combination(weights)
+        shares = (self.people[:, used], self.items[:, used])
+        few = too_few(*((part > 0).sum(axis=0).min() for part in shares))
+        ends = (np.nan,) * 3 if few else t_interval(value, variance, df, level, null)
+        value, low, high = back(np.array([value, *ends[:2]])).tolist()
+        return Estimate(
+            value, low, high, n=int(self.counts[used].sum()), test="t, crossed random effects",
+            p=ends[2], level=level, clustered=CLUSTERED, reason=few or self.fit.note,
+        )  # fmt: skip
 
 
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
@@ -98,33 +109,24 @@ class CrossedEffects:
     def of(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
         """The estimates of a model fitted before."""
         every = frame["condition"].astype(str).value_counts().sort_index()
+        none = "all answers are right, or all wrong: the model has no finite effect"
         found: Estimates = {
-            (str(name),): Estimate(
-                np.nan,
-                left_out=int(n),
-                level=self.level,
-                reason="all answers are right, or all wrong: the model has no finite effect",
-            )
+            (str(name),): Estimate(np.nan, left_out=int(n), level=self.level, reason=none)
             for name, n in every.items()
         }
         if model is None:
             return found
-        for g, name in enumerate(model.names):
-            chance = chance_of(self.chance, name)
-            beta, variance, df = model.combination(np.eye(len(model.names))[g])
-            null = mixed_model.conditional(chance, model.spread)
-            low, high, p = t_interval(beta, variance, df, self.level, null)
-            if model.too_few(g):
-                low = high = p = np.nan
-            value, low, high = map(
-                float, mixed_model.marginal(np.array([beta, low, high]), model.spread)
+        sd = model.standard_deviation
+        for name, beta, weights in zip(
+            model.names, model.fit.beta, np.eye(len(model.names)), strict=True
+        ):
+            null = mixed_model.conditional(chance_of(self.chance, name), sd)
+            estimate = model.estimate(
+                weights, lambda ends: mixed_model.marginal(ends, sd), null, self.level
             )
-            found[(name,)] = Estimate(
-                value, low, high, n=int(model.counts[g]),
-                left_out=int(every[name] - model.counts[g]),
-                test="t, crossed random effects", p=p,
+            found[(name,)] = replace(
+                estimate, left_out=int(every[name] - estimate.n),
                 effect=float(np.exp(beta - null)), effect_name="odds ratio to chance",
-                level=self.level, clustered=CLUSTERED, reason=model.reason(g),
             )  # fmt: skip
         return found
 
@@ -153,15 +155,8 @@ class CrossedContrasts:
         identity = np.eye(len(model.names))
         found: Estimates = {}
         for a, b in condition_pairs(model.names, self.reference):
-            value, variance, df = model.combination(identity[a] - identity[b])
-            low, high, p = t_interval(value, variance, df, self.level, 0.0)
-            if model.too_few(a, b):
-                low = high = p = np.nan
-            value, low, high = map(float, np.exp([value, low, high]))
-            found[(model.names[a], model.names[b], "odds ratio")] = Estimate(
-                value, low, high, n=int(model.counts[[a, b]].sum()),
-                left_out=int(frame["correct"].isna().sum()),
-                test="t, crossed random effects", p=p, level=self.level, clustered=CLUSTERED,
-                reason=model.reason(a, b),
-            )  # fmt: skip
+            estimate = model.estimate(identity[a] - identity[b], np.exp, 0.0, self.level)
+            found[(model.names[a], model.names[b], "odds ratio")] = replace(
+                estimate, left_out=int(frame["correct"].isna().sum())
+            )
         return found

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.clusters import CLUSTERED, Crossed, crossed, two_way_jackknife
-from analysis.statistics.contrasts import (
-    between,
-    condition_pairs,
-    contrast_weights,
-    differences,
-)
-from analysis.statistics.estimate import Estimate
+from analysis.statistics.clusters import CLUSTERED, Crossed, crossed
+from analysis.statistics.contrasts import between, condition_pairs, differences
+from analysis.statistics.estimate import ALIKE, Estimate
 from analysis.statistics.shares import means
 from analysis.statistics.statistic import STATISTICS, Estimates
 
@@ -100,14 +95,10 @@ class Equivalence:
                 p = two_one_sided(d.value, self.margin, p_low, p_high)
                 yield low, high, p, d.value, d.reason
             return
-        first, second = np.array(pairs).T
-        weights = contrast_weights(first, second, len(data.groups))
-        result = two_way_jackknife(data, between(pairs, means), weights)
+        result = between(data, pairs, means)
         for k, value in enumerate(map(float, result.point)):
             low, high, p_low = result.interval(k, level, -self.margin)
             *_, p_high = result.interval(k, level, self.margin)
             low, high = np.clip([low, high], -self.largest, self.largest).tolist()
-            reason = result.reasons[k]
-            if not reason and np.isnan(low):
-                reason = "nothing varies, so that no interval can be estimated"
+            reason = result.reasons[k] or (ALIKE if np.isnan(low) else "")
             yield low, high, two_one_sided(value, self.margin, p_low, p_high), value, reason

@@ -13,6 +13,10 @@ import numpy as np
 FEWEST = 4
 
 
+#: Why there is no interval where all answers, or the means of all clusters, are alike.
+ALIKE = "nothing varies, so that no interval can be estimated"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One number with its uncertainty.
@@ -54,8 +58,7 @@ class Estimate:
         if self.low == self.high:
             object.__setattr__(self, "low", nan)
             object.__setattr__(self, "high", nan)
-            said = self.reason or "nothing varies, so that no interval can be estimated"
-            object.__setattr__(self, "reason", said)
+            object.__setattr__(self, "reason", self.reason or ALIKE)
 
 
 def size(level: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,15 +13,16 @@ from scipy.special import expit, logit
 from analysis.statistics.clusters import (
     CLUSTERED,
     Crossed,
-    Variance,
     crossed,
     estimates,
     informing,
-    two_way_bootstrap,
     two_way_jackknife,
 )
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
+
+#: Of an interval that is not the usual one.
+AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as trials"
 
 
 def chance_of(chance: float | Mapping[str, float], condition: str) -> float:
@@ -45,18 +46,13 @@ def means(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         return total / count
 
 
-def two_way(
-    data: Crossed,
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    replicates: int,
-    seed: int,
-    weights: np.ndarray | None = None,
-) -> Variance:
-    """Bootstrap, or the jackknife where no replicates are asked for."""
-    if replicates:
-        rng = np.random.default_rng(seed)
-        return two_way_bootstrap(data, function, replicates, rng, weights)
-    return two_way_jackknife(data, function, weights)
+def by_condition(frame: pd.DataFrame, names: Sequence[str], made: list[Estimate]) -> Estimates:
+    """Estimates by the name of their condition, with how many of its answers each leaves out."""
+    every = frame["condition"].astype(str).value_counts()
+    return {
+        (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
+        for name, estimate in zip(names, made, strict=True)
+    }
 
 
 @STATISTICS.add("exact_binomial")
@@ -75,29 +71,28 @@ class ExactBinomial:
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, _ = answered(frame, "correct")
-        found: Estimates = {}
-        for name, group in kept.groupby("condition"):
-            right, n = int(group["correct"].sum()), len(group)
-            test = stats.binomtest(right, n, chance_of(self.chance, str(name)))
+        groups = {str(name): group["correct"] for name, group in kept.groupby("condition")}
+        made = []
+        for name, correct in groups.items():
+            right, n = int(correct.sum()), len(correct)
+            test = stats.binomtest(right, n, chance_of(self.chance, name))
             interval = test.proportion_ci(self.level)
-            found[(str(name),)] = Estimate(
-                right / n, interval.low, interval.high, n=n,
-                left_out=int((frame["condition"] == name).sum()) - n,
-                test="exact binomial, answers as if independent", p=float(test.pvalue),
-                level=self.level,
+            made.append(
+                Estimate(right / n, interval.low, interval.high, n=n,
+                         test="exact binomial, answers as if independent", p=float(test.pvalue),
+                         level=self.level)
             )  # fmt: skip
-        return found
+        return by_condition(frame, list(groups), made)
 
 
-@STATISTICS.add("cluster_bootstrap")
+@STATISTICS.add("clustered_shares")
 @dataclass(frozen=True)
-class ClusterBootstrap:
+class ClusteredShares:
     """Share of right answers per condition against chance, for other people and other items.
 
-    logit p̂ ± t_df · √V with V the two-way cluster variance of `clusters.py` (participants and
-    items resampled; Cameron, Gelbach & Miller 2011) and Satterthwaite's df; the ends are carried
-    back to shares, and the test of chance is the same t, so that test and interval agree. No model
-    of the answers is assumed.
+    logit p̂ ± t_df · √V with V the two-way cluster variance of `clusters.py` (Cameron, Gelbach &
+    Miller 2011) and Satterthwaite's df; the ends are carried back to shares, and the test of chance
+    is the same t, so that test and interval agree. No model of the answers is assumed.
 
     Where all (or all but a few) answers of a condition are right or wrong, the variance cannot be
     estimated; the interval is then Clopper and Pearson's with as many trials as there are
@@ -106,62 +101,38 @@ class ClusterBootstrap:
 
     Attributes:
         chance: of a right answer by guessing, one number or one a condition.
-        replicates: 0 takes the jackknife, a closed form, so that no seed decides a claim; more
-            take the bootstrap, to lay beside it (the standard error of its standard errors is about
-            1/√(2·replicates) of them).
     """
 
     chance: float | Mapping[str, float]
-    replicates: int = 0
-    seed: int = 0
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, _ = answered(frame, "correct")
         data = crossed(kept)
-        chances = [chance_of(self.chance, name) for name in data.groups]
-        result = two_way(data, log_odds, self.replicates, self.seed)
-        every = frame["condition"].astype(str).value_counts()
-        return {
-            (name,): replace(
-                estimate, left_out=int(every[name]) - estimate.n,
-                effect=estimate.value - chance, effect_name="above chance",
+        chances = np.array([chance_of(self.chance, name) for name in data.groups])
+        made = [
+            replace(estimate, effect=estimate.value - chance, effect_name="above chance")
+            for estimate, chance in zip(
+                clustered_shares(data, chances, self.level), chances, strict=True
             )
-            for name, chance, estimate in zip(
-                data.groups, chances, clustered_shares(data, result, chances, self.level),
-                strict=True,
-            )
-        }  # fmt: skip
+        ]
+        return by_condition(frame, data.groups, made)
 
 
-def clustered_shares(
-    data: Crossed, result: Variance, chances: list[float] | None, level: float
-) -> list[Estimate]:
+def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) -> list[Estimate]:
     """Share of each group with its interval, from log odds and their clustered variance.
 
     Args:
-        chances: of each group, to be tested; none by default.
+        chances: of each group, to be tested; None tests nothing.
     """
-    counts = np.bincount(data.group)
-    shares = np.bincount(data.group, data.values) / counts
-    found = []
-    for g, share in enumerate(shares):
-        chance = None if chances is None else chances[g]
-        if result.reasons[g]:
-            kept = Estimate(share, n=int(counts[g]), level=level, clustered=CLUSTERED,
-                            reason=result.reasons[g])  # fmt: skip
-            found.append(kept)
-            continue
-        if not (np.isfinite(result.variance[g]) and result.variance[g] > 0):
-            found.append(_clusters_as_trials(data, g, float(share), chance, level))
-            continue
-        null = None if chance is None else float(logit(chance))
-        one = Variance(
-            result.point[[g]], result.variance[[g]], result.df[[g]], result.independent[[g]], ("",)
-        )
-        test = "t, participants and items clustered"
-        found += estimates(one, expit, null, test, counts[[g]], level)
-    return found
+    result, counts = two_way_jackknife(data, log_odds), np.bincount(data.group)
+    made = estimates(result, expit, None if chances is None else logit(chances), counts, level)
+    unknown = ~(np.isfinite(result.variance) & (result.variance > 0))
+    for g, share in enumerate(np.bincount(data.group, data.values) / counts):
+        if unknown[g] and not result.reasons[g]:
+            chance = None if chances is None else float(chances[g])
+            made[g] = _clusters_as_trials(data, g, float(share), chance, level)
+    return made
 
 
 def _clusters_as_trials(
@@ -183,7 +154,7 @@ def _clusters_as_trials(
     return Estimate(
         share, low, high, n=int((data.group == g).sum()),
         test=f"exact binomial, {n:.3g} clusters as trials", p=p, level=level, clustered=CLUSTERED,
-        reason="variance not estimable: Clopper–Pearson interval with clusters as trials",
+        reason=AS_TRIALS,
     )  # fmt: skip
 
 

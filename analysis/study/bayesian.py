@@ -53,8 +53,9 @@ def bayesian(results: Results) -> Table | None:
         )
         + ". Logistic model with random effects of participants, of participants within conditions "
         f"and of trials; prior as frozen: log odds Normal(0, {prior.effect:g}), standard "
-        f"deviations half-normal({prior.spread:g}). NUTS; R̂ and effective sample size (ESS) are "
-        "those of the worst parameter. It stands beside the planned tests and claims nothing.",
+        f"deviations half-normal({prior.standard_deviation:g}). NUTS; R̂ and effective sample size "
+        "(ESS) are those of the worst parameter. It stands beside the planned tests and claims "
+        "nothing.",
         frame,
         {**dict.fromkeys(["value", "low", "high"], "{:.3f}"),
          **dict.fromkeys([c for c in frame if str(c).startswith("P(")], "{:.3f}"),
