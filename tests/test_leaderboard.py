@@ -48,10 +48,11 @@ def test_measures_are_what_their_names_say(wide):
     values = measures.measured(wide, measures.gap, ["good", "null"])
     by_hand = (wide["good", "q4", 0] - wide["good", "q1", 0]).groupby(["class_id", "image_id"])
     pd.testing.assert_series_equal(values["good"], by_hand.mean(), check_names=False)
-    over = measures.measured(wide, measures.over_random, ["good"])["good"]
+    over = measures.measured(wide, measures.MEASURES["over random"], ["good"])["good"]
     random = wide[CONTROLS]["random"].mean(axis=1) - wide["good", "q1", 0]
     assert over.mean() == pytest.approx(random.mean())
-    assert measures.measured(wide, measures.over_other, ["good"])["good"].isna().all()  # never run
+    other = measures.measured(wide, measures.MEASURES["over other class"], ["good"])["good"]
+    assert other.isna().all()  # never run
 
 
 def test_lost_is_undefined_where_nothing_was_right_before():
@@ -105,7 +106,7 @@ def test_spaces_are_clustered_by_layers():
         [["s"], [1, 2], [f"l{i}" for i in range(8)], range(30)],
         names=["series", "epoch", "layer", "channel"],
     )
-    of_layer = pd.Series(rng.normal(size=8), index=[f"l{i}" for i in range(8)])
+    of_layer = pd.Series(rng.random(8), index=[f"l{i}" for i in range(8)])
     values = pd.DataFrame({"m": of_layer[index.get_level_values("layer")].to_numpy()}, index=index)
     found = comparisons.clustered_by_layer(values)
     plain = stats.t.interval(0.95, 7, of_layer.mean(), stats.sem(of_layer))
@@ -233,6 +234,17 @@ def test_a_comparison_that_cannot_be_made_is_unknown_and_gives_no_common_letter(
     # It keeps its place in the family: three comparisons, not two.
     alone = pairs["p_alone"].dropna().min()
     assert pairs["p"].min() == pytest.approx(min(1, 3 * alone))
+
+
+def test_no_interval_goes_beyond_the_scale_with_two_classes():
+    """With one degree of freedom t reaches 12.7 standard errors: a gap is no larger than 1 all the
+    same, and two gaps differ by no more than 2."""
+    found = comparisons.clustered_by_class(of_classes(A=[0.9, 0.3], B=[-0.2, 0.1]))
+    assert [ends.tolist() for ends in found.interval()] == [[-1, -1], [1, 1]]
+    row = comparisons.differences(found, ["A", "B"]).iloc[0]
+    assert (row["low"], row["high"]) == (-2, 2) and row["p_alone"] > 0.05
+    by_layer = of_classes(A=[0.9, 0.3]).rename_axis("layer")
+    assert [ends[0] for ends in comparisons.clustered_by_layer(by_layer).interval()] == [0, 1]
 
 
 def test_pairs_are_compared_over_the_classes_that_both_have():

@@ -78,17 +78,12 @@ def curves(bench: Bench) -> Figure:
 
 @shelf.figure("bench", "stability")
 def layers(bench: Bench) -> Figure | None:
-    rows, names = [], []
-    for series, layer in bench.depth.index:
-        mine = bench.alone(series, layer)
-        if len(mine):
-            gaps = bench.ranking_of(mine)
-            rows.append([gaps[m] for m in bench.order])
-            names.append(f"{series} {layer}")
-    if not rows:
+    frame = _frame("by_layer", bench).reindex(columns=["series", "layer", *bench.order])
+    frame = frame.dropna(how="all", subset=bench.order)
+    if frame.empty:
         return None
-    values = np.array(rows)
-    canvas, axis = plt.subplots(figsize=(0.5 * len(bench.order) + 2.6, 0.3 * len(rows) + 1.6))
+    values, names = frame[bench.order].to_numpy(), frame["series"] + " " + frame["layer"]
+    canvas, axis = plt.subplots(figsize=(0.5 * len(bench.order) + 2.6, 0.3 * len(frame) + 1.6))
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = axis.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axis.set_xticks(range(len(bench.order)), bench.order, rotation=60, ha="right")

@@ -53,44 +53,29 @@ def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
     return mean_of_arm(mine, bins[-1] if bins else "") - mean_of_arm(mine, "q1")
 
 
-def area(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Area between the curves of ablating more and more, least and most important first."""
-    return mean_of_arm(mine, "least") - mean_of_arm(mine, "most")
-
-
-def over_random(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more ablating q1 costs than ablating random sets."""
-    return mean_of_arm(controls, "random") - mean_of_arm(mine, "q1")
-
-
-def over_matched(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more than ablating others that changed as much."""
-    return mean_of_arm(mine, "matched") - mean_of_arm(mine, "q1")
-
-
-def over_active(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more than ablating others that are as active."""
-    return mean_of_arm(mine, "matched_activation") - mean_of_arm(mine, "q1")
-
-
-def over_other(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """How much more than ablating another class's q1: is the ranking specific to the class?"""
-    return mean_of_arm(mine, "other_class") - mean_of_arm(mine, "q1")
-
-
 def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
     """Of what was right before, what ablating q1 takes; undefined for an image wrong before."""
     before = mean_of_arm(controls, "before")
     return (before - mean_of_arm(mine, "q1")).where(before > 0)
 
 
+def costs_more(than: str, arm: str = "q1") -> Measure:
+    """How much more ablating an arm costs than ablating another one."""
+
+    def measure(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
+        others = controls if than == "random" else mine
+        return mean_of_arm(others, than) - mean_of_arm(mine, arm)
+
+    return measure
+
+
 MEASURES: dict[str, Measure] = {
     "gap": gap,
-    "area": area,
-    "over random": over_random,
-    "over matched": over_matched,
-    "over active": over_active,
-    "over other class": over_other,
+    "area": costs_more("least", "most"),
+    "over random": costs_more("random"),
+    "over matched": costs_more("matched"),
+    "over active": costs_more("matched_activation"),
+    "over other class": costs_more("other_class"),
     "lost": lost,
 }
 

@@ -19,6 +19,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import P_VALUE, Table
+from analysis.run.published import SCORE
 from analysis.run.report import Written, own_exhibits, plain_on_screen
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import holm
@@ -108,14 +109,14 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
             f"Of the scores that do not linearise the ablation ({bench.main}), {first['method']} "
             f"has the largest gap, {_points(first)}{_beside(first, fair.iloc[1:])}"
         )
-    if "sign_t" in set(known["method"]):
-        paper = known.set_index("method").loc["sign_t"]
+    if SCORE in set(known["method"]):
+        paper = known.set_index("method").loc[SCORE]
         pairs = bench.separated
-        ahead = pairs.loc[(pairs["second"] == "sign_t") & (pairs["p"] < 0.05), "first"]
+        ahead = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < 0.05), "first"]
         verb = "is" if len(ahead) == 1 else "are"
         better = f"{', '.join(ahead)} {verb}" if len(ahead) else "none is"
         findings.append(
-            f"The gap of the paper's score (sign_t) is {_points(paper)}; {better} significantly "
+            f"The gap of the paper's score ({SCORE}) is {_points(paper)}; {better} significantly "
             "better (p < .05, Holm-adjusted over all pairs)."
         )
     if left := int(frame["left out"].max()):
@@ -135,7 +136,7 @@ def _beside(best: pd.Series, others: pd.DataFrame) -> str:
 
 
 def _points(row: pd.Series) -> str:
-    gap, low, high = (100 * np.clip(float(row[name]), -1, 1) for name in ("gap", "low", "high"))
+    gap, low, high = (100 * float(row[name]) for name in ("gap", "low", "high"))
     interval = f" (95 % CI [{low:.0f}, {high:.0f}])" if np.isfinite(low) else ""
     return f"{gap:.0f} percentage points{interval}"
 
@@ -249,18 +250,17 @@ def compare(first: Path, second: Path) -> Table:
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
-        found = bench.clustered("gap")
-        at = [bench.methods.index(m) for m in common]
-        low, high = found.interval()
-        frame[f"gap {name}"], frame[f"low {name}"] = found.value[at], low[at]
-        frame[f"high {name}"] = high[at]
+        found, at = bench.clustered("gap"), [bench.methods.index(m) for m in common]
+        table = found.table(bench.methods).loc[common].reset_index(drop=True)
+        frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
         frame[f"place {name}"] = [bench.order.index(m) + 1 for m in common]
         values.append(found.value[at])
         errors.append(found.error[at])
         classes.append(found.classes[at])
     value = values[1] - values[0]
     low, high, p = comparisons.t_test(value, np.hypot(*errors), np.minimum(*classes))
-    frame = frame.assign(**{"B − A": value, "low": low, "high": high, "p": holm(p)})
+    ends = {"low": low.clip(-2, 2), "high": high.clip(-2, 2)}  # a gap lies between −1 and 1
+    frame = frame.assign(**{"B − A": value, **ends, "p": holm(p)})
     tau, count = comparisons.agreement(a.ranking(), b.ranking())
     differs = [
         name

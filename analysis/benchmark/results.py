@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.benchmark import measures
+from analysis.run import tables as run_tables
 from analysis.statistics import comparisons
 from analysis.statistics.alignment import (
-    NAMED_OVERLAP,
     identity,
     neurons_by_methods,
     shared_concepts,
@@ -21,7 +21,8 @@ from analysis.statistics.alignment import (
 )
 from harness.artifacts import ArtifactError
 from harness.concepts.space import SemanticSpace
-from harness.records import JOINT, NEURON, Checkpoint
+from harness.images.sets import open_images
+from harness.records import JOINT, NEURON
 from harness.results import Results
 
 
@@ -108,8 +109,6 @@ class Bench:
 
     @cached_property
     def classes(self) -> dict[int, str]:
-        from harness.images.sets import open_images
-
         names = open_images(self.results.run, "test").classes
         return {class_id: names[class_id] for class_id in self.results.about["classes"]}
 
@@ -149,15 +148,10 @@ class Bench:
     @cached_property
     def spaces(self) -> list[SemanticSpace]:
         """All spaces of the run, in the configured order; none where they were not made."""
-        run = self.results.run
         try:
-            return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
+            return run_tables.spaces(self.results.run)
         except ArtifactError:
             return []
-
-    @cached_property
-    def base(self) -> Checkpoint:
-        return Checkpoint(**self.results.run.manifest()["base"])
 
     @cached_property
     def space_values(self) -> dict[str, pd.DataFrame]:
@@ -170,11 +164,10 @@ class Bench:
         """
         found: dict[str, dict[str, pd.Series]] = {}
         run = self.results.run
-        concepts = run.tables("concepts") if run.holds("concepts") else None
-        named: dict[str, pd.DataFrame] = {}
+        concepts, named = run_tables.named_concepts(run), {}
         if concepts is not None and self.spaces:
-            concepts = concepts[concepts["iou"] >= NAMED_OVERLAP]
-            named = neurons_by_methods(shared_concepts(self.spaces, concepts, self.base))
+            shared = shared_concepts(self.spaces, concepts, run_tables.base_checkpoint(run))
+            named = neurons_by_methods(shared)
         for space in self.spaces:
             found.setdefault("identity", {})[space.method] = _identities(space)
             stable = _stability(self.results.neighbours, space.method)

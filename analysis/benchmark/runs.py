@@ -17,14 +17,13 @@ import pandas as pd
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits.tables import P_VALUE, Table
+from analysis.run.published import SCORE
 from analysis.statistics import comparisons
-from analysis.statistics.clusters import Variance, crossed, holm, two_way_jackknife
-from analysis.statistics.contrasts import contrast_weights
+from analysis.statistics.clusters import Variance, crossed, estimates, holm, two_way_jackknife
+from analysis.statistics.contrasts import between
+from analysis.statistics.shares import means
 from harness.records import CONTROLS
 from harness.results import read_results
-
-#: The method that the others are compared with, where all runs have it: the paper's.
-REFERENCE = "sign_t"
 
 
 def class_values(bench: Bench, run: str) -> pd.DataFrame:
@@ -73,60 +72,47 @@ def over_runs(values: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     data = crossed(kept, "gap", "method", "network", "class")
     names = list(data.groups)
     reference = names.index(reference_of(kept))
-    others = [k for k in range(len(names)) if k != reference]
-
-    def means(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return total / count
-
-    def differences(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-        shares = means(total, count)
-        return shares[..., others] - shares[..., [reference]]
-
-    ours = _intervals(two_way_jackknife(data, means), None, level)
-    table = pd.DataFrame({"method": names} | ours)
+    table = _intervals(two_way_jackknife(data, means), names, None, 1.0, level)
     runs = kept.groupby(["method", "run"])["gap"].mean().unstack()
-    table["sd over runs"] = runs.std(axis=1, ddof=1).reindex(names).to_numpy()
-    table["lowest"], table["highest"] = (
-        runs.agg(end, axis=1).reindex(names).to_numpy() for end in ("min", "max")
-    )
-    counts = kept.groupby("method").agg(
-        networks=("network", "nunique"), classes=("class", "nunique"), cells=("gap", "size")
-    )
-    table = table.join(counts, on="method")
-    table["left out"] = values.groupby("method").size().reindex(names).to_numpy() - table["cells"]
-    if others:
-        weights = contrast_weights(np.array(others), np.full(len(others), reference), len(names))
-        theirs = _intervals(two_way_jackknife(data, differences, weights), 0.0, level)
-        theirs = pd.DataFrame({"method": [names[k] for k in others]} | theirs)
-        p = theirs["p"].to_numpy()
-        theirs["adjusted"] = np.where(np.isnan(p), np.nan, holm(np.where(np.isnan(p), 1.0, p)))
+    by_method = kept.groupby("method")
+    cells = by_method.size()
+    table = table.assign(
+        **{"sd over runs": runs.std(axis=1, ddof=1), "lowest": runs.min(axis=1),
+           "highest": runs.max(axis=1), "networks": by_method["network"].nunique(),
+           "classes": by_method["class"].nunique(), "cells": cells,
+           "left out": values.groupby("method").size() - cells}
+    )  # fmt: skip
+    if pairs := [(k, reference) for k in range(len(names)) if k != reference]:
+        others = [names[k] for k, _ in pairs]
+        theirs = _intervals(between(data, pairs, means), others, 0.0, 2.0, level)
+        theirs = theirs.assign(adjusted=holm(theirs["p"].to_numpy(float))).drop(columns="reason")
         renamed = {"mean": "difference", "low": "difference low", "high": "difference high",
                    "p": "p alone", "adjusted": "p"}  # fmt: skip
-        theirs = theirs.drop(columns="reason").rename(columns=renamed)
-        table = table.drop(columns="p").merge(theirs, on="method", how="left")
-    columns = ["method", "mean", "low", "high", "sd over runs", "lowest", "highest", "networks",
-               "classes", "cells", "left out", "difference", "difference low", "difference high",
-               "p alone", "p", "reason"]  # fmt: skip
+        table = table.drop(columns="p").join(theirs.rename(columns=renamed))
+    columns = ["mean", "low", "high", "sd over runs", "lowest", "highest", "networks", "classes",
+               "cells", "left out", "difference", "difference low", "difference high", "p alone",
+               "p", "reason"]  # fmt: skip
     table = table.reindex(columns=columns).sort_values("mean", ascending=False, kind="stable")
-    return table.reset_index(drop=True)
+    return table.reset_index(names="method")
 
 
 def reference_of(values: pd.DataFrame) -> str:
     """The paper's method where it was run, else the one with the highest mean."""
     methods = values.groupby("method")["gap"].mean()
-    return REFERENCE if REFERENCE in methods else str(methods.idxmax())
+    return SCORE if SCORE in methods else str(methods.idxmax())
 
 
-def _intervals(result: Variance, null: float | None, level: float) -> dict[str, list]:
-    """mean, low, high, p and reason of each value."""
-    ends = [result.interval(k, level, null) for k in range(len(result.point))]
-    reasons = [
-        why or ("nothing varies" if np.isnan(low) else "")
-        for why, (low, *_) in zip(result.reasons, ends, strict=True)
-    ]
-    low, high, p = (list(column) for column in zip(*ends, strict=True))
-    return {"mean": list(result.point), "low": low, "high": high, "p": p, "reason": reasons}
+def _intervals(
+    result: Variance, names: Sequence[str], null: float | None, largest: float, level: float
+) -> pd.DataFrame:
+    """mean, low, high (within ± `largest`), p and reason of each value, by name."""
+
+    def within(ends: np.ndarray) -> np.ndarray:
+        return ends.clip(-largest, largest)
+
+    made = estimates(result, within, null, np.zeros(len(names)), level)
+    rows = [(e.value, e.low, e.high, e.p, e.reason) for e in made]
+    return pd.DataFrame(rows, index=list(names), columns=["mean", "low", "high", "p", "reason"])
 
 
 def compare_runs(folders: Sequence[Path]) -> Table:

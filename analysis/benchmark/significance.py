@@ -13,6 +13,9 @@ from analysis.statistics.classes import page_trend, quartiles, wilcoxon
 from analysis.statistics.clusters import holm
 from harness.records import CONTROLS, PAIR
 
+#: Arms with which q1 is compared over classes.
+_AGAINST = ("random", "matched")
+
 
 def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
     """Is q1 unlike a random set of its size? Mean outcome over classes, against saved random sets.
@@ -53,25 +56,13 @@ def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     for method in methods:
         classes = over_classes(wide, method)
         page, count = page_trend(classes)
-        rows.append(
-            {
-                "method": method,
-                "page": page,
-                "random": _wilcoxon(classes, "q1", "random"),
-                "matched": _wilcoxon(classes, "q1", "matched"),
-                "classes": count,
-            }
-        )
+        q1, *others = (classes.get(arm, pd.Series(dtype=float)) for arm in ("q1", *_AGAINST))
+        tests = {arm: wilcoxon(q1, other) for arm, other in zip(_AGAINST, others, strict=True)}
+        rows.append({"method": method, "page": page, **tests, "classes": count})
     table = pd.DataFrame(rows)
-    for test in ("page", "random", "matched"):
+    for test in ("page", *_AGAINST):
         table[test] = holm(table[test].to_numpy(float))
     return table
-
-
-def _wilcoxon(classes: pd.DataFrame, first: str, second: str) -> float:
-    if first not in classes or second not in classes:
-        return float("nan")
-    return wilcoxon(classes[first], classes[second])
 
 
 def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -112,15 +103,13 @@ def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
-    if first not in arms or second not in arms:
+    both = arms.reindex(columns=[first, second]).dropna() > 0.5
+    if both.empty:
         return float("nan")
-    both = arms[[first, second]].dropna() > 0.5
     table = [
         [int(((both[first] == a) & (both[second] == b)).sum()) for b in (True, False)]
         for a in (True, False)
     ]
-    if both.empty:
-        return float("nan")
     if table[0][1] + table[1][0] == 0:
         return 1.0  # no image says anything against equality
     return float(mcnemar(table, exact=True).pvalue)

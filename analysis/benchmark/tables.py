@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -23,37 +26,30 @@ _HOW = (
 
 @shelf.table("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Table:
-    main = bench.clustered("gap")
-    low, high = main.interval()
-    ranks = comparisons.ranks(bench.order, bench.separated)
-    groups = comparisons.letters(bench.order, bench.separated)
     wide = bench.wide(bench.main)
     tests = significance.class_tests(wide, bench.methods).set_index("method")
     permuted = significance.permutation(wide, bench.methods)
-    others = {name: bench.ranking(name) for name in measures.MEASURES if name != "gap"}
-    probability = bench.ranking(outcome="probability")
-    rows = []
-    for method in bench.order:
-        i = bench.methods.index(method)
-        rows.append(
-            {
-                "method": method,
-                "gap": main.value[i],
-                "low": low[i],
-                "high": high[i],
-                "group": groups[method],
-                "ranks": ranks[method],
-                **{name: values[method] for name, values in others.items()},
-                "gap, probability": probability[method],
-                "p (Page)": tests.loc[method, "page"],
-                "p (vs random)": tests.loc[method, "random"],
-                "p (vs matched)": tests.loc[method, "matched"],
-                "p (permutation)": permuted[method][0],
-                "linearises": bench.linearises(method),
-                "classes": int(main.classes[i]),
-                "left out": int(main.left_out[i]),
-            }
-        )
+    others = [name for name in measures.MEASURES if name != "gap"]
+    main = bench.clustered("gap").table(bench.methods).loc[bench.order]
+    columns: dict[str, Mapping[str, Any] | pd.Series] = {
+        "gap": main["value"],
+        "low": main["low"],
+        "high": main["high"],
+        "group": comparisons.letters(bench.order, bench.separated),
+        "ranks": comparisons.ranks(bench.order, bench.separated),
+        **{name: bench.ranking(name) for name in others},
+        "gap, probability": bench.ranking(outcome="probability"),
+        "p (Page)": tests["page"],
+        "p (vs random)": tests["random"],
+        "p (vs matched)": tests["matched"],
+        "p (permutation)": {method: p for method, (p, _) in permuted.items()},
+        "linearises": {method: bench.linearises(method) for method in bench.order},
+        "classes": main["classes"],
+        "left out": main["left out"],
+    }
+    table = pd.DataFrame({"method": bench.order}).assign(
+        **{name: [values[method] for method in bench.order] for name, values in columns.items()}
+    )
     draws = max(n for _, n in permuted.values())
     signed = ["gap", "low", "high", "gap, probability", *others]
     return Table(
@@ -71,7 +67,7 @@ def leaderboard(bench: Bench) -> Table:
         f"two-sided, unadjusted: against {draws} saved random sets. Linearises: the ablation that "
         "a score is a first-order approximation of; success by that ablation is weaker evidence. "
         "Left out: classes without a value.",
-        pd.DataFrame(rows),
+        table,
         dict.fromkeys(signed, _SIGNED)
         | dict.fromkeys(
             ["p (Page)", "p (vs random)", "p (vs matched)", "p (permutation)"], P_VALUE
@@ -87,28 +83,20 @@ def methods(bench: Bench) -> Table:
 
 @shelf.table("bench", "leaderboard")
 def effects(bench: Bench) -> Table:
-    rows = []
-    for name in measures.MEASURES:
-        found = bench.clustered(name)
-        low, high = found.interval()
-        rows += [
-            {
-                "measure": name,
-                "method": method,
-                "value": found.value[i],
-                "low": low[i],
-                "high": high[i],
-                "classes": int(found.classes[i]),
-                "left out": int(found.left_out[i]),
-            }
-            for method in bench.order
-            for i in [bench.methods.index(method)]
-        ]
+    frames = [
+        bench.clustered(name)
+        .table(bench.methods)
+        .loc[bench.order]
+        .reset_index(names="method")
+        .assign(measure=name)
+        for name in measures.MEASURES
+    ]
+    table = pd.concat(frames, ignore_index=True)
     return Table(
         "effects",
         "All measures",
         "Defined as in the leaderboard. Left out: classes without a value. " + _HOW,
-        pd.DataFrame(rows),
+        table[["measure", *table.columns.drop("measure")]],
         dict.fromkeys(["value", "low", "high"], _SIGNED),
     )
 
@@ -157,21 +145,21 @@ def bins(bench: Bench) -> Table:
 def ablations(bench: Bench) -> Table | None:
     if len(bench.ablations) < 2:
         return None
-    rows: dict[str, dict[str, object]] = {m: {"method": m} for m in bench.order}
+    frame = pd.DataFrame({"method": bench.order})
     for ablation in bench.ablations:
-        found = bench.clustered("gap", ablation)
-        low, high = found.interval()
-        for i, method in enumerate(bench.methods):
-            mark = " *" if bench.linearises(method) == ablation else ""
-            rows[method][ablation] = found.value[i]
-            rows[method][f"{ablation}, 95 %"] = f"{low[i]:+.2f} to {high[i]:+.2f}{mark}"
+        found = bench.clustered("gap", ablation).table(bench.methods).loc[bench.order]
+        frame[ablation] = found["value"].to_numpy()
+        frame[f"{ablation}, 95 %"] = [
+            f"{low:+.2f} to {high:+.2f}" + " *" * (bench.linearises(method) == ablation)
+            for method, low, high in zip(bench.order, found["low"], found["high"], strict=True)
+        ]
     return Table(
         "ablations",
         "Gap by ablation",
         "Activations are replaced by those of the earlier checkpoint for the same image (revert), "
         "by zero, by the mean over the class's images (mean) or by those for another image "
         "(resample). A star marks the ablation that a score linearises. " + _HOW,
-        pd.DataFrame(list(rows.values())),
+        frame,
         dict.fromkeys(bench.ablations, _SIGNED),
     )
 
@@ -296,30 +284,24 @@ def spaces(bench: Bench) -> Table | None:
     if not bench.space_values:
         return None
     coverage = {space.method: float(space.neurons["coverage"].mean()) for space in bench.spaces}
-    rows = []
+    frames = []
     for task, values in bench.space_values.items():
         if values.empty:
             continue
-        found = comparisons.clustered_by_layer(values)
-        names = list(values.columns)
-        low, high = found.interval()
-        order = sorted(range(len(names)), key=lambda i: -found.value[i])
-        groups = comparisons.letters(
-            [names[i] for i in order], comparisons.differences(found, names)
+        found, names = comparisons.clustered_by_layer(values), list(values.columns)
+        frame = found.table(names).sort_values("value", ascending=False, kind="stable")
+        letters = comparisons.letters(list(frame.index), comparisons.differences(found, names))
+        frames.append(
+            frame[["value", "low", "high"]]
+            .reset_index(names="method")
+            .assign(
+                task=task,
+                group=frame.index.map(letters),
+                neurons=len(values),
+                coverage=frame.index.map(coverage),
+            )
         )
-        rows += [
-            {
-                "task": task,
-                "method": names[i],
-                "value": found.value[i],
-                "low": low[i],
-                "high": high[i],
-                "group": groups[names[i]],
-                "neurons": len(values),
-                "coverage": coverage[names[i]],
-            }
-            for i in order
-        ]
+    table = pd.concat(frames, ignore_index=True)
     return Table(
         "spaces",
         "Semantic spaces: concepts, identity, stability",
@@ -332,6 +314,6 @@ def spaces(bench: Bench) -> Table | None:
         "spaces, concepts with an overlap of at least .04; 95 % CIs and groups (methods that share "
         "a letter do not differ significantly: all pairs, Holm, 5 %) are clustered by layer, as "
         "neurons of a layer, and a channel's epochs, are alike; the networks are fixed.",
-        pd.DataFrame(rows),
+        table[["task", *table.columns.drop("task")]],
         dict.fromkeys(["value", "low", "high"], "{:.3f}") | {"coverage": "{:.2f}"},
     )

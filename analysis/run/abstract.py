@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.exhibits.phrases import joined, percent, points, rows_of
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint, main_method
-from analysis.run.tables import base_checkpoint, series_of
+from analysis.run.tables import base_checkpoint, named_concepts, series_of
 from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import by_class, class_interval, quartiles
 from harness.artifacts import Artifact, Run
@@ -57,8 +57,8 @@ def is_synthetic(run: Run) -> bool:
 
 def _concepts(run: Run, neurons: pd.DataFrame) -> str:
     """How many neurons and concepts the first and the last checkpoint of each series have."""
-    named = run.tables("concepts")
-    named = named[named["iou"] >= NAMED_OVERLAP]
+    named = named_concepts(run)
+    assert named is not None
     parts = []
     for series in series_of(run):
         epochs = neurons.loc[neurons["series"] == series, "epoch"]

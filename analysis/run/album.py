@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.run.tables import concepts
-from analysis.statistics.alignment import NAMED_OVERLAP
+from analysis.run.tables import named_concepts
 from harness.artifacts import Run
 from harness.images.patches import grid, patches
 from harness.images.sets import ImageSet, View, open_images
@@ -19,12 +18,8 @@ class Album:
         self._images: ImageSet = open_images(run, "probe")
         self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
         self._layers = run.tables("layers").set_index(["series", "layer"])
-        named = concepts(run)
-        self._concepts = (
-            {}
-            if named is None
-            else named[named["iou"] >= NAMED_OVERLAP].set_index(NEURON)["concept"].to_dict()
-        )
+        named = named_concepts(run)
+        self._concepts = {} if named is None else named.set_index(NEURON)["concept"].to_dict()
 
     def depth(self, series: str, layer: str) -> float:
         return float(self._layers.loc[(series, layer), "depth"])

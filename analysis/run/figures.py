@@ -16,12 +16,11 @@ from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
     alignment,
     base_checkpoint,
-    concepts,
+    named_concepts,
     spaces,
     test_images,
 )
 from analysis.statistics import classes as reversion
-from analysis.statistics.alignment import NAMED_OVERLAP
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, PAIR
@@ -63,14 +62,11 @@ def training(run: Run) -> Figure | None:
 @shelf.figure("run", "concepts", "map")
 def concept_map(run: Run) -> Figure | None:
     table = run.table(Artifact("map"))
-    named = concepts(run)
-    if named is None:
+    if (named := named_concepts(run)) is None:
         table = table.assign(concept=None)
-        shown: list[str] = []
     else:
-        strong = named[named["iou"] >= NAMED_OVERLAP]
-        table = table.merge(strong[[*NEURON, "concept"]], on=NEURON, how="left")
-        shown = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
+        table = table.merge(named[[*NEURON, "concept"]], on=NEURON, how="left")
+    shown = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
     series = list(dict.fromkeys(table["series"]))
     epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
     columns = max(map(len, epochs.values()))
@@ -118,11 +114,9 @@ def concept_map(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def emergence(run: Run) -> Figure | None:
-    named = concepts(run)
-    if named is None:
+    if (named := named_concepts(run)) is None:
         return None
-    strong = named[named["iou"] >= NAMED_OVERLAP]
-    counts = strong.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
+    counts = named.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
     counts = counts.fillna(0).sort_index(axis=1)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     series = list(dict.fromkeys(counts.columns.get_level_values("series")))

@@ -43,6 +43,12 @@ def concepts(run: Run) -> pd.DataFrame | None:
     return run.tables("concepts") if run.holds("concepts") else None
 
 
+def named_concepts(run: Run) -> pd.DataFrame | None:
+    """Those of `concepts` whose overlap counts: the neurons that have a true concept."""
+    table = concepts(run)
+    return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
+
+
 @shelf.table("run", "supplement")
 def training(run: Run) -> Table | None:
     if not run.holds("training_log"):
@@ -91,10 +97,8 @@ def neurons(run: Run) -> Table:
 @lru_cache(maxsize=1)
 def _shared(run: Run) -> pd.DataFrame | None:
     """The neurons that spaces are compared on; None where no neuron has a true concept."""
-    named = concepts(run)
-    if named is None:
+    if (named := named_concepts(run)) is None:
         return None
-    named = named[named["iou"] >= NAMED_OVERLAP]
     shared = shared_concepts(spaces(run), named, base_checkpoint(run))
     return None if shared.empty else shared
 

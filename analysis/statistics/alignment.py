@@ -155,13 +155,10 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
     columns = ["method", "group", "neurons", "share", "low", "high", "chance", "coverage"]
     frames = []
     for group, values in neurons_by_methods(shared).items():
-        means = clustered_by_layer(values)
-        low, high = means.interval()
-        frame = pd.DataFrame({"method": values.columns, "share": means.value, "low": low,
-                              "high": high})  # fmt: skip
-        of_group = shared[shared["group"] == group]
-        others = of_group.groupby("method")[["chance", "coverage"]].mean()
-        frames.append(frame.assign(group=group, neurons=len(values)).join(others, on="method"))
+        frame = clustered_by_layer(values).table(values.columns).rename(columns={"value": "share"})
+        of_group = shared[shared["group"] == group].groupby("method")[["chance", "coverage"]]
+        frame = frame.join(of_group.mean()).rename_axis("method").reset_index()
+        frames.append(frame.assign(group=group, neurons=len(values)))
     if not frames:
         return pd.DataFrame(columns=columns)
     order = {name: place for place, name in enumerate(dict.fromkeys(shared["method"]))}

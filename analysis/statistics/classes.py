@@ -124,10 +124,10 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
 
 
 def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Mean change of each arm over classes, with Student's interval.
+    """Mean change of each arm over classes, with Student's interval, within [−1, 1].
 
     Args:
-        changes: classes x arms, see `wide`.
+        changes: of shares, classes x arms, see `wide`.
 
     Returns:
         mean, low, high by arm; the interval of fewer than two classes is NaN, and that of classes
@@ -136,7 +136,8 @@ def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     number = changes.count()
     reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem().where(lambda e: e > 1e-12)
     mean = changes.mean()
-    return pd.DataFrame({"mean": mean, "low": mean - reach, "high": mean + reach})
+    ends = {"low": (mean - reach).clip(-1, 1), "high": (mean + reach).clip(-1, 1)}
+    return pd.DataFrame({"mean": mean, **ends})
 
 
 def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:

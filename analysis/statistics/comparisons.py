@@ -27,10 +27,12 @@ class Clustered:
 
     Attributes:
         totals, counts: [C, k]; both 0 where a cluster has no value.
+        scale: lowest and highest possible ratio, which no interval goes beyond.
     """
 
     totals: np.ndarray
     counts: np.ndarray
+    scale: tuple[float, float]
 
     @property
     def value(self) -> np.ndarray:
@@ -53,9 +55,16 @@ class Clustered:
         return ratio_error(self.totals, self.counts)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """value ± t_{C − 1} standard errors; NaN below two clusters or where no cluster differs."""
+        """value ± t_{C − 1} standard errors, within the scale; NaN below two clusters or where no
+        cluster differs."""
         low, high, _ = t_test(self.value, self.error, self.classes, level)
-        return low, high
+        return low.clip(*self.scale), high.clip(*self.scale)
+
+    def table(self, names: Sequence[str]) -> pd.DataFrame:
+        """value, low, high, classes, left out; by name of the columns."""
+        low, high = self.interval()
+        columns = {"value": self.value, "low": low, "high": high, "classes": self.classes}
+        return pd.DataFrame(columns | {"left out": self.left_out}, index=list(names))
 
 
 def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -97,11 +106,12 @@ def clustered_by_class(values: pd.DataFrame) -> Clustered:
     """Means over classes. A class counts by the mean of its images, which carries their noise.
 
     Args:
-        values: rows x k, `class_id` a level of the index; NaN where undefined.
+        values: differences of shares: rows x k, `class_id` a level of the index; NaN where
+            undefined.
     """
     means = values.groupby(level="class_id").mean().to_numpy(float)
     known = np.isfinite(means)
-    return Clustered(np.where(known, means, 0.0), known.astype(float))
+    return Clustered(np.where(known, means, 0.0), known.astype(float), (-1.0, 1.0))
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
@@ -109,12 +119,14 @@ def clustered_by_layer(values: pd.DataFrame) -> Clustered:
     once an epoch.
 
     Args:
-        values: neurons x k, no NaN; index level `layer` and, where there are several, `series`.
+        values: shares: neurons x k, no NaN; index level `layer` and, where there are several,
+            `series`.
     """
     levels = [name for name in ("series", "layer") if name in values.index.names]
     groups = values.groupby(level=levels)
     totals = groups.sum().to_numpy(float)
-    return Clustered(totals, np.broadcast_to(groups.size().to_numpy(float)[:, None], totals.shape))
+    counts = np.broadcast_to(groups.size().to_numpy(float)[:, None], totals.shape)
+    return Clustered(totals, counts, (0.0, 1.0))
 
 
 def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
@@ -137,6 +149,7 @@ def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> 
     totals = np.where(both, found.totals[:, a] - found.totals[:, b], 0.0)
     value, classes = _ratio(totals, counts), both.sum(axis=0)
     low, high, p = t_test(value, ratio_error(totals, counts), classes, level)
+    largest = found.scale[1] - found.scale[0]
     same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
     # Equal in every cluster: no exchange of the two changes anything, so p is 1.
     equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) == 0)
@@ -148,8 +161,8 @@ def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> 
             "second": [names[i] for i in b],
             "classes": classes,
             "difference": value,
-            "low": low,
-            "high": high,
+            "low": low.clip(-largest, largest),
+            "high": high.clip(-largest, largest),
             "p_alone": p,
             "p": holm(p),  # a comparison that could not be made keeps its place in the family
             "reason": reason,
