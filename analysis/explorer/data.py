@@ -57,8 +57,7 @@ class Source:
     @cached_property
     def series(self) -> list[str]:
         present = set(self.run.tables("layers")["series"])
-        named = [entry["name"] for entry in self.run.manifest()["configuration"]["series"]]
-        return [name for name in named if name in present]
+        return [name for name in run_tables.series_of(self.run) if name in present]
 
     @cached_property
     def units(self) -> pd.DataFrame:

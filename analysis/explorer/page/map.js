@@ -79,9 +79,7 @@ function trace(series, rows, xs, ys) {
     marker.color = known ? values : FADED;
     if (known) marker.coloraxis = "coloraxis";
   }
-  const place = STATE.layout === "side" ? D.series.filter((_, s) => !STATE.hidden.includes(s))
-    .indexOf(D.series[series]) : 0;
-  const axis = place ? String(place + 1) : "";
+  const axis = axisOf(series);
   return { type: rows.length > MANY ? "scattergl" : "scatter", mode: "markers", name: D.series[series],
     x: xs || rows.map((r) => N.x[r]), y: ys || rows.map((r) => N.y[r]), customdata: rows,
     hoverinfo: "none", showlegend: false, marker, xaxis: "x" + axis, yaxis: "y" + axis };
