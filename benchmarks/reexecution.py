@@ -33,6 +33,15 @@ from harness.stages.engine import one_thread
 SIZES = {"inception_v3": 299}
 
 
+def drawn(name: str, images: int) -> tuple[nn.Module, list[Layer], torch.Tensor, str]:
+    """A network with its probed layers, a batch of noise, and what both are called."""
+    size = 64 if name in ARCHITECTURES else SIZES.get(name, 224)
+    model = channels_last(build(name, 12, seed=0)).eval()
+    batch = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    return model, find_layers(model, View(size, size)), batch, f"{name}, {images} × {size} px"
+
+
 def node_seconds(running: _Traced, batch: torch.Tensor, repeats: int) -> dict[Any, float]:
     """Node of the traced network -> its fastest time in a whole pass."""
     best: dict[Any, float] = {}
@@ -51,12 +60,8 @@ def node_seconds(running: _Traced, batch: torch.Tensor, repeats: int) -> dict[An
 
 
 def reexecution(name: str, images: int, repeats: int, table: Table) -> None:
-    size = 64 if name in ARCHITECTURES else SIZES.get(name, 224)
-    model, older = (channels_last(build(name, 12, seed=seed)).eval() for seed in (0, 1))
-    layers = find_layers(model, View(size, size))
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(images, 3, size, size, generator=generator)
-    batch = batch.contiguous(memory_format=torch.channels_last)
+    model, layers, batch, what = drawn(name, images)
+    older = channels_last(build(name, 12, seed=1)).eval()
     full = ours = floor = 0.0
     equal = 0
     with torch.inference_mode(), execution(older, layers) as before:
@@ -85,7 +90,7 @@ def reexecution(name: str, images: int, repeats: int, table: Table) -> None:
             floor += sum(nodes[node] for node in running._descendants[layer.name])
             equal += torch.equal(found[plain], found[running])
     table.add_row(
-        f"{name}, {images} × {size} px",
+        what,
         str(len(layers)),
         f"{full:.2f}",
         f"{ours:.2f}",
@@ -97,12 +102,7 @@ def reexecution(name: str, images: int, repeats: int, table: Table) -> None:
 
 
 def importance(name: str, images: int, cells: int, table: Table) -> None:
-    size = 64 if name in ARCHITECTURES else SIZES.get(name, 224)
-    model = channels_last(build(name, 12, seed=0)).eval()
-    layers = find_layers(model, View(size, size))
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(images, 3, size, size, generator=generator)
-    batch = batch.contiguous(memory_format=torch.channels_last)
+    model, layers, batch, what = drawn(name, images)
     rng = np.random.default_rng(0)
     count = min(cells, len(layers) * images)
     chosen = rng.choice(len(layers) * images, count, replace=False)
@@ -121,7 +121,7 @@ def importance(name: str, images: int, cells: int, table: Table) -> None:
     graph = _through_the_batch(model, layers, batch, chosen)
     scale = len(layers) * images / count
     table.add_row(
-        f"{name}, {images} × {size} px",
+        what,
         f"{len(layers)} × {images}",
         f"{graph * scale:.1f}",
         f"{alone * scale:.1f}",

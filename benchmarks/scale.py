@@ -9,7 +9,6 @@ import math
 import multiprocessing
 import resource
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -149,27 +148,17 @@ def listing(images: int) -> None:
         folder_images(Path(folder))
 
 
-def _measured(work: Callable[[int], None], size: int, answer: multiprocessing.Queue) -> None:
+def _measured(
+    work: Callable[[int], None], warm: int, size: int, answer: multiprocessing.Queue
+) -> None:
     with one_thread():
         if work is not listing:
-            work(MEASURES[_name(work)][0] // 4 or 1)  # compiles, loads
+            work(warm)  # compiles, loads
         before = resource.getrusage(resource.RUSAGE_SELF)
-        start = time.perf_counter()
         work(size)
-    seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF)
     computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    answer.put((seconds, computed, after.ru_maxrss / 1024))
-
-
-def _name(work: Callable[[int], None]) -> str:
-    return next(name for name, (*_, known) in MEASURES.items() if _same(known, work))
-
-
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, partial) and isinstance(other, partial):
-        return one.func == other.func and one.args == other.args
-    return one == other
+    answer.put((computed, after.ru_maxrss / 1024))
 
 
 #: what -> smallest and largest size, unit, work
@@ -199,9 +188,9 @@ def main(
         rows = []
         for size in (int(small * factor), int(large * factor)):
             answer = context.Queue()
-            process = context.Process(target=_measured, args=(work, size, answer))
+            process = context.Process(target=_measured, args=(work, small // 4 or 1, size, answer))
             process.start()
-            _, computed, peak = answer.get()
+            computed, peak = answer.get()
             process.join()
             rows.append((size, computed, peak))
         growth = math.log(rows[1][0] / rows[0][0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from rich.table import Table as ScreenTable
@@ -16,11 +15,9 @@ from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers 
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import refuse_unlike
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import styled
-from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
-from analysis.run.report import Written, own_exhibits, plain_on_screen
+from analysis.run.report import Written, plain_on_screen, write_exhibits
 from analysis.statistics import comparisons
 from analysis.statistics.clusters import holm
 from harness.artifacts import write_text
@@ -35,28 +32,10 @@ def write_bench_report(folder: Path) -> Written:
     """
     bench = Bench(read_results(folder))
     out = bench.results.folder
-    shelf.use("bench", own_exhibits(bench.results.run))
-    tables = shelf.tables_of("bench", bench)
+    title = "Benchmark of importance scores and semantic spaces"
+    tables = write_exhibits("bench", bench, bench.results.run, out, title, _lead(bench))
     main = tables["leaderboard"]
-    for old in (out / "tables").glob("*.*"):
-        old.unlink()
-    for table in tables.values():
-        table.write(out / "tables")
     write_text(out / "leaderboard.csv", main.csv())
-    with styled():
-        figures = shelf.figures_of("bench", bench)
-        for figure in figures.values():
-            figure.write(out / "figures")
-        write_html(
-            out / "report.html",
-            "Benchmark of importance scores and semantic spaces",
-            _lead(bench),
-            shelf.sections_of("bench", bench, tables, figures),
-            f"Made by conceptevo-harness, seed {bench.results.about['seed']}, results' version "
-            f"{bench.results.about['version']}; "
-            + ", ".join(f"{k} {v}" for k, v in bench.results.run.manifest()["versions"].items()),
-        )
-    plt.close("all")
     return Written(
         _on_screen(bench, main),
         [out / "leaderboard.csv", out / "report.html", out / "tables"],
