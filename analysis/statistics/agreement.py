@@ -165,7 +165,7 @@ class DawidSkeneFit:
             rows of classes of which a participant saw nothing.
         posterior: units × classes: what each unit is [units, c].
         majority: the most frequent answer of each unit; "" where several are equally frequent.
-        log_likelihood: of the answers. iterations: of EM. converged: whether it came to rest.
+        converged: whether EM came to rest.
         units, participants: names, in the order of the arrays.
     """
 
@@ -174,8 +174,6 @@ class DawidSkeneFit:
     confusion: np.ndarray
     posterior: np.ndarray
     majority: np.ndarray
-    log_likelihood: float
-    iterations: int
     converged: bool
     units: np.ndarray
     participants: np.ndarray
@@ -255,14 +253,6 @@ def dawid_skene(
         likelihood = new
     confusion = np.where(total > 0, confusion, np.nan)
     return DawidSkeneFit(
-        np.asarray(classes),
-        prior,
-        confusion,
-        posterior,
-        majority,
-        likelihood,
-        iterations,
-        converged,
-        np.asarray(units),
+        np.asarray(classes), prior, confusion, posterior, majority, converged, np.asarray(units),
         np.asarray(participants),
-    )
+    )  # fmt: skip

@@ -42,7 +42,6 @@ class Fit:
         df: degrees of freedom of their variances, 1 / (2 Var log σ) by the curvature of the
             likelihood (for normal data about n − 1); infinite where σ is 0.
         log_likelihood: Laplace's (restricted) log likelihood.
-        participants, items: how many of each.
         estimated: which standard deviations the model has.
         converged: whether the search for the standard deviations ended well.
     """
@@ -52,8 +51,6 @@ class Fit:
     sd: np.ndarray
     df: np.ndarray
     log_likelihood: float
-    participants: int
-    items: int
     converged: bool
     estimated: tuple[bool, bool, bool] = (True, True, True)
 
@@ -264,8 +261,6 @@ def fit(
         sd=np.where(sd**2 > 2 * SMALLEST, sd, 0.0),
         df=df,
         log_likelihood=-float(found.fun),
-        participants=problem.P,
-        items=problem.I,
         converged=bool(found.success),
         estimated=(True, bool(free[1]), True),
     )
