@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure, look
+from analysis.exhibits.figures import COLOURS, Figure, look, panels
 
 
 def _frame(name: str, bench: Bench) -> pd.DataFrame:
@@ -18,15 +21,20 @@ def _frame(name: str, bench: Bench) -> pd.DataFrame:
     return pd.DataFrame() if table is None else table.frame
 
 
+def _interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> None:
+    """A value with its interval in a line of its own, and the letters of its method beside."""
+    axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
+    axis.plot(row[value], y, "o", color="black", **marker)
+    axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+
+
 @shelf.figure("bench", "leaderboard")
 def leaderboard(bench: Bench) -> Figure:
     frame = _frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
     canvas, axis = plt.subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
     for y, row in frame.iterrows():
         linear = row["linearises"] == bench.main
-        axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
-        axis.plot(row["gap"], y, "o", color="black", markerfacecolor="white" if linear else "black")
-        axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center")
+        _interval(axis, y, row, "gap", markerfacecolor="white" if linear else "black")
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.set_yticks(range(len(frame)), frame["method"])
     axis.set_xlabel(f"gap: accuracy after {bench.deed} the least − the most important quarter")
@@ -44,19 +52,13 @@ def leaderboard(bench: Bench) -> Figure:
 def curves(bench: Bench) -> Figure:
     wide = bench.wide(bench.main)
     steps = bench.results.about["arms"]["steps"]
-    columns = 4
-    rows = -(-len(bench.order) // columns)
-    canvas, axes = plt.subplots(
-        rows, columns, figsize=(7.6, 1.75 * rows + 0.3), sharex=True, sharey=True, squeeze=False
-    )
+    canvas, axes = panels(len(bench.order), 4, (1.9, 1.85), sharex=True, sharey=True)
     for axis, method in zip(axes.flat, bench.order, strict=False):
         found = measures.curve(wide, method, steps)
         axis.plot(found["share"], found["most"], "-o", color="black", markersize=3)
         axis.plot(found["share"], found["least"], "--s", color="#777777", markersize=3)
         axis.fill_between(found["share"], found["most"], found["least"], color="#dddddd", zorder=0)
         axis.set_title(method)
-    for axis in axes.flat[len(bench.order) :]:
-        axis.set_visible(False)
     canvas.legend(
         axes[0, 0].get_lines(),
         ["most important first", "least important first"],
@@ -142,27 +144,16 @@ def spaces(bench: Bench) -> Figure | None:
         return None
     tasks = list(dict.fromkeys(table["task"]))
     methods = [space.method for space in bench.spaces]
-    columns = min(3, len(tasks))
-    rows = -(-len(tasks) // columns)
-    canvas, axes = plt.subplots(
-        rows, columns, figsize=(2.6 * columns, (0.22 * len(methods) + 0.75) * rows),
-        squeeze=False, sharey=True,
-    )  # fmt: skip
+    canvas, axes = panels(len(tasks), 3, (2.6, 0.22 * len(methods) + 0.75), sharey=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         frame = table[table["task"] == task].set_index("method")
         for y, method in enumerate(reversed(methods)):
             if method not in frame.index:
                 continue
-            row = frame.loc[method]
-            axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
-            axis.plot(row["value"], y, "o", color="black", markersize=4)
-            axis.text(1.01, y, row["group"], transform=axis.get_yaxis_transform(), va="center",
-                      fontsize=7)  # fmt: skip
+            _interval(axis, y, frame.loc[method], "value", markersize=4)
         axis.set_title(task)
         axis.set_yticks(range(len(methods)), list(reversed(methods)))
         axis.set_xlim(left=0)
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
     canvas.tight_layout()
     return Figure(
         "spaces",

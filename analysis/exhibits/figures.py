@@ -84,6 +84,27 @@ class Figure:
         return [png, pdf]
 
 
+def panels(
+    count: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Canvas, np.ndarray]:
+    """A canvas with panels in rows, the unused ones of the last row hidden.
+
+    Args:
+        columns: at most. size: inches of a panel. options: of matplotlib's `subplots`.
+
+    Returns:
+        canvas, axes [rows, columns].
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    canvas, grid = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options
+    )
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return canvas, grid
+
+
 @dataclass(frozen=True)
 class Cell:
     """A picture [h, w, 3] of a sheet, what stands above and below it, and whether it is framed."""

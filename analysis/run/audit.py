@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Figure
+from analysis.exhibits.figures import Figure, panels
 from analysis.exhibits.phrases import joined
 from analysis.exhibits.tables import Table
 from analysis.run.tables import series_of
@@ -70,15 +69,8 @@ def audit_distances(run: Run) -> Figure | None:
     shown = {name: found for name, found in arrays.items() if len(found["epochs"]) > 1}
     if not shown:
         return None
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    canvas, grid = plt.subplots(
-        lines, columns, figsize=(2.9 * columns, 2.7 * lines), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat:
-        axes.axis("off")
+    canvas, grid = panels(len(shown), 3, (2.9, 2.7), layout="constrained")
     for axes, (name, found) in zip(grid.flat, shown.items(), strict=False):
-        axes.axis("on")
         axes.grid(False)
         picture = axes.imshow(found["distances"], cmap="cividis")
         ticks = np.unique(np.linspace(0, len(found["epochs"]) - 1, 8).round().astype(int))

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Cell, Figure, look, sheet
+from analysis.exhibits.figures import Cell, Figure, look, panels, sheet
 from analysis.run.album import Album
 from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
@@ -121,7 +121,7 @@ def emergence(run: Run) -> Figure | None:
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     series = list(dict.fromkeys(counts.columns.get_level_values("series")))
     widths = [int((counts.columns.get_level_values("series") == name).sum()) for name in series]
-    canvas, panels = plt.subplots(
+    canvas, grid = plt.subplots(
         1,
         len(series),
         figsize=(1.2 + 0.5 * sum(widths), 0.6 + 0.19 * len(counts)),
@@ -129,7 +129,7 @@ def emergence(run: Run) -> Figure | None:
         sharey=True,
         squeeze=False,
     )
-    for axes, name in zip(panels[0], series, strict=True):
+    for axes, name in zip(grid[0], series, strict=True):
         block = counts.xs(name, axis=1, level="series")
         axes.imshow(block, cmap="Greys", aspect="auto", vmin=0, vmax=counts.to_numpy().max())
         for (row, column), value in np.ndenumerate(block.to_numpy(dtype=int)):
@@ -139,7 +139,7 @@ def emergence(run: Run) -> Figure | None:
         axes.set_yticks(range(len(counts)), counts.index.tolist())
         axes.set(title=name, xlabel="epoch")
         axes.grid(False)
-    panels[0, 0].set_ylabel("true concept")
+    grid[0, 0].set_ylabel("true concept")
     canvas.tight_layout()
     return Figure(
         "emergence",
@@ -292,13 +292,9 @@ def reversion_plot(run: Run) -> Figure | None:
     bins = reversion.quartiles(list(records["arm"].unique()))
     arms = [*bins, "matched", "random", "all"]
     methods = list(dict.fromkeys(records["method"]))
-    columns = min(2, len(pairs))
-    lines = -(-len(pairs) // columns)
-    canvas, panels = plt.subplots(
-        lines, columns, figsize=(3.9 * columns, 2.5 * lines), squeeze=False, sharey=True
-    )
+    canvas, grid = panels(len(pairs), 2, (3.9, 2.5), sharey=True)
     thin: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
-    for axes, (key, rows) in zip(panels.flat, pairs, strict=False):
+    for axes, (key, rows) in zip(grid.flat, pairs, strict=False):
         for index, method in enumerate(methods):
             x = np.arange(len(bins) + 1) + (index - (len(methods) - 1) / 2) * 0.14
             found = _changes(rows[rows["method"] == method], [*bins, "matched"])
@@ -311,12 +307,10 @@ def reversion_plot(run: Run) -> Figure | None:
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
-    for axes in panels.flat[len(pairs) :]:
-        axes.set_visible(False)
-    for axes in panels[:, 0]:
+    for axes in grid[:, 0]:
         axes.set_ylabel("change in accuracy\n(percentage points)")
-    canvas.tight_layout(rect=(0, 0.3 / (2.5 * lines), 1, 1))
-    handles, labels = panels[0, 0].get_legend_handles_labels()
+    canvas.tight_layout(rect=(0, 0.3 / (2.5 * len(grid)), 1, 1))
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
     return Figure(
         "reversion",
