@@ -51,7 +51,7 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
     )
 
 
-def over_runs(values: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def over_runs(values: pd.DataFrame) -> pd.DataFrame:
     """Every method over all runs.
 
     The value is the mean over networks and classes. Its variance is that of networks plus that of
@@ -72,7 +72,7 @@ def over_runs(values: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     data = crossed(kept, "gap", "method", "network", "class")
     names = list(data.groups)
     reference = names.index(reference_of(kept))
-    table = _intervals(two_way_jackknife(data, means), names, None, 1.0, level)
+    table = _intervals(two_way_jackknife(data, means), names, None, 1.0)
     runs = kept.groupby(["method", "run"])["gap"].mean().unstack()
     by_method = kept.groupby("method")
     cells = by_method.size()
@@ -84,7 +84,7 @@ def over_runs(values: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     )  # fmt: skip
     if pairs := [(k, reference) for k in range(len(names)) if k != reference]:
         others = [names[k] for k, _ in pairs]
-        theirs = _intervals(between(data, pairs, means), others, 0.0, 2.0, level)
+        theirs = _intervals(between(data, pairs, means), others, 0.0, 2.0)
         theirs = theirs.assign(adjusted=holm(theirs["p"].to_numpy(float))).drop(columns="reason")
         renamed = {"mean": "difference", "low": "difference low", "high": "difference high",
                    "p": "p alone", "adjusted": "p"}  # fmt: skip
@@ -103,14 +103,14 @@ def reference_of(values: pd.DataFrame) -> str:
 
 
 def _intervals(
-    result: Variance, names: Sequence[str], null: float | None, largest: float, level: float
+    result: Variance, names: Sequence[str], null: float | None, largest: float
 ) -> pd.DataFrame:
     """mean, low, high (within ± `largest`), p and reason of each value, by name."""
 
     def within(ends: np.ndarray) -> np.ndarray:
         return ends.clip(-largest, largest)
 
-    made = estimates(result, within, null, np.zeros(len(names)), level)
+    made = estimates(result, within, null, np.zeros(len(names)))
     rows = [(e.value, e.low, e.high, e.p, e.reason) for e in made]
     return pd.DataFrame(rows, index=list(names), columns=["mean", "low", "high", "p", "reason"])
 

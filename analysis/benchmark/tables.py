@@ -187,15 +187,13 @@ def by_layer(bench: Bench) -> Table | None:
     )
 
 
-def images_needed(rho: float, images: int, wanted: float = 0.9) -> float:
-    """How many images a half needs for a split-half correlation (Spearman and Brown, 1910).
+def images_needed(rho: float, images: int) -> float:
+    """How many images a half needs for a split-half correlation of .9 (Spearman and Brown, 1910).
 
     Args:
-        rho: what halves of `images` images reach. wanted: what is aimed at.
+        rho: what halves of `images` images reach.
     """
-    if not 0 < rho < 1:
-        return float("nan")
-    return images * wanted * (1 - rho) / ((1 - wanted) * rho)
+    return images * 9 * (1 - rho) / rho if 0 < rho < 1 else float("nan")
 
 
 @shelf.table("bench", "stability")

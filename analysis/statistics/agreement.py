@@ -200,7 +200,6 @@ class DawidSkeneFit:
 def dawid_skene(
     frame: pd.DataFrame,
     unit: str = "trial",
-    participant: str = "participant",
     value: str = "answer",
     tolerance: float = 1e-8,
     most: int = 10_000,
@@ -223,7 +222,7 @@ def dawid_skene(
     if present.empty:
         raise ValueError("Dawid-Skene needs at least one answer; the table has none")
     items, units = pd.factorize(present[unit], sort=True)
-    people, participants = pd.factorize(present[participant], sort=True)
+    people, participants = pd.factorize(present["participant"], sort=True)
     answers, classes = pd.factorize(present[value], sort=True)
     c = len(classes)
 

@@ -57,7 +57,6 @@ class Learning:
     """
 
     level: float = 0.95
-    per: int = 10
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, missing = answered(frame, "correct")
@@ -65,7 +64,7 @@ class Learning:
             return {}
         cell = kept.groupby(["participant", "condition"])
         correct = kept["correct"].astype(float)
-        position = kept["position"].astype(float) / self.per
+        position = kept["position"].astype(float) / 10
         x = position - position.groupby([kept["participant"], kept["condition"]]).transform("mean")
         y = correct - cell["correct"].transform(lambda c: c.astype(float).mean())
         person = pd.factorize(kept["participant"], sort=True)[0]
@@ -199,22 +198,21 @@ class Detection:
     d′ is tested, the others describe.
 
     Attributes:
-        signal, noise: names of the conditions. value: the column with 1 for "changed".
+        signal, noise: names of the conditions.
     """
 
     signal: str
     noise: str
-    value: str = "changed"
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         """Raises ValueError where one of the two conditions has no answers."""
-        kept, missing = answered(frame, self.value)
+        kept, missing = answered(frame, "changed")
         kept = kept[kept["condition"].isin([self.signal, self.noise])]
         have = set(kept["condition"])
         if lacking := [name for name in (self.signal, self.noise) if name not in have]:
             raise ValueError(f"no answers of condition {', '.join(lacking)}: d' is undefined")
-        data = crossed(kept, value=self.value)
+        data = crossed(kept, value="changed")
         s, f = data.groups.index(self.signal), data.groups.index(self.noise)
 
         def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -240,14 +238,13 @@ class Detection:
 class Changed:
     """Share judged changed per condition, participants and items clustered; no chance level."""
 
-    value: str = "changed"
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, _ = answered(frame, self.value)
+        kept, _ = answered(frame, "changed")
         if kept.empty:
             return {}
-        data = crossed(kept, value=self.value)
+        data = crossed(kept, value="changed")
         return by_condition(frame, data.groups, clustered_shares(data, None, self.level))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
 
 
@@ -129,7 +130,7 @@ def clustered_by_layer(values: pd.DataFrame) -> Clustered:
     return Clustered(totals, counts, (0.0, 1.0))
 
 
-def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
     """Every pair of columns over the clusters that both have: paired difference and its test.
 
     Returns:
@@ -148,7 +149,7 @@ def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> 
     counts = np.where(both, found.counts[:, a], 0.0)
     totals = np.where(both, found.totals[:, a] - found.totals[:, b], 0.0)
     value, classes = _ratio(totals, counts), both.sum(axis=0)
-    low, high, p = t_test(value, ratio_error(totals, counts), classes, level)
+    low, high, p = t_test(value, ratio_error(totals, counts), classes)
     largest = found.scale[1] - found.scale[0]
     same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
     # Equal in every cluster: no exchange of the two changes anything, so p is 1.
@@ -171,7 +172,7 @@ def differences(found: Clustered, names: Sequence[str], level: float = 0.95) -> 
     return table[columns]
 
 
-def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
+def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     """Compact letter display (Piepho, 2004): names that share a letter were compared and do not
     differ significantly. A comparison that could not be made (p is NaN) gives no common letter.
 
@@ -180,7 +181,7 @@ def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> d
         pairs: of `differences`.
     """
     groups = [list(names)]
-    apart = pairs["p"].isna() | (pairs["p"] < alpha)
+    apart = pairs["p"].isna() | (pairs["p"] < ALPHA)
     for first, second in pairs.loc[apart, ["first", "second"]].to_numpy():
         for group in [g for g in groups if first in g and second in g]:  # insert …
             groups.remove(group)
@@ -202,7 +203,7 @@ def letters(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> d
     }
 
 
-def ranks(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dict[str, str]:
+def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     """Simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet, 2021): 1 + the
     number of methods that are significantly better, to all but those significantly worse.
 
@@ -213,7 +214,7 @@ def ranks(names: Sequence[str], pairs: pd.DataFrame, alpha: float = 0.05) -> dic
     Returns:
         name -> "first–last"; it never contradicts the letters, which follow from the same tests.
     """
-    apart = pairs[pairs["p"] < alpha]
+    apart = pairs[pairs["p"] < ALPHA]
     better, worse = apart["second"].value_counts(), apart["first"].value_counts()
     return {n: f"{1 + better.get(n, 0)}–{len(names) - worse.get(n, 0)}" for n in names}
 

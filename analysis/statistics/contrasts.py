@@ -192,16 +192,14 @@ class ClusterContrasts:
 
     Attributes:
         reference: compare all others with this condition; all pairs by default.
-        value: the measured column, 0 or 1.
     """
 
     reference: str | None = None
     level: float = 0.95
-    value: str = "correct"
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept, missing = answered(frame, self.value)
-        data = crossed(kept, value=self.value)
+        kept, missing = answered(frame, "correct")
+        data = crossed(kept)
         pairs = condition_pairs(data.groups, self.reference)
         if not pairs:
             return {}
