@@ -10,6 +10,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.phrases import joined, points
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
+from analysis.run import method
 from analysis.run import report as run_report
 from analysis.study import report as study_report
 
@@ -55,6 +56,18 @@ def test_ones_own_exhibits_stand_where_their_decorators_say(own, monkeypatch):
     assert networks.text == ["An introduction."] and networks.findings == ["3 tables are shown."]
     assert [t.name for t in others.tables] == ["elsewhere", "plain"]
     assert others.title == "Exhibits of your own"
+
+
+def test_the_method_section_names_the_spaces_of_its_run(tmp_path):
+    def paragraph(*spaces):
+        manifest = {"configuration": {"probe": {"k": 20}}, "space_methods": spaces,
+                    "base": {"series": "net", "epoch": 9}}  # fmt: skip
+        run = SimpleNamespace(manifest=lambda: manifest, holds=lambda kind: False, root=tmp_path)
+        return method.of_run(run)[1]
+
+    assert paragraph("sgns", "ppmi").startswith("Semantic space. sgns is the skip-gram embedding")
+    assert "the paper" not in paragraph("ppmi") and "compared" not in paragraph("ppmi")
+    assert paragraph("ppmi").startswith("Semantic space. ppmi is defined below.")
 
 
 def test_mistakes_are_named():

@@ -32,7 +32,7 @@ def _interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> 
 def leaderboard(bench: Bench) -> Figure:
     frame = _frame("leaderboard", bench).iloc[::-1].reset_index(drop=True)
     canvas, axis = plt.subplots(figsize=(6.4, 0.32 * len(frame) + 1.1))
-    for y, row in frame.iterrows():
+    for y, (_, row) in enumerate(frame.iterrows()):
         linear = row["linearises"] == bench.main
         _interval(axis, y, row, "gap", markerfacecolor="white" if linear else "black")
     axis.axvline(0, color="#777777", linewidth=0.8)

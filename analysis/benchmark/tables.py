@@ -299,6 +299,8 @@ def spaces(bench: Bench) -> Table | None:
                 coverage=frame.index.map(coverage),
             )
         )
+    if not frames:
+        return None
     table = pd.concat(frames, ignore_index=True)
     return Table(
         "spaces",
