@@ -250,12 +250,6 @@ def test_an_interval_without_width_is_none():
     assert np.isnan([none.low, none.high]).all() and none.p == 0.003 and none.reason
 
 
-def test_no_seed_decides():
-    frame = answers(participants=12, items=6)
-    for statistic in (lambda s: ClusteredShares(0.5, seed=s), lambda s: ClusterContrasts(seed=s)):
-        assert len({tuple(map(str, statistic(s)(frame).values())) for s in range(3)}) == 1
-
-
 def test_why_learning_and_confidence_cannot_be_tested():
     frame = answers(participants=2, items=8).assign(position=0, confidence=2.0)
     learning = Learning()(frame)["all conditions",]

@@ -243,7 +243,7 @@ def test_no_interval_goes_beyond_the_scale_with_two_classes():
     assert [ends.tolist() for ends in found.interval()] == [[-1, -1], [1, 1]]
     row = comparisons.differences(found, ["A", "B"]).iloc[0]
     assert (row["low"], row["high"]) == (-2, 2) and row["p_alone"] > 0.05
-    by_layer = of_classes(A=[0.9, 0.3]).rename_axis("layer")
+    by_layer = of_classes(A=[0.9, 0.3]).rename_axis(index={"class_id": "layer"})
     assert [ends[0] for ends in comparisons.clustered_by_layer(by_layer).interval()] == [0, 1]
 
 
