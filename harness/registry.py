@@ -100,7 +100,12 @@ def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except (Exception, SystemExit) as error:
-        raise UserCodeError(f"{what} failed: {_summary(error)}{_place(error)}") from error
+        raise UserCodeError(failure(what, error)) from error
+
+
+def failure(what: str, error: BaseException) -> str:
+    """What went wrong in the user's code, and where."""
+    return f"{what} failed: {_summary(error)}{_place(error)}"
 
 
 class UserCodeError(ValueError):

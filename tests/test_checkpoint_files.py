@@ -72,12 +72,12 @@ FILES = {
     "only ema fits": {"model": {"0.weight": torch.ones(1)}, "ema": STATE},
     "one of two parts": under("encoder.") | {"head.0.weight": torch.ones(2, 2)},
     "the same under two names": {"model": STATE, "net": {"state_dict": STATE}},
-    "part of it DataParallel": {
-        (name if name[0] == "0" else f"{name[0]}.module{name[1:]}"): t for name, t in STATE.items()
-    },
-    "part of it compiled": {
-        (name if name[0] == "0" else f"{name[0]}._orig_mod{name[1:]}"): t
-        for name, t in STATE.items()
+    **{
+        f"a part in {wrapper}": {
+            (name if name[0] == "0" else f"{name[0]}.{wrapper}{name[1:]}"): t
+            for name, t in STATE.items()
+        }
+        for wrapper in ("module", "_orig_mod")
     },
     "without counts of batches": {n: t for n, t in STATE.items() if "tracked" not in n},
     "with counts of operations": STATE
@@ -108,8 +108,7 @@ def same(model, state=STATE):
 def test_keys_that_fit_are_taken_as_they_are(tmp_path):
     own = Wrapped()
     torch.save(own.state_dict(), tmp_path / "w.pth")
-    loaded = load_weights(Wrapped(), tmp_path / "w.pth").state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in own.state_dict().items())
+    assert same(load_weights(Wrapped(), tmp_path / "w.pth"), own.state_dict())
 
 
 def test_what_was_removed_is_said(caplog):
@@ -126,8 +125,7 @@ def test_what_was_removed_is_said(caplog):
 def test_key_chooses_among_several(tmp_path):
     file = {"model": network(1).state_dict(), "ema": {"shadow": STATE}, "teacher": STATE}
     for key in ("ema.shadow", "teacher"):
-        loaded = fill(network(9), file, "w", key).state_dict()
-        assert all(torch.equal(loaded[name], tensor) for name, tensor in STATE.items())
+        assert same(fill(network(9), file, "w", key))
     with pytest.raises(CheckpointError, match=r"key = 'emma'; there are: model, ema.shadow, teach"):
         fill(network(), file, "w", "emma")
     other = network(1).state_dict()
@@ -153,8 +151,7 @@ def test_safetensors_and_folders_of_hugging_face(tmp_path):
     (tmp_path / "checkpoint-500").mkdir()
     save_file(STATE, tmp_path / "checkpoint-500" / "model.safetensors")
     for path in (tmp_path / "checkpoint-500", tmp_path / "checkpoint-500" / "model.safetensors"):
-        loaded = load_weights(network(9), path).state_dict()
-        assert all(torch.equal(loaded[name], tensor) for name, tensor in STATE.items())
+        assert same(load_weights(network(9), path))
     (tmp_path / "checkpoint-600").mkdir()
     with pytest.raises(CheckpointError, match=r"holds neither model.safetensors nor pytorch_model"):
         load_weights(network(), tmp_path / "checkpoint-600")
@@ -356,8 +353,7 @@ def test_a_trusted_file_is_converted(tmp_path):
     torch.save({"net": network(), "trainer": Trainer()}, tmp_path / "w.pth")
     keys, tensors = convert(tmp_path / "w.pth", tmp_path / "clean.pth")
     assert keys == ["net"] and tensors == len(STATE)
-    loaded = load_weights(network(9), tmp_path / "clean.pth").state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in STATE.items())
+    assert same(load_weights(network(9), tmp_path / "clean.pth"))
 
 
 def source(folder, pattern, **more):

@@ -39,7 +39,11 @@ SERIES = [{"name": "a"}]
         ({"series": {"name": "a"}}, r"series: must be a list: in brackets, or \[\[series\]\]"),
         ({"series": [{"name": "a", "layers": "f"}]}, r"series\.0\.layers: must be a list: in brac"),
         ({"series": SERIES, "probe": 3}, r"probe: must be a table: \[probe\]"),
-        ({"series": [{"name": "a", "crop": 99}]}, r"series\.0: crop must be .*crop=99, resize=64"),
+        (
+            {"series": [{"name": "a", "resize": 64, "crop": 99}]},
+            r"series\.0: crop must be .*crop=99",
+        ),
+        ({"series": [{"name": "a", "resize": 99}]}, r"series\.0: resize and crop go together"),
         ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may hold letters.*\(got 'a b/ü'\)"),
         (
             {"series": [{"name": "a", "source": "function", "function": "m:f", "at": ["two"]}]},

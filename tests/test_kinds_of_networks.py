@@ -276,6 +276,7 @@ class Recurrent(Around):
 
 
 def test_blocks_that_run_several_times_are_no_layers(caplog):
+    caplog.set_level("INFO")
     model = Recurrent()
     assert [layer.name for layer in find_layers(model, VIEW)] == ["act", "body.1"]
     assert "3 × relu" in caplog.text

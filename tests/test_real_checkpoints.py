@@ -67,16 +67,16 @@ def torchvision_reference(folder):
     return {"pattern": "model_{epoch}.pth"}
 
 
-def timm_saver(folder):
+def timm_saver(folder, seed=0, averaged_seed=1):
     pytest.importorskip("timm")
     from timm.utils import CheckpointSaver, ModelEmaV3
 
-    model = network()
+    model = network(seed=seed)
     saver = CheckpointSaver(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters()),
         args=argparse.Namespace(model="small_resnet", opt="adamw", class_map=None),
-        model_ema=ModelEmaV3(network(seed=1)),
+        model_ema=ModelEmaV3(network(seed=averaged_seed)),
         checkpoint_dir=str(folder),
         recovery_dir=str(folder),
     )
@@ -85,19 +85,7 @@ def timm_saver(folder):
 
 
 def timm_average(folder):
-    pytest.importorskip("timm")
-    from timm.utils import CheckpointSaver, ModelEmaV3
-
-    model = network(seed=1)
-    saver = CheckpointSaver(
-        model=model,
-        optimizer=torch.optim.AdamW(model.parameters()),
-        model_ema=ModelEmaV3(network()),
-        checkpoint_dir=str(folder),
-        recovery_dir=str(folder),
-    )
-    saver.save_checkpoint(1, metric=0.5)
-    return {"pattern": "checkpoint-{epoch}.pth.tar", "key": "state_dict_ema"}
+    return timm_saver(folder, 1, 0) | {"key": "state_dict_ema"}
 
 
 def lightning_module(compiled):

@@ -88,6 +88,7 @@ class Network(nn.Module):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_module_is_probed_as_torchs_own(name, caplog):
+    caplog.set_level("INFO")
     model = Network(Module(FORMS[name])).eval()
     expected = model(IMAGES)
     exposed = expose_calls(model)
@@ -98,6 +99,7 @@ def test_a_module_is_probed_as_torchs_own(name, caplog):
 
 @pytest.mark.parametrize("name", ["swish", "hard_swish", "new_gelu", "mish", "gelu"])
 def test_a_product_with_its_own_gate_is_a_layer(name, caplog):
+    caplog.set_level("INFO")
     model = Network(FORMS[name]).eval()
     expected = model(IMAGES)
     exposed = expose_calls(copy.deepcopy(model))

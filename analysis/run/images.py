@@ -27,7 +27,7 @@ def images(run: Run) -> Table | None:
                 "images": len(index),
                 "classes": len(counts),
                 "smallest class": int(counts.min()),
-                "converted": _listed(remark_counts(index) if "remarks" in index else {}),
+                "converted": _listed(remark_counts(run, split)),
                 "left out": _listed(_left_out(run, split)),
             }
         )
@@ -36,8 +36,8 @@ def images(run: Run) -> Table | None:
     return Table(
         "images",
         "Images",
-        "Converted: number of images that were rotated, reduced to one frame or to 8 bits, etc. "
-        "Left out: files that are not used, by suffix or reason.",
+        "Converted: number of images that were rotated, reduced to one frame or to 8 bits, etc., "
+        "and of copies. Left out: files that are not used, by suffix or reason.",
         pd.DataFrame(rows),
     )
 

@@ -40,6 +40,7 @@ _LEGIBLE = {
     name: tuple(np.array(_NAMES)[np.linalg.norm(_RGB - rgb, axis=1) > 120].tolist())
     for name, rgb in COLOURS.items()
 }
+Point = tuple[float, float]
 _ANGLES = np.linspace(0, 2 * np.pi, 25)
 _DISK = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)  # [25, 2]
 _BLOCK = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
@@ -197,10 +198,21 @@ _PARTS = _read_parts(_PART_TEXT)
 PARTS = tuple(_PARTS)
 
 
-def _axes(sx: float, sy: float, turn: float) -> np.ndarray:
-    """The linear part [2, 2] of a frame: half-sizes sx, sy, then a turn in radians."""
-    cos, sin = np.cos(turn), np.sin(turn)
-    return np.array([(cos * sx, -sin * sy), (sin * sx, cos * sy)])
+@dataclass(frozen=True)
+class _Frame:
+    """Local coordinates: a point p stands at axes @ p + origin, in canvas pixels."""
+
+    axes: np.ndarray  # [2, 2]
+    origin: np.ndarray  # [2]
+
+    def inside(self, centre: Point, sx: float, sy: float, turn: float) -> _Frame:
+        """One with half-sizes sx, sy, turned by radians."""
+        cos, sin = np.cos(turn), np.sin(turn)
+        axes = self.axes @ np.array([(cos * sx, -sin * sy), (sin * sx, cos * sy)])
+        return _Frame(axes, self.origin + self.axes @ centre)
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        return points @ self.axes.T + self.origin
 
 
 class Canvas:
@@ -208,62 +220,55 @@ class Canvas:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self._axes = _axes(SIZE * _SUPER / 2, SIZE * _SUPER / 2, 0)
-        self._origin = np.full(2, SIZE * _SUPER / 2)
+        middle = SIZE * _SUPER / 2
+        self._frame = _Frame(np.diag([middle, middle]), np.full(2, middle))
         self._map = Image.new("I", (SIZE * _SUPER, SIZE * _SUPER))
         self._pen = ImageDraw.Draw(self._map)
         self._inks = [(np.zeros(3), 0, 0)]  # RGB, value in the part map, value in the colour map
         self._palette = _RGB + rng.normal(0, 9, _RGB.shape)  # no two pictures share a red
 
     def within(
-        self, x: float, y: float, sx: float, sy: float, turn: float, paint: Callable[[Canvas], None]
+        self, centre: Point, sx: float, sy: float, turn: float, paint: Callable[[Canvas], None]
     ) -> None:
-        """Paint in the frame centred on (x, y) with half-sizes sx, sy, turned by radians."""
-        outer = self._axes, self._origin
-        self._origin = self._origin + self._axes @ (x, y)
-        self._axes = self._axes @ _axes(sx, sy, turn)
+        """Paint in a frame with half-sizes sx, sy, turned by radians."""
+        outer, self._frame = self._frame, self._frame.inside(centre, sx, sy, turn)
         paint(self)
-        self._axes, self._origin = outer
+        self._frame = outer
 
     def put(
-        self, name: str, colour: str, x: float, y: float, sx: float, sy: float = 0, turn: float = 0
+        self, name: str, colour: str, centre: Point, sx: float, sy: float = 0, turn: float = 0
     ) -> None:
-        """A part centred on (x, y) with half-sizes sx, sy (0: as sx), turned by radians.
+        """A part with half-sizes sx, sy (0: as sx), turned by radians.
 
         A negative half-size mirrors.
         """
-        part = _PARTS[name]
-        axes = self._axes @ _axes(sx, sy or sx, turn)
-        origin = self._origin + self._axes @ (x, y)
-        scale = abs(np.linalg.det(axes)) ** 0.5
+        part, frame = _PARTS[name], self._frame.inside(centre, sx, sy or sx, turn)
+        scale = abs(np.linalg.det(frame.axes)) ** 0.5
         detail = self.pick(*part.details, chance=1, on=colour) if part.details else colour
         for stroke in part.strokes:
             shown = _NAMES.index(detail if stroke.shade is None else colour)
             rgb = self._palette[shown] * (1 if stroke.shade is None else stroke.shade)
-            points = stroke.points @ axes.T + origin
             # Never thinner than a picture pixel, or the maps would miss what the eye sees.
             width = stroke.width and max(_SUPER, round(stroke.width * scale))
-            self._stroke(points, width, rgb, part.number, shown + 1)
+            self._stroke(frame.at(stroke.points), width, rgb, part.number, shown + 1)
 
     def pair(
-        self, name: str, colour: str, x: float, y: float, sx: float, sy: float = 0, turn: float = 0
+        self, name: str, colour: str, centre: Point, sx: float, sy: float = 0, turn: float = 0
     ) -> None:
         """A part as `put` has it, and its mirror image at -x."""
         for side in (1, -1):
-            self.put(name, colour, side * x, y, side * sx, sy or sx, side * turn)
+            self.put(name, colour, (side * centre[0], centre[1]), side * sx, sy or sx, side * turn)
 
-    def beam(
-        self, colour: str, x0: float, y0: float, x1: float, y1: float, half: float = 0.05
-    ) -> None:
-        """A bar of half-width `half` from (x0, y0) to (x1, y1)."""
-        dx, dy = x1 - x0, y1 - y0
-        middle = (x0 + x1) / 2, (y0 + y1) / 2
-        self.put("bar", colour, *middle, np.hypot(dx, dy) / 2, half, np.arctan2(dy, dx))
+    def beam(self, colour: str, start: Point, end: Point, half: float = 0.05) -> None:
+        """A bar of half-width `half`."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        self.put("bar", colour, middle, np.hypot(dx, dy) / 2, half, np.arctan2(dy, dx))
 
-    def occlude(self, x: float, y: float, sx: float, sy: float, turn: float) -> None:
+    def occlude(self, centre: Point, sx: float, sy: float, turn: float) -> None:
         """A plain muted shape that hides what is below and is no part itself."""
         shape = (_DISK, _BLOCK)[self.rng.integers(2)]
-        points = shape @ (self._axes @ _axes(sx, sy, turn)).T + self._origin + self._axes @ (x, y)
+        points = self._frame.inside(centre, sx, sy, turn).at(shape)
         self._stroke(points, 0, _muted(self.rng), 0, 0)
 
     def pick(self, *typical: str, chance: float = 0.7, on: str | None = None) -> str:
@@ -301,92 +306,92 @@ def _ladybug(canvas: Canvas) -> None:
     shell = canvas.pick("red", chance=0.6)
     spots = canvas.pick("black", chance=0.8, on=shell)
     for y in (-0.3, 0.1, 0.5):
-        canvas.pair("leg", "black", 0.85, y, 0.1, 0.26, -1.5)
-    canvas.pair("antenna", "black", 0.3, -1.0, 0.2)
-    canvas.put("disc", "black", 0, -0.68, 0.42, 0.36)
-    canvas.put("body", shell, 0, 0.12, 0.82)
-    canvas.beam(spots, 0, -0.68, 0, 0.92, 0.035)
+        canvas.pair("leg", "black", (0.85, y), 0.1, 0.26, -1.5)
+    canvas.pair("antenna", "black", (0.3, -1.0), 0.2)
+    canvas.put("disc", "black", (0, -0.68), 0.42, 0.36)
+    canvas.put("body", shell, (0, 0.12), 0.82)
+    canvas.beam(spots, (0, -0.68), (0, 0.92), 0.035)
     places = ((0.38, -0.22), (0.5, 0.22), (0.24, 0.58), (0.2, 0.12))
-    for x, y in places[: canvas.rng.integers(2, 5)]:
-        canvas.pair("dot", spots, x, y, canvas.rng.uniform(0.12, 0.17))
-    canvas.pair("eye", "black", 0.2, -0.8, 0.13)
+    for place in places[: canvas.rng.integers(2, 5)]:
+        canvas.pair("dot", spots, place, canvas.rng.uniform(0.12, 0.17))
+    canvas.pair("eye", "black", (0.2, -0.8), 0.13)
 
 
 def _fire_engine(canvas: Canvas) -> None:
     rng = canvas.rng
     paint = canvas.pick("red", chance=0.65)
-    canvas.put("box", paint, -0.3, 0.08, 0.7, 0.36)
-    canvas.put("box", paint, 0.66, 0.14, 0.32, 0.42)
+    canvas.put("box", paint, (-0.3, 0.08), 0.7, 0.36)
+    canvas.put("box", paint, (0.66, 0.14), 0.32, 0.42)
     trim = canvas.pick("white", "yellow", on=paint)
-    canvas.put("stripe", trim, -0.3, 0.2, 0.08, 0.66, np.pi / 2)
+    canvas.put("stripe", trim, (-0.3, 0.2), 0.08, 0.66, np.pi / 2)
     pane = canvas.pick("blue", "white", "black", on=paint)
-    canvas.put("window", pane, 0.7, 0.02, 0.2)
+    canvas.put("window", pane, (0.7, 0.02), 0.2)
     for x in (-0.75, -0.3, 0.12)[: rng.integers(0, 4)]:
-        canvas.put("window", pane, x, -0.06, 0.14)
+        canvas.put("window", pane, (x, -0.06), 0.14)
     rise = rng.uniform(0, 0.2)
-    canvas.put("ladder", canvas.pick("white", "yellow"), -0.3, -0.45 - rise, 0.75, 0.13, -rise)
-    canvas.put("lamp", canvas.pick("blue", on=paint), 0.66, -0.4, 0.15)
+    canvas.put("ladder", canvas.pick("white", "yellow"), (-0.3, -0.45 - rise), 0.75, 0.13, -rise)
+    canvas.put("lamp", canvas.pick("blue", on=paint), (0.66, -0.4), 0.15)
     tyre = canvas.pick("black", chance=0.9)
     for x in ((-0.65, 0.6), (-0.75, -0.3, 0.6))[rng.integers(2)]:
-        canvas.put("wheel", tyre, x, 0.52, 0.25, turn=rng.random())
+        canvas.put("wheel", tyre, (x, 0.52), 0.25, turn=rng.random())
 
 
 def _clock(canvas: Canvas) -> None:
     rng = canvas.rng
     rim = canvas.pick("brown", "blue", "red", "black")
     if rng.random() < 0.35:  # an alarm clock
-        canvas.pair("leg", rim, 0.6, 0.9, 0.16, 0.25, -0.4)
-        canvas.pair("lamp", canvas.pick("yellow"), 0.6, -0.8, 0.28)
+        canvas.pair("leg", rim, (0.6, 0.9), 0.16, 0.25, -0.4)
+        canvas.pair("lamp", canvas.pick("yellow"), (0.6, -0.8), 0.28)
     face = canvas.pick("white", "yellow", on=rim)
-    canvas.put("disc", rim, 0, 0, 0.98)
-    canvas.put("disc", face, 0, 0, 0.78)
+    canvas.put("disc", rim, (0, 0), 0.98)
+    canvas.put("disc", face, (0, 0), 0.78)
     mark = canvas.pick("black", chance=0.85, on=face)
     hours = (4, 12)[rng.integers(2)]
     for turn in np.arange(hours) * 2 * np.pi / hours:
-        canvas.put("dot", mark, 0.62 * np.sin(turn), 0.62 * np.cos(turn), 0.12 - 0.005 * hours)
+        canvas.put("dot", mark, (0.62 * np.sin(turn), 0.62 * np.cos(turn)), 0.12 - 0.005 * hours)
     for reach, half in ((0.46, 0.1), (0.62, 0.07)):
         turn = rng.uniform(0, 2 * np.pi)
         x, y = np.sin(turn) * reach / 2, -np.cos(turn) * reach / 2
-        canvas.put("hand", mark, x, y, half, reach / 2, turn)
-    canvas.put("dot", mark, 0, 0, 0.1)
+        canvas.put("hand", mark, (x, y), half, reach / 2, turn)
+    canvas.put("dot", mark, (0, 0), 0.1)
 
 
 def _butterfly(canvas: Canvas) -> None:
     rng = canvas.rng
     upper = canvas.pick("orange", "blue", "yellow", "purple", chance=0.8)
     lower = upper if rng.random() < 0.6 else canvas.pick()
-    canvas.pair("wing", lower, 0.42, 0.42, 0.4, -0.42)
-    canvas.pair("wing", upper, 0.52, -0.4, 0.5)
+    canvas.pair("wing", lower, (0.42, 0.42), 0.4, -0.42)
+    canvas.pair("wing", upper, (0.52, -0.4), 0.5)
     spots = canvas.pick("black", "white", on=upper)
-    places = ((0.62, -0.55, 0.16), (0.36, -0.2, 0.1), (0.5, 0.5, 0.12))
-    for x, y, size in places[: rng.integers(1, 4)]:
-        canvas.pair("dot", spots, x, y, size)
-    canvas.pair("antenna", "black", 0.2, -0.82, 0.17, 0.25)
-    canvas.put("body", canvas.pick("black", "brown", chance=0.9, on=upper), 0, 0.02, 0.1, 0.65)
+    places = (((0.62, -0.55), 0.16), ((0.36, -0.2), 0.1), ((0.5, 0.5), 0.12))
+    for place, size in places[: rng.integers(1, 4)]:
+        canvas.pair("dot", spots, place, size)
+    canvas.pair("antenna", "black", (0.2, -0.82), 0.17, 0.25)
+    canvas.put("body", canvas.pick("black", "brown", chance=0.9, on=upper), (0, 0.02), 0.1, 0.65)
 
 
 def _traffic_light(canvas: Canvas) -> None:
     case = canvas.pick("black", chance=0.65)
-    canvas.put("bar", canvas.pick("black", "white"), 0, 0.8, 0.09, 0.4)
-    canvas.put("box", case, 0, -0.2, 0.38, 0.85)
+    canvas.put("bar", canvas.pick("black", "white"), (0, 0.8), 0.09, 0.4)
+    canvas.put("box", case, (0, -0.2), 0.38, 0.85)
     for y, light in ((-0.74, "red"), (-0.2, "yellow"), (0.34, "green")):
-        canvas.put("lamp", canvas.pick(light, chance=0.9, on=case), 0, y, 0.23)
+        canvas.put("lamp", canvas.pick(light, chance=0.9, on=case), (0, y), 0.23)
 
 
 def _flower(canvas: Canvas) -> None:
     rng = canvas.rng
     bloom = canvas.pick("pink", "red", "yellow", "purple", "white", chance=0.85)
     green = canvas.pick("green", chance=0.85)
-    canvas.put("bar", green, 0, 0.55, 0.05, 0.5)
+    canvas.put("bar", green, (0, 0.55), 0.05, 0.5)
     for side in (-1, 1)[: rng.integers(1, 3)]:
-        canvas.put("blade", green, side * 0.32, 0.62, 0.17, 0.36, side * 0.9)
+        canvas.put("blade", green, (side * 0.32, 0.62), 0.17, 0.36, side * 0.9)
         rib = canvas.pick("white", "yellow", on=green)
-        canvas.put("vein", rib, side * 0.32, 0.62, 0.17, 0.36, side * 0.9)
+        canvas.put("vein", rib, (side * 0.32, 0.62), 0.17, 0.36, side * 0.9)
     count = rng.integers(5, 9)
     for turn in np.arange(count) * 2 * np.pi / count + rng.random():
         x, y = 0.4 * np.sin(turn), -0.34 - 0.4 * np.cos(turn)
-        canvas.put("petal", bloom, x, y, 1.35 / count, 0.3, turn)
-    canvas.put("disc", canvas.pick("yellow", "brown", on=bloom), 0, -0.34, 0.22)
+        canvas.put("petal", bloom, (x, y), 1.35 / count, 0.3, turn)
+    canvas.put("disc", canvas.pick("yellow", "brown", on=bloom), (0, -0.34), 0.22)
 
 
 def _fish(canvas: Canvas) -> None:
@@ -394,31 +399,31 @@ def _fish(canvas: Canvas) -> None:
     scales = canvas.pick("orange", "blue", "yellow", chance=0.65)
     fins = scales if rng.random() < 0.5 else canvas.pick()
     tall = rng.uniform(0.42, 0.6)
-    canvas.put("fin", fins, -0.7, 0, 0.34, 0.48)
-    canvas.put("fin", fins, 0.02, -tall, 0.22, 0.36, 0.5)
-    canvas.put("body", scales, 0.15, 0, 0.75, tall)
+    canvas.put("fin", fins, (-0.7, 0), 0.34, 0.48)
+    canvas.put("fin", fins, (0.02, -tall), 0.22, 0.36, 0.5)
+    canvas.put("body", scales, (0.15, 0), 0.75, tall)
     mark = canvas.pick("white", "black", on=scales)
     for x in (-0.32, 0.0, 0.3)[: rng.integers(0, 4)]:
         chord = tall * np.sqrt(1 - ((x - 0.15) / 0.75) ** 2)
-        canvas.put("stripe", mark, x, 0, 0.08, 0.9 * chord)
-    canvas.put("fin", fins, 0.02, 0.18, 0.2, 0.15, -0.4)
-    canvas.put("eye", "black", 0.6, -0.14, 0.13)
+        canvas.put("stripe", mark, (x, 0), 0.08, 0.9 * chord)
+    canvas.put("fin", fins, (0.02, 0.18), 0.2, 0.15, -0.4)
+    canvas.put("eye", "black", (0.6, -0.14), 0.13)
     lips = canvas.pick("red", "black", on=scales)
-    canvas.put("mouth", lips, 0.74, 0.16, 0.13, 0.08, -0.5)
+    canvas.put("mouth", lips, (0.74, 0.16), 0.13, 0.08, -0.5)
 
 
 def _house(canvas: Canvas) -> None:
     wall = canvas.pick("white", "yellow", "red", "brown")
-    canvas.put("box", canvas.pick("brown", "red"), 0.5, -0.7, 0.13, 0.28)
-    canvas.put("box", wall, 0, 0.38, 0.8, 0.58)
+    canvas.put("box", canvas.pick("brown", "red"), (0.5, -0.7), 0.13, 0.28)
+    canvas.put("box", wall, (0, 0.38), 0.8, 0.58)
     if canvas.rng.random() < 0.7:
         stone = canvas.pick("brown", "red", "orange", on=wall)
         for y in (0.1, 0.62):
-            canvas.put("brick", stone, 0, y, 0.22)
-            canvas.pair("brick", stone, 0.58, y, 0.22)
-    canvas.put("roof", canvas.pick("red", "brown", "black", on=wall), 0, -0.48, 1, 0.4)
-    canvas.put("door", canvas.pick("brown", "blue", "green", on=wall), 0, 0.6, 0.18, 0.36)
-    canvas.pair("window", canvas.pick("blue", "yellow", "black", on=wall), 0.5, 0.32, 0.2)
+            canvas.put("brick", stone, (0, y), 0.22)
+            canvas.pair("brick", stone, (0.58, y), 0.22)
+    canvas.put("roof", canvas.pick("red", "brown", "black", on=wall), (0, -0.48), 1, 0.4)
+    canvas.put("door", canvas.pick("brown", "blue", "green", on=wall), (0, 0.6), 0.18, 0.36)
+    canvas.pair("window", canvas.pick("blue", "yellow", "black", on=wall), (0.5, 0.32), 0.2)
 
 
 def _bicycle(canvas: Canvas) -> None:
@@ -427,28 +432,28 @@ def _bicycle(canvas: Canvas) -> None:
     rear, front, crank = (-0.58, 0.35), (0.58, 0.35), (-0.05, 0.38)
     seat, head = (-0.24, -0.3), (0.4, -0.34)
     for hub in (rear, front):
-        canvas.put("wheel", tyre, *hub, 0.43, turn=canvas.rng.random())
+        canvas.put("wheel", tyre, hub, 0.43, turn=canvas.rng.random())
     for start, end in ((rear, crank), (rear, seat), (crank, seat), (seat, head), (crank, head)):
-        canvas.beam(paint, *start, *end)
-    canvas.beam(paint, *front, 0.36, -0.6)  # the fork
-    canvas.beam(paint, *seat, -0.28, -0.5)
-    canvas.beam(tyre, 0.25, -0.62, 0.55, -0.62)  # the handlebar
-    canvas.put("disc", paint, *crank, 0.12)
-    canvas.put("body", tyre, -0.3, -0.52, 0.2, 0.08)  # the saddle
+        canvas.beam(paint, start, end)
+    canvas.beam(paint, front, (0.36, -0.6))  # the fork
+    canvas.beam(paint, seat, (-0.28, -0.5))
+    canvas.beam(tyre, (0.25, -0.62), (0.55, -0.62))  # the handlebar
+    canvas.put("disc", paint, crank, 0.12)
+    canvas.put("body", tyre, (-0.3, -0.52), 0.2, 0.08)  # the saddle
 
 
 def _face(canvas: Canvas) -> None:
     rng = canvas.rng
     skin = canvas.pick("pink", "brown", "yellow", "white", chance=0.85)
     locks = canvas.pick("brown", "black", "yellow", "orange", chance=0.85, on=skin)
-    canvas.pair("disc", skin, 0.72, 0.1, 0.16, 0.2)
-    canvas.put("body", skin, 0, 0.08, 0.72, 0.88)
-    canvas.put("hair", locks, 0, -0.42, 0.78, rng.uniform(0.5, 0.75))
+    canvas.pair("disc", skin, (0.72, 0.1), 0.16, 0.2)
+    canvas.put("body", skin, (0, 0.08), 0.72, 0.88)
+    canvas.put("hair", locks, (0, -0.42), 0.78, rng.uniform(0.5, 0.75))
     iris = canvas.pick("black", "blue", "green", "brown", chance=1)
-    canvas.pair("eye", iris, 0.3, 0.08, 0.16, 0.13)
-    canvas.beam(locks, 0, 0.14, 0.05, 0.36, 0.04)
+    canvas.pair("eye", iris, (0.3, 0.08), 0.16, 0.13)
+    canvas.beam(locks, (0, 0.14), (0.05, 0.36), 0.04)
     smile = 0.12 if rng.random() < 0.75 else -0.12
-    canvas.put("mouth", canvas.pick("red", on=skin), 0, 0.58, 0.3, smile)
+    canvas.put("mouth", canvas.pick("red", on=skin), (0, 0.58), 0.3, smile)
 
 
 def _leaf(canvas: Canvas) -> None:
@@ -456,32 +461,32 @@ def _leaf(canvas: Canvas) -> None:
     flat = canvas.pick("green", chance=0.6)
     rib = canvas.pick("white", "yellow", "brown", on=flat)
     wide = rng.uniform(0.45, 0.75)
-    canvas.beam(rib, 0, 0.6, 0.06, 1.15)
-    canvas.put("blade", flat, 0, -0.15, wide, 0.9)
-    canvas.put("vein", rib, 0, -0.15, wide, 0.86)
+    canvas.beam(rib, (0, 0.6), (0.06, 1.15))
+    canvas.put("blade", flat, (0, -0.15), wide, 0.9)
+    canvas.put("vein", rib, (0, -0.15), wide, 0.86)
     spots = canvas.pick("brown", "black", on=flat)
-    for x, y in ((0.3, 0.1), (-0.25, 0.3), (-0.3, -0.1))[: max(0, int(rng.integers(-4, 4)))]:
-        canvas.put("dot", spots, x, y, 0.09)
+    for place in ((0.3, 0.1), (-0.25, 0.3), (-0.3, -0.1))[: max(0, int(rng.integers(-4, 4)))]:
+        canvas.put("dot", spots, place, 0.09)
 
 
 def _zebra(canvas: Canvas) -> None:
     coat = canvas.pick("white", chance=0.7)
     mark = canvas.pick("black", chance=0.8, on=coat)
     for x in (-0.56, -0.38, 0.14, 0.32):
-        canvas.put("leg", coat, x, 0.6, 0.11, 0.4)
-    canvas.beam(mark, -0.65, -0.1, -0.88, 0.35)  # the tail
-    canvas.put("hair", mark, 0.34, -0.4, 0.42, 0.22, -0.95)
-    canvas.put("body", coat, 0.42, -0.3, 0.22, 0.48, 0.45)
-    canvas.put("body", coat, -0.12, 0.1, 0.62, 0.34)
-    canvas.put("blade", coat, 0.55, -0.86, 0.08, 0.18)  # an ear
-    canvas.put("body", coat, 0.76, -0.58, 0.32, 0.18, 0.5)
+        canvas.put("leg", coat, (x, 0.6), 0.11, 0.4)
+    canvas.beam(mark, (-0.65, -0.1), (-0.88, 0.35))  # the tail
+    canvas.put("hair", mark, (0.34, -0.4), 0.42, 0.22, -0.95)
+    canvas.put("body", coat, (0.42, -0.3), 0.22, 0.48, 0.45)
+    canvas.put("body", coat, (-0.12, 0.1), 0.62, 0.34)
+    canvas.put("blade", coat, (0.55, -0.86), 0.08, 0.18)  # an ear
+    canvas.put("body", coat, (0.76, -0.58), 0.32, 0.18, 0.5)
     for x in (-0.58, -0.38, -0.18, 0.02, 0.22):
         chord = 0.34 * np.sqrt(1 - ((x + 0.12) / 0.62) ** 2)
-        canvas.put("stripe", mark, x, 0.08, 0.07, chord)
-    for x, y in ((0.34, -0.16), (0.44, -0.36)):
-        canvas.put("stripe", mark, x, y, 0.06, 0.2, -1.0)
-    canvas.put("eye", "black", 0.7, -0.64, 0.08)
-    canvas.put("mouth", mark, 0.94, -0.4, 0.1, 0.07, 0.4)
+        canvas.put("stripe", mark, (x, 0.08), 0.07, chord)
+    for place in ((0.34, -0.16), (0.44, -0.36)):
+        canvas.put("stripe", mark, place, 0.06, 0.2, -1.0)
+    canvas.put("eye", "black", (0.7, -0.64), 0.08)
+    canvas.put("mouth", mark, (0.94, -0.4), 0.1, 0.07, 0.4)
 
 
 # With how far each class may lean, in radians: what has no upright in life has none here.
@@ -535,15 +540,12 @@ def _stray(canvas: Canvas, near: float, far: float) -> None:
     Any of the 24, whatever the class, so that clutter tells nothing about the label.
     """
     rng = canvas.rng
-    turn, distance, size = (
-        rng.uniform(0, 2 * np.pi),
-        rng.uniform(near, far),
-        rng.uniform(0.14, 0.34),
-    )
+    turn, distance = rng.uniform(0, 2 * np.pi), rng.uniform(near, far)
+    size = rng.uniform(0.14, 0.34)
     name = PARTS[rng.integers(len(PARTS))]
     sx, sy = size * np.array(_PARTS[name].half) * rng.uniform(0.9, 1.1, 2)
-    x, y = distance * np.cos(turn), distance * np.sin(turn)
-    canvas.put(name, canvas.pick(), x, y, sx, sy, rng.uniform(0, 2 * np.pi))
+    centre = distance * np.cos(turn), distance * np.sin(turn)
+    canvas.put(name, canvas.pick(), centre, sx, sy, rng.uniform(0, 2 * np.pi))
 
 
 def draw(seed: int, index: int) -> Drawing:
@@ -568,12 +570,12 @@ def draw(seed: int, index: int) -> Drawing:
     # The smaller the object the further it may stray, so that most of it stays in the picture.
     x, y = rng.uniform(-1, 1, 2) * (1.05 - size)
     sx, sy = size * rng.uniform(0.85, 1.1, 2) * (rng.choice((-1, 1)), 1)
-    canvas.within(x, y, sx, sy, rng.uniform(-lean, lean), paint)
+    canvas.within((x, y), sx, sy, rng.uniform(-lean, lean), paint)
     for _ in range(rng.integers(0, 3)):
         _stray(canvas, 0.8, 1.1)
     for _ in range(rng.integers(0, 3)):
         x, y = rng.uniform(-0.8, 0.8, 2)
-        canvas.occlude(x, y, rng.uniform(0.08, 0.28), rng.uniform(0.08, 0.18), rng.uniform(0, 3))
+        canvas.occlude((x, y), rng.uniform(0.08, 0.28), rng.uniform(0.08, 0.18), rng.uniform(0, 3))
 
     picture, parts, colours = canvas.develop(_background(rng))
     light = 1 + rng.uniform(0, 0.4) * _ramp(rng)[..., None]

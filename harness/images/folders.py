@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from harness.artifacts import file_hash
+from harness.artifacts import Artifact, Run
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
-from harness.images.shards import SUFFIXES, content, file_of, read_shards, shard_files
+from harness.images.shards import SUFFIXES, content, read_shards, shard_files
 
 #: What folders of a whole data set are called, which hold a folder a class each.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "probe"}
@@ -155,59 +158,62 @@ def left_out(root: Path) -> Counter[str]:
     return +counts
 
 
-def image_remarks(images: FileImages) -> tuple[list[str], list[str]]:
-    """What is converted or not used of image files, read from their first bytes alone, but where
-    numbers other than bytes must be seen to know their range.
+def image_remarks(images: FileImages) -> pd.DataFrame:
+    """What is converted or not used of image files, and what cannot be read.
 
     Returns:
-        Of each file, its remarks, joined by "; " ("" for none), and why it cannot be opened.
+        A row a file: remarks (joined by "; ", "" for none), fault (why it cannot be opened, ""
+        where it can), sha256 of the file, also of one inside a file of many images.
     """
     with ThreadPoolExecutor(max_workers=8) as readers:
-        opened = list(readers.map(_look, images.paths))
-    remarks = [remark for remark, _ in opened]
-    for number, first in _copies(images.paths).items():
-        same = images.labels[number] == images.labels[first]
-        copy = "copy of another image" if same else "copy of an image of another class"
-        remarks[number] = "; ".join(filter(None, [remarks[number], copy]))
-    return remarks, [fault for _, fault in opened]
+        table = pd.DataFrame(
+            readers.map(_look, images.paths), columns=["remarks", "fault", "sha256"]
+        )
+    first = pd.Series(images.labels).groupby(table["sha256"]).transform("first")
+    copies = table["sha256"].duplicated() & (table["sha256"] != "")
+    same = first == images.labels
+    kinds = np.where(same, "copy of another image", "copy of an image of another class")
+    table.loc[copies, "remarks"] = [
+        "; ".join(filter(None, both))
+        for both in zip(table["remarks"][copies], kinds[copies], strict=True)
+    ]
+    return table
 
 
-def remark_counts(index: pd.DataFrame) -> dict[str, int]:
-    """How many images of an index each remark was made on."""
+def remark_counts(run: Run, split: str) -> dict[str, int]:
+    """How many images of a split each remark was made on, and how many are in another split, too;
+    none for images that are in memory."""
+    index = run.table(Artifact("image_index", (split,)))
+    if "remarks" not in index:
+        return {}
     remarks = index["remarks"].str.split("; ").explode()
-    return remarks[remarks != ""].value_counts().to_dict()
+    counts = remarks[remarks != ""].value_counts().to_dict()
+    for other in ("train", "probe") if split == "test" else ():
+        if run.path(artifact := Artifact("image_index", (other,))).exists():
+            counts[f"also in images.{other}"] = int(
+                index["sha256"].isin(run.table(artifact)["sha256"]).sum()
+            )
+    return {remark: count for remark, count in counts.items() if count}
 
 
-def _look(path: Path) -> tuple[str, str]:
-    """The remarks on a file, or why it cannot be opened."""
+def _look(path: Path) -> tuple[str, str, str]:
+    """The remarks on a file, or why it cannot be opened, and its SHA-256."""
     try:
-        with Image.open(content(path)) as image:
+        file = content(path)
+        with Image.open(BytesIO(file)) as image:
+            more_bits = image.mode.startswith(("I", "F"))
+            cut_bits = re.search(";16[BLN]", str(image.tile))  # of RGB, Pillow keeps the high bytes
             kinds = {
                 "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
                 > 1,
-                "16 bits or floating point, scaled to 8 bits": image.mode.startswith(("I", "F")),
+                "16 bits or floating point, scaled to 8 bits": more_bits or cut_bits,
                 "transparent pixels, shown on white": has_alpha(image),
                 "CMYK, converted to RGB": image.mode == "CMYK",
                 "turned upright by its EXIF data": image.getexif().get(ORIENTATION, 1) > 1,
             }
-            if image.mode.startswith(("I", "F")):
+            if more_bits:  # their range must be known
                 as_rgb(image)
-            return "; ".join(kind for kind, holds in kinds.items() if holds), ""
+            remarks = "; ".join(kind for kind, holds in kinds.items() if holds)
+        return remarks, "", hashlib.sha256(file).hexdigest()
     except Exception as error:  # a damaged file can raise anything
-        return "", f"{path}: {why_unreadable(path, error)}"
-
-
-def _copies(paths: Sequence[Path]) -> dict[int, int]:
-    """Which files hold the same bytes as one before them, and as which; not looked for inside files
-    of many images."""
-    by_size: dict[int, list[int]] = {}
-    for number, path in enumerate(paths):
-        if file_of(path) != path:
-            continue
-        by_size.setdefault(path.stat().st_size, []).append(number)
-    copies, seen = dict[int, int](), dict[str, int]()
-    for number in (n for same in by_size.values() if len(same) > 1 for n in same):
-        first = seen.setdefault(file_hash(paths[number]), number)
-        if first != number:
-            copies[number] = first
-    return copies
+        return "", f"{path}: {why_unreadable(path, error)}", ""

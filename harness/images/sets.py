@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -161,7 +162,7 @@ class FileImages:
         """Raises ValueError naming the file when it cannot be decoded."""
         path = self.paths[index]
         try:
-            with Image.open(content(path)) as image:
+            with Image.open(BytesIO(content(path))) as image:
                 return view.apply(image)
         except Exception as error:  # a damaged file can raise anything
             raise ValueError(

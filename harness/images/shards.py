@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +116,9 @@ def file_of(image: Path) -> Path:
     return image
 
 
-def content(image: Path) -> Path | BytesIO:
-    """What Pillow opens."""
+def content(image: Path) -> bytes:
+    """Of an image's file, or of its part of a file of many images."""
     file = file_of(image)
-    return image if file == image else BytesIO(open_shard(file).read(str(image.relative_to(file))))
+    if file == image:
+        return image.read_bytes()
+    return open_shard(file).read(str(image.relative_to(file)))

@@ -137,25 +137,27 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
         device: where it computes. On the CPU torch's allocations are followed one by one, so that
             the same work always measures the same; elsewhere its allocator's peak is asked for.
     """
-    start = time.perf_counter()
-    work()
-    seconds = (time.perf_counter() - start) / images
-    start = time.perf_counter()
-    if device.place.type == "cuda":
-        torch.cuda.synchronize(device.place)
+    on_gpu = device.place.type == "cuda"
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        work()
+        if on_gpu:
+            torch.cuda.synchronize(device.place)
+        return (time.perf_counter() - start) / images
+
+    each = seconds()
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats(device.place)
         before = torch.cuda.memory_allocated(device.place)
-        work()
-        torch.cuda.synchronize(device.place)
-        peak = torch.cuda.max_memory_allocated(device.place) - before
-        return Cost(peak / images, (time.perf_counter() - start) / images)
-    if seconds * images < WARM_SECONDS:  # a longer one is not much longer for being the first
-        work()
-        seconds = (time.perf_counter() - start) / images
+        each = seconds()
+        return Cost((torch.cuda.max_memory_allocated(device.place) - before) / images, each)
+    if each * images < WARM_SECONDS:  # a longer one is not much longer for being the first
+        each = seconds()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
-    return Cost(_peak(record) / images, seconds)
+    return Cost(_peak(record) / images, each)
 
 
 def _peak(record: profile) -> int:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from harness.artifacts import whole_file
 from harness.file_kinds import kind_of
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
+from harness.text import listed
 
 
 def _dict(*factory: object) -> dict:
@@ -156,10 +157,9 @@ def _described_folder(path: Path) -> str:
     for name, what in OTHER_FOLDER_FILES.items():
         if name in names:
             return f"holds {name}: {what}"
-    listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return (
-        f"holds neither {' nor '.join(FOLDER_FILES)}, but {listed or 'nothing'}; where the weights "
-        f"are one of these files, let `pattern` name it"
+        f"holds neither {' nor '.join(FOLDER_FILES)}, but {listed(names) or 'nothing'}; where the "
+        f"weights are one of these files, let `pattern` name it"
     )
 
 
@@ -169,9 +169,10 @@ def _read_file(path: Path) -> object:
             head = file.read(512)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
-    _refuse_other_kinds(path, head)
     if _is_safetensors(head):
         return _read_safetensors(path)
+    if what := _other_kind(path, head):
+        raise CheckpointError(f"checkpoint {path} {what}")
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
@@ -181,7 +182,7 @@ def _read_file(path: Path) -> object:
             with path.open("rb") as file:  # torch.load goes by suffixes, too
                 return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from error
+        raise CheckpointError(f"checkpoint {path} {_refusal(path, str(error))}") from error
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} is damaged or cut off ({reason})") from error
@@ -192,26 +193,25 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
-def _refuse_other_kinds(path: Path, head: bytes) -> None:
-    """Raises CheckpointError, which names what a file is, where it is no checkpoint."""
-    if _is_safetensors(head):
-        return
+def _other_kind(path: Path, head: bytes) -> str:
+    """What a file is that is none of torch.save, and what to do; "" for one that may be."""
     if what := kind_of(head):
-        raise CheckpointError(f"checkpoint {path} is {what}")
-    if head.startswith(b"\x80") and LEGACY in head[:64]:
-        return
+        return f"is {what}"
     if head.startswith(b"PK"):
-        _refuse_other_archives(path)
-    elif head.startswith(b"\x80"):
-        raise CheckpointError(
-            f"checkpoint {path} is a plain pickle, not a file of torch.save; loading it could run "
-            f"code. If you trust it, `conceptevo convert {path} --trust` writes its weights alone"
+        return _other_archive(path)
+    if not head.startswith(b"\x80"):
+        return (
+            f"is damaged, or not a file of torch.save or safetensors: it begins with {head[:16]!r}"
         )
-    else:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged, or not a file of torch.save or safetensors: it begins "
-            f"with {head[:16]!r}"
-        )
+    if LEGACY in head[:64]:
+        return ""
+    return (
+        f"is a plain pickle, not a file of torch.save; loading it could run code. {_convert(path)}"
+    )
+
+
+def _convert(path: Path) -> str:
+    return f"If you trust it, `conceptevo convert {path} --trust` writes its weights alone"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -227,29 +227,27 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint {path} is damaged or cut off ({error})") from error
 
 
-def _refuse_other_archives(path: Path) -> None:
-    """Raises CheckpointError where a zip archive is none of torch.save."""
+def _other_archive(path: Path) -> str:
+    """What a zip archive is that is none of torch.save, and what to do; "" for one of torch.save,
+    and for one that is cut off."""
     if not zipfile.is_zipfile(path):
-        return
+        return ""
     with zipfile.ZipFile(path) as archive:
         names = [name.split("/", 1)[-1] for name in archive.namelist()]
     if any(name.startswith("code/") for name in names):
-        raise CheckpointError(
-            f"checkpoint {path} is a TorchScript archive, which holds code as well as weights. If "
-            f"you trust it, `conceptevo convert {path} --trust` writes its weights alone"
-        )
+        return f"is a TorchScript archive, which holds code as well as weights. {_convert(path)}"
     if "archive_format" in names or "serialized_exported_program.json" in names:
-        raise CheckpointError(
-            f"checkpoint {path} is an archive of torch.export; load it by torch.export.load, and "
-            f"save its state_dict by torch.save"
+        return (
+            "is an archive of torch.export; load it by torch.export.load, and save its state_dict "
+            "by torch.save"
         )
-    if "data.pkl" not in names:
-        kind = "NumPy arrays" if all(n.endswith(".npy") for n in names) and names else "other files"
-        raise CheckpointError(
-            f"checkpoint {path} is an archive of {kind} ({', '.join(names[:3])}"
-            f"{', …' if len(names) > 3 else ''}), not of torch.save; save a state_dict() by "
-            f"torch.save"
-        )
+    if "data.pkl" in names:
+        return ""
+    kind = "NumPy arrays" if all(n.endswith(".npy") for n in names) and names else "other files"
+    return (
+        f"is an archive of {kind} ({listed(names, 3)}), not of torch.save; save a state_dict() by "
+        f"torch.save"
+    )
 
 
 def foreign_code(path: Path) -> list[str]:
@@ -266,22 +264,19 @@ def _refusal(path: Path, reason: str) -> str:
     """Why safe loading refused a file: the classes in the way, and what to do."""
     if "Unsupported operand" in reason:
         return (
-            f"checkpoint {path} was pickled in a way (protocol 4 or later) that safe loading does "
-            f"not read. If you trust it, `conceptevo convert {path} --trust` writes its weights in "
-            f"the usual way"
+            f"was pickled in a way (protocol 4 or later) that safe loading does not read. "
+            f"{_convert(path)}"
         )
     names = foreign_code(path)
     if not names:
         names = re.findall(r"(?:GLOBAL |global |<class ')`?([\w.]+)", reason)[:1]
     if not names:
         lines = reason.rpartition("WeightsUnpickler error:")[2].strip().splitlines() or [reason]
-        return f"checkpoint {path} is damaged, or holds more than weights ({lines[0]})"
+        return f"is damaged, or holds more than weights ({lines[0]})"
     kind = "an object of class" if len(names) == 1 else "objects of the classes"
-    more = ", …" if len(names) > 5 else ""
     return (
-        f"checkpoint {path} holds {kind} {', '.join(names[:5])}{more} beside or instead of "
-        f"weights, and is not loaded, since loading it could run code. If you trust the file, "
-        f"`conceptevo convert {path} --trust` writes one with its weights alone"
+        f"holds {kind} {listed(names)} beside or instead of weights, and is not loaded, since "
+        f"loading it could run code. {_convert(path)}"
     )
 
 

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from harness.networks.watching import Watched
+from harness.networks.watching import Passes, Shape, Site, Watched, shape_in
 
 #: Tokens that may stand before those of the image: class, distillation, registers.
 EXTRA_TOKENS = 8
 #: How often a network may merge patches two by two.
 HALVINGS = 4
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The layers that could be probed.
-
-    Attributes:
-        names: of their modules.
-        axes: which dimension of each counts the images.
-        watched: a pass over two images.
-        larger: module name -> shapes of output and input on tall images, as far as they are known.
-    """
-
-    names: Sequence[str]
-    axes: Mapping[str, int | None]
-    watched: Watched
-    larger: Mapping[str, tuple[Shape | None, Shape | None]]
-
-    def output(self, name: str) -> Tensor:
-        value = self.watched.modules[name].output
-        assert value is not None  # a non-linearity's result
-        return value
-
-    def shape(self, name: str) -> Shape:
-        return tuple(self.output(name).shape)
-
-    @property
-    def any_placed(self) -> bool:
-        """Whether some layer has a position in the image."""
-        return any(_positions(self.shape(name)) > 1 for name in self.names)
 
 
 def _positions(shape: Shape) -> int:
@@ -56,48 +23,47 @@ def _positions(shape: Shape) -> int:
     return min(math.prod(shape[2:]), math.prod(shape[1:-1]))
 
 
-def _mixes_images(layers: _Candidates, name: str) -> bool:
+def _mixes_images(passes: Passes, name: str) -> bool:
     """No batch dimension (windows), or the values are no real numbers."""
-    sequence = layers.axes[name] == 1 and len(layers.shape(name)) == 3
-    return not (layers.axes[name] == 0 or sequence) or not layers.output(name).is_floating_point()
+    axis, output = passes.image_axis(Site(name)), passes.two.output(name)
+    sequence = axis == 1 and output.dim() == 3
+    return not (axis == 0 or sequence) or not output.is_floating_point()
 
 
-def _placeless(layers: _Candidates, name: str) -> bool:
-    """Fully connected, or one position however large the image is (squeeze-and-excitation), where
-    other layers have a position in the image. The paper probes convolutions."""
-    if not layers.any_placed or _positions(layers.shape(name)) > 1:
-        return False
-    larger = layers.larger.get(name, (None, None))[0] or layers.shape(name)
-    return _positions(larger) == 1
+def _placeless(passes: Passes, name: str) -> bool:
+    """Fully connected, or one position however large the image is (squeeze-and-excitation). Left
+    out where other layers have a position in the image; the paper probes convolutions."""
+    shape = passes.two.output(name).shape
+    return _positions(shape) == _positions(shape_in(passes.tall, Site(name)) or shape) == 1
 
 
-def _copied(layers: _Candidates, name: str) -> bool:
+def _copied(passes: Passes, name: str) -> bool:
     """Earlier outputs that are concatenated are no new neurons (DenseNet)."""
-    return layers.watched.modules[name].joined
+    return passes.two.modules[name].joined
 
 
-def _mixes_tokens(layers: _Candidates, name: str) -> bool:
+def _mixes_tokens(passes: Passes, name: str) -> bool:
     """Where the image is cut into patches, layers whose tokens are not patches mix tokens
     (MLP-Mixer): their "positions" are channels."""
-    shape = layers.shape(name)
-    if len(shape) != 3 or token_grid(shape[0 if layers.axes[name] == 1 else 1], layers.watched):
+    shape, axis = passes.two.output(name).shape, passes.image_axis(Site(name))
+    if len(shape) != 3 or token_grid(shape[0 if axis == 1 else 1], passes.two):
         return False
-    seen = [s.output for s in layers.watched.modules.values() if s.output is not None]
+    seen = [s.output for s in passes.two.modules.values() if s.output is not None]
     tokens = [o for o in seen if o.dim() == 3]
-    return any(token_grid(n, layers.watched) for o in tokens for n in o.shape[:2])
+    return any(token_grid(n, passes.two) for o in tokens for n in o.shape[:2])
 
 
-def _windows(layers: _Candidates, name: str) -> bool:
+def _windows(passes: Passes, name: str) -> bool:
     """A map that was cut into windows (MaxViT): its rows are windows, its columns places within."""
-    shape = layers.shape(name)
+    shape = passes.two.output(name).shape
     if len(shape) != 4 or shape[2] == shape[3] or shape[1] == shape[2]:
         return False
-    return not {shape[2:], shape[1:3]} & _grids(layers.watched)
+    return not {shape[2:], shape[1:3]} & _grids(passes.two)
 
 
-def _class_scores(layers: _Candidates, name: str) -> bool:
+def _class_scores(passes: Passes, name: str) -> bool:
     """Its mean over the image is the network's answer (SqueezeNet): it holds the outputs."""
-    answer, output = layers.watched.answer, layers.output(name)
+    answer, output = passes.two.answer, passes.two.output(name)
     if not isinstance(answer, Tensor) or output.dim() != 4 or answer.dim() != 2:
         return False
     pooled = output.mean(dim=(2, 3))
@@ -105,7 +71,7 @@ def _class_scores(layers: _Candidates, name: str) -> bool:
 
 
 #: Why a layer is left out by default, in the order of asking.
-RULES: dict[str, Callable[[_Candidates, str], bool]] = {
+RULES: dict[str, Callable[[Passes, str], bool]] = {
     "no batch dimension": _mixes_images,
     "no position in the image": _placeless,
     "a concatenation of earlier outputs": _copied,
@@ -115,29 +81,20 @@ RULES: dict[str, Callable[[_Candidates, str], bool]] = {
 }
 
 
-def concept_maps(
-    names: Sequence[str],
-    axes: Mapping[str, int | None],
-    watched: Watched,
-    larger: Mapping[str, tuple[Shape | None, Shape | None]],
-) -> tuple[list[str], dict[str, list[str]]]:
+def concept_maps(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[str, list[str]]]:
     """Those of the layers that are maps of concepts, and why the others are not (RULES).
 
     Args:
         names: modules that put out a non-linearity's result.
-        axes: which dimension of each counts the images; None where there is none.
-        watched: a pass over two images.
-        larger: module name -> shapes of output and input on tall images, as far as they are known.
+        passes: of the network.
     """
-    layers = _Candidates(names, axes, watched, larger)
+    placed = any(_positions(passes.two.output(name).shape) > 1 for name in names)
+    rules = {why: rule for why, rule in RULES.items() if placed or rule is not _placeless}
     kept: list[str] = []
     left: dict[str, list[str]] = {}
     for name in names:
-        why = next((text for text, rule in RULES.items() if rule(layers, name)), None)
-        if why is None:
-            kept.append(name)
-        else:
-            left.setdefault(why, []).append(name)
+        why = next((text for text, rule in rules.items() if rule(passes, name)), None)
+        (kept if why is None else left.setdefault(why, [])).append(name)
     return kept, left
 
 

@@ -9,7 +9,6 @@ same answers.
 from __future__ import annotations
 
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
@@ -27,28 +26,53 @@ from harness.networks.running import explained, run_network, with_gradients
 Change = Callable[[Tensor], Tensor]
 
 
-class Execution(ABC):
-    """A model on one batch. Use `execution` to make one."""
+class Execution:
+    """A model on one batch, where every re-run is a full forward pass. Use `execution` to make one.
 
-    @abstractmethod
+    Args:
+        model: the network, borrowed.
+        layers: those whose output will be asked for or changed.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+        self._model = model
+        self._layers = {layer.name: layer for layer in layers}
+        self._outputs: dict[str, Tensor] = {}
+
     def start(self, batch: Tensor) -> Tensor:
         """Run unperturbed: logits [batch, classes]. Later calls refer to this batch."""
+        self._batch = batch
 
-    @abstractmethod
+        def keep(name: str) -> Change:
+            def action(output: Tensor) -> Tensor:
+                self._outputs[name] = output
+                return output.clone()  # in-place operations must not reach what was kept
+
+            return action
+
+        with hooked(self._model, {layer: keep(name) for name, layer in self._layers.items()}):
+            answer = run_network(self._model, batch)
+        return logits_of(self._model, answer)
+
     def output(self, layer: str) -> Tensor:
         """The layer's unperturbed output, in the network's own shape."""
+        return self._outputs[layer]
 
-    @abstractmethod
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
         """Logits [batch, classes] with each named layer's output changed."""
+        hooks = {self._layers[name]: change for name, change in changes.items()}
+        through = with_gradients() if torch.is_grad_enabled() else nullcontext()
+        with hooked(self._model, hooks), through:
+            answer = run_network(self._model, self._batch, f"with a changed {_named(changes)}")
+        return logits_of(self._model, answer)
 
     def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
         """`rerun` of several arms, up to `together` of them in one pass where the model allows."""
         return [self.rerun(changes) for changes in arms]
 
-    @abstractmethod
     def kept_bytes(self) -> int:
         """Memory held for the present batch between runs."""
+        return sum(output.nbytes for output in self._outputs.values())
 
 
 @contextmanager
@@ -65,52 +89,16 @@ def execution(
     with borrowed(model):
         graph = _trace(model, layers) if traced else None
         if graph is None:
-            yield _Hooked(model, layers)
+            yield Execution(model, layers)
             return
         inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
         for module in inplace:
             module.inplace = False  # the values kept must not be overwritten
         try:
-            yield _Traced(model, *graph, any(layer.sequence_first for layer in layers))
+            yield _Traced(model, layers, *graph)
         finally:
             for module in inplace:
                 module.inplace = True
-
-
-class _Hooked(Execution):
-    """Every re-run is a full forward pass."""
-
-    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
-        self._model = model
-        self._layers = {layer.name: layer for layer in layers}
-        self._outputs: dict[str, Tensor] = {}
-
-    def start(self, batch: Tensor) -> Tensor:
-        self._batch = batch
-
-        def keep(name: str) -> Change:
-            def action(output: Tensor) -> Tensor:
-                self._outputs[name] = output
-                return output.clone()  # in-place operations must not reach what was kept
-
-            return action
-
-        with hooked(self._model, {layer: keep(name) for name, layer in self._layers.items()}):
-            answer = run_network(self._model, batch)
-        return logits_of(self._model, answer)
-
-    def output(self, layer: str) -> Tensor:
-        return self._outputs[layer]
-
-    def rerun(self, changes: Mapping[str, Change]) -> Tensor:
-        hooks = {self._layers[name]: change for name, change in changes.items()}
-        through = with_gradients() if torch.is_grad_enabled() else nullcontext()
-        with hooked(self._model, hooks), through:
-            answer = run_network(self._model, self._batch, f"with a changed {_named(changes)}")
-        return logits_of(self._model, answer)
-
-    def kept_bytes(self) -> int:
-        return sum(output.nbytes for output in self._outputs.values())
 
 
 def _named(changes: Mapping[str, Change]) -> str:
@@ -202,19 +190,18 @@ class _Traced(Execution):
     def __init__(
         self,
         model: nn.Module,
+        layers: Sequence[Layer],
         graph: fx.Graph,
-        layers: dict[str, fx.Node],
-        sequence_first: bool = False,
+        nodes: Mapping[str, fx.Node],
     ) -> None:
+        super().__init__(model, layers)
         self._modules = dict(model.named_modules())
-        self._model = model
         self._order = list(graph.nodes)
-        self._layers = layers
-        self._descendants = {name: _descendants(node) for name, node in layers.items()}
-        self._sequence_first = sequence_first
+        self._nodes = nodes
+        self._descendants = {name: _descendants(node) for name, node in nodes.items()}
         inputs = [node for node in self._order if node.op == "placeholder"]
         self._of_images = set(inputs).union(*map(_descendants, inputs))
-        self._kept_nodes = set(layers.values())
+        self._kept_nodes = set(nodes.values())
         for reached in self._descendants.values():
             for node in reached:
                 self._kept_nodes |= set(node.all_input_nodes) - reached
@@ -240,7 +227,7 @@ class _Traced(Execution):
         return logits_of(self._model, values[self._order[-1]])
 
     def output(self, layer: str) -> Tensor:
-        return self._kept[self._layers[layer]]
+        return self._kept[self._nodes[layer]]
 
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
         return self._rerun(changes, self._kept)
@@ -284,7 +271,7 @@ class _Traced(Execution):
 
     def _stackable(self, layers: frozenset[str]) -> bool:
         """Whether all that the re-run reads is a tensor with one row per image, or of no image."""
-        if self._sequence_first:
+        if any(layer.sequence_first for layer in self._layers.values()):
             return False
         rows = len(self._batch)
         values = [self._kept[n] for n in self._inputs(layers) if n in self._of_images]
@@ -294,7 +281,7 @@ class _Traced(Execution):
         """The kept values that a re-run of these layers reads."""
         nodes, _ = self._plan(layers)
         read = {used for node in nodes for used in node.all_input_nodes} - set(nodes)
-        return read | {self._layers[layer] for layer in layers} - set(nodes)
+        return read | {self._nodes[layer] for layer in layers} - set(nodes)
 
     def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
         """What a change of these layers reaches, in order, and which values end with which."""
@@ -306,7 +293,7 @@ class _Traced(Execution):
 
     def _rerun(self, changes: Mapping[str, Change], kept: Mapping[fx.Node, Any]) -> Tensor:
         nodes, last_use = self._plan(frozenset(changes))
-        changed = {self._layers[name]: change for name, change in changes.items()}
+        changed = {self._nodes[name]: change for name, change in changes.items()}
         reached = set(nodes)
         values = dict(kept)
         for node, change in changed.items():

@@ -5,44 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.images.sets import View
 from harness.networks.default_layers import concept_maps, token_grid
 from harness.networks.layer import Layer
-from harness.networks.parts import Site, is_part, sites_of
-from harness.networks.watching import Seen, Watched, innermost, watch
+from harness.networks.parts import sites_of
+from harness.networks.watching import (
+    Passes,
+    Seen,
+    Shape,
+    Site,
+    Watched,
+    innermost,
+    run_passes,
+    shape_in,
+)
+from harness.text import listed
 
 logger = logging.getLogger(__name__)
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Passes:
-    """What was seen of a network on three batches: two images, three images (of which values are
-    rows an image?), and two tall ones (which dimensions follow the image?), as far as it got.
-
-    Attributes:
-        seen: on two images.
-        three, tall: module name -> shape of output and input.
-        marked: what is seen on the two images with another upper left (False) or lower right
-            (True) corner.
-    """
-
-    seen: Watched
-    three: Mapping[str, tuple[Shape | None, Shape | None]]
-    tall: Mapping[str, tuple[Shape | None, Shape | None]]
-    marked: Callable[[bool], Watched]
-
-    def shape_in(self, shapes: Mapping[str, tuple], site: Site) -> Shape | None:
-        return shapes.get(site.module, (None, None))[site.side == "input"]
 
 
 def find_layers(
@@ -69,11 +53,11 @@ def find_layers(
         ValueError: a pattern that matches no module, no non-linearity found, values that are no
             real tensors of 2 to 4 dimensions with one row per image, a layout that cannot be told.
     """
-    passes = _passes(model, view)
+    passes = run_passes(model, view)
     if patterns is None:
         sites = {name: Site(name) for name in _default(passes)}
     else:
-        sites = _named(model, passes.seen.modules, patterns)
+        sites = _named(model, passes.two.modules, patterns)
     layers: list[Layer] = []
     for name, site in sites.items():
         depth = len(layers) / max(1, len(sites) - 1)
@@ -81,57 +65,29 @@ def find_layers(
     return layers
 
 
-def _passes(model: nn.Module, view: View) -> _Passes:
-    side = view.crop
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        images = torch.rand(3, view.channels, side, side)
-        tall = torch.rand(2, view.channels, side + side // 2, side)
-
-    @cache
-    def marked(last: bool) -> Watched:
-        corner = slice(-max(1, side // 16), None) if last else slice(max(1, side // 16))
-        other = images[:2].clone()
-        other[:, :, corner, corner] += 1
-        return watch(model, other)
-
-    return _Passes(
-        watch(model, images[:2]),
-        watch(model, images).shapes(),
-        watch(model, tall, partly=True).shapes(),
-        marked,
-    )
-
-
-def _default(passes: _Passes) -> list[str]:
+def _default(passes: Passes) -> list[str]:
     """The names of the modules that are probed by default; what is left out is said."""
-    modules = passes.seen.modules
+    modules = passes.two.modules
     names = [name for name, seen in modules.items() if seen.nonlinear and seen.calls == 1]
-    names = innermost(names, modules)
-    axes = {name: _image_axis(Site(name), passes) for name in names}
-    names, left_out = concept_maps(names, axes, passes.seen, passes.tall)
+    names, left_out = concept_maps(innermost(names, modules), passes)
     for why, which in left_out.items():
-        listed = ", ".join(which[:8]) + ", …" * (len(which) > 8)
-        logger.warning("%d layers are not probed by default (%s): %s", len(which), why, listed)
+        logger.info(
+            "%d layers are not probed by default (%s): %s", len(which), why, listed(which, 8)
+        )
     if not names:
-        some = ", ".join(list(modules)[:12])
         raise ValueError(
             f"no module of the model puts out a non-linearity's result; name the layers to "
-            f"probe: layers = [...]; the model's modules are {some or 'hidden'}, …"
+            f"probe: layers = [...]; the model's modules are {listed(modules, 12) or 'hidden'}"
         )
-    if over := passes.seen.passed_over:
-        logger.warning(
+    if over := passes.two.passed_over:
+        logger.info(
             "%d of %d calls of activation functions are inside a block that is probed as a "
             "whole or cannot be probed, and are passed over: %s",
             len(over),
             len(over) + len(names),
-            _counted(over),
+            ", ".join(f"{count} × {name}" for name, count in Counter(over).most_common()),
         )
     return names
-
-
-def _counted(names: Sequence[str]) -> str:
-    return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 
 def _named(
@@ -140,13 +96,12 @@ def _named(
     """Where the layers of these names or patterns are, in the order of running."""
     sites: dict[str, Site] = {}
     for pattern in patterns:
-        if is_part(pattern):
-            sites |= sites_of(pattern, model, dict(modules))
+        if ":" in pattern:
+            sites |= sites_of(pattern, model, modules)
             continue
         matched = [name for name in modules if fnmatchcase(name, pattern)]
         if not matched:
-            some = ", ".join(list(modules)[:12])
-            raise ValueError(f"no layer matches {pattern!r}; the model's are {some}, ...")
+            raise ValueError(f"no layer matches {pattern!r}; the model's are {listed(modules, 12)}")
         sites |= {name: Site(name) for name in matched}
     if repeated := [n for n, site in sites.items() if modules[site.module].calls > 1]:
         raise ValueError(
@@ -156,22 +111,12 @@ def _named(
     return dict(sorted(sites.items(), key=lambda item: order.index(item[1].module)))
 
 
-def _image_axis(site: Site, passes: _Passes) -> int | None:
-    """Which dimension of a value counts the images; None where there is none."""
-    two = site.value(passes.seen.modules[site.module])
-    three = passes.shape_in(passes.three, site)
-    if two is None or three is None or two.dim() != len(three):
-        return None
-    follows = [i for i, (a, b) in enumerate(zip(two.shape, three, strict=True)) if a != b]
-    return follows[0] if len(follows) == 1 and two.shape[follows[0]] == 2 else None
-
-
 def _layer(
-    name: str, site: Site, passes: _Passes, stated: Mapping[str, bool], depth: float
+    name: str, site: Site, passes: Passes, stated: Mapping[str, bool], depth: float
 ) -> Layer:
     """A layer with the shape of its map."""
-    seen = passes.seen.modules[site.module]
-    value, axis = site.value(seen), _image_axis(site, passes)
+    seen = passes.two.modules[site.module]
+    value, axis = site.value(seen), passes.image_axis(site)
     if value is None or (seen.several and name == site.module):
         what = "several things" if seen.several else "no tensor"
         raise ValueError(
@@ -191,11 +136,11 @@ def _layer(
         )
     if sequence_first:
         shape = (shape[1], shape[0], shape[2])
-    last = _stated(name, stated)
+    last = next((last for pattern, last in stated.items() if fnmatchcase(name, pattern)), None)
     if last is None:
         last = _is_channels_last(name, site, shape, passes)
     channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-    height, width, extra = _grid(spatial, passes.seen)
+    height, width, extra = _grid(spatial, passes.two)
     behind = _tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
         name=name,
@@ -213,28 +158,22 @@ def _layer(
     )
 
 
-def _tokens_behind(tokens: int, extra: int, passes: _Passes) -> int:
+def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
     """How many of the tokens without a place stand behind those of the image: where tokens are not
     mixed yet, the image's last one is the last that follows its lower right corner alone."""
-    for name, seen in passes.seen.modules.items():
-        value, axis = seen.output, 0 if _image_axis(Site(name), passes) == 1 else 1
+    for name, seen in passes.two.modules.items():
+        value, axis = seen.output, 0 if passes.image_axis(Site(name)) == 1 else 1
         if value is None or value.dim() != 3 or value.shape[axis] != tokens:
             continue
-        first, last = (
-            _changed(value, passes.marked(corner), name, axis) for corner in (False, True)
+        first, last = (  # which tokens differ: bool [tokens]
+            (value != passes.marked(corner).output(name)).movedim(axis, 0).flatten(1).any(dim=1)
+            for corner in (False, True)
         )
         if first.all() or last.all() or not (last & ~first).any():
             return 0  # mixed already
         behind = tokens - 1 - int((last & ~first).nonzero().max())
         return behind if behind <= extra else 0
     return 0
-
-
-def _changed(value: Tensor, other: Watched, name: str, axis: int) -> Tensor:
-    """Which tokens differ from those of another pass: bool [tokens]."""
-    output = other.modules[name].output
-    assert output is not None  # as in the first pass
-    return (value != output).movedim(axis, 0).flatten(1).any(dim=1)
 
 
 def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
@@ -249,11 +188,7 @@ def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
     return (side, side, extra) if side > 3 and extra <= 2 else (spatial[0], 1, 0)
 
 
-def _stated(name: str, layouts: Mapping[str, bool]) -> bool | None:
-    return next((last for pattern, last in layouts.items() if fnmatchcase(name, pattern)), None)
-
-
-def _is_channels_last(name: str, site: Site, shape: Shape, passes: _Passes) -> bool:
+def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bool:
     """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
     if len(shape) == 3:
         return True  # tokens
@@ -263,10 +198,10 @@ def _is_channels_last(name: str, site: Site, shape: Shape, passes: _Passes) -> b
         return False
     if shape[1] == shape[2] != shape[3]:
         return True
-    if (tall := passes.shape_in(passes.tall, site)) is not None:
+    if (tall := shape_in(passes.tall, site)) is not None:
         return tall[1] != shape[1]
     # the network takes one size alone: what the layer's map was made by tells, too
-    modules = passes.seen.modules
+    modules = passes.two.modules
     for earlier in reversed(list(modules)[: list(modules).index(site.module) + 1]):
         output = modules[earlier].output
         if modules[earlier].layout is not None and output is not None and output.dim() == 4:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from harness.artifacts import file_hash
 from harness.registry import Registry, call_users, plugin_identity
+from harness.text import listed
 
 #: Files of class embeddings, by their suffix.
 SUFFIXES = (".npy", ".npz", ".csv")
@@ -81,21 +82,22 @@ def similarity(output: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
 #: (Radford et al., 2021, section 2.5). Only probabilities depend on it.
 COSINE_SCALE = 100.0
 
-for _name, _objective in {
-    "logit": Objective(logit, "the class's logit", classifies=True),
-    "log_probability": Objective(
-        log_probability, "the logarithm of the class's probability", classifies=True
-    ),
-    "log_odds": Objective(log_odds, "the log-odds of the class", classifies=True),
-    "prototype": Objective(
+OBJECTIVES.put("logit", Objective(logit, "the class's logit", classifies=True))
+OBJECTIVES.put(
+    "log_probability",
+    Objective(log_probability, "the logarithm of the class's probability", classifies=True),
+)
+OBJECTIVES.put("log_odds", Objective(log_odds, "the log-odds of the class", classifies=True))
+OBJECTIVES.put(
+    "prototype",
+    Objective(
         similarity,
         "the cosine similarity of the network's output to the class's prototype, the mean of the "
         "outputs (each of length one) over images of the class",
         prototypes=True,
         scale=COSINE_SCALE,
     ),
-}.items():
-    OBJECTIVES.add(_name)(_objective)
+)
 
 
 def choose_objective(name: str) -> Objective:
@@ -171,8 +173,8 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
         raise ValueError(f"class embeddings {path} cannot be read: {error}") from error
     if missing := [name for name in classes if name not in vectors]:
         raise ValueError(
-            f"class embeddings {path} lack the classes {', '.join(missing[:6])}; they have "
-            f"{', '.join(list(vectors)[:6])}{', …' if len(vectors) > 6 else ''}"
+            f"class embeddings {path} lack the classes {listed(missing, 6)}; they have "
+            f"{listed(vectors, 6)}"
         )
     rows = [np.asarray(vectors[name], dtype=np.float32).ravel() for name in classes]
     if len({len(row) for row in rows}) > 1:
@@ -180,7 +182,7 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
     table = np.stack(rows)
     bad = [n for n, row in zip(classes, table, strict=True) if not 0 < np.linalg.norm(row) < np.inf]
     if bad:
-        raise ValueError(f"class embeddings {path} are zero or not finite for {', '.join(bad[:6])}")
+        raise ValueError(f"class embeddings {path} are zero or not finite for {listed(bad, 6)}")
     return table
 
 

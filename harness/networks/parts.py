@@ -6,35 +6,16 @@ block; `blocks.3.mlp.fc2:input`, what goes into a module. A new part is one func
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.networks.layer import Side
-from harness.networks.watching import Seen
+from harness.networks.watching import Seen, Site
 from harness.registry import Registry
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where in a pass a value is read and changed.
-
-    Attributes:
-        module: whose call.
-        side: its output (of several things the first) or its input.
-        group: consecutive channels that make one unit, e.g. the size of a head.
-    """
-
-    module: str
-    side: Side = "output"
-    group: int = 1
-
-    def value(self, seen: Seen) -> Tensor | None:
-        return seen.output if self.side == "output" else seen.input
+from harness.text import listed
 
 
 class NoSuchPart(ValueError):
@@ -42,11 +23,13 @@ class NoSuchPart(ValueError):
 
 
 #: name -> function(module's name, module, what was seen of all modules) -> where the part is
-PARTS: Registry[Callable[[str, nn.Module, dict[str, Seen]], Site]] = Registry("part of a network")
+PARTS: Registry[Callable[[str, nn.Module, Mapping[str, Seen]], Site]] = Registry(
+    "part of a network"
+)
 
 
 @PARTS.add("input")
-def module_input(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
+def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     """What goes into a module."""
     if name not in seen or seen[name].input is None:
         raise NoSuchPart("its first input is no tensor")
@@ -54,7 +37,7 @@ def module_input(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
 
 
 @PARTS.add("residual")
-def residual(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
+def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     """The residual stream behind a block: its output, which has the shape of its input."""
     one = seen.get(name)
     if one is None or one.output is None or one.input is None:
@@ -73,7 +56,7 @@ _PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "wo", "dense",
 
 
 @PARTS.add("heads")
-def heads(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
+def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     """The heads of an attention, each a group of channels of what goes into the output projection;
     a head's activation is the length of its vector."""
     count = next((n for a in _HEADS if isinstance(n := getattr(module, a, None), int)), None)
@@ -97,13 +80,8 @@ def heads(name: str, module: nn.Module, seen: dict[str, Seen]) -> Site:
     return Site(site.module, site.side, value.shape[-1] // count)
 
 
-def is_part(pattern: str) -> bool:
-    """Whether a layer's name or pattern names a part of a module."""
-    return ":" in pattern
-
-
-def sites_of(pattern: str, model: nn.Module, seen: dict[str, Seen]) -> dict[str, Site]:
-    """Name -> where, of all parts that match `MODULE PATTERN:PART`, in the order of running.
+def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[str, Site]:
+    """Name -> where, of all parts that match `MODULE PATTERN:PART`.
 
     Raises:
         ValueError: no such part, or no module that has it; the reasons are listed.
@@ -114,8 +92,10 @@ def sites_of(pattern: str, model: nn.Module, seen: dict[str, Seen]) -> dict[str,
     by_name = dict(model.named_modules())
     matched = [name for name in by_name if name and fnmatchcase(name, modules)]
     if not matched:
-        some = ", ".join([name for name in by_name if name][:12])
-        raise ValueError(f"no module matches {modules!r} of {pattern!r}; there are {some}, …")
+        raise ValueError(
+            f"no module matches {modules!r} of {pattern!r}; there are "
+            f"{listed(filter(None, by_name), 12)}"
+        )
     sites, reasons = {}, []
     for name in matched:
         try:
@@ -124,8 +104,7 @@ def sites_of(pattern: str, model: nn.Module, seen: dict[str, Seen]) -> dict[str,
             reasons.append(f"{name}: {reason}")
     if not sites:
         raise ValueError(f"layer {pattern!r}: no module has {part}: {'; '.join(reasons[:4])}")
-    order = list(seen)
-    return dict(sorted(sites.items(), key=lambda item: order.index(item[1].module)))
+    return sites
 
 
 class OpenAttention(nn.Module):

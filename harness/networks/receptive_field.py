@@ -30,32 +30,27 @@ def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[
     ).requires_grad_()
     smallest = min(SMALLEST_PATCH_PIXELS / view.crop, 1.0)
     largest = max(LARGEST_PATCH, smallest)
-    measured = []
-    with (
-        borrowed(model),
-        torch.enable_grad(),
-        ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True) as record,
-    ):
+    keep = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
+
+    def patch(layer: Layer) -> float:
+        if layer.width == 1:
+            return 1.0
+        centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
+        target = layer.strength(keep.kept[layer.name])[:, :, centre].sum()
+        if not target.requires_grad:  # behind a part whose values are detached
+            return largest
+        with explained(model, image, f"for what neurons of layer {layer.name!r} see"):
+            (gradient,) = torch.autograd.grad(
+                target, image, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        touched = (gradient != 0).any(dim=0).any(dim=0)
+        extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
+        return min(max(CONTEXT * extent / view.crop, smallest), largest)
+
+    with borrowed(model), torch.enable_grad(), keep:
         with with_gradients():
             run_network(model, image, "to measure what neurons see")
-        for layer in layers:
-            if layer.width == 1:
-                measured.append(replace(layer, patch=1.0))
-                continue
-            centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
-            target = layer.strength(record.kept[layer.name])[:, :, centre].sum()
-            if not target.requires_grad:  # behind a part whose values are detached
-                measured.append(replace(layer, patch=largest))
-                continue
-            with explained(model, image, f"for what neurons of layer {layer.name!r} see"):
-                (gradient,) = torch.autograd.grad(
-                    target, image, retain_graph=True, allow_unused=True, materialize_grads=True
-                )
-            touched = (gradient != 0).any(dim=0).any(dim=0)
-            extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
-            patch = min(max(CONTEXT * extent / view.crop, smallest), largest)
-            measured.append(replace(layer, patch=patch))
-    return measured
+        return [replace(layer, patch=patch(layer)) for layer in layers]
 
 
 def _extent(touched: torch.Tensor) -> int:

@@ -16,19 +16,22 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.networks.budget import is_out_of_memory
-from harness.registry import UserCodeError, call_users
+from harness.registry import UserCodeError, failure
 
 _NAME = "_conceptevo_name"
+
+#: What to do about a network whose values have no gradients.
+INFERENCE = (
+    "the network runs under torch.inference_mode(), where nothing has a gradient: use "
+    "torch.no_grad() in its place, or neither"
+)
 
 #: What an error's text tells about, and what can be done.
 _ADVICE = {
     r"missing \d+ required positional argument": (
         "a network is given images alone: wrap it in a module that supplies its other inputs"
     ),
-    r"[Ii]nference tensor": (
-        "the network runs under torch.inference_mode(), where nothing has a gradient: use "
-        "torch.no_grad() in its place, or neither"
-    ),
+    r"[Ii]nference tensor": INFERENCE,
     r"modified by an inplace operation": (
         "the network overwrites values that gradients need: take the in-place form out "
         "(x = x + y, not x += y)"
@@ -99,14 +102,5 @@ def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[No
         advice = next((a for text, a in _ADVICE.items() if re.search(text, str(error))), "")
         name = network_name(model)
         what = f"{name}{': ' * bool(name)}the network{f', run {purpose},' * bool(purpose)}"
-        _raise(f"{what} on images of shape {tuple(batch.shape)}", error, advice)
-
-
-def _raise(what: str, error: BaseException, advice: str) -> None:
-    def again() -> None:
-        raise error
-
-    try:
-        call_users(what, again)
-    except UserCodeError as explanation:
-        raise UserCodeError(f"{explanation}{f'; {advice}' * bool(advice)}") from error
+        text = failure(f"{what} on images of shape {tuple(batch.shape)}", error)
+        raise UserCodeError(f"{text}{f'; {advice}' * bool(advice)}") from error

@@ -11,7 +11,7 @@ from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import explained, run_network, with_gradients
+from harness.networks.running import INFERENCE, explained, run_network, with_gradients
 
 #: Relative difference of outputs that other kernels for another batch size can make.
 TOLERANCE = 1e-3
@@ -82,10 +82,7 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
             with explained(model, batch, "to see whether it has gradients"):
                 reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
     if outputs.is_inference():
-        raise ValueError(
-            "the network runs under torch.inference_mode(), where nothing has a gradient: use "
-            "torch.no_grad() in its place, or neither"
-        )
+        raise ValueError(INFERENCE)
     doubtful = [layer for layer, grad in zip(layers, reached, strict=True) if grad is None]
     if not doubtful:
         return outputs

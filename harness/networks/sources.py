@@ -27,6 +27,7 @@ from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
 from harness.records import Series
 from harness.registry import Registry, call_users, import_attribute, plugin_identity
+from harness.text import listed
 
 #: name in the configuration -> class
 SOURCES: Registry[type[Source]] = Registry("source")
@@ -96,6 +97,11 @@ class Source(BaseModel, ABC):
                 f"mean and std are of pixels in [0, 1], got mean = {list(self.mean)}; where they "
                 f"are of pixels in [0, 255], divide both by 255"
             )
+        if len({"resize", "crop"} & self.model_fields_set) == 1:
+            raise ValueError(
+                "resize and crop go together, and one of them is not set: say both (the shorter "
+                "side and the central square, in pixels)"
+            )
         _ = self.view  # crop is at most resize
         return self
 
@@ -135,6 +141,10 @@ class ArchitectureSource(Source):
     """A source that builds an architecture by name (see `networks.build`)."""
 
     architecture: str
+
+    def built(self, num_classes: int, seed: int | None = None) -> nn.Module:
+        """The architecture with random weights."""
+        return build(self.architecture, self.outputs or num_classes, seed)
 
 
 @SOURCES.add("train")
@@ -204,7 +214,7 @@ class FolderSource(ArchitectureSource):
             raise CheckpointError(
                 f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
                 f"({{epoch}} stands for the number, * for anything); it holds "
-                f"{', '.join(names[:5]) or 'nothing'}{', …' if len(names) > 5 else ''}"
+                f"{listed(names) or 'nothing'}"
             )
         if self.only is None:
             return {epoch: by_epoch[epoch] for epoch in self._used(sorted(by_epoch))}
@@ -243,8 +253,7 @@ class FolderSource(ArchitectureSource):
         return tuple(self.files())
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        model = build(self.architecture, self.outputs or num_classes)
-        return load_weights(model, self.files()[epoch], self.key)
+        return load_weights(self.built(num_classes), self.files()[epoch], self.key)
 
     def identity(self, epoch: int) -> str:
         try:
@@ -274,8 +283,7 @@ class HubSource(ArchitectureSource):
         return self._used(sorted(self.revisions))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        model = build(self.architecture, self.outputs or num_classes)
-        return load_weights(model, self._folder(epoch), self.key)
+        return load_weights(self.built(num_classes), self._folder(epoch), self.key)
 
     def _folder(self, epoch: int) -> Path:
         """The files of a revision, downloaded once. Raises CheckpointError."""
@@ -330,7 +338,7 @@ class TorchvisionSource(ArchitectureSource):
         return self._used(sorted(self.checkpoints))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        model = build(self.architecture, self.outputs or num_classes, self.seed)
+        model = self.built(num_classes, self.seed)
         weights = self.checkpoints[epoch]
         if weights == "random":
             return model

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from harness.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         if unnamed and len(unnamed) == len(named):
             raise CheckpointError(
                 f"checkpoint {origin} holds tensors without names"
-                f"{f' ({_listed(unnamed, 4)})' * any(unnamed)}, as averages of weights are stored "
+                f"{f' ({listed(unnamed, 4)})' * any(unnamed)}, as averages of weights are stored "
                 f"by some libraries; they do not say which weight they are: copy them into the "
                 f"model, and save its state_dict()"
             )
@@ -278,9 +280,9 @@ def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
     if chosen.wrappers:
         said.append(f"{', '.join(map(repr, chosen.wrappers))} removed within names")
     if chosen.unused:
-        said.append(f"other tensors not used: {_listed(chosen.unused, 3)}")
+        said.append(f"other tensors not used: {listed(chosen.unused, 3)}")
     if others := [part.address for part in fitting if part is not chosen]:
-        said.append(f"{_listed(others, 4)} would fit, too (choose by `key`)")
+        said.append(f"{listed(others, 4)} would fit, too (choose by `key`)")
     if any(
         tensor.dtype == torch.float64 and wanted[name].dtype == torch.float32
         for name, tensor in chosen.tensors.items()
@@ -288,12 +290,6 @@ def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
         said.append("numbers of type float64 rounded to float32")
     if said:
         logger.info("weights: %s", "; ".join(said))
-
-
-def _listed(names: Sequence[str], count: int) -> str:
-    """The first names, and how many there are more."""
-    more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
@@ -306,7 +302,7 @@ def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
     where = f" ({', '.join(place)})" if place else ""
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     others = [other or "(the file itself)" for other in dicts if other != name]
-    neither = f"; nor does {_listed(others, 4)}" if others else ""
+    neither = f"; nor does {listed(others, 4)}" if others else ""
     return f"{where}: {'; '.join(problems[:8])}{more}{neither}{_hint(below, wanted, len(problems))}"
 
 

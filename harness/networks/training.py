@@ -19,6 +19,11 @@ from harness.images.batches import read_ahead
 from harness.networks.architectures import build, channels_last, takes_channels_last
 from harness.networks.devices import CPU, Device
 
+#: Columns of the log.
+LOG = ["epoch", "train_loss", "train_accuracy", "test_accuracy"]
+#: Images a pass where accuracy is measured.
+TEST_BATCH = 256
+
 
 class TrainingParameters(BaseModel):
     """How a network is trained; the defaults suit the embedded images.
@@ -149,7 +154,7 @@ def train(
         _one_cycle(steps) if parameters.schedule == "onecycle" else lambda step: 1.0
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    log: list[dict[str, float]] = []
+    log: list[tuple[float, ...]] = []  # a row of LOG an epoch
 
     if state := _resumable(files, parameters, device):
         model.load_state_dict(state["model"])
@@ -159,9 +164,7 @@ def train(
         for _ in range(batches * (len(log) - 1)):
             on_batch()
     else:
-        nan = float("nan")
-        test_accuracy = accuracy(model, lesson.test, device=device)
-        log.append(_row(0, nan, nan, test_accuracy))
+        log.append((0, np.nan, np.nan, accuracy(model, lesson.test, device)))
         if 0 in parameters.save:
             save_weights(model, files.weights(0))
 
@@ -188,9 +191,8 @@ def train(
             total_loss += loss.item()
             right += int((logits.argmax(1) == truth).sum())
             on_batch()
-        seen = batches * parameters.batch_size
-        test_accuracy = accuracy(model, lesson.test, device=device)
-        log.append(_row(epoch, total_loss / batches, right / seen, test_accuracy))
+        on_test = accuracy(model, lesson.test, device)
+        log.append((epoch, total_loss / batches, right / len(order), on_test))
         if epoch in parameters.save:
             save_weights(model, files.weights(epoch))
         state = {
@@ -200,7 +202,7 @@ def train(
             "log": log,
         }
         _save(state, files.state)
-    return pd.DataFrame(log).astype({"epoch": int})
+    return pd.DataFrame(log, columns=LOG).astype({"epoch": int})
 
 
 def _resumable(
@@ -213,15 +215,6 @@ def _resumable(
     state = torch.load(files.state, weights_only=True, map_location=device.place)
     saved = [epoch for epoch in parameters.save if epoch < len(state["log"])]
     return state if all(files.weights(epoch).exists() for epoch in saved) else None
-
-
-def _row(epoch: int, loss: float, train_accuracy: float, test_accuracy: float) -> dict[str, float]:
-    return {
-        "epoch": epoch,
-        "train_loss": loss,
-        "train_accuracy": train_accuracy,
-        "test_accuracy": test_accuracy,
-    }
 
 
 def _one_cycle(steps: int) -> Callable[[int], float]:
@@ -251,14 +244,12 @@ def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> T
 
 
 @torch.no_grad()
-def accuracy(
-    model: nn.Module, examples: Examples, batch_size: int = 256, device: Device = CPU
-) -> float:
+def accuracy(model: nn.Module, examples: Examples, device: Device = CPU) -> float:
     """Share of images whose largest logit is the label's, in evaluation mode."""
     training = model.training
     model.eval()
     every = np.arange(len(examples))
-    pieces = np.split(every, range(batch_size, len(every), batch_size))
+    pieces = np.split(every, range(TEST_BATCH, len(every), TEST_BATCH))
     try:
         right = sum(
             int((model(device.batch(batch)).argmax(1).cpu() == examples.labels[piece]).sum())

@@ -14,6 +14,8 @@ from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
+from harness.text import listed
+
 #: A checkpoint is off the way if it is so many times as far from both neighbours as they are from
 #: each other. Along trainings it is about 0.5, between checkpoints that differ by noise alone 1.
 OFF_THE_WAY = 1.5
@@ -26,10 +28,6 @@ JUMP = 3.0
 
 #: An order is wrong if another one shortens the steps that it changes to this share of theirs.
 SHORTER = 0.8
-
-
-#: Steps from one place in an order to another.
-Steps = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -140,10 +138,8 @@ def _not_finite(way: Trajectory) -> Iterator[Finding]:
     for i, epoch in enumerate(way.epochs):
         broken = [name for name, n in zip(way.layers, way.non_finite[:, i], strict=True) if n]
         if broken:
-            count = int(way.non_finite[:, i].sum())
-            text = (
-                f"Epoch {epoch} holds {count} weights that are NaN or infinite ({named(broken)})."
-            )
+            count, names = int(way.non_finite[:, i].sum()), listed(broken, 3)
+            text = f"Epoch {epoch} holds {count} weights that are NaN or infinite ({names})."
             yield Finding("not finite", (epoch,), text, tuple(broken), count)
 
 
@@ -152,7 +148,7 @@ def _equal(way: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding
         epochs = tuple(way.epochs[i] for i in group)
         text = (
             f"{len(epochs)} of {len(way.epochs)} checkpoints hold the same weights: epochs "
-            f"{_listed(epochs)}."
+            f"{listed(epochs, 8)}."
         )
         yield Finding("equal", epochs, text, value=len(epochs))
 
@@ -173,7 +169,7 @@ def _off_the_way(way: Trajectory, places: Sequence[int]) -> tuple[list[int], lis
         by_layer = {name: float(r[strange]) for name, r in _layer_detours(way, rest).items()}
         layers = [name for name, value in by_layer.items() if value > OFF_THE_WAY]
         some = 0 < len(layers) < len(by_layer)
-        where = f" in {_count(layers, 'layer')} ({named(layers)})" if some else ""
+        where = f" in {_layers(layers)}" if some else ""
         text = (
             f"Epoch {epoch} does not lie on the way from epoch {before} to {after}{where}: it is "
             f"{ratio:.1f} times as far from the nearer of them as they are from each other, as a "
@@ -198,8 +194,8 @@ def _fits_elsewhere(total: np.ndarray, places: Sequence[int], k: int) -> bool:
 def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
     """The order in which the way is much shorter, and which checkpoints then stand elsewhere."""
     order = list(places)
-    while move := _best_move(way.total, order):
-        order = _moved(order, *move)
+    while better := _better(way.total, order):
+        order = better
     if _inversions(order) > _inversions(order[::-1]):  # both directions are equally long
         order.reverse()
     strange = tuple(way.epochs[p] for p, q in zip(places, order, strict=True) if p != q)
@@ -207,48 +203,41 @@ def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Find
         return order, []
     ratio = _length(way.total, order) / _length(way.total, places)
     text = (
-        f"Epochs {_listed(strange)} look as if they were in the wrong order: in the order "
-        f"{_listed([way.epochs[p] for p in order], 12)} the way is {1 - ratio:.0%} shorter."
+        f"Epochs {listed(strange, 8)} look as if they were in the wrong order: in the order "
+        f"{listed([way.epochs[p] for p in order], 12)} the way is {1 - ratio:.0%} shorter."
     )
     return order, [Finding("order", strange, text, value=ratio)]
 
 
-def _best_move(total: np.ndarray, order: Sequence[int]) -> tuple[str, int, int] | None:
-    """Which part of an order to reverse, which two checkpoints to exchange, or which to put where,
-    so that the steps that this makes have the smallest share of the length of those that it
-    removes, if that is at most SHORTER."""
+def _better(total: np.ndarray, order: list[int]) -> list[int] | None:
+    """The order with a part of it reversed, a checkpoint put elsewhere, or two exchanged, whose new
+    steps have the smallest share of the length of those that they replace; None where no share is
+    at most SHORTER."""
 
-    def length(steps: Steps) -> float:
-        inside = ((i, j) for i, j in steps if min(i, j) >= 0 and max(i, j) < len(order))
-        return sum(float(total[order[i], order[j]]) for i, j in inside)
+    def taken(*steps: list[int]) -> np.ndarray:
+        matrix = np.zeros(total.shape, dtype=bool)
+        matrix[steps] = matrix[steps[::-1]] = True
+        return matrix
 
-    best, move = SHORTER, None
+    old = order[:-1], order[1:]
+    before, best, better = taken(*old), SHORTER, None
+    for moved in _moves(order):
+        new = moved[:-1], moved[1:]
+        replaced = total[old][~taken(*new)[old]].sum()
+        if replaced > 0 and (share := total[new][~before[new]].sum() / replaced) < best:
+            best, better = share, moved
+    return better
+
+
+def _moves(order: list[int]) -> Iterator[list[int]]:
     for i, j in combinations(range(len(order)), 2):
-        before, after = ((i - 1, i), (i, i + 1)), ((j - 1, j), (j, j + 1))
-        changes: dict[tuple[str, int, int], tuple[Steps, Steps]] = {
-            ("reverse", i, j): ((before[0], after[1]), ((i - 1, j), (i, j + 1))),
-            ("put", i, j): ((*before, after[1]), ((i - 1, i + 1), (j, i), (i, j + 1))),
-            ("put", j, i): ((before[0], *after), ((j - 1, j + 1), (i - 1, j), (j, i))),
-        }
+        yield [*order[:i], *order[i : j + 1][::-1], *order[j + 1 :]]
+        if j > i + 1:
+            for k, m in ((i, j), (j, i)):
+                rest = [*order[:k], *order[k + 1 :]]
+                yield [*rest[:m], order[k], *rest[m:]]
         if j > i + 2:
-            swapped = ((i - 1, j), (j, i + 1), (j - 1, i), (i, j + 1))
-            changes["exchange", i, j] = ((*before, *after), swapped)
-        for candidate, (old, new) in list(changes.items())[: 1 if j == i + 1 else None]:
-            removed = length(old)
-            if removed > 0 and length(new) / removed < best:
-                best, move = length(new) / removed, candidate
-    return move
-
-
-def _moved(order: Sequence[int], how: str, i: int, j: int) -> list[int]:
-    moved = list(order)
-    if how == "exchange":
-        moved[i], moved[j] = moved[j], moved[i]
-    elif how == "put":
-        moved.insert(j, moved.pop(i))
-    else:
-        moved[i : j + 1] = moved[i : j + 1][::-1]
-    return moved
+            yield [*order[:i], order[j], *order[i + 1 : j], order[i], *order[j + 1 :]]
 
 
 def _inversions(order: Sequence[int]) -> int:
@@ -304,8 +293,8 @@ def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Find
             largest = max(ratios[name] for name in strange)
             text = (
                 f"Epoch {epoch} does not lie on the way between its neighbours in "
-                f"{_count(strange, 'layer')} ({named(strange)}), up to {largest:.1f} times as far "
-                f"from the nearer of them as they are from each other."
+                f"{_layers(strange)}, up to {largest:.1f} times as far from the nearer of them as "
+                f"they are from each other."
             )
             yield Finding("layer off the way", (epoch,), text, tuple(strange), largest)
 
@@ -329,8 +318,9 @@ def _frozen(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
                 spans.setdefault((same[0], same[-1]), []).append(name)
     for (first, last), names in sorted(spans.items()):
         a, b = way.epochs[first], way.epochs[last]
-        text = f"From epoch {a} to {b}, the weights of {_count(names, 'layer')} do not change"
-        text += f" ({named(names)})." if len(names) < len(way.layers) else "; only buffers do."
+        text = f"From epoch {a} to {b}, the weights of {_layers(names)} do not change."
+        if len(names) == len(way.layers):
+            text = f"From epoch {a} to {b}, no layer's weights change; only buffers do."
         yield Finding("frozen", (a, b), text, tuple(names), len(names))
 
 
@@ -344,22 +334,10 @@ def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
             epoch, total = way.epochs[p], int(way.units[:, p].sum())
             text = (
                 f"At epoch {epoch}, {int(dead.sum())} of {total} units have no incoming weights "
-                f"but zeros ({named(names)})."
+                f"but zeros ({listed(names, 3)})."
             )
             yield Finding("dead units", (epoch,), text, tuple(names), float(dead.sum()))
 
 
-def _count(names: Sequence[str], noun: str) -> str:
-    return f"{len(names)} {noun}{'s' * (len(names) != 1)}"
-
-
-def named(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _listed(epochs: Sequence[int], most: int = 8) -> str:
-    more = len(epochs) - most
-    text = ", ".join(map(str, epochs[:most]))
-    return f"{text} and {more} more" if more > 0 else text
+def _layers(names: Sequence[str]) -> str:
+    return f"{len(names)} layer{'s' * (len(names) != 1)} ({listed(names, 3)})"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from harness.images.sets import View
 from harness.networks.calls import NONLINEARITIES, is_activation
+from harness.networks.layer import Side
 from harness.networks.recording import borrowed
 from harness.networks.running import run_network
 from harness.registry import UserCodeError
@@ -39,6 +42,29 @@ class Seen:
     several: bool
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where in a pass a value is read and changed.
+
+    Attributes:
+        module: whose call.
+        side: its output (of several things the first) or its input.
+        group: consecutive channels that make one unit, e.g. the size of a head.
+    """
+
+    module: str
+    side: Side = "output"
+    group: int = 1
+
+    def value(self, seen: Seen) -> Tensor | None:
+        return seen.output if self.side == "output" else seen.input
+
+
+Shape = tuple[int, ...]
+#: Module name -> shape of output and input; None where that is no tensor.
+Shapes = Mapping[str, tuple[Shape | None, Shape | None]]
+
+
 @dataclass
 class Watched:
     """A pass.
@@ -53,15 +79,73 @@ class Watched:
     passed_over: list[str] = field(default_factory=list)
     answer: Any = None
 
-    def shapes(self) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
-        """Module name -> shape of output and input; None where that is no tensor."""
+    def output(self, name: str) -> Tensor:
+        """What a module put out of which that is known to be a tensor."""
+        value = self.modules[name].output
+        assert value is not None
+        return value
+
+    def shapes(self) -> Shapes:
         return {
             name: (_shape(seen.output), _shape(seen.input)) for name, seen in self.modules.items()
         }
 
 
-def _shape(value: Tensor | None) -> tuple[int, ...] | None:
+def _shape(value: Tensor | None) -> Shape | None:
     return None if value is None else tuple(value.shape)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What was seen of a network on three batches: two images, three images (of which values are
+    rows an image?), and two tall ones (which dimensions follow the image?), as far as it got.
+
+    Attributes:
+        two: on two images.
+        three, tall: shapes of what modules put out and took in.
+        marked: what is seen on the two images with another upper left (False) or lower right
+            (True) corner.
+    """
+
+    two: Watched
+    three: Shapes
+    tall: Shapes
+    marked: Callable[[bool], Watched]
+
+    def image_axis(self, site: Site) -> int | None:
+        """Which dimension of a value counts the images; None where there is none."""
+        two, three = site.value(self.two.modules[site.module]), shape_in(self.three, site)
+        if two is None or three is None or two.dim() != len(three):
+            return None
+        follows = [i for i, (a, b) in enumerate(zip(two.shape, three, strict=True)) if a != b]
+        return follows[0] if len(follows) == 1 and two.shape[follows[0]] == 2 else None
+
+
+def shape_in(shapes: Shapes, site: Site) -> Shape | None:
+    return shapes.get(site.module, (None, None))[site.side == "input"]
+
+
+def run_passes(model: nn.Module, view: View) -> Passes:
+    """Watch a network on random images of a view's size."""
+    side = view.crop
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images = torch.rand(3, view.channels, side, side)
+        tall = torch.rand(2, view.channels, side + side // 2, side)
+
+    @cache
+    def marked(last: bool) -> Watched:
+        corner = slice(-max(1, side // 16), None) if last else slice(max(1, side // 16))
+        other = images[:2].clone()
+        other[:, :, corner, corner] += 1
+        return watch(model, other)
+
+    return Passes(
+        watch(model, images[:2]),
+        watch(model, images).shapes(),
+        watch(model, tall, partly=True).shapes(),
+        marked,
+    )
 
 
 class _Nonlinearities(TorchFunctionMode):
@@ -71,6 +155,7 @@ class _Nonlinearities(TorchFunctionMode):
         super().__init__()
         self.results: list[Tensor] = []  # kept alive, so that ids stay unique
         self.names: list[str] = []
+        self.gates: list[tuple[Tensor, Tensor]] = []  # values and their sigmoids
         self.joined: list[Tensor] = []  # concatenations, and what normalisations make of them
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -84,6 +169,12 @@ class _Nonlinearities(TorchFunctionMode):
             self.joined.append(result)
         if name in NONLINEARITIES and isinstance(result, Tensor):
             self.add(result, name.rstrip("_"))
+        elif name in ("sigmoid", "hardsigmoid") and args:
+            self.gates.append((args[0], result))
+        elif name in ("mul", "mul_") and any(
+            {*map(id, args)} == {*map(id, both)} for both in self.gates[-8:]
+        ):
+            self.add(result, "x * sigmoid(x)")
         return result
 
     def add(self, result: Tensor, name: str, instead_of: int = 0) -> None:

@@ -96,14 +96,14 @@ class ListImages(Work):
         return dict(sorted(left_out(getattr(self.section, self.split)).items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        remarks, faults = image_remarks(self._files)
-        if text := _fault(faults, self.split):
+        remarks = image_remarks(self._files)
+        if text := _fault(remarks.pop("fault"), self.split):
             raise ValueError(text)
-        yield image_index(self._files).assign(remarks=remarks)
+        yield image_index(self._files).join(remarks)
         yield pd.DataFrame(list(self._left_out.items()), columns=["what", "files"])
 
 
-def _fault(faults: list[str], split: str) -> str:
+def _fault(faults: pd.Series, split: str) -> str:
     """Which images of a split cannot be read, and why; "" where all can."""
     texts = [fault for fault in faults if fault]
     if not texts:
@@ -118,8 +118,8 @@ def _fault(faults: list[str], split: str) -> str:
 
 def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
     """Which images of a split cannot be read, and why ("" where all can); the ids of the others."""
-    _, faults = image_remarks(images)
-    return _fault(faults, split), [number for number, fault in enumerate(faults) if not fault]
+    faults = image_remarks(images)["fault"]
+    return _fault(faults, split), np.flatnonzero(faults == "").tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +155,9 @@ def _say(run: Run, split: str) -> None:
     """What of a folder is not used, and what was converted."""
     for row in run.table(Artifact("left_out", (split,))).itertuples():
         logger.warning("images.%s: left out %s × %s", split, row.files, row.what)
-    index = run.table(Artifact("image_index", (split,)))
-    for what, count in remark_counts(index).items():
-        logger.warning("images.%s: %s of %s images: %s", split, count, len(index), what)
+    images = len(run.table(Artifact("image_index", (split,))))
+    for what, count in remark_counts(run, split).items():
+        logger.warning("images.%s: %s of %s images: %s", split, count, images, what)
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
