@@ -3,11 +3,15 @@
 import gc
 
 import pytest
+import torch
+from network_pairs import make, perturbed
 
 import analysis.benchmark.report
 import analysis.study.pipeline  # noqa: F401
 import conceptevo.api  # noqa: F401 - with those above, everything built in is registered
 from analysis.exhibits import shelf
+from harness.networks.architectures import ARCHITECTURES
+from harness.networks.layers import find_layers
 from harness.registry import Registry
 
 
@@ -21,3 +25,15 @@ def registries():
     for names, kept in zip(shelves, before, strict=True):
         names.clear()
         names.update(kept)
+
+
+@pytest.fixture(params=["in_place", "data_dependent", *ARCHITECTURES])
+def pair(request):
+    """Older and newer checkpoint of a network, its layers, and six images."""
+    model, view, names = make(request.param)
+    newer = perturbed(model, 1)
+    older = perturbed(newer, 2)
+    layers = find_layers(newer, view, names)
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(6, 3, view.crop, view.crop, generator=generator)
+    return older.eval(), newer.eval(), layers, images

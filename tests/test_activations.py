@@ -161,14 +161,6 @@ def test_stimuli_and_peaks_are_those_of_the_maps(drawn_like):
         assert rows["peak_x"].iloc[0] == (at[1] + 0.5) / maps.shape[3]
 
 
-def test_batch_size_changes_no_stimulus(drawn_like):
-    model = build("small_resnet", 3, 0)
-    small, large = (probe_with(model, drawn_like, k=5, batch_size=size) for size in (1, 30))
-    columns = ["layer", "channel", "rank", "image_id"]
-    assert small.stimuli[columns].equals(large.stimuli[columns])
-    assert small.activations.shape == (30, len(small.neurons))
-
-
 def test_dead_neurons_are_left_out_and_counted(drawn_like):
     model = build("small_vgg", 3, 0)
     norm = model.features[1]

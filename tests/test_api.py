@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_interventions import perturbed
+from network_pairs import perturbed
 from torch import nn
 
 import conceptevo as ce

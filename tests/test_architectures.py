@@ -6,8 +6,8 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from network_pairs import perturbed
 from rich.console import Console
-from test_interventions import perturbed
 
 from harness.config import parse_config
 from harness.images.batches import batch_of

@@ -7,8 +7,8 @@ import oracles
 import pandas as pd
 import pytest
 import torch
+from network_pairs import axes, perturbed
 from scipy import stats
-from test_interventions import axes, make, perturbed
 from torch import nn
 
 from harness.evolutions.ablation import ABLATIONS, Arm, Images, ablate
@@ -29,17 +29,6 @@ from harness.networks.execution import execution, replace_channels
 from harness.networks.layers import find_layers
 from harness.networks.objectives import class_logit
 from harness.records import CONTROLS, JOINT
-
-
-@pytest.fixture(params=["in_place", "data_dependent", *ARCHITECTURES])
-def pair(request):
-    model, view, names = make(request.param)
-    newer = perturbed(model, 1)
-    older = perturbed(newer, 2)
-    layers = find_layers(newer, view, names)
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randn(6, 3, view.crop, view.crop, generator=generator)
-    return older.eval(), newer.eval(), layers, images
 
 
 def some_arms(layers, seed=0):
@@ -82,15 +71,21 @@ def test_every_ablation_equals_a_plain_pass_with_overwritten_channels(pair, abla
     replacement = {layer.name: outputs[ablation](layer.name) for layer in layers}
     some = some_arms(layers)
     records = ablate(ModelPair(older, newer, layers), some, shown(images), 2, ablation)
-    for arm in some[1:]:
+    assert len(records) == len(images) * len(some)
+    before = oracles.ablated_logits(newer, {}, images, axes(layers), {})
+    for arm in some:
         sets = {name: channels.tolist() for name, channels in arm.channels.items()}
-        logits = oracles.ablated_logits(newer, sets, images, axes(layers), replacement)
+        after = oracles.ablated_logits(newer, sets, images, axes(layers), replacement)
         rows = records[(records["arm"] == arm.labels[0][1]) & (records["layer"] == arm.layer)]
-        expected = logits.double().softmax(1)[:, 2].float().numpy()
-        exact = ablation in ("revert", "zero")
-        np.testing.assert_allclose(rows["probability_after"], expected, rtol=0 if exact else 1e-5)
-        rank = (logits > logits[:, 2:3]).sum(dim=1)
-        assert rows["correct_after"].tolist() == (rank == 0).tolist()
+        for name, logits, exact in (
+            ("before", before, True), ("after", after, ablation in ("revert", "zero")),
+        ):  # fmt: skip
+            expected = logits.double().softmax(1)[:, 2].float().numpy()
+            found = rows[f"probability_{name}"]
+            np.testing.assert_allclose(found, expected, rtol=0 if exact else 1e-5)
+            rank = (logits > logits[:, 2:3]).sum(dim=1)
+            assert rows[f"correct_{name}"].tolist() == (rank == 0).tolist()
+            assert rows[f"top5_{name}"].tolist() == (rank < 5).tolist()
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -209,6 +204,9 @@ def test_batches_and_seeds_change_no_score(pair):
     parts = scored(older, newer, layers, [images[:2], images[2:]], names)
     for key, values in whole.items():
         np.testing.assert_allclose(parts[key], values, rtol=1e-3, atol=1e-6)
+        if importance_method(key[0]).share:
+            score, stderr = summarise(values, share=True)
+            assert ((score >= 0) & (score <= 1) & (stderr > 0)).all()
 
 
 def test_a_concept_vector_parts_the_class_from_the_others():

@@ -5,13 +5,12 @@ import tomllib
 
 import pytest
 import torch
+from command_line import say
 from PIL import Image
 from rich.console import Console
 from torch import nn
-from typer.testing import CliRunner
 
 from analysis.run.checkpoints import NUMBERS, checkpoints
-from conceptevo import cli
 from harness.config import ConfigError, parse_config
 from harness.networks.architectures import build
 from harness.stages.run import run_until
@@ -122,12 +121,9 @@ def test_a_sound_series_is_shown(tmp_path):
         folder = "{tmp_path / "sound"}"
     '''
     (tmp_path / "c.toml").write_text(text)
-    said = CliRunner().invoke(
-        cli.app, ["check", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run")]
-    )
-    assert said.exit_code == 0 and "Every checkpoint can be used." in said.output
-    expected = r"pieces of work, about .* hours .* of memory a worker"
-    assert re.search(expected, " ".join(said.output.split()))
+    said = " ".join(say("check", tmp_path / "c.toml", "--out", tmp_path / "run").split())
+    assert "Every checkpoint can be used." in said
+    assert re.search(r"pieces of work, about .* hours .* of memory a worker", said)
 
 
 def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tmp_path):
@@ -155,7 +151,7 @@ def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tm
     name = "new"
     """
     (tmp_path / "mine.toml").write_text(text)
-    shown = CliRunner().invoke(cli.app, ["check", str(tmp_path / "mine.toml")]).exception
+    shown = say("check", tmp_path / "mine.toml", error=ConfigError)
     for part in (
         "mine.toml: probe.batchsize: unknown key",
         "evolve.classes: no class c; there are a, b",
@@ -164,8 +160,8 @@ def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tm
         "images.test: 1 of 6 images cannot be read",
         "series 'mine', epoch 2: checkpoint",
     ):
-        assert part in str(shown), part
-    assert "epoch 1" not in str(shown)
+        assert part in shown, part
+    assert "epoch 1" not in shown
     text = text.replace(", batchsize = 3", "").replace('classes = ["c"]', 'classes = ["a"]')
     text = text.replace("3]]", "2]]").rpartition("[[series]]")[0]
     config = parse_config(tomllib.loads(text))

@@ -1,9 +1,9 @@
 import tomllib
 
 import pytest
+from command_line import say
 from PIL import Image
 from rich.console import Console
-from typer.testing import CliRunner
 
 from conceptevo import cli
 from harness.artifacts import ArtifactError
@@ -205,10 +205,9 @@ def test_shipped_configurations_are_valid(name):
 
 def test_init_writes_a_configuration_and_never_overwrites(tmp_path):
     path = tmp_path / "mine.toml"
-    assert CliRunner().invoke(cli.app, ["init", str(path)]).exit_code == 0
+    say("init", path)
     load_config(path)
-    again = CliRunner().invoke(cli.app, ["init", str(path)])
-    assert again.exit_code != 0 and "exists" in str(again.exception)
+    assert "exists" in say("init", path, error=ValueError)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -16,16 +14,17 @@ def test_the_import_contracts_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "harness.images.sets",
-        "harness.concepts.space",
-        "harness.images.patches",
-        "analysis.run.report",
-        "conceptevo",
-    ],
-)
-def test_no_torch_is_loaded_by(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+def test_a_surveys_host_and_the_analysis_need_no_torch():
+    """Also where it is loaded by way of others, or within a function."""
+    modules = (
+        *("harness.images.sets", "harness.concepts.space", "harness.images.patches"),
+        *("tasks.commands", "tasks.contact_sheet", "survey_app.commands", "survey_app.export"),
+        *("survey_app.simulate", "survey_app.worker", "analysis.run.report"),
+        *("analysis.study.pipeline", "analysis.planning.power", "conceptevo"),
+    )
+    code = (
+        f"import sys, importlib\nfor name in {modules}:\n    importlib.import_module(name)\n"
+        "    assert not {'torch', 'torchvision'} & set(sys.modules), name\n"
+        "from tasks.kinds import all_tasks\nall_tasks()\nassert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,13 +1,11 @@
 """`conceptevo run CONFIG --plan`: what a run would take, before it starts."""
 
-import tomllib
-
 import pandas as pd
 import pytest
+from command_line import say
 from rich.console import Console
-from typer.testing import CliRunner
+from small_runs import small, write_toml
 
-from conceptevo import cli
 from harness.config import parse_config
 from harness.networks.budget import Cost
 from harness.networks.objectives import OBJECTIVES, Objective
@@ -15,57 +13,32 @@ from harness.results import REVERSION, read_results
 from harness.stages.run import run_until, show_estimate
 
 QUIET = Console(quiet=True)
-CONFIG = """
-workers = 0
-device = "cpu"
-memory = 4.0
-[images]
-source = "drawn"
-train = 96
-probe = 96
-test = 96
-[[series]]
-name = "vgg"
-source = "train"
-architecture = "small_vgg"
-training = { epochs = 2, save = [1, 2] }
-[space]
-methods = ["jaccard"]
-[evolve]
-methods = ["sign_t"]
-classes = ["clock", "fish"]
-[revert]
-random_draws = 3
-"""
+VALUES = small(
+    memory=4.0, images={"probe": 96, "test": 96}, evolve={"images_per_class": 250},
+    revert={"random_draws": 3, "importance_images": 250, "heldout_images": 250},
+)  # fmt: skip
+CONFIG = parse_config(VALUES)
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "one.toml"
-    path.write_text(CONFIG)
-    return path
-
-
-def test_the_command_prints_every_stage_and_writes_nothing(config, tmp_path):
+def test_the_command_prints_every_stage_and_writes_nothing(tmp_path):
+    config = write_toml(tmp_path / "one.toml", VALUES)
     out = tmp_path / "run"
-    result = CliRunner().invoke(cli.app, ["run", str(config), "--out", str(out), "--plan"])
-    assert result.exit_code == 0, result.output
+    shown = say("run", config, "--out", out, "--plan")
     for stage in ("images", "train", "probe", "naming", "evolve", "revert", "space: jaccard"):
-        assert stage in result.output
-    assert "pieces of work, about" in result.output.replace("\n", " ")
+        assert stage in shown
+    assert "pieces of work, about" in shown
     assert not out.exists()
 
 
 def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
-    config = parse_config(tomllib.loads(CONFIG))
     one = {"joint": 1.0, "layer": 1.0}  # seconds an arm and image
     monkeypatch.setattr("harness.stages.estimate.seconds_an_image", lambda *a: one)
     monkeypatch.setattr("harness.stages.estimate.measure", lambda *a: Cost(1e6, 1.0))
-    said = show_estimate(config, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
+    said = show_estimate(CONFIG, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
     monkeypatch.setattr(
         "harness.stages.space.project", lambda *a: pd.DataFrame({"x": [0.0], "y": [0.0]})
     )
-    run = run_until("revert", config, tmp_path / "run", QUIET)
+    run = run_until("revert", CONFIG, tmp_path / "run", QUIET)
     records = read_results(run.root, REVERSION).records()
     untouched = records["arm"] == "none"
     assert said.loc["revert", "hours"] * 3600 == pytest.approx((~untouched).sum(), rel=0.02)
@@ -80,7 +53,7 @@ def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
 
 
 def test_pieces_are_those_of_the_run(tmp_path):
-    table = show_estimate(parse_config(tomllib.loads(CONFIG)), tmp_path, QUIET)
+    table = show_estimate(CONFIG, tmp_path, QUIET)
     pieces = table.set_index("stage")["pieces"]
     assert pieces["probe"] == 2  # two checkpoints of one range
     assert pieces["evolve"] == 2  # a block of classes by sign_t, and by change, for matched sets
@@ -88,7 +61,7 @@ def test_pieces_are_those_of_the_run(tmp_path):
 
 
 def test_a_memory_that_does_not_suffice_is_said(tmp_path):
-    config = parse_config(tomllib.loads(CONFIG.replace("memory = 4.0", "memory = 0.0001")))
+    config = parse_config({**VALUES, "memory": 0.0001})
     with pytest.raises(ValueError, match="importance of series 'vgg' by .*: 4 images need"):
         show_estimate(config, tmp_path, QUIET)
 
@@ -101,10 +74,10 @@ def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
         return output[:, 0] + output.new_ones(len(output), 10**7).sum(dim=1)  # 40 MB an image
 
     OBJECTIVES.put("greedy", Objective(greedy, "something large"))
-    values = tomllib.loads(CONFIG.replace("memory = 4.0", "memory = 0.1"))
+    values = {**VALUES, "memory": 0.1}
     show_estimate(parse_config(values), tmp_path / "run", QUIET)
-    values["series"][0]["objective"] = "greedy"
-    config = parse_config(values)
+    series = [{**VALUES["series"][0], "objective": "greedy"}]
+    config = parse_config({**values, "series": series})
     message = "importance of series 'vgg' by .*: 4 images need 0.1[5-9] GiB a worker"
     with pytest.raises(ValueError, match=message):
         if works:

@@ -4,11 +4,11 @@ import multiprocessing
 import os
 import signal
 import time
-import tomllib
 
 import numpy as np
 import pytest
 from rich.console import Console
+from small_runs import small
 from test_run import artifacts_of
 
 from harness.artifacts import Artifact, Run
@@ -17,38 +17,16 @@ from harness.stages import ablate
 from harness.stages.run import run_until
 
 QUIET = Console(quiet=True)
-CONFIG = """
-workers = 0
-device = "cpu"
-[images]
-source = "drawn"
-train = 96
-probe = 48
-test = 48
-[[series]]
-name = "vgg"
-source = "train"
-training = { epochs = 2, save = [1, 2] }
-[probe]
-k = 4
-range_images = 12
-[space]
-methods = ["jaccard", "correlation"]
-[evolve]
-methods = ["sign_t"]
-images_per_class = 2
-classes = ["clock", "fish", "zebra"]
-classes_per_file = 1
-[revert]
-random_draws = 2
-importance_images = 2
-heldout_images = 2
-"""
+CONFIG = small(
+    probe={"range_images": 12},
+    space={"methods": ["jaccard", "correlation"]},
+    evolve={"classes": ["clock", "fish", "zebra"], "classes_per_file": 1},
+)
 
 
 @pytest.fixture(scope="module")
 def config():
-    return parse_config(tomllib.loads(CONFIG))
+    return parse_config(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +90,8 @@ def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatc
     assert run.has(Artifact("map"), run.about(Artifact("map"))["fingerprint"])
 
 
-def _run(config, out, workers, cluster):
-    one = parse_config(tomllib.loads(config.replace("workers = 0", f"workers = {workers}")))
+def _run(out, workers, cluster):
+    one = parse_config({**CONFIG, "workers": workers})
     if cluster:
         os.environ["RAY_AUTH_MODE"] = "token"  # which a cluster of new versions of Ray asks for
     run_until("revert", one, out, QUIET, cluster)
@@ -147,7 +125,7 @@ def test_killed_at_random_moments_the_bytes_are_the_same(workers, cluster, whole
                                                          tmp_path):  # fmt: skip
     """Seven kills, spread over the artifacts that a run leaves."""
     rng, saved, kills = np.random.default_rng(workers), set(), 0
-    arguments = (CONFIG, tmp_path / "run", workers, cluster)
+    arguments = (tmp_path / "run", workers, cluster)
     total = len(list(whole.root.rglob("*.json")))
     for moment in np.sort(rng.choice(total, 7, replace=False)):
         process = processes.Process(target=_run, args=arguments)

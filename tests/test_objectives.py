@@ -2,19 +2,19 @@
 
 import copy
 import sys
+from pathlib import Path
 
 import numpy as np
 import oracles
 import pandas as pd
 import pytest
 import torch
-from test_interventions import perturbed
+from command_line import say
+from network_pairs import perturbed
 from test_networks import check, run  # noqa: F401 - a fixture
 from torch import nn
-from typer.testing import CliRunner
 
 import conceptevo as ce
-from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.pair import ModelPair
@@ -277,24 +277,23 @@ def started(tmp_path, monkeypatch):
     (tmp_path / "my_encoders.py").write_text(SOURCE)
     sys.modules.pop("my_encoders", None)
 
-    def start(objective, stage="run"):
+    def start(objective, stage="run", error=None):
         (tmp_path / "c.toml").write_text("workers = 0\n" + CONFIG.format(objective=objective))
-        result = CliRunner().invoke(cli.app, [stage, "c.toml", "--out", "out"])
-        text = result.output + (str(result.exception) if result.exception else "")
-        return " ".join(text.split()), tmp_path / "out"
+        return " ".join(say(stage, "c.toml", "--out", "out", error=error).split())
 
     return start
 
 
 def test_an_encoder_is_refused_before_any_work(started):
-    text, out = started("", "probe")
+    text = started("", "probe", ValueError)
     assert "the network has 9 outputs for 12 classes" in text and 'objective = "prototype"' in text
-    assert not list(out.glob("probe/*/stimuli*"))
+    assert not list(Path("out").glob("probe/*/stimuli*"))
 
 
 @pytest.mark.slow
 def test_an_encoder_goes_all_the_way_with_an_objective(started):
-    text, out = started('objective = "prototype"')
+    started('objective = "prototype"')
+    out = Path("out").resolve()
     results = read_results(out, REVERSION)
     (sentence,) = results.measured_on
     assert "mean of the outputs" in sentence and "at most 3 training images each" in sentence
@@ -318,7 +317,7 @@ def test_an_encoder_goes_all_the_way_with_an_objective(started):
         assert row.objective_before == pytest.approx(float(cosines[row.class_id]), abs=1e-5)
         assert row.correct_before == bool(cosines[row.class_id] >= cosines.max() - 1e-6)
     # another objective: everything that follows from it is done again, and nothing else
-    text, out = started('objective = "my_encoders:second"', "revert")
+    text = started('objective = "my_encoders:second"', "revert")
     assert "stimuli: 2 done before" in text and "class prototypes" not in text
     assert (
         read_results(out, REVERSION)

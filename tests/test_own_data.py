@@ -1,25 +1,21 @@
 """A user's own images and checkpoints, from the front door."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-import oracles
 import pandas as pd
 import pytest
 import torch
+from command_line import say
+from network_pairs import perturbed
 from PIL import Image
-from test_interventions import perturbed
 
-from harness.concepts.naming import attribute_overlaps
 from harness.images.sets import drawn_arrays
 from harness.networks.architectures import build
 
-ROOT = Path(__file__).parent.parent
 CLASSES = ("clock", "fish", "zebra")
 CONFIG = """
+workers = 0
 [images]
 source = "folder"
 probe = "{0}/probe"
@@ -67,31 +63,32 @@ def own(tmp_path_factory):
     return root
 
 
-def run(root: Path, out: Path, stage: str = "run", config: str | None = None):
+def run(out: Path, config: str, stage: str = "run", error: type[Exception] | None = None) -> str:
     path = out.with_suffix(".toml")
-    path.write_text(config or CONFIG.format(root))
-    command = [sys.executable, "-m", "conceptevo", stage, str(path), "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    path.write_text(config)
+    return " ".join(say(stage, path, "--out", out, error=error).split())
 
 
-def test_own_checkpoints_and_images_go_all_the_way(own, tmp_path):
-    code, output = run(own, tmp_path / "run")
-    assert code == 0, output
-    page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def finished(own, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(out, CONFIG.format(own))
+    return out
+
+
+def test_own_checkpoints_and_images_go_all_the_way(finished):
+    page = (finished / "report" / "report.html").read_text(encoding="utf-8")
     assert "mine" in page and page.count("<img ") == 5  # none that needs true concepts
-    tables = {path.name for path in (tmp_path / "run" / "report" / "tables").glob("*.csv")}
+    tables = {path.name for path in (finished / "report" / "tables").glob("*.csv")}
     assert {"neurons.csv", "identity.csv", "reversion.csv"} <= tables
     assert "alignment.csv" not in tables
-    command = [sys.executable, "-m", "conceptevo", "bench", str(tmp_path / "run")]
-    command += ["--methods", "sign_t,random", "--workers", "0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    board = pd.read_csv(tmp_path / "run" / "bench" / "leaderboard.csv")
+    say("bench", finished, "--methods", "sign_t,random", "--workers", 0)
+    board = pd.read_csv(finished / "bench" / "leaderboard.csv")
     assert set(board["method"]) == {"sign_t", "random"}
 
 
-def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, tmp_path):
+def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
     rows = ["path,round,striped"]
     for path in sorted((own / "test").rglob("*.*")):
         name = path.parent.name
@@ -99,30 +96,15 @@ def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, tmp_pa
     (own / "attributes.csv").write_text("\n".join(rows) + "\n")
     section = f'test = "{own}/test"'
     config = CONFIG.format(own).replace(section, f'{section}\nattributes = "{own}/attributes.csv"')
-    code, output = run(own, tmp_path / "run", "report", config)
-    assert code == 0, output
+    run(tmp_path / "run", config, "report")
     named = pd.read_parquet(tmp_path / "run" / "probe" / "mine" / "concepts-0020.parquet")
     assert set(named["concept"]) <= {"round", "striped"} and named["iou"].between(0, 1).all()
     assert (tmp_path / "run" / "report" / "tables" / "alignment.csv").exists()
     (own / "attributes.csv").write_text("\n".join(rows[:-1]) + "\n")
-    code, output = run(own, tmp_path / "run", "report", config)
-    assert code == 2 and "have no row for" in output
+    assert "have no row for" in run(tmp_path / "run", config, "report", ValueError)
     (own / "attributes.csv").write_text("\n".join([rows[0], *(r + "0" for r in rows[1:])]))
-    code, output = run(own, tmp_path / "run", "report", config)
-    assert code == 2 and "column 'striped' holds something other than 0 and 1" in output
-
-
-def test_attribute_overlaps_equal_sets():
-    rng = np.random.default_rng(0)
-    activations = rng.integers(0, 4, (30, 6)).astype(float)  # many ties
-    attributes = rng.random((30, 4)) < 0.3
-    attributes[:, 3] = False
-    found = attribute_overlaps(activations, attributes)
-    for n in range(6):
-        for a in range(3):
-            expected = oracles.attribute_overlap(activations[:, n], attributes[:, a])
-            assert found[n, a] == pytest.approx(expected)
-    assert (found[:, 3] == 0).all()
+    told = run(tmp_path / "run", config, "report", ValueError)
+    assert "column 'striped' holds something other than 0 and 1" in told
 
 
 def broken_image(root):
@@ -167,7 +149,4 @@ def test_what_is_wrong_is_named(own, tmp_path, damage):
     copy = tmp_path / "copy"
     shutil.copytree(own, copy)
     config, message = damage(copy)
-    code, output = run(copy, tmp_path / "run", "revert", config.format(copy))
-    assert code == 2, output
-    assert message in output
-    assert "Traceback" not in output
+    assert message in run(tmp_path / "run", config.format(copy), "revert", ValueError)

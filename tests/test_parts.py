@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from test_interventions import perturbed
+from network_pairs import perturbed
 from torch import nn
 
 from harness.concepts.network import Network

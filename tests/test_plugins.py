@@ -9,10 +9,9 @@ import sys
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from command_line import say
 
 from analysis import commands
-from conceptevo import cli
 from tests.synthetic_study import make_responses, make_study, write
 
 NETWORKS = '''
@@ -128,20 +127,14 @@ def outside(tmp_path, monkeypatch, registries):
         sys.modules.pop(name, None)
 
 
-def conceptevo(*arguments):
-    done = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
-
-
 def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
     (outside / "own.toml").write_text(CONFIG)
-    conceptevo("run", "own.toml", "--out", "RUN")
+    say("run", "own.toml", "--out", "RUN")
     tables = outside / "RUN" / "report" / "tables"
     assert set(pd.read_csv(tables / "neurons.csv")["series"]) == {"fresh"}
     assert set(pd.read_csv(tables / "identity.csv")["method"]) == {"toy_networks:scattered"}
     assert set(pd.read_csv(tables / "reversion.csv")["method"]) == {"toy_networks:gradient_size"}
-    conceptevo(
+    say(
         "bench", "RUN", "--methods", "toy_networks:gradient_size,random",
         "--ablation", "revert,toy_networks:halved", "--workers", 0,
     )  # fmt: skip
@@ -160,7 +153,7 @@ def test_an_architecture_is_a_function(outside):
     )
     config = CONFIG.replace('source = "toy_networks:Fresh"', training)
     (outside / "own.toml").write_text(config)
-    conceptevo("probe", "own.toml", "--out", "RUN")
+    say("probe", "own.toml", "--out", "RUN")
 
 
 def test_a_statistic_a_kind_of_question_and_a_similarity_stand_in_the_report(outside):

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import say
 
 from analysis.exhibits import pdf
 from analysis.planning.designs import Design
@@ -19,7 +19,6 @@ from analysis.study.preregistration import AUTHORS, preregistration
 from analysis.study.responses import EXCLUSIONS, prepare
 from analysis.study.results import Results, Settings
 from analysis.study.unanswered import planned_claims, power_of, unanswered
-from conceptevo.cli import app
 from harness.artifacts import write_text
 from tasks.settings import QUESTIONS, Analysis, Exclusion
 from tasks.study import digest
@@ -130,18 +129,14 @@ def test_other_main_questions_and_none(tmp_path, primary):
 def test_the_command_writes_markdown_curve_and_pdf_and_the_same_bytes_again(folder, tmp_path):
     for name in "ab":
         out = tmp_path / name / "preregistration.md"
-        arguments = ["study", "preregister", str(folder), "--out", str(out), "--studies", "50"]
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-        assert f"wrote {out}" in result.output.replace("\n", "")
+        said = say("study", "preregister", folder, "--out", out, "--studies", 50)
+        assert f"wrote {out}" in said.replace("\n", "")
     first, second = (
         {p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())} for name in "ab"
     )
     assert first == second
     assert {"preregistration.md", "preregistration-power.png"} <= set(first)
-    assert (
-        f"{first['preregistration.md'].decode().count(AUTHORS)} parts are marked" in result.output
-    )
+    assert f"{first['preregistration.md'].decode().count(AUTHORS)} parts are marked" in said
     if not pdf.can_write_pdf():
         pytest.skip("fpdf2, of the extra `pdf`, is not installed")
     assert first["preregistration.pdf"].startswith(b"%PDF-")

@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import say
 from PIL import Image
-from typer.testing import CliRunner
 
 from analysis.run.published import beside, published
-from conceptevo import cli
 from harness.config import load_config
 from harness.presets import published_classes
 from harness.records import JOINT
@@ -26,10 +25,6 @@ def imagenet(tmp_path_factory):
     return root
 
 
-def init(*arguments):
-    return CliRunner().invoke(cli.app, ["init", *map(str, arguments)])
-
-
 def test_the_preset_is_a_configuration_of_the_published_study(imagenet, tmp_path):
     path = tmp_path / "paper.toml"
     for name, epochs in (
@@ -40,8 +35,8 @@ def test_the_preset_is_a_configuration_of_the_published_study(imagenet, tmp_path
         (tmp_path / "c" / name).mkdir(parents=True)
         for epoch in epochs:
             (tmp_path / "c" / name / f"model-{epoch}.pth").touch()
-    result = init(path, "--preset", "paper", "--images", imagenet, "--checkpoints", tmp_path / "c")
-    assert result.exit_code == 0, result.exception
+    preset = ("init", path, "--preset", "paper")
+    say(*preset, "--images", imagenet, "--checkpoints", tmp_path / "c")
     config = load_config(path)
     assert len(config.evolve.classes) == 100 == len(set(published_classes()))
     assert config.evolve.classes[:2] == ("n00000001", "n00000010")
@@ -57,15 +52,16 @@ def test_the_preset_is_a_configuration_of_the_published_study(imagenet, tmp_path
 
 
 def test_what_is_not_imagenet_is_refused(imagenet, tmp_path):
-    assert "needs --images" in str(init(tmp_path / "a", "--preset", "paper").exception)
-    assert "there is paper" in str(init(tmp_path / "a", "--preset", "mine").exception)
-    result = init(tmp_path / "a", "--preset", "paper", "--images", tmp_path)
-    assert "holds no folder train/" in str(result.exception)
+    preset = ("init", tmp_path / "a", "--preset")
+    assert "needs --images" in say(*preset, "paper", error=ValueError)
+    assert "there is paper" in say(*preset, "mine", error=ValueError)
+    told = say(*preset, "paper", "--images", tmp_path, error=ValueError)
+    assert "holds no folder train/" in told
     for split in ("train", "val"):
         (tmp_path / "few" / split / "cat").mkdir(parents=True)
         (tmp_path / "few" / split / "cat" / "1.png").write_bytes(b"")
-    result = init(tmp_path / "a", "--preset", "paper", "--images", tmp_path / "few")
-    assert "1 class folders in val/" in str(result.exception)
+    told = say(*preset, "paper", "--images", tmp_path / "few", error=ValueError)
+    assert "1 class folders in val/" in told
     assert not (tmp_path / "a").exists()
 
 

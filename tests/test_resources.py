@@ -2,13 +2,12 @@
 
 import logging
 import shutil
-import tomllib
 
 import pytest
+from command_line import say
 from rich.console import Console
-from typer.testing import CliRunner
+from small_runs import small, write_toml
 
-from conceptevo import cli
 from harness.artifacts import Artifact, Run, write_tables
 from harness.config import load_config, parse_config
 from harness.networks import devices
@@ -20,40 +19,11 @@ from harness.stages.probe import activation_parts
 from harness.stages.run import STAGES, run_until, worker_count, write_manifest
 from harness.stages.stage import Plan
 
-CONFIG = """
-seed = 3
-workers = 0
-device = "cpu"
-[images]
-source = "drawn"
-train = 96
-probe = 48
-test = 48
-[[series]]
-name = "vgg"
-architecture = "small_vgg"
-training = { epochs = 2, save = [1, 2] }
-[probe]
-k = 4
-[space]
-methods = ["correlation"]
-[evolve]
-methods = ["sign_t"]
-images_per_class = 2
-classes = ["clock", "fish"]
-[revert]
-random_draws = 2
-importance_images = 2
-heldout_images = 2
-"""
 QUIET = Console(quiet=True)
 
 
 def config_of(**changes):
-    values = tomllib.loads(CONFIG)
-    for name, value in changes.items():
-        values[name] = {**values[name], **value} if isinstance(value, dict) else value
-    return parse_config(values)
+    return parse_config(small(seed=3, space={"methods": ["correlation"]}, **changes))
 
 
 def artifacts_of(folder, *kinds):
@@ -100,15 +70,13 @@ def test_the_device_is_no_part_of_a_fingerprint_and_the_precision_is(tmp_path):
 
 
 def test_the_command_line_has_the_last_word(tmp_path):
-    path = tmp_path / "one.toml"
-    path.write_text(CONFIG)
+    path = write_toml(tmp_path / "one.toml", small())
     assert load_config(path, device="cuda:1", precision=None).device == "cuda:1"
     assert load_config(path, device=None).device == "cpu"
-    result = CliRunner().invoke(cli.app, ["run", str(path), "--out", str(tmp_path / "r"),
-                                          "--device", "cuda:7"])  # fmt: skip
-    assert "device 'cuda:7' is not there: torch" in str(result.exception)
-    result = CliRunner().invoke(cli.app, ["probe", str(path), "--device", "gpu"])
-    assert "device: must be auto, cpu, cuda, cuda:N or mps (got 'gpu')" in str(result.exception)
+    told = say("run", path, "--out", tmp_path / "r", "--device", "cuda:7", error=ValueError)
+    assert "device 'cuda:7' is not there: torch" in told
+    told = say("probe", path, "--device", "gpu", error=ValueError)
+    assert "device: must be auto, cpu, cuda, cuda:N or mps (got 'gpu')" in told
     assert not (tmp_path / "r").exists()
 
 
@@ -160,9 +128,7 @@ def test_resources_end_with_their_block():
 
 
 def test_however_the_images_are_divided_the_bytes_are_the_same(run, tmp_path):
-    other = run_until(
-        "space", config_of(probe={"k": 4, "range_images": 7}), tmp_path / "run", QUIET
-    )
+    other = run_until("space", config_of(probe={"range_images": 7}), tmp_path / "run", QUIET)
     mine, theirs = (artifacts_of(one.root, "probe", "space") for one in (run, other))
     theirs.pop("space/map.parquet")
     mine.pop("space/map.parquet", None)
@@ -173,7 +139,7 @@ def test_however_the_images_are_divided_the_bytes_are_the_same(run, tmp_path):
 
 
 def test_ranges_that_are_there_are_not_recorded_again(tmp_path, monkeypatch):
-    config = config_of(probe={"k": 4, "range_images": 16})
+    config = config_of(probe={"range_images": 16})
     out = tmp_path / "run"
     run_until("check", config, out, QUIET)
     recorded, full = [], "harness.stages.probe.probe_range"

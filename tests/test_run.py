@@ -1,8 +1,6 @@
 """The main job end to end on a small scale: resumed, moved, and the same to the byte."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,77 +10,50 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
+from command_line import say
+from small_runs import small, write_toml
 
-from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT
 from harness.results import REVERSION, read_results
 
 ROOT = Path(__file__).parent.parent
-CONFIG = """
-seed = 3
-[images]
-source = "drawn"
-train = 192
-probe = 72
-test = 72
-[[series]]
-name = "vgg"
-architecture = "small_vgg"
-training = { epochs = 3, save = [0, 1, 3] }
-[[series]]
-name = "convnext"
-architecture = "small_convnext"
-training = { epochs = 2, save = [0, 1, 2] }
-[probe]
-k = 8
-[space]
-epochs = 5
-[evolve]
-methods = ["sign_t", "mean_path", "random"]
-images_per_class = 3
-classes = ["clock", "zebra", "fish"]
-[revert]
-random_draws = 2
-importance_images = 3
-heldout_images = 3
-"""
+VGG = {"name": "vgg", "training": {"epochs": 3, "save": [0, 1, 3]}}
+CONVNEXT = {
+    "name": "convnext", "architecture": "small_convnext",
+    "training": {"epochs": 2, "save": [0, 1, 2]},
+}  # fmt: skip
+VALUES = small(
+    seed=3,
+    images={"train": 192, "probe": 72, "test": 72},
+    series=[VGG, CONVNEXT],
+    probe={"k": 8},
+    space={"methods": ["sgns", "ppmi", "jaccard", "correlation", "profile", "random"],
+           "epochs": 5},
+    evolve={"methods": ["sign_t", "mean_path", "random"], "images_per_class": 3,
+            "classes": ["clock", "zebra", "fish"]},
+    revert={"importance_images": 3, "heldout_images": 3},
+)  # fmt: skip
 
 
-def start(config: Path, out: Path, *stage: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "conceptevo",
-        *(stage or ("run",)),
-        str(config),
-        "--out",
-        str(out),
-    ]
+def start(config: Path, out: Path) -> subprocess.Popen:
+    """The command as it is typed, in a process of its own."""
+    command = [sys.executable, "-m", "conceptevo", "run", str(config), "--out", str(out)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.toml"
-    path.write_text(CONFIG)
-    return path
+    return write_toml(tmp_path_factory.mktemp("config") / "tiny.toml", VALUES)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, config) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(config, out))
+    say("run", config, "--out", out)
     return out
 
 
@@ -94,17 +65,8 @@ def test_it_leaves_a_report_with_every_table_and_figure(finished):
     places = [page.index(f"<h2>{title}</h2>") for title in titles]
     assert places == sorted(places) and page.index("q1 to q4") < page.index("adjusted p (Page)")
     names = {path.name for path in (finished / "report" / "tables").iterdir()}
-    for table in (
-        "training",
-        "neurons",
-        "alignment",
-        "alignment_pairs",
-        "identity",
-        "matching",
-        "reversion",
-        "reversion_effects",
-        "reversion_layers",
-    ):
+    for table in ("training", "neurons", "alignment", "alignment_pairs", "identity", "matching",
+                  "reversion", "reversion_effects", "reversion_layers"):  # fmt: skip
         assert {f"{table}.csv", f"{table}.md", f"{table}.tex"} <= names
 
 
@@ -170,20 +132,26 @@ def artifacts_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_second_time_everything_is_reused(finished, config):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
-    output = finish(start(config, finished))
-    assert "reused" in output
+    assert "reused" in say("run", config, "--out", finished)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
 
 
-def test_killed_again_and_again_it_gives_the_same_bytes(finished, config, tmp_path):
-    out = tmp_path / "run"
-    for seconds in (4, 6, 8, 10):
-        process = start(config, out)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL if seconds != 8 else signal.SIGINT)
-        process.communicate(timeout=60)
-    finish(start(config, out))
-    assert artifacts_of(out) == artifacts_of(finished)
+def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(finished, config, tmp_path):
+    """`test_interrupted.py` stops runs everywhere, and kills more of them at night."""
+    out, workers = tmp_path / "run", write_toml(tmp_path / "two.toml", {**VALUES, "workers": 2})
+    process = start(workers, out)
+    while not list(out.glob("probe/*/stimuli-*")):  # until it is in the middle of its work
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    listing = ["pgrep", "-P", str(process.pid)]
+    children = subprocess.run(listing, capture_output=True, text=True).stdout.split()
+    process.kill()
+    process.communicate(timeout=60)
+    say("run", config, "--out", out)
+    for child in children:
+        status = Path(f"/proc/{child}/status")
+        assert not status.exists() or "Z (zombie)" in status.read_text()
+    assert children and artifacts_of(out) == artifacts_of(finished)
     assert tables_of(out) == tables_of(finished)
 
 
@@ -192,7 +160,7 @@ def test_a_moved_run_gives_the_same_tables(finished, config, tmp_path):
     shutil.copytree(finished, moved)
     expected = tables_of(moved)
     shutil.rmtree(moved / "report")
-    finish(start(config, moved, "report"))
+    say("report", config, "--out", moved)
     assert tables_of(moved) == expected
 
 
@@ -209,54 +177,22 @@ def test_two_commands_do_not_work_in_one_folder(finished, config):
         fcntl.flock(held, fcntl.LOCK_EX)
         process = start(config, finished)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 2 and "Traceback" not in output
     assert "another conceptevo command is working in" in " ".join(output.split())
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("k = 8", "k = 80", "probe.k = 80: there are 72 probe images; lower it, or add images"),
-        ('"zebra"', '"unicorn"', "no class unicorn; there are ladybug"),
-        ('name = "vgg"', 'name = "vgg"\nlayers = ["nope"]', "no layer matches 'nope'"),
-        ("random_draws", "random_drwas", r"revert.random_drwas: unknown key"),
-    ],
-)
-def test_bad_input_is_told_clearly_and_loses_nothing(finished, config, tmp_path, old, new, message):
+def test_bad_input_is_told_clearly_and_loses_nothing(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    wrong = tmp_path / "wrong.toml"
-    wrong.write_text(CONFIG.replace(old, new))
-    process = start(wrong, out)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert message in " ".join(output.split())
-    assert "Traceback" not in output
+    for change, message in (
+        ({"probe": {"k": 80}}, "probe.k = 80: there are 72 probe images; lower it, or add images"),
+        ({"evolve": {"classes": ["unicorn"]}}, "no class unicorn; there are ladybug"),
+        ({"series": [{**VGG, "layers": ["nope"]}]}, "no layer matches 'nope'"),
+        ({"revert": {"random_drwas": 2}}, "revert.random_drwas: unknown key"),
+    ):
+        wrong = write_toml(tmp_path / "wrong.toml", VALUES | change)
+        assert message in say("run", wrong, "--out", out, error=ValueError)
     assert tables_of(out) == tables_of(finished)
-
-
-def test_help_lists_every_stage():
-    text = CliRunner().invoke(cli.app, ["--help"]).output
-    for stage in ("train", "probe", "space", "evolve", "revert", "report", "run", "demo", "init"):
-        assert stage in text
-
-
-def test_a_killed_parent_leaves_no_worker(config, tmp_path):
-    process = start(config, tmp_path / "run")
-    for _ in range(300):  # until it works
-        time.sleep(0.2)
-        if (tmp_path / "run" / "images").exists():
-            break
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
-    process.kill()
-    process.communicate(timeout=60)
-    time.sleep(2)
-    for child in children:
-        status = Path(f"/proc/{child}/status")
-        assert not status.exists() or "Z (zombie)" in status.read_text()
-    assert os.path.isdir(tmp_path / "run")
 
 
 def test_a_row_of_the_main_table_is_the_mean_over_classes(finished):

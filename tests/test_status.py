@@ -6,34 +6,23 @@ import shutil
 from datetime import datetime
 
 import pytest
+from command_line import say
 from rich.console import Console
-from typer.testing import CliRunner
+from small_runs import small
 
-from conceptevo import cli
 from harness.artifacts import Artifact, ArtifactError, Run, lock, working_since
 from harness.config import parse_config
 from harness.stages.run import run_until
 from harness.stages.status import status
 from harness.verify import verify
 
-CONFIG = {
-    "workers": 0,
-    "device": "cpu",
-    "images": {"source": "drawn", "train": 96, "probe": 48, "test": 48},
-    "series": [
-        {"name": "vgg", "source": "train", "training": {"epochs": 2, "save": [1, 2]}},
-    ],
-    "probe": {"k": 4, "activations": False, "range_images": 16},
-    "space": {"methods": ["jaccard"]},
-    "evolve": {"methods": ["sign_t"], "images_per_class": 2, "classes": ["clock", "fish"]},
-    "revert": {"random_draws": 2, "importance_images": 2, "heldout_images": 2},
-}
+CONFIG = parse_config(small(probe={"k": 4, "activations": False, "range_images": 16}))
 QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return run_until("revert", parse_config(CONFIG), tmp_path_factory.mktemp("s") / "run", QUIET)
+    return run_until("revert", CONFIG, tmp_path_factory.mktemp("s") / "run", QUIET)
 
 
 @pytest.fixture
@@ -89,7 +78,7 @@ def test_when_it_will_be_done_follows_from_what_is_done(run):
 
 
 def test_of_a_run_that_has_just_begun_what_cannot_be_known_is_said(tmp_path):
-    run = run_until("images", parse_config(CONFIG), tmp_path / "run", QUIET)
+    run = run_until("images", CONFIG, tmp_path / "run", QUIET)
     found = status(run)
     assert "probe" in found.unknown
     assert counts(run)["training"] == (0, 0, 0, 1)
@@ -135,13 +124,11 @@ def test_verify_tells_missing_unfinished_and_unreadable_apart(run):
 
 
 def test_the_commands_say_it(run):
-    output = CliRunner().invoke(cli.app, ["status", str(run.root)])
-    assert output.exit_code == 0 and "All work is done." in output.output
-    output = CliRunner().invoke(cli.app, ["verify", str(run.root)])
-    assert output.exit_code == 0 and "0 damaged or missing" in output.output.replace("\n", " ")
+    assert "All work is done." in say("status", run.root)
+    assert "0 damaged or missing" in say("verify", run.root)
     run.path(Artifact("map")).write_bytes(b"")
-    output = CliRunner().invoke(cli.app, ["verify", str(run.root)])
-    assert output.exit_code == 1 and "space/map.parquet differs" in output.output
+    with pytest.raises(AssertionError, match="space/map.parquet differs"):
+        say("verify", run.root)
 
 
 def test_what_is_damaged_is_deleted_and_made_again(finished, run):
@@ -156,7 +143,7 @@ def test_what_is_damaged_is_deleted_and_made_again(finished, run):
     assert [path for path, finding in verify(run) if finding] == sorted(damaged)
     for path in damaged:
         path.unlink()
-    run_until("revert", parse_config(CONFIG), run.root, QUIET)
+    run_until("revert", CONFIG, run.root, QUIET)
     assert [finding for _, finding in verify(run) if finding] == []
     for path in finished.files():
         assert (run.root / path.relative_to(finished.root)).read_bytes() == path.read_bytes()
