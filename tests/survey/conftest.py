@@ -26,7 +26,7 @@ from tasks.build import build
 from tasks.evidence import Evidence
 from tasks.kinds import all_tasks
 from tasks.recruitment import PLATFORMS, Codes, Entry, Recruitment, load_recruitment
-from tasks.settings import Exclusion, Practice, StudySettings
+from tasks.settings import Attention, Exclusion, Practice, StudySettings
 from tasks.study import load
 
 SERIES, EPOCHS, CHANNELS, K = ("a", "b"), (0, 1, 2, 3), 36, 20
@@ -91,6 +91,17 @@ SETTINGS = StudySettings(
     practice=Practice(attempts=99),  # whoever clicks the first option passes at last
     exclusion=Exclusion(practice_attempts_above=None),
 )
+
+
+def short(**changes) -> StudySettings:
+    """Settings of one trial of every task, after one to practise."""
+    update = {
+        "trials": {name: {next(iter(conditions)): 1} for name, conditions in TRIALS.items()},
+        "forms": 1, "attention": Attention(trials=0), "practice": Practice(trials=1, pass_share=0),
+    }  # fmt: skip
+    return SETTINGS.model_copy(update=update | changes)
+
+
 SET = sum(map(len, TRIALS.values())) + 5  # attention trials: what one participant answers
 
 

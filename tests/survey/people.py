@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from survey_app.flow import ENDS, Stage
 from survey_app.platforms import Arrival
 from survey_app.service import Service
+from survey_app.store import Store
 
 RADIO = re.compile(r'<input type="radio" name="(\w+)" value="([^"]*)"')
 NUMBER = re.compile(r'<input type="number" name="(\w+)"')
@@ -18,6 +20,13 @@ class Person(str):
     """A pseudonym, and by whom it is borne."""
 
     visitor: Arrival
+
+
+def open_service(place: Path | str, *arguments: Any, **more: Any) -> Service:
+    """A study served from an empty database: a file of SQLite, or a URL."""
+    store = Store(f"sqlite:///{place}" if isinstance(place, Path) else place)
+    store.migrate()
+    return Service(store, *arguments, **more)
 
 
 def arrive(service: Service, name: str | Arrival, platform: str = "prolific") -> Person:

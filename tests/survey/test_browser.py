@@ -6,9 +6,10 @@ Skipped, loudly, where there is no Chromium.
 from __future__ import annotations
 
 import time
+from itertools import product
 
 import pytest
-from conftest import SET, SETTINGS, TRIALS
+from conftest import TRIALS, Survey, short
 from sqlalchemy import select
 from visitors import (
     DESKTOP,
@@ -26,41 +27,60 @@ from visitors import (
 from survey_app.schema import participants, responses
 from survey_app.store import Store
 from tasks.build import build
-from tasks.settings import Attention, Practice
 
 pytestmark = needs_browser
 
+LANGUAGES = {
+    "en": ("Continue", "ltr"), "de": ("Weiter", "ltr"), "zh": ("继续", "ltr"),
+    "ar": ("متابعة", "rtl"),
+}  # fmt: skip
+SIZES = {"desktop": DESKTOP, "phone": PHONE}
+#: Whole sessions by day: both sizes, both hands. The other languages and combinations at night.
+BY_DAY = {("en", "phone", "mouse"), ("en", "desktop", "keyboard")}
+SESSIONS = [
+    pytest.param(*session, marks=() if session in BY_DAY else pytest.mark.slow)
+    for session in product(LANGUAGES, SIZES, ("mouse", "keyboard"))
+]
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_whole_session_by_mouse(browser, survey, size):
-    kind = "desktop" if size is DESKTOP else "phone"
-    name = f"mouse{kind}"
-    visitor = Visitor(browser, link(survey, name), size)
-    seen = {}
-    while visitor.stage != "finished":
-        heading = visitor.page.locator(".survey h1").inner_text()
-        if (visitor.stage, heading) not in seen:
-            seen[visitor.stage, heading] = axe(visitor.page)
-            visitor.shot(f"{kind}-{len(seen):02d}-{visitor.stage}")
-            wide = visitor.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-            assert wide <= 0, f"{visitor.stage} scrolls sideways by {wide} px"
-        visitor.answer()
-    visitor.shot(f"{kind}-{len(seen) + 1:02d}-finished")
-    assert {page: found for page, found in seen.items() if found} == {}
-    assert len([s for s, _ in seen if s == "trial"]) == 4
-    assert len(stored(survey.url, name)) == SET
+
+@pytest.fixture(scope="module")
+def spoken(request, run, tmp_path_factory):
+    """A survey with a trial of every task, in a language."""
+    folder = tmp_path_factory.mktemp(request.param)
+    build(run, short(language=request.param), folder / "study", say=lambda text: None)
+    served = Survey(folder / "study", f"sqlite:///{folder / 'answers.sqlite'}")
+    yield request.param, served
+    served.close()
+
+
+@pytest.mark.parametrize(("spoken", "kind", "by"), SESSIONS, indirect=["spoken"])
+def test_a_whole_session(browser, spoken, kind, by):
+    language, served = spoken
+    button, direction = LANGUAGES[language]
+    name = f"{language}{kind}{by}"
+    visitor = Visitor(browser, link(served, name), SIZES[kind])
+    root = visitor.page.locator(".survey")
+    assert (root.get_attribute("lang"), root.get_attribute("dir")) == (language, direction)
+    assert visitor.page.evaluate("document.documentElement.lang") == language
+    seen: set[tuple[str, str]] = set()
+    while True:
+        page = (visitor.stage, visitor.page.locator(".survey h1").inner_text())
+        if page not in seen and by == "mouse":
+            assert axe(visitor.page) == []
+            visitor.shot(f"{language}-{kind}-{len(seen):02}-{visitor.stage}")
+        seen.add(page)
+        wide = visitor.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"{visitor.stage} scrolls sideways by {wide} px"
+        if visitor.stage == "trial":
+            assert visitor.page.locator(SUBMIT).inner_text() == button
+        if visitor.stage == "finished":
+            break
+        (visitor.answer if by == "mouse" else visitor.answer_by_keys)()
+    assert len(stored(served.url, name)) == len(TRIALS)
     time.sleep(1)  # the debrief waits for the reader
-    visitor.page.get_by_role("link", name="Return to Prolific").click()
+    visitor.page.locator(".survey a.primary").click()
     visitor.page.wait_for_url("https://app.prolific.com/submissions/complete?cc=DONE*")
     assert visitor.trouble == []
-
-
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_whole_session_by_keyboard_alone(browser, survey, size):
-    name = f"keyboard{size['width']}"
-    visitor = Visitor(browser, link(survey, name), size)
-    visitor.until("finished", visitor.answer_by_keys)
-    assert len(stored(survey.url, name)) == SET
 
 
 def test_refresh_back_second_tab_and_other_device_go_on(browser, survey, frozen):
@@ -81,7 +101,7 @@ def test_refresh_back_second_tab_and_other_device_go_on(browser, survey, frozen)
     phone.answer()
     tab.answer()  # answers a page that is over: nothing is stored, the current page shows
     assert tab.version == phone.version == version + 1
-    assert len(stored(survey.url, "wanders")) == 2
+    assert len(stored(survey.url, "wanders")) == 2 and visitor.trouble == tab.trouble == []
 
 
 def test_a_double_click_answers_one_trial(browser, survey, frozen):
@@ -125,8 +145,6 @@ def test_the_clock_starts_when_the_pictures_are_visible(browser, survey, frozen)
 
 
 def test_a_killed_server_loses_nothing(browser, study_folder, frozen, tmp_path):
-    from conftest import Survey
-
     url = f"sqlite:///{tmp_path / 'a.sqlite'}"
     served = Survey(study_folder, url)
     try:
@@ -186,67 +204,7 @@ def test_the_network_never_carries_a_key(browser, survey, frozen):
         visitor.answer()
     sent = "".join(heard)
     assert "option" in sent.lower() or "tile" in sent
-    for word in (
-        "hand_picked",
-        "same_series",
-        "obvious",
-        "attention",
-        "one_reference",
-        "false_evolution",
-    ):
+    for word in ("hand_picked", "same_series", "obvious", "attention", "one_reference",
+                 "false_evolution"):  # fmt: skip
         assert word not in sent
     assert not [t.id for t in study.trials if f'"{t.id}"' in sent]
-
-
-LANGUAGES = {"de": ("Weiter", "ltr"), "zh": ("继续", "ltr"), "ar": ("متابعة", "rtl")}
-
-
-@pytest.fixture(scope="module", params=LANGUAGES)
-def foreign(request, run, tmp_path_factory):
-    """A survey with a trial of every task, in a language other than English."""
-    from conftest import Survey
-
-    folder = tmp_path_factory.mktemp(request.param)
-    trials = {name: {next(iter(conditions)): 1} for name, conditions in TRIALS.items()}
-    settings = SETTINGS.model_copy(
-        update={
-            "language": request.param,
-            "trials": trials,
-            "forms": 1,
-            "attention": Attention(trials=0),
-            "practice": Practice(trials=1, pass_share=0),
-        }
-    )
-    build(run, settings, folder / "study", say=lambda text: None)
-    served = Survey(folder / "study", f"sqlite:///{folder / 'answers.sqlite'}")
-    yield request.param, served
-    served.close()
-
-
-@pytest.mark.slow  # three languages, two sizes, by mouse and by keyboard
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("by", ["mouse", "keyboard"])
-def test_a_whole_session_in_another_language(browser, foreign, size, by):
-    language, served = foreign
-    button, direction = LANGUAGES[language]
-    name = f"{language}{size['width']}{by}"
-    visitor = Visitor(browser, link(served, name), size)
-    root = visitor.page.locator(".survey")
-    assert (root.get_attribute("lang"), root.get_attribute("dir")) == (language, direction)
-    assert visitor.page.evaluate("document.documentElement.lang") == language
-    seen: set[str] = set()
-    for _ in range(60):
-        label = visitor.page.locator(".survey h1").inner_text()
-        if label not in seen:
-            seen.add(label)
-            assert axe(visitor.page) == []
-            visitor.shot(f"{language}-{size['width']}-{by}-{len(seen):02}-{visitor.stage}")
-            wide = visitor.page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= size["width"], "the page is wider than the screen"
-        if visitor.stage == "trial":
-            assert visitor.page.locator(SUBMIT).inner_text() == button
-        if visitor.stage == "finished":
-            break
-        (visitor.answer if by == "mouse" else visitor.answer_by_keys)()
-    assert len(stored(served.url, name)) == len(TRIALS)
-    assert visitor.trouble == []

@@ -7,48 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import typer
+from command_line import say
 from conftest import SET
-from typer.testing import CliRunner
 
-from survey_app import commands as survey_commands
-from survey_app import recruiting
 from survey_app.passwords import fits, hashed
-from tasks import commands as task_commands
 from tasks.responses import PARTICIPANTS, read_table
 
 ROOT = Path(__file__).parents[2]
-
-
-def front_door() -> typer.Typer:
-    """As `conceptevo.cli` wires the commands."""
-    app, study, responses = typer.Typer(), typer.Typer(), typer.Typer()
-    app.add_typer(study, name="study")
-    app.add_typer(responses, name="responses")
-    for name in ("build", "check", "settings"):
-        study.command(name)(getattr(task_commands, name))
-    study.command("simulate")(survey_commands.simulate)
-    study.command("places")(recruiting.places)
-    app.command("survey")(survey_commands.survey)
-    app.command("dashboard")(survey_commands.dashboard)
-    responses.command("export")(survey_commands.export)
-    responses.command("submissions")(survey_commands.submissions)
-    responses.command("forget")(survey_commands.forget)
-    responses.command("forget-ids")(survey_commands.forget_ids)
-    prolific = typer.Typer()
-    app.add_typer(prolific, name="prolific")
-    for name in ("draft", "poll", "approve"):
-        prolific.command(name)(getattr(recruiting, f"prolific_{name}"))
-    return app
-
-
-def say(*words: str, error: type[Exception] | None = None) -> str:
-    result = CliRunner().invoke(front_door(), list(words))
-    if error is None:
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result.output
-    assert isinstance(result.exception, error), (result.output, result.exception)
-    return str(result.exception)
 
 
 def test_from_run_to_table(run, tmp_path):

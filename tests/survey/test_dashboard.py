@@ -5,7 +5,7 @@ import socket
 import pytest
 from conftest import SET, Survey
 from oidc_provider import Provider
-from people import arrive, fill, go
+from people import arrive, fill, go, open_service
 from visitors import needs_browser
 
 from survey_app.export import tables
@@ -13,7 +13,6 @@ from survey_app.figures import agreement, interval, people_flow, per_condition, 
 from survey_app.flow import Stage
 from survey_app.passwords import OIDC, VARIABLE, hashed
 from survey_app.service import Service
-from survey_app.store import Store
 
 pytestmark = needs_browser
 
@@ -28,9 +27,7 @@ class Dashboard(Survey):
 @pytest.fixture
 def filled(frozen, tmp_path) -> Service:
     """Two who finished (one with a comment in markup), one midway."""
-    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    store.migrate()
-    service = Service(store, *frozen)
+    service = open_service(tmp_path / "a.sqlite", *frozen)
     for name in "ab":
         page = go(service, arrive(service, name), Stage.QUESTIONS)
         service.act(page["token"], fill(page) | {"values": {"comment": EVIL}})

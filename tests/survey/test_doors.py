@@ -11,17 +11,15 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from command_line import say
 from conftest import Survey
-from people import arrive, go
-from test_commands import say
+from people import arrive, go, open_service
 
 from survey_app import preview
 from survey_app.doors import SURVEY
 from survey_app.flow import Stage
 from survey_app.passwords import Guard, LockedOut
 from survey_app.platforms import Arrival
-from survey_app.service import Service
-from survey_app.store import Store
 from tasks.recruitment import load_recruitment
 
 
@@ -154,9 +152,7 @@ def test_guesses_at_the_same_moment_are_counted_one_by_one():
 
 def test_what_was_forgotten_is_in_no_file_of_the_database(frozen, recruitment, tmp_path):
     path = tmp_path / "a.sqlite"
-    store = Store(f"sqlite:///{path}")
-    store.migrate()
-    service = Service(store, *frozen, recruitment=recruitment)
+    service = open_service(path, *frozen, recruitment=recruitment)
     pid = "deadbeef" * 3
     person = arrive(service, Arrival("prolific", pid, details={"SESSION_ID": "feed" * 6}))
     go(service, person)
@@ -180,9 +176,7 @@ def test_all_platform_ids_are_forgotten_and_responses_stay(
 ):
     path = tmp_path / "a.sqlite"
     url = f"sqlite:///{path}"
-    store = Store(url)
-    store.migrate()
-    service = Service(store, *frozen, recruitment=recruitment)
+    service = open_service(url, *frozen, recruitment=recruitment)
     pid, session = "deadbeef" * 3, "feed" * 6
     person = arrive(service, Arrival("prolific", pid, details={"SESSION_ID": session}))
     go(service, person, Stage.TRIAL)
@@ -196,27 +190,24 @@ def test_all_platform_ids_are_forgotten_and_responses_stay(
     assert "ids were deleted: 0" in say(*words)
 
 
-def test_a_reader_in_the_way_is_said(frozen, tmp_path):
+def test_a_reader_in_the_way_is_said(frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr("survey_app.store.BUSY_SECONDS", 0.2)
     path = tmp_path / "a.sqlite"
-    store = Store(f"sqlite:///{path}")
-    store.migrate()
-    service = Service(store, *frozen)
+    service = open_service(path, *frozen)
     reader = sqlite3.connect(path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM studies").fetchone()
     go(service, arrive(service, "x"))
-    assert any("write-ahead log" in place for place in store.scrub())
+    assert any("write-ahead log" in place for place in service.store.scrub())
     reader.close()
-    assert store.scrub() == ["exported files and backups made before"]
+    assert service.store.scrub() == ["exported files and backups made before"]
 
 
 def test_a_person_forgotten_on_postgresql(frozen, postgres):
-    store = Store(postgres())
-    store.migrate()
-    service = Service(store, *frozen)
+    service = open_service(postgres(), *frozen)
     go(service, arrive(service, "x"))
-    assert store.forget("x") == 1
-    assert "PostgreSQL's write-ahead log and its archives" in store.scrub()
+    assert service.store.forget("x") == 1
+    assert "PostgreSQL's write-ahead log and its archives" in service.store.scrub()
 
 
 # Preview
@@ -224,9 +215,7 @@ def test_a_person_forgotten_on_postgresql(frozen, postgres):
 
 def test_every_page_can_be_seen_by_name(frozen, study_folder, tmp_path):
     study, _ = frozen
-    store = Store(f"sqlite:///{tmp_path / 'p.sqlite'}")
-    store.migrate()
-    service = Service(store, *frozen, "pilot", load_recruitment(study_folder))
+    service = open_service(tmp_path / "p.sqlite", *frozen, "pilot", load_recruitment(study_folder))
     found = preview.pages(service)
     stages = {page["stage"] for page in found.values()}
     assert {"consent", "instructions", "introduction", "practice", "feedback", "trial",

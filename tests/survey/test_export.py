@@ -6,8 +6,8 @@ import re
 
 import pandas as pd
 import pytest
-from people import arrive, fill, go
-from test_commands import say
+from command_line import say
+from people import arrive, fill, go, open_service
 
 from survey_app.export import as_csv, tables
 from survey_app.flow import Stage
@@ -21,9 +21,7 @@ from tasks.responses import PARTICIPANTS, read_table
 def database(frozen, recruitment, tmp_path) -> str:
     """One who finished, one midway."""
     url = f"sqlite:///{tmp_path / 'a.sqlite'}"
-    store = Store(url)
-    store.migrate()
-    service = Service(store, *frozen, recruitment=recruitment)
+    service = open_service(url, *frozen, recruitment=recruitment)
     for name, stage in (("1", None), ("2", Stage.TRIAL)):
         ids = {"PROLIFIC_PID": name * 24, "STUDY_ID": "6a" * 12, "SESSION_ID": f"{name}b" * 12}
         go(service, arrive(service, Arrival("prolific", name * 24, details=ids)), stage)
@@ -54,9 +52,7 @@ def test_excel_carries_nothing_out_that_a_person_wrote(database):
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "😀 مرحبا", "<b>x"])
 def test_free_text_comes_out_as_it_was_written_and_is_no_formula(frozen, tmp_path, text):
-    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    store.migrate()
-    service = Service(store, *frozen)
+    service = open_service(tmp_path / "a.sqlite", *frozen)
     person = arrive(service, "x")
     page = go(service, person, Stage.TRIAL)
     while page["stage"] != "finished":
@@ -65,7 +61,7 @@ def test_free_text_comes_out_as_it_was_written_and_is_no_formula(frozen, tmp_pat
         action["values"] |= dict.fromkeys(free, text)
         page, done = service.act(page["token"], action)
         assert done
-    answers, people = tables(store, "human")
+    answers, people = tables(service.store, "human")
     written = 0
     for frame in (answers, people):
         for row in csv.DictReader(io.StringIO(as_csv(frame))):

@@ -8,15 +8,13 @@ from html import escape, unescape
 from pathlib import Path
 
 import pytest
-from people import arrive, fill, go, look
+from people import arrive, fill, go, look, open_service
 
 import survey_app
 from survey_app.endings import REASONS
 from survey_app.first_page import with_words
 from survey_app.flow import Stage
-from survey_app.service import Service
 from survey_app.standing import Standing
-from survey_app.store import Store
 from survey_app.views import View
 from tasks.base import UnfitAnswer, check_values
 from tasks.build import build
@@ -116,12 +114,10 @@ def pseudo(frozen, tmp_path):
     written |= {"questions": questions, "seconds_per_trial": 60, "min_width": 300}
     copy = type(study).model_validate(translate(written))
     copy.__dict__["words"] = Pseudo(set())
-    store = Store(f"sqlite:///{tmp_path / 'x.sqlite'}")
-    store.migrate()
-    made = Service(store, copy, keys)
+    made = open_service(tmp_path / "x.sqlite", copy, keys)
     made.view.words = copy.__dict__["words"]
     yield made
-    store.engine.dispose()
+    made.store.engine.dispose()
 
 
 def test_no_page_has_a_word_outside_the_catalogue(pseudo):
@@ -163,12 +159,10 @@ def test_a_study_is_frozen_in_its_language(run, tmp_path):
     study, keys = load(tmp_path / "study")
     assert (study.language, study.title) == ("de", "Was haben diese Bilder gemeinsam?")
     assert "Teilnahme ist freiwillig" in study.consent
-    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    store.migrate()
-    service = Service(store, study, keys)
+    service = open_service(tmp_path / "a.sqlite", study, keys)
     page = go(service, arrive(service, "liest"), Stage.TRIAL)
     assert "Weiter" in page["html"] and "Aufgabe 1 von" in page["html"]
-    store.engine.dispose()
+    service.store.engine.dispose()
 
 
 @pytest.mark.parametrize("frozen_in", ["en", "de"])

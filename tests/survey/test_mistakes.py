@@ -12,18 +12,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from command_line import say
 from conftest import FEW
-from people import arrive, fill, go, look
+from people import arrive, fill, go, look, open_service
 from PIL import Image
 from prolific_double import TOKEN, Prolific
 from sqlalchemy.exc import OperationalError
-from test_commands import say
 
 from survey_app import prolific, signed_links
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
 from survey_app.service import Service
-from survey_app.store import Store, now
+from survey_app.store import now
 from tasks.build import build
 from tasks.evidence import read_groups
 from tasks.files import read_picture
@@ -191,9 +191,7 @@ def test_a_database_that_is_read_only_or_locked_is_one_sentence(
 
 def test_nothing_is_acknowledged_into_a_database_that_was_moved_away(frozen, tmp_path):
     path = tmp_path / "a.sqlite"
-    store = Store(f"sqlite:///{path}")
-    store.migrate()
-    service = Service(store, *frozen)
+    service = open_service(path, *frozen)
     page = go(service, arrive(service, "x"), Stage.TRIAL)
     path.rename(tmp_path / "b.sqlite")
     for _ in range(2):
@@ -330,16 +328,14 @@ def test_approvals_that_stop_midway_say_how_many_were_done(
     known = load_recruitment(folder).model_copy(update={"studies": (study,)})
     write_recruitment(folder, known)
     url = f"sqlite:///{tmp_path / 'a.sqlite'}"
-    store = Store(url)
-    store.migrate()
-    service = Service(store, *frozen, recruitment=known)
+    service = open_service(url, *frozen, recruitment=known)
     for number in range(3):
         pid, session = f"{number:024x}", f"5e{number:022x}"
         ids = {"PROLIFIC_PID": pid, "STUDY_ID": study, "SESSION_ID": session}
         person = arrive(service, Arrival("prolific", pid, details=ids))
         go(service, person)
-        with store.write() as connection:
-            store.update(connection, service.study.hash, person, code="DONE")
+        with service.store.write() as connection:
+            service.store.update(connection, service.study.hash, person, code="DONE")
         double.submissions.append(
             {"id": session, "study": study, "status": "AWAITING REVIEW", "study_code": "DONE"}
         )

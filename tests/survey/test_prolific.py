@@ -3,16 +3,14 @@
 import shutil
 
 import pytest
-from people import arrive, fill, go, look
+from command_line import say
+from people import arrive, fill, go, look, open_service
 from prolific_double import TOKEN, Prolific
-from test_commands import say
 
 from survey_app import prolific
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
-from survey_app.service import Service
 from survey_app.signed_links import API
-from survey_app.store import Store
 from tasks.recruitment import load_recruitment
 
 
@@ -71,9 +69,7 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
     say("prolific", "draft", str(folder), *DRAFT)
     study = double.studies[0]["id"]
     url = f"sqlite:///{tmp_path / 'a.sqlite'}"
-    store = Store(url)
-    store.migrate()
-    service = Service(store, *frozen, recruitment=load_recruitment(folder))
+    service = open_service(url, *frozen, recruitment=load_recruitment(folder))
 
     def person(number: int, stage: Stage | None, status: str, code: str | None) -> None:
         pid, session = f"{number:024x}", f"5e{number:022x}"
@@ -93,9 +89,9 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
     person(7, None, "TIMED-OUT", None)
     assert service.places.counts()["free"] == 54
     for row in (1, 2, 7):  # they answered attention trials with chance
-        with store.write() as connection:
+        with service.store.write() as connection:
             key = arrive(service, Arrival("prolific", f"{row:024x}"))
-            store.update(connection, service.study.hash, key, code="DONE")
+            service.store.update(connection, service.study.hash, key, code="DONE")
     told = say("prolific", "poll", str(folder), "--database", url)
     assert "2 places given on" in told and "1 can be approved" in told
     for part in (

@@ -6,14 +6,13 @@ import io
 
 import numpy as np
 import pytest
-from people import arrive, fill, go
+from people import arrive, fill, go, open_service
 from PIL import Image
 from sqlalchemy import select
 
 from survey_app.flow import Stage
 from survey_app.schema import participants, places
-from survey_app.service import BadAction, Service
-from survey_app.store import Store
+from survey_app.service import BadAction
 from tasks.build import build
 from tasks.drawings import plate
 from tasks.language import Words
@@ -166,10 +165,7 @@ def asking(run, tmp_path_factory):
 
 @pytest.fixture
 def service(asking, tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    store.migrate()
-    yield Service(store, *asking)
-    store.engine.dispose()
+    return open_service(tmp_path / "a.sqlite", *asking)
 
 
 def before(service, **changed) -> dict:

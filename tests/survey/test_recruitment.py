@@ -4,12 +4,12 @@ import time
 from datetime import timedelta
 
 import pytest
+from command_line import say
 from conftest import FEW, SETTINGS
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from people import arrive, fill, go, look
 from sqlalchemy import inspect, select, text
-from test_commands import say
 
 from survey_app import signed_links
 from survey_app.export import tables

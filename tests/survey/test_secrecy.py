@@ -2,22 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from people import arrive, fill, go, look
+from people import arrive, fill, go, look, open_service
 from sqlalchemy import func, select
 
 from survey_app import tokens
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival, BadAddress, arrival, new_link
 from survey_app.schema import participants, responses
-from survey_app.service import BadAction, Service
-from survey_app.store import Store
+from survey_app.service import BadAction
 from tasks.kinds import all_tasks
 from tasks.recruitment import load_recruitment
 
@@ -33,9 +30,11 @@ json_values = st.recursive(
 
 @pytest.fixture(scope="module")
 def sqlite_service(frozen, study_folder, tmp_path_factory):
-    store = Store(f"sqlite:///{tmp_path_factory.mktemp('db') / 'x.sqlite'}")
-    store.migrate()
-    return Service(store, *frozen, recruitment=load_recruitment(study_folder))
+    return open_service(
+        tmp_path_factory.mktemp("db") / "x.sqlite",
+        *frozen,
+        recruitment=load_recruitment(study_folder),
+    )
 
 
 def pages(service, person):
@@ -77,9 +76,7 @@ def test_what_comes_back_does_not_depend_on_the_answer_being_right(frozen, tmp_p
     study, keys = frozen
     told = []
     for right in (True, False):
-        store = Store(f"sqlite:///{tmp_path / str(right)}.sqlite")
-        store.migrate()
-        service = Service(store, *frozen)
+        service = open_service(f"sqlite:///{tmp_path / str(right)}.sqlite", *frozen)
         page = go(service, arrive(service, "x"), Stage.TRIAL)
         seen = []
         while page["stage"] == "trial":
@@ -238,18 +235,6 @@ def test_paste_and_leaving_are_recorded_and_bounded(sqlite_service):
         ).one()
         assert connection.scalar(select(func.count()).select_from(responses)) > 0
     assert (row.pastes, row.tab_leaves, row.milliseconds) == (2, 1000, 0)
-
-
-def test_the_host_needs_no_torch():
-    code = (
-        "import sys; from survey_app import commands, dashboard, export, simulate, worker; "
-        "import tasks.commands, tasks.contact_sheet, tasks.study; "
-        "from tasks.kinds import all_tasks; all_tasks(); "
-        "loaded = [m for m in ('torch', 'torchvision') if m in sys.modules]; "
-        "sys.exit(str(loaded) if loaded else 0)"
-    )
-    code = code.replace("dashboard, ", "")  # a script: it draws when imported
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_views_know_no_task_by_name():

@@ -5,9 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from command_line import say
 from hypothesis import given
 from hypothesis import strategies as st
-from test_commands import say
 
 from tasks.build import build
 from tasks.clusters import clusters

@@ -8,7 +8,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from conftest import FEW
-from people import arrive, fill, go, look
+from people import arrive, fill, go, look, open_service
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -228,7 +228,8 @@ def test_withdrawing_is_possible_on_every_page(service, stage):
     assert count(service, responses) == 0
     assert count(service, participants, status="withdrawn", reason="withdrew", code="STOP") == 1
     assert service.places.counts()["free"] == FEW
-    assert service.act(page["token"], fill(page))[1] is False
+    left, done = service.act(page["token"], fill(page))  # in a tab that was left open
+    assert (left["stage"], done) == ("withdrawn", False) and count(service, responses) == 0
 
 
 def test_completion_is_read_from_the_database(service):
@@ -290,16 +291,14 @@ def test_a_clock_set_back_neither_loses_nor_doubles(service, tmp_path):
 
 def test_a_full_disk_acknowledges_nothing(frozen, tmp_path):
     """SQLite refuses to grow: the action fails as a whole, and succeeds when there is room."""
-    store = Store(f"sqlite:///{tmp_path / 'full.sqlite'}")
-    store.migrate()
-    service = Service(store, *frozen)
+    service = open_service(tmp_path / "full.sqlite", *frozen)
     page = go(service, arrive(service, "one"), Stage.TRIAL)
 
     def limit(pages: int) -> None:
-        store.engine.dispose()
+        service.store.engine.dispose()
         from sqlalchemy import event
 
-        @event.listens_for(store.engine, "connect")
+        @event.listens_for(service.store.engine, "connect")
         def _limit(connection, _record):
             connection.execute(f"PRAGMA max_page_count={pages}")
 

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 import pandas as pd
 import pytest
+from command_line import say
 from conftest import SETTINGS
-from people import Person, arrive, fill, go, look
-from test_commands import say
+from people import Person, arrive, fill, go, look, open_service
 
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare, read_tables
@@ -22,7 +22,7 @@ from survey_app import preview
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival, BadAddress
 from survey_app.service import Service
-from survey_app.store import Store, now
+from survey_app.store import now
 from tasks.build import build
 from tasks.recruitment import load_recruitment
 from tasks.settings import Exclusion, Practice
@@ -133,9 +133,7 @@ def test_a_whole_life_adds_up(run, tmp_path):
         }
     )  # fmt: skip
     build(run, settings, folder, say=lambda text: None)
-    store = Store(url)
-    store.migrate()
-    service = Service(store, *load(folder), recruitment=load_recruitment(folder))
+    service = open_service(url, *load(folder), recruitment=load_recruitment(folder))
     assert len(preview.pages(service)) > 30 and service.places.counts() == {
         "places": PLACES, "free": PLACES,
     }  # fmt: skip
