@@ -35,7 +35,7 @@ def warnings_of(tmp_path_factory):
         failed = failed_controls(results)
         told = [control.warning for control in failed]
         # First of all, in the abstract as well, and beside each claim of the task.
-        assert list(main_question(results))[: len(told)] == told
+        assert list(main_question(results, {}))[: len(told)] == told
         assert list(of_study(results))[: len(told) + 1][-1].startswith("Question.")
         assert list(of_study(results))[: len(told)] == told
         table = claims(results).frame
@@ -71,7 +71,7 @@ def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
     [control] = failed_controls(results)
     assert "similarity of labels of the same pictures, random (no analysed" in control.warning
     # It is counted as a control, not as a planned test, and nothing is claimed from it.
-    said = " ".join(main_question(results))
+    said = " ".join(main_question(results, {}))
     assert "1 control test could not be computed: similarity of labels" in said
     table = claims(results).frame
     assert set(table.loc[table["question"] == "control", "claimed"]) == {"–"}
@@ -87,7 +87,7 @@ def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
     responses = prepare(read_study(tmp_path), answers, people)
     results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
     assert failed_controls(results) == []
-    assert "1 control test could not be computed" in " ".join(main_question(results))
+    assert "1 control test could not be computed" in " ".join(main_question(results, {}))
 
 
 def test_controls_that_work_say_nothing(warnings_of):

@@ -138,7 +138,8 @@ def test_sets_of_rules_that_repeat_the_frozen_ones_are_not_counted():
          "threshold": ["as frozen", "none", "0.8 (frozen)"], "participants": [9, 10, 9],
          "base": [0.6, 0.5, 0.6]}
     )  # fmt: skip
-    [said] = study_report._stability(Table("thresholds", "", "", frame))
+    tables = {"thresholds": Table("thresholds", "", "", frame)}
+    [said] = study_report.stability(None, tables)
     assert said.startswith("Over the 2 different sets of exclusion rules, ")
 
 

@@ -146,6 +146,3 @@ def styled() -> Iterator[None]:
     """Draw in the project's style; figures made inside are closed by their writer."""
     with plt.rc_context(STYLE):
         yield
-
-
-#: Figures of a run: name -> function(run) -> Figure, or None where the run lacks what it needs.

@@ -27,6 +27,8 @@ REPORTS = ("run", "bench", "study")
 
 #: The section of exhibits of one's own, and of those whose section a report does not have.
 OWN = "own"
+#: The kind of an exhibit of one's own without a decorator.
+EITHER = "table or figure"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Exhibit:
     """What stands on the shelf.
 
     Attributes:
-        kind: "table", "figure" or "sentences".
+        kind: "table", "figure", "sentences" or EITHER.
         report, section: where it stands.
         name: of its files.
         make: subject -> Table, Figure or None; of sentences, (subject, the report's tables) ->
@@ -121,9 +123,7 @@ def use(report: str, names: Iterable[str]) -> None:
         make = import_attribute(name, "exhibit")
         if not any(e.make is make and e.report == report for e in _exhibits.values()):
             own = name.partition(":")[2]
-            _exhibits[report, "table or figure", own] = Exhibit(
-                "table or figure", report, OWN, own, make
-            )
+            _exhibits[report, EITHER, own] = Exhibit(EITHER, report, OWN, own, make)
 
 
 def get(report: str, kind: str, name: str) -> Callable[..., Any]:
@@ -140,34 +140,26 @@ def names(report: str, kind: str) -> list[str]:
     return [e.name for e in _exhibits.values() if e.report == report and e.kind == kind]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The exhibits of a report, made for one subject.
-
-    Attributes:
-        tables, figures: by name.
-        sections: what the HTML report holds, in order.
-    """
-
-    tables: dict[str, Table]
-    figures: dict[str, Figure]
-    sections: list[Section]
-
-
 def tables_of(report: str, subject: Any) -> dict[str, Table]:
     """All tables of a report that its subject has."""
-    made = {name: get(report, "table", name)(subject) for name in names(report, "table")}
-    own = (e for e in _exhibits.values() if e.report == report and e.kind == "table or figure")
-    made |= {e.name: value for e in own if isinstance(value := e.make(subject), Table)}
-    return {name: value for name, value in made.items() if value is not None and len(value.frame)}
+    made = _made(report, "table", Table, subject)
+    return {name: value for name, value in made.items() if len(value.frame)}
 
 
 def figures_of(report: str, subject: Any) -> dict[str, Figure]:
     """All figures of a report that its subject has."""
-    made = {name: get(report, "figure", name)(subject) for name in names(report, "figure")}
-    own = (e for e in _exhibits.values() if e.report == report and e.kind == "table or figure")
-    made |= {e.name: value for e in own if isinstance(value := e.make(subject), Figure)}
-    return {name: value for name, value in made.items() if value is not None}
+    return _made(report, "figure", Figure, subject)
+
+
+def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:
+    """What the exhibits of a kind give, and those of one's own that turn out to be of it."""
+    mine = [e for e in _exhibits.values() if e.report == report and e.kind in (kind, EITHER)]
+    made = [(e, e.make(subject)) for e in mine]
+    return {
+        e.name: value
+        for e, value in made
+        if value is not None and (e.kind == kind or isinstance(value, wanted))
+    }
 
 
 def sections_of(
@@ -192,7 +184,7 @@ def sections_of(
         here = [e for e in mine if (e.section if e.section in headings else OWN) == name]
         findings = [text for e in here if e.kind == "sentences" for text in e.make(subject, tables)]
         shown_tables, shown_figures = (
-            [pool[e.name] for e in here if e.kind in (kind, "table or figure") and e.name in pool]
+            [pool[e.name] for e in here if e.kind in (kind, EITHER) and e.name in pool]
             for kind, pool in zip(("table", "figure"), pools, strict=True)
         )
         text = list(heading.text(subject))

@@ -179,6 +179,3 @@ _LATEX = {
 def escape(text: str) -> str:
     """Text for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
-
-
-#: Tables of a run: name -> function(run) -> Table, or None where the run lacks what it needs.

@@ -5,7 +5,7 @@ Registered as a table and as sentences of the section on what was collected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -28,30 +28,21 @@ class Check:
     """One thing that was looked for.
 
     Attributes:
-        name: in the table. participants, answers, trials: how many; None where it is not counted.
-        sentence: for the report, "" where there is nothing to say.
+        name: in the table. sentence: for the report, unless all counts are 0.
+        participants, answers, trials: how many; None where it is not counted.
     """
 
     name: str
+    sentence: str
     participants: int | None = None
     answers: int | None = None
     trials: int | None = None
-    sentence: str = ""
 
 
 def checks(responses: Responses) -> list[Check]:
     """Everything that was looked for, in the order of the table."""
-    return [
-        _without_consent(responses),
-        _identical(responses),
-        _without_answers(responses),
-        *_incomplete(responses),
-        *_confidence(responses),
-        *_times(responses),
-        _unanswered(responses),
-        *_rules(responses),
-        *_unchecked(responses),
-    ]
+    parts = (_people, _incomplete, _confidence, _times, _unanswered, _rules, _unchecked)
+    return [check for part in parts for check in part(responses)]
 
 
 def _count(number: int, one: str, several: str = "") -> str:
@@ -63,47 +54,41 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _without_consent(responses: Responses) -> Check:
-    people = responses.everyone
+def _people(responses: Responses) -> Iterator[Check]:
+    people, pairs = responses.everyone, responses.identical
     went_on = ~people["status"].isin(["arrived", "screened_out", "expired", "withdrawn"])
     count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
-    return Check(
-        "continued without stored consent", count,
-        sentence=f"No consent is stored of {_count(count, 'participant')} who went on; their "
-        "answers were neither analysed nor kept." if count else "",
-    )  # fmt: skip
-
-
-def _identical(responses: Responses) -> Check:
-    pairs = responses.identical
-    involved = set(pairs["first"]) | set(pairs["second"])
+    yield Check(
+        "continued without stored consent",
+        f"No consent is stored of {_count(count, 'participant')} who went on; their answers were "
+        "neither analysed nor kept.",
+        count,
+    )
     named = [
         f"{row.first} and {row.second} in {row.agreeing} of {row.common} trials"
         for row in pairs.itertuples()
     ]
-    frozen = "identical_above" in responses.study.exclusions
-    kept = "One of each pair was excluded." if frozen else (
-        "No frozen rule excludes them; the table of thresholds shows the results with one of each "
-        "pair."
-    )  # fmt: skip
-    return Check(
-        "identical answers and times as another participant", len(involved),
-        sentence=f"Participants with identical answers at identical times, as if the same person "
-        f"had taken part twice: {_count(len(pairs), 'pair')} ({_listed(named)}). {kept}"
-        if len(pairs) else "",
-    )  # fmt: skip
+    kept = "One of each pair was excluded."
+    if "identical_above" not in responses.study.exclusions:
+        kept = (
+            "No frozen rule excludes them; the table of thresholds shows the results with one of "
+            "each pair."
+        )
+    yield Check(
+        "identical answers and times as another participant",
+        "Participants with identical answers at identical times, as if the same person had taken "
+        f"part twice: {_count(len(pairs), 'pair')} ({_listed(named)}). {kept}",
+        len({*pairs["first"], *pairs["second"]}),
+    )
+    count = int((people["excluded"] == NO_ANSWERS).sum())
+    yield Check(
+        "finished without any answer",
+        f"{_count(count, 'participant')} finished without an answer to any trial.",
+        count,
+    )
 
 
-def _without_answers(responses: Responses) -> Check:
-    count = int((responses.everyone["excluded"] == NO_ANSWERS).sum())
-    return Check(
-        "finished without any answer", count,
-        sentence=f"{_count(count, 'participant')} finished without an answer to any trial."
-        if count else "",
-    )  # fmt: skip
-
-
-def _incomplete(responses: Responses) -> list[Check]:
+def _incomplete(responses: Responses) -> Iterator[Check]:
     """Analysed participants with fewer trials than their form holds, or trials of several forms."""
     answers, study = responses.answers, responses.study.study
     roles = {trial.id: trial.role for trial in study.trials}
@@ -115,62 +100,60 @@ def _incomplete(responses: Responses) -> list[Check]:
         strangers += not trials <= form
         fewer.append(len(form - trials))
     count, missing = sum(n > 0 for n in fewer), sum(fewer)
-    return [
-        Check(
-            "fewer answers than the form has trials", count, missing,
-            sentence=f"{_count(count, 'analysed participant')} answered fewer trials than their "
-            f"form holds; {_count(missing, 'answer is', 'answers are')} missing." if count else "",
-        ),
-        Check(
-            "answered trials of more than one form", strangers,
-            sentence=f"{_count(strangers, 'analysed participant')} answered trials of several "
-            "forms, which the survey never shows to one person." if strangers else "",
-        ),
-    ]  # fmt: skip
+    yield Check(
+        "fewer answers than the form has trials",
+        f"{_count(count, 'analysed participant')} answered fewer trials than their form holds; "
+        f"{_count(missing, 'answer is', 'answers are')} missing.",
+        count,
+        missing,
+    )
+    yield Check(
+        "answered trials of more than one form",
+        f"{_count(strangers, 'analysed participant')} answered trials of several forms, which the "
+        "survey never shows to one person.",
+        strangers,
+    )
 
 
-def _confidence(responses: Responses) -> list[Check]:
+def _confidence(responses: Responses) -> Iterator[Check]:
     answers, study = responses.answers, responses.study.study
     tasks = [t for t in answers["task"].unique() if (task := task_of(t)) and task.confidence]
     wanted = answers["task"].isin(tasks if study.confidence else [])
     missing = int((wanted & answers["confidence"].isna()).sum())
     unasked = int((~wanted & answers["confidence"].notna()).sum())
-    return [
-        Check(
-            "missing confidence ratings", answers=missing,
-            sentence=f"Confidence is missing in {_count(missing, 'answer')} of "
-            f"{int(wanted.sum()):,} that the study asks it of; analyses of confidence leave them "
-            "out." if missing else "",
-        ),
-        Check(
-            "unexpected confidence ratings", answers=unasked,
-            sentence=f"{_count(unasked, 'answer')} came with a confidence that the study does not "
-            "ask for." if unasked else "",
-        ),
-    ]  # fmt: skip
+    yield Check(
+        "missing confidence ratings",
+        f"Confidence is missing in {_count(missing, 'answer')} of {int(wanted.sum()):,} that the "
+        "study asks it of; analyses of confidence leave them out.",
+        answers=missing,
+    )
+    yield Check(
+        "unexpected confidence ratings",
+        f"{_count(unasked, 'answer')} came with a confidence that the study does not ask for.",
+        answers=unasked,
+    )
 
 
-def _times(responses: Responses) -> list[Check]:
+def _times(responses: Responses) -> Iterator[Check]:
     answers = responses.answers
     taken = answers["milliseconds"].fillna(0)
     passed = (answers["answered_at"] - answers["shown_at"]).dt.total_seconds() * 1000
     none, longer = int((taken == 0).sum()), int((taken > passed + CLOCKS).sum())
-    return [
-        Check(
-            "missing response times", answers=none,
-            sentence=f"The browser gave no time, or 0, for {_count(none, 'answer')}; analyses of "
-            "time leave them out." if none else "",
-        ),
-        Check(
-            "more time taken than passed", answers=longer,
-            sentence=f"For {_count(longer, 'answer')} the browser gave a longer time than passed "
-            "between showing the trial and storing the answer; analyses of time include them."
-            if longer else "",
-        ),
-    ]  # fmt: skip
+    yield Check(
+        "missing response times",
+        f"The browser gave no time, or 0, for {_count(none, 'answer')}; analyses of time leave "
+        "them out.",
+        answers=none,
+    )
+    yield Check(
+        "more time taken than passed",
+        f"For {_count(longer, 'answer')} the browser gave a longer time than passed between "
+        "showing the trial and storing the answer; analyses of time include them.",
+        answers=longer,
+    )
 
 
-def _unanswered(responses: Responses) -> Check:
+def _unanswered(responses: Responses) -> Iterator[Check]:
     trials = responses.study.trials
     trials = trials[(trials["role"] == "trial")]
     trials = trials[~trials["trial"].isin(responses.answers["trial"])]
@@ -178,47 +161,43 @@ def _unanswered(responses: Responses) -> Check:
         f"{responses.study.name(str(task))}, {spaced(str(condition))}: {len(rows)}"
         for (task, condition), rows in trials.groupby(["task", "condition"])
     ]
-    return Check(
-        "trials without an analysed answer", trials=len(trials),
-        sentence=f"No analysed answer was given to {_count(len(trials), 'trial')} of the study "
-        f"({_listed(named)})." if len(trials) else "",
-    )  # fmt: skip
+    yield Check(
+        "trials without an analysed answer",
+        f"No analysed answer was given to {_count(len(trials), 'trial')} of the study "
+        f"({_listed(named)}).",
+        trials=len(trials),
+    )
 
 
-def _rules(responses: Responses) -> list[Check]:
+def _rules(responses: Responses) -> Iterator[Check]:
     flow = responses.flow.set_index("step")
     finished = int(flow.loc["finished", "participants"])
-    found = []
     for step, unfit in flow["not applicable"].dropna().items():
         rule = str(step).removeprefix("excluded: ")
         whom = "anybody" if unfit == finished else f"{unfit} of {finished} participants"
-        found.append(
-            Check(
-                f"rule could not be applied: {rule}", int(unfit),
-                sentence=f"The frozen rule “{rule}” could not be applied to {whom} who finished: "
-                "the data that the rule needs are missing or too few." if unfit else "",
-            )
-        )  # fmt: skip
-    return found
-
-
-def _unchecked(responses: Responses) -> list[Check]:
-    """Answers to tasks of the user's own whose module cannot be imported here."""
-    counts = responses.answers["task"].value_counts()
-    return [
-        Check(
-            f"answers to {task} not checked", answers=int(counts[task]),
-            sentence=f"The module of task {task} could not be imported; its responses were checked "
-            "only against the options shown.",
+        yield Check(
+            f"rule could not be applied: {rule}",
+            f"The frozen rule “{rule}” could not be applied to {whom} who finished: the data that "
+            "the rule needs are missing or too few.",
+            int(unfit),
         )
-        for task in counts.index
-        if task_of(str(task)) is None
-    ]  # fmt: skip
+
+
+def _unchecked(responses: Responses) -> Iterator[Check]:
+    """Answers to tasks of the user's own whose module cannot be imported here."""
+    for task, count in responses.answers["task"].value_counts().items():
+        if task_of(str(task)) is None:
+            yield Check(
+                f"answers to {task} not checked",
+                f"The module of task {task} could not be imported; its responses were checked only "
+                "against the options shown.",
+                answers=int(count),
+            )
 
 
 def notes(responses: Responses) -> list[str]:
     """Sentences on what was found."""
-    return [check.sentence for check in checks(responses) if check.sentence]
+    return [c.sentence for c in checks(responses) if any((c.participants, c.answers, c.trials))]
 
 
 @shelf.table("study", "people")

@@ -103,7 +103,8 @@ def reversion_published(results: Results) -> Table | None:
     )
 
 
-def meetings(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "association")
+def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """A sentence for each significant association, and one for all others."""
     tested = results.tested("associations")
     if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
@@ -134,7 +135,8 @@ def meetings(results: Results) -> Iterator[str]:
         )
 
 
-def observed(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "association")
+def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Whether colours and edges alone, without any concept, would give the right answers."""
     if results.meeting is None:
         return
@@ -169,7 +171,8 @@ def observed(results: Results) -> Iterator[str]:
             )
 
 
-def undone(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "networks")
+def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Whether reverting evolutions changes predictions in the order of their importance."""
     table = held_out(results)
     if table is None:
@@ -189,13 +192,3 @@ def undone(results: Results) -> Iterator[str]:
         f"{len(ours)} pairs of epochs here and in {both[1]} of {len(REVERSION)} pairs of "
         f"{PUBLISHED} ([figure:study_reversion])."
     )
-
-
-@shelf.sentences("study", "association", "associations")
-def responses_and_networks(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return [*meetings(results), *observed(results)]
-
-
-@shelf.sentences("study", "networks", "ablations")
-def reversions(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return list(undone(results))

@@ -93,7 +93,8 @@ def _design(results: Results, task: str) -> str:
     return f"{_upper(results.name(task))}. {design} Conditions: {'; '.join(said)}."
 
 
-def _collected(results: Results) -> list[str]:
+@shelf.sentences("study", "collected")
+def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
     responses = results.responses
     steps = {row.step: row.participants for row in sentences.rows_of(responses.flow)}
     words = rules_in_words(responses.study)
@@ -117,11 +118,12 @@ def _collected(results: Results) -> list[str]:
     ]
 
 
-def _stability(grid: Table | None) -> list[str]:
+@shelf.sentences("study", "robustness")
+def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
     """How far the main result moves over the grid of thresholds."""
-    if grid is None:
+    if "thresholds" not in tables:
         return []
-    frame = grid.frame
+    frame = tables["thresholds"].frame
     different = int((~frame["threshold"].str.endswith(FROZEN)).sum())
     moved = [
         f"{name} {frame[name].min():.2f} to {frame[name].max():.2f} (frozen rules: "
@@ -202,47 +204,6 @@ shelf.section(
     lambda results: NETWORKS * (results.reversion is not None),
 )
 shelf.section("study", "robustness", "Robustness to exclusion rules")
-
-
-@shelf.sentences("study", "collected")
-def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return _collected(results)
-
-
-@shelf.sentences("study", "robustness")
-def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return _stability(tables.get("thresholds"))
-
-
-@shelf.sentences("study", "claims")
-def main_question(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    all_tests = ["All of these tests are in [table:claims]."] if "claims" in tables else []
-    return [*sentences.main_question(results), *all_tests]
-
-
-@shelf.sentences("study", "accuracy")
-def right_answers(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return list(sentences.against_chance(results))
-
-
-@shelf.sentences("study", "contrasts")
-def differences(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return list(sentences.between_conditions(results))
-
-
-@shelf.sentences("study", "evolution")
-def changes_seen(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return list(sentences.detection(results))
-
-
-@shelf.sentences("study", "naming")
-def ratings_and_names(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return [*sentences.rated(results), *sentences.naming(results)]
-
-
-@shelf.sentences("study", "behaviour")
-def sessions(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    return list(sentences.sessions(results))
 
 
 def _limits(results: Results) -> list[str]:

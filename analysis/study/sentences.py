@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
+from analysis.exhibits import shelf
 from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
+from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls
@@ -54,7 +56,8 @@ def hypothesis(results: Results) -> str:
     return f"{QUESTIONS.get(kind, kind)} in {results.name(task)}" if task else ""
 
 
-def main_question(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "claims")
+def main_question(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """The primary hypothesis, and how many of all tests are significant after adjustment."""
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
@@ -107,6 +110,8 @@ def main_question(results: Results) -> Iterator[str]:
             "significant after adjustment, however strong the effect; increase "
             "`analyse --permutations`."
         )
+    if "claims" in tables:
+        yield "All of these tests are in [table:claims]."
 
 
 def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -153,7 +158,8 @@ def _verdict(row: Any) -> str:
     return "above" if row.value > row.null else "below"
 
 
-def against_chance(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "accuracy")
+def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """One sentence for the conditions of a task with the same verdict, controls apart."""
     table = results.tested("chance")
     if table.empty:
@@ -179,7 +185,8 @@ def against_chance(results: Results) -> Iterator[str]:
 NO_PROOF = "A non-significant test is not evidence that there is no difference"
 
 
-def between_conditions(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "contrasts")
+def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """One sentence a significant contrast, and one for all others."""
     table = results.tested("contrasts")
     if table.empty:
@@ -214,7 +221,8 @@ def _others(tests: pd.DataFrame, what: str, name: str) -> Iterator[str]:
         )
 
 
-def detection(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "evolution")
+def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Sensitivity to changes: of real evolutions, and of false ones as a control."""
     table = results.tested("detection")
     if table.empty:
@@ -253,7 +261,8 @@ def detection(results: Results) -> Iterator[str]:
         )
 
 
-def rated(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "naming")
+def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """One sentence a significant difference of mean ratings, and one for all others."""
     table = results.tested("ratings")
     if table.empty:
@@ -268,7 +277,8 @@ def rated(results: Results) -> Iterator[str]:
     yield from _others(table, "differences in mean ratings between conditions", "ratings")
 
 
-def naming(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "naming")
+def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Similarity of labels of the same pictures, compared with labels of other trials."""
     for row in rows_of(results.tested("labels")):
         if pd.isna(row.value):
@@ -285,7 +295,8 @@ def naming(results: Results) -> Iterator[str]:
         )
 
 
-def sessions(results: Results) -> Iterator[str]:
+@shelf.sentences("study", "behaviour")
+def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Learning and confidence."""
     for row in rows_of(results.tested("learning")):
         if pd.isna(row.p):
