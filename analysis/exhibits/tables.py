@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,8 @@ class Table:
         return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
     def markdown(self) -> str:
-        shown = self.shown()
-        head = self.heads()
-        rows = [head, ["---"] * len(head), *shown.to_numpy().tolist()]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return f"**{sentence(self.title)}** {self.caption}\n\n" + "\n".join(lines) + "\n"
+        grid = markdown_grid(self.heads(), self.shown().to_numpy().tolist())
+        return f"**{sentence(self.title)}** {self.caption}\n\n{grid}\n"
 
     def latex(self) -> str:
         """A booktabs table that compiles as it stands; a wide one lies down, a long one goes on."""
@@ -148,6 +145,14 @@ class Table:
         for suffix, text in texts.items():
             write_text(folder / f"{self.name}{suffix}", text)
         return [folder / f"{self.name}{suffix}" for suffix in texts]
+
+
+def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A bare table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def sentence(title: str) -> str:

@@ -7,13 +7,15 @@ the clustered test of `analysis.statistics.shares`, so that the power is that of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from scipy.special import logit
 from statsmodels.stats.proportion import proportion_confint
 
@@ -272,19 +274,29 @@ def power_tables(
     lines = table
     if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many to tell apart
         lines = table[table["effect"] == TOGETHER]
+    curves = {", ".join(key): rows for key, rows in lines.groupby(["effect", "design"], sort=False)}
     with styled():
-        canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
-        for k, ((effect, design), group) in enumerate(
-            lines.groupby(["effect", "design"], sort=False)
-        ):
-            people, style = group["participants"], look(k)
-            axis.plot(people, group["power"], label=f"{effect}, {design}", **style)
-            axis.fill_between(
-                people, group["low"], group["high"], alpha=0.12, color=style["color"], linewidth=0
-            )
-        axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
-        axis.set_ylim(0, 1.02)
-        axis.set_xlabel("participants")
-        axis.set_ylabel("power")
-        canvas.legend(loc="outside right center")
+        canvas, _ = draw_curves(curves, wanted, "power")
     return tables, Figure("power", "Power by number of participants", tables[0].caption, canvas)
+
+
+def draw_curves(
+    curves: Mapping[str, pd.DataFrame], wanted: float, label: str, legend: str = ""
+) -> tuple[Canvas, Axes]:
+    """Power over participants, with the band of the simulation's error.
+
+    Args:
+        curves: what the legend calls them -> participants, power, low, high.
+        wanted: power at which a line is drawn. label: of the axis of power. legend: its title.
+    """
+    canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    for k, (name, rows) in enumerate(curves.items()):
+        people, style = rows["participants"], look(k)
+        axis.plot(people, rows["power"], label=name, **style)
+        axis.fill_between(
+            people, rows["low"], rows["high"], alpha=0.12, color=style["color"], linewidth=0
+        )
+    axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
+    axis.set(xlabel="participants", ylabel=label, ylim=(0, 1.02))
+    canvas.legend(title=legend, loc="outside right center")
+    return canvas, axis

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
 
 from analysis.exhibits.tables import Table
-from analysis.statistics import STATISTICS, tabulate
+from analysis.statistics import STATISTICS, Estimate, tabulate
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import Responses
 from tasks.base import order_of
@@ -183,7 +183,8 @@ class Analysed:
                 table.insert(0, "task", self.name(task))
                 table.insert(0, "question", f"{task}.{kind}" if kind else "")
                 frames.append(table)
-        return stacked(frames)
+        columns = ["question", "task", *names, *(f.name for f in fields(Estimate))]
+        return stacked(frames) if frames else pd.DataFrame(columns=columns)
 
     def labels_of(self, task: str) -> pd.DataFrame:
         """Free-text labels: trial, stage, participant, condition, label."""

@@ -7,7 +7,7 @@ easier (`analysis.statistics.claims`). Each kind of question says in `planned_te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,7 +96,7 @@ class TaskDesign:
 
 
 #: Kind of question -> function(a task's design) -> the tests that it plans.
-PLANNED: Registry[Callable[[TaskDesign], Iterator[Planned]]] = Registry("planned tests")
+PLANNED: Registry[Callable[[TaskDesign], Iterable[Planned]]] = Registry("planned tests")
 
 
 def planned(results: Analysed, kind: str) -> Iterator[tuple[str, Planned]]:

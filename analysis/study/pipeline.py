@@ -21,9 +21,9 @@ from analysis.exhibits.numbers import numbers_tex
 from analysis.exhibits.tables import Table
 from analysis.run import tables as run_tables  # noqa: F401 - registers them
 from analysis.statistics.classes import by_class, over_layers
+from analysis.study import agreement as study_agreement  # noqa: F401 - registers its tables
 from analysis.study import association as meeting
 from analysis.study import bayesian as study_bayesian  # noqa: F401 - registers it
-from analysis.study import components as study_components  # noqa: F401 - registers its table
 from analysis.study import data_quality as study_quality
 from analysis.study import equivalence as study_equivalence  # noqa: F401 - registers it
 from analysis.study import examples as study_examples  # noqa: F401 - registers its figures

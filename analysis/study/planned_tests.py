@@ -23,9 +23,15 @@ from harness.registry import Registry
 STUDY_TESTS: Registry[Callable[[Analysed], pd.DataFrame]] = Registry("kind of question")
 
 
-@PLANNED.add("chance")
-def _planned_chance(design: TaskDesign) -> Iterator[Planned]:
-    return design.each() if design.choice else iter(())
+PLANNED.add("chance")(lambda design: design.each() if design.choice else ())
+PLANNED.add("contrasts")(lambda design: design.pairs() if design.choice else ())
+PLANNED.add("labels")(
+    lambda design: design.each() if any(f.startswith("label") for f in design.fields) else ()
+)
+PLANNED.add("learning")(lambda design: design.pooled() if design.choice else ())
+PLANNED.add("confidence")(
+    lambda design: design.pooled() if design.choice and design.confidence else ()
+)
 
 
 @STUDY_TESTS.add("chance")
@@ -37,14 +43,8 @@ def chance(results: Analysed) -> pd.DataFrame:
         table = results.by_task([task], "clustered_shares", ["condition"], "chance", chance=levels)
         control = table["condition"].isin(results.controls(task))
         table.loc[control, "question"] = f"{task}.{CONTROL}"
-        frames.append(table.assign(null=table["condition"].map(levels)))
-    table = stacked(frames)
-    return table if table.empty else table.assign(what=table["condition"])
-
-
-@PLANNED.add("contrasts")
-def _planned_contrasts(design: TaskDesign) -> Iterator[Planned]:
-    return design.pairs() if design.choice else iter(())
+        frames.append(table.assign(null=table["condition"].map(levels), what=table["condition"]))
+    return stacked(frames)
 
 
 @STUDY_TESTS.add("contrasts")
@@ -173,11 +173,6 @@ def ratings(results: Analysed) -> pd.DataFrame:
     return stacked(frames)
 
 
-@PLANNED.add("labels")
-def _planned_labels(design: TaskDesign) -> Iterator[Planned]:
-    return design.each() if any(f.startswith("label") for f in design.fields) else iter(())
-
-
 @STUDY_TESTS.add("labels")
 def labels(results: Analysed) -> pd.DataFrame:
     """Agreement of labels of the same pictures, against answers shuffled within the condition."""
@@ -197,26 +192,14 @@ def labels(results: Analysed) -> pd.DataFrame:
     return table.assign(what=table["condition"], null=table["value"] - table["effect"])
 
 
-@PLANNED.add("learning")
-def _planned_learning(design: TaskDesign) -> Iterator[Planned]:
-    return design.pooled() if design.choice else iter(())
-
-
 @STUDY_TESTS.add("learning")
 def learning(results: Analysed) -> pd.DataFrame:
     """Change of the share of right answers over the session, controls left out."""
     table = results.by_task(
         results.choice_tasks, "learning", ["condition"], "learning", controls=False
     )
-    if table.empty:
-        return table
     measure = "change of accuracy per 10 trials"
     return table.assign(measure=measure, what=table["condition"], null=0.0)
-
-
-@PLANNED.add("confidence")
-def _planned_confidence(design: TaskDesign) -> Iterator[Planned]:
-    return design.pooled() if design.choice and design.confidence else iter(())
 
 
 @STUDY_TESTS.add("confidence")
@@ -229,8 +212,6 @@ def confidence(results: Analysed) -> pd.DataFrame:
         if study.confidence or results.of(task)["confidence"].notna().any()
     ]
     table = results.by_task(asked, "type_two", ["condition"], "confidence", controls=False)
-    if table.empty:
-        return table
     return table.assign(measure="confidence, type-2 area", what=table["condition"], null=0.5)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import spaced
+from analysis.exhibits.tables import markdown_grid
 from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import rule_in_words
@@ -197,10 +198,8 @@ def _trial_counts(results: Results) -> pd.DataFrame:
 
 def _markdown(frame: pd.DataFrame) -> str:
     """A plain Markdown table."""
-    cells = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
-    for row in frame.itertuples(index=False):
-        cells.append([f"{v:g}" if isinstance(v, float) else str(v) for v in row])
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    shown = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
+    return markdown_grid(list(frame.columns), shown.to_numpy().tolist())
 
 
 def _procedure(results: Results) -> str:

@@ -7,8 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from analysis.statistics import STATISTICS, Estimates, tabulate
-from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
+from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import judge
 from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
 from analysis.study.analysed import Analysed, Settings, stacked
@@ -90,65 +89,6 @@ class Results(Analysed):
         table = tabulate(STATISTICS.get("changed")(level=self.settings.level)(answers), ["moved"])
         mean = trials.groupby(thirds, observed=True).mean()
         return table.assign(displacement=table["moved"].map(mean).astype(float))
-
-    @cached_property
-    def agreement(self) -> pd.DataFrame:
-        """Krippendorff's α, and Fleiss' κ where complete, by task, question and condition."""
-        rows: Estimates = {}
-        for task in self.tasks:
-            answers = self.of(task)
-            for question, metric in (
-                ("choice", "nominal"), ("changed", "nominal"),
-                ("clarity", "ordinal"), ("rating", "ordinal"),
-            ):  # fmt: skip
-                column = "answer" if question == "choice" else question
-                choice = task in self.choice_tasks
-                if (question == "choice") != choice or answers[column].isna().all():
-                    continue
-                for condition, group in answers.groupby("condition"):
-                    key = (self.name(task), question, str(condition))
-                    alpha = KrippendorffAlpha(
-                        metric, self.settings.replicates, self.settings.seed, self.settings.level
-                    )
-                    rows[(*key, f"Krippendorff's α, {metric}")] = alpha(group, value=column)
-                    ratings = group.dropna(subset=[column]).groupby("trial").size()
-                    if metric == "nominal" and ratings.nunique() == 1 and ratings.iloc[0] > 1:
-                        kappa = FleissKappa(
-                            self.settings.replicates, self.settings.seed, self.settings.level
-                        )
-                        rows[(*key, "Fleiss' κ")] = kappa(group, value=column)
-        names = ["task", "question", "condition", "measure"]
-        return tabulate(rows, names) if rows else pd.DataFrame()
-
-    @cached_property
-    def annotators(self) -> pd.DataFrame:
-        """Dawid and Skene beside the raw majority, where categories are shared by trials.
-
-        Returns:
-            task, question, participants, trials, accuracy of participants as estimated (mean,
-            lowest), share of trials whose likeliest class is not the raw majority's, ties of the
-            majority.
-        """
-        rows = []
-        for task in self.tasks:
-            answers = self.of(task)
-            for question in ("changed", "rating"):
-                if answers[question].isna().all():
-                    continue
-                fit = dawid_skene(answers, value=question)
-                table, quality = fit.answers(), fit.quality()["accuracy"]
-                decided = table["majority"].astype(str) != ""
-                differ = table["label"].astype(str) != table["majority"].astype(str)
-                rows.append(
-                    {
-                        "task": self.name(task), "question": question,
-                        "participants": len(quality), "trials": len(table),
-                        "mean accuracy": quality.mean(), "lowest": quality.min(),
-                        "differs from majority": (differ & decided).sum() / max(decided.sum(), 1),
-                        "ties": int((~decided).sum()), "converged": fit.converged,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
 
 
 def held_out(results: Results) -> pd.DataFrame | None:

@@ -308,44 +308,6 @@ def behaviour(results: Results) -> Table:
     )
 
 
-@shelf.table("study", "agreement")
-def agreement(results: Results) -> Table | None:
-    if results.agreement.empty:
-        return None
-    table = results.agreement[
-        ["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]
-    ]
-    return Table(
-        "agreement",
-        "Agreement between participants",
-        "1: perfect agreement; 0: agreement expected by chance, given how often each response "
-        "occurs in the condition. Where nearly all responses of a condition are the same, the "
-        "coefficients are near 0 even if participants agree. n: responses to trials with at least "
-        f"two responses. Unadjusted {results.level} bootstrap CIs over trials.",
-        table,
-        {**{c: SHARE for c in ESTIMATE}, **NAMES},
-        hidden=("left_out",),
-    )
-
-
-@shelf.table("study", "agreement")
-def annotators(results: Results) -> Table | None:
-    if results.annotators.empty:
-        return None
-    return Table(
-        "annotators",
-        "Consistency of participants, by the model of Dawid and Skene",
-        "The model estimates the most probable response to each trial from all responses. Columns: "
-        "probability that a participant gives it (mean; lowest participant), share of trials in "
-        "which it differs from the majority's response, and number of trials with a tied "
-        "majority. It describes consistency; there need not be a correct response.",
-        results.annotators,
-        {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
-        hidden=("converged",),
-        headings={"mean accuracy": "mean", "question": "scale"},
-    )
-
-
 def scales(results: Results) -> str:
     """The questions behind the ratings and the ends of their scales, in brackets."""
     study = results.responses.study

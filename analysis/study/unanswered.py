@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
-from analysis.exhibits.figures import Figure, look, styled
+from analysis.exhibits.figures import Figure, styled
 from analysis.planning.designs import Design
-from analysis.planning.power import Plan, Sizes, curve
+from analysis.planning.power import Plan, Sizes, curve, draw_curves
 from analysis.statistics.claims import ALPHA
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
@@ -97,19 +96,12 @@ def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | Non
 
 
 def power_figure(power: Power, participants: int) -> Figure:
+    curves = {f"{size:g}": rows for size, rows in power.table.groupby("size")}
     with styled():
-        canvas, axis = plt.subplots(figsize=(6.0, 3.2), layout="constrained")
-        for k, (size, rows) in enumerate(power.table.groupby("size")):
-            style = look(k)
-            axis.plot(rows["participants"], rows["power"], label=f"{size:g}", **style)
-            axis.fill_between(
-                rows["participants"], rows["low"], rows["high"],
-                color=style["color"], alpha=0.15, linewidth=0,
-            )  # fmt: skip
-        axis.axhline(WANTED, color="#777777", linestyle="--", zorder=0)
+        canvas, axis = draw_curves(
+            curves, WANTED, "power of one test", "true difference\nof shares"
+        )
         axis.axvline(participants, color="#777777", linestyle=":", zorder=0)
-        axis.set(xlabel="participants", ylabel="power of one test", ylim=(0, 1.02))
-        canvas.legend(title="true difference\nof shares", loc="outside right center")
     caption = (
         "Dashed: 80 % power; dotted: the planned number of participants; bands: 95 % interval of "
         "the simulation."

@@ -1,0 +1,135 @@
+"""Tables of how far participants agree, and of what their responses vary with."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.exhibits import shelf
+from analysis.exhibits.tables import Table
+from analysis.statistics import Estimates, tabulate
+from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha, dawid_skene
+from analysis.study.planned_tests import SCALES
+from analysis.study.results import Results
+from analysis.study.tables import ESTIMATE, NAMES, SHARE
+
+#: What agreement is of, beside the choice among options -> its level of measurement.
+METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
+
+
+@shelf.table("study", "agreement")
+def agreement(results: Results) -> Table | None:
+    """Krippendorff's α, and Fleiss' κ where complete, by task, question and condition."""
+    parameters = (results.settings.replicates, results.settings.seed, results.settings.level)
+    rows: Estimates = {}
+    for task in results.tasks:
+        answers = results.of(task)
+        asked = {"choice": "nominal"} if task in results.choice_tasks else METRICS
+        for question, metric in asked.items():
+            column = "answer" if question == "choice" else question
+            if answers[column].isna().all():
+                continue
+            for condition, group in answers.groupby("condition"):
+                key = (results.name(task), question, str(condition))
+                alpha = KrippendorffAlpha(metric, *parameters)
+                rows[(*key, f"Krippendorff's α, {metric}")] = alpha(group, value=column)
+                ratings = group.dropna(subset=[column]).groupby("trial").size()
+                if metric == "nominal" and ratings.nunique() == 1 and ratings.iloc[0] > 1:
+                    rows[(*key, "Fleiss' κ")] = FleissKappa(*parameters)(group, value=column)
+    if not rows:
+        return None
+    table = tabulate(rows, ["task", "question", "condition", "measure"])
+    return Table(
+        "agreement",
+        "Agreement between participants",
+        "1: perfect agreement; 0: agreement expected by chance, given how often each response "
+        "occurs in the condition. Where nearly all responses of a condition are the same, the "
+        "coefficients are near 0 even if participants agree. n: responses to trials with at least "
+        f"two responses. Unadjusted {results.level} bootstrap CIs over trials.",
+        table[["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]],
+        {**{c: SHARE for c in ESTIMATE}, **NAMES},
+        hidden=("left_out",),
+    )
+
+
+@shelf.table("study", "agreement")
+def annotators(results: Results) -> Table | None:
+    """Dawid and Skene beside the raw majority, where categories are shared by trials."""
+    rows = []
+    for task in results.tasks:
+        answers = results.of(task)
+        for question in ("changed", "rating"):
+            if answers[question].isna().all():
+                continue
+            fit = dawid_skene(answers, value=question)
+            table, quality = fit.answers(), fit.quality()["accuracy"]
+            decided = table["majority"].astype(str) != ""
+            differ = table["label"].astype(str) != table["majority"].astype(str)
+            rows.append(
+                {
+                    "task": results.name(task), "question": question,
+                    "participants": len(quality), "trials": len(table),
+                    "mean accuracy": quality.mean(), "lowest": quality.min(),
+                    "differs from majority": (differ & decided).sum() / max(decided.sum(), 1),
+                    "ties": int((~decided).sum()), "converged": fit.converged,
+                }
+            )  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        "annotators",
+        "Consistency of participants, by the model of Dawid and Skene",
+        "The model estimates the most probable response to each trial from all responses. Columns: "
+        "probability that a participant gives it (mean; lowest participant), share of trials in "
+        "which it differs from the majority's response, and number of trials with a tied "
+        "majority. It describes consistency; there need not be a correct response.",
+        pd.DataFrame(rows),
+        {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
+        hidden=("converged",),
+        headings={"mean accuracy": "mean", "question": "scale"},
+    )
+
+
+@shelf.table("study", "agreement")
+def variance_components(results: Results) -> Table | None:
+    rows = []
+    for task in results.tasks:
+        answers = results.of(task, controls=False)
+        choice = ("correct",) if task in results.choice_tasks else ()
+        for value in (*choice, *SCALES):
+            if answers[value].isna().all():
+                continue
+            table = results.by_task(
+                [task], "variance_components", ["component"], controls=False, value=value
+            )
+            if table.empty:
+                continue
+            used = answers[answers[value].notna()]
+            rows.append(
+                {"task": results.name(task), "what": "accuracy" if choice else value,
+                 "participants": used["participant"].nunique(), "trials": used["trial"].nunique(),
+                 "answers": table["n"].iloc[0]}
+                | dict(zip("ICC " + table["component"], table["value"], strict=True))
+                | dict(zip("variance, " + table["component"], table["effect"], strict=True))
+                | {"note": table["reason"].iloc[0]}
+            )  # fmt: skip
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return None
+    variances = tuple(c for c in frame.columns if c.startswith("variance, "))
+    shares = [c for c in frame.columns if c.startswith("ICC ")]
+    return Table(
+        "variance_components",
+        "Variance components",
+        "Intraclass correlations (ICC): shares of the variance within conditions that are due to "
+        "participants, to the interaction of participant and condition, and to trials; the "
+        "remainder is residual. Accuracy: logit scale, mixed logistic model. Ratings: original "
+        "scale, minimum norm quadratic unbiased estimation (MINQUE(0); Rao, 1971). Control "
+        "conditions excluded. No intervals are given.",
+        frame,
+        dict.fromkeys(shares, "{:.2f}") | dict.fromkeys(variances, "{:.3f}"),
+        hidden=variances,
+        headings={
+            "what": "measure",
+            "ICC participants in conditions": "ICC participant × condition",
+        },
+    )
