@@ -30,6 +30,7 @@ Status = Literal[
     "expired",
 ]
 SOURCES: tuple[Source, ...] = get_args(Source)
+MISSING = ("time", "picture")
 ROLES: tuple[Role, ...] = get_args(Role)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -131,16 +132,27 @@ class TableError(ValueError):
     """Tables that cannot be true.
 
     Attributes:
-        problems: one text each; the message shows the first SHOWN of them.
+        problems: one text each; the message shows the first SHOWN of them, and one that ALIKE or
+            more rows of a file share only once.
     """
 
-    SHOWN = 50
+    SHOWN, ALIKE = 50, 10
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
-        lines = self.problems[: self.SHOWN]
-        if len(self.problems) > self.SHOWN:
-            lines.append(f"… and {len(self.problems) - self.SHOWN} more")
+        # A problem is "FILE, kind row NUMBER: text" (`place`): file and text say what is alike.
+        alike: dict[str, list[str]] = {}
+        for problem in self.problems:
+            alike.setdefault(re.sub(r" row \d+: ", " row: ", problem, count=1), []).append(problem)
+        many = {p[0]: len(p) - 1 for p in alike.values() if len(p) >= self.ALIKE}
+        repeated = {problem for p in alike.values() if len(p) >= self.ALIKE for problem in p[1:]}
+        lines = [
+            re.sub(r"( row \d+)", rf"\1 and {many[p]} more rows", p, count=1) if p in many else p
+            for p in self.problems
+            if p not in repeated
+        ]
+        if len(lines) > self.SHOWN:
+            lines[self.SHOWN :] = [f"… and {len(lines) - self.SHOWN} more"]
         listed = "\n  ".join(lines)
         super().__init__(f"impossible rows ({len(self.problems)}):\n  {listed}")
 
@@ -179,6 +191,11 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
         for number, row in rows.items()
         if len(row) != len(header)
     ]
+    broken += [
+        f"{place(path.name, columns, number)}: it repeats the header; delete it"
+        for number, row in rows.items()
+        if row == header
+    ]
     if broken:
         raise TableError(broken)
     frame = pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="string")
@@ -212,7 +229,9 @@ def _records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
             f"{path} is separated by {name}; save it as CSV with commas between cells and points "
             f"in decimal numbers"
         )
-    return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if row}
+    if rows[0][0].startswith("sep="):
+        raise ValueError(f"{path}: row 1 is {','.join(rows[0])!r}, a hint for Excel; delete it")
+    return rows[0], {number: row for number, row in enumerate(rows[1:], 2) if any(row)}
 
 
 def place(file: str, columns: Sequence[Column], row: int) -> str:
@@ -282,9 +301,14 @@ def _integers(values: pd.Series) -> Converted:
     return numbers.mask(broken).astype("Int64"), unfit | broken
 
 
+#: Nanoseconds since 1970 reach no further.
+LATEST = pd.Timestamp.max.tz_localize("UTC")
+
+
 def _moments(values: pd.Series) -> Converted:
     moments = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
-    moments = moments.astype("datetime64[ns, UTC]")
+    outside = (moments < pd.Timestamp.min.tz_localize("UTC")) | (moments > LATEST)
+    moments = moments.mask(outside).astype("datetime64[ns, UTC]")
     texts = values.map(lambda value: isinstance(value, str)).astype(bool)
     zoned = values.astype("string").str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
     naive = texts & ~zoned.fillna(False).astype(bool)

@@ -15,7 +15,7 @@ from analysis.study.frozen_study import read_study
 from analysis.study.identical import identical_pairs
 from analysis.study.responses import ResponseError, prepare, read_tables
 from tasks.false_exclusion import checked_rules, one_sided_rate
-from tasks.responses import TableError
+from tasks.responses import TableError, read_table
 from tasks.settings import Exclusion, load_settings
 from tests.synthetic_study import make_responses, make_study, write
 
@@ -96,6 +96,10 @@ def test_answers_outside_the_fields_of_the_task_are_refused(study, tables, task,
         ("role", pd.NA, "role of trial .* is not <NA>"),
         ("position", pd.NA, "no position"),
         ("study", pd.NA, "study <NA> is not this one"),
+        ("missing", "bored", "missing is 'bored', but must be time or picture, or empty"),
+        ("position", 100, "position is 100, but a form has 33 trials, from 0"),
+        ("answer", '{"a": 1, "a": 2}', "are not JSON"),
+        ("shown_at", pd.Timestamp("2020-01-01", tz="UTC"), "shown at .* before participant"),
     ],
 )
 def test_values_outside_their_column_are_refused(study, tables, column, value, text):
@@ -314,6 +318,73 @@ def test_what_can_be_but_should_be_known_is_counted(study, tables):
     assert found["trials without an analysed answer"][2] == 1
     assert found["missing response times"][1] == int(answers.iloc[0]["role"] == "trial")
     assert found["answered trials of more than one form"][0] == 0
+
+
+def test_a_trial_without_an_answer_has_no_score(study, tables):
+    answers, people = tables
+    row = answers.index[answers["task"] == "odd_one_out"][0]
+    answers.loc[row, ["answer", "correct", "confidence", "missing"]] = [
+        "null",
+        pd.NA,
+        pd.NA,
+        "time",
+    ]
+    prepare(study, answers, people)
+    answers.loc[row, "correct"] = True
+    with pytest.raises(ResponseError, match=f"row {row + 2}: correct is True of a trial without"):
+        prepare(study, answers, people)
+
+
+def test_a_duration_that_contradicts_the_moments_is_counted(study, tables):
+    answers, people = tables
+    name = "duration other than from consent to the end"
+
+    def count():
+        return {c.name: c for c in checks(prepare(study, answers, people))}[name].participants
+
+    assert count() == 0
+    people.loc[:1, "total_seconds"] = [700.0, 901.0]  # 900 passed; clocks may differ by seconds
+    assert count() == 1
+
+
+def test_what_spreadsheets_add_is_named_or_left_out(tables, tmp_path):
+    answers, _ = tables
+    path = tmp_path / "responses.csv"
+    text = answers.to_csv(index=False)
+    header, *rows = text.splitlines()
+    path.write_text("sep=,\n" + text)
+    with pytest.raises(ValueError, match="row 1 is 'sep=,', a hint for Excel; delete it"):
+        read_table(path)
+    path.write_text("\n".join([header, *rows[:3], header, *rows[3:]]))
+    with pytest.raises(TableError, match="response row 5: it repeats the header; delete it") as one:
+        read_table(path)
+    assert len(one.value.problems) == 1
+    path.write_text(text + "," * header.count(",") + "\n")
+    assert len(read_table(path)) == len(answers)
+
+
+@pytest.mark.parametrize("moment", ["2999-01-01T00:00:00Z", "1600-01-01T00:00:00Z"])
+def test_moments_beyond_the_calendar_are_refused_by_row(tables, tmp_path, moment):
+    answers, _ = tables
+    text = answers.astype({"shown_at": "string"})
+    text.loc[4, "shown_at"] = moment
+    text.to_csv(tmp_path / "responses.csv", index=False)
+    with pytest.raises(TableError, match=f"response row 6: shown_at is '{moment}', but must be"):
+        read_table(tmp_path / "responses.csv")
+
+
+def test_what_all_rows_share_is_said_once(study, tables):
+    answers, people = tables
+    answers["study"] = people["study"] = "older"
+    with pytest.raises(ResponseError) as error:
+        prepare(study, answers, people)
+    lines = str(error.value).splitlines()
+    assert len(error.value.problems) == len(answers) + len(people)
+    assert len(lines) == 1 + len(people) + 1
+    assert lines[-1] == (
+        f"  response row 2 and {len(answers) - 1} more rows: study 'older' is not this one, "
+        f"'{study.hash}'"
+    )
 
 
 def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):

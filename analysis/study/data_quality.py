@@ -41,7 +41,7 @@ class Check:
 
 def checks(responses: Responses) -> list[Check]:
     """Everything that was looked for, in the order of the table."""
-    parts = (_people, _incomplete, _confidence, _times, _unanswered, _rules, _unchecked)
+    parts = (_people, _incomplete, _confidence, _times, _durations, _unanswered, _rules, _unchecked)
     return [check for part in parts for check in part(responses)]
 
 
@@ -150,6 +150,20 @@ def _times(responses: Responses) -> Iterator[Check]:
         f"For {_count(longer, 'answer')} the browser gave a longer time than passed between "
         "showing the trial and storing the answer; analyses of time include them.",
         answers=longer,
+    )
+
+
+def _durations(responses: Responses) -> Iterator[Check]:
+    """Sessions that rules of exclusion may judge by a duration that the moments contradict."""
+    people = responses.everyone
+    moments = people["finished_at"] - people["consented_at"]
+    apart = (people["total_seconds"] - moments.dt.total_seconds()).abs() * 1000 > CLOCKS
+    count = int(apart.sum())
+    yield Check(
+        "duration other than from consent to the end",
+        f"For {_count(count, 'participant')}, total_seconds is not the time from consented_at to "
+        "finished_at; the rules of exclusion go by total_seconds.",
+        count,
     )
 
 

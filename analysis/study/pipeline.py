@@ -82,6 +82,9 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     if chosen.answers.empty:
         steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
         raise ValueError(f"no answers are left to analyse ({steps})")
+    for table in (answers, people):
+        if ignored := table.attrs["ignored"]:
+            log.warning("%s: ignored columns: %s", table.attrs["file"], ", ".join(ignored))
     for note in study_quality.notes(chosen):  # names participants as the user's tables do
         log.warning(note)
     people = people[people["source"] == source]

@@ -170,10 +170,10 @@ def measures(
 
     Returns:
         participant, status, consented, answers, attention (share right of the attention trials),
-        total_seconds, instruction_seconds, practice_attempts, one_sided (share of choices at the
-        place on screen chosen most often), choices (number of options of each), identical (largest
-        share of trials that agree with an earlier participant's, by name); NaN where there is
-        nothing to go by.
+        consented_at, finished_at, total_seconds, instruction_seconds, practice_attempts, one_sided
+        (share of choices at the place on screen chosen most often), choices (number of options of
+        each), identical (largest share of trials that agree with an earlier participant's, by
+        name); NaN where there is nothing to go by.
     """
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
@@ -203,6 +203,8 @@ def measures(
             "consented": people["consented_at"].notna(),
             "answers": answers,
             "attention": name.map(attention).astype(float),
+            "consented_at": people["consented_at"],
+            "finished_at": people["finished_at"],
             "total_seconds": people["total_seconds"].astype(float),
             "instruction_seconds": people["instruction_seconds"].astype(float),
             "practice_attempts": people["practice_attempts"].astype(float),

@@ -23,7 +23,7 @@ from tasks.base import (
     clean_text,
 )
 from tasks.questionnaire import Question, check_answers
-from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, place
+from tasks.responses import MISSING, PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, place
 
 CONFIDENCES = tuple(float(value) for value, _ in CONFIDENCE.choices)
 
@@ -105,6 +105,10 @@ def _empty(column: str, _: pd.Series) -> str:
     return f"{column} is empty"
 
 
+def _before_consent(column: str, what: str, row: pd.Series) -> str:
+    return f"{what} at {row[column]}, before participant {row['participant']!r} gave consent"
+
+
 def _other_study(study: FrozenStudy, row: pd.Series) -> str:
     return f"study {row['study']!r} is not this one, {study.hash!r}"
 
@@ -160,6 +164,11 @@ def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
             known & (expected != table[column]).fillna(True),
             partial(_mismatch, column),
         )
+    longest = max((sum(map(len, form)) for form in study.study.forms), default=0)
+    rows.refuse(
+        known & (table["role"] != "practice").fillna(True) & (table["position"] >= longest),
+        lambda r: f"position is {r['position']}, but a form has {longest} trials, from 0",
+    )
     rows.refuse(
         known & table.duplicated(["participant", "role", "position"], keep=False)
         & (table["role"] != "practice").fillna(True),
@@ -186,6 +195,10 @@ def _check_measurements(rows: _Rows) -> None:
     for column in ("shown_at", "answered_at"):
         rows.refuse(table[column].isna(), partial(_empty, column))
     rows.refuse(
+        table["missing"].notna() & ~table["missing"].isin(MISSING),
+        lambda r: f"missing is {r['missing']!r}, but must be {' or '.join(MISSING)}, or empty",
+    )
+    rows.refuse(
         table["answered_at"].notna() & (table["answered_at"] < table["shown_at"]),
         lambda _: "answered before it was shown",
     )
@@ -211,12 +224,11 @@ def _check_against_participants(rows: _Rows, people: pd.DataFrame) -> None:
         lambda r: f"source {r['source']!r} is not that of participant {r['participant']!r}",
     )
     consented = table["participant"].map(listed["consented_at"])
-    rows.refuse(
-        consented.notna() & (table["answered_at"] < consented),
-        lambda r: (
-            f"answered at {r['answered_at']}, before participant {r['participant']!r} gave consent"
-        ),
-    )
+    for column, what in (("shown_at", "shown"), ("answered_at", "answered")):
+        rows.refuse(
+            consented.notna() & (table[column] < consented).fillna(False),
+            partial(_before_consent, column, what),
+        )
 
 
 def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
@@ -228,6 +240,8 @@ def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
         if isinstance(row.missing, str):
             if row.answer != "null":
                 rows.refuse_row(position, f"answer {row.answer!r} of a trial without an answer")
+            if not pd.isna(row.correct):
+                rows.refuse_row(position, f"correct is {row.correct} of a trial without an answer")
         elif trial in study.study.by_id:
             correct = None if pd.isna(row.correct) else bool(row.correct)
             for text in check(trial, row.options, row.answer, correct):
@@ -239,7 +253,10 @@ def _answer_problems(
 ) -> list[str]:
     """What is wrong with options, answer and score of one row."""
     try:
-        shown, given = (json.loads(x, parse_constant=_no_constant) for x in (options, answer))
+        shown, given = (
+            json.loads(x, parse_constant=_no_constant, object_pairs_hook=_no_name_twice)
+            for x in (options, answer)
+        )
     except (ValueError, TypeError):
         return [f"options {options!r} or answer {answer!r} are not JSON"]
     ids = [option.id for option in trial.options]
@@ -262,6 +279,12 @@ def _answer_problems(
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return fields
 
 
 def _not_an_option(trial: Trial, ids: list[str], key: Any, given: Any) -> str:
