@@ -110,8 +110,9 @@ def expose_calls(model: nn.Module) -> nn.Module:
         The model, changed, or a new module in its place where the calls are in its own code.
     """
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-            _expose_activation(module)
+        torchs = isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+        if torchs and not isinstance(module.activation, nn.Module):  # a function that it holds
+            module.activation = Call(module.activation, method=False)
         if is_activation(module):
             continue
         if name and _has_own_code(module) and (exposed := _exposed(module)) is not None:
@@ -119,12 +120,6 @@ def expose_calls(model: nn.Module) -> nn.Module:
             setattr(model.get_submodule(parent), child, exposed)
     top = _exposed(model) if _has_own_code(model) else None
     return model if top is None else top
-
-
-def _expose_activation(layer: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> None:
-    """The activation of torch's own transformer layers is a function that they hold."""
-    if not isinstance(layer.activation, nn.Module):
-        layer.activation = Call(layer.activation, method=False)
 
 
 def _has_own_code(module: nn.Module) -> bool:

@@ -50,12 +50,10 @@ class RecordedSource(Source):
         before, _, after = WEIGHTS.partition("{epoch}")
         return {int(p.name.removeprefix(before).removesuffix(after)): p for p in paths}
 
-    def _recorded(self) -> dict[int, Path]:
-        places = self.folder.glob(f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet")
-        return {int(path.stem.removeprefix("stimuli-")): path for path in places}
-
     def epochs(self) -> tuple[int, ...]:
-        every = sorted({*self._weights(), *self._recorded()})
+        stimuli = self.folder.glob(f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet")
+        recorded = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
+        every = sorted(recorded | self._weights().keys())
         if not every:
             raise CheckpointError(
                 f"series {self.name!r}: {self.folder} holds neither weights "
