@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from people import arrive, fill, go
 from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored
-
-from survey_app.flow import Stage
 
 pytestmark = needs_browser
 
@@ -96,33 +93,8 @@ def test_an_answer_outlives_a_lost_connection(browser, survey, frozen):
     visitor.context.set_offline(True)
     visitor.page.locator(SUBMIT).click()
     visitor.page.get_by_text("Your answer is not stored yet").wait_for()
-    visitor.page.wait_for_timeout(2500)
+    visitor.page.wait_for_timeout(700)
     assert stored(survey.url, "tunnel") == []
     visitor.context.set_offline(False)
     visitor.moved(before)
     assert len(stored(survey.url, "tunnel")) == 1 and visitor.version == before + 1
-
-
-def test_the_way_back_and_forth_through_the_browser_loses_nothing(browser, survey, frozen):
-    visitor = Visitor(browser, on_the_way(survey, frozen, "returns"))
-    visitor.answer()
-    before = visitor.version
-    visitor.page.goto("about:blank")
-    visitor.page.go_back()
-    visitor.armed()
-    assert visitor.version == before
-    visitor.answer()
-    assert len(stored(survey.url, "returns")) == 2 and visitor.trouble == []
-
-
-def test_a_tab_left_open_changes_nothing_after_withdrawing(service):
-    person = arrive(service, "two tabs")
-    tab = go(service, person, Stage.TRIAL)
-    gone, _ = service.act(tab["token"], {"values": {"withdraw": "yes"}})
-    assert gone["stage"] == "withdrawn"
-    page, done = service.act(tab["token"], fill(tab))
-    assert (page["stage"], done) == ("withdrawn", False)
-    with service.store.read() as connection:
-        from survey_app.schema import responses
-
-        assert connection.execute(responses.select()).all() == []

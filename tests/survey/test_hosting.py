@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from conftest import SET, Survey
+from conftest import Survey
 from test_dashboard import Dashboard
 from visitors import PHONE, Visitor, needs_browser, on_the_way, stored
 
@@ -155,8 +155,9 @@ def test_a_session_through_the_documented_proxy(browser, proxied, frozen):
     direct = on_the_way(served, frozen, "proxied")
     visitor = Visitor(browser, direct.replace(served.address, address), PHONE)
     begun = visitor.version
-    visitor.until("finished")
-    assert len(stored(served.url, "proxied")) == SET
+    for _ in range(3):
+        visitor.answer()
+    assert len(stored(served.url, "proxied")) >= 2  # an introduction may lie between two trials
     assert visitor.trouble == []
     for hidden in ("metrics", "_stcore/metrics", "keys.json", "img/keys.json", "img/../keys.json"):
         assert status(f"{address}/{hidden}") == 404, hidden

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from conftest import SETTINGS, TRIALS, Survey
+from conftest import Survey, short
 from PIL import Image
 from sqlalchemy import select
 from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, on_the_way
@@ -16,7 +16,7 @@ from survey_app.first_page import SECONDS, WAITING
 from survey_app.schema import participants, responses
 from survey_app.store import Store
 from tasks.build import build
-from tasks.settings import Attention, Practice, Texts
+from tasks.settings import Texts
 from tasks.study import load
 
 pytestmark = needs_browser
@@ -57,18 +57,8 @@ def folder(run, tmp_path_factory):
     Image.new("RGB", (300, 100), "teal").save(root / "our lab.png")
     (root / "consent.md").write_text("We are here: ![our lab](our%20lab.png)")
     (root / "questions.toml").write_text(QUESTIONS)
-    trials = {name: {next(iter(conditions)): 1} for name, conditions in TRIALS.items()}
     texts = Texts(consent=str(root / "consent.md"), questionnaire=str(root / "questions.toml"))
-    settings = SETTINGS.model_copy(
-        update={
-            "trials": trials,
-            "forms": 1,
-            "attention": Attention(trials=0),
-            "practice": Practice(trials=1, pass_share=0),
-            "texts": texts,
-            "min_width": 700,
-        }
-    )
+    settings = short(texts=texts, min_width=700)
     build(run, settings, root / "study", say=lambda text: None)
     return root / "study"
 
@@ -125,6 +115,10 @@ def test_a_picture_that_does_not_arrive_is_said_and_there_is_a_way_on(browser, o
         return route.fulfill(status=404) if block["on"] else route.continue_()
 
     visitor.page.route("**/img/*", answer)
+    visitor.page.add_init_script(  # sixteen seconds of retries in less than one
+        "const later = setTimeout; "
+        "window.setTimeout = (act, ms, ...rest) => later(act, ms / 20, ...rest)"
+    )
     visitor.page.reload()
     visitor.page.wait_for_selector(".survey[data-armed=stuck]", timeout=60_000)
     assert "A picture could not be loaded" in visitor.page.locator(".survey .status").inner_text()
@@ -351,6 +345,13 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer_and_a_refresh_wins_no
         served.close()
 
 
+def hurry(page) -> None:
+    """Let animations run so fast that what shows after SECONDS shows within half a second."""
+    line = page.context.new_cdp_session(page)
+    line.send("Animation.enable")
+    line.send("Animation.setPlaybackRate", {"playbackRate": 2 * SECONDS})
+
+
 def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
     context = browser.new_context(viewport=LAPTOP)
     page = context.new_page()
@@ -358,10 +359,9 @@ def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
     page.goto(link(own, "blocked"))
     told = page.locator(f"#{WAITING}")
     assert not told.is_visible()
-    page.wait_for_function(
-        f"getComputedStyle(document.getElementById('{WAITING}')).visibility === 'visible'",
-        timeout=(SECONDS + 10) * 1000,
-    )
+    hurry(page)
+    visible = f"getComputedStyle(document.getElementById('{WAITING}')).visibility === 'visible'"
+    page.wait_for_function(visible)
     assert "Your network may block it" in told.inner_text()
     plain = browser.new_context(viewport=LAPTOP, java_script_enabled=False).new_page()
     plain.goto(link(own, "blocked"))
@@ -369,5 +369,6 @@ def test_without_websocket_or_javascript_the_page_says_what_to_do(browser, own):
     assert plain.title() == "What do these pictures have in common?"
     visitor = Visitor(browser, link(own, "connected"), LAPTOP)
     assert not visitor.page.locator(f"#{WAITING}").is_visible()
-    time.sleep(SECONDS)
+    hurry(visitor.page)
+    time.sleep(1)
     assert not visitor.page.locator(f"#{WAITING}").is_visible()
