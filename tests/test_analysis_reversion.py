@@ -177,7 +177,10 @@ def test_concept_sharing_equals_the_plain_count(seed):
             same,
             3,
         )
-        assert found.loc[found["group"] == group, "share"].tolist() == pytest.approx(expected)
+        mine = found[found["group"] == group]
+        assert mine["share"].tolist() == pytest.approx(expected)
+        alike = [sum(names[b] == names[r] for b in base if b != r) for r in rows]
+        assert mine["ceiling"].tolist() == pytest.approx([min(n, 3) / 3 for n in alike])
 
 
 def test_identity_is_one_where_nothing_moves_and_chance_where_all_is_new():
@@ -251,3 +254,12 @@ def test_closeness_of_matched_sets_is_the_ratio_of_mean_sizes():
     table = closeness(sets, sizes).set_index("method")
     assert table["ratio"].tolist() == [0.75, 0.75] and table["sets"].tolist() == [1, 1]
     assert table["equal to q2"].tolist() == [0, 1] and table["within 10 %"].tolist() == [0, 0]
+
+
+def test_changes_of_an_objective_have_no_largest_value():
+    records = records_of(EFFECTS)
+    records["objective_before"], records["objective_after"] = 9.0, records["class_id"] * 2.0
+    row = summary(records, "objective").iloc[0]
+    assert row["q1 low"] < row["q1"] < row["q1 high"] and row["q1"] < -1
+    changes = pd.DataFrame({"q1": [-0.9, 0.8]})
+    assert class_interval(changes).loc["q1", ["low", "high"]].tolist() == [-1, 1]

@@ -143,10 +143,22 @@ def test_sets_of_rules_that_repeat_the_frozen_ones_are_not_counted():
     assert said.startswith("Over the 2 different sets of exclusion rules, ")
 
 
+def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
+    run = SimpleNamespace(manifest=lambda: {"importance_methods": ["a"]})
+    frame = pd.DataFrame({"method": ["a", "a", "b"], "q1": [-0.6, -0.2, -0.9], "all": -0.3})
+    [said] = run_report.mixtures(run, {"reversion": Table("reversion", "", "", frame)})
+    assert said.startswith(
+        "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 "
+    )
+    assert "(mean changes −40 and −30 percentage points): a mixture of two epochs" in said
+    frame["q1"] = -0.1
+    assert run_report.mixtures(run, {"reversion": Table("reversion", "", "", frame)}) == []
+
+
 def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():
     run = SimpleNamespace(manifest=lambda: {"importance_methods": ["sign_t"]})
     means = {"method": ["sign_t", "change", "x"], "ratio": 0.9, "equal to q2": [0.1, 1.0, 0.75]}
     table = Table("matching", "", "", pd.DataFrame(means))
     _, every, most = run_report.matched_sets(run, {"matching": table})
-    assert "By change, the matched set is q2 itself in all classes and layers" in every
-    assert "By x, the matched set is q2 itself in 75 % of the classes and layers" in most
+    assert "scored by change, the matched set is q2 itself in all classes and layers" in every
+    assert "scored by x, the matched set is q2 itself in 75 % of the classes and layers" in most

@@ -358,5 +358,4 @@ def _validity(run: Run, method: str) -> dict[str, Any]:
         "alignment": rows(run_tables.alignment(run), method=method),
         "identity": rows(run_tables.identities(run), method=method),
         "checkpoints": rows(run_tables.neurons(run)),
-        "training": rows(run_tables.training(run)),
     }

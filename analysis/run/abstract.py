@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from analysis.exhibits.phrases import joined, percent, points, rows_of
+from analysis.exhibits.phrases import joined, percent, points
 from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint, main_method
 from analysis.run.tables import base_checkpoint, named_concepts, series_of
@@ -14,7 +14,7 @@ from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.classes import by_class, class_interval, quartiles
 from harness.artifacts import Artifact, Run
 
-UNTRAINED, BASELINE = "untrained", "random"
+UNTRAINED = "untrained"
 
 
 def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
@@ -22,11 +22,10 @@ def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
     yield f"Design. {_design(run, tables['neurons'].frame)}"
     if (alignment := tables.get("alignment")) is not None:
         yield f"Concepts. {_concepts(run, tables['neurons'].frame)}"
-        sentences = [shared_by_first(run, alignment.frame), *differences_from(tables)]
-        yield f"Semantic space. {' '.join(sentences)}"
+        yield f"Semantic space. {_shared_concepts(run, alignment.frame)}"
     if (reversion := tables.get("reversion")) is not None:
         yield f"Importance. {_importance(run, reversion.frame)}"
-    yield f"Limits. {limits(run)}"
+    yield f"Limits. {_limits(run)}"
 
 
 def _design(run: Run, neurons: pd.DataFrame) -> str:
@@ -56,77 +55,50 @@ def is_synthetic(run: Run) -> bool:
 
 
 def _concepts(run: Run, neurons: pd.DataFrame) -> str:
-    """How many neurons and concepts the first and the last checkpoint of each series have."""
+    """Neurons with a true concept, and different concepts, at the first checkpoint of each series,
+    that with the most such neurons, and the last."""
     named = named_concepts(run)
     assert named is not None
     parts = []
     for series in series_of(run):
-        epochs = neurons.loc[neurons["series"] == series, "epoch"]
+        mine = neurons[neurons["series"] == series].sort_values("epoch")
         of = named[named["series"] == series].groupby("epoch")["concept"]
-        ends = [int(epochs.min()), int(epochs.max())]
-        count, kinds = (f.reindex(ends, fill_value=0).tolist() for f in (of.size(), of.nunique()))
+        count = of.size().reindex(mine["epoch"], fill_value=0)
+        epochs = sorted({mine["epoch"].iloc[0], int(count.idxmax()), mine["epoch"].iloc[-1]})
+        kinds = of.nunique().reindex(epochs, fill_value=0)
         parts.append(
-            f"{count[0]} at epoch {ends[0]} and {count[1]} at epoch {ends[1]} in {series} "
-            f"({kinds[0]} and {kinds[1]} different concepts)"
+            f"{series} {joined([str(count[epoch]) for epoch in epochs])} of "
+            f"{mine['neurons'].max()} (epochs {joined(list(map(str, epochs)))}), with "
+            f"{joined(list(map(str, kinds)))} different concepts"
         )
     return (
-        f"The number of neurons with a true concept (overlap of at least {NAMED_OVERLAP}) was "
-        f"{joined(parts)}."
+        f"Neurons with a true concept (overlap of at least {NAMED_OVERLAP}) at the first "
+        "checkpoint, at that with the most such neurons, and at the last: "
+        f"{'; '.join(parts)}."
     )
 
 
-def shared_by_first(run: Run, alignment: pd.DataFrame) -> str:
-    """The share of the first space, for neurons of the most distant trained networks."""
-    method = alignment["method"].iloc[0]
-    row = alignment[(alignment["method"] == method) & (alignment["group"] != UNTRAINED)].iloc[-1]
-    base = base_checkpoint(run)
+def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
+    """The share of the first space, for the most distant trained networks and untrained ones."""
+    method, base = alignment["method"].iloc[0], base_checkpoint(run)
+    mine = alignment[alignment["method"] == method].set_index("group")
     of = {
-        "base": "of the base checkpoint",
-        "other epochs": f"of other epochs of {base.series}",
-        "other series": "of other networks",
+        "base": "the base itself",
+        "other epochs": f"other epochs of {base.series}",
+        "other series": joined([name for name in series_of(run) if name != base.series]),
+        UNTRAINED: "untrained networks",
     }
-    return (
-        f"In the {method} space, {percent(row['share'])} of the five nearest base neurons of a "
-        f"neuron {of[row['group']]} had its true concept (95 % CI [{percent(row['low'])}, "
-        f"{percent(row['high'])}]; chance {percent(row['chance'])})."
-    )
-
-
-def shared_by_untrained(alignment: pd.DataFrame) -> list[str]:
-    """The baseline: the share in networks at epoch 0, and its chance."""
-    rows = alignment[(alignment["group"] == UNTRAINED) & (alignment["method"] != BASELINE)]
-    parts = [f"{percent(row.share)} in {row.method}" for row in rows_of(rows)]
-    if not parts:
-        return []
-    return [
-        f"In untrained networks the share was {joined(parts)} (chance "
-        f"{percent(rows['chance'].mean())})."
+    farthest = [group for group in mine.index if group != UNTRAINED][-1:]
+    parts = [
+        f"{percent(row['share'])} for neurons of {of[group]} (95 % CI [{percent(row['low'])}, "
+        f"{percent(row['high'])}]; chance {percent(row['chance'])}, ceiling "
+        f"{percent(row['ceiling'])})"
+        for group, row in mine.loc[[*farthest, *mine.index.intersection([UNTRAINED])]].iterrows()
     ]
-
-
-def differences_from(tables: Mapping[str, Table]) -> Iterator[str]:
-    """How other spaces, but random vectors, differ from the first one in trained networks."""
-    if (table := tables.get("alignment_pairs")) is None:
-        return
-    method, pairs = tables["alignment"].frame["method"].iloc[0], table.frame
-    sides = pairs[["first", "second"]]
-    of = (sides == method).any(axis=1) & ~sides.isin({BASELINE} - {method}).any(axis=1)
-    pairs = pairs[(pairs["group"] != UNTRAINED) & of]
-    significant = pairs[pairs["adjusted p"] < 0.05]
-    parts = []
-    for row in significant.to_dict("records"):
-        sign = 1 if row["second"] == method else -1
-        other = row["first"] if sign == 1 else row["second"]
-        low, high = sorted(sign * row[f"difference {end}"] for end in ("low", "high"))
-        change = points(sign * row["difference"], low, high, row["adjusted p"])
-        parts.append(f"{other} ({row['group']}) by {change}")
-    compared = sorted({*pairs["first"], *pairs["second"]} - {method})
-    if compared:
-        yield (
-            f"Of {len(compared) * len(set(pairs['group']))} paired comparisons with {method} in "
-            f"trained networks ({joined(compared)}), {len(parts)} differed significantly"
-            + (f" (percentage points, 95 % CI): {'; '.join(parts)}." if parts else ".")
-        )
+    return (
+        f"Share of a neuron's five nearest neurons of the base ({base.series}, epoch "
+        f"{base.epoch}) in the {method} space that have its true concept: {joined(parts)}."
+    )
 
 
 def _importance(run: Run, reversion: pd.DataFrame) -> str:
@@ -137,7 +109,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     wide = changes.groupby(["class_id", "arm"], observed=True)["change"].mean().unstack("arm")
     last = quartiles(list(wide.columns))[-1]
     arms = {
-        "q1": "the most important quarter",
+        "q1": f"the most important quarter by {method}",
         "random": "random sets",
         "matched": "sets matched in size of change",
         last: "the least important quarter",
@@ -148,18 +120,20 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     mine = reversion[reversion["method"] == method]
     holds = int(((mine["q1"] < mine["random"]) & (mine["random"] < mine[last])).sum())
     p = mine["adjusted p (q1 vs random)"]
+    count = len(mine)
     return (
-        f"Reverting neurons to the earlier checkpoint in all layers (score {method}) changed "
-        "accuracy on held-out images by (percentage points, mean over "
-        f"{len(mine)} pairs of epochs, 95 % CIs over {len(wide)} classes) {joined(parts)}. The "
-        "change by the most important quarter differed from that by random sets by "
-        f"{points(*map(float, ends.loc['difference']))}; this difference was significant in "
-        f"{int((p < 0.05).sum())} of {len(mine)} pairs. The order q1 < random < {last} held in "
-        f"{holds} of {len(mine)} pairs."
+        "Sets of neurons were reverted to the earlier checkpoint in all layers. Accuracy on "
+        f"held-out images then changed, in percentage points, by {joined(parts)} (means over "
+        f"{count} pairs of epochs; 95 % CIs over {len(wide)} classes). The difference between the "
+        "most important quarter and random sets was "
+        f"{points(*map(float, ends.loc['difference']))}; it was significant in "
+        f"{int((p < 0.05).sum())} of {count} pairs. In {holds} of {count} pairs accuracy was "
+        "lowest after the most important quarter was reverted, higher after random sets, and "
+        "highest after the least important quarter."
     )
 
 
-def limits(run: Run) -> str:
+def _limits(run: Run) -> str:
     """To what the results do not generalise."""
     count = len(series_of(run))
     said = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from analysis.run.tables import named_concepts
 from harness.artifacts import Run
@@ -19,7 +20,13 @@ class Album:
         self._stimuli = dict(list(run.tables("stimuli").groupby(NEURON)))
         self._layers = run.tables("layers").set_index(["series", "layer"])
         named = named_concepts(run)
-        self._concepts = {} if named is None else named.set_index(NEURON)["concept"].to_dict()
+        self._concepts = (
+            {}
+            if named is None
+            else (named["concept"] + named["iou"].map(" {:.2f}".format))
+            .set_axis(pd.MultiIndex.from_frame(named[NEURON]))
+            .to_dict()
+        )
 
     def depth(self, series: str, layer: str) -> float:
         return float(self._layers.loc[(series, layer), "depth"])
@@ -42,7 +49,7 @@ class Album:
         return np.asarray(grid(crops, side, tile))
 
     def concept(self, neuron: tuple[str, int, str, int]) -> str:
-        """Its true concept where known, "dead" or "" else."""
+        """Its true concept with its overlap where known, "dead" or "" else."""
         if neuron not in self._stimuli:
             return "dead"
         return str(self._concepts.get(neuron, ""))

@@ -16,7 +16,9 @@ from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
     alignment,
     base_checkpoint,
+    in_order,
     named_concepts,
+    series_of,
     spaces,
     test_images,
 )
@@ -39,7 +41,7 @@ def training(run: Run) -> Figure | None:
     log = run.tables("training_log")
     canvas, axes = plt.subplots(figsize=(4.6, 2.8))
     probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
-    for index, (series, rows) in enumerate(log.groupby("series")):
+    for index, (series, rows) in enumerate(in_order(run, log).groupby("series", sort=False)):
         style = look(index)
         colour = style["color"]
         axes.plot(rows["epoch"], rows["test_accuracy"], color=colour, label=f"{series}, test")
@@ -67,7 +69,7 @@ def concept_map(run: Run) -> Figure | None:
     else:
         table = table.merge(named[[*NEURON, "concept"]], on=NEURON, how="left")
     shown = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
-    series = list(dict.fromkeys(table["series"]))
+    series = series_of(run)
     epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
     columns = max(map(len, epochs.values()))
     canvas, grid_axes = plt.subplots(
@@ -119,7 +121,7 @@ def emergence(run: Run) -> Figure | None:
     counts = named.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
     counts = counts.fillna(0).sort_index(axis=1)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
-    series = list(dict.fromkeys(counts.columns.get_level_values("series")))
+    series = [name for name in series_of(run) if name in counts.columns.get_level_values("series")]
     widths = [int((counts.columns.get_level_values("series") == name).sum()) for name in series]
     canvas, grid = plt.subplots(
         1,
@@ -154,7 +156,7 @@ def strips(run: Run) -> Figure | None:
     """The neurons that moved furthest in the space between their first trained and last epoch."""
     space, album = spaces(run)[0], Album(run)
     rows = []
-    series_names = list(dict.fromkeys(space.neurons["series"]))
+    series_names = series_of(run)
     for series in series_names:
         epochs = sorted(space.neurons.loc[space.neurons["series"] == series, "epoch"].unique())
         trained = [epoch for epoch in epochs if epoch > 0]
@@ -179,7 +181,8 @@ def strips(run: Run) -> Figure | None:
         "strips",
         "Evolution of single neurons",
         "Each row shows one neuron (layer:channel) at all checkpoints of its series: the nine "
-        "image patches that activate it most and, below, its true concept if it has one. Shown: "
+        "image patches that activate it most and, below, its true concept, if it has one, with the "
+        "overlap (intersection over union). Shown: "
         "the neurons with the largest displacement (1 − cosine similarity in the "
         f"{space.method} space) between the first trained and the last epoch, at most two per "
         "layer.",
@@ -229,7 +232,7 @@ def neighbours(run: Run) -> Figure | None:
         f"First column: neurons of the base checkpoint ({base.series}, epoch {base.epoch}), chosen "
         "to be distant from each other. Next columns: the two nearest neighbours of each in the "
         "same checkpoint and in the last checkpoint of each other series. Below: true concept, if "
-        f"any, and cosine similarity in the {space.method} space in parentheses.",
+        f"any, with its overlap, and cosine similarity in the {space.method} space in parentheses.",
         sheet(rows),
     )
 
@@ -265,9 +268,9 @@ def alignment_plot(run: Run) -> Figure | None:
         x = np.arange(len(groups)) + (index - (len(methods) - 1) / 2) * 0.13
         means = rows.rename(columns={"share": "mean"})
         _with_intervals(axes, x, means, label=method, capsize=2, **look(index))
-    chance = table.groupby("group", sort=False)["chance"].mean().reindex(groups)
-    for position, value in enumerate(chance):
-        axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=":")
+    for column, dashes in (("chance", ":"), ("ceiling", "--")):
+        for position, value in enumerate(table.groupby("group", sort=False)[column].mean()):
+            axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=dashes)
     axes.set_xticks(range(len(groups)), groups)
     axes.set(
         ylabel="share of the five nearest base\nneurons with the same true concept", ylim=(0, None)
@@ -277,8 +280,9 @@ def alignment_plot(run: Run) -> Figure | None:
         "alignment",
         "Neighbours with the same true concept",
         "Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs "
-        "over layers; dotted: chance. All spaces are evaluated on the same neurons, so "
-        "overlapping CIs do not mean that there is no difference: see the table of differences.",
+        "over layers; dotted: chance, dashed: ceiling (see the table). All spaces are evaluated on "
+        "the same neurons, so overlapping CIs do not mean that there is no difference: see the "
+        "table of differences.",
         canvas,
     )
 
@@ -288,7 +292,7 @@ def reversion_plot(run: Run) -> Figure | None:
     if not has_results(run, REVERSION):
         return None
     records = joint(run)
-    pairs = list(records.groupby(PAIR, observed=True))
+    pairs = list(records.groupby(PAIR, observed=True, sort=False))
     bins = reversion.quartiles(list(records["arm"].unique()))
     arms = [*bins, "matched", "random", "all"]
     methods = list(dict.fromkeys(records["method"]))
@@ -314,11 +318,12 @@ def reversion_plot(run: Run) -> Figure | None:
     canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
     return Figure(
         "reversion",
-        "Change in accuracy when evolutions are reverted",
-        f"Change in top-1 accuracy on held-out images, {images_of(records)}, when a set of neurons "
+        "Change in accuracy when evolutions are reverted in all layers",
+        f"Change in top-1 accuracy on {images_of(records, 'held-out ')} when a set of neurons "
         "is reverted in all layers at once, by importance score, with unadjusted 95 % CIs over "
-        f"{records['class_id'].nunique()} classes. Sets are defined under Method. Below 0: the "
-        "changes of these neurons contribute to correct predictions.",
+        f"{records['class_id'].nunique()} classes. Sets are defined under Method. Below 0: "
+        "predictions are worse without the changes of these neurons. A mixture of two epochs can "
+        "be worse than either, so compare sets of the same size.",
         canvas,
     )
 

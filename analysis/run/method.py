@@ -30,14 +30,16 @@ def of_run(run: Run) -> list[str]:
     ]
     if run.holds("concepts"):
         paragraphs.append(
-            "True concept. The image part or attribute that overlaps most with the neuron's "
-            "strongest activations. It is found from the masks or attributes of the images, "
-            "without human judgement, and counts if the overlap (intersection over union) is at "
-            f"least {NAMED_OVERLAP}, the threshold of Network Dissection (Bau et al., 2017). A "
-            "space is valid to the extent that the five nearest base neurons of a neuron have its "
-            "true concept. This is measured for four groups of neurons: base (the base checkpoint "
-            f"itself), other epochs of {base.series}, other series, and, as a baseline, untrained "
-            "(checkpoints at epoch 0). "
+            "True concept. The true concept of a neuron is the image part or attribute whose mask "
+            "overlaps most with the positions of the neuron's highest 0.5 % of activations over "
+            "all images (of attributes without masks: with the images that activate it most). No "
+            "human judgement is involved. It counts if the overlap (intersection over union) is at "
+            f"least {NAMED_OVERLAP}, the threshold of Network Dissection (Bau et al., 2017). The "
+            "measure of validity of a space is the share of a neuron's five nearest base neurons "
+            "that have its true concept, compared with chance, with the ceiling (few base neurons "
+            "have a rare concept) and with untrained networks. It is computed for four groups of "
+            f"neurons: base (the base checkpoint itself), other epochs of {base.series}, other "
+            "series, and untrained (checkpoints at epoch 0). "
             "Intervals and tests are clustered by layer, as neurons of a layer are alike, and "
             "spaces are compared in pairs on the same neurons."
         )
@@ -64,8 +66,8 @@ def _reversion(run: Run) -> list[str]:
         f"computed as usual. Sets in each layer: q1 to q{bins}, from the most to the least "
         f"important {part} of the neurons; random, {draws} random sets as large as q1; matched, "
         "for each neuron of q1 one neuron outside q1 whose change has a similar size; all, "
-        f"all neurons. Accuracy is measured on {images_of(joint(run))} that are held out: "
-        "they were not used for importance. If a score is valid, reverting q1 should reduce "
+        f"all neurons. Accuracy is measured on {images_of(joint(run), 'held-out ')}, "
+        "which were not used for importance. If a score is valid, reverting q1 should reduce "
         f"accuracy more than reverting random or matched sets or q{bins}.",
         f"Tests. The classes (n = {len(about['classes'])}) are treated as a random sample, the "
         "networks as fixed. Intervals are t intervals over classes; tests are exact Wilcoxon "

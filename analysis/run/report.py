@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table as ScreenTable
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import styled
-from analysis.exhibits.phrases import joined, percent
+from analysis.exhibits.phrases import joined, percent, points, signed
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.run import abstract, method
@@ -24,9 +24,14 @@ from analysis.run import figures as run_figures  # noqa: F401 - registers the fi
 from analysis.run import images as run_images  # noqa: F401 - registers its table
 from analysis.run import published as run_published  # noqa: F401 - registers its table
 from analysis.run import tables as run_tables
-from analysis.run.reversion import images_of, joint, main_method
+from analysis.run.reversion import MOST_CHANCE, arms_of, images_of, joint, main_method, top5_chance
+from analysis.statistics import classes
+from analysis.statistics.claims import ALPHA
+from analysis.statistics.comparisons import clustered_by_class, differences
 from harness.artifacts import Run
 from harness.results import REVERSION, has_results, read_results
+
+BASELINE = "random"
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,9 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
 def reversion_on_screen(table: Table) -> ScreenTable:
     """The reversion table in 80 columns: effects alone; tests are in the files."""
     frame = table.frame
-    effects = [name for name in frame.columns[4:] if name != "all" and "p (" not in name]
+    effects = [name for name in arms_of(frame.columns) if name != "all"]
     names = {"epochs": frame["series"] + " " + frame["epochs"], "by": frame["method"]}
-    return plain_on_screen(pd.DataFrame(names).join(frame[effects]), table.title)
+    return plain_on_screen(pd.DataFrame(names).join(frame[["before", *effects]]), table.title)
 
 
 shelf.section("run", "abstract", "Abstract")
@@ -143,19 +148,16 @@ shelf.section(
     "run",
     "limits",
     "Limits",
-    lambda run: [
-        abstract.limits(run),
+    [
         "Intervals and tests of accuracy generalise over classes, those of semantic spaces over "
-        "layers; the networks are fixed. Matched sets agree with q1 in size of change only "
-        "approximately (see the table on matched sets in the supplement), as q1 often holds the "
-        "neurons that changed most.",
+        "layers; the networks are fixed."
     ],
 )
 shelf.section(
     "run",
     "supplement",
     "Supplement",
-    ["Diagnostic displays, and the results by the other scores, outcomes and layers."],
+    ["Diagnostic displays, and the results for other outcomes and for single layers."],
 )
 
 
@@ -178,11 +180,12 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
         else f"Of {by_series.sum():,} neurons ({parts}), {dead:,} cases of a neuron at a "
         f"checkpoint ({percent(dead / frame['neurons'].sum())}) are dead and excluded."
     ]
-    if has_results(run, REVERSION) and "training" in tables:
+    if has_results(run, REVERSION) and run.holds("training_log"):
         findings.append(
-            f"The accuracy in the figure is on all {run_tables.test_images(run):,} test images; "
-            f"accuracy before reversion is on {images_of(joint(run))} that are held out, and so "
-            "can differ by some points."
+            f"[figure:training] shows accuracy on all {run_tables.test_images(run):,} test images. "
+            "In the section on importance, accuracy before reversion is on the "
+            f"{images_of(joint(run), 'held-out ')}, so the two can differ by some percentage "
+            "points."
         )
     return findings
 
@@ -203,12 +206,105 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
     ]
 
 
+def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
+    """How other spaces, but random vectors, differ from the first one in trained networks."""
+    if (table := tables.get("alignment_pairs")) is None:
+        return
+    method, pairs = tables["alignment"].frame["method"].iloc[0], table.frame
+    sides = pairs[["first", "second"]]
+    of = (sides == method).any(axis=1) & ~sides.isin({BASELINE} - {method}).any(axis=1)
+    pairs = pairs[(pairs["group"] != abstract.UNTRAINED) & of]
+    significant = pairs[pairs["adjusted p"] < ALPHA]
+    parts = []
+    for row in significant.to_dict("records"):
+        sign = 1 if row["second"] == method else -1
+        other = row["first"] if sign == 1 else row["second"]
+        low, high = sorted(sign * row[f"difference {end}"] for end in ("low", "high"))
+        change = points(sign * row["difference"], low, high, row["adjusted p"])
+        parts.append(f"{other} {change} in the group {row['group']}")
+    compared = sorted({*pairs["first"], *pairs["second"]} - {method})
+    if compared:
+        yield (
+            f"{method} was compared with {joined(compared)} in {pairs['group'].nunique()} groups "
+            f"of neurons of trained networks ({len(pairs)} paired comparisons). "
+            + (
+                f"Significant were (other space minus {method}, percentage points, 95 % CI): "
+                f"{'; '.join(parts)}."
+                if parts
+                else "No difference was significant."
+            )
+        )
+
+
+def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
+    """The baseline: the share in networks at epoch 0, and what their neurons detect."""
+    rows = alignment[(alignment["group"] == abstract.UNTRAINED) & (alignment["method"] != BASELINE)]
+    named = run_tables.named_concepts(run)
+    if rows.empty or named is None:
+        return
+    parts = [f"{percent(row.share)} in {row.method}" for row in rows.itertuples()]
+    counts = named.loc[named["epoch"] == 0, "concept"].value_counts()
+    most = counts.head(3)
+    yield (
+        f"In untrained networks the share was {joined(parts)} (chance "
+        f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
+        f"{percent(most.sum() / counts.sum())} of their neurons with a true concept have one of "
+        f"{len(most)} concepts: {joined(list(most.index))}. Neighbours can thus share concepts "
+        "without training; compare the shares in trained networks with these."
+    )
+
+
 @shelf.sentences("run", "space")
 def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Differences from the first space, and what untrained networks share."""
     if (table := tables.get("alignment")) is None:
         return []
-    return [*abstract.differences_from(tables), *abstract.shared_by_untrained(table.frame)]
+    return [*_differences(tables), *_untrained(run, table.frame)]
+
+
+@shelf.sentences("run", "reversion")
+def mixtures(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """Where reverting a part does more harm than reverting all."""
+    if (table := tables.get("reversion")) is None:
+        return []
+    mine = table.frame[table.frame["method"] == main_method(run)]
+    if not (worse := int((mine["q1"] < mine["all"]).sum())):
+        return []
+    means = [signed(100 * mine[arm].mean(), ".0f") for arm in ("q1", "all")]
+    return [
+        f"Reverting q1 reduced accuracy more than reverting all neurons in {worse} of {len(mine)} "
+        f"pairs (mean changes {' and '.join(means)} percentage points): a mixture of two epochs "
+        "does harm by itself. The effect of q1 is therefore compared with that of sets of the same "
+        "size, not with 0."
+    ]
+
+
+@shelf.sentences("run", "reversion")
+def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """The gap between the last quarter and q1 by each score, and which gaps differ."""
+    if not has_results(run, REVERSION):
+        return []
+    changes = classes.by_class(joint(run))
+    keys = ["class_id", "method", "arm"]
+    arms = changes.groupby(keys, observed=True)["change"].mean().unstack("arm")
+    last = classes.quartiles(list(arms.columns))[-1]
+    gaps = (arms[last] - arms["q1"]).unstack("method")
+    names = list(gaps.columns)
+    found = clustered_by_class(gaps)
+    means = found.table(names).sort_values("value", ascending=False)
+    parts = [f"{points(*row[1:4])} by {row[0]}" for row in means.itertuples()]
+    text = (
+        f"The gap, accuracy after reverting {last} minus accuracy after reverting q1, was "
+        f"{joined(parts)} (percentage points, mean over pairs; 95 % CIs over classes)."
+    )
+    pairs = differences(found, names)
+    alike = pairs[~(pairs["p"] < ALPHA)]
+    if len(alike):
+        listed = joined([f"{row.first} and {row.second}" for row in alike.itertuples()])
+        text += f" Of {len(pairs)} differences between scores, not significant: {listed}."
+    elif len(pairs):
+        text += " All differences between scores were significant (paired over classes, Holm)."
+    return [text]
 
 
 @shelf.sentences("run", "reversion")
@@ -219,14 +315,22 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
     means = table.frame.groupby("method", sort=False)[["ratio", "equal to q2"]].mean()
     name = main_method(run)
     findings = [
-        f"By {name}, the neurons of matched sets changed on average {percent(means.ratio[name])} "
-        "as much as those of q1."
+        f"If importance is scored by {name}, the neurons of the matched sets changed on average "
+        f"{percent(means.ratio[name])} as much as those of q1 ([table:matching])."
     ]
     for score, share in means["equal to q2"].items():
         if share > 0.5:
             where = "all" if share == 1 else f"{percent(share)} of the"
             findings.append(
-                f"By {score}, the matched set is q2 itself in {where} classes and layers, where it "
-                "is no separate control."
+                f"If it is scored by {score}, the matched set is q2 itself in {where} classes and "
+                "layers, and no separate control there."
             )
     return findings
+
+
+@shelf.sentences("run", "supplement")
+def without_top5(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """That top-5 accuracy is left out where few outputs make it easy to guess."""
+    if not has_results(run, REVERSION) or (chance := top5_chance(run)) <= MOST_CHANCE:
+        return []
+    return [f"Top-5 accuracy is not shown: by guessing it would be {percent(chance)}."]

@@ -8,9 +8,10 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
+from analysis.run.tables import in_order
 from analysis.statistics import classes as reversion
 from harness.artifacts import Run
-from harness.records import JOINT, PAIR
+from harness.records import JOINT
 from harness.results import REVERSION, Results, has_results, read_results
 
 
@@ -35,8 +36,9 @@ def methods_of(results: Results) -> Table:
     return Table(
         "methods",
         "Definitions of the importance scores",
-        "The score of a neuron for a class and two checkpoints. Linearises: the ablation that "
-        "the score approximates; a good result by that ablation is weaker evidence.",
+        "The score of a neuron for a class and two checkpoints. Linearises: the ablation whose "
+        "effect the score approximates. If scores are evaluated by this ablation, a good result is "
+        "weaker evidence than for other scores.",
         pd.DataFrame(rows),
     )
 
@@ -46,13 +48,15 @@ def methods(run: Run) -> Table | None:
     return methods_of(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
 
 
-#: Outcome -> what changes, and how a change is printed.
+#: Outcome -> what changes, in the title and the caption of a table, and how a change is printed.
 _MEASURES = {
-    "accuracy": ("top-1 accuracy (percentage points)", "{:+.1%}"),
-    "top-5": ("top-5 accuracy (percentage points)", "{:+.1%}"),
-    "probability": ("the probability of the class (percentage points)", "{:+.1%}"),
-    "objective": ("the objective on which importance is measured", "{:+.3f}"),
+    "accuracy": ("accuracy", "top-1 accuracy (percentage points)", "{:+.0%}"),
+    "top-5": ("top-5 accuracy", "top-5 accuracy (percentage points)", "{:+.0%}"),
+    "probability": ("the class's probability", "that probability (percentage points)", "{:+.0%}"),
+    "objective": ("the objective", "the objective of importance (see Method)", "{:+.2f}"),
 }
+#: Top-5 accuracy says little where five of all outputs are more than this share.
+MOST_CHANCE = 0.3
 _TESTS = {
     "page": "adjusted p (Page)",
     "wilcoxon": "adjusted p (q1 vs random)",
@@ -66,12 +70,12 @@ def joint(run: Run, split: str = "heldout") -> pd.DataFrame:
     return records[(records["layer"] == JOINT) & (records["split"] == split)]
 
 
-def images_of(records: pd.DataFrame) -> str:
-    """How many images of how many classes: "300 images (25 per class)"."""
+def images_of(records: pd.DataFrame, kind: str = "") -> str:
+    """How many images of how many classes: "300 held-out images (25 per class)"."""
     per_class = records.groupby("class_id")["image_id"].nunique()
     least, most = per_class.min(), per_class.max()
     each = str(most) if least == most else f"{least} to {most}"
-    return f"{per_class.sum():,} images ({each} per class)"
+    return f"{per_class.sum():,} {kind}images ({each} per class)"
 
 
 def arms_of(columns: pd.Index) -> list[str]:
@@ -86,23 +90,37 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
     records = joint(run, split)
     if f"{reversion.OUTCOMES[outcome]}_before" not in records:
         return None  # of a run that was made before there were objectives
+    if outcome == "top-5" and top5_chance(run) > MOST_CHANCE:
+        return None
     table = with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
-    measure, form = _MEASURES[outcome]
-    seen = {"heldout": "held-out", "importance": "importance"}[split]
+    what, measure, form = _MEASURES[outcome]
     each = read_results(run.root, REVERSION).about["images_per_class"]
-    among = f", of the {each} per class on which importance is computed" * (split == "importance")
+    of_importance = split == "importance"
+    seen = (
+        f"{images_of(records)} of those on which importance is computed ({each} per class)"
+        if of_importance
+        else images_of(records, "held-out ")
+    )
+    arms = arms_of(table.columns)
     return Table(
         name,
-        f"{outcome.capitalize()} when evolutions are reverted, all scores ({seen} images)",
-        f"Change in {measure} on {seen} images, {images_of(records)}{among}; mean over classes; "
-        "sets and tests as defined under Method. p-values are adjusted by Holm's method over "
-        "the rows of the table.",
+        f"Change in {what} when evolutions are reverted in all layers"
+        + ", importance images" * of_importance,
+        f"Change in {measure} on {seen}: mean over classes, with unadjusted 95 % CIs over "
+        f"{table['classes'].max()} classes. Before: the value before. Sets and tests are defined "
+        "under Method; p-values are adjusted by Holm's method over the rows of the table.",
         table,
         {"before": form.replace("+", "")}
-        | dict.fromkeys(arms_of(table.columns), form)
+        | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}
         | dict.fromkeys(_TESTS.values(), P_VALUE),
+        hidden=("classes",),
     )
+
+
+def top5_chance(run: Run) -> float:
+    """The top-5 accuracy of guessing among the outputs of the run's networks."""
+    return min(1.0, 5 / float(run.tables("check")["outputs"].min()))
 
 
 def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
@@ -116,43 +134,6 @@ def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
 def main_method(run: Run) -> str:
     """The score on which the report's main results rest: the first one configured."""
     return str(run.manifest()["importance_methods"][0])
-
-
-@shelf.table("run", "reversion")
-def reversion_effects(run: Run) -> Table | None:
-    """The main result: one score, with intervals."""
-    if (every := all_scores(run, "reversion", *ALL_SCORES["reversion"])) is None:
-        return None
-    method = main_method(run)
-    records = joint(run)
-    mine = records[records["method"] == method]
-    rows = []
-    for key, group in mine.groupby(PAIR, observed=True, sort=False):
-        changes = reversion.wide(reversion.by_class(group))
-        ends = reversion.class_interval(changes)
-        row = dict(zip(PAIR, key, strict=True)) | {"before": group["correct_before"].mean()}
-        for arm in arms_of(changes.columns):
-            mean, low, high = ends.loc[arm]
-            row |= {arm: mean, f"{arm} low": low, f"{arm} high": high}
-        rows.append(row)
-    table = with_epochs(pd.DataFrame(rows))
-    tests = every.frame.loc[every.frame["method"] == method, ["series", "epochs", *_TESTS.values()]]
-    table = table.merge(tests, on=["series", "epochs"])
-    shown = [c for c in table.columns if c not in {"series", "epochs", "before", *_TESTS.values()}]
-    return Table(
-        "reversion_effects",
-        "Change in accuracy when evolutions are reverted",
-        f"Importance by {method}. Change in top-1 accuracy (percentage points) on held-out images, "
-        f"{images_of(mine)}, when a set is reverted in all layers at once, with unadjusted 95 % "
-        f"CIs over {mine['class_id'].nunique()} classes; before: accuracy before (%). "
-        "Page's trend test over the quarters and Wilcoxon signed-rank tests over classes, adjusted "
-        "by Holm's method over all pairs and scores (table “"
-        f"{every.title}” in the supplement).",
-        table,
-        {"before": "{:.0%}"}
-        | dict.fromkeys(shown, "{:+.0%}")
-        | dict.fromkeys(_TESTS.values(), P_VALUE),
-    )
 
 
 @shelf.table("run", "supplement", "matching")
@@ -178,16 +159,16 @@ def matching(run: Run) -> Table | None:
     )
 
 
-#: The tables of all scores: name -> split of the images, outcome.
+#: The tables of all scores: name -> section, split of the images, outcome.
 ALL_SCORES = {
-    "reversion": ("heldout", "accuracy"),
-    "reversion_top5": ("heldout", "top-5"),
-    "reversion_probability": ("heldout", "probability"),
-    "reversion_objective": ("heldout", "objective"),
-    "reversion_importance": ("importance", "accuracy"),
+    "reversion": ("reversion", "heldout", "accuracy"),
+    "reversion_top5": ("supplement", "heldout", "top-5"),
+    "reversion_probability": ("supplement", "heldout", "probability"),
+    "reversion_objective": ("supplement", "heldout", "objective"),
+    "reversion_importance": ("supplement", "importance", "accuracy"),
 }
-for _name, (_split, _outcome) in ALL_SCORES.items():
-    shelf.table("run", "supplement", _name)(
+for _name, (_section, _split, _outcome) in ALL_SCORES.items():
+    shelf.table("run", _section, _name)(
         partial(all_scores, name=_name, split=_split, outcome=_outcome)
     )
 
@@ -204,12 +185,13 @@ def reversion_layers(run: Run) -> Table | None:
         frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
     table = pd.concat(frames, ignore_index=True)
     arms = arms_of(table.columns)
-    table = with_epochs(table.sort_values(["series", "epoch_from", "epoch_to", "method", "depth"]))
+    table = table.sort_values(["epoch_from", "epoch_to", "method", "depth"])
+    table = with_epochs(in_order(run, table))
     return Table(
         "reversion_layers",
-        "Accuracy when evolutions of one layer are reverted",
+        "Change in accuracy when evolutions of one layer are reverted",
         "Change in top-1 accuracy (percentage points) on held-out images when a set is reverted in "
         "one layer only; mean over classes, layers in order of depth.",
-        table[["series", "epochs", "method", "layer", "before", *arms]].reset_index(drop=True),
-        {"before": "{:.1%}"} | dict.fromkeys(arms, "{:+.1%}"),
+        table[["series", "epochs", "method", "layer", "before", *arms]],
+        {"before": "{:.0%}"} | dict.fromkeys(arms, "{:+.0%}"),
     )

@@ -34,6 +34,14 @@ def series_of(run: Run) -> list[str]:
     return [section["name"] for section in run.manifest()["configuration"]["series"]]
 
 
+def in_order(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table by series, in the configuration's order."""
+    places = {name: place for place, name in enumerate(series_of(run))}
+    return table.sort_values(
+        "series", key=lambda names: names.map(places), kind="stable", ignore_index=True
+    )
+
+
 def base_checkpoint(run: Run) -> Checkpoint:
     return Checkpoint(**run.manifest()["base"])
 
@@ -49,25 +57,6 @@ def named_concepts(run: Run) -> pd.DataFrame | None:
     return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
 
 
-@shelf.table("run", "supplement")
-def training(run: Run) -> Table | None:
-    if not run.holds("training_log"):
-        return None
-    log = run.tables("training_log")
-    probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
-    kept = log.merge(probed, on=["series", "epoch"])
-    columns = ["series", "epoch", "train_accuracy", "test_accuracy"]
-    return Table(
-        "training",
-        "Accuracy of the checkpoints",
-        "Share of images classified correctly: training images "
-        "(augmented, averaged over the epoch) and all "
-        f"{test_images(run):,} test images, which are not used for training.",
-        kept[columns],
-        {"train_accuracy": "{:.3f}", "test_accuracy": "{:.3f}"},
-    )
-
-
 def test_images(run: Run) -> int:
     """How many test images the run has."""
     return len(run.table(Artifact("image_index", ("test",))))
@@ -80,18 +69,23 @@ def neurons(run: Run) -> Table:
     living = first.neurons.groupby(["series", "epoch"]).agg(
         alive=("channel", "size"), coverage=("coverage", "mean")
     )
-    table = living.reset_index()
+    table = in_order(run, living.reset_index())
     table.insert(2, "neurons", table["series"].map(layers))
     table.insert(4, "dead", table["neurons"] - table["alive"])
-    return Table(
-        "neurons",
-        "Neurons of the checkpoints",
+    caption = (
         "Neurons of the probed layers. A dead neuron is active on no probe image and is excluded; "
-        "the others are alive. Coverage: mean share of a neuron's stimuli that are also stimuli "
-        "of a base neuron; vectors are computed from these stimuli.",
-        table,
-        {"coverage": "{:.3f}"},
+        "the others are alive. Coverage: as in the table of neighbours, for the first space."
     )
+    accuracy = ["train_accuracy", "test_accuracy"]
+    if run.holds("training_log"):
+        log = run.tables("training_log")[["series", "epoch", *accuracy]]
+        table = table.merge(log, on=["series", "epoch"], how="left")
+        caption += (
+            " Accuracy: on training images (augmented, averaged over the epoch) and on all "
+            f"{test_images(run):,} test images, which are not used for training."
+        )
+    formats = dict.fromkeys(["coverage", *accuracy], "{:.3f}")
+    return Table("neurons", "Checkpoints: neurons and accuracy", caption, table, formats)
 
 
 @lru_cache(maxsize=1)
@@ -113,11 +107,13 @@ def alignment(run: Run) -> Table | None:
         "Neighbours with the same true concept",
         "Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs "
         "(t over layers, as neurons of a layer are alike). Chance: the share of base neurons with "
-        f"that concept. Neurons with a true concept (overlap of at least {NAMED_OVERLAP}) and a "
-        "position in all spaces. Coverage: mean share of a neuron's stimuli that have a vector. "
-        "Untrained: checkpoints at epoch 0.",
+        "that concept. Ceiling: the share if all of these were nearest; it is below 1 where fewer "
+        "than five have the concept. Only neurons with a true concept (overlap of at least "
+        f"{NAMED_OVERLAP}) and a position in all spaces are counted. Coverage: mean share of a "
+        "neuron's stimuli that the space uses (sgns and ppmi: those that are also stimuli of a "
+        "base neuron). Untrained: checkpoints at epoch 0.",
         alignment_table(shared),
-        dict.fromkeys(["share", "low", "high", "chance", "coverage"], number),
+        dict.fromkeys(["share", "low", "high", "chance", "ceiling", "coverage"], number),
     )
 
 
@@ -157,13 +153,14 @@ def identities(run: Run) -> Table | None:
             )
     if not rows:
         return None
+    table = in_order(run, pd.DataFrame(rows))
     return Table(
         "identity",
         "Retrieval of the same channel at the later epoch",
         "Mean reciprocal rank (mrr) of the same channel at the later epoch among all neurons of "
         "its series at that epoch (1: always nearest), with 95 % CIs (t over layers). A space that "
         "groups neurons by concept need not retrieve channels, so a low value is not a fault.",
-        pd.DataFrame(rows),
+        table,
         dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
     )
 
@@ -211,8 +208,8 @@ def times(run: Run) -> Table | None:
     return Table(
         "times",
         "Run times",
-        "Seconds per piece of work (one process, one thread; after an interruption, of the last "
-        "attempt). They depend on the machine.",
+        "Time of all pieces together and of the longest one, in seconds (one process, one thread; "
+        "of a piece that was interrupted, its last attempt). It depends on the machine.",
         pd.DataFrame(rows),
         dict.fromkeys(["total, s", "longest, s"], "{:.1f}"),
     )

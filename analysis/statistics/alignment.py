@@ -40,7 +40,8 @@ def concept_sharing(
 
     Returns:
         group, series, epoch, layer, channel, share, chance (the share of the base's neurons,
-        itself left out, with that concept); neurons without place or concept are left out.
+        itself left out, with that concept), ceiling (the share if all of these were nearest);
+        neurons without place or concept are left out.
     """
     named = space.neurons[NEURON].merge(concepts, on=NEURON, how="left")["concept"]
     has_concept = named.notna().to_numpy() & space.placed
@@ -63,16 +64,17 @@ def concept_sharing(
             among = (concept[base_rows][None, :] == concept[rows][:, None]) & (
                 base_rows[None, :] != rows[:, None]
             )
-            others = (base_rows[None, :] != rows[:, None]).sum(axis=1)
+            alike, others = among.sum(axis=1), (base_rows[None, :] != rows[:, None]).sum(axis=1)
             frames.append(
                 space.neurons.iloc[rows][NEURON].assign(
                     group=group,
                     share=same.sum(axis=1) / (near >= 0).sum(axis=1),
-                    chance=among.sum(axis=1) / others,
+                    chance=alike / others,
+                    ceiling=(alike / np.minimum(others, k)).clip(max=1.0),
                 )
             )
     if not frames:
-        return pd.DataFrame(columns=["group", *NEURON, "share", "chance"])
+        return pd.DataFrame(columns=["group", *NEURON, "share", "chance", "ceiling"])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -149,14 +151,15 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
         shared: of `shared_concepts`.
 
     Returns:
-        method, group, neurons, share, low, high (t over layers), chance, coverage (mean over the
-        group's neurons).
+        method, group, neurons, share, low, high (t over layers), chance, ceiling, coverage (means
+        over the group's neurons).
     """
-    columns = ["method", "group", "neurons", "share", "low", "high", "chance", "coverage"]
+    averages = ["chance", "ceiling", "coverage"]
+    columns = ["method", "group", "neurons", "share", "low", "high", *averages]
     frames = []
     for group, values in neurons_by_methods(shared).items():
         frame = clustered_by_layer(values).table(values.columns).rename(columns={"value": "share"})
-        of_group = shared[shared["group"] == group].groupby("method")[["chance", "coverage"]]
+        of_group = shared[shared["group"] == group].groupby("method")[averages]
         frame = frame.join(of_group.mean()).rename_axis("method").reset_index()
         frames.append(frame.assign(group=group, neurons=len(values)))
     if not frames:

@@ -123,11 +123,14 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     return float(ways[extreme].sum() / ways.sum())
 
 
-def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Mean change of each arm over classes, with Student's interval, within [−1, 1].
+def class_interval(
+    changes: pd.DataFrame, level: float = 0.95, largest: float = 1.0
+) -> pd.DataFrame:
+    """Mean change of each arm over classes, with Student's interval.
 
     Args:
-        changes: of shares, classes x arms, see `wide`.
+        changes: classes x arms, see `wide`.
+        largest: the largest change that is possible, 1 for shares: no interval goes beyond it.
 
     Returns:
         mean, low, high by arm; the interval of fewer than two classes is NaN, and that of classes
@@ -136,7 +139,8 @@ def class_interval(changes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     number = changes.count()
     reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem().where(lambda e: e > 1e-12)
     mean = changes.mean()
-    ends = {"low": (mean - reach).clip(-1, 1), "high": (mean + reach).clip(-1, 1)}
+    ends = {"low": mean - reach, "high": mean + reach}
+    ends = {name: end.clip(-largest, largest) for name, end in ends.items()}
     return pd.DataFrame({"mean": mean, **ends})
 
 
@@ -147,9 +151,10 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
         records: rows of one layer ("all" for the joint reversion).
 
     Returns:
-        series, epoch_from, epoch_to, method, split, classes, before, one column an arm (signed
-        mean change over classes), page (p), wilcoxon (q1 against random, p), matched (q1 against
-        matched, p); the last three corrected by Holm over the rows of each split.
+        series, epoch_from, epoch_to, method, split, classes, before, three columns per arm (signed
+        mean change over classes, low, high: `class_interval`), page (p), wilcoxon (q1 against
+        random, p), matched (q1 against matched, p); the last three corrected by Holm over the rows
+        of each split.
     """
     rows = []
     classes = by_class(records, outcome)
@@ -157,10 +162,16 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
         changes = wide(group)
         arms = [*quartiles(list(changes.columns)), "random", "matched", "all"]
         p_page, count = page_trend(changes)
+        ends = class_interval(changes, largest=np.inf if outcome == "objective" else 1.0)
         rows.append(
             dict(zip([*PAIR, "method", "split"], key, strict=True))
             | {"classes": count, "before": wide(group, "before")["none"].mean()}
-            | {arm: changes[arm].mean() for arm in arms if arm in changes}
+            | {
+                f"{arm}{end}": ends.loc[arm, column]
+                for arm in arms
+                if arm in changes
+                for end, column in (("", "mean"), (" low", "low"), (" high", "high"))
+            }
             | {
                 "page": p_page,
                 "wilcoxon": wilcoxon(changes["q1"], changes["random"]),
