@@ -145,14 +145,21 @@ def test_sets_of_rules_that_repeat_the_frozen_ones_are_not_counted():
 
 def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
     run = SimpleNamespace(manifest=lambda: {"importance_methods": ["a"]})
-    frame = pd.DataFrame({"method": ["a", "a", "b"], "q1": [-0.6, -0.2, -0.9], "all": -0.3})
-    [said] = run_report.mixtures(run, {"reversion": Table("reversion", "", "", frame)})
-    assert said.startswith(
-        "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 "
+    frame = pd.DataFrame(
+        {"method": ["a", "a", "b"], "q1": [-0.6, -0.2, -0.9], "q4": 0.1, "all": -0.3}
     )
-    assert "(mean changes −40 and −30 percentage points): a mixture of two epochs" in said
+    tables = {
+        "reversion": Table("", "", "", frame),
+        "reversion_objective": Table("", "", "", frame.assign(q1=-3.0)),
+    }
+    assert run_report.mixtures(run, tables) == [
+        "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 pairs (mean "
+        "changes −40 and −30 percentage points): q1 contains the changes that increase the "
+        "objective, q4 those that decrease it (mean changes of the objective −3.0 and +0.1; all "
+        "neurons −0.3). The effect of q1 is therefore compared with that of sets of the same size."
+    ]
     frame["q1"] = -0.1
-    assert run_report.mixtures(run, {"reversion": Table("reversion", "", "", frame)}) == []
+    assert run_report.mixtures(run, tables) == []
 
 
 def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():

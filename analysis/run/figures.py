@@ -322,8 +322,8 @@ def reversion_plot(run: Run) -> Figure | None:
         f"Change in top-1 accuracy on {images_of(records, 'held-out ')} when a set of neurons "
         "is reverted in all layers at once, by importance score, with unadjusted 95 % CIs over "
         f"{records['class_id'].nunique()} classes. Sets are defined under Method. Below 0: "
-        "predictions are worse without the changes of these neurons. A mixture of two epochs can "
-        "be worse than either, so compare sets of the same size.",
+        "predictions are worse without the changes of these neurons. Compare sets of the "
+        "same size: reverting a part can do more harm than reverting all.",
         canvas,
     )
 

@@ -271,12 +271,21 @@ def mixtures(run: Run, tables: Mapping[str, Table]) -> list[str]:
     if not (worse := int((mine["q1"] < mine["all"]).sum())):
         return []
     means = [signed(100 * mine[arm].mean(), ".0f") for arm in ("q1", "all")]
-    return [
+    text = (
         f"Reverting q1 reduced accuracy more than reverting all neurons in {worse} of {len(mine)} "
-        f"pairs (mean changes {' and '.join(means)} percentage points): a mixture of two epochs "
-        "does harm by itself. The effect of q1 is therefore compared with that of sets of the same "
-        "size, not with 0."
-    ]
+        f"pairs (mean changes {' and '.join(means)} percentage points)"
+    )
+    last = classes.quartiles(list(mine.columns))[-1]
+    if (table := tables.get("reversion_objective")) is not None:
+        objective = table.frame[table.frame["method"] == main_method(run)]
+        harm, use, every = (objective[arm].mean() for arm in ("q1", last, "all"))
+        if harm < every < use and use > 0:
+            text += (
+                f": q1 contains the changes that increase the objective, {last} those that "
+                f"decrease it (mean changes of the objective {signed(harm, '.1f')} and "
+                f"{signed(use, '.1f')}; all neurons {signed(every, '.1f')})"
+            )
+    return [f"{text}. The effect of q1 is therefore compared with that of sets of the same size."]
 
 
 @shelf.sentences("run", "reversion")
