@@ -187,7 +187,8 @@ def _freeze(
         payment=settings.payment.model_copy(update={"text": words(settings.payment.text)}),
         evidence={
             "space": drawing.evidence.space.method,
-            "base": drawing.evidence.base_series,
+            "base": drawing.evidence.base.series,
+            "base_epoch": drawing.evidence.base.epoch,
             "groups": [asdict(group) for group in drawing.evidence.groups],
         },
     )

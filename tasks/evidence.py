@@ -15,7 +15,7 @@ from harness.artifacts import ArtifactError, Run
 from harness.concepts.space import SemanticSpace
 from harness.images.patches import grid, patch
 from harness.images.sets import ImageSet, View, open_images
-from harness.records import NEURON, Neuron
+from harness.records import NEURON, Checkpoint, Neuron
 from tasks.observer import features
 from tasks.section import read_toml
 from tasks.settings import EPS, EvidenceSettings
@@ -86,12 +86,14 @@ class Evidence:
             str(series): sorted(map(int, set(rows)))
             for series, rows in table.groupby("series")["epoch"]
         }
-        self.base_series = base or next(iter(self.epochs))
-        if self.base_series not in self.epochs:
+        if base and base not in self.epochs:
             raise ValueError(
-                f"base series {self.base_series!r} is not in the run; "
-                f"it has {', '.join(self.epochs)}"
+                f"base series {base!r} is not in the run; it has {', '.join(self.epochs)}"
             )
+        #: Whose neurons trials begin with; of the run, the checkpoint from which its space is built.
+        self.base = (
+            Checkpoint(base, self.epochs[base][-1]) if base else Checkpoint(**run.manifest()["base"])
+        )
         self._groups = groups
         self._moved: dict[str, pd.DataFrame] = {}
 
@@ -196,7 +198,7 @@ def _plain(value):
 
 
 def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[Group, ...]:
-    """Groups out of the true concepts of a drawn set: the base model's best-fitting neurons each.
+    """Groups out of the true concepts: the best-fitting neurons of the last checkpoints.
 
     A stand-in for a researcher's own choice; empty where the run has no concepts.
     """

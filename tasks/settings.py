@@ -25,8 +25,8 @@ class EvidenceSettings(Section):
     """What trials are drawn from.
 
     Attributes:
-        space: whose neighbours are tested. base: series whose last checkpoint is the base model;
-            the first by default. groups: a file of hand-picked groups.
+        space: whose neighbours are tested. base: series whose last checkpoint is the base;
+            by default the base is the run's. groups: a file of hand-picked groups.
         min_depth: layers nearer to the input than this (relative depth, 0..1) are left out, for
             targets, neighbours and intruders alike, as their texture alone would tell them apart.
         grouping: what belongs together in an odd-one-out trial: a neuron's nearest neighbours, or a

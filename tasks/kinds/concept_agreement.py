@@ -39,8 +39,8 @@ class ConceptAgreement:
         "correct answer."
     )
     meanings: Mapping[str, str] = {
-        "neighbours": "a neuron of the last checkpoint of the base series and its five nearest "
-        "neighbours in the semantic space over all checkpoints of all series",
+        "neighbours": "a neuron of the base checkpoint and its five nearest neighbours in the "
+        "semantic space over all checkpoints of all series",
         "random": "six neurons drawn at random",
     }
     disclosed: Mapping[str, str] = {
@@ -80,8 +80,8 @@ class ConceptAgreement:
         if condition == "random":
             rows = [int(r) for r in rng.choice(everything, SHOWN, replace=False)]
         elif condition == "neighbours":
-            series = evidence.base_series
-            target = int(rng.choice(evidence.rows(series, evidence.epochs[series][-1])))
+            base = evidence.base
+            target = int(rng.choice(evidence.rows(base.series, base.epoch)))
             rows = [target, *neighbours(evidence, target, everything, SHOWN - 1)]
             if len(rows) < SHOWN:
                 raise NoTrial(f"concept_agreement: fewer than {SHOWN - 1} neighbours")

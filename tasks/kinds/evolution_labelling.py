@@ -35,15 +35,15 @@ class EvolutionLabelling:
     design = (
         "Each trial shows the image patches of one neuron at three stages of training. "
         "Participants label each stage, judge whether what the pictures show changed from early to "
-        "late, and rate how clearly they see that it changed or stayed the same (clarity)."
+        "late, and rate how clearly they see that it changed or stayed the same (clarity). In the "
+        "control conditions the judgement can be correct or incorrect."
     )
     meanings: Mapping[str, str] = {
-        "evolution": "one neuron at three checkpoints, drawn from the third of the neurons that "
-        "moved most in the semantic space",
-        "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint under the "
-        "names of the three stages, so that nothing changed",
-        "false_evolution": "the early stage of one neuron, followed by the middle and late stages "
-        "of another neuron of the same layer, a change that no neuron made",
+        "evolution": "a neuron from the third with the largest displacement, at three checkpoints",
+        "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint, named as "
+        "the three stages (correct: it stayed the same)",
+        "false_evolution": "the early stage of one neuron and the middle and late stages of "
+        "another neuron of the same layer (correct: it changed)",
     }
     disclosed: Mapping[str, str] = {
         "false_evolution": N_(

@@ -80,21 +80,20 @@ class OddOneOut(PickOne):
     order = 1
     label = "odd one out"
     design = (
-        "Each of six options shows the image patches of one neuron. Five neurons belong together: "
-        "a target and its four nearest neighbours in the semantic space (in a study built with "
-        "clusters, five neurons of one cluster). The sixth neuron, the intruder, is from a layer "
-        "at the same depth as the target and is not one of its nearest neighbours (random trials "
-        "are drawn otherwise). Participants choose the option that does not belong (chance: one in "
-        "six)."
+        "Each of six options shows the image patches of one neuron. Five neurons belong together; "
+        "the sixth, the intruder, has nearly the same relative depth in its network as the target, "
+        "the first of the five, and is not among the target's 100 nearest neighbours (or, in small "
+        "sets of neurons, its nearest half). Participants choose the option that does not belong "
+        "(chance: one in six)."
     )
     meanings: Mapping[str, str] = {
-        "base": "all neurons are of the last checkpoint of the base series",
-        "same_series": "the neighbours and the intruder are of any checkpoint of the base series",
-        "other_series": "the neighbours and the intruder are of any checkpoint of any series, the "
-        "base series included",
-        "hand_picked": "the five belong to one group that the researchers named, by default "
-        "neurons with the same true concept",
-        "random": "all six are drawn at random and one of them is arbitrarily defined as correct, "
+        "base": "all neurons are of the base checkpoint",
+        "same_series": "the target is of the base checkpoint, the others of any checkpoint of the "
+        "base series",
+        "other_series": "the target is of the base checkpoint, the others of any checkpoint of any "
+        "series, the base series included",
+        "hand_picked": "the five are of one hand-picked group",
+        "random": "all six are drawn at random; one of them, drawn beforehand, counts as correct, "
         "so accuracy should equal chance",
     }
     disclosed: Mapping[str, str] = {
@@ -164,7 +163,7 @@ class OddOneOut(PickOne):
         self, evidence: Evidence, condition: str, rng: np.random.Generator
     ) -> tuple[list[int], int, dict[str, Any]]:
         """Five rows, the odd one's row, and how they came about."""
-        base = evidence.base_series
+        base = evidence.base
         everything = evidence.rows()
         if condition == "random":
             rows = rng.choice(everything, SHOWN, replace=False)
@@ -174,8 +173,8 @@ class OddOneOut(PickOne):
         if condition == "obvious":
             return self._obvious(evidence, rng)
         pools = {
-            "base": evidence.rows(base, evidence.epochs[base][-1]),
-            "same_series": evidence.rows(base),
+            "base": evidence.rows(base.series, base.epoch),
+            "same_series": evidence.rows(base.series),
             "other_series": everything,
         }
         if condition not in pools:

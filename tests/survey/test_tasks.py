@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.records import Checkpoint
 from tasks.base import NoTrial, Trial, check_values, clean_text
 from tasks.build import build
 from tasks.evidence import Evidence, Group, read_groups
 from tasks.kinds import all_tasks
 from tasks.kinds.odd_one_out import OUTSIDE, SAME_DEPTH, neighbours
-from tasks.settings import StudySettings
+from tasks.settings import EvidenceSettings, StudySettings
 
 ODD = all_tasks().get("odd_one_out")
 
@@ -69,6 +70,18 @@ def test_the_random_condition_has_a_key_and_measures_chance(evidence):
 def test_the_key_stands_at_every_place(evidence):
     keys = {ODD.draw(evidence, "base", np.random.default_rng(s)).key for s in range(40)}
     assert keys == set(range(6))
+
+
+def test_trials_begin_with_neurons_of_the_base_of_the_runs_space(run, monkeypatch):
+    monkeypatch.setattr(run, "manifest", lambda: {"base": {"series": "b", "epoch": 2}})
+    evidence = Evidence(run)
+    five, odd, _ = chosen(evidence, "base", 0)
+    assert {(evidence.neurons[r].series, evidence.neurons[r].epoch) for r in [*five, odd]} == {
+        ("b", 2)
+    }
+    assert Evidence(run, EvidenceSettings(base="a")).base == Checkpoint("a", 3)
+    with pytest.raises(ValueError, match="base series 'c' is not in the run; it has a, b"):
+        Evidence(run, EvidenceSettings(base="c"))
 
 
 def test_hand_picked_groups_come_from_a_file(run, tmp_path):
