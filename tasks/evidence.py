@@ -90,10 +90,10 @@ class Evidence:
             raise ValueError(
                 f"base series {base!r} is not in the run; it has {', '.join(self.epochs)}"
             )
-        #: Whose neurons trials begin with; of the run, the checkpoint from which its space is built.
-        self.base = (
-            Checkpoint(base, self.epochs[base][-1]) if base else Checkpoint(**run.manifest()["base"])
-        )
+        #: Where trials begin: by default, the checkpoint from which the space is built.
+        self.base = Checkpoint(**run.manifest()["base"])
+        if base:
+            self.base = Checkpoint(base, self.epochs[base][-1])
         self._groups = groups
         self._moved: dict[str, pd.DataFrame] = {}
 
