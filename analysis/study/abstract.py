@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.study.controls import failed_controls
+from analysis.study.responses import WHO
 from analysis.study.results import Results
 from analysis.study.sentences import all_tests, hypothesis, shares
 from analysis.study.thresholds import NO_RULE
@@ -41,13 +42,8 @@ def of_study(results: Results) -> Iterator[str]:
         f"{_plural(len(study.study.forms), 'form')}, of which a participant completed one. Trials, "
         "exclusion rules and tests were frozen before data collection."
     )
-    kind = {
-        "human": "participants",
-        "pilot": "pilot participants",
-        "simulated": "simulated participants",
-    }
     yield (
-        f"Sample. {steps['analysed']} of {steps['arrived']} {kind[responses.source]} were "
+        f"Sample. {steps['analysed']} of {steps['arrived']} {WHO[responses.source]} were "
         f"analysed ({len(answers):,} responses)."
     )
     yield f"Main result. {_main(results)}"

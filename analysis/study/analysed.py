@@ -86,8 +86,7 @@ class Analysed:
         """Raises ValueError where no task has the condition."""
         chosen = self.settings.reference
         reference = self.plan.reference if chosen is None else chosen
-        trials = self.responses.study.trials
-        known = sorted(set(trials.loc[trials["role"] == "trial", "condition"]))
+        known = sorted(set(self.responses.study.data["condition"]))
         if reference and reference not in known:
             raise ValueError(
                 f"reference condition {reference!r} is none of {', '.join(known)}; "
@@ -129,8 +128,7 @@ class Analysed:
     @property
     def planned_tasks(self) -> list[str]:
         """Tasks of the frozen study, answered or not."""
-        trials = self.responses.study.trials
-        return list(dict.fromkeys(trials.loc[trials["role"] == "trial", "task"]))
+        return list(dict.fromkeys(self.responses.study.data["task"]))
 
     def answered(self, task: str) -> frozenset[str]:
         """Conditions of a task with analysed answers."""

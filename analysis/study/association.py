@@ -149,8 +149,7 @@ def evidence(
     Raises:
         ValueError: the study names no neurons.
     """
-    data = study.trials[study.trials["role"] == "trial"]
-    shown = data[["trial", "neurons"]].explode("neurons").dropna().reset_index(drop=True)
+    shown = study.data[["trial", "neurons"]].explode("neurons").dropna().reset_index(drop=True)
     if shown.empty:
         raise ValueError("the study names no neurons, so that no network can be joined")
     neurons = pd.DataFrame([asdict(neuron) for neuron in shown["neurons"]])[NEURON]

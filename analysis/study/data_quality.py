@@ -168,8 +168,7 @@ def _durations(responses: Responses) -> Iterator[Check]:
 
 
 def _unanswered(responses: Responses) -> Iterator[Check]:
-    trials = responses.study.trials
-    trials = trials[(trials["role"] == "trial")]
+    trials = responses.study.data
     trials = trials[~trials["trial"].isin(responses.answers["trial"])]
     named = [
         f"{responses.study.name(str(task))}, {spaced(str(condition))}: {len(rows)}"

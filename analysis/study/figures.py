@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from analysis.exhibits import shelf
@@ -38,6 +39,15 @@ def study_figures(results: Results) -> dict[str, Figure]:
                     1.0, -0.01, note.strip(" ()"), ha="right", va="top", fontsize=7, color="#777777"
                 )
     return figures
+
+
+def _forest(
+    table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
+) -> tuple[Canvas, Axes]:
+    """A figure of its own for `_rows`."""
+    canvas, axes = plt.subplots(figsize=(5.6, 0.36 * len(table) + 1.0), layout="constrained")
+    _rows(axes, table, labels, filled)
+    return canvas, axes
 
 
 def _rows(
@@ -145,12 +155,11 @@ def contrasts(results: Results) -> Figure | None:
         return None
     table = table[table["measure"] == "risk difference"]
     table = table.assign(**{end: 100 * table[end] for end in ("value", "low", "high")})
-    canvas, axis = plt.subplots(figsize=(5.6, 0.34 * len(table) + 1.1), layout="constrained")
     labels = [
         f"{row.task}: {spaced(row.what)}" if table["task"].nunique() > 1 else spaced(row.what)
         for row in rows_of(table)
     ]
-    _rows(axis, table, labels, filled=table["claimed"])
+    canvas, axis = _forest(table, labels, filled=table["claimed"])
     axis.axvline(0, **ZERO)
     axis.set_xlabel("difference in accuracy,\nfirst minus second (percentage points)")
     return Figure(
@@ -236,7 +245,7 @@ def learning(results: Results) -> Figure | None:
 
 @shelf.figure("study", "behaviour")
 def calibration(results: Results) -> Figure | None:
-    table = results.calibration
+    table = results.by_task(results.choice_tasks, "calibration", ["confidence"], controls=False)
     if table.empty:
         return None
     canvas, axis = plt.subplots(figsize=(5.0, 2.8), layout="constrained")
@@ -266,8 +275,7 @@ def evolution(results: Results) -> Figure | None:
     if table.empty:
         return None
     shares = table[table["signal"] == ""]
-    canvas, axis = plt.subplots(figsize=(5.2, 0.38 * len(shares) + 1.0), layout="constrained")
-    _rows(axis, shares, [f"{spaced(row.what)} (n = {row.n})" for row in rows_of(shares)])
+    canvas, axis = _forest(shares, [f"{spaced(row.what)} (n = {row.n})" for row in rows_of(shares)])
     axis.set_xlim(0, 1)
     axis.set_xlabel("share judged changed")
     return Figure(
@@ -287,9 +295,8 @@ def ratings(results: Results) -> Figure | None:
     if table.empty:
         return None
     table = table[table["second"] == ""]
-    canvas, axis = plt.subplots(figsize=(5.4, 0.34 * len(table) + 1.0), layout="constrained")
     labels = [f"{row.task}, {row.asked}: {spaced(row.first)}" for row in rows_of(table)]
-    _rows(axis, table, labels)
+    canvas, axis = _forest(table, labels)
     study = results.responses.study
     scales_ = [
         ends

@@ -64,6 +64,15 @@ class FrozenStudy:
     def title(self) -> str:
         return self.study.title
 
+    @cached_property
+    def data(self) -> pd.DataFrame:
+        """The trials that are neither practice nor attention trials."""
+        return self.trials[self.trials["role"] == "trial"]
+
+    def of(self, task: str) -> pd.DataFrame:
+        """Those of a task."""
+        return self.data[self.data["task"] == task]
+
     def chance(self, task: str) -> dict[str, float]:
         """Probability of a right answer by guessing for each condition of a choice task.
 
@@ -71,8 +80,7 @@ class FrozenStudy:
             ValueError: trials of one condition differ in their number of options.
         """
         found = {}
-        data = self.trials[(self.trials["role"] == "trial") & (self.trials["task"] == task)]
-        for condition, group in data.groupby("condition"):
+        for condition, group in self.of(task).groupby("condition"):
             sizes = {len(options) for options in group["options"]}
             if len(sizes) > 1:
                 raise ValueError(
@@ -84,8 +92,7 @@ class FrozenStudy:
 
     def conditions(self, task: str) -> tuple[str, ...]:
         """Conditions of the task's trials, sorted."""
-        data = self.trials[(self.trials["role"] == "trial") & (self.trials["task"] == task)]
-        return tuple(sorted(set(map(str, data["condition"]))))
+        return tuple(sorted(set(map(str, self.of(task)["condition"]))))
 
     def fields(self, task: str) -> dict[str, Field]:
         """What a task asks, by name; none where it is a task of one's own that is not at hand."""

@@ -10,6 +10,7 @@ from scipy import stats
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced
 from analysis.exhibits.tables import Table
+from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
 from analysis.study.published import PUBLISHED, REVERSION
@@ -73,6 +74,34 @@ def observer(results: Results) -> Table | None:
         "trials that the observer answers correctly and on those that it does not.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
+    )
+
+
+@shelf.table("study", "evolution")
+def displacement(results: Results) -> Table | None:
+    """Share judged changed of real evolutions, by third of true displacement in the space."""
+    if results.meeting is None or "evolution_labelling" not in results.tasks:
+        return None
+    moved = results.meeting.groupby("trial")["displacement"].max().dropna()
+    answers = results.of("evolution_labelling")
+    answers = answers[answers["condition"] == "evolution"]
+    answers = answers.assign(moved=answers["trial"].map(moved)).dropna(subset=["moved"])
+    trials = answers.drop_duplicates("trial").set_index("trial")["moved"]
+    if len(trials) < 6:
+        return None
+    thirds = pd.qcut(trials.rank(method="first"), 3, labels=["least", "middle", "most"])
+    answers = answers.assign(condition=answers["trial"].map(thirds).astype(str))
+    table = tabulate(STATISTICS.get("changed")(level=results.settings.level)(answers), ["moved"])
+    mean = trials.groupby(thirds, observed=True).mean()
+    table = table.assign(displacement=table["moved"].map(mean).astype(float))
+    return Table(
+        "displacement",
+        "Share judged changed by displacement in the semantic space",
+        "Trials with real evolutions in thirds of their displacement (1 − cosine similarity), and "
+        f"the share of responses “It changed” with its unadjusted {results.level} CI. All were "
+        "drawn from the neurons that moved most, so the range is restricted.",
+        table[["moved", "displacement", "n", *ESTIMATE]].rename(columns={"n": "responses"}),
+        {c: SHARE for c in ["displacement", *ESTIMATE]},
     )
 
 

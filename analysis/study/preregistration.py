@@ -182,7 +182,6 @@ def _design(results: Results) -> str:
 
 def _trial_counts(results: Results) -> pd.DataFrame:
     study = results.responses.study
-    trials = study.trials[study.trials["role"] == "trial"]
     forms = len(study.study.forms)
     rows = [
         (
@@ -190,7 +189,7 @@ def _trial_counts(results: Results) -> pd.DataFrame:
             len(group["options"].iloc[0]) or "–",
             "control" if condition in study.controls(str(task)) else "of interest",
         )
-        for (task, condition), group in trials.groupby(["task", "condition"], sort=False)
+        for (task, condition), group in study.data.groupby(["task", "condition"], sort=False)
     ]  # fmt: skip
     names = ["task", "condition", "trials", "trials per participant", "options", "role"]
     return pd.DataFrame(rows, columns=names)

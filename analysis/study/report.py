@@ -12,7 +12,7 @@ from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
 from analysis.study.frozen_study import task_of
-from analysis.study.responses import rules_in_words
+from analysis.study.responses import WHO, rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import RULE, source_note
 from analysis.study.thresholds import FROZEN
@@ -80,8 +80,7 @@ def _design(results: Results, task: str) -> str:
     """A task and its conditions; where it does not say, the prompt that participants read."""
     known, study = task_of(task), results.responses.study
     design = getattr(known, "design", "") or study.study.task_texts[task].prompt
-    trials = study.trials[(study.trials["role"] == "trial") & (study.trials["task"] == task)]
-    counts, forms = trials["condition"].value_counts(), max(len(study.study.forms), 1)
+    counts, forms = study.of(task)["condition"].value_counts(), max(len(study.study.forms), 1)
     meanings = getattr(known, "meanings", {})
     said = []
     for condition in sorted(counts.index, key=[*meanings, *counts.index].index):
@@ -109,9 +108,8 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
         by_rule = f"participants were excluded: {'; '.join(listed)}"
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
         by_rule += ", but some rules could not be applied to all participants ([table:flow])"
-    who = {"human": "people", "pilot": "pilot participants", "simulated": "simulated participants"}
     return [
-        f"Of {steps['arrived']} {who[responses.source]} who opened the study, "
+        f"Of {steps['arrived']} {WHO[responses.source]} who opened the study, "
         f"{steps['gave consent']} gave consent, {steps['finished']} finished and "
         f"{steps['analysed']} were analysed ([figure:study_flow]). Under the frozen rules, "
         f"{by_rule}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from harness.registry import Registry
 from tasks.false_exclusion import LIMIT, one_sided_rate
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
 
+#: How sentences call those who answered.
+WHO = {"human": "participants", "pilot": "pilot participants",
+       "simulated": "simulated participants"}  # fmt: skip
 #: What a title adds where the answers are no participants'.
 NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"}
 
@@ -252,62 +256,39 @@ def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
 
 EXCLUSIONS: Registry[Rule] = Registry("exclusion rule")
 
-# Too few of the attention trials right.
-EXCLUSIONS.add("attention_below")(
-    Rule(
-        "attention",
-        lambda share, least: share < least,
-        "less than {percent} of the attention trials correct",
-    )
-)
-
-# Too fast or too slow from consent to finish.
-EXCLUSIONS.add("total_seconds_outside")(
-    Rule(
+for _name, _rule in {
+    "attention_below": Rule(
+        "attention", operator.lt, "less than {percent} of the attention trials correct"
+    ),
+    "total_seconds_outside": Rule(
         "total_seconds",
         lambda seconds, ends: (seconds < ends[0]) | (seconds > ends[1]),
         "less than {0:g} or more than {1:g} seconds from consent to the end",
-    )
-)
-
-# Instructions hardly looked at.
-EXCLUSIONS.add("instruction_seconds_below")(
-    Rule(
+    ),
+    "instruction_seconds_below": Rule(
         "instruction_seconds",
-        lambda seconds, least: seconds < least,
+        operator.lt,
         "less than {0:g} seconds on the page of instructions",
-    )
-)
-
-# Too many rounds of practice.
-EXCLUSIONS.add("practice_attempts_above")(
-    Rule(
-        "practice_attempts",
-        lambda rounds, most: rounds > most,
-        "more than {0:g} rounds of practice",
-    )
-)
-
-# The same place on screen chosen too often.
-EXCLUSIONS.add("one_sided_above")(
-    Rule(
+    ),
+    "practice_attempts_above": Rule(
+        "practice_attempts", operator.gt, "more than {0:g} rounds of practice"
+    ),
+    "one_sided_above": Rule(
         "one_sided",
-        lambda share, most: share > most,
+        operator.gt,
         "more than {percent} of all choices at one screen position (applied only to participants "
         "with enough choices that chance alone would hardly exclude them)",
         _enough_choices,
-    )
-)
-
-# Answers and times of another participant; the first of them, by name, is kept.
-EXCLUSIONS.add("identical_above")(
-    Rule(
+    ),
+    # The first of the participants who agree, by name, is kept.
+    "identical_above": Rule(
         "identical",
-        lambda share, most: share > most,
+        operator.gt,
         "response and time equal to those of another participant in more than {percent} of the "
         "trials; one of the participants is kept",
-    )
-)
+    ),
+}.items():
+    EXCLUSIONS.put(_name, _rule)
 
 
 def _flow(

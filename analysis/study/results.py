@@ -7,7 +7,6 @@ from functools import cached_property
 
 import pandas as pd
 
-from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import judge
 from analysis.study import equivalence_tests  # noqa: F401 - registers its kind of question
 from analysis.study.analysed import Analysed, Settings, stacked
@@ -63,32 +62,6 @@ class Results(Analysed):
             ]
             found[name] = stacked(tables)
         return found
-
-    @cached_property
-    def seconds(self) -> pd.DataFrame:
-        return self.by_task(self.tasks, "time", ["condition"])
-
-    @cached_property
-    def calibration(self) -> pd.DataFrame:
-        return self.by_task(self.choice_tasks, "calibration", ["confidence"], controls=False)
-
-    @cached_property
-    def by_displacement(self) -> pd.DataFrame:
-        """Share judged changed of real evolutions, by third of true displacement in the space."""
-        if self.meeting is None or "evolution_labelling" not in self.tasks:
-            return pd.DataFrame()
-        moved = self.meeting.groupby("trial")["displacement"].max().dropna()
-        answers = self.of("evolution_labelling")
-        answers = answers[answers["condition"] == "evolution"]
-        answers = answers.assign(moved=answers["trial"].map(moved)).dropna(subset=["moved"])
-        trials = answers.drop_duplicates("trial").set_index("trial")["moved"]
-        if len(trials) < 6:
-            return pd.DataFrame()
-        thirds = pd.qcut(trials.rank(method="first"), 3, labels=["least", "middle", "most"])
-        answers = answers.assign(condition=answers["trial"].map(thirds).astype(str))
-        table = tabulate(STATISTICS.get("changed")(level=self.settings.level)(answers), ["moved"])
-        mean = trials.groupby(thirds, observed=True).mean()
-        return table.assign(displacement=table["moved"].map(mean).astype(float))
 
 
 def held_out(results: Results) -> pd.DataFrame | None:

@@ -270,27 +270,10 @@ def evolution(results: Results) -> Table | None:
     )
 
 
-@shelf.table("study", "evolution")
-def displacement(results: Results) -> Table | None:
-    if results.by_displacement.empty:
-        return None
-    table = results.by_displacement[["moved", "displacement", "n", *ESTIMATE]]
-    return Table(
-        "displacement",
-        "Share judged changed by displacement in the semantic space",
-        "Trials with real evolutions in thirds of their displacement (1 − cosine similarity), and "
-        f"the share of responses “It changed” with its unadjusted {results.level} CI. All were "
-        "drawn from the neurons that moved most, so the range is restricted.",
-        table.rename(columns={"n": "responses"}),
-        {c: SHARE for c in ["displacement", *ESTIMATE]},
-    )
-
-
 @shelf.table("study", "behaviour")
 def behaviour(results: Results) -> Table:
-    seconds = results.seconds
-    if len(seconds):
-        seconds = seconds.assign(measure="response time (s)")
+    seconds = results.by_task(results.tasks, "time", ["condition"])
+    seconds = seconds.assign(measure="response time (s)")
     parts = [results.tested("learning"), results.tested("confidence"), seconds]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table = table.reindex(columns=["task", "measure", "condition", "n", *ESTIMATE, "p"])

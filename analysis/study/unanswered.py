@@ -65,7 +65,7 @@ def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | Non
     tests = tests[tests["question"] == plan.primary]
     if kind not in ("chance", "contrasts") or task not in study.choice_tasks or tests.empty:
         return None
-    trials = study.trials[(study.trials["role"] == "trial") & (study.trials["task"] == task)]
+    trials = study.of(task)
     trials = trials[~trials["condition"].isin(study.controls(task))]
     items = int(trials["condition"].value_counts().min())
     answered = max(1, items // len(study.study.forms))

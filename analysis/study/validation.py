@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,6 +26,7 @@ from tasks.questionnaire import Question, check_answers
 from tasks.responses import MISSING, PARTICIPANTS, RESPONSES, SOURCES, STATUSES, Column, place
 
 CONFIDENCES = tuple(float(value) for value, _ in CONFIDENCE.choices)
+OTHER_STUDY = "study {study!r} is not this one, "
 
 
 def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> list[str]:
@@ -46,18 +47,18 @@ class _Rows:
         self.table, self.columns = table, columns
         self._found: list[tuple[int, str]] = []
 
-    def refuse(self, wrong: pd.Series | np.ndarray, text: Callable[[pd.Series], str]) -> None:
-        """Note the rows where `wrong` holds or is undefined."""
+    def refuse(self, wrong: pd.Series | np.ndarray, text: str) -> None:
+        """Note the rows where `wrong` holds or is undefined; {column} in the text is its value."""
         mask = pd.Series(wrong, self.table.index).astype("boolean").fillna(True)
         rows = np.flatnonzero(mask.to_numpy(dtype=bool))
-        self._found += [(int(i), text(self.table.iloc[i])) for i in rows]
+        self._found += [(int(i), text.format_map(self.table.iloc[i])) for i in rows]
 
     def refuse_row(self, position: int, text: str) -> None:
         self._found.append((position, text))
 
     def refuse_below_zero(self, column: str) -> None:
         values = self.table[column]
-        self.refuse(values.notna() & (values < 0), lambda r: f"{column} is {r[column]}, below 0")
+        self.refuse(values.notna() & (values < 0), f"{column} is {{{column}}}, below 0")
 
     def problems(self) -> list[str]:
         """In the order of the rows."""
@@ -71,46 +72,27 @@ class _Rows:
 
 def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
     people = rows.table
-    rows.refuse(people["study"] != study.hash, lambda r: _other_study(study, r))
+    rows.refuse(people["study"] != study.hash, OTHER_STUDY + repr(study.hash))
     rows.refuse(
         people["participant"].duplicated(keep=False) | people["participant"].isna(),
-        lambda r: f"participant {r['participant']!r} is missing or listed twice",
+        "participant {participant!r} is missing or listed twice",
     )
     for column, known in (("source", SOURCES), ("status", STATUSES)):
-        rows.refuse(~people[column].isin(known), partial(_unknown, column, known))
+        there = f"unknown {column} {{{column}!r}}; there are {', '.join(known)}"
+        rows.refuse(~people[column].isin(known), there)
     for column in ("practice_attempts", "instruction_seconds", "total_seconds"):
         rows.refuse_below_zero(column)
     rows.refuse(
         people["finished_at"].notna()
         & people["consented_at"].notna()
         & (people["finished_at"] < people["consented_at"]),
-        lambda r: f"finished_at {r['finished_at']} lies before consented_at {r['consented_at']}",
+        "finished_at {finished_at} lies before consented_at {consented_at}",
     )
     free = {"required": False, "shown_if": None}
     questions = [question.model_copy(update=free) for question in study.study.questions]
     for position, text in enumerate(people["questionnaire"]):
         for problem in _questionnaire_problems(text, questions):
             rows.refuse_row(position, problem)
-
-
-def _unknown(column: str, known: Sequence[str], row: pd.Series) -> str:
-    return f"unknown {column} {row[column]!r}; there are {', '.join(known)}"
-
-
-def _mismatch(column: str, row: pd.Series) -> str:
-    return f"{column} of trial {row['trial']!r} is not {row[column]!r}"
-
-
-def _empty(column: str, _: pd.Series) -> str:
-    return f"{column} is empty"
-
-
-def _before_consent(column: str, what: str, row: pd.Series) -> str:
-    return f"{what} at {row[column]}, before participant {row['participant']!r} gave consent"
-
-
-def _other_study(study: FrozenStudy, row: pd.Series) -> str:
-    return f"study {row['study']!r} is not this one, {study.hash!r}"
 
 
 def _questionnaire_problems(text: Any, questions: Sequence[Question]) -> list[str]:
@@ -149,30 +131,30 @@ def _answers_to(question: Question) -> str:
 
 def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
     table = rows.table
-    rows.refuse(table["study"] != study.hash, lambda r: _other_study(study, r))
+    rows.refuse(table["study"] != study.hash, OTHER_STUDY + repr(study.hash))
     rows.refuse(
         table.duplicated(["participant", "trial"], keep=False),
-        lambda r: f"participant {r['participant']!r} answered trial {r['trial']!r} more than once",
+        "participant {participant!r} answered trial {trial!r} more than once",
     )
     frozen = study.trials.set_index("trial")
     plain = plain_trials(table)
     known = plain.isin(frozen.index)
-    rows.refuse(~known, lambda r: f"unknown trial {r['trial']!r}; the study has {len(frozen)}")
+    rows.refuse(~known, f"unknown trial {{trial!r}}; the study has {len(frozen)}")
     for column in ("task", "condition", "role"):
         expected = plain.map(frozen[column])
         rows.refuse(
             known & (expected != table[column]).fillna(True),
-            partial(_mismatch, column),
+            f"{column} of trial {{trial!r}} is not {{{column}!r}}",
         )
     longest = max((sum(map(len, form)) for form in study.study.forms), default=0)
     rows.refuse(
         known & (table["role"] != "practice").fillna(True) & (table["position"] >= longest),
-        lambda r: f"position is {r['position']}, but a form has {longest} trials, from 0",
+        f"position is {{position}}, but a form has {longest} trials, from 0",
     )
     rows.refuse(
         known & table.duplicated(["participant", "role", "position"], keep=False)
         & (table["role"] != "practice").fillna(True),
-        lambda r: f"participant {r['participant']!r} has position {r['position']} twice",
+        "participant {participant!r} has position {position} twice",
     )  # fmt: skip
 
 
@@ -183,31 +165,27 @@ def plain_trials(table: pd.DataFrame) -> pd.Series:
 
 def _check_measurements(rows: _Rows) -> None:
     table = rows.table
-    rows.refuse(
-        table["position"].isna() | (table["position"] < 0), lambda _: "no position, or below 0"
-    )
+    rows.refuse(table["position"].isna() | (table["position"] < 0), "no position, or below 0")
     rows.refuse(
         table["milliseconds"].notna() & (table["milliseconds"] < 0),
-        lambda r: f"took {r['milliseconds']} ms, below 0",
+        "took {milliseconds} ms, below 0",
     )
     for column in ("pastes", "tab_leaves"):
         rows.refuse_below_zero(column)
     for column in ("shown_at", "answered_at"):
-        rows.refuse(table[column].isna(), partial(_empty, column))
+        rows.refuse(table[column].isna(), f"{column} is empty")
     rows.refuse(
         table["missing"].notna() & ~table["missing"].isin(MISSING),
-        lambda r: f"missing is {r['missing']!r}, but must be {' or '.join(MISSING)}, or empty",
+        f"missing is {{missing!r}}, but must be {' or '.join(MISSING)}, or empty",
     )
     rows.refuse(
         table["answered_at"].notna() & (table["answered_at"] < table["shown_at"]),
-        lambda _: "answered before it was shown",
+        "answered before it was shown",
     )
     rows.refuse(
         table["confidence"].notna() & ~table["confidence"].isin(CONFIDENCES),
-        lambda r: (
-            f"confidence is {r['confidence']:g}, but must be one of "
-            f"{', '.join(f'{value:g}' for value in CONFIDENCES)}, or empty"
-        ),
+        "confidence is {confidence:g}, but must be one of "
+        f"{', '.join(f'{value:g}' for value in CONFIDENCES)}, or empty",
     )
 
 
@@ -217,17 +195,17 @@ def _check_against_participants(rows: _Rows, people: pd.DataFrame) -> None:
     sources = table["participant"].map(listed["source"])
     rows.refuse(
         ~table["participant"].isin(listed.index),
-        lambda r: f"unknown participant {r['participant']!r}",
+        "unknown participant {participant!r}",
     )
     rows.refuse(
         sources.notna() & (sources != table["source"]).fillna(True),
-        lambda r: f"source {r['source']!r} is not that of participant {r['participant']!r}",
+        "source {source!r} is not that of participant {participant!r}",
     )
     consented = table["participant"].map(listed["consented_at"])
     for column, what in (("shown_at", "shown"), ("answered_at", "answered")):
         rows.refuse(
             consented.notna() & (table[column] < consented).fillna(False),
-            partial(_before_consent, column, what),
+            f"{what} at {{{column}}}, before participant {{participant!r}} gave consent",
         )
 
 
@@ -258,7 +236,7 @@ def _answer_problems(
             for x in (options, answer)
         )
     except (ValueError, TypeError):
-        return [f"options {options!r} or answer {answer!r} are not JSON"]
+        return [f"options {options!r} or answer {answer!r} are not JSON without repeated names"]
     ids = [option.id for option in trial.options]
     problems = []
     if not isinstance(shown, list) or sorted(map(str, shown)) != sorted(ids):
