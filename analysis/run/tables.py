@@ -107,8 +107,8 @@ def alignment(run: Run) -> Table | None:
         "Neighbours with the same true concept",
         "Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs "
         "(t over layers, as neurons of a layer are alike). Chance: the share of base neurons with "
-        "that concept. Ceiling: the share if all of these were nearest; it is below 1 where fewer "
-        "than five have the concept. Only neurons with a true concept (overlap of at least "
+        "that concept. Ceiling: the largest possible share, below 1 where fewer than five base "
+        "neurons have the concept. Only neurons with a true concept (overlap of at least "
         f"{NAMED_OVERLAP}) and a position in all spaces are counted. Coverage: mean share of a "
         "neuron's stimuli that the space uses (sgns and ppmi: those that are also stimuli of a "
         "base neuron). Untrained: checkpoints at epoch 0.",

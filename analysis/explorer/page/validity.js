@@ -9,7 +9,7 @@ function validityPanel() {
     D.alignment.length ? table("alignment", [["neurons", 1], ["number"], ["share [95 %]"], ["chance"], ["ceiling"], ["coverage"]],
       D.alignment.map((r) => [r.group, String(r.neurons), interval(r, "share"), number(r.chance), number(r.ceiling), number(r.coverage)]))
       : soft("No true concepts are known."),
-    soft("Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs clustered by layer. Ceiling: the share if all base neurons with that concept were nearest; “untrained”: checkpoints at epoch 0, whose share does not depend on training."),
+    soft("Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs clustered by layer. Ceiling: the largest possible share, below 1 where fewer than five base neurons have the concept; “untrained”: checkpoints at epoch 0, whose share does not depend on training."),
     h("h3", {}, "Retrieval of the same channel at the later epoch"),
     table("identity", [["series", 1], ["epochs", 1], ["neurons"], ["mean reciprocal rank [95 %]"]],
       D.identity.map((r) => [r.series, r.epochs, String(r.neurons), interval(r, "mrr")])),
