@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
@@ -22,6 +21,7 @@ from harness.images.sets import UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
+from harness.section import Section, read_toml
 
 
 class ConfigError(ValueError):
@@ -44,11 +44,7 @@ def refuse(faults: Sequence[str]) -> None:
         raise ConfigError("the run cannot begin:" + "".join(f"\n  {text}" for text in faults))
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DrawnImagesSection(_Section):
+class DrawnImagesSection(Section):
     """The embedded drawn images: how many of each split."""
 
     source: Literal["drawn"] = "drawn"
@@ -57,7 +53,7 @@ class DrawnImagesSection(_Section):
     test: int = Field(1200, ge=24)
 
 
-class FolderImagesSection(_Section):
+class FolderImagesSection(Section):
     """The user's images: a folder a split, with one sub-folder of files a class; or files of many
     images (see `harness/images/shards.py`).
 
@@ -76,7 +72,7 @@ class FolderImagesSection(_Section):
     attributes: UserPath | None = None
 
 
-class MemoryImagesSection(_Section):
+class MemoryImagesSection(Section):
     """Images in memory: those of the Python interface."""
 
     source: Literal["memory"]
@@ -85,7 +81,7 @@ class MemoryImagesSection(_Section):
 ImagesSection = DrawnImagesSection | FolderImagesSection | MemoryImagesSection
 
 
-class BaseSection(_Section):
+class BaseSection(Section):
     """The checkpoint whose neurons span the space."""
 
     series: str
@@ -113,7 +109,7 @@ class EvolveSection(ImportanceParameters):
     classes: tuple[str, ...] | None = None
 
 
-class ReportSection(_Section):
+class ReportSection(Section):
     """What the reports show beside the built-in exhibits.
 
     Attributes:
@@ -123,7 +119,7 @@ class ReportSection(_Section):
     exhibits: tuple[str, ...] = ()
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that a run depends on."""
 
     seed: int = Field(0, ge=0)
@@ -132,10 +128,7 @@ class Config(_Section):
     device: Annotated[str, Field(pattern=NAME)] = "auto"
     precision: Precision = "float32"
     readers: int | None = Field(None, ge=0)  # processes that decode images for each worker
-    images: Annotated[
-        DrawnImagesSection | FolderImagesSection | MemoryImagesSection,
-        Field(discriminator="source"),
-    ] = DrawnImagesSection()
+    images: Annotated[ImagesSection, Field(discriminator="source")] = DrawnImagesSection()
     series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
         min_length=1
     )
@@ -224,21 +217,12 @@ def load_config(path: Path, **changes: object) -> Config:
     Raises:
         ConfigError: no such file, not TOML, or unknown keys and bad values, each with its place.
     """
+    if not path.exists():
+        raise ConfigError(f"configuration {path} does not exist; `conceptevo init` writes one")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"configuration {path} does not exist; `conceptevo init` writes one"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"configuration {path} is not UTF-8 text (byte {error.start + 1} is none of it); save "
-            f"it as UTF-8"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration {path} is not valid TOML: {error}") from error
+        values = read_toml(path, "configuration")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     asked = {name: value for name, value in changes.items() if value is not None}
     return parse_config({**values, **asked}, str(path))
 

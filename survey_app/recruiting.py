@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.section import read_text
 from harness.terminal import console
 from survey_app.commands import (
     Database,
@@ -19,7 +20,6 @@ from survey_app.commands import (
     known_source,
 )
 from tasks.responses import SOURCES
-from tasks.section import read_text
 
 if TYPE_CHECKING:
     from survey_app.places import Places, State

@@ -16,8 +16,8 @@ from harness.concepts.space import SemanticSpace
 from harness.images.patches import grid, patch
 from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Checkpoint, Neuron
+from harness.section import read_toml
 from tasks.observer import features
-from tasks.section import read_toml
 from tasks.settings import EPS, EvidenceSettings
 
 #: Pixels of one patch in a composite, and between patches: pages show a composite at up to 236

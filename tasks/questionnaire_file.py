@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from harness.section import Section, explain, read_toml
 from tasks.drawings import plate
 from tasks.files import OwnPicture, content_name, read_picture
 from tasks.language import N_, Words
@@ -28,7 +29,6 @@ from tasks.questionnaire import (
     Questionnaire,
     When,
 )
-from tasks.section import Section, explain, read_toml
 
 PLATE_NUMBERS = (24, 25, 27, 42, 45, 47, 52, 54, 57, 72, 74, 75)  # no digits that look alike
 #: Names of what the survey itself sends or keeps beside the answers.

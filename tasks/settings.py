@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, StrictInt, ValidationError, field_validator
 
+from harness.section import Section, explain, read_text, read_toml
 from tasks.language import N_, SOURCE, Words
 from tasks.recruitment import LONGEST_LEASE, Entry
-from tasks.section import Section, explain, read_text, read_toml
 
 TEXTS = Path(__file__).parent / "texts"
 #: Settings to start from, by name.

@@ -9,6 +9,7 @@ from conceptevo import cli
 from harness.artifacts import ArtifactError
 from harness.concepts.space_methods import SPACES, reads_activations
 from harness.config import ConfigError, load_config, parse_config
+from harness.presets import CONFIGS
 from harness.records import Checkpoint, Pair
 from harness.stages.run import run_until
 
@@ -166,7 +167,7 @@ def test_files_that_are_not_configurations(tmp_path):
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(broken)
     broken.write_bytes("# ä\n[[series]]\nname = 'a'".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"is not UTF-8 text \(byte 3"):
+    with pytest.raises(ConfigError, match=r"byte 3 is not UTF-8; save"):
         load_config(broken)
     broken.write_text("[[series]]\nname = 'a'", encoding="utf-8-sig")
     assert load_config(broken).series[0].name == "a"
@@ -199,7 +200,7 @@ def test_pairs_and_base_by_default_and_by_name():
 
 @pytest.mark.parametrize("name", ["demo.toml", "template.toml"])
 def test_shipped_configurations_are_valid(name):
-    text = (cli.CONFIGS / name).read_text(encoding="utf-8")
+    text = (CONFIGS / name).read_text(encoding="utf-8")
     parse_config(tomllib.loads(text))
 
 

@@ -15,16 +15,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from harness.concepts.network import Network
-from harness.concepts.recorded import (
-    ProbePart,
-    neurons_table,
-    responsive_table,
-    stimuli_table,
-)
+from harness.concepts.recorded import ProbePart, neurons_table, responsive_table, stimuli_table
 from harness.concepts.stimuli import TopK
 from harness.images.batches import batches
 from harness.images.sets import ImageSet
@@ -33,12 +28,13 @@ from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
+from harness.section import Section
 
 #: Most bytes of activations in one range of images.
 RANGE_BYTES = 2**28
 
 
-class ProbeParameters(BaseModel):
+class ProbeParameters(Section):
     """What is recorded of each checkpoint.
 
     Attributes:
@@ -52,8 +48,6 @@ class ProbeParameters(BaseModel):
         range_images: most images of a piece of work, which interrupted work resumes after; no
             result depends on it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     k: int = Field(20, ge=1)
     responsive: int = Field(20, ge=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import sparse
 from scipy.special import ndtri
 from scipy.stats import rankdata
@@ -15,12 +15,13 @@ from scipy.stats import rankdata
 from harness.concepts.image_embedding import mean_over_stimuli, solve_image_vectors
 from harness.concepts.neuron_embedding import SkipGram, ppmi_factors, skip_gram
 from harness.concepts.sketch import Vectors, row_blocks, shortened, stacked
-from harness.concepts.space import SemanticSpace
+from harness.concepts.space import SemanticSpace, unit_rows
 from harness.records import NEURON, Checkpoint
 from harness.registry import Registry
+from harness.section import Section
 
 
-class SpaceParameters(BaseModel):
+class SpaceParameters(Section):
     """Parameters of the space methods (METHOD section 1).
 
     Attributes:
@@ -37,8 +38,6 @@ class SpaceParameters(BaseModel):
             a larger one is sketched (see `sketch.py`), and the space says with what error.
         sketch: dimension of a sketch.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dimension: int = Field(30, ge=1)
     epochs: int = Field(100, ge=1)
@@ -156,11 +155,7 @@ def sgns_full(
 
 
 def _skip_gram_space(
-    evidence: Evidence,
-    parameters: SpaceParameters,
-    rng: np.random.Generator,
-    name: str,
-    full: bool,
+    evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str, full: bool
 ) -> SemanticSpace:
     incidence = evidence.incidence[evidence.base_rows]
     start = rng.uniform(-0.5, 0.5, (incidence.shape[0], parameters.dimension))
@@ -257,12 +252,6 @@ def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndar
     place = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), best last
     strongest, scores = unit_rows(np.exp((place - 1) / head)), unit_rows(ndtri(place))
     return unit_rows((1 - order) * strongest + order * scores)
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length one; a row of zeros stays."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1.0)
 
 
 @SPACES.add("random")

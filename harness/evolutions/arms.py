@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field
 from scipy.optimize import linear_sum_assignment
 
 from harness.evolutions.ablation import ABLATIONS, Arm
@@ -21,6 +22,7 @@ from harness.evolutions.importance import IMPORTANCE, importance_method
 from harness.networks.layer import Layer
 from harness.records import JOINT
 from harness.registry import Registry
+from harness.section import Section
 
 #: (arm, draw) -> layer name -> channels
 Sets = dict[tuple[str, int], dict[str, np.ndarray]]
@@ -28,7 +30,7 @@ Sets = dict[tuple[str, int], dict[str, np.ndarray]]
 SPLITS = ("heldout", "importance")
 
 
-class ReversionParameters(BaseModel):
+class ReversionParameters(Section):
     """How evolutions are reverted.
 
     Attributes:
@@ -39,8 +41,6 @@ class ReversionParameters(BaseModel):
         batch_size: most images a pass; no result depends on it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     bins: int = Field(4, ge=2)
     random_draws: int = Field(5, ge=1)
     importance_images: int = Field(250, ge=1)
@@ -48,7 +48,23 @@ class ReversionParameters(BaseModel):
     batch_size: int = Field(64, ge=1)
 
 
-class BenchParameters(BaseModel):
+def _each(check: Callable[[str], object]) -> AfterValidator:
+    """Each name of a list must pass a check, which raises ValueError."""
+
+    def checked(names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check(name)
+        return names
+
+    return AfterValidator(checked)
+
+
+def _check_split(name: str) -> None:
+    if name not in SPLITS:
+        raise ValueError(f"split {name!r}: known are {', '.join(SPLITS)}")
+
+
+class BenchParameters(Section):
     """What the benchmark adds to the reversion study, whose bins and images it shares.
 
     Attributes:
@@ -61,36 +77,12 @@ class BenchParameters(BaseModel):
         space_seeds: draws of each space method, for its stability.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    methods: tuple[str, ...] = tuple(IMPORTANCE)
-    ablations: tuple[str, ...] = ("revert",)
+    methods: Annotated[tuple[str, ...], _each(importance_method)] = tuple(IMPORTANCE)
+    ablations: Annotated[tuple[str, ...], _each(ABLATIONS.get)] = ("revert",)
     steps: int = Field(8, ge=2)
     random_draws: int = Field(39, ge=1)
-    splits: tuple[str, ...] = ("heldout",)
+    splits: Annotated[tuple[str, ...], _each(_check_split)] = ("heldout",)
     space_seeds: int = Field(3, ge=1)
-
-    @field_validator("methods")
-    @classmethod
-    def _methods_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            importance_method(name)
-        return names
-
-    @field_validator("ablations")
-    @classmethod
-    def _ablations_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            ABLATIONS.get(name)
-        return names
-
-    @field_validator("splits")
-    @classmethod
-    def _splits_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in SPLITS:
-                raise ValueError(f"split {name!r}: known are {', '.join(SPLITS)}")
-        return names
 
 
 @dataclass(frozen=True)
@@ -192,19 +184,14 @@ def _cumulative(ranked: Ranked) -> Sets:
 def _matched(arm: str, method: str) -> Callable[[Ranked], Sets]:
     def sets(ranked: Ranked) -> Sets:
         """For each neuron of q1 another one of its layer, not in q1, with as large a score."""
-        scores = ranked.scores_of(method)
-        by_layer = dict(list(scores.groupby("layer")))
+        sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
         found = {
-            layer: match(parts[0], np.concatenate(parts[1:]), _by_channel(by_layer[layer]))
+            layer: match(parts[0], np.concatenate(parts[1:]), sizes[layer])
             for layer, parts in ranked.bins.items()
         }
         return {(arm, 0): found}
 
     return sets
-
-
-def _by_channel(scores: pd.DataFrame) -> pd.Series:
-    return scores.set_index("channel")["score"]
 
 
 def _other_class(ranked: Ranked) -> Sets:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
 from torch import Tensor
 
@@ -23,9 +23,10 @@ from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.objectives import Target, as_target
 from harness.registry import Registry, description
+from harness.section import Section
 
 
-class ImportanceParameters(BaseModel):
+class ImportanceParameters(Section):
     """How importance is measured.
 
     Attributes:
@@ -36,8 +37,6 @@ class ImportanceParameters(BaseModel):
         classes_per_file: classes whose results are saved together; interrupted work resumes after
             the last file. No result depends on it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     methods: tuple[str, ...] = ("sign_t", "sign_path", "change", "random")
     images_per_class: int = Field(250, ge=1)

@@ -19,6 +19,7 @@ from PIL import Image
 from prolific_double import TOKEN, Prolific
 from sqlalchemy.exc import OperationalError
 
+from harness.section import read_text
 from survey_app import prolific, signed_links
 from survey_app.flow import Stage
 from survey_app.platforms import Arrival
@@ -31,7 +32,6 @@ from tasks.language import Words
 from tasks.questionnaire_file import read_questionnaire
 from tasks.reading import read_texts
 from tasks.recruitment import load_recruitment, write_recruitment
-from tasks.section import read_text
 from tasks.settings import StudySettings, Texts, load_settings
 
 

@@ -1,4 +1,4 @@
-"""A section of a TOML file that a researcher writes, and what is said when it does not fit."""
+"""A section of a TOML file that a researcher writes, and the file itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A key that it does not have is a mistake; what was read does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def explain(path: Path, error: ValidationError) -> str:
