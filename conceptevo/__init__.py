@@ -4,29 +4,13 @@
 
 The names below load torch when they are first used, so that a survey's host needs none.
 """
+# ruff: noqa: F405 - the names that are listed are those of `conceptevo.api`
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conceptevo.api import (
-        Ablated,
-        Arms,
-        Images,
-        Probed,
-        Result,
-        Scores,
-        Series,
-        Space,
-        View,
-        ablate,
-        importance,
-        load,
-        probe,
-        space,
-    )
-    from conceptevo.recorder import Evidence, Recorder
-    from harness.records import Checkpoint, Neuron
+    from conceptevo.api import *  # noqa: F403
 
 __all__ = [
     "Ablated",
@@ -53,11 +37,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'conceptevo' has no attribute {name!r}")
-    elsewhere = dict.fromkeys(("Checkpoint", "Neuron"), "harness.records")
-    elsewhere |= dict.fromkeys(("Evidence", "Recorder"), "conceptevo.recorder")
-    module = elsewhere.get(name, "conceptevo.api")
     try:
-        return getattr(import_module(module), name)
+        return getattr(import_module("conceptevo.api"), name)
     except ModuleNotFoundError as error:
         if error.name in ("analysis", "tasks", "harness") or "analysis" in str(error):
             raise ModuleNotFoundError(

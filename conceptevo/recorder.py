@@ -12,26 +12,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from conceptevo.api import Images, Series, View
+from conceptevo.inputs import Images, Series, View
+from conceptevo.session import Session
 from harness.artifacts import Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
-from harness.stages import images as image_stage
-from harness.stages.checkpoints import give_checkpoints
-from harness.stages.engine import engine
-from harness.stages.images import KeepImages
-from harness.stages.probe import FindLayers, probe_steps
-from harness.stages.run import write_manifest
-from harness.stages.stage import Plan
+from harness.stages.probe import probe_steps
 
 
 @dataclass(frozen=True)
@@ -128,30 +123,20 @@ class Recorder:
         series = Series(
             RECORDED, {epoch: network.cpu()}, evidence.view, evidence.layers, {}, evidence.output
         )
-        images: Any = MemoryImagesSection(source="memory")
-        if not isinstance(evidence.images, Images):
-            images = FolderImagesSection(
-                source="folder", probe=Path(evidence.images), test=Path(evidence.images)
-            )
+        images = evidence.images
+        section: Any = MemoryImagesSection(source="memory")
+        if not isinstance(images, Images):
+            section = FolderImagesSection(source="folder", probe=Path(images), test=Path(images))
         config = Config(
             workers=0,
             device=f"cuda:{where.index or 0}" if where.type == "cuda" else where.type,
-            images=images,
+            images=section,
             series=(series.source(),),
             probe=evidence.parameters,
         )
-        plan = Plan(config, Run(Path(self.folder) / EVIDENCE))
-        write_manifest(config, plan.run)
-        give_checkpoints(plan)
-        with engine(plan, 0, Console(quiet=True)) as working:
-            if isinstance(evidence.images, Images):
-                kept = evidence.images
-                arrays = (kept.pixels, kept.labels, tuple(kept.classes))
-                working.step("images", [KeepImages(s, *arrays) for s in ("probe", "test")])
-            else:
-                working.run(image_stage.STAGE.steps(plan))
-            working.step("layers", [FindLayers(source) for source in config.series])
-            working.run(probe_steps(plan))
+        kept = images if isinstance(images, Images) else None
+        session = Session(config, Run(Path(self.folder) / EVIDENCE), kept)
+        session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
 
     def lightning_callback(self) -> Any:
         """A callback for the trainer of (PyTorch) Lightning: counts its epochs."""
@@ -177,22 +162,14 @@ class Recorder:
         recorder = self
 
         class Record(TrainerCallback):
-            def on_train_begin(
-                self, args: Any, state: Any, control: Any, model: Any = None, **more: Any
-            ) -> None:
+            def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
                 if state.is_world_process_zero:
-                    recorder.record(model, state.global_step)
+                    recorder.record(more["model"], state.global_step)
 
-            def on_step_end(
-                self, args: Any, state: Any, control: Any, model: Any = None, **more: Any
-            ) -> None:
-                if state.is_world_process_zero:
-                    recorder.record(model, state.global_step)
+            on_step_end = on_train_begin
 
-            def on_train_end(
-                self, args: Any, state: Any, control: Any, model: Any = None, **more: Any
-            ) -> None:
+            def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
                 if state.is_world_process_zero:
-                    recorder.record(model, state.global_step, last=True)
+                    recorder.record(more["model"], state.global_step, last=True)
 
         return Record()

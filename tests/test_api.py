@@ -116,7 +116,7 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
         mine.reset_index(drop=True), theirs.reset_index(drop=True), check_exact=True
     )
     with pytest.raises(ValueError, match="can be read, not computed with"):
-        _ = again.config
+        _ = again.session
     with pytest.raises(ValueError, match="holds no saved result"):
         ce.load(tmp_path)
 

@@ -1,0 +1,65 @@
+"""The demo: small networks on synthetic images, and a study with simulated participants."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.study.pipeline import Inputs, analyse_study
+from analysis.study.results import Settings
+from harness.artifacts import Run, fingerprint
+from harness.config import Config, parse_config
+from harness.presets import CONFIGS
+from harness.terminal import console
+from survey_app.commands import database_url, export, simulate
+from tasks.commands import build
+
+
+def demo_config(wanted: Sequence[str], seed: int | None) -> Config:
+    """The demo's configuration.
+
+    Args:
+        wanted: names of its series.
+        seed: of images, initial weights and random draws; None for its own.
+
+    Raises:
+        ValueError: a series that it does not have.
+    """
+    values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
+    known = [section["name"] for section in values["series"]]
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"--series: no {', '.join(unknown)}; there are {', '.join(known)}")
+    if seed is not None:
+        values["seed"] = seed
+    values["series"] = [
+        section | {"seed": values["seed"]}
+        for section in values["series"]
+        if section["name"] in wanted
+    ]
+    pairs = values["evolve"]["pairs"]
+    values["evolve"]["pairs"] = {name: pairs[name] for name in pairs if name in wanted}
+    return parse_config(values, "the demo")
+
+
+def demo_study(out: Path) -> Path:
+    """Build a study out of the run, fill it with simulated participants and analyse it, once.
+
+    Returns:
+        The folder of its results.
+    """
+    study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
+    if (study / "study.json").exists():
+        console.print("study: built before, reused", style="dim")
+    else:
+        build(out, study)
+    simulate(study, participants=260)  # adds nobody who has taken part before
+    results = study / "results"
+    if not (results / "report.html").exists():
+        answers = study / "responses.csv"
+        export(database_url(study, None), answers, "simulated")
+        with console.status("analysing the simulated answers"):
+            analyse_study(Inputs(study, answers, out), Settings(), results)
+    console.print(f"What people would have answered: {results / 'report.html'}")
+    console.print(f"\nServe the study with\n  conceptevo survey {study}")
+    return results

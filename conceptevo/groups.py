@@ -1,0 +1,119 @@
+"""The groups of commands. Those of other folders are imported only when they run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+
+
+class Rooms(TyperGroup):
+    """Commands that live in other folders, imported when called (or when help lists them)."""
+
+    rooms: ClassVar[dict[str, str]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.rooms]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.rooms:
+            return super().get_command(ctx, cmd_name)
+        module, _, function = self.rooms[cmd_name].partition(":")
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(module), function))
+        return typer.main.get_command(single)
+
+
+class Bench(Rooms):
+    """`bench RUN …` runs it; `bench compare A B` is a command of its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not self._names_a_command(args):
+            args.insert(0, "run")
+        return super().parse_args(ctx, args)
+
+    def _names_a_command(self, args: list[str]) -> bool:
+        """A run's folder may be called as a command is: `bench run`, `bench compare --plan`."""
+        names = [word for word in args[1:] if not word.startswith("-")]
+        match args[0]:
+            case "run":
+                return bool(names) and not (Path("run").is_dir() and not Path(names[0]).is_dir())
+            case "compare":
+                return len(names) > 1 or not Path("compare").is_dir()
+            case first:
+                return first == "--help"
+
+
+def group(text: str, rooms: dict[str, str], kind: type[Rooms] = Rooms) -> typer.Typer:
+    """A group of commands.
+
+    Args:
+        text: its help.
+        rooms: name -> `module:function` of each command that lives in another folder.
+        kind: how it finds them.
+    """
+    found = type(kind.__name__, (kind,), {"rooms": rooms})
+    made = typer.Typer(cls=found, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
+    made.callback()(lambda: None)  # a group without own commands needs one
+    return made
+
+
+#: The help of the command line.
+ABOUT = (
+    "Analyse which concepts the neurons of a network detect, how they change during training, "
+    "and whether they matter for the predictions."
+)
+
+app = group(
+    ABOUT,
+    {
+        "survey": "survey_app.commands:survey",
+        "dashboard": "survey_app.commands:dashboard",
+        "survey-password": "survey_app.commands:password",
+        "analyse": "analysis.commands:analyse",
+        "explore": "analysis.commands:explore",
+        "power": "analysis.commands:power",
+        "release": "analysis.commands:release",
+        "rebuild": "analysis.commands:rebuild",
+    },
+)
+study = group(
+    "Build, check, preregister and manage a study.",
+    {
+        "build": "tasks.commands:build",
+        "check": "tasks.commands:check",
+        "settings": "tasks.commands:settings",
+        "preregister": "analysis.commands:preregister",
+        "simulate": "survey_app.commands:simulate",
+        "places": "survey_app.recruiting:places",
+    },
+)
+responses = group(
+    "Export and manage participants' responses.",
+    {
+        "export": "survey_app.commands:export",
+        "submissions": "survey_app.commands:submissions",
+        "forget": "survey_app.commands:forget",
+        "forget-ids": "survey_app.commands:forget_ids",
+    },
+)
+bench = group(
+    "Benchmark importance methods, by ablation, and semantic spaces: `bench RUN`, or "
+    "`bench compare A B`.",
+    {"compare": "analysis.commands:compare"},
+    Bench,
+)
+prolific = group(
+    "Create and manage the study on Prolific through its API.",
+    {
+        "draft": "survey_app.recruiting:prolific_draft",
+        "poll": "survey_app.recruiting:prolific_poll",
+        "approve": "survey_app.recruiting:prolific_approve",
+    },
+)
+_groups = {"study": study, "responses": responses, "bench": bench, "prolific": prolific}
+for _name, _group in _groups.items():
+    app.add_typer(_group, name=_name)

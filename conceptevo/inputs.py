@@ -1,0 +1,141 @@
+"""What the functions of the Python interface take: models and images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from harness.networks.memory import MemorySource
+from harness.networks.objectives import OBJECTIVES
+from harness.registry import Registry
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network sees an image.
+
+    Attributes:
+        height, width: of its input, in pixels; square.
+        mean, std: by which pixels in [0, 1] are normalised, a number or one a colour channel.
+        channels: 3, or 1 for a network that takes greyscale images.
+    """
+
+    height: int
+    width: int
+    mean: float | Sequence[float] = 0.5
+    std: float | Sequence[float] = 0.25
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.height != self.width:
+            raise ValueError(f"View: the input must be square, got {self.height} x {self.width}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"View: channels must be 1 or 3, got {self.channels}")
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        value = getattr(self, name)
+        return tuple(value) if isinstance(value, Sequence) else (float(value),) * self.channels
+
+
+@dataclass(frozen=True)
+class Series:
+    """The models of one training run.
+
+    Attributes:
+        name: of the series.
+        models: epoch -> model that returns logits [batch, outputs]. Copies of them are used.
+        view: how they see images.
+        layers: module names or patterns to probe; the result of every non-linearity by default.
+        class_outputs: class name -> output, where a class's output is not its own index.
+        output: key, attribute or position of the logits where a model returns several things.
+        objective: what importance is measured on: a name in OBJECTIVES ("logit", "prototype", …), a
+            file of class embeddings, or a function (output, labels) -> [batch].
+    """
+
+    name: str
+    models: Mapping[int, nn.Module]
+    view: View
+    layers: Sequence[str] | None = None
+    class_outputs: Mapping[str, int] = field(default_factory=dict)
+    output: str | int | None = None
+    objective: str | Callable = "logit"
+
+    def source(self) -> MemorySource:
+        return MemorySource(
+            name=self.name,
+            models=dict(self.models),
+            resize=self.view.height,
+            crop=self.view.height,
+            mean=self.view.numbers("mean"),
+            std=self.view.numbers("std"),
+            layers=None if self.layers is None else tuple(self.layers),
+            class_outputs=dict(self.class_outputs),
+            output=self.output,
+            objective=plugin_name(OBJECTIVES, self.objective),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images in memory.
+
+    Attributes:
+        pixels: uint8 [images, height, width, 3], or [images, height, width] for greyscale.
+        labels: int [images], indices into `classes`.
+        classes: class names.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: Sequence[str]
+
+    def __post_init__(self) -> None:
+        pixels, labels = np.asarray(self.pixels), np.asarray(self.labels)
+        if pixels.dtype != np.uint8:
+            raise ValueError(
+                f"Images: pixels must be uint8 (0 to 255), got {pixels.dtype}; of numbers in "
+                f"[0, 1] make them by (255 * x).round().astype('uint8')"
+            )
+        if pixels.ndim == 3:
+            pixels = np.repeat(pixels[..., None], 3, axis=3)
+        if pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise ValueError(
+                f"Images: pixels must be [images, height, width, 3], got shape {pixels.shape}"
+            )
+        if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"Images: labels must be {len(pixels)} integers, got {labels.dtype} {labels.shape}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise ValueError(
+                f"Images: labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} "
+                f"classes), got {labels.min()} to {labels.max()}"
+            )
+        object.__setattr__(self, "pixels", pixels)
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Which sets of neurons are ablated.
+
+    Attributes:
+        bins: equal parts of a layer by importance.
+        random: random sets of the size of the first part.
+        steps: cumulative sets hold 1/steps, 2/steps, … of every layer.
+    """
+
+    bins: int = 4
+    random: int = 39
+    steps: int = 8
+
+
+def plugin_name(registry: Registry, plugin: str | Callable) -> str:
+    """The name of a plug-in; a function is registered under its own."""
+    if isinstance(plugin, str):
+        return plugin
+    registry.put(plugin.__name__, plugin)
+    return plugin.__name__

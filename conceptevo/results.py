@@ -1,0 +1,179 @@
+"""What the functions of the Python interface return: artifacts of a run, read as tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers them
+from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
+from analysis.benchmark.results import Bench
+from analysis.exhibits import shelf
+from analysis.exhibits.figures import Figure, styled
+from analysis.exhibits.tables import Table
+from analysis.run.album import Album
+from conceptevo.session import Session
+from harness.artifacts import Run, write_text
+from harness.concepts.space import SemanticSpace
+from harness.records import NEURON, Neuron
+from harness.results import read_results
+
+
+class Result:
+    """What a function of this interface returns: a folder with artifacts, read as tables.
+
+    Args:
+        run: the folder.
+        session: which computed it; None for one that was loaded.
+        about: what else is saved with it.
+    """
+
+    def __init__(self, run: Run, session: Session | None = None, **about: Any) -> None:
+        self.run, self._session, self._about = run, session, about
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The result as one table."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        table = self.to_pandas()
+        title = f"<p>{type(self).__name__}: {len(table)} rows</p>"
+        return title + table.head(10).to_html(index=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Copy the result into a new folder, from which `load` reads it."""
+        shutil.copytree(self.run.root, folder)
+        about = {"kind": type(self).__name__, **self._about}
+        write_text(Path(folder) / "result.json", json.dumps(about) + "\n")
+
+    @property
+    def session(self) -> Session:
+        """What further functions compute with. Raises ValueError for a result that was loaded."""
+        if self._session is None:
+            raise ValueError(
+                f"a loaded {type(self).__name__} can be read, not computed with: the models are "
+                f"not saved; make it again from them"
+            )
+        return self._session
+
+
+class Probed(Result):
+    """The stimuli of all neurons."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per stimulus: neuron, rank, image_id, activation, peak_y, peak_x (0 to 1)."""
+        return self.run.tables("stimuli")
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """One row per layer: series, layer, channels, height, width, depth, patch."""
+        return self.run.tables("layers")
+
+    def strip(self, neuron: Neuron, side: int = 3, tile: int = 64) -> Image.Image:
+        """The neuron's strongest side x side patches at every epoch of its series, side by side."""
+        album = Album(self.run)
+        stimuli = self.run.tables("stimuli")
+        epochs = sorted(stimuli.loc[stimuli["series"] == neuron.series, "epoch"].unique())
+        if not epochs:
+            known = ", ".join(map(repr, stimuli["series"].unique()))
+            raise ValueError(f"no series {neuron.series!r}; there are {known}")
+        key = (neuron.layer, neuron.channel)
+        pictures = [album.picture((neuron.series, int(e), *key), side, tile) for e in epochs]
+        gap = np.full((len(pictures[0]), tile // 4, 3), 255, dtype=np.uint8)
+        parts = [part for picture in pictures for part in (picture, gap)]
+        return Image.fromarray(np.concatenate(parts[:-1], axis=1))
+
+
+class Space(Result):
+    """All neurons in one semantic space."""
+
+    @cached_property
+    def space(self) -> SemanticSpace:
+        return SemanticSpace.load(self.run, self._about["method"])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per neuron: its identity, coverage, and its vector (NaN: it has no place)."""
+        vectors = pd.DataFrame(self.space.vectors).add_prefix("v")
+        return pd.concat([self.space.neurons, vectors], axis=1)
+
+    def nearest(self, neuron: Neuron, k: int = 5, **among: object) -> pd.DataFrame:
+        """The k neurons nearest to one.
+
+        Args:
+            neuron: which.
+            k: how many.
+            among: columns that candidates must equal, e.g. series="resnet", epoch=10.
+
+        Returns:
+            series, epoch, layer, channel, similarity; the nearest first.
+        """
+        rows = self.space.rows(**vars(neuron))
+        if not len(rows):
+            raise ValueError(f"{neuron} has no place in the space: it is dead, or no such neuron")
+        near, similarity = self.space.nearest(rows, self.space.rows(**among), k)
+        kept = near[0] >= 0
+        table = self.space.neurons.iloc[near[0][kept]][NEURON].reset_index(drop=True)
+        return table.assign(similarity=similarity[0][kept])
+
+
+class Scores(Result):
+    """The importance of every evolution."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per neuron, class and method: score, stderr, images, rank in its layer.
+
+        The highest score has rank 0.
+        """
+        table = self.run.tables("importance")
+        return table[table["method"].isin(self._about["methods"])].reset_index(drop=True)
+
+
+class Ablated(Result):
+    """What happened to each image's prediction when sets of neurons were ablated."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per image and arm."""
+        return self._bench.results.records()
+
+    @cached_property
+    def _bench(self) -> Bench:
+        return Bench(read_results(self.run.root))
+
+    def table(self, name: str) -> Table | None:
+        """A table of the benchmark by name; None where it lacks what the table needs."""
+        return shelf.get("bench", "table", name)(self._bench)
+
+    def leaderboard(self) -> Table:
+        """Which method finds the neurons whose ablation matters."""
+        table = self.table("leaderboard")
+        assert table is not None
+        return table
+
+    def figure(self, name: str) -> Figure | None:
+        """A figure of the benchmark by name: leaderboard, curves, layers, reliability."""
+        with styled():
+            return shelf.get("bench", "figure", name)(self._bench)
+
+    def _repr_html_(self) -> str:
+        return self.leaderboard().frame.to_html(index=False)
+
+
+def load(folder: str | Path) -> Result:
+    """A saved result, to be read.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    path = Path(folder) / "result.json"
+    if not path.exists():
+        raise ValueError(f"{folder} holds no saved result")
+    about = json.loads(path.read_text(encoding="utf-8"))
+    kinds = {kind.__name__: kind for kind in (Probed, Space, Scores, Ablated)}
+    return kinds[about.pop("kind")](Run(folder), **about)
