@@ -72,7 +72,7 @@ def probing(images: int) -> None:
             record = probe_range(network, Noise(images), part, parameters)
             place = ("net", 1, part.start, part.stop)
             assert record.activations is not None
-            run.save(Artifact("activations", place), {"activations": record.activations}, "")
+            run.save(Artifact("activations", place), record.activations, "")
             run.save(Artifact("probe_part", place), record.part.arrays(), "")
             run.save(Artifact("responses_part", place), record.responses, "")
             parts.append(place)

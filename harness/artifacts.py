@@ -2,8 +2,8 @@
 
 A run is a folder. Every artifact in it is one file with a sidecar ``<file>.json`` that holds the
 fingerprint of all that the file depends on; a file without a fitting sidecar counts as absent,
-so interrupted work is simply done again. Tables are parquet, arrays are npz. No torch here: the
-survey's host and the analysis read runs through this file.
+so interrupted work is simply done again. Tables are parquet, arrays are npz or npy. No torch here:
+the survey's host and the analysis read runs through this file.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+T = TypeVar("T")
 
 
 class ArtifactError(ValueError):
@@ -195,7 +198,7 @@ LAYOUT = {
     "stimuli": "probe/{0}/stimuli-{1:04d}.parquet",  # series, epoch
     "responsive": "probe/{0}/responsive-{1:04d}.parquet",  # series, epoch
     # series, epoch, first image and one past the last
-    "activations": "probe/{0}/activations-{1:04d}/{2:08d}-{3:08d}.npz",
+    "activations": "probe/{0}/activations-{1:04d}/{2:08d}-{3:08d}.npy",
     "probe_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.npz",
     "responses_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.parquet",
     "concepts": "probe/{0}/concepts-{1:04d}.parquet",  # series, epoch
@@ -217,6 +220,11 @@ LAYOUT = {
 def _pattern(kind: str) -> str:
     """What the places of a kind's artifacts have in common; no other kind's fit it."""
     return re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 class Run:
@@ -273,8 +281,7 @@ class Run:
         """
         found = {}
         for kind in LAYOUT:
-            sidecars = [path.with_name(path.name + ".json") for path in self._paths(kind)]
-            texts = [json.loads(s.read_text(encoding="utf-8")) for s in sidecars if s.exists()]
+            texts = [read_sidecar(path) or {} for path in self._paths(kind)]
             if times := [text["seconds"] for text in texts if "seconds" in text]:
                 found[kind] = times
         return found
@@ -287,10 +294,9 @@ class Run:
             seconds: how long its piece of work took.
         """
         content: dict[str, Any] = {"fingerprint": fingerprint}
-        if self.path(
-            artifact
-        ).exists():  # what interrupted work resumes from is sealed before it is
-            content["sha256"] = content_hash(self.path(artifact))
+        path = self.path(artifact)
+        if path.exists():  # what interrupted work resumes from is sealed before it is
+            content["sha256"] = content_hash(path)
         if seconds is not None:
             content["seconds"] = round(seconds, 3)
         write_text(self._sidecar(artifact), json.dumps(content) + "\n")
@@ -298,43 +304,47 @@ class Run:
     def save(
         self,
         artifact: Artifact,
-        value: pd.DataFrame | dict[str, np.ndarray],
+        value: pd.DataFrame | np.ndarray | dict[str, np.ndarray],
         fingerprint: str,
         seconds: float | None = None,
     ) -> None:
-        """Write a table (parquet) or named arrays (npz), then its sidecar; arguments as `seal`."""
+        """Write a table (parquet), an array (npy) or named arrays (npz), then its sidecar.
+
+        Arguments as `seal`.
+        """
         with whole_file(self.path(artifact)) as temporary:
             if isinstance(value, pd.DataFrame):
                 value.to_parquet(temporary, index=False)
+            elif isinstance(value, np.ndarray):
+                np.save(temporary, value)
             else:
                 np.savez(temporary, **value)
         self.seal(artifact, fingerprint, seconds)
 
-    def _readable(self, artifact: Artifact) -> Path:
+    def _read(self, artifact: Artifact, read: Callable[[Path], T]) -> T:
+        """Raises ArtifactError when the artifact is absent or damaged."""
         path = self.path(artifact)
         if not path.exists():
             raise ArtifactError(
                 f"{self.root} holds no {artifact} (expected {path}); "
                 f"make it with `conceptevo run` on the same configuration"
             )
-        return path
+        try:
+            return read(path)
+        except Exception as error:  # of damaged files pyarrow, zipfile and numpy raise many types
+            raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
 
     def table(self, artifact: Artifact) -> pd.DataFrame:
         """Read a table artifact. Raises ArtifactError when it is absent or damaged."""
-        path = self._readable(artifact)
-        try:
-            return pd.read_parquet(path)
-        except Exception as error:  # pyarrow raises several unrelated types on damaged files
-            raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
+        return self._read(artifact, pd.read_parquet)
+
+    def array(self, artifact: Artifact) -> np.ndarray:
+        """A single array as a read-only memory map. Raises ArtifactError as `table` does."""
+        return self._read(artifact, partial(np.load, mmap_mode="r", allow_pickle=False))
 
     def arrays(self, artifact: Artifact) -> dict[str, np.ndarray]:
         """Read an array artifact. Raises ArtifactError when it is absent or damaged."""
-        path = self._readable(artifact)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except Exception as error:  # zipfile, zlib and numpy errors alike mean a damaged file
-            raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
+        return self._read(artifact, _arrays)
 
     def tables(self, kind: str) -> pd.DataFrame:
         """All tables of one kind (every series, epoch or pair), in path order."""

@@ -21,8 +21,10 @@ from harness.artifacts import ArtifactError, Run
 from harness.config import parse_config
 from harness.records import CONTROLS, JOINT
 from harness.results import REVERSION, read_results
+from harness.stages.benchmark import Coverage, bench_config, bench_study
 from harness.stages.engine import engine
 from harness.stages.run import STAGES, run_until, write_manifest
+from harness.stages.sample import arms_a_class
 from harness.stages.stage import Plan
 
 ROOT = Path(__file__).parent.parent
@@ -120,6 +122,12 @@ def test_a_record_is_an_image_and_arm(benched):
         *("q1", "q2", "q3", "q4", "most", "least", "matched", "matched_activation", "other_class")
     }
     assert set(joint.loc[joint["arm"] == "most", "draw"]) == {1, 2, 3}
+    plan = Plan(bench_config(results.run, Coverage()), results.run)
+    study, layers = bench_study(plan, Coverage()), records["layer"].nunique() - 1
+    one = records[(records["class_id"] == records["class_id"][0]) & (records["arm"] != "none")]
+    for method, rows in one[one["ablation"] == "zero"].groupby("method"):
+        counts = [arms_a_class(study, method, kind, layers) for kind in study.arm_kinds]
+        assert len(rows.drop_duplicates(["layer", "arm", "draw"])) == np.sum(counts), method
     untouched = records[records["arm"] == "none"]
     assert (untouched["probability_before"] == untouched["probability_after"]).all()
     every = records[(records["arm"] == "all") & (records["layer"] == JOINT)]
@@ -185,7 +193,7 @@ def test_after_the_reversion_study_no_arm_is_run_twice(run, benched, tmp_path):
     assert not records.duplicated(keys).any()
     shared = both[both["split"] == "heldout"].merge(records, on=keys)
     assert len(shared) == (both["split"] == "heldout").sum()
-    assert "To be done: 0 arms" in conceptevo_("bench", out, "--plan")
+    assert "Nothing is left to do." in conceptevo_("bench", out, "--plan")
 
 
 def test_a_killed_benchmark_goes_on_and_gives_the_same_bytes(run, tmp_path):
@@ -248,7 +256,7 @@ def test_the_plan_is_shown_and_nothing_done(run, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(run, out)
     told = conceptevo_("bench", out, "--plan", "--workers", 0)
-    assert "To be done: 516 arms and classes, about" in told and "vgg" in told
+    assert "Left to do: " in told and "revert" in told and "vgg" in told
     assert not (out / "bench").exists()
 
 
@@ -313,7 +321,7 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
         (["--pairs", "net:1-5"], "no series 'net'; there are vgg"),
         (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 0, 1, 5"),
         (["--layers", "conv*"], "--layers conv*: series 'vgg' has features.2"),
-        (["--memory", "0.000001"], "ablation of series 'vgg': 4 images need"),
+        (["--memory", "0.000001"], "importance of series 'vgg' by sign_t: 4 images need"),
         (["--splits", "test"], "split 'test': known are heldout, importance"),
     ],
 )

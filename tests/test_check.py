@@ -176,3 +176,12 @@ def test_more_images_a_batch_than_there_are_to_train_on_are_refused_before_work(
         ConfigError, match=r"training\.batch_size = 64 is more than the 12 training"
     ):
         run_until("check", config, tmp_path / "run", Console(quiet=True))
+
+
+def test_a_series_that_could_not_be_used_is_not_trained(tmp_path):
+    section = {"name": "new", "layers": ["no.such*"], "training": {"epochs": 1, "save": [1]}}
+    images = {"source": "drawn", "train": 96, "probe": 48, "test": 48}
+    config = parse_config({"images": images, "series": [section], "workers": 0})
+    with pytest.raises(ValueError, match=r"no\.such"):
+        run_until("train", config, tmp_path / "run", Console(quiet=True))
+    assert not list((tmp_path / "run").rglob("*.pt"))

@@ -5,7 +5,6 @@ from command_line import say
 from PIL import Image
 from rich.console import Console
 
-from conceptevo import cli
 from harness.artifacts import ArtifactError
 from harness.concepts.space_methods import SPACES, reads_activations
 from harness.config import ConfigError, load_config, parse_config

@@ -32,8 +32,8 @@ def test_the_command_prints_every_stage_and_writes_nothing(tmp_path):
 
 def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     one = {"joint": 1.0, "layer": 1.0}  # seconds an arm and image
-    monkeypatch.setattr("harness.stages.estimate.seconds_an_image", lambda *a: one)
-    monkeypatch.setattr("harness.stages.estimate.measure", lambda *a: Cost(1e6, 1.0))
+    monkeypatch.setattr("harness.stages.sample.arm_seconds", lambda *a: one)
+    monkeypatch.setattr("harness.stages.sample.measure", lambda *a: Cost(1e6, 1.0))
     said = show_estimate(CONFIG, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
     monkeypatch.setattr(
         "harness.stages.space.project", lambda *a: pd.DataFrame({"x": [0.0], "y": [0.0]})
@@ -45,11 +45,17 @@ def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     images = records.loc[records["split"] == "importance", "image_id"].nunique()
     assert said.loc["evolve", "hours"] * 3600 == pytest.approx(2 * images)  # by two methods
     assert said.loc["probe", "hours"] * 3600 == pytest.approx(2 * 96, rel=0.05)  # and decoding
-    assert said.loc["train", "hours"] * 3600 == 2 * 96
+    assert said.loc["train", "hours"] * 3600 == 2 * 64  # in whole batches
     for stage, folder in (("revert", "ablation"), ("evolve", "importance"), ("probe", "probe")):
-        files = [p for p in (run.root / folder).rglob("*.*") if p.suffix in (".parquet", ".npz")]
+        files = [
+            p for p in (run.root / folder).rglob("*.*") if p.suffix in (".parquet", ".npy", ".npz")
+        ]
         size = sum(path.stat().st_size for path in files) / 2**30
         assert size / 12 < said.loc[stage, "disk GiB"] < 3 * size, stage  # small files have heads
+    evolve = CONFIG.evolve.model_copy(update={"classes": None})
+    left = show_estimate(CONFIG.model_copy(update={"evolve": evolve}), run.root, QUIET)
+    assert set(left["stage"]) == {"evolve", "revert"}  # of other classes
+    assert show_estimate(CONFIG, run.root, QUIET).empty
 
 
 def test_pieces_are_those_of_the_run(tmp_path):

@@ -64,7 +64,7 @@ def test_stopped_before_and_after_any_piece_the_bytes_are_the_same(config, whole
     run = run_until("revert", config, tmp_path / "run", QUIET)
     assert stops >= 8
     assert artifacts_of(run.root) == artifacts_of(whole.root)
-    parts = sorted((whole.root / "probe").rglob("activations-*/*.npz"))
+    parts = sorted((whole.root / "probe").rglob("activations-*/*.npy"))
     assert len(parts) == 8  # two checkpoints of four ranges
     for part in parts:
         assert (run.root / part.relative_to(whole.root)).read_bytes() == part.read_bytes()

@@ -200,7 +200,7 @@ def test_a_run_of_both_undoes_what_has_weights(recorded, folder, tmp_path):
 
 def test_evidence_of_other_images_or_parameters_is_refused(recorded, folder, tmp_path):
     place = series_of(recorded / "evidence")
-    with pytest.raises(ValueError, match=r"recorded with k = 4, and .* has probe\.k = 5"):
+    with pytest.raises(ValueError, match=r"recorded with probe\.k = 4, and .* has 5"):
         run_until("probe", config_of(folder, place, k=5), tmp_path / "k", QUIET)
     with pytest.raises(ValueError, match=r"recorded with resize = 16, and .* has 20"):
         run_until("probe", config_of(folder, {**place, "resize": 20}), tmp_path / "v", QUIET)

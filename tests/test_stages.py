@@ -11,6 +11,7 @@ from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.images import folders
+from harness.stages.ablate import contents
 from harness.stages.evolve import score_works
 from harness.stages.images import ListImages
 from harness.stages.run import STAGES
@@ -107,26 +108,25 @@ def study(**changes):
         "methods": ("sign_t", "change"),
         "ablations": ("revert",),
         "splits": ("heldout",),
-        "benchmark": False,
     }
     return AblationStudy(**{**fields, **changes})
 
 
 def test_a_benchmark_contains_the_pieces_of_the_reversion_study():
-    small = study().contents()
-    large = study(benchmark=True, methods=("sign_t", "change", "tcav")).contents()
+    small = contents(study())
+    large = contents(study(name="bench", methods=("sign_t", "change", "tcav")))
     for kind in ("importance", "sets", "records"):
         assert set(small[kind]) < set(large[kind])
         assert len(set(large[kind])) == len(large[kind])
 
 
 def test_other_classes_or_layers_leave_other_files():
-    every = {a for some in study().contents().values() for a in some}
-    few = {a for some in study(classes=(3, 5)).contents().values() for a in some}
+    every = {a for some in contents(study()).values() for a in some}
+    few = {a for some in contents(study(classes=(3, 5))).values() for a in some}
     assert not every & few
     layers = tuple((source.name, ("features.2",)) for source, _ in study().pairs)
-    records = set(study(layers=layers).contents()["records"])
-    assert not records & set(study().contents()["records"])
+    records = set(contents(study(layers=layers))["records"])
+    assert not records & set(contents(study())["records"])
     assert scope((0, 1, 2)) == "0000-0002" and scope((0, 2)).startswith("0000-0002.")
 
 

@@ -32,7 +32,7 @@ def run(finished, tmp_path):
 
 
 def counts(run):
-    return {s.step: (s.done, s.running, s.stale, s.missing) for s in status(run).steps}
+    return {s.step: (s.done, s.running, s.stale, s.missing) for s in status(run).steps.itertuples()}
 
 
 def test_of_a_finished_run_everything_is_there(finished):
@@ -71,7 +71,7 @@ def test_when_it_will_be_done_follows_from_what_is_done(run):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 60.0}))
     sidecar.unlink()
     found = status(run)
-    (ablation,) = [step for step in found.steps if step.step == "ablation"]
+    (ablation,) = [step for step in found.steps.itertuples() if step.step == "ablation"]
     assert (ablation.done, ablation.missing, ablation.seconds_left) == (3, 1, 60.0)
     assert found.seconds_left == pytest.approx(60.0 / found.workers)
     assert "No command is working here" in found.sentence(datetime.now())

@@ -27,10 +27,7 @@ def project(
         raise ValueError(f"a map needs four placed neurons of {base}, got {len(spanning)}")
     others = np.setdiff1d(space.rows(), spanning)
     mapper = UMAP(
-        n_neighbors=min(neighbours, len(spanning) - 1),
-        metric="cosine",
-        random_state=seed,
-        n_jobs=1,
+        n_neighbors=min(neighbours, len(spanning) - 1), metric="cosine", random_state=seed, n_jobs=1
     )
     places = np.full((len(space.neurons), 2), np.nan)
     vectors = space.vectors if isinstance(space.vectors, np.ndarray) else space.vectors.toarray()

@@ -19,7 +19,7 @@ from scipy import sparse
 #: Pairs whose negatives are drawn together; no result depends on it.
 PAIRS_AT_ONCE = 2**18
 #: Neurons above which co-activation is factorised as a sparse matrix.
-DENSE_NEURONS = 2000
+DENSE_NEURONS = 1000
 
 
 @dataclass(frozen=True)
@@ -139,30 +139,33 @@ def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
         dimension: d; where there are fewer neurons, the remaining columns are 0.
     """
     neurons = incidence.shape[0]
-    factors = np.zeros((neurons, dimension))
     if neurons > max(DENSE_NEURONS, dimension):
-        left, singular = _sparse_factors(incidence, dimension)
+        values, vectors = _sparse_eigenvectors(incidence, dimension)
     else:
-        left, singular = _dense_factors(incidence)
-    kept = min(dimension, len(singular))
-    factors[:, :kept] = left[:, :kept] * np.sqrt(singular[:kept])
+        values, vectors = _eigenvectors(incidence)
+    order = np.argsort(-np.abs(values), kind="stable")[:dimension]
+    factors = np.zeros((neurons, dimension))
+    factors[:, : len(order)] = vectors[:, order] * np.sqrt(np.abs(values[order]))
     # A singular vector's sign is arbitrary: fix it, so that every machine gives the same factors.
     peaks = factors[np.abs(factors).argmax(axis=0), np.arange(dimension)]
     return factors * np.where(peaks < 0, -1.0, 1.0)
 
 
-def _dense_factors(incidence: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    counts = np.asarray((incidence @ incidence.T).todense(), dtype=float)
-    np.fill_diagonal(counts, 0.0)
-    expected = np.outer(counts.sum(1), counts.sum(0)) / max(counts.sum(), 1.0)
+def _eigenvectors(incidence: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Of the information, in place, as it is the largest thing in memory."""
+    matrix = np.asarray((incidence @ incidence.T).todense(), dtype=float)
+    np.fill_diagonal(matrix, 0.0)
+    sums = matrix.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        information = np.where(counts > 0, np.log(counts / expected), 0.0)
-    left, singular, _ = np.linalg.svd(np.maximum(information, 0.0), hermitian=True)
-    return left, singular
+        matrix /= np.outer(sums, sums) / max(sums.sum(), 1.0)
+        np.log(matrix, out=matrix)
+    return np.linalg.eigh(np.fmax(matrix, 0.0, out=matrix))  # NaN is 0 / 0, of no pair
 
 
-def _sparse_factors(incidence: sparse.csr_array, dimension: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest factors, by Lanczos' method on the pairs that are co-activated at all."""
+def _sparse_eigenvectors(
+    incidence: sparse.csr_array, dimension: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest ones, by Lanczos' method on the pairs that are co-activated at all."""
     counts = sparse.coo_array(incidence @ incidence.T)
     apart = counts.row != counts.col
     row, column, together = counts.row[apart], counts.col[apart], counts.data[apart].astype(float)
@@ -170,6 +173,4 @@ def _sparse_factors(incidence: sparse.csr_array, dimension: int) -> tuple[np.nda
     information = np.log(together * sums.sum() / (sums[row] * sums[column]))
     matrix = sparse.csr_array((np.maximum(information, 0.0), (row, column)), shape=counts.shape)
     start = np.full(matrix.shape[0], matrix.shape[0] ** -0.5)
-    values, vectors = sparse.linalg.eigsh(matrix, k=dimension, which="LM", v0=start)
-    order = np.argsort(-np.abs(values), kind="stable")
-    return vectors[:, order], np.abs(values[order])
+    return sparse.linalg.eigsh(matrix, k=dimension, which="LM", v0=start)

@@ -24,7 +24,7 @@ class ProbePart:
     """What one checkpoint does on some of the probe images, as far as it can be merged.
 
     Attributes:
-        spans: int64 [ranges, 2]: the images seen, first and one past the last, in order.
+        spans: int64 [ranges, 2]: the images seen, first and one past the last.
         top: the strongest images of every neuron and where they peak.
         lowest: float32 [neurons], the smallest activation of each.
     """
@@ -32,11 +32,6 @@ class ProbePart:
     spans: np.ndarray
     top: TopK
     lowest: Tensor
-
-    @property
-    def images(self) -> int:
-        """How many images were seen."""
-        return int(np.diff(self.spans, axis=1).sum())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """To be saved; `from_arrays` reads it."""
@@ -52,7 +47,7 @@ def merge(parts: Iterable[ProbePart]) -> ProbePart:
     """Join what ranges of images recorded of the same neurons; one part at a time is held.
 
     Raises:
-        ValueError: no part, parts of other neurons, or an image in two of them.
+        ValueError: no part, or parts of other neurons.
     """
     top: TopK | None = None
     lowest = torch.empty(0)
@@ -67,20 +62,7 @@ def merge(parts: Iterable[ProbePart]) -> ProbePart:
         spans.append(part.spans)
     if top is None:
         raise ValueError("no part of the probe images to merge")
-    return ProbePart(_joined(np.concatenate(spans)), top, lowest)
-
-
-def _joined(spans: np.ndarray) -> np.ndarray:
-    """Ranges in order, adjacent ones as one. Raises ValueError for an image in two of them."""
-    joined: list[list[int]] = []
-    for start, stop in spans[np.argsort(spans[:, 0], kind="stable")].tolist():
-        if joined and start < joined[-1][1]:
-            raise ValueError(f"images {start} to {min(stop, joined[-1][1]) - 1} are in two parts")
-        if joined and start == joined[-1][1]:
-            joined[-1][1] = stop
-        else:
-            joined.append([start, stop])
-    return np.array(joined, dtype=np.int64)
+    return ProbePart(np.concatenate(spans), top, lowest)
 
 
 def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
@@ -113,12 +95,13 @@ def stimuli_table(
         images: how many there are.
 
     Raises:
-        ValueError: some images have not been seen.
+        ValueError: some images have not been seen, or were twice.
     """
-    if part.spans.tolist() != [[0, images]]:
+    spans = part.spans[np.argsort(part.spans[:, 0])]
+    if not np.array_equal([*spans[:, 0], images], [0, *spans[:, 1]]):
         raise ValueError(
-            f"stimuli need all {images} probe images; recorded are "
-            f"{', '.join(f'{start} to {stop - 1}' for start, stop in part.spans)}"
+            f"stimuli need all {images} probe images, each once; recorded are "
+            f"{', '.join(f'{start} to {stop - 1}' for start, stop in spans)}"
         )
     ids, activations, places = (tensor.numpy() for tensor in part.top.result())
     neurons = neurons_table(part, layers)

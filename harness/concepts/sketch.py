@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import sparse
 
+from harness.concepts.space import unit_rows
 from harness.randomness import generator
 
 #: Rows -> their vectors, float [rows, length].
@@ -76,6 +77,5 @@ def stacked(vectors: Vectors, rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(length > 0, length, 1.0)
+    unit = unit_rows(vectors)
     return unit @ unit.T

@@ -65,9 +65,8 @@ class SemanticSpace:
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
             shared = np.asarray((left @ right.T).todense(), dtype=float)
-            union = left.sum(axis=1)[:, None] + right.sum(axis=1)[None, :] - shared
-            return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-        return _unit(a) @ _unit(b).T
+            return _overlap(shared, left.sum(axis=1)[:, None], right.sum(axis=1)[None, :])
+        return unit_rows(a) @ unit_rows(b).T
 
     def paired(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Similarities [n] of rows two by two."""
@@ -75,9 +74,8 @@ class SemanticSpace:
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
             shared = np.asarray(left.multiply(right).sum(axis=1), dtype=float).ravel()
-            union = left.sum(axis=1) + right.sum(axis=1) - shared
-            return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-        return np.einsum("nd,nd->n", _unit(a), _unit(b))
+            return _overlap(shared, left.sum(axis=1), right.sum(axis=1))
+        return np.einsum("nd,nd->n", unit_rows(a), unit_rows(b))
 
     def nearest(
         self, queries: np.ndarray, candidates: np.ndarray, k: int
@@ -113,9 +111,9 @@ class SemanticSpace:
         if self.metric == "jaccard":
             near = by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
         elif exact or len(queries) * len(candidates) <= EXACT_PAIRS:
-            near = by_cosine(_unit(a), _unit(b), own, k)
+            near = by_cosine(unit_rows(a), unit_rows(b), own, k)
         else:
-            near = by_index(_unit(a), _unit(b), own, k)
+            near = by_index(unit_rows(a), unit_rows(b), own, k)
         rows = np.where(near.columns < 0, -1, candidates[near.columns] if len(order) else -1)
         return Neighbours(rows, near.similarities, near.recall)
 
@@ -168,7 +166,13 @@ class SemanticSpace:
         )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length one; a row of zeros stays zero (similar to nothing)."""
+def _overlap(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Jaccard similarity of sets of these sizes with so many elements in common."""
+    union = first + second - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length one; a row of zeros stays (similar to nothing), as does one of NaN."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0) + 0 * vectors
+    return vectors / np.where(length > 0, length, 1.0)

@@ -42,40 +42,29 @@ class Arm:
     labels: Sequence[tuple[str, str, int]]
 
 
+@dataclass(frozen=True, eq=False)
 class Maps:
     """What an ablation may put in place of a layer's maps, for one batch of images.
 
-    All outputs are in the network's own shape, [batch, ...].
+    Each is called with a layer's name and returns outputs in the network's own shape, [batch, ...].
 
-    Args:
-        newer: the newer model, started on the batch.
-        older: the older model; run when first asked for.
-        donors: the newer model again, for other images; run when first asked for.
-        means: layer name -> the mean output over other images of the class, [1, ...].
+    Attributes:
+        newer: of the newer model.
+        older: of the older model, which is run when first asked for.
+        donor: of the newer model for other images; it is run when first asked for.
+        mean: the newer model's mean over other images of the class, [1, ...].
     """
 
-    def __init__(
-        self,
-        newer: Execution,
-        older: Callable[[], Execution],
-        donors: Callable[[], Execution],
-        means: Callable[[str], Tensor],
-    ) -> None:
-        self._newer, self._older, self._donors, self.mean = (
-            newer,
-            cache(older),
-            cache(donors),
-            means,
-        )
+    newer: Callable[[str], Tensor]
+    older: Callable[[str], Tensor]
+    donor: Callable[[str], Tensor]
+    mean: Callable[[str], Tensor]
 
-    def newer(self, layer: str) -> Tensor:
-        return self._newer.output(layer)
 
-    def older(self, layer: str) -> Tensor:
-        return self._older().output(layer)
-
-    def donor(self, layer: str) -> Tensor:
-        return self._donors().output(layer)
+def _outputs(start: Callable[[], Execution]) -> Callable[[str], Tensor]:
+    """Layer name -> output of a model that is run when first asked for."""
+    started = cache(start)
+    return lambda layer: started().output(layer)
 
 
 #: name -> function(maps, layer name) -> what takes the place of the layer's output, [batch, ...]
@@ -168,9 +157,9 @@ def ablate(
         for ids, batch in images.batches:
             untouched = running.start(batch)
             maps = Maps(
-                running,
-                partial(started, "older", models.older, batch),
-                partial(_start_donors, started, newer, images, ids),
+                running.output,
+                _outputs(partial(started, "older", models.older, batch)),
+                _outputs(partial(_start_donors, started, newer, images, ids)),
                 lambda layer: means()[layer],
             )
             replacement = cache(partial(place, maps))
@@ -234,7 +223,8 @@ def _means(
     return outputs
 
 
-#: Of a batch: top-1, top-5, probability, objective.
+#: What is recorded of an image, before and after; of a batch, in this order.
+OUTCOMES = ("correct", "top5", "probability", "objective")
 Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -271,12 +261,9 @@ def _rows(
             for name, value in named.items()
         },
         "image_id": ids.numpy(),
-        "correct_before": before[0],
-        "correct_after": after[0],
-        "top5_before": before[1],
-        "top5_after": after[1],
-        "probability_before": before[2],
-        "probability_after": after[2],
-        "objective_before": before[3],
-        "objective_after": after[3],
+        **{
+            f"{name}_{when}": outcome[number]
+            for number, name in enumerate(OUTCOMES)
+            for when, outcome in (("before", before), ("after", after))
+        },
     }

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from harness.artifacts import Artifact, Run
+from harness.config import Config
 from harness.evolutions import arms
-from harness.evolutions.ablation import Images, ablate
+from harness.evolutions.ablation import OUTCOMES, Images, ablate
 from harness.evolutions.pair import ModelPair
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, Cost, fitting, halving, resources
@@ -29,10 +30,11 @@ from harness.stages.checkpoints import (
     batches_there,
     image_parts,
     importance_batches,
+    layer_names,
     open_pair,
-    read_layers,
     view_of,
 )
+from harness.stages.evolve import score_works
 from harness.stages.prototypes import prototypes_read, says, targets
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
@@ -42,9 +44,8 @@ _RECORDS = [
     *PAIR,
     "ablation",
     *ARM,
-    *("class_id", "image_id", "split", "correct_before", "correct_after"),
-    *("top5_before", "top5_after", "probability_before", "probability_after"),
-    *("objective_before", "objective_after"),
+    *("class_id", "image_id", "split"),
+    *(f"{name}_{when}" for name in OUTCOMES for when in ("before", "after")),
 ]
 _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
@@ -177,9 +178,8 @@ class RunArms(Work):
             table = saved[saved["class_id"] == class_id]
             alone = set(table.loc[table["each_layer"], "arm"])
             sets = arms.from_table(table)
-            chosen = image_parts(config, images, class_id)[self.split]
-            if self.split == "importance":
-                chosen = chosen[: config.revert.importance_images]
+            parts = image_parts(config, images, class_id)
+            chosen = images_shown(parts, self.split, config)
             wanted_arms = arms.arms_of(sets, self.method, alone, wanted, untouched)
 
             def ablated(
@@ -205,6 +205,12 @@ class RunArms(Work):
         yield table.astype(dict.fromkeys(_LABELS, "category") | {"draw": "int16"})
 
 
+def images_shown(parts: Mapping[str, np.ndarray], split: str, config: Config) -> np.ndarray:
+    """The images of a class, in its parts, on which arms are run in one split."""
+    most = config.revert.importance_images if split == "importance" else None
+    return parts[split][:most]
+
+
 def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
     """For each image one of another class, the same whatever batch it is in."""
     chosen = []
@@ -216,14 +222,7 @@ def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def layer_names(study: AblationStudy, run: Run, series: str) -> list[str]:
-    """The layers in which arms are run."""
-    chosen = study.layers_of(series)
-    every = [layer.name for layer in read_layers(run, series)]
-    return every if chosen is None else list(chosen)
-
-
-def set_works(study: AblationStudy) -> list[Work]:
+def set_works(study: AblationStudy) -> list[ChooseSets]:
     """The pieces of work that choose all sets of a study."""
     return [
         ChooseSets(study, pair, method, kind, block)
@@ -234,7 +233,7 @@ def set_works(study: AblationStudy) -> list[Work]:
     ]
 
 
-def arm_works(study: AblationStudy) -> list[Work]:
+def arm_works(study: AblationStudy) -> list[RunArms]:
     """The pieces of work that run all arms of a study."""
     return [
         RunArms(study, source, pair, method, kind, block, ablation, split)
@@ -272,9 +271,7 @@ def bytes_an_image(models: ModelPair, images: ImageSet, view: View) -> float:
 
 
 def study_steps(
-    study: AblationStudy,
-    plan: Plan,
-    more: Mapping[str, list[Artifact]] | None = None,
+    study: AblationStudy, plan: Plan, more: Mapping[str, list[Artifact]] | None = None
 ) -> Iterator[Step]:
     """Choose sets of scored neurons, ablate them; then say what the results consist of.
 
@@ -285,14 +282,28 @@ def study_steps(
     """
     if not plan.looks_only:
         (plan.run.root / study.name / "about.json").unlink(missing_ok=True)
-    yield "sets of neurons", set_works(study)
-    yield "ablation", arm_works(study)
+    yield "sets of neurons", list[Work](set_works(study))
+    yield "ablation", list[Work](arm_works(study))
     if plan.looks_only:
         return
-    layers = {source.name: layer_names(study, plan.run, source.name) for source, _ in study.pairs}
+    layers = {
+        source.name: list(study.layers_of(source.name) or layer_names(plan.run, source.name))
+        for source, _ in study.pairs
+    }
     objectives = {source.name: says(source, study.config) for source, _ in study.pairs}
     about = {**study.about(layers), "objectives": objectives}
-    write_about(plan.run, study.name, about, {**study.contents(), **(more or {})})
+    write_about(plan.run, study.name, about, {**contents(study), **(more or {})})
+
+
+def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
+    """The artifacts that a study's results consist of, by kind."""
+    scores = [work for work in score_works(study) if work.method in study.methods]
+    return {
+        "importance": [work.makes[0] for work in scores],
+        "reliability": [work.makes[1] for work in scores],
+        "sets": [made for work in set_works(study) for made in work.makes],
+        "records": [made for work in arm_works(study) for made in work.makes],
+    }
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

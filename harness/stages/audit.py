@@ -11,7 +11,6 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.images.sets import open_images
-from harness.networks.sources import Source
 from harness.networks.trajectory import (
     JUMP,
     LAYER_OFF_THE_WAY,
@@ -22,7 +21,7 @@ from harness.networks.trajectory import (
     findings,
 )
 from harness.networks.weight_sketch import DEAD, SAMPLE, Sketch, sketch
-from harness.stages.checkpoints import give_checkpoints
+from harness.stages.checkpoints import OfCheckpoint, give_checkpoints
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -32,25 +31,11 @@ FINDING = ["series", "kind", "epochs", "layers", "value", "text"]
 
 
 @dataclass(frozen=True)
-class SketchCheckpoint(Work):
+class SketchCheckpoint(OfCheckpoint):
     """What is kept of one checkpoint's weights."""
 
-    source: Source
-    epoch: int
-
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        place = (self.source.name, self.epoch)
-        return Artifact("audit_weights", place), Artifact("audit_layers", place)
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        checkpoint = Artifact("checkpoint", (self.source.name, self.epoch))
-        return checkpoint, Artifact("image_index", ("test",))
-
-    @property
-    def depends(self) -> object:
-        return [SAMPLE, DEAD]
+    kinds = ("audit_weights", "audit_layers")
+    depends = (SAMPLE, DEAD)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         kept, problem = Sketch((), "", -1), ""
@@ -61,11 +46,10 @@ class SketchCheckpoint(Work):
             problem = str(error)
         yield {str(number): layer.sample for number, layer in enumerate(kept.layers)}
         rows = pd.DataFrame([asdict(layer) for layer in kept.layers], columns=SKETCH)
-        yield (
-            rows.assign(buffers=kept.buffers, batches=kept.batches)
-            if not problem
-            else (pd.DataFrame({"layer": [""], "problem": [problem]}))
-        )
+        if problem:
+            yield pd.DataFrame({"layer": [""], "problem": [problem]})
+        else:
+            yield rows.assign(buffers=kept.buffers, batches=kept.batches)
         advance(1)
 
 
@@ -166,23 +150,30 @@ def _distances(sample: np.ndarray) -> np.ndarray:
 
 def _by_checkpoint(series: str, way: Trajectory) -> pd.DataFrame:
     """One row per checkpoint."""
-    n, total = len(way.epochs), way.total
     return pd.DataFrame(
         {
             "series": series,
             "epoch": way.epochs,
             "norm": np.sqrt(np.square(way.norms).sum(axis=0)),
-            "step": [np.nan, *(total[i, i + 1] for i in range(n - 1))][:n],
-            "from_first": total[0] if n else [],
-            "to_last": total[-1] if n else [],
-            "detour": detours(total),
-            "unchanged_layers": [_unchanged(way, i) for i in range(n)],
+            **_distances_along(way.total),
+            "unchanged_layers": [_unchanged(way, i) for i in range(len(way.epochs))],
             "layers": len(way.layers),
             "dead_units": way.dead.sum(axis=0),
             "units": way.units.sum(axis=0),
             "non_finite": way.non_finite.sum(axis=0),
         }
     )
+
+
+def _distances_along(distances: np.ndarray) -> dict[str, object]:
+    """Of each checkpoint from the one before, the first and the last; and its detour."""
+    n = len(distances)
+    return {
+        "step": [np.nan, *np.diagonal(distances, 1)][:n],
+        "from_first": distances[0] if n else [],
+        "to_last": distances[-1] if n else [],
+        "detour": detours(distances),
+    }
 
 
 def _unchanged(way: Trajectory, place: int) -> int:
@@ -192,24 +183,21 @@ def _unchanged(way: Trajectory, place: int) -> int:
 
 def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
     """One row per layer and checkpoint."""
-    frames = []
-    for k, name in enumerate(way.layers):
-        distances = way.distances[k]
-        n = len(way.epochs)
-        rows = {
-            "series": series,
-            "layer": name,
-            "epoch": way.epochs,
-            "norm": way.norms[k],
-            "step": [np.nan, *(distances[i, i + 1] for i in range(n - 1))][:n],
-            "from_first": distances[0],
-            "to_last": distances[-1],
-            "detour": detours(distances),
-            "dead_units": way.dead[k],
-            "units": way.units[k],
-            "non_finite": way.non_finite[k],
-        }
-        frames.append(pd.DataFrame(rows))
+    frames = [
+        pd.DataFrame(
+            {
+                "series": series,
+                "layer": name,
+                "epoch": way.epochs,
+                "norm": way.norms[k],
+                **_distances_along(way.distances[k]),
+                "dead_units": way.dead[k],
+                "units": way.units[k],
+                "non_finite": way.non_finite[k],
+            }
+        )
+        for k, name in enumerate(way.layers)
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"series": []})
 
 

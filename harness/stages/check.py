@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Run
 from harness.config import Config, refuse
 from harness.images.batches import batch_of
 from harness.images.sets import ImageSet, open_images
-from harness.networks.architectures import takes_channels_last
+from harness.networks.architectures import build, takes_channels_last
 from harness.networks.budget import FEWEST, resources
 from harness.networks.devices import Device
 from harness.networks.layer import Layer
@@ -25,10 +25,11 @@ from harness.networks.layers import find_layers
 from harness.networks.objectives import choose_objective, objective_identity
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import run_network
+from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
-from harness.networks.sources import FolderSource, Source
-from harness.stages.checkpoints import give_checkpoints, opened, prepared
+from harness.networks.sources import FolderSource, Source, TrainedSource
+from harness.networks.wrappers import usable
+from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, opened, prepared
 from harness.stages.prototypes import targets
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
@@ -38,20 +39,10 @@ IMAGES = 32  # on which a checkpoint is tried
 
 
 @dataclass(frozen=True)
-class CheckCheckpoint(Work):
+class CheckCheckpoint(OfCheckpoint):
     """Load one checkpoint and try it on a few test images."""
 
-    source: Source
-    epoch: int
-
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return (Artifact("check", (self.source.name, self.epoch)),)
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        checkpoint = Artifact("checkpoint", (self.source.name, self.epoch))
-        return checkpoint, Artifact("image_index", ("test",))
+    kinds = ("check",)
 
     @property
     def depends(self) -> object:
@@ -61,7 +52,7 @@ class CheckCheckpoint(Work):
         row: dict[str, object] = {"series": self.source.name, "epoch": self.epoch}
         with _notes() as notes:
             try:
-                row |= _tried(self.source, self.epoch, run)
+                row |= _tried(opened(run, self.source, self.epoch), self.source, self.epoch, run)
                 row["problem"] = ""
             except ValueError as error:
                 row["problem"] = str(error)
@@ -88,10 +79,16 @@ def _notes() -> Iterator[list[str]]:
         harness.propagate = spreads
 
 
-def _tried(source: Source, epoch: int, run: Run) -> dict[str, object]:
+def check_untrained(source: TrainedSource, run: Run) -> None:
+    """Raises ValueError where a series, once it is trained, could not be used: before that."""
+    model = build(source.architecture, len(open_images(run, "test").classes), source.seed)
+    with _notes():  # they are said of the trained ones
+        _tried(name_network(usable(model), f"series {source.name!r}, untrained"), source, 0, run)
+
+
+def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, object]:
     """Layers, units, outputs and accuracy of a checkpoint. Raises ValueError with what is wrong."""
     images = open_images(run, "test")
-    model = opened(run, source, epoch)
     broken = [name for name, value in model.state_dict().items() if _is_broken(value)]
     if broken:
         raise ValueError(
@@ -263,27 +260,19 @@ def _accuracy(run: Run, source: Source, epoch: int, output: Tensor, labels: np.n
     return float((scores.argmax(dim=1) == places).float().mean())
 
 
-def checked(plan: Plan) -> pd.DataFrame:
-    """One row per checkpoint: series, epoch, what was found, `problem` and `notes`."""
-    return plan.run.tables("check")
-
-
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     """What prevents work, each with its place."""
     found = []
     files = {s.name: s for s in plan.config.series if isinstance(s, FolderSource)}
-    epochs: dict[tuple[str, str], list[str]] = {}
-    texts: dict[tuple[str, str], str] = {}
+    epochs: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for row in rows[rows["problem"] != ""].itertuples():
         # an error in the network's own code names its place itself
         place = f"series {row.series!r}, epoch {row.epoch}: "
         text = alike = str(row.problem).removeprefix(place)
         if source := files.get(str(row.series)):  # what is wrong with all files is said once
             alike = text.replace(str(source.files()[row.epoch]), "")
-        texts.setdefault((str(row.series), alike), text)
-        epochs.setdefault((str(row.series), alike), []).append(str(row.epoch))
-    for (series, alike), those in epochs.items():
-        text = texts[series, alike]
+        epochs.setdefault((str(row.series), alike), (text, []))[1].append(str(row.epoch))
+    for (series, _), (text, those) in epochs.items():
         noun = "epoch" if len(those) == 1 else "epochs"
         found.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
     if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
@@ -339,12 +328,10 @@ def _steps(plan: Plan) -> Iterator[Step]:
         for epoch in source.loadable()
     ]
     yield "checking checkpoints", list[Work](works)
-    if plan.looks_only:
+    if plan.looks_only or not works:
         return
-    of_run = {(w.source.name, w.epoch) for w in works}
-    if not works:
-        return
-    rows = checked(plan)
+    of_run = {work.place for work in works}
+    rows = plan.run.tables("check")
     rows = rows[[key in of_run for key in zip(rows["series"], rows["epoch"], strict=True)]]
     for note in remarks(plan.config, rows):
         logger.warning("%s", note)

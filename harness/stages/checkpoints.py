@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -59,18 +60,36 @@ def _identity(source: Source, epoch: int, precision: str) -> list[object]:
 
 @dataclass(frozen=True)
 class OfCheckpoint(Work):
-    """What is done with one checkpoint and its layers."""
+    """What is done with one checkpoint on the images of one split."""
 
     source: Source
     epoch: int
+
+    split: ClassVar[str] = "test"
+    #: Of the artifacts that it makes, one each.
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     @property
     def place(self) -> tuple[str, int]:
         return self.source.name, self.epoch
 
     @property
-    def inputs(self) -> tuple[Artifact, ...]:
-        return Artifact("checkpoint", self.place), Artifact("layers", (self.source.name,))
+    def makes(self) -> tuple[Artifact, ...]:
+        return tuple(Artifact(kind, self.place) for kind in self.kinds)
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        return Artifact("checkpoint", self.place), Artifact("image_index", (self.split,))
+
+
+@dataclass(frozen=True)
+class OfLayers(OfCheckpoint):
+    """What is done with one checkpoint's layers, too."""
+
+    @property
+    def reads(self) -> tuple[Artifact, ...]:
+        checkpoint, images = super().reads
+        return checkpoint, Artifact("layers", (self.source.name,)), images
 
     def network(self, run: Run) -> Network:
         """The checkpoint's network on the device in use."""
@@ -123,6 +142,11 @@ def read_layers(run: Run, series: str) -> list[Layer]:
     names = ["series", "resize", "crop", "memory_channels_last"]
     rows = table.drop(columns=names).rename(columns={"layer": "name"})
     return [Layer(**row) for row in rows.to_dict("records")]
+
+
+def layer_names(run: Run, series: str) -> list[str]:
+    """The names of a series' probed layers."""
+    return [layer.name for layer in read_layers(run, series)]
 
 
 _opened: list[tuple[Run, Source, Pair, ModelPair]] = []  # the last one

@@ -93,11 +93,9 @@ class Engine:
         Raises:
             Exception: whatever a piece of work raised; the others' results are kept.
         """
-        self._plan.add(works)
         waiting = [
             Shard(work, tuple(self._plan.fingerprint(made) for made in work.makes))
-            for work in works
-            if not self._plan.is_done(work)
+            for work in self._plan.left(works)
         ]
         for work in works:  # a command that was killed just after its work has left them
             if work.keeps and self._plan.is_done(work):

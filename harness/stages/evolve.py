@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config
 from harness.evolutions.arms import ranks
-from harness.evolutions.importance import (
-    importance_method,
-    sensitivities,
-    split_half,
-    summarise,
-)
+from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
 from harness.evolutions.pair import ModelPair
 from harness.images.sets import ImageSet, View, open_images
 from harness.networks.budget import FEWEST, halving, resources
@@ -130,24 +126,25 @@ class ScoreEvolutions(Work):
     def _batch_size(self, models: ModelPair, images: ImageSet, view: View, target: Target) -> int:
         """Images a pass, such that the method fits the memory of this worker."""
         batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
-        rng, steps = np.random.default_rng(0), self.config.evolve.path_steps
-        methods = {self.method: importance_method(self.method)}
-        others = partial(tuple, [batch])
-        score = partial(sensitivities, models, [batch], target, methods, rng, steps, others)
+        score = scoring(models, batch, target, self.method, self.config.evolve.path_steps)
         what = f"importance of series {self.source.name!r} by {self.method}"
         return fitting_size(what, score, len(batch), self.config.evolve.batch_size, what)
 
 
-def score_works(study: AblationStudy) -> list[Work]:
+def scoring(
+    models: ModelPair, batch: Tensor, target: Target, method: str, path_steps: int
+) -> Callable[[], object]:
+    """Scores one batch when it is called, to measure what that takes."""
+    rng, methods = np.random.default_rng(0), {method: importance_method(method)}
+    others = partial(tuple, [batch])
+    return partial(sensitivities, models, [batch], target, methods, rng, path_steps, others)
+
+
+def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
     """The pieces of work that score all methods of a study."""
     return [
         ScoreEvolutions(
-            study.scores(pair, method, block),
-            source,
-            pair,
-            method,
-            block,
-            study.config,
+            study.scores(pair, method, block), source, pair, method, block, study.config
         )
         for source, pair in study.pairs
         for block in study.blocks
@@ -155,10 +152,15 @@ def score_works(study: AblationStudy) -> list[Work]:
     ]
 
 
+def score_steps(study: AblationStudy) -> Iterator[Step]:
+    """Make the prototypes that a study needs, then score all its methods."""
+    yield "class prototypes", prototype_works(study)
+    yield "importance", list[Work](score_works(study))
+
+
 def _steps(plan: Plan) -> Iterator[Step]:
     study = reversion_study(plan)
-    if works := prototype_works(study):
-        yield "class prototypes", works
+    yield "class prototypes", prototype_works(study)
     # beside the scores, as they are independent, the map is drawn
     yield "map and importance", [map_work(plan), *score_works(study)]
 

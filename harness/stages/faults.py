@@ -27,8 +27,7 @@ from harness.stages.stage import Plan
 
 def faults(config: Config) -> list[str]:
     """Folders, files, epochs, classes and functions that are named and are not there."""
-    checks = [*_images(config), *_series(config), *_report(config)]
-    return list(dict.fromkeys(text for check in checks for text in _failures(check)))
+    return list(dict.fromkeys(text for check in _checks(config) for text in _failures(check)))
 
 
 def _failures(check: Callable[[], object]) -> Iterator[str]:
@@ -97,17 +96,23 @@ def _list_images(plan: Plan, split: str) -> list[str]:
     return []
 
 
-def _images(config: Config) -> Iterator[Callable[[], object]]:
+def _checks(config: Config) -> Iterator[Callable[[], object]]:
     section = config.images
-    if not isinstance(section, FolderImagesSection):
-        return
-    for split in STREAMS:
-        if getattr(section, split) is not None:
-            yield partial(folder_split, section, split)
-    if section.attributes is not None:
-        yield partial(_exists, section.attributes)
-    if config.evolve.classes is not None:
-        yield partial(_classes, config, section)
+    if isinstance(section, FolderImagesSection):
+        for split in STREAMS:
+            if getattr(section, split) is not None:
+                yield partial(folder_split, section, split)
+        if section.attributes is not None:
+            yield partial(_exists, section.attributes)
+        if config.evolve.classes is not None:
+            yield partial(_classes, config, section)
+    for source in config.series:
+        yield partial(config.pairs, source)  # lists the checkpoints, too
+        if isinstance(source, TrainedSource):
+            yield partial(_trainable, source, config)
+    yield config.base_checkpoint
+    for name in config.report.exhibits:
+        yield partial(import_attribute, name, "exhibit")
 
 
 def _exists(path: Path) -> None:
@@ -121,14 +126,6 @@ def _classes(config: Config, section: FolderImagesSection) -> None:
         raise ValueError(
             f"evolve.classes: no class {', '.join(unknown)}; there are {', '.join(classes)}"
         )
-
-
-def _series(config: Config) -> Iterator[Callable[[], object]]:
-    for source in config.series:
-        yield partial(config.pairs, source)  # lists the checkpoints, too
-        if isinstance(source, TrainedSource):
-            yield partial(_trainable, source, config)
-    yield config.base_checkpoint
 
 
 def _trainable(source: TrainedSource, config: Config) -> None:
@@ -146,8 +143,3 @@ def _trainable(source: TrainedSource, config: Config) -> None:
             f"series {source.name!r}: training.batch_size = {source.training.batch_size} is more "
             f"than the {count} training images: lower it, or add images"
         )
-
-
-def _report(config: Config) -> Iterator[Callable[[], object]]:
-    for name in config.report.exhibits:
-        yield partial(import_attribute, name, "exhibit")

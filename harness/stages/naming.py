@@ -19,30 +19,19 @@ from harness.images.sets import ArrayImages, FileImages, open_images
 from harness.networks.budget import resources
 from harness.networks.layer import Layer
 from harness.records import NEURON
-from harness.stages.checkpoints import OfCheckpoint
+from harness.stages.checkpoints import OfLayers
 from harness.stages.stage import Advance, Plan, Step, Value
 
 MASKED_IMAGES = 600  # how many of the test images serve to name what neurons detect
 
 
 @dataclass(frozen=True)
-class _Name(OfCheckpoint):
-    """Name one checkpoint's neurons."""
-
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return (Artifact("concepts", self.place),)
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        return (*self.inputs, Artifact("image_index", ("test",)))
-
-
-@dataclass(frozen=True)
-class NameByMasks(_Name):
+class NameByMasks(OfLayers):
     """Name one checkpoint's neurons by the masks of the first `count` drawn test images."""
 
     count: int
+
+    kinds = ("concepts",)
 
     @property
     def depends(self) -> object:
@@ -71,11 +60,13 @@ class NameByMasks(_Name):
 
 
 @dataclass(frozen=True)
-class NameByAttributes(_Name):
+class NameByAttributes(OfLayers):
     """Name one checkpoint's neurons by the attributes of the user's test images."""
 
     path: Path
     known: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
+
+    kinds = ("concepts",)
 
     @property
     def depends(self) -> object:

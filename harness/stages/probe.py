@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pandas as pd
 
 from harness.artifacts import Artifact, Run, write_tables
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
-from harness.concepts.recorded import (
-    ProbePart,
-    merge,
-    neurons_of,
-    responsive_table,
-    stimuli_table,
-)
+from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.images.batches import batch_of
 from harness.images.sets import open_images, sample_digest
@@ -25,13 +20,7 @@ from harness.networks.receptive_field import with_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
 from harness.records import Checkpoint
-from harness.stages.checkpoints import (
-    OfCheckpoint,
-    give_checkpoints,
-    opened,
-    prepared,
-    read_layers,
-)
+from harness.stages.checkpoints import OfLayers, give_checkpoints, opened, prepared, read_layers
 from harness.stages.naming import naming_steps
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
@@ -51,9 +40,7 @@ class FindLayers(Work):
         last = (self.source.loadable() or self.source.epochs())[-1]
         return (Artifact("checkpoint", (self.source.name, last)),)
 
-    @property
-    def depends(self) -> object:
-        return []
+    depends = ()
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
@@ -74,10 +61,23 @@ class FindLayers(Work):
 
 
 @dataclass(frozen=True)
-class ProbeRange(OfCheckpoint):
-    """Record one checkpoint on a range of the probe images."""
+class OfProbe(OfLayers):
+    """What is done with one checkpoint and the probe images."""
 
     parameters: ProbeParameters
+
+    split: ClassVar[str] = "probe"
+
+    @property
+    def depends(self) -> object:
+        """How the images are divided changes no result."""
+        return self.parameters.model_dump(exclude={"batch_size", "range_images"})
+
+
+@dataclass(frozen=True)
+class ProbeRange(OfProbe):
+    """Record one checkpoint on a range of the probe images."""
+
     images: range
 
     @property
@@ -90,13 +90,8 @@ class ProbeRange(OfCheckpoint):
         return tuple(Artifact(kind, self._range) for kind in kinds)
 
     @property
-    def reads(self) -> tuple[Artifact, ...]:
-        return (*self.inputs, Artifact("image_index", ("probe",)))
-
-    @property
     def depends(self) -> object:
-        parameters = self.parameters.model_dump(exclude={"batch_size", "range_images"})
-        return [parameters, self.images.start, self.images.stop]
+        return [super().depends, self.images.start, self.images.stop]
 
     @property
     def steps(self) -> int:
@@ -110,33 +105,18 @@ class ProbeRange(OfCheckpoint):
         network, images = self.network(run), open_images(run, "probe")
         record = probe_range(network, images, self.images, self.parameters, advance)
         if record.activations is not None:
-            neurons = neurons_of(network.layers)
-            yield {
-                "activations": record.activations,
-                "layer": neurons["layer"].to_numpy(dtype=str),
-                "channel": neurons["channel"].to_numpy(),
-            }
+            yield record.activations
         yield record.part.arrays()
         yield record.responses
 
 
 @dataclass(frozen=True)
-class JoinRanges(OfCheckpoint):
+class JoinRanges(OfProbe):
     """Join what the ranges of images recorded of one checkpoint; their parts go."""
 
     ranges: tuple[ProbeRange, ...]
 
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return Artifact("stimuli", self.place), Artifact("responsive", self.place)
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        return self.ranges[0].reads  # how the images are divided changes no result
-
-    @property
-    def depends(self) -> object:
-        return self.ranges[0].parameters.model_dump(exclude={"batch_size", "range_images"})
+    kinds = ("stimuli", "responsive")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         layers, checkpoint = read_layers(run, self.source.name), Checkpoint(*self.place)
@@ -157,10 +137,9 @@ class JoinRanges(OfCheckpoint):
 
 
 @dataclass(frozen=True)
-class TakeEvidence(OfCheckpoint):
+class TakeEvidence(OfProbe):
     """Take what was recorded of a checkpoint while the network trained."""
 
-    parameters: ProbeParameters
     ranges: tuple[range, ...]
 
     @property
@@ -168,14 +147,6 @@ class TakeEvidence(OfCheckpoint):
         parts = self.ranges if self.parameters.activations else ()
         activations = (Artifact("activations", (*self.place, r.start, r.stop)) for r in parts)
         return Artifact("stimuli", self.place), Artifact("responsive", self.place), *activations
-
-    @property
-    def reads(self) -> tuple[Artifact, ...]:
-        return (*self.inputs, Artifact("image_index", ("probe",)))
-
-    @property
-    def depends(self) -> object:
-        return self.parameters.model_dump(exclude={"batch_size", "range_images"})
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
@@ -185,27 +156,25 @@ class TakeEvidence(OfCheckpoint):
         for kind in ("stimuli", "responsive"):
             yield evidence.table(Artifact(kind, (RECORDED, epoch))).assign(series=source.name)
         for part in self.makes[2:]:
-            yield evidence.arrays(Artifact("activations", (RECORDED, *part.parts[1:])))
+            yield evidence.array(Artifact("activations", (RECORDED, *part.parts[1:])))
         advance(1)
 
 
 def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameters) -> None:
     """Raises ValueError where evidence was recorded with other images, layers or parameters."""
     evidence = source.evidence
-    recorded = evidence.manifest()["configuration"]
-    for name, mine in parameters.model_dump(mode="json", exclude={"batch_size"}).items():
-        if mine != recorded["probe"][name]:
-            raise ValueError(
-                f"series {source.name!r}: its evidence was recorded with {name} = "
-                f"{recorded['probe'][name]}, and the configuration has probe.{name} = {mine}; set "
-                f"it to the same"
-            )
+    recorded, mine = evidence.manifest()["configuration"], source.model_dump(mode="json")
+    settings = {
+        f"probe.{name}": (recorded["probe"][name], value)
+        for name, value in parameters.model_dump(mode="json", exclude={"batch_size"}).items()
+    }
     for name in ("resize", "crop", "mean", "std"):
-        seen, mine = recorded["series"][0][name], source.model_dump(mode="json")[name]
-        if seen != mine:
+        settings[name] = recorded["series"][0][name], mine[name]
+    for name, (then, now) in settings.items():
+        if then != now:
             raise ValueError(
-                f"series {source.name!r}: its evidence was recorded with {name} = {seen}, and the "
-                f"configuration has {mine}; set it to the same"
+                f"series {source.name!r}: its evidence was recorded with {name} = {then}, and the "
+                f"configuration has {now}; set it to the same"
             )
     sets = (open_images(run, "probe"), open_images(evidence, "probe"))
     if len({sample_digest(images, source.view) for images in sets}) > 1:
@@ -235,27 +204,33 @@ def _ranges(run: Run, parameters: ProbeParameters, series: str) -> list[range]:
     return ranges(len(open_images(run, "probe")), neurons, parameters)
 
 
+def range_works(
+    plan: Plan, source: Source, divided: Sequence[range]
+) -> tuple[list[Work], list[Work]]:
+    """What is still to be recorded of a series, range by range; and what joins the ranges of each
+    epoch, or takes what was recorded of it in training."""
+    parameters, waiting, joins = plan.config.probe, list[Work](), list[Work]()
+    for epoch in source.epochs():
+        if epoch not in source.loadable():
+            joins += plan.add([TakeEvidence(source, epoch, parameters, tuple(divided))])
+            continue
+        works = tuple(ProbeRange(source, epoch, parameters, part) for part in divided)
+        plan.add(works)
+        joins += plan.add([JoinRanges(source, epoch, parameters, works)])
+        # once joined, the parts are gone, and the activations alone are there
+        joined = plan.is_done(joins[-1])
+        waiting += [work for work in works if not (joined and work.left(plan))]
+    return waiting, joins
+
+
 def probe_steps(plan: Plan) -> Iterator[Step]:
     """Record every checkpoint whose layers are known: range by range, then joined."""
-    parameters = plan.config.probe
-    joins: list[JoinRanges] = []
-    waiting: list[ProbeRange] = []
-    taken: list[TakeEvidence] = []
-    for source in plan.config.series:
-        divided = _ranges(plan.run, parameters, source.name)
-        for epoch in source.epochs():
-            if epoch not in source.loadable():
-                taken.append(TakeEvidence(source, epoch, parameters, tuple(divided)))
-                continue
-            works = tuple(ProbeRange(source, epoch, parameters, part) for part in divided)
-            join = JoinRanges(source, epoch, works)
-            plan.add([join, *works])
-            joins.append(join)
-            # once joined, the parts are gone, and the activations alone are there
-            joined = plan.is_done(join)
-            waiting += [work for work in works if not (joined and work.left(plan))]
-    yield "probing", list[Work](waiting)
-    yield "stimuli", list[Work]([*joins, *taken])
+    works = [
+        range_works(plan, source, _ranges(plan.run, plan.config.probe, source.name))
+        for source in plan.config.series
+    ]
+    yield "probing", [work for waiting, _ in works for work in waiting]
+    yield "stimuli", [work for _, joins in works for work in joins]
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

@@ -22,27 +22,29 @@ from harness.networks.recording import borrowed
 from harness.networks.running import run_network
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import batches_there, image_parts, load, output_of, view_of
+from harness.stages.checkpoints import (
+    OfCheckpoint,
+    batches_there,
+    image_parts,
+    load,
+    output_of,
+    view_of,
+)
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 
 
 @dataclass(frozen=True)
-class MakePrototypes(Work):
+class MakePrototypes(OfCheckpoint):
     """The mean output of one checkpoint over images of each class."""
 
-    source: Source
-    epoch: int
     config: Config
 
-    @property
-    def makes(self) -> tuple[Artifact, ...]:
-        return (Artifact("prototypes", (self.source.name, self.epoch)),)
+    kinds = ("prototypes",)
 
     @property
-    def reads(self) -> tuple[Artifact, ...]:
-        checkpoint = Artifact("checkpoint", (self.source.name, self.epoch))
-        return checkpoint, Artifact("image_index", (_split(self.config),))
+    def split(self) -> str:  # type: ignore[override]
+        return _split(self.config)
 
     @property
     def depends(self) -> object:
@@ -51,7 +53,7 @@ class MakePrototypes(Work):
         return [_split(config), config.evolve.images_per_class, config.seed, heldout]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        images = open_images(run, _split(self.config))
+        images = open_images(run, self.split)
         chosen = {c: self._chosen(images, c) for c in range(len(images.classes))}
         model, view = load(run, self.source, self.epoch), view_of(run, self.source)
 
@@ -75,7 +77,7 @@ class MakePrototypes(Work):
         advance(1)
 
     def _chosen(self, images: ImageSet, class_id: int) -> np.ndarray:
-        if _split(self.config) == "test":
+        if self.split == "test":
             return image_parts(self.config, images, class_id)["importance"]
         ids = np.flatnonzero(images.labels == class_id)
         rng = generator(self.config.seed, "images of a prototype", class_id)

@@ -16,15 +16,9 @@ from harness.images.folders import listed_once
 from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
-from harness.stages.benchmark import (
-    Coverage,
-    bench_config,
-    bench_steps,
-    bench_study,
-    plan_table,
-)
+from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_study
 from harness.stages.engine import WorkError, engine
-from harness.stages.estimate import estimate
+from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, faults_of_files
 from harness.stages.stage import Plan
 
@@ -118,29 +112,19 @@ def run_until(
             if stage.name == last:
                 break
         if last == "space":  # otherwise the map is made beside the scores
-            working.run(space.MAP.steps(plan))
+            working.step("map", [space.map_work(plan)])
     return run
 
 
 @listed_once()
 def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
-    """Print what a run would take, by stage; nothing is written. See `estimate`."""
+    """Print what is left of a run, by stage; nothing is written. See `estimate`."""
     refuse(faults(config))
-    plan = Plan(config, Run(out))
-    plan.workers = workers = worker_count(config, plan.device)
+    plan = Plan(config, Run(out), looks_only=True)
+    plan.workers = worker_count(config, plan.device)
     with console.status("timing one batch of each kind of work"), using(plan.resources):
-        table = estimate(config, plan.run, workers)
-    shown = table.round({"hours": 3, "memory GiB": 2, "disk GiB": 3})
-    console.print(shown.to_string(index=False), highlight=False, markup=False)
-    count = max(workers, 1)
-    console.print(
-        f"In all {table['pieces'].sum():,} pieces of work, about {table['hours'].sum():.2f} hours "
-        f"with {count} worker{'s' if count > 1 else ''} on {plan.device.name}, up to "
-        f"{table['memory GiB'].max():.2f} GiB of memory a worker, "
-        f"{table['disk GiB'].sum():.2f} GiB of disk. What is done already is not left out; "
-        f"`conceptevo status {out}` says what that is.",
-        highlight=False,
-    )
+        table = estimate(plan)
+    _show(table, plan, console)
     return table
 
 
@@ -152,8 +136,8 @@ def bench(
     cluster: str | None = None,
     only_plan: bool = False,
     **machine: object,
-) -> pd.DataFrame:
-    """Show the benchmark's plan by series and, unless it is only wanted, do it.
+) -> None:
+    """Show what is left of the benchmark and, unless only this is wanted, do it.
 
     Args:
         run: a run that has been probed.
@@ -163,9 +147,6 @@ def bench(
         only_plan: stop after the plan.
         machine: the configuration's `workers`, `memory` and `device`, on which no result depends;
             the precision is the run's.
-
-    Returns:
-        The plan, see `plan_table`.
     """
     config = bench_config(run, covered).model_copy(update=machine)
     plan = Plan(config, run)
@@ -175,20 +156,24 @@ def bench(
             working.run(stage.steps(plan))
         study = bench_study(plan, covered)
         with using(plan.resources):
-            table = plan_table(study, plan, count)
-        show_plan(table, count, console)
+            table = estimate_study(study, plan)
+        _show(table, plan, console)
         if not only_plan:
             working.run(bench_steps(study, plan))
-    return table
 
 
-def show_plan(table: pd.DataFrame, workers: int, console: Console) -> None:
-    """Print a plan and how long it will take."""
-    minutes = float(table["scores, min"].sum() + table["arms, min"].sum())
-    count = max(workers, 1)
+def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
+    """Print what is left to do, and how long it will take."""
+    if table.empty:
+        console.print("Nothing is left to do.")
+        return
+    shown = table.round({"hours": 3, "memory GiB": 2, "disk GiB": 3})
+    console.print(shown.to_string(index=False), highlight=False, markup=False)
+    count = max(plan.workers, 1)
     console.print(
-        f"To be done: {table['arms'].sum():,} arms and classes, about {minutes:.1f} minutes "
-        f"with {count} worker{'s' if count > 1 else ''}",
+        f"Left to do: {table['pieces'].sum():,} pieces of work, about {table['hours'].sum():.2f} "
+        f"hours with {count} worker{'s' if count > 1 else ''} on {plan.device.name}, up to "
+        f"{table['memory GiB'].max():.2f} GiB of memory a worker, "
+        f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,
     )
-    console.print(table.round(2).to_string(index=False), highlight=False, markup=False)

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from harness.artifacts import Artifact, Run
-from harness.concepts.activations import Activations, mapped
 from harness.concepts.map import project
+from harness.concepts.recorded import neurons_of
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
 from harness.config import Config
 from harness.images.sets import open_images
 from harness.randomness import generator
 from harness.registry import plugin_identity
+from harness.stages.checkpoints import read_layers
 from harness.stages.probe import activation_parts
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
@@ -102,9 +103,7 @@ class MapNeurons(Work):
     def depends(self) -> object:
         return [vars(self.config.base_checkpoint()), self.config.seed]
 
-    @property
-    def steps(self) -> int:
-        return 20  # as many as seconds, about, so that it is begun first and the bar does not jump
+    steps = 20  # as many as seconds, about, so that it is begun first and the bar does not jump
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = SemanticSpace.load(run, self.method)
@@ -121,19 +120,21 @@ def evidence_of(run: Run, config: Config) -> Evidence:
     images = len(open_images(run, "probe"))
 
     @lru_cache(maxsize=1)
-    def matrix(series: str, epoch: int) -> tuple[pd.Series, Activations]:
-        paths = [run.path(part) for part in activation_parts(run, config, series, epoch)]
-        keys = [pd.Series(mapped(paths[0], name)) for name in ("layer", "channel")]
-        rows = pd.Series(np.arange(len(keys[0])), index=pd.MultiIndex.from_arrays(keys))
-        return rows, Activations([mapped(path, "activations") for path in paths])
+    def matrix(series: str, epoch: int) -> tuple[pd.Series, list[tuple[slice, np.ndarray]]]:
+        """Each neuron's row; the activations of each range of images, [neurons, images]."""
+        neurons = pd.MultiIndex.from_frame(neurons_of(read_layers(run, series)))
+        parts = activation_parts(run, config, series, epoch)
+        arrays = [(slice(*part.parts[2:]), run.array(part)) for part in parts]
+        return pd.Series(np.arange(len(neurons)), index=neurons), arrays
 
     def activations(neurons: pd.DataFrame) -> np.ndarray:
         values = np.empty((len(neurons), images), dtype=np.float32)
         numbers = neurons.reset_index(drop=True)
-        for (series, epoch), part in numbers.groupby(["series", "epoch"], sort=False):
-            rows, matrix_of = matrix(series, epoch)
-            wanted = rows.reindex(pd.MultiIndex.from_frame(part[["layer", "channel"]]))
-            values[part.index] = matrix_of.rows(wanted.to_numpy())
+        for (series, epoch), some in numbers.groupby(["series", "epoch"], sort=False):
+            rows, arrays = matrix(series, epoch)
+            wanted = rows.reindex(pd.MultiIndex.from_frame(some[["layer", "channel"]])).to_numpy()
+            for columns, array in arrays:
+                values[some.index, columns] = array[wanted]
         return values
 
     return gather_evidence(
@@ -154,9 +155,4 @@ def _steps(plan: Plan) -> Iterator[Step]:
     yield "semantic space", [PlaceNeurons(m, plan.config) for m in plan.config.space.methods]
 
 
-def _map_steps(plan: Plan) -> Iterator[Step]:
-    yield "map", [map_work(plan)]
-
-
 STAGE = Stage("space", _steps)
-MAP = Stage("map", _map_steps)

@@ -9,11 +9,11 @@ computes each fingerprint once a command.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,8 @@ from harness.networks.devices import Device, choose_device
 #: Called by a piece of work with the number of steps it has just done.
 Advance = Callable[[int], None]
 
-#: What is saved as an artifact: a table, arrays by name, or None where the work wrote the file.
-Value: TypeAlias = pd.DataFrame | dict[str, np.ndarray] | None
+#: What is saved as an artifact: a table, an array, arrays by name, or None where the work wrote it.
+Value: TypeAlias = pd.DataFrame | np.ndarray | dict[str, np.ndarray] | None
 
 
 class Work(ABC):
@@ -63,6 +63,9 @@ class Work(ABC):
     @abstractmethod
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         """Compute the values of `makes`, in their order; each is saved when it is yielded."""
+
+
+W = TypeVar("W", bound=Work)
 
 
 class Plan:
@@ -109,13 +112,19 @@ class Plan:
             )
         return self._fingerprints[artifact]
 
+    def left(self, works: Sequence[W]) -> list[W]:
+        """Declare pieces of work; those of them that are not done."""
+        self.add(works)
+        return [work for work in works if not self.is_done(work)]
+
     def is_done(self, work: Work) -> bool:
         """Whether all that a piece of work makes is there, made from just these inputs."""
         return all(self.has(made) for made in work.makes)
 
     def has(self, artifact: Artifact) -> bool:
         """Whether an artifact of a declared piece of work is there, made from just these inputs."""
-        return self.run.has(artifact, self.fingerprint(artifact))
+        about = self.run.about(artifact)
+        return about is not None and about["fingerprint"] == self.fingerprint(artifact)
 
     @cached_property
     def device(self) -> Device:

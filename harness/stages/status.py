@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
 import pandas as pd
 
 from harness.artifacts import ArtifactError, Run, working_since
-from harness.config import Config, parse_config
+from harness.config import parse_config
 from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
 
-
-@dataclass(frozen=True)
-class StepStatus:
-    """The pieces of work of one step.
-
-    Attributes:
-        stage, step: names.
-        done: pieces whose artifacts are there, made from just what is configured.
-        running: being made now.
-        stale: there, but made from other settings or inputs; they will be made again.
-        missing: not there.
-        seconds_left: of computing, by how long the done ones took; NaN where none has been done.
-    """
-
-    stage: str
-    step: str
-    done: int
-    running: int
-    stale: int
-    missing: int
-    seconds_left: float
+#: What a piece of work may be: its artifacts are there, made from just what is configured; are
+#: being made; are there, but made from other settings or inputs, to be made again; are not there.
+STATES = ["done", "running", "stale", "missing"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +24,14 @@ class Status:
     """Of a run.
 
     Attributes:
-        steps: in order.
+        steps: stage, step, how many of its pieces of work are in each of STATES, seconds_left (of
+            computing, by how long the done ones took; NaN where none has been done); in order.
         unknown: stages whose pieces cannot be listed before earlier ones are done.
         since: when the command that is working there began; None if none is.
         workers: that the remaining time is shared by.
     """
 
-    steps: tuple[StepStatus, ...]
+    steps: pd.DataFrame
     unknown: tuple[str, ...]
     since: datetime | None
     workers: int
@@ -55,18 +39,12 @@ class Status:
     @property
     def is_done(self) -> bool:
         """Whether every stage's work is there."""
-        return not self.unknown and all(s.running + s.stale + s.missing == 0 for s in self.steps)
+        return not self.unknown and not self.steps[STATES[1:]].to_numpy().any()
 
     @property
     def seconds_left(self) -> float:
         """Until all listed work is done, with these workers; NaN where no step tells."""
-        left = [step.seconds_left for step in self.steps if step.seconds_left == step.seconds_left]
-        return sum(left) / self.workers if left else float("nan")
-
-    def table(self) -> pd.DataFrame:
-        """One row per step."""
-        names = [field.name for field in fields(StepStatus)]
-        return pd.DataFrame([vars(step) for step in self.steps], columns=names)
+        return float(self.steps["seconds_left"].sum(min_count=1)) / self.workers
 
     def sentence(self, now: datetime) -> str:
         """Where the run stands, in words."""
@@ -75,8 +53,7 @@ class Status:
         doing = "No command is working here; the same `conceptevo run` continues it."
         if self.since:
             doing = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
-        untimed = [s.step for s in self.steps if s.seconds_left != s.seconds_left]
-        more = [*untimed, *self.unknown]
+        more = [*self.steps.loc[self.steps["seconds_left"].isna(), "step"], *self.unknown]
         if not self.seconds_left > 0:
             of = f": nothing has been timed of {', '.join(more)}" if more else ""
             return f"{doing} How long the rest takes is not known yet{of}."
@@ -93,43 +70,37 @@ def status(run: Run) -> Status:
     Raises:
         ArtifactError: the folder holds no run.
     """
-    config: Config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
+    config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
     since = working_since(run.root)
     plan = Plan(config, run, looks_only=True)
-    steps: list[StepStatus] = []
-    unknown: list[str] = []
+    rows, unknown = [], []
     for stage in STAGES:
         try:
             for title, works in stage.steps(plan):
-                if not works:  # as probing, once all ranges are joined
-                    continue
-                steps.append(_step(plan, stage.name, title, plan.add(works), since))
+                if works:  # none of probing, once all ranges are joined
+                    counted = _counted(plan, plan.add(works), since)
+                    rows.append({"stage": stage.name, "step": title, **counted})
         except (ArtifactError, KeyError):  # a table, or an input, that an earlier stage will make
             unknown.append(stage.name)
-    running = sum(step.running for step in steps)
+    steps = pd.DataFrame(rows, columns=["stage", "step", *STATES, "seconds_left"])
     began = None if since is None else datetime.fromtimestamp(since)
-    return Status(tuple(steps), tuple(unknown), began, running or cores())
+    return Status(steps, tuple(unknown), began, int(steps["running"].sum()) or cores())
 
 
-def _step(plan: Plan, stage: str, title: str, works: list[Work], since: float | None) -> StepStatus:
-    counts = dict.fromkeys(("done", "running", "stale", "missing"), 0)
-    seconds: dict[str, float] = {}  # kind of work -> of those done
-    timed: dict[str, int] = {}  # kind of work -> their steps
-    left: dict[str, int] = {}
-    for work in works:
-        kind, first = type(work).__name__, work.makes[0]
-        about = plan.run.about(first)
+def _counted(plan: Plan, works: list[Work], since: float | None) -> dict[str, float]:
+    """How many pieces of work are in each state, and the seconds left."""
+
+    def row(work: Work) -> tuple[str, str, int, float]:
+        about, kind = plan.run.about(work.makes[0]), type(work).__name__
         if plan.is_done(work):
-            counts["done"] += 1
-            if about is not None and "seconds" in about:
-                seconds[kind] = seconds.get(kind, 0.0) + about["seconds"]
-                timed[kind] = timed.get(kind, 0) + work.steps
-            continue
-        left[kind] = left.get(kind, 0) + work.steps
-        if since is not None and plan.run.is_working(first, since):
-            counts["running"] += 1
-        else:
-            counts["stale" if about is not None else "missing"] += 1
-    each = {kind: seconds[kind] / timed[kind] for kind in timed}
-    remaining = sum(count * each.get(kind, float("nan")) for kind, count in left.items())
-    return StepStatus(stage, title, **counts, seconds_left=remaining)
+            return kind, "done", work.steps, (about or {}).get("seconds", np.nan)
+        if since is not None and plan.run.is_working(work.makes[0], since):
+            return kind, "running", work.steps, np.nan
+        return kind, "missing" if about is None else "stale", work.steps, np.nan
+
+    table = pd.DataFrame(map(row, works), columns=["kind", "state", "steps", "seconds"])
+    timed = table.dropna(subset="seconds").groupby("kind")[["seconds", "steps"]].sum()
+    left = table[table["state"] != "done"]
+    seconds = left["steps"] * left["kind"].map(timed["seconds"] / timed["steps"]).astype(float)
+    counts = {state: int((table["state"] == state).sum()) for state in STATES}
+    return {**counts, "seconds_left": float(seconds.sum(skipna=False))}

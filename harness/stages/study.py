@@ -18,6 +18,7 @@ from harness.evolutions.arms import ArmParameters, families
 from harness.evolutions.importance import importance_method
 from harness.networks.sources import Source
 from harness.records import CONTROLS, Pair
+from harness.results import BENCH, REVERSION
 from harness.stages.stage import Plan
 
 
@@ -26,7 +27,8 @@ class AblationStudy:
     """Which sets of neurons are ablated, how, on which images.
 
     Attributes:
-        name: "reversion" or "bench": the folder of its results.
+        name: REVERSION or BENCH: the folder of its results. The benchmark runs its own families of
+            arms, too.
         config: of the run.
         pairs: series' sources with their pairs of epochs.
         classes: class ids, in the order that says which is another's "other class".
@@ -34,7 +36,6 @@ class AblationStudy:
         methods: importance methods.
         ablations: names in ABLATIONS.
         splits: parts of the test images.
-        benchmark: whether the benchmark's families of arms are run, too.
     """
 
     name: str
@@ -45,7 +46,10 @@ class AblationStudy:
     methods: tuple[str, ...]
     ablations: tuple[str, ...]
     splits: tuple[str, ...]
-    benchmark: bool
+
+    @property
+    def benchmark(self) -> bool:
+        return self.name == BENCH
 
     @property
     def arm_parameters(self) -> ArmParameters:
@@ -97,33 +101,6 @@ class AblationStudy:
         where = scope(block, more, self.layers_of(pair.series) or ())
         parts = (*place(pair), safe(ablation), safe(method), kind, split, where)
         return Artifact("records", parts)
-
-    def contents(self) -> dict[str, list[Artifact]]:
-        """The artifacts that the study's results consist of, by kind."""
-        of_methods, with_controls = self.methods, (CONTROLS, *self.methods)
-        every = [(pair, block) for _, pair in self.pairs for block in self.blocks]
-        return {
-            "importance": [self.scores(p, m, b) for p, b in every for m in of_methods],
-            "reliability": [
-                Artifact("reliability", self.scores(p, m, b).parts)
-                for p, b in every
-                for m in of_methods
-            ],
-            "sets": [
-                self.sets(p, kind, m, b)
-                for p, b in every
-                for m in with_controls
-                for kind in self.arm_kinds
-            ],
-            "records": [
-                self.records(p, kind, m, b, ablation, split)
-                for p, b in every
-                for ablation in self.ablations
-                for m in with_controls
-                for kind in self.arm_kinds
-                for split in self.splits
-            ],
-        }
 
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
         """What the results say of themselves; see `harness/results.py`.
@@ -181,7 +158,7 @@ def reversion_study(plan: Plan) -> AblationStudy:
     """The configured reversion study."""
     config = plan.config
     return AblationStudy(
-        name="reversion",
+        name=REVERSION,
         config=config,
         pairs=tuple((source, pair) for source in config.series for pair in config.pairs(source)),
         classes=chosen_classes(plan),
@@ -189,5 +166,4 @@ def reversion_study(plan: Plan) -> AblationStudy:
         methods=config.evolve.methods,
         ablations=("revert",),
         splits=("heldout", "importance"),
-        benchmark=False,
     )

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 
 from harness.artifacts import Artifact, Run
-from harness.config import ConfigError
 from harness.images.batches import batch_of
 from harness.images.sets import FileImages, KeptImages, open_images
 from harness.networks.budget import resources
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import Examples, Lesson, TrainingFiles, train
+from harness.stages.check import check_untrained
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 
@@ -49,6 +49,7 @@ class TrainSeries(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
+        check_untrained(source, run)
         lesson = Lesson(
             _examples(run, "train", source),
             _examples(run, "test", source),
@@ -87,8 +88,6 @@ def _steps(plan: Plan) -> Iterator[Step]:
     for source in config.series:
         if not isinstance(source, TrainedSource):
             continue
-        if getattr(config.images, "train", None) is None:
-            raise ConfigError(f"series {source.name!r} is to be trained: images.train is missing")
         count = source.training.images or getattr(config.images, "train", 0)
         batches_an_epoch = count // source.training.batch_size if isinstance(count, int) else 1
         works.append(TrainSeries(source, batches_an_epoch))

@@ -1,0 +1,306 @@
+"""What the work on one series takes: two of its networks, and one batch of each kind of work."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.concepts.network import Network
+from harness.concepts.probing import ProbeParameters, probe, ranges
+from harness.evolutions import arms
+from harness.evolutions.pair import ModelPair
+from harness.images.sets import ArrayImages, View
+from harness.networks.architectures import build
+from harness.networks.budget import FEWEST, Cost, fitting, measure, resources
+from harness.networks.execution import execution, replace_channels
+from harness.networks.recording import borrowed
+from harness.networks.sources import Source, TrainedSource
+from harness.records import CONTROLS, Checkpoint
+from harness.stages.ablate import (
+    RunArms,
+    ablation_size,
+    arm_works,
+    bytes_an_image,
+    images_shown,
+    set_works,
+)
+from harness.stages.checkpoints import batch_there, image_parts
+from harness.stages.evolve import ScoreEvolutions, score_works, scoring
+from harness.stages.naming import naming_steps
+from harness.stages.probe import range_works
+from harness.stages.prototypes import sample_target
+from harness.stages.stage import Plan, Work
+from harness.stages.study import AblationStudy
+from harness.stages.train import TrainSeries
+
+#: Images that are read to time it, at most; fewer of a network whose passes are longer than this.
+SAMPLE = 8
+FORWARD_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of what is left of one stage, or of one series in it.
+
+    Attributes:
+        stage, series: names; series "" for all together.
+        pieces: of work.
+        seconds: of one worker.
+        memory: bytes of a worker.
+        disk: bytes.
+    """
+
+    stage: str
+    series: str
+    pieces: int
+    seconds: float
+    memory: float
+    disk: float
+
+
+class Sample:
+    """Two networks of a series on a few images, and what a batch of each kind of work takes.
+
+    Args:
+        plan: of the command; what is done is left out.
+        source: the series.
+        models: two of its checkpoints, or networks like them.
+        view: how they see images.
+        study: of all series; its works are estimated for this one.
+    """
+
+    def __init__(
+        self, plan: Plan, source: Source, models: ModelPair, view: View, study: AblationStudy
+    ) -> None:
+        self.plan, self.source, self.models, self.view = plan, source, models, view
+        pairs = tuple(one for one in study.pairs if one[0].name == source.name)
+        self.study = replace(study, pairs=pairs)
+        self.config, self.images = plan.config, plan.test_images
+        self.units = sum(layer.channels for layer in models.layers)
+        most = FORWARD_SECONDS / self._forward_seconds(1)
+        #: Images that are computed to time it: few of a large network.
+        self.few = int(np.clip(most, 1, min(SAMPLE, len(self.images))))
+
+    def _forward_seconds(self, count: int) -> float:
+        """Of a bare pass of so many images, for each."""
+        newer, batch = self.models.newer, self.batch(count)
+        with borrowed(newer), torch.inference_mode(), resources().device.computing():
+            return seconds_of(partial(newer, batch)) / count
+
+    def batch(self, count: int) -> Tensor:
+        return batch_there(self.images, np.arange(count) % len(self.images), self.view)
+
+    def _estimate(
+        self, stage: str, left: Sequence[Work], seconds: float, memory: float, disk: float
+    ) -> Estimate:
+        return Estimate(stage, self.source.name, len(left), seconds, memory, disk)
+
+    def training(self, source: TrainedSource, images: int) -> Iterator[Estimate]:
+        """One step of training, timed."""
+        parameters, classes = source.training, len(self.images.classes)
+        left = self.plan.left([TrainSeries(source, images // parameters.batch_size)])
+        if not left:
+            return
+        batch = self.batch(min(parameters.batch_size, 4 * self.few))
+        model = resources().device.model(build(source.architecture, classes, 0))
+        labels = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
+
+        def step() -> None:
+            functional.cross_entropy(model(batch), labels).backward()
+
+        cost = measure(step, len(batch), resources().device)
+        weights = sum(p.nbytes for p in model.parameters())
+        kept = 4.0 * self.view.channels * self.view.crop**2 * images
+        memory = cost.bytes * parameters.batch_size + 4 * weights + kept
+        seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in left)
+        yield self._estimate("train", left, seconds, memory, weights * (len(parameters.save) + 3))
+
+    def probing(self, images: int) -> Iterator[Estimate]:
+        """A few images recorded, with their decoding."""
+        parameters, count = self.config.probe, self.few
+        left, _ = range_works(self.plan, self.source, ranges(images, self.units, parameters))
+        if not left:
+            return
+
+        def decode() -> np.ndarray:
+            return np.stack([self.images.pixels(i, self.view) for i in range(count)])
+
+        few = ArrayImages(decode(), np.zeros(count, dtype=np.int64), ("",))
+        least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
+        newer, layers, device = self.models.newer, self.models.layers, resources().device
+        record = partial(
+            probe, Network(Checkpoint("", 0), newer, layers, self.view, device), few, least
+        )
+        cost, recorded = measure(record, count, device), record()
+        each = cost.seconds + seconds_of(decode) / count
+        kept = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
+        shown = sum(work.steps for work in left)
+        disk = (
+            _bytes_a_row(recorded.stimuli) * self.units * parameters.k / images
+            + _bytes_a_row(recorded.responsive) * parameters.responsive
+            + kept
+        )
+        longest = max(work.steps for work in left)
+        memory = cost.bytes * parameters.batch_size + kept * longest
+        yield self._estimate("probe", left, each * shown, memory, disk * shown)
+
+    def naming(self) -> Iterator[Estimate]:
+        """As long as a pass over the images whose parts are known, and as much to compare."""
+        works = [work for _, some in naming_steps(self.plan) for work in some]
+        left = self.plan.left([w for w in works if w.makes[0].parts[0] == self.source.name])
+        if not left:
+            return
+        each = 2 * self._forward_seconds(self.few)
+        maps = sum(12 * la.channels * la.height * la.width for la in self.models.layers)
+        memory = min(maps * max(work.steps for work in left), resources().memory)
+        seconds = each * sum(work.steps for work in left)
+        yield self._estimate("probe: naming", left, seconds, memory, 64 * self.units * len(left))
+
+    def evolutions(self) -> Iterator[Estimate]:
+        """Of scoring them, and of ablating sets of them."""
+        if scores := self.plan.left(score_works(self.study)):
+            yield self._importance(scores)
+        sets = self.plan.left(set_works(self.study))
+        if runs := self.plan.left(arm_works(self.study)):
+            yield self._ablation(sets, runs)
+
+    def _importance(self, left: list[ScoreEvolutions]) -> Estimate:
+        """A few images scored by each method."""
+        costs = {name: self._scoring(name) for name in dict.fromkeys(w.method for w in left)}
+        memory = 0.0
+        for name, cost in costs.items():
+            what = f"importance of series {self.source.name!r} by {name}"
+            size = fitting(cost, resources().memory, self.config.evolve.batch_size, what)
+            memory = max(memory, cost.bytes * size)
+        seconds = sum(
+            costs[work.method].seconds * len(self._parts[class_id]["importance"])
+            for work in left
+            for class_id in work.classes
+        )
+        rows = self.units * sum(len(work.classes) for work in left)
+        disk = _bytes_a_row(_scores(1000)) * rows
+        return self._estimate("evolve", left, seconds, memory, disk)
+
+    @cached_property
+    def _parts(self) -> dict[int, dict[str, np.ndarray]]:
+        return {c: image_parts(self.config, self.images, c) for c in self.study.classes}
+
+    def _scoring(self, name: str) -> Cost:
+        batch = self.batch(min(self.few, FEWEST))
+        target = sample_target(self.source, self.models.newer, self.images, batch)
+        score = scoring(self.models, batch, target, name, self.config.evolve.path_steps)
+        return measure(score, len(batch), resources().device)
+
+    def _ablation(self, sets: Sequence[Work], left: list[RunArms]) -> Estimate:
+        """A batch of arms: all layers at once, and each layer alone."""
+        place = (self.models, self.images, self.view)
+        size = ablation_size(self.source.name, *place, self.config.revert.batch_size)
+        seconds = arm_seconds(self.models, self.batch(min(size, self.few)))
+        names = self.study.layers_of(self.source.name) or [la.name for la in self.models.layers]
+        total = rows = 0.0
+        for work in left:
+            joint, alone = arms_a_class(self.study, work.method, work.kind, len(names))
+            parts = (self._parts[class_id] for class_id in work.classes)
+            shown = sum(len(images_shown(part, work.split, self.config)) for part in parts)
+            total += (joint * seconds["joint"] + alone * seconds["layer"]) * shown
+            rows += (joint + alone) * shown
+        memory, disk = bytes_an_image(*place) * size, _bytes_a_row(_records(1000)) * rows
+        return self._estimate("revert", [*sets, *left], total, memory, disk)
+
+
+def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
+    """Arms a class of a method and kind: over all layers at once, and in single layers."""
+    p = study.arm_parameters
+    one = np.arange(max(p.bins, 2))
+    ranked = arms.Ranked(
+        p,
+        {"layer": one},
+        lambda _: pd.DataFrame({"layer": "layer", "channel": one, "score": 1.0}),
+        {"layer": one},
+        lambda *_: np.random.default_rng(0),
+    )
+    joint = alone = 0
+    for family in arms.families(method == CONTROLS, kind == "benchmark"):
+        number = len(family.sets(ranked))
+        joint += number
+        alone += number * layers * family.each_layer
+    return joint, alone
+
+
+def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
+    """Seconds an image of an arm over all layers ("joint"), and of one in a layer ("layer", mean).
+
+    Arms are timed as they are run: half of a layer's channels are replaced.
+    """
+    seconds, newer = {}, models.newer
+    with (
+        resources().device.computing(),
+        torch.inference_mode(),
+        execution(newer, models.layers) as running,
+    ):
+        running.start(batch)
+        changes = {
+            layer.name: replace_channels(
+                layer, torch.arange(0, layer.channels, 2), running.output(layer.name)
+            )
+            for layer in models.layers
+        }
+        for what, several in (
+            ("joint", [changes]),
+            ("layer", [{name: change} for name, change in changes.items()]),
+        ):
+            running.rerun_many(several)
+            start = time.perf_counter()
+            for logits in running.rerun_many(several):
+                logits.sum().item()  # waits for a GPU
+            seconds[what] = (time.perf_counter() - start) / len(several) / len(batch)
+    return seconds
+
+
+def _bytes_a_row(table: pd.DataFrame) -> float:
+    """Of a long table like this one, as it is stored."""
+    if not len(table):
+        return 0.0
+    rng = np.random.default_rng(0)
+    long = pd.concat([table] * max(1, 20_000 // len(table)), ignore_index=True)
+    for name in long.select_dtypes("floating"):
+        long[name] = (long[name] + rng.random(len(long))).astype(long[name].dtype)
+    file = io.BytesIO()
+    long.to_parquet(file, index=False)
+    return len(file.getvalue()) / len(long)
+
+
+def _scores(rows: int) -> pd.DataFrame:
+    """A table with the columns of scores."""
+    rng = np.random.default_rng(0)
+    numbers = {"channel": np.arange(rows), "rank": np.arange(rows)}
+    return pd.DataFrame({**numbers, "score": rng.random(rows), "stderr": rng.random(rows)})
+
+
+def _records(rows: int) -> pd.DataFrame:
+    """A table with the columns of records that are not the same in long stretches."""
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "image_id": np.arange(rows),
+            **{name: rng.random(rows) < 0.5 for name in ("correct_after", "top5_after")},
+            "probability_after": rng.random(rows).astype(np.float32),
+        }
+    )
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Of its second run: the first compiles and loads."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
