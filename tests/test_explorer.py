@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
+from small_runs import small
 
 from analysis.explorer.columns import as_json, packed, real, whole
 from analysis.explorer.data import Source, ablation_outcomes, explorer_columns
@@ -24,60 +24,42 @@ from analysis.study.anonymise import copy_study, write_data
 from analysis.study.pipeline import read_results as analysed
 from analysis.study.responses import read_tables
 from harness.artifacts import Artifact, Run, write_text
+from harness.config import parse_config
 from harness.images.patches import patch
 from harness.images.sets import View, open_images
 from harness.records import JOINT, NEURON
 from harness.results import REVERSION, read_results
+from harness.stages.run import run_until
 from tasks.build import build
 from tasks.evidence import read_groups
 from tasks.settings import StudySettings
 
-ROOT = Path(__file__).parent.parent
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 )
 FLAGS = ["--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
          "--enable-unsafe-swiftshader"]  # fmt: skip
-CONFIG = """
-seed = 3
-[images]
-source = "drawn"
-train = 192
-probe = 120
-test = 72
-[[series]]
-name = "vgg"
-architecture = "small_vgg"
-training = { epochs = 2, save = [0, 1, 2] }
-[[series]]
-name = "convnext"
-architecture = "small_convnext"
-training = { epochs = 3, save = [0, 1, 3] }
-[probe]
-k = 20
-[space]
-epochs = 5
-methods = ["ppmi"]
-[evolve]
-methods = ["sign_t"]
-images_per_class = 3
-classes = ["clock", "zebra"]
-[revert]
-random_draws = 2
-importance_images = 3
-heldout_images = 3
-"""
+CONFIG = parse_config(
+    small(
+        seed=3,
+        images={"train": 192, "probe": 120, "test": 72},
+        series=[
+            {"name": "vgg", "training": {"epochs": 2, "save": [0, 1, 2]}},
+            {"name": "convnext", "architecture": "small_convnext",
+             "training": {"epochs": 3, "save": [0, 1, 3]}},
+        ],
+        probe={"k": 20},
+        space={"methods": ["ppmi"]},
+        evolve={"images_per_class": 3, "classes": ["clock", "zebra"]},
+        revert={"importance_images": 3, "heldout_images": 3},
+    )
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("explored")
-    (folder / "tiny.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "conceptevo", "revert", str(folder / "tiny.toml")]
-    command += ["--out", str(folder / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Run(folder / "run")
+    return run_until("revert", CONFIG, folder / "run", Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +231,7 @@ def test_the_page_asks_for_nothing_and_allows_no_eval(page):
 
 
 def test_figures_shown_are_those_of_the_tables(run, visit):
-    """50 random neurons: concept, overlap, activations, importance with error, neighbours."""
+    """20 random neurons: concept, overlap, activations, importance with error, neighbours."""
     tab = visit()
     source, rng = Source(run), np.random.default_rng(1)
     neurons = source.space.neurons
@@ -257,7 +239,7 @@ def test_figures_shown_are_those_of_the_tables(run, visit):
     importance = read_results(run.root, REVERSION).importance(method="sign_t")
     stimuli = run.tables("stimuli").set_index(NEURON).sort_index()
     pairs = {s: (start, end) for s, start, end in source.pairs}
-    for row in rng.choice(np.flatnonzero(source.space.placed), 50, replace=False):
+    for row in rng.choice(np.flatnonzero(source.space.placed), 20, replace=False):
         key = neurons.iloc[row][NEURON]
         series, epoch, layer, channel = key
         address = f"{series}/{layer}/{channel}"
@@ -345,20 +327,28 @@ def test_enclosed_neurons_join_the_selection(visit):
     assert tab.evaluate("STATE.chosen.length") == shown > 100
 
 
-@pytest.mark.parametrize(
-    ("text", "tab_name", "heading"),
-    [
-        ("vgg features.2:3", "Neuron", "vgg features.2:3"),
-        ("VGG features.2:3 ", "Neuron", "vgg features.2:3"),
-        ("zebra", "Class", "zebra, epochs 1 → 3"),
-    ],
-)
-def test_search_finds(visit, text, tab_name, heading):
+def test_search_finds_or_says_what_is_allowed(visit):
     tab = visit()
-    tab.fill("#query", text)
-    tab.keyboard.press("Enter")
-    assert tab.inner_text("[role=tab][aria-selected=true]") == tab_name
-    assert tab.inner_text("#panel h2") == heading
+
+    def search(text):
+        tab.fill("#query", text)
+        tab.keyboard.press("Enter")
+
+    for text, tab_name, heading in (
+        ("vgg features.2:3", "Neuron", "vgg features.2:3"),
+        ("zebra", "Class", "zebra, epochs 1 → 3"),
+        ("VGG features.2:3 ", "Neuron", "vgg features.2:3"),
+    ):
+        search(text)
+        assert tab.inner_text("[role=tab][aria-selected=true]") == tab_name
+        assert tab.inner_text("#panel h2") == heading
+    for text, message in (
+        ("vgg features.2:9999", "has channels 0 to"),
+        ("vgg nowhere:1", 'No layer is called "vgg nowhere"'),
+        ("unicorn", 'Nothing is called "unicorn"'),
+    ):
+        search(text)
+        assert message in tab.inner_text("#said")
 
 
 def test_a_concept_is_found_and_laid_side_by_side(visit, columns):
@@ -369,21 +359,6 @@ def test_a_concept_is_found_and_laid_side_by_side(visit, columns):
     assert tab.locator("#panel h3", has_text=concept).count() == 2  # one a series
     tab.click("text=Show it on the map, side by side")
     assert "xaxis2" in tab.evaluate("Object.keys(document.getElementById('map').layout)")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("vgg features.2:9999", "has channels 0 to"),
-        ("vgg nowhere:1", 'No layer is called "vgg nowhere"'),
-        ("unicorn", 'Nothing is called "unicorn"'),
-    ],
-)
-def test_search_says_what_is_allowed(visit, text, message):
-    tab = visit()
-    tab.fill("#query", text)
-    tab.keyboard.press("Enter")
-    assert message in tab.inner_text("#said")
 
 
 def test_an_address_that_names_nothing_is_told(visit):
@@ -490,17 +465,17 @@ def test_patches_are_drawn_from_the_images(run, visit):
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme"),
-    [("Neuron", "light"), ("Class", "dark"), ("Models", "dark"), ("Models", "light"),
-     ("Selection", "light"), ("Validity", "dark")],
-)  # fmt: skip
-def test_it_is_accessible_and_fits_a_phone(visit, name, scheme):
+    ("scheme", "names"),
+    [("light", ("Neuron", "Models", "Selection")), ("dark", ("Class", "Models", "Validity"))],
+)
+def test_it_is_accessible_and_fits_a_phone(visit, scheme, names):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    tab = visit(f"#tab={name}&neuron=vgg/features.2/3&epoch=1", size=(390, 844), scheme=scheme)
-    wide = tab.evaluate("document.documentElement.scrollWidth")
-    assert wide <= 390
-    found = axe.Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
-    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
+    tab = visit("#neuron=vgg/features.2/3&epoch=1", size=(390, 844), scheme=scheme)
+    for name in names:
+        tab.evaluate("name => document.getElementById('tab-' + name).click()", name)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
+        found = axe.Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+        assert [(name, v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
 
 
 def test_with_a_keyboard_alone_one_reaches_a_neuron(visit):
