@@ -339,10 +339,7 @@ def reversion(results: Results) -> Figure | None:
             linestyle="none", **look(k),
             label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
         )  # fmt: skip
-    for axis, names, title in (
-        (axes[0], arms, "this run"),
-        (axes[1], bins, PUBLISHED),
-    ):
+    for axis, names, title in ((axes[0], arms, "this run"), (axes[1], bins, PUBLISHED)):
         axis.axhline(0, **ZERO)
         axis.set_xticks(np.arange(len(names)) + 0.18, names, fontsize=8)
         axis.set_title(title, loc="left")
