@@ -14,7 +14,6 @@ from survey_app import preview
 from survey_app.first_page import WAITING
 from survey_app.platforms import BadAddress
 from survey_app.server import PREVIEW, service
-from tasks.language import N_
 
 ATTEMPTS = 8  # a second apart
 _HERE = Path(__file__).parent / "component"
@@ -37,7 +36,7 @@ def _page(known) -> dict:
             visitor = known.visitor(st.query_params)
         return known.view.preview() if visitor.preview else known.welcome(visitor)
     except BadAddress as error:
-        return known.view.message(error.text, **error.values)
+        return known.view.message(error.message(known.view.words))
 
 
 def _patient(known) -> dict:
@@ -47,12 +46,11 @@ def _patient(known) -> dict:
             return _page(known)
         except SQLAlchemyError:
             time.sleep(1)
+    words = known.view.words
     return known.view.message(
-        N_(
-            "The survey cannot be reached at the moment. Nothing is lost: please reload in a "
-            "minute."
-        )
-    )
+        words("The survey cannot be reached at the moment. Nothing is lost: please reload in a "
+              "minute.")
+    )  # fmt: skip
 
 
 def main() -> None:

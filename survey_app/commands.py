@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.terminal import console
+from tasks.commands import StudyFolder
 from tasks.responses import SOURCES, Source
 
 if TYPE_CHECKING:
     from survey_app.store import Store
     from tasks.recruitment import Recruitment
+    from tasks.study import Study
 
 
-StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
 Database = Annotated[
     str | None,
     typer.Option(help="URL of the database (SQLAlchemy)", show_default="STUDY/answers.sqlite"),
@@ -24,6 +25,11 @@ Database = Annotated[
 
 def database_url(study: Path, url: str | None) -> str:
     """The URL given, or an SQLite file beside the study."""
+    if url in ("sqlite://", "sqlite:///:memory:"):
+        raise ValueError(
+            f"--database {url} is gone when the command ends, and no other process sees it; name a "
+            f"file, such as sqlite:///answers.sqlite"
+        )
     return url or f"sqlite:///{(study / 'answers.sqlite').resolve()}"
 
 
@@ -95,39 +101,6 @@ def survey(
     ] = False,
 ) -> None:
     """Serve the study to participants until stopped."""
-    if preview:
-        return _preview(study, port, host)
-    from survey_app.serve import listen, serve
-    from survey_app.server import environment
-    from survey_app.service import Service
-    from tasks.recruitment import load_recruitment
-    from tasks.study import load
-
-    url = database_url(study, database)
-    if workers > 1 and url.startswith("sqlite"):
-        raise ValueError(
-            f"--workers {workers} needs PostgreSQL: SQLite has one writer and locks out other "
-            f"processes; give --database postgresql://… or --workers 1"
-        )
-    frozen, keys = load(study)
-    recruitment = load_recruitment(study)
-    source: Source = "pilot" if pilot else "human"
-    if source == "human":
-        check_codes(study, recruitment)
-    store = opened(url)
-    counts = Service(store, frozen, keys, source, recruitment).places.counts()
-    store.engine.dispose()
-    listening = listen(host, port)
-    console.print(
-        f"study {frozen.hash} at http://{host}:{listening.getsockname()[1]} "
-        f"({workers} worker{'s' if workers > 1 else ''}, source {source}); Ctrl-C stops",
-    )
-    _announce(recruitment, counts)
-    serve(listening, workers, environment(study, frozen.hash, url, source))
-
-
-def _preview(study: Path, port: int, host: str) -> None:
-    """Serve from a database that is gone when the preview ends, to whoever has the address."""
     from tempfile import TemporaryDirectory
 
     from survey_app.serve import listen, serve
@@ -137,21 +110,39 @@ def _preview(study: Path, port: int, host: str) -> None:
     from tasks.study import load
 
     frozen, keys = load(study)
-    everyone = {"platforms": PLATFORMS, "ids": ".*", "studies": (), "signed": False}
-    recruitment = load_recruitment(study).model_copy(update=everyone)
+    recruitment = load_recruitment(study)
+    source: Source = "pilot" if pilot or preview else "human"
+    # The database of a preview is gone with this folder.
     with TemporaryDirectory(prefix="conceptevo-preview-") as folder:
-        url = f"sqlite:///{folder}/preview.sqlite"
+        url = f"sqlite:///{folder}/preview.sqlite" if preview else database_url(study, database)
+        if workers > 1 and url.startswith("sqlite"):
+            raise ValueError(
+                f"--workers {workers} needs PostgreSQL: SQLite has one writer and locks out other "
+                f"processes; give --database postgresql://… or --workers 1"
+            )
+        if preview:
+            everyone = {"platforms": PLATFORMS, "ids": ".*", "studies": (), "signed": False}
+            recruitment = recruitment.model_copy(update=everyone)
+        elif source == "human":
+            check_codes(study, recruitment)
         store = opened(url)
-        Service(store, frozen, keys, "pilot", recruitment)
+        counts = Service(store, frozen, keys, source, recruitment).places.counts()
         store.engine.dispose()
         listening = listen(host, port)
         address = f"http://{host}:{listening.getsockname()[1]}"
-        console.print(
-            f"preview of study {frozen.hash} at {address}, its pages at {address}/?page=list; "
-            f"nothing is kept; Ctrl-C stops",
-        )
-        own = environment(study, frozen.hash, url, "pilot")
-        serve(listening, 1, own | {PREVIEW: "yes"})
+        if preview:
+            console.print(
+                f"preview of study {frozen.hash} at {address}, its pages at {address}/?page=list; "
+                f"nothing is kept; Ctrl-C stops",
+            )
+        else:
+            console.print(
+                f"study {frozen.hash} at {address} ({workers} worker{'s' if workers > 1 else ''}, "
+                f"source {source}); Ctrl-C stops",
+            )
+            _announce(recruitment, counts)
+        own = {PREVIEW: "yes"} if preview else {}
+        serve(listening, workers, environment(study, frozen.hash, url, source) | own)
 
 
 def dashboard(
@@ -232,6 +223,13 @@ def existing(url: str) -> Store:
     return opened(url)
 
 
+def served(study: Path, url: str | None) -> tuple[Study, Store]:
+    """A frozen study, and the database that it was served from."""
+    from tasks.study import load
+
+    return load(study)[0], existing(database_url(study, url))
+
+
 AnySource = Annotated[
     str | None, typer.Option(help="human, pilot or simulated", show_default="the only one")
 ]
@@ -257,8 +255,11 @@ def export(
     from survey_app.export import export as write
 
     known_source(source)
-    for path in write(existing(database), out, source, _study_hash(study), excel):
+    paths, late = write(existing(database), out, source, _study_hash(study), excel)
+    for path in paths:
         console.print(f"wrote {path}")
+    if late:
+        console.print(f"responses that came after the time limit (column `late`): {late}")
 
 
 def submissions(
@@ -281,10 +282,8 @@ def submissions(
 def forget_ids(study: StudyFolder, database: Database = None) -> None:
     """Delete the platform's ids of all participants of a study; their responses stay."""
     from survey_app.submissions import forget_ids as forget_all
-    from tasks.study import load
 
-    store = existing(database_url(study, database))
-    frozen, _ = load(study)
+    frozen, store = served(study, database)
     count = forget_all(store, frozen.hash)
     console.print(f"participants whose platform ids were deleted: {count}")
     _say_what_is_beyond(store)
@@ -303,7 +302,9 @@ def _study_hash(study: str | None) -> str | None:
 
 
 def forget(
-    identifier: Annotated[str, typer.Argument(help="a pseudonym, or the platform's id")],
+    identifier: Annotated[
+        str, typer.Argument(help="a pseudonym, or the platform's id of person or session")
+    ],
     database: AnyDatabase,
 ) -> None:
     """Delete all data of one participant: responses, questionnaire and platform ids."""

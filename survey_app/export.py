@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import select
+from sqlalchemy import Table, select
 
 from harness.artifacts import whole_file, write_text
 from survey_app.places import UNFINISHED
 from survey_app.schema import participants, responses, studies
 from survey_app.store import Store
 from tasks.codebook import codebook
-from tasks.responses import PARTICIPANTS, RESPONSES, as_table
+from tasks.responses import LATE_AFTER, PARTICIPANTS, RESPONSES, as_table
 from tasks.study import Study
 
 DEVICE = {
@@ -33,24 +33,35 @@ def tables(
     store: Store, source: str, study: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Responses and participants of one source, typed as the codebook says."""
-    frames = []
-    for table, order in (
-        (responses, ("participant", "answered_at")),
-        (participants, ("arrived_at",)),
-    ):
+    limit = studies.c.content["seconds_per_trial"].as_float()
+
+    def rows(table: Table, *order: str) -> list[dict[str, Any]]:
         query = select(table).where(table.c.source == source)
         if study is not None:
             query = query.where(table.c.study == study)
-        with store.read() as connection:
-            found = connection.execute(query.order_by(*(table.c[name] for name in order)))
-            frames.append([dict(row) for row in found.mappings()])
-    answers, people = frames
+        found = connection.execute(query.order_by(*(table.c[name] for name in order)))
+        return [dict(row) for row in found.mappings()]
+
+    # One transaction: nobody may answer between one table and the other.
+    with store.read() as connection:
+        answers = rows(responses, "participant", "answered_at")
+        people = rows(participants, "arrived_at")
+        limits = {s: seconds for s, seconds in connection.execute(select(studies.c.hash, limit))}
     for row in answers:
+        row["late"] = _late(row, limits[row["study"]])
         row["options"] = json.dumps(row["options"])
         row["answer"] = json.dumps(row["answer"], ensure_ascii=False)
     for row in people:
         row |= _summary(row, store)
     return as_table(answers, RESPONSES), as_table(people, PARTICIPANTS)
+
+
+def _late(row: dict[str, Any], limit: float | None) -> bool | None:
+    """By the server's clock: the browser, which keeps the limit, may have been told not to."""
+    if not limit:
+        return None
+    taken = (row["answered_at"] - row["shown_at"]).total_seconds()
+    return row["missing"] is None and taken > limit + LATE_AFTER
 
 
 def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
@@ -102,8 +113,8 @@ def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, st
 
 def export(
     store: Store, out: Path, source: str | None, study: str | None = None, excel: bool = False
-) -> list[Path]:
-    """Write responses, participants and codebook; their paths.
+) -> tuple[list[Path], int]:
+    """Write responses, participants and codebook; their paths, and how many responses were late.
 
     Args:
         excel: begin the files with a byte order mark, without which Excel misreads UTF-8.
@@ -113,16 +124,12 @@ def export(
     """
     source, study = chosen(store, source, study)
     answers, people = tables(store, source, study)
-    written = []
-    for path, frame in (
-        (out, answers),
-        (out.with_name(f"{out.stem}-participants{out.suffix}"), people),
-    ):
-        write_csv(path, frame, excel)
-        written.append(path)
+    beside = out.with_name(f"{out.stem}-participants{out.suffix}")
+    write_csv(out, answers, excel)
+    write_csv(beside, people, excel)
     book = out.with_name(f"{out.stem}-codebook.md")
     write_text(book, codebook(_frozen(store, study)))
-    return [*written, book]
+    return [out, beside, book], int(answers["late"].sum())
 
 
 def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:

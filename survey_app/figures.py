@@ -14,13 +14,10 @@ from tasks.study import Study
 
 def people_flow(people: pd.DataFrame, wanted: int) -> pd.DataFrame:
     """How many came how far; `finished` against the number wanted."""
-    counts = people["status"].value_counts()
-    rows: list[dict[str, object]] = [
-        {"status": status, "people": int(counts.get(status, 0))} for status in STATUSES
-    ]
-    rows.append({"status": "finished, but inattentive", "people": int(people["excluded"].sum())})
-    rows.append({"status": "wanted", "people": wanted})
-    return pd.DataFrame(rows)
+    counts = people["status"].value_counts().reindex(STATUSES, fill_value=0)
+    counts["finished, but inattentive"] = int(people["excluded"].sum())
+    counts["wanted"] = wanted
+    return counts.rename_axis("status").reset_index(name="people")
 
 
 def interval(right: int, n: int) -> tuple[float, float]:
@@ -55,21 +52,19 @@ def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
 def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
     """Answers of each trial against its quota, fewest first."""
     counts = answers["trial"].value_counts()
-    rows = []
-    for number, form in enumerate(study.forms):
-        quota = len(range(number, places, len(study.forms)))
-        for trial in (trial for block in form for trial in block):
-            shown = study.by_id[trial]
-            rows.append(
-                {
-                    "trial": trial,
-                    "task": shown.task,
-                    "condition": shown.condition,
-                    "form": number,
-                    "answers": int(counts.get(trial, 0)),
-                    "quota": quota,
-                }
-            )
+    rows = [
+        {
+            "trial": trial,
+            "task": study.by_id[trial].task,
+            "condition": study.by_id[trial].condition,
+            "form": number,
+            "answers": int(counts.get(trial, 0)),
+            "quota": len(range(number, places, len(study.forms))),
+        }
+        for number, form in enumerate(study.forms)
+        for block in form
+        for trial in block
+    ]
     return pd.DataFrame(rows).sort_values("answers", ignore_index=True)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tasks.questionnaire import When
+
 
 class Stage(StrEnum):
     """The page a participant is on."""
@@ -24,6 +26,12 @@ class Stage(StrEnum):
     EXPIRED = "expired"
 
 
+#: Pages of questions, and which of the study's questions they ask.
+ASKED: dict[Stage, When] = {
+    Stage.BEFORE: "before",
+    Stage.QUIZ: "quiz",
+    Stage.QUESTIONS: "after",
+}
 #: Pages that take no further action.
 ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.WITHDRAWN, Stage.EXPIRED}
 #: Statuses of people who ended before the end by their own or the study's choice.
@@ -108,9 +116,9 @@ def _step(progress: Progress, **changes) -> Progress:
     return replace(progress, version=progress.version + 1, **changes)
 
 
-def consent(progress: Progress, agreed: bool) -> Progress:
-    """Agreed or declined."""
-    return _step(progress, status="consented" if agreed else "screened_out")
+def consent(progress: Progress) -> Progress:
+    """Agreed; of who declines nothing is kept."""
+    return _step(progress, status="consented")
 
 
 def turn_page(progress: Progress, course: Course) -> Progress:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from survey_app.schema import (
     blocked,
-    identities,
     participants,
     places,
     recruitment,
@@ -62,12 +62,14 @@ class Places:
         before = self.settings(connection).model_dump(mode="json")
         after = settings.model_dump(mode="json")
         if changed := [name for name in after if after[name] != before[name]]:
-            query = update(recruitment).where(self._own(recruitment)).values(settings=after)
-            connection.execute(query)
+            self._set(connection, settings=after)
             detail = ", ".join(
                 name if name == "codes" else f"{name} = {after[name]!r}" for name in changed
             )
             self._log(connection, "settings", detail)
+
+    def _set(self, connection: Connection, **values: Any) -> None:
+        connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
 
     def _make(self, connection: Connection, numbers: Iterable[int]) -> None:
         key = {"study": self.study, "source": self.source}
@@ -77,25 +79,28 @@ class Places:
         values = {"study": self.study, "source": self.source, "moment": self.store.clock()}
         connection.execute(insert(recruitment_log).values(**values, event=event, detail=detail))
 
-    def settings(self, connection: Connection) -> Recruitment:
-        """As last served. Raises ValueError where the study was never served."""
-        query = select(recruitment.c.settings).where(self._own(recruitment))
-        if (found := connection.scalar(query)) is None:
+    def _recruiting(self, connection: Connection, lock: bool = False) -> Row:
+        query = select(recruitment).where(self._own(recruitment))
+        found = connection.execute(query.with_for_update() if lock else query).first()
+        if found is None:
             raise ValueError(
                 f"study {self.study} was never served for source {self.source!r} from this "
                 f"database; serve it first, or name another --source"
             )
-        return Recruitment(**found)
+        return found
+
+    def settings(self, connection: Connection) -> Recruitment:
+        """As last served. Raises ValueError where the study was never served."""
+        return Recruitment(**self._recruiting(connection).settings)
 
     def opens(self, connection: Connection) -> datetime | None:
         """The moment from which people may come, while it lies ahead."""
-        opens = connection.scalar(select(recruitment.c.opens).where(self._own(recruitment)))
+        opens = self._recruiting(connection).opens
         return opens if opens is not None and opens > self.store.clock() else None
 
-    def state(self, connection: Connection, lock: bool = False) -> State:
-        """Open, paused or closed; with `lock` nobody else changes recruitment meanwhile."""
-        query = select(recruitment.c.state).where(self._own(recruitment))
-        return connection.scalar(query.with_for_update() if lock else query) or "open"
+    def state(self, connection: Connection) -> State:
+        """Open, paused or closed."""
+        return self._recruiting(connection).state
 
     # People
 
@@ -174,6 +179,11 @@ class Places:
         values = {"source": self.source, "platform": platform, "reason": reason}
         return self.store.insert_new(connection, turned_away, key | values)
 
+    def let_in(self, connection: Connection, nonce: str) -> None:
+        """Whoever was turned away on this page and comes in after all is not counted twice."""
+        own = (turned_away.c.study == self.study) & (turned_away.c.nonce == nonce)
+        connection.execute(delete(turned_away).where(own))
+
     def is_blocked(self, connection: Connection, platform_id: str) -> bool:
         """Whether the platform's id is on the list of those who may not take part."""
         query = select(blocked.c.digest).where(
@@ -189,11 +199,16 @@ class Places:
 
     # Commands
 
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        """One transaction in which nobody else changes recruitment."""
+        with self.store.write() as connection:
+            self._recruiting(connection, lock=True)
+            yield connection
+
     def add(self, number: int) -> int:
         """Add so many places; how many there are now. The study and its hash stay as they are."""
-        with self.store.write() as connection:
-            self.settings(connection)
-            self.state(connection, lock=True)
+        with self._changing() as connection:
             last = connection.scalar(select(func.max(places.c.place)).where(self._own(places)))
             first = 0 if last is None else last + 1
             self._make(connection, range(first, first + number))
@@ -202,21 +217,16 @@ class Places:
 
     def set_state(self, state: State) -> None:
         """Open now, pause or close; whoever has begun goes on."""
-        with self.store.write() as connection:
-            self.settings(connection)
-            changed = self.state(connection, lock=True) != state
-            if changed or (state == "open" and self.opens(connection)):
-                values = {"state": state} | ({"opens": None} if state == "open" else {})
-                connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
+        with self._changing() as connection:
+            opens = state == "open" and self.opens(connection)
+            if opens or self.state(connection) != state:
+                self._set(connection, state=state, **({"opens": None} if opens else {}))
                 self._log(connection, state, "")
 
     def open_at(self, moment: datetime) -> None:
         """Let people come from a moment on; whoever has begun goes on."""
-        with self.store.write() as connection:
-            self.settings(connection)
-            self.state(connection, lock=True)
-            values = {"state": "open", "opens": moment}
-            connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
+        with self._changing() as connection:
+            self._set(connection, state="open", opens=moment)
             self._log(connection, "open-at", f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
 
     def release(self, identifier: str, reason: str = "released") -> str:
@@ -230,7 +240,6 @@ class Places:
         """
         with self.store.write() as connection:
             row = self._find(connection, identifier)
-            row = row and self.store.row(connection, self.study, row["participant"], lock=True)
             if row is None:
                 raise ValueError(
                     f"nobody is known as {identifier!r}; name a pseudonym, the platform's id or "
@@ -248,36 +257,19 @@ class Places:
 
     def holds(self, identifier: str) -> bool:
         """Whether who is known by it still holds an unfinished place."""
-        with self.store.read() as connection:
+        with self.store.write() as connection:
             row = self._find(connection, identifier)
         return row is not None and row["status"] in UNFINISHED
 
     def _find(self, connection: Connection, identifier: str) -> dict[str, Any] | None:
-        details = identities.c.details
-        sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
-        query = (
-            select(participants.c.participant)
-            .outerjoin(
-                identities,
-                (identities.c.study == participants.c.study)
-                & (identities.c.participant == participants.c.participant),
-            )
-            .where(
-                self._own(participants),
-                or_(
-                    participants.c.participant == identifier,
-                    identities.c.platform_id == identifier,
-                    *(session == identifier for session in sessions),
-                ),
-            )
-        )
-        found = connection.scalar(query)
-        return self.store.row(connection, self.study, found) if found else None
+        for study, source, participant in self.store.known_as(connection, identifier):
+            if (study, source) == (self.study, self.source):
+                return self.store.row(connection, study, participant, lock=True)
+        return None
 
     def block(self, platform_ids: Iterable[str]) -> int:
         """Bar people by their platform's ids, of which only hashes are kept; how many are new."""
-        with self.store.write() as connection:
-            self.settings(connection)
+        with self._changing() as connection:
             digests = [self._digest(connection, each) for each in dict.fromkeys(platform_ids)]
             new = sum(
                 self.store.insert_new(connection, blocked, {"study": self.study, "digest": digest})
@@ -292,19 +284,13 @@ class Places:
             total, taken = connection.execute(
                 select(func.count(), func.count(places.c.participant)).where(self._own(places))
             ).one()
-            statuses = connection.execute(
-                select(participants.c.status, func.count())
-                .where(self._own(participants))
-                .group_by(participants.c.status)
-            ).all()
-            away = connection.execute(
-                select(turned_away.c.reason, func.count())
-                .where(self._own(turned_away))
-                .group_by(turned_away.c.reason)
-            ).all()
-        counts = {"places": total, "free": total - taken}
-        counts |= {status: n for status, n in sorted(statuses)}
-        return counts | {f"turned away: {reason}": n for reason, n in sorted(away)}
+            counts = {"places": total, "free": total - taken}
+            groups = (participants.c.status, ""), (turned_away.c.reason, "turned away: ")
+            for column, prefix in groups:
+                query = select(column, func.count()).where(self._own(column.table))
+                found = connection.execute(query.group_by(column).order_by(column))
+                counts |= {f"{prefix}{name}": n for name, n in found}
+        return counts
 
     def log(self) -> list[dict[str, Any]]:
         """Moment, event, detail; oldest first."""

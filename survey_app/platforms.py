@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, urlsplit
 
-from survey_app.signed_links import LinkError, read_link
+from survey_app.signed_links import BadAddress, read_link
 from tasks.language import N_
 from tasks.recruitment import PLATFORMS, Entry
 
@@ -20,18 +20,6 @@ PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}"}
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
-
-
-class BadAddress(ValueError):
-    """The address lacks what its platform sends, or holds something else; told to the visitor.
-
-    Args:
-        text: of the catalogue. values: what stands in its braces.
-    """
-
-    def __init__(self, text: str, **values: str) -> None:
-        super().__init__(text.format(**values))
-        self.text, self.values = text, values
 
 
 @dataclass(frozen=True)
@@ -88,10 +76,7 @@ def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arriva
 def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
     outdated = False
     if entry.signed:
-        try:
-            parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
-        except LinkError as error:
-            raise BadAddress(error.text) from error
+        parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
     elif "PROLIFIC_PID" not in parameters:  # signed ids alone: never take that for an open link
         raise BadAddress(
             N_(

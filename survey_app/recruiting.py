@@ -13,16 +13,16 @@ from harness.section import read_text
 from harness.terminal import console
 from survey_app.commands import (
     Database,
-    StudyFolder,
     check_codes,
-    database_url,
-    existing,
     known_source,
+    served,
 )
+from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
 
 if TYPE_CHECKING:
     from survey_app.places import Places, State
+    from survey_app.prolific import Comparison, Prolific
 
 
 AsSource = Annotated[str, typer.Option(help=f"one of {', '.join(SOURCES)}")]
@@ -49,11 +49,9 @@ def places(
 ) -> None:
     """Show, add, release, pause or close the places of participants; every change is logged."""
     from survey_app.places import Places
-    from tasks.study import load
 
     known_source(source)
-    frozen, _ = load(study)
-    store = existing(database_url(study, database))
+    frozen, store = served(study, database)
     own = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
     if change is not None:
         _change_places(own, change, who or [])
@@ -108,14 +106,12 @@ def _moment(text: str) -> datetime:
 _MOMENT = "say date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01T08:00Z"
 
 
-def _at_prolific(study: Path, database: str | None):
-    """The study, its folder's settings, its open database, and the platform."""
+def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Comparison, Places]:
+    """The platform, its submissions beside ours, and the study's places."""
     from survey_app.places import Places
-    from survey_app.prolific import Prolific
+    from survey_app.prolific import Prolific, compare
     from tasks.recruitment import load_recruitment
-    from tasks.study import load
 
-    frozen, _ = load(study)
     recruitment = load_recruitment(study)
     if not recruitment.studies:
         raise ValueError(
@@ -123,8 +119,9 @@ def _at_prolific(study: Path, database: str | None):
             f"make a draft (`conceptevo prolific draft`)"
         )
     prolific = Prolific()
-    store = existing(database_url(study, database))
-    return prolific, store, frozen, recruitment, Places(store, frozen.hash, "human")
+    frozen, store = served(study, database)
+    comparison = compare(prolific, store, frozen.hash, recruitment.studies)
+    return prolific, comparison, Places(store, frozen.hash, "human")
 
 
 def prolific_draft(
@@ -157,10 +154,9 @@ def prolific_draft(
 
 def prolific_poll(study: StudyFolder, database: Database = None) -> None:
     """Compare with Prolific; free the places of those who returned or timed out there."""
-    from survey_app.prolific import compare, release_gone
+    from survey_app.prolific import release_gone
 
-    prolific, store, frozen, recruitment, own = _at_prolific(study, database)
-    comparison = compare(prolific, store, frozen.hash, recruitment.studies)
+    _, comparison, own = _at_prolific(study, database)
     for (theirs, ours), count in sorted(comparison.counts.items()):
         console.print(f"{count:>6}  {theirs} there, {ours} here")
     console.print(f"{release_gone(comparison, own)} places given on")
@@ -175,10 +171,7 @@ def prolific_approve(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
 ) -> None:
     """Approve those who finished here and submitted their own code to Prolific."""
-    from survey_app.prolific import compare
-
-    prolific, store, frozen, recruitment, _ = _at_prolific(study, database)
-    comparison = compare(prolific, store, frozen.hash, recruitment.studies)
+    prolific, comparison, _ = _at_prolific(study, database)
     payable = comparison.payable
     for problem in comparison.problems:
         console.print(f"left out: {problem}")

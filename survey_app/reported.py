@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 BROWSERS = ("chrome", "firefox", "safari", "edge", "opera", "samsung", "other")
@@ -25,6 +24,6 @@ def device_of(sent: object) -> dict[str, Any]:
 def count(action: dict[str, Any], name: str, most: float) -> float:
     """A count that the browser reports: a finite number from 0 to `most`, else 0 or `most`."""
     value = action.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return 0
     return min(max(value, 0), most)

@@ -1,4 +1,4 @@
-"""The tables of the store. Migrations (migrations/versions) lead a database here."""
+"""The tables of the store. Migrations (migrations/versions) lead an older database here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import (
     JSON,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Float,
     ForeignKeyConstraint,
@@ -58,6 +59,11 @@ def _of_participant() -> ForeignKeyConstraint:
     """The row goes with the participant's."""
     own = ["study", "participant"]
     return ForeignKeyConstraint(own, [f"participants.{name}" for name in own], ondelete="CASCADE")
+
+
+def of(table: Table, study: str, participant: str) -> ColumnElement[bool]:
+    """Which rows of a table are one participant's."""
+    return (table.c.study == study) & (table.c.participant == participant)
 
 
 #: One row a study served from this database. `salt` makes pseudonyms, `secret` signs tokens.
@@ -158,6 +164,9 @@ identities = Table(
     Column("details", JSON, nullable=False),
     _of_participant(),
 )
+
+#: Everybody, with the platform's ids where they are kept.
+people = participants.outerjoin(identities)
 
 #: The places of a study, each source with its own; a place has at most one participant.
 places = Table(

@@ -18,10 +18,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from survey_app import metrics
+from survey_app.first_page import first_page
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from survey_app.tokens import BadToken
@@ -72,6 +73,16 @@ def pictures() -> dict[str, bytes]:
     folder = Path(os.environ["CONCEPTEVO_STUDY"]) / "images"
     study = service().study
     return {n: (folder / n).read_bytes() for n in (*study.images(), *study.own_files())}
+
+
+@cache
+def opening() -> str:
+    """What a browser gets before anything of the survey runs."""
+    return first_page(service().view.words, service().study.title)
+
+
+async def index(request: Request) -> Response:
+    return HTMLResponse(opening(), headers={"Cache-Control": "no-cache"})
 
 
 async def act(request: Request) -> Response:
@@ -138,8 +149,9 @@ async def figures(request: Request) -> Response:
 
 
 ROUTES = [
+    Route("/", index),
     Route("/act", act, methods=["POST"]),
-    Route("/img/{name}", picture),
+    Route("/img/{name:path}", picture),
     Route("/healthz", healthz),
     Route("/metrics", figures),
 ]

@@ -16,27 +16,22 @@ from sqlalchemy import Connection
 
 from survey_app import flow, tokens
 from survey_app.endings import REASONS
-from survey_app.flow import Course, Progress, Stage
+from survey_app.flow import ASKED, Course, Progress, Stage
 from survey_app.places import Places
 from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
 from survey_app.reported import DAY, count, device_of
+from survey_app.schema import participants, responses
 from survey_app.standing import Standing, standing
-from survey_app.store import Store, course_of, current_trials, plan_of, progress_of
+from survey_app.store import Store, course_of, progress_of
 from survey_app.views import View
+from tasks.assignment import plan
 from tasks.base import CONFIDENCE, UnfitAnswer, check_values
 from tasks.kinds import all_tasks
 from tasks.language import N_
-from tasks.questionnaire import When, check_answers, count_right, screened
+from tasks.questionnaire import check_answers, count_right, screened
 from tasks.recruitment import Recruitment
 from tasks.responses import Source
 from tasks.study import Study
-
-#: Pages of questions, and which of the study's questions they ask.
-ASKED: dict[Stage, When] = {
-    Stage.BEFORE: "before",
-    Stage.QUIZ: "quiz",
-    Stage.QUESTIONS: "after",
-}
 
 
 class BadAction(ValueError):
@@ -149,10 +144,6 @@ class Service:
         )
         return {"version": 1, "token": "", **self.view.page(at)}
 
-    def still(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The page that belongs to a row of a participant, stored or not."""
-        return self._page(row, {})
-
     def page(self, participant: str) -> dict[str, Any]:
         """The page the participant is on, from the database alone."""
         with self.store.read() as connection:
@@ -201,9 +192,10 @@ class Service:
     ) -> tuple[dict[str, Any], bool]:
         """Agreed: a participant with a place, in one transaction. Else nothing of them is kept."""
         reasons = {"no": "declined", "screen": "screen", "yes": None}
-        if values.get("consent") not in reasons:
+        choice = str(values.get("consent"))
+        if choice not in reasons:
             raise BadAction("consent must be yes, no or screen")
-        declined = reasons[values["consent"]]
+        declined = reasons[choice]
         device = device_of(action.get("device"))
         if not declined and 0 < device.get("width", 0) < self.study.min_width:
             text = N_("The window is narrower than {width} pixels.")
@@ -222,9 +214,10 @@ class Service:
                     return self._page(row, self._identity_at_end(connection, row)), False
                 place = self.places.take(connection, key["participant"])
                 if place is not None:
+                    self.places.let_in(connection, nonce)
                     self.store.identify(connection, key, visitor)
                     return self._begin(connection, key, place, device), True
-                self.store.dismiss(connection, key)
+                self.store.erase(connection, participants, **key)
                 refusal = "full"
             done = self.places.turn_away(connection, nonce, visitor.platform, refusal)
         return self._turned_away(visitor, refusal), done
@@ -237,8 +230,8 @@ class Service:
         row = self._save(
             connection,
             row,
-            flow.consent(progress_of(row), True),
-            plan=plan_of(self.study, place),
+            flow.consent(progress_of(row)),
+            plan=plan(self.study, place),
             consented_at=self.store.clock(),
             device=device,
         )
@@ -265,7 +258,7 @@ class Service:
         """Carry out an action; the new row."""
         row, progress, course = turn.row, turn.progress, turn.course
         if "withdraw" in turn.values:
-            self.store.erase_answers(turn.connection, row)
+            self.store.erase(turn.connection, responses, row["study"], row["participant"])
             gone: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
             return self._go_on(turn, flow.withdraw(progress), **gone)
         if turn.stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
@@ -322,9 +315,9 @@ class Service:
     def _answer(self, turn: Turn) -> dict[str, Any]:
         """Store the answer to a trial."""
         row, progress, practising = turn.row, turn.progress, turn.stage is Stage.PRACTICE
-        placed = current_trials(self.study, row)
-        position = progress.practice_done if practising else progress.done
-        trial = self.study.by_id[placed[position]["trial"]]
+        at = standing(self.study, self.keys, row)
+        placed = at.placed[0]
+        trial = self.study.by_id[placed["trial"]]
         task = all_tasks().get(trial.task)
         missing, answer, confidence, right = self._missing(turn.sent), None, None, None
         key = self.keys[trial.id]
@@ -344,8 +337,8 @@ class Service:
                 "task": trial.task,
                 "condition": trial.condition,
                 "role": trial.role,
-                "position": position,
-                "options": placed[position]["options"],
+                "position": at.position,
+                "options": placed["options"],
                 "answer": answer,
                 "correct": right,
                 "missing": missing,

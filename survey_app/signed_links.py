@@ -16,7 +16,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from tasks.language import N_
+from tasks.language import N_, Refusal
 
 API = "CONCEPTEVO_PROLIFIC_API"  # another address of Prolific's API, for tests
 KEYS = "/.well-known/study/jwks.json"
@@ -24,12 +24,8 @@ FRESH = 24 * 3600  # seconds for which the keys are kept
 SKEW = 60  # seconds by which two clocks may differ
 
 
-class LinkError(ValueError):
-    """The link is not signed by Prolific, or for another survey; `text` is for the visitor."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+class BadAddress(Refusal):
+    """The address lacks what its platform sends, or holds something else."""
 
 
 def api() -> str:
@@ -62,25 +58,25 @@ def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
     """The parameters in a signed link, and whether its time is over.
 
     Raises:
-        LinkError: no token, not signed by Prolific, for another domain, or the keys are not to be
+        BadAddress: no token, not signed by Prolific, for another domain, or the keys are not to be
             had.
     """
     try:
         claims = _claims(token)
     except httpx.HTTPError as error:
-        raise LinkError(
+        raise BadAddress(
             N_("Your link cannot be checked at the moment. Please reload this page in a minute.")
         ) from error
     except (JoseError, ValueError, TypeError) as error:
-        raise LinkError(_NOT_SIGNED) from error
+        raise BadAddress(_NOT_SIGNED) from error
     domains = claims.get("aud")
     sent = claims.get("prolific")
     named = domains if isinstance(domains, list) else [domains]
     if not {audience, f"https://{audience}"} & set(map(str, named)) or not isinstance(sent, dict):
-        raise LinkError(_NOT_SIGNED)
+        raise BadAddress(_NOT_SIGNED)
     end = claims.get("exp")
     if isinstance(end, bool) or not isinstance(end, int | float):
-        raise LinkError(_NOT_SIGNED)
+        raise BadAddress(_NOT_SIGNED)
     parameters = {str(k): v for k, v in sent.items() if isinstance(v, str)}
     return parameters, time.time() > end + SKEW
 

@@ -6,17 +6,16 @@ effects are invented: how easy a condition is, how able a person, how hard a tri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
-from survey_app import flow
-from survey_app.flow import Stage
+from survey_app.flow import ASKED, ENDS, Stage
 from survey_app.platforms import Arrival
-from survey_app.service import ASKED, Service
-from survey_app.store import course_of, current_trials, progress_of
+from survey_app.service import Service
+from survey_app.standing import Standing, standing
 from tasks.base import CONFIDENCE, Trial
 from tasks.kinds import all_tasks
 from tasks.questionnaire import simulated_answers
@@ -42,6 +41,50 @@ class _Clock:
         self.moment += timedelta(seconds=seconds)
 
 
+class Person:
+    """How somebody answers.
+
+    Args:
+        hardness: trial -> log-odds by which it is harder than others; 0 where it is not named.
+        able: with the ability to see whatever can be seen, and never careless.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, hardness: Mapping[str, float], able: bool = False
+    ) -> None:
+        self.rng, self.hardness = rng, hardness
+        self.careless, self.ability = rng.random() < CARELESS, rng.normal(0, PEOPLE)
+        if able:
+            self.careless, self.ability = False, np.inf
+
+    def reply(self, service: Service, at: Standing) -> dict[str, Any]:
+        """The action with which the person answers the page where they stand."""
+        seconds = float(self.rng.lognormal(np.log(2 if self.careless else 7), 0.4))
+        values: dict[str, Any] = {}
+        if at.stage in ASKED:
+            asked = service.study.asked(ASKED[at.stage])
+            values = simulated_answers(asked, self.rng, at.answers)
+        elif at.stage is Stage.CONSENT:
+            values = {"consent": "yes"}
+        elif at.stage in (Stage.PRACTICE, Stage.TRIAL):
+            values = self._answer(service, service.study.by_id[at.placed[0]["trial"]])
+        return {"values": values, "milliseconds": seconds * 1000}
+
+    def _answer(self, service: Service, trial: Trial) -> dict[str, Any]:
+        task, rng = all_tasks().get(trial.task), self.rng
+        ease = OBVIOUS if trial.role != "trial" else EASES.get(trial.condition, EASE)
+        hard = self.hardness.get(trial.id, 0.0)
+        chance = 1 / (1 + np.exp(-(ease + self.ability + hard)))
+        knows = not self.careless and trial.condition != "random" and rng.random() < chance
+        values = task.values(task.simulate(trial, service.keys[trial.id], knows, rng))
+        if CONFIDENCE.name in {f.name for f in service.study.fields(trial)}:
+            # In part they say what they know, in part anything: insight, but not perfect.
+            fitting = (3, 4) if knows else (1, 2)
+            levels = fitting if rng.random() < INSIGHT else (1, 2, 3, 4)
+            values[CONFIDENCE.name] = str(rng.choice(levels))
+        return values
+
+
 def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
     """Let `participants` people take part, one after another; yields the status each ends with.
 
@@ -49,69 +92,41 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
     """
     clock = _Clock()
     service.store.clock = clock
-    hardness = dict.fromkeys(service.study.by_id, 0.0)
     rng = np.random.default_rng([seed, 0])
-    for trial in hardness:
-        hardness[trial] = float(rng.normal(0, TRIALS))
+    hardness = {trial: float(rng.normal(0, TRIALS)) for trial in service.study.by_id}
     begin = clock.moment - timedelta(days=2)
     for number in range(participants):
         clock.moment = begin + timedelta(minutes=10 * number)
         rng = np.random.default_rng([seed, 1, number])
-        person = Arrival("simulation", f"{seed}-{number}")
-        yield _take_part(service, clock, person, hardness, rng)
+        person = Person(rng, hardness)
+        leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
+        end = ""
+        visitor = Arrival("simulation", f"{seed}-{number}")
+        for page in session(service, visitor, person, clock.think):
+            end = page["stage"]
+            if page["version"] == leaves_at and end not in ENDS:
+                end = "left"
+                break
+        yield end
 
 
-def _take_part(
+def session(
     service: Service,
-    clock: _Clock,
     visitor: Arrival,
-    hardness: dict[str, float],
-    rng: np.random.Generator,
-) -> str:
-    careless, ability = rng.random() < CARELESS, rng.normal(0, PEOPLE)
-    leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
-    answers: dict[str, Any] = {}
-    page, person = service.welcome(visitor), service.participant(visitor)
-    while Stage(page["stage"]) not in flow.ENDS:
-        if page["version"] == leaves_at:
-            return "left"
-        stage, trial = _standing(service, person)
-        seconds = float(rng.lognormal(np.log(2 if careless else 7), 0.4))
-        action: dict[str, Any] = {"values": {}, "milliseconds": seconds * 1000}
-        if stage is Stage.INSTRUCTIONS:
+    person: Person,
+    think: Callable[[float], None] = lambda seconds: None,
+) -> Iterator[dict[str, Any]]:
+    """The pages of one person, from consent to the end; `think` lets time pass before an action."""
+    page = service.welcome(visitor)
+    yield page
+    while page["stage"] not in ENDS:
+        with service.store.read() as connection:
+            row = service.store.row(connection, service.study.hash, service.participant(visitor))
+        at = standing(service.study, service.keys, row) if row else Standing(Stage.CONSENT)
+        action = person.reply(service, at)
+        think(action["milliseconds"] / 1000)
+        if at.stage is Stage.INSTRUCTIONS:
             action["milliseconds"] *= 5
-        if stage in ASKED:
-            asked = service.study.asked(ASKED[stage])
-            action["values"] = simulated_answers(asked, rng, answers)
-            answers |= action["values"]
-        if stage is Stage.CONSENT:
-            action["values"] = {"consent": "yes"}
-        elif trial is not None:
-            ease = OBVIOUS if trial.role != "trial" else EASES.get(trial.condition, EASE)
-            chance = 1 / (1 + np.exp(-(ease + ability + hardness[trial.id])))
-            knows = not careless and trial.condition != "random" and rng.random() < chance
-            answer = all_tasks().get(trial.task).simulate(trial, service.keys[trial.id], knows, rng)
-            action["values"] = all_tasks().get(trial.task).values(answer)
-            if CONFIDENCE.name in {f.name for f in service.study.fields(trial)}:
-                # In part they say what they know, in part anything: insight, but not perfect.
-                told = (3, 4) if knows else (1, 2)
-                levels = told if rng.random() < INSIGHT else (1, 2, 3, 4)
-                action["values"][CONFIDENCE.name] = str(rng.choice(levels))
-        clock.think(seconds)
         page, done = service.act(page["token"], action)
         assert done, "a simulated action was not carried out"
-    return page["stage"]
-
-
-def _standing(service: Service, person: str) -> tuple[Stage, Trial | None]:
-    """The stage a person is at, and its trial if it is one that takes an answer."""
-    with service.store.read() as connection:
-        row = service.store.row(connection, service.study.hash, person)
-    if row is None:
-        return Stage.CONSENT, None
-    progress = progress_of(row)
-    stage = flow.stage(progress, course_of(service.study, service.keys, row))
-    if stage not in (Stage.PRACTICE, Stage.TRIAL):
-        return stage, None
-    position = progress.practice_done if stage is Stage.PRACTICE else progress.done
-    return stage, service.study.by_id[current_trials(service.study, row)[position]["trial"]]
+        yield page

@@ -8,6 +8,7 @@ from typing import Any
 from survey_app import flow
 from survey_app.flow import Stage
 from survey_app.store import course_of, current_trials, progress_of
+from tasks.assignment import Placed
 from tasks.study import Study
 
 
@@ -22,7 +23,7 @@ class Standing:
     stage: Stage
     position: int = 0
     total: int = 0
-    placed: list[dict[str, Any]] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
     feedback: dict[str, Any] | None = None
     key: Any = None
     attempt: int = 1

@@ -10,7 +10,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
@@ -20,13 +20,19 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import (
     Connection,
     Engine,
+    Row,
+    Table,
     create_engine,
     delete,
     event,
     insert,
+    inspect,
+    make_url,
+    or_,
     select,
     update,
 )
@@ -37,13 +43,16 @@ from survey_app.flow import Course, Progress
 from survey_app.platforms import Arrival
 from survey_app.schema import (
     identities,
+    metadata,
+    of,
     participants,
+    people,
     places,
     recruitment_log,
     responses,
     studies,
 )
-from tasks.assignment import plan, practice_plan
+from tasks.assignment import Placed, practice_plan
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -60,10 +69,12 @@ def open_engine(url: str, durable: bool = True) -> Engine:
     """An engine for any SQLAlchemy URL, tuned for many small transactions.
 
     Raises:
-        ValueError: not a URL, or a database whose driver is not installed.
+        ValueError: not a URL, a password with @ in it, or a driver that is not installed.
     """
     private = {"hide_parameters": True}  # answers and ids never go into a log
     try:
+        if "@" in (make_url(url).host or ""):
+            raise ValueError("two @")
         if url.startswith("sqlite"):
             engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **private)
             event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_hasty)
@@ -76,6 +87,11 @@ def open_engine(url: str, durable: bool = True) -> Engine:
             f"database {url.split('://')[0]!r} cannot be used ({error}); name an "
             f"SQLAlchemy URL such as sqlite:///answers.sqlite or postgresql://user@host/name"
         ) from error
+    except ValueError:  # its text holds a part of the password
+        raise ValueError(
+            "the URL of the database cannot be read: in its password write @ as %40 and % as %25; "
+            "its port is a number"
+        ) from None
 
 
 def _sqlite_connect(connection, record) -> None:
@@ -132,14 +148,27 @@ class Store:
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
 
     def migrate(self) -> None:
-        """Bring the database to the newest schema; creates it where it is empty."""
+        """Bring the database to the newest schema; creates it where it is empty.
+
+        Raises:
+            ValueError: it is of another version of this software, which knows other tables.
+        """
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":  # two processes starting at once
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(726031)")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                if not inspect(connection).has_table("alembic_version"):
+                    metadata.create_all(connection)
+                    command.stamp(config, "head")
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise ValueError(
+                    f"the database is of another version of this software: {error}; use that "
+                    f"version, or another database"
+                ) from error
             connection.commit()
 
     @contextmanager
@@ -150,11 +179,11 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One reading transaction; never waits for a writer."""
-        with (
-            self.engine.connect().execution_options(reading=True) as connection,
-            connection.begin(),
-        ):
+        """One reading transaction, in which all is of one moment; never waits for a writer."""
+        options: dict[str, Any] = {"reading": True}
+        if self.engine.dialect.name == "postgresql":
+            options["isolation_level"] = "REPEATABLE READ"
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     def register(self, connection: Connection, study: Study) -> tuple[str, str]:
@@ -203,14 +232,9 @@ class Store:
         }
         return self.insert_new(connection, participants, row)
 
-    def dismiss(self, connection: Connection, key: dict[str, str]) -> None:
-        """Delete the row of a visitor for whom there is no place, before anyone could see it."""
-        connection.execute(
-            delete(participants).where(
-                participants.c.study == key["study"],
-                participants.c.participant == key["participant"],
-            )
-        )
+    def erase(self, connection: Connection, table: Table, study: str, participant: str) -> None:
+        """Delete a participant's rows in a table; with the row in `participants` all others go."""
+        connection.execute(delete(table).where(of(table, study, participant)))
 
     def identify(self, connection: Connection, key: dict[str, str], arrival: Arrival) -> None:
         """Keep the platform's ids of a participant, apart from the answers."""
@@ -231,33 +255,24 @@ class Store:
             if before and before != details:
                 connection.execute(
                     update(identities)
-                    .where(identities.c.study == study, identities.c.participant == participant)
+                    .where(of(identities, study, participant))
                     .values(details=details | {"earlier": [*sessions, before]})
                 )
 
     def row(self, connection: Connection, study: str, participant: str, lock: bool = False):
         """The participant's row, or None."""
-        query = select(participants).where(
-            participants.c.study == study, participants.c.participant == participant
-        )
+        query = select(participants).where(of(participants, study, participant))
         found = connection.execute(query.with_for_update() if lock else query).mappings().first()
         return None if found is None else dict(found)
 
     def identity(self, connection: Connection, study: str, participant: str) -> dict[str, Any]:
         """What the platform sent along; empty where it was deleted."""
-        found = connection.scalar(
-            select(identities.c.details).where(
-                identities.c.study == study, identities.c.participant == participant
-            )
-        )
-        return found or {}
+        query = select(identities.c.details).where(of(identities, study, participant))
+        return connection.scalar(query) or {}
 
     def update(self, connection: Connection, study: str, participant: str, **values) -> None:
-        connection.execute(
-            update(participants)
-            .where(participants.c.study == study, participants.c.participant == participant)
-            .values(**values)
-        )
+        own = of(participants, study, participant)
+        connection.execute(update(participants).where(own).values(**values))
 
     def save_progress(
         self,
@@ -281,51 +296,42 @@ class Store:
         self.update(connection, row["study"], row["participant"], **values)
         return row | values
 
-    def erase_answers(self, connection: Connection, row: dict[str, Any]) -> None:
-        """Delete what a person answered who withdrew."""
-        connection.execute(
-            delete(responses).where(
-                responses.c.study == row["study"], responses.c.participant == row["participant"]
-            )
-        )
-
     def save_response(self, connection: Connection, values: dict[str, Any]) -> bool:
         """Store an answer unless the participant has one for this trial; whether it is new."""
         return self.insert_new(connection, responses, values | {"app_version": APP_VERSION})
 
-    def forget(self, participant: str) -> int:
-        """Delete a person everywhere: by pseudonym or platform id. Their place becomes free.
+    def known_as(self, connection: Connection, identifier: str) -> Sequence[Row]:
+        """Study, source and participant of all who bear it.
+
+        Args:
+            identifier: a pseudonym, the platform's id of a person, or of one's latest session.
+        """
+        details = identities.c.details
+        sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
+        names = (participants.c.participant, identities.c.platform_id, *sessions)
+        return connection.execute(
+            select(participants.c.study, participants.c.source, participants.c.participant)
+            .select_from(people)
+            .where(or_(*(name == identifier for name in names)))
+        ).all()
+
+    def forget(self, identifier: str) -> int:
+        """Delete a person everywhere; see known_as. Their place becomes free.
 
         Returns:
             how many participations were deleted.
         """
         with self.write() as connection:
-            keys = connection.execute(
-                select(participants.c.study, participants.c.participant)
-                .outerjoin(
-                    identities,
-                    (identities.c.study == participants.c.study)
-                    & (identities.c.participant == participants.c.participant),
-                )
-                .where(
-                    (participants.c.participant == participant)
-                    | (identities.c.platform_id == participant)
-                )
-            ).all()
-            for study, identifier in keys:
-                held = (places.c.study == study) & (places.c.participant == identifier)
+            known = self.known_as(connection, identifier)
+            for study, _, participant in known:
+                held = of(places, study, participant)
                 connection.execute(update(places).where(held).values(participant=None))
-                for table in (identities, responses, participants):
-                    connection.execute(
-                        delete(table).where(
-                            table.c.study == study, table.c.participant == identifier
-                        )
-                    )
-                named = recruitment_log.c.detail.contains(identifier)
+                self.erase(connection, participants, study, participant)
+                named = recruitment_log.c.detail.contains(participant)
                 connection.execute(
                     update(recruitment_log).where(named).values(detail="somebody since forgotten")
                 )
-            return len(keys)
+            return len(known)
 
     def scrub(self) -> list[str]:
         """Clear what was deleted out of the database's own files; what this cannot reach."""
@@ -378,12 +384,8 @@ def progress_of(row: dict[str, Any]) -> Progress:
     )
 
 
-def plan_of(study: Study, place: int) -> list[dict[str, Any]]:
-    return [placed.model_dump(mode="json") for placed in plan(study, place)]
-
-
-def current_trials(study: Study, row: dict[str, Any]) -> list[dict[str, Any]]:
+def current_trials(study: Study, row: dict[str, Any]) -> list[Placed]:
     """The plan that the participant is in: practice of this attempt, or the place's trials."""
     if row["status"] == "practising":
-        return [p.model_dump(mode="json") for p in practice_plan(study, row["practice_attempts"])]
+        return practice_plan(study, row["practice_attempts"])
     return row["plan"] or []

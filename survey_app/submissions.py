@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, select
 
 from survey_app.export import state_of
 from survey_app.places import UNFINISHED
-from survey_app.schema import identities, participants
+from survey_app.schema import identities, participants, people
 from survey_app.store import Store
 
 COLUMNS = (
@@ -26,11 +26,7 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
     """
     query = (
         select(participants, identities.c.platform_id, identities.c.details)
-        .outerjoin(
-            identities,
-            (identities.c.study == participants.c.study)
-            & (identities.c.participant == participants.c.participant),
-        )
+        .select_from(people)
         .where(participants.c.source == source)
         .order_by(participants.c.consented_at)
     )

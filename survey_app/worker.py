@@ -12,12 +12,10 @@ from pathlib import Path
 
 import streamlit as st
 import uvicorn
-from starlette.middleware import Middleware
 from streamlit.web import bootstrap
 
 from survey_app.doors import DASHBOARD, LARGEST_MESSAGE, SURVEY, guarded
-from survey_app.first_page import FirstPage
-from survey_app.server import ROUTES, pictures, service
+from survey_app.server import ROUTES, opening, pictures, service
 
 #: See docs/hosting.md for what each was measured to change.
 SETTINGS = {
@@ -45,17 +43,15 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     bootstrap.load_config_options(SETTINGS)
     try:
-        path, known = Path(__file__).parent / script, service()
+        service()
     except ValueError as error:
         sys.exit(f"worker not started: {error}")
-    if script == "app.py":
+    doors, routes = (SURVEY, ROUTES) if script == "app.py" else (DASHBOARD, [])
+    if routes:  # read what they serve before anyone waits for it
         pictures()
-        words = Middleware(FirstPage, words=known.view.words, title=known.study.title)
-        app = st.App(path, routes=ROUTES, middleware=[words])
-    else:
-        app = st.App(path)
+        opening()
     config = uvicorn.Config(
-        guarded(app, SURVEY if script == "app.py" else DASHBOARD),
+        guarded(st.App(Path(__file__).parent / script, routes=routes), doors),
         log_level="warning",
         ws_ping_interval=30,
         ws_max_size=LARGEST_MESSAGE,

@@ -8,17 +8,18 @@ in a trial. Over a full turn each trial stands at each position equally often, e
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
-from pydantic import BaseModel
 
 from tasks.study import Study
 
 
-class Placed(BaseModel):
-    """One trial in a participant's plan, with the order of its options."""
+class Placed(TypedDict):
+    """One trial in a participant's plan, with the order of its options; stored as it stands."""
 
     trial: str
-    options: tuple[str, ...]
+    options: list[str]
 
 
 def _turn(items: list, by: int) -> list:
@@ -26,10 +27,11 @@ def _turn(items: list, by: int) -> list:
     return items[by:] + items[:by]
 
 
-def _options(study: Study, trial: str, round_: int) -> tuple[str, ...]:
+def _placed(study: Study, trial: str, round_: int) -> Placed:
     ids = [o.id for o in study.by_id[trial].options]
     rng = np.random.default_rng([study.seed, int(trial[1:])])
-    return tuple(_turn([ids[i] for i in rng.permutation(len(ids))], round_))
+    shuffled = [ids[i] for i in rng.permutation(len(ids))]
+    return Placed(trial=trial, options=_turn(shuffled, round_))
 
 
 def plan(study: Study, place: int) -> list[Placed]:
@@ -44,9 +46,9 @@ def plan(study: Study, place: int) -> list[Placed]:
         for nth, check in enumerate(checks, 1):
             trials.insert(nth * len(trials) // (len(checks) + 1) + 1, check)
         order += trials
-    return [Placed(trial=t, options=_options(study, t, round_)) for t in order]
+    return [_placed(study, trial, round_) for trial in order]
 
 
 def practice_plan(study: Study, attempt: int) -> list[Placed]:
     """The practice trials; the options turn with each attempt, so that it is not a memory test."""
-    return [Placed(trial=t, options=_options(study, t, attempt)) for t in study.practice]
+    return [_placed(study, trial, attempt) for trial in study.practice]

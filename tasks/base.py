@@ -15,38 +15,32 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from harness.records import Neuron
 from harness.registry import Registry
+from harness.section import Section
 from tasks.evidence import Evidence
-from tasks.language import N_, Words
+from tasks.language import N_, Refusal, Words
 from tasks.responses import Role
 
 TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
 
 
-class Frozen(BaseModel):
-    """Part of a frozen study: immutable, and nothing unknown in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Panel(Frozen):
+class Panel(Section):
     """Pictures shown above the answer: a heading ("" for the panel's number) and image names."""
 
     heading: str
     images: tuple[str, ...]
 
 
-class Option(Frozen):
+class Option(Section):
     """A picture that can be chosen; its id says nothing about it."""
 
     id: str
     image: str
 
 
-class Field(Frozen):
+class Field(Section):
     """One part of an answer.
 
     `pick`: one of the trial's options. `scale`: one of `choices` (value, label). `text`: a few
@@ -67,15 +61,31 @@ class Field(Frozen):
         return self.model_copy(update={**shown, "choices": choices})
 
 
-class Trial(Frozen):
+class Shown(Section):
+    """What is looked at, as frozen."""
+
+    panels: tuple[Panel, ...] = ()
+    options: tuple[Option, ...] = ()
+
+    @property
+    def images(self) -> list[str]:
+        """Names of all its pictures, in order."""
+        panels = [image for panel in self.panels for image in panel.images]
+        return panels + [option.image for option in self.options]
+
+    @property
+    def image_of(self) -> dict[str, str]:
+        """Option -> name of its picture."""
+        return {option.id: option.image for option in self.options}
+
+
+class Trial(Shown):
     """One screen, as frozen. `neurons` are those it shows; no participant sees one twice."""
 
     id: str
     task: str
     condition: str
     role: Role
-    panels: tuple[Panel, ...] = ()
-    options: tuple[Option, ...] = ()
     neurons: tuple[Neuron, ...] = ()
 
 
@@ -99,20 +109,8 @@ class Draft:
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
-class UnfitAnswer(ValueError):
-    """A field is empty or holds what it may not.
-
-    Args:
-        text: of the catalogue, for the participant. values: what stands in its braces.
-    """
-
-    def __init__(self, text: str, **values: str) -> None:
-        super().__init__(text.format(**values))
-        self.text, self.values = text, values
-
-    def message(self, words: Words) -> str:
-        """What the participant reads."""
-        return words(self.text, **{name: words(value) for name, value in self.values.items()})
+class UnfitAnswer(Refusal):
+    """A field is empty or holds what it may not."""
 
 
 class UnfitField(UnfitAnswer):
@@ -306,7 +304,10 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
 
 
 def clean_text(value: object) -> str:
-    """Free text as stored: one line, no control characters, at most TEXT_LIMIT characters.
+    """Free text as stored: one line of at most TEXT_LIMIT characters, without control characters.
+
+    Nor has it overrides of the direction of writing, which reorder what stands after them in a
+    table. A text without anything visible is empty.
 
     Raises:
         ValueError: not a text.
@@ -314,8 +315,15 @@ def clean_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("a text was expected")
     text = unicodedata.normalize("NFC", value.encode("utf-8", "replace").decode())
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
-    return " ".join(text.split())[:TEXT_LIMIT]
+    text = "".join(
+        " " if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in _OVERRIDES else c for c in text
+    )
+    text = " ".join(text.split())[:TEXT_LIMIT].strip()
+    return text if any(unicodedata.category(c)[0] in "LNPS" for c in text) else ""
+
+
+#: Characters that embed, isolate or override a direction of writing.
+_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 CLARITY = (

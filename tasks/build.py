@@ -127,7 +127,9 @@ def _freeze(
 ) -> Study:
     """Write the study's folder; what is in it is final."""
     words = Words(settings.language)
-    examples = {name: _example(name) for name in drawing.design}
+    # A task of one's own need not have an example.
+    drawn = {name: getattr(all_tasks().get(name), "example", None) for name in drawing.design}
+    examples = {name: draw() if draw else None for name, draw in drawn.items()}
     pictures = [picture for *_, draft in drawing.drafts for picture in _pictures(draft)]
     pictures += [picture for e in examples.values() if e for picture in _pictures(e)]
     files = iter(equal_files(pictures))
@@ -150,17 +152,17 @@ def _freeze(
         )
         keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
         recipes[identifier] = draft.recipe
-    tasks = tuple(
-        _task_text(name, _shown(out, examples[name], files, words), words)
-        for name in drawing.design
-    )
+    tasks = tuple(_task_text(out, name, examples[name], files, words) for name in drawing.design)
     own = [p for kept in texts.pictures.values() for p in kept.values()]
     for picture in (*own, *texts.questionnaire.pictures):
         _save(out, picture.name, picture.data)
+    as_set = (
+        "language", "seed", "seconds_per_trial", "min_width", "confidence", "exclusion", "analysis",
+    )  # fmt: skip
     study = Study(
         hash="",
-        language=settings.language,
         title=words(settings.title),
+        **{name: getattr(settings, name) for name in as_set},
         **texts.texts,
         files={
             name: {source: picture.name for source, picture in kept.items()}
@@ -173,17 +175,11 @@ def _freeze(
         forms=tuple(
             tuple(tuple(ids[i] for i in block) for block in form) for form in drawing.forms
         ),
-        seed=settings.seed,
         practice_pass=settings.practice.pass_share,
         practice_attempts=settings.practice.attempts,
         minutes=sized.minutes,
         questions=texts.questionnaire.questions,
         checks=texts.questionnaire.checks,
-        seconds_per_trial=settings.seconds_per_trial,
-        min_width=settings.min_width,
-        confidence=settings.confidence,
-        exclusion=settings.exclusion,
-        analysis=settings.analysis,
         payment=settings.payment.model_copy(update={"text": words(settings.payment.text)}),
         evidence={
             "space": drawing.evidence.space.method,
@@ -230,31 +226,23 @@ def _saved(
     return panels, options
 
 
-def _example(name: str) -> Example | None:
-    """A task's example; a task of one's own need not have one."""
-    draw = getattr(all_tasks().get(name), "example", None)
-    return draw() if draw else None
-
-
-def _shown(
-    out: Path, example: Example | None, files: Iterator[bytes], words: Words
-) -> ShownExample | None:
-    if example is None:
-        return None
-    panels, options = _saved(out, example, files, words)
-    right = "" if example.key is None else options[example.key].id
-    return ShownExample(text=words(example.text), panels=panels, options=options, right=right)
-
-
-def _task_text(name: str, example: ShownExample | None, words: Words) -> TaskText:
+def _task_text(
+    out: Path, name: str, example: Example | None, files: Iterator[bytes], words: Words
+) -> TaskText:
     task = all_tasks().get(name)
+    shown = None
+    if example is not None:
+        panels, options = _saved(out, example, files, words)
+        right = "" if example.key is None else options[example.key].id
+        text = words(example.text)
+        shown = ShownExample(text=text, panels=panels, options=options, right=right)
     return TaskText(
         name=name,
         title=words(task.title),
         prompt=words(task.prompt),
         instructions=words(task.instructions),
         controls=tuple(getattr(task, "controls", ())),
-        example=example,
+        example=shown,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from babel.messages import Catalog
 from babel.messages.pofile import read_po, write_po
+from jinja2 import Environment, nodes
 
 from harness.artifacts import whole_file
 from tasks.language import LOCALES, SOURCE, languages
@@ -23,13 +24,15 @@ def marked() -> list[str]:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             texts.update(_marked_in(ast.parse(path.read_text(encoding="utf-8"))))
+        for path in (ROOT / folder).rglob("templates/*.html"):
+            texts.update(_marked_on(Environment().parse(path.read_text(encoding="utf-8"))))
     for path in (ROOT / "tasks/texts").glob("*.md"):
         texts.update(filter(None, path.read_text(encoding="utf-8").splitlines()))
     return sorted(texts)
 
 
 def _marked_in(tree: ast.AST) -> Iterator[str]:
-    """First arguments of the calls that mark a text, also inside f-strings."""
+    """First arguments of the calls that mark a text."""
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and node.args):
             continue
@@ -37,6 +40,14 @@ def _marked_in(tree: ast.AST) -> Iterator[str]:
         text = node.args[0]
         if name in MARKS and isinstance(text, ast.Constant) and isinstance(text.value, str):
             yield text.value
+
+
+def _marked_on(page: nodes.Template) -> Iterator[str]:
+    """The same in a template."""
+    for call in page.find_all(nodes.Call):
+        marks = isinstance(call.node, nodes.Name) and call.node.name in MARKS
+        if marks and call.args and isinstance(call.args[0], nodes.Const):
+            yield call.args[0].value
 
 
 def stored(language: str) -> Catalog:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.evidence import Evidence
+from tasks.evidence import Evidence, channel_of
 
 LARGEST_POOL = 20_000  # neurons; of more, a seeded sample is clustered
 
@@ -44,7 +44,7 @@ def clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> li
     found = []
     for label in range(labels.max() + 1):
         rows = pool[labels == label]
-        channels = [(n.series, n.layer, n.channel) for n in (evidence.neurons[row] for row in rows)]
+        channels = [channel_of(evidence.neurons[row]) for row in rows]
         first = sorted({channel: i for i, channel in reversed(list(enumerate(channels)))}.values())
         if len(first) >= least:
             found.append(rows[first])

@@ -61,14 +61,9 @@ class Drawing:
         """Obvious trials of every task that has them, one trial of the others."""
         for name in self.design:
             task = all_tasks().get(name)
-            if task.control is not None:
-                self.practice += [
-                    self._trial(name, task.control, "practice", self.shared) for _ in range(count)
-                ]
-            elif count:
-                self.practice.append(
-                    self._trial(name, next(iter(task.conditions)), "practice", self.shared)
-                )
+            condition = task.control or next(iter(task.conditions))
+            for _ in range(count if task.control else min(count, 1)):
+                self.practice.append(self._trial(name, condition, "practice", self.shared))
 
     def draw_form(self, attention: int) -> list[list[int]]:
         """One more form: a block of trials a task, attention trials where it has a control."""

@@ -63,12 +63,10 @@ class Evidence:
         self.space = SemanticSpace.load(run, settings.space)
         self.layers = run.tables("layers").set_index(["series", "layer"])
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
-        self._stimuli = {
-            Neuron(*map(_plain, key)): rows for key, rows in stimuli.groupby(NEURON, sort=False)
-        }
+        self._stimuli = {Neuron(*key): rows for key, rows in stimuli.groupby(NEURON, sort=False)}
         deep = self.layers.index[self.layers["depth"] >= min_depth]
         table = self.space.neurons
-        names = [Neuron(*map(_plain, row)) for row in table[NEURON].itertuples(index=False)]
+        names = [Neuron(*row) for row in table[NEURON].itertuples(index=False)]
         usable = [
             placed and (n.series, n.layer) in deep and len(self._stimuli.get(n, ())) >= 2 * patches
             for n, placed in zip(names, self.space.placed, strict=True)
@@ -193,8 +191,9 @@ class Evidence:
         return [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
 
 
-def _plain(value):
-    return value.item() if hasattr(value, "item") else value
+def channel_of(neuron: Neuron) -> tuple[str, str, int]:
+    """What is the same at every epoch."""
+    return neuron.series, neuron.layer, neuron.channel
 
 
 def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[Group, ...]:
@@ -209,7 +208,7 @@ def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[
     last = {series: epochs[-1] for series, epochs in evidence.epochs.items()}
     groups = []
     for concept, rows in concepts.sort_values("iou", ascending=False).groupby("concept"):
-        neurons = [Neuron(*map(_plain, row)) for row in rows[NEURON].itertuples(index=False)]
+        neurons = [Neuron(*row) for row in rows[NEURON].itertuples(index=False)]
         chosen = [
             n
             for n in neurons

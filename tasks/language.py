@@ -63,6 +63,22 @@ class Words:
         return {shown: source for source, shown in self._texts.items()}
 
 
+class Refusal(ValueError):
+    """What is said to a participant whose address or answer does not do.
+
+    Args:
+        text: of the catalogue. values: what stands in its braces.
+    """
+
+    def __init__(self, text: str, **values: str) -> None:
+        super().__init__(text.format(**values))
+        self.text, self.values = text, values
+
+    def message(self, words: Words) -> str:
+        """What the participant reads."""
+        return words(self.text, **{name: words(value) for name, value in self.values.items()})
+
+
 @cache
 def _translations(language: str) -> dict[str, str]:
     if language == SOURCE:

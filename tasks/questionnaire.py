@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from tasks.base import Frozen, UnfitAnswer, clean_text
+from harness.section import Section
+from tasks.base import UnfitAnswer, clean_text
 from tasks.files import OwnPicture
 from tasks.language import N_, Words
 
@@ -18,14 +19,14 @@ NUMBERS = (-1e9, 1e9)  # of a question for a number that names no limits
 UNDERSTANDING, COLOUR = "understanding", "colour"
 
 
-class Condition(Frozen):
+class Condition(Section):
     """Of another question: one of these answers was given."""
 
     question: str
     answers: tuple[str, ...] = Field(min_length=1)
 
 
-class Check(Frozen):
+class Check(Section):
     """So many right answers to its questions are needed; after so many attempts the study ends."""
 
     name: str
@@ -33,7 +34,7 @@ class Check(Frozen):
     attempts: int = 1
 
 
-class Question(Frozen):
+class Question(Section):
     """One question.
 
     Attributes:
@@ -62,14 +63,6 @@ class Question(Frozen):
     high: str = ""
     limits: tuple[float, float] = NUMBERS
     picture: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_older_studies(cls, given: Any) -> Any:
-        """Version 0.1 froze questions as fields of a trial."""
-        if isinstance(given, dict):
-            return {k: v for k, v in given.items() if k not in ("none_label", "panel")}
-        return given
 
     def translated(self, words: Words) -> Question:
         """The question as participants read it in a language."""
@@ -134,6 +127,8 @@ def check_answers(
         if not shown(question, {**earlier, **answers}):
             continue
         value = raw.get(question.name)
+        if question.kind == "text" and isinstance(value, str):
+            value = clean_text(value)
         if value in (None, "", []) or (isinstance(value, str) and not value.strip()):
             if question.required:
                 text = N_("“{question}”: please answer this question.")
@@ -144,11 +139,8 @@ def check_answers(
 
 
 def _checked(question: Question, value: Any) -> Any:
-    if question.kind == "text":
-        try:
-            return clean_text(value)
-        except ValueError:
-            pass
+    if question.kind == "text" and isinstance(value, str):
+        return value
     elif question.kind == "number":
         return _number(question, value)
     elif question.kind == "several":
@@ -165,7 +157,7 @@ def _checked(question: Question, value: Any) -> Any:
 def _number(question: Question, value: Any) -> float:
     least, most = question.limits
     try:
-        number = float(str(value).strip().replace(",", "."))
+        number = float(str(value).strip().replace(",", ".").replace("_", "?"))
     except ValueError:
         number = float("nan")
     if not least <= number <= most:
@@ -191,16 +183,13 @@ def screened(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
 
 
 def count_right(questions: Sequence[Question], check: str, answers: Mapping[str, Any]) -> int:
-    """Right answers among the questions of a check."""
-    return sum(
-        str(answers[q.name]) in q.right
-        for q in questions
-        if q.check == check and q.name in answers and not isinstance(answers[q.name], list)
-    ) + sum(
-        set(answers[q.name]) == set(q.right)
-        for q in questions
-        if q.check == check and isinstance(answers.get(q.name), list)
-    )
+    """Right answers among the questions of a check; of several, all must be chosen."""
+
+    def right(q: Question, given: Any) -> bool:
+        return set(given) == set(q.right) if isinstance(given, list) else str(given) in q.right
+
+    asked = [q for q in questions if q.check == check and q.name in answers]
+    return sum(right(q, answers[q.name]) for q in asked)
 
 
 def simulated_answers(

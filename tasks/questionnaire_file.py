@@ -7,7 +7,7 @@ are needed, and how often one may try) and `[colour_check]` (plates that the pro
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -91,7 +91,8 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     for entry in file.question:
         where = f"{path}: question {entry.name!r}"
         question = _question(entry, where)
-        _fits(question, questions, where)
+        for fault in _faults(question, questions):
+            raise ValueError(f"{where}: {fault}")
         if entry.picture:
             pictures.append(read_picture(entry.picture, path.parent, where))
             question = question.model_copy(update={"picture": pictures[-1].name})
@@ -130,63 +131,63 @@ def _question(entry: Entry, where: str) -> Question:
     return Question(**values, choices=choices, right=right, check=check)
 
 
-def _fits(question: Question, earlier: Sequence[Question], where: str) -> None:
-    """Raises ValueError where the parts of a question contradict each other or earlier ones."""
+def _faults(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
+    """What contradicts itself in a question, or contradicts earlier ones."""
+    kind, values = question.kind, [value for value, _ in question.choices]
     if question.name in RESERVED or re.fullmatch(r"colour_\d+", question.name):
-        raise ValueError(f"{where}: the survey itself uses this name; choose another")
-    values = [value for value, _ in question.choices]
-    chosen = question.kind in ("choice", "several", "scale")
+        yield "the survey itself uses this name; choose another"
     if question.name in {q.name for q in earlier}:
-        raise ValueError(f"{where}: the name is given twice")
-    if chosen and (len(values) < 2 or len(set(values)) < len(values)):
-        raise ValueError(
-            f"{where}: a {question.kind} needs two or more different choices = [...]"
-            f"{', or points = 7' if question.kind == 'scale' else ''}"
-        )
-    if not chosen and values:
-        raise ValueError(f"{where}: a {question.kind} has no choices")
-    if chosen and (unknown := {*question.right, *question.screen_out} - set(values)):
-        raise ValueError(
-            f"{where}: {sorted(unknown)[0]!r} is none of its answers: {', '.join(values)}"
-        )
-    if chosen and "" in values:
-        raise ValueError(f"{where}: one of its choices is empty; give it a text")
-    if chosen and set(question.screen_out) == set(values):
-        raise ValueError(f"{where}: screen_out has every answer, so nobody could take part")
-    if chosen and question.kind != "several" and set(question.right) == set(values):
-        raise ValueError(f"{where}: every answer is right; leave right out, or name fewer")
-    _ordered(question, where)
-    if question.stay_within and question.kind != "number":
-        raise ValueError(f"{where}: stay_within is for a number; a {question.kind} has screen_out")
-    if question.kind in ("number", "text") and question.screen_out:
-        raise ValueError(f"{where}: screen_out is for choices; a number has stay_within = [18, 99]")
-    if question.shown_if is None:
-        return
+        yield "the name is given twice"
+    if kind in ("number", "text"):
+        if values:
+            yield f"a {kind} has no choices"
+        if question.screen_out:
+            yield "screen_out is for choices; a number has stay_within = [18, 99]"
+    else:
+        if len(values) < 2 or len(set(values)) < len(values):
+            points = ", or points = 7" if kind == "scale" else ""
+            yield f"a {kind} needs two or more different choices = [...]{points}"
+        if unknown := {*question.right, *question.screen_out} - set(values):
+            yield f"{sorted(unknown)[0]!r} is none of its answers: {', '.join(values)}"
+        if "" in values:
+            yield "one of its choices is empty; give it a text"
+        if set(question.screen_out) == set(values):
+            yield "screen_out has every answer, so nobody could take part"
+        if kind != "several" and set(question.right) == set(values):
+            yield "every answer is right; leave right out, or name fewer"
+    yield from _disordered(question)
+    if question.stay_within and kind != "number":
+        yield f"stay_within is for a number; a {kind} has screen_out"
+    if question.shown_if:
+        yield from _unreachable(question, question.shown_if, earlier)
+
+
+def _unreachable(
+    question: Question, condition: Condition, earlier: Sequence[Question]
+) -> Iterator[str]:
     order = ("before", "quiz", "after")
-    before = [q for q in earlier if order.index(q.when) <= order.index(question.when)]
-    other = next((q for q in before if q.name == question.shown_if.question), None)
-    if other is None:
-        raise ValueError(f"{where}: shown_if names {question.shown_if.question!r}, which is not "
-                         f"asked before it: {', '.join(q.name for q in before)}")  # fmt: skip
-    answers = [value for value, _ in other.choices]
-    if unknown := set(question.shown_if.answers) - set(answers):
-        raise ValueError(f"{where}: shown_if: {sorted(unknown)[0]!r} is no answer to "
-                         f"{other.name!r}: {', '.join(answers)}")  # fmt: skip
+    before = {q.name: q for q in earlier if order.index(q.when) <= order.index(question.when)}
+    if condition.question not in before:
+        yield (f"shown_if names {condition.question!r}, which is not asked before it: "
+               f"{', '.join(before)}")  # fmt: skip
+        return
+    answers = [value for value, _ in before[condition.question].choices]
+    if unknown := set(condition.answers) - set(answers):
+        yield (f"shown_if: {sorted(unknown)[0]!r} is no answer to {condition.question!r}: "
+               f"{', '.join(answers)}")  # fmt: skip
 
 
-def _ordered(question: Question, where: str) -> None:
-    """Raises ValueError where no number fits."""
+def _disordered(question: Question) -> Iterator[str]:
+    """Where no number fits."""
     least, most = question.limits
     for name, bounds in (("limits", question.limits), ("stay_within", question.stay_within)):
         if bounds and not bounds[0] <= bounds[1]:
-            raise ValueError(f"{where}: {name} = {list(bounds)}: the smaller number comes first")
+            yield f"{name} = {list(bounds)}: the smaller number comes first"
     if question.stay_within:
         low, high = question.stay_within
         if high < least or low > most:
-            raise ValueError(
-                f"{where}: stay_within = {[low, high]} lies outside limits = {[least, most]}, so "
-                f"nobody could take part"
-            )
+            yield (f"stay_within = {[low, high]} lies outside limits = {[least, most]}, so nobody "
+                   f"could take part")  # fmt: skip
 
 
 def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[OwnPicture]]:

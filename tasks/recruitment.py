@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -78,10 +78,10 @@ class Entry(Section):
     """
 
     platforms: tuple[Platform, ...] = Field(default=("open",), min_length=1)
-    studies: tuple[str, ...] = ()
+    studies: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ...] = ()
     ids: str = ""
     signed: bool = False
-    audience: str = ""
+    audience: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*(:\d+)?$")
     codes: Codes = Codes()
 
     @field_validator("ids")
@@ -146,30 +146,13 @@ def write_recruitment(folder: Path, recruitment: Recruitment) -> None:
 
 
 def load_recruitment(folder: Path) -> Recruitment:
-    """The settings beside a study; those of an older study stand in study.json itself.
+    """The settings beside a study; the defaults where it has none, as a published one.
 
     Raises:
         ValueError: unreadable, naming the parameter, its value and what is allowed.
     """
     path = folder / FILE
     try:
-        if path.exists():
-            return Recruitment(**read_toml(path, "settings"))
-        return _older(json.loads((folder / "study.json").read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        return Recruitment(**read_toml(path, "settings")) if path.exists() else Recruitment()
     except ValidationError as error:
         raise ValueError(explain(path, error)) from error
-
-
-def _older(written: dict[str, Any]) -> Recruitment:
-    """What version 0.1 froze with the study; it took people from everywhere."""
-    payment = written.get("payment", {})
-    names = {"completed": "completed", "screened_out": "screened_out", "attention": "attention"}
-    codes = {name: payment.get(f"{old}_code", "") for name, old in names.items()}
-    return Recruitment(
-        places=written.get("participants", 260),
-        lease_minutes=written.get("lease_minutes", 60),
-        platforms=PLATFORMS,
-        codes=Codes(**codes),
-    )

@@ -39,7 +39,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 class Column:
     """One column: pandas type as read back by `read_table`, and what it means.
 
-    `later`: that version 0.1 did not write it; a file without it is read as empty there.
+    `later`: that the first tables lacked it; a file without it is read as empty there.
     """
 
     name: str
@@ -47,6 +47,9 @@ class Column:
     meaning: str
     later: bool = False
 
+
+#: Seconds that loading and sending may take beyond the time limit of a trial.
+LATE_AFTER = 15
 
 RESPONSES = (
     Column("study", "string", "hash of the frozen study"),
@@ -75,6 +78,13 @@ RESPONSES = (
         "string",
         "why there is no answer: time (the limit passed) or picture (one did not arrive); "
         "empty where there is one",
+        later=True,
+    ),
+    Column(
+        "late",
+        "boolean",
+        f"whether the answer reached the server over {LATE_AFTER} s after the time limit of the "
+        "trial (a slow line, or a browser that did not keep the limit); empty without a limit",
         later=True,
     ),
     Column("confidence", "Float64", "the participant's confidence 1-4; empty where not asked"),

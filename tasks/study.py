@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.base import CONFIDENCE, Field, Frozen, Option, Panel, Trial
+from harness.section import Section
+from tasks.base import CONFIDENCE, Field, Shown, Trial
 from tasks.files import content_name
 from tasks.kinds import all_tasks
 from tasks.language import SOURCE, Words
@@ -19,16 +20,14 @@ from tasks.questionnaire import Check, Question, When
 from tasks.settings import Analysis, Exclusion, Payment
 
 
-class ShownExample(Frozen):
+class ShownExample(Shown):
     """An example as it is shown; `right` is the option it marks."""
 
     text: str
-    panels: tuple[Panel, ...] = ()
-    options: tuple[Option, ...] = ()
     right: str = ""
 
 
-class TaskText(Frozen):
+class TaskText(Section):
     """What participants read about a task."""
 
     name: str
@@ -39,7 +38,7 @@ class TaskText(Frozen):
     example: ShownExample | None = None
 
 
-class Study(Frozen):
+class Study(Section):
     """Everything a participant can meet, and the rules. The keys lie apart.
 
     `files`: of each of the researcher's texts, the pictures it names and the files that hold them.
@@ -90,11 +89,8 @@ class Study(Frozen):
 
     def images(self) -> tuple[str, ...]:
         """Names of all pictures of trials and examples, sorted."""
-        examples = [t.example for t in self.tasks if t.example]
-        shown: list[Trial | ShownExample] = [*self.trials, *examples]
-        names = {o.image for t in shown for o in t.options}
-        names |= {image for t in shown for p in t.panels for image in p.images}
-        return tuple(sorted(names))
+        shown = [*self.trials, *(t.example for t in self.tasks if t.example)]
+        return tuple(sorted({name for each in shown for name in each.images}))
 
     def own_files(self) -> tuple[str, ...]:
         """Names of the pictures in texts and questions, sorted."""
@@ -118,12 +114,6 @@ def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
     return sha256(plain.encode()).hexdigest()[:16]
 
 
-def _as_now(written: dict[str, Any]) -> dict[str, Any]:
-    """study.json without what version 0.1 froze there and recruitment.toml holds since."""
-    kept = {k: v for k, v in written.items() if k not in ("participants", "lease_minutes")}
-    return kept | {"payment": {"text": kept["payment"]["text"]}} if "payment" in kept else kept
-
-
 def load(folder: Path) -> tuple[Study, dict[str, Any]]:
     """A frozen study and its keys.
 
@@ -132,7 +122,7 @@ def load(folder: Path) -> tuple[Study, dict[str, Any]]:
     """
     try:
         written = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        study = Study.model_validate(_as_now(written))
+        study = Study.model_validate(written)
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError) as error:
         raise ValueError(

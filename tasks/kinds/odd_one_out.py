@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import Neuron
 from tasks.base import TASKS, Draft, Example, NoTrial, PickOne, Trial, unknown_condition
 from tasks.clusters import clusters
 from tasks.drawings import COLOURS, group
-from tasks.evidence import Evidence
+from tasks.evidence import Evidence, channel_of
 from tasks.language import N_
 from tasks.observer import likeness
 
@@ -39,12 +38,10 @@ def neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) ->
     comparison of identical pictures.
     """
     order = evidence.space.nearest(np.array([target]), pool, len(pool))[0][0]
-    own = evidence.neurons[target]
-    seen = {(own.series, own.layer, own.channel)}
+    seen = {channel_of(evidence.neurons[target])}
     found: list[int] = []
     for row in order[order >= 0]:
-        neuron = evidence.neurons[row]
-        channel = (neuron.series, neuron.layer, neuron.channel)
+        channel = channel_of(evidence.neurons[row])
         if channel not in seen:
             seen.add(channel)
             found.append(int(row))
@@ -60,19 +57,15 @@ def intruder(
     outside = min(OUTSIDE, len(pool) // 2)
     near = evidence.space.nearest(np.array([target]), pool, outside)[0][0]
     depth = np.abs(evidence.depth[pool] - evidence.depth[target]) < SAME_DEPTH
-    channels = {_channel(evidence.neurons[row]) for row in [target, *group]}
+    channels = {channel_of(evidence.neurons[row]) for row in [target, *group]}
     candidates = [
         int(row)
         for row in pool[depth & ~np.isin(pool, near)]
-        if _channel(evidence.neurons[row]) not in channels
+        if channel_of(evidence.neurons[row]) not in channels
     ]
     if not candidates:
         raise NoTrial(f"no intruder at the depth of {evidence.neurons[target]}")
     return int(rng.choice(candidates))
-
-
-def _channel(neuron: Neuron) -> tuple[str, str, int]:
-    return neuron.series, neuron.layer, neuron.channel
 
 
 class OddOneOut(PickOne):

@@ -13,7 +13,7 @@ from survey_app.store import Store
 
 RADIO = re.compile(r'<input type="radio" name="(\w+)" value="([^"]*)"')
 NUMBER = re.compile(r'<input type="number" name="(\w+)"')
-TEXT = re.compile(r'<input type="text" name="(\w+)"')
+TEXT = re.compile(r'<input type="text" dir="auto" name="(\w+)"')
 
 
 class Person(str):

@@ -25,7 +25,7 @@ courses = st.builds(
 def step(progress: Progress, course: Course, right: bool) -> Progress:
     match flow.stage(progress, course):
         case Stage.CONSENT:
-            return flow.consent(progress, True)
+            return flow.consent(progress)
         case Stage.INTRODUCTION:
             return flow.introduce(progress, course)
         case Stage.BEFORE | Stage.INSTRUCTIONS | Stage.QUIZ:
@@ -69,13 +69,8 @@ def test_everyone_who_learns_arrives(course, first):
 
 def test_practice_is_repeated_until_passed():
     course = Course(practice=2, practice_pass=0.5, keyed=2, trials=1, questions=False)
-    progress = flow.turn_page(flow.consent(Progress(), True), course)
+    progress = flow.turn_page(flow.consent(Progress()), course)
     for right in (False, False, True, False):
         progress = flow.acknowledge(flow.practise(progress, right), course)
     assert (progress.status, progress.practice_attempts) == ("active", 2)
     assert flow.answer(progress, course).status == "finished"
-
-
-def test_declining_ends_it():
-    progress = flow.consent(Progress(), False)
-    assert flow.stage(progress, Course(1, 1, 1, 1, True)) is Stage.SCREENED_OUT

@@ -129,8 +129,8 @@ def test_only_what_participants_see_decides_the_hash(run, tmp_path):
 
 def test_the_settings_survive_their_file(tmp_path):
     settings = Recruitment(
-        places=3, platforms=("prolific", "mturk"), studies=(STUDY,), ids=r"[a-z]\d{2}",
-        audience='a"b', codes=Codes(completed="A-B"),
+        places=3, platforms=("prolific", "mturk"), studies=(STUDY,), ids=r'"[a-z]\d{2}',
+        audience="a.b", codes=Codes(completed="A-B"),
     )  # fmt: skip
     write_recruitment(tmp_path, settings)
     assert load_recruitment(tmp_path) == settings
@@ -265,49 +265,6 @@ def test_a_later_session_of_the_same_person_is_the_one_that_counts(service):
     assert row.details == second | {"earlier": [first]}
     look(service, later)  # once more: nothing changes
     assert rows(service, identities) == [row]
-
-
-# Databases and folders of version 0.1
-
-
-def test_people_who_never_agreed_are_forgotten_by_the_migration(url):
-    from alembic import command
-    from alembic.config import Config
-
-    import survey_app
-
-    config = Config()
-    folder = survey_app.__path__[0] + "/migrations"
-    config.set_main_option("script_location", folder)
-    store = Store(url)
-    with store.engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.commit()
-    base = dict(
-        study="s", source="human", platform="prolific", version=0, done=0, practice_attempts=0,
-        practice_done=0, practice_right=0, attention_right=0, arrived_at=now(), questionnaire={},
-    )  # fmt: skip
-    with store.write() as connection:
-        for name, status, reason, agreed in (
-            ("came", "arrived", None, None),
-            ("declined", "screened_out", "declined", None),
-            ("stayed", "active", None, now()),
-        ):
-            values = base | {"participant": name, "status": status, "reason": reason}
-            connection.execute(participants.insert().values(**values, consented_at=agreed))
-            connection.execute(
-                identities.insert().values(
-                    study="s", participant=name, platform_id=f"PID-{name}", details={}
-                )
-            )
-    store.migrate()
-    with store.read() as connection:
-        assert connection.scalars(select(participants.c.participant)).all() == ["stayed"]
-        assert connection.scalars(select(identities.c.platform_id)).all() == ["PID-stayed"]
-        away = connection.execute(text("SELECT reason, platform FROM turned_away")).all()
-    assert [tuple(row) for row in away] == [("declined", "prolific")]
-    store.engine.dispose()
 
 
 # The command

@@ -23,7 +23,7 @@ from tasks.study import digest, load
 def test_no_two_trials_of_a_participant_share_a_neuron(frozen):
     study, _ = frozen
     for place in range(SETTINGS.participants):
-        shown = [*study.practice, *(placed.trial for placed in plan(study, place))]
+        shown = [*study.practice, *(placed["trial"] for placed in plan(study, place))]
         neurons = [n for trial in shown for n in set(study.by_id[trial].neurons)]
         assert len(neurons) == len(set(neurons))
 
@@ -32,7 +32,7 @@ def test_every_place_holds_the_same_conditions(frozen):
     study, _ = frozen
     sets = [
         Counter(
-            (t.task, t.condition, t.role) for t in (study.by_id[p.trial] for p in plan(study, s))
+            (t.task, t.condition, t.role) for t in (study.by_id[p["trial"]] for p in plan(study, s))
         )
         for s in range(SETTINGS.participants)
     ]
@@ -45,12 +45,14 @@ def test_positions_are_counterbalanced(frozen):
     study, keys = frozen
     turns = [plan(study, round_ * len(study.forms)) for round_ in range(6)]
     for trial in (t for t in study.forms[0][0] if study.by_id[t].options):
-        places = [next(p.options.index(keys[trial]) for p in t if p.trial == trial) for t in turns]
+        places = [
+            next(p["options"].index(keys[trial]) for p in t if p["trial"] == trial) for t in turns
+        ]
         assert Counter(places) == Counter(range(6))
     for block in study.forms[0]:
         data = [t for t in block if study.by_id[t].role == "trial"]
         turns = [plan(study, round_ * len(study.forms)) for round_ in range(len(data))]
-        orders = [[p.trial for p in turn if p.trial in data] for turn in turns]
+        orders = [[p["trial"] for p in turn if p["trial"] in data] for turn in turns]
         for nth in range(len(data)):  # each trial stands at each place of its block once
             assert {order[nth] for order in orders} == set(data)
 
@@ -58,7 +60,7 @@ def test_positions_are_counterbalanced(frozen):
 def test_attention_trials_come_neither_first_nor_all_together(frozen):
     study, _ = frozen
     for place in range(SETTINGS.participants):
-        roles = [study.by_id[p.trial].role for p in plan(study, place)]
+        roles = [study.by_id[p["trial"]].role for p in plan(study, place)]
         assert roles[0] == "trial"
         assert ("attention", "attention") not in set(itertools.pairwise(roles))
 
@@ -66,8 +68,10 @@ def test_attention_trials_come_neither_first_nor_all_together(frozen):
 def test_practice_turns_its_options(frozen):
     study, _ = frozen
     one, two = practice_plan(study, 1), practice_plan(study, 2)
-    assert [p.trial for p in one] == [p.trial for p in two]
-    assert [p.options for p in one if p.options] != [p.options for p in two if p.options]
+    assert [p["trial"] for p in one] == [p["trial"] for p in two]
+    assert [p["options"] for p in one if p["options"]] != [
+        p["options"] for p in two if p["options"]
+    ]
 
 
 def test_a_study_is_refused_when_it_was_changed(frozen, study_folder, tmp_path):
