@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from harness.artifacts import Run
-from harness.concepts import neighbours, sketch, space
-from harness.concepts.neighbours import by_cosine, by_index, by_overlap, largest
+from harness.concepts import neighbours, sketch
+from harness.concepts.neighbours import by_cosine, by_overlap, largest
 from harness.concepts.sketch import projection, row_blocks, shortened, stacked
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, SpaceParameters, gather_evidence
@@ -47,9 +47,9 @@ def test_cosine_neighbours_equal_a_full_sort_whatever_the_blocks(seed, k, size):
     own = np.where(rng.random(12) < 0.7, np.arange(12), -1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK_BYTES", size)
-        found = by_cosine(vectors, vectors, own, k)
-    assert rows_of(found.columns) == oracles.nearest(vectors @ vectors.T, own, k)
-    assert (np.isnan(found.similarities) == (found.columns < 0)).all()
+        columns, similarities = by_cosine(vectors, vectors, own, k)
+    assert rows_of(columns) == oracles.nearest(vectors @ vectors.T, own, k)
+    assert (np.isnan(similarities) == (columns < 0)).all()
 
 
 @given(seeds, st.integers(1, 9))
@@ -62,10 +62,10 @@ def test_overlap_neighbours_equal_a_full_sort(seed, k):
         [[oracles.jaccard(set(np.flatnonzero(a)), set(np.flatnonzero(b))) for b in sets]
          for a in sets]
     )  # fmt: skip
-    found = by_overlap(sparse.csr_array(sets), sparse.csr_array(sets), own, k)
-    assert rows_of(found.columns) == oracles.nearest(likeness, own, k)
-    for row, columns in enumerate(rows_of(found.columns)):
-        np.testing.assert_allclose(found.similarities[row, : len(columns)], likeness[row, columns])
+    near, values = by_overlap(sparse.csr_array(sets), sparse.csr_array(sets), own, k)
+    assert rows_of(near) == oracles.nearest(likeness, own, k)
+    for row, columns in enumerate(rows_of(near)):
+        np.testing.assert_allclose(values[row, : len(columns)], likeness[row, columns])
 
 
 def space_of(vectors, metric="cosine"):
@@ -99,62 +99,6 @@ def test_paired_similarities_are_the_diagonal():
     a, b = np.arange(4), np.arange(4, 8)
     for made in (space_of(vectors), space_of(sparse.csr_array(vectors), "jaccard")):
         np.testing.assert_allclose(made.paired(a, b), np.diag(made.similarity(a, b)), rtol=1e-6)
-
-
-class Sorted:
-    """Stands for the approximate index, which compiles for half a minute: a full sort."""
-
-    def __init__(self, data, **settings):
-        self.data = data
-
-    def query(self, queries, k):
-        unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (queries, self.data)]
-        return np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :k], None
-
-
-@pytest.mark.parametrize("index", [Sorted, pytest.param(None, marks=pytest.mark.slow)])
-def test_the_index_finds_nearly_all_and_says_how_many(monkeypatch, index):
-    if index is not None:
-        monkeypatch.setattr("pynndescent.NNDescent", index)
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(40, 8))
-    vectors = centres[rng.integers(0, 40, 1500)] + 0.3 * rng.normal(size=(1500, 8))
-    vectors[[3, 700]] = np.nan
-    made = space_of(vectors)
-    everyone = np.arange(1500)
-    exact = made.neighbours(everyone, everyone, 5)
-    assert exact.recall == 1.0
-    monkeypatch.setattr(space, "EXACT_PAIRS", 0)
-    rough = made.neighbours(everyone, everyone, 5)
-    hits = np.mean(
-        [len(np.intersect1d(a, b)) / 5
-         for a, b in zip(exact.columns, rough.columns, strict=True) if a[0] >= 0]
-    )  # fmt: skip
-    assert hits > 0.95
-    assert rough.recall == pytest.approx(hits, abs=0.05)
-    assert (rough.columns[[3, 700]] == -1).all()
-    assert not np.isin([3, 700], rough.columns).any()
-    assert (rough.columns != everyone[:, None]).all()
-    shared = rough.columns == exact.columns
-    np.testing.assert_allclose(rough.similarities[shared], exact.similarities[shared])
-    assert np.array_equal(  # asked for exactly, it is exact
-        made.nearest(everyone, everyone, 5)[0], exact.columns
-    )
-
-
-def test_recall_counts_what_a_poor_index_misses(monkeypatch):
-    vectors = np.random.default_rng(0).normal(size=(300, 8))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    class Poor:
-        def __init__(self, data, **settings):
-            pass
-
-        def query(self, queries, k):
-            return np.tile(np.arange(k), (len(queries), 1)), None
-
-    monkeypatch.setattr("pynndescent.NNDescent", Poor)
-    assert by_index(vectors, vectors, np.arange(300), 5).recall < 0.1
 
 
 @given(seeds, st.integers(2, 60))

@@ -1,41 +1,20 @@
-"""Who is near whom: exactly, in blocks of bounded memory, or by an approximate index.
+"""The nearest neighbours of neurons, exactly, in blocks of bounded memory.
 
 Equally similar candidates go by their column, so that results do not depend on the blocks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import sparse
 
 #: Most bytes of a block of similarities.
 BLOCK_BYTES = 2**22
-#: Pairs of queries and candidates above which `neighbours` takes an approximate index.
-EXACT_PAIRS = 4 * 10**8
-#: Queries on which the recall of the approximate index is measured.
-RECALL_QUERIES = 200
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The most similar candidates of some queries.
-
-    Attributes:
-        columns: int [queries, k], positions among the candidates, most similar first; -1 where
-            there are fewer than k.
-        similarities: float [queries, k]; NaN where `columns` is -1.
-        recall: the share of the true neighbours that are among them, measured on RECALL_QUERIES
-            queries; 1 where they are exact.
-    """
-
-    columns: np.ndarray
-    similarities: np.ndarray
-    recall: float = 1.0
-
-
-def by_cosine(queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int) -> Neighbours:
+def by_cosine(
+    queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The k candidates of largest dot product with each query, exactly.
 
     Args:
@@ -43,6 +22,10 @@ def by_cosine(queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: i
         candidates: float [c, dimension], likewise; those of NaN are nobody's neighbours.
         own: int [q], the column of each query among the candidates, left out; -1 for none.
         k: how many.
+
+    Returns:
+        columns int [q, k], positions among the candidates, most similar first, -1 where there are
+        fewer than k; and similarities float [q, k], NaN there.
     """
     shape = len(queries), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
@@ -56,7 +39,7 @@ def by_cosine(queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: i
         values = np.take_along_axis(block, order, axis=1)
         columns[rows, : order.shape[1]] = np.where(np.isnan(values), -1, order)
         similarities[rows, : order.shape[1]] = values
-    return Neighbours(columns, similarities)
+    return columns, similarities
 
 
 def largest(values: np.ndarray, k: int) -> np.ndarray:
@@ -87,15 +70,14 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
 
 def by_overlap(
     queries: sparse.csr_array, candidates: sparse.csr_array, own: np.ndarray, k: int
-) -> Neighbours:
+) -> tuple[np.ndarray, np.ndarray]:
     """The k candidates of largest Jaccard similarity with each query, exactly.
 
     Only candidates that share something are looked at; time and memory are those of the entries.
 
     Args:
         queries, candidates: 0/1 [q, items] and [c, items].
-        own: as in `by_cosine`.
-        k: how many.
+        own, k and what is returned: as in `by_cosine`.
     """
     shape = len(own), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
@@ -120,41 +102,4 @@ def by_overlap(
             columns[start + row, : len(found)] = found
             similarities[start + row, : len(found)] = 0.0
             similarities[start + row, : len(order)] = likeness[order]
-    return Neighbours(columns, similarities)
-
-
-def by_index(
-    queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int, seed: int = 0
-) -> Neighbours:
-    """As `by_cosine`, through nearest-neighbour descent (Dong et al., 2011; pynndescent).
-
-    The similarities are exact, the neighbours almost; `recall` says how nearly.
-    """
-    from pynndescent import NNDescent  # imported late: it compiles for seconds
-
-    placed = np.flatnonzero(~np.isnan(candidates).any(axis=1))
-    asked = np.flatnonzero(~np.isnan(queries).any(axis=1))
-    shape = len(queries), k
-    columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
-    wanted = min(k + 1, len(placed))  # one more: a query may find itself
-    index = NNDescent(
-        candidates[placed].astype(np.float32),
-        metric="cosine",
-        n_neighbors=max(30, wanted),
-        random_state=seed,
-        n_jobs=1,
-    )
-    for rows in np.array_split(asked, max(1, -(-len(asked) // 8192))):
-        near, _ = index.query(queries[rows].astype(np.float32), k=wanted)
-        near = np.sort(placed[near], axis=1)  # equally similar ones by column
-        likeness = np.einsum("qd,qkd->qk", queries[rows], candidates[near])
-        likeness[near == own[rows][:, None]] = np.nan
-        order = largest(likeness, k)
-        values = np.take_along_axis(likeness, order, axis=1)
-        found = np.take_along_axis(near, order, axis=1)
-        columns[rows, : order.shape[1]] = np.where(np.isnan(values), -1, found)
-        similarities[rows, : order.shape[1]] = values
-    tried = np.random.default_rng(seed).permutation(asked)[:RECALL_QUERIES]
-    truth = by_cosine(queries[tried], candidates, own[tried], k).columns
-    hits = [len(np.intersect1d(a[a >= 0], b)) for a, b in zip(truth, columns[tried], strict=True)]
-    return Neighbours(columns, similarities, sum(hits) / max(int((truth >= 0).sum()), 1))
+    return columns, similarities

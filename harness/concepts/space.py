@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from harness.artifacts import Artifact, Run
-from harness.concepts.neighbours import EXACT_PAIRS, Neighbours, by_cosine, by_index, by_overlap
+from harness.concepts.neighbours import by_cosine, by_overlap
 from harness.records import NEURON
 
 METRICS = ("cosine", "jaccard")
@@ -89,19 +89,6 @@ class SemanticSpace:
             rows [q, k] and similarities [q, k], most similar first, ties by their place among the
             candidates; where a query has fewer than k candidates the rest is -1 and NaN.
         """
-        near = self.neighbours(queries, candidates, k, exact=True)
-        return near.columns, near.similarities
-
-    def neighbours(
-        self, queries: np.ndarray, candidates: np.ndarray, k: int, exact: bool = False
-    ) -> Neighbours:
-        """As `nearest`; beyond EXACT_PAIRS pairs through an approximate index, with its recall.
-
-        Args: as `nearest`; `exact`: take no index, however many pairs there are.
-
-        Returns:
-            Neighbours whose columns are rows of this space.
-        """
         order = np.argsort(candidates, kind="stable")
         place = np.searchsorted(candidates, queries, sorter=order)
         place = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros_like(queries)
@@ -109,13 +96,10 @@ class SemanticSpace:
         own = np.where(is_own, place, -1)
         a, b = self.vectors[queries], self.vectors[candidates]
         if self.metric == "jaccard":
-            near = by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
-        elif exact or len(queries) * len(candidates) <= EXACT_PAIRS:
-            near = by_cosine(unit_rows(a), unit_rows(b), own, k)
+            near, values = by_overlap(sparse.csr_array(a), sparse.csr_array(b), own, k)
         else:
-            near = by_index(unit_rows(a), unit_rows(b), own, k)
-        rows = np.where(near.columns < 0, -1, candidates[near.columns] if len(order) else -1)
-        return Neighbours(rows, near.similarities, near.recall)
+            near, values = by_cosine(unit_rows(a), unit_rows(b), own, k)
+        return np.where(near < 0, -1, candidates[near] if len(order) else -1), values
 
     def displacement(self, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
         """How far each channel of a series moved between two epochs: 1 - similarity.
