@@ -59,7 +59,7 @@ def analyse(
         exhibits=tuple(exhibits or ()),
     )
     results = analyse_study(Inputs(study, responses, run, source), settings, out)
-    for sentence in main_question(results, {}):
+    for sentence in main_question(results):
         console.print(sentence)
     console.print(f"wrote {out / 'report.html'}, tables/, figures/, numbers.tex")
 

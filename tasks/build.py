@@ -185,6 +185,8 @@ def _freeze(
             "space": drawing.evidence.space.method,
             "base": drawing.evidence.base.series,
             "base_epoch": drawing.evidence.base.epoch,
+            "grouping": settings.evidence.grouping,
+            "groups_file": settings.evidence.groups,
             "groups": [asdict(group) for group in drawing.evidence.groups],
         },
     )

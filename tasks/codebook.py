@@ -9,6 +9,14 @@ from tasks.questionnaire import Question
 from tasks.responses import codebook as columns
 from tasks.study import Study
 
+RULES = (
+    "Participants are excluded below, above or outside these values: `attention`, share of correct "
+    "attention trials; `total_seconds`, from consent to finish; `instruction_seconds`, on the "
+    "instructions; `practice_attempts`, rounds of practice; `one_sided`, share of choices at one "
+    "screen position; `identical`, share of trials with response and time equal to those of "
+    "another participant."
+)
+
 
 def codebook(studies: Sequence[Study]) -> str:
     """Columns of both files, then each study's tasks, conditions, questions and rules."""
@@ -22,7 +30,7 @@ def design(study: Study) -> str:
     if study.questions:
         parts.append("\n### Questionnaire\n\nThe keys of `questionnaire`.\n\n")
         parts += map(_question, study.questions)
-    parts.append("\n### Rules of exclusion, frozen with the study\n\n")
+    parts.append(f"\n### Exclusion rules, frozen with the study\n\n{RULES}\n\n")
     rules = study.exclusion.model_dump()
     parts += [f"- `{name}`: {'off' if v is None else v}\n" for name, v in rules.items()]
     return "".join(parts)
@@ -41,8 +49,10 @@ def _task(study: Study, name: str) -> str:
         shown = f"; {_choices(field.choices)}" if field.choices else ""
         lines.append(f"- `{field.name}` ({field.kind}): {field.label}{shown}\n")
     if trials:
-        lines.append(f"\nIds of trials look like `{trials[0].id}`")
-        lines.append(f", in the second round of practice `{trials[0].id}@2`.\n")
+        lines.append(
+            f"\nTrial ids look like `{trials[0].id}`; a practice trial that is repeated in "
+        )
+        lines.append(f"a second round has `{trials[0].id}@2`.\n")
     return "".join(lines)
 
 

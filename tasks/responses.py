@@ -68,9 +68,9 @@ RESPONSES = (
     Column(
         "answer",
         "string",
-        "JSON: the id of the chosen option; where a task asks for several things an object of "
-        'them, as {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": 1-4} '
-        'or {"rating": 1-4, "label": text or null}; null where it is missing',
+        "JSON: the id of the chosen option, or an object if the task asks several questions, for "
+        'example {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": 1-4} '
+        'or {"rating": 1-4, "label": text or null}; null if there is no response',
     ),
     Column("correct", "boolean", "whether the answer meets the key; empty where there is no key"),
     Column(
@@ -105,8 +105,8 @@ PARTICIPANTS = (
     Column(
         "reason",
         "string",
-        "why it ended before the end: practice (not passed), withdrew, timed_out, released (by "
-        "the researcher), or the platform's own word; empty otherwise",
+        "why participation ended early: practice (not passed), withdrew, timed_out, released (by "
+        "the researcher), or the platform's own word; empty if it did not",
         later=True,
     ),
     Column("code", "string", "completion code with which the person left; empty before", True),

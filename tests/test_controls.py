@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.study.abstract import of_study
-from analysis.study.controls import failed_controls
+from analysis.study.controls import failed_controls, outcomes
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
@@ -35,7 +37,7 @@ def warnings_of(tmp_path_factory):
         failed = failed_controls(results)
         told = [control.warning for control in failed]
         # First of all, in the abstract as well, and beside each claim of the task.
-        assert list(main_question(results, {}))[: len(told)] == told
+        assert list(main_question(results))[: len(told)] == told
         assert list(of_study(results))[: len(told) + 1][-1].startswith("Question.")
         assert list(of_study(results))[: len(told)] == told
         table = claims(results).frame
@@ -71,10 +73,13 @@ def test_a_control_of_labels_that_could_not_be_tested_is_said(tmp_path):
     [control] = failed_controls(results)
     assert "similarity of labels of the same pictures, random (no analysed" in control.warning
     # It is counted as a control, not as a planned test, and nothing is claimed from it.
-    said = " ".join(main_question(results, {}))
-    assert "1 control test could not be computed: similarity of labels" in said
+    said = " ".join(main_question(results))
+    assert (
+        "1 not tested" in said
+        and "1 control test could not be computed: similarity of labels" in said
+    )
     table = claims(results).frame
-    assert set(table.loc[table["question"] == "control", "claimed"]) == {"–"}
+    assert set(table.loc[table["question"] == "control", "claimed"]) == {"not tested"}
 
 
 def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
@@ -87,7 +92,7 @@ def test_nothing_named_where_there_is_nothing_in_common_is_no_failure(tmp_path):
     responses = prepare(read_study(tmp_path), answers, people)
     results = Results(responses, Settings(permutations=999, replicates=99), lambda rules: responses)
     assert failed_controls(results) == []
-    assert "1 control test could not be computed" in " ".join(main_question(results, {}))
+    assert "1 control test could not be computed" in " ".join(main_question(results))
 
 
 def test_controls_that_work_say_nothing(warnings_of):
@@ -104,3 +109,17 @@ def test_a_solved_random_condition_is_said_first(warnings_of):
 def test_false_evolutions_that_nobody_notices_are_said_first(warnings_of, joined):
     [told] = warnings_of(joined=joined)
     assert "control condition false evolution of evolution labelling failed" in told
+
+
+def test_random_passes_where_it_is_not_identified_and_the_others_where_they_are():
+    tests = pd.DataFrame(
+        [
+            ("chance", "random", 0.17, 0.7, 1.0), ("chance", "random", 0.4, 0.01, 1.0),
+            ("chance", "hand_picked", 0.8, 0.01, 0.01), ("chance", "hand_picked", 0.2, 0.3, 1.0),
+            ("detection", "d′, false_evolution", 1.5, 0.01, 0.01), ("labels", "x", 0.5, 0.01, 0.01),
+            ("labels", "random", np.nan, np.nan, np.nan),
+        ],
+        columns=["kind", "what", "value", "p_alone", "p"],
+    ).set_index(["kind", "what"], drop=False)  # fmt: skip
+    tests = tests.assign(question="task.control", null=0.17)
+    assert outcomes(tests) == {"passed": 3, "failed": 2, "": 1, "not tested": 1}

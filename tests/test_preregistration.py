@@ -79,7 +79,7 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
     for said in (
         "odd one out: The share of correct responses differs from chance (0.167): base; other",
         "The difference between conditions is smaller than 0.15: base − other series",
-        "80 % of α is allocated to the tests of the main question, `odd_one_out.chance`",
+        "80 % of α is allocated to the tests of the primary hypothesis, `odd_one_out.chance`",
         "100 participants who finish.",
         "less than 80 % of the attention trials correct",
         "less than 135 or more than 7200 seconds from consent to the end",
@@ -121,7 +121,7 @@ def test_other_main_questions_and_none(tmp_path, primary):
     power = power_of(results, studies=50)
     assert (power is None) == (primary != "odd_one_out.contrasts")
     text = preregistration(results, power)
-    why = f"conditions, not `{primary}`" if primary else "no main question was frozen"
+    why = f"conditions, not `{primary}`" if primary else "no primary hypothesis was frozen"
     assert bool(re.search(f"No power curve is given: .*{why}", text)) == (power is None)
     assert ("All tests have the same weight." in text) == (primary == "")
 

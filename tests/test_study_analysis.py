@@ -126,7 +126,7 @@ def test_a_study_of_chance_says_so_and_simulated_answers_too(tmp_path, made):
     for path in (results / "tables").glob("*.md"):
         assert "(simulated data)" in path.read_text().splitlines()[0], path.name
     assert page.count("(simulated data)") == 2  # in the title, above the window and on the page
-    assert "All responses are simulated" in page and "Responses were simulated: " in page
+    assert "All responses are simulated" in page and "Responses were simulated. " in page
 
 
 def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):

@@ -46,7 +46,7 @@ def of_study(results: Results) -> Iterator[str]:
         f"Sample. {steps['analysed']} of {steps['arrived']} {WHO[responses.source]} were "
         f"analysed ({len(answers):,} responses)."
     )
-    yield f"Main result. {_main(results)}"
+    yield f"Main result. {_main(results)}{_machine(results)}"
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if len(tests):
@@ -101,6 +101,22 @@ def _main(results: Results) -> str:
     return f"{measure[:1].upper()}{measure[1:]}: {'; '.join(parts)}. {_robustness(results)}".strip()
 
 
+def _machine(results: Results) -> str:
+    """What colours and edges alone achieve in the conditions of the primary hypothesis."""
+    task, _, kind = results.plan.primary.rpartition(".")
+    if results.meeting is None or kind != "chance":
+        return ""
+    trials = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    trials = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
+    shares = [
+        f"{percent(rows.mean())} of the trials in {spaced(str(condition))}"
+        for condition, rows in trials.groupby("condition")["observer_correct"]
+    ]
+    if not shares:
+        return ""
+    return f" A machine observer that uses only colours and edges solved {joined(shares)}."
+
+
 def _robustness(results: Results) -> str:
     """How many tests of the primary hypothesis are significant without any exclusion."""
     every = results.specifications
@@ -109,6 +125,9 @@ def _robustness(results: Results) -> str:
         return ""
     significant = int(tests["claimed"].sum())
     if significant == len(tests):
-        every = "the test is" if significant == 1 else f"all {significant} tests are"
-        return f"Without exclusions, {every} significant."
-    return f"Without exclusions, {significant} of {_plural(len(tests), 'test')} are significant."
+        every = "this test is" if significant == 1 else f"these {significant} tests are"
+        return f"If no participant is excluded, {every} significant, too."
+    return (
+        f"If no participant is excluded, {significant} of these {_plural(len(tests), 'test')} "
+        f"{'is' if significant == 1 else 'are'} significant."
+    )

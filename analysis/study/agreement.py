@@ -78,10 +78,10 @@ def annotators(results: Results) -> Table | None:
     return Table(
         "annotators",
         "Consistency of participants, by the model of Dawid and Skene",
-        "The model estimates the most probable response to each trial from all responses. Columns: "
-        "probability that a participant gives it (mean; lowest participant), share of trials in "
-        "which it differs from the majority's response, and number of trials with a tied "
-        "majority. It describes consistency; there need not be a correct response.",
+        "The model estimates the most probable response to each trial; there need not be a correct "
+        "one. Mean, lowest: probability that a participant gives it (mean over participants; "
+        "lowest participant). Differs from majority: share of trials in which it is not the "
+        "majority's response. Ties: trials with a tied majority. Control conditions are included.",
         pd.DataFrame(rows),
         {"mean accuracy": SHARE, "lowest": SHARE, "differs from majority": SHARE},
         hidden=("converged",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,22 @@ from analysis.study.results import Results
 
 #: Conditions in which nothing can be found: who is right there has seen the answer elsewhere.
 NEGATIVE_CONTROLS = ("random",)
+
+
+def outcome(row: Any) -> str:
+    """What a control test (a row of `Results.claims`) says of its task: passed, failed, not tested,
+    or "" where no result is expected. Random neurons pass where they are not identified."""
+    if pd.isna(row.p):
+        return "not tested"
+    if row.Index[0] not in ("chance", "detection"):
+        return ""
+    above = row.value > row.null and row.p_alone < ALPHA
+    return "failed" if above == (row.what in NEGATIVE_CONTROLS) else "passed"
+
+
+def outcomes(tests: pd.DataFrame) -> dict[str, int]:
+    """How many control tests had each outcome."""
+    return Counter(map(outcome, tests[is_control(tests)].itertuples()))
 
 
 @dataclass(frozen=True)
@@ -56,8 +73,8 @@ def _untested(results: Results) -> Iterator[FailedControl]:
         )
         yield FailedControl(
             str(task),
-            f"Caution: controls of {task} could not be tested: {named}. They would show "
-            "whether the task works, which the claims on this task presuppose.",
+            f"Caution: controls of {task} could not be tested: {named}. The claims about this task "
+            "assume that it works, which these controls would show.",
             "a control condition of this task could not be tested",
         )
 

@@ -77,7 +77,7 @@ def evolutions(results: Results) -> Figure | None:
         f"The {len(rows)} real evolutions that were most often judged changed. Below each stage: "
         "the most frequent label, the number of participants who gave it, and the number who gave "
         "any label. These are the clearest examples, not a random sample."
-        + " Simulated labels are arbitrary words."
+        + " Simulated labels are unrelated to the pictures."
         * results.responses.simulated,
         sheet(rows, inch=1.7),
     )

@@ -284,7 +284,7 @@ def evolution(results: Results) -> Figure | None:
         "Share of responses “It changed” for real evolutions, false evolutions (stages of two "
         "neurons shown as one) and one stage shown under three names, with unadjusted "
         f"{results.level} CIs clustered by participants and trials; n: responses. Grey: these "
-        "shares are not tested; the table has the test of sensitivity.",
+        "shares are not tested; d′ is ([table:evolution]).",
         canvas,
     )
 
@@ -347,7 +347,7 @@ def reversion(results: Results) -> Figure | None:
     axes[0].set_ylabel("change in accuracy (percentage points)")
     return Figure(
         "study_reversion",
-        "Change in accuracy when evolutions are reverted",
+        "Change in accuracy when the evolutions of single layers are reverted",
         "Change in accuracy when quarters of the neurons of one layer by importance (sign_t; q1: "
         "the most important), random sets, or sets matched to q1 in size of change are reverted to "
         "the earlier checkpoint; mean over layers. Left: this run, held-out images, unadjusted "

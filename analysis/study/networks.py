@@ -15,7 +15,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
 from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.results import Results, held_out
-from analysis.study.sentences import NO_PROOF, effect
+from analysis.study.sentences import effect
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
 
@@ -29,14 +29,15 @@ def associations(results: Results) -> Table | None:
     return Table(
         "associations",
         "Association of participants' responses with network measures",
-        "Partial Spearman correlation over trials, given the condition, between participants' "
-        "accuracy (in evolution labelling, the share of “It changed”) and, averaged over the "
-        "neurons of a trial: importance (sign_t score for the class for which it is largest); "
-        "change in the network's accuracy when the quarter of the layer that contains the neuron "
-        "is reverted; displacement in the semantic space; and the margin of the machine observer "
-        "in the trial. Permutation test within conditions, which treats trials that share a neuron "
-        "as independent, so p may be too small. Control conditions excluded. Unadjusted "
-        f"{results.level} CIs; {CORRECTED}.",
+        "Partial Spearman correlation over trials, given the condition, of participants' accuracy "
+        "(in evolution labelling, the share of “It changed”) with four measures. Three are "
+        "averaged over the neurons of a trial: importance (sign_t score for the class for which it "
+        "is largest), change in the network's accuracy when the quarter of the layer that contains "
+        "the neuron is reverted, and displacement. The fourth is the margin of the machine "
+        "observer: how clearly it prefers its response. Permutation test within conditions; trials "
+        "of different forms can share a neuron but are treated as independent, so p may be too "
+        f"small. Control conditions excluded. Unadjusted {results.level} bootstrap CIs over "
+        f"trials; {CORRECTED}.",
         table.rename(columns={"n": "trials"}),
         {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
         headings={"value": "ρ"},
@@ -69,8 +70,8 @@ def observer(results: Results) -> Table | None:
         "observer",
         "Accuracy of participants and of a machine observer",
         "The machine observer responds from colour and edge statistics of the pictures and uses no "
-        "neural network. Accuracy here is the mean over trials with an answer key; in the other "
-        "tables it is the mean over responses. The last two columns give participants' accuracy on "
+        "neural network. Accuracy here is the mean over trials, elsewhere over responses. The last "
+        "two columns give participants' accuracy on "
         "trials that the observer answers correctly and on those that it does not.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
@@ -97,9 +98,10 @@ def displacement(results: Results) -> Table | None:
     return Table(
         "displacement",
         "Share judged changed by displacement in the semantic space",
-        "Trials with real evolutions in thirds of their displacement (1 − cosine similarity), and "
-        f"the share of responses “It changed” with its unadjusted {results.level} CI. All were "
-        "drawn from the neurons that moved most, so the range is restricted.",
+        "Trials with real evolutions in three groups by displacement (1 − cosine similarity; mean "
+        "of the group), and the share of responses “It changed” with its unadjusted "
+        f"{results.level} CI. All were drawn from the third of neurons with the largest "
+        "displacement, so its range is restricted.",
         table[["moved", "displacement", "n", *ESTIMATE]].rename(columns={"n": "responses"}),
         {c: SHARE for c in ["displacement", *ESTIMATE]},
     )
@@ -119,7 +121,8 @@ def reversion_published(results: Results) -> Table | None:
     table = table[["source", "split", *columns]]
     return Table(
         "reversion_published",
-        "Change in accuracy when evolutions are reverted, and published results",
+        "Change in accuracy when the evolutions of single layers are reverted, and published "
+        "results",
         "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
         "and accuracy before (share). q1: the most important quarter of the neurons by sign_t. "
         "This run: mean over layers and classes, on held-out images and on some or all of the "
@@ -148,7 +151,10 @@ def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         )
     others = tested[~tested["claimed"]]
     if len(others):
-        of = f"of {len(tested)} partial Spearman correlations between responses and networks"
+        of = (
+            f"of the {len(tested)} partial Spearman correlations between participants' responses "
+            "and network measures"
+        )
         none = len(others) == len(tested)
         least, most = signed(others["value"].min(), ".2f"), signed(others["value"].max(), ".2f")
         ends = [
@@ -160,7 +166,7 @@ def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         yield (
             (f"None {of} was" if none else f"The other {len(others)} {of} were not")
             + f" significant after adjustment (ρ from {least} to {most}; smallest adjusted "
-            f"{p_text(others['p'].min())}; [table:associations]).{extent} {NO_PROOF}."
+            f"{p_text(others['p'].min())}; [table:associations]).{extent}"
         )
 
 
@@ -170,7 +176,7 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     if results.meeting is None:
         return
     trials = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
-    answers = results.responses.answers
+    answers, solved = results.responses.answers, False
     for task in results.choice_tasks:
         chance = results.responses.study.chance(task)
         mine = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
@@ -189,15 +195,19 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             yield (
                 f"In {name}, the machine observer, which uses only colours and edges of the "
                 f"pictures, was above chance in {joined(above)} (unadjusted exact binomial test, "
-                "p < .05). These features suffice to solve many of these trials, so accuracy above "
-                "chance does not by itself show that participants recognised concepts rather than "
-                "colours or edges ([table:observer])."
+                "p < .05; [table:observer])."
             )
+            solved = True
         if not_above:
             yield (
                 f"In {name}, the machine observer was not significantly above chance in "
                 f"{joined(not_above)} ([table:observer])."
             )
+    if solved:
+        yield (
+            "Colours and edges suffice to solve many of these trials, so accuracy above chance "
+            "does not by itself show that participants recognised concepts."
+        )
 
 
 @shelf.sentences("study", "networks")

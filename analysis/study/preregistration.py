@@ -12,9 +12,11 @@ from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import spaced
 from analysis.exhibits.tables import markdown_grid
 from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
+from analysis.study.association import MEASURES
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import rule_in_words
 from analysis.study.results import Results
+from analysis.study.sentences import claim_rule
 from analysis.study.unanswered import (
     WANTED,
     Power,
@@ -39,8 +41,8 @@ HYPOTHESES = {
     "learning": "Accuracy changes over the session ({what} except controls).",
     "confidence": "Confidence differs between correct and incorrect responses ({what} except "
     "controls).",
-    "associations": "Human accuracy is associated with network evidence over trials (Spearman, "
-    "permutation test): {what}.",
+    "associations": "Over trials, participants' accuracy (or the share judged changed) correlates "
+    "with: {what}.",
     "equivalence": "The difference between conditions is smaller than {margin:g}: {what} (two "
     "one-sided tests).",
 }
@@ -57,7 +59,8 @@ MODELS = {
     "ratings": "difference of mean ratings, same variance",
     "learning": "change of accuracy per ten trials within participants",
     "confidence": "area under the type-2 ROC curve within conditions",
-    "associations": "Spearman's rank correlation over trials with conditions held constant",
+    "associations": "partial Spearman correlation over trials, given the condition; permutation "
+    "test within conditions",
     "equivalence": "two one-sided tests with the intervals of the contrasts",
 }
 
@@ -82,9 +85,9 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
              "that they can see tells it. Responses are analysed by a program that was fixed "
              "before the first of them."),
             ("Study design", _design(results)),
-            ("Randomization", f"Every participant is given one of {len(study.forms)} forms, in "
-             "turn. The order of the blocks, of the trials in a block and of the options in a "
-             "trial is rotated, so that over all participants every trial stands at every position "
+            ("Randomization", f"{_forms(len(study.forms))} The order of the blocks, of the "
+             "trials in a block and of the options in a trial is rotated, so that "
+             "over all participants every trial stands at every position "
              f"about equally often. Trials were drawn with seed {study.seed}."),
         ]),
         ("Sampling Plan", [
@@ -93,9 +96,9 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
             ("Sample size", f"{recruitment.places} participants who finish."),
             ("Sample size rationale", _rationale(results, power, picture)),
             ("Stopping rule", f"Collection stops when {recruitment.places} participants have "
-             "finished; a place that nobody finishes within "
-             f"{recruitment.lease_minutes:g} minutes without activity is given to the next "
-             "participant. No result is computed before."),
+             "finished. If a participant is inactive for "
+             f"{recruitment.lease_minutes:g} minutes, the place may be given to the next one. No "
+             "result is computed before."),
         ]),
         ("Variables", [
             ("Manipulated variables", _conditions(results)),
@@ -111,8 +114,8 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
             ("Bayesian analysis", _bayesian(results)),
             ("Exploratory analysis", "Everything that is reported without a row in the table of "
              "tests: the logistic model with crossed random effects, agreement of participants, "
-             "response times, calibration, single trials, and the main result under other "
-             "thresholds of exclusion."),
+             "response times, calibration, single trials, and the primary hypothesis under "
+             "other exclusion rules."),
         ]),
         ("Other", [
             ("Frozen study", f"Trials, keys, rules and this plan carry the hash `{study.hash}`; "
@@ -145,9 +148,9 @@ def _hypotheses(results: Results, tests: pd.DataFrame) -> str:
     control = is_control(others)
     said = []
     for title, rows in (
-        ("Main question", main),
-        ("Other questions", others[~control]),
-        ("Controls (say whether the task works)", others[control]),
+        ("Primary hypothesis", main),
+        ("Other hypotheses", others[~control]),
+        ("Control tests (checks of the tasks; nothing is claimed from them)", others[control]),
     ):
         if len(rows):
             groups = rows.groupby(["question", "kind", "asked"], sort=False, dropna=False)
@@ -165,18 +168,24 @@ def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
     study, first = results.responses.study, tests.iloc[0]
     task, kind = first["question"].rpartition(".")[0], first["kind"]
     null = study.chance(task).get(first["what"], np.nan) if kind == "chance" else np.nan
-    what = "; ".join(map(spaced, tests["what"]))
+    what = "; ".join(MEASURES.get(name, spaced(name)) for name in tests["what"])
     text = HYPOTHESES[kind].format(
         what=what, asked=first["asked"], margin=first["margin"], null=f"{null:.3g}"
     )
     return f"{first['task']}: {text}"
 
 
+def _forms(count: int) -> str:
+    if count == 1:
+        return "There is one form; every participant completes it."
+    return f"Participants are assigned to {count} forms in turn; each completes one."
+
+
 def _design(results: Results) -> str:
     table = _trial_counts(results)
     return (
-        "Conditions within participants; every trial shows other neurons, and no participant sees "
-        "a neuron twice.\n\n" + _markdown(table)
+        "All conditions vary within participants. A neuron can be in trials of different forms, "
+        "but no participant sees a neuron in two trials.\n\n" + _markdown(table)
     )
 
 
@@ -187,7 +196,7 @@ def _trial_counts(results: Results) -> pd.DataFrame:
         (
             results.name(str(task)), spaced(str(condition)), len(group), len(group) / forms,
             len(group["options"].iloc[0]) or "–",
-            "control" if condition in study.controls(str(task)) else "of interest",
+            "control" if condition in study.controls(str(task)) else "planned",
         )
         for (task, condition), group in study.data.groupby(["task", "condition"], sort=False)
     ]  # fmt: skip
@@ -205,10 +214,15 @@ def _procedure(results: Results) -> str:
     study = results.responses.study
     roles = study.trials["role"].value_counts()
     attention = roles.get("attention", 0) / len(study.study.forms)
+    practice = (
+        f"{roles['practice']} practice trials with feedback (repeated until "
+        f"{100 * study.study.practice_pass:.0f} % of those with a key are correct), "
+        if "practice" in roles
+        else "no practice trials, "
+    )
     return (
-        f"Online survey: consent, instructions, {roles.get('practice', 0)} practice trials with "
-        f"feedback (repeated until {100 * study.study.practice_pass:.0f} % of those with a key are "
-        f"correct), then the trials with {attention:g} attention trials among them"
+        f"Online survey: consent, instructions, {practice}the trials with {attention:g} attention "
+        "trials among them"
         + (", a few questions about the participant" if study.study.questions else "")
         + ", and a debriefing. " + AUTHORS.replace("To be", "Recruitment and payment: to be")
     )  # fmt: skip
@@ -220,18 +234,19 @@ def _rationale(results: Results, power: Power | None, picture: str) -> str:
             f"the planner simulates tests of correct responses against chance and between "
             f"conditions, not `{results.plan.primary}`"
             if results.plan.primary
-            else "no main question was frozen whose test could be simulated"
+            else "no primary hypothesis was frozen whose test could be simulated"
         )
         return f"No power curve is given: {why}. {AUTHORS}"
     table = power.table
     most = table["participants"].max()
     enough = table[(table["participants"] == most) & (table["power"] >= WANTED)]
     said = (
-        f"With {most} participants, a test of the main question has at least {100 * WANTED:.0f} % "
-        f"power for true differences of {enough['size'].min():g} or more (of those tried)."
+        f"With {most} participants, a test of the primary hypothesis has at least "
+        f"{100 * WANTED:.0f} % power for true differences of {enough['size'].min():g} or more (of "
+        "those tried)."
         if len(enough)
-        else f"No difference that was tried has {100 * WANTED:.0f} % power with {most} "
-        "participants."
+        else f"With {most} participants, none of the differences tried would be detected with "
+        f"{100 * WANTED:.0f} % power."
     )
     wide = table.pivot(index="participants", columns="size", values="power").reset_index()
     wide.columns = ["participants", *(f"difference {size:g}" for size in wide.columns[1:])]
@@ -279,23 +294,22 @@ def _models(results: Results, tests: pd.DataFrame) -> str:
 def _criteria(results: Results, tests: pd.DataFrame) -> str:
     plan = results.plan
     share = (
-        f" {100 * plan.primary_share:g} % of α is allocated to the tests of the main question, "
-        f"`{plan.primary}`; the others share the rest evenly."
+        f" {100 * plan.primary_share:g} % of α is allocated to the tests of the primary "
+        f"hypothesis, `{plan.primary}`; the others share the rest evenly."
         if plan.primary
         else " All tests have the same weight."
     )
     table = pd.DataFrame(
         {
             "question": tests["question"], "test": tests["what"].map(spaced),
-            "asked": tests["asked"],
-            "α at first": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
+            "scale": tests["asked"],
+            "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
         }
     )  # fmt: skip
     return (
-        f"The family-wise error rate over all {len(tests)} tests of participants' responses is "
-        f"{100 * ALPHA:g} % (weighted Holm).{share} An effect is claimed where the adjusted "
-        f"p-value is below {ALPHA:g} and the unadjusted interval excludes the null value.\n\n"
-        + _markdown(table)
+        f"p-values of all {len(tests)} tests of participants' responses are adjusted together, for "
+        f"a family-wise error rate of {100 * ALPHA:g} % (weighted Holm procedure).{share} "
+        f"{claim_rule(results.level)}\n\n" + _markdown(table)
     )
 
 
@@ -305,7 +319,7 @@ def _bayesian(results: Results) -> str:
         return "None."
     return (
         "A logistic model with random effects of participants, of participants within conditions "
-        "and of trials stands beside the tests and claims nothing. Prior: log odds of each "
+        "and of trials is reported; nothing is claimed from it. Prior: log odds of each "
         f"condition Normal(0, {plan.prior_effect:g}), standard deviations "
         f"half-normal({plan.prior_spread:g})."
     )
@@ -318,8 +332,8 @@ def _exclusions(results: Results) -> str:
         return "Only participants who gave consent and finished are analysed; no other rule."
     return (
         "Only participants who gave consent and finished are analysed. Excluded are participants "
-        f"with:\n\n{_bullets(said)}\n\nThe main result is repeated with each rule looser, stricter "
-        "and off."
+        f"with:\n\n{_bullets(said)}\n\nThe tests of the primary hypothesis are repeated with "
+        "each rule relaxed, tightened and omitted."
     )
 
 

@@ -23,8 +23,9 @@ NETWORKS = [
     "later checkpoint are replaced by those of the earlier checkpoint for the same image, and the "
     "rest of the network is computed as usual. Importance is scored by sign_t, the method of the "
     "paper. If the score is valid, reverting the quarter of a layer's neurons with the highest "
-    "scores reduces accuracy more than reverting a random set. Reverting the quarter with the "
-    "lowest scores reduces it less than a random set."
+    "scores reduces accuracy more, and reverting the quarter with the lowest scores less, than "
+    "reverting a random set. Here one layer is reverted at a time; the run report also reverts all "
+    "layers together, which changes accuracy more."
 ]
 
 
@@ -104,8 +105,8 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
     }
     by_rule = "no participant was excluded"
     if excluded:
-        listed = [f"{n} because of {words.get(rule, rule)}" for rule, n in excluded.items()]
-        by_rule = f"participants were excluded: {'; '.join(listed)}"
+        listed = [f"{n} with {words.get(rule, rule)}" for rule, n in excluded.items()]
+        by_rule = f"these were excluded: {'; '.join(listed)}"
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
         by_rule += ", but some rules could not be applied to all participants ([table:flow])"
     return [
@@ -148,10 +149,35 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
 
 #: How a reader must read responses that no participant gave.
 SIMULATED = (
-    "Responses were simulated: each simulated participant has an ability, each trial a difficulty "
-    "and each condition an assumed effect; a participant who does not see what a trial shows "
-    "guesses, labels are arbitrary words, and the questionnaire is answered at random."
+    "Responses were simulated. Whether a simulated participant recognises what a trial shows "
+    "depends on an assumed ability, the difficulty of the trial and the condition; in random "
+    "trials nobody does. Those who do not guess. Labels are words from a short list, unrelated to "
+    "the pictures: those who recognise a trial give the same word for the same picture, the others "
+    "a random word or none, so labels agree by construction. The questionnaire is answered at "
+    "random."
 )
+
+
+def _evidence(results: Results) -> list[str]:
+    """Which neurons the trials are made of, where the study says so."""
+    evidence = results.responses.study.study.evidence
+    if "base_epoch" not in evidence:
+        return []
+    base = f"{evidence['base']} at epoch {evidence['base_epoch']}"
+    five = (
+        "five neurons of one cluster of the semantic space"
+        if evidence["grouping"] == "clusters"
+        else "a target and its four nearest neighbours in the semantic space"
+    )
+    groups = (
+        "were named by the researchers"
+        if evidence["groups_file"]
+        else ("are neurons with the same true concept")
+    )
+    return [
+        f"The base checkpoint is {base}, and the semantic space is {evidence['space']}. Neurons "
+        f"that belong together are {five}. Hand-picked groups {groups}."
+    ]
 
 
 def _method(results: Results) -> list[str]:
@@ -165,6 +191,7 @@ def _method(results: Results) -> list[str]:
         f"{each.median():g} trials), with practice and attention trials besides. All conditions "
         "vary within participants.",
         *[SIMULATED] * results.responses.simulated,
+        *_evidence(results),
         *(_design(results, task) for task in results.tasks),
         "Responses are not independent, because a participant answers many trials and a trial is "
         "answered by many participants. Accuracies, differences, d′, ratings and confidence are "
@@ -174,11 +201,16 @@ def _method(results: Results) -> list[str]:
         "between the trials of a condition. Association with network measures is tested by "
         "permuting trials within conditions. Both use "
         f"{settings.permutations:,} permutations.",
-        "The family-wise error rate over all tests of participants' responses is controlled at "
-        f"α = .05 (weighted Holm procedure{_share(results)}). {sentences.claim_rule(results.level)}"
-        " Intervals are not adjusted for multiplicity, so an interval can exclude the null value "
-        "although no effect is claimed. Control conditions show whether a task works; nothing is "
-        "concluded from them.",
+        "p-values are adjusted over all tests of participants' responses, for a family-wise error "
+        f"rate of α = .05 (weighted Holm procedure{_share(results)}). "
+        f"{sentences.claim_rule(results.level)} Intervals are not adjusted for multiplicity, so an "
+        "interval can exclude the null value although no effect is claimed.",
+        "Control conditions show whether a task works. Tests of control conditions alone pass or "
+        "fail and are not claims. Contrasts of other conditions with a control condition are "
+        "planned tests, and effects in them are claimed. A control test against chance passes if "
+        "accuracy is significantly above chance (unadjusted p < .05) or, for random neurons, if it "
+        "is not. The control test of false evolutions passes if they are distinguished from "
+        "unchanged stages.",
         *_departures(results),
     ]
 
@@ -198,7 +230,7 @@ for _name, _title in {
 shelf.section(
     "study",
     "networks",
-    "Effect of reverting evolutions on predictions",
+    "Effect of reverting the evolutions of single layers on predictions",
     lambda results: NETWORKS * (results.reversion is not None),
 )
 shelf.section("study", "robustness", "Robustness to exclusion rules")
@@ -211,14 +243,12 @@ def _limits(results: Results) -> list[str]:
         f"The smallest condition has {int(trials.min())} trials. Results generalise to trials "
         "drawn in the same way from the same networks and images, and to participants recruited in "
         "the same way, not to other networks.",
-        "p-values are adjusted over all tests of participants' responses; those of networks are "
-        "adjusted within their own tables. A non-significant test does not show that there is no "
-        "effect.",
+        "p-values of networks are adjusted within their own tables.",
     ]
     if "evolution_labelling" in results.tasks:
         limits.append(
-            "Real evolutions were drawn from the neurons that moved most in the semantic space, so "
-            "results on them do not hold for typical neurons."
+            "Real evolutions were drawn from the third of neurons with the largest displacement, "
+            "so results on them do not hold for typical neurons."
         )
     if trials.min() < 8:
         limits.append(

@@ -12,7 +12,7 @@ from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, 
 from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
-from analysis.study.controls import failed_controls
+from analysis.study.controls import failed_controls, outcomes
 from analysis.study.results import Results
 
 
@@ -56,15 +56,22 @@ def hypothesis(results: Results) -> str:
     return f"{QUESTIONS.get(kind, kind)} in {results.name(task)}" if task else ""
 
 
+def main_question(results: Results) -> Iterator[str]:
+    """Failed controls, the primary hypothesis, and how many of all tests are significant."""
+    yield from (failed.warning for failed in failed_controls(results))
+    yield from primary(results, {})
+    if len(results.claims):
+        yield f"{all_tests(results.claims)}."
+
+
 @shelf.sentences("study", "claims")
-def main_question(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """The primary hypothesis, and how many of all tests are significant after adjustment."""
+def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
+    """The primary hypothesis, and which tests could not be computed."""
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if tests.empty:
         yield "No test could be computed."
         return
-    yield from (failed.warning for failed in failed_controls(results))
     plan = results.plan
     main = tests[tests["question"] == plan.primary]
     data = {"human": "", "pilot": "Pilot data: ", "simulated": "Simulated data: "}
@@ -83,7 +90,6 @@ def main_question(results: Results, tables: Mapping[str, Table]) -> Iterator[str
             f"{hypothesis(results)}. It could not be tested ({why}); its share of α is not "
             "redistributed."
         )
-    yield f"{source}{all_tests(tests)}."
     for noun, some in by_role(tests):
         unmade = some[some["p"].isna()]
         if unmade.empty:
@@ -111,7 +117,7 @@ def main_question(results: Results, tables: Mapping[str, Table]) -> Iterator[str
             "`analyse --permutations`."
         )
     if "claims" in tables:
-        yield "All of these tests are in [table:claims]."
+        yield "All planned tests and control tests are in [table:claims]."
 
 
 def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -123,14 +129,21 @@ def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def all_tests(tests: pd.DataFrame) -> str:
-    """How many planned tests and control tests are significant, and how many were not computed."""
-    counts, unmade = [], []
-    for noun, some in by_role(tests):
-        counts.append(f"{int(some['claimed'].sum())} of {len(some)} {noun}s")
-        if missing := int(some["p"].isna().sum()):
-            unmade.append(f"{missing} {noun}{'s' * (missing > 1)}")
-    said = f"{joined(counts)} were significant after adjustment"
-    return said + (f"; {joined(unmade)} could not be computed" if unmade else "")
+    """How many planned tests are significant, and the outcomes of the control tests."""
+    tests = tests[tests["question"] != ""]
+    planned = tests[~is_control(tests)]
+    said = (
+        f"{int(planned['claimed'].sum())} of {len(planned)} planned tests were significant after "
+        "adjustment"
+    )
+    if missing := int(planned["p"].isna().sum()):
+        said += f"; {missing} could not be computed"
+    if counts := outcomes(tests):
+        names = ["passed", "failed", "not tested"]
+        said += ". Control tests: " + ", ".join(f"{counts.get(n, 0)} {n}" for n in names)
+        if counts.get(""):
+            said += f", {counts['']} without an expected result"
+    return said
 
 
 def _counted(tests: pd.DataFrame, noun: str) -> str:
@@ -232,8 +245,8 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     for row in rows_of(table[table["question"] != ""]):
         change = names[row.signal]
         rates = (
-            f"they judged {percent(changed[row.signal])} and {percent(changed['same_stage'])} of "
-            "them, respectively, as changed"
+            f"{percent(changed[row.signal])} of the former and {percent(changed['same_stage'])} of "
+            "the latter were judged changed"
         )
         ends = f"d′ = {row.value:.2f}".replace("-", "−")
         if pd.isna(row.p):
@@ -286,7 +299,7 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         more = "significantly" if row.claimed else "not significantly"
         ends = f"unadjusted {results.level} CI {span(row, '.2f')}".replace("+", "")
         if pd.isna(row.low):
-            ends = "all pairs alike, so that no interval can be estimated"
+            ends = "no interval, because all trials have the same value"
         yield (
             f"In {row.task}, {control(row)}condition {spaced(row.condition)}, labels of the same "
             f"pictures were {more} more similar than labels of different trials (mean similarity "

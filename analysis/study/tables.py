@@ -14,7 +14,7 @@ from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.study import thresholds as other_rules
 from analysis.study.association import MEASURES
-from analysis.study.controls import failed_controls
+from analysis.study.controls import failed_controls, outcome
 from analysis.study.planned_tests import crossed_contrasts
 from analysis.study.responses import NOTES
 from analysis.study.results import Results
@@ -37,7 +37,7 @@ HEADINGS = {
     "answers": "responses",
     "asked": "scale",
     "evidence": "network measure",
-    "moved": "displacement, third",
+    "moved": "group by displacement",
     "p": "adjusted p",
     "p unadjusted": "unadjusted p",
     "what": "condition or contrast",
@@ -87,7 +87,9 @@ def claims(results: Results) -> Table | None:
     ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     control = is_control(tested)
-    table.insert(0, "claimed", np.where(control, "–", np.where(tested["claimed"], "yes", "no")))
+    results_of = [outcome(row) or "–" for row in tested.itertuples()]
+    claimed = np.where(tested["claimed"], "yes", "no")
+    table.insert(0, "claimed", np.where(control, results_of, claimed))
     for failed in failed_controls(results):
         table["reason"] = [
             f"{reason}; {failed.note}".removeprefix("; ")
@@ -107,11 +109,13 @@ def claims(results: Results) -> Table | None:
         "claims",
         "All planned tests and control tests",
         f"Estimate with its unadjusted {results.level} CI, and the value under the null "
-        f"hypothesis (shares, d′, areas, ratings, similarities, correlations). {said}Weight: "
+        "hypothesis (chance, contrasts, learning: shares; confidence: area; ratings: points; "
+        f"labels: similarity; associations: ρ). {said}Weight: "
         "share of α of the test at the start; Holm's procedure passes the share of each rejected "
         f"hypothesis on to the others. {claim_rule(results.level)} –: the test could not be "
         "computed (see note); its weight is not redistributed. Control: a check of the task, not a "
-        "hypothesis; nothing is claimed from it (– under claimed). Permutation tests use "
+        "claim; passed or failed by the rule under Method (–: no result is expected). "
+        "Permutation tests use "
         f"{results.settings.permutations:,} permutations: the smallest unadjusted p is "
         f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo(tested)}."
         f"{_equivalence(tested)}",
@@ -119,7 +123,7 @@ def claims(results: Results) -> Table | None:
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
         hidden=("main", "p_error"),
-        headings={"question": "test", "value": "estimate"},
+        headings={"question": "test", "value": "estimate", "claimed": "claimed, or control"},
     )  # fmt: skip
 
 
@@ -153,10 +157,10 @@ def thresholds(results: Results) -> Table:
     return Table(
         "thresholds",
         "Primary hypothesis under other exclusion rules",
-        "One rule is varied at a time; the others are as frozen. "
+        "One rule is varied at a time and the others are as frozen, except in the row “no rule”. "
         + (
-            "Claimed: number of tests of the primary hypothesis that are significant without "
-            "redistribution of α from other tests; then the estimate of each."
+            "Claimed: number of tests of the primary hypothesis that are significant without the α "
+            "that Holm's procedure would add from rejected tests; then the estimate of each."
             if results.plan.primary
             else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),
@@ -206,8 +210,8 @@ def _fits(results: Results) -> str:
     notes = table[(table["reason"] != "") & table["low"].notna()].drop_duplicates(
         ["task", "reason"]
     )
-    said = [f"{row.task}, {row.reason}" for row in notes.itertuples()]
-    return f" Mixed models: {'; '.join(said)}." if said else ""
+    said = [f"“{row.task}” ({row.reason})" for row in notes.itertuples()]
+    return f" Problems of mixed models: {'; '.join(said)}." if said else ""
 
 
 def _ratio(odds: float) -> str:
@@ -336,7 +340,7 @@ def labels(results: Results) -> Table | None:
         f"permutation test, {CORRECTED}.",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
-        headings={"beyond": "difference from permuted"},
+        headings={"beyond": "difference from permuted", "left_out": "missing labels"},
     )
 
 
