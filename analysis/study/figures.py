@@ -201,7 +201,7 @@ def trials(results: Results) -> Figure | None:
         "study_trials",
         "Variation between trials and between participants",
         "Left: accuracy of each trial over its participants. Right: accuracy of each participant "
-        "in the condition; a participant sees few trials of each, so few values are possible. "
+        "in each condition, of which a participant sees few trials, so few values are possible. "
         "Bars: means.",
         canvas,
     )
@@ -236,8 +236,9 @@ def learning(results: Results) -> Figure | None:
     return Figure(
         "study_learning",
         "Accuracy over the session",
-        "Accuracy minus the participant's mean in the condition, in six equal groups of trial "
-        f"positions. Control conditions excluded. Unadjusted {results.level} CIs over "
+        "Accuracy minus the participant's mean in the condition, by position in the session "
+        "(attention trials counted), in six groups with about equal numbers of responses. "
+        f"Control conditions excluded. Unadjusted {results.level} CIs over "
         "participants.",
         canvas,
     )

@@ -125,8 +125,8 @@ def reversion_published(results: Results) -> Table | None:
         "results",
         "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
         "and accuracy before (share). q1: the most important quarter of the neurons by sign_t. "
-        "This run: mean over layers and classes, on held-out images and on some or all of the "
-        "images on which importance was computed (their number is in the run report). "
+        "This run: mean over layers and classes, on held-out images and on images on which "
+        "importance was computed (the run report says how many). "
         f"{PUBLISHED}: training images, 100 classes, five runs, mean over "
         "layers, from the result files of the published repository. Networks and images differ, "
         "so only the order of the quarters is comparable.",
@@ -226,8 +226,8 @@ def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         for every in (ours, REVERSION)
     ]
     yield (
-        "Mean accuracy decreased most when the most important quarter was reverted, less for "
-        f"random sets, and least (or increased) for the least important quarter in {both[0]} of "
-        f"{len(ours)} pairs of epochs here and in {both[1]} of {len(REVERSION)} pairs of "
-        f"{PUBLISHED} ([figure:study_reversion])."
+        "Averaged over layers, accuracy decreased most when the most important quarter of a layer "
+        "was reverted, less for random sets, and least (or increased) for the least important "
+        f"quarter in {both[0]} of {len(ours)} pairs of epochs here and in {both[1]} of "
+        f"{len(REVERSION)} pairs of {PUBLISHED} ([figure:study_reversion])."
     )

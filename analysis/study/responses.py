@@ -277,7 +277,7 @@ for _name, _rule in {
         "one_sided",
         operator.gt,
         "more than {percent} of all choices at one screen position (applied only to participants "
-        "with enough choices that chance alone would hardly exclude them)",
+        "with so many choices that this would hardly happen by chance)",
         _enough_choices,
     ),
     # The first of the participants who agree, by name, is kept.

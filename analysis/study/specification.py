@@ -52,8 +52,8 @@ def specification_curve(results: Results) -> Figure | None:
         "Estimates of the tests of the primary hypothesis with unadjusted "
         f"{results.level} CIs (specification curve). Each column is one set of exclusion rules; "
         "the square below names the rule that differs from the frozen ones. Columns are ordered "
-        "by the mean estimate. Filled: significant after adjustment (without redistribution of α "
-        "from other tests). Orange: frozen rules. Dashed: the null value."
+        "by the mean estimate. Filled: significant without the α that Holm's procedure would "
+        "add from rejected tests. Orange: frozen rules. Dashed: the null value."
         + (f" {same} other sets give the same estimates as the frozen rules." if same else "")
         + (f" {rest} further tests are in the table of thresholds." if rest else ""),
         canvas,

@@ -86,8 +86,9 @@ def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | Non
     if not frames:
         return None
     text = (
-        f"Simulated: {studies} studies for each point, each of {answered} of {items} trials per "
-        f"participant and condition, analysed by the planned test at its initial share of α "
+        f"For each point, {studies} studies were simulated, in which a participant answers "
+        f"{answered} of the {items} trials of a condition. The standard error of the power is at "
+        f"most {0.5 / studies**0.5:.2f}. The planned test was made at its initial share of α "
         f"({100 * ALPHA * tests['weight'].iloc[0]:.2f} %). Accuracy "
         f"{base:.3g} {'plus' if kind == 'chance' else 'plus and minus half of'} the difference; "
         "standard deviations of ability .5 and of difficulty .7 on the logit scale."
