@@ -167,7 +167,7 @@ TIME = r"2026-03-01 09:00:00\+00:00"
         (r",(\d+),0\.1\.0", r",12.5,0.1.0", "milliseconds is '12.5'"),
         (r",(\d+),0\.1\.0", r',"1,5",0.1.0', "milliseconds is '1,5'"),
         (r",(\d+),0\.1\.0", r",1e400,0.1.0", "milliseconds is '1e400'"),
-        (r",0\.1\.0,0", r",0.1.0", "18 cells, but the header has 19"),
+        (r",0\.1\.0,0", r",0.1.0", "19 cells, but the header has 20"),
     ],
 )  # fmt: skip
 def test_cells_that_cannot_be_read_are_refused_by_row(folder, tmp_path, tables, old, new, text):
@@ -222,9 +222,9 @@ def test_spreadsheets_ways_of_saving_are_read_or_refused_with_the_remedy(study, 
 
 
 def test_rows_are_counted_as_a_spreadsheet_shows_them(study, tmp_path, tables):
-    path = edited(tmp_path, tables, r",True,,\d\.0,", ",True,,9.0,")
+    path = edited(tmp_path, tables, r",True,,,\d\.0,", ",True,,,9.0,")
     lines = path.read_text().splitlines()
-    number = next(i for i, line in enumerate(lines) if ",True,,9.0," in line)
+    number = next(i for i, line in enumerate(lines) if ",True,,,9.0," in line)
     path.write_text("\n".join([lines[0], "", *lines[1:]]) + "\n")  # a blank row before all others
     with pytest.raises(ResponseError, match=f"responses.csv, response row {number + 2}: confid"):
         prepare(study, *read_tables(path))
@@ -402,6 +402,18 @@ def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
     said = " ".join(notes(responses))
     assert "The browser gave no time, or 0, for 1 answer;" in said
     assert "longer time than passed between showing the trial and storing the answer" in said
+
+
+def test_answers_after_the_time_limit_are_counted(study, tables):
+    answers, people = tables
+    name = "later than the time limit of the trial"
+    rows = answers.index[answers["role"] == "trial"]
+    for late in (0, 3):
+        answers.loc[rows[:late], "late"] = True
+        responses = prepare(study, answers, people)
+        assert {c.name: c.answers for c in checks(responses)}[name] == late
+        said = f"{late} answers reached the server more than 15 s after the time limit"
+        assert (said in " ".join(notes(responses))) == bool(late)
 
 
 def test_times_of_zero_make_nobody_identical(study, tables):

@@ -16,6 +16,7 @@ from analysis.exhibits.tables import Table
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
 from analysis.study.results import Results
+from tasks.responses import LATE_AFTER
 
 #: So many pairs, rules or conditions are listed by name in a sentence.
 LISTED = 5
@@ -150,6 +151,13 @@ def _times(responses: Responses) -> Iterator[Check]:
         f"For {_count(longer, 'answer')} the browser gave a longer time than passed between "
         "showing the trial and storing the answer; analyses of time include them.",
         answers=longer,
+    )
+    late = int(answers["late"].fillna(False).sum())
+    yield Check(
+        "later than the time limit of the trial",
+        f"{_count(late, 'answer')} reached the server more than {LATE_AFTER} s after the time "
+        "limit of the trial; they are analysed like the others.",
+        answers=late,
     )
 
 
