@@ -285,7 +285,7 @@ def evolution(results: Results) -> Figure | None:
         "Share of responses “It changed” for real evolutions, false evolutions (stages of two "
         "neurons shown as one) and one stage shown under three names, with unadjusted "
         f"{results.level} CIs clustered by participants and trials; n: responses. Grey: these "
-        "shares are not tested; d′ is ([table:evolution]).",
+        "shares are not tested; the table has the test of d′.",
         canvas,
     )
 

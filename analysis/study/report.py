@@ -25,7 +25,7 @@ NETWORKS = [
     "paper. If the score is valid, reverting the quarter of a layer's neurons with the highest "
     "scores reduces accuracy more, and reverting the quarter with the lowest scores less, than "
     "reverting a random set. Here one layer is reverted at a time; the run report also reverts all "
-    "layers together, which changes accuracy more."
+    "layers together."
 ]
 
 
