@@ -159,8 +159,9 @@ def test_a_number_key_chooses_what_shows_it_until_the_page_is_sent(browser, own,
     visitor.page.keyboard.press("9")
     visitor.page.keyboard.press("1")
     assert set(chosen()) == {shown["1"], shown["9"]}
+    before = visitor.version
     visitor.page.keyboard.press("Enter")
-    visitor.moved(visitor.version)
+    visitor.moved(before)
     rows = person(own, "keys", responses)
     (row,) = [r for r in rows if (r.role, r.task) == ("trial", "odd_one_out")]
     assert (f"choice{row.answer}", row.confidence) == (shown["1"], 3.0)
