@@ -60,7 +60,7 @@ def test_no_statistic_tests_with_too_few_people(people):
         milliseconds=lambda f: rng.integers(1000, 9000, len(f)),
     )  # fmt: skip
     parameters = {
-        "exact_binomial": {"chance": 0.5}, "clustered_shares": {"chance": 0.5},
+        "exact_binomial": {"chance": 0.5}, "cluster_bootstrap": {"chance": 0.5},
         "equivalence": {"margin": 0.1}, "crossed_effects": {"chance": 0.5},
         "detection": {"signal": "signal", "noise": "noise"},
     }  # fmt: skip

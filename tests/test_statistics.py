@@ -209,7 +209,7 @@ def test_chance_must_be_known():
         ClusteredShares(0.5)(frame[:0])
 
 
-@pytest.mark.parametrize("name", ["exact_binomial", "clustered_shares", "crossed_effects"])
+@pytest.mark.parametrize("name", ["exact_binomial", "cluster_bootstrap", "crossed_effects"])
 def test_order_of_rows_changes_nothing(name):
     frame = answers(participants=20, items=8)
     statistic = STATISTICS.get(name)(1 / 6)

@@ -192,10 +192,14 @@ class ClusterContrasts:
 
     Attributes:
         reference: compare all others with this condition; all pairs by default.
+        replicates, seed: of the bootstrap that this statistic was before; the closed form needs
+            neither, so they change nothing.
     """
 
     reference: str | None = None
     level: float = 0.95
+    replicates: int = 0
+    seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, missing = answered(frame, "correct")

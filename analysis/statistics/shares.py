@@ -85,7 +85,7 @@ class ExactBinomial:
         return by_condition(frame, list(groups), made)
 
 
-@STATISTICS.add("clustered_shares")
+@STATISTICS.add("cluster_bootstrap")
 @dataclass(frozen=True)
 class ClusteredShares:
     """Share of right answers per condition against chance, for other people and other items.
@@ -101,10 +101,14 @@ class ClusteredShares:
 
     Attributes:
         chance: of a right answer by guessing, one number or one a condition.
+        replicates, seed: of the bootstrap that this statistic was before; the closed form needs
+            neither, so they change nothing.
     """
 
     chance: float | Mapping[str, float]
     level: float = 0.95
+    replicates: int = 0
+    seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, _ = answered(frame, "correct")

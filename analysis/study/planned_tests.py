@@ -40,7 +40,7 @@ def chance(results: Analysed) -> pd.DataFrame:
     frames = []
     for task in results.choice_tasks:
         levels = results.responses.study.chance(task)
-        table = results.by_task([task], "clustered_shares", ["condition"], "chance", chance=levels)
+        table = results.by_task([task], "cluster_bootstrap", ["condition"], "chance", chance=levels)
         control = table["condition"].isin(results.controls(task))
         table.loc[control, "question"] = f"{task}.{CONTROL}"
         frames.append(table.assign(null=table["condition"].map(levels), what=table["condition"]))
