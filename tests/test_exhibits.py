@@ -152,14 +152,14 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
         "reversion": Table("", "", "", frame),
         "reversion_objective": Table("", "", "", frame.assign(q1=-3.0)),
     }
-    assert run_report.mixtures(run, tables) == [
+    assert run_report.quarter_against_all(run, tables) == [
         "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 pairs (mean "
         "changes −40 and −30 percentage points): q1 contains the changes that increase the "
         "objective, q4 those that decrease it (mean changes of the objective −3.0 and +0.1; all "
         "neurons −0.3). The effect of q1 is therefore compared with that of sets of the same size."
     ]
     frame["q1"] = -0.1
-    assert run_report.mixtures(run, tables) == []
+    assert run_report.quarter_against_all(run, tables) == []
 
 
 def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():

@@ -19,6 +19,7 @@ from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.run.report import Written, plain_on_screen, write_exhibits
 from analysis.statistics import comparisons
+from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
 from harness.artifacts import write_text
 from harness.results import read_results
@@ -91,7 +92,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     if SCORE in set(known["method"]):
         paper = known.set_index("method").loc[SCORE]
         pairs = bench.separated
-        ahead = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < 0.05), "first"]
+        ahead = pairs.loc[(pairs["second"] == SCORE) & (pairs["p"] < ALPHA), "first"]
         verb = "is" if len(ahead) == 1 else "are"
         better = f"{', '.join(ahead)} {verb}" if len(ahead) else "none is"
         findings.append(

@@ -11,6 +11,7 @@ from analysis.exhibits.tables import Table
 from analysis.run.reversion import joint, main_method
 from analysis.run.tables import base_checkpoint, named_concepts, series_of
 from analysis.statistics.alignment import NAMED_OVERLAP
+from analysis.statistics.claims import ALPHA
 from analysis.statistics.classes import by_class, class_interval, quartiles
 from harness.artifacts import Artifact, Run
 
@@ -127,7 +128,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
         f"{count} pairs of epochs; 95 % CIs over {len(wide)} classes). The difference between the "
         "most important quarter and random sets was "
         f"{points(*map(float, ends.loc['difference']))}; it was significant in "
-        f"{int((p < 0.05).sum())} of {count} pairs. In {holds} of {count} pairs accuracy was "
+        f"{int((p < ALPHA).sum())} of {count} pairs. In {holds} of {count} pairs accuracy was "
         "lowest after the most important quarter was reverted, higher after random sets, and "
         "highest after the least important quarter."
     )

@@ -263,8 +263,8 @@ def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 
 @shelf.sentences("run", "reversion")
-def mixtures(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Where reverting a part does more harm than reverting all."""
+def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """Why reverting q1 can reduce accuracy more than reverting all neurons."""
     if (table := tables.get("reversion")) is None:
         return []
     mine = table.frame[table.frame["method"] == main_method(run)]

@@ -152,7 +152,7 @@ def _times(responses: Responses) -> Iterator[Check]:
         "showing the trial and storing the answer; analyses of time include them.",
         answers=longer,
     )
-    late = int(answers["late"].fillna(False).sum())
+    late = int(answers["late"].sum())
     yield Check(
         "later than the time limit of the trial",
         f"{_count(late, 'answer')} reached the server more than {LATE_AFTER} s after the time "
