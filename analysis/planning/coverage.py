@@ -171,22 +171,22 @@ SMALL = {
     "60 participants, 16 trials, each answers 4": _small(participants=60, items=16, answered=4),
     "3 of 60 participants in one condition": _small(items=16, answering={"b": 3}),
     "4 of 60 participants in one condition": _small(items=16, answering={"b": 4}),
-    "6 of 60 widely differing participants": _small(
+    "6 of 60 participants in one condition, differing widely": _small(
         items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
     ),
     # The designs in which the procedure did worst while it was being chosen.
     **{
-        f"{n} of 60 widely differing participants, at 1/6": _small(
+        f"{n} of 60 participants in one condition, differing widely; true accuracy 1/6": _small(
             1 / 6, items=16, answering={"b": n}, sd_participant=1.2, sd_item=0.3
         )
         for n in (4, 5, 8)
     },
-    "60 participants, 8 trials, at 1/6": _small(1 / 6, participants=60, items=8),
-    "60 participants, 4 trials, at 1/6": _small(1 / 6, participants=60, items=4),
+    "60 participants, 8 trials; true accuracy 1/6": _small(1 / 6, participants=60, items=8),
+    "60 participants, 4 trials; true accuracy 1/6": _small(1 / 6, participants=60, items=4),
     "24 participants, half of whom leave early": _small(participants=24, items=12, dropout=0.5),
-    "20 participants, 97 % correct": _small(0.97, participants=20, items=8),
-    "20 participants, 3 % correct": _small(0.03, participants=20, items=8),
-    "20 participants, 99.8 % correct": _small(0.998, participants=20, items=8),
+    "20 participants; true accuracy 97 %": _small(0.97, participants=20, items=8),
+    "20 participants; true accuracy 3 %": _small(0.03, participants=20, items=8),
+    "20 participants; true accuracy 99.8 %": _small(0.998, participants=20, items=8),
     "10 guessing participants, 8 trials": _small(
         1 / 6, participants=10, items=8, sd_participant=0, sd_item=0
     ),
