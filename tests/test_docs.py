@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from conceptevo import cli
@@ -24,7 +26,9 @@ def blocks(page, language):
     return re.findall(pattern, page.read_text(encoding="utf-8"), re.S | re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "recording.md"], ids=lambda page: page.name
+)
 def test_python_blocks_run(page):
     matplotlib.use("Agg")
     namespace = {"__name__": "__docs__"}
@@ -40,6 +44,29 @@ def test_python_blocks_run(page):
     if page.name == "extending.md":
         output = torch.tensor([[1.0, 4.0, 2.0]])
         assert namespace["OBJECTIVES"].get("lead").function(output, torch.tensor([2])).item() == -2
+
+
+def test_what_is_recorded_is_read_by_the_configuration_beside_it(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "recording.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    network, *training = blocks(page, "python")
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "models.py").write_text(network, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for split, kind, number in itertools.product(("probe", "test"), ("cat", "dog"), range(20)):
+        path = tmp_path / "images" / split / kind / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    namespace = {}
+    for code in training:
+        exec(code, namespace)
+    (configuration,) = blocks(page, "toml")
+    (tmp_path / "mine.toml").write_text(configuration, encoding="utf-8")
+    shown = CliRunner().invoke(cli.app, ["probe", "mine.toml", "--out", "run"])
+    assert shown.exit_code == 0, shown.output
+    names = [f"stimuli-{epoch:04}.parquet" for epoch in (0, 1, 2, 4, 8, 10)]
+    assert sorted(p.name for p in Path("run/probe/mine").glob("stimuli-*.parquet")) == names
 
 
 def test_the_notebook_runs():
