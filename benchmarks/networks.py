@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.calls import expose_calls
 from harness.networks.layers import find_layers
-from harness.networks.vision import torchvision_models
+from harness.torchvision_import import with_torchvision
 
 #: One or two a family.
 TORCHVISION = [
@@ -40,7 +41,7 @@ def network(name: str, outputs: int) -> nn.Module:
     """A network of either library with random weights."""
     if name in TORCHVISION:
         return build(name, outputs, 0)
-    torchvision_models()  # which timm imports, and which may need help to be imported
+    with_torchvision(import_module, "torchvision")  # which timm imports
     import timm
     import torch
 

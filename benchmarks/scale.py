@@ -1,6 +1,6 @@
 """Peak memory and time of every stage by size, each in a process of its own; growth exponents.
 
-python benchmarks/scale.py [--factor 1] [--only space]   # ten minutes on two idle cores; Markdown
+python benchmarks/scale.py [--factor 1] [--only space]   # half an hour on two idle cores; Markdown
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ def undoing(classes: int) -> None:
         ablate(ModelPair(older, newer, layers), arms, shown, class_id % 12)
 
 
-def placing(method: str, neurons: int) -> None:
-    """A space of random stimuli among 20,000 images, of ten checkpoints; its neighbours."""
+def placing(method: str, images: int, neurons: int) -> None:
+    """A space of random stimuli, of ten checkpoints; its neighbours."""
     rng = np.random.default_rng(0)
-    base, images, k = neurons // 10, 20_000, 20
+    base, k = neurons // 10, 20
     keys = {"series": "net", "epoch": np.arange(neurons) // base, "layer": "a"}
     table = pd.DataFrame({**keys, "channel": np.arange(neurons) % base})
 
@@ -152,8 +152,7 @@ def _measured(
     work: Callable[[int], None], warm: int, size: int, answer: multiprocessing.Queue
 ) -> None:
     with one_thread():
-        if work is not listing:
-            work(warm)  # compiles, loads
+        work(warm)  # compiles, loads
         before = resource.getrusage(resource.RUSAGE_SELF)
         work(size)
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -163,14 +162,23 @@ def _measured(
 
 #: what -> smallest and largest size, unit, work
 MEASURES: dict[str, tuple[int, int, str, Callable[[int], None]]] = {
-    "probing": (4_000, 32_000, "images", probing),
-    "importance": (10, 80, "classes", scoring),
-    "ablation": (10, 80, "classes", undoing),
+    "probing": (4_000, 256_000, "images", probing),
+    "importance": (10, 200, "classes", scoring),
+    "ablation": (10, 200, "classes", undoing),
     **{
-        f"space and neighbours: {method}": (2_000, 16_000, "neurons", partial(placing, method))
+        f"space and neighbours: {method}": (
+            2_000,
+            100_000,
+            "neurons",
+            partial(placing, method, 20_000),
+        )
         for method in ("sgns", "ppmi", "jaccard", "correlation", "profile", "random")
     },
-    "listing a folder": (5_000, 40_000, "images", listing),
+    **{
+        f"space: {method}": (20_000, 1_000_000, "images", partial(placing, method, neurons=2_000))
+        for method in ("sgns", "ppmi", "jaccard", "correlation", "profile")
+    },
+    "listing a folder": (5_000, 256_000, "images", listing),
 }
 
 

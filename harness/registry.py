@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from harness.torchvision_import import with_torchvision
+
 T = TypeVar("T")
 
 
@@ -79,7 +81,7 @@ def import_attribute(path: str, kind: str):
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(with_torchvision(importlib.import_module, module), attribute)
     except AttributeError:
         raise ValueError(f"{kind} {path!r}: module {module} has no {attribute!r}") from None
     except (Exception, SystemExit) as error:  # the user's module runs while it is imported
@@ -98,7 +100,7 @@ def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
         what: the call, as the message names it.
     """
     try:
-        return function(*arguments)
+        return with_torchvision(function, *arguments)
     except (Exception, SystemExit) as error:
         raise UserCodeError(failure(what, error)) from error
 

@@ -1,4 +1,5 @@
 import pickle
+import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -213,3 +214,26 @@ def test_revisions_of_a_hub_repository(tmp_path, network, monkeypatch):
         source.load(1000, 4, Run(tmp_path))
     with pytest.raises(ValidationError, match="repository"):
         hub(repository="https://example.org/owner/suite")
+
+
+def test_users_code_may_import_torchvision(tmp_path):
+    """At its top or within the function; also where torchvision's own operators cannot load."""
+    (tmp_path / "mynets.py").write_text(
+        "def late(number):\n"
+        "    import torchvision.models\n"
+        "    return torchvision.models.squeezenet1_1(num_classes=number)\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "early.py").write_text(
+        "from torchvision.models import squeezenet1_1\n"
+        "def make(number):\n    return squeezenet1_1(num_classes=number)\n",
+        encoding="utf-8",
+    )
+    code = (
+        "import sys\nfrom harness.networks.architectures import build\n"
+        "print(sum(p.numel() for p in build(sys.argv[1], 5, 0).parameters()))"
+    )
+    for name in ("mynets:late", "early:make"):
+        command = [sys.executable, "-c", code, name]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert answer.stdout.strip() == "725061", answer.stderr

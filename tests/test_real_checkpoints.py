@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,12 @@ from harness.config import ConfigError, parse_config
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import load_weights
 from harness.networks.state_dicts import CheckpointError
-from harness.networks.vision import torchvision_models
 from harness.stages.run import run_until
+from harness.torchvision_import import with_torchvision
 
 pytestmark = pytest.mark.slow
 
-torchvision_models()  # which the libraries import, and which may need our help to be imported
+with_torchvision(import_module, "torchvision")  # which the libraries import
 
 CLASSES = 12  # of the drawn images
 

@@ -1,6 +1,7 @@
 """Record while training: a plain loop, Lightning, Hugging Face; weights or evidence."""
 
 import copy
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ from harness.config import parse_config
 from harness.images.folders import folder_images
 from harness.images.sets import drawn_arrays
 from harness.networks.architectures import build
-from harness.networks.vision import torchvision_models
 from harness.stages import space
 from harness.stages.engine import engine
 from harness.stages.run import STAGES, run_until
 from harness.stages.stage import Plan
+from harness.torchvision_import import with_torchvision
 
 QUIET = Console(quiet=True)
 SIZE = 16
@@ -226,7 +227,7 @@ def test_images_in_memory_will_do(tmp_path):
 
 
 def test_lightning_counts_epochs(tmp_path):
-    torchvision_models()  # both libraries import torchvision, which needs our help beside CPU torch
+    with_torchvision(import_module, "torchvision")  # both libraries import it
     name = "lightning.pytorch"
     try:
         lightning = pytest.importorskip(name, reason="pip install lightning")
@@ -262,7 +263,7 @@ def test_lightning_counts_epochs(tmp_path):
 
 
 def test_hugging_face_counts_steps(tmp_path):
-    torchvision_models()
+    with_torchvision(import_module, "torchvision")
     transformers = pytest.importorskip("transformers", reason="pip install transformers")
     pytest.importorskip("accelerate", reason="pip install accelerate")
 

@@ -7,12 +7,13 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
-from harness.networks.vision import torchvision_models
 from harness.registry import Registry, call_users
+from harness.torchvision_import import with_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
                     f"number of classes, and must return a torch.nn.Module"
                 )
             return model
-        models = torchvision_models()
+        models = with_torchvision(import_module, "torchvision.models")
         if name not in models.list_models():
             raise ValueError(
                 f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}, any name of "

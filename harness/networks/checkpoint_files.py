@@ -29,6 +29,7 @@ from harness.artifacts import whole_file
 from harness.file_kinds import kind_of
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 from harness.text import listed
+from harness.torchvision_import import with_torchvision
 
 
 def _dict(*factory: object) -> dict:
@@ -299,7 +300,7 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     try:
-        content = _load_trusted(path)
+        content = with_torchvision(_load_trusted, path)
     except Exception as error:  # the file's own code is run
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise CheckpointError(

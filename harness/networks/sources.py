@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from harness.networks.training import TrainingParameters
 from harness.records import Series
 from harness.registry import Registry, call_users, import_attribute, plugin_identity
 from harness.text import listed
+from harness.torchvision_import import with_torchvision
 
 #: name in the configuration -> class
 SOURCES: Registry[type[Source]] = Registry("source")
@@ -342,10 +344,9 @@ class TorchvisionSource(ArchitectureSource):
         weights = self.checkpoints[epoch]
         if weights == "random":
             return model
-        from harness.networks.vision import torchvision_models
-
         try:
-            chosen = torchvision_models().get_model_weights(self.architecture)[weights]
+            models = with_torchvision(import_module, "torchvision.models")
+            chosen = models.get_model_weights(self.architecture)[weights]
         except KeyError as error:
             raise CheckpointError(
                 f"series {self.name!r}: torchvision has no weights {weights!r} "

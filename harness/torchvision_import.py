@@ -1,0 +1,40 @@
+"""torchvision, also beside a build of torch that its C++ operators do not fit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: Declarations live as long as the object that made them.
+_LIBRARIES: list[Any] = []
+
+
+def with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
+    """The answer of a function that may import torchvision, or what itself imports it (timm).
+
+    A CPU build of torch beside the ordinary torchvision wheel cannot load torchvision's C++
+    operators, and importing it fails on two operators that lack a schema. Models need neither,
+    so the schemas alone are declared, and only when the plain import has failed; then the
+    function is called again.
+    """
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        if _LIBRARIES or "operator torchvision::" not in str(error):
+            raise
+        _declare_operators()
+        return function(*arguments)
+
+
+def _declare_operators() -> None:
+    torch: Any = sys.modules["torch"]  # torchvision has just imported it
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # what the failed import left half made
+    library = torch.library.Library("torchvision", "DEF")
+    boxes = "Tensor dets, Tensor scores, float iou_threshold"
+    library.define(f"nms({boxes}) -> Tensor")
+    library.define(f"qnms({boxes}) -> Tensor")
+    _LIBRARIES.append(library)
