@@ -154,9 +154,10 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
     }
     assert run_report.quarter_against_all(run, tables) == [
         "Reverting q1 reduced accuracy more than reverting all neurons in 1 of 2 pairs (mean "
-        "changes −40 and −30 percentage points): q1 contains the changes that increase the "
-        "objective, q4 those that decrease it (mean changes of the objective −3.0 and +0.1; all "
-        "neurons −0.3). The effect of q1 is therefore compared with that of sets of the same size."
+        "changes −40 and −30 percentage points). By the score, q1 contains the changes that "
+        "increase the objective (see Method), and q4 those that decrease it. The objective agrees "
+        "with this: its mean change was −3.0 when q1 was reverted, +0.1 for q4 and −0.3 for all "
+        "neurons. The effect of q1 is therefore compared with that of sets of the same size."
     ]
     frame["q1"] = -0.1
     assert run_report.quarter_against_all(run, tables) == []

@@ -30,12 +30,19 @@ def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 def _design(run: Run, neurons: pd.DataFrame) -> str:
+    configuration = run.manifest()["configuration"]
+    sections = {section["name"]: section for section in configuration["series"]}
     rows = []
     for series in series_of(run):
         of = neurons[neurons["series"] == series]
         count = int(of["neurons"].max())
         epochs = ", ".join(map(str, of["epoch"]))
-        rows.append(f"{series} ({count} neurons; epochs {epochs})")
+        seen = sections[series]
+        made = f"{seen['architecture']}, " if seen.get("architecture") else ""
+        rows.append(
+            f"{series} ({made}images of {seen['crop']} × {seen['crop']} pixels, {count} probed "
+            f"neurons; epochs {epochs})"
+        )
     counts = []
     for split, name in (("train", "training"), ("probe", "probe"), ("test", "test")):
         artifact = Artifact("image_index", (split,))
@@ -44,10 +51,9 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
             counts.append(f"{len(index):,} {name}")
             classes = index["class_name"].nunique()
     kind = "synthetic images" if is_synthetic(run) else "images"
-    seed = run.manifest()["configuration"]["seed"]
     return (
         f"{len(rows)} network{'s' * (len(rows) != 1)}, one training run each: {'; '.join(rows)}. "
-        f"{joined(counts)} {kind} of {classes} classes; seed {seed}."
+        f"{joined(counts)} {kind} of {classes} classes; seed {configuration['seed']}."
     )
 
 
@@ -67,14 +73,14 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
         count = of.size().reindex(mine["epoch"], fill_value=0)
         epochs = sorted({mine["epoch"].iloc[0], int(count.idxmax()), mine["epoch"].iloc[-1]})
         kinds = of.nunique().reindex(epochs, fill_value=0)
+        at = joined([f"{count[epoch]} (epoch {epoch})" for epoch in epochs])
         parts.append(
-            f"{series} {joined([str(count[epoch]) for epoch in epochs])} of "
-            f"{mine['neurons'].max()} (epochs {joined(list(map(str, epochs)))}), with "
+            f"in {series} {at} of {mine['neurons'].max()} neurons, with "
             f"{joined(list(map(str, kinds)))} different concepts"
         )
     return (
-        f"Neurons with a true concept (overlap of at least {NAMED_OVERLAP}) at the first "
-        "checkpoint, at that with the most such neurons, and at the last: "
+        f"The number of neurons with a true concept (overlap of at least {NAMED_OVERLAP}) at the "
+        "first checkpoint, the one with most such neurons, and the last is "
         f"{'; '.join(parts)}."
     )
 
@@ -97,8 +103,9 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
         for group, row in mine.loc[[*farthest, *mine.index.intersection([UNTRAINED])]].iterrows()
     ]
     return (
-        f"Share of a neuron's five nearest neurons of the base ({base.series}, epoch "
-        f"{base.epoch}) in the {method} space that have its true concept: {joined(parts)}."
+        f"Of the five neurons of the base ({base.series}, epoch {base.epoch}) that are nearest to "
+        f"a neuron in the {method} space, the share with the same true concept as this neuron is "
+        f"{joined(parts)}."
     )
 
 
@@ -138,8 +145,8 @@ def _limits(run: Run) -> str:
     """To what the results do not generalise."""
     count = len(series_of(run))
     said = [
-        f"One training run of {'each of ' * (count > 1)}{count} network{'s' * (count > 1)}: "
-        "nothing is known of other seeds or architectures."
+        f"One training run of {'each of ' * (count > 1)}{count} network{'s' * (count > 1)}: the "
+        "results are not shown to hold for other seeds or architectures."
     ]
     if is_synthetic(run):
         said.append("The images are synthetic.")

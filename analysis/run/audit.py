@@ -34,11 +34,12 @@ def audit(run: Run) -> Table | None:
         "Audit of the checkpoints' weights",
         "All layers with weights, probed or not. Euclidean distances between the weights of a "
         "checkpoint and those of the preceding (step), first and last checkpoint of its series, "
-        "from a sample of each layer's weights. Detour: distance from the nearer of the two "
-        "adjacent checkpoints divided by the distance between these two; about 0.5 in an ordinary "
-        "training run, above 1.5 for an outlying checkpoint. Unchanged layers: weights identical "
-        "to those of the preceding checkpoint. Dead units: all incoming weights are zero. Values "
-        "by layer: audit/SERIES/layers.parquet.",
+        "from a sample of each layer's weights. Detour: distance of the checkpoint from the nearer "
+        "one of the preceding and the following checkpoint, divided by the distance between those "
+        "two; about 0.5 in an ordinary training run, above 1.5 for an outlying checkpoint. "
+        "Unchanged layers: weights identical to those of the preceding checkpoint. Dead units: "
+        "units of any layer whose incoming weights are all zero (dead neurons are defined by "
+        "activations, see Method). Values by layer: audit/SERIES/layers.parquet.",
         rows,
         dict.fromkeys(numbers, "{:.2f}"),
     )

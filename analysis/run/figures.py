@@ -56,7 +56,9 @@ def training(run: Run) -> Figure | None:
         "training",
         "Training curves",
         "Accuracy over epochs on training images (dotted; augmented, averaged over the epoch) and "
-        f"all {test_images(run):,} test images (solid). Markers: the checkpoints studied.",
+        f"all {test_images(run):,} test images (solid). Markers: the checkpoints studied. In "
+        "networks with batch normalisation, test accuracy can fall for some epochs because the "
+        "running statistics lag behind the weights.",
         canvas,
     )
 

@@ -36,8 +36,9 @@ def images(run: Run) -> Table | None:
     return Table(
         "images",
         "Images",
-        "Converted: number of images that were rotated, reduced to one frame or to 8 bits, etc., "
-        "and of copies. Left out: files that are not used, by suffix or reason.",
+        "Converted: number of images that were rotated, reduced to one frame or to 8 bits, etc.; "
+        "images with the same bytes as another one are counted here, too. Left out: files that are "
+        "not used, by suffix or reason.",
         pd.DataFrame(rows),
     )
 

@@ -20,7 +20,8 @@ def of_run(run: Run) -> list[str]:
         "Terms. A checkpoint is the state of a network at one epoch; the checkpoints of one "
         "training run form a series. A neuron is one channel of one probed layer, followed over "
         f"the checkpoints of its series. Its stimuli are the {k} probe images that activate it "
-        "most; a dead neuron is active on no probe image.",
+        "most; a neuron is dead at a checkpoint if its activation is positive on no probe image, "
+        "or constant.",
         f"Semantic space. {space} is {paper if space == SPACE else 'defined below'}. In it, "
         f"neurons of the base checkpoint ({base.series}, epoch {base.epoch}) that share stimuli "
         "are embedded near each other, and the neurons of all other checkpoints are embedded in "
@@ -32,16 +33,17 @@ def of_run(run: Run) -> list[str]:
         paragraphs.append(
             "True concept. The true concept of a neuron is the image part or attribute whose mask "
             "overlaps most with the positions of the neuron's highest 0.5 % of activations over "
-            "all images (of attributes without masks: with the images that activate it most). No "
-            "human judgement is involved. It counts if the overlap (intersection over union) is at "
-            f"least {NAMED_OVERLAP}, the threshold of Network Dissection (Bau et al., 2017). The "
-            "measure of validity of a space is the share of a neuron's five nearest base neurons "
-            "that have its true concept, compared with chance, with the ceiling (few base neurons "
-            "have a rare concept) and with untrained networks. It is computed for four groups of "
-            f"neurons: base (the base checkpoint itself), other epochs of {base.series}, other "
-            "series, and untrained (checkpoints at epoch 0). "
-            "Intervals and tests are clustered by layer, as neurons of a layer are alike, and "
-            "spaces are compared in pairs on the same neurons."
+            "all images. For attributes without masks, the overlap of the images that have the "
+            "attribute with the images that activate the neuron most is used. No human judgement "
+            "is involved. It counts if the overlap (intersection over union) is at least "
+            f"{NAMED_OVERLAP}, the threshold of Network Dissection (Bau et al., 2017). The measure "
+            "of validity of a space is the share of a neuron's five nearest base neurons that have "
+            "its true concept. It is compared with chance, with untrained networks, and with the "
+            "ceiling: the largest possible share, which is below 1 for a concept that fewer than "
+            "five base neurons have. It is computed for four groups of neurons: base (the base "
+            f"checkpoint itself), other epochs of {base.series}, other series, and untrained "
+            "(checkpoints at epoch 0). Intervals and tests are clustered by layer, as neurons of a "
+            "layer are alike, and spaces are compared in pairs on the same neurons."
         )
     if has_results(run, REVERSION):
         paragraphs += _reversion(run)
@@ -57,17 +59,18 @@ def _reversion(run: Run) -> list[str]:
     part = "quarter" if bins == 4 else f"1/{bins}"
     return [
         "Importance. For a class and a pair of epochs, every neuron gets a score for the "
-        f"importance of its change (its evolution), from {about['images_per_class']} images of the "
-        "class. "
+        f"importance of its change (its evolution), from {about['images_per_class']} test images "
+        "of the class.  "
         + f"{SCORE} is the score of the paper. " * (SCORE in results.methods)
-        + " ".join(results.measured_on),
+        + " ".join(results.measured_on)
+        + " What importance is measured on is called the objective.",
         "Reversion. The activations of a set of neurons in the later checkpoint are replaced by "
         "those of the earlier checkpoint for the same image, and the rest of the network is "
-        f"computed as usual. Sets in each layer: q1 to q{bins}, from the most to the least "
-        f"important {part} of the neurons; random, {draws} random sets as large as q1; matched, "
-        "for each neuron of q1 one neuron outside q1 whose change has a similar size; all, "
-        f"all neurons. Accuracy is measured on {images_of(joint(run), 'held-out ')}, "
-        "which were not used for importance. If a score is valid, reverting q1 should reduce "
+        f"computed as usual. The sets in each layer are q1 to q{bins}: from the most to the least "
+        f"important {part} of the neurons; random: {draws} random sets as large as q1; matched: "
+        "for each neuron of q1, one neuron outside q1 whose change has a similar size; and all: "
+        f"all neurons. Accuracy is measured on {images_of(joint(run), 'held-out ')}: test images "
+        "that were not used for importance. If a score is valid, reverting q1 should reduce "
         f"accuracy more than reverting random or matched sets or q{bins}.",
         f"Tests. The classes (n = {len(about['classes'])}) are treated as a random sample, the "
         "networks as fixed. Intervals are t intervals over classes; tests are exact Wilcoxon "

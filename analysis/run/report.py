@@ -174,8 +174,8 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
     parts = joined([f"{count} in {series}" for series, count in by_series.items()])
     dead = int(frame["dead"].sum())
     findings = [
-        f"All {by_series.sum():,} neurons ({parts}) are active on at least one probe image at "
-        "every checkpoint; none is excluded."
+        f"None of the {by_series.sum():,} neurons ({parts}) is dead at any checkpoint, so none is "
+        "excluded."
         if not dead
         else f"Of {by_series.sum():,} neurons ({parts}), {dead:,} cases of a neuron at a "
         f"checkpoint ({percent(dead / frame['neurons'].sum())}) are dead and excluded."
@@ -221,17 +221,18 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
         other = row["first"] if sign == 1 else row["second"]
         low, high = sorted(sign * row[f"difference {end}"] for end in ("low", "high"))
         change = points(sign * row["difference"], low, high, row["adjusted p"])
-        parts.append(f"{other} {change} in the group {row['group']}")
+        parts.append(f"{change} for {other} in the group {row['group']}")
     compared = sorted({*pairs["first"], *pairs["second"]} - {method})
     if compared:
         yield (
             f"{method} was compared with {joined(compared)} in {pairs['group'].nunique()} groups "
-            f"of neurons of trained networks ({len(pairs)} paired comparisons). "
+            f"of neurons of trained networks ({len(pairs)} paired comparisons; p-values are "
+            "adjusted over all pairs of spaces in a group). "
             + (
-                f"Significant were (other space minus {method}, percentage points, 95 % CI): "
-                f"{'; '.join(parts)}."
+                f"{len(parts)} of them {'is' if len(parts) == 1 else 'are'} significant (other "
+                f"space minus {method}, in percentage points, with 95 % CI): {'; '.join(parts)}."
                 if parts
-                else "No difference was significant."
+                else "No difference is significant."
             )
         )
 
@@ -250,7 +251,8 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
         f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
         f"{percent(most.sum() / counts.sum())} of their neurons with a true concept have one of "
         f"{len(most)} concepts: {joined(list(most.index))}. Neighbours can thus share concepts "
-        "without training; compare the shares in trained networks with these."
+        "without training. Evidence of learnt concepts is therefore only that (share − chance) / "
+        "(ceiling − chance) is larger in trained than in untrained networks."
     )
 
 
@@ -281,9 +283,10 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
         harm, use, every = (objective[arm].mean() for arm in ("q1", last, "all"))
         if harm < every < use and use > 0:
             text += (
-                f": q1 contains the changes that increase the objective, {last} those that "
-                f"decrease it (mean changes of the objective {signed(harm, '.1f')} and "
-                f"{signed(use, '.1f')}; all neurons {signed(every, '.1f')})"
+                f". By the score, q1 contains the changes that increase the objective (see "
+                f"Method), and {last} those that decrease it. The objective agrees with this: its "
+                f"mean change was {signed(harm, '.1f')} when q1 was reverted, {signed(use, '.1f')} "
+                f"for {last} and {signed(every, '.1f')} for all neurons"
             )
     return [f"{text}. The effect of q1 is therefore compared with that of sets of the same size."]
 
@@ -332,7 +335,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
             where = "all" if share == 1 else f"{percent(share)} of the"
             findings.append(
                 f"If it is scored by {score}, the matched set is q2 itself in {where} classes and "
-                "layers, and no separate control there."
+                "layers; for this score it is no separate control."
             )
     return findings
 

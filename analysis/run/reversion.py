@@ -36,9 +36,10 @@ def methods_of(results: Results) -> Table:
     return Table(
         "methods",
         "Definitions of the importance scores",
-        "The score of a neuron for a class and two checkpoints. Linearises: the ablation whose "
-        "effect the score approximates. If scores are evaluated by this ablation, a good result is "
-        "weaker evidence than for other scores.",
+        "The score of a neuron for a class and two checkpoints. Linearises: the ablation (revert: "
+        "activations are replaced by those of the earlier checkpoint) whose effect the score "
+        "approximates to first order; empty if there is none. If scores are evaluated by this "
+        "ablation, a good result is weaker evidence than for other scores.",
         pd.DataFrame(rows),
     )
 
@@ -53,7 +54,7 @@ _MEASURES = {
     "accuracy": ("accuracy", "top-1 accuracy (percentage points)", "{:+.0%}"),
     "top-5": ("top-5 accuracy", "top-5 accuracy (percentage points)", "{:+.0%}"),
     "probability": ("the class's probability", "that probability (percentage points)", "{:+.0%}"),
-    "objective": ("the objective", "the objective of importance (see Method)", "{:+.2f}"),
+    "objective": ("the objective", "the objective (see Method)", "{:+.2f}"),
 }
 #: Top-5 accuracy says little where five of all outputs are more than this share.
 MOST_CHANCE = 0.3
@@ -106,10 +107,11 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
     return Table(
         name,
         f"Change in {what} when evolutions are reverted in all layers"
-        + ", importance images" * of_importance,
+        + ", on images used for importance" * of_importance,
         f"Change in {measure} on {seen}: mean over classes, with unadjusted 95 % CIs over "
-        f"{table['classes'].max()} classes. Before: the value before. Sets and tests are defined "
-        "under Method; p-values are adjusted by Holm's method over the rows of the table.",
+        f"{table['classes'].max()} classes. Before: the value at the later checkpoint without "
+        "reversion. Sets and tests are defined under Method; p-values are adjusted by Holm's "
+        "method over the rows of the table.",
         table,
         {"before": form.replace("+", "")}
         | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}
@@ -148,11 +150,11 @@ def matching(run: Run) -> Table | None:
     return Table(
         "matching",
         "How close matched sets are to q1 in size of change",
-        "Size of change: norm of the change in a neuron's activation, as in the score change. "
+        "Size of change: norm of the change in a neuron's activation, as in the score “change”. "
         "Ratio: mean size of change in the matched set divided by that in q1, mean over classes "
         "and layers. Within 10 %: share of classes and layers with a ratio between 0.9 and 1.1. "
         "Equal to q2: share of classes and layers in which the matched set is q2. The score "
-        "change ranks neurons by size of change, so its matched sets tend to be q2 and are then no "
+        "“change” ranks neurons by size of change, so its matched set is usually q2 itself and no "
         "separate control.",
         with_epochs(table),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},

@@ -73,8 +73,9 @@ def neurons(run: Run) -> Table:
     table.insert(2, "neurons", table["series"].map(layers))
     table.insert(4, "dead", table["neurons"] - table["alive"])
     caption = (
-        "Neurons of the probed layers. A dead neuron is active on no probe image and is excluded; "
-        "the others are alive. Coverage: as in the table of neighbours, for the first space."
+        "Neurons of the probed layers. Dead neurons are defined under Method and excluded; the "
+        "others are alive. Coverage: mean share of a neuron's stimuli that are used by the "
+        f"{first.method} space."
     )
     accuracy = ["train_accuracy", "test_accuracy"]
     if run.holds("training_log"):
@@ -157,9 +158,10 @@ def identities(run: Run) -> Table | None:
     return Table(
         "identity",
         "Retrieval of the same channel at the later epoch",
-        "Mean reciprocal rank (mrr) of the same channel at the later epoch among all neurons of "
-        "its series at that epoch (1: always nearest), with 95 % CIs (t over layers). A space that "
-        "groups neurons by concept need not retrieve channels, so a low value is not a fault.",
+        "For each neuron at the earlier epoch, all neurons of its series at the later epoch are "
+        "ranked by their similarity to it. mrr: mean of 1/rank of the same channel (1: it is "
+        "always the nearest), with 95 % CIs (t over layers). A space that groups neurons by "
+        "concept need not retrieve channels, so a low value is not a fault.",
         table,
         dict.fromkeys(["mrr", "low", "high"], "{:.3f}"),
     )
@@ -208,8 +210,9 @@ def times(run: Run) -> Table | None:
     return Table(
         "times",
         "Run times",
-        "Time of all pieces together and of the longest one, in seconds (one process, one thread; "
-        "of a piece that was interrupted, its last attempt). It depends on the machine.",
+        "Total time of all pieces and time of the longest one, in seconds, with one process and "
+        "one thread. If a piece was interrupted, only its last attempt is counted. The times "
+        "depend on the machine.",
         pd.DataFrame(rows),
         dict.fromkeys(["total, s", "longest, s"], "{:.1f}"),
     )
