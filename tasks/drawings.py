@@ -72,15 +72,15 @@ def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.I
         plain: on a blue ground, so that everybody sees the number who has understood the question.
     """
     mask = Image.new("L", (PLATE, PLATE), 0)
-    font = ImageFont.load_default(PLATE * 0.56)
+    font = ImageFont.load_default(PLATE * 0.62)
     for digit, x in zip(number, (0.31, 0.69), strict=True):
         at = (PLATE * x, PLATE / 2)
-        ImageDraw.Draw(mask).text(at, digit, 255, font, anchor="mm", stroke_width=12)
+        ImageDraw.Draw(mask).text(at, digit, 255, font, anchor="mm", stroke_width=4)
     inside = np.asarray(mask) > 127
     image = Image.new("RGB", (PLATE * 2, PLATE * 2), "white")
     draw = ImageDraw.Draw(image)
     dots = np.zeros((0, 3))
-    for radius in np.repeat([9.0, 7.0, 5.0, 3.6], [1500, 2500, 4000, 6000]):
+    for radius in np.repeat([7.0, 5.5, 4.2, 3.0], [1500, 2500, 4000, 6000]):
         x, y = rng.uniform(radius, PLATE - radius, 2)
         if np.hypot(x - PLATE / 2, y - PLATE / 2) > PLATE / 2 - radius:
             continue

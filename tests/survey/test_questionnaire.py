@@ -7,14 +7,14 @@ import io
 import numpy as np
 import pytest
 from people import arrive, fill, go, open_service
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sqlalchemy import select
 
 from survey_app.flow import Stage
 from survey_app.schema import participants, places
 from survey_app.service import BadAction
 from tasks.build import build
-from tasks.drawings import plate
+from tasks.drawings import PLATE, plate
 from tasks.language import Words
 from tasks.questionnaire import (
     BUILT_IN,
@@ -228,6 +228,21 @@ def test_plates_differ_in_hue_and_not_in_brightness():
     light = pixels @ [0.299, 0.587, 0.114]
     gap = abs(light[figure].mean() - light[ground].mean())
     assert figure.sum() > 5000 and gap < 0.5 * light[ground].std()
+
+
+def test_a_five_on_a_plate_is_open_where_a_six_is_closed():
+    def glyph(number):
+        image = Image.new("L", (PLATE, PLATE))
+        for digit, x in zip(number, (0.31, 0.69), strict=True):
+            font = ImageFont.load_default(PLATE * 0.62)
+            ImageDraw.Draw(image).text((PLATE * x, PLATE / 2), digit, 255, font, anchor="mm")
+        return np.asarray(image) > 127
+
+    pixels = np.asarray(plate("55", np.random.default_rng(0))).astype(int)
+    figure = pixels[..., 0] > pixels[..., 1] + 30
+    dots = figure | (pixels.sum(axis=2) < 600)
+    assert figure[glyph("55") & dots].mean() > 0.9
+    assert figure[glyph("66") & ~glyph("55") & dots].mean() < 0.5
 
 
 def test_the_builtin_questions_are_asked_without_a_file(run, tmp_path):
