@@ -60,7 +60,7 @@ def _reversion(run: Run) -> list[str]:
     return [
         "Importance. For a class and a pair of epochs, every neuron gets a score for the "
         f"importance of its change (its evolution), from {about['images_per_class']} test images "
-        "of the class.  "
+        "of the class. "
         + f"{SCORE} is the score of the paper. " * (SCORE in results.methods)
         + " ".join(results.measured_on)
         + " What importance is measured on is called the objective.",

@@ -98,7 +98,8 @@ def _main(results: Results) -> str:
             value = f"{signed(times * row.value, form)}{UNITS.get(kind, '')},"
             ends = f"unadjusted {results.level} CI {span(row, form, times)}"
         parts.append(f"{name} {value} {ends}, adjusted {p_text(row.p)}")
-    return f"{measure[:1].upper()}{measure[1:]}: {'; '.join(parts)}. {_robustness(results)}".strip()
+    measure = f"{measure[:1].upper()}{measure[1:]} (conditions are defined under Method)"
+    return f"{measure}: {'; '.join(parts)}. {_robustness(results)}".strip()
 
 
 def _machine(results: Results) -> str:
@@ -114,7 +115,10 @@ def _machine(results: Results) -> str:
     ]
     if not shares:
         return ""
-    return f" A machine observer that uses only colours and edges solved {joined(shares)}."
+    return (
+        f" A machine observer that uses only colours and edges solved {joined(shares)}; where it "
+        "is above chance, participants need not have recognised concepts to be above chance."
+    )
 
 
 def _robustness(results: Results) -> str:

@@ -96,7 +96,7 @@ def _controls(results: Results, kind: str) -> pd.DataFrame:
 
 
 def _detection(results: Results) -> Iterator[FailedControl]:
-    """Stages of two neurons that were not distinguished from one stage under three names."""
+    """Stages of two neurons that were not distinguished from unchanged stages."""
     for row in rows_of(_controls(results, "detection")):
         if row.value > 0 and row.p_alone < ALPHA:
             continue
@@ -104,9 +104,9 @@ def _detection(results: Results) -> Iterator[FailedControl]:
             row.task,
             f"Caution: the control condition false evolution of {row.task} failed. It combines "
             "stages of two neurons, but participants did not judge it changed significantly more "
-            f"often than one stage shown under three names (d′ = {signed(row.value, '.2f')}, "
-            f"unadjusted {p_text(row.p_alone)}). They may not have understood the task; no claim "
-            "about this task can be trusted.",
+            f"often than unchanged stages (d′ = {signed(row.value, '.2f')}, unadjusted "
+            f"{p_text(row.p_alone)}). They may not have understood the task; no claim about this "
+            "task can be trusted.",
         )
 
 

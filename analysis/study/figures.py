@@ -201,8 +201,8 @@ def trials(results: Results) -> Figure | None:
         "study_trials",
         "Variation between trials and between participants",
         "Left: accuracy of each trial over its participants. Right: accuracy of each participant "
-        "in each condition, of which a participant sees few trials, so few values are possible. "
-        "Bars: means.",
+        "in each condition; a participant sees few trials of a condition, so few values are "
+        "possible. Bars: means.",
         canvas,
     )
 
@@ -283,9 +283,9 @@ def evolution(results: Results) -> Figure | None:
         "study_evolution",
         "Share judged changed by condition",
         "Share of responses “It changed” for real evolutions, false evolutions (stages of two "
-        "neurons shown as one) and one stage shown under three names, with unadjusted "
-        f"{results.level} CIs clustered by participants and trials; n: responses. Grey: these "
-        "shares are not tested; the table has the test of d′.",
+        f"neurons shown as one) and unchanged stages (same stage), with unadjusted {results.level} "
+        "CIs clustered by participants and trials; n: responses. Grey: these shares are not "
+        "tested; the table has the test of d′.",
         canvas,
     )
 

@@ -31,13 +31,13 @@ def associations(results: Results) -> Table | None:
         "Association of participants' responses with network measures",
         "Partial Spearman correlation over trials, given the condition, of participants' accuracy "
         "(in evolution labelling, the share of “It changed”) with four measures. Three are "
-        "averaged over the neurons of a trial: importance (sign_t score for the class for which it "
-        "is largest), change in the network's accuracy when the quarter of the layer that contains "
-        "the neuron is reverted, and displacement. The fourth is the margin of the machine "
-        "observer: how clearly it prefers its response. Permutation test within conditions; trials "
-        "of different forms can share a neuron but are treated as independent, so p may be too "
-        f"small. Control conditions excluded. Unadjusted {results.level} bootstrap CIs over "
-        f"trials; {CORRECTED}.",
+        "averaged over the neurons of a trial: importance (the neuron's largest sign_t score over "
+        "all classes), change in the network's accuracy when the quarter of the layer that "
+        "contains the neuron is reverted, and displacement. The fourth is the margin of the "
+        "machine observer: how clearly it prefers its response. Permutation test within "
+        "conditions; trials of different forms can share a neuron but are treated as independent, "
+        f"so p may be too small. Control conditions excluded. Unadjusted {results.level} bootstrap "
+        f"CIs over trials; {CORRECTED}.",
         table.rename(columns={"n": "trials"}),
         {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
         headings={"value": "ρ"},
@@ -69,10 +69,11 @@ def observer(results: Results) -> Table | None:
     return Table(
         "observer",
         "Accuracy of participants and of a machine observer",
-        "The machine observer responds from colour and edge statistics of the pictures and uses no "
-        "neural network. Accuracy here is the mean over trials, elsewhere over responses. The last "
-        "two columns give participants' accuracy on "
-        "trials that the observer answers correctly and on those that it does not.",
+        "The machine observer compares histograms of the colours and edges of the pictures and "
+        "uses no neural network (docs/analysis.md). Accuracy here is the mean over trials, "
+        "elsewhere over responses. The last two columns give participants' accuracy on trials that "
+        "the observer answers correctly and on those that it does not; the difference is not "
+        "tested.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
     )
@@ -100,8 +101,9 @@ def displacement(results: Results) -> Table | None:
         "Share judged changed by displacement in the semantic space",
         "Trials with real evolutions in three groups by displacement (1 − cosine similarity; mean "
         "of the group), and the share of responses “It changed” with its unadjusted "
-        f"{results.level} CI. All were drawn from the third of neurons with the largest "
-        "displacement, so its range is restricted.",
+        f"{results.level} CI. These shares are not compared by a test; the association of the two "
+        "over trials is tested. All these neurons were drawn from the third with the largest "
+        "displacement, so displacements differ little, and a relation with them is hard to see.",
         table[["moved", "displacement", "n", *ESTIMATE]].rename(columns={"n": "responses"}),
         {c: SHARE for c in ["displacement", *ESTIMATE]},
     )
@@ -125,11 +127,11 @@ def reversion_published(results: Results) -> Table | None:
         "results",
         "Change in accuracy in percentage points when a set of neurons of one layer is reverted, "
         "and accuracy before (share). q1: the most important quarter of the neurons by sign_t. "
-        "This run: mean over layers and classes, on held-out images and on images on which "
-        "importance was computed (the run report says how many). "
-        f"{PUBLISHED}: training images, 100 classes, five runs, mean over "
-        "layers, from the result files of the published repository. Networks and images differ, "
-        "so only the order of the quarters is comparable.",
+        "This run: mean over layers and classes, on held-out images (split heldout) and on images "
+        "on which importance was computed (split importance); the run report says how many. "
+        f"{PUBLISHED}: training images, 100 classes, five runs, mean over layers, from the result "
+        "files of the published repository. Networks and images differ, so only the order of the "
+        "quarters is comparable.",
         table,
         dict.fromkeys(columns[3:-1], POINTS) | {"before": SHARE},
     )
@@ -226,8 +228,9 @@ def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         for every in (ours, REVERSION)
     ]
     yield (
-        "Averaged over layers, accuracy decreased most when the most important quarter of a layer "
-        "was reverted, less for random sets, and least (or increased) for the least important "
-        f"quarter in {both[0]} of {len(ours)} pairs of epochs here and in {both[1]} of "
-        f"{len(REVERSION)} pairs of {PUBLISHED} ([figure:study_reversion])."
+        f"In {both[0]} of {len(ours)} pairs of epochs here and in {both[1]} of {len(REVERSION)} "
+        f"pairs of {PUBLISHED}, the order was as expected (means over layers; "
+        "[figure:study_reversion]): accuracy decreased most when the most important quarter of a "
+        "layer was reverted, less for random sets, and least (or increased) for the least "
+        "important quarter."
     )

@@ -142,7 +142,7 @@ def all_tests(tests: pd.DataFrame) -> str:
         names = ["passed", "failed", "not tested"]
         said += ". Control tests: " + ", ".join(f"{counts.get(n, 0)} {n}" for n in names)
         if counts.get(""):
-            said += f", {counts['']} without an expected result"
+            said += f"; for {counts['']} more no outcome is expected"
     return said
 
 
@@ -329,8 +329,8 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if pd.isna(row.p):
             continue
         ends = (
-            f"area under the type-2 ROC curve = {row.value:.2f}, chance .50, "
-            f"{effect(results, row, '.2f')}"
+            "probability that a correct response was given with more confidence than an incorrect "
+            f"one (type-2 AUC) = {row.value:.2f}, chance .50, {effect(results, row, '.2f')}"
         ).replace("+", "")
         if row.claimed and row.value < row.null:
             yield (

@@ -49,11 +49,12 @@ def specification_curve(results: Results) -> Figure | None:
     return Figure(
         "study_specification_curve",
         "Primary hypothesis under other exclusion rules",
-        "Estimates of the tests of the primary hypothesis with unadjusted "
-        f"{results.level} CIs (specification curve). Each column is one set of exclusion rules; "
-        "the square below names the rule that differs from the frozen ones. Columns are ordered "
-        "by the mean estimate. Filled: significant without the α that Holm's procedure would "
-        "add from rejected tests. Orange: frozen rules. Dashed: the null value."
+        f"Estimates of the tests of the primary hypothesis with unadjusted {results.level} CIs "
+        "(specification curve). Each column is one set of exclusion rules; the square below names "
+        "the rule that differs from the frozen ones. Columns are ordered by the mean estimate. "
+        "Filled: significant with the α allocated to the primary hypothesis alone, without what "
+        "Holm's procedure would pass on from other rejected tests. Orange: frozen rules. Dashed: "
+        "the null value."
         + (f" {same} other sets give the same estimates as the frozen rules." if same else "")
         + (f" {rest} further tests are in the table of thresholds." if rest else ""),
         canvas,

@@ -70,9 +70,10 @@ def flow(results: Results) -> Table:
         "flow",
         "Flow of participants and exclusions",
         "Participants who finished were excluded by the frozen rules in this order; each is "
-        "counted under the first rule that applied. Responses: to trials other than practice and "
-        "attention trials. Not applicable: participants who finished but have no data for the "
-        "rule.",
+        "counted under the first rule that applied. One sided: the largest share of a "
+        "participant's choices at one position on the screen. Responses: to trials other than "
+        "practice and attention trials. Not applicable: participants who finished but have no data "
+        "for the rule.",
         results.responses.flow,
     )
 
@@ -108,15 +109,16 @@ def claims(results: Results) -> Table | None:
     return Table(
         "claims",
         "All planned tests and control tests",
-        f"Estimate with its unadjusted {results.level} CI, and the value under the null "
-        "hypothesis (chance, contrasts, learning: shares; confidence: area; ratings: points; "
-        f"labels: similarity; associations: ρ). {said}Weight: "
-        "share of α of the test at the start; Holm's procedure passes the share of each rejected "
-        f"hypothesis on to the others. {claim_rule(results.level)} –: the test could not be "
-        "computed (see note); its weight is not redistributed. Control: a check of the task, not a "
-        "claim; passed or failed by the rule under Method (–: no result is expected). "
-        "Permutation tests use "
-        f"{results.settings.permutations:,} permutations: the smallest unadjusted p is "
+        "First column: whether an effect is claimed or, for control tests, the outcome by the rule "
+        f"under Method (–: no outcome is expected). Estimate with its unadjusted {results.level} "
+        "CI, and the value under the null hypothesis. Units: shares (chance, contrasts, learning), "
+        "points of the scale (ratings), similarity (labels), ρ (associations); for confidence the "
+        "type-2 AUC, the probability that a correct response is given with more confidence than an "
+        f"incorrect one. {said}Weight: share of α of the test at the start; Holm's procedure "
+        "passes the share of each rejected hypothesis on to the others. "
+        f"{claim_rule(results.level)} Not tested: the test could not be computed (see note); its "
+        f"weight is not redistributed. Permutation tests use {results.settings.permutations:,} "
+        "permutations: the smallest unadjusted p is "
         f"{1 / (results.settings.permutations + 1):.1g}{_monte_carlo(tested)}."
         f"{_equivalence(tested)}",
         table.rename(columns={"p_alone": "p unadjusted", "null": "null value", "reason": "note"}),
@@ -159,8 +161,9 @@ def thresholds(results: Results) -> Table:
         "Primary hypothesis under other exclusion rules",
         "One rule is varied at a time and the others are as frozen, except in the row “no rule”. "
         + (
-            "Claimed: number of tests of the primary hypothesis that are significant without the α "
-            "that Holm's procedure would add from rejected tests; then the estimate of each."
+            "Claimed: number of tests of the primary hypothesis that are significant with the α "
+            "allocated to it alone, without what Holm's procedure would pass on from other "
+            "rejected tests; then the estimate of each."
             if results.plan.primary
             else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),
@@ -211,7 +214,9 @@ def _fits(results: Results) -> str:
         ["task", "reason"]
     )
     said = [f"“{row.task}” ({row.reason})" for row in notes.itertuples()]
-    return f" Problems of mixed models: {'; '.join(said)}." if said else ""
+    if not said:
+        return ""
+    return f" Mixed models whose intervals may be too narrow: {'; '.join(said)}."
 
 
 def _ratio(odds: float) -> str:
@@ -263,11 +268,11 @@ def evolution(results: Results) -> Table | None:
         "Sensitivity to concept evolution",
         "First: share of responses “It changed” by condition. Then: hit rate, false-alarm rate, "
         "sensitivity d′ and criterion for real evolutions and for false evolutions (stages of two "
-        "neurons). False alarms are from one stage shown under three names. Unlike the shares, "
-        "these rates have the log-linear correction. They "
-        "are pooled over participants, which biases d′ towards 0 where their criteria differ. "
-        f"Unadjusted {results.level} CIs clustered by participants and trials. Only d′ is tested; "
-        f"{CORRECTED}.",
+        "neurons). False alarms are responses “It changed” in the condition same stage. For these "
+        "rates .5 is added to each count and 1 to each total (log-linear correction), so that none "
+        "is 0 or 1. They are pooled over participants; if some participants say “It changed” more "
+        f"readily than others, this biases d′ towards 0. Unadjusted {results.level} CIs clustered "
+        f"by participants and trials. Only d′ is tested; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
         hidden=("left_out",),
@@ -287,9 +292,9 @@ def behaviour(results: Results) -> Table:
         "Learning: change in accuracy (share) per ten trials, within participants. Confidence: "
         "area under the type-2 ROC curve (type-2 AUC), the probability that a correct response was "
         "given with more confidence than an incorrect one by the same participant in the same "
-        "condition (chance .5). Both exclude control conditions. Response time: geometric mean. n: "
-        "responses; for type-2 AUC, pairs of a correct and an incorrect response. Unadjusted "
-        f"{results.level} CIs; {CORRECTED}.",
+        "condition (chance .5). Both exclude control conditions (“all conditions” are all others). "
+        "Response time: geometric mean. n: responses; for type-2 AUC, pairs of a correct and an "
+        f"incorrect response. Unadjusted {results.level} CIs; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )
@@ -334,10 +339,10 @@ def labels(results: Results) -> Table | None:
     return Table(
         "labels",
         "Similarity of labels of the same pictures",
-        "Mean similarity of two participants' labels of the same pictures (measure: "
-        f"{results.similarity}) with its unadjusted {results.level} CI over trials, and its "
-        "difference from the mean after permuting responses between trials of the condition; "
-        f"permutation test, {CORRECTED}.",
+        "Mean similarity of two participants' labels of the same pictures with its unadjusted "
+        f"{results.level} CI over trials, and its difference from the mean after permuting "
+        f"responses between trials of the condition; permutation test, {CORRECTED}. Similarity of "
+        f"two labels: {results.similarity} (docs/analysis.md).",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
         headings={"beyond": "difference from permuted", "left_out": "missing labels"},

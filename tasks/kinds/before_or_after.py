@@ -45,9 +45,9 @@ class BeforeOrAfter(PickOne):
     label = "before or after"
     design = (
         "Participants see reference patches of one neuron at an earlier and at a later checkpoint, "
-        "and two new patches, of which one is a stimulus only of the earlier and one only of the "
-        "later checkpoint. They choose the patch that fits the later checkpoint (chance: one in "
-        "two)."
+        "and two new patches: one is among the neuron's stimuli only at the earlier checkpoint, "
+        "the other only at the later one. They choose the patch that fits the later checkpoint "
+        "(chance: one in two)."
     )
     meanings: Mapping[str, str] = {
         "nine_references": "nine reference patches for each checkpoint",

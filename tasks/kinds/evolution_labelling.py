@@ -39,9 +39,10 @@ class EvolutionLabelling:
         "control conditions the judgement can be correct or incorrect."
     )
     meanings: Mapping[str, str] = {
-        "evolution": "a neuron from the third with the largest displacement, at three checkpoints",
-        "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint, named as "
-        "the three stages (correct: it stayed the same)",
+        "evolution": "one neuron at three checkpoints, from the third of neurons that moved "
+        "farthest in the semantic space between the first and the last of them (displacement)",
+        "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint, shown as if "
+        "they were the three stages (correct: it stayed the same)",
         "false_evolution": "the early stage of one neuron and the middle and late stages of "
         "another neuron of the same layer (correct: it changed)",
     }

@@ -74,10 +74,10 @@ class OddOneOut(PickOne):
     label = "odd one out"
     design = (
         "Each of six options shows the image patches of one neuron. Five neurons belong together; "
-        "the sixth, the intruder, has nearly the same relative depth in its network as the target, "
-        "the first of the five, and is not among the target's 100 nearest neighbours (or, in small "
-        "sets of neurons, its nearest half). Participants choose the option that does not belong "
-        "(chance: one in six)."
+        "the first of them is the target. The sixth, the intruder, has nearly the same relative "
+        "depth in its network as the target and is not among the target's 100 nearest neighbours "
+        "(of fewer than 200 neurons: not in the nearer half). Participants choose the option that "
+        "does not belong (chance: one in six)."
     )
     meanings: Mapping[str, str] = {
         "base": "all neurons are of the base checkpoint",
