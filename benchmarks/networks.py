@@ -12,6 +12,7 @@ from importlib import import_module
 
 from torch import nn
 
+from harness.images.batches import random_images
 from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.calls import expose_calls
@@ -53,7 +54,8 @@ def network(name: str, outputs: int) -> nn.Module:
 def row(name: str) -> str:
     """A network's row of the table."""
     side = SIDES.get(name, 224)
-    layers = find_layers(expose_calls(network(name, 1000)), View(side, side))
+    view = View(side, side)
+    layers = find_layers(expose_calls(network(name, 1000), random_images(view, 2)), view)
     first, last = (
         f"`{layer.name}` {layer.channels} × {layer.height}²" for layer in (layers[0], layers[-1])
     )

@@ -25,6 +25,8 @@ from harness.records import Checkpoint
 from harness.registry import UserCodeError
 from harness.stages.check import CheckCheckpoint
 
+SMALL = torch.rand(2, 3, 16, 16)
+
 
 class Functional(nn.Module):
     """Calls activation functions: as a function, as a method, one module twice."""
@@ -57,7 +59,7 @@ def test_every_call_of_an_activation_function_is_a_layer():
     model = Functional().eval()
     images = torch.rand(2, 3, 16, 16)
     expected, state = model(images), set(model.state_dict())
-    exposed = expose_calls(copy.deepcopy(model))
+    exposed = expose_calls(copy.deepcopy(model), images)
     assert torch.equal(exposed(images), expected) and set(exposed.state_dict()) == state
     layers = find_layers(exposed, View(16, 16))
     assert [layer.channels for layer in layers] == [8, 10, 12, 14, 16]
@@ -72,7 +74,7 @@ def test_calls_that_cannot_be_exposed_are_counted(caplog):
         def forward(self, x):
             return nn.functional.relu(super().forward(x))
 
-    model = expose_calls(nn.Sequential(Branching(), nn.ReLU()))
+    model = expose_calls(nn.Sequential(Branching(), nn.ReLU()), SMALL)
     assert [layer.name for layer in find_layers(model, View(16, 16))] == ["1"]
     assert "5 of 6 calls of activation functions" in caplog.text and "relu" in caplog.text
 
@@ -82,20 +84,23 @@ def test_calls_that_cannot_be_exposed_are_counted(caplog):
             return self.act(self.convs[1](x * torch.sigmoid(x)))
 
     caplog.clear()
-    assert [layer.name for layer in find_layers(expose_calls(Swish()), View(16, 16))] == ["act"]
-    assert "1 of 2 calls" in caplog.text and "1 × x * sigmoid(x)" in caplog.text
+    swish = expose_calls(Swish(), SMALL)
+    assert [layer.name for layer in find_layers(swish, View(16, 16))] == ["act"]
+    assert "1 of 2 calls" in caplog.text and "1 × written out, ending in mul" in caplog.text
     with pytest.raises(ValueError, match="name the layers to probe: layers = "):
-        find_layers(expose_calls(Branching()), View(16, 16))
+        find_layers(expose_calls(Branching(), SMALL), View(16, 16))
 
 
 @pytest.mark.parametrize("name", ["small_vgg", "small_resnet", "small_convnext"])
 def test_our_own_networks_stay_as_they_are(name):
     model = build(name, 4, 0)
-    assert expose_calls(model) is model
+    names = dict(model.named_modules())
+    assert expose_calls(model, torch.rand(2, 3, 64, 64)) is model
+    assert dict(model.named_modules()) == names
 
 
 def test_blocks_that_end_in_an_activation_are_probed_as_a_whole():
-    model = expose_calls(build("resnet18", 4, 0))
+    model = expose_calls(build("resnet18", 4, 0), torch.rand(2, 3, 64, 64))
     names = [layer.name for layer in find_layers(model, View(64, 64))]
     assert names == ["relu", *(f"layer{i}.{j}" for i in range(1, 5) for j in range(2))]
 
@@ -356,7 +361,7 @@ def test_patches_of_a_convolution_say_where_tokens_lie(extra, mixes, caplog):
     ],
 )
 def test_layers_by_default_are_maps_of_concepts(name, gone, kept):
-    model = expose_calls(build(name, 4, 0))
+    model = expose_calls(build(name, 4, 0), torch.rand(2, 3, 64, 64))
     names = [layer.name for layer in find_layers(model, View(64, 64))]
     assert not set(gone) & set(names) and any(n.startswith(kept) for n in names)
     assert find_layers(model, View(64, 64), gone)  # named, they are probed

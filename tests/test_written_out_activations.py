@@ -62,6 +62,47 @@ FORMS = {
 }
 
 
+def setitem(x):
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
+def gated_half(x):
+    a, b = x.chunk(2, 1)
+    return a * b.sigmoid()
+
+
+#: what else is called in a block's code -> whether it can be traced
+CALLS = {
+    **{f.__name__: (f, True) for f in (swish, hard_swish, new_gelu, mish, gelu, F.hardtanh)},
+    "beta": (lambda x: x * torch.sigmoid(1.702 * x), True),
+    "silu by exp": (lambda x: x / (1 + torch.exp(-x)), True),
+    "where": (FORMS["where"], True),
+    "clamp": (FORMS["clamp"], True),
+    "clamp_": (lambda x: (x + 1).clamp_(0, 6), True),
+    "maximum": (lambda x: torch.maximum(x, torch.zeros_like(x)), True),
+    "max": (lambda x: torch.max(x, 0.1 * x), True),
+    "mask": (lambda x: x * (x > 0), True),
+    "masked_fill": (lambda x: x.masked_fill(x < 0, 0), True),
+    "in place": (lambda x: F.relu(x, inplace=True), True),
+    "mul_": (lambda x: x.mul_(x.sigmoid()), True),
+    "threshold": (lambda x: F.threshold(x, 0, 0), True),
+    "log_sigmoid": (F.logsigmoid, True),
+    "glu": (gated_half, True),
+    "setitem": (setitem, False),
+}
+#: no activation functions
+NO_CALLS = {
+    "norm": lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=1e-6),
+    "rms": lambda x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6),
+    "gate of channels": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
+    "gate": torch.sigmoid,
+    "halves": lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1],
+    "maximum over channels": lambda x: x + torch.max(x, 1, keepdim=True)[0],
+}
+
+
 class Module(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -91,7 +132,7 @@ def test_a_module_is_probed_as_torchs_own(name, caplog):
     caplog.set_level("INFO")
     model = Network(Module(FORMS[name])).eval()
     expected = model(IMAGES)
-    exposed = expose_calls(model)
+    exposed = expose_calls(model, IMAGES)
     assert torch.equal(exposed(IMAGES), expected)
     assert [layer.name for layer in find_layers(exposed, VIEW)] == ["relu", "act"]
     assert "passed over" not in caplog.text
@@ -102,7 +143,7 @@ def test_a_product_with_its_own_gate_is_a_layer(name, caplog):
     caplog.set_level("INFO")
     model = Network(FORMS[name]).eval()
     expected = model(IMAGES)
-    exposed = expose_calls(copy.deepcopy(model))
+    exposed = expose_calls(copy.deepcopy(model), IMAGES)
     assert torch.equal(exposed(IMAGES), expected)
     layers = find_layers(exposed, VIEW)
     assert [layer.name for layer in layers] == ["relu", "gated_call_1"]  # the SE gate is no layer
@@ -112,6 +153,42 @@ def test_a_product_with_its_own_gate_is_a_layer(name, caplog):
     product = 6 * FORMS[name](model.second(model.relu(model.first(IMAGES))))
     scale = 1 if name == "hard_swish" else 6  # it is divided behind the product
     torch.testing.assert_close(scale * record.kept["gated_call_1"], product.flatten(2))
+
+
+class Branching(Network):
+    """Cannot be traced; of half as many channels where the activation function halves them."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        count = function(torch.ones(1, 8, 1, 1)).shape[1]
+        self.squeeze, self.head = nn.Conv2d(count, count, 1), nn.Linear(count, 3)
+
+    def forward(self, x):
+        return super().forward(-x if x.sum() > 1e9 else x)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_are_layers_or_counted(name, caplog):
+    caplog.set_level("INFO")
+    function, traced = CALLS[name]
+    model = Branching(function).eval()
+    assert [layer.name for layer in find_layers(expose_calls(model, IMAGES), VIEW)] == ["relu"]
+    assert "1 of 2 calls of activation functions" in caplog.text
+    straight = Branching(function).eval()
+    straight.__class__ = Network
+    expected, exposed = straight(IMAGES), expose_calls(straight, IMAGES)
+    assert torch.equal(exposed(IMAGES), expected)
+    assert len(find_layers(exposed, VIEW)) == 1 + traced
+
+
+@pytest.mark.parametrize("name", NO_CALLS)
+def test_other_calls_are_not_counted(name, caplog):
+    caplog.set_level("INFO")
+    for kind in (Branching, Network):
+        model = Branching(NO_CALLS[name]).eval()
+        model.__class__ = kind
+        assert [one.name for one in find_layers(expose_calls(model, IMAGES), VIEW)] == ["relu"]
+    assert "passed over" not in caplog.text
 
 
 class Channels(nn.Module):

@@ -59,6 +59,12 @@ def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View
     return ((batch - mean) / std).contiguous(memory_format=layout)
 
 
+def random_images(view: View, count: int, height: int | None = None) -> Tensor:
+    """Noise in [0, 1], always the same: [count, channels, `height` or crop, crop]."""
+    size = (count, view.channels, height or view.crop, view.crop)
+    return torch.rand(size, generator=torch.Generator().manual_seed(0))
+
+
 def batches(
     images: ImageSet, image_ids: np.ndarray, view: View, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,22 +9,23 @@ stay as they are; so are modules that are activation functions written out (`x *
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
-#: Functions that count as a block's non-linearity. Gates (sigmoid, softmax) do not.
-NONLINEARITIES = {
-    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "elu", "elu_"),
-    *("celu", "selu", "selu_", "gelu", "silu", "silu_", "mish", "mish_", "softplus"),
-    *("hardswish", "hardswish_", "hardtanh", "hardtanh_", "tanh", "tanh_", "celu_", "rrelu_"),
-    *("glu", "softsign", "softshrink", "hardshrink", "tanhshrink", "threshold", "threshold_"),
-}
+from harness.networks.recording import borrowed
+from harness.networks.running import run_network
+from harness.networks.written_out import Ways, is_activation_call, plain_name
+from harness.registry import UserCodeError
 
-#: Of what activation functions are written out, number by number: what bends, and what does not.
-_GATES = {"sigmoid", "hardsigmoid", "relu6", "clamp", "tanh", "erf", "softplus", "exp"}
-_STEPS = _GATES | {"add", "add_", "sub", "mul", "mul_", "truediv", "div", "div_", "pow", "neg"}
+#: What a module was given, by position and by name, and what it put out.
+_FirstCall = tuple[Any, Any, Any]
 
 #: The modules that do nothing but call one of them.
 _MODULES = (
@@ -66,15 +67,7 @@ def is_activation(module: nn.Module) -> bool:
 
 
 class Gated(nn.Module):
-    """Stands where an activation function that is written out in a module's code has its result.
-
-    Args:
-        calls: how many activation functions it is written out of.
-    """
-
-    def __init__(self, calls: int) -> None:
-        super().__init__()
-        self.calls = calls
+    """Stands where an activation function that is written out in a module's code has its result."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -100,114 +93,153 @@ class _Flat(fx.Tracer):
         return True
 
 
-def expose_calls(model: nn.Module) -> nn.Module:
-    """The model with a module for each call of an activation function that has none.
+def expose_calls(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give a module to each call of an activation function that has none.
 
-    Submodules, parameters and answers stay the same. A module whose own code cannot be traced, or
-    whose output is the result of such a call, is left as it is.
+    Other submodules, parameters and answers stay the same. A module is left as it is if its code
+    cannot be traced, if the traced code gives another answer (what a module does may depend on the
+    kind of a value, or on an argument that is not given), or if its output is the result of such a
+    call.
+
+    Args:
+        model: the network, which is changed.
+        images: some that it takes, [batch, channels, height, width].
 
     Returns:
-        The model, changed, or a new module in its place where the calls are in its own code.
+        The model.
     """
-    for name, module in list(model.named_modules()):
+    for module in list(model.modules()):
         torchs = isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
         if torchs and not isinstance(module.activation, nn.Module):  # a function that it holds
             module.activation = Call(module.activation, method=False)
-        if is_activation(module):
-            continue
-        if name and _has_own_code(module) and (exposed := _exposed(module)) is not None:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, exposed)
-    top = _exposed(model) if _has_own_code(model) else None
-    return model if top is None else top
+    with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        own = [m for m in model.modules() if _has_own_code(m) and not is_activation(m)]
+        exposed = {module: code for module in own if (code := _exposed(module)) is not None}
+        calls = _first_calls(model, list(exposed), images) if exposed else {}
+        for module, call in calls.items():
+            _use(module, *exposed[module], call)
+    return model
 
 
 def _has_own_code(module: nn.Module) -> bool:
     ours = type(module).__module__.startswith("torch.nn") or isinstance(module, Call | Gated)
-    return not ours and not isinstance(module, fx.GraphModule)
+    return not ours and "forward" not in vars(module)
 
 
-def _exposed(module: nn.Module) -> nn.Module | None:
+def _first_calls(
+    model: nn.Module, modules: Sequence[nn.Module], images: Tensor
+) -> dict[nn.Module, _FirstCall]:
+    """What modules were given, by position and by name, and put out, in a pass of the network."""
+    given: dict[nn.Module, tuple[Any, Any]] = {}
+    calls: dict[nn.Module, _FirstCall] = {}
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given.setdefault(module, _copied((args, kwargs)))
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if module in given:
+            calls.setdefault(module, (*given[module], _copied(output)))
+
+    handles = [m.register_forward_pre_hook(before, prepend=True, with_kwargs=True) for m in modules]
+    handles += [module.register_forward_hook(after) for module in modules]
+    try:
+        with suppress(UserCodeError):  # it comes again, and is told, where the network is studied
+            run_network(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _copied(values: Any) -> Any:
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, values)
+
+
+def _use(
+    module: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module], call: _FirstCall
+) -> None:
+    """Let a module run a graph in place of its code, if the answer is the same."""
+    args, kwargs, output = call
+    for name, child in added.items():
+        module.add_module(name, child)
+    try:
+        forward = type(fx.GraphModule(module, graph)).forward
+        module.forward = MethodType(forward, module)
+        answer = module(*_copied(args), **_copied(kwargs))
+        torch.testing.assert_close(answer, output, rtol=0, atol=0, equal_nan=True)
+    except Exception:  # the graph's, or answers that differ or cannot be compared
+        vars(module).pop("forward", None)
+        for name in added:
+            delattr(module, name)
+
+
+def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
+    """A module's code with modules for calls, and these by name; None where nothing is to be done
+    or can be."""
     try:
         graph = _Flat().trace(module)
     except (Exception, SystemExit):  # the user's code runs on proxies, and can fail in any way
         return None
-    products = _gated_by_themselves(graph, module)
-    within = set[fx.Node]().union(*products.values())
-    nodes = [n for n in graph.nodes if _is_activation(n, module) and n not in within]
-    calls: dict[Any, int] = {}
-    for node in nodes:
-        calls[node.target] = calls.get(node.target, 0) + 1
-    bare = [node for node in nodes if node.op != "call_module" or calls[node.target] > 1]
+    results = _results(graph, module)
+    calls = Counter(node.target for node in results)
+    bare = [
+        node
+        for node, alone in results.items()
+        if alone and (node.op != "call_module" or calls[node.target] > 1)
+    ]
+    products = [node for node, alone in results.items() if not alone]
     output = next(node for node in graph.nodes if node.op == "output")
-    if not (bare or products) or output.args[0] in nodes:
+    if not (bare or products) or results.get(output.args[0], False):
         return None
-    taken = dict(module.named_children())
+    added: dict[str, nn.Module] = {}
+
+    def add(stem: str, child: nn.Module) -> str:
+        taken = [name.rpartition("_")[0] for name in (*dict(module.named_children()), *added)]
+        name = f"{stem}_call_{1 + taken.count(f'{stem}_call')}"
+        added[name] = child
+        return name
+
     for node in bare:
-        count = 1 + sum(name.rpartition("_")[0] == _stem(node) for name in taken)
-        name = f"{_stem(node)}_{count}"
-        replacement: nn.Module
         if node.op == "call_module":
-            replacement = Call(module.get_submodule(str(node.target)), method=False)
+            child = Call(module.get_submodule(str(node.target)), method=False)
         else:
-            replacement = Call(node.target, method=node.op == "call_method")
-        taken[name] = replacement
-        module.add_module(name, replacement)
+            child = Call(node.target, method=node.op == "call_method")
+        name = add(plain_name(node.target).replace(".", "_"), child)
         with graph.inserting_after(node):
             new = graph.call_module(name, node.args, node.kwargs)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
-    for count, node in enumerate(products, 1):
-        inner = sum(_is_activation(step, module) for step in products[node])
-        module.add_module(name := f"gated_call_{count}", Gated(inner))
+    for node in products:
         users = list(node.users)
         with graph.inserting_after(node):
-            new = graph.call_module(name, (node,))
+            new = graph.call_module(add("gated", Gated()), (node,))
         for user in users:
             user.replace_input_with(node, new)
-    exposed = fx.GraphModule(module, graph, class_name=type(module).__name__)
-    exposed.training = module.training
-    return exposed
+    return graph, added
 
 
-def _stem(node: fx.Node) -> str:
-    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return str(target).replace(".", "_").rstrip("_") + "_call"
+def _results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
+    """The nodes with an activation function's result; whether it is that of one call."""
+    ways, results = Ways(), dict[fx.Node, bool]()
+    for node in graph.nodes:
+        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
+        alone = _is_activation(node, module)
+        within = ways.follow(node, _function(node, module), inputs, alone)
+        if within is not None:
+            results = {one: kind for one, kind in results.items() if one not in within}
+            results[node] = alone
+    return results
 
 
 def _is_activation(node: fx.Node, module: nn.Module) -> bool:
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         return isinstance(called, _MODULES) or is_activation(called)
-    return _function(node, module) in NONLINEARITIES
+    return is_activation_call(_function(node, module), node.args, node.kwargs)
 
 
 def _function(node: fx.Node, module: nn.Module) -> str:
-    """The name of the function that a node calls; of a module, of its class."""
+    """The plain name of the function that a node calls; of a module, of its class."""
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))).__name__.lower()
-    if node.op == "call_method":
-        return str(node.target)
-    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
-
-
-def _gated_by_themselves(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, set[fx.Node]]:
-    """Products of a value and a gate of the same value, which are activation functions written out
-    (x * sigmoid(x), x * relu6(x + 3), x * (1 + tanh(x))), and the nodes that each is made of."""
-    products = {}
-    for node in graph.nodes:
-        if _function(node, module) in ("mul", "mul_") and len(node.all_input_nodes) == 2:
-            origin, steps = _origin(node, module)
-            if origin is not node and any(_function(step, module) in _GATES for step in steps):
-                products[node] = steps
-    return products
-
-
-def _origin(node: fx.Node, module: nn.Module) -> tuple[fx.Node, set[fx.Node]]:
-    """The one value of which a node is computed number by number, and the steps from there."""
-    if _function(node, module) not in _STEPS or not node.all_input_nodes:
-        return node, set()
-    ways = [_origin(before, module) for before in node.all_input_nodes]
-    if any(origin is not ways[0][0] for origin, _ in ways):
-        return node, set()
-    return ways[0][0], {node}.union(*(steps for _, steps in ways))
+    return plain_name(node.target) if node.op in ("call_method", "call_function") else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -11,11 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from harness.images.batches import random_images
 from harness.images.sets import View
-from harness.networks.calls import NONLINEARITIES, is_activation
+from harness.networks.calls import is_activation
 from harness.networks.layer import Side
 from harness.networks.recording import borrowed
 from harness.networks.running import run_network
+from harness.networks.written_out import (
+    FOLLOWED,
+    NONLINEARITIES,
+    Ways,
+    is_activation_call,
+    plain_name,
+)
 from harness.registry import UserCodeError
 
 
@@ -128,10 +136,7 @@ def shape_in(shapes: Shapes, site: Site) -> Shape | None:
 def run_passes(model: nn.Module, view: View) -> Passes:
     """Watch a network on random images of a view's size."""
     side = view.crop
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        images = torch.rand(3, view.channels, side, side)
-        tall = torch.rand(2, view.channels, side + side // 2, side)
+    images, tall = random_images(view, 3), random_images(view, 2, side + side // 2)
 
     @cache
     def marked(last: bool) -> Watched:
@@ -149,41 +154,53 @@ def run_passes(model: nn.Module, view: View) -> Passes:
 
 
 class _Nonlinearities(TorchFunctionMode):
-    """Remembers the tensors that non-linearities return, and the functions' names."""
+    """Remembers the tensors that activation functions return, and what these are called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.results: list[Tensor] = []  # kept alive, so that ids stay unique
-        self.names: list[str] = []
-        self.gates: list[tuple[Tensor, Tensor]] = []  # values and their sigmoids
+        self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
         self.joined: list[Tensor] = []  # concatenations, and what normalisations make of them
+        self._ways = Ways()
+        self._alive: list[object] = []  # so that ids stay unique
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = plain_name(func)
         maps = isinstance(result, Tensor) and result.dim() == 4  # joined by channel, not by token
         if maps and (
             name in ("cat", "concat", "concatenate")
             or (args and name in ("batch_norm", *NONLINEARITIES) and self.is_joined(args[0]))
         ):
             self.joined.append(result)
-        if name in NONLINEARITIES and isinstance(result, Tensor):
-            self.add(result, name.rstrip("_"))
-        elif name in ("sigmoid", "hardsigmoid") and args:
-            self.gates.append((args[0], result))
-        elif name in ("mul", "mul_") and any(
-            {*map(id, args)} == {*map(id, both)} for both in self.gates[-8:]
-        ):
-            self.add(result, "x * sigmoid(x)")
+        inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _varies(v)]
+        if name in FOLLOWED and inputs:
+            values = result if isinstance(result, tuple | list) else [result]
+            self._follow(name, is_activation_call(name, args, kwargs), inputs,
+                         [args[0]] if name == "setitem" else values)  # fmt: skip
         return result
 
-    def add(self, result: Tensor, name: str, instead_of: int = 0) -> None:
-        """Remember a result; it takes the place of the last `instead_of` ones."""
-        kept = len(self.results) - instead_of
-        self.results[kept:], self.names[kept:] = [result], [name]
+    def _follow(self, name: str, alone: bool, inputs: list[Tensor], values: Iterable[Any]) -> None:
+        self._alive += [*inputs, *values]
+        for value in values:
+            within = self._ways.follow(id(value), name, [*map(id, inputs)], alone)
+            if within is not None and isinstance(value, Tensor):
+                self.add(value, name if alone else f"written out, ending in {name}", within)
+
+    def add(self, result: Tensor, name: str, instead_of: Iterable[Hashable] = ()) -> None:
+        """Remember a result; it takes the place of others."""
+        for key in instead_of:
+            self.results.pop(key, None)
+        self.results[id(result)] = result, name
 
     def is_joined(self, value: object) -> bool:
         return any(value is joined for joined in self.joined[-8:])
+
+
+def _varies(value: Tensor) -> bool:
+    """Whether a value depends on the images, as far as it can be told: constants and weights do
+    not."""
+    return value.numel() > 1 and not isinstance(value, nn.Parameter)
 
 
 def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
@@ -202,8 +219,8 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
     def hook(name: str, written_out: bool):
         def record(module, inputs, output):
             if written_out and isinstance(output, Tensor):
-                inner = len(mode.results) - started.pop()
-                mode.add(output, type(module).__name__, getattr(module, "calls", inner))
+                inner = list(mode.results)[started.pop() :]
+                mode.add(output, type(module).__name__, inner)
             several = isinstance(output, tuple | list)
             output = output[0] if several and len(output) else output
             if name in watched.modules:
@@ -212,7 +229,7 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
             watched.modules[name] = Seen(
                 output=output if isinstance(output, Tensor) else None,
                 input=inputs[0] if inputs and isinstance(inputs[0], Tensor) else None,
-                nonlinear=not several and any(output is result for result in mode.results[-3:]),
+                nonlinear=not several and id(output) in mode.results,
                 calls=1,
                 layout=_layout(module),
                 joined=mode.is_joined(output),
@@ -238,12 +255,9 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
     finally:
         for handle in handles:
             handle.remove()
-    outputs = [seen.output for seen in watched.modules.values() if seen.calls == 1]
-    watched.passed_over = [
-        name
-        for name, result in zip(mode.names, mode.results, strict=True)
-        if not any(result is output for output in outputs)
-    ]
+    outputs = {id(s.output) for s in watched.modules.values() if s.nonlinear and s.calls == 1}
+    results = mode.results.items()
+    watched.passed_over = [name for key, (_, name) in results if key not in outputs]
     return watched
 
 

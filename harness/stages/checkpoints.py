@@ -14,7 +14,7 @@ from harness.artifacts import Artifact, Run
 from harness.concepts.network import Network
 from harness.config import Config
 from harness.evolutions.pair import ModelPair
-from harness.images.batches import batch_of, batches
+from harness.images.batches import batch_of, batches, random_images
 from harness.images.sets import ImageSet, View, open_images
 from harness.images.splits import split_images
 from harness.networks.architectures import channels_last
@@ -122,7 +122,8 @@ def opened(run: Run, source: Source, epoch: int) -> nn.Module:
 def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
     """A loaded model as all stages use it."""
     name = network_name(model)
-    model = expose_calls(open_attention(model.float(), source.layers))
+    model = open_attention(model.float(), source.layers)
+    model = expose_calls(model, random_images(source.view, 2))
     name_network(choose_output(model, source.output), name)
     return channels_last(model) if in_channels_last else model
 

@@ -1,0 +1,119 @@
+"""Traced code can differ from what a network does: then the network's own code is run."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.images.sets import View
+from harness.networks.calls import expose_calls
+from harness.networks.execution import execution
+from harness.networks.layers import find_layers
+
+IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+VIEW = View(16, 16)
+
+
+class Block(nn.Module):
+    """Two convolutions, between which a function is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3)
+
+    def forward(self, x):
+        return self.second(F.relu(self.first(x)))
+
+
+class KindOfValue(Block):
+    def forward(self, x):
+        return super().forward(3 * x + 1 if isinstance(x, torch.Tensor) else x)
+
+
+class Attribute(Block):
+    def forward(self, x):
+        return super().forward(0 * x if hasattr(x, "tensors") else x)
+
+
+class Optional(Block):
+    def forward(self, x, more=None):
+        x = F.relu(self.first(x))
+        return self.second(x if more is None else self.second(x))
+
+
+class Training(Block):
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.second(F.dropout(2 * x if self.training else x, 0.5, self.training))
+
+
+class Arguments(Block):
+    def forward(self, *args):
+        return super().forward(args[0])
+
+
+class Attributes(Block):
+    """Its parent reads what its own code does not."""
+
+    factor = 3
+
+
+def hooked():
+    block = Block()
+    block.register_forward_hook(lambda module, inputs, output: 3 * output + 1)
+    return block
+
+
+def patched():
+    block = Block()
+    forward = block.forward
+    block.forward = lambda x: 3 * forward(x) + 1
+    return block
+
+
+class Network(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.stem, self.act = nn.Conv2d(3, 6, 3), nn.ReLU()
+        self.block, self.last, self.head = block, nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.last(self.block(self.act(self.stem(x))) * getattr(self.block, "factor", 1))
+        return self.head(x.mean((2, 3)))
+
+
+class Whole(Network):
+    """Its own code does what cannot be traced, too."""
+
+    def forward(self, x, labels=None):
+        if isinstance(x, torch.Tensor) and labels is None:
+            x = 2 * x + 1
+        return super().forward(x)
+
+
+BLOCKS = {
+    **{b.__name__: b for b in (Block, KindOfValue, Attribute, Optional, Training, Arguments)},
+    **{b.__name__: b for b in (Attributes, hooked, patched)},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("kind", [Network, Whole])
+def test_every_way_to_run_gives_the_networks_own_answer(kind, name):
+    torch.manual_seed(0)
+    model = kind(BLOCKS[name]())
+    expected = model.eval()(IMAGES)
+    model.train()  # as it is loaded
+    exposed = expose_calls(model, IMAGES).eval()
+    assert torch.equal(exposed(IMAGES), expected)
+    layers = find_layers(exposed, VIEW)
+    left = ("KindOfValue", "Attribute", "Optional", "patched")
+    inside = [] if name in left else ["block.relu_call_1"]
+    assert [layer.name for layer in layers] == ["act", *inside, "last"]
+    answers = []
+    for traced in (True, False):
+        with torch.no_grad(), execution(exposed, layers, traced) as running:
+            assert torch.equal(running.start(IMAGES), expected)
+            arms = [{layer.name: lambda value: 1.5 * value + 0.1} for layer in layers]
+            answers.append(torch.stack(running.rerun_many(arms)))
+    torch.testing.assert_close(*answers)
