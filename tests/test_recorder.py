@@ -113,9 +113,10 @@ def test_wrong_arguments_are_refused(tmp_path):
         ce.Recorder(tmp_path, schedule="exp")
 
 
-def test_training_goes_on_as_if_nothing_had_been_recorded(folder, tmp_path):
+def test_training_goes_on_as_if_nothing_had_been_recorded(folder, tmp_path, caplog):
     evidence = ce.Evidence(folder, view(), K)
     recorded = train([ce.Recorder(tmp_path, evidence=evidence)], epochs=2)
+    assert "images.test" not in caplog.text  # a folder that is nothing but the probe images
     plain = train([], epochs=2)
     for name, value in plain.state_dict().items():
         assert torch.equal(recorded.state_dict()[name], value), name
@@ -204,7 +205,10 @@ def test_evidence_of_other_images_or_parameters_is_refused(recorded, folder, tmp
     with pytest.raises(ValueError, match=r"recorded with probe\.k = 4, and .* has 5"):
         run_until("probe", config_of(folder, place, k=5), tmp_path / "k", QUIET)
     with pytest.raises(ValueError, match=r"recorded with resize = 16, and .* has 20"):
-        run_until("probe", config_of(folder, {**place, "resize": 20}), tmp_path / "v", QUIET)
+        run_until("check", config_of(folder, {**place, "resize": 20}), tmp_path / "v", QUIET)
+    with pytest.raises(ValueError, match=r"mean = .* has .*; std = .* has .*; set the config"):
+        other = {**place, "mean": [0.1, 0.1, 0.1], "std": [0.1, 0.1, 0.1]}
+        run_until("check", config_of(folder, other), tmp_path / "n", QUIET)
     other = tmp_path / "images"
     paths = folder_images(folder).paths
     for path in paths[:-1]:

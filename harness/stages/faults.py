@@ -18,10 +18,12 @@ from harness.artifacts import Artifact, Run
 from harness.config import Config, DrawnImagesSection, FolderImagesSection, ReportSection
 from harness.images.sets import FileImages, image_index
 from harness.networks.budget import using
+from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import TrainedSource
 from harness.registry import import_attribute
 from harness.stages.check import CheckCheckpoint, problems
 from harness.stages.images import STREAMS, DrawImages, folder_split, unreadable
+from harness.stages.probe import check_settings
 from harness.stages.stage import Plan
 
 
@@ -110,6 +112,8 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(config.pairs, source)  # lists the checkpoints, too
         if isinstance(source, TrainedSource):
             yield partial(_trainable, source, config)
+        if isinstance(source, RecordedSource):
+            yield partial(check_settings, source, config.probe)
     yield config.base_checkpoint
     for name in config.report.exhibits:
         yield partial(import_attribute, name, "exhibit")

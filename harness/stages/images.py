@@ -171,8 +171,9 @@ def _steps(plan: Plan) -> Iterator[Step]:
         splits = [split for split in STREAMS if getattr(section, split) is not None]
         works = [ListImages(split, section) for split in splits]
         yield "images", list[Work](works)
-        for split in [] if plan.looks_only else splits:
-            _say(plan.run, split)
+        folders = {getattr(section, split): split for split in reversed(splits)}
+        for split in [] if plan.looks_only else sorted(folders.values(), key=splits.index):
+            _say(plan.run, split)  # of a folder that is two splits, once
 
 
 STAGE = Stage("images", _steps)

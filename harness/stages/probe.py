@@ -160,22 +160,32 @@ class TakeEvidence(OfProbe):
         advance(1)
 
 
-def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameters) -> None:
-    """Raises ValueError where evidence was recorded with other images, layers or parameters."""
-    evidence = source.evidence
-    recorded, mine = evidence.manifest()["configuration"], source.model_dump(mode="json")
+def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
+    """Raises ValueError, naming each, where evidence was recorded with other settings."""
+    if len(source.loadable()) == len(source.epochs()):
+        return
+    recorded, mine = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
     settings = {
         f"probe.{name}": (recorded["probe"][name], value)
         for name, value in parameters.model_dump(mode="json", exclude={"batch_size"}).items()
     }
     for name in ("resize", "crop", "mean", "std"):
         settings[name] = recorded["series"][0][name], mine[name]
-    for name, (then, now) in settings.items():
-        if then != now:
-            raise ValueError(
-                f"series {source.name!r}: its evidence was recorded with {name} = {then}, and the "
-                f"configuration has {now}; set it to the same"
-            )
+    if other := [
+        f"{name} = {then}, and the configuration has {now}"
+        for name, (then, now) in settings.items()
+        if then != now
+    ]:
+        raise ValueError(
+            f"series {source.name!r}: its evidence was recorded with {'; '.join(other)}; set the "
+            f"configuration to the same"
+        )
+
+
+def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameters) -> None:
+    """Raises ValueError where evidence was recorded with other images, layers or parameters."""
+    evidence = source.evidence
+    check_settings(source, parameters)
     sets = (open_images(run, "probe"), open_images(evidence, "probe"))
     if len({sample_digest(images, source.view) for images in sets}) > 1:
         raise ValueError(
