@@ -37,7 +37,7 @@ class Evidence:
         images: the probe images: in memory, or a folder with one sub-folder of files a class.
         view: how the network sees them.
         parameters: what is kept; a run that reads it must have the same.
-        layers, class_outputs, output: see `Series`.
+        layers, output: see `Series`.
     """
 
     images: Images | str | Path

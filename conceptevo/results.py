@@ -84,6 +84,10 @@ class Probed(Result):
         if not epochs:
             known = ", ".join(map(repr, stimuli["series"].unique()))
             raise ValueError(f"no series {neuron.series!r}; there are {known}")
+        layers = self.layers[self.layers["series"] == neuron.series].set_index("layer")["channels"]
+        if not 0 <= neuron.channel < layers.get(neuron.layer, 0):
+            known = ", ".join(f"{name!r} ({count})" for name, count in layers.items())
+            raise ValueError(f"no neuron {neuron}; layers (and their channels) are {known}")
         key = (neuron.layer, neuron.channel)
         pictures = [album.picture((neuron.series, int(e), *key), side, tile) for e in epochs]
         gap = np.full((len(pictures[0]), tile // 4, 3), 255, dtype=np.uint8)
@@ -117,6 +121,8 @@ class Space(Result):
         rows = self.space.rows(**vars(neuron))
         if not len(rows):
             raise ValueError(f"{neuron} has no place in the space: it is dead, or no such neuron")
+        if unknown := sorted(set(among) - set(NEURON)):
+            raise ValueError(f"candidates are chosen by {', '.join(NEURON)}, not {unknown[0]!r}")
         near, similarity = self.space.nearest(rows, self.space.rows(**among), k)
         kept = near[0] >= 0
         table = self.space.neurons.iloc[near[0][kept]][NEURON].reset_index(drop=True)
@@ -162,7 +168,7 @@ class Ablated(Result):
             return shelf.get("bench", "figure", name)(self._bench)
 
     def _repr_html_(self) -> str:
-        return self.leaderboard().frame.to_html(index=False)
+        return self.leaderboard()._repr_html_()
 
 
 def load(folder: str | Path) -> Result:

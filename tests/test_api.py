@@ -1,5 +1,6 @@
 """The Python interface: what the README shows, equal to what the commands compute."""
 
+import html
 import subprocess
 import sys
 
@@ -64,6 +65,9 @@ def test_stimuli_are_a_table_and_a_strip(probed):
     assert strip.width > 2 * strip.height - 20
     with pytest.raises(ValueError, match="no series 'other'; there are 'mine'"):
         probed.strip(ce.Neuron("other", 4, "3", 5))
+    for layer, channel in (("9", 5), ("3", 99)):
+        with pytest.raises(ValueError, match=r"no neuron .*layers \(and their channels\) are '1'"):
+            probed.strip(ce.Neuron("mine", 4, layer, channel))
 
 
 def test_a_space_has_neighbours(probed):
@@ -76,6 +80,8 @@ def test_a_space_has_neighbours(probed):
     assert set(among["epoch"]) == {4}
     with pytest.raises(ValueError, match="has no place in the space"):
         space.nearest(ce.Neuron("mine", 4, "3", 99))
+    with pytest.raises(ValueError, match="chosen by series, epoch, layer, channel, not 'epochs'"):
+        space.nearest(neuron, epochs=4)
 
 
 def test_scores_are_those_of_both_methods_for_all_classes(scores, series):
@@ -91,8 +97,8 @@ def test_ablation_ends_in_a_leaderboard_and_figures(undone):
     assert records.loc[records["arm"] == "random", "draw"].nunique() == 19
     board = undone.leaderboard().frame
     assert set(board["method"]) == {"sign_t", "my_score"} and board["gap"].notna().all()
-    assert undone.figure("curves") is not None
-    assert "sign_t" in undone._repr_html_()
+    assert "data:image/png" in undone.figure("curves")._repr_html_()
+    assert undone.leaderboard().caption in html.unescape(undone._repr_html_())
 
 
 def test_ablating_again_adds_to_what_was_done(scores, undone):

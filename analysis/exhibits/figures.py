@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,11 @@ class Figure:
 
     def data_uri(self) -> str:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the picture alone; its caption is `caption`."""
+        plt.close(self.canvas)  # else notebooks show it twice
+        return f'<img src="{self.data_uri()}" alt="{html.escape(self.title)}">'
 
     def write(self, folder: Path) -> list[Path]:
         """PNG and PDF files; their paths."""

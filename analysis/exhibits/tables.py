@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,13 @@ class Table:
     def markdown(self) -> str:
         grid = markdown_grid(self.heads(), self.shown().to_numpy().tolist())
         return f"**{sentence(self.title)}** {self.caption}\n\n{grid}\n"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: as in a report."""
+        caption = html.escape(f"{sentence(self.title)} {self.caption}")
+        return (
+            self.shown().set_axis(self.heads(), axis=1).to_html(index=False) + f"<p>{caption}</p>"
+        )
 
     def latex(self) -> str:
         """A booktabs table that compiles as it stands; a wide one lies down, a long one goes on."""
