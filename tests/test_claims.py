@@ -101,13 +101,13 @@ def test_the_planned_family_is_what_is_tested_where_all_is_answered(study, refer
 @pytest.mark.parametrize(
     ("leave", "reason"),
     [
-        (lambda t: t["condition"] == "base", "no analysed answers of base"),
-        (lambda t: t["condition"] == "same_stage", "no analysed answers of same_stage"),
+        (lambda t: t["condition"] == "base", "no analysed responses of base"),
+        (lambda t: t["condition"] == "same_stage", "no analysed responses of same_stage"),
         (
             lambda t: t["task"] == "before_or_after",
-            "no analysed answers of nine_references, one_reference",
+            "no analysed responses of nine_references, one_reference",
         ),
-        (lambda t: t["task"] == "concept_agreement", "no analysed answers of neighbours"),
+        (lambda t: t["task"] == "concept_agreement", "no analysed responses of neighbours"),
     ],
 )
 def test_answers_that_are_left_out_change_no_weight_and_are_named(study, leave, reason):
@@ -133,7 +133,7 @@ def test_a_reference_that_nobody_answered_leaves_its_comparisons_untested(study)
     odd = contrasts[contrasts["task"] == "odd one out"]
     assert set(odd.index) == {"other_series − base", "base − random"}
     assert odd["p_alone"].isna().all()
-    assert (odd["reason"] == "no analysed answers of base").all()
+    assert (odd["reason"] == "no analysed responses of base").all()
 
 
 def test_tests_without_confidence_keep_their_weight_and_say_why(study):

@@ -58,7 +58,7 @@ def test_leaving_a_control_out_does_not_silence_it(tmp_path):
     [control] = failed_controls(results)
     assert control.warning.startswith(
         "Caution: controls of odd one out could not be tested: accuracy against chance, random (no "
-        "analysed answers of"
+        "analysed responses of"
     )
     notes = claims(results).frame["note"]
     assert notes.str.contains("a control condition of this task could not be tested").all()

@@ -145,8 +145,10 @@ def test_leaving_a_condition_out_changes_no_weight_and_is_said(tmp_path):
     weights = [r.claims.loc["equivalence"].set_index("what")["weight"] for r in (whole, less)]
     pd.testing.assert_series_equal(*weights)
     missing = less.tested("equivalence").set_index("what").loc["base − other_series"]
-    assert np.isnan(missing["p"]) and missing["reason"] == "no analysed answers of base"
-    assert "could not be tested: no analysed answers of base." in equivalence_findings(less, {})[0]
+    assert np.isnan(missing["p"]) and missing["reason"] == "no analysed responses of base"
+    assert (
+        "could not be tested: no analysed responses of base." in equivalence_findings(less, {})[0]
+    )
 
 
 def test_without_a_smallest_effect_nothing_is_tested(tmp_path):

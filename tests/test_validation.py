@@ -313,9 +313,9 @@ def test_what_can_be_but_should_be_known_is_counted(study, tables):
         c.name: (c.participants, c.answers, c.trials)
         for c in checks(prepare(study, answers, people))
     }
-    assert found["finished without any answer"][0] == 1
-    assert found["fewer answers than the form has trials"][:2] == (5, 5)
-    assert found["trials without an analysed answer"][2] == 1
+    assert found["finished without any response"][0] == 1
+    assert found["fewer responses than the form has trials"][:2] == (5, 5)
+    assert found["trials without an analysed response"][2] == 1
     assert found["missing response times"][1] == int(answers.iloc[0]["role"] == "trial")
     assert found["answered trials of more than one form"][0] == 0
 
@@ -400,8 +400,8 @@ def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
         found["response time longer than the time that passed on the server"] == longer.sum() >= 3
     )
     said = " ".join(notes(responses))
-    assert "The browser gave no time, or 0, for 1 answer;" in said
-    assert "longer time than passed between showing the trial and storing the answer" in said
+    assert "The browser gave no time, or 0, for 1 response;" in said
+    assert "longer time than passed between showing the trial and storing the response" in said
 
 
 def test_answers_after_the_time_limit_are_counted(study, tables):
@@ -412,7 +412,7 @@ def test_answers_after_the_time_limit_are_counted(study, tables):
         answers.loc[rows[:late], "late"] = True
         responses = prepare(study, answers, people)
         assert {c.name: c.answers for c in checks(responses)}[name] == late
-        said = f"{late} answers reached the server more than 15 s after the time limit"
+        said = f"{late} responses reached the server more than 15 s after the time limit"
         assert (said in " ".join(notes(responses))) == bool(late)
 
 

@@ -61,7 +61,7 @@ def _people(responses: Responses) -> Iterator[Check]:
     count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
     yield Check(
         "continued without stored consent",
-        f"No consent is stored of {_count(count, 'participant')} who went on; their answers were "
+        f"No consent is stored of {_count(count, 'participant')} who went on; their responses were "
         "neither analysed nor kept.",
         count,
     )
@@ -76,15 +76,15 @@ def _people(responses: Responses) -> Iterator[Check]:
             "each pair."
         )
     yield Check(
-        "identical answers and times as another participant",
-        "Participants with identical answers at identical times, as if the same person had taken "
+        "identical responses and times as another participant",
+        "Participants with identical responses at identical times, as if the same person had taken "
         f"part twice: {_count(len(pairs), 'pair')} ({_listed(named)}). {kept}",
         len({*pairs["first"], *pairs["second"]}),
     )
     count = int((people["excluded"] == NO_ANSWERS).sum())
     yield Check(
-        "finished without any answer",
-        f"{_count(count, 'participant')} finished without an answer to any trial.",
+        "finished without any response",
+        f"{_count(count, 'participant')} finished without a response to any trial.",
         count,
     )
 
@@ -102,9 +102,9 @@ def _incomplete(responses: Responses) -> Iterator[Check]:
         fewer.append(len(form - trials))
     count, missing = sum(n > 0 for n in fewer), sum(fewer)
     yield Check(
-        "fewer answers than the form has trials",
+        "fewer responses than the form has trials",
         f"{_count(count, 'analysed participant')} answered fewer trials than their form holds; "
-        f"{_count(missing, 'answer is', 'answers are')} missing.",
+        f"{_count(missing, 'response is', 'responses are')} missing.",
         count,
         missing,
     )
@@ -124,13 +124,13 @@ def _confidence(responses: Responses) -> Iterator[Check]:
     unasked = int((~wanted & answers["confidence"].notna()).sum())
     yield Check(
         "missing confidence ratings",
-        f"Confidence is missing in {_count(missing, 'answer')} of {int(wanted.sum()):,} that the "
+        f"Confidence is missing in {_count(missing, 'response')} of {int(wanted.sum()):,} that the "
         "study asks it of; analyses of confidence leave them out.",
         answers=missing,
     )
     yield Check(
         "unexpected confidence ratings",
-        f"{_count(unasked, 'answer')} came with a confidence that the study does not ask for.",
+        f"{_count(unasked, 'response')} came with a confidence that the study does not ask for.",
         answers=unasked,
     )
 
@@ -142,20 +142,20 @@ def _times(responses: Responses) -> Iterator[Check]:
     none, longer = int((taken == 0).sum()), int((taken > passed + CLOCKS).sum())
     yield Check(
         "missing response times",
-        f"The browser gave no time, or 0, for {_count(none, 'answer')}; analyses of time leave "
+        f"The browser gave no time, or 0, for {_count(none, 'response')}; analyses of time leave "
         "them out.",
         answers=none,
     )
     yield Check(
         "response time longer than the time that passed on the server",
-        f"For {_count(longer, 'answer')} the browser gave a longer time than passed between "
-        "showing the trial and storing the answer; analyses of time include them.",
+        f"For {_count(longer, 'response')} the browser gave a longer time than passed between "
+        "showing the trial and storing the response; analyses of time include them.",
         answers=longer,
     )
     late = int(answers["late"].sum())
     yield Check(
         "later than the time limit of the trial",
-        f"{_count(late, 'answer')} reached the server more than {LATE_AFTER} s after the time "
+        f"{_count(late, 'response')} reached the server more than {LATE_AFTER} s after the time "
         "limit of the trial; they are analysed like the others.",
         answers=late,
     )
@@ -183,8 +183,8 @@ def _unanswered(responses: Responses) -> Iterator[Check]:
         for (task, condition), rows in trials.groupby(["task", "condition"])
     ]
     yield Check(
-        "trials without an analysed answer",
-        f"No analysed answer was given to {_count(len(trials), 'trial')} of the study "
+        "trials without an analysed response",
+        f"No analysed response was given to {_count(len(trials), 'trial')} of the study "
         f"({_listed(named)}).",
         trials=len(trials),
     )
@@ -209,7 +209,7 @@ def _unchecked(responses: Responses) -> Iterator[Check]:
     for task, count in responses.answers["task"].value_counts().items():
         if task_of(str(task)) is None:
             yield Check(
-                f"answers to {task} not checked",
+                f"responses to {task} not checked",
                 f"The module of task {task} could not be imported; its responses were checked only "
                 "against the options shown.",
                 answers=int(count),

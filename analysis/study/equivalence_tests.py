@@ -51,7 +51,7 @@ def _tested(results: Analysed, task: str, test: Planned, margin: float) -> dict[
     answered = answers.loc[answers[measured].notna(), "condition"]
     lacking = [name for name in (first, second) if name not in set(answered)]
     low, high = results.responses.study.scale(task, test.asked) or (0.0, 1.0)
-    reason = f"no analysed answers of {', '.join(map(spaced, lacking))}" if lacking else ""
+    reason = f"no analysed responses of {', '.join(map(spaced, lacking))}" if lacking else ""
     if margin >= high - low:
         reason = f"every difference on this scale is smaller than {margin:g}"
     if reason:

@@ -147,5 +147,5 @@ def _reason(results: Analysed, task: str, test: Planned) -> str:
     answered = results.answered(task)
     lacking = [c for c in test.needs if c not in answered]
     if lacking and (len(lacking) == len(test.needs) or not test.any_of_them):
-        return f"no analysed answers of {', '.join(lacking)}"
-    return f"no analysed answers with a {test.asked}" if test.asked else "the answers lack it"
+        return f"no analysed responses of {', '.join(lacking)}"
+    return f"no analysed responses with a {test.asked}" if test.asked else "the responses lack it"
