@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 
 from analysis.exhibits.figures import Figure
 from analysis.exhibits.tables import Table, sentence
@@ -30,7 +30,7 @@ class Section:
     text: Sequence[str] = ()
     findings: Sequence[str] = ()
     figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = field(default=())
+    tables: Sequence[Table] = ()
 
 
 def write_html(
@@ -46,38 +46,25 @@ def write_html(
     Args:
         links: address -> text, shown below the lead.
     """
+    numbers = _numbers(sections)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["sentence"] = sentence
-    environment.filters["whole"] = whole
-    numbers = _numbers(sections)
-    shown = iter(numbers.values())
+    environment.filters |= {
+        "sentence": sentence,
+        "whole": whole,
+        "numbered": partial(_numbered, numbers=numbers),
+    }
     page = environment.get_template("report.html").render(
         title=title,
         lead=lead,
         footer=footer,
         links=links or {},
-        sections=[
-            {
-                "title": section.title,
-                "text": [_referring(text, numbers) for text in section.text],
-                "findings": [_referring(text, numbers) for text in section.findings],
-                "figures": [
-                    {
-                        "number": next(shown),
-                        "uri": figure.data_uri(),
-                        "title": figure.title,
-                        "caption": figure.caption,
-                    }
-                    for figure in section.figures
-                ],
-                "tables": [{"number": next(shown)} | _table(table) for table in section.tables],
-            }
-            for section in sections
-        ],
+        sections=sections,
+        numbers=numbers,
+        folded_from=FOLDED_FROM,
     )
     write_text(path, page)
 
@@ -98,7 +85,7 @@ def _numbers(sections: Sequence[Section]) -> dict[str, str]:
     return numbers
 
 
-def _referring(text: str, numbers: Mapping[str, str]) -> str:
+def _numbered(text: str, numbers: Mapping[str, str]) -> str:
     """The text with numbers for its references.
 
     Raises:
@@ -120,17 +107,3 @@ def whole(text: str) -> str:
         "\u00a0",
         text,
     )
-
-
-def _table(table: Table) -> dict[str, object]:
-    shown = table.shown()
-    return {
-        "title": table.title,
-        "caption": table.caption,
-        "columns": [
-            (head, pd.api.types.is_numeric_dtype(table.frame[name]))
-            for head, name in zip(table.heads(), shown.columns, strict=True)
-        ],
-        "rows": shown.to_numpy().tolist(),
-        "long": len(shown) > FOLDED_FROM,
-    }

@@ -69,9 +69,16 @@ class Table:
                 cells = cells.drop(columns=[low, high])
         return cells
 
-    def heads(self) -> list[str]:
-        """What stands above the columns that are shown."""
-        return [self.headings.get(name, spaced(name)) for name in self.shown().columns]
+    def heads(self) -> list[tuple[str, bool]]:
+        """What stands above each column that is shown, and whether the column holds numbers."""
+        return [
+            (self.headings.get(name, spaced(name)), pd.api.types.is_numeric_dtype(self.frame[name]))
+            for name in self.shown()
+        ]
+
+    def rows(self) -> list[list[str]]:
+        """The cells that are shown."""
+        return self.shown().to_numpy().tolist()
 
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
@@ -103,7 +110,7 @@ class Table:
         return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
     def markdown(self) -> str:
-        grid = markdown_grid(self.heads(), self.shown().to_numpy().tolist())
+        grid = markdown_grid([head for head, _ in self.heads()], self.rows())
         return f"**{sentence(self.title)}** {self.caption}\n\n{grid}\n"
 
     def _repr_html_(self) -> str:
@@ -115,18 +122,13 @@ class Table:
 
     def latex(self) -> str:
         """A booktabs table that compiles as it stands; a wide one lies down, a long one goes on."""
-        shown = self.shown()
-        numeric = [pd.api.types.is_numeric_dtype(self.frame[name]) for name in shown.columns]
-        align = "".join("r" if is_number else "l" for is_number in numeric)
+        align = "".join("r" if is_number else "l" for _, is_number in self.heads())
         caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
         caption += rf"\label{{tab:{self.name}}}"
-        top, *body = [
-            " & ".join(map(escape, row)) + r" \\"
-            for row in [self.heads(), *shown.to_numpy().tolist()]
-        ]
+        grid = [[head for head, _ in self.heads()], *self.rows()]
+        width = sum(2 + max(map(len, column)) for column in zip(*grid, strict=True))
+        top, *body = [" & ".join(map(escape, row)) + r" \\" for row in grid]
         rules = [r"\toprule", top, r"\midrule"]
-        named = zip(self.heads(), shown.columns, strict=True)
-        width = sum(2 + max(map(len, [head, *shown[name]])) for head, name in named)
         size = r"\footnotesize\setlength{\tabcolsep}{4pt}"
         if width > 1.5 * WIDEST:
             size = r"\scriptsize\setlength{\tabcolsep}{4pt}"
