@@ -35,13 +35,13 @@ def synthetic(units: int, checkpoints: int) -> dict[str, Any]:
     classes = [f"class {i}" for i in range(10)]
     scores = rng.random(len(classes) * units)
     return {
-        "run": f"synthetic {units} x {checkpoints}", "seed": 0, "space": "sgns",
-        "spaces": ["sgns"], "overlap": 0.04, "base": {"series": "a", "epoch": checkpoints - 1},
+        "run": f"synthetic {units} x {checkpoints}", "space": "sgns", "overlap": 0.04,
+        "base": {"series": "a", "epoch": checkpoints - 1},
         "series": ["a"], "epochs": {"a": list(range(checkpoints))}, "classes": classes,
         "views": [64],
         "layers": [
             {"series": 0, "name": f"layer.{i}", "channels": CHANNELS,
-             "depth": i / max(1, layers - 1), "patch": 0.5, "view": 0}
+             "depth": i / max(1, layers - 1), "side": 32, "view": 0}
             for i in range(layers)
         ],
         "units": {"layer": whole(np.repeat(np.arange(layers), CHANNELS)),
@@ -60,7 +60,7 @@ def synthetic(units: int, checkpoints: int) -> dict[str, Any]:
         "pairs": [{"series": 0, "from": 1, "to": checkpoints - 1}], "methods": ["sign_t"],
         "importance": [{"pair": 0, "method": 0, "score": real(scores), "error": real(scores / 9),
                         "rank": whole(np.zeros(len(scores))), "images": 25}],
-        "steps": 8, "sets": {"bins": []}, "outcomes": None, "alignment": [], "identity": [],
+        "steps": 8, "bins": [], "outcomes": None, "alignment": [], "identity": [],
         "checkpoints": [], "training": [], "people": None, "sheets": [],
     }  # fmt: skip
 

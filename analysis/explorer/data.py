@@ -6,8 +6,7 @@ neurons are those of the run's first space, dead neurons are absent and counted.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.exhibits.tables import Table
 from analysis.explorer.columns import real, whole
 from analysis.run import tables as run_tables
 from analysis.statistics.alignment import NAMED_OVERLAP
@@ -32,6 +32,11 @@ SET = [*PAIR, "method", "class_id", "arm", "draw"]
 SPLIT = "heldout"
 
 
+def _keys(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of some columns as tuples."""
+    return table[columns].itertuples(index=False, name=None)
+
+
 @dataclass(frozen=True)
 class Source:
     """One run, read once for all parts of the page."""
@@ -45,30 +50,19 @@ class Source:
     @cached_property
     def layers(self) -> pd.DataFrame:
         """One row per layer: series in the configuration's order, then by depth."""
-        order = {name: index for index, name in enumerate(self.series)}
-        table = self.run.tables("layers")
-        return (
-            table.assign(order=table["series"].map(order))
-            .sort_values(["order", "depth"], kind="stable")
-            .drop(columns="order")
-            .reset_index(drop=True)
-        )
+        by_depth = self.run.tables("layers").sort_values("depth", kind="stable")
+        return run_tables.in_order(self.run, by_depth)
 
     @cached_property
     def series(self) -> list[str]:
-        present = set(self.run.tables("layers")["series"])
-        return [name for name in run_tables.series_of(self.run) if name in present]
+        return list(self.layers["series"].unique())
 
     @cached_property
     def units(self) -> pd.DataFrame:
-        """One row per unit: series, layer, channel, layer_row."""
-        parts = [
-            pd.DataFrame({"channel": np.arange(layer.channels)}).assign(
-                series=layer.series, layer=layer.layer, layer_row=layer.Index
-            )
-            for layer in self.layers.itertuples()
-        ]
-        return pd.concat(parts, ignore_index=True)
+        """One row per unit: series, layer, layer_row, channel."""
+        rows = self.layers.index.repeat(self.layers["channels"])
+        units = self.layers.loc[rows, ["series", "layer"]].assign(layer_row=rows)
+        return units.assign(channel=units.groupby(level=0).cumcount()).reset_index(drop=True)
 
     def unit_of(self, table: pd.DataFrame) -> np.ndarray:
         """Rows of `units` of a table with series, layer and channel."""
@@ -78,8 +72,7 @@ class Source:
     @cached_property
     def row_of(self) -> dict[tuple[Any, ...], int]:
         """(series, epoch, layer, channel) -> row of a neuron."""
-        keys = self.space.neurons[NEURON].itertuples(index=False, name=None)
-        return {key: row for row, key in enumerate(keys)}
+        return {key: row for row, key in enumerate(_keys(self.space.neurons, NEURON))}
 
     @cached_property
     def classes(self) -> list[str]:
@@ -107,8 +100,7 @@ class Source:
         table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
         table = table[table.groupby(NEURON).cumcount() < PATCHES]
         place = table.groupby(NEURON).cumcount().to_numpy()
-        keys = table[NEURON].itertuples(index=False, name=None)
-        row = np.array([self.row_of.get(key, -1) for key in keys])
+        row = np.array([self.row_of.get(key, -1) for key in _keys(table, NEURON)])
         return table.assign(row=row, place=place)[row >= 0]
 
 
@@ -120,10 +112,8 @@ def explorer_columns(source: Source) -> dict[str, Any]:
     view_of = layers.merge(views.reset_index(names="view"), on=["resize", "crop"])["view"]
     return {
         "run": run.root.resolve().name,
-        "seed": run.manifest()["configuration"]["seed"],
         "base": run.manifest()["base"],
         "space": space.method,
-        "spaces": run.manifest()["space_methods"],
         "overlap": NAMED_OVERLAP,
         "series": source.series,
         "epochs": {
@@ -138,7 +128,7 @@ def explorer_columns(source: Source) -> dict[str, Any]:
                 "name": layer.layer,
                 "channels": layer.channels,
                 "depth": round(float(layer.depth), 3),
-                "patch": float(layer.patch),
+                "side": _side(layer.patch, layer.crop),
                 "view": int(view_of[layer.Index]),
             }
             for layer in layers.itertuples()
@@ -215,13 +205,18 @@ def _neighbours(source: Source) -> list[dict[str, Any]]:
     return parts
 
 
+def _side(patch: float, crop: int) -> int:
+    """Pixels of a patch's side, in the view."""
+    return min(max(1, round(patch * crop)), crop)
+
+
 def _stimuli(source: Source) -> dict[str, Any]:
     """Image, corner of the crop in pixels of the view, and activation; PATCHES a neuron."""
     table = source.stimuli.merge(
         source.layers[["series", "layer", "patch", "crop"]], on=["series", "layer"]
     )
-    side, size = table["patch"].to_numpy(), table["crop"].to_numpy()
-    pixels = np.clip([round(s) for s in side * size], 1, size)
+    size = table["crop"].to_numpy()
+    pixels = np.array([_side(*each) for each in zip(table["patch"], size, strict=True)])
     shape = len(source.space.neurons), PATCHES
     image, top, left = (np.full(shape, -1) for _ in range(3))
     activation = np.full(shape, np.nan)
@@ -236,19 +231,19 @@ def _stimuli(source: Source) -> dict[str, Any]:
 
 def _ablations(source: Source) -> dict[str, Any]:
     if not source.studies:
-        return {"pairs": [], "methods": [], "importance": [], "sets": None, "outcomes": None}
+        return {"pairs": [], "methods": [], "importance": [], "bins": [], "outcomes": None}
     table = pd.concat([study.importance() for study in source.studies], ignore_index=True)
     table = table.drop_duplicates([*PAIR, "layer", "channel", "class_id", "method"])
     methods = list(dict.fromkeys(m for study in source.studies for m in study.methods))
     pairs = source.pairs
-    importance = []
-    for index, pair in enumerate(pairs):
-        of_pair = table[(table[PAIR] == pair).all(axis=1)]
-        importance += [
-            {"pair": index, "method": methods.index(method), **_scores(source, rows)}
-            for method, rows in of_pair.groupby("method", observed=True)
-            if method in methods
-        ]
+    importance = [
+        {"pair": index, "method": methods.index(method), **_scores(source, rows)}
+        for index, pair in enumerate(pairs)
+        for method, rows in table[(table[PAIR] == pair).all(axis=1)].groupby(
+            "method", observed=True
+        )
+        if method in methods
+    ]
     outcomes = ablation_outcomes(source.studies)
     arms = sorted(set(outcomes["arm"]))
     names = {"arm": arms, "method": sorted(set(outcomes["method"])),
@@ -262,20 +257,18 @@ def _ablations(source: Source) -> dict[str, Any]:
         "importance": importance,
         "steps": max((study.about["arms"].get("steps", 8) for study in source.studies), default=8),
         "outcomes": {"names": names, **_outcome_columns(source, outcomes, names)},
-        "sets": _sets(source, methods),
+        "bins": _bins(source, methods),
     }
 
 
 def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
     """Classes x units: score, standard error, rank within the layer; missing ones NaN and -1."""
-    shape = len(source.classes), len(source.units)
-    where = rows["class_id"].to_numpy(), source.unit_of(rows)
-    score, error = np.full(shape, np.nan), np.full(shape, np.nan)
-    rank = np.full(shape, -1)
-    score[where], error[where], rank[where] = rows["score"], rows["stderr"], rows["rank"]
-    images = int(rows["images"].max()) if len(rows) else 0
-    return {"score": real(score.ravel()), "error": real(error.ravel()),
-            "rank": whole(rank.ravel()), "images": images}  # fmt: skip
+    every = pd.MultiIndex.from_product([range(len(source.classes)), range(len(source.units))])
+    keys = [rows["class_id"].to_numpy(), source.unit_of(rows)]
+    table = rows[["score", "stderr", "rank"]].set_index(keys).reindex(every)
+    return {"score": real(table["score"]), "error": real(table["stderr"]),
+            "rank": whole(table["rank"].fillna(-1)),
+            "images": int(rows["images"].max())}  # fmt: skip
 
 
 def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
@@ -311,23 +304,18 @@ def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
 def _outcome_columns(
     source: Source, table: pd.DataFrame, names: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    layer = {
-        (row.series, row.layer): row.Index
-        for row in source.layers[["series", "layer"]].itertuples()
-    }
-    keys = table[["series", "layer"]].itertuples(index=False, name=None)
-    pair = {pair: index for index, pair in enumerate(source.pairs)}
-    of_pair = table[PAIR].itertuples(index=False, name=None)
-    columns = {"pair": whole([pair[key] for key in of_pair]),
+    row_of = {key: row for row, key in enumerate(_keys(source.layers, ["series", "layer"]))}
+    columns = {"pair": whole([source.pairs.index(key) for key in _keys(table, PAIR)]),
                "class": whole(table["class_id"]), "draw": whole(table["draw"]),
-               "layer": whole([-1 if key[1] == JOINT else layer[key] for key in keys]),
+               "layer": whole([-1 if key[1] == JOINT else row_of[key]
+                               for key in _keys(table, ["series", "layer"])]),
                "images": whole(table["images"])}  # fmt: skip
     columns |= {key: whole([names[key].index(v) for v in table[key]]) for key in names}
     numbers = ("before", "change", "change_error", "probability", "probability_error")
     return columns | {name: real(table[name]) for name in numbers}
 
 
-def _sets(source: Source, methods: list[str]) -> dict[str, Any]:
+def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
     """The bin of every unit, classes x units, for each pair and method: 0 is none, 1 is q1."""
     table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
     table = table[table["arm"].str.fullmatch(r"q\d+")]
@@ -337,25 +325,19 @@ def _sets(source: Source, methods: list[str]) -> dict[str, Any]:
         bins[rows["class_id"].to_numpy(), source.unit_of(rows)] = rows["arm"].str[1:].astype(int)
         quarters.append({"pair": source.pairs.index(tuple(pair)), "method": methods.index(method),
                          "bin": bins.ravel()})  # fmt: skip
-    return {"bins": quarters}
+    return quarters
 
 
 def _validity(run: Run, method: str) -> dict[str, Any]:
     """Validity of the space, dead neurons, accuracy: the run's own tables."""
 
-    def rows(table, **wanted: Any) -> list[dict[str, Any]]:
+    def of_method(table: Table | None) -> list[dict[str, Any]]:
         if table is None:
             return []
-        frame = table.frame
-        for column, value in wanted.items():
-            frame = frame[frame[column] == value]
-        return [
-            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
-            for record in frame.to_dict("records")
-        ]
+        return table.frame[table.frame["method"] == method].to_dict("records")
 
     return {
-        "alignment": rows(run_tables.alignment(run), method=method),
-        "identity": rows(run_tables.identities(run), method=method),
-        "checkpoints": rows(run_tables.neurons(run)),
+        "alignment": of_method(run_tables.alignment(run)),
+        "identity": of_method(run_tables.identities(run)),
+        "checkpoints": run_tables.neurons(run).frame.to_dict("records"),
     }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ class Written:
     page: Path
     folder: Path | None
     size: int
-    images: int
 
 
 def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
@@ -62,13 +62,7 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
     data["sheets"] = _placed(pictures, folder)
     write_text(out, page(data, folder is not None))
     size = out.stat().st_size + (0 if folder is None else sum(len(s.data) for s in pictures))
-    return Written(out, folder, size, sum(len(sheet.images) for sheet in pictures))
-
-
-def code() -> str:
-    """All code of the page: the library, then ours."""
-    own = files("analysis") / "explorer" / "page"
-    return "\n".join((own / name).read_text(encoding="utf-8") for name in CODE)
+    return Written(out, folder, size)
 
 
 def page(data: dict[str, Any], beside: bool = False) -> str:
@@ -77,8 +71,7 @@ def page(data: dict[str, Any], beside: bool = False) -> str:
     Args:
         data: as `explorer_columns`, with `people` and `sheets`. beside: sheets are files.
     """
-    own = files("analysis") / "explorer" / "page"
-    scripts = {"library": get_plotlyjs(), "code": code()}
+    scripts = {"library": get_plotlyjs(), "code": "\n".join(map(_own, CODE))}
     policy = [
         "default-src 'none'",
         "script-src " + " ".join(_hash(text) for text in scripts.values()),
@@ -87,16 +80,17 @@ def page(data: dict[str, Any], beside: bool = False) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    parts = {
-        "policy": "; ".join(policy),
-        "title": html.escape(f"Concept evolution of {data['run']}"),
-        "style": (own / "page.css").read_text(encoding="utf-8"),
-        "data": as_json(data),
+    return Template(_own("page.html")).substitute(
+        policy="; ".join(policy),
+        title=html.escape(f"Concept evolution of {data['run']}"),
+        style=_own("page.css"),
+        data=as_json(data),
         **scripts,
-    }
-    text = (own / "page.html").read_text(encoding="utf-8")
-    pieces = text.split("@@")  # @@name@@ marks where a part goes; parts are put in unchanged
-    return "".join(parts[piece] if position % 2 else piece for position, piece in enumerate(pieces))
+    )
+
+
+def _own(name: str) -> str:
+    return (files("analysis") / "explorer" / "page" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

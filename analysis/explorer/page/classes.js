@@ -71,7 +71,7 @@ function evolutionList(found, from, to, name) {
         h("span", { class: "soft" }, `rank ${one.rank + 1} in its layer${bin ? `, q${bin}` : ""}${people ? `; people right ${percent(people.share)}` : ""}`)),
       h("div", { class: "strip small" }, cells));
   }));
-  return h("div", {}, box, saveButtons(() => box, () => `${name}-${from}-${to}`));
+  return h("div", {}, box, saveButtons(box, `${name}-${from}-${to}`));
 }
 
 // arms in one order: quarters, controls; cumulative ones as curves where the benchmark ran them
@@ -94,9 +94,8 @@ function outcomeChart(series) {
   } else parts.push(soft(`Curves for an increasing share of reverted neurons need the benchmark: conceptevo bench RUN --classes "${D.classes[STATE.klass]}"`));
   return h("div", {}, parts);
 }
-const saveChart = (chart, what) => h("div", { class: "bar small-buttons" }, h("span", { class: "soft" }, "Save chart:"),
-  ["svg", "png"].map((format) => h("button", { type: "button", "aria-label": `Save ${what} as ${format.toUpperCase()}`,
-    onclick: () => exportChart(chart, what, format) }, format.toUpperCase())));
+const saveChart = (chart, what) => saveBar("Save chart:", what, (format) =>
+  exportPlot(chart, `${what}-undone-${D.classes[STATE.klass]}-${STATE.span}`, format, 700, 400));
 const plain = (title) => ({ margin: { l: 52, r: 8, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
   font: { color: style("--ink"), family: "system-ui, sans-serif", size: 12 }, showlegend: true, legend: { orientation: "h", y: 1.12 },
   yaxis: { title: { text: title }, gridcolor: style("--line"), zerolinecolor: style("--soft") }, xaxis: { gridcolor: style("--line"), automargin: true } });
@@ -120,10 +119,4 @@ function drawCurves(chart, outcomes, everything, random) {
   const layout = plain("change of accuracy");
   layout.xaxis.title = { text: "share of every layer reverted" };
   Plotly.newPlot(chart, traces, layout, { displayModeBar: false, responsive: true });
-}
-async function exportChart(chart, what, format) {
-  const url = await Plotly.toImage(chart, { format, width: 700, height: 400, scale: format === "png" ? 2 : 1 });
-  const name = `${what}-undone-${D.classes[STATE.klass]}-${STATE.span}.${format}`;
-  if (format === "svg") return download(name, decodeURIComponent(url.slice(url.indexOf(",") + 1)), "image/svg+xml");
-  return download(name, bytesOf(url), "image/png");
 }

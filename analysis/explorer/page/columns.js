@@ -1,21 +1,14 @@
 "use strict";
 // The run's columns, and the few indexes by which everything else finds its rows.
 
-const KINDS = { Float32Array, Int32Array, Uint32Array, Int16Array, Uint16Array, Uint8Array };
-
-function unpacked(value) {
-  if (Array.isArray(value)) return value.map(unpacked);
-  if (value === null || typeof value !== "object") return value;
-  if (typeof value.bytes === "string" && value.type in KINDS) {
-    const text = atob(value.bytes);
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    return new KINDS[value.type](bytes.buffer);
-  }
-  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, unpacked(part)]));
+function bytesOf(base64) {
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
 }
 
-const D = unpacked(JSON.parse(document.getElementById("data").textContent));
+const D = JSON.parse(document.getElementById("data").textContent, (_, value) =>
+  typeof value?.bytes === "string" ? new globalThis[value.type](bytesOf(value.bytes).buffer) : value);
 const N = D.neurons;
 const UNITS = D.units.layer.length;
 const EPOCHS = [...new Set(Object.values(D.epochs).flat())].sort((a, b) => a - b);
@@ -58,8 +51,7 @@ const SPANS = [...new Set(D.pairs.map((p) => `${p.from}-${p.to}`))];
 const pairOf = (series, span) =>
   D.pairs.findIndex((p) => p.series === series && `${p.from}-${p.to}` === span);
 const SCORES = new Map(D.importance.map((block) => [`${block.pair}/${block.method}`, block]));
-const BINS = new Map(
-  ((D.sets && D.sets.bins) || []).map((block) => [`${block.pair}/${block.method}`, block.bin]));
+const BINS = new Map(D.bins.map((block) => [`${block.pair}/${block.method}`, block.bin]));
 
 // {score, error, rank, images} of a unit's evolution for a class, or null
 function importanceOf(unit, span, method, klass) {

@@ -21,15 +21,12 @@ const COLOURINGS = {
   series: { text: "series", names: () => D.series, value: (row) => seriesOf(N.unit[row]) },
   layer: { text: "depth of the layer", value: (row) => layerOf(N.unit[row]).depth },
   moved: { text: "displacement since the previous checkpoint", value: (row) => N.moved[row] },
-  importance: { text: "importance for the class", value: (row) => {
-    const found = importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass);
-    return found ? found.score : NaN; } },
-  undone: { text: "change in accuracy when its quarter of the layer is reverted", diverging: true, value: (row) => {
-    const found = outcomeOfQuarter(N.unit[row], STATE.span, STATE.method, STATE.klass);
-    return found ? found.change : NaN; } },
-  people: { text: "share of people who were right", value: (row) => {
-    const found = peopleOf(N.unit[row], N.epoch[row]);
-    return found ? found.share : NaN; } },
+  importance: { text: "importance for the class",
+    value: (row) => importanceOf(N.unit[row], STATE.span, STATE.method, STATE.klass)?.score ?? NaN },
+  undone: { text: "change in accuracy when its quarter of the layer is reverted", diverging: true,
+    value: (row) => outcomeOfQuarter(N.unit[row], STATE.span, STATE.method, STATE.klass)?.change ?? NaN },
+  people: { text: "share of people who were right",
+    value: (row) => peopleOf(N.unit[row], N.epoch[row])?.share ?? NaN },
 };
 function outcomeOfQuarter(unit, span, method, klass) {
   const bin = binOf(unit, span, method, klass);
@@ -284,17 +281,13 @@ function drawEnclosed() {
     h("button", { type: "button", onclick: () => { choose(enclosed); enclosed = []; drawEnclosed(); } },
       "Add to selection")] : []));
 }
-async function exportMap(format) {
-  const box = $("map").getBoundingClientRect();
-  const url = await Plotly.toImage("map", { format, width: Math.round(box.width), height: Math.round(box.height), scale: format === "png" ? 2 : 1 });
-  const name = `map-epoch-${STATE.epoch}.${format}`;
-  if (format === "svg") {
-    const text = decodeURIComponent(url.slice(url.indexOf(",") + 1));
-    return download(name, text, "image/svg+xml");
-  }
-  download(name, bytesOf(url), "image/png");
+function exportMap(format) {
+  const { width, height } = $("map").getBoundingClientRect();
+  return exportPlot("map", `map-epoch-${STATE.epoch}`, format, Math.round(width), Math.round(height));
 }
-function bytesOf(dataUrl) { // no fetch: the page's policy allows no connection at all
-  const text = atob(dataUrl.slice(dataUrl.indexOf(",") + 1));
-  return new Blob([Uint8Array.from(text, (c) => c.charCodeAt(0))], { type: dataUrl.slice(5, dataUrl.indexOf(";")) });
+async function exportPlot(plot, name, format, width, height) {
+  const url = await Plotly.toImage(plot, { format, width, height, scale: format === "png" ? 2 : 1 });
+  const content = url.slice(url.indexOf(",") + 1);
+  if (format === "svg") download(`${name}.svg`, decodeURIComponent(content), "image/svg+xml");
+  else download(`${name}.png`, bytesOf(content), "image/png");
 }

@@ -76,7 +76,7 @@ function regionView(name) {
     h("button", { type: "button", onclick: () => change({ colour: "concept", concept: name, layout: "side" }) }, "Show it on the map, side by side"),
     h("button", { type: "button", onclick: () => choose(shownRows().filter((r) => N.concept[r] === concept)) }, "Add its shown neurons to the selection"),
     h("button", { type: "button", onclick: () => change({ region: "" }) }, "Close")),
-  box, saveButtons(() => box, () => `concept-${name}`));
+  box, saveButtons(box, `concept-${name}`));
 }
 function heatCell(count, largest) {
   const share = count / largest;

@@ -18,7 +18,7 @@ function neuronPanel() {
       row < 0 ? null : h("button", { type: "button", onclick: () => choose([row]) }, "Add to selection"),
       h("button", { type: "button", "aria-pressed": String(wholeImages),
         onclick: () => { wholeImages = !wholeImages; drawPanel(); } }, "Whole images, with the patch outlined")),
-    strip, saveButtons(() => strip, () => unitName(unit).replace(/[ :]/g, "-")),
+    strip, saveButtons(strip, unitName(unit).replace(/[ :]/g, "-")),
     h("h3", {}, "Nearest neighbours in each network"), neighbours(row),
     h("h3", {}, "Importance of its evolution"), importanceTable(unit),
     h("h3", {}, "Effect of reverting its evolution"), outcomeTable(unit),

@@ -25,14 +25,8 @@ function stimulus(row, k) {
   const image = D.stimuli.image[i];
   if (image < 0 || image === undefined) return null;
   const layer = layerOf(N.unit[row]), crop = D.views[layer.view];
-  const side = Math.max(1, Math.min(roundEven(layer.patch * crop), crop));
-  return { image, view: layer.view, crop, top: D.stimuli.top[i], left: D.stimuli.left[i], side,
-    activation: D.stimuli.activation[i] };
-}
-// as Python rounds: halves to the even number
-function roundEven(value) {
-  const low = Math.floor(value);
-  return value - low === 0.5 ? low + (low % 2) : Math.round(value);
+  return { image, view: layer.view, crop, top: D.stimuli.top[i], left: D.stimuli.left[i],
+    side: layer.side, activation: D.stimuli.activation[i] };
 }
 function drawImagePart(context, one, x, y, size, whole) {
   const place = PLACES.get(`${one.view}/${one.image}`);
@@ -97,11 +91,13 @@ function exportCells(element, name, format) {
       context.drawImage(c.querySelector("canvas"), x, y, size, size);
       captions[i].forEach((t, k) => context.fillText(t, x, y + size + (k + 1) * line, size + 10));
     });
-    return download(`${name}.png`, bytesOf(canvas.toDataURL("image/png")), "image/png");
+    return canvas.toBlob((image) => download(`${name}.png`, image, "image/png"));
   } catch (error) { // pictures from files taint a canvas in some browsers
     return say(`This browser does not let pictures beside the page be saved (${error.name}); serve the folder over HTTP.`);
   }
 }
-const saveButtons = (element, name) => h("div", { class: "bar small-buttons" }, h("span", { class: "soft" }, "Save pictures:"),
-  ["svg", "png"].map((format) => h("button", { type: "button", "aria-label": `Save pictures as ${format.toUpperCase()}`,
-    onclick: () => exportCells(element(), name(), format) }, format.toUpperCase())));
+const saveBar = (text, what, save) => h("div", { class: "bar small-buttons" }, h("span", { class: "soft" }, text),
+  ["svg", "png"].map((format) => h("button", { type: "button", "aria-label": `Save ${what} as ${format.toUpperCase()}`,
+    onclick: () => save(format) }, format.toUpperCase())));
+const saveButtons = (element, name) =>
+  saveBar("Save pictures:", "pictures", (format) => exportCells(element, name, format));

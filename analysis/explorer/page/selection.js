@@ -56,6 +56,6 @@ function selectionPanel() {
         h("button", { type: "button", class: "cell", title: "Remove from the selection", onclick: () => change({ chosen: STATE.chosen.filter((c) => c.row !== row) }) },
           patchGrid(row, 84), h("b", { "data-caption": "" }, `${layerOf(N.unit[row]).name}:${D.units.channel[N.unit[row]]}`),
           h("div", { "data-caption": "" }, `${D.series[seriesOf(N.unit[row])]} epoch ${N.epoch[row]}`), h("div", {}, "✕ remove"))));
-      return h("div", {}, h("h3", {}, concept), strip, saveButtons(() => strip, () => `group-${concept}`));
+      return h("div", {}, h("h3", {}, concept), strip, saveButtons(strip, `group-${concept}`));
     })];
 }

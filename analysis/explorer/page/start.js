@@ -129,7 +129,7 @@ const MAP_KEYS = ["epoch", "colour", "layout", "trails", "hidden", "layer", "con
 const PANEL_KEYS = { Neuron: ["unit", "epoch", "klass", "method"], Class: ["klass", "span", "method"],
   Models: ["region", "neurons"], Selection: ["chosen", "klass", ...MAP_KEYS], Validity: [] };
 let shownEpoch = null;
-onChange((keys) => {
+function redraw(keys) {
   drawControls();
   const depends = ["importance", "undone"].includes(STATE.colour) && ["klass", "span", "method"].some((k) => keys.has(k));
   if (depends || MAP_KEYS.some((key) => keys.has(key))) drawMap(keys.has("epoch") ? shownEpoch : null);
@@ -137,7 +137,7 @@ onChange((keys) => {
   if (keys.has("tab") || keys.has("chosen")) drawTabs();
   if (keys.has("tab") || PANEL_KEYS[STATE.tab].some((key) => keys.has(key))) drawPanel();
   if (keys.has("unit") && innerWidth <= 900) $("right").scrollIntoView({ block: "start" });
-});
+}
 
 async function start() {
   readAddress();

@@ -9,8 +9,6 @@ const STATE = {
   klass: FIRST_CLASS, span: SPANS[SPANS.length - 1] || "", method: 0, region: "", neurons: 3, chosen: [],
 };
 const DEFAULTS = { ...STATE };
-const LISTENERS = [];
-const onChange = (draw) => LISTENERS.push(draw);
 
 const neuronText = (row) => {
   const unit = N.unit[row], layer = layerOf(unit);
@@ -73,8 +71,7 @@ function change(values) {
   Object.assign(STATE, values);
   ownAddress = address();
   history.replaceState(null, "", ownAddress);
-  const keys = new Set(Object.keys(values));
-  for (const draw of LISTENERS) draw(keys);
+  redraw(new Set(Object.keys(values)));
 }
 
 function say(text) { document.getElementById("said").textContent = text; }
@@ -117,12 +114,8 @@ const withError = (value, error, digits = 2) =>
 const spanText = (span) => span.replace("-", " → ");
 
 function download(name, content, type) {
-  const url = content instanceof Blob ? URL.createObjectURL(content)
-    : URL.createObjectURL(new Blob([content], { type }));
-  const anchor = h("a", { href: url, download: name });
-  document.body.append(anchor);
-  anchor.click();
-  anchor.remove();
+  const url = URL.createObjectURL(new Blob([content], { type }));
+  h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 async function copy(text, what) {
