@@ -54,17 +54,6 @@ def _allowed() -> bool:
     return False
 
 
-def _downloads(answers: pd.DataFrame, people: pd.DataFrame, source: str) -> None:
-    left, right = st.columns(2)
-    for column, name, frame in (
-        (left, "responses", answers),
-        (right, "participants", people),
-    ):
-        column.download_button(
-            f"Download {name}", as_csv(frame), f"{source}-{name}.csv", "text/csv"
-        )
-
-
 def _study() -> None:
     known = service()
     st.title(known.study.title)
@@ -94,7 +83,10 @@ def _study() -> None:
     st.caption("With the platform's ids: for payment and complaints, never beside the answers.")
     paid = submissions(known.store, source, known.study.hash)
     st.dataframe(paid.drop(columns=["study", "participant"]), hide_index=True)
-    _downloads(answers, people.drop(columns="excluded"), source)
+    downloads = {"responses": answers, "participants": people.drop(columns="excluded")}
+    for column, (name, frame) in zip(st.columns(2), downloads.items(), strict=True):
+        file = f"{source}-{name}.csv"
+        column.download_button(f"Download {name}", as_csv(frame), file, "text/csv")
 
 
 def _inattentive(answers: pd.DataFrame) -> list[str]:

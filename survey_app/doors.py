@@ -6,12 +6,11 @@ figures of its own; a survey uses none of them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable, Callable], Awaitable[None]]
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 _PAGE = frozenset({"/", "/favicon.png", "/_stcore/health", "/_stcore/host-config"})
 SOCKET = "/_stcore/stream"
@@ -49,17 +48,16 @@ DASHBOARD = Doors(
 )
 
 
-def guarded(app: App, doors: Doors) -> App:
+def guarded(app: ASGIApp, doors: Doors) -> ASGIApp:
     """The application behind its doors: 404 for everything else, before any of it is read."""
 
-    async def guard(scope: Scope, receive: Callable, send: Callable) -> None:
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or doors.lets(scope):
             await app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
+            await WebSocketClose()(scope, receive, send)
         else:
-            headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 404, "headers": headers})
-            await send({"type": "http.response.body", "body": b"not found\n"})
+            refusal = PlainTextResponse("not found\n", 404, {"connection": "close"})
+            await refusal(scope, receive, send)
 
     return guard

@@ -28,23 +28,22 @@ def interval(right: int, n: int) -> tuple[float, float]:
     return bounds.low, bounds.high
 
 
+def accuracy(correct: pd.Series) -> tuple[float, float, float]:
+    """Share of right answers, of those that are right or wrong, with its `interval`."""
+    scored = correct.dropna().astype(float)
+    return float(scored.mean()), *interval(int(scored.sum()), len(scored))
+
+
 def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
     """Answers, accuracy with interval and median seconds of each condition."""
     rows = []
-    for (task, condition, role), group in answers.groupby(["task", "condition", "role"]):
-        scored = group["correct"].dropna()
-        low, high = interval(int(scored.sum()), len(scored))
+    keys = ["task", "condition", "role"]
+    for names, group in answers.groupby(keys):
+        share, low, high = accuracy(group["correct"])
         rows.append(
-            {
-                "task": task,
-                "condition": condition,
-                "role": role,
-                "answers": len(group),
-                "accuracy": float(scored.mean()) if len(scored) else nan,
-                "low": low,
-                "high": high,
-                "median seconds": float(group["milliseconds"].median()) / 1000,
-            }
+            dict(zip(keys, names, strict=True))
+            | {"answers": len(group), "accuracy": share, "low": low, "high": high}
+            | {"median seconds": float(group["milliseconds"].median()) / 1000}
         )
     return pd.DataFrame(rows).round(3)
 
@@ -85,11 +84,10 @@ def agreement(answers: pd.DataFrame) -> float:
 
 def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     """Attention rate, median times, pairwise agreement."""
-    attention = answers.loc[answers["role"] == "attention", "correct"].dropna()
-    low, high = interval(int(attention.sum()), len(attention))
+    attention, low, high = accuracy(answers.loc[answers["role"] == "attention", "correct"])
     finished = people[people["status"] == "finished"]
     values = {
-        "attention trials right": float(attention.mean()) if len(attention) else nan,
+        "attention trials right": attention,
         "– 95 % from": low,
         "– 95 % to": high,
         "median minutes from consent to end": float(finished["total_seconds"].median()) / 60,

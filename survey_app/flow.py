@@ -48,11 +48,11 @@ class Course:
     practice are allowed (None: any).
     """
 
-    practice: int
-    practice_pass: float
-    keyed: int
-    trials: int
-    questions: bool
+    practice: int = 0
+    practice_pass: float = 0
+    keyed: int = 0
+    trials: int = 0
+    questions: bool = False
     attempts: int | None = None
     practice_begins: tuple[int, ...] = ()
     begins: tuple[int, ...] = ()

@@ -35,15 +35,6 @@ def serve(
     listening: socket.socket, workers: int, environment: Mapping[str, str], script: str = "app.py"
 ) -> None:
     """Keep `workers` processes running until SIGTERM or SIGINT, which goes on to them."""
-    # In memory where there is such a folder: counting must not wait for a disk.
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with TemporaryDirectory(prefix="conceptevo-metrics-", dir=memory) as counts:
-        _serve(listening, workers, {**environment, "PROMETHEUS_MULTIPROC_DIR": counts}, script)
-
-
-def _serve(
-    listening: socket.socket, workers: int, environment: Mapping[str, str], script: str
-) -> None:
     stopping = False
 
     def stop(_signal, _frame) -> None:
@@ -53,30 +44,31 @@ def _serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     fd = listening.fileno()
+    # In memory where there is such a folder: counting must not wait for a disk.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with TemporaryDirectory(prefix="conceptevo-metrics-", dir=memory) as counts:
 
-    def start() -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "survey_app.worker", str(fd), script],
-            pass_fds=[fd],
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        def start() -> subprocess.Popen:
+            return subprocess.Popen(
+                [sys.executable, "-m", "survey_app.worker", str(fd), script],
+                pass_fds=[fd],
+                env={**os.environ, **environment, "PROMETHEUS_MULTIPROC_DIR": counts},
+                start_new_session=True,
+            )
 
-    running = [start() for _ in range(workers)]
-    while not stopping:
-        time.sleep(0.2)
-        for number, process in enumerate(running):
-            if process.poll() is not None and not stopping:
-                print(
-                    f"worker {process.pid} ended ({process.returncode}); starting another",
-                    flush=True,
-                )
-                running[number] = start()
-                time.sleep(1)  # a worker that cannot start must not spin
-    for process in running:
-        process.terminate()
-    for process in running:
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        running = [start() for _ in range(workers)]
+        while not stopping:
+            time.sleep(0.2)
+            for number, process in enumerate(running):
+                if process.poll() is not None and not stopping:
+                    pid, code = process.pid, process.returncode
+                    print(f"worker {pid} ended ({code}); starting another", flush=True)
+                    running[number] = start()
+                    time.sleep(1)  # a worker that cannot start must not spin
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -16,13 +16,13 @@ from sqlalchemy import Connection
 
 from survey_app import flow, tokens
 from survey_app.endings import REASONS
-from survey_app.flow import ASKED, Course, Progress, Stage
+from survey_app.flow import ASKED, Progress, Stage
 from survey_app.places import Places
 from survey_app.platforms import LINK_OVER, Arrival, BadAddress, arrival, new_link, pseudonym
 from survey_app.reported import DAY, count, device_of
 from survey_app.schema import participants, responses
 from survey_app.standing import Standing, standing
-from survey_app.store import Store, course_of, progress_of
+from survey_app.store import Store, progress_of
 from survey_app.views import View
 from tasks.assignment import plan
 from tasks.base import CONFIDENCE, UnfitAnswer, check_values
@@ -48,13 +48,8 @@ class Turn:
 
     connection: Connection
     row: dict[str, Any]
-    progress: Progress
-    course: Course
+    at: Standing
     sent: dict[str, Any]
-
-    @property
-    def stage(self) -> Stage:
-        return flow.stage(self.progress, self.course)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -173,17 +168,16 @@ class Service:
             row = self.store.row(connection, self.study.hash, signed.participant, lock=True)
             if row is None:
                 raise tokens.BadToken("unknown participant")
-            course = course_of(self.study, self.keys, row)
-            turn = Turn(connection, row, progress_of(row), course, action)
-            done = signed.version == row["version"] and turn.stage not in flow.ENDS
+            at = standing(self.study, self.keys, row)
+            done = signed.version == row["version"] and at.stage not in flow.ENDS
             if done:
-                row = self._do(turn)
+                row = self._do(Turn(connection, row, at, action))
             identity = self._identity_at_end(connection, row)
         return self._page(row, identity), done
 
     def _identity_at_end(self, connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
         """The platform's ids, where the page leads back to it."""
-        if flow.stage(progress_of(row), course_of(self.study, self.keys, row)) not in flow.ENDS:
+        if row["status"] not in flow.ENDS:
             return {}
         return self.store.identity(connection, self.study.hash, row["participant"])
 
@@ -203,15 +197,15 @@ class Service:
         visitor, nonce = invitation.arrival, invitation.nonce
         key = {"study": self.study.hash, "participant": self.participant(visitor)}
         with self.store.write() as connection:
-            row = self.store.row(connection, key["study"], key["participant"], lock=True)
-            if row is not None:
+            row = self.store.row(connection, **key, lock=True)
+            refusal = None if row else declined or self._refusal(connection, visitor)
+            new = row is None and refusal is None
+            if new and not self.store.admit(connection, key, visitor, self.source):
+                row = self.store.row(connection, **key, lock=True)  # another request was first
+                assert row is not None, "a participant vanished"
+            if row:
                 return self._page(row, self._identity_at_end(connection, row)), False
-            refusal = declined or self._refusal(connection, visitor)
             if refusal is None:
-                if not self.store.admit(connection, key, visitor, self.source):  # at this moment
-                    row = self.store.row(connection, key["study"], key["participant"], lock=True)
-                    assert row is not None, "a participant vanished"
-                    return self._page(row, self._identity_at_end(connection, row)), False
                 place = self.places.take(connection, key["participant"])
                 if place is not None:
                     self.places.let_in(connection, nonce)
@@ -225,7 +219,7 @@ class Service:
     def _begin(
         self, connection: Connection, key: dict[str, str], place: int, device: dict[str, Any]
     ) -> dict[str, Any]:
-        row = self.store.row(connection, key["study"], key["participant"])
+        row = self.store.row(connection, **key)
         assert row is not None, "a participant vanished"
         row = self._save(
             connection,
@@ -256,29 +250,29 @@ class Service:
 
     def _do(self, turn: Turn) -> dict[str, Any]:
         """Carry out an action; the new row."""
-        row, progress, course = turn.row, turn.progress, turn.course
+        row, progress, course, stage = turn.row, turn.at.progress, turn.at.course, turn.at.stage
         if "withdraw" in turn.values:
             self.store.erase(turn.connection, responses, row["study"], row["participant"])
             gone: dict[str, Any] = {"reason": "withdrew", "questionnaire": {}, "device": None}
             return self._go_on(turn, flow.withdraw(progress), **gone)
-        if turn.stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
-            step = flow.turn_page if turn.stage is Stage.INSTRUCTIONS else flow.introduce
+        if stage in (Stage.INSTRUCTIONS, Stage.INTRODUCTION):
+            step = flow.turn_page if stage is Stage.INSTRUCTIONS else flow.introduce
             seconds = count(turn.sent, "milliseconds", DAY) / 1000
             seconds += row["instruction_seconds"] or 0
             return self._go_on(turn, step(progress, course), instruction_seconds=seconds)
-        if turn.stage is Stage.FEEDBACK:
+        if stage is Stage.FEEDBACK:
             after = flow.acknowledge(progress, course)
             reason = "practice" if after.status == "screened_out" else None
             return self._go_on(turn, after, reason=reason)
-        return self._questions(turn) if turn.stage in ASKED else self._answer(turn)
+        return self._questions(turn) if stage in ASKED else self._answer(turn)
 
     def _go_on(self, turn: Turn, progress: Progress, **more) -> dict[str, Any]:
         return self._save(turn.connection, turn.row, progress, **more)
 
     def _questions(self, turn: Turn) -> dict[str, Any]:
         """Store the answers of a page of questions; they may end the study, or lead back."""
-        progress, course = turn.progress, turn.course
-        asked = self.study.asked(ASKED[turn.stage])
+        progress, course, stage = turn.at.progress, turn.at.course, turn.at.stage
+        asked = self.study.asked(ASKED[stage])
         answers = self._fitting(check_answers, asked, turn.values, turn.row["questionnaire"])
         kept = turn.row["questionnaire"] | answers
         failed = "answers" if screened(asked, answers) else ""
@@ -288,13 +282,13 @@ class Service:
             kept[f"{check.name}_right"] = right = count_right(asked, check.name, answers)
             if right >= check.needed or failed:
                 continue
-            if turn.stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
+            if stage is Stage.QUIZ and progress.quiz_attempts + 1 < check.attempts:
                 return self._go_on(turn, flow.read_again(progress, course), questionnaire=kept)
             failed = check.name
         if failed:
             after = flow.screen_out(progress)
             return self._go_on(turn, after, reason=failed, questionnaire=kept)
-        if turn.stage is Stage.QUESTIONS:
+        if stage is Stage.QUESTIONS:
             return self._go_on(turn, flow.finish(progress), questionnaire=kept)
         return self._go_on(turn, flow.turn_page(progress, course), questionnaire=kept)
 
@@ -314,8 +308,7 @@ class Service:
 
     def _answer(self, turn: Turn) -> dict[str, Any]:
         """Store the answer to a trial."""
-        row, progress, practising = turn.row, turn.progress, turn.stage is Stage.PRACTICE
-        at = standing(self.study, self.keys, row)
+        row, at = turn.row, turn.at
         placed = at.placed[0]
         trial = self.study.by_id[placed["trial"]]
         task = all_tasks().get(trial.task)
@@ -326,7 +319,7 @@ class Service:
             confidence = checked.pop(CONFIDENCE.name, None)
             answer = task.answer(checked)
             right = task.score(key, answer) if key is not None else None
-        suffix = f"@{progress.practice_attempts}" if practising else ""
+        suffix = f"@{at.progress.practice_attempts}" if at.practising else ""
         new = self.store.save_response(
             turn.connection,
             {
@@ -354,11 +347,11 @@ class Service:
             raise AssertionError(
                 f"{row['participant']} met {trial.id} twice at version {row['version']}"
             )
-        if practising:
+        if at.practising:
             feedback = {"trial": trial.id, "answer": answer, "right": right, "missing": missing}
-            return self._go_on(turn, flow.practise(progress, right), feedback=feedback)
+            return self._go_on(turn, flow.practise(at.progress, right), feedback=feedback)
         passed = trial.role == "attention" and right is True
-        after = flow.answer(progress, turn.course)
+        after = flow.answer(at.progress, at.course)
         return self._go_on(turn, after, attention_right=row["attention_right"] + passed)
 
     def _page(

@@ -1,4 +1,4 @@
-"""Where a participant stands, as far as a page needs it."""
+"""Where a participant stands, as far as a page or a step of theirs needs it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from survey_app import flow
-from survey_app.flow import Stage
-from survey_app.store import course_of, current_trials, progress_of
-from tasks.assignment import Placed
+from survey_app.flow import Course, Progress, Stage
+from survey_app.store import progress_of
+from tasks.assignment import Placed, practice_plan
 from tasks.study import Study
 
 
@@ -21,12 +21,13 @@ class Standing:
     """
 
     stage: Stage
+    progress: Progress = field(default_factory=Progress)
+    course: Course = field(default_factory=Course)
     position: int = 0
     total: int = 0
     placed: list[Placed] = field(default_factory=list)
     feedback: dict[str, Any] | None = None
     key: Any = None
-    attempt: int = 1
     reason: str = ""
     platform: str = "open"
     identity: dict[str, Any] = field(default_factory=dict)
@@ -34,35 +35,58 @@ class Standing:
     practising: bool = False
     part: int = 1
     parts: int = 1
-    quiz_attempts: int = 0
     answers: dict[str, Any] = field(default_factory=dict)
     elapsed: float = 0
 
 
 def standing(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Standing:
-    """Where the participant of a row stands, stored or not."""
-    course, progress = course_of(study, keys, row), progress_of(row)
+    """Where the participant of a row stands."""
+    course, progress = _course(study, keys, row), progress_of(row)
     stage = flow.stage(progress, course)
-    placed = current_trials(study, row)
-    practising = row["status"] == "practising"
+    practising = progress.status == "practising"
+    if practising:
+        placed, begins = practice_plan(study, progress.practice_attempts), course.practice_begins
+    else:
+        placed, begins = row["plan"] or [], course.begins
     position = progress.practice_done if practising else progress.done
     if stage is Stage.FEEDBACK:
         position -= 1
-    begins = course.practice_begins if practising else course.begins
     return Standing(
         stage=stage,
+        progress=progress,
+        course=course,
         position=position,
         total=len(placed),
         placed=placed[position : position + 3],
-        feedback=row.get("feedback"),
+        feedback=row["feedback"],
         key=keys.get(row["feedback"]["trial"]) if stage is Stage.FEEDBACK else None,
-        attempt=progress.practice_attempts,
-        reason=row.get("reason") or "",
+        reason=row["reason"] or "",
         platform=row["platform"],
-        code=row.get("code") or "",
+        code=row["code"] or "",
         practising=practising,
         part=sum(begin <= position for begin in begins),
         parts=len(begins),
-        quiz_attempts=progress.quiz_attempts,
         answers=row["questionnaire"] or {},
     )
+
+
+def _course(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
+    """What the flow needs to know of the study, for this participant."""
+    return Course(
+        practice=len(study.practice),
+        practice_pass=study.practice_pass,
+        keyed=sum(keys[trial] is not None for trial in study.practice),
+        trials=len(row["plan"] or ()),
+        questions=bool(study.asked("after")),
+        practice_begins=_begins(study, list(study.practice)),
+        begins=_begins(study, [placed["trial"] for placed in row["plan"] or ()]),
+        before=bool(study.asked("before")),
+        quiz=bool(study.asked("quiz")),
+        attempts=study.practice_attempts,
+    )
+
+
+def _begins(study: Study, trials: list[str]) -> tuple[int, ...]:
+    """Positions at which another task begins."""
+    tasks = [study.by_id[trial].task for trial in trials]
+    return tuple(i for i, task in enumerate(tasks) if i == 0 or task != tasks[i - 1])

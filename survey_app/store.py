@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-from survey_app.flow import Course, Progress
+from survey_app.flow import Progress
 from survey_app.platforms import Arrival
 from survey_app.schema import (
     identities,
@@ -52,7 +52,6 @@ from survey_app.schema import (
     responses,
     studies,
 )
-from tasks.assignment import Placed, practice_plan
 from tasks.responses import Source
 from tasks.study import Study
 
@@ -356,36 +355,6 @@ class Store:
         return beyond
 
 
-def course_of(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
-    """What the flow needs to know of the study, for this participant."""
-    return Course(
-        practice=len(study.practice),
-        practice_pass=study.practice_pass,
-        keyed=sum(keys[trial] is not None for trial in study.practice),
-        trials=len(row["plan"] or ()),
-        questions=bool(study.asked("after")),
-        practice_begins=_begins(study, list(study.practice)),
-        begins=_begins(study, [placed["trial"] for placed in row["plan"] or ()]),
-        before=bool(study.asked("before")),
-        quiz=bool(study.asked("quiz")),
-        attempts=study.practice_attempts,
-    )
-
-
-def _begins(study: Study, trials: list[str]) -> tuple[int, ...]:
-    """Positions at which another task begins."""
-    tasks = [study.by_id[trial].task for trial in trials]
-    return tuple(i for i, task in enumerate(tasks) if i == 0 or task != tasks[i - 1])
-
-
 def progress_of(row: dict[str, Any]) -> Progress:
-    return Progress(
-        **{name: row[name] for name in _PROGRESS}, feedback=row.get("feedback") is not None
-    )
-
-
-def current_trials(study: Study, row: dict[str, Any]) -> list[Placed]:
-    """The plan that the participant is in: practice of this attempt, or the place's trials."""
-    if row["status"] == "practising":
-        return practice_plan(study, row["practice_attempts"])
-    return row["plan"] or []
+    own = {name: row[name] for name in _PROGRESS}
+    return Progress(**own, feedback=row["feedback"] is not None)

@@ -93,19 +93,10 @@ function start(root, words) {
   // A picture does not come: say so, and let the person decide.
   function wayOn(page) {
     say(words.missing);
-    const bar = document.createElement("div");
-    bar.className = "actions";
-    for (const [text, act] of [
-      [words.again, () => { say(""); show(page); }],
-      [words.skip, () => { state.shownAt = performance.now(); deliver(page, {}, "picture"); }],
-    ]) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.className = "quiet";
-      button.textContent = text;
-      button.addEventListener("click", act);
-      bar.append(button);
-    }
+    const bar = element("div", { className: "actions" });
+    bar.append(
+      quiet(words.again, () => { say(""); show(page); }),
+      quiet(words.skip, () => { state.shownAt = performance.now(); deliver(page, {}, "picture"); }));
     status.append(bar);
     root.dataset.armed = "stuck";
   }
@@ -276,15 +267,11 @@ function start(root, words) {
       view.querySelector(".tile:has(input:checked) img");
     let at = Math.max(0, all.indexOf(near));
     if (!all.length) return;
-    const dialog = document.createElement("dialog");
-    const image = document.createElement("img");
-    const close = document.createElement("button");
-    close.type = "button";
-    close.className = "quiet";
-    close.textContent = words.close;
+    const dialog = element("dialog");
+    const image = element("img");
     const draw = () => { image.src = all[at].src; image.alt = all[at].alt; dialog.ariaLabel = all[at].alt; };
     draw();
-    dialog.append(image, close);
+    dialog.append(image, quiet(words.close));
     dialog.addEventListener("click", () => dialog.close());
     dialog.addEventListener("close", () => dialog.remove());
     dialog.addEventListener("keydown", (event) => {
@@ -328,6 +315,10 @@ function start(root, words) {
     },
   };
 }
+
+const element = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
+const quiet = (text, onclick) =>
+  element("button", { type: "button", className: "quiet", textContent: text, onclick });
 
 // The window and the browser's family: enough to judge what was seen, too little to know a person.
 function device() {
