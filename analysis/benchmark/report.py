@@ -13,7 +13,7 @@ from analysis.benchmark import figures as bench_figures  # noqa: F401 - register
 from analysis.benchmark import measures
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
 from analysis.benchmark.results import Bench
-from analysis.benchmark.runs import refuse_unlike
+from analysis.benchmark.runs import comparable
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
@@ -221,12 +221,8 @@ def compare(first: Path, second: Path) -> Table:
         ArtifactError: either is missing or of another version.
         ValueError: they have no method in common, or were run by different ablations.
     """
-    benches = [Bench(read_results(folder)) for folder in (first, second)]
+    benches, common = comparable([first, second])
     a, b = benches
-    common = [m for m in a.order if m in b.methods]
-    if not common:
-        raise ValueError(f"{first} and {second} have no method in common")
-    refuse_unlike(benches, (first, second))
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):

@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
+from analysis.exhibits.phrases import joined
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.statistics import comparisons
@@ -124,11 +125,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("the same run was given twice; a run counts once")
-    benches = [Bench(read_results(folder)) for folder in folders]
-    refuse_unlike(benches, folders)
-    common = [m for m in benches[0].order if all(m in b.methods for b in benches)]
-    if not common:
-        raise ValueError(f"{', '.join(map(str, folders))} have no method in common")
+    benches, common = comparable(folders)
     labels = _labels(folders)
     values = pd.concat(
         [class_values(b, name) for b, name in zip(benches, labels, strict=True)], ignore_index=True
@@ -162,9 +159,19 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     )
 
 
-def refuse_unlike(benches: Sequence[Bench], folders: Sequence[Path]) -> None:
-    """Raises ValueError where benchmarks were not judged by the same ablation, images and bins."""
+def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
+    """The benchmarks of some runs, and the methods that all have, in the order of the first's.
+
+    Raises:
+        ArtifactError: one is missing or of another version.
+        ValueError: they have no method in common, or were not judged by the same ablation, images
+            and bins.
+    """
+    benches = [Bench(read_results(folder)) for folder in folders]
     first = benches[0]
+    common = [m for m in first.order if all(m in b.methods for b in benches)]
+    if not common:
+        raise ValueError(f"{joined([str(folder) for folder in folders])} have no method in common")
     for bench, folder in zip(benches[1:], folders[1:], strict=True):
         if first.main != bench.main or first.split != bench.split:
             raise ValueError(
@@ -176,6 +183,7 @@ def refuse_unlike(benches: Sequence[Bench], folders: Sequence[Path]) -> None:
             raise ValueError(
                 f"{folders[0]} cuts layers into {bins[0]} bins, {folder} into {bins[1]}"
             )
+    return benches, common
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,8 +147,6 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
     return canvas
 
 
-@contextmanager
-def styled() -> Iterator[None]:
+def styled() -> AbstractContextManager[None]:
     """Draw in the project's style; figures made inside are closed by their writer."""
-    with plt.rc_context(STYLE):
-        yield
+    return plt.rc_context(STYLE)

@@ -50,14 +50,10 @@ class Exhibit:
     make: Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class _Heading:
-    title: str
-    text: Callable[[Any], Sequence[str]]
-
-
+#: By report, kind and name.
 _exhibits: dict[tuple[str, str, str], Exhibit] = {}
-_headings: dict[tuple[str, str], _Heading] = {}
+#: By report and section: its title, and its first paragraphs as a function of the subject.
+_headings: dict[tuple[str, str], tuple[str, Callable[[Any], Sequence[str]]]] = {}
 
 
 def section(
@@ -71,7 +67,7 @@ def section(
         title: what readers see.
         text: paragraphs before its exhibits, or a function of the subject that gives them.
     """
-    _headings[report, name] = _Heading(title, text if callable(text) else lambda _: text)
+    _headings[report, name] = title, text if callable(text) else lambda _: text
 
 
 def table(report: str, section: str, name: str = "") -> Callable[[F], F]:
@@ -153,13 +149,13 @@ def figures_of(report: str, subject: Any) -> dict[str, Figure]:
 
 def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:
     """What the exhibits of a kind give, and those of one's own that turn out to be of it."""
-    mine = [e for e in _exhibits.values() if e.report == report and e.kind in (kind, EITHER)]
-    made = [(e, e.make(subject)) for e in mine]
-    return {
-        e.name: value
-        for e, value in made
-        if value is not None and (e.kind == kind or isinstance(value, wanted))
-    }
+    made = {}
+    for e in _exhibits.values():
+        if e.report == report and e.kind in (kind, EITHER):
+            value = e.make(subject)
+            if value is not None and (e.kind == kind or isinstance(value, wanted)):
+                made[e.name] = value
+    return made
 
 
 def sections_of(
@@ -176,18 +172,21 @@ def sections_of(
         tables, figures: made by `tables_of` and `figures_of`.
     """
     section(report, OWN, "Exhibits of your own")
-    headings = {name: h for (of, name), h in _headings.items() if of == report}
-    mine = [exhibit for exhibit in _exhibits.values() if exhibit.report == report]
-    pools: tuple[Mapping[str, Any], Mapping[str, Any]] = (tables, figures)
+    headings = {name: heading for (of, name), heading in _headings.items() if of == report}
+    made = {"table": tables, "figure": figures}
     sections = []
-    for name, heading in headings.items():
-        here = [e for e in mine if (e.section if e.section in headings else OWN) == name]
+    for name, (title, introduction) in headings.items():
+        here = [
+            e
+            for e in _exhibits.values()
+            if e.report == report and (e.section if e.section in headings else OWN) == name
+        ]
         findings = [text for e in here if e.kind == "sentences" for text in e.make(subject, tables)]
-        shown_tables, shown_figures = (
-            [pool[e.name] for e in here if e.kind in (kind, EITHER) and e.name in pool]
-            for kind, pool in zip(("table", "figure"), pools, strict=True)
-        )
-        text = list(heading.text(subject))
-        if findings or shown_tables or shown_figures or (text and not here):
-            sections.append(Section(heading.title, text, findings, shown_figures, shown_tables))
+        shown = {
+            kind: [values[e.name] for e in here if e.kind in (kind, EITHER) and e.name in values]
+            for kind, values in made.items()
+        }
+        text = list(introduction(subject))
+        if findings or any(shown.values()) or (text and not here):
+            sections.append(Section(title, text, findings, shown["figure"], shown["table"]))
     return sections

@@ -63,10 +63,9 @@ def audit_findings(run: Run) -> Table | None:
 
 @shelf.figure("run", "supplement")
 def audit_distances(run: Run) -> Figure | None:
-    artifacts = {name: Artifact("audit_distances", (name,)) for name in series_of(run)}
-    if not all(run.path(artifact).exists() for artifact in artifacts.values()):
+    if not run.holds("audit_distances"):
         return None
-    arrays = {name: run.arrays(artifact) for name, artifact in artifacts.items()}
+    arrays = {name: run.arrays(Artifact("audit_distances", (name,))) for name in series_of(run)}
     shown = {name: found for name, found in arrays.items() if len(found["epochs"]) > 1}
     if not shown:
         return None

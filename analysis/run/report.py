@@ -108,11 +108,9 @@ def write_exhibits(
 def on_screen(table: Table) -> ScreenTable:
     """A table for the terminal."""
     screen = ScreenTable(title=table.title)
-    shown = table.shown()
-    for name in shown.columns:
-        numeric = pd.api.types.is_numeric_dtype(table.frame[name])
+    for name, (_, numeric) in zip(table.shown(), table.heads(), strict=True):
         screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in shown.to_numpy().tolist():
+    for row in table.rows():
         screen.add_row(*row)
     return screen
 
