@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analysis.explorer.data import Source
 from analysis.study.association import people_by_trial
 from analysis.study.pipeline import read_results
@@ -78,14 +76,12 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
 
 def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
     """Trial -> every different answer and how often it was given, the most frequent first."""
-    table = pd.DataFrame(
-        {"trial": responses.answers["trial"], "text": responses.answers["value"].map(_as_text)}
-    )
-    counts = table.groupby("trial")["text"].value_counts()
-    by_trial: dict[str, list[tuple[str, int]]] = {}
-    for (trial, text), count in counts.items():
-        by_trial.setdefault(str(trial), []).append((str(text), int(count)))
-    return by_trial
+    texts = responses.answers["value"].map(_as_text)
+    counts = texts.groupby(responses.answers["trial"]).value_counts()
+    return {
+        str(trial): list(own.droplevel("trial").items())
+        for trial, own in counts.groupby(level="trial")
+    }
 
 
 def _as_text(value: Any) -> str:

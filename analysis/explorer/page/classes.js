@@ -66,7 +66,7 @@ function evolutionList(found, from, to, name) {
         h("div", { "data-caption": "" }, `epoch ${epoch}: ${row < 0 ? "dead" : conceptOf(row) || "–"}`));
     });
     return h("div", { class: "evolution" },
-      h("div", { class: "bar" }, `${place + 1}.`, h("button", { type: "button", onclick: () => change({ unit: one.unit, tab: "Neuron" }) }, unitName(one.unit)),
+      h("div", { class: "bar" }, `${place + 1}.`, unitButton(one.unit),
         h("b", {}, withError(one.score, one.error)),
         h("span", { class: "soft" }, `rank ${one.rank + 1} in its layer${bin ? `, q${bin}` : ""}${people ? `; people right ${percent(people.share)}` : ""}`)),
       h("div", { class: "strip small" }, cells));

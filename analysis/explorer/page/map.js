@@ -247,11 +247,7 @@ function drawList(rows) {
   $("list").replaceChildren(
     soft(`The ${best.length} ${colouring.diverging ? "lowest" : "highest"} by ${colouring.names ? "overlap with their concept" : colouring.text}.`),
     table("shown neurons", [["neuron", 1], ["concept", 1], ["overlap"], ["value"]], best.map((row) => [
-      neuronButton(row), conceptOf(row) || "–", number(N.overlap[row]), number(value(row), 3)])));
-}
-function neuronButton(row) {
-  return h("button", { type: "button", onclick: () => change({ unit: N.unit[row], tab: "Neuron" }) },
-    `${unitName(N.unit[row])}`);
+      unitButton(N.unit[row]), conceptOf(row) || "–", number(N.overlap[row]), number(value(row), 3)])));
 }
 
 function mapEvents() {
@@ -278,8 +274,7 @@ function mapEvents() {
 }
 function drawEnclosed() {
   $("enclosed").replaceChildren(...(enclosed.length ? [`${enclosed.length} enclosed `,
-    h("button", { type: "button", onclick: () => { choose(enclosed); enclosed = []; drawEnclosed(); } },
-      "Add to selection")] : []));
+    button(() => { choose(enclosed); enclosed = []; drawEnclosed(); }, "Add to selection")] : []));
 }
 function exportMap(format) {
   const { width, height } = $("map").getBoundingClientRect();

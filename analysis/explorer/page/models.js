@@ -46,7 +46,7 @@ function modelsPanel() {
     soft(`A neuron counts for the concept with which it overlaps by at least ${D.overlap}. A concept appears at the first trained checkpoint that has enough such neurons, and more than the untrained network, which has some by chance. Between checkpoints nothing is known.`),
     STATE.region ? regionView(STATE.region) : null,
     table("first appearance of concepts", [["concept", 1], ...D.series.flatMap((s) => [[s, 1], [`at the end`]])],
-      rows.map((r) => [h("td", { class: "text" }, h("button", { type: "button", onclick: () => change({ region: r.name }) }, r.name)),
+      rows.map((r) => [h("td", { class: "text" }, button(() => change({ region: r.name }), r.name)),
         ...r.first.flatMap((f, s) => [f ? `epoch ${f.epoch}, ${D.layers[f.layer].name} (${f.count} of ${f.all})` : "never",
           String(countAt(r.concept, s, epochsOf(s)[epochsOf(s).length - 1]).all)])])),
   ];
@@ -73,9 +73,9 @@ function regionView(name) {
   });
   const box = h("div", { class: "two" }, parts);
   return h("div", {}, h("div", { class: "bar" }, h("b", {}, `Region: ${name}`),
-    h("button", { type: "button", onclick: () => change({ colour: "concept", concept: name, layout: "side" }) }, "Show it on the map, side by side"),
-    h("button", { type: "button", onclick: () => choose(shownRows().filter((r) => N.concept[r] === concept)) }, "Add its shown neurons to the selection"),
-    h("button", { type: "button", onclick: () => change({ region: "" }) }, "Close")),
+    button(() => change({ colour: "concept", concept: name, layout: "side" }), "Show it on the map, side by side"),
+    button(() => choose(shownRows().filter((r) => N.concept[r] === concept)), "Add its shown neurons to the selection"),
+    button(() => change({ region: "" }), "Close")),
   box, saveButtons(box, `concept-${name}`));
 }
 function heatCell(count, largest) {
@@ -93,7 +93,7 @@ function bestOf(concept, series) {
   for (let row = 0; row < N.unit.length; row++)
     if (N.concept[row] === concept && seriesOf(N.unit[row]) === series &&
       (!best.has(N.epoch[row]) || N.overlap[row] > N.overlap[best.get(N.epoch[row])])) best.set(N.epoch[row], row);
-  return h("div", { class: "strip small", tabindex: 0, role: "region", "aria-label": `best neuron at each epoch in ${D.series[series]}` }, epochsOf(series).map((epoch) => {
+  return region("div", `best neuron at each epoch in ${D.series[series]}`, "strip small", epochsOf(series).map((epoch) => {
     const row = best.get(epoch);
     return row === undefined
       ? h("div", { class: "cell" }, deadBox("none"), h("b", {}, `epoch ${epoch}`))

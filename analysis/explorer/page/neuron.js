@@ -15,7 +15,7 @@ function neuronPanel() {
         ? `At epoch ${own}: ${conceptOf(row)}, overlap ${number(N.overlap[row])}.`
         : `At epoch ${own}: no concept with an overlap of at least ${D.overlap}.`}`),
     h("div", { class: "bar" },
-      row < 0 ? null : h("button", { type: "button", onclick: () => choose([row]) }, "Add to selection"),
+      row < 0 ? null : button(() => choose([row]), "Add to selection"),
       h("button", { type: "button", "aria-pressed": String(wholeImages),
         onclick: () => { wholeImages = !wholeImages; drawPanel(); } }, "Whole images, with the patch outlined")),
     strip, saveButtons(strip, unitName(unit).replace(/[ :]/g, "-")),
@@ -50,7 +50,7 @@ function neighbours(row) {
       if (near >= 0) cells.push(neighbourCell(near, block.similarity[row * each + k]));
     }
     return h("div", {}, h("p", { class: "note" }, `${D.series[block.series]}, epoch ${block.epoch} (by ${D.space}; similarity)`),
-      h("div", { class: "strip small", tabindex: 0, role: "region", "aria-label": `neighbours in ${D.series[block.series]}` }, cells));
+      region("div", `neighbours in ${D.series[block.series]}`, "strip small", cells));
   }));
 }
 function neighbourCell(row, similarity) {
@@ -73,7 +73,7 @@ function importanceTable(unit) {
   return h("div", {},
     soft(`Score by ${D.methods[STATE.method]} ± its standard error${images ? `, from ${images.images} images a class` : ""}; in brackets its rank among the ${layer.channels} neurons of the layer. Most important class first.`),
     table("importance by class and pair", [["class", 1], ...spans.map((s) => [spanText(s)])],
-      rows.map((r) => [h("td", { class: "text" }, h("button", { type: "button", onclick: () => change({ klass: r.klass, tab: "Class" }) }, r.name)),
+      rows.map((r) => [h("td", { class: "text" }, button(() => change({ klass: r.klass, tab: "Class" }), r.name)),
         ...r.found.map((f) => (f ? `${withError(f.score, f.error)} (${f.rank + 1})` : "–"))])));
 }
 
@@ -120,7 +120,7 @@ const peopleOfConcept = (concept) => shareRight(D.people.trials.filter((t) =>
 // what one can ask first, each a button
 function welcome() {
   const klass = Math.max(0, D.classes.indexOf("zebra"));
-  const ask = (text, values) => h("li", {}, h("button", { type: "button", onclick: () => change(values) }, text));
+  const ask = (text, values) => h("li", {}, button(() => change(values), text));
   const moved = mostMoved()[0];
   return [h("h2", {}, "Start with a question"), h("ul", {},
     D.hasConcepts ? ask("Which concept appeared first, in which layer of which network?", { tab: "Models" }) : null,

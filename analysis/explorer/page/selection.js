@@ -33,10 +33,10 @@ function selectionPanel() {
   const name = h("input", { type: "text", id: "groupName", placeholder: "its concept" });
   const heading = [h("h2", {}, `Selection: ${STATE.chosen.length} neurons`),
     soft("Enclose neurons on the map, press “Add to selection” beside a neuron, or add all that the filters show. Each is chosen at the epoch that was shown."),
-    h("div", { class: "bar" }, h("button", { type: "button", onclick: () => choose(rows) }, `Add the ${rows.length} shown neurons`),
+    h("div", { class: "bar" }, button(() => choose(rows), `Add the ${rows.length} shown neurons`),
       h("label", {}, "Group ", name),
-      h("button", { type: "button", onclick: () => change({ chosen: STATE.chosen.map((c) => ({ ...c, group: name.value.trim() })) }) }, "Name all so"),
-      h("button", { type: "button", onclick: () => change({ chosen: [] }) }, "Empty the selection"))];
+      button(() => change({ chosen: STATE.chosen.map((c) => ({ ...c, group: name.value.trim() })) }), "Name all so"),
+      button(() => change({ chosen: [] }), "Empty the selection"))];
   if (!STATE.chosen.length) return heading;
   const groups = grouped();
   const small = [...groups].filter(([, own]) => own.length < LEAST_OF_A_GROUP).map(([concept]) => concept);
@@ -46,13 +46,13 @@ function selectionPanel() {
       small.length ? ` Fewer than ${LEAST_OF_A_GROUP} neurons are too few for a trial: ${small.join(", ")}.` : ""}${
       groups.size < 2 ? " A trial needs an intruder from elsewhere; two groups or more are better." : ""}`),
     h("div", { class: "bar" }, h("button", { type: "button", id: "saveGroups", onclick: () => download("groups.toml", groupsFile(), "application/toml") }, "Save groups.toml"),
-      h("button", { type: "button", onclick: () => copy(groupsFile(), "the groups file") }, "Copy it")),
-    h("pre", { tabindex: 0, role: "region", "aria-label": "how to build the study" }, `# study.toml\n[evidence]\ngroups = "groups.toml"\n\nconceptevo study build RUN --out STUDY --settings study.toml`),
+      button(() => copy(groupsFile(), "the groups file"), "Copy it")),
+    region("pre", "how to build the study", "", `# study.toml\n[evidence]\ngroups = "groups.toml"\n\nconceptevo study build RUN --out STUDY --settings study.toml`),
     h("h3", {}, "As classes and layers of the benchmark"),
-    h("pre", { tabindex: 0, role: "region", "aria-label": "benchmark command" }, benchCommand()),
-    h("div", { class: "bar" }, h("button", { type: "button", onclick: () => copy(benchCommand(), "the command") }, "Copy the command")),
+    region("pre", "benchmark command", "", benchCommand()),
+    h("div", { class: "bar" }, button(() => copy(benchCommand(), "the command"), "Copy the command")),
     ...[...groups].map(([concept, own]) => {
-      const strip = h("div", { class: "strip small", tabindex: 0, role: "region", "aria-label": `group ${concept}` }, own.map((row) =>
+      const strip = region("div", `group ${concept}`, "strip small", own.map((row) =>
         h("button", { type: "button", class: "cell", title: "Remove from the selection", onclick: () => change({ chosen: STATE.chosen.filter((c) => c.row !== row) }) },
           patchGrid(row, 84), h("b", { "data-caption": "" }, `${layerOf(N.unit[row]).name}:${D.units.channel[N.unit[row]]}`),
           h("div", { "data-caption": "" }, `${D.series[seriesOf(N.unit[row])]} epoch ${N.epoch[row]}`), h("div", {}, "✕ remove"))));

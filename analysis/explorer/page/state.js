@@ -91,6 +91,11 @@ function h(tag, props = {}, ...children) {
   element.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
 }
+const button = (onclick, ...children) => h("button", { type: "button", onclick }, ...children);
+// what scrolls by itself takes focus, so that the arrow keys reach all of it
+const region = (tag, label, className, ...children) =>
+  h(tag, { class: className, tabindex: 0, role: "region", "aria-label": label }, ...children);
+const unitButton = (unit) => button(() => change({ unit, tab: "Neuron" }), unitName(unit));
 const option = (value, text, selected) => h("option", { value, selected: Boolean(selected) }, text);
 const fill = (id, options) => $(id).replaceChildren(...options);
 const soft = (text) => h("p", { class: "note" }, text);
@@ -99,7 +104,7 @@ function table(label, head, rows) {
   const body = rows.map((row) => h("tr", {}, row.map((cell, i) =>
     cell instanceof Element && cell.tagName === "TD" ? cell
       : h("td", { class: head[i][1] ? "text" : undefined }, cell))));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  return region("div", label, "scroll",
     h("table", {}, h("thead", {}, h("tr", {}, head.map(([name, text]) =>
       h("th", { scope: "col", class: text ? "text" : undefined }, name)))), h("tbody", {}, body)));
 }
