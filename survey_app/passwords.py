@@ -8,9 +8,8 @@ import logging
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address, ip_network
 
 VARIABLE = "CONCEPTEVO_DASHBOARD_PASSWORD"
@@ -40,14 +39,6 @@ def fits(password: str, stored: str) -> bool:
     return hmac.compare_digest(found, expected)
 
 
-@dataclass
-class _Guesses:
-    """Wrong passwords in a row of one address; `until`: when the next is looked at."""
-
-    wrong: int = 0
-    until: float = 0.0
-
-
 class LockedOut(Exception):
     """This address guessed too often; `seconds` until its next guess is looked at."""
 
@@ -70,7 +61,8 @@ class Guard:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: OrderedDict[str, _Guesses] = OrderedDict()
+        #: Network -> wrong passwords in a row, and when the next is looked at.
+        self._known: dict[str, tuple[int, float]] = {}
         self._recent: deque[float] = deque(maxlen=1000)
         self._turn = threading.Lock()  # guesses sent at the same moment are counted one by one
 
@@ -91,8 +83,8 @@ class Guard:
 
     def wait(self, address: str) -> float:
         """Seconds until the next guess from an address is looked at."""
-        known = self._known.get(network_of(address), _Guesses())
-        return max(0.0, known.until - self._clock())
+        _, until = self._known.get(network_of(address), (0, 0.0))
+        return max(0.0, until - self._clock())
 
     def pause(self) -> float:
         """Seconds that every try takes, by how many wrong ones came of late from anywhere."""
@@ -103,19 +95,15 @@ class Guard:
     def _failed(self, address: str) -> None:
         self._recent.append(self._clock())
         network = network_of(address)
-        known = self._known.setdefault(network, _Guesses())
-        self._known.move_to_end(network)
+        wrong = self._known.pop(network, (0, 0.0))[0] + 1
+        locked = 0.0
+        if wrong >= self.FREE:
+            locked = min(self.FIRST * 2.0 ** (wrong - self.FREE), self.LONGEST)
+        self._known[network] = wrong, self._clock() + locked
         if len(self._known) > self.MOST:
-            self._known.popitem(last=False)
-        known.wrong += 1
-        if known.wrong >= self.FREE:
-            pause = min(self.FIRST * 2.0 ** (known.wrong - self.FREE), self.LONGEST)
-            known.until = self._clock() + pause
+            del self._known[next(iter(self._known))]
         logging.getLogger("conceptevo.dashboard").warning(
-            "wrong password from %s, the %dth in a row; next try in %.0f s",
-            address,
-            known.wrong,
-            self.wait(address),
+            "wrong password from %s, the %dth in a row; next try in %.0f s", address, wrong, locked
         )
 
 

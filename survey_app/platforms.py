@@ -8,13 +8,14 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from survey_app.signed_links import BadAddress, read_link
 from tasks.language import N_
 from tasks.recruitment import PLATFORMS, Entry
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TURK = re.compile(r"https://((?:[a-z0-9-]+\.)*mturk\.com)(?:[/?#].*)?")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 #: The forms of the platforms' ids of people.
 FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}"}
@@ -116,11 +117,8 @@ def new_link(secret: str) -> str:
 
 
 def _signed(identifier: str, secret: str) -> str:
-    return identifier + _mac(identifier, secret)
-
-
-def _mac(text: str, secret: str) -> str:
-    return hmac.new(secret.encode(), b"link:" + text.encode(), hashlib.sha256).hexdigest()[:16]
+    text = b"link:" + identifier.encode()
+    return identifier + hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()[:16]
 
 
 def _id(parameters: Mapping[str, str], key: str) -> str:
@@ -142,18 +140,8 @@ def _incomplete(key: str) -> BadAddress:
 
 def _turk(address: str) -> str:
     """MTurk's address to submit to; only Amazon's own hosts over https are allowed."""
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port, parts = "", None, urlsplit("")
-    if (
-        parts.scheme == "https"
-        and port is None
-        and "@" not in parts.netloc
-        and (host == "mturk.com" or host.endswith(".mturk.com"))
-    ):
-        return f"https://{host}/mturk/externalSubmit"
+    if host := _TURK.fullmatch(address):
+        return f"https://{host[1]}/mturk/externalSubmit"
     raise _incomplete("turkSubmitTo")
 
 

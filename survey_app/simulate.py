@@ -28,19 +28,6 @@ CARELESS, LEAVING = 0.05, 0.03  # shares that click anything, and that leave mid
 INSIGHT = 0.5  # share of answers whose confidence follows from what the person saw
 
 
-class _Clock:
-    """The simulation's own time."""
-
-    def __init__(self) -> None:
-        self.moment = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.moment
-
-    def think(self, seconds: float) -> None:
-        self.moment += timedelta(seconds=seconds)
-
-
 class Person:
     """How somebody answers.
 
@@ -90,19 +77,24 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
 
     Running it again with the same seed adds nobody: the same people are known already.
     """
-    clock = _Clock()
-    service.store.clock = clock
+    moment = datetime.now(UTC)  # the simulation's own time
+    begin = moment - timedelta(days=2)
+    service.store.clock = lambda: moment
+
+    def think(seconds: float) -> None:
+        nonlocal moment
+        moment += timedelta(seconds=seconds)
+
     rng = np.random.default_rng([seed, 0])
     hardness = {trial: float(rng.normal(0, TRIALS)) for trial in service.study.by_id}
-    begin = clock.moment - timedelta(days=2)
     for number in range(participants):
-        clock.moment = begin + timedelta(minutes=10 * number)
+        moment = begin + timedelta(minutes=10 * number)
         rng = np.random.default_rng([seed, 1, number])
         person = Person(rng, hardness)
         leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
         end = ""
         visitor = Arrival("simulation", f"{seed}-{number}")
-        for page in session(service, visitor, person, clock.think):
+        for page in session(service, visitor, person, think):
             end = page["stage"]
             if page["version"] == leaves_at and end not in ENDS:
                 end = "left"
