@@ -219,7 +219,7 @@ class Service:
     def _begin(
         self, connection: Connection, key: dict[str, str], place: int, device: dict[str, Any]
     ) -> dict[str, Any]:
-        row = self.store.row(connection, **key)
+        row = self.store.row(connection, **key, lock=True)
         assert row is not None, "a participant vanished"
         row = self._save(
             connection,

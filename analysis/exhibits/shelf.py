@@ -173,7 +173,7 @@ def sections_of(
     """
     section(report, OWN, "Exhibits of your own")
     headings = {name: heading for (of, name), heading in _headings.items() if of == report}
-    made = {"table": tables, "figure": figures}
+    made: dict[str, Mapping[str, Any]] = {"table": tables, "figure": figures}
     sections = []
     for name, (title, introduction) in headings.items():
         here = [
