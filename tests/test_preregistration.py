@@ -20,6 +20,7 @@ from analysis.study.responses import EXCLUSIONS, prepare
 from analysis.study.results import Results, Settings
 from analysis.study.unanswered import planned_claims, power_of, unanswered
 from harness.artifacts import write_text
+from tasks.questionnaire import Check, Question
 from tasks.settings import QUESTIONS, Analysis, Exclusion
 from tasks.study import digest
 from tests.synthetic_study import make_responses, make_study
@@ -92,6 +93,33 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
         rows == [f"{100 * ALPHA * 0.8 / 2:.3f}"] * 2
     )  # base and other series; random is a control
     assert "{" not in text
+
+
+def test_it_says_who_cannot_take_part(folder):
+    asked = {"kind": "number", "name": "age", "label": "How old?", "stay_within": (18, 99)}
+    lenses = {"kind": "choice", "name": "g", "label": "Glasses?", "choices": (("y", "Yes"),)}
+    quiz = {"kind": "text", "name": "q", "label": "What for?", "check": "understanding"}
+    updates = {
+        "questions": (
+            Question(**asked, required=True), Question(**lenses, screen_out=("y",)),
+            Question(**quiz, right=("a",)),
+        ),
+        "checks": (Check(name="understanding", needed=1, attempts=2),),
+        "min_width": 900, "seconds_per_trial": 30,
+    }  # fmt: skip
+    text = document._screening(read_study(folder).study.model_copy(update=updates))
+    for said in (
+        "- a window of less than 900 pixels", "- “How old?”: outside 18 to 99", "“Glasses?”: Yes",
+        "fewer than 1 of 1 correct responses (What for?) in each of 2 attempts",
+        "A trial ends after 30 seconds",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_it_says_where_nothing_is_tested_for_equivalence(tmp_path):
+    freeze(tmp_path, Analysis(smallest_effect=0.15, reference="random"))
+    text = preregistration(unanswered(read_study(tmp_path)), None)
+    assert "In odd one out, equivalence is not tested, because each planned comparison" in text
 
 
 def test_every_kind_of_question_and_rule_has_words():

@@ -26,6 +26,7 @@ from analysis.study.unanswered import (
     unanswered,
 )
 from harness.artifacts import write_text
+from tasks.study import Study
 
 #: What stands where only the authors know the answer.
 AUTHORS = "*To be completed by the authors.*"
@@ -225,7 +226,33 @@ def _procedure(results: Results) -> str:
         "trials among them"
         + (", a few questions about the participant" if study.study.questions else "")
         + ", and a debriefing. " + AUTHORS.replace("To be", "Recruitment and payment: to be")
+        + _screening(study.study)
     )  # fmt: skip
+
+
+def _screening(study: Study) -> str:
+    """Who cannot take part or go on, and the time limit of a trial."""
+    rules = [f"a window of less than {study.min_width} pixels"] if study.min_width else []
+    for q in study.questions:
+        names = dict(q.choices)
+        if q.screen_out:
+            rules.append(f"“{q.label}”: {', '.join(names[value] for value in q.screen_out)}")
+        if q.stay_within:
+            rules.append(f"“{q.label}”: outside {q.stay_within[0]:g} to {q.stay_within[1]:g}")
+    for check in study.checks:
+        labels = [q.label for q in study.questions if q.check == check.name]
+        if check.needed:
+            rules.append(
+                f"fewer than {check.needed} of {len(labels)} correct responses "
+                f"({'; '.join(labels)})"
+                + f" in each of {check.attempts} attempts"
+                * (check.attempts > 1)
+            )
+    if study.practice and study.practice_attempts:
+        rules.append(f"practice not passed in {study.practice_attempts} attempts")
+    limit = f"\n\nA trial ends after {study.seconds_per_trial:g} seconds, without a response."
+    said = f"\n\nParticipants cannot take part, or go on, with:\n\n{_bullets(rules)}"
+    return said * bool(rules) + limit * bool(study.seconds_per_trial)
 
 
 def _rationale(results: Results, power: Power | None, picture: str) -> str:
@@ -273,9 +300,9 @@ def _measured(results: Results) -> str:
         for task in results.planned_tasks
     }
     said = [f"{task}: {'; '.join(dict.fromkeys(labels))}" for task, labels in fields.items()]
-    questions = [f.label for f in study.study.questions]
+    questions = [q.label + " (required)" * q.required for q in study.study.questions]
     if questions:
-        said.append(f"About the participant (optional): {'; '.join(questions)}")
+        said.append(f"Questions beside the trials: {'; '.join(questions)}")
     return _bullets([*said, "Time from the moment all pictures are visible to the response."])
 
 
@@ -306,6 +333,13 @@ def _criteria(results: Results, tests: pd.DataFrame) -> str:
             "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
         }
     )  # fmt: skip
+    asked = set(tests["question"])
+    for task in results.planned_tasks if plan.smallest_effect else ():
+        if f"{task}.contrasts" in asked and f"{task}.equivalence" not in asked:
+            share += (
+                f" In {results.name(task)}, equivalence is not tested, because each planned "
+                "comparison is with a control condition."
+            )
     return (
         f"p-values of all {len(tests)} tests of participants' responses are adjusted together, for "
         f"a family-wise error rate of {100 * ALPHA:g} % (weighted Holm procedure).{share} "
