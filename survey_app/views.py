@@ -6,12 +6,10 @@ All text is escaped; only the researcher's Markdown becomes markup, and raw HTML
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from survey_app.endings import REASONS
@@ -19,6 +17,7 @@ from survey_app.flow import ASKED, ENDS, Stage
 from survey_app.platforms import prolific_return
 from survey_app.standing import Standing
 from tasks.base import TEXT_LIMIT
+from tasks.files import as_html
 from tasks.language import Words
 from tasks.questionnaire import shown
 from tasks.study import Study
@@ -32,23 +31,9 @@ TEMPLATES: Mapping[Stage, str] = {
 }
 
 
-def _own_picture(renderer, tokens, index, options, env) -> str:
-    """A picture of the researcher's, from where it is kept; of one that is not, its description."""
-    token = tokens[index]
-    kept = env.get("files", {}).get(token.attrGet("src"))
-    if kept is None:
-        return escape(token.content)
-    token.attrSet("src", f"{IMAGES}/{kept}")
-    return renderer.image(tokens, index, options, env)
-
-
-_MARKDOWN = MarkdownIt("commonmark", {"html": False})
-_MARKDOWN.add_render_rule("image", _own_picture)
-
-
 def markdown(text: str, files: Mapping[str, str] | None = None) -> Markup:
     """A researcher's text; `files` says where the pictures that it names are kept."""
-    return Markup(_MARKDOWN.render(text, {"files": files or {}}))
+    return Markup(as_html(text, IMAGES, files))
 
 
 class Keys:
@@ -77,7 +62,7 @@ def _templates() -> Environment:
     )
     made.filters |= {
         "markdown": markdown,
-        "inline": lambda text: Markup(_MARKDOWN.renderInline(text)),
+        "inline": lambda text: Markup(as_html(text, inline=True)),
         "prolific_return": prolific_return,
     }
     made.globals |= {

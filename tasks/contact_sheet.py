@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 from harness.artifacts import write_text
 from tasks.base import Field, Trial
+from tasks.files import as_html
 from tasks.kinds import all_tasks
 from tasks.language import Words, languages
 from tasks.observer import features
@@ -25,7 +26,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b2733; max-width: 72rem; m
   padding: 0 1rem; }
 article { border: 1px solid #c9d2da; border-radius: 8px; padding: 1rem; margin: 1rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: .6rem; } figure { margin: 0; width: 150px; }
-img { width: 100%; border-radius: 4px; border: 4px solid transparent; }
+img { max-width: 100%; } figure img { width: 100%; border-radius: 4px;
+  border: 4px solid transparent; }
 .key img { border-color: #1c6b3a; } .flag { color: #8a1f11; font-weight: 600; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left;
   border-bottom: 1px solid #dde5ec; } figcaption { font-size: 13px; }
@@ -95,20 +97,26 @@ def _texts(study: Study, words: Words) -> str:
     """All that participants read of the study itself, in one language."""
 
     def show(text: str) -> str:
-        return escape(study.words.into(words, text)).replace("\n", "<br>")
+        return as_html(study.words.into(words, text), inline=True)
 
-    lines = [f"<h3>{show(study.title)}</h3>"]
-    lines += [f"<p>{show(t)}</p>" for t in (study.consent, study.payment.text, study.instructions)]
+    def page(text: str, files: Mapping[str, str] | None = None) -> str:
+        return as_html(study.words.into(words, text), "images", files)
+
+    consent, instructions, debrief = (
+        page(getattr(study, name), study.files.get(name))
+        for name in ("consent", "instructions", "debrief")
+    )
+    lines = [f"<h3>{show(study.title)}</h3>", consent, page(study.payment.text), instructions]
     for text in study.tasks:
         trial = next((t for t in study.trials if t.task == text.name), None)
         asked = study.fields(trial) if trial else ()
-        lines += [f"<h4>{show(text.title)}</h4><p>{show(text.instructions)}</p>"]
+        lines += [f"<h4>{show(text.title)}</h4>{page(text.instructions)}"]
         lines += [f"<p><em>{show(text.prompt)}</em></p><ul>{_asked(asked, show)}</ul>"]
         lines += [f"<p>{show(text.example.text)}</p>"] if text.example else []
-    lines += [f"<ul>{_asked(study.questions, show)}</ul><p>{show(study.debrief)}</p>"]
-    own = " open" if words.language == study.language else ""
+    lines += [f"<ul>{_asked(study.questions, show)}</ul>", debrief]
+    opened = " open" if words.language == study.language else ""
     return (
-        f"<details{own} lang='{words.language}' dir='{words.direction}'>"
+        f"<details{opened} lang='{words.language}' dir='{words.direction}'>"
         f"<summary>{escape(words.name)}</summary>{''.join(lines)}</details>"
     )
 

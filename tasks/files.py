@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -27,6 +29,33 @@ class OwnPicture:
 def content_name(data: bytes, suffix: str) -> str:
     """File name: nothing but a hash of the content, and the format."""
     return hashlib.sha256(data).hexdigest()[:32] + suffix
+
+
+def _own_picture(renderer, tokens, index, options, env) -> str:
+    """A picture of the researcher's, from where it is kept; of one that is not, its description."""
+    token = tokens[index]
+    kept = env["files"].get(token.attrGet("src"))
+    if kept is None:
+        return escape(token.content)
+    token.attrSet("src", f"{env['folder']}/{kept}")
+    return renderer.image(tokens, index, options, env)
+
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+_MARKDOWN.add_render_rule("image", _own_picture)
+
+
+def as_html(
+    text: str, folder: str = "", files: Mapping[str, str] | None = None, inline: bool = False
+) -> str:
+    """A researcher's Markdown as HTML; raw HTML in it is escaped.
+
+    Args:
+        text: the Markdown. folder: where pictures are kept. files: picture as named in the text ->
+            its file there. inline: without paragraphs.
+    """
+    render = _MARKDOWN.renderInline if inline else _MARKDOWN.render
+    return render(text, {"files": files or {}, "folder": folder})
 
 
 def named_in(markdown: str) -> list[str]:

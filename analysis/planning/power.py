@@ -298,5 +298,6 @@ def draw_curves(
         )
     axis.axhline(wanted, color="#777777", linestyle="--", zorder=0)
     axis.set(xlabel="participants", ylabel=label, ylim=(0, 1.02))
+    axis.locator_params(axis="x", integer=True)
     canvas.legend(title=legend, loc="outside right center")
     return canvas, axis
