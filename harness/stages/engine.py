@@ -12,12 +12,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from typing import Any
+from functools import partial
+from multiprocessing.queues import SimpleQueue
+from types import ModuleType
 
 from rich.console import Console
 from rich.progress import (
@@ -53,10 +54,6 @@ class Shard:
     work: Work
     fingerprints: tuple[str, ...]
 
-    @property
-    def steps(self) -> int:
-        return self.work.steps
-
 
 class Engine:
     """Processes that work on shards. Use `engine` to make one.
@@ -76,11 +73,8 @@ class Engine:
         self._workers = workers
         self._console = console
         self._pool: ProcessPoolExecutor | None = None
-        context = multiprocessing.get_context("spawn")
-        self._context = context
-        self._steps, self._put_steps = context.Pipe(duplex=False)
-        self._steps_lock = context.Lock()
-        self._started = context.Value("i", 0)
+        self._context = multiprocessing.get_context("spawn")
+        self._steps: SimpleQueue[int] = self._context.SimpleQueue()
 
     def run(self, steps: Iterable[Step]) -> None:
         """Do the steps in order."""
@@ -113,86 +107,66 @@ class Engine:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        total = sum(shard.steps for shard in waiting)
+        total = sum(shard.work.steps for shard in waiting)
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task(title, total=total)
+            advance = partial(progress.advance, bar)
             if self._cluster is not None:
-                self._on_cluster(title, waiting, lambda n: progress.advance(bar, n))
+                self._on_cluster(title, waiting, advance)
             elif self._workers == 0:
                 with using(self._plan.resources):
                     for shard in waiting:
-                        advance = _capped(shard.steps, lambda n: progress.advance(bar, n))
                         _do(self._run, shard, advance)
             else:
-                self._in_processes(title, waiting, lambda n: progress.advance(bar, n))
+                self._in_processes(title, waiting, advance)
             progress.update(bar, completed=total)
 
     def _in_processes(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
         if self._pool is None:
+            grants: SimpleQueue[Resources] = self._context.SimpleQueue()
+            for granted in self._resources_of_workers():
+                grants.put(granted)
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 self._context,
                 initializer=_start_worker,
-                initargs=(
-                    *(self._run, self._put_steps, self._steps_lock),
-                    self._started,
-                    self._resources_of_workers(),
-                ),
+                initargs=(grants, self._steps),
             )
-        # the longest first, so that no long one is left over at the end
-        longest_first = sorted(shards, key=lambda shard: -shard.steps)
-        running: set[Future[None]] = {self._pool.submit(_work, shard) for shard in longest_first}
+        running: set[Future[None]] = {
+            self._pool.submit(_work, self._run, shard) for shard in _longest_first(shards)
+        }
         while running:
-            while self._steps.poll(0.2):
-                advance(self._steps.recv())
-            for future in [future for future in running if future.done()]:
-                running.remove(future)
+            done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not self._steps.empty():
+                advance(self._steps.get())
+            for future in done:
                 try:
                     future.result()
                 except BrokenProcessPool:
                     raise WorkError(_KILLED.format(title)) from None
 
     def _resources_of_workers(self) -> list[Resources]:
-        """Of the first worker, the second, …: where there are several GPUs, they take turns."""
+        """Of each worker: where there are several GPUs, the workers take turns."""
         granted, config = self._plan.resources, self._plan.config
         if config.device not in ("auto", "cuda") or granted.device.place.type != "cuda":
-            return [granted]
+            return [granted] * self._workers
         names = [name for name in devices() if name.startswith("cuda")]
         sharing = -(-self._workers // len(names))
         return [
             Resources(device, worker_bytes(config.memory, sharing, device), granted.readers)
-            for device in (replace(granted.device, name=name) for name in names)
-        ]
+            for device in (replace(granted.device, name=name) for name in names * sharing)
+        ][: self._workers]
 
     def _on_cluster(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
         """A Ray task a shard; one that is lost with its worker is done again elsewhere."""
-        cluster = self._cluster
-        assert cluster is not None
-        try:
-            import ray
-        except ImportError:
-            raise ValueError(
-                "--cluster needs Ray: pip install 'conceptevo-harness[cluster]' on every machine"
-            ) from None
-        if not ray.is_initialized():
-            try:
-                if ":" in cluster:  # Ray itself would wait for minutes, then end the process
-                    host, _, port = cluster.removeprefix("ray://").rpartition(":")
-                    socket.create_connection((host, int(port)), timeout=5).close()
-                ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ValueError(
-                    f"--cluster {cluster!r}: no Ray cluster there ({error}); start one with "
-                    f"`ray start --head`"
-                ) from error
+        assert self._cluster is not None
+        ray = _connect(self._cluster)
         config = self._plan.config
         on_gpu = config.device.startswith("cuda")
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=3)(_alone)
         run = Run(self._run.root.resolve())
         how = ("cuda" if on_gpu else "cpu", config.precision, config.memory)
-        running = {
-            task.remote(run, shard, *how): shard for shard in sorted(shards, key=lambda s: -s.steps)
-        }
+        running = {task.remote(run, shard, *how): shard for shard in _longest_first(shards)}
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
             for reference in done:
@@ -205,7 +179,7 @@ class Engine:
                     raise error.cause from None
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                     raise WorkError(_KILLED.format(title)) from None
-                advance(shard.steps)
+                advance(shard.work.steps)
 
     def close(self, finish: bool) -> None:
         """End the processes: after their work, or at once."""
@@ -231,37 +205,45 @@ def engine(
     working.close(finish=True)
 
 
-def _capped(most: int, advance: Advance) -> Advance:
-    """Pass on at most so many steps, as resumed work reports steps that were not waited for."""
-    left = [most]
-
-    def capped(steps: int) -> None:
-        steps = min(steps, left[0])
-        left[0] -= steps
-        if steps:
-            advance(steps)
-
-    return capped
+def _longest_first(shards: Sequence[Shard]) -> list[Shard]:
+    """So that no long one is left over at the end."""
+    return sorted(shards, key=lambda shard: -shard.work.steps)
 
 
-_report: Advance = lambda steps: None  # noqa: E731 - replaced in each worker
-_run: Run  # set in each worker
-_granted: Resources  # set in each worker
+def _connect(cluster: str) -> ModuleType:
+    """Ray, connected to a cluster.
+
+    Raises:
+        ValueError: it is not installed, or there is no cluster.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ValueError(
+            "--cluster needs Ray: pip install 'conceptevo-harness[cluster]' on every machine"
+        ) from None
+    if not ray.is_initialized():
+        try:
+            if ":" in cluster:  # Ray itself would wait for minutes, then end the process
+                host, _, port = cluster.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), timeout=5).close()
+            ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"--cluster {cluster!r}: no Ray cluster there ({error}); start one with "
+                f"`ray start --head`"
+            ) from error
+    return ray
 
 
-def _start_worker(
-    run: Run, steps: Connection, lock: Any, started: Any, granted: Sequence[Resources]
-) -> None:
-    global _report, _run, _granted
-    with started.get_lock():
-        _granted = granted[started.value % len(granted)]
-        started.value += 1
+# set in each worker when it starts
+_granted: Resources
+_report: Advance
 
-    def report(count: int) -> None:
-        with lock:
-            steps.send(count)
 
-    _report, _run = report, run
+def _start_worker(grants: SimpleQueue[Resources], steps: SimpleQueue[int]) -> None:
+    global _granted, _report
+    _granted, _report = grants.get(), steps.put
     # libraries that are loaded later than `one_thread` looks
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
@@ -291,9 +273,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(shard: Shard) -> None:
+def _work(run: Run, shard: Shard) -> None:
     with using(_granted):
-        _do(_run, shard, _capped(shard.steps, _report))
+        _do(run, shard, _report)
 
 
 def _alone(
@@ -307,7 +289,7 @@ def _alone(
 
 
 @contextmanager
-def _told(work: Work) -> Iterator[None]:
+def _failing_as(work: Work) -> Iterator[None]:
     """An error of a piece of work is one message that says which; `--debug` shows where."""
     try:
         yield
@@ -331,14 +313,21 @@ class WorkError(ValueError):
 
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
     """Do a piece of work and save what it makes, each artifact when it is there."""
-    start, work = time.perf_counter(), shard.work
+    start, work, left = time.perf_counter(), shard.work, shard.work.steps
+
+    def report(steps: int) -> None:
+        """At most all steps, as resumed work reports some that were not waited for."""
+        nonlocal left
+        advance(min(steps, left))
+        left -= min(steps, left)
+
     for kept in work.keeps:
         if not run.has(kept, shard.fingerprints[0]):  # left by another configuration
             run.path(kept).unlink(missing_ok=True)
             run.seal(kept, shard.fingerprints[0])
-    with run.working(work.makes[0]), one_thread(), _told(work):
+    with run.working(work.makes[0]), one_thread(), _failing_as(work):
         for artifact, made_from, value in zip(
-            work.makes, shard.fingerprints, work.do(run, advance), strict=True
+            work.makes, shard.fingerprints, work.do(run, report), strict=True
         ):
             seconds = time.perf_counter() - start if artifact == work.makes[0] else None
             if value is None:
