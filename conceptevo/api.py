@@ -23,7 +23,7 @@ from conceptevo.session import Session
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
-from harness.config import Config, EvolveSection, MemoryImagesSection, SpaceSection
+from harness.config import Config, EvolveSection, SpaceSection
 from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import IMPORTANCE, ImportanceParameters
@@ -176,9 +176,9 @@ def _session(series: Sequence[Series], images: Images, **sections: Any) -> Sessi
     config = Config(
         workers=0,
         device="cpu",
-        images=MemoryImagesSection(source="memory"),
+        images=images.section(),
         series=tuple(one.source() for one in series),
         **sections,
     )
     folder = TemporaryDirectory(prefix="conceptevo-")
-    return Session(config, Run(folder.name), images, folder)
+    return Session(config, Run(folder.name), folder)

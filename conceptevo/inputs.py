@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from harness.config import MemoryImagesSection
+from harness.images.sets import ArrayImages
 from harness.networks.memory import MemorySource
 from harness.networks.objectives import OBJECTIVES
 from harness.registry import Registry
@@ -116,6 +118,10 @@ class Images:
             )
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "labels", labels.astype(np.int64))
+
+    def section(self) -> MemoryImagesSection:
+        images = ArrayImages(self.pixels, self.labels, tuple(self.classes))
+        return MemoryImagesSection(images=images)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from conceptevo.inputs import Images, Series, View
 from conceptevo.session import Session
 from harness.artifacts import Run
 from harness.concepts.probing import ProbeParameters
-from harness.config import Config, FolderImagesSection, MemoryImagesSection
+from harness.config import Config, FolderImagesSection
 from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
 from harness.stages.probe import probe_steps
@@ -124,8 +124,10 @@ class Recorder:
             RECORDED, {epoch: network.cpu()}, evidence.view, evidence.layers, {}, evidence.output
         )
         images = evidence.images
-        section: Any = MemoryImagesSection(source="memory")
-        if not isinstance(images, Images):
+        section: Any
+        if isinstance(images, Images):
+            section = images.section()
+        else:
             section = FolderImagesSection(source="folder", probe=Path(images), test=Path(images))
         config = Config(
             workers=0,
@@ -134,8 +136,7 @@ class Recorder:
             series=(series.source(),),
             probe=evidence.parameters,
         )
-        kept = images if isinstance(images, Images) else None
-        session = Session(config, Run(Path(self.folder) / EVIDENCE), kept)
+        session = Session(config, Run(Path(self.folder) / EVIDENCE))
         session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
 
     def lightning_callback(self) -> Any:

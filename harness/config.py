@@ -10,14 +10,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    ValidationError,
+    model_validator,
+)
 
 import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import ImportanceParameters, importance_method
-from harness.images.sets import UserPath
+from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
@@ -75,7 +82,8 @@ class FolderImagesSection(Section):
 class MemoryImagesSection(Section):
     """Images in memory: those of the Python interface."""
 
-    source: Literal["memory"]
+    source: Literal["memory"] = "memory"
+    images: InstanceOf[ArrayImages] = Field(exclude=True)
 
 
 ImagesSection = DrawnImagesSection | FolderImagesSection | MemoryImagesSection

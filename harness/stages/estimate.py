@@ -30,10 +30,9 @@ from harness.networks.budget import resources
 from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource
-from harness.stages import images as image_stage
 from harness.stages.checkpoints import give_checkpoints, open_pair, prepared, view_of
 from harness.stages.engine import one_thread
-from harness.stages.images import STREAMS, folder_split
+from harness.stages.images import STREAMS, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
 from harness.stages.prototypes import prototype_works
 from harness.stages.sample import SAMPLE, Estimate, Sample, seconds_of
@@ -90,7 +89,7 @@ def _table(rows: Iterable[Estimate], workers: int) -> pd.DataFrame:
 def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     config = plan.config
     counts, plan.test_images, seconds = _images(plan)
-    left = plan.left([work for _, works in image_stage.STAGE.steps(plan) for work in works])
+    left = plan.left(image_works(config))
     count = sum(counts[str(work.makes[0].parts[0])] for work in left)
     disk = count * (drawn.SIZE**2 * 3 if seconds else 100)
     if left:

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from harness.artifacts import Artifact, Run
-from harness.config import DrawnImagesSection, FolderImagesSection
+from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.folders import folder_images, image_remarks, left_out, remark_counts
 from harness.images.sets import ArrayImages, FileImages, drawn_arrays, image_index
@@ -54,17 +55,10 @@ class DrawImages(Work):
             pieces.append(drawn_arrays(stream, start, min(start + 100, self.count)))
             advance(len(pieces[-1]["labels"]))
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        labels = arrays.pop("labels")
+        images = ArrayImages(arrays["pixels"], arrays.pop("labels"), tuple(drawn.CLASSES))
         # only the test images serve to name concepts
-        yield arrays if self.split == "test" else {"pixels": arrays["pixels"]}
-        yield pd.DataFrame(
-            {
-                "image_id": np.arange(self.count),
-                "class_id": labels,
-                "class_name": [drawn.CLASSES[label] for label in labels],
-                "path": "",
-            }
-        )
+        yield arrays if self.split == "test" else {"pixels": images.arrays}
+        yield image_index(images)
 
 
 @dataclass(frozen=True)
@@ -127,9 +121,7 @@ class KeepImages(Work):
     """Keep images that are in memory as one split."""
 
     split: str
-    pixels: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
+    images: ArrayImages
 
     @property
     def makes(self) -> tuple[Artifact, ...]:
@@ -137,12 +129,12 @@ class KeepImages(Work):
 
     @cached_property
     def depends(self) -> object:
-        arrays = (self.pixels, self.labels)
-        return [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays], self.classes
+        arrays = (self.images.arrays, self.images.labels)
+        return [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays], self.images.classes
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        yield {"pixels": self.pixels}
-        yield image_index(ArrayImages(self.pixels, self.labels, self.classes))
+        yield {"pixels": self.images.arrays}
+        yield image_index(self.images)
 
 
 def folder_split(section: FolderImagesSection, split: str) -> FileImages:
@@ -160,20 +152,26 @@ def _say(run: Run, split: str) -> None:
         logger.warning("images.%s: %s of %s images: %s", split, count, images, what)
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
-    section = plan.config.images
+def image_works(config: Config) -> list[Work]:
+    """The pieces of work that draw, list or keep the images of every split."""
+    section = config.images
     if isinstance(section, DrawnImagesSection):
-        drawings = [
-            DrawImages(split, getattr(section, split), plan.config.seed) for split in STREAMS
-        ]
-        yield "images", list[Work](drawings)
-    elif isinstance(section, FolderImagesSection):
+        return [DrawImages(split, getattr(section, split), config.seed) for split in STREAMS]
+    if isinstance(section, FolderImagesSection):
         splits = [split for split in STREAMS if getattr(section, split) is not None]
-        works = [ListImages(split, section) for split in splits]
-        yield "images", list[Work](works)
-        folders = {getattr(section, split): split for split in reversed(splits)}
-        for split in [] if plan.looks_only else sorted(folders.values(), key=splits.index):
-            _say(plan.run, split)  # of a folder that is two splits, once
+        return [ListImages(split, section) for split in splits]
+    return [KeepImages(split, section.images) for split in ("probe", "test")]
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    works = image_works(plan.config)
+    yield "images", works
+    folders: dict[Path, str] = {}
+    for work in works:
+        if isinstance(work, ListImages):
+            folders.setdefault(getattr(work.section, work.split), work.split)
+    for split in [] if plan.looks_only else folders.values():
+        _say(plan.run, split)  # of a folder that is two splits, once
 
 
 STAGE = Stage("images", _steps)
