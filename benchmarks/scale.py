@@ -90,9 +90,9 @@ def scoring(classes: int) -> None:
     layers = find_layers(newer, VIEW)
     for class_id in range(classes):
         parts = [b for _, b in batches(Noise(8), np.arange(8), VIEW, 8)]
-        methods = {name: importance_method(name) for name in ("sign_t", "sign_path")}
-        rng = np.random.default_rng(class_id)
-        sensitivities(ModelPair(older, newer, layers), parts, class_id % 12, methods, rng)
+        for name in ("sign_t", "sign_path"):
+            method, rng = importance_method(name), np.random.default_rng(class_id)
+            sensitivities(ModelPair(older, newer, layers), parts, class_id % 12, method, rng)
 
 
 def undoing(classes: int) -> None:

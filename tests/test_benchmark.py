@@ -126,11 +126,12 @@ def test_stacked_arms_are_bit_equal_where_the_model_allows():
 
 
 def scored(older, newer, layers, batches, names, output=2, others=tuple, seed=0, steps=4):
-    methods = {name: importance_method(name) for name in names}
-    rng = np.random.default_rng(seed)
-    return sensitivities(
-        ModelPair(older, newer, layers), batches, output, methods, rng, steps, others
-    )
+    models, values = ModelPair(older, newer, layers), {}
+    for name in names:
+        method, rng = importance_method(name), np.random.default_rng(seed)
+        of_layers = sensitivities(models, batches, output, method, rng, steps, others)
+        values |= {(name, layer): sensitivity for layer, sensitivity in of_layers.items()}
+    return values
 
 
 def test_gradient_times_activation_equals_one_pass_an_image_and_layer(pair):

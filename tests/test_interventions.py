@@ -116,15 +116,13 @@ def test_reverting_a_whole_layer_runs_the_newer_top_on_the_older_bottom():
 
 
 def measured(pair, batches, target, methods, **more):
-    older, newer, layers, _ = pair
-    return sensitivities(
-        ModelPair(older, newer, layers),
-        batches,
-        target,
-        {name: importance_method(name) for name in methods},
-        np.random.default_rng(0),
-        **more,
-    )
+    models = ModelPair(*pair[:3])
+    values = {}
+    for name in methods:
+        method, rng = importance_method(name), np.random.default_rng(0)
+        layers = sensitivities(models, batches, target, method, rng, **more)
+        values |= {(name, layer): sensitivity for layer, sensitivity in layers.items()}
+    return values
 
 
 def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair):

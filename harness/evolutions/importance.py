@@ -8,7 +8,7 @@ up. A new one is one entry in IMPORTANCE.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,29 +182,27 @@ def sensitivities(
     models: ModelPair,
     batches: Sequence[Tensor],
     target: Target | int | tuple[Target, Target],
-    methods: Mapping[str, ImportanceMethod],
+    method: ImportanceMethod,
     rng: np.random.Generator,
     path_steps: int = 4,
     others: Callable[[], Sequence[Tensor]] = tuple,
-) -> dict[tuple[str, str], np.ndarray]:
-    """s[x, n] of images of one class by every method.
+) -> dict[str, np.ndarray]:
+    """s[x, n] of images of one class.
 
     Args:
         models: the two checkpoints between which the evolutions are.
         batches: images of the class, [batch, 3, h, w] each.
         target: what is measured of the outputs; a number is the place of the class's logit, two
             targets are the older and the newer model's.
-        methods: name -> method.
+        method: whose sensitivity it is.
         rng: for the methods `random`, `tcav` and `contexts`.
         path_steps: points on a path between two activations (midpoint rule).
         others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
 
     Returns:
-        (method, layer) -> float64 [images, channels].
+        layer name -> float64 [images, channels].
     """
-    pieces: dict[tuple[str, str], list[Tensor]] = {
-        (name, layer.name): [] for name in methods for layer in models.layers
-    }
+    pieces: dict[str, list[Tensor]] = {layer.name: [] for layer in models.layers}
     both = target if isinstance(target, tuple) else (as_target(target),) * 2
     with execution(models.newer, models.layers) as running, torch.no_grad():
         case = Case(models, running, batches, others, *both, path_steps, rng)
@@ -212,10 +210,9 @@ def sensitivities(
         for batch in batches:
             change = Change(case, batch, first)
             first += len(batch)
-            for name, method in methods.items():
-                for layer, values in method.sensitivity(change).items():
-                    pieces[name, layer].append(values)
-    return {key: torch.cat(values).cpu().double().numpy() for key, values in pieces.items()}
+            for layer, values in method.sensitivity(change).items():
+                pieces[layer].append(values)
+    return {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """What an importance method may look at: images of a class under two checkpoints, and gradients.
 
-A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images. Everything is
-computed when first asked for and kept, so that methods share passes (METHOD section 2).
+A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images (METHOD
+section 2).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Case:
 class Change:
     """One batch of images of a case, seen by the older (t) and the newer model (t').
 
-    Everything is computed when first asked for and kept, so that methods share passes.
+    Everything is computed when first asked for, and kept.
 
     Attributes:
         case: what the batches have in common.

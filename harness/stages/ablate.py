@@ -12,30 +12,22 @@ import torch
 from torch import Tensor
 
 from harness.artifacts import Artifact, Run
-from harness.config import Config
 from harness.evolutions import arms
-from harness.evolutions.ablation import OUTCOMES, Images, ablate
+from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.evolutions.pair import ModelPair
-from harness.images.sets import ImageSet, View, open_images
-from harness.networks.budget import FEWEST, Cost, fitting, halving, resources
+from harness.images.sets import ImageSet
+from harness.networks.budget import Cost, fitting, halving, resources
 from harness.networks.execution import execution
-from harness.networks.objectives import objective_identity
+from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import ARM, CONTROLS, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import (
-    batch_there,
-    batches_there,
-    image_parts,
-    importance_batches,
-    layer_names,
-    open_pair,
-    view_of,
-)
+from harness.stages.checkpoints import layer_names, open_pair
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import prototypes_read, says, targets
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 
@@ -165,50 +157,53 @@ class RunArms(Work):
         return len(self.classes)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        models = open_pair(run, self.source, self.pair)
-        config, images = self.study.config, open_images(run, "test")
-        names, view = self.study.layers_of(self.source.name), view_of(run, self.source)
+        models, config = open_pair(run, self.source, self.pair), self.study.config
+        images = series_images(run, self.source, config)
+        names = self.study.layers_of(self.source.name)
         wanted = [layer for layer in models.layers if names is None or layer.name in names]
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
         measured = targets(run, self.source, self.pair.epoch_to)
+        batch_size = ablation_size(self.source.name, models, images)
         frames = []
-        batch_size = ablation_size(self.source.name, models, images, view, config.revert.batch_size)
         for class_id in self.classes:
             table = saved[saved["class_id"] == class_id]
             alone = set(table.loc[table["each_layer"], "arm"])
             sets = arms.from_table(table)
-            parts = image_parts(config, images, class_id)
-            chosen = images_shown(parts, self.split, config)
             wanted_arms = arms.arms_of(sets, self.method, alone, wanted, untouched)
-
-            def ablated(
-                size: int,
-                class_id: int = class_id,
-                chosen: np.ndarray = chosen,
-                wanted_arms: list[arms.Arm] = wanted_arms,
-            ) -> pd.DataFrame:
-                shown = Images(
-                    batches_there(images, chosen, view, size),
-                    partial(importance_batches, images, config, view, class_id, size),
-                    lambda ids: batch_there(images, donors(images, ids, config.seed), view),
-                )
-                target = measured(class_id)
-                with resources().device.computing():
-                    return ablate(models, wanted_arms, shown, target, self.ablation, size)
-
-            rows = halving(ablated, batch_size, str(self.makes[0]))
+            target = measured(class_id)
+            work = partial(self._ablated, models, images, class_id, wanted_arms, target)
+            rows = halving(work, batch_size, str(self.makes[0]))
             frames.append(rows.assign(class_id=class_id))
             advance(1)
         table = pd.concat(frames, ignore_index=True)
         table = table.assign(**vars(self.pair), ablation=self.ablation, split=self.split)[_RECORDS]
         yield table.astype(dict.fromkeys(_LABELS, "category") | {"draw": "int16"})
 
+    def _ablated(
+        self,
+        models: ModelPair,
+        images: SeriesImages,
+        class_id: int,
+        wanted: list[Arm],
+        target: Target,
+        size: int,
+    ) -> pd.DataFrame:
+        """The records of one class, `size` images a pass."""
+        seed = images.config.seed
+        shown = Images(
+            images.batches(images_shown(images, class_id, self.split), size),
+            partial(images.of_importance, class_id, size),
+            lambda ids: images.batch(donors(images.images, ids, seed)),
+        )
+        with resources().device.computing():
+            return ablate(models, wanted, shown, target, self.ablation, size)
 
-def images_shown(parts: Mapping[str, np.ndarray], split: str, config: Config) -> np.ndarray:
-    """The images of a class, in its parts, on which arms are run in one split."""
-    most = config.revert.importance_images if split == "importance" else None
-    return parts[split][:most]
+
+def images_shown(images: SeriesImages, class_id: int, split: str) -> np.ndarray:
+    """The ids of the images of a class on which arms are run in one split."""
+    most = images.config.revert.importance_images if split == "importance" else None
+    return images.parts(class_id)[split][:most]
 
 
 def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
@@ -246,20 +241,20 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
     ]
 
 
-def ablation_size(series: str, models: ModelPair, images: ImageSet, view: View, most: int) -> int:
-    """Images a pass, at most `most`, such that ablation fits the memory of this worker.
+def ablation_size(series: str, models: ModelPair, images: SeriesImages) -> int:
+    """Images a pass, at most as configured, such that ablation fits the memory of this worker.
 
     Raises:
         ValueError: not even FEWEST images fit.
     """
-    one = bytes_an_image(models, images, view)
-    return fitting(Cost(one, 0.0), resources().memory, most, f"ablation of series {series!r}")
+    cost, most = Cost(bytes_an_image(models, images), 0.0), images.config.revert.batch_size
+    return fitting(cost, resources().memory, most, f"ablation of series {series!r}")
 
 
-def bytes_an_image(models: ModelPair, images: ImageSet, view: View) -> float:
+def bytes_an_image(models: ModelPair, images: SeriesImages) -> float:
     """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
     twice as much again for what a run in progress, or a graph for gradients, holds."""
-    batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
+    batch = images.few()
     total = 0
     with torch.inference_mode(), resources().device.computing():
         for model in (models.older, models.newer):

@@ -1,22 +1,19 @@
-"""What every stage that runs a network needs: checkpoints, their layers, the images of a class."""
+"""What every stage that runs a network needs: checkpoints, their layers, pairs of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.network import Network
-from harness.config import Config
 from harness.evolutions.pair import ModelPair
-from harness.images.batches import batch_of, batches, random_images
-from harness.images.sets import ImageSet, View, open_images
-from harness.images.splits import split_images
+from harness.images.batches import random_images
+from harness.images.sets import View, open_images
 from harness.networks.architectures import channels_last
 from harness.networks.budget import Cost, fitting, measure, resources
 from harness.networks.calls import expose_calls
@@ -26,7 +23,6 @@ from harness.networks.parts import open_attention
 from harness.networks.running import name_network, network_name
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.wrappers import usable
-from harness.randomness import generator
 from harness.records import Checkpoint, Pair
 from harness.stages.stage import Plan, Work
 
@@ -186,60 +182,3 @@ def fitting_size(what: str, work: Callable[[], object], images: int, most: int, 
     if what not in _costs:
         _costs[what] = measure(work, images, resources().device)
     return fitting(_costs[what], resources().memory, most, place)
-
-
-def output_of(source: Source, images: ImageSet, class_id: int) -> int:
-    """Where the network puts the logit of a class."""
-    return source.class_outputs.get(images.classes[class_id], class_id)
-
-
-def image_parts(config: Config, images: ImageSet, class_id: int) -> dict[str, np.ndarray]:
-    """The test images of a class that importance is measured on, and those it never sees."""
-    return split_images(
-        images.labels,
-        class_id,
-        config.evolve.images_per_class,
-        config.revert.heldout_images,
-        config.seed,
-    )
-
-
-def importance_batches(
-    images: ImageSet, config: Config, view: View, class_id: int, batch_size: int
-) -> Sequence[Tensor]:
-    """The images of a class that importance is measured on."""
-    chosen = image_parts(config, images, class_id)["importance"]
-    return [batch for _, batch in batches_there(images, chosen, view, batch_size)]
-
-
-def batch_there(images: ImageSet, chosen: Sequence[int] | np.ndarray, view: View) -> Tensor:
-    """`batch_of`, on the device in use."""
-    return resources().device.batch(batch_of(images, chosen, view))
-
-
-def batches_there(
-    images: ImageSet, chosen: np.ndarray, view: View, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """`batches`, the images on the device in use."""
-    for ids, batch in batches(images, chosen, view, batch_size):
-        yield ids, resources().device.batch(batch)
-
-
-def other_batches(
-    images: ImageSet, config: Config, view: View, class_id: int, batch_size: int
-) -> Callable[[], Sequence[Tensor]]:
-    """Random images of the other classes' importance splits, twice as many as the class has."""
-
-    def read() -> Sequence[Tensor]:
-        classes = [c for c in range(len(images.classes)) if c != class_id]
-        counts = np.bincount(images.labels, minlength=len(images.classes))
-        pool = [image_parts(config, images, c)["importance"] for c in classes if counts[c] > 1]
-        if not pool:
-            return ()
-        every = np.concatenate(pool)
-        mine = len(image_parts(config, images, class_id)["importance"])
-        rng = generator(config.seed, "images of other classes", class_id)
-        chosen = np.sort(rng.choice(every, min(2 * mine, len(every)), replace=False))
-        return [batch for _, batch in batches_there(images, chosen, view, batch_size)]
-
-    return read

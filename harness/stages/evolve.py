@@ -15,22 +15,15 @@ from harness.config import Config
 from harness.evolutions.arms import ranks
 from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
 from harness.evolutions.pair import ModelPair
-from harness.images.sets import ImageSet, View, open_images
-from harness.networks.budget import FEWEST, halving, resources
+from harness.networks.budget import halving, resources
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
-from harness.stages.checkpoints import (
-    batch_there,
-    fitting_size,
-    importance_batches,
-    open_pair,
-    other_batches,
-    view_of,
-)
+from harness.stages.checkpoints import fitting_size, open_pair
 from harness.stages.prototypes import prototype_works, prototypes_read, targets
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
@@ -81,51 +74,59 @@ class ScoreEvolutions(Work):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         models = open_pair(run, self.source, self.pair)
-        images, config = open_images(run, "test"), self.config
-        view = view_of(run, self.source)
-        method, scores, reliability = importance_method(self.method), [], []
-        measured = [
+        images = series_images(run, self.source, self.config)
+        older, newer = (
             targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
-        ]
-        target = measured[1](self.classes[0])
-        batch_size = self._batch_size(models, images, view, target)
+        )
+        batch_size = self._batch_size(models, images, newer(self.classes[0]))
+        share = importance_method(self.method).share
+        scores, reliability = [], []
         for class_id in self.classes:
-            purpose = (*place(self.pair), class_id, self.method)
-
-            def scored(
-                size: int, class_id: int = class_id, purpose: tuple[str | int, ...] = purpose
-            ) -> dict[tuple[str, str], np.ndarray]:
-                with resources().device.computing():
-                    return sensitivities(
-                        models,
-                        importance_batches(images, config, view, class_id, size),
-                        (measured[0](class_id), measured[1](class_id)),
-                        {self.method: method},
-                        generator(config.seed, "importance", *purpose),
-                        config.evolve.path_steps,
-                        other_batches(images, config, view, class_id, size),
-                    )
-
-            values_of = halving(scored, batch_size, str(self.artifact))
-            halves = generator(config.seed, "halves of the images", *purpose)
+            measured = older(class_id), newer(class_id)
+            work = partial(self._sensitivities, models, images, class_id, measured)
+            values_of = halving(work, batch_size, str(self.artifact))
+            halves = self._generator("halves of the images", class_id)
             frames = []
-            for (_, layer), values in values_of.items():
-                score, stderr = summarise(values, method.share)
+            for layer, values in values_of.items():
+                score, stderr = summarise(values, share)
                 columns = {"channel": np.arange(len(score)), "score": score, "stderr": stderr}
                 frames.append(pd.DataFrame(columns).assign(layer=layer, images=len(values)))
-                split = split_half(values, method.share, halves)
+                split = split_half(values, share, halves)
                 reliability.append(split.assign(layer=layer, class_id=class_id))
             table = pd.concat(frames, ignore_index=True)
-            ties = generator(config.seed, "ties of importance", *purpose)
-            scores.append(table.assign(rank=ranks(table, ties), class_id=class_id))
+            rank = ranks(table, self._generator("ties of importance", class_id))
+            scores.append(table.assign(rank=rank, class_id=class_id))
             advance(1)
         for tables, names in ((scores, _SCORES), (reliability, _RELIABILITY)):
             table = pd.concat(tables, ignore_index=True)
             yield table.assign(**vars(self.pair), method=self.method)[names]
 
-    def _batch_size(self, models: ModelPair, images: ImageSet, view: View, target: Target) -> int:
+    def _generator(self, purpose: str, class_id: int) -> np.random.Generator:
+        return generator(self.config.seed, purpose, *place(self.pair), class_id, self.method)
+
+    def _sensitivities(
+        self,
+        models: ModelPair,
+        images: SeriesImages,
+        class_id: int,
+        measured: tuple[Target, Target],
+        size: int,
+    ) -> dict[str, np.ndarray]:
+        """Of one class's images, `size` a pass."""
+        with resources().device.computing():
+            return sensitivities(
+                models,
+                images.of_importance(class_id, size),
+                measured,
+                importance_method(self.method),
+                self._generator("importance", class_id),
+                self.config.evolve.path_steps,
+                partial(images.of_others, class_id, size),
+            )
+
+    def _batch_size(self, models: ModelPair, images: SeriesImages, target: Target) -> int:
         """Images a pass, such that the method fits the memory of this worker."""
-        batch = batch_there(images, np.arange(min(FEWEST, len(images))), view)
+        batch = images.few()
         score = scoring(models, batch, target, self.method, self.config.evolve.path_steps)
         what = f"importance of series {self.source.name!r} by {self.method}"
         return fitting_size(what, score, len(batch), self.config.evolve.batch_size, what)
@@ -135,9 +136,8 @@ def scoring(
     models: ModelPair, batch: Tensor, target: Target, method: str, path_steps: int
 ) -> Callable[[], object]:
     """Scores one batch when it is called, to measure what that takes."""
-    rng, methods = np.random.default_rng(0), {method: importance_method(method)}
-    others = partial(tuple, [batch])
-    return partial(sensitivities, models, [batch], target, methods, rng, path_steps, others)
+    rng, chosen = np.random.default_rng(0), importance_method(method)
+    return partial(sensitivities, models, [batch], target, chosen, rng, path_steps, lambda: [batch])
 
 
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:

@@ -22,14 +22,8 @@ from harness.networks.recording import borrowed
 from harness.networks.running import run_network
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import (
-    OfCheckpoint,
-    batches_there,
-    image_parts,
-    load,
-    output_of,
-    view_of,
-)
+from harness.stages.checkpoints import OfCheckpoint, load
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 
@@ -53,33 +47,32 @@ class MakePrototypes(OfCheckpoint):
         return [_split(config), config.evolve.images_per_class, config.seed, heldout]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        images = open_images(run, self.split)
-        chosen = {c: self._chosen(images, c) for c in range(len(images.classes))}
-        model, view = load(run, self.source, self.epoch), view_of(run, self.source)
-
+        images = series_images(run, self.source, self.config, self.split)
+        chosen = [self._chosen(images, c) for c in range(len(images.images.classes))]
+        model = load(run, self.source, self.epoch)
         purpose = "for the prototypes of classes"
 
         def mean(ids: np.ndarray, size: int) -> Tensor:
             with borrowed(model), torch.inference_mode(), resources().device.computing():
                 answers = [
                     logits_of(model, run_network(model, batch, purpose)).cpu()
-                    for _, batch in batches_there(images, ids, view, size)
+                    for _, batch in images.batches(ids, size)
                 ]
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
 
         size, what = self.config.evolve.batch_size, str(self.makes[0])
-        rows = [halving(partial(mean, ids), size, what).float() for ids in chosen.values()]
+        rows = [halving(partial(mean, ids), size, what).float() for ids in chosen]
         yield {
             "prototypes": torch.stack(rows).numpy(),
-            "images": np.array([len(ids) for ids in chosen.values()]),
+            "images": np.array([len(ids) for ids in chosen]),
         }
         advance(1)
 
-    def _chosen(self, images: ImageSet, class_id: int) -> np.ndarray:
+    def _chosen(self, images: SeriesImages, class_id: int) -> np.ndarray:
         if self.split == "test":
-            return image_parts(self.config, images, class_id)["importance"]
-        ids = np.flatnonzero(images.labels == class_id)
+            return images.parts(class_id)["importance"]
+        ids = np.flatnonzero(images.images.labels == class_id)
         rng = generator(self.config.seed, "images of a prototype", class_id)
         return np.sort(rng.permutation(ids)[: self.config.evolve.images_per_class])
 
@@ -130,7 +123,9 @@ def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
 
 def _target(source: Source, images: ImageSet, vectors: Tensor | None, class_id: int) -> Target:
     objective = choose_objective(source.objective)
-    label = output_of(source, images, class_id) if objective.classifies else class_id
+    label = class_id
+    if objective.classifies:  # where the network puts the class's logit
+        label = source.class_outputs.get(images.classes[class_id], class_id)
     return Target(objective, label, len(images.classes), vectors)
 
 

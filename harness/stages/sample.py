@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -33,11 +33,11 @@ from harness.stages.ablate import (
     images_shown,
     set_works,
 )
-from harness.stages.checkpoints import batch_there, image_parts
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring
 from harness.stages.naming import naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
+from harness.stages.series_images import SeriesImages
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
 from harness.stages.train import TrainSeries
@@ -81,14 +81,15 @@ class Sample:
     def __init__(
         self, plan: Plan, source: Source, models: ModelPair, view: View, study: AblationStudy
     ) -> None:
-        self.plan, self.source, self.models, self.view = plan, source, models, view
+        self.plan, self.source, self.models = plan, source, models
+        self.images = SeriesImages(plan.test_images, view, plan.config)
         pairs = tuple(one for one in study.pairs if one[0].name == source.name)
         self.study = replace(study, pairs=pairs)
-        self.config, self.images = plan.config, plan.test_images
+        self.config = plan.config
         self.units = sum(layer.channels for layer in models.layers)
         most = FORWARD_SECONDS / self._forward_seconds(1)
         #: Images that are computed to time it: few of a large network.
-        self.few = int(np.clip(most, 1, min(SAMPLE, len(self.images))))
+        self.few = int(np.clip(most, 1, min(SAMPLE, len(plan.test_images))))
 
     def _forward_seconds(self, count: int) -> float:
         """Of a bare pass of so many images, for each."""
@@ -97,7 +98,7 @@ class Sample:
             return seconds_of(partial(newer, batch)) / count
 
     def batch(self, count: int) -> Tensor:
-        return batch_there(self.images, np.arange(count) % len(self.images), self.view)
+        return self.images.batch(np.arange(count) % len(self.plan.test_images))
 
     def _estimate(
         self, stage: str, left: Sequence[Work], seconds: float, memory: float, disk: float
@@ -106,7 +107,7 @@ class Sample:
 
     def training(self, source: TrainedSource, images: int) -> Iterator[Estimate]:
         """One step of training, timed."""
-        parameters, classes = source.training, len(self.images.classes)
+        parameters, classes = source.training, len(self.plan.test_images.classes)
         left = self.plan.left([TrainSeries(source, images // parameters.batch_size)])
         if not left:
             return
@@ -119,27 +120,25 @@ class Sample:
 
         cost = measure(step, len(batch), resources().device)
         weights = sum(p.nbytes for p in model.parameters())
-        kept = 4.0 * self.view.channels * self.view.crop**2 * images
+        kept = 4.0 * self.images.view.channels * self.images.view.crop**2 * images
         memory = cost.bytes * parameters.batch_size + 4 * weights + kept
         seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in left)
         yield self._estimate("train", left, seconds, memory, weights * (len(parameters.save) + 3))
 
     def probing(self, images: int) -> Iterator[Estimate]:
         """A few images recorded, with their decoding."""
-        parameters, count = self.config.probe, self.few
+        parameters, count, view = self.config.probe, self.few, self.images.view
         left, _ = range_works(self.plan, self.source, ranges(images, self.units, parameters))
         if not left:
             return
 
         def decode() -> np.ndarray:
-            return np.stack([self.images.pixels(i, self.view) for i in range(count)])
+            return np.stack([self.plan.test_images.pixels(i, view) for i in range(count)])
 
         few = ArrayImages(decode(), np.zeros(count, dtype=np.int64), ("",))
         least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
         newer, layers, device = self.models.newer, self.models.layers, resources().device
-        record = partial(
-            probe, Network(Checkpoint("", 0), newer, layers, self.view, device), few, least
-        )
+        record = partial(probe, Network(Checkpoint("", 0), newer, layers, view, device), few, least)
         cost, recorded = measure(record, count, device), record()
         each = cost.seconds + seconds_of(decode) / count
         kept = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
@@ -182,7 +181,7 @@ class Sample:
             size = fitting(cost, resources().memory, self.config.evolve.batch_size, what)
             memory = max(memory, cost.bytes * size)
         seconds = sum(
-            costs[work.method].seconds * len(self._parts[class_id]["importance"])
+            costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
             for work in left
             for class_id in work.classes
         )
@@ -190,30 +189,26 @@ class Sample:
         disk = _bytes_a_row(_scores(1000)) * rows
         return self._estimate("evolve", left, seconds, memory, disk)
 
-    @cached_property
-    def _parts(self) -> dict[int, dict[str, np.ndarray]]:
-        return {c: image_parts(self.config, self.images, c) for c in self.study.classes}
-
     def _scoring(self, name: str) -> Cost:
         batch = self.batch(min(self.few, FEWEST))
-        target = sample_target(self.source, self.models.newer, self.images, batch)
+        classes = self.plan.test_images
+        target = sample_target(self.source, self.models.newer, classes, batch)
         score = scoring(self.models, batch, target, name, self.config.evolve.path_steps)
         return measure(score, len(batch), resources().device)
 
     def _ablation(self, sets: Sequence[Work], left: list[RunArms]) -> Estimate:
         """A batch of arms: all layers at once, and each layer alone."""
-        place = (self.models, self.images, self.view)
-        size = ablation_size(self.source.name, *place, self.config.revert.batch_size)
+        size = ablation_size(self.source.name, self.models, self.images)
         seconds = arm_seconds(self.models, self.batch(min(size, self.few)))
         names = self.study.layers_of(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0
         for work in left:
             joint, alone = arms_a_class(self.study, work.method, work.kind, len(names))
-            parts = (self._parts[class_id] for class_id in work.classes)
-            shown = sum(len(images_shown(part, work.split, self.config)) for part in parts)
+            shown = sum(len(images_shown(self.images, c, work.split)) for c in work.classes)
             total += (joint * seconds["joint"] + alone * seconds["layer"]) * shown
             rows += (joint + alone) * shown
-        memory, disk = bytes_an_image(*place) * size, _bytes_a_row(_records(1000)) * rows
+        memory = bytes_an_image(self.models, self.images) * size
+        disk = _bytes_a_row(_records(1000)) * rows
         return self._estimate("revert", [*sets, *left], total, memory, disk)
 
 
