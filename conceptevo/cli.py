@@ -1,4 +1,4 @@
-"""The front door: one sub-command a stage. Each room is imported only when its command runs."""
+"""The command line: one sub-command per stage. A folder is imported only when its command runs."""
 
 from __future__ import annotations
 

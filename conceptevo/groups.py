@@ -10,24 +10,24 @@ import typer
 from typer.core import TyperGroup
 
 
-class Rooms(TyperGroup):
+class LazyGroup(TyperGroup):
     """Commands that live in other folders, imported when called (or when help lists them)."""
 
-    rooms: ClassVar[dict[str, str]] = {}
+    lazy: ClassVar[dict[str, str]] = {}
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *self.rooms]
+        return [*super().list_commands(ctx), *self.lazy]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.rooms:
+        if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
-        module, _, function = self.rooms[cmd_name].partition(":")
+        module, _, function = self.lazy[cmd_name].partition(":")
         single = typer.Typer(add_completion=False)
         single.command(cmd_name)(getattr(import_module(module), function))
         return typer.main.get_command(single)
 
 
-class Bench(Rooms):
+class BenchGroup(LazyGroup):
     """`bench RUN …` runs it; `bench compare A B` is a command of its own."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -47,18 +47,20 @@ class Bench(Rooms):
                 return first == "--help"
 
 
-def group(text: str, rooms: dict[str, str], kind: type[Rooms] = Rooms) -> typer.Typer:
+def group(text: str, lazy: dict[str, str], kind: type[LazyGroup] = LazyGroup) -> typer.Typer:
     """A group of commands.
 
     Args:
         text: its help.
-        rooms: name -> `module:function` of each command that lives in another folder.
+        lazy: name -> `module:function` of each command that is imported when it is called.
         kind: how it finds them.
     """
-    found = type(kind.__name__, (kind,), {"rooms": rooms})
-    made = typer.Typer(cls=found, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
-    made.callback()(lambda: None)  # a group without own commands needs one
-    return made
+    lazy_group = type(kind.__name__, (kind,), {"lazy": lazy})
+    commands = typer.Typer(
+        cls=lazy_group, help=text, no_args_is_help=True, pretty_exceptions_enable=False
+    )
+    commands.callback()(lambda: None)  # a group without own commands needs one
+    return commands
 
 
 #: The help of the command line.
@@ -104,7 +106,7 @@ bench = group(
     "Benchmark importance methods, by ablation, and semantic spaces: `bench RUN`, or "
     "`bench compare A B`.",
     {"compare": "analysis.commands:compare"},
-    Bench,
+    BenchGroup,
 )
 prolific = group(
     "Create and manage the study on Prolific through its API.",

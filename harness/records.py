@@ -1,14 +1,13 @@
-"""Identities that every room shares. Plain records, no torch: the survey's host reads them too."""
+"""Identities that all folders share. Plain records, no torch: the survey's host reads them, too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: The columns that identify a neuron, an evolution, in every table of the project.
+#: The columns that identify a neuron, a pair of epochs, in every table of the project.
 NEURON = ["series", "epoch", "layer", "channel"]
 PAIR = ["series", "epoch_from", "epoch_to"]
-EVOLUTION = ["series", "epoch_from", "epoch_to", "layer", "channel"]
 #: The columns that say which set of neurons was ablated, where.
 ARM = ["layer", "method", "arm", "draw"]
 

@@ -13,6 +13,7 @@ from network_pairs import perturbed
 from torch import nn
 
 import conceptevo as ce
+from harness.evolutions.importance import IMPORTANCE
 from harness.images.sets import drawn_arrays
 
 MINE = (0, 1, 2)
@@ -47,9 +48,10 @@ def probed(series, images):
 
 @pytest.fixture(scope="module")
 def scores(series, images):
-    return ce.importance(
+    yield ce.importance(
         series, images, (1, 4), ["sign_t", my_score], heldout_images=8, progress=False
     )
+    del IMPORTANCE._plugins["my_score"]
 
 
 @pytest.fixture(scope="module")

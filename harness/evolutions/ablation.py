@@ -39,7 +39,7 @@ class Arm:
 
     layer: str
     channels: Mapping[str, Tensor]
-    labels: Sequence[tuple[str, str, int]]
+    labels: list[tuple[str, str, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +180,7 @@ def ablate(
                 rows += [_rows(ids, arm.layer, label, before, after) for label in arm.labels]
             for frame, row in zip(frames, rows, strict=True):
                 frame.append(row)
-    nothing: Outcome = (
-        *(np.empty(0, bool), np.empty(0, bool)),
-        *(np.empty(0, np.float32), np.empty(0, np.float32)),
-    )
+    nothing: Outcome = {name: np.empty(0, kind) for name, kind in OUTCOMES.items()}
     none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
     every = [row for frame in frames for row in frame] or [none]
     return pd.DataFrame({name: np.concatenate([row[name] for row in every]) for name in every[0]})
@@ -223,9 +220,10 @@ def _means(
     return outputs
 
 
-#: What is recorded of an image, before and after; of a batch, in this order.
-OUTCOMES = ("correct", "top5", "probability", "objective")
-Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+#: What is recorded of an image, before and after, and its type.
+OUTCOMES = {"correct": bool, "top5": bool, "probability": np.float32, "objective": np.float32}
+#: name in OUTCOMES -> values of a batch, [batch]
+Outcome = dict[str, np.ndarray]
 
 
 def _outcomes(outputs: Sequence[Tensor], target: Target) -> list[Outcome]:
@@ -242,11 +240,11 @@ def _outcomes(outputs: Sequence[Tensor], target: Target) -> list[Outcome]:
     own = scores[:, :, target.label]
     larger = (scores > own[:, :, None]).sum(dim=2)
     probability = scores.softmax(dim=2)[:, :, target.label].float()
-    parts = (
-        *((larger < 1).numpy(), (larger < 5).numpy()),
-        *(probability.numpy(), value.float().numpy()),
-    )
-    return list(zip(*parts, strict=True))
+    values = (larger < 1, larger < 5, probability, value.float())
+    return [
+        dict(zip(OUTCOMES, (of_all.numpy() for of_all in row), strict=True))
+        for row in zip(*values, strict=True)
+    ]
 
 
 def _rows(
@@ -262,8 +260,8 @@ def _rows(
         },
         "image_id": ids.numpy(),
         **{
-            f"{name}_{when}": outcome[number]
-            for number, name in enumerate(OUTCOMES)
+            f"{name}_{when}": outcome[name]
+            for name in OUTCOMES
             for when, outcome in (("before", before), ("after", after))
         },
     }

@@ -6,9 +6,9 @@ for, and saved; a method's arms depend on no other method's. A new family of arm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
@@ -181,17 +181,14 @@ def _cumulative(ranked: Ranked) -> Sets:
     return sets
 
 
-def _matched(arm: str, method: str) -> Callable[[Ranked], Sets]:
-    def sets(ranked: Ranked) -> Sets:
-        """For each neuron of q1 another one of its layer, not in q1, with as large a score."""
-        sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
-        found = {
-            layer: match(parts[0], np.concatenate(parts[1:]), sizes[layer])
-            for layer, parts in ranked.bins.items()
-        }
-        return {(arm, 0): found}
-
-    return sets
+def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
+    """For each neuron of q1 another one of its layer, not in q1, with as large a score."""
+    sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
+    partners = {
+        layer: match(parts[0], np.concatenate(parts[1:]), sizes[layer])
+        for layer, parts in ranked.bins.items()
+    }
+    return {(arm, 0): partners}
 
 
 def _other_class(ranked: Ranked) -> Sets:
@@ -210,35 +207,42 @@ def _whole_layers(ranked: Ranked) -> Sets:
     return {("all", 0): dict(ranked.order)}
 
 
-def _random(first: str, last: str) -> Callable[[Ranked], Sets]:
-    def sets(ranked: Ranked) -> Sets:
-        """`random` sets of q1's size, drawn from each whole layer; each draw has its own seed."""
-        found: Sets = {}
-        start = getattr(ranked.parameters, first) if first else 0
-        for draw in range(start, getattr(ranked.parameters, last)):
-            rng = ranked.generator("random set", draw)
-            found["random", draw] = {
-                layer: rng.choice(np.sort(channels), len(ranked.bins[layer][0]), replace=False)
-                for layer, channels in ranked.order.items()
-            }
-        return found
+def _random(ranked: Ranked) -> Sets:
+    """The first `random` sets: those that are run in each layer, too."""
+    return _random_sets(ranked, range(ranked.parameters.layer_draws))
 
+
+def _more_random(ranked: Ranked) -> Sets:
+    """The other `random` sets."""
+    parameters = ranked.parameters
+    return _random_sets(ranked, range(parameters.layer_draws, parameters.draws))
+
+
+def _random_sets(ranked: Ranked, draws: Iterable[int]) -> Sets:
+    """Sets of q1's size, drawn from each whole layer; each draw has its own seed."""
+    sets: Sets = {}
+    for draw in draws:
+        rng = ranked.generator("random set", draw)
+        sets["random", draw] = {
+            layer: rng.choice(np.sort(channels), len(ranked.bins[layer][0]), replace=False)
+            for layer, channels in ranked.order.items()
+        }
     return sets
 
 
 for _name, _family in {
     "quarters": Family(_quarters),
-    "matched": Family(_matched("matched", "change"), matched_on=("change",)),
+    "matched": Family(partial(_matched, "matched", "change"), matched_on=("change",)),
     "cumulative": Family(_cumulative, each_layer=False, benchmark=True),
     "matched_activation": Family(
-        _matched("matched_activation", "activation"), benchmark=True, matched_on=("activation",)
+        partial(_matched, "matched_activation", "activation"),
+        benchmark=True,
+        matched_on=("activation",),
     ),
     "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
     "whole layers": Family(_whole_layers, control=True),
-    "random": Family(_random("", "layer_draws"), control=True),
-    "more random": Family(
-        _random("layer_draws", "draws"), control=True, each_layer=False, benchmark=True
-    ),
+    "random": Family(_random, control=True),
+    "more random": Family(_more_random, control=True, each_layer=False, benchmark=True),
 }.items():
     FAMILIES.add(_name)(_family)
 
@@ -332,18 +336,17 @@ def arms_of(
     arms: list[Arm] = []
     names = [layer.name for layer in layers]
     for place in [JOINT, *names]:
-        same: dict[tuple[tuple[str, bytes], ...], list[tuple[str, str, int]]] = {}
-        channels_of: dict[tuple[tuple[str, bytes], ...], dict[str, torch.Tensor]] = {}
+        same: dict[tuple[object, ...], Arm] = {}
         for (arm, draw), by_layer in sets.items():
             places = names if place == JOINT else [place]
-            where = [name for name in places if len(by_layer.get(name, ()))]
-            if not where or (place != JOINT and arm not in alone):
+            chosen = {name: np.sort(by_layer[name]) for name in places if name in by_layer}
+            chosen = {name: channels for name, channels in chosen.items() if len(channels)}
+            if not chosen or (place != JOINT and arm not in alone):
                 continue
-            chosen = {name: torch.from_numpy(np.sort(by_layer[name])) for name in where}
-            key = tuple((name, channels.numpy().tobytes()) for name, channels in chosen.items())
-            same.setdefault(key, []).append((method, arm, draw))
-            channels_of[key] = chosen
-        arms += [Arm(place, channels_of[key], labels) for key, labels in same.items()]
+            key = tuple((name, channels.tobytes()) for name, channels in chosen.items())
+            channels = {name: torch.from_numpy(some) for name, some in chosen.items()}
+            same.setdefault(key, Arm(place, channels, [])).labels.append((method, arm, draw))
+        arms += same.values()
         if untouched and (same or place == JOINT):
             arms.append(Arm(place, {}, [(method, "none", 0)]))
     return arms
@@ -351,15 +354,15 @@ def arms_of(
 
 def to_table(sets: Sets, each_layer: bool) -> pd.DataFrame:
     """Sets as rows: arm, draw, each_layer, layer, channel."""
-
-    def rows() -> Iterator[pd.DataFrame]:
-        for (arm, draw), by_layer in sets.items():
-            for layer, channels in by_layer.items():
-                columns = {"arm": arm, "draw": draw, "each_layer": each_layer, "layer": layer}
-                yield pd.DataFrame({**columns, "channel": np.sort(channels)})
-
-    empty = pd.DataFrame({"arm": [], "draw": [], "each_layer": [], "layer": [], "channel": []})
-    return pd.concat(list(rows()) or [empty], ignore_index=True)
+    columns = ["arm", "draw", "each_layer", "layer", "channel"]
+    rows = [
+        pd.DataFrame({"channel": np.sort(channels)}).assign(
+            arm=arm, draw=draw, each_layer=each_layer, layer=layer
+        )
+        for (arm, draw), by_layer in sets.items()
+        for layer, channels in by_layer.items()
+    ]
+    return pd.concat(rows or [pd.DataFrame(columns=columns)], ignore_index=True)[columns]
 
 
 def from_table(table: pd.DataFrame) -> Sets:

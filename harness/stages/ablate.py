@@ -277,8 +277,8 @@ def study_steps(
     """
     if not plan.looks_only:
         (plan.run.root / study.name / "about.json").unlink(missing_ok=True)
-    yield "sets of neurons", list[Work](set_works(study))
-    yield "ablation", list[Work](arm_works(study))
+    yield "sets of neurons", set_works(study)
+    yield "ablation", arm_works(study)
     if plan.looks_only:
         return
     layers = {

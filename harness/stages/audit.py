@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import starmap
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from harness.networks.trajectory import (
     findings,
 )
 from harness.networks.weight_sketch import DEAD, SAMPLE, Sketch, sketch
-from harness.stages.checkpoints import OfCheckpoint, give_checkpoints
+from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, loadable
 from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -203,11 +204,9 @@ def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
 
 def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
-    sources = plan.config.series
-    sketches = [SketchCheckpoint(s, epoch) for s in sources for epoch in s.loadable()]
-    yield "reading weights", list[Work](sketches)
-    works = [CompareCheckpoints(s.name, s.loadable()) for s in sources if s.loadable()]
-    yield "comparing weights", list[Work](works)
+    yield "reading weights", list(starmap(SketchCheckpoint, loadable(plan.config)))
+    works = [CompareCheckpoints(s.name, s.loadable()) for s in plan.config.series if s.loadable()]
+    yield "comparing weights", works
     if plan.looks_only:
         return
     for work in works:

@@ -19,7 +19,7 @@ from harness.stages.ablate import study_steps
 from harness.stages.checkpoints import layer_names
 from harness.stages.evolve import score_steps
 from harness.stages.space import PlaceAgain
-from harness.stages.stage import Plan, Step, Work
+from harness.stages.stage import Plan, Step
 from harness.stages.study import AblationStudy, chosen_classes
 
 
@@ -127,7 +127,7 @@ def bench_steps(study: AblationStudy, plan: Plan) -> Iterator[Step]:
         for method in config.space.methods
         for draw in range(config.bench.space_seeds)
     ]
-    yield "spaces", list[Work](again)
+    yield "spaces", again
     yield from score_steps(study)
     neighbours = [artifact for work in again for artifact in work.makes]
     yield from study_steps(study, plan, {"neighbours": neighbours})

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import starmap
 
 import numpy as np
 import pandas as pd
@@ -29,9 +30,16 @@ from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import FolderSource, Source, TrainedSource
 from harness.networks.wrappers import usable
-from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, opened, prepared
+from harness.stages.checkpoints import (
+    OfCheckpoint,
+    give_checkpoints,
+    loadable,
+    opened,
+    prepared,
+)
 from harness.stages.prototypes import targets
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Stage, Step, Value
+from harness.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +100,8 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     broken = [name for name, value in model.state_dict().items() if _is_broken(value)]
     if broken:
         raise ValueError(
-            f"its weights hold NaN or infinite numbers ({', '.join(broken[:4])}"
-            f"{', …' if len(broken) > 4 else ''}): the training diverged, or the file is damaged; "
-            f"leave it out: skip = [{epoch}] in the series"
+            f"its weights hold NaN or infinite numbers ({listed(broken, 4)}): the training "
+            f"diverged, or the file is damaged; leave it out: skip = [{epoch}] in the series"
         )
     kinds = {value.dtype for value in model.parameters()} - {torch.float32}
     if kinds:
@@ -188,10 +195,10 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
     if width != len(classes) and without:
         raise ValueError(
             f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
-            f"which output each class has ({', '.join(without[:4])}"
-            f"{', …' if len(without) > 4 else ''}); where its outputs are no classes (an encoder), "
-            f'say what importance is measured on: objective = "prototype" (similarity to the mean '
-            f'output of a class), a file of class embeddings, or "package.module:function"'
+            f"which output each class has ({listed(without, 4)}); where its outputs are no classes "
+            f'(an encoder), say what importance is measured on: objective = "prototype" '
+            f"(similarity to the mean output of a class), a file of class embeddings, or "
+            f'"package.module:function"'
         )
     alike = Counter(source.class_outputs.values())
     if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:
@@ -296,14 +303,12 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
     for source in config.series:
         if isinstance(source, FolderSource) and (names := source.left_out()):
-            listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
             notes.append(
                 f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} but "
-                f"for the number of an epoch: {listed}"
+                f"for the number of an epoch: {listed(names, 4)}"
             )
         if not config.pairs(source):
             epochs = source.epochs()
-            listed = ", ".join(map(str, epochs))
             why = "it has one checkpoint"
             if source.name in config.evolve.pairs:
                 why = "evolve.pairs has no pair of it"
@@ -315,19 +320,17 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                     f"a pair that begins with epoch 0, which usually is an untrained network, is "
                     f"left out; to study it: [evolve.pairs] {pair}"
                 )
-            text = f"series {source.name!r} (epochs {listed}): no evolution is studied; {why}"
-            notes.append(text)
+            notes.append(
+                f"series {source.name!r} (epochs {', '.join(map(str, epochs))}): no evolution is "
+                f"studied; {why}"
+            )
     return notes
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
     give_checkpoints(plan)
-    works = [
-        CheckCheckpoint(source, epoch)
-        for source in plan.config.series
-        for epoch in source.loadable()
-    ]
-    yield "checking checkpoints", list[Work](works)
+    works = list(starmap(CheckCheckpoint, loadable(plan.config)))
+    yield "checking checkpoints", works
     if plan.looks_only or not works:
         return
     of_run = {work.place for work in works}

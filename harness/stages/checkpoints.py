@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.network import Network
+from harness.config import Config
 from harness.evolutions.pair import ModelPair
 from harness.images.batches import random_images
 from harness.images.sets import View, open_images
@@ -96,6 +97,11 @@ class OfLayers(OfCheckpoint):
             view_of(run, self.source),
             resources().device,
         )
+
+
+def loadable(config: Config) -> list[tuple[Source, int]]:
+    """Every checkpoint whose weights are there, or will be: its series and epoch."""
+    return [(source, epoch) for source in config.series for epoch in source.loadable()]
 
 
 def load(run: Run, source: Source, epoch: int) -> nn.Module:

@@ -11,7 +11,7 @@ import math
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -72,16 +72,14 @@ def estimate_study(study: AblationStudy, plan: Plan) -> pd.DataFrame:
 
 
 def _table(rows: Iterable[Estimate], workers: int) -> pd.DataFrame:
-    rows = list(rows)
-    shared = [max(1, min(workers, row.pieces)) for row in rows]
+    table = pd.DataFrame(rows, columns=[field.name for field in fields(Estimate)])
+    shared = table["pieces"].clip(upper=max(workers, 1))
     return pd.DataFrame(
         {
-            "stage": [row.stage for row in rows],
-            "series": [row.series for row in rows],
-            "pieces": [row.pieces for row in rows],
-            "hours": [row.seconds / 3600 / n for row, n in zip(rows, shared, strict=True)],
-            "memory GiB": [row.memory / GIB for row in rows],
-            "disk GiB": [row.disk / GIB for row in rows],
+            **table[["stage", "series", "pieces"]],
+            "hours": table["seconds"] / 3600 / shared,
+            "memory GiB": table["memory"] / GIB,
+            "disk GiB": table["disk"] / GIB,
         }
     )
 

@@ -155,7 +155,7 @@ def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
 def score_steps(study: AblationStudy) -> Iterator[Step]:
     """Make the prototypes that a study needs, then score all its methods."""
     yield "class prototypes", prototype_works(study)
-    yield "importance", list[Work](score_works(study))
+    yield "importance", score_works(study)
 
 
 def _steps(plan: Plan) -> Iterator[Step]:

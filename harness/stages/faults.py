@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import TrainedSource
 from harness.registry import import_attribute
 from harness.stages.check import CheckCheckpoint, problems
+from harness.stages.checkpoints import loadable
 from harness.stages.images import STREAMS, DrawImages, folder_split, unreadable
 from harness.stages.probe import check_settings
 from harness.stages.stage import Plan
@@ -51,7 +53,7 @@ def faults_of_files(config: Config) -> list[str]:
         for split in ("probe", "test"):
             texts += _list_images(plan, split)
         with using(plan.resources):
-            works = [CheckCheckpoint(s, epoch) for s in part.series for epoch in s.loadable()]
+            works = starmap(CheckCheckpoint, loadable(part))
             tables = [table for work in works for table in work.do(plan.run, lambda steps: None)]
         return texts + problems(plan, pd.concat(tables))
 
@@ -69,9 +71,7 @@ def _sound_part(config: Config) -> Config | None:
         for source in config.series
         if not isinstance(source, TrainedSource) and not any(_failures(source.loadable))
     )
-    if not any(source.loadable() for source in series):
-        return None
-    return config.model_copy(
+    part = config.model_copy(
         update={
             "series": series,
             "base": None,
@@ -79,6 +79,7 @@ def _sound_part(config: Config) -> Config | None:
             "report": ReportSection(),
         }
     )
+    return part if loadable(part) else None
 
 
 def _list_images(plan: Plan, split: str) -> list[str]:

@@ -19,7 +19,7 @@ from harness.images.sets import ArrayImages, FileImages, open_images
 from harness.networks.budget import resources
 from harness.networks.layer import Layer
 from harness.records import NEURON
-from harness.stages.checkpoints import OfLayers
+from harness.stages.checkpoints import OfLayers, loadable
 from harness.stages.stage import Advance, Plan, Step, Value
 
 MASKED_IMAGES = 600  # how many of the test images serve to name what neurons detect
@@ -116,8 +116,7 @@ def _layer_groups(layers: Sequence[Layer], images: int, memory: int) -> list[lis
 
 def naming_steps(plan: Plan) -> Iterator[Step]:
     """Name neurons by the drawn parts' masks or by the user's attributes, where there are any."""
-    config = plan.config
-    checkpoints = [(source, epoch) for source in config.series for epoch in source.loadable()]
+    config, checkpoints = plan.config, loadable(plan.config)
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)
         yield "naming concepts", [NameByMasks(*one, count) for one in checkpoints]

@@ -222,14 +222,16 @@ def range_works(
     parameters, waiting, joins = plan.config.probe, list[Work](), list[Work]()
     for epoch in source.epochs():
         if epoch not in source.loadable():
-            joins += plan.add([TakeEvidence(source, epoch, parameters, tuple(divided))])
+            joins.append(TakeEvidence(source, epoch, parameters, tuple(divided)))
             continue
         works = tuple(ProbeRange(source, epoch, parameters, part) for part in divided)
-        plan.add(works)
-        joins += plan.add([JoinRanges(source, epoch, parameters, works)])
+        join = JoinRanges(source, epoch, parameters, works)
+        joins.append(join)
+        plan.add([*works, join])
         # once joined, the parts are gone, and the activations alone are there
-        joined = plan.is_done(joins[-1])
+        joined = plan.is_done(join)
         waiting += [work for work in works if not (joined and work.left(plan))]
+    plan.add(joins)
     return waiting, joins
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +44,8 @@ from harness.stages.train import TrainSeries
 #: Images that are read to time it, at most; fewer of a network whose passes are longer than this.
 SAMPLE = 8
 FORWARD_SECONDS = 1.0
+#: Bytes that a row of a long table takes on disk, about.
+ROW_BYTES = {"stimuli": 20, "responsive": 10, "importance": 20, "records": 8}
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,13 @@ class Sample:
         least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
         newer, layers, device = self.models.newer, self.models.layers, resources().device
         record = partial(probe, Network(Checkpoint("", 0), newer, layers, view, device), few, least)
-        cost, recorded = measure(record, count, device), record()
+        cost = measure(record, count, device)
         each = cost.seconds + seconds_of(decode) / count
         kept = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
         shown = sum(work.steps for work in left)
         disk = (
-            _bytes_a_row(recorded.stimuli) * self.units * parameters.k / images
-            + _bytes_a_row(recorded.responsive) * parameters.responsive
+            ROW_BYTES["stimuli"] * self.units * parameters.k / images
+            + ROW_BYTES["responsive"] * parameters.responsive
             + kept
         )
         longest = max(work.steps for work in left)
@@ -186,7 +187,7 @@ class Sample:
             for class_id in work.classes
         )
         rows = self.units * sum(len(work.classes) for work in left)
-        disk = _bytes_a_row(_scores(1000)) * rows
+        disk = ROW_BYTES["importance"] * rows
         return self._estimate("evolve", left, seconds, memory, disk)
 
     def _scoring(self, name: str) -> Cost:
@@ -208,7 +209,7 @@ class Sample:
             total += (joint * seconds["joint"] + alone * seconds["layer"]) * shown
             rows += (joint + alone) * shown
         memory = bytes_an_image(self.models, self.images) * size
-        disk = _bytes_a_row(_records(1000)) * rows
+        disk = ROW_BYTES["records"] * rows
         return self._estimate("revert", [*sets, *left], total, memory, disk)
 
 
@@ -259,38 +260,6 @@ def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
                 logits.sum().item()  # waits for a GPU
             seconds[what] = (time.perf_counter() - start) / len(several) / len(batch)
     return seconds
-
-
-def _bytes_a_row(table: pd.DataFrame) -> float:
-    """Of a long table like this one, as it is stored."""
-    if not len(table):
-        return 0.0
-    rng = np.random.default_rng(0)
-    long = pd.concat([table] * max(1, 20_000 // len(table)), ignore_index=True)
-    for name in long.select_dtypes("floating"):
-        long[name] = (long[name] + rng.random(len(long))).astype(long[name].dtype)
-    file = io.BytesIO()
-    long.to_parquet(file, index=False)
-    return len(file.getvalue()) / len(long)
-
-
-def _scores(rows: int) -> pd.DataFrame:
-    """A table with the columns of scores."""
-    rng = np.random.default_rng(0)
-    numbers = {"channel": np.arange(rows), "rank": np.arange(rows)}
-    return pd.DataFrame({**numbers, "score": rng.random(rows), "stderr": rng.random(rows)})
-
-
-def _records(rows: int) -> pd.DataFrame:
-    """A table with the columns of records that are not the same in long stretches."""
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {
-            "image_id": np.arange(rows),
-            **{name: rng.random(rows) < 0.5 for name in ("correct_after", "top5_after")},
-            "probability_after": rng.random(rows).astype(np.float32),
-        }
-    )
 
 
 def seconds_of(work: Callable[[], object]) -> float:

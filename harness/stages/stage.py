@@ -89,13 +89,11 @@ class Plan:
         self._inputs: dict[Artifact, Callable[[], tuple[object, Iterable[Artifact]]]] = {}
         self._fingerprints: dict[Artifact, str] = {}
 
-    def add(self, works: Iterable[Work]) -> list[Work]:
+    def add(self, works: Iterable[Work]) -> None:
         """Declare pieces of work."""
-        listed = list(works)
-        for work in listed:
+        for work in works:
             for artifact in work.makes:
                 self._inputs[artifact] = _inputs_of(work)
-        return listed
 
     def give(
         self, artifact: Artifact, depends: Callable[[], object], reads: Iterable[Artifact] = ()
@@ -156,7 +154,7 @@ def _inputs_of(work: Work) -> Callable[[], tuple[object, Iterable[Artifact]]]:
 
 
 #: A title, and pieces of work that can be done at once.
-Step = tuple[str, list[Work]]
+Step = tuple[str, Sequence[Work]]
 
 
 @dataclass(frozen=True)

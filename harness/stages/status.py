@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -78,7 +79,8 @@ def status(run: Run) -> Status:
         try:
             for title, works in stage.steps(plan):
                 if works:  # none of probing, once all ranges are joined
-                    counted = _counted(plan, plan.add(works), since)
+                    plan.add(works)
+                    counted = _counted(plan, works, since)
                     rows.append({"stage": stage.name, "step": title, **counted})
         except (ArtifactError, KeyError):  # a table, or an input, that an earlier stage will make
             unknown.append(stage.name)
@@ -87,7 +89,7 @@ def status(run: Run) -> Status:
     return Status(steps, tuple(unknown), began, int(steps["running"].sum()) or cores())
 
 
-def _counted(plan: Plan, works: list[Work], since: float | None) -> dict[str, float]:
+def _counted(plan: Plan, works: Sequence[Work], since: float | None) -> dict[str, float]:
     """How many pieces of work are in each state, and the seconds left."""
 
     def row(work: Work) -> tuple[str, str, int, float]:

@@ -91,7 +91,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
         count = source.training.images or getattr(config.images, "train", 0)
         batches_an_epoch = count // source.training.batch_size if isinstance(count, int) else 1
         works.append(TrainSeries(source, batches_an_epoch))
-    yield "training", list[Work](works)
+    yield "training", works
 
 
 STAGE = Stage("train", _steps)
