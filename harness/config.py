@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -23,12 +22,12 @@ import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
 from harness.evolutions.arms import BenchParameters, ReversionParameters
-from harness.evolutions.importance import ImportanceParameters, importance_method
+from harness.evolutions.importance import ImportanceParameters
 from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
-from harness.section import Section, read_toml
+from harness.section import DISTINCT, Section, each, read_toml
 
 
 class ConfigError(ValueError):
@@ -99,7 +98,7 @@ class BaseSection(Section):
 class SpaceSection(SpaceParameters):
     """Space methods to compare and their parameters. The first one is mapped and pictured."""
 
-    methods: tuple[str, ...] = Field(
+    methods: Annotated[tuple[str, ...], DISTINCT, each(SPACES.get)] = Field(
         ("sgns", "ppmi", "jaccard", "correlation", "profile", "random"), min_length=1
     )
 
@@ -113,8 +112,8 @@ class EvolveSection(ImportanceParameters):
         classes: class names; all by default.
     """
 
-    pairs: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
-    classes: tuple[str, ...] | None = None
+    pairs: dict[str, Annotated[tuple[tuple[int, int], ...], DISTINCT]] = Field(default_factory=dict)
+    classes: Annotated[tuple[str, ...], DISTINCT] | None = None
 
 
 class ReportSection(Section):
@@ -163,29 +162,9 @@ class Config(Section):
             yield f"base.series {self.base.series!r} is not among {names}"
         if unknown := sorted(set(self.evolve.pairs) - set(names)):
             yield f"evolve.pairs names series {unknown}; there are {names}"
-        lists = {
-            "space.methods": self.space.methods,
-            "evolve.methods": self.evolve.methods,
-            "evolve.classes": self.evolve.classes or (),
-            **{f"evolve.pairs.{name}": pairs for name, pairs in self.evolve.pairs.items()},
-        }
-        for place, values in lists.items():
-            for value, count in Counter[object](values).items():
-                if count > 1:
-                    shown = list(value) if isinstance(value, tuple) else value
-                    yield f"{place}: {shown!r} stands {count} times"
-        for place, methods, get in (
-            ("space.methods", self.space.methods, SPACES.get),
-            ("evolve.methods", self.evolve.methods, importance_method),
-        ):
-            for method in methods:
-                try:
-                    plugin = get(method)
-                except ValueError as error:
-                    yield f"{place}: {error}"
-                    continue
-                if needs_activations(plugin) and not self.probe.activations:
-                    yield f"{place}: {method!r} needs probe.activations = true"
+        for method in self.space.methods:
+            if needs_activations(SPACES.get(method)) and not self.probe.activations:
+                yield f"space.methods: {method!r} needs probe.activations = true"
 
     def base_checkpoint(self) -> Checkpoint:
         """The configured base, or the last epoch of the first series."""
@@ -332,7 +311,7 @@ def _explain(problem: Any) -> str:
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
     if not place:  # such texts name their places
         return message
-    return f"{place}: {message}{shown}"
+    return "\n".join(f"{place}: {line}{shown}" for line in message.splitlines())
 
 
 def _sources_with(key: str) -> list[str]:

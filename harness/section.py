@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 
 class Section(BaseModel):
@@ -15,10 +17,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def explain(path: Path, error: ValidationError) -> str:
-    """One line a fault: the parameter, its value, what is allowed."""
+def each(check: Callable[[str], object]) -> AfterValidator:
+    """Of a list of names: each must pass a check, which raises ValueError."""
+
+    def checked(names: tuple[str, ...]) -> tuple[str, ...]:
+        faults = []
+        for name in names:
+            try:
+                check(name)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("\n".join(faults))
+        return names
+
+    return AfterValidator(checked)
+
+
+def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"{shown!r} stands {count} times")
+    return values
+
+
+#: Of a list: no value may stand in it twice.
+DISTINCT = AfterValidator(_without_repeats)
+
+
+def explain(origin: Path | str, error: ValidationError) -> str:
+    """One line a fault: where it is, the parameter, its value, what is allowed."""
     return "\n".join(
-        f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
+        f"{origin}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
         for e in error.errors()
     )
 

@@ -322,7 +322,7 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
         (["--pairs", "vgg:1-9"], "series 'vgg' has no checkpoint of epoch 9; it has 0, 1, 5"),
         (["--layers", "conv*"], "--layers conv*: series 'vgg' has features.2"),
         (["--memory", "0.000001"], "importance of series 'vgg' by sign_t: 4 images need"),
-        (["--splits", "test"], "split 'test': known are heldout, importance"),
+        (["--splits", "test"], "Input should be 'heldout' or 'importance'"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(run, arguments, told):

@@ -359,7 +359,7 @@ def test_undoing_the_planted_channels_alone_changes_the_class():
     [
         ({"methods": ("sing_t",)}, "unknown importance method 'sing_t'; known: sign_t"),
         ({"ablations": ("undo",)}, "unknown ablation 'undo'; known: revert, zero, mean, resample"),
-        ({"splits": ("test",)}, "split 'test': known are heldout, importance"),
+        ({"splits": ("test",)}, "Input should be 'heldout' or 'importance'"),
         ({"steps": 1}, "greater than or equal to 2"),
         ({"bins": 2}, "Extra inputs are not permitted"),
     ],

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 
 from harness.evolutions.ablation import ABLATIONS, Arm
@@ -22,12 +22,10 @@ from harness.evolutions.importance import IMPORTANCE, importance_method
 from harness.networks.layer import Layer
 from harness.records import JOINT
 from harness.registry import Registry
-from harness.section import Section
+from harness.section import Section, each
 
 #: (arm, draw) -> layer name -> channels
 Sets = dict[tuple[str, int], dict[str, np.ndarray]]
-
-SPLITS = ("heldout", "importance")
 
 
 class ReversionParameters(Section):
@@ -48,22 +46,6 @@ class ReversionParameters(Section):
     batch_size: int = Field(64, ge=1)
 
 
-def _each(check: Callable[[str], object]) -> AfterValidator:
-    """Each name of a list must pass a check, which raises ValueError."""
-
-    def checked(names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            check(name)
-        return names
-
-    return AfterValidator(checked)
-
-
-def _check_split(name: str) -> None:
-    if name not in SPLITS:
-        raise ValueError(f"split {name!r}: known are {', '.join(SPLITS)}")
-
-
 class BenchParameters(Section):
     """What the benchmark adds to the reversion study, whose bins and images it shares.
 
@@ -77,11 +59,11 @@ class BenchParameters(Section):
         space_seeds: draws of each space method, for its stability.
     """
 
-    methods: Annotated[tuple[str, ...], _each(importance_method)] = tuple(IMPORTANCE)
-    ablations: Annotated[tuple[str, ...], _each(ABLATIONS.get)] = ("revert",)
+    methods: Annotated[tuple[str, ...], each(importance_method)] = tuple(IMPORTANCE)
+    ablations: Annotated[tuple[str, ...], each(ABLATIONS.get)] = ("revert",)
     steps: int = Field(8, ge=2)
     random_draws: int = Field(39, ge=1)
-    splits: Annotated[tuple[str, ...], _each(_check_split)] = ("heldout",)
+    splits: tuple[Literal["heldout", "importance"], ...] = ("heldout",)
     space_seeds: int = Field(3, ge=1)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -23,26 +24,7 @@ from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.objectives import Target, as_target
 from harness.registry import Registry, description
-from harness.section import Section
-
-
-class ImportanceParameters(Section):
-    """How importance is measured.
-
-    Attributes:
-        methods: names in IMPORTANCE.
-        images_per_class: images of the class on which it is measured (250 in the paper).
-        path_steps: points on the straight path between the two activations (midpoint rule).
-        batch_size: images a pass.
-        classes_per_file: classes whose results are saved together; interrupted work resumes after
-            the last file. No result depends on it.
-    """
-
-    methods: tuple[str, ...] = ("sign_t", "sign_path", "change", "random")
-    images_per_class: int = Field(250, ge=1)
-    path_steps: int = Field(4, ge=1)
-    batch_size: int = Field(32, ge=1)
-    classes_per_file: int = Field(12, ge=1)
+from harness.section import DISTINCT, Section, each
 
 
 @dataclass(frozen=True)
@@ -176,6 +158,28 @@ for _name, _method in {
     "random": ImportanceMethod(by_chance),
 }.items():
     IMPORTANCE.add(_name)(_method)
+
+
+Methods = Annotated[tuple[str, ...], DISTINCT, each(importance_method)]
+
+
+class ImportanceParameters(Section):
+    """How importance is measured.
+
+    Attributes:
+        methods: names in IMPORTANCE.
+        images_per_class: images of the class on which it is measured (250 in the paper).
+        path_steps: points on the straight path between the two activations (midpoint rule).
+        batch_size: images a pass.
+        classes_per_file: classes whose results are saved together; interrupted work resumes after
+            the last file. No result depends on it.
+    """
+
+    methods: Methods = ("sign_t", "sign_path", "change", "random")
+    images_per_class: int = Field(250, ge=1)
+    path_steps: int = Field(4, ge=1)
+    batch_size: int = Field(32, ge=1)
+    classes_per_file: int = Field(12, ge=1)
 
 
 def sensitivities(

@@ -111,7 +111,6 @@ class ChooseSets(Work):
                 tables.append(table.assign(class_id=class_id))
         table = pd.concat(tables, ignore_index=True).assign(**vars(pair), method=self.method)
         yield table[_SETS].astype({"draw": "int16", "each_layer": bool, "channel": int})
-        advance(1)
 
 
 def _generator(

@@ -51,7 +51,6 @@ class SketchCheckpoint(OfCheckpoint):
             yield pd.DataFrame({"layer": [""], "problem": [problem]})
         else:
             yield rows.assign(buffers=kept.buffers, batches=kept.batches)
-        advance(1)
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,6 @@ class CompareCheckpoints(Work):
             layers = ", ".join(one.layers)
             rows.append((self.series, one.kind, epochs, layers, one.value, one.text))
         yield pd.DataFrame(rows, columns=FINDING).astype({"value": float})
-        advance(1)
 
 
 def trajectory(run: Run, series: str, tables: dict[int, pd.DataFrame]) -> Trajectory:

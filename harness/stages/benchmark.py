@@ -15,6 +15,7 @@ from harness.evolutions.importance import IMPORTANCE
 from harness.networks.sources import Source
 from harness.records import Pair
 from harness.results import BENCH
+from harness.section import explain
 from harness.stages.ablate import study_steps
 from harness.stages.checkpoints import layer_names
 from harness.stages.evolve import score_steps
@@ -56,8 +57,7 @@ def bench_config(run: Run, covered: Coverage) -> Config:
     try:
         parameters = BenchParameters(**{**config.bench.model_dump(), **asked})
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"bench: {'; '.join(problems)}") from error
+        raise ConfigError(explain("bench", error)) from error
     if covered.classes:
         classes = tuple(dict.fromkeys(covered.classes))
         evolve = config.evolve.model_copy(update={"classes": classes})

@@ -65,7 +65,6 @@ class CheckCheckpoint(OfCheckpoint):
             except ValueError as error:
                 row["problem"] = str(error)
         yield pd.DataFrame([row | {"notes": "\n".join(dict.fromkeys(notes))}])
-        advance(1)
 
 
 @contextmanager

@@ -334,5 +334,6 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
                 run.seal(artifact, made_from, seconds)
             else:
                 run.save(artifact, value, made_from, seconds)
+    report(left)
     for kept in work.keeps:
         run.remove(kept)

@@ -133,7 +133,6 @@ class JoinRanges(OfProbe):
         yield None
         for part in (*parts, *responses):
             run.remove(part)
-        advance(1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,6 @@ class TakeEvidence(OfProbe):
             yield evidence.table(Artifact(kind, (RECORDED, epoch))).assign(series=source.name)
         for part in self.makes[2:]:
             yield evidence.array(Artifact("activations", (RECORDED, *part.parts[1:])))
-        advance(1)
 
 
 def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:

@@ -67,7 +67,6 @@ class MakePrototypes(OfCheckpoint):
             "prototypes": torch.stack(rows).numpy(),
             "images": np.array([len(ids) for ids in chosen]),
         }
-        advance(1)
 
     def _chosen(self, images: SeriesImages, class_id: int) -> np.ndarray:
         if self.split == "test":

@@ -57,7 +57,8 @@ class Work(ABC):
 
     @property
     def steps(self) -> int:
-        """How many steps it reports, about in proportion to its duration."""
+        """How many steps it has, about in proportion to its duration; those that it does not report
+        count as done at its end."""
         return 1
 
     @abstractmethod
