@@ -284,13 +284,13 @@ def status(run: RunFolder) -> None:
     from harness.artifacts import Run
     from harness.stages.status import status as status_of
 
-    found = status_of(Run(run))
-    minutes = (found.steps["seconds_left"] / 60).round(1)
-    table = found.steps.drop(columns="seconds_left").assign(**{"minutes left": minutes})
+    state = status_of(Run(run))
+    minutes = (state.steps["seconds_left"] / 60).round(1)
+    table = state.steps.drop(columns="seconds_left").assign(**{"minutes left": minutes})
     console.print(table.to_string(index=False, na_rep="?"))
-    if found.unknown:
-        console.print(f"Not known before what stands above is done: {', '.join(found.unknown)}.")
-    console.print(found.sentence(datetime.now()))
+    if state.unknown:
+        console.print(f"Not known before what stands above is done: {', '.join(state.unknown)}.")
+    console.print(state.sentence(datetime.now()))
 
 
 @app.command()

@@ -279,12 +279,12 @@ class Run:
 
         Only the first artifact of a piece of work has it.
         """
-        found = {}
+        seconds = {}
         for kind in LAYOUT:
             texts = [read_sidecar(path) or {} for path in self._paths(kind)]
             if times := [text["seconds"] for text in texts if "seconds" in text]:
-                found[kind] = times
-        return found
+                seconds[kind] = times
+        return seconds
 
     def seal(self, artifact: Artifact, fingerprint: str, seconds: float | None = None) -> None:
         """Declare a file written by other means (`whole_file`) to be the artifact.

@@ -210,8 +210,8 @@ def load_config(path: Path, **changes: object) -> Config:
         values = read_toml(path, "configuration")
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    asked = {name: value for name, value in changes.items() if value is not None}
-    return parse_config({**values, **asked}, str(path))
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return parse_config({**values, **changed}, str(path))
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:

@@ -12,7 +12,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,9 +28,9 @@ class Registry(Generic[T]):
     needs no registration.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, plugins: Mapping[str, T] | None = None) -> None:
         self.kind = kind
-        self._plugins: dict[str, T] = {}
+        self._plugins = dict(plugins or {})
 
     def add(self, name: str) -> Callable[[T], T]:
         """Decorator that registers a plugin under `name`."""

@@ -133,15 +133,6 @@ class Family:
     other_class: bool = False
 
 
-FAMILIES: Registry[Family] = Registry("family of arms")
-
-
-def families(control: bool, benchmark: bool) -> list[Family]:
-    """The families of one method, or of the controls, in one study."""
-    every = (FAMILIES.get(name) for name in FAMILIES)
-    return [f for f in every if f.control == control and f.benchmark == benchmark]
-
-
 def _quarters(ranked: Ranked) -> Sets:
     """`q1` (most important) to `qB`; every neuron in exactly one."""
     sets: Sets = {}
@@ -212,21 +203,29 @@ def _random_sets(ranked: Ranked, draws: Iterable[int]) -> Sets:
     return sets
 
 
-for _name, _family in {
-    "quarters": Family(_quarters),
-    "matched": Family(partial(_matched, "matched", "change"), matched_on=("change",)),
-    "cumulative": Family(_cumulative, each_layer=False, benchmark=True),
-    "matched_activation": Family(
-        partial(_matched, "matched_activation", "activation"),
-        benchmark=True,
-        matched_on=("activation",),
-    ),
-    "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
-    "whole layers": Family(_whole_layers, control=True),
-    "random": Family(_random, control=True),
-    "more random": Family(_more_random, control=True, each_layer=False, benchmark=True),
-}.items():
-    FAMILIES.add(_name)(_family)
+FAMILIES: Registry[Family] = Registry(
+    "family of arms",
+    {
+        "quarters": Family(_quarters),
+        "matched": Family(partial(_matched, "matched", "change"), matched_on=("change",)),
+        "cumulative": Family(_cumulative, each_layer=False, benchmark=True),
+        "matched_activation": Family(
+            partial(_matched, "matched_activation", "activation"),
+            benchmark=True,
+            matched_on=("activation",),
+        ),
+        "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
+        "whole layers": Family(_whole_layers, control=True),
+        "random": Family(_random, control=True),
+        "more random": Family(_more_random, control=True, each_layer=False, benchmark=True),
+    },
+)
+
+
+def families(control: bool, benchmark: bool) -> list[Family]:
+    """The families of one method, or of the controls, in one study."""
+    every = (FAMILIES.get(name) for name in FAMILIES)
+    return [f for f in every if f.control == control and f.benchmark == benchmark]
 
 
 def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:

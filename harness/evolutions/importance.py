@@ -53,23 +53,6 @@ class ImportanceMethod:
         }
 
 
-IMPORTANCE: Registry[ImportanceMethod] = Registry("importance method")
-
-
-def importance_method(name: str) -> ImportanceMethod:
-    """The method of that name; a plain function of the user's is a sensitivity scored by its mean.
-
-    Raises:
-        ValueError: unknown name, an import that fails, or something that cannot be called.
-    """
-    found = IMPORTANCE.get(name)
-    if isinstance(found, ImportanceMethod):
-        return found
-    if callable(found):
-        return ImportanceMethod(found)
-    raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
-
-
 def at_t(change: Change) -> dict[str, Tensor]:
     """The paper's sensitivity: gradient of the objective with respect to the earlier checkpoint's
     activations times the change in activation (Park et al., 2023, section 3.2)."""
@@ -141,23 +124,39 @@ def by_chance(change: Change) -> dict[str, Tensor]:
     return {name: chance[change.images] for name, chance in change.case.chance.items()}
 
 
-for _name, _method in {
-    "sign_t": ImportanceMethod(at_t, share=True),
-    "mean_t": ImportanceMethod(at_t),
-    "sign_t1": ImportanceMethod(at_t1, share=True, linearises="revert"),
-    "mean_t1": ImportanceMethod(at_t1, linearises="revert"),
-    "sign_path": ImportanceMethod(on_path, share=True, linearises="revert"),
-    "mean_path": ImportanceMethod(on_path, linearises="revert"),
-    "contexts": ImportanceMethod(in_contexts, linearises="revert"),
-    "change": ImportanceMethod(Change.size),
-    "activation": ImportanceMethod(activation),
-    "gradient_activation": ImportanceMethod(times_activation, linearises="zero"),
-    "integrated": ImportanceMethod(from_zero, linearises="zero"),
-    "conductance": ImportanceMethod(conductance),
-    "tcav": ImportanceMethod(towards_concept, share=True),
-    "random": ImportanceMethod(by_chance),
-}.items():
-    IMPORTANCE.add(_name)(_method)
+IMPORTANCE: Registry[ImportanceMethod] = Registry(
+    "importance method",
+    {
+        "sign_t": ImportanceMethod(at_t, share=True),
+        "mean_t": ImportanceMethod(at_t),
+        "sign_t1": ImportanceMethod(at_t1, share=True, linearises="revert"),
+        "mean_t1": ImportanceMethod(at_t1, linearises="revert"),
+        "sign_path": ImportanceMethod(on_path, share=True, linearises="revert"),
+        "mean_path": ImportanceMethod(on_path, linearises="revert"),
+        "contexts": ImportanceMethod(in_contexts, linearises="revert"),
+        "change": ImportanceMethod(Change.size),
+        "activation": ImportanceMethod(activation),
+        "gradient_activation": ImportanceMethod(times_activation, linearises="zero"),
+        "integrated": ImportanceMethod(from_zero, linearises="zero"),
+        "conductance": ImportanceMethod(conductance),
+        "tcav": ImportanceMethod(towards_concept, share=True),
+        "random": ImportanceMethod(by_chance),
+    },
+)
+
+
+def importance_method(name: str) -> ImportanceMethod:
+    """The method of that name; a plain function of the user's is a sensitivity scored by its mean.
+
+    Raises:
+        ValueError: unknown name, an import that fails, or something that cannot be called.
+    """
+    plugin = IMPORTANCE.get(name)
+    if isinstance(plugin, ImportanceMethod):
+        return plugin
+    if callable(plugin):
+        return ImportanceMethod(plugin)
+    raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
 
 
 Methods = Annotated[tuple[str, ...], DISTINCT, each(importance_method)]

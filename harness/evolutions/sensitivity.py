@@ -319,6 +319,8 @@ def maps_and_gradients(
             gradients = torch.autograd.grad(value, maps, allow_unused=True, materialize_grads=True)
     names = [layer.name for layer in layers]
     # in full precision from here on, whatever the network computed in
-    detached = [value.detach().float() for value in maps]
-    found = [gradient.float() for gradient in gradients]
-    return dict(zip(names, detached, strict=True)), dict(zip(names, found, strict=True))
+    of_maps, of_gradients = (
+        {name: value.detach().float() for name, value in zip(names, values, strict=True)}
+        for values in (maps, gradients)
+    )
+    return of_maps, of_gradients

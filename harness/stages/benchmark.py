@@ -53,9 +53,9 @@ def bench_config(run: Run, covered: Coverage) -> Config:
     config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
     named = [m for name in covered.methods for m in (IMPORTANCE if name == "all" else [name])]
     fields = {"methods": named, "ablations": covered.ablations, "splits": covered.splits}
-    asked = {name: tuple(dict.fromkeys(values)) for name, values in fields.items() if values}
+    changes = {name: tuple(dict.fromkeys(values)) for name, values in fields.items() if values}
     try:
-        parameters = BenchParameters(**{**config.bench.model_dump(), **asked})
+        parameters = BenchParameters(**{**config.bench.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(explain("bench", error)) from error
     if covered.classes:

@@ -114,10 +114,10 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     device = resources().device
     model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
     with device.computing():
-        on_device = check_passes(model, shown)
+        output = check_passes(model, shown)
         few = check_gradients(model, layers, shown[:FEWEST])
-    _say_precision(model, layers, shown, on_device.cpu(), device)
-    logits = on_device.cpu()
+    logits = output.cpu()
+    _say_precision(model, layers, shown, logits, device)
     logits = logits.float() if logits.is_floating_point() else logits
     _check_outputs(source, images, logits, ends_in_sigmoid(few))
     accuracy = _accuracy(run, source, epoch, logits, images.labels[rows])
@@ -268,7 +268,7 @@ def _accuracy(run: Run, source: Source, epoch: int, output: Tensor, labels: np.n
 
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     """What prevents work, each with its place."""
-    found = []
+    texts = []
     files = {s.name: s for s in plan.config.series if isinstance(s, FolderSource)}
     epochs: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for row in rows[rows["problem"] != ""].itertuples():
@@ -280,17 +280,17 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
         epochs.setdefault((str(row.series), alike), (text, []))[1].append(str(row.epoch))
     for (series, _), (text, those) in epochs.items():
         noun = "epoch" if len(those) == 1 else "epochs"
-        found.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
+        texts.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
     if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
-        found.append(f"probe.k = {k}: there are {count} probe images; lower it, or add images")
+        texts.append(f"probe.k = {k}: there are {count} probe images; lower it, or add images")
     counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
     few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
     if few:
-        found.append(
+        texts.append(
             f"images.test: importance and ablation need two images of a class; "
             f"{', '.join(few)} have fewer"
         )
-    return found
+    return texts
 
 
 def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
