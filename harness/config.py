@@ -273,45 +273,56 @@ def _remove(values: Any, place: Sequence[str | int]) -> None:
 
 
 def _explain(problem: Any) -> str:
+    """A problem that pydantic has with a configuration: its place, what is allowed, the value."""
     parts = list(problem["loc"])
     if parts[:1] == ["images"] and len(parts) > 1:
         del parts[1]  # the kind of images, which is no key
     place = ".".join(map(str, parts))
-    if problem["type"].startswith("union_tag"):
-        given = problem["ctx"].get("tag")
-        return (
-            'images.source: must be "folder", for images of your own in a folder a class, or '
-            '"drawn", for the embedded ones; ' + (f"got {given!r}" if given else "it is missing")
-        )
-    if problem["type"] == "extra_forbidden":
-        key = str(problem["loc"][-1])
-        if parts[0] == "series" and len(parts) == 3 and (kinds := _sources_with(key)):
+    match problem["type"]:
+        case "union_tag_invalid" | "union_tag_not_found":
+            given = problem["ctx"].get("tag")
             return (
-                f"{place}: a series with source = {problem['source']!r} has no such key, one with "
-                f"source = {' or '.join(map(repr, kinds))} has"
+                'images.source: must be "folder", for images of your own in a folder a class, or '
+                '"drawn", for the embedded ones; '
+                + (f"got {given!r}" if given else "it is missing")
             )
-        near = difflib.get_close_matches(key, sorted(_keys(problem["loc"])), n=1)
-        meant = f"is {near[0]} meant? " if near else ""
-        return f"{place}: unknown key; {meant}see `conceptevo init` for those there are"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
-    message = message.replace("Field required", "is missing").replace(" after validation", "")
-    if place.startswith("evolve.pairs.") and problem["type"] in ("too_long", "missing"):
-        message = "a pair is two epochs, [from, to]"
-    if place == "device":
-        message = "must be auto, cpu, cuda, cuda:N or mps"
-    elif problem["type"] == "string_pattern_mismatch":
-        message = "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"
-    if problem["type"] in ("tuple_type", "list_type"):
-        message = "must be a list: in brackets, or [[series]] for each series"
-        message = message if place == "series" else message.partition(",")[0]
-    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
-        message = f"must be a table: [{place}], or {{ … }}"
-    given = problem.get("input")
-    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
+        case "extra_forbidden":
+            return f"{place}: {_about_unknown_key(problem)}"
+        case "tuple_type" | "list_type":
+            several = ", or [[series]] for each series" if place == "series" else ""
+            message = "must be a list: in brackets" + several
+        case "dict_type" | "model_type" | "model_attributes_type":
+            message = f"must be a table: [{place}], or {{ … }}"
+        case "too_long" | "missing" if place.startswith("evolve.pairs."):
+            message = "a pair is two epochs, [from, to]"
+        case _ if place == "device":
+            message = "must be auto, cpu, cuda, cuda:N or mps"
+        case "string_pattern_mismatch":
+            message = (
+                "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"
+            )
+        case _:
+            message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
+            message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
+            message = message.replace("Field required", "is missing")
     if not place:  # such texts name their places
         return message
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
     return "\n".join(f"{place}: {line}{shown}" for line in message.splitlines())
+
+
+def _about_unknown_key(problem: Any) -> str:
+    """Which kind of series has it, or which key may be meant."""
+    place = problem["loc"]
+    if place[0] == "series" and len(place) == 3 and (kinds := _sources_with(str(place[-1]))):
+        return (
+            f"a series with source = {problem['source']!r} has no such key, one with "
+            f"source = {' or '.join(map(repr, kinds))} has"
+        )
+    near = difflib.get_close_matches(str(place[-1]), sorted(_keys(place)), n=1)
+    meant = f"is {near[0]} meant? " if near else ""
+    return f"unknown key; {meant}see `conceptevo init` for those there are"
 
 
 def _sources_with(key: str) -> list[str]:
