@@ -63,7 +63,7 @@ def probe(
         space=SpaceSection(methods=tuple(fitting)),
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
-    opening = session.opening(check.STAGE.steps(session.plan))
+    opening = session.opening(check.steps(session.plan))
     session.do(chain(opening, probe_steps(session.plan)), progress)
     return Probed(session.run, session)
 
@@ -138,7 +138,7 @@ def importance(
         revert=ReversionParameters(heldout_images=heldout_images),
         bench=BenchParameters(methods=names),
     )
-    session.do(session.opening(check.STAGE.steps(session.plan)), progress)
+    session.do(session.opening(check.steps(session.plan)), progress)
     session.do(score_steps(bench_study(session.plan, Coverage())), progress)
     return Scores(session.run, session, methods=names)
 

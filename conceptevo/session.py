@@ -43,7 +43,7 @@ class Session:
 
     def opening(self, checks: Iterable[Step] = ()) -> Iterator[Step]:
         """Write or list the images, do the checks, find the layers."""
-        yield from images.STAGE.steps(self.plan)
+        yield from images.steps(self.plan)
         yield from checks
         yield "layers", list(map(FindLayers, self.config.series))
 

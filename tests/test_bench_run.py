@@ -77,8 +77,8 @@ def run(tmp_path_factory) -> Path:
     plan = Plan(config, Run(out))
     with engine(plan, 0, Console(quiet=True)) as working:
         write_manifest(config, plan.run)
-        for stage in STAGES[:6]:
-            working.run(stage.steps(plan))
+        for stage in list(STAGES.values())[:6]:
+            working.run(stage(plan))
     return out
 
 

@@ -21,7 +21,7 @@ from harness.images.folders import folder_images, image_remarks, left_out
 from harness.images.patches import grid, patch, patches
 from harness.images.sets import ArrayImages, View, drawn_arrays, image_index, open_images
 from harness.stages.engine import engine
-from harness.stages.images import STAGE
+from harness.stages.images import steps
 from harness.stages.stage import Plan
 
 
@@ -345,7 +345,7 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     config = parse_config({"images": section, "series": series})
     plan = Plan(config, Run(tmp_path / "run"))
     with engine(plan, 0, Console(quiet=True)) as working:
-        working.run(STAGE.steps(plan))
+        working.run(steps(plan))
     assert "images.probe: left out 1 × .txt" in caplog.text
     assert "images.test: 2 of 3 images: transparent pixels, shown on white" in caplog.text
     table = images_table(Run(tmp_path / "run")).frame
@@ -358,7 +358,7 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     (tmp_path / "probe" / "b" / "3.png").write_bytes(b"rubbish, no image")
     plan = Plan(config, Run(tmp_path / "run"))
     with engine(plan, 0, Console(quiet=True)) as working, pytest.raises(ValueError) as error:
-        working.run(STAGE.steps(plan))
+        working.run(steps(plan))
     text = str(error.value)
     assert "images.probe: 2 of 5 images cannot be read" in text
     assert "2.png: it is empty" in text and "3.png: it is damaged" in text

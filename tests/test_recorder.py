@@ -17,7 +17,6 @@ from harness.config import parse_config
 from harness.images.folders import folder_images
 from harness.images.sets import drawn_arrays
 from harness.networks.architectures import build
-from harness.stages import space
 from harness.stages.engine import engine
 from harness.stages.run import STAGES, run_until
 from harness.stages.stage import Plan
@@ -142,8 +141,8 @@ def placed(config, out):
     """A run up to its spaces, without the map."""
     plan = Plan(config, Run(out))
     with engine(plan, 0, QUIET) as working:
-        for stage in STAGES[: STAGES.index(space.STAGE) + 1]:
-            working.run(stage.steps(plan))
+        for stage in list(STAGES.values())[: list(STAGES).index("space") + 1]:
+            working.run(stage(plan))
     return plan.run
 
 

@@ -44,11 +44,11 @@ def run(tmp_path_factory):
         patch.setattr(Device, "model", lambda self, model: models.append(model) or model)
         patch.setattr(Device, "batch", lambda self, batch: batches.append(len(batch)) or batch)
         write_manifest(plan.config, plan.run)
-        for stage in STAGES:
+        for name, stage in STAGES.items():
             models.clear()
             batches.clear()
-            working.run(stage.steps(plan))
-            moved[stage.name] = (len(models), len(batches))
+            working.run(stage(plan))
+            moved[name] = (len(models), len(batches))
     plan.run.moved = moved
     return plan.run
 

@@ -28,7 +28,7 @@ from harness.stages.checkpoints import layer_names, open_pair
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import prototypes_read, says, targets
 from harness.stages.series_images import SeriesImages, series_images
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 
 _SETS = [*PAIR, "class_id", "method", "arm", "draw", "each_layer", "layer", "channel"]
@@ -300,11 +300,9 @@ def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
     }
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Do the reversion study."""
     study = reversion_study(plan)
     if not study.pairs:
         return
     yield from study_steps(study, plan)
-
-
-STAGE = Stage("revert", _steps)

@@ -23,7 +23,7 @@ from harness.networks.trajectory import (
 )
 from harness.networks.weight_sketch import DEAD, SAMPLE, Sketch, sketch
 from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, loadable
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,8 @@ def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"series": []})
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Compare the weights of every series' checkpoints, and warn of what is doubtful."""
     give_checkpoints(plan)
     yield "reading weights", list(starmap(SketchCheckpoint, loadable(plan.config)))
     works = [CompareCheckpoints(s.name, s.loadable()) for s in plan.config.series if s.loadable()]
@@ -211,6 +212,3 @@ def _steps(plan: Plan) -> Iterator[Step]:
         for row in plan.run.table(work.makes[-1]).itertuples():
             if row.kind != "unreadable":  # the stage `check` says so
                 logger.warning("series %r: %s", row.series, row.text)
-
-
-STAGE = Stage("audit", _steps)

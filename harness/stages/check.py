@@ -38,7 +38,7 @@ from harness.stages.checkpoints import (
     prepared,
 )
 from harness.stages.prototypes import targets
-from harness.stages.stage import Advance, Plan, Stage, Step, Value
+from harness.stages.stage import Advance, Plan, Step, Value
 from harness.text import listed
 
 logger = logging.getLogger(__name__)
@@ -326,7 +326,8 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Try every checkpoint; say, or refuse, what is wrong."""
     give_checkpoints(plan)
     works = list(starmap(CheckCheckpoint, loadable(plan.config)))
     yield "checking checkpoints", works
@@ -338,6 +339,3 @@ def _steps(plan: Plan) -> Iterator[Step]:
     for note in remarks(plan.config, rows):
         logger.warning("%s", note)
     refuse(problems(plan, rows))
-
-
-STAGE = Stage("check", _steps)

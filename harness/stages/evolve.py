@@ -25,7 +25,7 @@ from harness.stages.checkpoints import fitting_size, open_pair
 from harness.stages.prototypes import prototype_works, prototypes_read, targets
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.space import map_work
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 
 _SCORES = [*PAIR, "layer", "channel", "class_id", "method", "score", "stderr", "images", "rank"]
@@ -158,11 +158,9 @@ def score_steps(study: AblationStudy) -> Iterator[Step]:
     yield "importance", score_works(study)
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Score all evolutions; beside them, draw the map."""
     study = reversion_study(plan)
     yield "class prototypes", prototype_works(study)
     # beside the scores, as they are independent, the map is drawn
     yield "map and importance", [map_work(plan), *score_works(study)]
-
-
-STAGE = Stage("evolve", _steps)

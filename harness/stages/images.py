@@ -18,7 +18,7 @@ from harness.images import drawn
 from harness.images.folders import folder_images, image_remarks, left_out, remark_counts
 from harness.images.sets import ArrayImages, FileImages, drawn_arrays, image_index
 from harness.images.shards import file_of
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,8 @@ def image_works(config: Config) -> list[Work]:
     return [KeepImages(split, section.images) for split in ("probe", "test")]
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Draw, list or keep the images of every split."""
     works = image_works(plan.config)
     yield "images", works
     folders: dict[Path, str] = {}
@@ -172,6 +173,3 @@ def _steps(plan: Plan) -> Iterator[Step]:
             folders.setdefault(getattr(work.section, work.split), work.split)
     for split in [] if plan.looks_only else folders.values():
         _say(plan.run, split)  # of a folder that is two splits, once
-
-
-STAGE = Stage("images", _steps)

@@ -22,7 +22,7 @@ from harness.networks.sources import RECORDED, Source
 from harness.records import Checkpoint
 from harness.stages.checkpoints import OfLayers, give_checkpoints, opened, prepared, read_layers
 from harness.stages.naming import naming_steps
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 
 @dataclass(frozen=True)
@@ -243,12 +243,10 @@ def probe_steps(plan: Plan) -> Iterator[Step]:
     yield "stimuli", [work for _, joins in works for work in joins]
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Find the layers, record every checkpoint, name what neurons detect."""
     give_checkpoints(plan)
     config = plan.config
     yield "layers", [FindLayers(source) for source in config.series]
     yield from probe_steps(plan)
     yield from naming_steps(plan)
-
-
-STAGE = Stage("probe", _steps)

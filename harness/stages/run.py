@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -20,22 +21,20 @@ from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_
 from harness.stages.engine import WorkError, engine
 from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, faults_of_files
-from harness.stages.stage import Plan
+from harness.stages.stage import Plan, Stage
 
-#: In the order in which they are done. A new stage is one file and its place here.
-STAGES = (
-    images.STAGE,
-    train.STAGE,
-    audit.STAGE,
-    check.STAGE,
-    probe.STAGE,
-    space.STAGE,
-    evolve.STAGE,
-    ablate.STAGE,
-)
-
-#: What a benchmark starts from.
-_BEFORE_BENCH = STAGES[: STAGES.index(evolve.STAGE)]
+#: In the order in which they are done, by the names of their commands. A new stage is one file and
+#: its place here.
+STAGES: dict[str, Stage] = {
+    "images": images.steps,
+    "train": train.steps,
+    "audit": audit.steps,
+    "check": check.steps,
+    "probe": probe.steps,
+    "space": space.steps,
+    "evolve": evolve.steps,
+    "revert": ablate.steps,
+}
 
 
 def versions() -> dict[str, str]:
@@ -102,14 +101,14 @@ def run_until(
     refuse_all(config)
     with lock(out), engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
-        for stage in STAGES:
+        for name, stage in STAGES.items():
             try:
-                working.run(stage.steps(plan))
+                working.run(stage(plan))
             except WorkError:
-                if stage is images.STAGE:  # unreadable ones; there may be more that is wrong
+                if name == "images":  # unreadable ones; there may be more that is wrong
                     refuse(faults_of_files(config))
                 raise
-            if stage.name == last:
+            if name == last:
                 break
         if last == "space":  # otherwise the map is made beside the scores
             working.step("map", [space.map_work(plan)])
@@ -152,8 +151,8 @@ def bench(
     plan = Plan(config, run)
     plan.workers = count = worker_count(config, plan.device)
     with lock(run.root), engine(plan, count, console, cluster) as working:
-        for stage in _BEFORE_BENCH:
-            working.run(stage.steps(plan))
+        for name in takewhile(lambda name: name != "evolve", STAGES):
+            working.run(STAGES[name](plan))
         study = bench_study(plan, covered)
         with using(plan.resources):
             table = estimate_study(study, plan)

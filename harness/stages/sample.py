@@ -192,8 +192,8 @@ class Sample:
 
     def _scoring(self, name: str) -> Cost:
         batch = self.batch(min(self.few, FEWEST))
-        classes = self.plan.test_images
-        target = sample_target(self.source, self.models.newer, classes, batch)
+        test = self.plan.test_images
+        target = sample_target(self.source, self.models.newer, test, batch)
         score = scoring(self.models, batch, target, name, self.config.evolve.path_steps)
         return measure(score, len(batch), resources().device)
 

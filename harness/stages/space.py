@@ -20,7 +20,7 @@ from harness.randomness import generator
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import read_layers
 from harness.stages.probe import activation_parts
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 NEIGHBOURS = 5  # base neurons by which two draws of a method are compared
 
@@ -151,8 +151,6 @@ def map_work(plan: Plan) -> MapNeurons:
     return MapNeurons(plan.config.space.methods[0], plan.config)
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Place all neurons by every configured method."""
     yield "semantic space", [PlaceNeurons(m, plan.config) for m in plan.config.space.methods]
-
-
-STAGE = Stage("space", _steps)

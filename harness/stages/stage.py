@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import TypeAlias, TypeVar
@@ -157,15 +156,5 @@ def _inputs_of(work: Work) -> Callable[[], tuple[object, Iterable[Artifact]]]:
 #: A title, and pieces of work that can be done at once.
 Step = tuple[str, Sequence[Work]]
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run.
-
-    Attributes:
-        name: of its command.
-        steps: its steps, in order; a step may look at what those before it have made.
-    """
-
-    name: str
-    steps: Callable[[Plan], Iterator[Step]]
+#: A part of a run: its steps, in order; a step may look at what those before it have made.
+Stage = Callable[[Plan], Iterator[Step]]

@@ -75,15 +75,15 @@ def status(run: Run) -> Status:
     since = working_since(run.root)
     plan = Plan(config, run, looks_only=True)
     rows, unknown = [], []
-    for stage in STAGES:
+    for name, stage in STAGES.items():
         try:
-            for title, works in stage.steps(plan):
+            for title, works in stage(plan):
                 if works:  # none of probing, once all ranges are joined
                     plan.add(works)
                     counted = _counted(plan, works, since)
-                    rows.append({"stage": stage.name, "step": title, **counted})
+                    rows.append({"stage": name, "step": title, **counted})
         except (ArtifactError, KeyError):  # a table, or an input, that an earlier stage will make
-            unknown.append(stage.name)
+            unknown.append(name)
     steps = pd.DataFrame(rows, columns=["stage", "step", *STATES, "seconds_left"])
     began = None if since is None else datetime.fromtimestamp(since)
     return Status(steps, tuple(unknown), began, int(steps["running"].sum()) or cores())

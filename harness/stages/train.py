@@ -15,7 +15,7 @@ from harness.networks.budget import resources
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import Examples, Lesson, TrainingFiles, train
 from harness.stages.check import check_untrained
-from harness.stages.stage import Advance, Plan, Stage, Step, Value, Work
+from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _examples(run: Run, split: str, source: Source) -> Examples:
     return Examples(partial(batch_of, images, view=view), torch.tensor(images.labels))
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
+def steps(plan: Plan) -> Iterator[Step]:
+    """Train every series that is to be trained."""
     config, works = plan.config, []
     for source in config.series:
         if not isinstance(source, TrainedSource):
@@ -92,6 +93,3 @@ def _steps(plan: Plan) -> Iterator[Step]:
         batches_an_epoch = count // source.training.batch_size if isinstance(count, int) else 1
         works.append(TrainSeries(source, batches_an_epoch))
     yield "training", works
-
-
-STAGE = Stage("train", _steps)
