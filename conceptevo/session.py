@@ -13,7 +13,7 @@ from harness.artifacts import Run
 from harness.config import Config
 from harness.stages import images
 from harness.stages.checkpoints import give_checkpoints
-from harness.stages.engine import engine
+from harness.stages.engine import Engine
 from harness.stages.probe import FindLayers
 from harness.stages.run import write_manifest
 from harness.stages.stage import Plan, Step
@@ -50,5 +50,5 @@ class Session:
     def do(self, steps: Iterable[Step], progress: bool) -> None:
         """Do the steps in order, with progress bars or without."""
         write_manifest(self.config, self.run)
-        with engine(self.plan, 0, Console(quiet=not progress)) as working:
+        with Engine(self.plan, 0, Console(quiet=not progress)) as working:
             working.run(steps)

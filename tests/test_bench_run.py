@@ -22,7 +22,7 @@ from harness.config import parse_config
 from harness.records import CONTROLS, JOINT
 from harness.results import REVERSION, read_results
 from harness.stages.benchmark import Coverage, bench_config, bench_study
-from harness.stages.engine import engine
+from harness.stages.engine import Engine
 from harness.stages.run import STAGES, run_until, write_manifest
 from harness.stages.sample import arms_a_class
 from harness.stages.stage import Plan
@@ -75,7 +75,7 @@ def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
     config = parse_config({**tomllib.loads(CONFIG), "workers": 0})
     plan = Plan(config, Run(out))
-    with engine(plan, 0, Console(quiet=True)) as working:
+    with Engine(plan, 0, Console(quiet=True)) as working:
         write_manifest(config, plan.run)
         for stage in list(STAGES.values())[:6]:
             working.run(stage(plan))

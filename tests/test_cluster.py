@@ -10,7 +10,7 @@ from rich.console import Console
 
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
-from harness.stages.engine import engine
+from harness.stages.engine import Engine
 from harness.stages.run import run_until
 from harness.stages.stage import Plan, Work
 
@@ -63,9 +63,9 @@ def cluster():
 def test_a_cluster_leaves_the_same_artifacts(cluster, tmp_path):
     console = Console(quiet=True)
     here, there = plan(tmp_path / "here"), plan(tmp_path / "there")
-    with engine(here, 0, console) as working:
+    with Engine(here, 0, console) as working:
         working.step("draw", draws(range(4)))
-    with engine(there, 2, console, cluster) as working:
+    with Engine(there, 2, console, cluster) as working:
         working.step("draw", draws(range(4)))
         working.step("draw", draws(range(4)))  # reused
     for n in range(4):
@@ -78,7 +78,7 @@ def test_what_goes_wrong_there_is_told_here(cluster, tmp_path):
     console = Console(quiet=True)
     with (
         pytest.raises(ValueError, match="thirteen is not drawn"),
-        engine(plan(tmp_path), 2, console, cluster) as working,
+        Engine(plan(tmp_path), 2, console, cluster) as working,
     ):
         working.step("draw", draws([1, 13]))
 
@@ -88,7 +88,7 @@ def test_a_killed_worker_costs_its_piece_of_work(cluster, tmp_path):
     here.run.root.mkdir()
     (here.run.root / "tried").touch()
     for one, workers, where in ((here, 0, None), (there, 2, cluster)):
-        with engine(one, workers, Console(quiet=True), where) as working:
+        with Engine(one, workers, Console(quiet=True), where) as working:
             working.step("draw", draws([1, 100, 2]))
     assert (there.run.root / "tried").exists()
     for path in here.run.files():
@@ -99,7 +99,7 @@ def test_a_killed_worker_costs_its_piece_of_work(cluster, tmp_path):
 def test_a_worker_that_is_always_killed_ends_the_run_with_a_sentence(cluster, tmp_path):
     with (
         pytest.raises(ValueError, match="draw: a worker was killed, probably for lack of memory"),
-        engine(plan(tmp_path), 2, Console(quiet=True), cluster) as working,
+        Engine(plan(tmp_path), 2, Console(quiet=True), cluster) as working,
     ):
         working.step("draw", draws([200]))
 
@@ -107,7 +107,7 @@ def test_a_worker_that_is_always_killed_ends_the_run_with_a_sentence(cluster, tm
 def test_no_cluster_says_how_to_start_one(tmp_path):
     with (
         pytest.raises(ValueError, match=r"no Ray cluster there .*; start one with `ray start"),
-        engine(plan(tmp_path), 2, Console(quiet=True), "127.0.0.1:1") as working,
+        Engine(plan(tmp_path), 2, Console(quiet=True), "127.0.0.1:1") as working,
     ):
         working.step("draw", draws([1]))
 

@@ -20,7 +20,7 @@ from harness.images.batches import batches, reading
 from harness.images.folders import folder_images, image_remarks, left_out
 from harness.images.patches import grid, patch, patches
 from harness.images.sets import ArrayImages, View, drawn_arrays, image_index, open_images
-from harness.stages.engine import engine
+from harness.stages.engine import Engine
 from harness.stages.images import steps
 from harness.stages.stage import Plan
 
@@ -344,7 +344,7 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     series = [{"name": "x", "source": "torchvision", "architecture": "resnet18"}]
     config = parse_config({"images": section, "series": series})
     plan = Plan(config, Run(tmp_path / "run"))
-    with engine(plan, 0, Console(quiet=True)) as working:
+    with Engine(plan, 0, Console(quiet=True)) as working:
         working.run(steps(plan))
     assert "images.probe: left out 1 × .txt" in caplog.text
     assert "images.test: 2 of 3 images: transparent pixels, shown on white" in caplog.text
@@ -357,7 +357,7 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     (tmp_path / "probe" / "b" / "2.png").write_bytes(b"")
     (tmp_path / "probe" / "b" / "3.png").write_bytes(b"rubbish, no image")
     plan = Plan(config, Run(tmp_path / "run"))
-    with engine(plan, 0, Console(quiet=True)) as working, pytest.raises(ValueError) as error:
+    with Engine(plan, 0, Console(quiet=True)) as working, pytest.raises(ValueError) as error:
         working.run(steps(plan))
     text = str(error.value)
     assert "images.probe: 2 of 5 images cannot be read" in text

@@ -17,7 +17,7 @@ from harness.config import parse_config
 from harness.images.folders import folder_images
 from harness.images.sets import drawn_arrays
 from harness.networks.architectures import build
-from harness.stages.engine import engine
+from harness.stages.engine import Engine
 from harness.stages.run import STAGES, run_until
 from harness.stages.stage import Plan
 from harness.torchvision_import import with_torchvision
@@ -140,7 +140,7 @@ def config_of(folder, series, k=4):
 def placed(config, out):
     """A run up to its spaces, without the map."""
     plan = Plan(config, Run(out))
-    with engine(plan, 0, QUIET) as working:
+    with Engine(plan, 0, QUIET) as working:
         for stage in list(STAGES.values())[: list(STAGES).index("space") + 1]:
             working.run(stage(plan))
     return plan.run

@@ -14,7 +14,7 @@ from harness.networks import devices
 from harness.networks.budget import Resources, resources, using
 from harness.networks.devices import Device
 from harness.stages.checkpoints import give_checkpoints
-from harness.stages.engine import Engine, engine
+from harness.stages.engine import Engine
 from harness.stages.probe import activation_parts
 from harness.stages.run import STAGES, run_until, worker_count, write_manifest
 from harness.stages.stage import Plan
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     """A run, and how often each of its stages moved a model and a batch to the device."""
     models, batches, moved = [], [], {}
     plan = Plan(config_of(), Run(tmp_path_factory.mktemp("resources") / "run"))
-    with pytest.MonkeyPatch.context() as patch, engine(plan, 0, QUIET) as working:
+    with pytest.MonkeyPatch.context() as patch, Engine(plan, 0, QUIET) as working:
         patch.setattr(Device, "model", lambda self, model: models.append(model) or model)
         patch.setattr(Device, "batch", lambda self, batch: batches.append(len(batch)) or batch)
         write_manifest(plan.config, plan.run)

@@ -56,7 +56,7 @@ class Shard:
 
 
 class Engine:
-    """Processes that work on shards. Use `engine` to make one.
+    """Does pieces of work; its processes are gone when its `with` block ends, however it ends.
 
     Args:
         plan: whose run's folder the artifacts go to.
@@ -66,7 +66,9 @@ class Engine:
             instead; the run's folder must be the same on all its machines.
     """
 
-    def __init__(self, plan: Plan, workers: int, console: Console, cluster: str | None) -> None:
+    def __init__(
+        self, plan: Plan, workers: int, console: Console, cluster: str | None = None
+    ) -> None:
         self._plan = plan
         self._run = plan.run
         self._cluster = cluster
@@ -181,28 +183,16 @@ class Engine:
                     raise WorkError(_KILLED.format(title)) from None
                 advance(shard.work.steps)
 
-    def close(self, finish: bool) -> None:
-        """End the processes: after their work, or at once."""
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
-        if not finish:
+        if error is not None:
             for process in multiprocessing.active_children():
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def engine(
-    plan: Plan, workers: int, console: Console, cluster: str | None = None
-) -> Iterator[Engine]:
-    """An Engine whose processes are gone when the block ends, however it ends."""
-    working = Engine(plan, workers, console, cluster)
-    try:
-        yield working
-    except BaseException:
-        working.close(finish=False)
-        raise
-    working.close(finish=True)
 
 
 def _longest_first(shards: Sequence[Shard]) -> list[Shard]:

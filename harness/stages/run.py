@@ -18,7 +18,7 @@ from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
 from harness.stages.benchmark import Coverage, bench_config, bench_steps, bench_study
-from harness.stages.engine import WorkError, engine
+from harness.stages.engine import Engine, WorkError
 from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, faults_of_files
 from harness.stages.stage import Plan, Stage
@@ -99,7 +99,7 @@ def run_until(
     # a cluster's devices are those of its machines, not of this one
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
     refuse_all(config)
-    with lock(out), engine(plan, workers, console, cluster) as working:
+    with lock(out), Engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
         for name, stage in STAGES.items():
             try:
@@ -150,7 +150,7 @@ def bench(
     config = bench_config(run, covered).model_copy(update=machine)
     plan = Plan(config, run)
     plan.workers = count = worker_count(config, plan.device)
-    with lock(run.root), engine(plan, count, console, cluster) as working:
+    with lock(run.root), Engine(plan, count, console, cluster) as working:
         for name in takewhile(lambda name: name != "evolve", STAGES):
             working.run(STAGES[name](plan))
         study = bench_study(plan, covered)
