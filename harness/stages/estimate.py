@@ -189,12 +189,10 @@ def _evidence(config: Config, neurons: int, base: int, images: int, k: int) -> E
     rng = np.random.default_rng(0)
 
     def marks(rows: int, each: int) -> sparse.csr_array:
-        columns = rng.integers(0, images, rows * each)
-        shape = (rows, images)
-        made = sparse.coo_array((np.ones(rows * each), (np.repeat(np.arange(rows), each), columns)))
-        full = sparse.csr_array((made.data, made.coords), shape=shape)
-        full.data[:] = 1.0
-        return full
+        places = np.repeat(np.arange(rows), each), rng.integers(0, images, rows * each)
+        matrix = sparse.csr_array((np.ones(rows * each), places), shape=(rows, images))
+        matrix.data[:] = 1.0  # where an image was drawn twice, too
+        return matrix
 
     spanning = config.base_checkpoint()
     table = pd.DataFrame({"series": spanning.series, "layer": "layer", "channel": range(neurons)})
