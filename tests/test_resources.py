@@ -116,8 +116,8 @@ def test_workers_take_turns_at_the_gpus(monkeypatch):
     assert worker_count(config.model_copy(update={"workers": 3}), plan.device) == 3
     plan.workers = 3
     granted = Engine(plan, 3, QUIET, None)._resources_of_workers()
-    assert [one.device.name for one in granted] == ["cuda:0", "cuda:1"]
-    assert [one.memory for one in granted] == [int(0.7 * 4 * 2**30)] * 2
+    assert [one.device.name for one in granted] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [one.memory for one in granted] == [int(0.7 * 4 * 2**30)] * 3
 
 
 def test_resources_end_with_their_block():
