@@ -143,6 +143,15 @@ def test_every_page_has_one_title_and_skips_no_level(page):
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_and_lists_are_whole(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    assert not re.search(r"^[^|\n]*[.;:,)] - [`*\[A-Za-z]", text, re.M), "two list items in one"
+    for table in re.findall(r"(?:^\|.*\n(?:[^|\n].*\n)*)+", text, re.M):
+        rows = re.sub(r"`[^`\n]*`", "", table).rstrip("\n").split("\n")
+        assert {row.count("|") for row in rows} == {rows[0].count("|")}, rows[0]
+
+
 def test_every_key_of_the_template_is_known_and_every_section_is_in_it():
     from harness.config import Config
 
