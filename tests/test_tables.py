@@ -63,3 +63,20 @@ def test_brackets_of_data_are_printed(capsys):
     console.print("wrote /tmp/[dim]/x")
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("a[b]", "[/x]", "[top]", "/tmp/[dim]/x"))
+
+
+def test_no_number_is_cut_off_where_names_are_long(capsys):
+    from harness.terminal import console
+
+    arms = {f"matched {k}": [-0.125 - k] for k in range(6)}
+    frame = pd.DataFrame({"epochs": ["resnet10t 3 → 8"], "by": ["mymodule:my_score"], **arms})
+    console.print(plain_on_screen(frame, "t"), width=80)
+    printed = capsys.readouterr().out
+    assert "…" not in printed and all(f"{-0.125 - k:.2f}" in printed for k in range(6))
+
+
+def test_a_notebook_shows_a_table_as_a_report_does():
+    frame = pd.DataFrame({"the_name": ["a & b"], "gap": [0.5], "gap low": [0.4], "gap high": [0.6]})
+    shown = Table("t", "Title", "Caption.", frame, {"gap": "{:.2f}"})._repr_html_()
+    assert "<th>the name</th>" in shown and "a &amp; b" in shown and "Title. Caption." in shown
+    assert shown.count("<th>") == 2

@@ -116,9 +116,8 @@ class Table:
     def _repr_html_(self) -> str:
         """In a notebook: as in a report."""
         caption = html.escape(f"{sentence(self.title)} {self.caption}")
-        return (
-            self.shown().set_axis(self.heads(), axis=1).to_html(index=False) + f"<p>{caption}</p>"
-        )
+        names = [name for name, _ in self.heads()]
+        return self.shown().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
 
     def latex(self) -> str:
         """A booktabs table that compiles as it stands; a wide one lies down, a long one goes on."""

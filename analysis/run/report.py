@@ -120,7 +120,9 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
     screen = ScreenTable(title=title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
-        screen.add_column(str(name), justify="right" if numeric else "left", no_wrap=True)
+        screen.add_column(
+            str(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+        )
     for row in frame.itertuples(index=False):
         screen.add_row(
             *("–" if v != v else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row)
