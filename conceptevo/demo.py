@@ -57,7 +57,7 @@ def demo_study(out: Path) -> Path:
     results = study / "results"
     if not (results / "report.html").exists():
         answers = study / "responses.csv"
-        export(database_url(study, None), answers, "simulated")
+        export(answers, database_url(study, None), "simulated")
         with console.status("analysing the simulated answers"):
             analyse_study(Inputs(study, answers, out), Settings(), results)
     console.print(f"What people would have answered: {results / 'report.html'}")

@@ -183,7 +183,9 @@ def password() -> None:
 def simulate(
     study: StudyFolder,
     database: Database = None,
-    participants: Annotated[int, typer.Option(min=1, help="in all")] = 260,
+    participants: Annotated[
+        int | None, typer.Option(min=1, help="in all", show_default="the study's places")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of their responses")] = 0,
 ) -> None:
     """Add responses of simulated participants, marked as simulated."""
@@ -197,6 +199,7 @@ def simulate(
     frozen, keys = load(study)
     store = opened(database_url(study, database), durable=False)
     recruitment = load_recruitment(study)
+    participants = participants or recruitment.places
     ends: Counter[str] = Counter()
     with console.status("simulating") as status:
         for number, end in enumerate(
@@ -208,13 +211,25 @@ def simulate(
     console.print(f"{participants} simulated participants: {told}")
 
 
-AnyDatabase = Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")]
+AnyDatabase = Annotated[
+    str | None,
+    typer.Option(
+        help="SQLAlchemy URL of the survey's database", show_default="beside the folder of --study"
+    ),
+]
 
 
-def existing(url: str) -> Store:
-    """The database of a survey, where there is one."""
+def existing(url: str | None, study: str | None = None) -> Store:
+    """The database of a survey, where there is one; by default that beside a study's folder."""
     from sqlalchemy import inspect
 
+    if url is None:
+        if study is None or not (Path(study) / "study.json").exists():
+            raise ValueError(
+                "which database? Give its URL (--database), or the folder of the study (--study), "
+                "beside which it is by default"
+            )
+        url = database_url(Path(study), None)
     missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
     if missing or not inspect(_spoken(url).engine).has_table("responses"):
         raise ValueError(
@@ -243,10 +258,10 @@ Excel = Annotated[
 
 
 def export(
-    database: AnyDatabase,
     out: Annotated[
         Path, typer.Option(help="CSV of responses; participants and codebook beside it")
     ],
+    database: AnyDatabase = None,
     source: AnySource = None,
     study: AnyStudy = None,
     excel: Excel = False,
@@ -255,7 +270,7 @@ def export(
     from survey_app.export import export as write
 
     known_source(source)
-    paths, late = write(existing(database), out, source, _study_hash(study), excel)
+    paths, late = write(existing(database, study), out, source, _study_hash(study), excel)
     for path in paths:
         console.print(f"wrote {path}")
     if late:
@@ -263,8 +278,8 @@ def export(
 
 
 def submissions(
-    database: AnyDatabase,
     out: Annotated[Path, typer.Option(help="CSV file with the platform's ids")],
+    database: AnyDatabase = None,
     source: AnySource = None,
     study: AnyStudy = None,
     excel: Excel = False,
@@ -274,7 +289,7 @@ def submissions(
     from survey_app.submissions import submissions as listed
 
     known_source(source)
-    store = existing(database)
+    store = existing(database, study)
     write_csv(out, listed(store, *chosen(store, source, _study_hash(study))), excel)
     console.print(f"wrote {out}: it names people; keep it apart from the answers")
 
@@ -305,7 +320,7 @@ def forget(
     identifier: Annotated[
         str, typer.Argument(help="a pseudonym, or the platform's id of person or session")
     ],
-    database: AnyDatabase,
+    database: Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")],
 ) -> None:
     """Delete all data of one participant: responses, questionnaire and platform ids."""
     store = existing(database)

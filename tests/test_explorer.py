@@ -81,7 +81,7 @@ def results(run, tmp_path_factory) -> Path:
     )
     build(run, settings, folder / "study", say=lambda text: None)
     simulate(folder / "study", participants=8)
-    export(database_url(folder / "study", None), folder / "responses.csv", "simulated")
+    export(folder / "responses.csv", database_url(folder / "study", None), "simulated")
     answers, people = read_tables(folder / "responses.csv")
     write_data(folder / "results" / "data", answers, people)
     copy_study(folder / "study", folder / "results" / "study")

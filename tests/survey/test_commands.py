@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_from_run_to_table(run, tmp_path):
-    study, url = tmp_path / "study", f"sqlite:///{tmp_path / 'a.sqlite'}"
+    study = tmp_path / "study"
+    url = f"sqlite:///{study / 'answers.sqlite'}"
     (tmp_path / "study.toml").write_text(
         "forms = 1\nparticipants = 4\n[trials.odd_one_out]\nbase = 2\nrandom = 1\n"
     )
@@ -26,12 +27,12 @@ def test_from_run_to_table(run, tmp_path):
         "study", "build", str(run.root), "--out", str(study), *settings
     )
     assert "is as it was frozen" in say("study", "check", str(study))
-    told = say("study", "simulate", str(study), "--database", url, "--participants", "4")
+    told = say("study", "simulate", str(study))
     assert "4 simulated participants" in told
     again = say("study", "simulate", str(study), "--database", url, "--participants", "4")
     assert "4 simulated participants" in again  # the same people: nobody is added
     out = tmp_path / "responses.csv"
-    say("responses", "export", "--database", url, "--out", str(out))
+    say("responses", "export", "--study", str(study), "--out", str(out))
     answers, people = (
         read_table(out),
         read_table(tmp_path / "responses-participants.csv", PARTICIPANTS),
@@ -84,6 +85,8 @@ def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path):
     assert "needs a password: set CONCEPTEVO_DASHBOARD_PASSWORD" in told
     told = say("responses", "export", "--database", url, "--out", "x.csv", error=ValueError)
     assert "holds no survey" in told
+    told = say("responses", "export", "--study", "a1b2", "--out", "x.csv", error=ValueError)
+    assert "which database? Give its URL (--database), or the folder of the study" in told
 
 
 def test_passwords_are_kept_as_hashes():
