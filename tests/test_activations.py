@@ -74,6 +74,29 @@ def test_layouts():
     assert (vector.channels, vector.height, vector.width) == (4096, 1, 1)
 
 
+class Rows(nn.Module):
+    """Reads images line by line; takes one size alone where `fixed`."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.conv, self.act, self.fixed = nn.Conv1d(3, 6, 5, 4, 2), nn.ReLU(), fixed
+        self.head = nn.Linear(6 * 64 if fixed else 6, 2)
+
+    def forward(self, x):
+        x = self.act(self.conv(x.flatten(2)))
+        return self.head(x.flatten(1) if self.fixed else x.mean(2))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_maps_of_one_dimension_have_their_channels_first(fixed):
+    model, images = Rows(fixed).eval(), torch.rand(3, 3, 16, 16)
+    (layer,) = find_layers(model, View(16, 16))
+    assert (layer.channels, layer.height, layer.width, layer.channels_last) == (6, 64, 1, False)
+    with ActivationRecorder(model, [layer], lambda maps, _: maps.clone()) as record:
+        model(images)
+    assert torch.equal(record.kept["act"], model.act(model.conv(images.flatten(2))))
+
+
 def test_a_stated_layout_wins():
     (layer,) = find_layers(AsManyChannelsAsRows(False), View(8, 8), ["act"], {"act": True})
     assert layer.channels_last

@@ -34,6 +34,11 @@ def raises(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), Broken())
 
 
+def single(num_classes):
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, num_classes))
+    return nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), pooled)
+
+
 def not_finite():
     weights = state()
     weights["features.3.weight"][0, 0, 0, 0] = float("nan")
@@ -56,6 +61,7 @@ PLANTED = {
     "maps": ({1: without_logits(1).state_dict()}, {"architecture": "test_check:without_logits"}),
     "raising": ({1: raises(1).state_dict()}, {"architecture": "test_check:raises"}),
     "twice": ({1: state(20), 2: state(20)}, {"outputs": 20}),
+    "single": ({1: single(12).state_dict()}, {"architecture": "test_check:single"}),
     "layers": ({1: state()}, {"layers": ["nothing.*"]}),
 }
 MESSAGES = (
@@ -102,6 +108,12 @@ def test_every_planted_fault_is_found_at_once(tmp_path):
     for message in MESSAGES:
         assert re.search(message, text), message
     assert "'sound'" not in text and "Traceback" not in text
+
+
+def test_a_base_of_one_unit_is_refused_before_work(tmp_path):
+    config = planted(tmp_path, ["single"])
+    with pytest.raises(ConfigError, match="of its 1 units, 1 are active .* a space needs two"):
+        run_until("check", config, tmp_path / "run", Console(quiet=True))
 
 
 def test_a_sound_series_is_shown(tmp_path):

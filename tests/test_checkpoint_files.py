@@ -67,6 +67,10 @@ FILES = {
     "a part of clip": under("module.visual.") | {"module.logit_scale": torch.ones(1)},
     "a part of a model with a head": under("backbone.") | {"head.weight": torch.ones(2)},
     "averaged": {"n_averaged": torch.tensor(5), **under("module.")},
+    "weights and ema in one": STATE
+    | {f"ema.{name}": tensor for name, tensor in network(1).state_dict().items()},
+    "weights and ema in one module": under("net.")
+    | {f"net.ema.{name}": tensor for name, tensor in STATE.items()},
     "weights and ema": {"model": STATE, "model_ema": network(1).state_dict()},
     "timm": {"state_dict": STATE, "state_dict_ema": network(1).state_dict(), **BESIDE},
     "only ema fits": {"model": {"0.weight": torch.ones(1)}, "ema": STATE},
@@ -321,6 +325,15 @@ def test_one_tensor_under_two_names_is_stored_once(tmp_path):
     model = Tied()
     save_model(model, tmp_path / "w.safetensors")
     assert same(load_weights(Tied(), tmp_path / "w.safetensors"), model.state_dict())
+
+
+def test_tensors_that_are_one_in_the_architecture_must_be_equal():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    apart = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model[1].weight = model[0].weight
+    with pytest.raises(CheckpointError, match="0.weight and 1.weight are one tensor in the archit"):
+        fill(model, apart, "w")
+    fill(model, apart | {"1.weight": apart["0.weight"]}, "w")
 
 
 def test_torchscript_is_no_damaged_file(tmp_path):

@@ -1,3 +1,4 @@
+import os
 import struct
 import unicodedata
 import warnings
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from rich.console import Console
 
 from analysis.run.images import images as images_table
@@ -236,6 +237,24 @@ def sixteen_bits_a_colour(path):
     return (255, 0, 128)
 
 
+def of_twelve_bits(path):
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(path, format="PNG")
+    return (16, 16, 16)
+
+
+def of_another_profile(path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = profile.replace("sRGB".encode("utf-16-be"), "Wide".encode("utf-16-be"))
+    Image.new("RGB", (8, 8), (9, 99, 199)).save(path, icc_profile=other.replace(b"sRGB", b"Wide"))
+    return (9, 99, 199)
+
+
+def of_this_profile(path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (8, 8), (9, 99, 199)).save(path, icc_profile=profile)
+    return (9, 99, 199)
+
+
 def two_colours(path):
     Image.new("1", (8, 8), 1).save(path, format="PNG")
     return (255, 255, 255)
@@ -251,6 +270,9 @@ def two_colours(path):
         (animated, "webp", "several frames or pages, only the first is used"),
         (many_pages, "TIFF", "several frames or pages, only the first is used; 16 bits or "),
         (sixteen_bits_a_colour, "png", "16 bits or floating point, scaled to 8 bits"),
+        (of_twelve_bits, "png", "16 bits or floating point, scaled to 8 bits; nearly black once "),
+        (of_another_profile, "png", "a colour profile other than sRGB, ignored"),
+        (of_this_profile, "jpg", ""),
         (two_colours, "png", ""),
     ],
 )  # fmt: skip
@@ -285,6 +307,25 @@ def test_files_that_are_no_images_are_named_for_what_they_are(name, tmp_path):
         images.pixels(0, View(8, 8))
     (fault,) = image_remarks(images)["fault"]
     assert name in fault
+
+
+def test_a_file_that_is_cut_off_is_named_before_work(tmp_path):
+    (tmp_path / "a").mkdir()
+    for form in ("jpg", "png", "webp", "tif"):
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path := tmp_path / "a" / f"1.{form}")
+        path.write_bytes(path.read_bytes()[:-400])
+    assert (image_remarks(folder_images(tmp_path))["fault"] != "").all()
+
+
+def test_names_that_are_no_unicode_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    try:
+        (tmp_path / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes Unicode alone")
+    with pytest.raises(ValueError, match=r"names that are not UTF-8: '\\udcff.png'"):
+        folder_images(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["png", "jpg", "gif", "tif", "webp", "bmp"])

@@ -19,6 +19,7 @@ from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes
 from harness.networks.sources import FolderSource
 from harness.networks.wrappers import usable
+from harness.records import Checkpoint
 from harness.registry import UserCodeError
 from harness.stages.check import problems
 
@@ -132,6 +133,11 @@ class Reentrant(Around):
         return torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=True)
 
 
+class GradMode(Around):
+    def forward(self, x):
+        return super().forward(x) * (2 if torch.is_grad_enabled() else 1)
+
+
 class Exits(Around):
     def forward(self, x):
         raise SystemExit("no licence")
@@ -166,6 +172,7 @@ REFUSED = {
     "squeezed": (Squeezed, r"batch of one image: a `squeeze` takes its dimension away"),
     "infinite": (Infinite, "outputs are NaN or infinite"),
     "reentrant": (Reentrant, "use_reentrant.*; pass use_reentrant=False"),
+    "grad mode": (GradMode, "outputs with gradients differ from those without"),
     "exits": (Exits, "failed: SystemExit: no licence"),
     "a map of outputs": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)),
@@ -359,7 +366,9 @@ def test_a_problem_names_its_checkpoint_once(run):  # noqa: F811
     table = pd.DataFrame([check(run, TwoInputs())])
 
     images = SimpleNamespace(classes=("a",), labels=[0, 0])
-    config = SimpleNamespace(probe=SimpleNamespace(k=1), series=[])
+    config = SimpleNamespace(
+        base_checkpoint=lambda: Checkpoint("mine", 2), probe=SimpleNamespace(k=1), series=[]
+    )
     (text,) = problems(SimpleNamespace(test_images=images, config=config, run=run), table)
     assert text.count("series 'mine'") == 1 and text.startswith("series 'mine', epoch 1")
 
@@ -373,7 +382,9 @@ def test_what_is_wrong_with_all_files_is_said_once(run, tmp_path):  # noqa: F811
         for epoch, path in source.files().items()
     ]
     images = SimpleNamespace(classes=("a",), labels=[0, 0])
-    config = SimpleNamespace(probe=SimpleNamespace(k=1), series=[source])
+    config = SimpleNamespace(
+        base_checkpoint=lambda: Checkpoint("mine", 2), probe=SimpleNamespace(k=1), series=[source]
+    )
     plan = SimpleNamespace(test_images=images, config=config, run=run)
     (text,) = problems(plan, pd.DataFrame(rows))
     assert text == f"series 'mine', epochs 1, 2: checkpoint {tmp_path}/model-1.pth is empty"

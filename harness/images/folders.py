@@ -21,11 +21,15 @@ from PIL import Image
 from harness.artifacts import Artifact, Run
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SUFFIXES, content, read_shards, shard_files
+from harness.text import listed
 
 #: What folders of a whole data set are called, which hold a folder a class each.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "probe"}
 
 ORIENTATION = 0x0112  # EXIF's number of it
+
+#: How whole JPEG, PNG and GIF files end.
+ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;")
 
 #: What is listed while `listed_once` lasts.
 _listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None] = ContextVar(
@@ -89,6 +93,8 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"classes: name one of them for each split, e.g. {root / min(present)}"
         )
     problems = []
+    if misnamed := [ascii(name) for name in folders if not _is_unicode(name)]:
+        problems.append(f"image folder {root}: names that are not UTF-8: {listed(misnamed, 4)}")
     if len(present) < len(folders):
         problems.append(f"image folder {root} has two class folders whose names look the same")
     if missing := sorted(set(names) - set(present)):
@@ -109,6 +115,8 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             empty.append(name)
         paths += files
         labels += [label] * len(files)
+    if misnamed := [ascii(path.name) for path in paths if not _is_unicode(path.name)]:
+        problems.append(f"image folder {root}: names that are not UTF-8: {listed(misnamed, 4)}")
     if empty:
         what = "class folder" if len(empty) == 1 else "class folders"
         problems.append(
@@ -132,7 +140,12 @@ def walk(folder: Path) -> list[Path]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.exists())
+    return sorted(path for path in files if path.is_file())
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether it was read as it is written: bytes that are no UTF-8 become surrogates."""
+    return not re.search("[\ud800-\udfff]", name)
 
 
 def left_out(root: Path) -> Counter[str]:
@@ -149,8 +162,8 @@ def left_out(root: Path) -> Counter[str]:
                 continue
             if name.startswith("."):
                 counts["hidden file"] += 1
-            elif not path.exists():
-                counts["broken link"] += 1
+            elif not path.is_file():
+                counts["broken link" if path.is_symlink() else "no regular file"] += 1
             elif Path(place) == root:
                 counts["file outside the class folders"] += 1
             elif path.suffix.lower() not in SUFFIXES:
@@ -202,17 +215,22 @@ def _look(path: Path) -> tuple[str, str, str]:
         file = content(path)
         with Image.open(BytesIO(file)) as image:
             more_bits = image.mode.startswith(("I", "F"))
+            profile = image.info.get("icc_profile", b"sRGB").replace(b"\0", b"")
             cut_bits = re.search(";16[BLN]", str(image.tile))  # of RGB, Pillow keeps the high bytes
             kinds = {
                 "several frames or pages, only the first is used": getattr(image, "n_frames", 1)
                 > 1,
                 "16 bits or floating point, scaled to 8 bits": more_bits or cut_bits,
                 "transparent pixels, shown on white": has_alpha(image),
-                "CMYK, converted to RGB": image.mode == "CMYK",
-                "turned upright by its EXIF data": image.getexif().get(ORIENTATION, 1) > 1,
+                f"{image.mode}, converted to RGB": image.mode in ("CMYK", "LAB", "HSV"),
+                "turned upright by its EXIF data": image.getexif().get(ORIENTATION) in range(2, 9),
+                "a colour profile other than sRGB, ignored": b"sRGB" not in profile,
             }
             if more_bits:  # their range must be known
-                as_rgb(image)
+                scaled = np.asarray(as_rgb(image))
+                kinds["nearly black once scaled, of fewer bits than its type"] = scaled.max() < 32
+            elif not file.endswith(ENDINGS):
+                image.load()  # it may be cut off
             remarks = "; ".join(kind for kind, holds in kinds.items() if holds)
         return remarks, "", hashlib.sha256(file).hexdigest()
     except Exception as error:  # a damaged file can raise anything

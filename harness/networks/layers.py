@@ -127,7 +127,10 @@ def _layer(
     if not value.is_floating_point():
         raise ValueError(f"layer {name!r} puts out {value.dtype}; real numbers can be used")
     if len(shape) not in (2, 3, 4):
-        raise ValueError(f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used")
+        raise ValueError(
+            f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used: name others, "
+            f"layers = [...]"
+        )
     sequence_first = axis == 1 and len(shape) == 3
     if axis != 0 and not sequence_first:
         raise ValueError(
@@ -140,7 +143,7 @@ def _layer(
     if last is None:
         last = _is_channels_last(name, site, shape, passes)
     channels, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-    height, width, extra = _grid(spatial, passes.two)
+    height, width, extra = _grid(spatial, passes.two, last)
     behind = _tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
         name=name,
@@ -176,8 +179,9 @@ def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
     return 0
 
 
-def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
-    """Height and width of a map, and how many tokens before it have no position in the image."""
+def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int]:
+    """Height and width of a map, and how many tokens before it have no position in the image; a
+    one-dimensional convolution's map that is no tokens is a column."""
     if len(spatial) != 1:
         return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
     if (grid := token_grid(spatial[0], watched)) is not None:
@@ -185,27 +189,35 @@ def _grid(spatial: Shape, watched: Watched) -> tuple[int, int, int]:
     # cut by other means than a convolution: a square, after a class token and perhaps another
     side = math.isqrt(spatial[0])
     extra = spatial[0] - side**2
-    return (side, side, extra) if side > 3 and extra <= 2 else (spatial[0], 1, 0)
+    if not tokens or side <= 3 or extra > 2:
+        return spatial[0], 1, 0
+    logger.info(
+        "%d tokens that no convolution has cut are taken for a map of %d × %d after %d others",
+        *(spatial[0], side, side, extra),
+    )
+    return side, side, extra
 
 
 def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bool:
     """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
-    if len(shape) == 3:
-        return True  # tokens
     if len(shape) == 2:
         return False
-    if shape[2] == shape[3] != shape[1]:
+    if len(shape) == 4 and shape[2] == shape[3] != shape[1]:
         return False
-    if shape[1] == shape[2] != shape[3]:
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
         return True
-    if (tall := shape_in(passes.tall, site)) is not None:
+    tall = shape_in(passes.tall, site)
+    if tall is not None and sorted(tall) != sorted(shape):
         return tall[1] != shape[1]
     # the network takes one size alone: what the layer's map was made by tells, too
     modules = passes.two.modules
     for earlier in reversed(list(modules)[: list(modules).index(site.module) + 1]):
         output = modules[earlier].output
-        if modules[earlier].layout is not None and output is not None and output.dim() == 4:
-            return bool(modules[earlier].layout)
+        if modules[earlier].layout is None or output is None or output.dim() != len(shape):
+            continue
+        return bool(modules[earlier].layout)
+    if len(shape) == 3:
+        return True  # tokens
     raise ValueError(
         f"layer {name!r} puts out shape {shape}: cannot tell which dimension holds its channels; "
         f'say it in the series: channels_last = {{ "{name}" = false }}'

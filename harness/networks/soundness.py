@@ -83,6 +83,12 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
                 reached = torch.autograd.grad(outputs.sum(), maps, allow_unused=True)
     if outputs.is_inference():
         raise ValueError(INFERENCE)
+    plain = _outputs(model, batch)
+    if (outputs.detach() - plain).abs().max() > TOLERANCE * plain.abs().max():
+        raise ValueError(
+            "its outputs with gradients differ from those without: importance would be measured on "
+            "another network than the neurons; let nothing depend on torch.is_grad_enabled()"
+        )
     doubtful = [layer for layer, grad in zip(layers, reached, strict=True) if grad is None]
     if not doubtful:
         return outputs
@@ -96,8 +102,9 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     if cut:
         raise ValueError(
             f"no gradient comes from the output to {', '.join(cut[:4])}, on which it depends: "
-            f"behind it, values are detached (.detach(), .data, numpy), so that its importance "
-            f"cannot be measured; take that out, or name the layers behind it: layers = [...]"
+            f"behind it, values are detached (.detach(), .data, numpy, or torch.utils.checkpoint "
+            f"with use_reentrant=True), so that its importance cannot be measured; take that out, "
+            f"or name the layers behind it: layers = [...]"
         )
     return outputs
 

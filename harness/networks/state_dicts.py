@@ -175,14 +175,15 @@ def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
     """What of a state dict fits exactly: all of it, or what stands below a prefix."""
     for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
         names = {_without(name, wrappers): name for name in state}
-        parts = []
+        parts: list[Part] = []
         if len(names) < len(state):  # two names have become one
             continue
-        for prefix in _prefixes(names, wanted):
+        for prefix in reversed(_prefixes(names, wanted)):
+            others = tuple(part.prefix for part in parts)  # a whole network beside it
             tensors = {
                 name.removeprefix(prefix): state[original]
                 for name, original in names.items()
-                if name.startswith(prefix)
+                if name.startswith(prefix) and not name.startswith(others)
             }
             tensors = _with_shared(tensors, wanted)
             if not _problems(tensors, wanted):
@@ -190,11 +191,9 @@ def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
                 kept = {name: tensors[name] for name in tensors if name in wanted}
                 inside = {part for name in names.keys() ^ state.keys() for part in name.split(".")}
                 removed = tuple(sorted(inside & wrappers))
-                parts.append(Part(key, prefix, kept, unused, removed))
-                if not prefix:
-                    return parts
+                parts.insert(0, Part(key, prefix, kept, unused, removed))
         if parts:
-            return parts
+            return parts if parts[0].prefix else parts[:1]
     return []
 
 
@@ -237,6 +236,15 @@ def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
             if name in tensors
             and not name.endswith(UNUSED_IN_EVALUATION)
             and not _converts(tensors[name], wanted[name])
+        ),
+        *(
+            f"{' and '.join(names)} are one tensor in the architecture, and differ"
+            for names in _names_of_storage(wanted).values()
+            if any(
+                name in tensors and not torch.equal(tensors[name], tensors[names[0]])
+                for name in names[1:]
+                if names[0] in tensors
+            )
         ),
     ]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.artifacts import Run
 from harness.config import Config, refuse
 from harness.images.batches import batch_of
-from harness.images.sets import ImageSet, open_images
+from harness.images.sets import FileImages, ImageSet, open_images
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.budget import FEWEST, resources
 from harness.networks.devices import Device
@@ -111,6 +111,14 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     fits = takes_channels_last(model, batch)
     model = prepared(model, source, fits)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
+    if isinstance(images, FileImages):
+        stated = "crop" in source.model_fields_set
+        logger.info(
+            "images are resized to a shorter side of %d px, of which the central %d × %d px are "
+            "used%s",
+            *(source.resize, source.crop, source.crop),
+            "" if stated else " (the default; set resize and crop to what the network had)",
+        )
     device = resources().device
     model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
     with device.computing():
@@ -125,6 +133,7 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     return {
         "layers": len(layers),
         "units": units,
+        "active": _count_active(model, layers, shown),
         "outputs": logits.shape[1],
         "images": len(rows),
         "accuracy": accuracy,
@@ -151,6 +160,14 @@ def _say_precision(
         "units the same strongest image",
         *(device.precision, len(batch), int(images), 100 * float(units)),
     )
+
+
+def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> int:
+    """How many units some image makes positive."""
+    keep = ActivationRecorder(model, layers, lambda maps, la: la.strength(maps).amax((0, 2)) > 0)
+    with borrowed(model), torch.inference_mode(), resources().device.computing(), keep as record:
+        run_network(model, batch, "to count its active units")
+    return sum(int(active.sum()) for active in record.kept.values())
 
 
 def _strongest_image(maps: Tensor, layer: Layer) -> Tensor:
@@ -281,6 +298,14 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     for (series, _), (text, those) in epochs.items():
         noun = "epoch" if len(those) == 1 else "epochs"
         texts.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
+    base = plan.config.base_checkpoint()
+    for row in rows[(rows["series"] == base.series) & (rows["epoch"] == base.epoch)].itertuples():
+        if row.problem == "" and row.active < 2:
+            texts.append(
+                f"series {base.series!r}, epoch {base.epoch}, the base of the semantic space: of "
+                f"its {row.units:.0f} units, {row.active:.0f} are active on {row.images:.0f} test "
+                f"images, and a space needs two: choose another base, or name more layers"
+            )
     if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
         texts.append(f"probe.k = {k}: there are {count} probe images; lower it, or add images")
     counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
