@@ -157,7 +157,7 @@ def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
 
 
 def _frozen(store: Store, study: str | None) -> list[Study]:
-    """The study as it was served; none where the database is older than that."""
+    """The study as it was served; none of a database without any."""
     query = select(studies.c.content).where(studies.c.hash == study)
     with store.read() as connection:
         content = connection.scalar(query)

@@ -38,15 +38,15 @@ class Places:
 
     def __init__(self, store: Store, study: str, source: Source) -> None:
         self.store, self.study, self.source = store, study, source
+        self._key = {"study": study, "source": source}
 
     def _own(self, table) -> Any:
         return (table.c.study == self.study) & (table.c.source == self.source)
 
     def begin(self, connection: Connection, settings: Recruitment | None) -> None:
         """Take over the settings of recruitment; the places are made on the first time only."""
-        key = {"study": self.study, "source": self.source}
         first = settings or Recruitment()
-        row = {**key, "state": "open", "settings": first.model_dump(mode="json")}
+        row = {**self._key, "state": "open", "settings": first.model_dump(mode="json")}
         if self.store.insert_new(connection, recruitment, row):
             known = connection.scalar(
                 select(func.count()).select_from(places).where(self._own(places))
@@ -72,12 +72,11 @@ class Places:
         connection.execute(update(recruitment).where(self._own(recruitment)).values(values))
 
     def _make(self, connection: Connection, numbers: Iterable[int]) -> None:
-        key = {"study": self.study, "source": self.source}
-        self.store.insert_new(connection, places, [{**key, "place": n} for n in numbers])
+        self.store.insert_new(connection, places, [{**self._key, "place": n} for n in numbers])
 
     def _log(self, connection: Connection, event: str, detail: str) -> None:
-        values = {"study": self.study, "source": self.source, "moment": self.store.clock()}
-        connection.execute(insert(recruitment_log).values(**values, event=event, detail=detail))
+        row = {**self._key, "moment": self.store.clock(), "event": event, "detail": detail}
+        connection.execute(insert(recruitment_log).values(row))
 
     def _recruiting(self, connection: Connection, lock: bool = False) -> Row:
         query = select(recruitment).where(self._own(recruitment))

@@ -195,12 +195,7 @@ class Store:
             "created_at": self.clock(),
             "content": study.model_dump(mode="json"),
         }
-        if not self.insert_new(connection, studies, row):
-            connection.execute(
-                update(studies)
-                .where(studies.c.hash == study.hash, studies.c.content.is_(None))
-                .values(content=row["content"])
-            )
+        self.insert_new(connection, studies, row)
         found = connection.execute(
             select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
         ).one()
@@ -283,13 +278,9 @@ class Store:
     ) -> dict[str, Any]:
         """Write a step, renew the lease; the row as it is now."""
         moment = self.clock()
-        values = asdict(progress)
-        values["feedback"] = more.pop("feedback", None)
-        values |= {
-            "shown_at": moment,
-            "lease_until": moment + timedelta(minutes=lease_minutes),
-            **more,
-        }
+        lease = moment + timedelta(minutes=lease_minutes)
+        values = asdict(progress) | {"feedback": None, "shown_at": moment, "lease_until": lease}
+        values |= more
         if progress.status == "finished":
             values["finished_at"] = moment
         self.update(connection, row["study"], row["participant"], **values)

@@ -52,31 +52,26 @@ class Keys:
         return list(zip(answers, keys, strict=True))
 
 
-def _templates() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "markdown": markdown,
-        "inline": lambda text: Markup(as_html(text, inline=True)),
-        "prolific_return": prolific_return,
-    }
-    made.globals |= {
-        "images": IMAGES,
-        "text_limit": TEXT_LIMIT,
-        "asked_at": ASKED,
-        "ends": ENDS,
-        "reasons": REASONS,
-        "appears": shown,
-    }
-    return made
-
-
-_TEMPLATES = _templates()
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {
+    "markdown": markdown,
+    "inline": lambda text: Markup(as_html(text, inline=True)),
+    "prolific_return": prolific_return,
+}
+_TEMPLATES.globals |= {
+    "images": IMAGES,
+    "text_limit": TEXT_LIMIT,
+    "asked_at": ASKED,
+    "ends": ENDS,
+    "reasons": REASONS,
+    "appears": shown,
+}
 
 
 class View:

@@ -12,9 +12,7 @@ import numpy as np
 TYPES = {
     "<f4": "Float32Array",
     "<i4": "Int32Array",
-    "<u4": "Uint32Array",
     "<i2": "Int16Array",
-    "<u2": "Uint16Array",
     "|u1": "Uint8Array",
 }
 

@@ -168,7 +168,8 @@ def strips(run: Run) -> Figure | None:
         deep = [album.depth(series, layer) >= LEAST_DEPTH for layer in moved["layer"]]
         moved = moved[deep].sort_values("displacement", ascending=False, kind="stable")
         share = STRIPS // len(series_names) or 1
-        for evolution in _spread(moved, share).itertuples():
+        # not more than two of a layer, so that one layer does not fill the figure
+        for evolution in moved.groupby("layer").head(2).head(share).itertuples():
             line = []
             for epoch in epochs:
                 neuron = (series, epoch, evolution.layer, evolution.channel)
@@ -189,16 +190,6 @@ def strips(run: Run) -> Figure | None:
         f"{space.method} space) between the first trained and the last epoch, at most two per "
         "layer.",
         sheet(rows),
-    )
-
-
-def _spread(moved: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The first rows, not more than two of a layer, so that one layer does not fill the figure."""
-    return (
-        moved.groupby("layer", sort=False)
-        .head(2)
-        .sort_values("displacement", ascending=False, kind="stable")
-        .head(count)
     )
 
 

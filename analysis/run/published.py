@@ -16,8 +16,6 @@ from harness.results import REVERSION, has_results, read_results
 SPACE, SCORE = "sgns", "sign_t"
 BINS = ["q1", "q2", "q3", "q4"]
 COLUMNS = [*PAIR, "images", "outcome"]
-#: Two rows that are the same numbers under two names; one of them is a copying error.
-SUSPECT = {("vgg16_0.01", 5, 21, "test"), ("vgg16_0.01", 21, 207, "train")}
 
 
 def published() -> pd.DataFrame:
@@ -25,12 +23,7 @@ def published() -> pd.DataFrame:
     top5), q1 to q4, random, before, suspect."""
     path = files("analysis") / "run" / "data" / "published_reversion.csv"
     with path.open(encoding="utf-8") as file:
-        table = pd.read_csv(file, comment="#").rename(columns={"split": "images"})
-    names = table.pop("series").str.extract(r"^(.*)-(\d+)-(\d+)$").set_axis(PAIR, axis=1)
-    table = names.astype({"epoch_from": int, "epoch_to": int}).join(table)
-    table["outcome"] = table["outcome"].replace({"topk": "top5"})
-    keys = table[[*PAIR, "images"]].itertuples(index=False, name=None)
-    return table.assign(suspect=[key in SUSPECT for key in keys])
+        return pd.read_csv(file, comment="#")
 
 
 def beside(records: pd.DataFrame) -> pd.DataFrame:
