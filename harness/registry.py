@@ -133,7 +133,7 @@ def _place(error: BaseException) -> str:
 
 def plugin_identity(name: str) -> str:
     """What a plug-in is for a fingerprint: its name and, of a user's own, the source of its module
-    and of all modules of the same package (or folder) that this imports."""
+    and of all modules of the same package, or below the same folder, that this imports."""
     module, colon, _ = name.partition(":")
     if not colon:
         return name
@@ -146,7 +146,7 @@ def plugin_identity(name: str) -> str:
 
 
 def _sources(module: str) -> set[Path]:
-    """The source files of a module and of what it imports from its own package or folder."""
+    """The source files of a module and of what it imports that belongs to it."""
     waiting, sources = [module], dict[str, Path]()
     while waiting:
         name = waiting.pop()
@@ -163,7 +163,11 @@ def _sources(module: str) -> set[Path]:
 
 
 def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
-    return name.partition(".")[0] == module.partition(".")[0] or path.parent == first.parent
+    """Whether a module is of the package of the first one, or lies where that lies or below."""
+    if name.partition(".")[0] == module.partition(".")[0]:
+        return True
+    root = first.parents[module.count(".") + (first.name == "__init__.py")]
+    return root in path.parents and not {"site-packages", "dist-packages"} & {*path.parts}
 
 
 def _spec(name: str):

@@ -435,6 +435,27 @@ def test_windows_are_no_maps_of_the_image(merged, why, caplog):
     assert layer.name == "first" and f"({why}): act" in caplog.text
 
 
+class Unfolded(nn.Module):
+    """A map whose rows are places within patches and whose columns are patches (MobileViTv2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.ReLU())
+        self.mix, self.act = nn.Conv2d(6, 6, 1), nn.SiLU()
+
+    def forward(self, x):
+        x = self.first(x)
+        patches = nn.functional.unfold(x, 2, stride=2).unflatten(1, (6, 4))
+        return self.act(self.mix(patches)).mean((2, 3))
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_patches_in_a_row_are_no_map_of_the_image(side, caplog):
+    caplog.set_level("INFO")
+    (layer,) = find_layers(Unfolded(), View(side, side))
+    assert layer.name == "first.1" and "(cut into windows): act" in caplog.text
+
+
 def test_tokens_may_come_before_images():
     class First(nn.Module):
         def __init__(self):

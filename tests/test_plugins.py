@@ -12,6 +12,7 @@ import pytest
 from command_line import say
 
 from analysis import commands
+from harness.registry import plugin_identity
 from tests.synthetic_study import make_responses, make_study, write
 
 NETWORKS = '''
@@ -170,3 +171,23 @@ def test_a_statistic_a_kind_of_question_and_a_similarity_stand_in_the_report(out
     assert set(claims.loc[claims["question"] == "toy_speed", "value"]) == set(medians["value"])
     page = (outside / "results" / "report.html").read_text()
     assert "Median seconds" in page and "toy_study:same_letter" in page
+
+
+def test_a_plug_in_changes_with_the_modules_of_its_folder(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_parts" / "deep").mkdir(parents=True)
+    files = {
+        "own_nets.py": "import numpy\nfrom own_parts.deep import blocks\nimport own_other\n",
+        "own_parts/deep/blocks.py": "from ..more import f\n",
+        "own_parts/more.py": "f = 1\n",
+        "own_other.py": "",
+        "own_apart.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = plugin_identity("own_nets:make")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "# changed\n")
+        assert (plugin_identity("own_nets:make") == before) == (name == "own_apart.py"), name
+        (tmp_path / name).write_text(text)
+    assert plugin_identity("own_nets:make") == before

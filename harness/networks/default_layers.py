@@ -55,8 +55,12 @@ def _mixes_tokens(passes: Passes, name: str) -> bool:
 
 def _windows(passes: Passes, name: str) -> bool:
     """A map that was cut into windows (MaxViT): its rows are windows, its columns places within."""
-    shape = passes.two.output(name).shape
-    if len(shape) != 4 or shape[2] == shape[3] or shape[1] == shape[2]:
+    shape, tall = passes.two.output(name).shape, shape_in(passes.tall, Site(name))
+    if len(shape) != 4:
+        return False
+    if tall is not None and tall[3] != shape[3]:  # of a map, that is the width or the channels
+        return True
+    if shape[2] == shape[3] or shape[1] == shape[2]:
         return False
     return not {shape[2:], shape[1:3]} & _grids(passes.two)
 
