@@ -100,11 +100,19 @@ def test_attributes_of_ones_own_images_name_neurons_and_judge_spaces(own, finish
     named = pd.read_parquet(tmp_path / "run" / "probe" / "mine" / "concepts-0020.parquet")
     assert set(named["concept"]) <= {"round", "striped"} and named["iou"].between(0, 1).all()
     assert (tmp_path / "run" / "report" / "tables" / "alignment.csv").exists()
-    (own / "attributes.csv").write_text("\n".join(rows[:-1]) + "\n")
-    assert "have no row for" in run(tmp_path / "run", config, "report", ValueError)
-    (own / "attributes.csv").write_text("\n".join([rows[0], *(r + "0" for r in rows[1:])]))
-    told = run(tmp_path / "run", config, "report", ValueError)
-    assert "column 'striped' holds something other than 0 and 1" in told
+    alone = {row.rpartition("/")[2].partition(",")[0]: row.rpartition("/")[2] for row in rows}
+    faults = {
+        "have no row for": rows[:-1],
+        "have several rows for": [*rows, rows[1]],
+        "more of their paths": [rows[0], *[text for text in alone.values() if "." in text]],
+        "column 'striped' holds something other than 0 and 1": [
+            rows[0],
+            *(row + "0" for row in rows[1:]),
+        ],
+    }
+    for message, lines in faults.items():
+        (own / "attributes.csv").write_text("\n".join(lines) + "\n")
+        assert message in run(tmp_path / "new", config, "check", ValueError)
 
 
 def broken_image(root):

@@ -24,6 +24,7 @@ from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
 from harness.records import NEURON
+from harness.text import listed
 
 TOP_SHARE = 0.005
 #: Most bytes of the ranks that attributes are compared with at a time.
@@ -223,7 +224,8 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
         bool [images, attributes] in the images' order, names.
 
     Raises:
-        ValueError: no such file, no `path` column, values other than 0 and 1, images without a row.
+        ValueError: no such file, no `path` column, values other than 0 and 1, images without a row
+            or with several, rows of several images.
     """
     try:
         table = pd.read_csv(path, dtype={"path": str})
@@ -236,12 +238,20 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
     if not values.isin([0, 1]).all(axis=None):
         bad = next(name for name in names if not values[name].isin([0, 1]).all())
         raise ValueError(f"attributes {path}: column {bad!r} holds something other than 0 and 1")
-    row = {text.strip("/"): number for number, text in enumerate(table["path"])}
-    places = []
+    paths = table["path"].fillna("").str.strip("/")
+    if twice := set(paths[paths.duplicated()]):
+        raise ValueError(f"attributes {path} have several rows for {listed(sorted(twice), 4)}")
+    row = {text: number for number, text in enumerate(paths)}
+    taken: dict[int, Path] = {}
     for image in images.paths:
         ends = ("/".join(image.parts[start:]) for start in range(len(image.parts)))
         place = next((row[end] for end in ends if end in row), None)
         if place is None:
             raise ValueError(f"attributes {path} have no row for {image}")
-        places.append(place)
-    return values.to_numpy(dtype=bool)[places], names
+        if place in taken:
+            raise ValueError(
+                f"attributes {path}: row {paths[place]} fits {taken[place]} and {image}: write "
+                f"more of their paths"
+            )
+        taken[place] = image
+    return values.to_numpy(dtype=bool)[list(taken)], names

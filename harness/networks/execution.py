@@ -230,6 +230,8 @@ class _Traced(Execution):
             with suppress(UserCodeError, ValueError):
                 self._fits = torch.equal(self._start(batch), answer)
             self._fits = bool(self._fits)
+            if self._fits:
+                self._outputs.clear()
         return answer
 
     def _start(self, batch: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from harness.artifacts import Artifact, Run
+from harness.concepts.naming import read_attributes
 from harness.config import Config, DrawnImagesSection, FolderImagesSection, ReportSection
 from harness.images.sets import FileImages, image_index
 from harness.networks.budget import using
@@ -106,7 +107,7 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
             if getattr(section, split) is not None:
                 yield partial(folder_split, section, split)
         if section.attributes is not None:
-            yield partial(_exists, section.attributes)
+            yield partial(_attributes, section, section.attributes)
         if config.evolve.classes is not None:
             yield partial(_classes, config, section)
     for source in config.series:
@@ -120,9 +121,9 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(import_attribute, name, "exhibit")
 
 
-def _exists(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"images.attributes: {path} does not exist")
+def _attributes(section: FolderImagesSection, path: Path) -> None:
+    if not any(_failures(partial(folder_split, section, "test"))):
+        read_attributes(path, folder_split(section, "test"))
 
 
 def _classes(config: Config, section: FolderImagesSection) -> None:
