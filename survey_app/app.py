@@ -25,47 +25,47 @@ _SHELL = f"""<style>
 </style>"""
 
 
-def _page(known) -> dict:
+def _page(survey) -> dict:
     """The visitor's page; an open link gets its id, which stays in the address."""
     if PREVIEW in os.environ and "page" in st.query_params:
-        return preview.page(known, st.query_params["page"])
+        return preview.page(survey, st.query_params["page"])
     try:
-        visitor = known.visitor(st.query_params)
+        visitor = survey.visitor(st.query_params)
         if visitor is None:
-            st.query_params["p"] = known.new_link()
-            visitor = known.visitor(st.query_params)
-        return known.view.preview() if visitor.preview else known.welcome(visitor)
+            st.query_params["p"] = survey.new_link()
+            visitor = survey.visitor(st.query_params)
+        return survey.view.preview() if visitor.preview else survey.welcome(visitor)
     except BadAddress as error:
-        return known.view.message(error.message(known.view.words))
+        return survey.view.message(error.message(survey.view.words))
 
 
-def _patient(known) -> dict:
+def _patient(survey) -> dict:
     """The page, through a short absence of the database; else a word about it."""
     for _ in range(ATTEMPTS):
         try:
-            return _page(known)
+            return _page(survey)
         except SQLAlchemyError:
             time.sleep(1)
-    words = known.view.words
-    return known.view.message(
+    words = survey.view.words
+    return survey.view.message(
         words("The survey cannot be reached at the moment. Nothing is lost: please reload in a "
               "minute.")
     )  # fmt: skip
 
 
 def main() -> None:
-    known = service()
-    st.set_page_config(page_title=known.study.title, page_icon="🔎", layout="centered")
+    survey = service()
+    st.set_page_config(page_title=survey.study.title, page_icon="🔎", layout="centered")
     component = st.components.v2.component(
         "conceptevo_page",
         html=Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
-            language=known.view.words.language, direction=known.view.words.direction
+            language=survey.view.words.language, direction=survey.view.words.direction
         ),
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
         js=(_HERE / "page.js").read_text(encoding="utf-8"),
     )
     st.html(_SHELL)
-    component(data={**_patient(known), "words": known.view.browser()}, key="page")
+    component(data={**_patient(survey), "words": survey.view.browser()}, key="page")
 
 
 main()

@@ -207,8 +207,8 @@ def simulate(
         ):
             ends[end] += 1
             status.update(f"simulating: {number + 1} of {participants}")
-    told = ", ".join(f"{count} {end}" for end, count in ends.most_common())
-    console.print(f"{participants} simulated participants: {told}")
+    counts = ", ".join(f"{count} {end}" for end, count in ends.most_common())
+    console.print(f"{participants} simulated participants: {counts}")
 
 
 AnyDatabase = Annotated[

@@ -55,16 +55,16 @@ def _allowed() -> bool:
 
 
 def _study() -> None:
-    known = service()
-    st.title(known.study.title)
-    st.text(f"Study {known.study.hash}")
-    found = sources(known.store)
-    if not found:
+    survey = service()
+    st.title(survey.study.title)
+    st.text(f"Study {survey.study.hash}")
+    available = sources(survey.store)
+    if not available:
         st.info("Nobody has arrived yet.")
         return
-    source = st.segmented_control("Source", found, default=found[0]) or found[0]
-    answers, people = tables(known.store, source, known.study.hash)
-    places = Places(known.store, known.study.hash, cast(Source, source)).counts()["places"]
+    source = st.segmented_control("Source", available, default=available[0]) or available[0]
+    answers, people = tables(survey.store, source, survey.study.hash)
+    places = Places(survey.store, survey.study.hash, cast(Source, source)).counts()["places"]
     people = people.assign(excluded=people["participant"].isin(_inattentive(answers)))
     st.subheader("Participants")
     st.dataframe(people_flow(people, places), hide_index=True)
@@ -73,7 +73,7 @@ def _study() -> None:
     st.subheader("Answers per condition")
     st.dataframe(per_condition(answers), hide_index=True)
     st.subheader("Answers per trial, against quota")
-    st.dataframe(per_trial(answers, known.study, places), hide_index=True)
+    st.dataframe(per_trial(answers, survey.study, places), hide_index=True)
     comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]
     if len(comments):
         st.subheader("Comments")
@@ -81,7 +81,7 @@ def _study() -> None:
             st.text(comment)
     st.subheader("Submissions")
     st.caption("With the platform's ids: for payment and complaints, never beside the answers.")
-    paid = submissions(known.store, source, known.study.hash)
+    paid = submissions(survey.store, source, survey.study.hash)
     st.dataframe(paid.drop(columns=["study", "participant"]), hide_index=True)
     downloads = {"responses": answers, "participants": people.drop(columns="excluded")}
     for column, (name, frame) in zip(st.columns(2), downloads.items(), strict=True):

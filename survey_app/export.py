@@ -39,8 +39,8 @@ def tables(
         query = select(table).where(table.c.source == source)
         if study is not None:
             query = query.where(table.c.study == study)
-        found = connection.execute(query.order_by(*(table.c[name] for name in order)))
-        return [dict(row) for row in found.mappings()]
+        result = connection.execute(query.order_by(*(table.c[name] for name in order)))
+        return [dict(row) for row in result.mappings()]
 
     # One transaction: nobody may answer between one table and the other.
     with store.read() as connection:
@@ -89,13 +89,13 @@ def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, st
     Raises:
         ValueError: several are there and none was named, or there is no such study.
     """
-    found = sources(store)
-    if source is None and len(found) > 1:
+    available = sources(store)
+    if source is None and len(available) > 1:
         raise ValueError(
-            f"the database holds answers of {', '.join(found)}, which must not be mixed; "
+            f"the database holds answers of {', '.join(available)}, which must not be mixed; "
             f"name one with --source"
         )
-    source = source or (found[0] if found else "human")
+    source = source or (available[0] if available else "human")
     with store.read() as connection:
         titles = dict(connection.execute(select(studies.c.hash, studies.c.title)).all())
         held = select(participants.c.study).where(participants.c.source == source).distinct()

@@ -31,12 +31,12 @@ def fits(password: str, stored: str) -> bool:
         expected = bytes.fromhex(digest)
         if kind != "scrypt":
             raise ValueError(kind)
-        found = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), **_COST)
+        computed = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), **_COST)
     except ValueError as error:
         raise ValueError(
             f"{VARIABLE} is not a hash; make one with `conceptevo survey-password`"
         ) from error
-    return hmac.compare_digest(found, expected)
+    return hmac.compare_digest(computed, expected)
 
 
 class LockedOut(Exception):
@@ -110,13 +110,13 @@ class Guard:
 def network_of(address: str) -> str:
     """An IPv4 address itself, the /64 network of an IPv6 one; any other text as it stands."""
     try:
-        found = ip_address(address)
+        ip = ip_address(address)
     except ValueError:
         return address
-    if isinstance(found, IPv4Address):
-        return str(found)
-    mapped = found.ipv4_mapped
-    return str(mapped or ip_network((found, 64), strict=False))
+    if isinstance(ip, IPv4Address):
+        return str(ip)
+    mapped = ip.ipv4_mapped
+    return str(mapped or ip_network((ip, 64), strict=False))
 
 
 #: Of this process: a Streamlit script is run anew for every visitor, a module is not.

@@ -80,13 +80,13 @@ class Places:
 
     def _recruiting(self, connection: Connection, lock: bool = False) -> Row:
         query = select(recruitment).where(self._own(recruitment))
-        found = connection.execute(query.with_for_update() if lock else query).first()
-        if found is None:
+        row = connection.execute(query.with_for_update() if lock else query).first()
+        if row is None:
             raise ValueError(
                 f"study {self.study} was never served for source {self.source!r} from this "
                 f"database; serve it first, or name another --source"
             )
-        return found
+        return row
 
     def settings(self, connection: Connection) -> Recruitment:
         """As last served. Raises ValueError where the study was never served."""
@@ -145,11 +145,11 @@ class Places:
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        found = connection.execute(stale).first()
-        if found is None:
+        row = connection.execute(stale).first()
+        if row is None:
             return None
-        self._end(connection, found.participant, "timed_out")
-        return found.place
+        self._end(connection, row.participant, "timed_out")
+        return row.place
 
     def _end(self, connection: Connection, participant: str, reason: str) -> None:
         code = self.settings(connection).codes.expired
@@ -287,8 +287,8 @@ class Places:
             groups = (participants.c.status, ""), (turned_away.c.reason, "turned away: ")
             for column, prefix in groups:
                 query = select(column, func.count()).where(self._own(column.table))
-                found = connection.execute(query.group_by(column).order_by(column))
-                counts |= {f"{prefix}{name}": n for name, n in found}
+                numbers = connection.execute(query.group_by(column).order_by(column))
+                counts |= {f"{prefix}{name}": n for name, n in numbers}
         return counts
 
     def log(self) -> list[dict[str, Any]]:

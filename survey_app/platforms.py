@@ -7,7 +7,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from survey_app.signed_links import BadAddress, read_link
@@ -53,12 +53,12 @@ def arrival(
             of another study; an open link's id was not made here; or the study takes nobody who
             comes in this way.
     """
-    found = _visitor(parameters, secret, entry)
-    if (found.platform if found else "open") not in entry.platforms:
+    visitor = _visitor(parameters, secret, entry)
+    if (visitor.platform if visitor else "open") not in entry.platforms:
         raise BadAddress(
             N_("This study cannot be opened by this link. Please start from where you found it.")
         )
-    return found
+    return visitor
 
 
 def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arrival | None:
@@ -88,8 +88,7 @@ def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
     keys = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
     details = {key: _id(parameters, key) for key in keys}
     _check(details, entry, "PROLIFIC_PID", "STUDY_ID", FORMS["prolific"])
-    found = Arrival("prolific", details["PROLIFIC_PID"], details=details)
-    return replace(found, outdated=outdated)
+    return Arrival("prolific", details["PROLIFIC_PID"], outdated=outdated, details=details)
 
 
 def _mturk(parameters: Mapping[str, str], entry: Entry) -> Arrival:

@@ -34,8 +34,8 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
 
 def page(service: Service, name: str) -> dict[str, Any]:
     """One page by name; the list of all where there is none of that name."""
-    found = pages(service)
-    shown = found[name] if name in found else service.view.contents(list(found))
+    every = pages(service)
+    shown = every[name] if name in every else service.view.contents(list(every))
     return shown | {"version": -1, "token": "", "preload": []}
 
 

@@ -11,12 +11,7 @@ import typer
 
 from harness.section import read_text
 from harness.terminal import console
-from survey_app.commands import (
-    Database,
-    check_codes,
-    known_source,
-    served,
-)
+from survey_app.commands import Database, check_codes, known_source, served
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
 

@@ -111,8 +111,8 @@ async def _act(request: Request) -> tuple[str, Response]:
         return "refused", JSONResponse({"error": str(error)}, 422)
     except SQLAlchemyError as error:
         # The database's own word only: a statement's parameters hold answers and ids.
-        told = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        log.warning("not stored, the browser will try again: %s", told)
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        log.warning("not stored, the browser will try again: %s", reason)
         return "failed", JSONResponse({"error": "not stored"}, 503, {"Retry-After": "1"})
     return "done" if done else "repeat", JSONResponse(page, headers={"Cache-Control": "no-store"})
 

@@ -196,10 +196,10 @@ class Store:
             "content": study.model_dump(mode="json"),
         }
         self.insert_new(connection, studies, row)
-        found = connection.execute(
+        own = connection.execute(
             select(studies.c.salt, studies.c.secret).where(studies.c.hash == study.hash)
         ).one()
-        return found.salt, found.secret
+        return own.salt, own.secret
 
     def insert_new(self, connection: Connection, table, rows) -> bool:
         """Insert unless it is there; whether a (first) row was new."""

@@ -33,9 +33,9 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
     if study is not None:
         query = query.where(participants.c.study == study)
     with store.read() as connection:
-        found = [dict(row) for row in connection.execute(query).mappings()]
+        people_rows = [dict(row) for row in connection.execute(query).mappings()]
     rows = []
-    for row in found:
+    for row in people_rows:
         details, start, end = row["details"] or {}, row["consented_at"], row["finished_at"]
         rows.append(
             row

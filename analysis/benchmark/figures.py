@@ -37,7 +37,7 @@ def leaderboard(bench: Bench) -> Figure:
         _interval(axis, y, row, "gap", markerfacecolor="white" if linear else "black")
     axis.axvline(0, color="#777777", linewidth=0.8)
     axis.set_yticks(range(len(frame)), frame["method"])
-    axis.set_xlabel(f"gap: accuracy after {bench.deed} the least − the most important quarter")
+    axis.set_xlabel(f"gap: accuracy after {bench.verb} the least − the most important quarter")
     return Figure(
         "leaderboard",
         "Importance methods by gap",
@@ -54,10 +54,12 @@ def curves(bench: Bench) -> Figure:
     steps = bench.results.about["arms"]["steps"]
     canvas, axes = panels(len(bench.order), 4, (1.9, 1.85), sharex=True, sharey=True)
     for axis, method in zip(axes.flat, bench.order, strict=False):
-        found = measures.curve(wide, method, steps)
-        axis.plot(found["share"], found["most"], "-o", color="black", markersize=3)
-        axis.plot(found["share"], found["least"], "--s", color="#777777", markersize=3)
-        axis.fill_between(found["share"], found["most"], found["least"], color="#dddddd", zorder=0)
+        outcomes = measures.curve(wide, method, steps)
+        axis.plot(outcomes["share"], outcomes["most"], "-o", color="black", markersize=3)
+        axis.plot(outcomes["share"], outcomes["least"], "--s", color="#777777", markersize=3)
+        axis.fill_between(
+            outcomes["share"], outcomes["most"], outcomes["least"], color="#dddddd", zorder=0
+        )
         axis.set_title(method)
     canvas.legend(
         axes[0, 0].get_lines(),
@@ -70,7 +72,7 @@ def curves(bench: Bench) -> Figure:
     canvas.tight_layout()
     return Figure(
         "curves",
-        f"Accuracy while {bench.deed} an increasing share of neurons",
+        f"Accuracy while {bench.verb} an increasing share of neurons",
         "Accuracy, mean over classes and pairs, when an increasing share of the neurons of every "
         "layer is ablated, most or least important first; the measure “area” is the area between "
         "the two curves.",

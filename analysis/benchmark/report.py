@@ -226,13 +226,13 @@ def compare(first: Path, second: Path) -> Table:
     frame = pd.DataFrame({"method": common})
     values, errors, classes = [], [], []
     for bench, name in zip(benches, "AB", strict=True):
-        found, at = bench.clustered("gap"), [bench.methods.index(m) for m in common]
-        table = found.table(bench.methods).loc[common].reset_index(drop=True)
+        gaps, at = bench.clustered("gap"), [bench.methods.index(m) for m in common]
+        table = gaps.table(bench.methods).loc[common].reset_index(drop=True)
         frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
         frame[f"place {name}"] = [bench.order.index(m) + 1 for m in common]
-        values.append(found.value[at])
-        errors.append(found.error[at])
-        classes.append(found.classes[at])
+        values.append(gaps.value[at])
+        errors.append(gaps.error[at])
+        classes.append(gaps.classes[at])
     value = values[1] - values[0]
     low, high, p = comparisons.t_test(value, np.hypot(*errors), np.minimum(*classes))
     ends = {"low": low.clip(-2, 2), "high": high.clip(-2, 2)}  # a gap lies between −1 and 1

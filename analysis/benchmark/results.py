@@ -59,7 +59,7 @@ class Bench:
         ]
 
     @property
-    def deed(self) -> str:
+    def verb(self) -> str:
         """The ablation as a verb, as in "after … the most important quarter"."""
         return "reverting" if self.main == "revert" else "ablating"
 
@@ -162,18 +162,18 @@ class Bench:
         channel's later self; `stability`, the share of five base neighbours that another draw of
         the method's randomness finds, too.
         """
-        found: dict[str, dict[str, pd.Series]] = {}
+        by_task: dict[str, dict[str, pd.Series]] = {}
         run = self.results.run
         concepts, named = run_tables.named_concepts(run), {}
         if concepts is not None and self.spaces:
             shared = shared_concepts(self.spaces, concepts, run_tables.base_checkpoint(run))
             named = neurons_by_methods(shared)
         for space in self.spaces:
-            found.setdefault("identity", {})[space.method] = _identities(space)
+            by_task.setdefault("identity", {})[space.method] = _identities(space)
             stable = _stability(self.results.neighbours, space.method)
             if stable is not None:
-                found.setdefault("stability", {})[space.method] = stable
-        others = {task: pd.DataFrame(columns).dropna() for task, columns in found.items()}
+                by_task.setdefault("stability", {})[space.method] = stable
+        others = {task: pd.DataFrame(columns).dropna() for task, columns in by_task.items()}
         return {f"concept: {group}": values for group, values in named.items()} | others
 
 

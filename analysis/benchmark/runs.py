@@ -144,7 +144,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
     return Table(
         "compare",
         f"Benchmarks of {len(folders)} runs",
-        f"Runs: {', '.join(labels)}. Mean gap (accuracy after {benches[0].deed} the least "
+        f"Runs: {', '.join(labels)}. Mean gap (accuracy after {benches[0].verb} the least "
         f"important quarter minus after the most important one, {benches[0].shown}) over networks "
         "and classes, with its 95 % interval for other networks and other classes (two-way cluster "
         "variance, t); standard deviation, lowest and highest of the runs' own means; difference "

@@ -32,17 +32,17 @@ def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[f
     if "random" not in controls.columns.get_level_values("arm"):
         return {name: (float("nan"), 0) for name in methods}
     null = mean(controls.xs("random", axis=1, level="arm")).dropna().to_numpy()
-    found = {}
+    p_values = {}
     for name in methods:
         mine = mean_of_arm(of_method(wide, name), "q1").to_frame("q1")
         value = float(mean(mine)["q1"])
         if not len(null) or np.isnan(value):
-            found[name] = (float("nan"), len(null))
+            p_values[name] = (float("nan"), len(null))
             continue
         centre = np.append(null, value).mean()  # of all that are exchangeable
         beyond = np.abs(null - centre) >= abs(value - centre) - 1e-12
-        found[name] = ((int(beyond.sum()) + 1) / (len(null) + 1), len(null))
-    return found
+        p_values[name] = ((int(beyond.sum()) + 1) / (len(null) + 1), len(null))
+    return p_values
 
 
 def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:

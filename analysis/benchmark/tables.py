@@ -170,11 +170,11 @@ def ablations(bench: Bench) -> Table | None:
         return None
     frame = pd.DataFrame({"method": bench.order})
     for ablation in bench.ablations:
-        found = bench.clustered("gap", ablation).table(bench.methods).loc[bench.order]
-        frame[ablation] = found["value"].to_numpy()
+        gaps = bench.clustered("gap", ablation).table(bench.methods).loc[bench.order]
+        frame[ablation] = gaps["value"].to_numpy()
         frame[f"{ablation}, 95 %"] = [
             f"{low:+.2f} to {high:+.2f}" + " *" * (bench.linearises(method) == ablation)
-            for method, low, high in zip(bench.order, found["low"], found["high"], strict=True)
+            for method, low, high in zip(bench.order, gaps["low"], gaps["high"], strict=True)
         ]
     return Table(
         "ablations",
@@ -222,11 +222,11 @@ def images_needed(rho: float, images: int) -> float:
 @shelf.table("bench", "stability")
 def reliability(bench: Bench) -> Table:
     rows = []
-    found = bench.results.reliability
-    classes_with = found.groupby("images")["class_id"].nunique()
-    sizes = classes_with.index[classes_with == found["class_id"].nunique()]
+    splits = bench.results.reliability
+    classes_with = splits.groupby("images")["class_id"].nunique()
+    sizes = classes_with.index[classes_with == splits["class_id"].nunique()]
     for method in bench.order:
-        mine = found[found["method"] == method]
+        mine = splits[splits["method"] == method]
         by_class = mine.groupby(["images", "class_id"])["rho"].mean().unstack("images")
         row: dict[str, object] = {"method": method}
         row |= {f"ρ, {size}": by_class[size].mean() if size in by_class else np.nan
@@ -309,9 +309,9 @@ def spaces(bench: Bench) -> Table | None:
     for task, values in bench.space_values.items():
         if values.empty:
             continue
-        found, names = comparisons.clustered_by_layer(values), list(values.columns)
-        frame = found.table(names).sort_values("value", ascending=False, kind="stable")
-        letters = comparisons.letters(list(frame.index), comparisons.differences(found, names))
+        by_layer, names = comparisons.clustered_by_layer(values), list(values.columns)
+        frame = by_layer.table(names).sort_values("value", ascending=False, kind="stable")
+        letters = comparisons.letters(list(frame.index), comparisons.differences(by_layer, names))
         frames.append(
             frame[["value", "low", "high"]]
             .reset_index(names="method")

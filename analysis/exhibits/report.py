@@ -92,10 +92,10 @@ def _numbered(text: str, numbers: Mapping[str, str]) -> str:
         ValueError: the report does not show what a text refers to.
     """
 
-    def number(found: re.Match[str]) -> str:
-        if found[1] not in numbers:
-            raise ValueError(f"a text refers to {found[1]}, which the report does not show: {text}")
-        return numbers[found[1]]
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in numbers:
+            raise ValueError(f"a text refers to {match[1]}, which the report does not show: {text}")
+        return numbers[match[1]]
 
     return re.sub(r"\[((?:figure|table):\w+)\]", number, text)
 

@@ -194,14 +194,14 @@ def _neighbours(source: Source) -> list[dict[str, Any]]:
             continue
         last = int(epochs.max())
         candidates = space.rows(series=name, epoch=last)
-        rows, near = [], []
+        rows, similarities = [], []
         for block in np.array_split(every, max(1, len(every) // 2000)):
-            found = space.nearest(block, candidates, NEIGHBOURS)
-            rows.append(found[0])
-            near.append(found[1])
+            nearest, similarity = space.nearest(block, candidates, NEIGHBOURS)
+            rows.append(nearest)
+            similarities.append(similarity)
         parts.append({"series": source.series.index(name), "epoch": last,
                       "row": whole(np.concatenate(rows).ravel()),
-                      "similarity": real(np.concatenate(near).ravel())})  # fmt: skip
+                      "similarity": real(np.concatenate(similarities).ravel())})  # fmt: skip
     return parts
 
 

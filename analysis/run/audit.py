@@ -66,16 +66,16 @@ def audit_distances(run: Run) -> Figure | None:
     if not run.holds("audit_distances"):
         return None
     arrays = {name: run.arrays(Artifact("audit_distances", (name,))) for name in series_of(run)}
-    shown = {name: found for name, found in arrays.items() if len(found["epochs"]) > 1}
+    shown = {name: own for name, own in arrays.items() if len(own["epochs"]) > 1}
     if not shown:
         return None
     canvas, grid = panels(len(shown), 3, (2.9, 2.7), layout="constrained")
-    for axes, (name, found) in zip(grid.flat, shown.items(), strict=False):
+    for axes, (name, own) in zip(grid.flat, shown.items(), strict=False):
         axes.grid(False)
-        picture = axes.imshow(found["distances"], cmap="cividis")
-        ticks = np.unique(np.linspace(0, len(found["epochs"]) - 1, 8).round().astype(int))
-        axes.set_xticks(ticks, found["epochs"][ticks])
-        axes.set_yticks(ticks, found["epochs"][ticks])
+        picture = axes.imshow(own["distances"], cmap="cividis")
+        ticks = np.unique(np.linspace(0, len(own["epochs"]) - 1, 8).round().astype(int))
+        axes.set_xticks(ticks, own["epochs"][ticks])
+        axes.set_yticks(ticks, own["epochs"][ticks])
         axes.set(title=name, xlabel="epoch", ylabel="epoch")
         canvas.colorbar(picture, ax=axes, shrink=0.8, label="Euclidean distance")
     return Figure(

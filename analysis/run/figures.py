@@ -249,10 +249,9 @@ def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> Cell:
 
 @shelf.figure("run", "space", "alignment")
 def alignment_plot(run: Run) -> Figure | None:
-    found = alignment(run)
-    if found is None:
+    if (exhibit := alignment(run)) is None:
         return None
-    table = found.frame
+    table = exhibit.frame
     groups = list(dict.fromkeys(table["group"]))
     canvas, axes = plt.subplots(figsize=(5.6, 2.9))
     methods = list(dict.fromkeys(table["method"]))
@@ -294,13 +293,13 @@ def reversion_plot(run: Run) -> Figure | None:
     for axes, (key, rows) in zip(grid.flat, pairs, strict=False):
         for index, method in enumerate(methods):
             x = np.arange(len(bins) + 1) + (index - (len(methods) - 1) / 2) * 0.14
-            found = _changes(rows[rows["method"] == method], [*bins, "matched"])
+            means = _changes(rows[rows["method"] == method], [*bins, "matched"])
             style = look(index)
-            axes.plot(x[:-1], found["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
-            _with_intervals(axes, x, found, label=method, **thin, **style)
+            axes.plot(x[:-1], means["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
+            _with_intervals(axes, x, means, label=method, **thin, **style)
         shared = {"color": "#777777", "marker": "_", "label": "independent of the score"}
-        found = _changes(rows[rows["method"] == methods[0]], ["random", "all"])
-        _with_intervals(axes, np.arange(len(arms))[-2:], found, **thin, **shared)
+        means = _changes(rows[rows["method"] == methods[0]], ["random", "all"])
+        _with_intervals(axes, np.arange(len(arms))[-2:], means, **thin, **shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
         axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
@@ -326,7 +325,7 @@ def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
 
 
-def _with_intervals(axes: Axes, x: np.ndarray, found: pd.DataFrame, **style: Any) -> None:
+def _with_intervals(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:
     """Means with intervals at positions x, without lines between them."""
-    reach = [found["mean"] - found["low"], found["high"] - found["mean"]]
-    axes.errorbar(x, found["mean"], yerr=reach, linestyle="none", **style)
+    reach = [means["mean"] - means["low"], means["high"] - means["mean"]]
+    axes.errorbar(x, means["mean"], yerr=reach, linestyle="none", **style)

@@ -302,14 +302,14 @@ def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
     last = classes.quartiles(list(arms.columns))[-1]
     gaps = (arms[last] - arms["q1"]).unstack("method")
     names = list(gaps.columns)
-    found = clustered_by_class(gaps)
-    means = found.table(names).sort_values("value", ascending=False)
+    clustered = clustered_by_class(gaps)
+    means = clustered.table(names).sort_values("value", ascending=False)
     parts = [f"{points(*row[1:4])} by {row[0]}" for row in means.itertuples()]
     text = (
         f"The gap, accuracy after reverting {last} minus accuracy after reverting q1, was "
         f"{joined(parts)} (percentage points, mean over pairs; 95 % CIs over classes)."
     )
-    pairs = differences(found, names)
+    pairs = differences(clustered, names)
     alike = pairs[~(pairs["p"] < ALPHA)]
     if len(alike):
         listed = joined([f"{row.first} and {row.second}" for row in alike.itertuples()])

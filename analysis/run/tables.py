@@ -198,12 +198,12 @@ _STAGES = {
 @shelf.table("run", "supplement")
 def times(run: Run) -> Table | None:
     """The one table that differs between runs of the same configuration."""
-    found = run.seconds()
+    by_kind = run.seconds()
     rows = [
-        {"work": what, "pieces": len(found[kind]), "total, s": sum(found[kind]),
-         "longest, s": max(found[kind])}
+        {"work": what, "pieces": len(by_kind[kind]), "total, s": sum(by_kind[kind]),
+         "longest, s": max(by_kind[kind])}
         for kind, what in _STAGES.items()
-        if kind in found
+        if kind in by_kind
     ]  # fmt: skip
     if not rows:
         return None
