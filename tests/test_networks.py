@@ -316,6 +316,16 @@ def test_classes_that_share_an_output_are_noticed(run):
     assert row["problem"] == "" and "same output to several classes (a = 0, b = 0)" in row["notes"]
 
 
+def test_numbers_that_are_sorted_as_text_are_noticed(run):
+    table = run.table(Artifact("image_index", ("test",)))
+    run.save(
+        Artifact("image_index", ("test",)),
+        table.assign(class_name=table["class_name"].map({"a": "1", "b": "10", "c": "2"})),
+        "x",
+    )
+    assert "if the network has them in the order 1, 2, 10, set" in check(run, small())["notes"]
+
+
 def test_check_finds_nothing_in_a_sound_network(run):
     row = check(run, small())
     assert row["problem"] == "" and row["notes"] == ""

@@ -246,8 +246,8 @@ def _other_archive(path: Path) -> str:
         return ""
     kind = "NumPy arrays" if all(n.endswith(".npy") for n in names) and names else "other files"
     return (
-        f"is an archive of {kind} ({listed(names, 3)}), not of torch.save; save a state_dict() by "
-        f"torch.save"
+        f"is an archive of {kind} ({listed(names, 3)}), not of torch.save; unpack it where one of "
+        f"them is the checkpoint, or save a state_dict() by torch.save"
     )
 
 

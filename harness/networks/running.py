@@ -28,7 +28,7 @@ INFERENCE = (
 
 #: What an error's text tells about, and what can be done.
 _ADVICE = {
-    r"missing \d+ required positional argument": (
+    r"missing \d+ required positional argument|takes \d+ positional argument": (
         "a network is given images alone: wrap it in a module that supplies its other inputs"
     ),
     r"[Ii]nference tensor": INFERENCE,

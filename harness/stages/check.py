@@ -216,6 +216,13 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
             f"(similarity to the mean output of a class), a file of class embeddings, or "
             f'"package.module:function"'
         )
+    numbers = without == list(classes) and all(name.isdecimal() for name in classes)
+    if numbers and (counted := sorted(classes, key=int)) != without:
+        logger.warning(
+            "the classes are numbers in the order of their names as text (%s), as torchvision "
+            "sorts folders; if the network has them in the order %s, set class_outputs",
+            *(listed(classes, 4), listed(counted, 4)),
+        )
     alike = Counter(source.class_outputs.values())
     if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:
         logger.warning(
