@@ -42,7 +42,8 @@ def analyse(
     permutations: Annotated[int, typer.Option(min=99, help="permutations per test")] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="of bootstraps and permutations")] = 0,
     exhibits: Annotated[
-        list[str] | None, typer.Option(help="tables and figures of your own: package.module:name")
+        list[str] | None,
+        typer.Option(help="tables and figures of your own: package.module:name, …"),
     ] = None,
 ) -> None:
     """Analyse the responses of a study; write tables, figures and a report."""
@@ -56,7 +57,7 @@ def analyse(
         seed,
         similarity=similarity,
         reference=reference,
-        exhibits=tuple(exhibits or ()),
+        exhibits=tuple(name for names in exhibits or () for name in names.split(",")),
     )
     results = analyse_study(Inputs(study, responses, run, source), settings, out)
     for sentence in main_question(results):

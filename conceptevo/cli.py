@@ -356,6 +356,7 @@ _debug = False
 def main() -> None:
     """Entry point: a user's mistake is one clear message, not a traceback."""
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, not shown
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns at every estimate
     try:
         app()
     except (ValueError, OSError) as error:

@@ -30,7 +30,8 @@ def build(
     with console.status("drawing trials") as status:
         study = build_study(Run(run), chosen, out, status.update, console.print)
     console.print(
-        f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} forms for "
+        f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} "
+        f"form{'s' * (len(study.forms) > 1)} for "
         f"{chosen.participants} participants, {len(study.images())} pictures, in {out}",
     )
     if (threshold := study.exclusion.one_sided_above) is not None:

@@ -135,7 +135,7 @@ def test_a_sound_series_is_shown(tmp_path):
     (tmp_path / "c.toml").write_text(text)
     said = " ".join(say("check", tmp_path / "c.toml", "--out", tmp_path / "run").split())
     assert "Every checkpoint can be used." in said
-    assert re.search(r"pieces of work, about .* hours .* of memory a worker", said)
+    assert re.search(r"pieces of work, about .* min with .* of memory a worker", said)
 
 
 def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tmp_path):

@@ -66,10 +66,11 @@ def training(run: Run) -> Figure | None:
 @shelf.figure("run", "concepts", "map")
 def concept_map(run: Run) -> Figure | None:
     table = run.table(Artifact("map"))
+    what = "the most frequent true concepts; dark grey: other or none"
     if (named := named_concepts(run)) is None:
-        table = table.assign(concept=None)
-    else:
-        table = table.merge(named[[*NEURON, "concept"]], on=NEURON, how="left")
+        named = _classes_of_stimuli(run)
+        what = "the class of most of a neuron's stimuli; dark grey: a class of fewer neurons"
+    table = table.merge(named[[*NEURON, "concept"]], on=NEURON, how="left")
     shown = list(table["concept"].value_counts().index[:MAPPED_CONCEPTS])
     series = series_of(run)
     epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
@@ -110,10 +111,19 @@ def concept_map(run: Run) -> Figure | None:
         "Map of neurons",
         "UMAP layout fitted to the base checkpoint "
         f"({base.series}, epoch {base.epoch}; light dots, repeated in each panel); each dot is one "
-        "neuron. Colours and markers: the most frequent true concepts; dark grey: other or none. "
+        f"neuron. Colours and markers: {what}. "
         "Axes have no unit, and distances between clusters no meaning. Dead neurons are not shown.",
         canvas,
     )
+
+
+def _classes_of_stimuli(run: Run) -> pd.DataFrame:
+    """The neurons' columns, and `concept`: the class that most of its stimuli have."""
+    index = run.table(Artifact("image_index", ("probe",)))[["image_id", "class_name"]]
+    stimuli = run.tables("stimuli").merge(index, on="image_id")
+    counts = stimuli.value_counts([*NEURON, "class_name"]).rename("images").reset_index()
+    first = counts.sort_values(["images", "class_name"]).drop_duplicates(NEURON, keep="last")
+    return first.rename(columns={"class_name": "concept"})
 
 
 @shelf.figure("run", "concepts")

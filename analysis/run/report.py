@@ -259,6 +259,12 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
 @shelf.sentences("run", "space")
 def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Differences from the first space, and what untrained networks share."""
+    if run_tables.named_concepts(run) is None:
+        return [
+            "The probe images have no masks and the test images no attributes, so the neurons' "
+            "true concepts are unknown: whether neighbours in the space share concepts could not "
+            "be tested."
+        ]
     if (table := tables.get("alignment")) is None:
         return []
     return [*_differences(tables), *_untrained(run, table.frame)]

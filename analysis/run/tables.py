@@ -78,7 +78,9 @@ def neurons(run: Run) -> Table:
         f"{first.method} space."
     )
     accuracy = ["train_accuracy", "test_accuracy"]
+    title = "Checkpoints: neurons"
     if run.holds("training_log"):
+        title += " and accuracy"
         log = run.tables("training_log")[["series", "epoch", *accuracy]]
         table = table.merge(log, on=["series", "epoch"], how="left")
         caption += (
@@ -86,7 +88,7 @@ def neurons(run: Run) -> Table:
             f"{test_images(run):,} test images, which are not used for training."
         )
     formats = dict.fromkeys(["coverage", *accuracy], "{:.3f}")
-    return Table("neurons", "Checkpoints: neurons and accuracy", caption, table, formats)
+    return Table("neurons", title, caption, table, formats)
 
 
 @lru_cache(maxsize=1)

@@ -168,10 +168,11 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
         return
     shown = table.round({"hours": 3, "memory GiB": 2, "disk GiB": 3})
     console.print(shown.to_string(index=False), highlight=False, markup=False)
-    count = max(plan.workers, 1)
+    count, hours = max(plan.workers, 1), table["hours"].sum()
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
     console.print(
-        f"Left to do: {table['pieces'].sum():,} pieces of work, about {table['hours'].sum():.2f} "
-        f"hours with {count} worker{'s' if count > 1 else ''} on {plan.device.name}, up to "
+        f"Left to do: {table['pieces'].sum():,} pieces of work, about {time} with {count} "
+        f"worker{'s' if count > 1 else ''} on {plan.device.name}, up to "
         f"{table['memory GiB'].max():.2f} GiB of memory a worker, "
         f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,
