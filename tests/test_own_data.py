@@ -79,6 +79,7 @@ def finished(own, tmp_path_factory):
 def test_own_checkpoints_and_images_go_all_the_way(finished):
     page = (finished / "report" / "report.html").read_text(encoding="utf-8")
     assert "mine" in page and page.count("<img ") == 5  # none that needs true concepts
+    assert "the class of most of a neuron" in page and "share concepts could not be tested" in page
     tables = {path.name for path in (finished / "report" / "tables").glob("*.csv")}
     assert {"neurons.csv", "identity.csv", "reversion.csv"} <= tables
     assert "alignment.csv" not in tables

@@ -263,7 +263,7 @@ def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
         return [
             "The probe images have no masks and the test images no attributes, so the neurons' "
             "true concepts are unknown: whether neighbours in the space share concepts could not "
-            "be tested."
+            "be tested (see docs/checkpoints.md, attributes)."
         ]
     if (table := tables.get("alignment")) is None:
         return []
