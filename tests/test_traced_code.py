@@ -41,6 +41,17 @@ class Optional(Block):
         return self.second(x if more is None else self.second(x))
 
 
+class Twice(Block):
+    """Traced, the inner block would do what its first call asks for in the second, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Optional()
+
+    def forward(self, x):
+        return self.inner(self.inner(x, x))
+
+
 class Training(Block):
     def forward(self, x):
         x = F.relu(self.first(x))
@@ -93,7 +104,7 @@ class Whole(Network):
 
 BLOCKS = {
     **{b.__name__: b for b in (Block, KindOfValue, Attribute, Optional, Training, Arguments)},
-    **{b.__name__: b for b in (Attributes, hooked, patched)},
+    **{b.__name__: b for b in (Twice, Attributes, hooked, patched)},
 }
 
 
@@ -107,7 +118,7 @@ def test_every_way_to_run_gives_the_networks_own_answer(kind, name):
     exposed = expose_calls(model, IMAGES).eval()
     assert torch.equal(exposed(IMAGES), expected)
     layers = find_layers(exposed, VIEW)
-    left = ("KindOfValue", "Attribute", "Optional", "patched")
+    left = ("KindOfValue", "Attribute", "Optional", "Twice", "patched")
     inside = [] if name in left else ["block.relu_call_1"]
     assert [layer.name for layer in layers] == ["act", *inside, "last"]
     answers = []

@@ -9,7 +9,7 @@ stay as they are; so are modules that are activation functions written out (`x *
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import MethodType
@@ -21,17 +21,11 @@ from torch.utils._pytree import tree_map
 
 from harness.networks.recording import borrowed
 from harness.networks.running import run_network
-from harness.networks.written_out import Ways, is_activation_call, plain_name
+from harness.networks.written_out import NONLINEARITIES, Ways, is_activation_call, plain_name
 from harness.registry import UserCodeError
 
 #: What a module was given, by position and by name, and what it put out.
-_FirstCall = tuple[Any, Any, Any]
-
-#: The modules that do nothing but call one of them.
-_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU),
-    *(nn.SiLU, nn.Mish, nn.Softplus, nn.Hardswish, nn.Hardtanh, nn.Tanh),
-)
+_Call = tuple[Any, Any, Any]
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -115,9 +109,9 @@ def expose_calls(model: nn.Module, images: Tensor) -> nn.Module:
     with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         own = [m for m in model.modules() if _has_own_code(m) and not is_activation(m)]
         exposed = {module: code for module in own if (code := _exposed(module)) is not None}
-        calls = _first_calls(model, list(exposed), images) if exposed else {}
-        for module, call in calls.items():
-            _use(module, *exposed[module], call)
+        calls = _calls(model, list(exposed), images) if exposed else {}
+        for module, seen in calls.items():
+            _use(module, *exposed[module], seen)
     return model
 
 
@@ -126,19 +120,18 @@ def _has_own_code(module: nn.Module) -> bool:
     return not ours and "forward" not in vars(module)
 
 
-def _first_calls(
+def _calls(
     model: nn.Module, modules: Sequence[nn.Module], images: Tensor
-) -> dict[nn.Module, _FirstCall]:
-    """What modules were given, by position and by name, and put out, in a pass of the network."""
-    given: dict[nn.Module, tuple[Any, Any]] = {}
-    calls: dict[nn.Module, _FirstCall] = {}
+) -> dict[nn.Module, list[_Call]]:
+    """The calls of modules in a pass of the network."""
+    given = defaultdict[nn.Module, list[tuple[Any, Any]]](list)
+    calls = defaultdict[nn.Module, list[_Call]](list)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        given.setdefault(module, _copied((args, kwargs)))
+        given[module].append(_copied((args, kwargs)))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        if module in given:
-            calls.setdefault(module, (*given[module], _copied(output)))
+        calls[module].append((*given[module].pop(), _copied(output)))
 
     handles = [m.register_forward_pre_hook(before, prepend=True, with_kwargs=True) for m in modules]
     handles += [module.register_forward_hook(after) for module in modules]
@@ -156,17 +149,17 @@ def _copied(values: Any) -> Any:
 
 
 def _use(
-    module: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module], call: _FirstCall
+    module: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module], calls: Sequence[_Call]
 ) -> None:
-    """Let a module run a graph in place of its code, if the answer is the same."""
-    args, kwargs, output = call
+    """Let a module run a graph in place of its code, if the answers are the same."""
     for name, child in added.items():
         module.add_module(name, child)
     try:
         forward = type(fx.GraphModule(module, graph)).forward
         module.forward = MethodType(forward, module)
-        answer = module(*_copied(args), **_copied(kwargs))
-        torch.testing.assert_close(answer, output, rtol=0, atol=0, equal_nan=True)
+        for args, kwargs, output in calls:
+            answer = module(*_copied(args), **_copied(kwargs))
+            torch.testing.assert_close(answer, output, rtol=0, atol=0, equal_nan=True)
     except Exception:  # the graph's, or answers that differ or cannot be compared
         vars(module).pop("forward", None)
         for name in added:
@@ -204,7 +197,8 @@ def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
             child = Call(module.get_submodule(str(node.target)), method=False)
         else:
             child = Call(node.target, method=node.op == "call_method")
-        name = add(plain_name(node.target).replace(".", "_"), child)
+        target = getattr(node.target, "__name__", node.target)
+        name = add(str(target).strip("_").replace(".", "_"), child)
         with graph.inserting_after(node):
             new = graph.call_module(name, node.args, node.kwargs)
         node.replace_all_uses_with(new)
@@ -234,12 +228,13 @@ def _results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
 def _is_activation(node: fx.Node, module: nn.Module) -> bool:
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
-        return isinstance(called, _MODULES) or is_activation(called)
+        torchs = not _has_own_code(called) and _function(node, module) in NONLINEARITIES
+        return torchs or is_activation(called)
     return is_activation_call(_function(node, module), node.args, node.kwargs)
 
 
 def _function(node: fx.Node, module: nn.Module) -> str:
     """The plain name of the function that a node calls; of a module, of its class."""
     if node.op == "call_module":
-        return type(module.get_submodule(str(node.target))).__name__.lower()
+        return plain_name(type(module.get_submodule(str(node.target))))
     return plain_name(node.target) if node.op in ("call_method", "call_function") else ""

@@ -170,7 +170,7 @@ class _Nonlinearities(TorchFunctionMode):
         maps = isinstance(result, Tensor) and result.dim() == 4  # joined by channel, not by token
         if maps and (
             name in ("cat", "concat", "concatenate")
-            or (args and name in ("batch_norm", *NONLINEARITIES) and self.is_joined(args[0]))
+            or (args and name in ("batchnorm", *NONLINEARITIES) and self.is_joined(args[0]))
         ):
             self.joined.append(result)
         inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and _varies(v)]

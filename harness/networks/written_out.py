@@ -11,27 +11,27 @@ from typing import Any, NamedTuple
 #: Functions that count as a block's non-linearity, by their plain names. Gates (sigmoid, softmax)
 #: do not.
 NONLINEARITIES = {
-    *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
+    *("relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
     *("mish", "softplus", "hardswish", "hardtanh", "tanh", "glu", "softsign", "softshrink"),
-    *("hardshrink", "tanhshrink", "threshold", "log_sigmoid", "maximum", "fmax"),
+    *("hardshrink", "tanhshrink", "threshold", "logsigmoid", "maximum", "fmax"),
 }
 
 #: Of what activation functions are written out, number by number: what bends a value, where it
 #: meets what was bent, what else there is, and what takes parts of a value.
-_PURE_GATES = {"sigmoid", "hardsigmoid", "special_expit"}
+_PURE_GATES = {"sigmoid", "hardsigmoid", "specialexpit"}
 _GATES = _PURE_GATES | {
     *("relu6", "clamp", "clip", "tanh", "erf", "softplus", "exp", "abs", "sign", "heaviside"),
     *("gt", "ge", "lt", "le"),
 }
 _MEETINGS = {
-    *("mul", "imul", "div", "rdiv", "truediv", "itruediv", "where", "masked_fill", "setitem"),
+    *("mul", "imul", "div", "rdiv", "truediv", "itruediv", "where", "maskedfill", "setitem"),
 }
 _STEPS = {
-    *("add", "iadd", "sub", "isub", "rsub", "pow", "square", "neg", "float", "to", "type_as"),
-    *("zeros_like", "clone", "contiguous", "max", "clamp_min"),
+    *("add", "iadd", "sub", "isub", "rsub", "pow", "square", "neg", "float", "to", "typeas"),
+    *("zeroslike", "clone", "contiguous", "max", "clampmin"),
     *(_GATES | _MEETINGS | NONLINEARITIES),
 }
-_PARTS = {"getitem", "chunk", "split", "tensor_split"}
+_PARTS = {"getitem", "chunk", "split", "tensorsplit"}
 
 #: Functions whose calls must be taken in.
 FOLLOWED = _STEPS | _PARTS
@@ -97,13 +97,13 @@ class Ways:
 
 
 def plain_name(function: object) -> str:
-    """A function's name, the same for `torch.clamp`, `x.clamp_` and "clamp"."""
-    return str(getattr(function, "__name__", function)).strip("_")
+    """A name without underscores and capitals, the same for F.leaky_relu_ and nn.LeakyReLU."""
+    return str(getattr(function, "__name__", function)).replace("_", "").lower()
 
 
 def is_activation_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call is that of an activation function by itself."""
-    if name in ("clamp", "clamp_min", "clip"):  # a limit above 0 keeps from dividing by it
+    if name in ("clamp", "clampmin", "clip"):  # a limit above 0 keeps from dividing by it
         limits = [v for v in (*args[1:], *kwargs.values()) if isinstance(v, int | float)]
         return bool(limits) and limits[0] <= 0
     if name == "max":  # of two values, not over a dimension
