@@ -135,6 +135,8 @@ def test_a_sound_series_is_shown(tmp_path):
     (tmp_path / "c.toml").write_text(text)
     said = " ".join(say("check", tmp_path / "c.toml", "--out", tmp_path / "run").split())
     assert "Every checkpoint can be used." in said
+    defaults = "resize = 64, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25]"
+    assert f"series 'sound': not set, and therefore {defaults}; set what" in said
     assert re.search(r"pieces of work, about .* min with .* of memory a worker", said)
 
 

@@ -28,7 +28,13 @@ from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
-from harness.networks.sources import FolderSource, Source, TrainedSource
+from harness.networks.sources import (
+    FolderSource,
+    FunctionSource,
+    HubSource,
+    Source,
+    TrainedSource,
+)
 from harness.networks.wrappers import usable
 from harness.stages.checkpoints import (
     OfCheckpoint,
@@ -333,6 +339,15 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             said.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
     for source in config.series:
+        if isinstance(source, FolderSource | FunctionSource | HubSource) and (
+            unset := [n for n in ("resize", "mean", "std") if n not in source.model_fields_set]
+        ):
+            settings = source.model_dump(mode="json")
+            values = ", ".join(f"{name} = {settings[name]}" for name in unset)
+            notes.append(
+                f"series {source.name!r}: not set, and therefore {values}; set what the network "
+                f"was trained with"
+            )
         if isinstance(source, FolderSource) and (names := source.left_out()):
             notes.append(
                 f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} but "
