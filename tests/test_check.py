@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+import pandas as pd
 import pytest
 import torch
 from command_line import say
@@ -13,6 +14,7 @@ from torch import nn
 from analysis.run.checkpoints import NUMBERS, checkpoints
 from harness.config import ConfigError, parse_config
 from harness.networks.architectures import build
+from harness.stages.check import remarks
 from harness.stages.run import run_until
 
 IMAGES = {"source": "drawn", "train": 12, "probe": 12, "test": 24}
@@ -138,6 +140,18 @@ def test_a_sound_series_is_shown(tmp_path):
     defaults = "resize = 64, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25]"
     assert f"series 'sound': not set, and therefore {defaults}; set what" in said
     assert re.search(r"pieces of work, about .* min with .* of memory a worker", said)
+
+
+def test_the_first_epoch_of_lightning_is_not_the_untrained_network(tmp_path):
+    for epoch in (0, 1):
+        (tmp_path / f"epoch={epoch}-step=9.ckpt").touch()
+    series = {"name": "x", "source": "folder", "architecture": "small_vgg", "resize": 64,
+              "crop": 64, "mean": [0.5], "std": [0.5], "folder": str(tmp_path),
+              "pattern": "epoch={epoch}-step=*.ckpt"}  # fmt: skip
+    first, _ = remarks(parse_config({"images": IMAGES, "series": [series]}), pd.DataFrame())
+    assert "saves as epoch=0 what was trained for one epoch" in first
+    skipped = parse_config({"images": IMAGES, "series": [{**series, "skip": [0]}]})
+    assert not any("Lightning" in note for note in remarks(skipped, pd.DataFrame()))
 
 
 def test_faults_of_the_file_its_names_its_images_and_checkpoints_come_at_once(tmp_path):

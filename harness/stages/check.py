@@ -348,11 +348,18 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
                 f"series {source.name!r}: not set, and therefore {values}; set what the network "
                 f"was trained with"
             )
-        if isinstance(source, FolderSource) and (names := source.left_out()):
-            notes.append(
-                f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} but "
-                f"for the number of an epoch: {listed(names, 4)}"
-            )
+        if isinstance(source, FolderSource):
+            if names := source.left_out():
+                notes.append(
+                    f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} "
+                    f"but for the number of an epoch: {listed(names, 4)}"
+                )
+            if "epoch={epoch}" in source.pattern and 0 in source.epochs():
+                notes.append(
+                    f"series {source.name!r}: Lightning saves as epoch=0 what was trained for one "
+                    f"epoch; here, epoch 0 is the untrained network. If these files are "
+                    f"Lightning's, leave it out (skip = [0]), or rename them all"
+                )
         if not config.pairs(source):
             epochs = source.epochs()
             why = "it has one checkpoint"
