@@ -49,7 +49,8 @@ DISTINCT = AfterValidator(_without_repeats)
 def explain(origin: Path | str, error: ValidationError) -> str:
     """One line a fault: where it is, the parameter, its value, what is allowed."""
     return "\n".join(
-        f"{origin}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
+        f"{origin}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: "
+        f"{e['msg'].removeprefix('Value error, ')}"
         for e in error.errors()
     )
 
