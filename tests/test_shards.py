@@ -1,6 +1,8 @@
 """Images inside larger files, written by the libraries whose files they are."""
 
+import gzip
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -33,7 +35,8 @@ def webdataset(folder, drawn, labels=lambda n: n % 3):
     wds = pytest.importorskip("webdataset")
     with wds.ShardWriter(str(folder / "part-%03d.tar"), maxcount=5, verbose=0) as sink:
         for number, file in enumerate(drawn[1]):
-            sink.write({"__key__": f"a/{number:04d}", "png": file, "cls": labels(number)})
+            image = "input.png" if number == 1 else "png"
+            sink.write({"__key__": f"a/{number:04d}", image: file, "cls": labels(number)})
     return folder / "part-*.tar"
 
 
@@ -109,5 +112,20 @@ def test_what_does_not_fit_is_said(drawn, tmp_path):
     pq.write_table(table.rename_columns(["image", "class"]), tmp_path / "d.parquet")
     with pytest.raises(ValueError, match="ClassLabel or called 'label'; it has image"):
         folder_images(tmp_path / "d.parquet")
+    pq.write_table(table.set_column(1, "label", [[[0]]]), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=r"must be whole numbers or names; one is \[0\]"):
+        folder_images(tmp_path / "e.parquet")
+    about = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}}}
+    some = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    pq.write_table(some, tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match="hold no image of the classes b"):
+        folder_images(tmp_path / "f.parquet")
+    (tmp_path / "g.tar").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    with pytest.raises(ValueError, match=r"g\.tar cannot .* compressed \(gzip\); unpack it"):
+        folder_images(tmp_path / "g.tar")
+    with tarfile.open(tmp_path / "h.tar", "w"):
+        pass
+    with pytest.raises(ValueError, match=r"h\.tar hold no image; allowed: "):
+        folder_images(tmp_path / "h.tar")
     (tmp_path / "notes.txt").touch()
     assert left_out(tmp_path) == {"file outside the class folders": 1}

@@ -69,6 +69,8 @@ def _shard(labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str]
     known = range(len(names))
     if bad := [row for row, v in enumerate(values) if v is None or (names and v not in known)]:
         raise ValueError(f"{len(bad)} of {len(values)} images have no label, row {bad[0]} for one")
+    if odd := next((value for value in values if not isinstance(value, int | str)), None):
+        raise ValueError(f"labels must be whole numbers or names; one is {odd!r}")
     classes = [names[value] if names else str(value) for value in values]
     return Shard([str(row) for row in range(len(values))], classes, names, read)
 

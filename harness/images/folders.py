@@ -20,7 +20,7 @@ from PIL import Image
 
 from harness.artifacts import Artifact, Run
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
-from harness.images.shards import SUFFIXES, content, read_shards, shard_files
+from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
 from harness.text import listed
 
 #: What folders of a whole data set are called, which hold a folder a class each.
@@ -76,8 +76,10 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
         return FileImages(*read_shards(root, files, classes))
     if not root.is_dir():
         place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
-        what = "is no folder" if root.exists() else "does not exist"
-        raise ValueError(f"image folder {root} {what}{place}")
+        what = f"is no folder, nor a file of many images ({', '.join(SHARDS)})"
+        raise ValueError(
+            f"image folder {root} {what if root.exists() else 'does not exist'}{place}"
+        )
     folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
     # some systems write é as one character, others as two: a class has the same name everywhere
     present = {unicodedata.normalize("NFC", name): name for name in sorted(folders)}

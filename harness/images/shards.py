@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.file_kinds import kind_of
 from harness.registry import Registry
 
 #: Of the files that are read as images, alone or inside others; those of torchvision's ImageFolder,
@@ -58,7 +59,9 @@ def _open(path: Path, changed: int) -> Shard:
     try:
         return SHARDS.get(path.suffix)(path)
     except Exception as error:  # libraries raise several unrelated types on damaged files
-        raise ValueError(f"{path} cannot be used as images: {error}") from error
+        with path.open("rb") as file:
+            reason = kind_of(file.read(512)) or error
+        raise ValueError(f"{path} cannot be used as images: {reason}") from error
 
 
 def shard_files(place: Path) -> list[Path]:
@@ -102,6 +105,13 @@ def read_shards(
         raise ValueError(
             f"images {root} have the classes {', '.join(present)}, and the probe images "
             f"{', '.join(names)}: all splits must have the same ones"
+        )
+    if not labels:
+        raise ValueError(f"images {root} hold no image; allowed: {', '.join(sorted(SUFFIXES))}")
+    if empty := [name for name in names if name not in occurring]:
+        raise ValueError(
+            f"images {root} hold no image of the classes {', '.join(empty)}: add some, or leave "
+            f"these classes out of the data set"
         )
     number = {name: place for place, name in enumerate(names)}
     paths = tuple(f / m for f, shard in zip(files, shards, strict=True) for m in shard.members)

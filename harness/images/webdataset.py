@@ -21,7 +21,7 @@ def webdataset(path: Path) -> Shard:
             key = str(place.with_name(stem)) if stem else ""
             if not member.isfile() or not key:
                 continue
-            if f".{kind.lower()}" in SUFFIXES:
+            if PurePosixPath(f"x.{kind.lower()}").suffix in SUFFIXES:
                 images.setdefault(key, []).append(str(place))
                 places[str(place)] = member.offset_data, member.size
             elif kind == "cls" and (file := archive.extractfile(member)) is not None:
