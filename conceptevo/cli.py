@@ -273,7 +273,7 @@ def init(
     else:
         text = paper(images, checkpoints)
     write_text(path, text)
-    console.print(f"wrote {path}; edit it, then: conceptevo run {path}")
+    console.print(f"wrote {path}; edit it, then: conceptevo check {path}")
 
 
 @app.command()
