@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.statistics import STATISTICS, Estimate
 from analysis.statistics.agreement import FleissKappa, KrippendorffAlpha
-from analysis.statistics.behaviour import Learning, Ratings, TypeTwo
+from analysis.statistics.behaviour import AnswerTime, Learning, Ratings, TypeTwo
 from analysis.statistics.clusters import crossed, informing, t_interval, two_way_jackknife
 from analysis.statistics.contrasts import ClusterContrasts, differences
 from analysis.statistics.crossed_effects import CrossedEffects, fit_conditions
@@ -47,6 +47,12 @@ def test_too_few_clusters_give_no_interval_but_a_reason():
     few_trials = answers(items=3)
     reason = ClusteredShares(0.5)(few_trials)[("a",)].reason
     assert reason == "only 3 trials in a condition; at least 4 are needed"
+
+
+def test_equal_times_have_no_interval_of_rounding():
+    found = AnswerTime()(answers(items=8).assign(milliseconds=5000))[("a",)]
+    assert found.value == pytest.approx(5) and np.isnan([found.low, found.high]).all()
+    assert found.reason == "nothing varies, so that no interval can be estimated"
 
 
 @pytest.mark.parametrize("people", [1, 2, 3])
@@ -253,7 +259,7 @@ def test_an_interval_without_width_is_none():
 def test_why_learning_and_confidence_cannot_be_tested():
     frame = answers(participants=2, items=8).assign(position=0, confidence=2.0)
     learning = Learning()(frame)["all conditions",]
-    assert learning.reason == "0 participants answered at several positions: a slope needs 4"
+    assert learning.reason == "a slope needs 4 participants with several positions (here: 0)"
     sure = TypeTwo()(frame.assign(confidence=np.nan))["all conditions",]
     assert sure.reason.startswith("no participant has a right and a wrong answer")
 
@@ -292,7 +298,7 @@ def test_too_few_trials_of_labels_and_of_associations():
         columns=["trial", "participant", "label"],
     )
     found = LabelAgreement(shuffles=99, replicates=99)(words)
-    assert np.isnan(found.low) and found.reason == "only 3 trials: an interval needs 4"
+    assert np.isnan(found.low) and found.reason == "an interval needs 4 trials (here: 3)"
     assert found.value == 1 and found.p < 0.05  # the permutation test is exact
     alike = words.assign(label="wheel")
     assert LabelAgreement(shuffles=99, replicates=99)(alike).p == 1
@@ -306,6 +312,6 @@ def test_agreement_keeps_to_its_scale():
         found = statistic(ratings)
         assert -1 <= found.low < found.value < found.high <= 1
         few = statistic(ratings[ratings["trial"] < 3])
-        assert np.isnan(few.low) and few.reason == "only 3 units: an interval needs 4"
+        assert np.isnan(few.low) and few.reason == "an interval needs 4 units (here: 3)"
         same = statistic(ratings.assign(answer="a"))
         assert np.isnan(same.value) and same.reason.startswith("all ratings are alike")

@@ -19,12 +19,15 @@ from command_line import say
 from analysis import commands
 from analysis.exhibits import phrases
 from analysis.exhibits.numbers import macro_name, numbers_tex
+from analysis.exhibits.phrases import counted
 from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
+from analysis.study.abstract import of_study
 from analysis.study.anonymise import anonymised
 from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
+from analysis.study.report import conditions
 from analysis.study.results import Settings
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
@@ -185,6 +188,22 @@ def test_nobody_left_to_analyse_is_said(tmp_path, made):
         analyse(tmp_path, folder, (answers, people))
 
 
+def test_the_design_is_told_as_frozen_whoever_answered(made):
+    every = read_results(made[-1])
+    answers = every.responses.answers.query("task == 'odd_one_out' and condition == 'base'")
+    one = answers[answers["participant"] == answers["participant"].iloc[0]]
+    few = replace(every, responses=replace(every.responses, answers=one))
+
+    def design(results):
+        return next(text for text in of_study(results) if text.startswith("Design."))
+
+    assert design(few) == design(every)
+    assert "odd one out (3 conditions)" in design(few)
+    pd.testing.assert_frame_equal(conditions(few).frame, conditions(every).frame)
+    assert conditions(few).frame["trials"].sum() == len(every.responses.study.data)
+    assert [counted(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
+
+
 def test_a_run_makes_no_claim_of_others(tmp_path, made):
     """Tests that could be made with a run keep their part where none is given."""
     *_, results = made
@@ -280,7 +299,7 @@ def test_every_table_and_figure_is_written_and_registered_once(made):
     *_, results = made
     written = {path.stem for path in (results / "tables").iterdir()}
     assert written == {
-        "flow", "data_quality", "sample_sizes", "claims", "thresholds", "accuracy",
+        "flow", "data_quality", "sample_sizes", "claims", "thresholds", "accuracy", "conditions",
         "contrasts", "evolution", "behaviour", "variance_components",
         "agreement", "annotators", "labels", "ratings", "trials",
     }  # fmt: skip

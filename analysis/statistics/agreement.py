@@ -148,7 +148,7 @@ def _with_interval(
         why = "all ratings are alike, so that agreement by chance is certain"
         return replace(estimate, reason=why)
     if units < FEWEST:
-        return replace(estimate, reason=f"only {units} units: an interval needs {FEWEST}")
+        return replace(estimate, reason=f"an interval needs {FEWEST} units (here: {units})")
     if len(defined) < 2:
         return estimate
     reach = float(stats.t.ppf(0.5 + level / 2, units - 1) * defined.std(ddof=1))

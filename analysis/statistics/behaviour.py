@@ -77,7 +77,7 @@ class Learning:
         moved = int((bottom > 0).sum())
         reason = ALIKE if np.isnan(p) else ""
         if moved < FEWEST:
-            reason = f"{moved} participants answered at several positions: a slope needs {FEWEST}"
+            reason = f"a slope needs {FEWEST} participants with several positions (here: {moved})"
         return {
             ("all conditions",): Estimate(
                 value, low, high, n=len(kept), left_out=missing, test="t over participants", p=p,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import nan, sqrt
+from math import isclose, nan, sqrt
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Estimate:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if self.low == self.high:
+        if isclose(self.low, self.high, rel_tol=1e-12):  # what remains of rounding is no width
             object.__setattr__(self, "low", nan)
             object.__setattr__(self, "high", nan)
             object.__setattr__(self, "reason", self.reason or ALIKE)

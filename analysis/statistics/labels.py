@@ -152,7 +152,7 @@ class LabelAgreement:
             value, n=used, left_out=left_out, test="answers moved to other trials",
             effect=value - null, effect_name="beyond shuffled answers",
             level=self.level, clustered=("trial",),
-            reason=f"only {len(inside)} trials: an interval needs {FEWEST}" if few else "",
+            reason=f"an interval needs {FEWEST} trials (here: {len(inside)})" if few else "",
         )  # fmt: skip
         reached = int((shuffled >= value - 1e-9).sum())
         return permuted(estimate, reached, self.shuffles, null, resampled[: 0 if few else None])

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
+from analysis.exhibits.phrases import (
+    counted,
+    joined,
+    p_text,
+    percent,
+    rows_of,
+    signed,
+    spaced,
+    span,
+)
 from analysis.study.controls import failed_controls
 from analysis.study.responses import WHO
 from analysis.study.results import Results
@@ -31,20 +40,20 @@ def of_study(results: Results) -> Iterator[str]:
         "Question. Do people recognise the concepts that neurons of "
         f"{_networks(results)} detect, and do they see how these change during training?"
     )
-    conditions = answers.groupby("task")["condition"].nunique()
     tasks = [
-        f"{results.name(task)} ({_plural(int(conditions[task]), 'condition')})"
-        for task in results.tasks
+        f"{results.name(task)} ({counted(len(study.conditions(task)), 'condition')})"
+        for task in results.planned_tasks
     ]
     yield (
-        f"Design. Participants completed {joined(tasks)}; all conditions varied within "
-        f"participants. The {_plural(answers['trial'].nunique(), 'trial')} were divided into "
-        f"{_plural(len(study.study.forms), 'form')}, of which a participant completed one. Trials, "
+        f"Design. The tasks were {joined(tasks)}; all conditions varied within participants. The "
+        f"{counted(len(study.data), 'trial')} were divided into "
+        f"{counted(len(study.study.forms), 'form')}, of which a participant completed one. Trials, "
         "exclusion rules and tests were frozen before data collection."
     )
     yield (
-        f"Sample. {steps['analysed']} of {steps['arrived']} {WHO[responses.source]} were "
-        f"analysed ({len(answers):,} responses)."
+        f"Sample. The analysis includes {steps['analysed']} of "
+        f"{counted(steps['arrived'], WHO[responses.source])} "
+        f"({counted(len(answers), 'response')})."
     )
     yield f"Main result. {_main(results)}{_machine(results)}"
     tests = results.claims
@@ -53,7 +62,7 @@ def of_study(results: Results) -> Iterator[str]:
         yield f"All tests. {all_tests(tests)}."
     smallest = int(answers.groupby(["task", "condition"])["trial"].nunique().min())
     yield (
-        f"Limits. The smallest condition has {_plural(smallest, 'trial')}."
+        f"Limits. The smallest condition has {counted(smallest, 'trial')}."
         + {
             "human": " The results generalise to trials and participants sampled in the same way, "
             "not to other networks.",
@@ -61,10 +70,6 @@ def of_study(results: Results) -> Iterator[str]:
             "simulated": " Simulated responses are no evidence about people.",
         }[responses.source]
     )
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def _networks(results: Results) -> str:
@@ -132,6 +137,6 @@ def _robustness(results: Results) -> str:
         every = "this test is" if significant == 1 else f"these {significant} tests are"
         return f"If no participant is excluded, {every} significant, too."
     return (
-        f"If no participant is excluded, {significant} of these {_plural(len(tests), 'test')} "
+        f"If no participant is excluded, {significant} of these {counted(len(tests), 'test')} "
         f"{'is' if significant == 1 else 'are'} significant."
     )

@@ -121,14 +121,15 @@ class Analysed:
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks with analysed answers, in the order of participants, users' own after them."""
+        """Those of the `planned_tasks` that have analysed answers."""
         have = set(self.responses.answers["task"])
-        return sorted(have, key=lambda task: (order_of(task_of(task)), task))
+        return [task for task in self.planned_tasks if task in have]
 
     @property
     def planned_tasks(self) -> list[str]:
-        """Tasks of the frozen study, answered or not."""
-        return list(dict.fromkeys(self.responses.study.data["task"]))
+        """Tasks of the frozen study, in the order of participants, users' own after them."""
+        tasks = set(self.responses.study.data["task"])
+        return sorted(tasks, key=lambda task: (order_of(task_of(task)), task))
 
     def answered(self, task: str) -> frozenset[str]:
         """Conditions of a task with analysed answers."""

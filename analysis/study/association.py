@@ -210,7 +210,7 @@ class Associations:
         few = len(usable) < FEWEST
         value = np.nan if few else float(partial_ranks(rate, evidence, strata))
         if np.isnan(value):
-            why = f"only {len(usable)} trials: a correlation needs {FEWEST}" if few else (
+            why = f"a correlation needs {FEWEST} trials (here: {len(usable)})" if few else (
                 "the rates or the evidence do not vary within conditions")  # fmt: skip
             return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",),
                             reason=why)  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import counted, spaced
 from analysis.exhibits.tables import Table
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
@@ -46,10 +46,6 @@ def checks(responses: Responses) -> list[Check]:
     return [check for part in parts for check in part(responses)]
 
 
-def _count(number: int, one: str, several: str = "") -> str:
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
@@ -61,12 +57,12 @@ def _people(responses: Responses) -> Iterator[Check]:
     count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
     yield Check(
         "continued without stored consent",
-        f"No consent is stored of {_count(count, 'participant')} who went on; their responses were "
-        "neither analysed nor kept.",
+        f"No consent is stored of {counted(count, 'participant')} who went on; their responses "
+        "were neither analysed nor kept.",
         count,
     )
     named = [
-        f"{row.first} and {row.second} in {row.agreeing} of {row.common} trials"
+        f"{row.first} and {row.second} in {row.agreeing} of {counted(row.common, 'trial')}"
         for row in pairs.itertuples()
     ]
     kept = "One of each pair was excluded."
@@ -78,13 +74,13 @@ def _people(responses: Responses) -> Iterator[Check]:
     yield Check(
         "identical responses and times as another participant",
         "Participants with identical responses at identical times, as if the same person had taken "
-        f"part twice: {_count(len(pairs), 'pair')} ({_listed(named)}). {kept}",
+        f"part twice: {counted(len(pairs), 'pair')} ({_listed(named)}). {kept}",
         len({*pairs["first"], *pairs["second"]}),
     )
     count = int((people["excluded"] == NO_ANSWERS).sum())
     yield Check(
         "finished without any response",
-        f"{_count(count, 'participant')} finished without a response to any trial.",
+        f"{counted(count, 'participant')} finished without a response to any trial.",
         count,
     )
 
@@ -103,14 +99,14 @@ def _incomplete(responses: Responses) -> Iterator[Check]:
     count, missing = sum(n > 0 for n in fewer), sum(fewer)
     yield Check(
         "fewer responses than the form has trials",
-        f"{_count(count, 'analysed participant')} answered fewer trials than their form holds; "
-        f"{_count(missing, 'response is', 'responses are')} missing.",
+        f"{counted(count, 'analysed participant')} answered fewer trials than their form holds; "
+        f"{counted(missing, 'response is', 'responses are')} missing.",
         count,
         missing,
     )
     yield Check(
         "answered trials of more than one form",
-        f"{_count(strangers, 'analysed participant')} answered trials of several forms, which the "
+        f"{counted(strangers, 'analysed participant')} answered trials of several forms, which the "
         "survey never shows to one person.",
         strangers,
     )
@@ -124,13 +120,13 @@ def _confidence(responses: Responses) -> Iterator[Check]:
     unasked = int((~wanted & answers["confidence"].notna()).sum())
     yield Check(
         "missing confidence ratings",
-        f"Confidence is missing in {_count(missing, 'response')} of {int(wanted.sum()):,} that the "
-        "study asks it of; analyses of confidence leave them out.",
+        f"Confidence is missing in {counted(missing, 'response')} of {int(wanted.sum()):,} that "
+        "the study asks it of; analyses of confidence leave them out.",
         answers=missing,
     )
     yield Check(
         "unexpected confidence ratings",
-        f"{_count(unasked, 'response')} came with a confidence that the study does not ask for.",
+        f"{counted(unasked, 'response')} came with a confidence that the study does not ask for.",
         answers=unasked,
     )
 
@@ -142,20 +138,20 @@ def _times(responses: Responses) -> Iterator[Check]:
     none, longer = int((taken == 0).sum()), int((taken > passed + CLOCKS).sum())
     yield Check(
         "missing response times",
-        f"The browser gave no time, or 0, for {_count(none, 'response')}; analyses of time leave "
+        f"The browser gave no time, or 0, for {counted(none, 'response')}; analyses of time leave "
         "them out.",
         answers=none,
     )
     yield Check(
         "response time longer than the time that passed on the server",
-        f"For {_count(longer, 'response')} the browser gave a longer time than passed between "
+        f"For {counted(longer, 'response')} the browser gave a longer time than passed between "
         "showing the trial and storing the response; analyses of time include them.",
         answers=longer,
     )
     late = int(answers["late"].sum())
     yield Check(
         "later than the time limit of the trial",
-        f"{_count(late, 'response')} reached the server more than {LATE_AFTER} s after the time "
+        f"{counted(late, 'response')} reached the server more than {LATE_AFTER} s after the time "
         "limit of the trial; they are analysed like the others.",
         answers=late,
     )
@@ -169,7 +165,7 @@ def _durations(responses: Responses) -> Iterator[Check]:
     count = int(apart.sum())
     yield Check(
         "duration other than from consent to the end",
-        f"For {_count(count, 'participant')}, total_seconds is not the time from consented_at to "
+        f"For {counted(count, 'participant')}, total_seconds is not the time from consented_at to "
         "finished_at; the rules of exclusion go by total_seconds.",
         count,
     )
@@ -184,7 +180,7 @@ def _unanswered(responses: Responses) -> Iterator[Check]:
     ]
     yield Check(
         "trials without an analysed response",
-        f"No analysed response was given to {_count(len(trials), 'trial')} of the study "
+        f"No analysed response was given to {counted(len(trials), 'trial')} of the study "
         f"({_listed(named)}).",
         trials=len(trials),
     )
@@ -195,7 +191,7 @@ def _rules(responses: Responses) -> Iterator[Check]:
     finished = int(flow.loc["finished", "participants"])
     for step, unfit in flow["not applicable"].dropna().items():
         rule = str(step).removeprefix("excluded: ")
-        whom = "anybody" if unfit == finished else f"{unfit} of {finished} participants"
+        whom = "anybody" if unfit == finished else f"{unfit} of {counted(finished, 'participant')}"
         yield Check(
             f"rule could not be applied: {rule}",
             f"The frozen rule “{rule}” could not be applied to {whom} who finished: the data that "

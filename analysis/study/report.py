@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import spaced
+from analysis.exhibits.phrases import counted
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import WHO, rules_in_words
 from analysis.study.results import Results
-from analysis.study.tables import RULE, source_note
+from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
 
 #: What a reader must know before the findings on networks.
@@ -78,19 +80,38 @@ def _departures(results: Results) -> list[str]:
 
 
 def _design(results: Results, task: str) -> str:
-    """A task and its conditions; where it does not say, the prompt that participants read."""
+    """A task; where it does not say, the prompt that participants read."""
     known, study = task_of(task), results.responses.study
     design = getattr(known, "design", "") or study.study.task_texts[task].prompt
-    counts, forms = study.of(task)["condition"].value_counts(), max(len(study.study.forms), 1)
-    meanings = getattr(known, "meanings", {})
-    said = []
-    for condition in sorted(counts.index, key=[*meanings, *counts.index].index):
-        kind = "control, " if condition in results.controls(task) else ""
-        meaning = f": {meanings[condition]}" if condition in meanings else ""
-        n = counts[condition]
-        each = n / forms
-        said.append(f"{spaced(condition)} ({kind}{n} trials, {each:g} per participant){meaning}")
-    return f"{_upper(results.name(task))}. {design} Conditions: {'; '.join(said)}."
+    return f"{_upper(results.name(task))}. {design}"
+
+
+@shelf.table("study", "method")
+def conditions(results: Results) -> Table:
+    """What is shown in each condition of each task, as frozen."""
+    study, rows = results.responses.study, []
+    for task in results.planned_tasks:
+        counts = study.of(task)["condition"].value_counts()
+        meanings = getattr(task_of(task), "meanings", {})
+        for condition in sorted(counts.index, key=[*meanings, *counts.index].index):
+            rows.append(
+                {
+                    "task": results.name(task),
+                    "condition": condition,
+                    "control": "yes" if condition in results.controls(task) else "no",
+                    "trials": counts[condition],
+                    "per participant": counts[condition] / max(len(study.study.forms), 1),
+                    "what is shown": meanings.get(condition, ""),
+                }
+            )
+    return Table(
+        "conditions",
+        "Conditions of the tasks",
+        "Number of trials in the study and mean number per participant. Control conditions show "
+        "whether a task works.",
+        pd.DataFrame(rows),
+        {**NAMES, "per participant": "{:g}"},
+    )
 
 
 @shelf.sentences("study", "collected")
@@ -110,10 +131,9 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
         by_rule += ", but some rules could not be applied to all participants ([table:flow])"
     return [
-        f"Of {steps['arrived']} {WHO[responses.source]} who opened the study, "
-        f"{steps['gave consent']} gave consent, {steps['finished']} finished and "
-        f"{steps['analysed']} were analysed ([figure:study_flow]). Under the frozen rules, "
-        f"{by_rule}."
+        f"Of {counted(steps['arrived'], WHO[responses.source])} who opened the study, "
+        f"{steps['gave consent']} gave consent and {steps['finished']} finished; the analysis "
+        f"includes {steps['analysed']} ([figure:study_flow]). Under the frozen rules, {by_rule}."
     ]
 
 
@@ -186,13 +206,13 @@ def _method(results: Results) -> list[str]:
     settings = results.settings
     return [
         "Trials, answer keys, exclusion rules and the plan of analysis were frozen before data "
-        f"collection (hash {study.hash}). The {answers['trial'].nunique()} trials are divided into "
-        f"{len(study.study.forms)} forms; a participant answered one form (median "
-        f"{each.median():g} trials), with practice and attention trials besides. All conditions "
-        "vary within participants.",
+        f"collection (hash {study.hash}). The {counted(len(study.data), 'trial')} are divided into "
+        f"{counted(len(study.study.forms), 'form')}; a participant answered one form (median "
+        f"number of responses: {each.median():g}), with practice and attention trials besides. All "
+        "conditions vary within participants. [table:conditions] defines them.",
         *[SIMULATED] * results.responses.simulated,
         *_evidence(results),
-        *(_design(results, task) for task in results.tasks),
+        *(_design(results, task) for task in results.planned_tasks),
         "Confidence is how sure participants say they are of a response (1 to 4). Learning is the "
         "change of a participant's accuracy over the session. d′ is the sensitivity to change: how "
         "well evolutions are distinguished from unchanged stages. Responses are not independent, "
@@ -243,9 +263,9 @@ def _limits(results: Results) -> list[str]:
     answers = results.responses.answers
     trials = answers.groupby(["task", "condition"])["trial"].nunique()
     limits = [
-        f"The smallest condition has {int(trials.min())} trials. Results generalise to trials "
-        "drawn in the same way from the same networks and images, and to participants recruited in "
-        "the same way, not to other networks.",
+        f"The smallest condition has {counted(int(trials.min()), 'trial')}. Results generalise to "
+        "trials drawn in the same way from the same networks and images, and to participants "
+        "recruited in the same way, not to other networks.",
         "The tests on networks in the run report are adjusted within each of its tables, not "
         "together with the tests of this report.",
     ]

@@ -19,9 +19,8 @@ from harness.registry import Registry
 from tasks.false_exclusion import LIMIT, one_sided_rate
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
 
-#: How sentences call those who answered.
-WHO = {"human": "participants", "pilot": "pilot participants",
-       "simulated": "simulated participants"}  # fmt: skip
+#: How sentences call somebody who answered.
+WHO = {"human": "participant", "pilot": "pilot participant", "simulated": "simulated participant"}
 #: What a title adds where the answers are no participants'.
 NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"}
 

@@ -8,7 +8,16 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
+from analysis.exhibits.phrases import (
+    counted,
+    joined,
+    p_text,
+    percent,
+    rows_of,
+    signed,
+    spaced,
+    span,
+)
 from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
@@ -103,7 +112,7 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             )
         ]
         yield (
-            f"{len(unmade)} {noun}{'s' * (len(unmade) > 1)} could not be computed: "
+            f"{counted(len(unmade), noun)} could not be computed: "
             f"{'; '.join(kinds)}. The share of α of such tests is not redistributed."
         )
     least = 1 / (results.settings.permutations + 1)
