@@ -25,6 +25,7 @@ from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import of_study
 from analysis.study.anonymise import anonymised
+from analysis.study.figures import flow as draw_flow
 from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
@@ -202,6 +203,19 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     pd.testing.assert_frame_equal(conditions(few).frame, conditions(every).frame)
     assert conditions(few).frame["trials"].sum() == len(every.responses.study.data)
     assert [counted(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
+
+
+def test_trials_without_an_answer_are_no_step_of_the_flow(made):
+    results = read_results(made[-1])
+    flow = results.responses.flow
+    unanswered = flow.iloc[[0]].assign(step="trials without an answer: time", participants=1)
+    more = pd.concat([flow.iloc[:3], unanswered, flow.iloc[3:]], ignore_index=True)
+    with_gaps = replace(results, responses=replace(results.responses, flow=more))
+    drawn = [
+        [text.get_text() for text in draw_flow(some).canvas.axes[0].texts]
+        for some in (results, with_gaps)
+    ]
+    assert drawn[0] == drawn[1]
 
 
 def test_a_run_makes_no_claim_of_others(tmp_path, made):

@@ -71,7 +71,8 @@ def flow(results: Results) -> Figure:
     """Boxes from arrival to analysis, and beside them who left or was excluded, and why."""
     steps = {row.step: row for row in rows_of(results.responses.flow)}
     excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
-    names = [step for step in steps if step not in excluded]
+    left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
+    names = ["arrived", *left]
     counts = [steps[name].participants for name in names]
     words = rules_in_words(results.responses.study)
     rules = []
@@ -80,7 +81,6 @@ def flow(results: Results) -> Figure:
         if n:
             rules.append(f"{n}: {words.get(rule, rule).split(' (')[0]}")
     rules = [rules[0].partition(": ")[2]] if len(rules) == 1 else rules
-    left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     beside = [
         "\n".join([f"{before - after} {left.get(later, 'left')}",
                    *(rules if later == "analysed" else [])])
