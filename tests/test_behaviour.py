@@ -223,6 +223,13 @@ def test_log_linear_rule_of_hautus():
     assert found["d′",].value == pytest.approx(expected)
 
 
+def test_rates_of_no_alarm_are_no_narrower_than_independent_answers():
+    found = Detection("false_evolution", "same_stage")(detections(280, 0, 400, 10))
+    alarm, independent = found[("false-alarm rate",)], stats.beta.ppf(0.975, 1, 400)
+    assert alarm.low == 0 and alarm.high > independent
+    assert alarm.low <= alarm.value <= alarm.high and "Clopper–Pearson" in alarm.reason
+
+
 def test_detection_needs_both_kinds():
     frame = detections(5, 5, 10, 5)
     with pytest.raises(ValueError, match="no answers of condition same_stage"):

@@ -21,7 +21,7 @@ from analysis.statistics.clusters import (
 )
 from analysis.statistics.contrasts import between, condition_pairs
 from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
-from analysis.statistics.shares import by_condition, clustered_shares, means
+from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
 
@@ -225,7 +225,14 @@ class Detection:
         result = two_way_jackknife(data, function, weights)
         counts = np.bincount(data.group)[[s, f]]
         n = np.array([*counts, counts.sum(), counts.sum()])
-        hit, alarm, *_ = estimates(result, stats.norm.cdf, None, n, self.level)
+        rates = estimates(result, stats.norm.cdf, None, n, self.level)[:2]
+        shares = clustered_shares(data, None, self.level)
+        hit, alarm = (  # where all judge alike, half an answer more gives no variance to go by
+            replace(rate, low=share.low, high=share.high, reason=share.reason)
+            if share.reason == AS_TRIALS
+            else rate
+            for rate, share in zip(rates, (shares[s], shares[f]), strict=True)
+        )
         _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, n, self.level)
         *_, criterion = estimates(result, np.asarray, None, n, self.level)
         made = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity,
