@@ -24,6 +24,9 @@ from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
+#: Why d′ has no interval where nobody, or everybody, judged the trials of a condition as changed.
+UNBOUNDED = "a rate is 0 or 1: no interval and no test of d′, whose true value can be large"
+
 
 def _participant_jackknife(
     top: np.ndarray, bottom: np.ndarray, level: float, null: float
@@ -195,7 +198,8 @@ class Detection:
     (Green & Swets 1966; Macmillan & Creelman 2005), with Hautus' (1995) log-linear rule
     H = (hits + ½)/(trials + 1) so that rates of 0 and 1 stay finite. d′ = 0 is blindness, 1 is
     moderate; c > 0 means that people are slow to say "changed". Participants and items clustered;
-    d′ is tested, the others describe.
+    d′ is tested, the others describe. Where H or F is 0 or 1, d′ and c have no interval and no
+    test: the half answer hardly varies between participants, but z of the true rate can be large.
 
     Attributes:
         signal, noise: names of the conditions.
@@ -235,6 +239,11 @@ class Detection:
         )
         _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, n, self.level)
         *_, criterion = estimates(result, np.asarray, None, n, self.level)
+        if AS_TRIALS in (shares[s].reason, shares[f].reason):
+            sensitivity, criterion = (
+                replace(e, low=np.nan, high=np.nan, p=np.nan, reason=UNBOUNDED)
+                for e in (sensitivity, criterion)
+            )
         made = {"hit rate": hit, "false-alarm rate": alarm, "d′": sensitivity,
                 "criterion": criterion}  # fmt: skip
         return {(name,): replace(e, left_out=missing) for name, e in made.items()}

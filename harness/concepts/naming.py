@@ -165,8 +165,12 @@ def _maps(
 
 def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """The share of each cell that each concept covers: float [cells, concepts]."""
-    pooled = [functional.adaptive_avg_pool2d(part.float(), size) for part in masks.split(64)]
-    return torch.cat(pooled).flatten(2).transpose(1, 2).flatten(0, 1)
+    height, width = size
+    covered = torch.empty(len(masks), height * width, masks.shape[1])
+    for part, rows in zip(masks.split(64), covered.split(64), strict=True):
+        pooled = functional.adaptive_avg_pool2d(part.float(), size)
+        rows.copy_(pooled.flatten(2).transpose(1, 2))  # masks of large views leave no room for two
+    return covered.flatten(0, 1)
 
 
 def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
