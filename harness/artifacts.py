@@ -364,13 +364,11 @@ class Run:
         self._sidecar(artifact).unlink(missing_ok=True)
         self.path(artifact).unlink(missing_ok=True)
 
-    def files(self) -> Iterator[Path]:
+    def files(self) -> list[Path]:
         """Every artifact's file that is there or whose sidecar is, in order."""
-        every: set[Path] = set()
-        for kind in LAYOUT:
-            every.update(self._paths(kind))
-            every.update(path.with_suffix("") for path in self._paths(kind, ".json"))
-        yield from sorted(every)
+        there = {path for kind in LAYOUT for path in self._paths(kind)}
+        described = {path.with_suffix("") for kind in LAYOUT for path in self._paths(kind, ".json")}
+        return sorted(there | described)
 
     def _paths(self, kind: str, suffix: str = "") -> list[Path]:
         every = self.root.glob(_pattern(kind) + suffix)

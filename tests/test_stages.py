@@ -103,7 +103,7 @@ def study(**changes):
         "config": config,
         "pairs": pairs,
         "classes": tuple(range(12)),
-        "layers": (),
+        "layers": {},
         "methods": ("sign_t", "change"),
         "ablations": ("revert",),
         "splits": ("heldout",),
@@ -123,7 +123,7 @@ def test_other_classes_or_layers_leave_other_files():
     every = {a for some in contents(study()).values() for a in some}
     few = {a for some in contents(study(classes=(3, 5))).values() for a in some}
     assert not every & few
-    layers = tuple((source.name, ("features.2",)) for source, _ in study().pairs)
+    layers = {source.name: ("features.2",) for source, _ in study().pairs}
     records = set(contents(study(layers=layers))["records"])
     assert not records & set(contents(study())["records"])
     assert scope((0, 1, 2)) == "0000-0002" and scope((0, 2)).startswith("0000-0002.")

@@ -145,7 +145,7 @@ class RunArms(Work):
 
     @property
     def depends(self) -> object:
-        names = self.study.layers_of(self.source.name)
+        names = self.study.layers.get(self.source.name)
         revert = self.study.config.revert
         images = [revert.importance_images] if self.split == "importance" else []
         plugins = [plugin_identity(self.ablation), objective_identity(self.source.objective)]
@@ -158,7 +158,7 @@ class RunArms(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         models, config = open_pair(run, self.source, self.pair), self.study.config
         images = series_images(run, self.source, config)
-        names = self.study.layers_of(self.source.name)
+        names = self.study.layers.get(self.source.name)
         wanted = [layer for layer in models.layers if names is None or layer.name in names]
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
@@ -281,7 +281,7 @@ def study_steps(
     if plan.looks_only:
         return
     layers = {
-        source.name: list(study.layers_of(source.name) or layer_names(plan.run, source.name))
+        source.name: list(study.layers.get(source.name) or layer_names(plan.run, source.name))
         for source, _ in study.pairs
     }
     objectives = {source.name: says(source, study.config) for source, _ in study.pairs}

@@ -89,7 +89,7 @@ def bench_study(plan: Plan, covered: Coverage) -> AblationStudy:
         config=config,
         pairs=tuple(chosen),
         classes=chosen_classes(plan),
-        layers=tuple((n, _layers(plan.run, n, layers)) for n in names) if layers else (),
+        layers={name: _layers(plan.run, name, layers) for name in names} if layers else {},
         methods=config.bench.methods,
         ablations=config.bench.ablations,
         splits=config.bench.splits,

@@ -201,7 +201,7 @@ class Sample:
         """A batch of arms: all layers at once, and each layer alone."""
         size = ablation_size(self.source.name, self.models, self.images)
         seconds = arm_seconds(self.models, self.batch(min(size, self.few)))
-        names = self.study.layers_of(self.source.name) or [la.name for la in self.models.layers]
+        names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0
         for work in left:
             joint, alone = arms_a_class(self.study, work.method, work.kind, len(names))

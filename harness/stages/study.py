@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,7 +42,7 @@ class AblationStudy:
     config: Config
     pairs: tuple[tuple[Source, Pair], ...]
     classes: tuple[int, ...]
-    layers: tuple[tuple[str, tuple[str, ...]], ...]
+    layers: Mapping[str, tuple[str, ...]]
     methods: tuple[str, ...]
     ablations: tuple[str, ...]
     splits: tuple[str, ...]
@@ -74,9 +74,6 @@ class AblationStudy:
         matched_on = [name for family in kinds for name in family.matched_on]
         return list(dict.fromkeys([*self.methods, "change", *matched_on]))
 
-    def layers_of(self, series: str) -> tuple[str, ...] | None:
-        return dict(self.layers).get(series)
-
     def following(self, class_id: int) -> int | None:
         """The class whose ranking stands for another class's; None where there is one alone."""
         position = self.classes.index(class_id)
@@ -98,7 +95,7 @@ class AblationStudy:
         self, pair: Pair, kind: str, method: str, block: tuple[int, ...], ablation: str, split: str
     ) -> Artifact:
         more = self.classes if kind == "benchmark" and method != CONTROLS else ()
-        where = scope(block, more, self.layers_of(pair.series) or ())
+        where = scope(block, more, self.layers.get(pair.series, ()))
         parts = (*place(pair), safe(ablation), safe(method), kind, split, where)
         return Artifact("records", parts)
 
@@ -162,7 +159,7 @@ def reversion_study(plan: Plan) -> AblationStudy:
         config=config,
         pairs=tuple((source, pair) for source in config.series for pair in config.pairs(source)),
         classes=chosen_classes(plan),
-        layers=(),
+        layers={},
         methods=config.evolve.methods,
         ablations=("revert",),
         splits=("heldout", "importance"),
