@@ -122,6 +122,8 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
 
 
 def _attributes(section: FolderImagesSection, path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"images.attributes: {path} does not exist")
     if not any(_failures(partial(folder_split, section, "test"))):
         read_attributes(path, folder_split(section, "test"))
 
