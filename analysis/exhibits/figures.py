@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
@@ -27,6 +28,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def look(k: int) -> dict[str, Any]:
     """Colour and marker of the k-th of several series, as matplotlib's keywords."""
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+
+
+def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
+    """How far `low` and `high` lie from a column's values, for error bars: [2, rows]."""
+    middle, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
+    return np.stack([middle - low, high - middle]).clip(min=0)
 
 
 STYLE: dict[Any, Any] = {

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Cell, Figure, look, panels, sheet
+from analysis.exhibits.figures import Cell, Figure, look, panels, reach, sheet
 from analysis.run.album import Album
 from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
@@ -337,5 +337,4 @@ def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 
 def _with_intervals(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:
     """Means with intervals at positions x, without lines between them."""
-    reach = [means["mean"] - means["low"], means["high"] - means["mean"]]
-    axes.errorbar(x, means["mean"], yerr=reach, linestyle="none", **style)
+    axes.errorbar(x, means["mean"], yerr=reach(means, "mean"), linestyle="none", **style)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure, look, styled
+from analysis.exhibits.figures import COLOURS, Figure, look, reach, styled
 from analysis.exhibits.phrases import rows_of, spaced
 from analysis.study.association import EVIDENCE
 from analysis.study.published import PUBLISHED, REVERSION
@@ -56,9 +56,8 @@ def _rows(
     """One row an estimate: a dot with its interval, first row on top; hollow where not `filled`,
     grey where nothing is tested (`filled` is None)."""
     y = np.arange(len(table))[::-1]
-    value, low, high = (table[c].to_numpy(float) for c in ("value", "low", "high"))
-    reach = np.stack([value - low, high - value]).clip(min=0)
-    axes.errorbar(value, y, xerr=reach, fmt="none", ecolor=COLOURS[0], capsize=2.5)
+    value = table["value"].to_numpy(float)
+    axes.errorbar(value, y, xerr=reach(table), fmt="none", ecolor=COLOURS[0], capsize=2.5)
     inside = [UNTESTED] * len(y) if filled is None else np.where(filled, COLOURS[0], "white")
     axes.scatter(value, y, s=20, c=inside, edgecolors=COLOURS[0], zorder=3)
     axes.set_yticks(y, labels)
@@ -223,11 +222,10 @@ def learning(results: Results) -> Figure | None:
         cell = [answers["participant"], answers["condition"]]
         excess = right - right.groupby(cell).transform("mean")
         people = excess.groupby([part, answers["participant"]]).mean().groupby(level=0)
-        reach = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
+        half = people.sem() * stats.t.ppf(0.5 + results.settings.level / 2, people.size() - 1)
         axis.errorbar(
-            position.groupby(part).mean() + 1 + 0.4 * k, 100 * people.mean(), yerr=100 * reach,
-            capsize=2.5,
-            label=results.name(task), linestyle="none", **look(k),
+            position.groupby(part).mean() + 1 + 0.4 * k, 100 * people.mean(), yerr=100 * half,
+            capsize=2.5, label=results.name(task), linestyle="none", **look(k),
         )  # fmt: skip
     axis.axhline(0, **ZERO)
     axis.set_xlabel("position of the trial in the session")
@@ -252,10 +250,8 @@ def calibration(results: Results) -> Figure | None:
     canvas, axis = plt.subplots(figsize=(5.0, 2.8), layout="constrained")
     for k, (task, part) in enumerate(table.groupby("task", sort=False)):
         x = part["confidence"].astype(float) + 0.05 * k
-        reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
-        axis.errorbar(
-            x, part["value"], yerr=reach, label=str(task), capsize=2.5, **look(k)
-        )  # fmt: skip
+        style = {"label": str(task), "capsize": 2.5, **look(k)}
+        axis.errorbar(x, part["value"], yerr=reach(part), **style)
     axis.set_xticks(sorted(set(table["confidence"].astype(float))))
     axis.set_ylim(-0.04, 1.04)
     axis.set_xlabel("confidence (1: guessed, 4: very sure)")
@@ -328,10 +324,10 @@ def reversion(results: Results) -> Figure | None:
     canvas, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True, layout="constrained")
     for k, (pair, rows) in enumerate(ours.groupby(PAIR)):
         rows = rows.set_index("arm").reindex(arms)
-        reach = np.stack([rows["change"] - rows["low"], rows["high"] - rows["change"]])
         axes[0].errorbar(
-            np.arange(len(arms)) + 0.12 * k, 100 * rows["change"], yerr=100 * reach, capsize=2,
-            linestyle="none", label="{}, {} → {}".format(*pair), **look(k),
+            np.arange(len(arms)) + 0.12 * k, 100 * rows["change"],
+            yerr=100 * reach(rows, "change"), capsize=2, linestyle="none",
+            label="{}, {} → {}".format(*pair), **look(k),
         )  # fmt: skip
     bins = [arm for arm in arms if arm in REVERSION]
     for k, row in REVERSION.iterrows():
