@@ -242,11 +242,10 @@ def _screening(study: Study) -> str:
     for check in study.checks:
         labels = [q.label for q in study.questions if q.check == check.name]
         if check.needed:
+            several = check.attempts > 1
             rules.append(
                 f"fewer than {check.needed} of {len(labels)} correct responses "
-                f"({'; '.join(labels)})"
-                + f" in each of {check.attempts} attempts"
-                * (check.attempts > 1)
+                f"({'; '.join(labels)})" + f" in each of {check.attempts} attempts" * several
             )
     if study.practice and study.practice_attempts:
         rules.append(f"practice not passed in {study.practice_attempts} attempts")
