@@ -1,4 +1,4 @@
-"""Lists in messages."""
+"""Lists and counts in sentences."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ def listed(names: Iterable[object], most: int = 5) -> str:
     texts = list(map(str, names))
     more = len(texts) - most
     return ", ".join(texts[:most]) + f" and {more} more" * (more > 0)
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with its noun: 1 trial, 1,200 trials, 2 answers are."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"

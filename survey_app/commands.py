@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.terminal import console
+from harness.text import counted
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES, Source
 
@@ -137,7 +138,7 @@ def survey(
             )
         else:
             console.print(
-                f"study {frozen.hash} at {address} ({workers} worker{'s' if workers > 1 else ''}, "
+                f"study {frozen.hash} at {address} ({counted(workers, 'worker')}, "
                 f"source {source}); Ctrl-C stops",
             )
             _announce(recruitment, counts)
@@ -327,7 +328,7 @@ def forget(
     count = store.forget(identifier)
     if not count:
         raise ValueError(f"nobody is known as {identifier!r}; nothing was deleted")
-    console.print(f"deleted {count} participation{'s' if count > 1 else ''} of {identifier}")
+    console.print(f"deleted {counted(count, 'participation')} of {identifier}")
     _say_what_is_beyond(store)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.terminal import console
+from harness.text import counted
 
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
 
@@ -30,9 +31,9 @@ def build(
     with console.status("drawing trials") as status:
         study = build_study(Run(run), chosen, out, status.update, console.print)
     console.print(
-        f"study {study.hash}: {len(study.trials)} trials in {len(study.forms)} "
-        f"form{'s' * (len(study.forms) > 1)} for "
-        f"{chosen.participants} participants, {len(study.images())} pictures, in {out}",
+        f"study {study.hash}: {counted(len(study.trials), 'trial')} in "
+        f"{counted(len(study.forms), 'form')} for {chosen.participants} participants, "
+        f"{len(study.images())} pictures, in {out}",
     )
     if (threshold := study.exclusion.one_sided_above) is not None:
         trials = [study.by_id[name] for block in study.forms[0] for name in block]

@@ -19,7 +19,6 @@ from command_line import say
 from analysis import commands
 from analysis.exhibits import phrases
 from analysis.exhibits.numbers import macro_name, numbers_tex
-from analysis.exhibits.phrases import counted
 from analysis.exhibits.tables import Table
 from analysis.statistics.labels import SIMILARITIES
 from analysis.statistics.statistic import STATISTICS
@@ -30,6 +29,7 @@ from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
 from analysis.study.results import Settings
+from harness.text import counted
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
 

@@ -29,11 +29,6 @@ def joined(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def counted(number: int, one: str, several: str = "") -> str:
-    """A number with its noun: 1 trial, 1,200 trials, 2 answers are."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 

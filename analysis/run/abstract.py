@@ -14,6 +14,7 @@ from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.classes import by_class, class_interval, quartiles
 from harness.artifacts import Artifact, Run
+from harness.text import counted
 
 UNTRAINED = "untrained"
 
@@ -52,7 +53,7 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
             classes = index["class_name"].nunique()
     kind = "synthetic images" if is_synthetic(run) else "images"
     return (
-        f"{len(rows)} network{'s' * (len(rows) != 1)}, one training run each: {'; '.join(rows)}. "
+        f"{counted(len(rows), 'network')}, one training run each: {'; '.join(rows)}. "
         f"{joined(counts)} {kind} of {classes} classes; seed {configuration['seed']}."
     )
 
@@ -145,7 +146,7 @@ def _limits(run: Run) -> str:
     """To what the results do not generalise."""
     count = len(series_of(run))
     said = [
-        f"One training run of {'each of ' * (count > 1)}{count} network{'s' * (count > 1)}: the "
+        f"One training run of {'each of ' * (count > 1)}{counted(count, 'network')}: the "
         "results are not shown to hold for other seeds or architectures."
     ]
     if is_synthetic(run):

@@ -6,21 +6,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import (
-    counted,
-    joined,
-    p_text,
-    percent,
-    rows_of,
-    signed,
-    spaced,
-    span,
-)
+from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.study.controls import failed_controls
 from analysis.study.responses import WHO
 from analysis.study.results import Results
 from analysis.study.sentences import all_tests, hypothesis, shares
 from analysis.study.thresholds import NO_RULE
+from harness.text import counted
 
 #: Kinds of test, beside accuracy against chance, whose value is a difference of shares.
 UNITS = {"contrasts": " percentage points", "learning": " percentage points per ten trials"}

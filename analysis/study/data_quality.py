@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import counted, spaced
+from analysis.exhibits.phrases import spaced
 from analysis.exhibits.tables import Table
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
 from analysis.study.results import Results
+from harness.text import counted
 from tasks.responses import LATE_AFTER
 
 #: So many pairs, rules or conditions are listed by name in a sentence.

@@ -9,7 +9,6 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.phrases import counted
 from analysis.exhibits.report import write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
@@ -18,6 +17,7 @@ from analysis.study.responses import WHO, rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
+from harness.text import counted
 
 #: What a reader must know before the findings on networks.
 NETWORKS = [

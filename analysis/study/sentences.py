@@ -8,21 +8,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import (
-    counted,
-    joined,
-    p_text,
-    percent,
-    rows_of,
-    signed,
-    spaced,
-    span,
-)
+from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls, outcomes
 from analysis.study.results import Results
+from harness.text import counted
 
 
 def shares(results: Results, row: Any) -> str:

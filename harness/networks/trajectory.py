@@ -14,7 +14,7 @@ from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
-from harness.text import listed
+from harness.text import counted, listed
 
 #: A checkpoint is off the way if it is so many times as far from both neighbours as they are from
 #: each other. Along trainings it is about 0.5, between checkpoints that differ by noise alone 1.
@@ -340,4 +340,4 @@ def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
 
 
 def _layers(names: Sequence[str]) -> str:
-    return f"{len(names)} layer{'s' * (len(names) != 1)} ({listed(names, 3)})"
+    return f"{counted(len(names), 'layer')} ({listed(names, 3)})"

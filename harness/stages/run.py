@@ -22,6 +22,7 @@ from harness.stages.engine import Engine, WorkError
 from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, faults_of_files
 from harness.stages.stage import Plan, Stage
+from harness.text import counted
 
 #: In the order in which they are done, by the names of their commands. A new stage is one file and
 #: its place here.
@@ -171,8 +172,8 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
     count, hours = max(plan.workers, 1), table["hours"].sum()
     time = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
     console.print(
-        f"Left to do: {table['pieces'].sum():,} pieces of work, about {time} with {count} "
-        f"worker{'s' if count > 1 else ''} on {plan.device.name}, up to "
+        f"Left to do: {table['pieces'].sum():,} pieces of work, about {time} with "
+        f"{counted(count, 'worker')} on {plan.device.name}, up to "
         f"{table['memory GiB'].max():.2f} GiB of memory a worker, "
         f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,

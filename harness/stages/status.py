@@ -14,6 +14,7 @@ from harness.config import parse_config
 from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
+from harness.text import counted
 
 #: What a piece of work may be: its artifacts are there, made from just what is configured; are
 #: being made; are there, but made from other settings or inputs, to be made again; are not there.
@@ -58,10 +59,10 @@ class Status:
         if not self.seconds_left > 0:
             of = f": nothing has been timed of {', '.join(more)}" if more else ""
             return f"{doing} How long the rest takes is not known yet{of}."
-        several = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
         span = timedelta(seconds=round(self.seconds_left))
         when = f", at {now + span:%Y-%m-%d %H:%M}" if self.since else ""
         without = f" (without {', '.join(more)}, of which nothing has been timed)" if more else ""
+        several = counted(self.workers, "worker")
         return f"{doing} With {several} it takes about {span} more{when}{without}."
 
 
