@@ -63,25 +63,23 @@ def is_synthetic(run: Run) -> bool:
 
 
 def _concepts(run: Run, neurons: pd.DataFrame) -> str:
-    """Neurons with a true concept, and different concepts, at the first checkpoint of each series,
-    that with the most such neurons, and the last."""
+    """Neurons with a true concept at the first checkpoint of each series, that with the most, and
+    the last."""
     named = named_concepts(run)
     assert named is not None
     parts = []
     for series in series_of(run):
         mine = neurons[neurons["series"] == series].sort_values("epoch")
-        of = named[named["series"] == series].groupby("epoch")["concept"]
-        count = of.size().reindex(mine["epoch"], fill_value=0)
-        epochs = sorted({mine["epoch"].iloc[0], int(count.idxmax()), mine["epoch"].iloc[-1]})
-        kinds = of.nunique().reindex(epochs, fill_value=0)
-        at = joined([f"{count[epoch]} (epoch {epoch})" for epoch in epochs])
-        parts.append(
-            f"in {series} {at} of {mine['neurons'].max()} neurons, with "
-            f"{joined(list(map(str, kinds)))} different concepts"
-        )
+        count = named[named["series"] == series].groupby("epoch").size()
+        count = count.reindex(mine["epoch"], fill_value=0)
+        most = int(count.idxmax())
+        at = [
+            f"{count[epoch]} at epoch {epoch}" + (" (the maximum)" if epoch == most else "")
+            for epoch in sorted({mine["epoch"].iloc[0], most, mine["epoch"].iloc[-1]})
+        ]
+        parts.append(f"in {series} (of {mine['neurons'].max()} neurons) {joined(at)}")
     return (
-        f"The number of neurons with a true concept (overlap of at least {NAMED_OVERLAP}) at the "
-        "first checkpoint, the one with most such neurons, and the last is "
+        f"The number of neurons with a true concept (overlap of at least {NAMED_OVERLAP}) was "
         f"{'; '.join(parts)}."
     )
 

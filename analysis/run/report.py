@@ -251,8 +251,8 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
         f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
         f"{percent(most.sum() / counts.sum())} of their neurons with a true concept have one of "
         f"{len(most)} concepts: {joined(list(most.index))}. Neighbours can thus share concepts "
-        "without training. Evidence of learnt concepts is therefore only that (share − chance) / "
-        "(ceiling − chance) is larger in trained than in untrained networks."
+        "without training. They are therefore evidence of learnt concepts only if (share − chance) "
+        "/ (ceiling − chance) is larger in trained than in untrained networks."
     )
 
 
@@ -292,9 +292,10 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
                 f". By the score, q1 contains the changes that increase the objective (see "
                 f"Method), and {last} those that decrease it. The objective agrees with this: its "
                 f"mean change was {signed(harm, '.1f')} when q1 was reverted, {signed(use, '.1f')} "
-                f"for {last} and {signed(every, '.1f')} for all neurons"
+                f"for {last} and {signed(every, '.1f')} for all neurons. "
+                "Reverting all neurons reverts both, so q1 is compared with sets of its own size"
             )
-    return [f"{text}. The effect of q1 is therefore compared with that of sets of the same size."]
+    return [f"{text}."]
 
 
 @shelf.sentences("run", "reversion")

@@ -99,7 +99,7 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
     each = read_results(run.root, REVERSION).about["images_per_class"]
     of_importance = split == "importance"
     seen = (
-        f"{images_of(records)} of those on which importance is computed ({each} per class)"
+        f"{images_of(records)} of the {each} per class on which importance is computed"
         if of_importance
         else images_of(records, "held-out ")
     )

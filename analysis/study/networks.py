@@ -101,9 +101,10 @@ def displacement(results: Results) -> Table | None:
         "Share judged changed by displacement in the semantic space",
         "Trials with real evolutions in three groups by displacement (1 − cosine similarity; mean "
         "of the group), and the share of responses “It changed” with its unadjusted "
-        f"{results.level} CI. These shares are not compared by a test; the association of the two "
-        "over trials is tested. All these neurons were drawn from the third with the largest "
-        "displacement, so displacements differ little, and a relation with them is hard to see.",
+        f"{results.level} CI. No test compares these shares; the correlation between displacement "
+        "and the share judged changed is tested over trials. All these neurons were drawn from "
+        "the third with the largest displacement, so displacements differ little, and a relation "
+        "with them is hard to see.",
         table[["moved", "displacement", "n", *ESTIMATE]].rename(columns={"n": "responses"}),
         {c: SHARE for c in ["displacement", *ESTIMATE]},
     )

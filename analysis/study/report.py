@@ -231,9 +231,9 @@ def _method(results: Results) -> list[str]:
         "conditions is a control test, not a claim. A contrast of another condition with a control "
         "condition is a planned test, so an effect in it can be claimed. The control test of "
         "accuracy passes if accuracy is significantly above chance (unadjusted p < .05); with "
-        "random neurons it passes if accuracy is not. The control test of false evolutions passes "
-        "if they are distinguished from unchanged stages. For all other control tests no outcome "
-        "is expected: they neither pass nor fail.",
+        "random neurons it passes if accuracy is not significantly above chance. The control test "
+        "of false evolutions passes if they are distinguished from unchanged stages. For all other "
+        "control tests no outcome is expected: they neither pass nor fail.",
         *_departures(results),
     ]
 

@@ -161,9 +161,9 @@ def thresholds(results: Results) -> Table:
         "Primary hypothesis under other exclusion rules",
         "One rule is varied at a time and the others are as frozen, except in the row “no rule”. "
         + (
-            "Claimed: number of tests of the primary hypothesis that are significant with the α "
-            "allocated to it alone, without what Holm's procedure would pass on from other "
-            "rejected tests; then the estimate of each."
+            "Claimed: number of tests of the primary hypothesis that are significant at the α "
+            "allocated to it (α from other significant tests, which Holm's procedure would add, is "
+            "not added); then the estimate of each."
             if results.plan.primary
             else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),

@@ -76,8 +76,8 @@ class OddOneOut(PickOne):
         "Each of six options shows the image patches of one neuron. Five neurons belong together; "
         "the first of them is the target. The sixth, the intruder, has nearly the same relative "
         "depth in its network as the target and is not among the target's 100 nearest neighbours "
-        "(of fewer than 200 neurons: not in the nearer half). Participants choose the option that "
-        "does not belong (chance: one in six)."
+        "(if there are fewer than 200 neurons: is in the more distant half of them). Participants "
+        "choose the option that does not belong (chance: one in six)."
     )
     meanings: Mapping[str, str] = {
         "base": "all neurons are of the base checkpoint",
