@@ -11,6 +11,7 @@ from scipy import sparse
 
 from harness.concepts import neuron_embedding
 from harness.concepts.image_embedding import solve_image_vectors
+from harness.concepts.map import umap
 from harness.concepts.neuron_embedding import (
     SkipGram,
     ascend,
@@ -322,3 +323,17 @@ def test_a_base_without_living_neurons_is_refused(evidence):
             50,
             lambda neurons: np.empty((0, 50)),
         )
+
+
+def test_what_numba_compiles_of_umap_is_kept_on_disk():
+    umap()
+    from umap import layouts, umap_
+
+    slow = (
+        umap_.fast_knn_indices,
+        umap_.smooth_knn_dist,
+        umap_.compute_membership_strengths,
+        umap_.submatrix,
+        layouts._nb_optimize_layout_euclidean_single_epoch,
+    )
+    assert all(function.stats.cache_path for function in slow)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -20,13 +22,11 @@ def project(
     Raises:
         ValueError: the base has fewer than four placed neurons.
     """
-    from umap import UMAP  # imported late: it compiles for seconds
-
     spanning = space.rows(series=base.series, epoch=base.epoch)
     if len(spanning) < 4:
         raise ValueError(f"a map needs four placed neurons of {base}, got {len(spanning)}")
     others = np.setdiff1d(space.rows(), spanning)
-    mapper = UMAP(
+    mapper = umap()(
         n_neighbors=min(neighbours, len(spanning) - 1), metric="cosine", random_state=seed, n_jobs=1
     )
     places = np.full((len(space.neurons), 2), np.nan)
@@ -36,3 +36,18 @@ def project(
         places[others] = mapper.transform(vectors[others])
     table = space.neurons[NEURON].assign(x=places[:, 0], y=places[:, 1])
     return table[space.placed].reset_index(drop=True)
+
+
+def umap() -> Any:
+    """UMAP, imported late as that takes seconds; numba keeps what it compiles of it on disk.
+
+    To compile it takes several times as long as to map a small run, and umap asks for no cache, as
+    its neighbour pynndescent does.
+    """
+    from numba.core.dispatcher import Dispatcher
+    from umap import UMAP, layouts, umap_
+
+    for function in {**vars(umap_), **vars(layouts)}.values():
+        if isinstance(function, Dispatcher):
+            function.enable_caching()
+    return UMAP
