@@ -98,14 +98,14 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         kinds = [
             f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
             f"{joined([MEASURES.get(what, spaced(what)) for what in rows['what']])} "
-            f"({spaced(str(why))})"
+            f"[{spaced(str(why))}]"
             for (question, kind, why), rows in unmade.groupby(
                 ["question", unmade.index.get_level_values(0), "reason"], sort=False
             )
         ]
         yield (
-            f"{counted(len(unmade), noun)} could not be computed: "
-            f"{'; '.join(kinds)}. The share of α of such tests is not redistributed."
+            f"Tests that could not be computed: {counted(len(unmade), noun)} ({'; '.join(kinds)}). "
+            f"{'Its' if len(unmade) == 1 else 'Their'} share of α is not redistributed."
         )
     least = 1 / (results.settings.permutations + 1)
     permuted = tests[tests.index.get_level_values(0).isin(["labels", "associations"])]
