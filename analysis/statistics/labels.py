@@ -88,8 +88,8 @@ def _overlap(sets: Sequence[set[str]]) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-#: Similarities of pairs that are held at once, over as many shuffles as that makes.
-AT_ONCE = 4_000_000
+#: Shuffles that are drawn at once.
+AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,11 @@ class LabelAgreement:
         """
         rng = np.random.default_rng(self.seed)
         values = np.empty(self.shuffles)
-        chunk = max(1, min(64, AT_ONCE // max(len(pairs.first), 1)))
-        for start in range(0, self.shuffles, chunk):
-            order = shuffle(people, min(chunk, self.shuffles - start), rng)
+        for start in range(0, self.shuffles, AT_ONCE):
+            order = shuffle(people, min(AT_ONCE, self.shuffles - start), rng)
             scores = pairs.scores(codes[order], similar).reshape(len(order), -1)
             filled = (~np.isnan(scores)).sum(axis=1)
-            values[start : start + chunk] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
+            values[start : start + AT_ONCE] = np.nansum(scores, axis=1) / np.maximum(filled, 1)
         return values
 
 
@@ -243,12 +242,13 @@ class _Pairs:
         found = np.full((len(codes), self.trials, codes.shape[2]), np.nan)
         if not len(self.owner):
             return found
-        for stage in range(codes.shape[2]):
-            label = codes[:, :, stage]
-            near = similar[label[:, self.first], label[:, self.second]]
-            filled = ~np.isnan(near)
-            count = np.add.reduceat(filled, self.starts, axis=1, dtype=int)
-            total = np.add.reduceat(np.where(filled, near, 0.0), self.starts, axis=1)
+        filled = ~np.isnan(similar).ravel()
+        values = np.where(filled, similar.ravel(), 0.0)
+        for k, stage in np.ndindex(len(codes), codes.shape[2]):  # one alone fits a core's cache
+            label = codes[k, :, stage]
+            pair = label[self.first] * len(similar) + label[self.second]
+            count = np.add.reduceat(filled.take(pair), self.starts, dtype=int)
             with np.errstate(invalid="ignore"):
-                found[:, self.owner, stage] = total / count
+                total = np.add.reduceat(values.take(pair), self.starts)
+                found[k, self.owner, stage] = total / count
         return found
