@@ -86,7 +86,7 @@ def claims_of(design: Null, seed: int) -> pd.DataFrame:
     trials = frozen.trials.loc[frozen.trials["role"] == "trial", ["trial"]]
     rng = np.random.default_rng([seed, 1])
     network = trials.assign(**{name: rng.normal(size=len(trials)) for name in EVIDENCE})
-    responses = prepare(frozen, *answers, exclusions={})
+    responses = prepare(frozen, *answers, exclusions={}, checked=True)
     settings = Settings(replicates=199, permutations=design.permutations, seed=seed)
     results = Results(responses, settings, partial(prepare, frozen, *answers), None)
     claims = replace(results, meeting=join(responses, network)).claims

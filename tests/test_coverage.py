@@ -7,12 +7,21 @@ test holds 1,000 studies to 93–97 % and 4–6 %.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.planning.coverage import DESIGNS, SMALL, as_markdown, measure
+from analysis.planning.coverage import (
+    DESIGNS,
+    RATES,
+    SMALL,
+    as_markdown,
+    measure,
+    one_study,
+    over_seeds,
+)
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import (
     TOGETHER,
@@ -81,9 +90,27 @@ def test_too_small_designs_are_given_no_interval_and_lopsided_ones_keep_their_si
     assert none.loc[["accuracy", "risk difference"], "rejected"].tolist() == [0, 0]
     some = tables[lopsided].set_index("what")
     assert (some["given"] == 1).all() and some.loc["risk difference", "rejected"] <= 0.15
-    assert "| 3 participants, 8 trials | cluster jackknife | 0.0 % | – | 0.0 % |" in as_markdown(
-        tables
-    )
+    assert "| 3 participants, 8 trials | 0.0 % | – | 0.0 % | 0.0 % |" in as_markdown(tables)
+
+
+def test_coverage_stands_with_the_error_of_simulation():
+    """Intervals of one study are not independent: the error is that of means over studies."""
+    design = Design({"a": 0.5, "b": 0.5}, participants=12, items=6)
+    table = measure(design, 40, ("exact binomial",), seed=4)
+    rows = over_seeds(partial(one_study, design, ("exact binomial",)), 40, seed=4)
+    means = [np.mean([row["covered"] for row in study]) for study in rows]
+    assert table["coverage"].item() == pytest.approx(np.mean(means))
+    assert table["coverage error"].item() == pytest.approx(np.std(means) / np.sqrt(40))
+    percent = f"{100 * np.mean(means):.1f} ± {100 * np.std(means) / np.sqrt(40):.1f} %"
+    assert "| accuracy: coverage |" in (text := as_markdown({"x": table})) and percent in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RATES))
+def test_sensitivity_covers_and_keeps_its_size(name):
+    table = measure(RATES[name], 600, ("d′",), seed=13)
+    assert (table["coverage"] >= 0.93 - 0.027).all(), table
+    assert (table.loc[table["null"], "rejected"] <= 0.062 + 0.027).all(), table
 
 
 @pytest.mark.slow

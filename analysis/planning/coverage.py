@@ -2,10 +2,11 @@
 
     python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 1] [--small]
 
-prints the two tables of docs/analysis.md: for designs with participants and items that vary, how
+prints the three tables of docs/analysis.md: for designs with participants and items that vary, how
 often 95 % intervals contain the true value, how often a true null hypothesis is rejected at 5 %,
-and the power beside the prediction of the planner (`analysis.planning.power`); and for small and
-unbalanced designs, how often there is an interval, and the same of those that there are.
+and the power beside the prediction of the planner (`analysis.planning.power`); for small and
+unbalanced designs, and for d′, also how often there is an interval. Each number stands with its
+Monte Carlo standard error.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import Plan, rejections
+from analysis.statistics.behaviour import Detection
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.crossed_effects import CrossedContrasts, CrossedEffects, fit_conditions
 from analysis.statistics.estimate import size
@@ -37,16 +40,22 @@ def _crossed(frame: pd.DataFrame, chance: float) -> Estimates:
     return CrossedEffects(chance).of(model, frame) | CrossedContrasts().of(model, frame)
 
 
+def _detection(frame: pd.DataFrame, chance: float) -> Estimates:
+    """d′ of the first condition against the second, where "correct" means judged changed."""
+    signal, noise = sorted(set(frame["condition"]))
+    made = Detection(signal, noise)(frame.rename(columns={"correct": "changed"}))
+    return {(signal, noise, "d′"): made["d′",]}
+
+
 #: Estimates that are tests, with a p-value or without one for want of answers.
-TESTED = ("accuracy", "risk difference")
+TESTED = ("accuracy", "risk difference", "d′")
 #: Method -> (answers, chance) -> shares by condition, and contrasts by pair and measure.
 METHODS: dict[str, Callable[[pd.DataFrame, float], Estimates]] = {
     "exact binomial": lambda frame, chance: ExactBinomial(chance)(frame),
     "cluster jackknife": _clustered,
     "crossed effects": _crossed,
+    "d′": _detection,
 }
-#: The printed table takes a fifth of the studies for a method of which a fit takes long.
-SLOW = ("crossed effects",)
 
 
 def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
@@ -63,12 +72,15 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
                 truth = shares[0]
             elif what == "risk difference":
                 truth = shares[0] - shares[1]
+            elif what == "d′":
+                truth = float(norm.ppf(shares[0]) - norm.ppf(shares[1]))
             elif method == "crossed effects":
                 truth = float(np.exp(conditional[key[0]] - conditional[key[1]]))
             else:
                 truth = shares[0] / (1 - shares[0]) * (1 - shares[1]) / shares[1]
             rows.append(
                 {
+                    "study": seed,
                     "method": method,
                     "what": what,
                     "null": null,
@@ -107,7 +119,7 @@ def arguments(description: str | None, studies: int = 1000) -> argparse.Namespac
 def measure(
     design: Design,
     studies: int,
-    methods: tuple[str, ...] = tuple(METHODS),
+    methods: tuple[str, ...],
     seed: int = 0,
     workers: int = 1,
 ) -> pd.DataFrame:
@@ -116,22 +128,34 @@ def measure(
     Returns:
         method, what, null (whether the null hypothesis is true), intervals (how many), given (share
         that could be given), coverage (of these), rejected (share of tests with p < .05, those
-        that could not be made among them; false positives where null, power elsewhere), width and
-        bias (means).
+        that could not be made among them; false positives where null, power elsewhere), coverage
+        error and rejected error (Monte Carlo standard errors), width and bias (means).
     """
     results = over_seeds(partial(one_study, design, methods), studies, seed, workers)
     rows = pd.DataFrame([row for result in results for row in result])
     rows["rejected"] = rows["rejected"].where(rows["tested"])
     rows["covered"] = rows["covered"].where(rows["given"])
-    table = rows.groupby(["method", "what", "null"], sort=False).agg(
-        intervals=("given", "size"),
-        given=("given", "mean"),
-        coverage=("covered", "mean"),
-        rejected=("rejected", "mean"),
-        width=("width", "mean"),
-        bias=("error", "mean"),
-    )
-    return table.reset_index()
+    groups = rows.groupby(["method", "what", "null"], sort=False)
+    return pd.DataFrame(
+        {
+            "intervals": groups.size(),
+            "given": groups["given"].mean(),
+            "coverage": groups["covered"].mean(),
+            "coverage error": groups[["study", "covered"]].apply(_error),
+            "rejected": groups["rejected"].mean(),
+            "rejected error": groups[["study", "rejected"]].apply(_error),
+            "width": groups["width"].mean(),
+            "bias": groups["error"].mean(),
+        }
+    ).reset_index()
+
+
+def _error(rows: pd.DataFrame) -> float:
+    """Standard error of the mean of the second column: studies are independent, the intervals of
+    one study are not."""
+    values = rows.iloc[:, 1].astype(float)
+    sums = (values - values.mean()).groupby(rows["study"]).sum()
+    return float(np.linalg.norm(sums) / max(values.notna().sum(), 1))
 
 
 #: The designs of the printed table. Two conditions keep Holm's correction out of false positives.
@@ -193,29 +217,55 @@ SMALL = {
 }
 
 
-def _percent(value: float) -> str:
-    return "–" if np.isnan(value) else f"{100 * value:.1f} %"
+#: Yes-no judgements, tested by d′: small and large studies, rates from 1/2 to near 0 and 1.
+RATES = {
+    f"{participants} participants, {items} trials per condition; hits {hits:g}, "
+    f"false alarms {alarms:g}": Design(
+        {"signal": hits, "unchanged": alarms}, participants=participants, items=items
+    )
+    for participants, items in ((20, 8), (60, 8), (120, 24))
+    for hits, alarms in ((0.5, 0.5), (0.9, 0.1), (0.97, 0.03), (0.97, 0.97), (0.03, 0.03))
+}
 
 
-def as_markdown(tables: dict[str, pd.DataFrame]) -> str:
-    """Tables of `measure` by design, as docs/analysis.md shows them; power is in brackets."""
-    head = ("design", "method", "accuracy: given", "coverage", "rejected", "difference: given",
-            "coverage", "rejected")  # fmt: skip
+def _percent(value: float, error: float = 0.0) -> str:
+    """A share with its standard error, which a share of 0 or 1 in the simulation does not have."""
+    if np.isnan(value):
+        return "–"
+    return f"{100 * value:.1f}{f' ± {100 * error:.1f}' if error else ''} %"
+
+
+def as_markdown(
+    tables: dict[str, pd.DataFrame], whats: tuple[str, ...] = ("accuracy", "risk difference")
+) -> str:
+    """Tables of `measure` by design, as docs/analysis.md shows them; power is in brackets.
+
+    The method has a column only where there are several, the share of intervals that are given
+    only where it is not always 1.
+    """
+    always = all((table["given"] == 1).all() for table in tables.values())
+    columns = ("coverage", "rejected") if always else ("given", "coverage", "rejected")
+    several = len({method for table in tables.values() for method in table["method"]}) > 1
+    names = ["design"] + ["method"] * several
+    head = names + [f"{what}: {name}" for what in whats for name in columns]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, table in tables.items():
         for method, rows in table.groupby("method", sort=False):
             by_what = rows.set_index("what")
-            cells = [name, str(method)]
-            for what in ("accuracy", "risk difference"):
+            cells = [name, str(method)][: len(names)]
+            for what in whats:
                 if what not in by_what.index and what != "accuracy":
                     what = "odds ratio"  # of the crossed model
                 if what not in by_what.index:
-                    cells += ["–"] * 3
+                    cells += ["–"] * len(columns)
                     continue
                 row = by_what.loc[what]
-                rejected = _percent(row["rejected"])
-                shown = rejected if row["null"] else f"({rejected})"
-                cells += [_percent(row["given"]), _percent(row["coverage"]), shown]
+                rejected = _percent(row["rejected"], row["rejected error"])
+                cells += [
+                    *([] if always else [_percent(row["given"])]),
+                    _percent(row["coverage"], row["coverage error"]),
+                    rejected if row["null"] else f"({rejected})",
+                ]
             lines.append("| " + " | ".join(cells) + " |")
             name = ""
     return "\n".join(lines)
@@ -223,24 +273,22 @@ def as_markdown(tables: dict[str, pd.DataFrame]) -> str:
 
 def main() -> None:
     given = arguments(__doc__)
+
+    def table(designs: dict[str, Design], *methods: str) -> dict[str, pd.DataFrame]:
+        return {
+            name: measure(design, given.studies, methods, given.seed, given.workers)
+            for name, design in designs.items()
+        }
+
     if not given.small:
-        tables = {}
+        methods = ("exact binomial", "cluster jackknife", "crossed effects")
+        print(as_markdown(table(DESIGNS, *methods)), end="\n\n", flush=True)
         for name, design in DESIGNS.items():
-            parts = [
-                measure(design, given.studies // 5 if method in SLOW else given.studies,
-                        (method,), given.seed, given.workers)
-                for method in METHODS
-            ]  # fmt: skip
-            tables[name] = pd.concat(parts, ignore_index=True)
             if len(set(design.accuracy.values())) > 1:
                 promised = rejections(Plan(design), given.studies, given.seed + 1)
                 print(f"{name}, planner:", promised.to_string(index=False, header=False))
-        print(as_markdown(tables), end="\n\n", flush=True)
-    methods = ("cluster jackknife",)
-    print(as_markdown({
-        name: measure(design, given.studies, methods, given.seed, given.workers)
-        for name, design in SMALL.items()
-    }))  # fmt: skip
+    print(as_markdown(table(SMALL, "cluster jackknife")), end="\n\n", flush=True)
+    print(as_markdown(table(RATES, "d′"), ("d′",)))
 
 
 if __name__ == "__main__":

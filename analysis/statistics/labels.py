@@ -248,7 +248,6 @@ class _Pairs:
             label = codes[k, :, stage]
             pair = label[self.first] * len(similar) + label[self.second]
             count = np.add.reduceat(filled.take(pair), self.starts, dtype=int)
-            with np.errstate(invalid="ignore"):
-                total = np.add.reduceat(values.take(pair), self.starts)
-                found[k, self.owner, stage] = total / count
+            total = np.add.reduceat(values.take(pair), self.starts)
+            found[k, self.owner, stage] = np.where(count, total, np.nan) / np.maximum(count, 1)
         return found
