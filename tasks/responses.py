@@ -196,6 +196,10 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
     header, rows = _records(path)
     if doubled := sorted({name for name in header if header.count(name) > 1}):
         raise ValueError(f"{path}: column {doubled[0]!r} stands there twice; remove one")
+    known = {column.name for column in columns}
+    for name in header:
+        if name not in known and (meant := name.strip().lower()) in known:
+            raise ValueError(f"{path}: column {name!r} must be written {meant!r}")
     broken = [
         f"{place(path.name, columns, number)}: {len(row)} cells, but the header has {len(header)}"
         for number, row in rows.items()
@@ -211,7 +215,6 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
     frame = pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="string")
     frame.index = frame.index - 2
     table = _typed(frame.replace("", pd.NA), columns, path.name)
-    known = {column.name for column in columns}
     table.attrs = {"file": path.name, "ignored": [name for name in header if name not in known]}
     return table
 

@@ -14,6 +14,7 @@ from analysis.study.frozen_study import read_study
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
+from analysis.study.tables import claims
 from tasks import settings
 from tasks.kinds import all_tasks
 from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
@@ -124,6 +125,17 @@ def test_answers_that_are_left_out_change_no_weight_and_are_named(study, leave, 
     assert same.sum() > 3
     assert reason in set(part.loc[part["p_alone"].isna(), "reason"])
     assert (part.loc[part["p_alone"].isna(), "reason"] != "").all()
+
+
+def test_a_test_that_was_not_made_is_neither_claimed_nor_not(tmp_path):
+    frozen = make_study(tmp_path, trials=4, tasks=("odd_one_out",))
+    answers, people = make_responses(tmp_path, frozen, people=12)
+    responses = prepare(read_study(tmp_path), answers[answers["condition"] != "base"], people)
+    results = Results(responses, Settings(permutations=99, replicates=99), lambda rules: responses)
+    table = claims(results).frame
+    unmade = table["p"].isna()
+    assert unmade.sum() > 4 and set(table.loc[unmade, "claimed"]) == {"not tested"}
+    assert set(table.loc[~unmade, "claimed"]) <= {"yes", "no", "passed", "failed"}
 
 
 def test_a_reference_that_nobody_answered_leaves_its_comparisons_untested(study):

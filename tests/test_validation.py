@@ -214,6 +214,10 @@ def test_spreadsheets_ways_of_saving_are_read_or_refused_with_the_remedy(study, 
     path.write_text(head.replace("tab_leaves", "pastes") + "\n" + body)
     with pytest.raises(ValueError, match="column 'pastes' stands there twice"):
         read_tables(path)
+    for wrong, right in (("condition ", "condition"), ("Missing", "missing"), (" TASK", "task")):
+        path.write_text(head.replace(right, wrong) + "\n" + body)
+        with pytest.raises(ValueError, match=f"column {wrong!r} must be written {right!r}"):
+            read_tables(path)
     path.write_text(head + "\n")
     other = tmp_path / "responses-participants.csv"
     other.write_text(other.read_text().splitlines()[0] + "\n")
@@ -345,6 +349,25 @@ def test_a_duration_that_contradicts_the_moments_is_counted(study, tables):
     assert count() == 0
     people.loc[:1, "total_seconds"] = [700.0, 901.0]  # 900 passed; clocks may differ by seconds
     assert count() == 1
+
+
+def test_ends_that_contradict_status_and_responses_are_counted(study, tables):
+    answers, people = tables
+
+    def counts(name):
+        check = {c.name: c for c in checks(prepare(study, answers, people))}[name]
+        return check.participants, check.answers
+
+    unended, after = (
+        "finished without a time of finishing",
+        "responses after the end of participation",
+    )
+    assert counts(unended) == (0, None) and counts(after) == (0, 0)
+    people.loc[0, "finished_at"] = pd.NaT
+    name = people.loc[1, "participant"]
+    mine = answers[(answers["participant"] == name) & (answers["role"] == "trial")]
+    people.loc[1, "finished_at"] = mine["answered_at"].nlargest(3).iloc[-1]
+    assert counts(unended) == (1, None) and counts(after) == (1, 2)
 
 
 def test_what_spreadsheets_add_is_named_or_left_out(tables, tmp_path):

@@ -170,6 +170,24 @@ def _durations(responses: Responses) -> Iterator[Check]:
         "finished_at; the rules of exclusion go by total_seconds.",
         count,
     )
+    unended = int(((people["status"] == "finished") & people["finished_at"].isna()).sum())
+    yield Check(
+        "finished without a time of finishing",
+        f"{counted(unended, 'participant')} finished according to status, but finished_at is "
+        "empty; they count as finished.",
+        unended,
+    )
+    ends = responses.answers["participant"].map(people.set_index("participant")["finished_at"])
+    after = responses.answers["answered_at"] > ends
+    late = responses.answers.loc[after, "participant"].nunique()
+    yield Check(
+        "responses after the end of participation",
+        f"{counted(int(after.sum()), 'response')} of {counted(late, 'analysed participant')} "
+        f"{'was' if after.sum() == 1 else 'were'} stored after finished_at; they are analysed like "
+        "the others.",
+        late,
+        int(after.sum()),
+    )
 
 
 def _unanswered(responses: Responses) -> Iterator[Check]:

@@ -89,7 +89,8 @@ def claims(results: Results) -> Table | None:
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     control = is_control(tested)
     results_of = [outcome(row) or "–" for row in tested.itertuples()]
-    claimed = np.where(tested["claimed"], "yes", "no")
+    claimed = tested["claimed"].map({True: "yes", False: "no"})
+    claimed = claimed.mask(tested["p"].isna(), "not tested")
     table.insert(0, "claimed", np.where(control, results_of, claimed))
     for failed in failed_controls(results):
         table["reason"] = [
