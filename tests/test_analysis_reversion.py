@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.stats import page_trend_test, rankdata
 
 from analysis.statistics.alignment import (
+    NORMALISED,
     alignment_differences,
     alignment_table,
     concept_sharing,
@@ -223,6 +224,10 @@ def test_spaces_are_compared_on_the_same_neurons_clustered_by_layer():
         assert table.loc[name, ["share", "low", "high"]].tolist() == pytest.approx(
             ends(of["sum"], of["size"])
         )
+        rows = shared[shared["method"] == name].set_index("layer")
+        gain = (rows["share"] - rows["chance"]).groupby("layer").sum()
+        possible = (rows["ceiling"] - rows["chance"]).groupby("layer").sum()
+        assert table.loc[name, NORMALISED].tolist() == pytest.approx(ends(gain, possible))
     for row in alignment_differences(shared).itertuples():
         first, second = layers[row.first], layers[row.second]
         expected = ends(first["sum"] - second["sum"], first["size"])

@@ -151,7 +151,7 @@ def _limits(run: Run) -> str:
         said.append("The images are synthetic.")
     if run.holds("concepts"):
         said.append(
-            f"The overlap that counts as a true concept ({NAMED_OVERLAP}) is low, and other "
-            "thresholds were not examined."
+            "Shares of neurons and of neighbours depend on the overlap from which a true concept "
+            f"counts ({NAMED_OVERLAP}), which is low."
         )
     return " ".join(said)

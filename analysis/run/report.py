@@ -149,8 +149,8 @@ shelf.section(
     "limits",
     "Limits",
     [
-        "Intervals and tests of accuracy generalise over classes, those of semantic spaces over "
-        "layers; the networks are fixed."
+        "Intervals and tests of accuracy treat classes as a random sample, those of semantic "
+        "spaces treat layers so; the networks are fixed."
     ],
 )
 shelf.section(
@@ -251,8 +251,22 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
         f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
         f"{percent(most.sum() / counts.sum())} of their neurons with a true concept have one of "
         f"{len(most)} concepts: {joined(list(most.index))}. Neighbours can thus share concepts "
-        "without training. They are therefore evidence of learnt concepts only if (share − chance) "
-        "/ (ceiling − chance) is larger in trained than in untrained networks."
+        "without training."
+    )
+    trained = [group for group in alignment["group"].unique() if group != abstract.UNTRAINED]
+    if not trained:
+        return
+    normalised = alignment.set_index(["group", "method"])["normalised"]
+    parts = [
+        f"{normalised[trained[-1], method]:.2f} and {normalised[abstract.UNTRAINED, method]:.2f} "
+        f"in {method}"
+        for method in rows["method"]
+    ]
+    yield (
+        f"The normalised share, (share − chance) / (ceiling − chance), was, in the group "
+        f"{trained[-1]} and in untrained networks, {joined(parts)}. A space gives evidence of "
+        "learnt concepts only if its normalised share is larger in trained networks; the intervals "
+        "are in [table:alignment]."
     )
 
 

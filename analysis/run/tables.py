@@ -10,6 +10,7 @@ from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.statistics.alignment import (
     NAMED_OVERLAP,
+    NORMALISED,
     alignment_differences,
     alignment_table,
     identity,
@@ -104,19 +105,20 @@ def _shared(run: Run) -> pd.DataFrame | None:
 def alignment(run: Run) -> Table | None:
     if (shared := _shared(run)) is None:
         return None
-    number = "{:.3f}"
+    numbers = ["share", "low", "high", "chance", "ceiling", "coverage", *NORMALISED]
     return Table(
         "alignment",
         "Neighbours with the same true concept",
         "Share of a neuron's five nearest base neurons with the same true concept, with 95 % CIs "
-        "(t over layers, as neurons of a layer are alike). Chance: the share of base neurons with "
-        "that concept. Ceiling: the largest possible share, below 1 where fewer than five base "
-        "neurons have the concept. Only neurons with a true concept (overlap of at least "
+        "(t over layers, as neurons of a layer are alike). Chance: the share of base neurons "
+        "with that concept. Ceiling: the largest possible share, below 1 where fewer than five "
+        "base neurons have the concept. Normalised: (share − chance) / (ceiling − chance), 0 at "
+        "chance and 1 at the ceiling. Only neurons with a true concept (overlap of at least "
         f"{NAMED_OVERLAP}) and a position in all spaces are counted. Coverage: mean share of a "
         "neuron's stimuli that the space uses (sgns and ppmi: those that are also stimuli of a "
         "base neuron). Untrained: checkpoints at epoch 0.",
         alignment_table(shared),
-        dict.fromkeys(["share", "low", "high", "chance", "ceiling", "coverage"], number),
+        dict.fromkeys(numbers, "{:.3f}"),
     )
 
 

@@ -8,12 +8,14 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.comparisons import clustered_by_layer, differences
+from analysis.statistics.comparisons import Clustered, clustered_by_layer, differences
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
 
 #: The overlap from which a neuron counts as a detector of its concept: Network Dissection's cut.
 NAMED_OVERLAP = 0.04
+#: The columns of `normalised_share`.
+NORMALISED = ["normalised", "normalised low", "normalised high"]
 
 
 def groups(
@@ -152,15 +154,16 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         method, group, neurons, share, low, high (t over layers), chance, ceiling, coverage (means
-        over the group's neurons).
+        over the group's neurons), and the columns of `normalised_share`.
     """
     averages = ["chance", "ceiling", "coverage"]
-    columns = ["method", "group", "neurons", "share", "low", "high", *averages]
+    columns = ["method", "group", "neurons", "share", "low", "high", *averages, *NORMALISED]
     frames = []
     for group, values in neurons_by_methods(shared).items():
         frame = clustered_by_layer(values).table(values.columns).rename(columns={"value": "share"})
-        of_group = shared[shared["group"] == group].groupby("method")[averages]
-        frame = frame.join(of_group.mean()).rename_axis("method").reset_index()
+        of_group = shared[shared["group"] == group]
+        frame = frame.join(of_group.groupby("method")[averages].mean())
+        frame = frame.join(normalised_share(of_group)).rename_axis("method").reset_index()
         frames.append(frame.assign(group=group, neurons=len(values)))
     if not frames:
         return pd.DataFrame(columns=columns)
@@ -168,6 +171,32 @@ def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True)
     table = table.sort_values("method", key=lambda names: names.map(order), kind="stable")
     return table[columns].reset_index(drop=True)
+
+
+def normalised_share(shared: pd.DataFrame) -> pd.DataFrame:
+    """Compute (share − chance) / (ceiling − chance): 0 at chance, 1 at the largest possible share.
+
+    Args:
+        shared: rows of one group of `shared_concepts`.
+
+    Returns:
+        method -> NORMALISED: the sum of share − chance over neurons divided by that of ceiling −
+        chance, with its 95 % CI (t over layers; NaN where it cannot be estimated).
+    """
+    sums = (
+        shared.assign(
+            gain=shared["share"] - shared["chance"], possible=shared["ceiling"] - shared["chance"]
+        )
+        .groupby(["series", "layer", "method"])[["gain", "possible", "chance"]]
+        .sum()
+        .unstack("method")
+    )
+    gain, possible, chance = (sums[name] for name in ("gain", "possible", "chance"))
+    total = float(possible.to_numpy().sum())
+    lowest = -float(chance.to_numpy().sum()) / total if total else 0.0
+    ratio = Clustered(gain.to_numpy(float), possible.to_numpy(float), (lowest, 1.0))
+    table = ratio.table(list(gain.columns))[["value", "low", "high"]]
+    return table.set_axis(NORMALISED, axis=1)
 
 
 def alignment_differences(shared: pd.DataFrame) -> pd.DataFrame:

@@ -174,7 +174,8 @@ SIMULATED = (
     "trials nobody does. Those who do not recognise it guess. Labels are words from a short list, "
     "unrelated to the pictures. Those who recognise a trial give the same word for the same "
     "picture; the others give a random word in evolution labelling and none in concept agreement. "
-    "So labels agree by construction. The questionnaire is answered at random."
+    "So labels agree by construction. In evolution labelling, a tenth of the labels, chosen at "
+    "random, is missing. The questionnaire is answered at random."
 )
 
 
