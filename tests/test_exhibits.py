@@ -157,7 +157,7 @@ def test_the_report_explains_where_a_part_does_more_harm_than_the_whole():
         "changes −40 and −30 percentage points). By the score, q1 contains the changes that "
         "increase the objective (see Method), and q4 those that decrease it. The objective agrees "
         "with this: its mean change was −3.0 when q1 was reverted, +0.1 for q4 and −0.3 for all "
-        "neurons. The effect of q1 is therefore compared with that of sets of the same size."
+        "neurons. Reverting all neurons reverts both, so q1 is compared with sets of its own size."
     ]
     frame["q1"] = -0.1
     assert run_report.quarter_against_all(run, tables) == []
