@@ -85,7 +85,7 @@ app = group(
 study = group(
     "Build, check, preregister and manage a study.",
     {
-        "build": "tasks.commands:build",
+        "build": "conceptevo.study:build",
         "check": "tasks.commands:check",
         "settings": "tasks.commands:settings",
         "preregister": "analysis.commands:preregister",

@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import conceptevo.study
 from analysis.statistics.claims import CONTROL, QUESTIONS, judge
+from analysis.study.family import RULED_OUT
 from analysis.study.frozen_study import read_study
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.tables import claims
+from analysis.study.unanswered import ruled_out, unanswered
 from tasks import settings
 from tasks.kinds import all_tasks
 from tests.null_studies import CHANCE, DESIGNS, PRIMARY, Null, claims_of, measure
@@ -136,6 +139,47 @@ def test_a_test_that_was_not_made_is_neither_claimed_nor_not(tmp_path):
     unmade = table["p"].isna()
     assert unmade.sum() > 4 and set(table.loc[unmade, "claimed"]) == {"not tested"}
     assert set(table.loc[~unmade, "claimed"]) <= {"yes", "no", "passed", "failed"}
+
+
+@pytest.mark.parametrize(("trials", "forms"), [(1, 1), (8, 8), (2, 1), (3, 1), (4, 1)])
+def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, trials, forms):
+    """Known before anybody answers, by the same names; everything else can be tested."""
+    frozen = make_study(tmp_path, trials=trials, forms=forms)
+    study = read_study(tmp_path)
+    before = unanswered(study)
+    responses = prepare(study, *make_responses(tmp_path, frozen, people=64), exclusions={})
+    settings = Settings(permutations=99, replicates=99)
+    after = Results(responses, settings, lambda rules: responses).claims
+
+    def keys(tests):
+        tests = tests[
+            ~tests["question"].isin([""]) & ~tests["question"].str.endswith("associations")
+        ]
+        return set(tests[["question", "what"]].fillna("").itertuples(index=False, name=None))
+
+    ruled = before.claims[before.claims["reason"].str.startswith(RULED_OUT)]
+    alike = (
+        after.index.get_level_values(0).isin(["labels"]) & (after["p_alone"] == 1) & (trials < 2)
+    )
+    assert keys(ruled) == keys(after[after["p_alone"].isna() | alike])
+    text = ruled_out(before)
+    assert bool(text) == (trials // forms < 4)
+    if (trials, forms) == (2, 1):
+        assert text.startswith(
+            "The design rules out 19 planned tests, and their share of α (90.0 %"
+        )
+        assert "accuracy against chance in odd one out, base and other series [fewer than 4" in text
+        assert "evolution labelling, importance, change in accuracy" in text  # 2 trials of interest
+        assert "association between human accuracy and network evidence in odd" not in text
+
+
+def test_study_build_names_the_tests_that_the_design_rules_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "tasks.commands.build", lambda run, out, settings: make_study(out, trials=2, forms=1)
+    )
+    conceptevo.study.build(tmp_path, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The design rules out 19 planned tests" in said
 
 
 def test_a_reference_that_nobody_answered_leaves_its_comparisons_untested(study):

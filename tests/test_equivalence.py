@@ -16,7 +16,7 @@ from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.equivalence import Equivalence, two_one_sided
 from analysis.study.equivalence import equivalence_findings, equivalence_table
 from analysis.study.equivalence_tests import _tested, equivalence
-from analysis.study.family import Planned
+from analysis.study.family import RULED_OUT, Planned
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
@@ -90,7 +90,7 @@ def test_a_smallest_effect_as_large_as_the_scale_tests_nothing(tmp_path):
     pair = Planned("neighbours − random", ("neighbours", "random"), "rating")
     row = _tested(results, "concept_agreement", pair, 3.0)
     assert np.isnan(row["p"])
-    assert row["reason"] == "every difference on this scale is smaller than 3"
+    assert row["reason"] == RULED_OUT + "every difference on this scale is smaller than 3"
     assert np.isfinite(_tested(results, "concept_agreement", pair, 2.9)["p"])
 
 

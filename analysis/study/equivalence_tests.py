@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.exhibits.phrases import spaced
 from analysis.statistics import STATISTICS
 from analysis.study.analysed import Analysed
-from analysis.study.family import Planned, planned
+from analysis.study.family import RULED_OUT, Planned, planned
 from analysis.study.planned_tests import STUDY_TESTS
 
 
@@ -53,7 +53,8 @@ def _tested(results: Analysed, task: str, test: Planned, margin: float) -> dict[
     low, high = results.responses.study.scale(task, test.asked) or (0.0, 1.0)
     reason = f"no analysed responses of {', '.join(map(spaced, lacking))}" if lacking else ""
     if margin >= high - low:
-        reason = f"every difference on this scale is smaller than {margin:g}"
+        reason = f"{RULED_OUT}every difference on this scale is smaller than {margin:g}"
+    reason = test.ruled_out or reason
     if reason:
         nothing = dict.fromkeys(["value", "low", "high", "p"], float("nan"))
         return whole | nothing | {

@@ -7,16 +7,22 @@ easier (`analysis.statistics.claims`). Each kind of question says in `planned_te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import pandas as pd
 
 from analysis.statistics.claims import CONTROL
 from analysis.statistics.contrasts import condition_pairs
+from analysis.statistics.estimate import FEWEST
 from analysis.study.analysed import Analysed
 from harness.registry import Registry
+
+#: How the reason of a test begins that the frozen design rules out, before anybody answers.
+RULED_OUT = "ruled out by the design: "
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Planned:
         asked: the field of a rating, as under `asked`; "" elsewhere.
         control: whether it only says whether the task works.
         any_of_them: whether answers of one of the conditions suffice.
+        ruled_out: why the frozen design has too few trials for the test, whoever answers; "" where
+            it has enough.
     """
 
     what: str
@@ -36,6 +44,7 @@ class Planned:
     asked: str = ""
     control: bool = False
     any_of_them: bool = False
+    ruled_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,19 @@ class TaskDesign:
     def confidence(self) -> bool:
         return self.results.responses.study.study.confidence
 
-    def each(self) -> Iterator[Planned]:
+    def too_few(self, conditions: Iterable[str], fewest: int = FEWEST) -> str:
+        """Why a test cannot be made of so few trials in the whole study; "" where it can."""
+        trials = self.results.responses.study.of(self.task)["condition"].value_counts()
+        few = trials[list(conditions)].min() < fewest
+        return f"{RULED_OUT}fewer than {fewest} trials of a condition" if few else ""
+
+    def each(self, fewest: int = FEWEST) -> Iterator[Planned]:
         """A test a condition."""
         for condition in self.conditions:
-            yield Planned(condition, (condition,), control=condition in self.controls)
+            yield Planned(
+                condition, (condition,), control=condition in self.controls,
+                ruled_out=self.too_few([condition], fewest),
+            )  # fmt: skip
 
     def pairs(self, asked: str = "") -> Iterator[Planned]:
         """A test a pair of conditions, or one with the reference; a control stands second."""
@@ -87,12 +105,22 @@ class TaskDesign:
             if first in self.controls and second not in self.controls:
                 first, second = second, first
             both = {first, second} <= self.controls
-            yield Planned(f"{first} − {second}", (first, second), asked, both)
+            yield Planned(
+                f"{first} − {second}", (first, second), asked, both,
+                ruled_out=self.too_few([first, second]),
+            )  # fmt: skip
 
     def pooled(self) -> Iterator[Planned]:
-        """One test over all conditions of interest."""
+        """One test over all conditions of interest, within a participant's trials of each."""
+        study = self.results.responses.study
+        trials = study.of(self.task)
+        trials = trials[trials["condition"].isin(self.of_interest)]
+        condition = dict(zip(trials["trial"], trials["condition"], strict=True))
+        forms = [Counter(map(condition.get, chain(*form))) for form in study.study.forms]
+        most = max((form[c] for form in forms for c in self.of_interest), default=0)
+        few = "" if most > 1 else f"{RULED_OUT}no participant answers two trials of a condition"
         if self.of_interest:
-            yield Planned("all conditions", self.of_interest, any_of_them=True)
+            yield Planned("all conditions", self.of_interest, any_of_them=True, ruled_out=few)
 
 
 #: Kind of question -> function(a task's design) -> the tests that it plans.
@@ -144,6 +172,8 @@ def _rows(results: Analysed, kind: str) -> Iterator[dict]:
 
 
 def _reason(results: Analysed, task: str, test: Planned) -> str:
+    if test.ruled_out:
+        return test.ruled_out
     answered = results.answered(task)
     lacking = [c for c in test.needs if c not in answered]
     if lacking and (len(lacking) == len(test.needs) or not test.any_of_them):

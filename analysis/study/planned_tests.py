@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.claims import CONTROL
+from analysis.statistics.estimate import FEWEST
 from analysis.statistics.labels import LabelAgreement
 from analysis.statistics.statistic import Estimates, tabulate
 from analysis.study.analysed import Analysed, stacked
 from analysis.study.association import EVIDENCE, Associations
-from analysis.study.family import PLANNED, Planned, TaskDesign
+from analysis.study.family import PLANNED, RULED_OUT, Planned, TaskDesign
 from harness.registry import Registry
 
 #: Kind of question -> function(results) -> its table: question, task, what, value, low, high, null
@@ -26,7 +27,9 @@ STUDY_TESTS: Registry[Callable[[Analysed], pd.DataFrame]] = Registry("kind of qu
 PLANNED.add("chance")(lambda design: design.each() if design.choice else ())
 PLANNED.add("contrasts")(lambda design: design.pairs() if design.choice else ())
 PLANNED.add("labels")(
-    lambda design: design.each() if any(f.startswith("label") for f in design.fields) else ()
+    lambda design: (
+        design.each(fewest=2) if any(f.startswith("label") for f in design.fields) else ()
+    )
 )
 PLANNED.add("learning")(lambda design: design.pooled() if design.choice else ())
 PLANNED.add("confidence")(
@@ -114,7 +117,7 @@ def _planned_detection(design: TaskDesign) -> Iterator[Planned]:
     for signal, control in SIGNALS.items():
         needs = (signal, "same_stage")
         if "changed" in design.fields and set(needs) <= set(design.conditions):
-            yield Planned(f"d′, {signal}", needs, control=control)
+            yield Planned(f"d′, {signal}", needs, control=control, ruled_out=design.too_few(needs))
 
 
 @STUDY_TESTS.add("detection")
@@ -248,7 +251,17 @@ def associations(results: Analysed) -> pd.DataFrame:
         found.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"
     )
     why = "no run was given" if results.meeting is None else "no answers to join with the run"
+    reasons = {t: _too_few_to_correlate(results, t) or why for t in tasks}
     table = table.astype(dict.fromkeys(numbers, float) | {"reason": object}).fillna(
-        {"n": 0, "left_out": 0, "reason": why}
+        {"n": 0, "left_out": 0, "reason": table["id"].map(reasons)}
     )
     return table.astype({"n": int, "left_out": int}).assign(evidence=table["what"], null=0.0)
+
+
+def _too_few_to_correlate(results: Analysed, task: str) -> str:
+    """Why a task's frozen trials allow no correlation within conditions; "" where they do."""
+    conditions = results.responses.study.of(task)["condition"]
+    trials = conditions[~conditions.isin(results.controls(task))].value_counts()
+    if trials.sum() >= FEWEST and trials.max() > 1:
+        return ""
+    return f"{RULED_OUT}a correlation needs {FEWEST} trials, two of them of one condition"

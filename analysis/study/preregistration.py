@@ -23,6 +23,7 @@ from analysis.study.unanswered import (
     planned_claims,
     power_figure,
     power_of,
+    ruled_out,
     unanswered,
 )
 from harness.artifacts import write_text
@@ -342,7 +343,9 @@ def _criteria(results: Results, tests: pd.DataFrame) -> str:
     return (
         f"p-values of all {len(tests)} tests of participants' responses are adjusted together, for "
         f"a family-wise error rate of {100 * ALPHA:g} % (weighted Holm procedure).{share} "
-        f"{claim_rule(results.level)}\n\n" + _markdown(table)
+        f"{claim_rule(results.level)} {ruled_out(results)}".rstrip()
+        + "\n\n"
+        + _markdown(table)
     )
 
 

@@ -95,16 +95,8 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         unmade = some[some["p"].isna()]
         if unmade.empty:
             continue
-        kinds = [
-            f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
-            f"{joined([MEASURES.get(what, spaced(what)) for what in rows['what']])} "
-            f"[{spaced(str(why))}]"
-            for (question, kind, why), rows in unmade.groupby(
-                ["question", unmade.index.get_level_values(0), "reason"], sort=False
-            )
-        ]
         yield (
-            f"Tests that could not be computed: {counted(len(unmade), noun)} ({'; '.join(kinds)}). "
+            f"Tests that could not be computed: {counted(len(unmade), noun)} ({named(unmade)}). "
             f"{'Its' if len(unmade) == 1 else 'Their'} share of α is not redistributed."
         )
     least = 1 / (results.settings.permutations + 1)
@@ -119,6 +111,18 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         )
     if "claims" in tables:
         yield "All planned tests and control tests are in [table:claims]."
+
+
+def named(tests: pd.DataFrame) -> str:
+    """Tests (rows of `Results.claims`) by question, with the reasons why they are not computed."""
+    return "; ".join(
+        f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
+        f"{joined([MEASURES.get(what, spaced(what)) for what in rows['what']])} "
+        f"[{spaced(str(why))}]"
+        for (question, kind, why), rows in tests.groupby(
+            ["question", tests.index.get_level_values(0), "reason"], sort=False
+        )
+    )
 
 
 def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

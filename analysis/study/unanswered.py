@@ -14,9 +14,12 @@ from analysis.exhibits.figures import Figure, styled
 from analysis.planning.designs import Design
 from analysis.planning.power import Plan, Sizes, curve, draw_curves
 from analysis.statistics.claims import ALPHA
+from analysis.study.family import RULED_OUT
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
 from analysis.study.results import Results, Settings
+from analysis.study.sentences import named
+from harness.text import counted
 from tasks.responses import RESPONSES, as_table
 
 #: Differences of shares whose power is shown, besides a frozen smallest effect.
@@ -30,6 +33,19 @@ def unanswered(study: FrozenStudy) -> Results:
     nobody = pd.DataFrame()
     responses = Responses(study, "human", answers, nobody, nobody, nobody)
     return Results(responses, Settings(), lambda rules: responses)
+
+
+def ruled_out(results: Results) -> str:
+    """Planned tests for which the frozen design is too small, and their share of α; "" if none."""
+    claims = results.claims
+    tests = claims[claims.get("reason", pd.Series(dtype=str)).str.startswith(RULED_OUT)]
+    if tests.empty:
+        return ""
+    return (
+        f"The design rules out {counted(len(tests), 'planned test')}, and their share of α "
+        f"({100 * tests['weight'].sum():.1f} % of {ALPHA:g}) is lost, because it is not given to "
+        f"other tests: {named(tests).replace(RULED_OUT, '')}."
+    )
 
 
 def planned_claims(results: Results) -> pd.DataFrame:
