@@ -16,6 +16,7 @@ from harness.concepts import probing
 from harness.concepts.network import Network
 from harness.concepts.probing import (
     ProbeParameters,
+    peaks,
     positions,
     probe,
     probe_range,
@@ -216,6 +217,16 @@ def test_needed_positions_are_the_first_maxima(seed, share):
     needed = torch.from_numpy(rng.random((4, 5)) < share)
     found = positions(maps, needed)
     assert torch.equal(found[needed], maps.argmax(dim=2)[needed])
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 24, 31, 32, 80]), st.integers(1, 99))
+@settings(max_examples=60, deadline=None)
+def test_peaks_are_the_maxima_in_either_memory_format(seed, channels, count):
+    maps = torch.randn(2, channels, count, generator=torch.Generator().manual_seed(seed))
+    maps[0, 0, seed % count] = torch.nan
+    channels_last = maps.transpose(1, 2).contiguous().transpose(1, 2)
+    for each in (maps, channels_last):
+        assert torch.equal(peaks(each).nan_to_num(99), maps.amax(dim=2).nan_to_num(99))
 
 
 def test_half_precision_activations_are_rounded_and_nothing_else_changes():

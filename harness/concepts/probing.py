@@ -7,6 +7,7 @@ number of images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -219,8 +220,9 @@ class _Recording:
         maps = layer.strength(maps)
         if maps.device.type != "cpu":
             return maps.max(dim=2)
-        values = maps.amax(dim=2)
-        needed = values.float() >= self._least[self._columns[layer.name]]
+        values = peaks(maps)
+        # not where equal: of equal images the first are kept, and they come in order
+        needed = values.float() > self._least[self._columns[layer.name]]
         return values, positions(maps, needed)
 
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -258,6 +260,23 @@ class _Recording:
         spans = np.array([[self._ids[0], self._ids[-1] + 1]])
         part = ProbePart(spans, self._top, self._lowest.cpu())
         return RangeRecord(part, responses, self._activations)
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """The largest value over the positions, [batch, channels].
+
+    torch reduces maps in channels-last by 32 channels at once and the channels that are left one
+    by one, many times slower: so as many positions are taken side by side as make up 32.
+    """
+    channels, count = maps.shape[1:]
+    beside = 32 // math.gcd(32, channels)
+    if maps.stride(1) != 1 or beside == 1 or count < beside:
+        return maps.amax(dim=2)
+    rows = maps.transpose(1, 2)[:, : count - count % beside]
+    values = rows.reshape(len(maps), -1, beside * channels).amax(dim=1)
+    values = values.view(-1, beside, channels).amax(dim=1)
+    rest = maps[:, :, count - count % beside :]
+    return torch.maximum(values, rest.amax(dim=2)) if rest.shape[2] else values
 
 
 def positions(maps: Tensor, needed: Tensor) -> Tensor:
