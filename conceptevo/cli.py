@@ -103,6 +103,7 @@ def _report(run) -> None:
 
     with console.status("report"):
         written = write_report(run)
+        run.publish()
     console.print(written.summary)
     for path in written.paths:
         console.print(f"  {path}")
@@ -219,25 +220,28 @@ def bench(
     ] = False,
 ) -> None:
     """Compare importance methods by how predictions change when important neurons are ablated."""
+    from harness.artifacts import Run
+
+    opened = Run(run)
     if not leaderboard:
-        from harness.artifacts import Run
         from harness.images.sets import open_images
         from harness.stages.benchmark import Coverage
         from harness.stages.run import bench as run_bench
 
         covered = Coverage(
             _list(methods),
-            _names(classes, open_images(Run(run), "test").classes) if classes else [],
+            _names(classes, open_images(opened, "test").classes) if classes else [],
             *map(_list, (pairs, layers, ablation, splits)),
         )
         machine = {"workers": workers, "memory": memory, "device": device}
-        run_bench(Run(run), console, covered, cluster, only_plan=plan, **machine)
+        opened = run_bench(opened, console, covered, cluster, only_plan=plan, **machine)
         if plan:
             return
     from analysis.benchmark.report import write_bench_report
 
     with console.status("statistics"):
         written = write_bench_report(run)
+        opened.publish()
     console.print(written.summary)
     for sentence in written.sentences:
         console.print(sentence)
@@ -297,11 +301,12 @@ def status(run: RunFolder) -> None:
 def verify(run: RunFolder) -> None:
     """Compare every file of a run with its recorded hash."""
     from harness.artifacts import Run
+    from harness.store import open_run
     from harness.verify import verify as findings_of
 
-    Run(run).manifest()  # says so where it is no run
+    store = Run(run).manifest()["configuration"].get("store")
     files, findings = 0, []
-    for _, finding in findings_of(Run(run)):
+    for _, finding in findings_of(open_run(run, store)):
         files += 1
         if finding is not None:
             findings.append(finding)

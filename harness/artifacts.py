@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -373,6 +373,20 @@ class Run:
     def _paths(self, kind: str, suffix: str = "") -> list[Path]:
         every = self.root.glob(_pattern(kind) + suffix)
         return sorted(path for path in every if not path.name.startswith("."))
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Work on the run alone. Raises ArtifactError as `lock` does."""
+        return lock(self.root)
+
+    def elsewhere(self, makes: Iterable[Artifact]) -> AbstractContextManager[Run]:
+        """The run as it is for a worker on another machine, which makes these artifacts."""
+        return nullcontext(self)
+
+    def pull(self) -> None:
+        """Have in the folder what workers elsewhere have made: they share it."""
+
+    def publish(self) -> None:
+        """Put the manifest and reports where the artifacts are: they are there."""
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Note what the run was made with."""

@@ -135,6 +135,8 @@ class Config(Section):
     device: Annotated[str, Field(pattern=NAME)] = "auto"
     precision: Precision = "float32"
     readers: int | None = Field(None, ge=0)  # processes that decode images for each worker
+    # URL of the run in an object store; credentials belong into the environment, not into it
+    store: Annotated[str, Field(pattern=r"^(s3|gs)://[^/@]+/.+")] | None = None
     images: Annotated[ImagesSection, Field(discriminator="source")] = DrawnImagesSection()
     series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
         min_length=1
@@ -297,6 +299,11 @@ def _explain(problem: Any) -> str:
             message = "a pair is two epochs, [from, to]"
         case _ if place == "device":
             message = "must be auto, cpu, cuda, cuda:N or mps"
+        case _ if place == "store":
+            message = (
+                "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, without credentials, which are "
+                "taken from the environment"
+            )
         case "string_pattern_mismatch":
             message = (
                 "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"

@@ -1,4 +1,4 @@
-"""Is a run on disk as it was written? Every artifact's content against the hash in its sidecar."""
+"""Is a run as it was written? Every artifact's content against the hash in its sidecar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts import Run, content_hash, read_sidecar
+from harness.store import StoredRun
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,12 @@ class Finding:
 
 
 def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
-    """Each artifact's file, and what is wrong with it."""
+    """Each artifact's file, and what is wrong with it, here or in the run's store."""
     for path in run.files():
         yield path, _finding(path, path.relative_to(run.root))
+    for name in run.damaged() if isinstance(run, StoredRun) else ():
+        text = "differs in the store from what was written: delete it there and run again"
+        yield run.root / name, Finding(Path(name), text, True)
 
 
 def _finding(path: Path, place: Path) -> Finding | None:

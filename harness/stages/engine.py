@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.queues import SimpleQueue
@@ -63,7 +64,7 @@ class Engine:
         workers: processes; 0 works in this one.
         console: where progress bars go.
         cluster: address of a Ray cluster ("auto" for the one this machine is part of) that works
-            instead; the run's folder must be the same on all its machines.
+            instead; the run's folder must be the same on all its machines, or the run in a store.
     """
 
     def __init__(
@@ -166,7 +167,8 @@ class Engine:
         config = self._plan.config
         on_gpu = config.device.startswith("cuda")
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=3)(_alone)
-        run = Run(self._run.root.resolve())
+        run = copy(self._run)
+        run.root = run.root.resolve()
         how = ("cuda" if on_gpu else "cpu", config.precision, config.memory)
         running = {task.remote(run, shard, *how): shard for shard in _longest_first(shards)}
         while running:
@@ -182,6 +184,7 @@ class Engine:
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                     raise WorkError(_KILLED.format(title)) from None
                 advance(shard.work.steps)
+        self._run.pull()
 
     def __enter__(self) -> Engine:
         return self
@@ -274,8 +277,8 @@ def _alone(
     """A piece of work on some machine of a cluster, with its share of what is free there."""
     device = choose_device(device_name, precision)
     share = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
-    with using(Resources(device, share)):
-        _do(run, shard, lambda steps: None)
+    with using(Resources(device, share)), run.elsewhere(shard.work.makes) as there:
+        _do(there, shard, lambda steps: None)
 
 
 @contextmanager

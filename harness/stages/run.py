@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.artifacts import Run, lock
+from harness.artifacts import Run
 from harness.config import Config, refuse
 from harness.images.folders import listed_once
 from harness.networks.budget import cores, using
@@ -22,6 +22,7 @@ from harness.stages.engine import Engine, WorkError
 from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, faults_of_files
 from harness.stages.stage import Plan, Stage
+from harness.store import open_run
 from harness.text import counted
 
 #: In the order in which they are done, by the names of their commands. A new stage is one file and
@@ -46,6 +47,7 @@ def versions() -> dict[str, str]:
 
 def write_manifest(config: Config, run: Run) -> None:
     """What the run was made with: configuration and versions."""
+    machine = {"workers", "memory", "device", "readers"}
     run.write_manifest(
         {
             "base": vars(config.base_checkpoint()),
@@ -54,7 +56,7 @@ def write_manifest(config: Config, run: Run) -> None:
             "configuration": config.model_dump(
                 mode="json",
                 serialize_as_any=True,
-                exclude={"workers", "memory", "device", "readers"},
+                exclude=machine if config.store else {*machine, "store"},
             ),
             "python": platform.python_version(),
             "versions": versions(),
@@ -95,12 +97,12 @@ def run_until(
         console: where progress is shown.
         cluster: address of a Ray cluster, or None for this machine.
     """
-    run = Run(out)
+    run = open_run(out, config.store)
     plan = Plan(config, run)
     # a cluster's devices are those of its machines, not of this one
     plan.workers = workers = 1 if cluster else worker_count(config, plan.device)
     refuse_all(config)
-    with lock(out), Engine(plan, workers, console, cluster) as working:
+    with run.locked(), Engine(plan, workers, console, cluster) as working:
         write_manifest(config, run)
         for name, stage in STAGES.items():
             try:
@@ -136,7 +138,7 @@ def bench(
     cluster: str | None = None,
     only_plan: bool = False,
     **machine: object,
-) -> None:
+) -> Run:
     """Show what is left of the benchmark and, unless only this is wanted, do it.
 
     Args:
@@ -149,9 +151,10 @@ def bench(
             the precision is the run's.
     """
     config = bench_config(run, covered).model_copy(update=machine)
+    run = open_run(run.root, config.store)
     plan = Plan(config, run)
     plan.workers = count = worker_count(config, plan.device)
-    with lock(run.root), Engine(plan, count, console, cluster) as working:
+    with run.locked(), Engine(plan, count, console, cluster) as working:
         for name in takewhile(lambda name: name != "evolve", STAGES):
             working.run(STAGES[name](plan))
         study = bench_study(plan, covered)
@@ -160,6 +163,7 @@ def bench(
         _show(table, plan, console)
         if not only_plan:
             working.run(bench_steps(study, plan))
+    return run
 
 
 def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:

@@ -1,0 +1,221 @@
+"""A run in an object store (S3, Google Cloud Storage), so that machines need no shared folder.
+
+The run's folder on each machine is a copy. An artifact is uploaded when it is whole, its sidecar
+last; what is downloaded counts only if its content has the hash in the sidecar, so half an upload
+is never taken for a result. pyarrow does the transfers and repeats those that fail; it takes the
+credentials, the region and the endpoint from the environment.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import logging
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from harness.artifacts import (
+    Artifact,
+    ArtifactError,
+    Run,
+    content_hash,
+    fingerprint,
+    whole_file,
+    write_text,
+)
+
+_log = logging.getLogger(__name__)
+
+#: Names the command that works on the store. The next command replaces it, whereupon the first
+#: uploads nothing more: unlike a lock, it leaves nothing to clean up after a kill.
+_OWNER = ".owner"
+
+#: What is uploaded beside the artifacts.
+_REPORTS = ("manifest.json", "reversion/about.json", "bench/**/*", "report/**/*")
+
+
+class StoredRun(Run):
+    """A run whose artifacts are in an object store; its folder is a copy.
+
+    Args:
+        root: the folder.
+        url: of the run in the store, such as "s3://bucket/mine".
+
+    Raises:
+        ArtifactError: here or from any method: the store cannot be used.
+    """
+
+    def __init__(self, root: str | Path, url: str) -> None:
+        super().__init__(root)
+        self.url = url
+        self.command = ""
+        with self._reached():
+            store, place = pafs.FileSystem.from_uri(url)
+            self._store = pafs.SubTreeFileSystem(place, store)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Work on the run alone, beginning with all that the folder or the store has."""
+        with super().locked():
+            self.command = uuid.uuid4().hex
+            with self._reached(), self._store.open_output_stream(_OWNER) as file:
+                file.write(self.command.encode())
+            there = self._listed()
+            _each(self._upload_artifact, filter(self._is_whole, self._here() - there))
+            _each(self._download, there)
+            yield
+            self.publish()
+
+    def pull(self) -> None:
+        """Copy what other machines have made; what they have removed goes here, too."""
+        there = self._listed()
+        self._check_owner()  # before anything is removed
+        _each(self._download, self._here() | there)
+
+    def publish(self) -> None:
+        """Upload the manifest and the reports."""
+        paths = {path for pattern in _REPORTS for path in self.root.glob(pattern)}
+        _each(self._upload, [self._name(path) for path in paths if path.is_file()])
+
+    @contextmanager
+    def elsewhere(self, makes: Iterable[Artifact]) -> Iterator[Run]:
+        """A copy on the machine of a worker; it keeps what was downloaded, not what was made."""
+        copy = _Copy(self)
+        try:
+            yield copy
+        finally:
+            for artifact in makes:
+                Run.remove(copy, artifact)
+
+    def seal(self, artifact: Artifact, fingerprint: str, seconds: float | None = None) -> None:
+        super().seal(artifact, fingerprint, seconds)
+        if self._is_whole(name := self._name(self.path(artifact))):
+            self._upload_artifact(name)
+
+    def remove(self, artifact: Artifact) -> None:
+        super().remove(artifact)
+        name = self._name(self.path(artifact))
+        with self._reached():
+            for info in self._store.get_file_info([f"{name}.json", name]):
+                if info.is_file:
+                    self._store.delete_file(info.path)
+
+    def damaged(self) -> Iterator[str]:
+        """The paths of artifacts in the store whose content has not the hash in the sidecar."""
+        for name in sorted(self._listed()):
+            with self._reached(), self._store.open_input_stream(name) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            if content != json.loads(self._text(f"{name}.json"))["sha256"]:
+                yield name
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _here(self) -> set[str]:
+        return {self._name(path) for path in self.files()}
+
+    def _listed(self) -> set[str]:
+        """The paths of all artifacts in the store."""
+        with self._reached():
+            files = self._store.get_file_info(pafs.FileSelector("", recursive=True))
+        names = {file.path for file in files if file.is_file}
+        return {name for name in names if f"{name}.json" in names}
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a sidecar here holds a hash; that of work in progress does not."""
+        return b'"sha256"' in _content(self.root / f"{name}.json")
+
+    def _check_owner(self) -> None:
+        if self._text(_OWNER) != self.command.encode():
+            raise ArtifactError(
+                f"another command has begun to work on {self.url}: this one stops, so that they do "
+                f"not mix their results"
+            )
+
+    def _upload_artifact(self, name: str) -> None:
+        self._upload(name)
+        self._upload(f"{name}.json")
+
+    def _upload(self, name: str) -> None:
+        self._check_owner()
+        with self._reached():
+            path = str(self.root / name)
+            pafs.copy_files(path, name, destination_filesystem=self._store)
+
+    def _download(self, name: str) -> None:
+        """Make an artifact here what it is in the store; work in progress stays."""
+        path, sidecar = self.root / name, self.root / f"{name}.json"
+        text = self._text(f"{name}.json")
+        if text == _content(sidecar) or not (text or self._is_whole(name)):
+            return
+        sidecar.unlink(missing_ok=True)
+        if not text:
+            path.unlink(missing_ok=True)
+            return
+        with whole_file(path) as temporary, self._reached():
+            pafs.copy_files(name, str(temporary), source_filesystem=self._store)
+        if content_hash(path) == json.loads(text)["sha256"]:
+            write_text(sidecar, text.decode())
+        else:
+            path.unlink()
+            _log.warning("%s/%s is not whole there and will be made again", self.url, name)
+
+    def _text(self, name: str) -> bytes:
+        """The content of a small file in the store; empty where there is none."""
+        with self._reached():
+            try:
+                with self._store.open_input_stream(name) as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return b""
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn the store's errors into a sentence."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"the store {self.url} cannot be used ({error}); what is done is kept: run the "
+                f"same command again"
+            ) from error
+
+
+class _Copy(StoredRun):
+    """A copy on the machine of a worker: an artifact is downloaded when it is first needed."""
+
+    def __init__(self, run: StoredRun) -> None:
+        cache = Path(tempfile.gettempdir(), f"conceptevo-{getpass.getuser()}")
+        super().__init__(cache / fingerprint(run.url), run.url)
+        self.command = run.command
+        self._looked_up: set[Artifact] = set()
+
+    def path(self, artifact: Artifact) -> Path:
+        path = super().path(artifact)
+        if artifact not in self._looked_up:
+            self._looked_up.add(artifact)
+            self._download(self._name(path))
+        return path
+
+
+def open_run(root: str | Path, store: str | None) -> Run:
+    """The run in a folder, which may be a copy of one in a store."""
+    return Run(root) if store is None else StoredRun(root, store)
+
+
+def _content(path: Path) -> bytes:
+    """Of a file; empty where there is none."""
+    return path.read_bytes() if path.exists() else b""
+
+
+def _each(do: Callable[[str], None], names: Iterable[str]) -> None:
+    """Do it with many files at once, as a store answers slowly."""
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(do, names))
