@@ -217,11 +217,6 @@ LAYOUT = {
 }
 
 
-def _pattern(kind: str) -> str:
-    """What the places of a kind's artifacts have in common; no other kind's fit it."""
-    return re.sub(r"\{[^}]*\}", "*", LAYOUT[kind])
-
-
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -301,6 +296,10 @@ class Run:
             content["seconds"] = round(seconds, 3)
         write_text(self._sidecar(artifact), json.dumps(content) + "\n")
 
+    def unseal(self, artifact: Artifact) -> None:
+        """Declare a file to be no artifact, before another is written in its place."""
+        self._sidecar(artifact).unlink(missing_ok=True)
+
     def save(
         self,
         artifact: Artifact,
@@ -361,7 +360,7 @@ class Run:
 
     def remove(self, artifact: Artifact) -> None:
         """Delete an artifact that is needed no more; its sidecar first."""
-        self._sidecar(artifact).unlink(missing_ok=True)
+        self.unseal(artifact)
         self.path(artifact).unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
@@ -371,7 +370,8 @@ class Run:
         return sorted(there | described)
 
     def _paths(self, kind: str, suffix: str = "") -> list[Path]:
-        every = self.root.glob(_pattern(kind) + suffix)
+        # no other kind's places fit it
+        every = self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
         return sorted(path for path in every if not path.name.startswith("."))
 
     def locked(self) -> AbstractContextManager[None]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.images import folders
 from harness.stages.ablate import contents
+from harness.stages.engine import Engine
 from harness.stages.evolve import score_works
 from harness.stages.images import ListImages
 from harness.stages.run import STAGES
@@ -170,3 +172,18 @@ def test_folders_are_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
         assert len(listed) == 1
     (tmp_path / "a" / "2.png").touch()
     assert len(folders.folder_images(tmp_path)) == 2
+
+
+def test_killed_before_its_sidecar_a_file_does_not_pass_for_an_earlier_one(tmp_path, monkeypatch):
+    def made_with(setting):
+        plan = Plan(parse_config({"series": [{"name": "vgg"}]}), Run(tmp_path))
+        with Engine(plan, 0, Console(quiet=True)) as working:
+            working.step("sum", [Sum("a", setting, (), [])])
+        return plan.run.arrays(Artifact("images", ("a",)))["values"].tolist()
+
+    assert made_with(1) == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "seal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made_with(2)
+    assert made_with(1) == [1]

@@ -318,6 +318,8 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
         if not run.has(kept, shard.fingerprints[0]):  # left by another configuration
             run.path(kept).unlink(missing_ok=True)
             run.seal(kept, shard.fingerprints[0])
+    for made in work.makes:  # killed between a file and its sidecar, it must not fit an old one
+        run.unseal(made)
     with run.working(work.makes[0]), one_thread(), _failing_as(work):
         for artifact, made_from, value in zip(
             work.makes, shard.fingerprints, work.do(run, report), strict=True
