@@ -1,1 +1,1 @@
-"""The survey as a service: store, flow, pages, server. No torch here."""
+"""The survey as a web service: state machine, storage, pages, server. It does not need torch."""

@@ -1,4 +1,4 @@
-"""The participants' page: Streamlit finds out who is there and hands over their page."""
+"""The participants' page: a Streamlit script that identifies the visitor and shows their page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from survey_app.first_page import WAITING
 from survey_app.platforms import BadAddress
 from survey_app.server import PREVIEW, service
 
-ATTEMPTS = 8  # a second apart
+ATTEMPTS = 8  # one second apart
 _HERE = Path(__file__).parent / "component"
 _SHELL = f"""<style>
 #{WAITING} {{ display: none; }}
@@ -26,7 +26,7 @@ _SHELL = f"""<style>
 
 
 def _page(survey) -> dict:
-    """The visitor's page; an open link gets its id, which stays in the address."""
+    """Return the visitor's page; a visitor of an open link gets an id, kept in the address."""
     if PREVIEW in os.environ and "page" in st.query_params:
         return preview.page(survey, st.query_params["page"])
     try:
@@ -40,7 +40,7 @@ def _page(survey) -> dict:
 
 
 def _patient(survey) -> dict:
-    """The page, through a short absence of the database; else a word about it."""
+    """Return the visitor's page, or a message if the database stays unavailable for 8 attempts."""
     for _ in range(ATTEMPTS):
         try:
             return _page(survey)

@@ -1,4 +1,4 @@
-"""Commands of the survey: each a function that the front door adds to its Typer app."""
+"""Commands of the survey; `conceptevo/groups.py` adds these functions to the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Database = Annotated[
 
 
 def database_url(study: Path, url: str | None) -> str:
-    """The URL given, or an SQLite file beside the study."""
+    """Return the given URL, or that of an SQLite file in the study's folder."""
     if url in ("sqlite://", "sqlite:///:memory:"):
         raise ValueError(
             f"--database {url} is gone when the command ends, and no other process sees it; name a "
@@ -35,14 +35,14 @@ def database_url(study: Path, url: str | None) -> str:
 
 
 def opened(url: str, durable: bool = True) -> Store:
-    """The database, at the newest schema. Its errors are ValueErrors of one sentence."""
+    """Open the database and migrate it to the newest schema; its errors become ValueErrors."""
     store = _spoken(url, durable)
     store.migrate()
     return store
 
 
 def _spoken(url: str, durable: bool = True) -> Store:
-    """A database that says in one sentence what is wrong, without the password in its URL."""
+    """Open a database whose errors are raised as ValueErrors of one sentence without password."""
     from sqlalchemy import event, make_url
 
     from survey_app.store import Store
@@ -61,7 +61,7 @@ def _spoken(url: str, durable: bool = True) -> Store:
 
 
 def check_codes(study: Path, recruitment: Recruitment) -> None:
-    """Refuse codes that anybody can know: whoever has one can claim to have taken part."""
+    """Raise ValueError if a completion code is empty or public: anybody could claim payment."""
     if public := recruitment.public_codes():
         listed = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public)
         raise ValueError(
@@ -72,7 +72,7 @@ def check_codes(study: Path, recruitment: Recruitment) -> None:
 
 
 def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
-    """What whoever starts the survey should see at once."""
+    """Print the number of places and the platforms, and warn of settings that may be wrong."""
     console.print(
         f"{counts['places']} places, {counts['free']} free; people from "
         f"{', '.join(recruitment.platforms)}",
@@ -113,7 +113,7 @@ def survey(
     frozen, keys = load(study)
     recruitment = load_recruitment(study)
     source: Source = "pilot" if pilot or preview else "human"
-    # The database of a preview is gone with this folder.
+    # The database of a preview is deleted with this folder.
     with TemporaryDirectory(prefix="conceptevo-preview-") as folder:
         url = f"sqlite:///{folder}/preview.sqlite" if preview else database_url(study, database)
         if workers > 1 and url.startswith("sqlite"):
@@ -152,7 +152,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on")] = 8502,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
-    """Serve the researcher's dashboard at a separate address, behind a password."""
+    """Serve the researcher's dashboard at a separate address, protected by a password."""
     import os
 
     from survey_app.passwords import OIDC, VARIABLE
@@ -221,7 +221,7 @@ AnyDatabase = Annotated[
 
 
 def existing(url: str | None, study: str | None = None) -> Store:
-    """The database of a survey, where there is one; by default that beside a study's folder."""
+    """Open the existing database of a survey; by default the SQLite file in the study's folder."""
     from sqlalchemy import inspect
 
     if url is None:
@@ -240,7 +240,7 @@ def existing(url: str | None, study: str | None = None) -> Store:
 
 
 def served(study: Path, url: str | None) -> tuple[Study, Store]:
-    """A frozen study, and the database that it was served from."""
+    """Load a frozen study and open the database from which it was served."""
     from tasks.study import load
 
     return load(study)[0], existing(database_url(study, url))
@@ -311,7 +311,7 @@ def known_source(source: str | None) -> None:
 
 
 def _study_hash(study: str | None) -> str | None:
-    """A study's hash, also where its folder was named."""
+    """Return the hash of a study that is given by its hash or its folder."""
     from tasks.study import load
 
     return load(Path(study))[0].hash if study and (Path(study) / "study.json").exists() else study
@@ -333,6 +333,6 @@ def forget(
 
 
 def _say_what_is_beyond(store: Store) -> None:
-    """Clear the database's files of what was deleted, and name the copies that may remain."""
+    """Remove deleted data from the database's files and print where copies may remain."""
     for place in store.scrub():
         console.print(f"not reached: {place}")

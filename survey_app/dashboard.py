@@ -1,4 +1,4 @@
-"""The researcher's page: how the study goes. Its own server, never the participants' address."""
+"""The researcher's dashboard, a Streamlit script on a server apart from the participants'."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tasks.responses import Source
 
 
 def _allowed() -> bool:
-    """Signed in by OIDC where it is configured (secrets.toml), else by the password."""
+    """Return whether the visitor has signed in, by OIDC if configured, else by password."""
     if os.environ.get(OIDC):
         if not st.user.is_logged_in:
             st.title("Researcher's page")
             st.button("Sign in", on_click=st.login)
             return False
         allowed = [address.strip() for address in os.environ[OIDC].split(",")]
-        # An address that the provider has not verified is only what someone typed there.
+        # Anybody can enter an address at the provider; only a verified one identifies a person.
         if st.user.get("email") not in allowed or st.user.get("email_verified") is not True:
             st.error("This account may not see the study.")
             st.button("Sign out", on_click=st.logout)
@@ -49,7 +49,7 @@ def _allowed() -> bool:
                 minutes = ceil(locked.seconds / 60)
                 st.error(f"Too many wrong passwords. Try again in {minutes} minutes.")
                 return False
-            time.sleep(1)  # guessing is slow
+            time.sleep(1)  # slows guessing down
             st.error("That is not the password.")
     return False
 

@@ -1,7 +1,7 @@
-"""Which of a server's doors are open: what a survey needs of Streamlit, and nothing else.
+"""The requests that a server answers: those that a survey needs of Streamlit, and no others.
 
-Streamlit takes uploads from anybody who speaks to it, and has routes for agents, static files and
-figures of its own; a survey uses none of them.
+Streamlit also accepts uploads from anybody and has routes for agents, static files and metrics of
+its own, which a survey does not use.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from starlette.websockets import WebSocketClose
 
 _PAGE = frozenset({"/", "/favicon.png", "/_stcore/health", "/_stcore/host-config"})
 SOCKET = "/_stcore/stream"
-LARGEST_MESSAGE = 256 * 1024  # bytes over the WebSocket: an address and a few fields
+LARGEST_MESSAGE = 256 * 1024  # bytes per WebSocket message, which holds an address and few fields
 
 
 @dataclass(frozen=True)
 class Doors:
-    """What may be asked for: paths, paths that begin so, and paths to which something is sent."""
+    """The paths that GET may request, given in full or by prefix, and those that take POST."""
 
     paths: frozenset[str]
     prefixes: tuple[str, ...]
     sent_to: frozenset[str] = frozenset()
 
     def lets(self, scope: Scope) -> bool:
-        """Whether a request may go on."""
+        """Return whether a request may reach the application."""
         path = scope["path"]
         if scope["type"] == "websocket":
             return path == SOCKET
@@ -41,7 +41,7 @@ SURVEY = Doors(
     ("/static/", "/_stcore/bidi-components/", "/img/"),
     frozenset({"/act"}),
 )
-#: The researcher's page also offers downloads, and leads to the provider that signs people in.
+#: The dashboard also offers downloads and signs researchers in through an OpenID provider.
 DASHBOARD = Doors(
     _PAGE | {"/auth/login", "/auth/logout", "/oauth2callback"},
     ("/static/", "/_stcore/bidi-components/", "/media/", "/component/"),
@@ -49,7 +49,7 @@ DASHBOARD = Doors(
 
 
 def guarded(app: ASGIApp, doors: Doors) -> ASGIApp:
-    """The application behind its doors: 404 for everything else, before any of it is read."""
+    """Wrap an application so that any other request gets 404 before its body is read."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or doors.lets(scope):

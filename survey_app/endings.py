@@ -1,4 +1,4 @@
-"""Why somebody is turned away or stopped, as they read it."""
+"""The reasons why a person is turned away or stopped, and what the person reads."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tasks.language import N_
 
 @dataclass(frozen=True)
 class Reason:
-    """Why somebody may not begin, or not go on.
+    """A reason why a person may not begin or continue.
 
     Attributes:
-        text: what they read.
-        code: which of the codes of recruitment they take back.
+        text: what the person reads.
+        code: which of the recruitment codes the person returns to the platform with.
     """
 
     text: str
     code: str = "screened_out"
 
 
-#: By the reason that is stored.
+#: Reasons by the name that the database stores.
 REASONS = {
     "declined": Reason(N_("You chose not to take part. Nothing about you was stored."), "declined"),
     "full": Reason(

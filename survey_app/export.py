@@ -1,4 +1,4 @@
-"""The response table and the participant table, out of the store."""
+"""Export of the response table and the participant table from the database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEVICE = {
 
 
 def sources(store: Store) -> list[str]:
-    """Which sources the database holds, sorted."""
+    """Return the sources of participants that the database holds, sorted."""
     with store.read() as connection:
         return sorted(connection.scalars(select(participants.c.source).distinct()))
 
@@ -32,7 +32,7 @@ def sources(store: Store) -> list[str]:
 def tables(
     store: Store, source: str, study: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Responses and participants of one source, typed as the codebook says."""
+    """Return responses and participants of one source, with the types of the codebook."""
     limit = studies.c.content["seconds_per_trial"].as_float()
 
     def rows(table: Table, *order: str) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def tables(
         result = connection.execute(query.order_by(*(table.c[name] for name in order)))
         return [dict(row) for row in result.mappings()]
 
-    # One transaction: nobody may answer between one table and the other.
+    # One transaction, so that no response arrives between reading one table and the other.
     with store.read() as connection:
         answers = rows(responses, "participant", "answered_at")
         people = rows(participants, "arrived_at")
@@ -57,7 +57,10 @@ def tables(
 
 
 def _late(row: dict[str, Any], limit: float | None) -> bool | None:
-    """By the server's clock: the browser, which keeps the limit, may have been told not to."""
+    """Return whether a response was late; None if there is no time limit.
+
+    The server's clock decides, since a participant can prevent the browser from keeping the limit.
+    """
     if not limit:
         return None
     taken = (row["answered_at"] - row["shown_at"]).total_seconds()
@@ -67,7 +70,7 @@ def _late(row: dict[str, Any], limit: float | None) -> bool | None:
 def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
     device = row["device"] or {}
     start, end = row["consented_at"], row["finished_at"]
-    # The server's clock may have been set back in between.
+    # The difference is negative if the server's clock was set back in between.
     seconds = max(0.0, (end - start).total_seconds()) if start and end else None
     return {
         "status": state_of(row, store),
@@ -78,16 +81,16 @@ def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
 
 
 def state_of(row: dict[str, Any], store: Store) -> str:
-    """A participant's status; `expired` also where the lease is over and nobody took the place."""
+    """Return the status; `expired` also if the lease is over and the place was not taken yet."""
     over = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
     return "expired" if over else row["status"]
 
 
 def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:
-    """The one source and the one study that are meant.
+    """Return the source and the study's hash to export; None for the study if there are none.
 
     Raises:
-        ValueError: several are there and none was named, or there is no such study.
+        ValueError: there are several and none was named, or there is no such study.
     """
     available = sources(store)
     if source is None and len(available) > 1:
@@ -114,13 +117,13 @@ def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, st
 def export(
     store: Store, out: Path, source: str | None, study: str | None = None, excel: bool = False
 ) -> tuple[list[Path], int]:
-    """Write responses, participants and codebook; their paths, and how many responses were late.
+    """Write responses, participants and codebook; return their paths and the number of late ones.
 
     Args:
         excel: begin the files with a byte order mark, without which Excel misreads UTF-8.
 
     Raises:
-        ValueError: several sources or studies and none was named, or no such study.
+        ValueError: there are several sources or studies and none was named, or no such study.
     """
     source, study = chosen(store, source, study)
     answers, people = tables(store, source, study)
@@ -133,7 +136,7 @@ def export(
 
 
 def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
-    """Write a table; see as_csv."""
+    """Write a table in the form of `as_csv`."""
     with whole_file(path) as temporary:
         temporary.write_text(
             as_csv(frame, excel), encoding="utf-8-sig" if excel else "utf-8", newline=""
@@ -141,10 +144,10 @@ def write_csv(path: Path, frame: pd.DataFrame, excel: bool = False) -> None:
 
 
 def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
-    """A table as R, Python and, with `excel`, Excel read it: TRUE and FALSE, empty for missing.
+    """Return a table as CSV that R and Python read: TRUE and FALSE; empty if missing.
 
-    Excel takes a text that begins like a formula for one and carries it out: `excel` puts an
-    apostrophe before it, as Excel itself shows such a text.
+    Excel executes any text that begins like a formula. With `excel`, such a text is preceded by an
+    apostrophe, which is how Excel itself marks text.
     """
     plain = frame.copy()
     for name in frame:
@@ -157,7 +160,7 @@ def as_csv(frame: pd.DataFrame, excel: bool = False) -> str:
 
 
 def _frozen(store: Store, study: str | None) -> list[Study]:
-    """The study as it was served; none of a database without any."""
+    """Return the study as it was served, or an empty list if the database holds none."""
     query = select(studies.c.content).where(studies.c.hash == study)
     with store.read() as connection:
         content = connection.scalar(query)

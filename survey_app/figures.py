@@ -1,4 +1,4 @@
-"""The figures of the researcher's page, from the exported tables."""
+"""The figures of the researcher's dashboard, computed from the exported tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.study import Study
 
 
 def people_flow(people: pd.DataFrame, wanted: int) -> pd.DataFrame:
-    """How many came how far; `finished` against the number wanted."""
+    """Count participants by status, beside the number wanted."""
     counts = people["status"].value_counts().reindex(STATUSES, fill_value=0)
     counts["finished, but inattentive"] = int(people["excluded"].sum())
     counts["wanted"] = wanted
@@ -21,7 +21,7 @@ def people_flow(people: pd.DataFrame, wanted: int) -> pd.DataFrame:
 
 
 def interval(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, answers taken as independent; NaN without any."""
+    """Return Wilson's 95 % CI of a share of n independent responses; NaN if n is 0."""
     if not n:
         return nan, nan
     bounds = binomtest(right, n).proportion_ci(method="wilson")
@@ -29,13 +29,13 @@ def interval(right: int, n: int) -> tuple[float, float]:
 
 
 def accuracy(correct: pd.Series) -> tuple[float, float, float]:
-    """Share of right answers, of those that are right or wrong, with its `interval`."""
+    """Return the share of correct responses among those with a key, and its 95 % CI."""
     scored = correct.dropna().astype(float)
     return float(scored.mean()), *interval(int(scored.sum()), len(scored))
 
 
 def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
-    """Answers, accuracy with interval and median seconds of each condition."""
+    """Return number of responses, accuracy with 95 % CI and median seconds per condition."""
     rows = []
     keys = ["task", "condition", "role"]
     for names, group in answers.groupby(keys):
@@ -49,7 +49,7 @@ def per_condition(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
-    """Answers of each trial against its quota, fewest first."""
+    """Return the number of responses per trial beside its quota, fewest first."""
     counts = answers["trial"].value_counts()
     rows = [
         {
@@ -68,9 +68,9 @@ def per_trial(answers: pd.DataFrame, study: Study, places: int) -> pd.DataFrame:
 
 
 def agreement(answers: pd.DataFrame) -> float:
-    """Share of pairs of people who chose the same option of a trial, over all trials with options.
+    """Return the share of pairs of participants who chose the same option; NaN if no pairs.
 
-    A quick look only; the analysis reports Krippendorff's alpha with its interval.
+    This is a preliminary figure; the analysis reports Krippendorff's alpha with its interval.
     """
     same = pairs = 0
     chosen = answers[(answers["role"] == "trial") & (answers["options"] != "[]")]
@@ -83,7 +83,7 @@ def agreement(answers: pd.DataFrame) -> float:
 
 
 def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
-    """Attention rate, median times, pairwise agreement."""
+    """Return accuracy in attention trials, median times and pairwise agreement."""
     attention, low, high = accuracy(answers.loc[answers["role"] == "attention", "correct"])
     finished = people[people["status"] == "finished"]
     values = {

@@ -1,7 +1,7 @@
-"""What a browser gets before anything of the survey runs: Streamlit's page with words of ours.
+"""The first page that a browser loads: Streamlit's page with messages of the survey.
 
-Without JavaScript, or where a network lets no WebSocket through, Streamlit shows grey bars for
-ever. Here the page says what to do, in the study's language.
+Without JavaScript, or if a network blocks WebSockets, Streamlit shows grey bars for ever. This page
+then says what to do, in the study's language.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from streamlit.file_util import get_static_dir
 
 from tasks.language import Words
 
-#: The element that says it; the survey's own page hides it as soon as it is there.
+#: Id of the element with the message; the survey's own page hides it as soon as it has loaded.
 WAITING = "conceptevo-waiting"
-SECONDS = 12  # until it is shown
+SECONDS = 12  # until the message is shown
 
 _STYLE = f"""<style>
 #{WAITING}, noscript p {{ position: fixed; inset: 0 0 auto; margin: 0; padding: 1.2rem 1.5rem;
@@ -27,7 +27,7 @@ _STYLE = f"""<style>
 
 
 def first_page(words: Words, title: str) -> str:
-    """Streamlit's page, in the study's language, with its title and with what to do if it waits."""
+    """Return Streamlit's page with the study's language and title and with both messages."""
     page = Path(get_static_dir(), "index.html").read_text(encoding="utf-8")
     script = words("This survey needs JavaScript. Please switch it on, or use another browser.")
     socket = words(

@@ -1,4 +1,4 @@
-"""Where a participant is and where an action leads: a pure state machine without a store."""
+"""The state machine of participation: a participant's page, and the step that an action takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.questionnaire import When
 
 
 class Stage(StrEnum):
-    """The page a participant is on."""
+    """The kind of page that a participant sees."""
 
     CONSENT = "consent"
     BEFORE = "before"
@@ -26,26 +26,30 @@ class Stage(StrEnum):
     EXPIRED = "expired"
 
 
-#: Pages of questions, and which of the study's questions they ask.
+#: The pages of questions, and the time of asking (`When`) of their questions.
 ASKED: dict[Stage, When] = {
     Stage.BEFORE: "before",
     Stage.QUIZ: "quiz",
     Stage.QUESTIONS: "after",
 }
-#: Pages that take no further action.
+#: Pages at which participation has ended.
 ENDS = {Stage.FINISHED, Stage.SCREENED_OUT, Stage.WITHDRAWN, Stage.EXPIRED}
-#: Statuses of people who ended before the end by their own or the study's choice.
+#: Statuses of participants who ended early by their own or the study's choice.
 LEFT = ("screened_out", "withdrawn")
 
 
 @dataclass(frozen=True)
 class Course:
-    """What the flow needs to know of a study.
+    """What the state machine needs to know of a study.
 
-    `practice_begins` and `begins` are the positions among the practice trials, and among the
-    trials, at which another task begins: there it introduces itself. `before` and `quiz`: whether
-    there are questions before the instructions, and on what was understood of them. `attempts` at
-    practice are allowed (None: any).
+    Attributes:
+        practice, keyed: number of practice trials, and of those that have a key.
+        practice_pass: share of the keyed practice trials that must be answered correctly.
+        trials: number of trials. questions: whether questions follow them.
+        attempts: allowed attempts at practice; None for any number.
+        practice_begins, begins: positions among the practice trials, and among the trials, at which
+            another task begins; its introduction is shown there.
+        before, quiz: whether questions precede the instructions, and whether a quiz follows them.
     """
 
     practice: int = 0
@@ -61,14 +65,14 @@ class Course:
 
     @property
     def first_pages(self) -> tuple[Stage, ...]:
-        """Between consent and the first trial."""
+        """The pages between consent and the first practice or other trial, in order."""
         quiz = (Stage.QUIZ,) if self.quiz else ()
         return (*((Stage.BEFORE,) if self.before else ()), Stage.INSTRUCTIONS, *quiz)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the flow needs to know of a participant; each field is a column of the store."""
+    """What the state machine needs to know of a participant; each field is a database column."""
 
     status: str = "arrived"
     version: int = 0
@@ -77,13 +81,13 @@ class Progress:
     practice_done: int = 0
     practice_right: int = 0
     feedback: bool = False
-    first_page: int = 0  # of the course's first pages
+    first_page: int = 0  # index into Course.first_pages
     quiz_attempts: int = 0
-    introduced: int = 0  # tasks that have introduced themselves, in practice and in the trials
+    introduced: int = 0  # introductions of tasks that were read, in practice and in the trials
 
 
 def stage(progress: Progress, course: Course) -> Stage:
-    """The page that these figures call for."""
+    """Return the kind of page that a participant with this progress sees."""
     match progress.status:
         case "arrived":
             return Stage.CONSENT
@@ -103,12 +107,12 @@ def stage(progress: Progress, course: Course) -> Stage:
 
 
 def _begun(progress: Progress, course: Course) -> int:
-    """How many tasks should have introduced themselves before the current trial."""
+    """Return how many introductions of tasks precede the current trial."""
     if progress.status == "active":
         practised, at = len(course.practice_begins), progress.done
         return practised + sum(begin <= at for begin in course.begins)
     if progress.practice_attempts > 1:
-        return 0  # they are known
+        return 0  # they were read in the first attempt
     return sum(begin <= progress.practice_done for begin in course.practice_begins)
 
 
@@ -117,12 +121,12 @@ def _step(progress: Progress, **changes) -> Progress:
 
 
 def consent(progress: Progress) -> Progress:
-    """Agreed; of who declines nothing is kept."""
+    """Record that the participant agreed; nothing is stored about a person who declines."""
     return _step(progress, status="consented")
 
 
 def turn_page(progress: Progress, course: Course) -> Progress:
-    """On to the next of the first pages, then to practice, or to the trials where there is none."""
+    """Go to the next of the first pages; after the last, to practice or, without it, the trials."""
     if progress.first_page + 1 < len(course.first_pages):
         return _step(progress, first_page=progress.first_page + 1)
     if not course.practice:
@@ -131,18 +135,18 @@ def turn_page(progress: Progress, course: Course) -> Progress:
 
 
 def read_again(progress: Progress, course: Course) -> Progress:
-    """The quiz was not passed: back to the instructions."""
+    """Go back to the instructions after a failed quiz."""
     page = course.first_pages.index(Stage.INSTRUCTIONS)
     return _step(progress, first_page=page, quiz_attempts=progress.quiz_attempts + 1)
 
 
 def introduce(progress: Progress, course: Course) -> Progress:
-    """A task's introduction was read."""
+    """Record that a task's introduction was read."""
     return _step(progress, introduced=_begun(progress, course))
 
 
 def practise(progress: Progress, right: bool | None) -> Progress:
-    """A practice answer; its feedback shows until it is acknowledged. `right` None: no key."""
+    """Record a practice response and show its feedback; `right` is None if the trial has no key."""
     return _step(
         progress,
         practice_done=progress.practice_done + 1,
@@ -152,7 +156,7 @@ def practise(progress: Progress, right: bool | None) -> Progress:
 
 
 def acknowledge(progress: Progress, course: Course) -> Progress:
-    """Feedback was read: the next practice trial, another round, the trials, or out."""
+    """Go on after feedback: to the next practice trial, another attempt, the trials or the end."""
     if progress.practice_done < course.practice:
         return _step(progress, feedback=False)
     if progress.practice_right >= course.practice_pass * course.keyed:
@@ -169,22 +173,22 @@ def acknowledge(progress: Progress, course: Course) -> Progress:
 
 
 def answer(progress: Progress, course: Course) -> Progress:
-    """A trial was answered."""
+    """Record that a trial was answered."""
     return _finish_if_done(_step(progress, done=progress.done + 1), course)
 
 
 def screen_out(progress: Progress) -> Progress:
-    """The study itself ends it early."""
+    """End participation early by a rule of the study."""
     return _step(progress, status="screened_out")
 
 
 def finish(progress: Progress) -> Progress:
-    """The questions were answered or skipped."""
+    """End participation after the last questions were answered or skipped."""
     return _step(progress, status="finished")
 
 
 def withdraw(progress: Progress) -> Progress:
-    """The person ends it early."""
+    """End participation early at the participant's wish."""
     return _step(progress, status="withdrawn", feedback=False)
 
 

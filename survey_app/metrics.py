@@ -1,7 +1,7 @@
-"""Figures for a monitoring system, summed over the workers (Prometheus' multiprocess mode).
+"""Metrics for a monitoring system, summed over the workers (Prometheus' multiprocess mode).
 
-Each worker counts in a file of its own, mapped into memory, in the folder that the supervisor made
-($PROMETHEUS_MULTIPROC_DIR; see serve.py). A worker that was killed keeps its counts there.
+Each worker counts in its own memory-mapped file in the folder that the supervisor made
+($PROMETHEUS_MULTIPROC_DIR; see serve.py), so the counts of a killed worker are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = Histogram("conceptevo_action_seconds", "From request to answer", bucke
 
 
 def text() -> bytes:
-    """All figures in Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     registry = REGISTRY
     if FOLDER in os.environ:
         MultiProcessCollector(registry := CollectorRegistry())

@@ -1,4 +1,4 @@
-"""The researcher's password: only its hash is kept, in the environment."""
+"""The password of the dashboard. Only its hash is kept, in an environment variable."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address, ip_network
 
 VARIABLE = "CONCEPTEVO_DASHBOARD_PASSWORD"
-#: Who may sign in by OIDC instead: e-mail addresses, separated by commas.
+#: Variable with the e-mail addresses that may sign in by OIDC instead, separated by commas.
 OIDC = "CONCEPTEVO_DASHBOARD_OIDC"
 _COST = {"n": 2**14, "r": 8, "p": 1}
 
 
 def hashed(password: str) -> str:
-    """scrypt hash with its salt."""
+    """Return the scrypt hash of a password, with its salt."""
     salt = secrets.token_bytes(16)
     return f"scrypt:{salt.hex()}:{hashlib.scrypt(password.encode(), salt=salt, **_COST).hex()}"
 
 
 def fits(password: str, stored: str) -> bool:
-    """Whether the password is the one hashed. Raises ValueError on a malformed hash."""
+    """Return whether the password has this hash. Raises ValueError if the hash is malformed."""
     try:
         kind, salt, digest = stored.split(":")
         expected = bytes.fromhex(digest)
@@ -40,7 +40,7 @@ def fits(password: str, stored: str) -> bool:
 
 
 class LockedOut(Exception):
-    """This address guessed too often; `seconds` until its next guess is looked at."""
+    """Too many wrong passwords came from this address; it is locked out for `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"locked for {seconds:.0f} s")
@@ -48,29 +48,30 @@ class LockedOut(Exception):
 
 
 class Guard:
-    """Locks an address out after wrong passwords, longer after each; logs every one of them.
+    """Locks out an address after wrong passwords, longer after each one, and logs all of them.
 
-    Whoever guesses locks out only their own address (an IPv6 address counts as its /64 network,
-    which is what one person has). Many addresses that guess slow the sign-in down for all who are
-    not signed in, up to SLOWEST seconds a try, and never shut it.
+    Only the address that guesses is locked out (for IPv6, its /64 network, which usually belongs
+    to one person). Guesses from many addresses slow down each attempt to sign in, by up to SLOWEST
+    seconds, but never prevent it.
     """
 
-    FREE, FIRST, LONGEST = 5, 60.0, 3600.0  # guesses of an address; seconds
-    SLOWEST, WINDOW = 10.0, 3600.0  # seconds; guesses of so many seconds count together
-    MOST = 10_000  # addresses remembered; the one that guessed longest ago is forgotten first
+    #: Guesses until an address is locked out; seconds of the first and of the longest lock.
+    FREE, FIRST, LONGEST = 5, 60.0, 3600.0
+    SLOWEST, WINDOW = 10.0, 3600.0  # seconds of delay; seconds for which a guess delays others
+    MOST = 10_000  # addresses remembered; the one whose last guess is oldest is forgotten first
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        #: Network -> wrong passwords in a row, and when the next is looked at.
+        #: Network -> number of consecutive wrong passwords, and when its lock ends.
         self._known: dict[str, tuple[int, float]] = {}
         self._recent: deque[float] = deque(maxlen=1000)
-        self._turn = threading.Lock()  # guesses sent at the same moment are counted one by one
+        self._turn = threading.Lock()  # simultaneous guesses are counted one by one
 
     def judge(self, address: str, right: Callable[[], bool]) -> bool:
-        """Whether the password that came from an address is right.
+        """Return whether the password that came from an address is right.
 
         Raises:
-            LockedOut: the address guessed too often; nothing was looked at.
+            LockedOut: the address is locked out; the password was not checked.
         """
         with self._turn:
             if wait := self.wait(address):
@@ -82,12 +83,12 @@ class Guard:
             return False
 
     def wait(self, address: str) -> float:
-        """Seconds until the next guess from an address is looked at."""
+        """Return the seconds for which an address is still locked out."""
         _, until = self._known.get(network_of(address), (0, 0.0))
         return max(0.0, until - self._clock())
 
     def pause(self) -> float:
-        """Seconds that every try takes, by how many wrong ones came of late from anywhere."""
+        """Return the delay of every attempt in seconds, given recent guesses from all addresses."""
         while self._recent and self._recent[0] < self._clock() - self.WINDOW:
             self._recent.popleft()
         return min(self.SLOWEST, 0.1 * max(0, len(self._recent) - self.FREE))
@@ -108,7 +109,7 @@ class Guard:
 
 
 def network_of(address: str) -> str:
-    """An IPv4 address itself, the /64 network of an IPv6 one; any other text as it stands."""
+    """Return an IPv4 address itself, the /64 network of an IPv6 one, and other text unchanged."""
     try:
         ip = ip_address(address)
     except ValueError:
@@ -119,5 +120,5 @@ def network_of(address: str) -> str:
     return str(mapped or ip_network((ip, 64), strict=False))
 
 
-#: Of this process: a Streamlit script is run anew for every visitor, a module is not.
+#: One per process: Streamlit runs a script again for every visitor, but imports a module once.
 GUARD = Guard()

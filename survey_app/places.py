@@ -1,7 +1,7 @@
-"""The places of a study: leased, given back, added; who is turned away; every change logged.
+"""The places of a study, which are leased to participants, and its settings of recruitment.
 
-The settings of recruitment lie here, beside the frozen study, each source with its own. Whatever a
-command changes counts for the next person who arrives, in every process.
+Each source has its own places and settings. They are stored in the database, so that a change by a
+command holds for the next person who arrives, in every process. Every change is logged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNFINISHED = ("consented", "practising", "active")
 
 
 class Places:
-    """All that concerns the places of one study, for one source."""
+    """The places and the recruitment of one study, for one source of participants."""
 
     def __init__(self, store: Store, study: str, source: Source) -> None:
         self.store, self.study, self.source = store, study, source
@@ -44,7 +44,7 @@ class Places:
         return (table.c.study == self.study) & (table.c.source == self.source)
 
     def begin(self, connection: Connection, settings: Recruitment | None) -> None:
-        """Take over the settings of recruitment; the places are made on the first time only."""
+        """Store the settings of recruitment; the first time, create the places."""
         first = settings or Recruitment()
         row = {**self._key, "state": "open", "settings": first.model_dump(mode="json")}
         if self.store.insert_new(connection, recruitment, row):
@@ -58,7 +58,7 @@ class Places:
             self._change(connection, settings)
 
     def _change(self, connection: Connection, settings: Recruitment) -> None:
-        """The file was edited since it was last served: log what, keep the new."""
+        """Store settings that were edited since the study was last served, and log the changes."""
         before = self.settings(connection).model_dump(mode="json")
         after = settings.model_dump(mode="json")
         if changed := [name for name in after if after[name] != before[name]]:
@@ -89,24 +89,24 @@ class Places:
         return row
 
     def settings(self, connection: Connection) -> Recruitment:
-        """As last served. Raises ValueError where the study was never served."""
+        """Return the settings last served. Raises ValueError if the study was never served."""
         return Recruitment(**self._recruiting(connection).settings)
 
     def opens(self, connection: Connection) -> datetime | None:
-        """The moment from which people may come, while it lies ahead."""
+        """Return the time at which recruitment starts, or None if it is not in the future."""
         opens = self._recruiting(connection).opens
         return opens if opens is not None and opens > self.store.clock() else None
 
     def state(self, connection: Connection) -> State:
-        """Open, paused or closed."""
+        """Return whether recruitment is open, paused or closed."""
         return self._recruiting(connection).state
 
-    # People
+    # Participants
 
     def take(self, connection: Connection, participant: str) -> int | None:
-        """Lease a place to the participant: a free one, or one whose lease has run out.
+        """Lease the participant a free place or one whose lease has ended; None if there is none.
 
-        Whoever held an expired place loses it in the same transaction, so finished and live
+        The previous holder loses the place in the same transaction, so that finished and active
         participants together never exceed the places.
         """
         free = (
@@ -128,7 +128,7 @@ class Places:
         return place
 
     def _expire(self, connection: Connection) -> int | None:
-        """Take the place whose lease ran out first from its holder."""
+        """Take the place whose lease ended first from its holder; None if no lease has ended."""
         holder = participants.alias()
         stale = (
             select(places.c.place, holder.c.participant)
@@ -165,7 +165,7 @@ class Places:
         )
 
     def give_back(self, connection: Connection, participant: str) -> None:
-        """The participant's place is free for the next."""
+        """Make the participant's place free."""
         connection.execute(
             update(places)
             .where(self._own(places), places.c.participant == participant)
@@ -173,18 +173,18 @@ class Places:
         )
 
     def turn_away(self, connection: Connection, nonce: str, platform: str, reason: str) -> bool:
-        """Count a page of consent that led nowhere, once; whether it was not counted before."""
+        """Count a person who was turned away, once per page; return whether the page is new."""
         key = {"study": self.study, "nonce": nonce}
         values = {"source": self.source, "platform": platform, "reason": reason}
         return self.store.insert_new(connection, turned_away, key | values)
 
     def let_in(self, connection: Connection, nonce: str) -> None:
-        """Whoever was turned away on this page and comes in after all is not counted twice."""
+        """Do not count a person as turned away who was turned away on this page but then began."""
         own = (turned_away.c.study == self.study) & (turned_away.c.nonce == nonce)
         connection.execute(delete(turned_away).where(own))
 
     def is_blocked(self, connection: Connection, platform_id: str) -> bool:
-        """Whether the platform's id is on the list of those who may not take part."""
+        """Return whether the person with this platform id is barred from taking part."""
         query = select(blocked.c.digest).where(
             blocked.c.study == self.study,
             blocked.c.digest == self._digest(connection, platform_id),
@@ -200,13 +200,13 @@ class Places:
 
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
-        """One transaction in which nobody else changes recruitment."""
+        """Open a transaction in which no other process changes recruitment."""
         with self.store.write() as connection:
             self._recruiting(connection, lock=True)
             yield connection
 
     def add(self, number: int) -> int:
-        """Add so many places; how many there are now. The study and its hash stay as they are."""
+        """Add places and return their total number; the study and its hash do not change."""
         with self._changing() as connection:
             last = connection.scalar(select(func.max(places.c.place)).where(self._own(places)))
             first = 0 if last is None else last + 1
@@ -215,7 +215,7 @@ class Places:
             return first + number
 
     def set_state(self, state: State) -> None:
-        """Open now, pause or close; whoever has begun goes on."""
+        """Open, pause or close recruitment; participants who have begun can finish."""
         with self._changing() as connection:
             opens = state == "open" and self.opens(connection)
             if opens or self.state(connection) != state:
@@ -223,19 +223,19 @@ class Places:
                 self._log(connection, state, "")
 
     def open_at(self, moment: datetime) -> None:
-        """Let people come from a moment on; whoever has begun goes on."""
+        """Open recruitment at the given time; participants who have begun can finish."""
         with self._changing() as connection:
             self._set(connection, state="open", opens=moment)
             self._log(connection, "open-at", f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
 
     def release(self, identifier: str, reason: str = "released") -> str:
-        """Give on the place of somebody who will not finish; their pseudonym.
+        """Free the place of a participant who will not finish; return the participant's pseudonym.
 
         Args:
-            identifier: pseudonym, the platform's id of the person, or of their session.
+            identifier: the pseudonym, or the platform's id of the person or of the session.
 
         Raises:
-            ValueError: nobody is known by it, or who is has finished or holds no place.
+            ValueError: the identifier is unknown, or the participant has finished or has no place.
         """
         with self.store.write() as connection:
             row = self._find(connection, identifier)
@@ -255,7 +255,7 @@ class Places:
             return row["participant"]
 
     def holds(self, identifier: str) -> bool:
-        """Whether who is known by it still holds an unfinished place."""
+        """Return whether the participant with this identifier has begun and not finished."""
         with self.store.write() as connection:
             row = self._find(connection, identifier)
         return row is not None and row["status"] in UNFINISHED
@@ -267,7 +267,7 @@ class Places:
         return None
 
     def block(self, platform_ids: Iterable[str]) -> int:
-        """Bar people by their platform's ids, of which only hashes are kept; how many are new."""
+        """Bar people by their platform ids; return how many are new. Only hashes are stored."""
         with self._changing() as connection:
             digests = [self._digest(connection, each) for each in dict.fromkeys(platform_ids)]
             new = sum(
@@ -278,7 +278,7 @@ class Places:
             return new
 
     def counts(self) -> dict[str, int]:
-        """Places, free ones, participants by status, and people turned away by reason."""
+        """Count places, free places, participants by status, and people turned away by reason."""
         with self.store.read() as connection:
             total, taken = connection.execute(
                 select(func.count(), func.count(places.c.participant)).where(self._own(places))
@@ -292,7 +292,7 @@ class Places:
         return counts
 
     def log(self) -> list[dict[str, Any]]:
-        """Moment, event, detail; oldest first."""
+        """Return the logged changes (moment, event, detail), oldest first."""
         with self.store.read() as connection:
             query = select(recruitment_log).where(self._own(recruitment_log))
             rows = connection.execute(query.order_by(recruitment_log.c.number)).mappings()

@@ -1,4 +1,4 @@
-"""Who arrives from where: Prolific, MTurk (legacy) and open links, read from the address."""
+"""Identification of visitors by the address: from Prolific, MTurk (legacy) or an open link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.recruitment import PLATFORMS, Entry
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TURK = re.compile(r"https://((?:[a-z0-9-]+\.)*mturk\.com)(?:[/?#].*)?")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
-#: The forms of the platforms' ids of people.
+#: Platform -> regular expression of its ids of people.
 FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}"}
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
@@ -25,11 +25,12 @@ PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
 @dataclass(frozen=True)
 class Arrival:
-    """One visitor.
+    """A visitor, as identified by the address.
 
     Attributes:
-        platform_id: what identifies the person on the platform. details: all that it sent along.
-        preview: only looks at it. outdated: by a signed link that is over, for who has begun.
+        platform_id: the platform's id of the person. details: all parameters that it sent.
+        preview: the visitor only previews the task (MTurk).
+        outdated: the signed link has expired; it is valid only if the participant has begun.
     """
 
     platform: str
@@ -39,7 +40,7 @@ class Arrival:
     details: dict[str, str] = field(default_factory=dict)
 
 
-#: For tests and tools: people from everywhere.
+#: Admits visitors from every platform, for tests and tools.
 EVERYWHERE = Entry(platforms=PLATFORMS)
 
 
@@ -49,9 +50,9 @@ def arrival(
     """Read an address's parameters; None for an open link that has no id yet.
 
     Raises:
-        BadAddress: a platform's parameter is missing, malformed, not signed though it should be, or
-            of another study; an open link's id was not made here; or the study takes nobody who
-            comes in this way.
+        BadAddress: a platform's parameter is missing, malformed, unsigned though signatures are
+            required, or of another study; the id of an open link is not signed by this server; or
+            the study does not recruit from this platform.
     """
     visitor = _visitor(parameters, secret, entry)
     if (visitor.platform if visitor else "open") not in entry.platforms:
@@ -78,7 +79,7 @@ def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
     outdated = False
     if entry.signed:
         parameters, outdated = read_link(parameters.get("prolific_token", ""), entry.audience)
-    elif "PROLIFIC_PID" not in parameters:  # signed ids alone: never take that for an open link
+    elif "PROLIFIC_PID" not in parameters:  # a signed link, which this study does not accept
         raise BadAddress(
             N_(
                 "This study does not accept Prolific's secured links. Please tell the "
@@ -101,7 +102,7 @@ def _mturk(parameters: Mapping[str, str], entry: Entry) -> Arrival:
 
 
 def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, form: str) -> None:
-    """The person's id has the platform's form, and they come for this study."""
+    """Raise BadAddress if the person's id is malformed or the link belongs to another study."""
     if not re.fullmatch(entry.ids or form, details[person]):
         raise _incomplete(person)
     if entry.studies and details[study] not in entry.studies:
@@ -111,7 +112,7 @@ def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, fo
 
 
 def new_link(secret: str) -> str:
-    """A random id for an open link, signed, so that nobody makes up ids of their own."""
+    """Return a random id for an open link, signed so that nobody can invent ids."""
     return _signed(secrets.token_urlsafe(16)[:22], secret)
 
 
@@ -138,18 +139,18 @@ def _incomplete(key: str) -> BadAddress:
 
 
 def _turk(address: str) -> str:
-    """MTurk's address to submit to; only Amazon's own hosts over https are allowed."""
+    """Return MTurk's address for submissions. Raises BadAddress unless it is https://…mturk.com."""
     if host := _TURK.fullmatch(address):
         return f"https://{host[1]}/mturk/externalSubmit"
     raise _incomplete("turkSubmitTo")
 
 
 def prolific_return(code: str) -> str:
-    """Where Prolific's participants go when they are done."""
+    """Return the address at which a participant returns to Prolific with a completion code."""
     return PROLIFIC_RETURN + quote(code, safe="")
 
 
 def pseudonym(arrival: Arrival, source: str, study: str, salt: str) -> str:
-    """The participant id: a salted hash; without the salt nobody can recompute it."""
+    """Return the participant's id, a salted hash that nobody can recompute without the salt."""
     text = "\x1f".join((study, source, arrival.platform, arrival.platform_id)).encode()
     return hmac.new(salt.encode(), text, hashlib.sha256).hexdigest()[:24]

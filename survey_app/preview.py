@@ -1,4 +1,4 @@
-"""Every page of a study by name, for the researcher; nothing is stored by looking at one."""
+"""Preview of every page of a study by name, for the researcher; nothing is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from survey_app.store import Store
 
 @cache
 def pages(service: Service) -> dict[str, dict[str, Any]]:
-    """Name -> page, in the order in which a participant of the first place meets them."""
+    """Return all pages by name, in the order in which the participant in place 0 sees them."""
     codes = service.recruitment.codes
     ends = {"finished, attention failed": Standing(Stage.FINISHED, code=codes.attention)}
     for name, reason in REASONS.items():
@@ -33,14 +33,14 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
 
 
 def page(service: Service, name: str) -> dict[str, Any]:
-    """One page by name; the list of all where there is none of that name."""
+    """Return the page of this name, or a list of all pages if there is none."""
     every = pages(service)
     shown = every[name] if name in every else service.view.contents(list(every))
     return shown | {"version": -1, "token": "", "preload": []}
 
 
 def _walk(service: Service) -> Iterator[dict[str, Any]]:
-    """The pages of a person who answers everything rightly, served from a database in memory."""
+    """Yield the pages of a participant who answers everything correctly (database in memory)."""
     store = Store("sqlite://")
     store.migrate()
     own = Service(store, service.study, service.keys, "simulated", service.recruitment)

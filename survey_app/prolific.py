@@ -1,8 +1,8 @@
-"""Prolific's API: a draft with the right codes, places given on, approvals.
+"""Use of Prolific's API: create a draft with the study's codes, free places, approve submissions.
 
-The calls are those of docs.prolific.com (studies, submissions). The token of a researcher's account
-can spend money: it is read from the environment alone, and nothing is approved that this database
-does not hold as finished.
+The calls are documented at docs.prolific.com (studies, submissions). The token of a researcher's
+account can spend money. It is therefore read from the environment only, and a submission is
+approved only if the database has its participant as finished.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tasks.recruitment import Recruitment
 from tasks.study import Study
 
 TOKEN = "CONCEPTEVO_PROLIFIC_TOKEN"
-TRIES, LONGEST_WAIT = 4, 60.0  # of a call while Prolific is busy; seconds
-#: Submissions of which nothing more will come.
+TRIES, LONGEST_WAIT = 4, 60.0  # attempts at a call; seconds between two of them
+#: Prolific's statuses of people who left without finishing -> the reasons that we store.
 GONE = {"RETURNED": "returned", "TIMED-OUT": "timed_out", "SCREENED OUT": "screened_out"}
 PARAMETERS = "PROLIFIC_PID={{%PROLIFIC_PID%}}&STUDY_ID={{%STUDY_ID%}}&SESSION_ID={{%SESSION_ID%}}"
-#: Code -> its kind at Prolific, and what Prolific does when somebody comes back with it.
+#: Code -> its type at Prolific, and what Prolific does when a participant returns with it.
 CODES = {
     "completed": ("COMPLETED", "MANUALLY_REVIEW"),
     "attention": ("FAILED_ATTENTION_CHECK", "MANUALLY_REVIEW"),
@@ -47,7 +47,7 @@ RETURN_REASONS = {
 
 
 class Prolific:
-    """The API, as one researcher."""
+    """A client of the API for one researcher's account."""
 
     def __init__(self) -> None:
         token = os.environ.get(TOKEN)
@@ -60,18 +60,18 @@ class Prolific:
         self._http = httpx.Client(base_url=f"{api()}/api/v1", headers=headers, timeout=30)
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """One call, tried again where Prolific is busy.
+        """Make one call, which is repeated while Prolific is busy, and return its JSON reply.
 
         Raises:
-            ValueError: with Prolific's own words where it refuses.
+            ValueError: Prolific refuses (its reply is quoted), or cannot be reached.
         """
         for attempt in range(TRIES):
             try:
                 reply = self._http.request(method, path, **options)
             except httpx.HTTPError as error:
                 raise ValueError(f"Prolific cannot be reached: {error}") from error
-            # What was sent may have been done although the answer is an error: only what was
-            # certainly not done, or only reads, is tried again.
+            # A call may have taken effect although the reply is a server error. Only calls that
+            # certainly had no effect (429) or only read are therefore repeated.
             busy = reply.status_code == 429 or (method == "GET" and reply.is_server_error)
             if not busy or attempt == TRIES - 1:
                 break
@@ -90,7 +90,7 @@ class Prolific:
             ) from error
 
     def submissions(self, study: str) -> Iterator[dict[str, Any]]:
-        """All submissions of a study, page by page."""
+        """Yield all submissions of a study, fetched page by page."""
         address: str | None = f"/studies/{study}/submissions/"
         while address:
             page = self.call("GET", address)
@@ -98,17 +98,17 @@ class Prolific:
             address = ((page.get("_links") or {}).get("next") or {}).get("href")
 
     def approve(self, submission: str) -> None:
-        """Approve, and so pay, one submission."""
+        """Approve one submission, which pays the participant."""
         self.call("POST", f"/submissions/{submission}/transition/", json={"action": "APPROVE"})
 
 
 def draft(
     study: Study, recruitment: Recruitment, address: str, reward: int, description: str
 ) -> dict[str, Any]:
-    """The body of a new study: it is made as a draft, and published by hand.
+    """Return the request body of a new study, which Prolific creates as an unpublished draft.
 
     Args:
-        address: of the survey. reward: in the account's smallest unit (pence, cents).
+        address: URL of the survey. reward: in the account's smallest unit (pence, cents).
     """
     if study.minutes is None:
         raise ValueError(f"study {study.hash} does not say how long it takes; build it anew")
@@ -134,11 +134,13 @@ def _code(name: str, code: str) -> dict[str, Any]:
 
 @dataclass
 class Comparison:
-    """The platform's submissions beside ours.
+    """The result of a comparison between Prolific's submissions and the database.
 
     Attributes:
-        counts: (their status, ours) -> how many. payable: their ids of those who finished here and
-            wait for approval. problems: sentences on what does not fit.
+        counts: (Prolific's status, our status) -> number of submissions.
+        payable: submissions that await review, whose participants finished with their own code.
+        gone: (submission, reason) of those who left at Prolific and have not finished here.
+        problems: one sentence per discrepancy.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -148,7 +150,7 @@ class Comparison:
 
 
 def compare(prolific: Prolific, store: Store, study: str, prolific_studies) -> Comparison:
-    """Lay Prolific's submissions beside the database; changes nothing."""
+    """Compare Prolific's submissions with the database, without changing either."""
     ours = submissions(store, "human", study)
     by_session = {row.session: row for row in ours[ours["platform"] == "prolific"].itertuples()}
     result = Comparison()
@@ -178,7 +180,7 @@ def _compare_one(theirs: dict[str, Any], own: Any, result: Comparison) -> None:
 
 
 def release_gone(comparison: Comparison, places: Places) -> int:
-    """Give on the places of people who left on the platform; how many."""
+    """Free the places of participants who left at Prolific; return how many."""
     released = 0
     for session, reason in comparison.gone:
         if places.holds(session):

@@ -1,4 +1,4 @@
-"""Commands of recruitment: places, and the study at Prolific."""
+"""Commands of recruitment: the places of a study, and the study at Prolific."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ _MOMENT = "say date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01
 
 
 def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Comparison, Places]:
-    """The platform, its submissions beside ours, and the study's places."""
+    """Return the API client, the comparison of submissions with the database, and the places."""
     from survey_app.places import Places
     from survey_app.prolific import Prolific, compare
     from tasks.recruitment import load_recruitment

@@ -1,4 +1,4 @@
-"""What a browser reports of itself and of a page: taken within bounds, never trusted."""
+"""Values that a browser reports of itself and of a page; restricted to credible ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
 
 def device_of(sent: object) -> dict[str, Any]:
-    """What the browser says of its window and itself, within bounds; {} where it says nothing."""
+    """Return what the browser reports of itself and its window, within bounds; {} if nothing."""
     if not isinstance(sent, dict):
         return {}
     return {
@@ -22,7 +22,7 @@ def device_of(sent: object) -> dict[str, Any]:
 
 
 def count(action: dict[str, Any], name: str, most: float) -> float:
-    """A count that the browser reports: a finite number from 0 to `most`, else 0 or `most`."""
+    """Return a number that the browser reports, clipped to 0 … `most`; 0 if it is not a number."""
     value = action.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return 0

@@ -1,4 +1,4 @@
-"""The tables of the store. Migrations (migrations/versions) lead an older database here."""
+"""The tables of the database. Migrations (migrations/versions) bring older databases to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class Moment(TypeDecorator):
-    """A UTC time, aware in Python on SQLite too."""
+    """A time in UTC that Python reads with its time zone, from SQLite too."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -41,32 +41,32 @@ metadata = MetaData()
 
 
 def _study(primary_key: bool = True) -> Column:
-    """By the study's hash."""
+    """Return the column of the study's hash."""
     return Column("study", String(16), primary_key=primary_key, nullable=False)
 
 
 def _source(primary_key: bool = False) -> Column:
-    """human, pilot or simulated: they never mix."""
+    """Return the column of the source: human, pilot or simulated, which are never mixed."""
     return Column("source", String(10), primary_key=primary_key, nullable=False)
 
 
 def _participant() -> Column:
-    """A pseudonym."""
+    """Return the column of the participant's pseudonym."""
     return Column("participant", String(32), primary_key=True)
 
 
 def _of_participant() -> ForeignKeyConstraint:
-    """The row goes with the participant's."""
+    """Return the constraint that deletes a row when its participant's row is deleted."""
     own = ["study", "participant"]
     return ForeignKeyConstraint(own, [f"participants.{name}" for name in own], ondelete="CASCADE")
 
 
 def of(table: Table, study: str, participant: str) -> ColumnElement[bool]:
-    """Which rows of a table are one participant's."""
+    """Return the condition that selects one participant's rows of a table."""
     return (table.c.study == study) & (table.c.participant == participant)
 
 
-#: One row a study served from this database. `salt` makes pseudonyms, `secret` signs tokens.
+#: One row per study served from this database. `salt` is for pseudonyms, `secret` signs tokens.
 studies = Table(
     "studies",
     metadata,
@@ -78,7 +78,7 @@ studies = Table(
     Column("content", JSON),  # the frozen study without its keys, for the codebook
 )
 
-#: How a study recruits, each source by itself: changed by commands, never part of the study.
+#: The recruitment of a study, per source. Commands change it; it is no part of the frozen study.
 recruitment = Table(
     "recruitment",
     metadata,
@@ -86,10 +86,10 @@ recruitment = Table(
     _source(primary_key=True),
     Column("state", String(10), nullable=False),  # open, paused or closed
     Column("settings", JSON, nullable=False),  # recruitment.toml as it was last served
-    Column("opens", Moment),  # before then nobody may begin
+    Column("opens", Moment),  # nobody may begin before
 )
 
-#: What was changed in recruitment, and when; only ever added to.
+#: Every change of recruitment and its time; rows are added, never removed.
 recruitment_log = Table(
     "recruitment_log",
     metadata,
@@ -101,7 +101,7 @@ recruitment_log = Table(
     Column("detail", String, nullable=False),
 )
 
-#: One row a page of consent that led nowhere. The nonce is the page's; nothing is a person's.
+#: One row per page on which a person was turned away. `nonce` identifies the page, not the person.
 turned_away = Table(
     "turned_away",
     metadata,
@@ -109,10 +109,10 @@ turned_away = Table(
     Column("nonce", String(32), primary_key=True),
     _source(),
     Column("platform", String(20), nullable=False),
-    Column("reason", String(20), nullable=False),  # declined, full, paused, closed or earlier
+    Column("reason", String(20), nullable=False),  # a key of endings.REASONS
 )
 
-#: People who may not take part, by a salted hash of the platform's id.
+#: People who are barred from taking part, by a salted hash of the platform's id.
 blocked = Table(
     "blocked",
     metadata,
@@ -120,7 +120,7 @@ blocked = Table(
     Column("digest", String(64), primary_key=True),
 )
 
-#: One row a person and study; pages follow from this row and the answers, from nothing else.
+#: One row per participant and study; it determines which page of the study the participant sees.
 participants = Table(
     "participants",
     metadata,
@@ -129,20 +129,20 @@ participants = Table(
     _source(),
     Column("platform", String(20), nullable=False),
     Column("status", String(14), nullable=False),
-    # Counts every accepted step; an action is for one version, so a second one is a repeat.
+    # The number of steps so far. An action is meant for one version; a second one is a repeat.
     Column("version", Integer, nullable=False),
-    Column("plan", JSON),  # [{trial, options}] of practice attempts and of the place
+    Column("plan", JSON),  # [{trial, options}]: the trials of the place
     Column("done", Integer, nullable=False),  # answered trials of the plan
     Column("practice_attempts", Integer, nullable=False),
-    Column("practice_done", Integer, nullable=False),  # in this attempt
+    Column("practice_done", Integer, nullable=False),  # in the current attempt
     Column("practice_right", Integer, nullable=False),
-    Column("feedback", JSON),  # of the practice trial just answered, until acknowledged
+    Column("feedback", JSON),  # on the practice trial just answered, until it is acknowledged
     Column("attention_right", Integer, nullable=False),
     Column("first_page", Integer, nullable=False, server_default="0"),
     Column("quiz_attempts", Integer, nullable=False, server_default="0"),
     Column("introduced", Integer, nullable=False, server_default="0"),
-    Column("reason", String(20)),  # why it ended before the end: practice, withdrew, released, …
-    Column("code", String(64)),  # with which the person left
+    Column("reason", String(20)),  # why participation ended early: practice, withdrew, released, …
+    Column("code", String(64)),  # the completion code with which the participant left
     Column("arrived_at", Moment, nullable=False),
     Column("consented_at", Moment),
     Column("finished_at", Moment),
@@ -154,7 +154,7 @@ participants = Table(
     Index("ix_participants_lease", "study", "source", "status", "lease_until"),
 )
 
-#: The platform's ids, apart from the answers, so that they can be deleted on their own.
+#: The platform's ids, apart from the responses, so that they can be deleted separately.
 identities = Table(
     "identities",
     metadata,
@@ -165,10 +165,10 @@ identities = Table(
     _of_participant(),
 )
 
-#: Everybody, with the platform's ids where they are kept.
+#: All participants, with the platform's ids unless these were deleted.
 people = participants.outerjoin(identities)
 
-#: The places of a study, each source with its own; a place has at most one participant.
+#: The places of a study, per source; a place has at most one participant, and vice versa.
 places = Table(
     "places",
     metadata,
@@ -179,7 +179,7 @@ places = Table(
     UniqueConstraint("study", "participant", name="one_place_each"),
 )
 
-#: One row per participant and trial, whatever happens.
+#: At most one row per participant and trial, which the primary key guarantees.
 responses = Table(
     "responses",
     metadata,
@@ -194,7 +194,7 @@ responses = Table(
     Column("options", JSON, nullable=False),
     Column("answer", JSON, nullable=False),
     Column("correct", Boolean),
-    Column("missing", String(10)),  # why there is no answer: time or picture
+    Column("missing", String(10)),  # why there is no response: time or picture
     Column("confidence", Float),
     Column("shown_at", Moment, nullable=False),
     Column("answered_at", Moment, nullable=False),

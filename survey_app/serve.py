@@ -1,7 +1,7 @@
-"""Several workers behind one address: they share one listening socket; one that dies is replaced.
+"""The supervisor of the worker processes, which share one listening socket and are replaced.
 
-No worker knows more of a participant than the database does, so any may serve any request and no
-session has to stay with its process.
+All knowledge of a participant is in the database, so any worker can serve any request and no
+session is bound to a process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ValueError when the address is taken."""
+    """Return a listening socket. Raises ValueError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(
     listening: socket.socket, workers: int, environment: Mapping[str, str], script: str = "app.py"
 ) -> None:
-    """Keep `workers` processes running until SIGTERM or SIGINT, which goes on to them."""
+    """Keep `workers` processes running until SIGTERM or SIGINT, then terminate them."""
     stopping = False
 
     def stop(_signal, _frame) -> None:
@@ -44,7 +44,7 @@ def serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     fd = listening.fileno()
-    # In memory where there is such a folder: counting must not wait for a disk.
+    # In memory if the system has such a folder, so that counting does not wait for a disk.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with TemporaryDirectory(prefix="conceptevo-metrics-", dir=memory) as counts:
 
@@ -64,7 +64,7 @@ def serve(
                     pid, code = process.pid, process.returncode
                     print(f"worker {pid} ended ({code}); starting another", flush=True)
                     running[number] = start()
-                    time.sleep(1)  # a worker that cannot start must not spin
+                    time.sleep(1)  # a worker that cannot start is restarted slowly
         for process in running:
             process.terminate()
         for process in running:

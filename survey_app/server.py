@@ -1,7 +1,7 @@
-"""One worker: Streamlit's page, and our own routes for actions, pictures and health.
+"""The HTTP routes of a worker beside Streamlit's own: actions, pictures, health and metrics.
 
-Configured by the environment (CONCEPTEVO_STUDY, CONCEPTEVO_DATABASE, CONCEPTEVO_SOURCE), as the
-script of a Streamlit app takes no arguments.
+They are configured by environment variables (CONCEPTEVO_STUDY, CONCEPTEVO_DATABASE,
+CONCEPTEVO_SOURCE), as the script of a Streamlit app takes no arguments.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from survey_app.store import Store
 from survey_app.tokens import BadToken
 from tasks.study import load
 
-PREVIEW = "CONCEPTEVO_PREVIEW"  # set: pages may be asked for by name
-SERVED = "CONCEPTEVO_HASH"  # of the study that was checked when the survey was started
-LARGEST = 64 * 1024  # bytes of an action: a page of a hundred long texts in any script
+PREVIEW = "CONCEPTEVO_PREVIEW"  # if set, pages can be requested by name
+SERVED = "CONCEPTEVO_HASH"  # hash of the study when the survey was started
+LARGEST = 64 * 1024  # bytes of an action, enough for a page of a hundred long texts in any script
 log = logging.getLogger("conceptevo.survey")
 
 
 def environment(study: Path, served: str, database: str, source: str = "human") -> dict[str, str]:
-    """What `service` reads in a worker.
+    """Return the environment variables that `service` reads in a worker.
 
     Args:
-        study: the folder. served: the study's hash. database: its URL. source: of responses.
+        study: its folder. served: its hash. database: its URL. source: "human" or "pilot".
     """
     return {
         "CONCEPTEVO_STUDY": str(study.resolve()),
@@ -50,7 +50,7 @@ def environment(study: Path, served: str, database: str, source: str = "human") 
 
 @cache
 def service() -> Service:
-    """This process's study and store.
+    """Return this process's service.
 
     Raises:
         ValueError: the folder holds another study than when the survey was started.
@@ -69,7 +69,7 @@ def service() -> Service:
 
 @cache
 def pictures() -> dict[str, bytes]:
-    """The study's pictures and those of the researcher's texts, in memory."""
+    """Return the study's pictures and those of the researcher's texts, file name -> bytes."""
     folder = Path(os.environ["CONCEPTEVO_STUDY"]) / "images"
     study = service().study
     return {n: (folder / n).read_bytes() for n in (*study.images(), *study.own_files())}
@@ -77,7 +77,7 @@ def pictures() -> dict[str, bytes]:
 
 @cache
 def opening() -> str:
-    """What a browser gets before anything of the survey runs."""
+    """Return the first page that a browser loads."""
     return first_page(service().view.words, service().study.title)
 
 
@@ -86,7 +86,7 @@ async def index(request: Request) -> Response:
 
 
 async def act(request: Request) -> Response:
-    """An action. 200: acknowledged and durable, with the next page. 503: try again."""
+    """Answer an action with 200 and the next page if it is stored, 503 if it must be repeated."""
     started = time.perf_counter()
     outcome, response = await _act(request)
     metrics.ACTIONS.labels(outcome).inc()
@@ -110,7 +110,7 @@ async def _act(request: Request) -> tuple[str, Response]:
     except BadAction as error:
         return "refused", JSONResponse({"error": str(error)}, 422)
     except SQLAlchemyError as error:
-        # The database's own word only: a statement's parameters hold answers and ids.
+        # Only the database's message: the parameters of the statement hold responses and ids.
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
         log.warning("not stored, the browser will try again: %s", reason)
         return "failed", JSONResponse({"error": "not stored"}, 503, {"Retry-After": "1"})
@@ -127,7 +127,7 @@ async def picture(request: Request) -> Response:
 
 
 async def healthz(request: Request) -> Response:
-    """200 when the database answers."""
+    """Answer 200 if the database can be reached, else 503."""
 
     def ask() -> None:
         with service().store.read() as connection:
@@ -141,7 +141,7 @@ async def healthz(request: Request) -> Response:
 
 
 async def figures(request: Request) -> Response:
-    """Metrics of all workers, for this machine only: not for anyone who comes by a proxy."""
+    """Return the metrics of all workers, to requests from this machine that pass no proxy."""
     client = request.client.host if request.client else ""
     if client not in ("127.0.0.1", "::1") or "x-forwarded-for" in request.headers:
         return PlainTextResponse("not found", 404)

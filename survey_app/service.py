@@ -1,8 +1,8 @@
-"""One study served: who arrives, which page they are on, what their actions do.
+"""The service of one study: it admits visitors, returns their pages and carries out their actions.
 
 Every action carries a signed token of (participant, version). An action for an older version is a
-repeat (double click, second tab, a retry whose acknowledgement was lost): it changes nothing and
-gets the current page. So an action may be sent any number of times.
+repeat (double click, second tab, or a retry after a lost acknowledgement): it changes nothing and
+is answered with the current page. An action can therefore be sent any number of times.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class BadAction(ValueError):
 
 @dataclass(frozen=True)
 class Turn:
-    """One action on the page that it is meant for, within its transaction.
+    """One action on the page for which it is meant, within its transaction.
 
     Attributes:
-        row: of the participant, locked. sent: all that the browser sent; `values` are the form's.
+        row: the participant's row, locked. at: the state that follows from it.
+        sent: all that the browser sent. values: the fields of the form.
     """
 
     connection: Connection
@@ -57,10 +58,11 @@ class Turn:
 
 
 class Service:
-    """Store and study together, for one source of participants.
+    """One study and its database, for one source of participants.
 
     Args:
-        recruitment: who is recruited from now on; None leaves it as the database has it.
+        keys: trial -> its correct response, or None if it has none.
+        recruitment: new settings of recruitment; None keeps those in the database.
     """
 
     def __init__(
@@ -80,26 +82,22 @@ class Service:
         self.view = View(study)
 
     def visitor(self, parameters: Mapping[str, str]) -> Arrival | None:
-        """Who the address says is there; None for an open link without an id.
-
-        Raises:
-            BadAddress: see platforms.arrival.
-        """
+        """Identify a visitor by the address; see `platforms.arrival`."""
         return arrival(parameters, self.secret, self.recruitment)
 
     def new_link(self) -> str:
-        """An id for a visitor of the open link."""
+        """Return a new id for a visitor of the open link."""
         return new_link(self.secret)
 
     def participant(self, visitor: Arrival) -> str:
-        """The pseudonym of a visitor."""
+        """Return the pseudonym of a visitor."""
         return pseudonym(visitor, self.source, self.study.hash, self.salt)
 
     def welcome(self, visitor: Arrival) -> dict[str, Any]:
-        """The page of somebody who opens the survey. Of who has not agreed yet nothing is stored.
+        """Return the page of a visitor; nothing is stored about one who has not consented.
 
         Raises:
-            BadAddress: a signed link that is over, of somebody who has not begun.
+            BadAddress: the signed link has expired and the visitor has not begun.
         """
         participant = self.participant(visitor)
         with self.store.read() as connection:
@@ -119,7 +117,7 @@ class Service:
         return {"version": 0, "token": token, **self.view.page(Standing(Stage.CONSENT))}
 
     def _refusal(self, connection: Connection, visitor: Arrival) -> str | None:
-        """Why a person who is not known yet may not begin now, if so."""
+        """Return why a new visitor may not begin now (a key of REASONS), or None."""
         state = self.places.state(connection)
         if state != "open":
             return state
@@ -140,21 +138,21 @@ class Service:
         return {"version": 1, "token": "", **self.view.page(at)}
 
     def page(self, participant: str) -> dict[str, Any]:
-        """The page the participant is on, from the database alone."""
+        """Return the participant's current page. Raises BadToken if the participant is unknown."""
         with self.store.read() as connection:
             row = self.store.row(connection, self.study.hash, participant)
             identity = self.store.identity(connection, self.study.hash, participant)
         if row is None:
             raise tokens.BadToken("unknown participant")
-        # A page that is opened again has not begun anew; one that follows an action is new to the
-        # person, however long the answer to that action was on its way.
+        # The time limit of a page goes on when it is opened again. After an action it starts anew
+        # (elapsed is 0 in `act`), however long the reply takes.
         return self._page(row, identity, (self.store.clock() - row["shown_at"]).total_seconds())
 
     def act(self, token: object, action: object) -> tuple[dict[str, Any], bool]:
-        """Do what a page's form sent; the next page, and whether anything was done.
+        """Carry out an action; return the next page and whether anything was changed.
 
         Raises:
-            BadToken: the token is not ours. BadAction: the action does not fit the page.
+            BadToken: the token was not issued here. BadAction: the action does not fit the page.
         """
         signed = tokens.read(token, self.secret)
         if not isinstance(action, dict):
@@ -176,7 +174,7 @@ class Service:
         return self._page(row, identity), done
 
     def _identity_at_end(self, connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
-        """The platform's ids, where the page leads back to it."""
+        """Return the platform's ids if the page leads back to the platform, else {}."""
         if row["status"] not in flow.ENDS:
             return {}
         return self.store.identity(connection, self.study.hash, row["participant"])
@@ -184,7 +182,7 @@ class Service:
     def _consent(
         self, invitation: tokens.Invitation, values: dict[str, Any], action: dict[str, Any]
     ) -> tuple[dict[str, Any], bool]:
-        """Agreed: a participant with a place, in one transaction. Else nothing of them is kept."""
+        """Admit a visitor who consents if a place is free, in one transaction; else only count."""
         reasons = {"no": "declined", "screen": "screen", "yes": None}
         choice = str(values.get("consent"))
         if choice not in reasons:
@@ -234,7 +232,7 @@ class Service:
     def _save(
         self, connection: Connection, row: dict[str, Any], progress: Progress, **more
     ) -> dict[str, Any]:
-        """Write a step; who ends by it gets the code that says how, and keeps no place unused."""
+        """Store a step; at an end, with the completion code; at an early end, free the place."""
         if progress.status in flow.LEFT:
             self.places.give_back(connection, row["participant"])
         if progress.status in {*flow.LEFT, "finished"}:
@@ -249,7 +247,7 @@ class Service:
         return {"screened_out": codes.screened_out, "withdrawn": codes.withdrawn}[status]
 
     def _do(self, turn: Turn) -> dict[str, Any]:
-        """Carry out an action; the new row."""
+        """Carry out an action and return the participant's new row."""
         row, progress, course, stage = turn.row, turn.at.progress, turn.at.course, turn.at.stage
         if "withdraw" in turn.values:
             self.store.erase(turn.connection, responses, row["study"], row["participant"])
@@ -270,7 +268,7 @@ class Service:
         return self._save(turn.connection, turn.row, progress, **more)
 
     def _questions(self, turn: Turn) -> dict[str, Any]:
-        """Store the answers of a page of questions; they may end the study, or lead back."""
+        """Store the answers to a page of questions, which may end participation or lead back."""
         progress, course, stage = turn.at.progress, turn.at.course, turn.at.stage
         asked = self.study.asked(ASKED[stage])
         answers = self._fitting(check_answers, asked, turn.values, turn.row["questionnaire"])
@@ -293,7 +291,7 @@ class Service:
         return self._go_on(turn, flow.turn_page(progress, course), questionnaire=kept)
 
     def _fitting(self, check, *given) -> dict[str, Any]:
-        """What a check of answers returns; misfits are stated in the study's language."""
+        """Return what a check of answers returns; raise its errors as BadAction, translated."""
         try:
             return check(*given)
         except UnfitAnswer as error:
@@ -302,12 +300,12 @@ class Service:
             raise BadAction(str(error)) from error
 
     def _missing(self, action: dict[str, Any]) -> str | None:
-        """Why a trial goes on without an answer, None where it has one."""
+        """Return why a trial has no response ("picture" or "time"), or None if it has one."""
         reasons = ("picture", "time") if self.study.seconds_per_trial else ("picture",)
         return action.get("missing") if action.get("missing") in reasons else None
 
     def _answer(self, turn: Turn) -> dict[str, Any]:
-        """Store the answer to a trial."""
+        """Store the response to a trial and return the participant's new row."""
         row, at = turn.row, turn.at
         placed = at.placed[0]
         trial = self.study.by_id[placed["trial"]]
@@ -363,7 +361,7 @@ class Service:
         return {"version": row["version"], "token": token, **self.view.page(at)}
 
     def attentive(self, row: dict[str, Any]) -> bool:
-        """Whether the attention trials were passed by the frozen rule."""
+        """Return whether the attention trials were passed by the rule of the frozen study."""
         rule = self.study.exclusion.attention_below
         shown = [p for p in row["plan"] or () if self.study.by_id[p["trial"]].role == "attention"]
         return rule is None or not shown or row["attention_right"] >= rule * len(shown)

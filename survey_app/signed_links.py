@@ -1,4 +1,4 @@
-"""Prolific's signed links: a JSON Web Token in the address instead of plain ids.
+"""Prolific's signed links, which carry a JSON Web Token in the address instead of plain ids.
 
 Prolific signs with RS256 and publishes its keys; the claim `prolific` holds the parameters of the
 study's address (docs.prolific.com, "Retrieve JSON Web Key Set").
@@ -18,18 +18,18 @@ from joserfc.jwk import KeySet
 
 from tasks.language import N_, Refusal
 
-API = "CONCEPTEVO_PROLIFIC_API"  # another address of Prolific's API, for tests
+API = "CONCEPTEVO_PROLIFIC_API"  # variable with another address of Prolific's API, for tests
 KEYS = "/.well-known/study/jwks.json"
 FRESH = 24 * 3600  # seconds for which the keys are kept
 SKEW = 60  # seconds by which two clocks may differ
 
 
 class BadAddress(Refusal):
-    """The address lacks what its platform sends, or holds something else."""
+    """The address lacks a parameter of its platform, or a parameter is invalid."""
 
 
 def api() -> str:
-    """Where Prolific's API is."""
+    """Return the URL of Prolific's API."""
     return os.environ.get(API, "https://api.prolific.com").rstrip("/")
 
 
@@ -50,16 +50,16 @@ def _keys(anew: bool = False) -> KeySet:
 def _claims(token: str) -> dict[str, Any]:
     try:
         return jwt.decode(token, _keys(), algorithms=["RS256"]).claims
-    except JoseError:  # perhaps signed with a key that is newer than ours
+    except JoseError:  # it may be signed with a key that is newer than the kept ones
         return jwt.decode(token, _keys(anew=True), algorithms=["RS256"]).claims
 
 
 def read_link(token: str, audience: str) -> tuple[Mapping[str, str], bool]:
-    """The parameters in a signed link, and whether its time is over.
+    """Return the parameters in a signed link, and whether it has expired.
 
     Raises:
-        BadAddress: no token, not signed by Prolific, for another domain, or the keys are not to be
-            had.
+        BadAddress: the token is missing, not signed by Prolific, or for another domain, or
+            Prolific's keys cannot be fetched.
     """
     try:
         claims = _claims(token)

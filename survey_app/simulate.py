@@ -1,7 +1,7 @@
-"""Simulated participants: the whole path through the real service, marked `simulated`.
+"""Simulated participants, who take the whole path through the real service; marked `simulated`.
 
-They fill a study so that hosting, export and analysis can be tried before anyone is paid. Their
-effects are invented: how easy a condition is, how able a person, how hard a trial.
+They fill a study so that hosting, export and analysis can be tested before anyone is paid. The
+effects are invented: the ease of conditions, the ability of persons, the difficulty of trials.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tasks.base import CONFIDENCE, Trial
 from tasks.kinds import all_tasks
 from tasks.questionnaire import simulated_answers
 
-EASE = 1.2  # log-odds that a typical person sees what a trial shows
+EASE = 1.2  # log-odds that a typical person recognises what a trial shows
 EASES = {"hand_picked": 2.0, "same_series": 1.0, "other_series": 0.7, "one_reference": 0.2}
-OBVIOUS = 4.0  # of attention and practice trials
+OBVIOUS = 4.0  # the same, for attention and practice trials
 PEOPLE, TRIALS = 0.8, 0.7  # standard deviations of ability and of difficulty, in log-odds
-CARELESS, LEAVING = 0.05, 0.03  # shares that click anything, and that leave midway
-INSIGHT = 0.5  # share of answers whose confidence follows from what the person saw
+CARELESS, LEAVING = 0.05, 0.03  # shares of persons who answer at random, and who leave midway
+INSIGHT = 0.5  # share of responses whose confidence depends on whether the person recognised it
 
 
 class Person:
-    """How somebody answers.
+    """A simulated person.
 
     Args:
-        hardness: trial -> log-odds by which it is harder than others; 0 where it is not named.
-        able: with the ability to see whatever can be seen, and never careless.
+        hardness: trial -> log-odds that are added to its ease; 0 for a trial that is not named.
+        able: the person is never careless and recognises everything except in random trials.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Person:
             self.careless, self.ability = False, np.inf
 
     def reply(self, service: Service, at: Standing) -> dict[str, Any]:
-        """The action with which the person answers the page where they stand."""
+        """Return the action with which the person answers the current page."""
         seconds = float(self.rng.lognormal(np.log(2 if self.careless else 7), 0.4))
         values: dict[str, Any] = {}
         if at.stage in ASKED:
@@ -65,7 +65,7 @@ class Person:
         knows = not self.careless and trial.condition != "random" and rng.random() < chance
         values = task.values(task.simulate(trial, service.keys[trial.id], knows, rng))
         if CONFIDENCE.name in {f.name for f in service.study.fields(trial)}:
-            # In part they say what they know, in part anything: insight, but not perfect.
+            # Confidence is partly informative: it depends on `knows` in a share of the trials.
             fitting = (3, 4) if knows else (1, 2)
             levels = fitting if rng.random() < INSIGHT else (1, 2, 3, 4)
             values[CONFIDENCE.name] = str(rng.choice(levels))
@@ -73,11 +73,11 @@ class Person:
 
 
 def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
-    """Let `participants` people take part, one after another; yields the status each ends with.
+    """Let persons take part one after another; yield the status, or "left", with which each ends.
 
-    Running it again with the same seed adds nobody: the same people are known already.
+    Running it again with the same seed adds nobody, since the service knows the same persons.
     """
-    moment = datetime.now(UTC)  # the simulation's own time
+    moment = datetime.now(UTC)  # simulated time
     begin = moment - timedelta(days=2)
     service.store.clock = lambda: moment
 
@@ -108,7 +108,7 @@ def session(
     person: Person,
     think: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[dict[str, Any]]:
-    """The pages of one person, from consent to the end; `think` lets time pass before an action."""
+    """Yield a person's pages from consent to the end; `think` advances the time by seconds."""
     page = service.welcome(visitor)
     yield page
     while page["stage"] not in ENDS:

@@ -1,4 +1,4 @@
-"""Where a participant stands, as far as a page or a step of theirs needs it."""
+"""The state of a participant that is needed to show a page or to take a step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from tasks.study import Study
 
 @dataclass(frozen=True)
 class Standing:
-    """Of one participant, or of somebody who may not begin.
+    """The state of a participant, or of a visitor who may not begin.
 
-    `part` of `parts`: of the tasks in practice, or in the trials. `answers`: to questions.
-    `elapsed`: seconds since the page was first served.
+    Attributes:
+        position, total: index of the current trial (in practice or after it); number of trials.
+        placed: the current trial and up to two that follow. key: of the trial of the feedback.
+        identity: parameters that the platform sent. answers: to questions, by name.
+        part, parts: number of the current task from 1, and of tasks, in practice or in the trials.
+        elapsed: seconds since the page was first served.
     """
 
     stage: Stage
@@ -31,7 +35,7 @@ class Standing:
     reason: str = ""
     platform: str = "open"
     identity: dict[str, Any] = field(default_factory=dict)
-    code: str = ""  # with which a person leaves
+    code: str = ""  # completion code
     practising: bool = False
     part: int = 1
     parts: int = 1
@@ -40,7 +44,7 @@ class Standing:
 
 
 def standing(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Standing:
-    """Where the participant of a row stands."""
+    """Return the state that follows from a participant's row."""
     course, progress = _course(study, keys, row), progress_of(row)
     stage = flow.stage(progress, course)
     practising = progress.status == "practising"
@@ -71,7 +75,7 @@ def standing(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Standin
 
 
 def _course(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
-    """What the flow needs to know of the study, for this participant."""
+    """Return what the state machine needs to know of the study for this participant."""
     return Course(
         practice=len(study.practice),
         practice_pass=study.practice_pass,
@@ -87,6 +91,6 @@ def _course(study: Study, keys: dict[str, Any], row: dict[str, Any]) -> Course:
 
 
 def _begins(study: Study, trials: list[str]) -> tuple[int, ...]:
-    """Positions at which another task begins."""
+    """Return the positions at which the task changes, including the first."""
     tasks = [study.by_id[trial].task for trial in trials]
     return tuple(i for i, task in enumerate(tasks) if i == 0 or task != tasks[i - 1])

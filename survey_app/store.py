@@ -1,7 +1,7 @@
-"""The SQL store: places leased, answers exactly once, every step one transaction.
+"""The SQL database: every step is one transaction, and every response is stored exactly once.
 
-The same code runs on SQLite (one process; WAL, one writer at a time) and PostgreSQL. Nothing about
-a participant lives anywhere else, so any process can serve any of them, at any time.
+The same code runs on SQLite (one process; WAL, one writer at a time) and PostgreSQL. All data of a
+participant are in the database, so any process can serve any participant at any time.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def now() -> datetime:
 
 
 def open_engine(url: str, durable: bool = True) -> Engine:
-    """An engine for any SQLAlchemy URL, tuned for many small transactions.
+    """Return an engine for any SQLAlchemy URL, tuned for many small transactions.
 
     Raises:
-        ValueError: not a URL, a password with @ in it, or a driver that is not installed.
+        ValueError: the URL is malformed (perhaps by @ in its password), or its driver is missing.
     """
-    private = {"hide_parameters": True}  # answers and ids never go into a log
+    private = {"hide_parameters": True}  # keeps responses and ids out of logs
     try:
         if "@" in (make_url(url).host or ""):
             raise ValueError("two @")
@@ -86,7 +86,7 @@ def open_engine(url: str, durable: bool = True) -> Engine:
             f"database {url.split('://')[0]!r} cannot be used ({error}); name an "
             f"SQLAlchemy URL such as sqlite:///answers.sqlite or postgresql://user@host/name"
         ) from error
-    except ValueError:  # its text holds a part of the password
+    except ValueError:  # its message holds a part of the password
         raise ValueError(
             "the URL of the database cannot be read: in its password write @ as %40 and % as %25; "
             "its port is a number"
@@ -95,8 +95,8 @@ def open_engine(url: str, durable: bool = True) -> Engine:
 
 def _sqlite_connect(connection, record) -> None:
     record.info["file"] = _file_of(connection)
-    connection.isolation_level = None  # transactions begin as said in _sqlite_begin
-    # secure_delete: what is deleted is overwritten, not only unlinked.
+    connection.isolation_level = None  # _sqlite_begin begins transactions
+    # secure_delete overwrites deleted data.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -107,13 +107,13 @@ def _sqlite_hasty(connection, record) -> None:
 
 
 def _file_of(connection: sqlite3.Connection) -> tuple[str, int] | None:
-    """Path and inode of an open database; None for one in memory."""
+    """Return path and inode of an open database, or None if it is in memory."""
     *_, path = connection.execute("PRAGMA database_list").fetchone()
     return (path, os.stat(path).st_ino) if path else None
 
 
 def _still_there(file: tuple[str, int] | None) -> bool:
-    """Whether the database that is open still has its name: else nobody would find the answers."""
+    """Return whether an open database still has its path: otherwise responses would be lost."""
     try:
         return file is None or os.stat(file[0]).st_ino == file[1]
     except FileNotFoundError:
@@ -132,30 +132,30 @@ def _sqlite_begin(connection: Connection) -> None:
 
 
 class Store:
-    """One database.
+    """A database.
 
     Args:
         url: any SQLAlchemy URL.
-        clock: tells the time, in UTC.
-        durable: False spares SQLite a disk flush per commit, for data that can be made again.
+        clock: returns the current time in UTC.
+        durable: False saves SQLite a disk flush per commit, for data that can be reproduced.
     """
 
     def __init__(self, url: str, clock: Callable[[], datetime] = now, durable: bool = True) -> None:
         self.engine = open_engine(url, durable)
         self.clock = clock
-        # SQLite has one writer; a fair queue in the process beats its busy-waiting.
+        # SQLite admits one writer; a lock in the process is faster than its busy-waiting.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
 
     def migrate(self) -> None:
-        """Bring the database to the newest schema; creates it where it is empty.
+        """Migrate the database to the newest schema; create the tables if it is empty.
 
         Raises:
-            ValueError: it is of another version of this software, which knows other tables.
+            ValueError: another version of this software made the database, with other tables.
         """
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.engine.connect() as connection:
-            if connection.dialect.name == "postgresql":  # two processes starting at once
+            if connection.dialect.name == "postgresql":  # two processes may start at once
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(726031)")
             config.attributes["connection"] = connection
             try:
@@ -172,13 +172,13 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction; what it wrote is durable when the block ends."""
+        """Open a transaction, whose changes are durable when the block ends."""
         with self._turn, self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One reading transaction, in which all is of one moment; never waits for a writer."""
+        """Open a transaction that reads a consistent snapshot and never waits for a writer."""
         options: dict[str, Any] = {"reading": True}
         if self.engine.dialect.name == "postgresql":
             options["isolation_level"] = "REPEATABLE READ"
@@ -186,7 +186,7 @@ class Store:
             yield connection
 
     def register(self, connection: Connection, study: Study) -> tuple[str, str]:
-        """Make the study known; its salt and its secret."""
+        """Store the study if it is new; return its salt and its secret."""
         row = {
             "hash": study.hash,
             "title": study.title,
@@ -202,7 +202,7 @@ class Store:
         return own.salt, own.secret
 
     def insert_new(self, connection: Connection, table, rows) -> bool:
-        """Insert unless it is there; whether a (first) row was new."""
+        """Insert a row, or a list of rows, unless present; return whether a single row was new."""
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         statement = dialect.insert(table).on_conflict_do_nothing()
         if isinstance(rows, list):
@@ -214,7 +214,7 @@ class Store:
     def admit(
         self, connection: Connection, key: dict[str, str], arrival: Arrival, source: Source
     ) -> bool:
-        """A new row of a visitor who has agreed; False where they are known already."""
+        """Insert a row for a visitor who has consented; return False if there is one already."""
         row = {
             **key,
             "source": source,
@@ -227,17 +227,17 @@ class Store:
         return self.insert_new(connection, participants, row)
 
     def erase(self, connection: Connection, table: Table, study: str, participant: str) -> None:
-        """Delete a participant's rows in a table; with the row in `participants` all others go."""
+        """Delete a participant's rows in a table; deletion in `participants` cascades to others."""
         connection.execute(delete(table).where(of(table, study, participant)))
 
     def identify(self, connection: Connection, key: dict[str, str], arrival: Arrival) -> None:
-        """Keep the platform's ids of a participant, apart from the answers."""
+        """Store the platform's ids of a participant, apart from the responses."""
         if arrival.platform_id:
             identity = {"platform_id": arrival.platform_id, "details": arrival.details}
             connection.execute(insert(identities).values(**key, **identity))
 
     def renew_session(self, study: str, participant: str, details: dict[str, Any]) -> None:
-        """Keep the platform's latest session of a participant: only that one can be paid."""
+        """Store a participant's new session on the platform, the only one that can be paid."""
         with self.read() as connection:
             known = self.identity(connection, study, participant)
         if not known or all(known.get(name) == value for name, value in details.items()):
@@ -254,13 +254,13 @@ class Store:
                 )
 
     def row(self, connection: Connection, study: str, participant: str, lock: bool = False):
-        """The participant's row, or None."""
+        """Return the participant's row, or None."""
         query = select(participants).where(of(participants, study, participant))
         found = connection.execute(query.with_for_update() if lock else query).mappings().first()
         return None if found is None else dict(found)
 
     def identity(self, connection: Connection, study: str, participant: str) -> dict[str, Any]:
-        """What the platform sent along; empty where it was deleted."""
+        """Return the parameters that the platform sent; {} if there are none or were deleted."""
         query = select(identities.c.details).where(of(identities, study, participant))
         return connection.scalar(query) or {}
 
@@ -276,7 +276,7 @@ class Store:
         lease_minutes: float,
         **more,
     ) -> dict[str, Any]:
-        """Write a step, renew the lease; the row as it is now."""
+        """Store a step and renew the lease; return the new row."""
         moment = self.clock()
         lease = moment + timedelta(minutes=lease_minutes)
         values = asdict(progress) | {"feedback": None, "shown_at": moment, "lease_until": lease}
@@ -287,14 +287,14 @@ class Store:
         return row | values
 
     def save_response(self, connection: Connection, values: dict[str, Any]) -> bool:
-        """Store an answer unless the participant has one for this trial; whether it is new."""
+        """Store a response unless there is one to this trial; return whether it was stored."""
         return self.insert_new(connection, responses, values | {"app_version": APP_VERSION})
 
     def known_as(self, connection: Connection, identifier: str) -> Sequence[Row]:
-        """Study, source and participant of all who bear it.
+        """Return (study, source, participant) of all participants with an identifier.
 
         Args:
-            identifier: a pseudonym, the platform's id of a person, or of one's latest session.
+            identifier: a pseudonym, or the platform's id of a person or of the latest session.
         """
         details = identities.c.details
         sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
@@ -306,10 +306,10 @@ class Store:
         ).all()
 
     def forget(self, identifier: str) -> int:
-        """Delete a person everywhere; see known_as. Their place becomes free.
+        """Delete all data of a person (see `known_as`) and free the place.
 
         Returns:
-            how many participations were deleted.
+            The number of participations that were deleted.
         """
         with self.write() as connection:
             known = self.known_as(connection, identifier)
@@ -324,7 +324,7 @@ class Store:
             return len(known)
 
     def scrub(self) -> list[str]:
-        """Clear what was deleted out of the database's own files; what this cannot reach."""
+        """Remove deleted data from the database's files; return where copies may remain."""
         beyond = ["exported files and backups made before"]
         if self.engine.dialect.name == "postgresql":
             own = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")

@@ -1,4 +1,4 @@
-"""Who is to be paid: the platform's ids with state, code and reason. Apart from all answers."""
+"""The table for payment: the platform's ids with status, code and reason, without responses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COLUMNS = (
 
 
 def submissions(store: Store, source: str, study: str | None = None) -> pd.DataFrame:
-    """One row per person: for approvals, bonuses and complaints.
+    """Return one row per participant, for approvals, bonuses and complaints.
 
     Returns:
-        COLUMNS: platform_study is STUDY_ID or hitId, session SESSION_ID or assignmentId (the
-        latest), minutes from consent to the end.
+        COLUMNS: platform_study is STUDY_ID or hitId; session is the latest SESSION_ID or
+        assignmentId; minutes is the time from consent to the end (None: not finished).
     """
     query = (
         select(participants, identities.c.platform_id, identities.c.details)
@@ -51,13 +51,13 @@ def submissions(store: Store, source: str, study: str | None = None) -> pd.DataF
 
 
 def forget_ids(store: Store, study: str) -> int:
-    """Delete the platform's ids of a study, as consent promises; pseudonyms and responses stay.
+    """Delete the platform's ids of a study's participants; pseudonyms and responses are kept.
 
     Returns:
-        of how many participants.
+        The number of participants whose ids were deleted.
 
     Raises:
-        ValueError: somebody is taking part, who could then not be paid.
+        ValueError: participants who are taking part could then not be paid.
     """
     with store.write() as connection:
         mine = participants.c.study == study

@@ -1,7 +1,7 @@
-"""Signed tokens: who acts, and on which version of their state.
+"""Signed tokens, which say who acts and on which version of the participant's state.
 
-A visitor who has not agreed yet is stored nowhere: what is known of them travels in the token of
-their page of consent, and nowhere else.
+A visitor who has not consented yet is not stored. The token of the consent page holds all that is
+known of the visitor.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LONGEST = 2000  # characters
 
 
 class BadToken(ValueError):
-    """Not a token of ours."""
+    """The token was not issued by this server, or is malformed."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One action of one participant, on one version of their state."""
+    """The right to one action of one participant on one version of the participant's state."""
 
     participant: str
     version: int
@@ -30,28 +30,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Invitation:
-    """A page of consent, by its nonce, and the visitor to whom it was shown."""
+    """A consent page, identified by its nonce, and the visitor to whom it was shown."""
 
     arrival: Arrival
     nonce: str
 
 
 def sign(participant: str, version: int, secret: str) -> str:
-    """A token for one action of one participant."""
+    """Return a token for one action of one participant."""
     return _signer(secret).dumps(["step", participant, version])
 
 
 def invite(arrival: Arrival, nonce: str, secret: str) -> str:
-    """A token for the page of consent of one visitor."""
+    """Return a token for the consent page of one visitor."""
     visitor = [arrival.platform, arrival.platform_id, arrival.details]
     return _signer(secret).dumps(["invitation", *visitor, nonce])
 
 
 def read(token: object, secret: str) -> Step | Invitation:
-    """What a token stands for.
+    """Verify a token and return what it stands for.
 
     Raises:
-        BadToken: malformed, or signed by someone else.
+        BadToken: the token is malformed, or not signed with this secret.
     """
     if not isinstance(token, str) or not token.isascii() or len(token) > LONGEST:
         raise BadToken("malformed token")

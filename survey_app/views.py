@@ -1,6 +1,6 @@
-"""Pages as HTML (templates/), drawn from what the flow says. Nothing here knows a task by name.
+"""Pages as HTML (templates/), rendered from a participant's state, without code for single tasks.
 
-All text is escaped; only the researcher's Markdown becomes markup, and raw HTML in it does not.
+All text is escaped, except that the researcher's Markdown becomes markup; raw HTML in it does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.questionnaire import shown
 from tasks.study import Study
 
 IMAGES = "img"  # relative to the page, so that any path prefix works
-#: The template of a page, where it is not called like the stage.
+#: The templates of those stages whose template has another name than the stage.
 TEMPLATES: Mapping[Stage, str] = {
     Stage.PRACTICE: "trial",
     **dict.fromkeys(ASKED, "questions"),
@@ -32,18 +32,18 @@ TEMPLATES: Mapping[Stage, str] = {
 
 
 def markdown(text: str, files: Mapping[str, str] | None = None) -> Markup:
-    """A researcher's text; `files` says where the pictures that it names are kept."""
+    """Return a researcher's text as HTML; `files` maps the pictures it names to stored files."""
     return Markup(as_html(text, IMAGES, files))
 
 
 class Keys:
-    """The number keys of one page: each belongs to one answer, which shows it."""
+    """Assigns the number keys of one page, each to one answer, which displays it."""
 
     def __init__(self) -> None:
         self._free = "1234567890"
 
     def of(self, answers: Iterable) -> list[tuple[Any, str]]:
-        """Answers with their keys; without any in a field that has more than are left."""
+        """Return pairs (answer, key); all keys are "" if fewer keys are free than answers."""
         answers = list(answers)
         keys, rest = self._free[: len(answers)], self._free[len(answers) :]
         if len(keys) < len(answers):
@@ -82,7 +82,7 @@ class View:
         self.words = Words(study.language)
 
     def page(self, at: Standing) -> dict[str, Any]:
-        """A page: its HTML, and the pictures of the next trials to fetch beforehand."""
+        """Return a page: its stage, its HTML, and the pictures of the next trials to preload."""
         first = 0 if at.stage is Stage.INTRODUCTION else 1
         ahead = [self.study.by_id[placed["trial"]] for placed in at.placed[first:]]
         return {
@@ -92,20 +92,20 @@ class View:
         }
 
     def preview(self) -> dict[str, Any]:
-        """What a platform's preview shows; nothing can be sent from it."""
+        """Return the page that a platform's preview shows; nothing can be sent from it."""
         text = self.words("This is a preview. Accept the task to take part.")
         return self._still(title=self.words("Preview"), text=text, preview=True)
 
     def message(self, text: str) -> dict[str, Any]:
-        """A page that only says something."""
+        """Return a page with a message only."""
         return self._still(title=self.words("We cannot start yet"), text=text, preview=False)
 
     def contents(self, pages: list[str]) -> dict[str, Any]:
-        """For the researcher: a list of pages, by name."""
+        """Return a page that lists pages by name, for the researcher."""
         return self._still("contents", pages=pages)
 
     def browser(self) -> dict[str, str]:
-        """What the component says by itself, by the name it uses for it."""
+        """Return the messages of the browser component (page.js) by their keys there."""
         return {
             "loading": self.words("A picture is still loading …"),
             "missing": self.words(
@@ -124,7 +124,7 @@ class View:
         return {"version": -1, "token": "", "stage": "still", "html": html, "preload": []}
 
     def _draw(self, template: str, stage: str = "still", **values: Any) -> str:
-        """The frame of every page with one template in it."""
+        """Render a template within the frame of every page."""
         return _TEMPLATES.get_template("page.html").render(
             values,
             template=f"{template}.html",

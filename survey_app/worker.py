@@ -1,4 +1,4 @@
-"""A worker process: `python -m survey_app.worker FD SCRIPT` serves on an inherited socket."""
+"""A worker process: `python -m survey_app.worker FD SCRIPT` serves SCRIPT on the socket FD."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamlit.web import bootstrap
 from survey_app.doors import DASHBOARD, LARGEST_MESSAGE, SURVEY, guarded
 from survey_app.server import ROUTES, opening, pictures, service
 
-#: See docs/hosting.md for what each was measured to change.
+#: docs/hosting.md gives the measured effect of each.
 SETTINGS = {
     "runner_postScriptGC": False,
     "server_fileWatcherType": "none",
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def end_with(parent: int) -> None:
-    """End this process when its supervisor is gone: an orphan would keep the port."""
+    """End this process when its supervisor has ended, as it would keep the port otherwise."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -47,7 +47,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"worker not started: {error}")
     doors, routes = (SURVEY, ROUTES) if script == "app.py" else (DASHBOARD, [])
-    if routes:  # read what they serve before anyone waits for it
+    if routes:  # fill the caches before the first request
         pictures()
         opening()
     config = uvicorn.Config(

@@ -1,11 +1,11 @@
-// One page of the survey at a time: draws what the server says, sends what the participant does.
+// Shows one page of the survey at a time and sends the participant's action to the server.
 // An action is repeated until it is acknowledged; the acknowledgement carries the next page.
 
-// ms from pictures visible to answers accepted: nothing meant for the last page counts for this one.
+// ms from pictures visible to input accepted, so that input meant for the last page is ignored.
 const ARM_AFTER = { feedback: 700, other: 300 };
 const RETRY = [300, 700, 1500, 3000, 5000];
-const PATIENCE = 12000; // ms for one picture before it counts as not coming
-const DRAFT = "conceptevo-draft"; // what was entered on the current page, for a refresh
+const PATIENCE = 12000; // ms to wait for one picture before an attempt counts as failed
+const DRAFT = "conceptevo-draft"; // key of the stored input of the current page
 
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".survey");
@@ -22,7 +22,7 @@ function start(root, words) {
     page: null, sending: false, armed: false, shownAt: 0, pastes: 0, leaves: 0, clock: 0,
   };
 
-  // A page from the script (first visit, reconnect) counts only if it is newer than what we show.
+  // A page from Streamlit's script (first visit, reconnect) is shown only if it is newer.
   function offer(page) {
     if (state.sending || (state.page && page.version <= state.page.version)) return;
     show(page);
@@ -59,7 +59,7 @@ function start(root, words) {
     limit(page);
   }
 
-  // Wait for every stimulus, so that nobody answers unseen. Other pictures hold nothing up.
+  // Wait for every stimulus, so that nobody answers before seeing it; do not wait for other pictures.
   async function pictures(page) {
     const stimuli = [...view.querySelectorAll("img[data-stimulus]")];
     const arrived = await Promise.all(stimuli.map((image) => arrives(image, page)));
@@ -80,7 +80,7 @@ function start(root, words) {
       } catch {
         say(words.loading);
         await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
-        if (image.complete) { // it failed, and is not merely slow
+        if (image.complete) { // it failed; it is not merely slow
           const source = image.getAttribute("src");
           image.src = "";
           image.src = source;
@@ -90,7 +90,7 @@ function start(root, words) {
     return false;
   }
 
-  // A picture does not come: say so, and let the person decide.
+  // A picture cannot be loaded: offer to try again or to go on without it.
   function wayOn(page) {
     say(words.missing);
     const bar = element("div", { className: "actions" });
@@ -101,11 +101,11 @@ function start(root, words) {
     root.dataset.armed = "stuck";
   }
 
-  // A trial of limited time goes on without an answer when it is over.
+  // A trial with a time limit ends without a response when the time is over.
   function limit(page) {
     const form = view.querySelector("form[data-timed]");
     if (!form) return;
-    const seconds = Number(form.dataset.timed); // that are left
+    const seconds = Number(form.dataset.timed); // left
     const clock = view.querySelector(".clock");
     const tick = () => {
       const left = Math.ceil(seconds - (performance.now() - state.shownAt) / 1000);
@@ -174,19 +174,19 @@ function start(root, words) {
           say((await reply.json()).error);
           return null;
         }
-        if ([400, 403, 413].includes(reply.status)) { // the same again would be refused again
+        if ([400, 403, 413].includes(reply.status)) { // a retry would be refused as well
           say(words.outdated);
           return null;
         }
       } catch {
-        // no connection: told below, tried again
+        // No connection: say so and try again below.
       }
       say(words.storing);
       await pause(RETRY[Math.min(attempt, RETRY.length - 1)]);
     }
   }
 
-  // What was entered survives a refresh of this tab, and nothing else.
+  // Keep the input of this page, so that it survives a reload of this tab.
   function keep() {
     const fields = [...view.querySelectorAll("form input:not([type=submit], [type=hidden])")].map((f) =>
       f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
@@ -206,7 +206,7 @@ function start(root, words) {
     stored((s) => s.removeItem(DRAFT));
   }
 
-  // Fields that hang on others: a text and its "none of it"; a question shown by an answer.
+  // Update fields that depend on others: a text on its "none" box, a question on an answer.
   function dependents() {
     for (const box of view.querySelectorAll("[data-none]")) {
       const field = view.querySelector(`input[name="${box.dataset.none}"]`);
@@ -220,7 +220,7 @@ function start(root, words) {
     }
   }
 
-  // A window too narrow for the pictures: consent gives way to a word about it.
+  // If the window is too narrow for the pictures, show a note instead of the button of consent.
   function narrow() {
     const note = view.querySelector("[data-narrow]");
     if (!note) return;
@@ -232,13 +232,13 @@ function start(root, words) {
     if (status.textContent !== text) status.textContent = text;
   }
 
-  // Every number key belongs to the one answer that shows it, until the page is sent.
+  // A number key chooses the answer that displays it, until the page is sent.
   function keys(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0];
     const writing = target?.type === "text" || target?.type === "number";
     if (event.key === "Enter" && event.repeat) {
-      event.preventDefault(); // held from an earlier page, or leant upon
+      event.preventDefault(); // held down, perhaps since an earlier page
       return;
     }
     if (!state.armed || root.querySelector("dialog[open]")) return;
@@ -260,7 +260,7 @@ function start(root, words) {
     choice.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
-  // One stimulus large; the arrow keys go through all of the page.
+  // Show one stimulus enlarged; the arrow keys go through all stimuli of the page.
   function enlarge(button) {
     const all = [...view.querySelectorAll("img[data-stimulus]")];
     const near = button?.parentElement.querySelector("img") ??
@@ -305,7 +305,7 @@ function start(root, words) {
   return {
     offer,
     leave() {
-      // Streamlit calls this before every re-render; listeners go only when the page is gone.
+      // Streamlit calls this before every re-render, so remove listeners only if the page is gone.
       setTimeout(() => {
         if (root.isConnected) return;
         window.removeEventListener("resize", narrow);
@@ -320,7 +320,7 @@ const element = (tag, properties = {}) => Object.assign(document.createElement(t
 const quiet = (text, onclick) =>
   element("button", { type: "button", className: "quiet", textContent: text, onclick });
 
-// The window and the browser's family: enough to judge what was seen, too little to know a person.
+// Window size and browser family: enough to judge what was visible, too little to identify a person.
 function device() {
   const agent = navigator.userAgent;
   const families = [
@@ -336,7 +336,7 @@ function device() {
   };
 }
 
-// A browser may forbid storage, as in a frame of another site; then nothing is kept.
+// A browser may forbid storage, for example in a frame of another site; then nothing is kept.
 function stored(use) {
   try {
     return use(window.sessionStorage);
@@ -345,7 +345,7 @@ function stored(use) {
   }
 }
 
-// Two frames of a window that is shown: by then the page has been painted.
+// Wait for two animation frames of a visible window, after which the page has been painted.
 function seen() {
   return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 }

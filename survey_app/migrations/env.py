@@ -1,4 +1,4 @@
-"""Alembic's entry: migrations run on the connection that the store hands over."""
+"""The script that Alembic runs: it migrates the database through the store's connection."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The tables of the first version; those of a new database are made by `Store.migrate`."""
+"""The first schema. It has no migration: `Store.migrate` creates the tables of a new database."""
 
 revision = "0005"
 down_revision = None
