@@ -7,6 +7,7 @@ import torch
 from network_pairs import axes, perturbed
 from torch import nn
 
+from harness.evolutions import sensitivity
 from harness.evolutions.importance import (
     IMPORTANCE,
     importance_method,
@@ -123,6 +124,29 @@ def measured(pair, batches, target, methods, **more):
         layers = sensitivities(models, batches, target, method, rng, **more)
         values |= {(name, layer): sensitivity for layer, sensitivity in layers.items()}
     return values
+
+
+@pytest.mark.parametrize(("method", "passes"), [("sign_t", 1), ("sign_t1", 1), ("change", 0)])
+def test_a_checkpoint_of_which_maps_alone_are_asked_takes_no_backward_pass(
+    pair, monkeypatch, method, passes
+):
+    older, newer, layers, images = pair
+    backward, asked = sensitivity.maps_and_gradients, []
+    monkeypatch.setattr(
+        sensitivity,
+        "maps_and_gradients",
+        lambda model, *a: asked.append(model) or backward(model, *a),
+    )
+    values = measured(pair, [images], 2, [method])
+    assert len(asked) == passes
+    (of_older, by_older), (of_newer, by_newer) = (
+        backward(m, layers, images, 2) for m in (older, newer)
+    )
+    for layer in (layer.name for layer in layers):
+        change = of_newer[layer] - of_older[layer]
+        gradient = {"sign_t": by_older, "sign_t1": by_newer}.get(method, {}).get(layer)
+        expected = change.norm(dim=2) if gradient is None else (gradient * change).sum(dim=2)
+        assert np.array_equal(values[method, layer], expected.double().numpy())
 
 
 def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair):

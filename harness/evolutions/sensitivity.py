@@ -137,13 +137,21 @@ class Change:
         case = self.case
         return maps_and_gradients(case.models.newer, self.layers, batch, case.newer_target)
 
-    @property
+    @cached_property
     def maps_from(self) -> dict[str, Tensor]:
-        return self._at_t[0]
+        return self._maps(self.case.models.older, "_at_t")
 
-    @property
+    @cached_property
     def maps_to(self) -> dict[str, Tensor]:
-        return self._at_t1[0]
+        return self._maps(self.case.models.newer, "_at_t1")
+
+    def _maps(self, model: nn.Module, with_gradients: str) -> dict[str, Tensor]:
+        """Those beside the gradients where these are computed already; else by a pass without."""
+        if with_gradients in vars(self):
+            return getattr(self, with_gradients)[0]
+        with borrowed(model), torch.no_grad(), _recorder(model, self.layers) as record:
+            run_network(model, self._batch, "for the maps of its layers")
+        return {name: maps.float() for name, maps in record.kept.items()}
 
     @property
     def gradients_from(self) -> dict[str, Tensor]:
@@ -290,6 +298,13 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
     return torch.from_numpy(np.mean(normals, axis=0))
 
 
+def _recorder(
+    model: nn.Module, layers: Sequence[Layer], start_gradient: bool = False
+) -> ActivationRecorder[Tensor]:
+    """Of whole maps."""
+    return ActivationRecorder(model, layers, lambda maps, _: maps, True, start_gradient)
+
+
 def maps_and_gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target | int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -304,13 +319,8 @@ def maps_and_gradients(
         Two dicts, layer name -> [batch, channels, positions], both without graph.
     """
     purpose = "for the gradients of its layers"
-    with (
-        borrowed(model),
-        torch.enable_grad(),
-        ActivationRecorder(
-            model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
-        ) as record,
-    ):
+    recorder = _recorder(model, layers, start_gradient=True)
+    with borrowed(model), torch.enable_grad(), recorder as record:
         with with_gradients():
             answer = run_network(model, batch, purpose)
         value = as_target(target).value(logits_of(model, answer)).sum()
