@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import oracles
 import oracles_statistics
@@ -241,6 +243,15 @@ def test_pages_exact_p_counts_ties(rows):
     """Against all orders of all rows, one by one."""
     ranks = np.apply_along_axis(rankdata, 1, np.array(rows, float))
     assert page_p(ranks) == pytest.approx(oracles_statistics.page_exact(ranks.tolist()))
+
+
+def test_page_of_ten_bins_is_exact_without_listing_all_orders():
+    """10! orders a row would take gigabytes; scipy's exact p knows no more than nine."""
+    ranks = np.tile(np.arange(1.0, 11), (2, 1))
+    assert page_p(ranks) == pytest.approx(1 / math.factorial(10) ** 2, rel=1e-9)
+    few = np.array([[1.0] + [6.0] * 9])  # one value below nine tied ones: ten equal places
+    assert page_p(few) == pytest.approx(0.1)
+    assert page_p(few[:, ::-1]) == pytest.approx(1)
 
 
 def test_page_without_ties_is_scipys_exact_p():

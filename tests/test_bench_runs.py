@@ -87,3 +87,38 @@ def test_what_is_missing_is_counted_and_too_few_networks_have_no_interval():
     assert few["sd over runs"].notna().all()
     without = over_runs(table[table["method"] != "sign_t"])
     assert np.isnan(without.set_index("method").loc["better", "difference"])
+
+
+def test_a_difference_is_of_the_cells_that_both_have():
+    """Two methods that are equal wherever both exist do not differ, whatever one has alone."""
+    table = values()
+    same = table["method"] == "same"
+    table.loc[same, "gap"] = table.loc[table["method"] == "sign_t", "gap"].to_numpy()
+    best = table.groupby("network")["gap"].mean().idxmax()
+    table.loc[same & (table["network"] == best), "gap"] = np.nan
+    row = over_runs(table).set_index("method").loc["same"]
+    assert row["difference"] == 0 and row["p alone"] == 1 and row["left out"] == 12
+    assert row["mean"] != over_runs(table).set_index("method").loc["sign_t", "mean"]
+    # Paired: the noise of a cell that both share is in no difference.
+    shared = values(sd=(0.05, 0.05, 0.0))
+    shared["gap"] += np.repeat(np.random.default_rng(1).normal(0, 0.2, len(shared) // 4), 4)
+    shared["gap"] += np.random.default_rng(2).normal(0, 0.01, len(shared))
+    row = over_runs(shared).set_index("method").loc["better"]
+    assert row["difference high"] - row["difference low"] < 0.02 < row["high"] - row["low"]
+
+
+def test_reasons_speak_of_networks_and_classes_and_a_method_without_values_is_no_reference():
+    few = over_runs(values(runs=1)).set_index("method").loc["better"]
+    assert few["reason"] == "an interval needs 4 of each (here: 2 networks and 12 classes)"
+    table = values()
+    table.loc[table["method"] == "sign_t", "gap"] = np.nan
+    found = over_runs(table)
+    assert reference_of(table) == found["method"][0] == "better"
+    assert "sign_t" not in set(found["method"])
+    with pytest.raises(ValueError, match="no method has a gap in any of the runs"):
+        over_runs(table.assign(gap=np.nan))
+    apart = values()
+    only = (apart["method"] == "same") & (apart["run"] != "r0")
+    apart = apart[only | ((apart["method"] == "sign_t") & (apart["run"] == "r0"))]
+    row = over_runs(apart).set_index("method").loc["same"]
+    assert np.isnan(row["difference"]) and row["reason"].startswith("difference: an interval needs")

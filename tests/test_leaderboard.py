@@ -1,5 +1,7 @@
 """The benchmark's statistics against hand counts, plain twins and outside implementations."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -259,6 +261,21 @@ def test_pairs_are_compared_over_the_classes_that_both_have():
     assert row["p_alone"] == pytest.approx(plain.pvalue)
     interval = plain.confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_methods_equal_up_to_rounding_are_equal():
+    pairs = comparisons.differences(
+        comparisons.clustered_by_class(of_classes(a=[0.1 + 0.2, 0.2, 0.7], b=[0.3, 0.2, 0.7])), "ab"
+    )
+    assert pairs["p"].item() == 1 and comparisons.letters("ab", pairs) == {"a": "a", "b": "a"}
+
+
+def test_more_groups_than_letters_of_the_alphabet_have_letters_of_their_own():
+    names = [f"m{k}" for k in range(60)]
+    pairs = pd.DataFrame([(a, b, 0.0) for a, b in combinations(names, 2)],
+                         columns=["first", "second", "p"])  # fmt: skip
+    shown = comparisons.letters(names, pairs)
+    assert len(set(shown.values())) == 60 and set(map(len, shown.values())) == {1}
 
 
 def test_methods_that_are_equal_everywhere_share_a_letter_by_a_p_of_one():

@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import of_study
 from analysis.study.anonymise import anonymised
 from analysis.study.figures import flow as draw_flow
+from analysis.study.figures import learning
 from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
@@ -203,6 +205,18 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     pd.testing.assert_frame_equal(conditions(few).frame, conditions(every).frame)
     assert conditions(few).frame["trials"].sum() == len(every.responses.study.data)
     assert [counted(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
+
+
+def test_conditions_that_nobody_answered_count_as_such(made):
+    """Only random neurons were answered: no empty legend is drawn, and the limits say so."""
+    every = read_results(made[-1])
+    answers = every.responses.answers.query("condition == 'random'")
+    only = replace(every, responses=replace(every.responses, answers=answers))
+    assert only.trials_answered.min() == 0 and every.trials_answered.min() == 5
+    limits = next(text for text in of_study(only) if text.startswith("Limits."))
+    assert "The smallest condition has 0 trials with responses." in limits
+    assert learning(only) is None and learning(every) is not None
+    plt.close("all")
 
 
 def test_trials_without_an_answer_are_no_step_of_the_flow(made):

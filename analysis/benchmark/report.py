@@ -23,6 +23,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
 from harness.artifacts import write_text
 from harness.results import read_results
+from harness.text import counted
 
 
 def write_bench_report(folder: Path) -> Written:
@@ -248,7 +249,8 @@ def compare(first: Path, second: Path) -> Table:
         "Two benchmarks side by side",
         f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
         "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
-        f"rankings: {tau:.2f} over {count} methods."
+        f"rankings: {'undefined' if np.isnan(tau) else f'{tau:.2f}'} over "
+        f"{counted(count, 'method')}."
         + (f" They differ in {', '.join(differs).replace('_', ' ')}." if differs else ""),
         frame,
         dict.fromkeys(

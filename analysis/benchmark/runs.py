@@ -20,11 +20,12 @@ from analysis.exhibits.phrases import joined
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.statistics import comparisons
-from analysis.statistics.clusters import Variance, crossed, estimates, holm, two_way_jackknife
-from analysis.statistics.contrasts import between
+from analysis.statistics.clusters import crossed, estimates, holm, two_way_jackknife
+from analysis.statistics.estimate import ALIKE, FEWEST
 from analysis.statistics.shares import means
 from harness.records import CONTROLS
 from harness.results import read_results
+from harness.text import counted
 
 
 def class_values(bench: Bench, run: str) -> pd.DataFrame:
@@ -57,63 +58,78 @@ def over_runs(values: pd.DataFrame) -> pd.DataFrame:
 
     The value is the mean over networks and classes. Its variance is that of networks plus that of
     classes less that of their cells (`two_way_jackknife`), which on a balanced table is the crossed
-    random-effects variance of the mean.
+    random-effects variance of the mean. A difference is the mean of the differences of cells that
+    both methods have.
 
     Args:
-        values: run, network, class, method, gap. Methods that a run lacks are left out, as are
-            cells without a value.
+        values: run, network, class, method, gap. Cells without a value are left out and counted.
 
     Returns:
-        one row per method, from best to worst: method, mean, low, high, sd over runs, lowest,
-        highest (run's mean), networks, classes, cells, left out, difference (from the reference,
-        see `reference_of`), difference low, difference high, p alone, p (Holm over methods), reason
-        (why there is no interval, "" where there is one).
+        one row per method with a value, from best to worst: method, mean, low, high, sd over runs,
+        lowest, highest (run's mean), networks, classes, cells, left out, difference (from the
+        reference, see `reference_of`), difference low, difference high, p alone, p (Holm over
+        methods), reason (why there is no interval, "" where there is one).
+
+    Raises:
+        ValueError: no method has a value.
     """
-    kept = values.dropna(subset=["gap"])
-    data = crossed(kept, "gap", "method", "network", "class")
-    names = list(data.groups)
-    reference = names.index(reference_of(kept))
-    table = _intervals(two_way_jackknife(data, means), names, None, 1.0)
-    runs = kept.groupby(["method", "run"])["gap"].mean().unstack()
-    by_method = kept.groupby("method")
-    cells = by_method.size()
-    table = table.assign(
-        **{"sd over runs": runs.std(axis=1, ddof=1), "lowest": runs.min(axis=1),
-           "highest": runs.max(axis=1), "networks": by_method["network"].nunique(),
-           "classes": by_method["class"].nunique(), "cells": cells,
-           "left out": values.groupby("method").size() - cells}
-    )  # fmt: skip
-    if pairs := [(k, reference) for k in range(len(names)) if k != reference]:
-        others = [names[k] for k, _ in pairs]
-        theirs = _intervals(between(data, pairs, means), others, 0.0, 2.0)
-        theirs = theirs.assign(adjusted=holm(theirs["p"].to_numpy(float))).drop(columns="reason")
-        renamed = {"mean": "difference", "low": "difference low", "high": "difference high",
-                   "p": "p alone", "adjusted": "p"}  # fmt: skip
-        table = table.drop(columns="p").join(theirs.rename(columns=renamed))
-    columns = ["mean", "low", "high", "sd over runs", "lowest", "highest", "networks", "classes",
-               "cells", "left out", "difference", "difference low", "difference high", "p alone",
-               "p", "reason"]  # fmt: skip
-    table = table.reindex(columns=columns).sort_values("mean", ascending=False, kind="stable")
-    return table.reset_index(names="method")
+    cells = values.pivot(index=["run", "network", "class"], columns="method", values="gap")
+    cells = cells.dropna(axis=1, how="all")
+    if cells.empty:
+        raise ValueError("no method has a gap in any of the runs, so there is nothing to compare")
+    reference = reference_of(values)
+    runs = cells.groupby(level="run").mean()
+    rows = []
+    for method, gaps in cells.items():
+        known = gaps.dropna().reset_index()
+        mean, low, high, _, reason = _interval(gaps, None, 1.0)
+        row = {
+            "method": method, "mean": mean, "low": low, "high": high,
+            "sd over runs": runs[method].std(ddof=1), "lowest": runs[method].min(),
+            "highest": runs[method].max(), "networks": known["network"].nunique(),
+            "classes": known["class"].nunique(), "cells": len(known),
+            "left out": int((values["method"] == method).sum()) - len(known),
+        }  # fmt: skip
+        apart = (np.nan, np.nan, np.nan, np.nan, "")
+        if method != reference:
+            apart = _interval(gaps - cells[reference], 0.0, 2.0)
+        names = ("difference", "difference low", "difference high", "p alone")
+        row |= dict(zip(names, apart, strict=False))
+        why = [reason, f"difference: {apart[-1]}" if apart[-1] not in ("", reason) else ""]
+        rows.append(row | {"reason": "; ".join(filter(None, why))})
+    table = pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable")
+    table.insert(len(table.columns) - 1, "p", holm(table["p alone"].to_numpy(float)))
+    return table.reset_index(drop=True)
 
 
 def reference_of(values: pd.DataFrame) -> str:
-    """The paper's method where it was run, else the one with the highest mean."""
-    methods = values.groupby("method")["gap"].mean()
+    """The paper's method where it has a value, else the one with the highest mean."""
+    methods = values.dropna(subset=["gap"]).groupby("method")["gap"].mean()
     return SCORE if SCORE in methods else str(methods.idxmax())
 
 
-def _intervals(
-    result: Variance, names: Sequence[str], null: float | None, largest: float
-) -> pd.DataFrame:
-    """mean, low, high (within ± `largest`), p and reason of each value, by name."""
+def _interval(
+    cells: pd.Series, null: float | None, largest: float
+) -> tuple[float, float, float, float, str]:
+    """Mean over networks and classes, its interval (within ± `largest`), p and why there is none.
 
-    def within(ends: np.ndarray) -> np.ndarray:
-        return ends.clip(-largest, largest)
-
-    made = estimates(result, within, null, np.zeros(len(names)))
-    rows = [(e.value, e.low, e.high, e.p, e.reason) for e in made]
-    return pd.DataFrame(rows, index=list(names), columns=["mean", "low", "high", "p", "reason"])
+    Args:
+        cells: a value by run, network and class; what remains of rounding is no variation.
+    """
+    known = cells.dropna().round(12).rename("value").reset_index().assign(method="")
+    networks, classes = known["network"].nunique(), known["class"].nunique()
+    if min(networks, classes) < FEWEST:
+        few = f"{counted(networks, 'network')} and {counted(classes, 'class', 'classes')}"
+        why = f"an interval needs {FEWEST} of each (here: {few})"
+        return known["value"].mean(), np.nan, np.nan, np.nan, why
+    if known["value"].nunique() == 1:  # equal everywhere: no exchange of the two changes anything
+        value = known["value"].iloc[0]
+        return value, np.nan, np.nan, 1.0 if value == null else np.nan, ALIKE
+    data = crossed(known, "value", "method", "network", "class")
+    [e] = estimates(
+        two_way_jackknife(data, means), lambda ends: ends.clip(-largest, largest), null, np.zeros(1)
+    )
+    return e.value, e.low, e.high, e.p, e.reason
 
 
 def compare_runs(folders: Sequence[Path]) -> Table:
@@ -138,7 +154,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         )[0]
         for a, b in combinations(benches, 2)
     ]
-    left = sorted({m for b in benches for m in b.methods} - set(common))
+    left = sorted({m for b in benches for m in b.methods} - set(frame["method"]))
     signed = ["mean", "low", "high", "lowest", "highest", "difference", "difference low",
               "difference high"]  # fmt: skip
     return Table(
@@ -150,13 +166,19 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         "variance, t); standard deviation, lowest and highest of the runs' own means; difference "
         f"from {reference_of(values)} with its unadjusted interval, p adjusted by Holm over "
         "methods. "
-        f"Kendall's τ between rankings of two runs: {np.nanmean(taus):.2f} on average, "
-        f"{np.nanmin(taus):.2f} at least."
-        + (f" Left out, as a run lacks them: {', '.join(left)}." if left else ""),
+        f"Kendall's τ between rankings of two runs: {_mean_and_least(taus)}."
+        + (f" Left out, as a run lacks them or their values: {', '.join(left)}." if left else ""),
         frame,
         dict.fromkeys(signed, "{:+.3f}")
         | {"sd over runs": "{:.3f}", "p alone": P_VALUE, "p": P_VALUE},
     )
+
+
+def _mean_and_least(taus: Sequence[float]) -> str:
+    known = [tau for tau in taus if np.isfinite(tau)]
+    if not known:
+        return "undefined"
+    return f"{np.mean(known):.2f} on average, {min(known):.2f} at least"
 
 
 def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:

@@ -7,8 +7,7 @@ over classes, whose means carry the noise of their images; tests are paired over
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from itertools import permutations
+from functools import cache, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -91,8 +90,18 @@ def page_p(ranks: np.ndarray) -> float:
 @lru_cache(maxsize=4096)
 def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
     """Probability of each sum Σ j·r over all orders of a row's ranks: [largest sum + 1]."""
-    orders = np.array(list(permutations(ranks)))
-    counts = np.bincount(orders @ np.arange(1, len(ranks) + 1))
+
+    @cache
+    def orders(left: tuple[int, ...]) -> np.ndarray:
+        """Number of orders by their sum: by which rank stands last, over all orders of the rest."""
+        place = len(left)
+        counts = np.zeros(place * sum(left) + 1)
+        for k in range(place):
+            rest = orders(left[:k] + left[k + 1 :])
+            counts[place * left[k] :][: len(rest)] += rest
+        return np.trim_zeros(counts, "b") if place else np.ones(1)
+
+    counts = orders(ranks)
     return counts / counts.sum()
 
 

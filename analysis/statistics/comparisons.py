@@ -153,7 +153,7 @@ def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
     largest = found.scale[1] - found.scale[0]
     same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
     # Equal in every cluster: no exchange of the two changes anything, so p is 1.
-    equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) == 0)
+    equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) < 1e-12)
     p = np.where(equal, 1.0, p)
     reason = np.where(classes < 2, "fewer than two clusters have both", same)
     table = pd.DataFrame(
@@ -198,9 +198,14 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     position = {name: index for index, name in enumerate(names)}
     groups.sort(key=lambda group: [position[name] for name in group])
     return {
-        name: "".join(ascii_letters[i % 52] for i, group in enumerate(groups) if name in group)
+        name: "".join(_letter(i) for i, group in enumerate(groups) if name in group)
         for name in names
     }
+
+
+def _letter(number: int) -> str:
+    """Another letter for every number: a to z, A to Z, then those of Latin Extended."""
+    return ascii_letters[number] if number < 52 else chr(0x100 + number - 52)
 
 
 def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:

@@ -52,9 +52,9 @@ def of_study(results: Results) -> Iterator[str]:
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if len(tests):
         yield f"All tests. {all_tests(tests)}."
-    smallest = int(answers.groupby(["task", "condition"])["trial"].nunique().min())
+    smallest = int(results.trials_answered.min())
     yield (
-        f"Limits. The smallest condition has {counted(smallest, 'trial')}."
+        f"Limits. The smallest condition has {counted(smallest, 'trial')} with responses."
         + {
             "human": " The results generalise to trials and participants sampled in the same way, "
             "not to other networks.",

@@ -137,6 +137,14 @@ class Analysed:
         return frozenset(answers.loc[answers["task"] == task, "condition"])
 
     @property
+    def trials_answered(self) -> pd.Series:
+        """Number of trials with analysed answers by task and condition; 0 where there is none."""
+        keys = ["task", "condition"]
+        frozen = self.responses.study.data.groupby(keys).size().index
+        answers = self.responses.answers.groupby(keys)["trial"].nunique()
+        return answers.reindex(frozen, fill_value=0)
+
+    @property
     def choice_tasks(self) -> list[str]:
         return [task for task in self.tasks if task in self.responses.study.choice_tasks]
 

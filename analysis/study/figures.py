@@ -208,13 +208,12 @@ def trials(results: Results) -> Figure | None:
 
 @shelf.figure("study", "behaviour")
 def learning(results: Results) -> Figure | None:
-    if not results.choice_tasks:
+    of_interest = {task: results.of(task, controls=False) for task in results.choice_tasks}
+    of_interest = {task: answers for task, answers in of_interest.items() if len(answers)}
+    if not of_interest:
         return None
     canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
-    for k, task in enumerate(results.choice_tasks):
-        answers = results.of(task, controls=False)
-        if answers.empty:
-            continue
+    for k, (task, answers) in enumerate(of_interest.items()):
         right = answers["correct"].astype(float)
         position = answers["position"].astype(float)
         part = pd.qcut(position, 6, labels=False, duplicates="drop")

@@ -261,12 +261,11 @@ shelf.section("study", "robustness", "Robustness to exclusion rules")
 
 
 def _limits(results: Results) -> list[str]:
-    answers = results.responses.answers
-    trials = answers.groupby(["task", "condition"])["trial"].nunique()
+    trials = results.trials_answered
     limits = [
-        f"The smallest condition has {counted(int(trials.min()), 'trial')}. Results generalise to "
-        "trials drawn in the same way from the same networks and images, and to participants "
-        "recruited in the same way, not to other networks.",
+        f"The smallest condition has {counted(int(trials.min()), 'trial')} with responses. Results "
+        "generalise to trials drawn in the same way from the same networks and images, and to "
+        "participants recruited in the same way, not to other networks.",
         "The tests on networks in the run report are adjusted within each of its tables, not "
         "together with the tests of this report.",
     ]
@@ -275,7 +274,7 @@ def _limits(results: Results) -> list[str]:
             "Real evolutions were drawn from the third of neurons with the largest displacement, "
             "so results on them may not hold for typical neurons."
         )
-    if trials.min() < 8:
+    if trials[trials > 0].min() < 8:
         limits.append(
             "A condition has fewer than eight trials; with so few, tests reject true null "
             "hypotheses more often than at the nominal level (docs/analysis.md)."

@@ -32,14 +32,15 @@ class ReversionParameters(Section):
     """How evolutions are reverted.
 
     Attributes:
-        bins: B, equal parts into which a layer's neurons are cut by importance.
+        bins: B, equal parts into which a layer's neurons are cut by importance; of more than
+            twelve, Page's exact test would take too long.
         random_draws: random sets of a layer.
         importance_images: images a class of the importance split that are reverted, too.
         heldout_images: images a class that importance has not seen.
         batch_size: most images a pass; no result depends on it.
     """
 
-    bins: int = Field(4, ge=2)
+    bins: int = Field(4, ge=2, le=12)
     random_draws: int = Field(5, ge=1)
     importance_images: int = Field(250, ge=1)
     heldout_images: int = Field(250, ge=1)
