@@ -168,5 +168,5 @@ def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():
     means = {"method": ["sign_t", "change", "x"], "ratio": 0.9, "equal to q2": [0.1, 1.0, 0.75]}
     table = Table("matching", "", "", pd.DataFrame(means))
     _, every, most = run_report.matched_sets(run, {"matching": table})
-    assert "scored by change, the matched set is q2 itself in all classes and layers" in every
-    assert "scored by x, the matched set is q2 itself in 75 % of the classes and layers" in most
+    assert "scored by “change”, the matched set is q2 itself in all classes and layers" in every
+    assert "scored by “x”, the matched set is q2 itself in 75 % of the classes and layers" in most

@@ -140,7 +140,7 @@ def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
         "--ablation", "revert,toy_networks:halved", "--workers", 0,
     )  # fmt: skip
     tables = outside / "RUN" / "bench" / "tables"
-    described = pd.read_csv(tables / "methods.csv").set_index("method")["score of an image"]
+    described = pd.read_csv(tables / "methods.csv").set_index("method")["score on one image"]
     assert described["toy_networks:gradient_size"] == "Size of the gradient."
     methods = set(pd.read_csv(tables / "leaderboard.csv")["method"])
     assert methods == {"toy_networks:gradient_size", "random"}

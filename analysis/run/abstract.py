@@ -79,7 +79,8 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
         ]
         parts.append(f"in {series} (of {mine['neurons'].max()} neurons) {joined(at)}")
     return (
-        f"The number of neurons with a true concept (overlap of at least {NAMED_OVERLAP}) was "
+        "The number of neurons with a true concept (an image part or attribute that overlaps with "
+        f"what activates the neuron most; intersection over union at least {NAMED_OVERLAP}) was "
         f"{'; '.join(parts)}."
     )
 
@@ -96,15 +97,15 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
     }
     farthest = [group for group in mine.index if group != UNTRAINED][-1:]
     parts = [
-        f"{percent(row['share'])} for neurons of {of[group]} (95 % CI [{percent(row['low'])}, "
-        f"{percent(row['high'])}]; chance {percent(row['chance'])}, ceiling "
+        f"{percent(row['share'])} in {of[group]} (95 % CI [{percent(row['low'])}, "
+        f"{percent(row['high'])}]; chance {percent(row['chance'])}, largest possible share "
         f"{percent(row['ceiling'])})"
         for group, row in mine.loc[[*farthest, *mine.index.intersection([UNTRAINED])]].iterrows()
     ]
     return (
-        f"Of the five neurons of the base ({base.series}, epoch {base.epoch}) that are nearest to "
-        f"a neuron in the {method} space, the share with the same true concept as this neuron is "
-        f"{joined(parts)}."
+        f"Each neuron was compared with the five neurons of {base.series} at epoch {base.epoch} "
+        f"(the base) that are nearest to it in the semantic space ({method}). The share of these "
+        f"five that have its true concept is {joined(parts)}."
     )
 
 
@@ -116,7 +117,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     wide = changes.groupby(["class_id", "arm"], observed=True)["change"].mean().unstack("arm")
     last = quartiles(list(wide.columns))[-1]
     arms = {
-        "q1": f"the most important quarter by {method}",
+        "q1": f"the most important quarter (by the score {method})",
         "random": "random sets",
         "matched": "sets matched in size of change",
         last: "the least important quarter",
@@ -129,8 +130,9 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
     p = mine["adjusted p (q1 vs random)"]
     count = len(mine)
     return (
-        "Sets of neurons were reverted to the earlier checkpoint in all layers. Accuracy on "
-        f"held-out images then changed, in percentage points, by {joined(parts)} (means over "
+        "For pairs of epochs, the activations of a set of neurons at the later epoch were replaced "
+        "by those at the earlier one (reverted), in all layers at once. Accuracy on held-out "
+        f"images then changed, in percentage points, by {joined(parts)} (means over "
         f"{count} pairs of epochs; 95 % CIs over {len(wide)} classes). The difference between the "
         "most important quarter and random sets was "
         f"{points(*map(float, ends.loc['difference']))}; it was significant in "

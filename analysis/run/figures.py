@@ -158,7 +158,8 @@ def emergence(run: Run) -> Figure | None:
     return Figure(
         "emergence",
         "Concepts over epochs",
-        "Number of neurons with the true concept of the row, by epoch; rows are ordered by total.",
+        "One row per concept: the number of neurons whose true concept it is, by epoch; rows are "
+        "ordered by their total.",
         canvas,
     )
 

@@ -33,8 +33,8 @@ def of_run(run: Run) -> list[str]:
         paragraphs.append(
             "True concept. The true concept of a neuron is the image part or attribute whose mask "
             "overlaps most with the positions of the neuron's highest 0.5 % of activations over "
-            "all images. For attributes without masks, the overlap of the images that have the "
-            "attribute with the images that activate the neuron most is used. No human judgement "
+            "all images. For attributes without masks, the overlap is that between the images that "
+            "have the attribute and the images that activate the neuron most. No human judgement "
             "is involved. A true concept counts only if its overlap (intersection over union) is "
             f"at least {NAMED_OVERLAP}, the threshold of Network Dissection (Bau et al., 2017). "
             "The measure of validity of a space is the share of a neuron's five nearest base "

@@ -30,6 +30,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.statistics.comparisons import clustered_by_class, differences
 from harness.artifacts import Run
 from harness.results import REVERSION, has_results, read_results
+from harness.text import counted
 
 BASELINE = "random"
 
@@ -221,7 +222,7 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
         other = row["first"] if sign == 1 else row["second"]
         low, high = sorted(sign * row[f"difference {end}"] for end in ("low", "high"))
         change = points(sign * row["difference"], low, high, row["adjusted p"])
-        parts.append(f"{change} for {other} in the group {row['group']}")
+        parts.append(f"in the group {row['group']}, {change} for {other}")
     compared = sorted({*pairs["first"], *pairs["second"]} - {method})
     if compared:
         yield (
@@ -229,8 +230,10 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
             f"of neurons of trained networks ({len(pairs)} paired comparisons; p-values are "
             "adjusted over all pairs of spaces in a group). "
             + (
-                f"{len(parts)} of them {'is' if len(parts) == 1 else 'are'} significant (other "
-                f"space minus {method}, in percentage points, with 95 % CI): {'; '.join(parts)}."
+                "Differences are given as the share of the other space minus that of "
+                f"{method}, in percentage points, with 95 % CIs. "
+                f"{counted(len(parts), 'difference')} {'is' if len(parts) == 1 else 'are'} "
+                f"significant: {'; '.join(parts)}."
                 if parts
                 else "No difference is significant."
             )
@@ -249,9 +252,9 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
     yield (
         f"In untrained networks the share was {joined(parts)} (chance "
         f"{percent(rows['chance'].mean())}, ceiling {percent(rows['ceiling'].mean())}). "
-        f"{percent(most.sum() / counts.sum())} of their neurons with a true concept have one of "
-        f"{len(most)} concepts: {joined(list(most.index))}. Neighbours can thus share concepts "
-        "without training."
+        f"{percent(most.sum() / counts.sum())} of the neurons with a true concept in these "
+        f"networks have one of {len(most)} concepts: {joined(list(most.index))}. Neighbours can "
+        "thus share concepts without training."
     )
     trained = [group for group in alignment["group"].unique() if group != abstract.UNTRAINED]
     if not trained:
@@ -355,8 +358,8 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
         if share > 0.5:
             where = "all" if share == 1 else f"{percent(share)} of the"
             findings.append(
-                f"If it is scored by {score}, the matched set is q2 itself in {where} classes and "
-                "layers; for this score it is no separate control."
+                f"If importance is scored by “{score}”, the matched set is q2 itself in {where} "
+                "classes and layers; for this score it is no separate control."
             )
     return findings
 

@@ -27,19 +27,19 @@ def methods_of(results: Results) -> Table:
     rows = [
         {
             "method": name,
-            "score of an image": of.get("description", ""),
-            "over images": of.get("over images", ""),
-            "linearises": of["linearises"],
+            "score on one image": of.get("description", ""),
+            "aggregation over images": of.get("over images", ""),
+            "approximates": of["linearises"],
         }
         for name, of in about.items()
     ]
     return Table(
         "methods",
         "Definitions of the importance scores",
-        "The score of a neuron for a class and two checkpoints. Linearises: the ablation (revert: "
-        "activations are replaced by those of the earlier checkpoint) whose effect the score "
-        "approximates to first order; empty if there is none. If scores are evaluated by this "
-        "ablation, a good result is weaker evidence than for other scores.",
+        "The score of a neuron for a class and two checkpoints. Approximates: the ablation "
+        "(revert: activations are replaced by those of the earlier checkpoint) whose effect the "
+        "score approximates to first order; empty if there is none. If scores are evaluated by "
+        "this ablation, a good result is weaker evidence than for other scores.",
         pd.DataFrame(rows),
     )
 
@@ -53,7 +53,11 @@ def methods(run: Run) -> Table | None:
 _MEASURES = {
     "accuracy": ("accuracy", "top-1 accuracy (percentage points)", "{:+.0%}"),
     "top-5": ("top-5 accuracy", "top-5 accuracy (percentage points)", "{:+.0%}"),
-    "probability": ("the class's probability", "that probability (percentage points)", "{:+.0%}"),
+    "probability": (
+        "the class's probability",
+        "the softmax probability of the image's class (percentage points)",
+        "{:+.0%}",
+    ),
     "objective": ("the objective", "the objective (see Method)", "{:+.2f}"),
 }
 #: Top-5 accuracy says little where five of all outputs are more than this share.
@@ -96,10 +100,9 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
     table = with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
     table = table.rename(columns=_TESTS)
     what, measure, form = _MEASURES[outcome]
-    each = read_results(run.root, REVERSION).about["images_per_class"]
     of_importance = split == "importance"
     seen = (
-        f"{images_of(records)} of the {each} per class on which importance is computed"
+        f"{images_of(records)} that were also used to compute importance"
         if of_importance
         else images_of(records, "held-out ")
     )

@@ -113,8 +113,9 @@ def _machine(results: Results) -> str:
     if not shares:
         return ""
     return (
-        f" A machine observer that uses only colours and edges solved {joined(shares)}; where it "
-        "is above chance, participants need not have recognised concepts to be above chance."
+        f" A machine observer that uses only colours and edges solved {joined(shares)}. In "
+        "conditions in which it is above chance, participants, too, can be above chance without "
+        "recognising concepts."
     )
 
 

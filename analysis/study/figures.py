@@ -344,9 +344,10 @@ def reversion(results: Results) -> Figure | None:
     return Figure(
         "study_reversion",
         "Change in accuracy when the evolutions of single layers are reverted",
-        "Change in accuracy when quarters of the neurons of one layer by importance (sign_t; q1: "
-        "the most important), random sets, or sets matched to q1 in size of change are reverted to "
-        "the earlier checkpoint; mean over layers. Left: this run, held-out images, unadjusted "
+        "Change in accuracy when a set of neurons of one layer is reverted to the earlier "
+        "checkpoint; mean over layers. The set is a quarter by importance (sign_t; q1: the most "
+        "important), a random set, or a set whose activations changed as much as those of q1 "
+        "(matched). Left: this run, held-out images, unadjusted "
         f"{results.level} CIs over classes. Right: results of {PUBLISHED} for other networks and "
         "images; only the order is comparable.",
         canvas,

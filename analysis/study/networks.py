@@ -29,18 +29,18 @@ def associations(results: Results) -> Table | None:
     return Table(
         "associations",
         "Association of participants' responses with network measures",
-        "Partial Spearman correlation over trials, given the condition, of participants' accuracy "
-        "(in evolution labelling, the share of “It changed”) with four measures. Three are "
-        "averaged over the neurons of a trial: importance (the neuron's largest sign_t score over "
-        "all classes), change in the network's accuracy when the quarter of the layer that "
-        "contains the neuron is reverted, and displacement. The fourth is the margin of the "
-        "machine observer: how clearly it prefers its response. Permutation test within "
-        "conditions; trials of different forms can share a neuron but are treated as independent, "
-        f"so p may be too small. Control conditions excluded. Unadjusted {results.level} bootstrap "
-        f"CIs over trials; {CORRECTED}.",
+        "Partial Spearman correlation over trials, given the condition, of participants' "
+        "accuracy (in evolution labelling, the share of “It changed”) with four measures. Three "
+        "are averaged over the neurons of a trial: importance (the neuron's largest score over "
+        "all classes, by sign_t; see the next section), change in the network's accuracy when "
+        "the quarter of the layer that contains the neuron is reverted, and displacement. The "
+        "fourth is the margin of the machine observer: how clearly it prefers its response. "
+        "Permutation test within conditions; trials of different forms can share a neuron but "
+        "are treated as independent, so p may be too small. Control conditions excluded. "
+        f"Unadjusted {results.level} bootstrap CIs over trials; {CORRECTED}.",
         table.rename(columns={"n": "trials"}),
         {**{c: SIGNED for c in ESTIMATE}, "p": P, **NAMES},
-        headings={"value": "ρ"},
+        headings={"value": "ρ", "left_out": "trials without a value"},
     )
 
 

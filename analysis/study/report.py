@@ -24,9 +24,9 @@ NETWORKS = [
     "This section uses no responses of participants. The activations of a set of neurons in the "
     "later checkpoint are replaced by those of the earlier checkpoint for the same image, and the "
     "rest of the network is computed as usual. Importance is scored by sign_t, the method of the "
-    "paper. If the score is valid, reverting the quarter of a layer's neurons with the highest "
-    "scores reduces accuracy more, and reverting the quarter with the lowest scores less, than "
-    "reverting a random set. Here one layer is reverted at a time; the run report also reverts all "
+    "paper. If the score is valid, accuracy falls more when the quarter of a layer's neurons with "
+    "the highest scores is reverted than when a random set is, and less when the quarter with the "
+    "lowest scores is. Here one layer is reverted at a time; the run report also reverts all "
     "layers together."
 ]
 
@@ -171,11 +171,11 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
 SIMULATED = (
     "Responses were simulated. Whether a simulated participant recognises what a trial shows "
     "depends on an assumed ability, the difficulty of the trial and the condition; in random "
-    "trials nobody does. Those who do not recognise it guess. Labels are words from a short list, "
-    "unrelated to the pictures. Those who recognise a trial give the same word for the same "
-    "picture; the others give a random word in evolution labelling and none in concept agreement. "
-    "So labels agree by construction. In evolution labelling, a tenth of the labels, chosen at "
-    "random, is missing. The questionnaire is answered at random."
+    "trials nobody does. Participants guess if they do not recognise what the trial shows. Labels "
+    "are words from a short list, unrelated to the pictures. Those who recognise a trial give the "
+    "same word for the same picture; the others give a random word in evolution labelling and "
+    "none in concept agreement. So labels agree by construction. In evolution labelling, a tenth "
+    "of the labels, chosen at random, is missing. The questionnaire is answered at random."
 )
 
 
@@ -193,11 +193,14 @@ def _evidence(results: Results) -> list[str]:
     groups = (
         "were named by the researchers"
         if evidence["groups_file"]
-        else ("are neurons with the same true concept")
+        else "have the same true concept (the image part or attribute that overlaps most with what "
+        "activates the neuron; see the run report)"
     )
     return [
-        f"The base checkpoint is {base}, and the semantic space is {evidence['space']}. Below, "
-        f"“neurons that belong together” are {five}. Hand-picked groups {groups}."
+        f"The base checkpoint is {base}. The semantic space, in "
+        f"which the neurons of all checkpoints have vectors, was computed by {evidence['space']}. "
+        f"Below, “neurons that belong together” are {five}. The neurons of a hand-picked group "
+        f"{groups}."
     ]
 
 
@@ -233,8 +236,9 @@ def _method(results: Results) -> list[str]:
         "condition is a planned test, so an effect in it can be claimed. The control test of "
         "accuracy passes if accuracy is significantly above chance (unadjusted p < .05); with "
         "random neurons it passes if accuracy is not significantly above chance. The control test "
-        "of false evolutions passes if they are distinguished from unchanged stages. For all other "
-        "control tests no outcome is expected: they neither pass nor fail.",
+        "of false evolutions (stages of two neurons, shown as one) passes if they are "
+        "distinguished from unchanged stages. All other control tests have no criterion: they "
+        "neither pass nor fail.",
         *_departures(results),
     ]
 

@@ -145,9 +145,10 @@ def all_tests(tests: pd.DataFrame) -> str:
         said += f"; {missing} could not be computed"
     if counts := outcomes(tests):
         names = ["passed", "failed", "not tested"]
-        said += ". Control tests: " + ", ".join(f"{counts.get(n, 0)} {n}" for n in names)
+        said += ". Control tests (see Method): "
+        said += ", ".join(f"{counts.get(name, 0)} {name}" for name in names)
         if counts.get(""):
-            said += f"; for {counts['']} more no outcome is expected"
+            said += f", {counts['']} without a criterion"
     return said
 
 
@@ -334,8 +335,8 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if pd.isna(row.p):
             continue
         ends = (
-            "probability that a correct response was given with more confidence than an incorrect "
-            f"one (type-2 AUC) = {row.value:.2f}, chance .50, {effect(results, row, '.2f')}"
+            "type-2 AUC, the probability that a correct response was given with more confidence "
+            f"than an incorrect one: {row.value:.2f}; chance .50; {effect(results, row, '.2f')}"
         ).replace("+", "")
         if row.claimed and row.value < row.null:
             yield (

@@ -52,8 +52,8 @@ def specification_curve(results: Results) -> Figure | None:
         f"Estimates of the tests of the primary hypothesis with unadjusted {results.level} CIs "
         "(specification curve). Each column is one set of exclusion rules; the square below names "
         "the rule that differs from the frozen ones. Columns are ordered by the mean estimate. "
-        "Filled: significant at the α allocated to the primary hypothesis (α from other "
-        "significant tests, which Holm's procedure would add, is not added). Orange: frozen rules. "
+        "Filled: significant at the α allocated to the primary hypothesis alone, without the α "
+        "that Holm's procedure passes on from other significant tests. Orange: frozen rules. "
         "Dashed: the null value."
         + (f" {same} other sets give the same estimates as the frozen rules." if same else "")
         + (f" {rest} further tests are in the table of thresholds." if rest else ""),

@@ -111,7 +111,7 @@ def claims(results: Results) -> Table | None:
         "claims",
         "All planned tests and control tests",
         "First column: whether an effect is claimed or, for control tests, the outcome by the rule "
-        f"under Method (–: no outcome is expected). Estimate with its unadjusted {results.level} "
+        f"under Method (–: no criterion). Estimate with its unadjusted {results.level} "
         "CI, and the value under the null hypothesis. Units: shares (chance, contrasts, learning), "
         "points of the scale (ratings), similarity (labels), ρ (associations); for confidence the "
         "type-2 AUC, the probability that a correct response is given with more confidence than an "
@@ -126,7 +126,7 @@ def claims(results: Results) -> Table | None:
         {**dict.fromkeys([*ESTIMATE, "null value"], SHARE), **NAMES, "weight": "{:.4f}",
          "p unadjusted": P, "p": P},
         hidden=("main", "p_error"),
-        headings={"question": "test", "value": "estimate", "claimed": "claimed, or control"},
+        headings={"question": "test", "value": "estimate", "claimed": "outcome"},
     )  # fmt: skip
 
 
@@ -163,8 +163,8 @@ def thresholds(results: Results) -> Table:
         "One rule is varied at a time and the others are as frozen, except in the row “no rule”. "
         + (
             "Claimed: number of tests of the primary hypothesis that are significant at the α "
-            "allocated to it (α from other significant tests, which Holm's procedure would add, is "
-            "not added); then the estimate of each."
+            "allocated to it alone, without the α that Holm's procedure passes on from other "
+            "significant tests; then the estimate of each."
             if results.plan.primary
             else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),
@@ -291,11 +291,11 @@ def behaviour(results: Results) -> Table:
         "behaviour",
         "Learning, confidence and response times",
         "Learning: change in accuracy (share) per ten trials, within participants. Confidence: "
-        "area under the type-2 ROC curve (type-2 AUC), the probability that a correct response was "
-        "given with more confidence than an incorrect one by the same participant in the same "
-        "condition (chance .5). Both exclude control conditions (“all conditions” are all others). "
-        "Response time: geometric mean. n: responses; for type-2 AUC, pairs of a correct and an "
-        f"incorrect response. Unadjusted {results.level} CIs; {CORRECTED}.",
+        "area under the type-2 ROC curve (type-2 AUC), the probability that a correct response "
+        "was given with more confidence than an incorrect one by the same participant in the "
+        "same condition (chance .5). Both exclude control conditions; “all conditions” means all "
+        "except these. Response time: geometric mean. n: responses; for type-2 AUC, pairs of a "
+        f"correct and an incorrect response. Unadjusted {results.level} CIs; {CORRECTED}.",
         table,
         {**{c: SHARE for c in ESTIMATE}, "p": P, **NAMES},
     )

@@ -44,10 +44,10 @@ class BeforeOrAfter(PickOne):
     order = 3
     label = "before or after"
     design = (
-        "Participants see reference patches of one neuron at an earlier and at a later checkpoint, "
-        "and two new patches: one is among the neuron's stimuli only at the earlier checkpoint, "
-        "the other only at the later one. They choose the patch that fits the later checkpoint "
-        "(chance: one in two)."
+        "Participants see reference patches of one neuron at an earlier and at a later "
+        "checkpoint, and two new patches: one is among the patches that activate the neuron most "
+        "only at the earlier checkpoint, the other only at the later one. They choose the patch "
+        "that fits the later checkpoint (chance: one in two)."
     )
     meanings: Mapping[str, str] = {
         "nine_references": "nine reference patches for each checkpoint",

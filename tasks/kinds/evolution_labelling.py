@@ -33,14 +33,15 @@ class EvolutionLabelling:
     order = 2
     label = "evolution labelling"
     design = (
-        "Each trial shows the image patches of one neuron at three stages of training. "
+        "Each trial shows the image patches that activate one neuron most, at three stages of "
+        "training. "
         "Participants label each stage, judge whether what the pictures show changed from early to "
-        "late, and rate how clearly they see that it changed or stayed the same (clarity). In the "
-        "control conditions the judgement can be correct or incorrect."
+        "late, and rate how clearly they see that it changed or stayed the same (clarity). Only in "
+        "the control conditions does the judgement have a correct answer."
     )
     meanings: Mapping[str, str] = {
-        "evolution": "one neuron at three checkpoints, from the third of neurons that moved "
-        "farthest in the semantic space between the first and the last of them (displacement)",
+        "evolution": "one neuron at three checkpoints, drawn from the one third of neurons with "
+        "the largest displacement (distance in the semantic space between the first and the last)",
         "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint, shown as if "
         "they were the three stages (correct: it stayed the same)",
         "false_evolution": "the early stage of one neuron and the middle and late stages of "

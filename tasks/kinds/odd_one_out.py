@@ -73,11 +73,11 @@ class OddOneOut(PickOne):
     order = 1
     label = "odd one out"
     design = (
-        "Each of six options shows the image patches of one neuron. Five neurons belong together; "
-        "the first of them is the target. The sixth, the intruder, has nearly the same relative "
-        "depth in its network as the target and is not among the target's 100 nearest neighbours "
-        "(if there are fewer than 200 neurons: is in the more distant half of them). Participants "
-        "choose the option that does not belong (chance: one in six)."
+        "Each of six options shows the image patches that activate one neuron most. Five neurons "
+        "belong together; the first of them is the target. The sixth, the intruder, has nearly "
+        "the same relative depth in its network as the target and is not among the target's 100 "
+        "nearest neighbours (with fewer than 200 neurons, it is among the more distant half of "
+        "them). Participants choose the option that does not belong (chance: one in six)."
     )
     meanings: Mapping[str, str] = {
         "base": "all neurons are of the base checkpoint",
