@@ -299,11 +299,14 @@ def parse_conditions(text: str) -> dict[str, float]:
     """ "base=.6,random=.1667" as a dict. Raises ValueError for another form."""
     found = {}
     for part in text.split(","):
-        name, _, share = part.partition("=")
+        name, _, share = (piece.strip() for piece in part.partition("="))
         try:
-            found[name.strip()] = float(share)
+            accuracy = float(share if name else "")
         except ValueError:
             raise ValueError(
                 f"--conditions must be name=share,…, e.g. base=.6,random=.1667; got {part!r}"
             ) from None
+        if name in found:
+            raise ValueError(f"--conditions names {name!r} twice")
+        found[name] = accuracy
     return found

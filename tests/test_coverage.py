@@ -34,6 +34,7 @@ from analysis.planning.power import (
     smallest,
 )
 from analysis.statistics.claims import judge
+from analysis.statistics.clusters import holm
 from analysis.statistics.contrasts import ClusterContrasts
 from analysis.statistics.shares import ClusteredShares
 
@@ -80,6 +81,21 @@ def test_power_is_what_the_planner_promised():
         found.append({**claimed, TOGETHER: claimed.all()})
     assert dict(pd.DataFrame(found).mean()) == pytest.approx(dict(promised))
     assert promised["a − b"] > promised[TOGETHER]
+
+
+def test_power_against_chance_is_what_the_analysis_finds_where_nearly_all_are_right():
+    """Studies without an error are tested as in the analysis, not counted as not significant."""
+    design = Design({"a": 0.97, "b": 0.1667}, participants=10, items=5)
+    promised = rejections(Plan(design, against_chance=True), 40, seed=3)
+    assert promised["effect"].tolist() == ["a"]  # .1667 is chance
+    studies = [
+        ClusteredShares(1 / 6)(as_frame(simulate(design, np.random.default_rng(child))))
+        for child in np.random.SeedSequence(3).spawn(40)
+    ]
+    found = [holm(np.array([e.p for e in study.values()]))[0] < 0.05 for study in studies]
+    assert promised["power"].item() == np.mean(found) > 0.9
+    equal = rejections(Plan(Design({"a": 0.9, "b": 0.2, "c": 0.2})), 20)
+    assert set(equal["effect"]) == {"a − b", "a − c", TOGETHER}  # b and c are equal
 
 
 def test_too_small_designs_are_given_no_interval_and_lopsided_ones_keep_their_size():

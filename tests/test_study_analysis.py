@@ -357,8 +357,11 @@ def test_bad_ranges(text):
 
 def test_conditions():
     assert commands.parse_conditions("base=.6, random=.2") == {"base": 0.6, "random": 0.2}
-    with pytest.raises(ValueError, match="--conditions must be name=share"):
-        commands.parse_conditions("base")
+    for wrong in ("base", "=.5", "a=.5,", "a="):
+        with pytest.raises(ValueError, match="--conditions must be name=share"):
+            commands.parse_conditions(wrong)
+    with pytest.raises(ValueError, match="--conditions names 'a' twice"):
+        commands.parse_conditions("a=.5,b=.2,a=.6")
 
 
 def test_power_command_prints_and_writes(tmp_path):

@@ -16,21 +16,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from scipy.special import logit
 from statsmodels.stats.proportion import proportion_confint
 
 from analysis.exhibits.figures import COLOURS, Figure, look, styled
 from analysis.exhibits.tables import Table
 from analysis.planning.designs import Design, simulate
 from analysis.statistics import mixed_model
-from analysis.statistics.clusters import Crossed, holm, two_way_jackknife
+from analysis.statistics.clusters import Crossed, holm
 from analysis.statistics.contrasts import condition_pairs, differences
 from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import size
-from analysis.statistics.shares import log_odds
+from analysis.statistics.shares import clustered_shares
 
 #: Named where a study has several effects: that all are found in one study.
 TOGETHER = "all together"
+#: Differences below this are none: shares are given with three or four digits, as in 1/6 = .1667.
+NOTHING = 0.0005
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,14 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     accuracy = np.array([design.accuracy[name] for name in names])
     if plan.against_chance:
         effects, sizes = list(names), accuracy - design.chance
-        sought = sizes != 0  # a control at chance is tested, but not to be found
     else:
         pairs = condition_pairs(names, plan.reference)
         effects = [f"{names[a]} − {names[b]}" for a, b in pairs]
         sizes = np.array([accuracy[a] - accuracy[b] for a, b in pairs])
-        sought = np.ones(len(pairs), dtype=bool)
+    # A control at chance, or two equal conditions, are tested, but there is nothing to be found.
+    sought = np.abs(sizes) >= NOTHING
+    if not sought.any():
+        sought[:] = not plan.against_chance  # how often equal conditions are found to differ
     if not sought.any():
         raise ValueError("nothing to find: give conditions that differ from chance or each other")
     kept = len(effects) * (1 / plan.share - 1)  # the others' weight, each test here having one
@@ -80,8 +83,8 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     def tested(data: Crossed) -> list[float]:
         """The p-value of each test alone."""
         if plan.against_chance:
-            result, null = two_way_jackknife(data, log_odds), float(logit(design.chance))
-            return [result.interval(k, plan.level, null)[2] for k in range(len(names))]
+            chances = np.full(len(names), design.chance)
+            return [e.p for e in clustered_shares(data, chances, plan.level)]
         return [d.interval(plan.level, 0.0)[2] for d in differences(data, pairs)]
 
     rejected = np.zeros((studies, int(sought.sum())), dtype=bool)
