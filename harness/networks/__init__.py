@@ -1,1 +1,1 @@
-"""Networks: where checkpoints come from, layers, recording, re-execution, training."""
+"""Networks: checkpoints and their sources, probed layers, recording, re-execution and training."""

@@ -1,4 +1,5 @@
-"""Architectures by name: three small networks, everything torchvision has, the user's own."""
+"""Architectures by name: three small networks, all models of torchvision, and the user's
+functions."""
 
 from __future__ import annotations
 
@@ -22,16 +23,16 @@ ARCHITECTURES: Registry[Callable[[int], nn.Module]] = Registry("architecture")
 
 
 def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
-    """A network with random weights.
+    """Build a network with random weights.
 
     Args:
-        name: one of ARCHITECTURES, any of torchvision's models, or 'package.module:function'.
-        num_classes: size of its output.
-        seed: of the weights; the caller's random state is left alone.
+        name: one of ARCHITECTURES, a model of torchvision, or 'package.module:function'.
+        num_classes: number of outputs.
+        seed: of the weights; the caller's random state is not changed.
 
     Raises:
-        ValueError: unknown name; the message lists our own and points to torchvision's list. Or
-            the user's function fails, or returns no network.
+        ValueError: the name is unknown (the message lists ARCHITECTURES), or the user's function
+            fails or does not return a network.
     """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
@@ -57,7 +58,8 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
 
 
 def _takes_an_argument(make: Callable[..., nn.Module]) -> bool:
-    """Whether a network is made for a number of classes; `class Net: def __init__(self)` is not."""
+    """Return whether a function takes the number of classes; a class without such a parameter does
+    not."""
     try:
         parameters = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):
@@ -66,7 +68,8 @@ def _takes_an_argument(make: Callable[..., nn.Module]) -> bool:
 
 
 def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
-    """Whether the model's code runs on channels-last maps: `view` after a convolution does not."""
+    """Return whether the model runs on channels-last maps; `view` after a convolution does not
+    allow it."""
     try:
         with torch.no_grad():
             trial = channels_last(copy.deepcopy(model).float().eval())
@@ -79,9 +82,11 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """The model with channels-last weights: convolutions on a CPU run 1.5 to 1.9 times faster.
+    """Convert the model's weights to channels-last, in which convolutions on a CPU are 1.5 to 1.9
+    times faster.
 
-    What has no four dimensions (a 3-D convolution's weights) has no such format, and stays.
+    Weights that do not have four dimensions (3-D convolutions) have no such format and stay as they
+    are.
     """
     for value in [*model.parameters(), *model.buffers()]:
         if value.dim() == 4:
@@ -94,7 +99,7 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 
 
 def _network(features: list[nn.Module], channels: int, num_classes: int) -> nn.Module:
-    """Features, global average pooling and a linear classifier."""
+    """Join features, global average pooling and a linear classifier."""
     head = [
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -107,7 +112,7 @@ def _network(features: list[nn.Module], channels: int, num_classes: int) -> nn.M
 
 @ARCHITECTURES.add("small_vgg")
 def small_vgg(num_classes: int) -> nn.Module:
-    """Six 3x3 convolutions, each with batch norm and ReLU, at strides 2 to 8 (for 64 px)."""
+    """Build six 3x3 convolutions, each with batch norm and ReLU, at strides 2 to 8 (for 64 px)."""
     layers: list[nn.Module] = [*_conv(3, 24, 2), nn.ReLU()]
     for inputs, outputs, pool in (
         (24, 32, True),
@@ -140,7 +145,7 @@ class ResidualBlock(nn.Module):
 
 @ARCHITECTURES.add("small_resnet")
 def small_resnet(num_classes: int) -> nn.Module:
-    """A stem and four residual blocks at strides 2, 4, 4, 8, 8 (for 64 px)."""
+    """Build a stem and four residual blocks at strides 2, 4, 4, 8, 8 (for 64 px)."""
     stem = [*_conv(3, 24, 2), nn.ReLU()]
     widths, strides = (24, 32, 48, 64, 96), (2, 1, 2, 1)
     blocks = [
@@ -162,9 +167,10 @@ class ChannelNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise 5x5, layer norm, widening linear, GELU, narrowing linear (Liu et al., 2022).
+    """A block of ConvNeXt (Liu et al., 2022): 5x5 depthwise convolution, layer norm, widening
+    linear layer, GELU, narrowing linear layer.
 
-    The linears work channel-last, so the GELU's output is a channel-last map.
+    The linear layers work channels-last, so the output of the GELU is a channels-last map.
     """
 
     def __init__(self, channels: int) -> None:
@@ -183,9 +189,10 @@ class ConvNeXtBlock(nn.Module):
 
 @ARCHITECTURES.add("small_convnext")
 def small_convnext(num_classes: int) -> nn.Module:
-    """A stem of two convolutions and three stages of ConvNeXt blocks (for 64 px).
+    """Build a stem of two convolutions and three stages of ConvNeXt blocks (for 64 px).
 
-    A 4x4-patch stem, as in the original, loses accuracy on images this small.
+    The stem of the original, which cuts the image into 4x4 patches, loses accuracy on images of
+    this size.
     """
     layers: list[nn.Module] = [*_conv(3, 24, 2), nn.GELU(), *_conv(24, 32, 2)]
     for width, following in ((32, 48), (48, 64), (64, None)):

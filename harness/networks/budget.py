@@ -1,4 +1,4 @@
-"""One budget of memory for everything that runs a network: how many images fit a pass.
+"""One memory budget for all work that runs a network: how many images one pass can take.
 
 What one image takes is measured on one batch; the budget is what the machine (or its container, or
 its GPU) has left, shared by the workers. Where memory runs out all the same, the batch is halved.
@@ -48,7 +48,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resources:
-    """What a piece of work may use; no result depends on it but for the device's last bits.
+    """What a piece of work may use. Results do not depend on it, except for the last bits of other
+    devices.
 
     Attributes:
         device: where networks compute, and how precisely.
@@ -67,13 +68,13 @@ _resources: ContextVar[Resources] = ContextVar("resources", default=_LEAST)
 
 
 def resources() -> Resources:
-    """Those of the piece of work in progress."""
+    """Return the resources of the piece of work in progress."""
     return _resources.get()
 
 
 @contextmanager
 def using(granted: Resources) -> Iterator[None]:
-    """Work with these resources."""
+    """Run a block with these resources."""
     token = _resources.set(granted)
     try:
         with reading(granted.readers):
@@ -83,12 +84,13 @@ def using(granted: Resources) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores that this process may use (a container may have fewer than its machine)."""
+    """Return the number of cores that this process may use; a container may have fewer than its
+    machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
-    """Memory that is free for computing: a GPU's, or this machine's within its container's limit.
+    """Return the free memory of a GPU, or of this machine within the limit of its container.
 
     Args:
         device: where networks compute.
@@ -106,7 +108,7 @@ def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
 
 
 def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> int:
-    """What one worker may take for its passes, in bytes.
+    """Return the bytes that the passes of one worker may use.
 
     Args:
         memory: GiB for all workers together; None works it out from what is free.
@@ -122,7 +124,7 @@ def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> in
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs in a pass: memory at the worst moment, and time."""
+    """What one image costs in a pass: time, and memory at the moment at which most is allocated."""
 
     bytes: float
     seconds: float
@@ -172,7 +174,7 @@ def _peak(record: profile) -> int:
 
 
 def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST) -> int:
-    """Images a pass, such that they fit.
+    """Return the number of images per pass that fits into the memory.
 
     Args:
         cost: of one image.
@@ -196,7 +198,8 @@ def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST)
 
 
 def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
-    """Do some work; where memory runs out, do it again with half as many images a pass, and say so.
+    """Do some work; if memory runs out, log it and repeat the work with half as many images per
+    pass.
 
     Args:
         work: called with the images a pass; it must begin from nothing each time.
@@ -221,7 +224,8 @@ def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch's CPU allocator says so by a plain RuntimeError."""
+    """Return whether an error means that memory ran out; torch's CPU allocator raises a plain
+    RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

@@ -1,9 +1,9 @@
-"""Activation functions that are called, not modules: made modules, so that they can be probed.
+"""Turn calls of activation functions into modules, so that their results can be probed.
 
 `F.relu(x)`, `x.relu()` and one `nn.ReLU` that is called several times have no output of their own
-that a hook could see. Where the module that calls them can be traced, each such call becomes a
-module. Blocks whose own output is a non-linearity's result (a ResNet's) are probed as a whole and
-stay as they are; so are modules that are activation functions written out (`x * sigmoid(x)`).
+that a hook could record. Where the calling module can be traced, each such call becomes a module.
+Blocks whose output is the result of a non-linearity (as in ResNet) are probed as a whole and stay
+as they are. So do modules that are activation functions written as a formula (`x * sigmoid(x)`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _Call = tuple[Any, Any, Any]
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether a module is an activation function of someone's own, by what it does to numbers.
+    """Return whether a module is a user-defined activation function, judged by its effect on
+    numbers.
 
-    Each number that it puts out depends on the number in the same place alone, is no linear
-    function of it, and does not stay within [0, 1], as a gate does.
+    Each output number must depend only on the input number at the same position, not linearly, and
+    must not stay within [0, 1], as that of a gate does.
     """
     if isinstance(module, Gated):
         return True
@@ -81,7 +82,7 @@ class Call(nn.Module):
 
 
 class _Flat(fx.Tracer):
-    """Traces one module's own code; every child is a leaf."""
+    """Traces a module's own code; its children are not traced."""
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
         return True
@@ -90,14 +91,13 @@ class _Flat(fx.Tracer):
 def expose_calls(model: nn.Module, images: Tensor) -> nn.Module:
     """Give a module to each call of an activation function that has none.
 
-    Other submodules, parameters and answers stay the same. A module is left as it is if its code
-    cannot be traced, if the traced code gives another answer (what a module does may depend on the
-    kind of a value, or on an argument that is not given), or if its output is the result of such a
-    call.
+    Other submodules, parameters and outputs stay the same. A module is left as it is if its code
+    cannot be traced, if the traced code gives another output (a module may depend on the type of a
+    value or on an argument that is not given), or if its own output is the result of such a call.
 
     Args:
-        model: the network, which is changed.
-        images: some that it takes, [batch, channels, height, width].
+        model: the network; it is changed.
+        images: a batch that it takes, [batch, channels, height, width].
 
     Returns:
         The model.
@@ -123,7 +123,7 @@ def _has_own_code(module: nn.Module) -> bool:
 def _calls(
     model: nn.Module, modules: Sequence[nn.Module], images: Tensor
 ) -> dict[nn.Module, list[_Call]]:
-    """The calls of modules in a pass of the network."""
+    """Record the calls of modules in one pass of the network."""
     given = defaultdict[nn.Module, list[tuple[Any, Any]]](list)
     calls = defaultdict[nn.Module, list[_Call]](list)
 
@@ -151,7 +151,7 @@ def _copied(values: Any) -> Any:
 def _use(
     module: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module], calls: Sequence[_Call]
 ) -> None:
-    """Let a module run a graph in place of its code, if the answers are the same."""
+    """Let a module run a graph in place of its code, if both give the same outputs."""
     for name, child in added.items():
         module.add_module(name, child)
     try:
@@ -167,8 +167,8 @@ def _use(
 
 
 def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
-    """A module's code with modules for calls, and these by name; None where nothing is to be done
-    or can be."""
+    """Return a module's graph with a module for each call, and these modules by name; None if there
+    is no such call or the code cannot be traced."""
     try:
         graph = _Flat().trace(module)
     except (Exception, SystemExit):  # the user's code runs on proxies, and can fail in any way
@@ -213,7 +213,8 @@ def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
 
 
 def _results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
-    """The nodes with an activation function's result; whether it is that of one call."""
+    """Return the nodes that hold an activation function's result, and whether a single call
+    computes it."""
     ways, results = Ways(), dict[fx.Node, bool]()
     for node in graph.nodes:
         inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
@@ -234,7 +235,8 @@ def _is_activation(node: fx.Node, module: nn.Module) -> bool:
 
 
 def _function(node: fx.Node, module: nn.Module) -> str:
-    """The plain name of the function that a node calls; of a module, of its class."""
+    """Return the plain name of the function that a node calls; for a module, the name of its
+    class."""
     if node.op == "call_module":
         return plain_name(type(module.get_submodule(str(node.target))))
     return plain_name(node.target) if node.op in ("call_method", "call_function") else ""

@@ -1,6 +1,6 @@
-"""Checkpoint files as people have them: torch.save, safetensors, folders of Hugging Face.
+"""Checkpoint files in the formats that users have: torch.save, safetensors, Hugging Face folders.
 
-Files are loaded with `weights_only=True`: nothing in them is run. A few harmless classes that
+Files are loaded with `weights_only=True`, so no code in them is run. A few harmless classes that
 training scripts store beside the weights are allowed by name.
 """
 
@@ -33,12 +33,12 @@ from harness.torchvision_import import with_torchvision
 
 
 def _dict(*factory: object) -> dict:
-    """A defaultdict as a plain one: safe loading fills no other kinds of dict."""
+    """Stand for defaultdict: safe loading can fill only plain dicts."""
     return {}
 
 
 def _list(*arguments: object) -> list:
-    """A deque as a list: safe loading fills nothing else."""
+    """Stand for deque: safe loading can fill only plain lists."""
     return []
 
 
@@ -83,22 +83,22 @@ LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def load_weights(model: nn.Module, path: Path, key: str | None = None) -> nn.Module:
-    """Fill a model with the weights of a file, strictly.
+    """Load the weights of a file into a model; all names and shapes must agree.
 
     Args:
         model: the architecture.
-        path: a file of `torch.save`, safetensors, or a folder that holds one (Hugging Face).
-        key: which of the file's state dicts is meant, where it holds several.
+        path: a file of `torch.save` or safetensors, or a Hugging Face folder that holds one.
+        key: the state dict to use, if the file holds several.
 
     Raises:
-        CheckpointError: no such file, damaged, holding more than tensors and plain values, or
-            weights that are missing, unexpected or of the wrong shape (all listed).
+        CheckpointError: the file is missing or damaged, holds more than tensors and plain values,
+            or its weights are missing, unexpected or of the wrong shape (all are listed).
     """
     return fill(model, read_checkpoint(path), str(path), key)
 
 
 def read_checkpoint(path: Path) -> object:
-    """What a checkpoint holds: tensors and plain values. Raises CheckpointError."""
+    """Read the tensors and plain values of a checkpoint. Raises CheckpointError."""
     contents = [_read_file(file) for file in weight_files(path)]
     if len(contents) == 1:
         return contents[0]
@@ -108,7 +108,8 @@ def read_checkpoint(path: Path) -> object:
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """The files of a checkpoint: itself, or those of a Hugging Face folder, which may be several.
+    """Return the files of a checkpoint: the file itself, or one or several of a Hugging Face
+    folder.
 
     Raises:
         CheckpointError: no such file, or a folder that holds no weights.
@@ -130,7 +131,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """The files that an index names. Raises CheckpointError."""
+    """Return the files that an index names. Raises CheckpointError."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -142,7 +143,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _described_folder(path: Path) -> str:
-    """What a folder is that holds none of FOLDER_FILES, and what to do."""
+    """Describe a folder that holds none of FOLDER_FILES, and say what to do."""
     names = sorted(entry.name for entry in path.iterdir())
     if ".metadata" in names:
         return (
@@ -190,12 +191,13 @@ def _read_file(path: Path) -> object:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Whether a file begins as safetensors do: the header's length in 8 bytes, then its JSON."""
+    """Return whether a file begins like safetensors: the header's length in 8 bytes, then its
+    JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
 def _other_kind(path: Path, head: bytes) -> str:
-    """What a file is that is none of torch.save, and what to do; "" for one that may be."""
+    """Describe a file that is not of torch.save, and say what to do; "" if it may be one."""
     if what := kind_of(head):
         return f"is {what}"
     if head.startswith(b"PK"):
@@ -229,8 +231,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _other_archive(path: Path) -> str:
-    """What a zip archive is that is none of torch.save, and what to do; "" for one of torch.save,
-    and for one that is cut off."""
+    """Describe a zip archive that is not of torch.save, and say what to do; "" for an archive of
+    torch.save and for a truncated one."""
     if not zipfile.is_zipfile(path):
         return ""
     with zipfile.ZipFile(path) as archive:
@@ -252,8 +254,11 @@ def _other_archive(path: Path) -> str:
 
 
 def foreign_code(path: Path) -> list[str]:
-    """The classes and functions, other than harmless ones, that a file would run if it were loaded
-    without care; nothing is run to find them. Empty for a file of an older format."""
+    """Return the classes and functions, other than harmless ones, that an unsafe load of the file
+    would run.
+
+    The file is only scanned. The list is empty for files of an older format.
+    """
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -262,7 +267,7 @@ def foreign_code(path: Path) -> list[str]:
 
 
 def _refusal(path: Path, reason: str) -> str:
-    """Why safe loading refused a file: the classes in the way, and what to do."""
+    """Say why safe loading refused a file: which classes it would run, and what to do."""
     if "Unsupported operand" in reason:
         return (
             f"was pickled in a way (protocol 4 or later) that safe loading does not read. "
@@ -282,16 +287,16 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def convert(path: Path, out: Path) -> tuple[list[str], int]:
-    """Write a file's state dicts alone, loading it *unsafely*: code in the file is run.
+    """Load a file *unsafely* (code in it is run) and write its state dicts alone.
 
-    Modules are looked for in the working folder, too, as the file may need the user's own.
+    Modules are also looked for in the working folder, as the file may need the user's own.
 
     Args:
-        path: a file that one trusts.
+        path: a trusted file.
         out: the file to write.
 
     Returns:
-        The keys of the state dicts, and how many tensors they hold.
+        The keys of the state dicts, and the number of tensors in them.
 
     Raises:
         CheckpointError: the file cannot be loaded, or holds no weights.
@@ -330,7 +335,7 @@ def _load_trusted(path: Path) -> object:
 
 
 def _weights_of(content: object) -> object:
-    """State dicts in their modules' places, tensors in those of NumPy's arrays."""
+    """Replace modules by their state dicts, and arrays of NumPy by tensors."""
     if isinstance(content, nn.Module):
         return content.state_dict()
     if isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""Which layers are maps of concepts, of those that put out a non-linearity's result."""
+"""Which outputs of non-linearities are probed by default: those that are maps of concepts."""
 
 from __future__ import annotations
 
@@ -17,34 +17,39 @@ HALVINGS = 4
 
 
 def _positions(shape: Shape) -> int:
-    """Of a map [batch, channels, ...], or [batch, ..., channels]; of tokens their number."""
+    """Return the number of positions of a map [batch, channels, ...] or [batch, ..., channels], or
+    of tokens."""
     if len(shape) < 4:
         return shape[1] if len(shape) == 3 else 1
     return min(math.prod(shape[2:]), math.prod(shape[1:-1]))
 
 
 def _mixes_images(passes: Passes, name: str) -> bool:
-    """No batch dimension (windows), or the values are no real numbers."""
+    """Whether the first dimension is not that of the images (windows), or the values are not real
+    numbers."""
     axis, output = passes.image_axis(Site(name)), passes.two.output(name)
     sequence = axis == 1 and output.dim() == 3
     return not (axis == 0 or sequence) or not output.is_floating_point()
 
 
 def _placeless(passes: Passes, name: str) -> bool:
-    """Fully connected, or one position however large the image is (squeeze-and-excitation). Left
-    out where other layers have a position in the image; the paper probes convolutions."""
+    """Whether a layer is fully connected or has one position for any image size
+    (squeeze-and-excitation).
+
+    Such layers are left out if other layers have positions; the paper probes convolutions.
+    """
     shape = passes.two.output(name).shape
     return _positions(shape) == _positions(shape_in(passes.tall, Site(name)) or shape) == 1
 
 
 def _copied(passes: Passes, name: str) -> bool:
-    """Earlier outputs that are concatenated are no new neurons (DenseNet)."""
+    """Whether a layer only concatenates earlier outputs, which are not new neurons (DenseNet)."""
     return passes.two.modules[name].joined
 
 
 def _mixes_tokens(passes: Passes, name: str) -> bool:
-    """Where the image is cut into patches, layers whose tokens are not patches mix tokens
-    (MLP-Mixer): their "positions" are channels."""
+    """Whether the tokens of a layer are not image patches although other layers have patches as
+    tokens (MLP-Mixer). The "positions" of such a layer are channels."""
     shape, axis = passes.two.output(name).shape, passes.image_axis(Site(name))
     if len(shape) != 3 or token_grid(shape[0 if axis == 1 else 1], passes.two):
         return False
@@ -54,7 +59,8 @@ def _mixes_tokens(passes: Passes, name: str) -> bool:
 
 
 def _windows(passes: Passes, name: str) -> bool:
-    """A map that was cut into windows (MaxViT): its rows are windows, its columns places within."""
+    """Whether a map was cut into windows (MaxViT): rows are windows, columns are positions within
+    them."""
     shape, tall = passes.two.output(name).shape, shape_in(passes.tall, Site(name))
     if len(shape) != 4:
         return False
@@ -66,7 +72,7 @@ def _windows(passes: Passes, name: str) -> bool:
 
 
 def _class_scores(passes: Passes, name: str) -> bool:
-    """Its mean over the image is the network's answer (SqueezeNet): it holds the outputs."""
+    """Whether the mean of a map over positions is the network's output, as in SqueezeNet."""
     answer, output = passes.two.answer, passes.two.output(name)
     if not isinstance(answer, Tensor) or output.dim() != 4 or answer.dim() != 2:
         return False
@@ -86,11 +92,11 @@ RULES: dict[str, Callable[[Passes, str], bool]] = {
 
 
 def concept_maps(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[str, list[str]]]:
-    """Those of the layers that are maps of concepts, and why the others are not (RULES).
+    """Split layers into maps of concepts and others, with the rule of RULES that leaves each out.
 
     Args:
-        names: modules that put out a non-linearity's result.
-        passes: of the network.
+        names: modules that return the result of a non-linearity.
+        passes: recorded passes of the network.
     """
     placed = any(_positions(passes.two.output(name).shape) > 1 for name in names)
     rules = {why: rule for why, rule in RULES.items() if placed or rule is not _placeless}
@@ -103,17 +109,17 @@ def concept_maps(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[
 
 
 def _grids(watched: Watched) -> set[Shape]:
-    """Height and width of what convolutions and poolings put out."""
+    """Return the heights and widths of the outputs of convolutions and poolings."""
     outputs = [s.output for s in watched.modules.values() if s.layout is False]
     return {tuple(o.shape[2:]) for o in outputs if o is not None and o.dim() == 4}
 
 
 def token_grid(count: int, watched: Watched) -> tuple[int, int, int] | None:
-    """Of a number of tokens: height, width, how many before them have no place; None where they are
-    no patches.
+    """Arrange a number of tokens as a grid: height, width, number of leading tokens without a
+    position; None if they are not image patches.
 
-    Tokens are the positions of a map that a convolution has cut the image into, or of such a map
-    halved (Swin, LeViT), after at most EXTRA_TOKENS.
+    Tokens are the positions of a map into which a convolution has cut the image, or of such a map
+    halved (Swin, LeViT), after at most EXTRA_TOKENS others.
     """
     grids = {(int(h), int(w)) for h, w in _grids(watched)}
     for _ in range(HALVINGS):

@@ -1,4 +1,4 @@
-"""Where networks compute and how precisely: models and batches are moved here and nowhere else."""
+"""Devices and precision: models and batches are moved to a device only here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 @dataclass(frozen=True)
 class Device:
-    """A place to compute. Use `choose_device` to make one that is checked.
+    """A device and a precision. Use `choose_device` to make one that is checked.
 
     Attributes:
         name: torch's name of the device: "cpu", "cuda:0", "mps".
@@ -36,11 +36,11 @@ class Device:
         return torch.device(self.name)
 
     def model(self, model: nn.Module) -> nn.Module:
-        """The model on this device (moved in place, as torch does)."""
+        """Move the model to this device (in place, as torch does) and return it."""
         return model.to(self.place)
 
     def batch(self, batch: Tensor) -> Tensor:
-        """A batch on this device, in its memory format; to a GPU while the host goes on."""
+        """Move a batch to this device in its memory format; a copy to a GPU is asynchronous."""
         if self.name == "cpu":
             return batch
         if self.place.type == "cuda" and not batch.is_cuda:
@@ -49,8 +49,7 @@ class Device:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in this precision, with the algorithms that give the same bits every time as far
-        as the device has them."""
+        """Compute in this precision, with deterministic algorithms where the device has them."""
         with ExitStack() as settings:
             if self.place.type == "cuda":
                 settings.enter_context(
@@ -71,7 +70,7 @@ CPU = Device()
 
 
 def choose_device(name: str = "auto", precision: Precision = "float32") -> Device:
-    """A device of this machine by name.
+    """Return a device of this machine by name.
 
     Args:
         name: "cpu", "cuda", "cuda:N", "mps", or "auto": the first CUDA GPU, else Apple's, else CPU.
@@ -99,7 +98,7 @@ def choose_device(name: str = "auto", precision: Precision = "float32") -> Devic
 
 
 def devices() -> list[str]:
-    """The devices that torch sees, the fastest kind first."""
+    """Return the names of the devices that torch sees, the fastest kind first."""
     there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         there.append("mps")

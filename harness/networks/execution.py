@@ -1,9 +1,9 @@
-"""Run a model once, then again and again with some layers' outputs changed.
+"""Run a model once, then repeatedly with the outputs of some layers changed.
 
-Only what a change reaches is computed again: the model is traced with `torch.fx`, the values that
-the unperturbed run had just before each probed layer's successors are kept, and the layer's
-descendants alone are re-run. A model that cannot be traced, or whose traced code gives another
-answer, is run in full with hooks.
+Only the operations that a change reaches are computed again. The model is traced with `torch.fx`;
+the values of the unperturbed run that the descendants of probed layers read are kept, and a re-run
+executes these descendants alone. A model that cannot be traced, or whose traced code gives another
+output, is run in full with hooks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 class Execution:
-    """A model on one batch, where every re-run is a full forward pass. Use `execution` to make one.
+    """A model on one batch; each re-run is a full forward pass. Use `execution` to make one.
 
     Args:
         model: the network, borrowed.
@@ -109,12 +109,13 @@ def _named(changes: Mapping[str, Change]) -> str:
 
 
 def _same(value: Any) -> Any:
-    """A layer's value: a node of its own, so that a change reaches just what a hook's would."""
+    """Return a layer's value unchanged, as a node of its own, so that a change reaches what a
+    hook's would."""
     return value
 
 
 class _Tracer(fx.Tracer):
-    """Traces the code that a model runs when it is given images alone, and makes a node of each
+    """Traces the code that a model runs when images are its only argument, with one node per
     layer's value."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -162,7 +163,8 @@ _OUT_OF_PLACE = {
 
 
 def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
-    """The graph without in-place operations and each layer's node; None if not to be had."""
+    """Return the graph without in-place operations and the node of each layer; None if the model
+    cannot be traced."""
     tracer = _Tracer(layers)
     try:
         graph = tracer.trace(model)
@@ -181,7 +183,7 @@ def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[st
 
 
 def _memory_format(value: Tensor) -> torch.memory_format:
-    """Channels-last where the value is, so that the same kernels are taken for a stack."""
+    """Return channels-last if the value is, so that the same kernels run on a stacked batch."""
     if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
@@ -198,7 +200,7 @@ def _overwrites(node: fx.Node) -> bool:
 
 
 class _Traced(Execution):
-    """Every re-run executes the descendants of the changed layers only."""
+    """A traced model; each re-run executes only the descendants of the changed layers."""
 
     def __init__(
         self,
@@ -274,7 +276,7 @@ class _Traced(Execution):
         return results
 
     def _rerun_stacked(self, arms: Sequence[Mapping[str, Change]]) -> list[Tensor]:
-        """Arms that change the same layers, one behind the other in one batch."""
+        """Re-run arms that change the same layers, stacked in one batch."""
         count = len(arms)
         inputs = self._inputs(frozenset(arms[0]))
         values = {
@@ -298,7 +300,8 @@ class _Traced(Execution):
         return list(self._rerun({layer: each(layer) for layer in arms[0]}, values).chunk(count))
 
     def _stackable(self, layers: frozenset[str]) -> bool:
-        """Whether all that the re-run reads is a tensor with one row per image, or of no image."""
+        """Return whether every value that the re-run reads has one row per image or does not depend
+        on images."""
         if any(layer.sequence_first for layer in self._layers.values()):
             return False
         rows = len(self._batch)
@@ -306,13 +309,14 @@ class _Traced(Execution):
         return all(isinstance(v, Tensor) and v.dim() and len(v) == rows for v in values)
 
     def _inputs(self, layers: frozenset[str]) -> set[fx.Node]:
-        """The kept values that a re-run of these layers reads."""
+        """Return the kept values that a re-run of these layers reads."""
         nodes, _ = self._plan(layers)
         read = {used for node in nodes for used in node.all_input_nodes} - set(nodes)
         return read | {self._nodes[layer] for layer in layers} - set(nodes)
 
     def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
-        """What a change of these layers reaches, in order, and which values end with which."""
+        """Return the nodes that a change of these layers reaches, in order, and the values to free
+        after each."""
         if layers not in self._plans:
             reached = set().union(*(self._descendants[name] for name in layers))
             nodes = [node for node in self._order if node in reached]
@@ -369,7 +373,7 @@ def _descendants(node: fx.Node) -> set[fx.Node]:
 
 
 def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """Node -> those of `nodes` that nobody needs once it has run."""
+    """Map each node to those of `nodes` that no later node needs."""
     inside = set(nodes)
     last: dict[fx.Node, fx.Node] = {}
     for node in nodes:
@@ -384,7 +388,8 @@ def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
 
 @torch.no_grad()
 def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
-    """A change that puts `source`'s values of some channels into the layer's output.
+    """Return a change that copies the values of some channels from `source` into the layer's
+    output.
 
     Args:
         layer: the layer changed.

@@ -1,4 +1,4 @@
-"""A probed layer: where its neurons are in a pass, and the shape of what they put out."""
+"""A probed layer: where its values occur in a pass, and their shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Side = Literal["output", "input"]
 
 @dataclass(frozen=True)
 class Layer:
-    """A place in a pass whose value is a map of `channels` units.
+    """A value of a pass that is a map of `channels` units.
 
     A unit is a channel, or `group` channels that belong together (a head of an attention).
 
@@ -55,8 +55,11 @@ class Layer:
         object.__setattr__(self, "module", self.module or self.name)
 
     def channel_first(self, output: Tensor) -> Tensor:
-        """The value as [batch, units, positions], a view where the memory allows; of a unit of
-        several channels, all their positions, one channel after the other."""
+        """Return the value as [batch, units, positions], as a view where possible.
+
+        The positions of a unit of several channels are those of its channels, one channel after the
+        other.
+        """
         if output.dim() == 2:
             maps = output.unsqueeze(2)
         else:
@@ -66,7 +69,7 @@ class Layer:
         return maps if self.group == 1 else maps.unflatten(1, (-1, self.group)).flatten(2)
 
     def like_output(self, maps: Tensor, output: Tensor) -> Tensor:
-        """Maps [batch, units, positions] back in the shape of `output`."""
+        """Return maps [batch, units, positions] in the shape of `output`."""
         if self.group > 1:
             maps = maps.unflatten(2, (self.group, -1)).flatten(1, 2)
         if output.dim() == 2:
@@ -80,12 +83,15 @@ class Layer:
         return maps.reshape(*maps.shape[:2], *spatial).movedim(1, -1)
 
     def strength(self, maps: Tensor) -> Tensor:
-        """A unit's activation at each position, of maps from `channel_first`: the value itself, or
-        the length of the vector of its channels; [batch, units, positions]."""
+        """Return the activation of each unit at each position, [batch, units, positions].
+
+        It is the value itself or, for a unit of several channels, the length of the vector of its
+        channels. `maps` is a result of `channel_first`.
+        """
         return maps if self.group == 1 else maps.unflatten(2, (self.group, -1)).norm(dim=2)
 
     def mask(self, units: Tensor, output: Tensor) -> Tensor:
-        """Which entries of a value belong to some units: bool, broadcasts with `output`.
+        """Mark the entries of a value that belong to some units: bool, broadcasts with `output`.
 
         Args:
             units: int64 [set].

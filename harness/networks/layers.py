@@ -1,4 +1,4 @@
-"""Which values of a network are probed, and the shape of their maps."""
+"""Find the layers of a network to probe, and the shapes of their maps."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def find_layers(
     patterns: Sequence[str] | None = None,
     channels_last: Mapping[str, bool] | None = None,
 ) -> list[Layer]:
-    """The layers to probe, in the order in which they run.
+    """Return the layers to probe, in the order in which they run.
 
-    By default, for each non-linearity call, the innermost module that runs once and whose output
-    is the result of that call: the activation module itself where it has one call (VGG), else the
-    block that ends in it (ResNet, whose blocks call one ReLU several times, and Inception, which
-    calls a function); without those that `default_layers.concept_maps` leaves out.
+    The default for each call of a non-linearity is the innermost module that runs once per pass and
+    whose output is the result of that call: the activation module itself if it is called once
+    (VGG), otherwise the block that ends in it (ResNet, whose blocks call one ReLU several times,
+    and Inception, which calls a function). `default_layers.concept_maps` leaves some of them out.
 
     Args:
-        model: the network; nothing of it changes.
+        model: the network; it is not changed.
         view: the size of its input.
-        patterns: names of modules or of parts of them (`parts.py`), or shell patterns
-            ("features.*", "blocks.*:heads"), instead of the default.
+        patterns: names of modules or of their parts (`parts.py`), or shell patterns ("features.*",
+            "blocks.*:heads"), instead of the default.
         channels_last: by pattern, for layers whose layout cannot be inferred from the shape.
 
     Raises:
-        ValueError: a pattern that matches no module, no non-linearity found, values that are no
-            real tensors of 2 to 4 dimensions with one row per image, a layout that cannot be told.
+        ValueError: a pattern matches no module, there is no non-linearity, a value is not a real
+            tensor of 2 to 4 dimensions with one row per image, or a layout cannot be inferred.
     """
     passes = run_passes(model, view)
     if patterns is None:
@@ -66,7 +66,7 @@ def find_layers(
 
 
 def _default(passes: Passes) -> list[str]:
-    """The names of the modules that are probed by default; what is left out is said."""
+    """Return the names of the modules that are probed by default; those left out are logged."""
     modules = passes.two.modules
     names = [name for name, seen in modules.items() if seen.nonlinear and seen.calls == 1]
     names, left_out = concept_maps(innermost(names, modules), passes)
@@ -93,7 +93,7 @@ def _default(passes: Passes) -> list[str]:
 def _named(
     model: nn.Module, modules: Mapping[str, Seen], patterns: Sequence[str]
 ) -> dict[str, Site]:
-    """Where the layers of these names or patterns are, in the order of running."""
+    """Return the sites that match names or patterns, in the order in which they run."""
     sites: dict[str, Site] = {}
     for pattern in patterns:
         if ":" in pattern:
@@ -114,7 +114,7 @@ def _named(
 def _layer(
     name: str, site: Site, passes: Passes, stated: Mapping[str, bool], depth: float
 ) -> Layer:
-    """A layer with the shape of its map."""
+    """Return a layer with the shape of its map."""
     seen = passes.two.modules[site.module]
     value, axis = site.value(seen), passes.image_axis(site)
     if value is None or (seen.several and name == site.module):
@@ -162,8 +162,11 @@ def _layer(
 
 
 def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
-    """How many of the tokens without a place stand behind those of the image: where tokens are not
-    mixed yet, the image's last one is the last that follows its lower right corner alone."""
+    """Return how many of the tokens without a position follow those of the image.
+
+    Where tokens are not mixed yet, the last token of the image is the last one that depends only on
+    its lower right corner.
+    """
     for name, seen in passes.two.modules.items():
         value, axis = seen.output, 0 if passes.image_axis(Site(name)) == 1 else 1
         if value is None or value.dim() != 3 or value.shape[axis] != tokens:
@@ -180,8 +183,10 @@ def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
 
 
 def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int]:
-    """Height and width of a map, and how many tokens before it have no position in the image; a
-    one-dimensional convolution's map that is no tokens is a column."""
+    """Return height and width of a map, and the number of tokens before it that have no position.
+
+    The map of a one-dimensional convolution that is not a sequence of tokens is one column.
+    """
     if len(spatial) != 1:
         return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
     if (grid := token_grid(spatial[0], watched)) is not None:
@@ -199,7 +204,8 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
 
 
 def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bool:
-    """Tell the layout: the channel is the one dimension that does not follow the image's shape."""
+    """Infer the layout: the channel is the one dimension that does not change with the image's
+    shape."""
     if len(shape) == 2:
         return False
     if len(shape) == 4 and shape[2] == shape[3] != shape[1]:

@@ -1,4 +1,4 @@
-"""A series of models that are in memory already: the source behind the Python API."""
+"""A series of models in memory: the source behind the Python API."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MemorySource(Source):
             ) from error
 
     def identity(self, epoch: int) -> str:
-        """Of the weights and the printed structure."""
+        """Return a hash of the weights and of the printed structure."""
         digest = hashlib.sha256(repr(self.models[epoch]).encode())
         for name, value in self.models[epoch].state_dict().items():
             digest.update(name.encode())

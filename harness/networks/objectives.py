@@ -1,7 +1,9 @@
-"""What importance is measured on: one number an image, of the network's output and its class.
+"""Objectives: one number per image, computed from the network's output and the class, on which
+importance is measured.
 
-The class's logit by default; the similarity to a class's prototype for encoders, whose outputs are
-no classes. A new objective is one function in OBJECTIVES, or the user's own.
+The default is the logit of the class; for encoders, whose outputs are not classes, it is the
+similarity to a prototype of the class. A new objective is one function in OBJECTIVES, or a function
+of the user.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ SUFFIXES = (".npy", ".npz", ".csv")
 
 @dataclass(frozen=True)
 class Objective:
-    """A number an image, and what accuracy means with it.
+    """One number per image, and how predictions follow from it.
 
     Attributes:
         function: (output [batch, width], labels int64 [batch]) -> [batch], with a gradient; where
@@ -50,7 +52,7 @@ class Objective:
 
     @property
     def needs_images(self) -> bool:
-        """Whether prototypes must be computed from the class's images."""
+        """Whether prototypes must be computed from the images of the class."""
         return self.prototypes and self.file is None
 
 
@@ -58,23 +60,23 @@ OBJECTIVES: Registry[Objective] = Registry("objective")
 
 
 def logit(output: Tensor, labels: Tensor) -> Tensor:
-    """The class's output (METHOD section 2; ConceptEvo, section 3.2)."""
+    """Return the output of the class (METHOD section 2; ConceptEvo, section 3.2)."""
     return output.gather(1, labels[:, None])[:, 0]
 
 
 def log_probability(output: Tensor, labels: Tensor) -> Tensor:
-    """log p of the class: its logit less the logsumexp of all."""
+    """Return log p of the class: its logit minus the logsumexp of all logits."""
     return logit(output, labels) - output.logsumexp(dim=1)
 
 
 def log_odds(output: Tensor, labels: Tensor) -> Tensor:
-    """log(p / (1 - p)) of the class: its logit less the logsumexp of the others."""
+    """Return log(p / (1 − p)) of the class: its logit minus the logsumexp of the other logits."""
     own = functional.one_hot(labels, output.shape[1]).bool()
     return logit(output, labels) - output.masked_fill(own, -torch.inf).logsumexp(dim=1)
 
 
 def similarity(output: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """The cosine of the output and the class's prototype; 0 where one of them is zero."""
+    """Return the cosine of the output and the prototype of the class; 0 if one of them is zero."""
     return functional.cosine_similarity(output, prototypes.to(output)[labels], dim=1)
 
 
@@ -101,7 +103,7 @@ OBJECTIVES.put(
 
 
 def choose_objective(name: str) -> Objective:
-    """The objective of that name.
+    """Return the objective of a name.
 
     Args:
         name: in OBJECTIVES, a file of class embeddings, or a function `package.module:name` of
@@ -133,13 +135,14 @@ def choose_objective(name: str) -> Objective:
 
 
 def objective_identity(name: str) -> str:
-    """What an objective is for a fingerprint: its name, and its source or the file's content."""
+    """Return the fingerprint of an objective: its name, and its source code or the content of its
+    file."""
     objective = choose_objective(name)
     return plugin_identity(name) if objective.file is None else f"file {file_hash(objective.file)}"
 
 
 def _checked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A user's function whose errors and results that do not fit are one sentence."""
+    """Wrap a user's function so that errors and unusable results become one sentence."""
 
     def objective(output: Tensor, labels: Tensor) -> Tensor:
         shape = tuple(output.shape)
@@ -156,7 +159,7 @@ def _checked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
 
 def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
-    """The class embeddings of a file, float32 [classes, width].
+    """Read class embeddings from a file: float32 [classes, width].
 
     Args:
         path: .npz with an array [width] a class, named after it; .csv with a column `class` and a
@@ -205,7 +208,7 @@ def _read(path: Path, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is measured of a network's outputs for the images of one class.
+    """What is computed from a network's outputs for the images of one class.
 
     Attributes:
         objective: which.
@@ -221,18 +224,20 @@ class Target:
     prototypes: Tensor | None = field(default=None)
 
     def value(self, output: Tensor) -> Tensor:
-        """The objective: output [batch, width] -> [batch]."""
+        """Return the objective: output [batch, width] -> [batch]."""
         return self._of(output, self.label)
 
     def scores(self, output: Tensor) -> Tensor:
-        """What is compared for a prediction: [batch, columns]; the class's column is `label`."""
+        """Return the scores that are compared for a prediction, [batch, columns]; the class's
+        column is `label`."""
         if self.objective.classifies:
             return output
         every = [self._of(output, label) for label in range(self.classes)]
         return torch.stack(every, dim=1) * self.objective.scale
 
     def margin(self, output: Tensor) -> Tensor:
-        """log(p / (1 - p)), p the class's share of a softmax of the scores; [batch]."""
+        """Return log(p / (1 − p)) per image, [batch]; p is the softmax probability of the class
+        over the scores."""
         return log_odds(self.scores(output), self._labels(output, self.label))
 
     def _of(self, output: Tensor, label: int) -> Tensor:
@@ -246,10 +251,10 @@ class Target:
 
 @cache
 def class_logit(index: int) -> Target:
-    """The output at one place: the logit of a class."""
+    """Return the target whose value is one output: the logit of a class."""
     return Target(OBJECTIVES.get("logit"), index)
 
 
 def as_target(target: Target | int) -> Target:
-    """A target; a number stands for the logit at that place."""
+    """Return a target; a number stands for the logit at that index."""
     return target if isinstance(target, Target) else class_logit(target)

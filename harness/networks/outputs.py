@@ -1,4 +1,4 @@
-"""What of a network's answer are the logits."""
+"""Find the logits in what a network returns."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _KEY = "_conceptevo_output"
 
 
 def choose_output(model: nn.Module, output: str | int | None) -> nn.Module:
-    """Remember with a model which part of its answer are the logits (None: to be told)."""
+    """Store with a model which part of its output holds the logits (None: infer it)."""
     object.__setattr__(model, _KEY, output)
     return model
 
 
 def logits_of(model: nn.Module, answer: Any) -> Tensor:
-    """The logits [batch, outputs] of what the model returned.
+    """Return the logits [batch, outputs] from what the model returned.
 
-    A tensor is taken as it is, or without the sides of a map of one pixel ([batch, outputs, 1, 1]);
-    of several things that which `choose_output` named, else the part called "logits".
+    A tensor is used as it is; a map of one pixel, [batch, outputs, 1, 1], is flattened. Of several
+    values, the one named by `choose_output` is used, otherwise the one called "logits".
 
     Raises:
         ValueError: there is no such part, or it is not a tensor [batch, outputs].

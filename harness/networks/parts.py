@@ -1,7 +1,7 @@
-"""Parts of a network that no module's output is, by name: `MODULE:PART`.
+"""Parts of a network that are not outputs of a module, by name: `MODULE:PART`.
 
-`blocks.3.attn:heads`, the heads of an attention; `blocks.3:residual`, the residual stream behind a
-block; `blocks.3.mlp.fc2:input`, what goes into a module. A new part is one function in PARTS.
+`blocks.3.attn:heads` are the heads of an attention, `blocks.3:residual` the residual stream after a
+block, `blocks.3.mlp.fc2:input` the input of a module. A new part is one function in PARTS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PARTS: Registry[Callable[[str, nn.Module, Mapping[str, Seen]], Site]] = Registry
 
 @PARTS.add("input")
 def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """What goes into a module."""
+    """The input of a module."""
     if name not in seen or seen[name].input is None:
         raise NoSuchPart("its first input is no tensor")
     return Site(name, "input")
@@ -38,7 +38,7 @@ def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site
 
 @PARTS.add("residual")
 def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """The residual stream behind a block: its output, which has the shape of its input."""
+    """The residual stream after a block: its output, which has the shape of its input."""
     one = seen.get(name)
     if one is None or one.output is None or one.input is None:
         raise NoSuchPart("it does not turn a tensor into a tensor")
@@ -57,8 +57,10 @@ _PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "wo", "dense",
 
 @PARTS.add("heads")
 def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """The heads of an attention, each a group of channels of what goes into the output projection;
-    a head's activation is the length of its vector."""
+    """The heads of an attention; each is a group of input channels of the output projection.
+
+    The activation of a head is the length of its vector.
+    """
     count = next((n for a in _HEADS if isinstance(n := getattr(module, a, None), int)), None)
     if count is None:
         raise NoSuchPart(f"it has no number of heads ({', '.join(_HEADS)})")
@@ -81,10 +83,10 @@ def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
 
 
 def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[str, Site]:
-    """Name -> where, of all parts that match `MODULE PATTERN:PART`.
+    """Return the sites of all parts that match `MODULE PATTERN:PART`, by name.
 
     Raises:
-        ValueError: no such part, or no module that has it; the reasons are listed.
+        ValueError: there is no such part, or no module has it; the reasons are listed.
     """
     modules, _, part = pattern.rpartition(":")
     if part not in tuple(PARTS):
@@ -108,9 +110,9 @@ def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[s
 
 
 class OpenAttention(nn.Module):
-    """`nn.MultiheadAttention` in evaluation mode, with the same parameters, written out.
+    """`nn.MultiheadAttention` in evaluation mode, written out, with the same parameters.
 
-    What goes into its output projection can be seen; the answers agree within rounding.
+    The input of its output projection can be recorded; outputs agree up to rounding.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -148,10 +150,11 @@ class OpenAttention(nn.Module):
 
 
 def open_attention(model: nn.Module, patterns: tuple[str, ...] | None) -> nn.Module:
-    """The model with `nn.MultiheadAttention` written out where its heads are asked for.
+    """Replace `nn.MultiheadAttention` by `OpenAttention` where its heads are named.
 
     Raises:
-        ValueError: an attention with biases or keys of its own, which is not written out.
+        ValueError: the attention has key or value biases or other key dimensions, which are not
+            supported.
     """
     wanted = [p.rpartition(":")[0] for p in patterns or () if p.endswith(":heads")]
     for name, module in list(model.named_modules()):

@@ -1,4 +1,4 @@
-"""How much of the image a neuron sees, measured: which pixels move the centre of its map."""
+"""Measure receptive fields: which pixels change the centre of a layer's map."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ CONTEXT = 1.5
 
 
 def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
-    """The layers with `patch`: 1.5 x the receptive field, from 20 pixels to 5/8 of the view.
+    """Return the layers with `patch` set: 1.5 times the receptive field, at least 20 pixels and at
+    most 5/8 of the view.
 
-    Vectors, which have no position in the image, keep 1 (the whole view). Where values are
-    detached, what a layer sees cannot be measured: the largest patch is taken.
+    Vectors, which have no positions in the image, keep 1 (the whole view). If values are detached,
+    the receptive field cannot be measured, and the largest patch is used.
     """
     image = torch.rand(
         2, view.channels, view.crop, view.crop, generator=torch.Generator().manual_seed(0)

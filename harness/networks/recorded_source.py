@@ -1,4 +1,4 @@
-"""A series that `conceptevo.Recorder` recorded while it trained: weights, evidence, or both."""
+"""A series that `conceptevo.Recorder` recorded during training: weights, evidence, or both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.registry import plugin_identity
 
 @SOURCES.add("recorded")
 class RecordedSource(Source):
-    """What a `Recorder` left in its folder.
+    """The contents of a `Recorder`'s folder.
 
     An epoch with weights is studied like any other; one with evidence alone has stimuli and a place
     in the space, but no importance and no ablation.
@@ -42,7 +42,7 @@ class RecordedSource(Source):
 
     @property
     def evidence(self) -> Run:
-        """Where the evidence is."""
+        """Return the run that holds the evidence."""
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:

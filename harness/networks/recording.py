@@ -1,4 +1,4 @@
-"""Borrow a model: hooks, modes and gradient flags that go back to what they were."""
+"""Borrow a model: hooks, modes and gradient flags are restored afterwards."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ T = TypeVar("T")
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode and without parameter gradients, as it was afterwards.
+    """Yield the model in evaluation mode and without parameter gradients, and restore it
+    afterwards.
 
-    Meanwhile `torch.nn`'s transformer layers run module by module: their fused form has none.
+    Meanwhile the transformer layers of `torch.nn` run module by module, because hooks are not
+    called in their fused form.
     """
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -40,10 +42,10 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 def hooked(
     model: nn.Module, hooks: Mapping[Layer, Callable[[Tensor], Tensor | None]]
 ) -> Iterator[None]:
-    """Call a function with the value of each layer; what it returns takes its place.
+    """Call a function with the value of each layer; what it returns replaces the value.
 
     Raises:
-        ValueError: a layer that the model does not have.
+        ValueError: the model does not have a layer.
     """
     modules = dict(model.named_modules())
     with ExitStack() as lifetime:
@@ -56,7 +58,7 @@ def hooked(
 
 
 def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
-    """A hook on what a module puts out, of several things on the first."""
+    """Hook a module's output; if it returns several values, the first."""
 
     def act(module: nn.Module, inputs: Any, output: Any) -> Any:
         if not isinstance(output, tuple | list):
@@ -68,7 +70,7 @@ def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
 
 
 def _on_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
-    """A hook on the first thing that a module takes in."""
+    """Hook the first argument of a module."""
 
     def act(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         changed = action(inputs[0])
@@ -78,7 +80,7 @@ def _on_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
 
 
 class ActivationRecorder(Generic[T]):
-    """While open, keeps something of what each layer puts out at each forward pass.
+    """While open, keeps a function of each layer's output at each forward pass.
 
     Args:
         model: any module.

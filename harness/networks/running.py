@@ -1,7 +1,7 @@
-"""Run the user's network: the one place where an error in its code becomes a sentence.
+"""Run the user's network: the only place where an error in its code becomes a message.
 
-The sentence says which checkpoint, the shape of the images, what was asked of the network, what
-went wrong where, and where it is known, what to do.
+The message names the checkpoint, the shape of the images, the purpose of the pass, what failed and
+where, and, if known, what to do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ADVICE = {
 
 
 class _Gradients(TorchFunctionMode):
-    """Leaves the gradient mode as it is, whatever the code that runs asks for."""
+    """Ignores changes of the gradient mode by the code that runs."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch._C._set_grad_enabled:
@@ -60,30 +60,32 @@ class _Gradients(TorchFunctionMode):
 
 
 def with_gradients() -> TorchFunctionMode:
-    """A block in which a network's own `torch.no_grad()` has no effect: parts that were not trained
-    (linear probing) have gradients all the same. Values stay what they are."""
+    """Return a block in which a network's own `torch.no_grad()` has no effect.
+
+    Parts that were not trained (linear probing) then have gradients, too. Values do not change.
+    """
     return _Gradients()
 
 
 def name_network(model: nn.Module, name: str) -> nn.Module:
-    """Remember with a model how messages call it: "series 'vgg', epoch 4"."""
+    """Store the name by which messages call a model, e.g. "series 'vgg', epoch 4"."""
     object.__setattr__(model, _NAME, name)
     return model
 
 
 def network_name(model: nn.Module) -> str:
-    """How messages call a model; "" where it has no name."""
+    """Return the name by which messages call a model; "" if it has none."""
     return getattr(model, _NAME, "")
 
 
 def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
-    """What the network returns for a batch.
+    """Run the network on a batch and return its output.
 
     Args:
-        purpose: what it is run for, as in "to record its neurons".
+        purpose: completes the message of an error, e.g. "to record its neurons".
 
     Raises:
-        UserCodeError: whatever went wrong in the network's code, but for lack of memory.
+        UserCodeError: the network's code failed for any reason other than lack of memory.
     """
     with explained(model, batch, purpose):
         return model(batch.clone())  # which a network may overwrite

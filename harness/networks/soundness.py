@@ -1,4 +1,4 @@
-"""Whether what is measured of a network can be believed: passes, batches, gradients."""
+"""Check that a network's outputs and gradients are reliable enough to be studied."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ TOLERANCE = 1e-3
 
 
 def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
-    """The outputs of a batch, [batch, width], where they are the same again and in other batches.
+    """Return the outputs of a batch, [batch, width], after checking that they are repeatable and do
+    not depend on the other images of the batch.
 
     Args:
-        model: whose outputs.
+        model: the network.
         batch: at least two images.
 
     Raises:
-        ValueError: they are not; the text says what is usually the reason.
+        ValueError: the outputs differ; the message names the usual reason.
     """
     outputs, again = _outputs(model, batch), _outputs(model, batch)
     if not torch.equal(outputs, again) and not torch.isnan(outputs).any():
@@ -63,13 +64,13 @@ def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> Tensor:
-    """Whether the output's gradient reaches every layer on which the output depends.
+    """Check that the gradient of the output reaches every layer on which the output depends.
 
     Returns:
-        The outputs, [batch, width], which know by what they were computed (`ends_in_sigmoid`).
+        The outputs, [batch, width], with their graph (see `ends_in_sigmoid`).
 
     Raises:
-        ValueError: a layer that it does not reach, as behind it values are detached.
+        ValueError: the gradient does not reach a layer, because later values are detached.
     """
     keep = ActivationRecorder(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
@@ -117,7 +118,8 @@ _MOVES = (
 
 
 def ends_in_sigmoid(outputs: Tensor) -> bool:
-    """Whether outputs with gradients are a sigmoid's: probabilities, one by one."""
+    """Return whether outputs with gradients are computed by a sigmoid, i.e. are separate
+    probabilities."""
     step = outputs.grad_fn
     while step is not None and step.name().startswith(_MOVES):
         step = next((before for before, _ in step.next_functions if before is not None), None)

@@ -1,4 +1,4 @@
-"""Where checkpoints come from. A new source is one class, here or 'package.module:Class'."""
+"""Sources of checkpoints. A new source is one class, here or 'package.module:Class'."""
 
 from __future__ import annotations
 
@@ -113,22 +113,23 @@ class Source(BaseModel, ABC):
 
     @abstractmethod
     def epochs(self) -> tuple[int, ...]:
-        """The epochs of which there are (or, for a training, will be) checkpoints."""
+        """Return the epochs for which there are (or, for a training, will be) checkpoints."""
 
     def loadable(self) -> tuple[int, ...]:
-        """The epochs that `load` can give; all, but where evidence was recorded instead."""
+        """Return the epochs that `load` can return: all except those of which only evidence was
+        recorded."""
         return self.epochs()
 
     @abstractmethod
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        """The model of one epoch. Raises CheckpointError where that cannot be had."""
+        """Return the model of one epoch. Raises CheckpointError if it cannot be loaded."""
 
     @abstractmethod
     def identity(self, epoch: int) -> str:
-        """A fingerprint of what `load` returns, without loading it."""
+        """Return a fingerprint of what `load` returns, without loading it."""
 
     def _used(self, epochs: Sequence[int]) -> tuple[int, ...]:
-        """The epochs without those of `skip`."""
+        """Return the epochs without those in `skip`."""
         if unknown := sorted(set(self.skip) - set(epochs)):
             raise ValueError(
                 f"series {self.name!r}: skip names epochs {unknown}; there are {list(epochs)}"
@@ -140,18 +141,18 @@ class Source(BaseModel, ABC):
 
 
 class ArchitectureSource(Source):
-    """A source that builds an architecture by name (see `networks.build`)."""
+    """A source that builds an architecture by name (see `architectures.build`)."""
 
     architecture: str
 
     def built(self, num_classes: int, seed: int | None = None) -> nn.Module:
-        """The architecture with random weights."""
+        """Return the architecture with random weights."""
         return build(self.architecture, self.outputs or num_classes, seed)
 
 
 @SOURCES.add("train")
 class TrainedSource(ArchitectureSource):
-    """Networks that `conceptevo train` trains here."""
+    """Networks that `conceptevo train` trains."""
 
     architecture: str = "small_vgg"
     training: TrainingParameters = TrainingParameters()
@@ -200,7 +201,7 @@ class FolderSource(ArchitectureSource):
         return self
 
     def files(self) -> dict[int, Path]:
-        """The file or folder of each epoch that is used. Raises CheckpointError."""
+        """Return the file or folder of each epoch that is used. Raises CheckpointError."""
         by_epoch: dict[int, Path] = {}
         for path, epoch in self._matching():
             if epoch is None:
@@ -228,11 +229,12 @@ class FolderSource(ArchitectureSource):
         return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
 
     def left_out(self) -> list[str]:
-        """Files that fit the pattern but for the number of an epoch, such as `model-last.pth`."""
+        """Return files that match the pattern except for the epoch's number, such as
+        `model-last.pth`."""
         return [path.name for path, epoch in self._matching() if epoch is None]
 
     def _matching(self) -> list[tuple[Path, int | None]]:
-        """What fits the pattern in the folder, sorted, and which epoch it is."""
+        """Return the paths that match the pattern, sorted, each with its epoch."""
         if not self.folder.is_dir():
             place = "" if self.folder.is_absolute() else f" (looked for in {Path.cwd()})"
             what = "is no folder" if self.folder.exists() else "does not exist"
@@ -267,7 +269,8 @@ class FolderSource(ArchitectureSource):
 
 @SOURCES.add("hub")
 class HubSource(ArchitectureSource):
-    """Revisions of a repository of the Hugging Face Hub, as some model suites publish their steps.
+    """Revisions of a repository of the Hugging Face Hub, in which some model suites publish their
+    training steps.
 
     Attributes:
         repository: "owner/name".
@@ -288,7 +291,8 @@ class HubSource(ArchitectureSource):
         return load_weights(self.built(num_classes), self._folder(epoch), self.key)
 
     def _folder(self, epoch: int) -> Path:
-        """The files of a revision, downloaded once. Raises CheckpointError."""
+        """Return the folder of a revision's files, which are downloaded once. Raises
+        CheckpointError."""
         try:
             from huggingface_hub import snapshot_download
         except ImportError as error:
@@ -313,7 +317,8 @@ class HubSource(ArchitectureSource):
         return Path(folder)
 
     def identity(self, epoch: int) -> str:
-        """By name: a branch that moves is not noticed; tags and commits stay as they are."""
+        """Return the name of the revision: a branch that moves is not noticed; tags and commits do
+        not move."""
         architecture = plugin_identity(self.architecture)
         revision = self.revisions[epoch]
         return fingerprint(architecture, self.outputs, self.key, self.repository, revision)
@@ -321,7 +326,7 @@ class HubSource(ArchitectureSource):
 
 @SOURCES.add("torchvision")
 class TorchvisionSource(ArchitectureSource):
-    """A torchvision model with the weights that torchvision publishes, or random ones.
+    """A torchvision model with published weights or with random weights.
 
     Attributes:
         checkpoints: epoch -> "random" or the name of torchvision's weights, e.g.
@@ -361,7 +366,7 @@ class TorchvisionSource(ArchitectureSource):
 
 @SOURCES.add("function")
 class FunctionSource(Source):
-    """The user's own code: `function(epoch)` returns the model of that epoch.
+    """User code: `function(epoch)` returns the model of that epoch.
 
     Attributes:
         function: "package.module:function".
@@ -393,5 +398,6 @@ class FunctionSource(Source):
 
 
 def parse_source(section: Mapping[str, Any]) -> Source:
-    """A source from its section of the configuration; its `source` names the class."""
+    """Return the source that a section of the configuration describes; its `source` names the
+    class."""
     return SOURCES.get(section.get("source", "train")).model_validate(dict(section))
