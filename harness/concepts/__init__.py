@@ -1,1 +1,1 @@
-"""What neurons respond to: stimuli, names, the semantic space and its map."""
+"""Concepts of neurons: stimuli, names, the semantic space and its map."""

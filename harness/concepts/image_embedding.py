@@ -1,4 +1,4 @@
-"""Vectors of images such that the mean over a base neuron's stimuli gives back the neuron."""
+"""Image vectors whose mean over a base neuron's stimuli equals the neuron's vector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 def mean_over_stimuli(incidence: sparse.csr_array) -> sparse.csr_array:
-    """0/1 [neurons, images] -> rows that sum to one (a neuron without stimuli keeps zeros)."""
+    """Scale the rows of a 0/1 matrix [neurons, images] to sum to one; neurons without stimuli
+    stay zero."""
     counts = np.asarray(incidence.sum(axis=1), dtype=float).ravel()
     scale = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
     return sparse.csr_array(sparse.diags_array(scale) @ incidence.astype(float))
@@ -23,7 +24,7 @@ def solve_image_vectors(
     tolerance: float = 1e-10,
     max_steps: int | None = None,
 ) -> np.ndarray:
-    """The minimum-norm solution of METHOD step 2,
+    """Compute the minimum-norm solution of METHOD step 2,
 
         min over v_x of  sum_n || v_n - (1/|X_n|) sum_{x in X_n} v_x ||^2.
 

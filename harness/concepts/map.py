@@ -14,7 +14,8 @@ from harness.records import NEURON, Checkpoint
 def project(
     space: SemanticSpace, base: Checkpoint, seed: int, neighbours: int = 15
 ) -> pd.DataFrame:
-    """METHOD step 5: UMAP (McInnes et al., 2018) of the base neurons; the others are placed in it.
+    """Fit UMAP (McInnes et al., 2018) on the base neurons and map the others with it (METHOD
+    step 5).
 
     Returns:
         series, epoch, layer, channel, x, y for every placed neuron.
@@ -39,10 +40,11 @@ def project(
 
 
 def umap() -> Any:
-    """UMAP, imported late as that takes seconds; numba keeps what it compiles of it on disk.
+    """Import UMAP when it is first used (its import takes seconds), with numba's compiled code
+    cached on disk.
 
-    To compile it takes several times as long as to map a small run, and umap asks for no cache, as
-    its neighbour pynndescent does.
+    Compilation takes several times as long as the map of a small run. UMAP itself asks for no
+    cache, whereas pynndescent, which it uses, does.
     """
     from numba.core.dispatcher import Dispatcher
     from umap import UMAP, layouts, umap_

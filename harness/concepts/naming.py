@@ -1,7 +1,9 @@
-"""Name what neurons detect, where images come with pixel labels (the drawn ones) or attributes.
+"""Name what neurons detect, by pixel labels (the synthetic images have them) or attributes of
+images.
 
-Network Dissection (Bau et al., 2017): a neuron's map is cut at its top 0.5 % over all images and
-positions; its concept is the one whose pixels overlap most with what remains.
+Network Dissection (Bau et al., 2017): a neuron's maps are thresholded at its highest 0.5 % of
+activations over all images and positions; its concept is the one whose pixels overlap most with the
+rest.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def dissect(
     on_image: Callable[[int], None] = lambda count: None,
     memory: int = 2**31,
 ) -> pd.DataFrame:
-    """The concept of every living neuron.
+    """Return the concept of every neuron that is not dead.
 
     The maps of all images are held for as many neurons at a time as fit the memory, at the price of
     a pass over the images for each such group.
@@ -164,7 +166,7 @@ def _maps(
 
 
 def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """The share of each cell that each concept covers: float [cells, concepts]."""
+    """Return the share of each cell that each concept covers: float [cells, concepts]."""
     height, width = size
     covered = torch.empty(len(masks), height * width, masks.shape[1])
     for part, rows in zip(masks.split(64), covered.split(64), strict=True):
@@ -174,7 +176,7 @@ def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
-    """Intersection over union of each neuron's top cells with each concept.
+    """Compute the intersection over union of each neuron's highest cells with each concept.
 
     Args:
         activations: float [cells, neurons], over all images and positions.
@@ -194,7 +196,8 @@ def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
 
 
 def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.ndarray:
-    """Intersection over union of each neuron's strongest images with those of each attribute.
+    """Compute the intersection over union of each neuron's strongest images with the images of
+    each attribute.
 
     For an attribute of n images the neuron's n strongest are taken (ties by image); so 1 is a
     perfect detector, and n / (2 N - n) about what chance gives among N images.
@@ -222,7 +225,8 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
 
 
 def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[str]]:
-    """A CSV of attributes: `path` (the end of an image's path, e.g. cat/12.jpg), then 0 or 1 each.
+    """Read a CSV file of attributes: `path` (the end of an image's path, e.g. cat/12.jpg), then
+    columns of 0 and 1.
 
     Returns:
         bool [images, attributes] in the images' order, names.

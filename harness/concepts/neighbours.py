@@ -1,6 +1,6 @@
-"""The nearest neighbours of neurons, exactly, in blocks of bounded memory.
+"""Exact nearest neighbours of neurons, computed in blocks of bounded memory.
 
-Equally similar candidates go by their column, so that results do not depend on the blocks.
+Equally similar candidates are ordered by column, so results do not depend on the blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCK_BYTES = 2**22
 def by_cosine(
     queries: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k candidates of largest dot product with each query, exactly.
+    """Find the k candidates with the largest dot product for each query, exactly.
 
     Args:
         queries: float [q, dimension], rows of length one (or 0, or NaN for no place).
@@ -43,7 +43,8 @@ def by_cosine(
 
 
 def largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k largest of each row, largest first; equal ones by column, NaN last.
+    """Return the columns of the k largest values of each row, largest first; ties by column, NaN
+    last.
 
     Args:
         values: float [rows, columns].
@@ -71,7 +72,7 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
 def by_overlap(
     queries: sparse.csr_array, candidates: sparse.csr_array, own: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k candidates of largest Jaccard similarity with each query, exactly.
+    """Find the k candidates with the largest Jaccard similarity for each query, exactly.
 
     Only candidates that share something are looked at; time and memory are those of the entries.
 

@@ -15,7 +15,7 @@ from harness.records import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A checkpoint's network, ready to be recorded.
+    """A checkpoint's network and the layers to record.
 
     Attributes:
         checkpoint: whose it is.

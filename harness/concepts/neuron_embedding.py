@@ -1,10 +1,10 @@
-"""Vectors for items that occur together: skip-gram with negative sampling, and PPMI factors.
+"""Vectors of items that occur together: skip-gram with negative sampling, and PPMI factors.
 
 METHOD step 1 (ConceptEvo, section 3.1): items are base neurons, and a group is the set of neurons
 that one image stimulates. Step 3 uses the same objective with images as items.
 
-The published code moves the two items of a pair alone; the gradient of the objective that the paper
-states moves the negatives, too. Both are here (`full`).
+The published code updates only the two items of a pair; the gradient of the objective stated in the
+paper also updates the negatives. Both are implemented (`full`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DENSE_NEURONS = 1000
 
 @dataclass(frozen=True)
 class SkipGram:
-    """How skip-gram learns.
+    """Parameters of skip-gram.
 
     Attributes:
         epochs: passes over the groups.
@@ -77,7 +77,7 @@ def skip_gram(
 
 
 def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle each group's items and pair consecutive ones; pairs [p, 2] in random order."""
+    """Shuffle the items of each group and pair consecutive ones: [pairs, 2] in random order."""
     sizes = np.diff(groups.indptr)
     group = np.repeat(np.arange(len(sizes)), sizes)
     order = np.lexsort((rng.random(len(group)), group))
@@ -96,10 +96,10 @@ def ascend(
     frozen: np.ndarray,
     full: bool,
 ) -> None:
-    """One gradient step on each pair's objective in turn, in place: of all its vectors (`full`) or
-    of the pair's two.
+    """Take one gradient step on the objective of each pair in turn, in place.
 
-    A pair's gradient is taken at one point: all its vectors are read before any is written.
+    `full` updates all vectors of the objective, otherwise only the two of the pair. All vectors of
+    a pair are read before any is written.
     """
     dimension = vectors.shape[1]
     count = negatives.shape[2]
@@ -131,8 +131,8 @@ def ascend(
 
 
 def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
-    """Factors of the positive pointwise mutual information of co-activation (Levy and Goldberg,
-    2014): rows of U_d sqrt(S_d) of its singular value decomposition.
+    """Factorise the positive pointwise mutual information of co-activation (Levy and Goldberg,
+    2014): return the rows of U_d sqrt(S_d) of its singular value decomposition.
 
     Args:
         incidence: 0/1 [neurons, images].
@@ -152,7 +152,7 @@ def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
 
 
 def _eigenvectors(incidence: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Of the information, in place, as it is the largest thing in memory."""
+    """Decompose the mutual information in place, because it is the largest array in memory."""
     matrix = np.asarray((incidence @ incidence.T).todense(), dtype=float)
     np.fill_diagonal(matrix, 0.0)
     sums = matrix.sum(axis=1)
@@ -165,7 +165,7 @@ def _eigenvectors(incidence: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
 def _sparse_eigenvectors(
     incidence: sparse.csr_array, dimension: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The largest ones, by Lanczos' method on the pairs that are co-activated at all."""
+    """Compute the largest eigenvectors by Lanczos' method on the pairs with any co-activation."""
     counts = sparse.coo_array(incidence @ incidence.T)
     apart = counts.row != counts.col
     row, column, together = counts.row[apart], counts.col[apart], counts.data[apart].astype(float)

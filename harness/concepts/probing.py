@@ -60,7 +60,7 @@ class ProbeParameters(Section):
 
 @dataclass(frozen=True, eq=False)
 class RangeRecord:
-    """What one checkpoint does on one range of the probe images.
+    """What was recorded of one checkpoint on one range of the probe images.
 
     Attributes:
         part: what is merged with that of other ranges.
@@ -77,7 +77,7 @@ class RangeRecord:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one checkpoint does on the probe images.
+    """What was recorded of one checkpoint on the probe images.
 
     Attributes:
         stimuli: series, epoch, layer, channel, rank, image_id, activation, peak_y, peak_x (the
@@ -95,7 +95,7 @@ class Probe:
 
 
 def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
-    """Ranges of images, of nearly equal size, such that one range's activations fit RANGE_BYTES.
+    """Divide the images into ranges of nearly equal size whose activations fit RANGE_BYTES.
 
     Args:
         images: how many there are.
@@ -117,7 +117,7 @@ def probe(
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> Probe:
-    """Record what every neuron of the layers does on every image, in one range.
+    """Record the activations of every neuron of the layers on every image, as one range.
 
     Raises:
         ValueError: k larger than the image set, or a NaN activation.
@@ -143,7 +143,7 @@ def probe_range(
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> RangeRecord:
-    """Record what every neuron of the layers does on a range of images.
+    """Record the activations of every neuron of the layers on a range of images.
 
     Where memory runs out, the range is done again with half as many images a pass.
 
@@ -184,7 +184,7 @@ def probe_range(
 
 
 class _Recording:
-    """What is kept of a range of images while batches come by.
+    """Accumulates what is kept of a range of images, batch by batch.
 
     Args:
         layers: the probed layers.
@@ -216,7 +216,7 @@ class _Recording:
         )
 
     def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Of a layer's maps the activation a[x, n] and, as far as needed, where it peaks."""
+        """Return a layer's activations a[x, n] and, where needed, the positions of the maxima."""
         maps = layer.strength(maps)
         if maps.device.type != "cpu":
             return maps.max(dim=2)
@@ -226,7 +226,7 @@ class _Recording:
         return values, positions(maps, needed)
 
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take in a batch: image ids int64 [batch], and for each layer what `keep` gave."""
+        """Add a batch: image ids int64 [batch], and for each layer the result of `keep`."""
         values = torch.cat([value for value, _ in peaks], dim=1).float()
         self._top.update(values, torch.cat([place for _, place in peaks], dim=1), ids)
         self._least = self._top.least()
@@ -280,7 +280,7 @@ def peaks(maps: Tensor) -> Tensor:
 
 
 def positions(maps: Tensor, needed: Tensor) -> Tensor:
-    """Where maps peak, the first position of equal maxima; 0 where not needed.
+    """Return the first position of each map's maximum; 0 where it is not needed.
 
     To find a position costs several times more than to find a maximum, and few images are among
     the strongest of any neuron.
@@ -301,7 +301,7 @@ def positions(maps: Tensor, needed: Tensor) -> Tensor:
 
 
 def strongest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row, strongest first, equal ones by their column.
+    """Return the `count` largest values of each row, largest first, ties by column.
 
     Returns:
         Values and columns, each [rows, min(count, columns)].

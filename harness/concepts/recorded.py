@@ -1,7 +1,6 @@
-"""What probing recorded of one checkpoint: parts of the images, merged, and the tables they give.
+"""Records of one checkpoint, merged from ranges of images, and the tables made from them.
 
-However the images are divided into parts, and in whatever order these are merged, the tables are
-those of one pass.
+The tables do not depend on how the images are divided or in which order ranges are merged.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from harness.records import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class ProbePart:
-    """What one checkpoint does on some of the probe images, as far as it can be merged.
+    """The part of a checkpoint's record that can be merged with that of other images.
 
     Attributes:
         spans: int64 [ranges, 2]: the images seen, first and one past the last.
@@ -34,17 +33,18 @@ class ProbePart:
     lowest: Tensor
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """To be saved; `from_arrays` reads it."""
+        """Return the arrays to save; `from_arrays` reads them."""
         return {"spans": self.spans, "lowest": self.lowest.numpy(), **self.top.arrays()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ProbePart:
-        """What `arrays` gave."""
+        """Rebuild a part from what `arrays` returned."""
         return cls(arrays["spans"], TopK.from_arrays(arrays), torch.from_numpy(arrays["lowest"]))
 
 
 def merge(parts: Iterable[ProbePart]) -> ProbePart:
-    """Join what ranges of images recorded of the same neurons; one part at a time is held.
+    """Merge records of the same neurons on several ranges of images; one part at a time is in
+    memory.
 
     Raises:
         ValueError: no part, or parts of other neurons.
@@ -66,7 +66,7 @@ def merge(parts: Iterable[ProbePart]) -> ProbePart:
 
 
 def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
-    """layer, channel: the neurons in the order of every array here."""
+    """Return layer and channel of the neurons, in the order of every array in this module."""
     channels = [layer.channels for layer in layers]
     return pd.DataFrame(
         {
@@ -77,7 +77,7 @@ def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
 
 
 def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
-    """layer, channel, dead (never positive, or constant); one row per neuron."""
+    """Return layer, channel and dead (never positive, or constant), one row per neuron."""
     _, activations, _ = part.top.result()
     highest = activations[:, 0].numpy()
     return neurons_of(layers).assign(dead=(highest <= 0) | (highest == part.lowest.numpy()))
@@ -86,7 +86,7 @@ def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
 def stimuli_table(
     part: ProbePart, layers: Sequence[Layer], checkpoint: Checkpoint, images: int
 ) -> pd.DataFrame:
-    """The stimuli of a checkpoint, as in `Probe`.
+    """Return the stimuli of a checkpoint, as in `Probe`.
 
     Args:
         part: of all images.
@@ -134,7 +134,8 @@ def stimuli_table(
 def responsive_table(
     responses: pd.DataFrame, layers: Sequence[Layer], checkpoint: Checkpoint
 ) -> pd.DataFrame:
-    """The responsive neurons of some images, as in `Probe`: `responses` with the neurons' names."""
+    """Return the responsive neurons of some images, as in `Probe`: `responses` with the neurons'
+    names."""
     neurons = neurons_of(layers)
     neuron = responses["neuron"].to_numpy()
     named = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}

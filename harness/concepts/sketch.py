@@ -1,4 +1,4 @@
-"""Long vectors made short: a sparse random projection that keeps inner products, with its error.
+"""Sparse random projections of long vectors that preserve inner products, with their error.
 
 Each entry is added, with a random sign, to one of d buckets (the count sketch; Charikar et al.,
 2002). The inner product of two sketches is that of the vectors, with a standard deviation of at
@@ -25,7 +25,7 @@ ERROR_ROWS = 32
 
 
 def row_blocks(rows: np.ndarray, length: int, most: int = 1024) -> Iterator[np.ndarray]:
-    """The rows in blocks of nearly equal size and bounded memory.
+    """Divide rows into blocks of nearly equal size and bounded memory.
 
     Args:
         rows: int [n].
@@ -37,7 +37,7 @@ def row_blocks(rows: np.ndarray, length: int, most: int = 1024) -> Iterator[np.n
 
 
 def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
-    """The projection float32 [length, dimension]: one entry a row, 1 or -1."""
+    """Return the projection float32 [length, dimension]: one entry per row, 1 or −1."""
     rng = generator(seed, "sketch", length, dimension)
     signs = rng.choice(np.array([-1, 1], dtype=np.float32), length)
     buckets = rng.integers(0, dimension, length)
@@ -47,7 +47,7 @@ def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
 def shortened(
     vectors: Vectors, rows: np.ndarray, length: int, dimension: int, seed: int
 ) -> tuple[Vectors, float]:
-    """The same function with sketches in place of the vectors, and their error.
+    """Wrap a function of vectors so that it returns their sketches, and measure the error.
 
     Args:
         vectors: called with rows: float [rows, length].
@@ -72,7 +72,7 @@ def shortened(
 
 
 def stacked(vectors: Vectors, rows: np.ndarray, length: int) -> np.ndarray:
-    """What the function gives for all rows, computed in blocks of bounded memory."""
+    """Return what the function returns for all rows, computed in blocks of bounded memory."""
     return np.concatenate([vectors(block) for block in row_blocks(rows, length)])
 
 

@@ -1,4 +1,5 @@
-"""The semantic space as data: neurons, what represents each, and who is near whom. No torch."""
+"""The semantic space as data: neurons, their vectors, and their neighbours. Does not import
+torch."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ METRICS = ("cosine", "jaccard")
 
 @dataclass(frozen=True)
 class SemanticSpace:
-    """Neurons of any checkpoint of any model, comparable with one another.
+    """A space in which neurons of all checkpoints of all models can be compared.
 
     Attributes:
         method: name of the space method that made it.
@@ -47,20 +48,22 @@ class SemanticSpace:
 
     @cached_property
     def placed(self) -> np.ndarray:
-        """Whether each neuron has a place: bool [neurons]."""
+        """Return whether each neuron has a vector: bool [neurons]."""
         if not isinstance(self.vectors, np.ndarray):
             return np.ones(len(self.neurons), dtype=bool)
         return np.asarray(~np.isnan(self.vectors).any(axis=1))
 
     def rows(self, **wanted: object) -> np.ndarray:
-        """Positions of the placed neurons whose columns equal `wanted`, e.g. series="vgg"."""
+        """Return the rows of neurons with a vector whose columns equal `wanted`, e.g.
+        series="vgg"."""
         chosen = self.placed.copy()
         for column, value in wanted.items():
             chosen &= (self.neurons[column] == value).to_numpy()
         return np.flatnonzero(chosen)
 
     def similarity(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """Similarities [queries, candidates] between rows, in [-1, 1]; NaN for unplaced ones."""
+        """Return similarities [queries, candidates] between rows, in [−1, 1]; NaN for rows
+        without a vector."""
         a, b = self.vectors[queries], self.vectors[candidates]
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
@@ -69,7 +72,7 @@ class SemanticSpace:
         return unit_rows(a) @ unit_rows(b).T
 
     def paired(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Similarities [n] of rows two by two."""
+        """Return the similarities [n] of pairs of rows."""
         a, b = self.vectors[first], self.vectors[second]
         if self.metric == "jaccard":
             left, right = sparse.csr_array(a), sparse.csr_array(b)
@@ -80,7 +83,7 @@ class SemanticSpace:
     def nearest(
         self, queries: np.ndarray, candidates: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k most similar candidates of each query, itself left out; exact.
+        """Find the k most similar candidates of each query, without the query itself; exact.
 
         Args:
             queries: rows, int [q]. candidates: rows, int [c], each once. k: how many.
@@ -102,7 +105,7 @@ class SemanticSpace:
         return np.where(near < 0, -1, candidates[near] if len(order) else -1), values
 
     def displacement(self, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
-        """How far each channel of a series moved between two epochs: 1 - similarity.
+        """Compute 1 − similarity between two epochs for each channel of a series.
 
         Returns:
             layer, channel, displacement; channels without a place at either epoch are left out.
@@ -118,7 +121,7 @@ class SemanticSpace:
         return both[["layer", "channel"]].assign(displacement=1.0 - near)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What, beside `neurons`, is saved of the space."""
+        """Return the arrays that are saved of the space, beside `neurons`."""
         more = {"images": self.images, "metric": np.array(METRICS.index(self.metric))}
         more["error"] = np.array(self.error)
         if isinstance(self.vectors, np.ndarray):
@@ -151,12 +154,12 @@ class SemanticSpace:
 
 
 def _overlap(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Jaccard similarity of sets of these sizes with so many elements in common."""
+    """Compute the Jaccard similarity of sets from their sizes and the number of shared elements."""
     union = first + second - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length one; a row of zeros stays (similar to nothing), as does one of NaN."""
+    """Scale rows to length one; rows of zeros (similar to nothing) and of NaN stay."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length > 0, length, 1.0)

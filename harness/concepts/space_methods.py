@@ -1,4 +1,4 @@
-"""Ways to place neurons in one space, behind one interface: the paper's and its rivals."""
+"""Methods that compute the semantic space, with one interface: the paper's and alternatives."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SpaceParameters(Section):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a space method may use, of all checkpoints.
+    """What a space method may use of all checkpoints.
 
     Attributes:
         base: the checkpoint whose neurons span the space.
@@ -87,13 +87,13 @@ SKETCH_SEED = 0
 
 
 def reads_activations(method: SpaceMethod) -> SpaceMethod:
-    """Decorator of a method that calls `Evidence.activations`, which the probe must then keep."""
+    """Mark a method that calls `Evidence.activations`, so that the probe keeps all activations."""
     method.reads_activations = True  # type: ignore[attr-defined]
     return method
 
 
 def needs_activations(method: object) -> bool:
-    """Whether a space method says so, by `reads_activations`."""
+    """Return whether a space method is marked by `reads_activations`."""
     return getattr(method, "reads_activations", False)
 
 
@@ -104,7 +104,7 @@ def gather_evidence(
     num_images: int,
     activations: Callable[[pd.DataFrame], np.ndarray],
 ) -> Evidence:
-    """Turn the probe's tables into Evidence.
+    """Make Evidence from the tables of the probe.
 
     Args:
         base: the checkpoint that spans the space.
@@ -204,8 +204,8 @@ def correlation(
 def _held(
     vectors: Vectors, rows: np.ndarray, images: int, parameters: SpaceParameters
 ) -> tuple[Vectors, float]:
-    """Vectors over the images as they are where those of all rows fit `dense`, else sketches; and
-    the error of a cosine."""
+    """Return vectors over the images, exact if those of all rows fit `dense`, otherwise
+    sketched; and the error of a cosine."""
     if 8 * len(rows) * images <= parameters.dense * 2**30:
         return vectors, 0.0
     return shortened(vectors, rows, images, parameters.sketch, SKETCH_SEED)
@@ -242,7 +242,8 @@ def profile(
 
 
 def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndarray:
-    """For each neuron a unit vector over the images, from the ranks alone (ties share theirs).
+    """Compute a unit vector over the images for each neuron, from ranks alone (ties share a
+    rank).
 
     Args:
         activations: [neurons, images].
@@ -271,7 +272,7 @@ def carry_over(
     name: str,
     full: bool = True,
 ) -> SemanticSpace:
-    """METHOD steps 2 to 4: from base neurons to images, to every other neuron.
+    """Embed images from base neurons, and all other neurons from images (METHOD steps 2 to 4).
 
     `full` is of step 3, as in `SkipGram`.
 
@@ -302,7 +303,7 @@ def indirect_vectors(
     rng: np.random.Generator,
     full: bool = True,
 ) -> np.ndarray:
-    """METHOD step 3: vectors for the images (rows of NaN) that stimulate no base neuron.
+    """Compute vectors for images (rows of NaN) that stimulate no base neuron (METHOD step 3).
 
     Images to which the same base neuron responds are pulled together by the objective of step 1;
     the known vectors stay fixed. An image that shares a neuron with no other keeps NaN.

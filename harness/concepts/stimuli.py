@@ -1,4 +1,4 @@
-"""The images that excite each neuron most, kept while images stream by."""
+"""The k images that activate each neuron most, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _EMPTY = torch.iinfo(torch.int64).min
 
 
 def sortable(values: Tensor) -> Tensor:
-    """float32 -> int64 in [-2^31, 2^31) with the same order, equal floats to equal ints."""
+    """Map float32 to int64 in [−2^31, 2^31) with the same order; equal floats give equal
+    integers."""
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
 
 
 class TopK:
-    """The k largest values of each of n neurons over all images seen, exactly.
+    """The k largest values of each of n neurons over all images, exactly.
 
     Ties go to the lower image id. Every (neuron, image) has one key, an integer that orders by
     value and then by image, so the result does not depend on batch size, order or sharding:
@@ -61,7 +62,7 @@ class TopK:
         self._absorb(keys.T, values.T, positions.T.to(torch.int32))
 
     def merge(self, other: TopK) -> None:
-        """Add what another shard of the same neurons has seen.
+        """Add the values of another shard of the same neurons.
 
         Raises:
             ValueError: other neurons, or another k.
@@ -74,19 +75,19 @@ class TopK:
         self._absorb(other._keys, other._values, other._positions)
 
     def least(self) -> Tensor:
-        """What an image must reach to be kept: float32 [n], minus infinity where fewer than k
-        images came."""
+        """Return the value above which an image is kept: float32 [n]; −∞ before k images were
+        added."""
         last = self._values[:, -1]
         return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, last)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is kept, to be saved: keys int64, values float32, positions int32, each [n, k]."""
+        """Return the arrays to save: keys int64, values float32, positions int32, each [n, k]."""
         kept = {"keys": self._keys, "values": self._values, "positions": self._positions}
         return {name: tensor.cpu().numpy() for name, tensor in kept.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TopK:
-        """What `arrays` gave."""
+        """Rebuild a TopK from what `arrays` returned."""
         top = cls(*arrays["keys"].shape)
         top._keys, top._values, top._positions = (
             torch.from_numpy(arrays[name]) for name in ("keys", "values", "positions")
@@ -100,8 +101,8 @@ class TopK:
         self._positions = torch.cat([self._positions, positions], dim=1).gather(1, chosen)
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Image ids int64 [n, k] (-1 where fewer than k images came), values and positions,
-        strongest first; on the CPU."""
+        """Return image ids int64 [n, k] (−1 if there were fewer than k images), values and
+        positions, largest value first, on the CPU."""
         keys = self._keys.cpu()
         ids = _LOW_MASK - (keys & _LOW_MASK)
         return torch.where(keys == _EMPTY, -1, ids), self._values.cpu(), self._positions.cpu()

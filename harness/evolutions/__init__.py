@@ -1,1 +1,1 @@
-"""How much evolutions matter: sensitivity, importance, arms, ablation."""
+"""The effect of evolutions on predictions: sensitivity, importance, sets of neurons, ablation."""

@@ -1,8 +1,8 @@
-"""Replace the maps of sets of neurons and record what happens to each image's prediction.
+"""Replace the maps of sets of neurons and record the effect on each image's prediction.
 
-METHOD section 3. Every arm starts from the untouched maps of the newer model t', so that the order
-of arms cannot matter; one row per image and arm is kept. What is put in the maps' place is an
-ablation; a new one is one function in ABLATIONS.
+METHOD section 3. Every arm starts from the unchanged maps of the newer model t', so the order of
+arms has no effect; one row per image and arm is kept. An ablation determines the maps that replace
+the original ones; a new ablation is one function in ABLATIONS.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """What an ablation may put in place of a layer's maps, for one batch of images.
+    """Maps that an ablation may use to replace those of a layer, for one batch of images.
 
     Each is called with a layer's name and returns outputs in the network's own shape, [batch, ...].
 
@@ -62,7 +62,8 @@ class Maps:
 
 
 def _outputs(start: Callable[[], Execution]) -> Callable[[str], Tensor]:
-    """Layer name -> output of a model that is run when first asked for."""
+    """Return a function of a layer's name that gives its output; the model runs at the first
+    call."""
     started = cache(start)
     return lambda layer: started().output(layer)
 
@@ -74,32 +75,32 @@ ABLATIONS: Registry[Ablation] = Registry("ablation")
 
 @ABLATIONS.add("revert")
 def revert(maps: Maps, layer: str) -> Tensor:
-    """The earlier checkpoint's maps for the same image: the evolution is reverted."""
+    """Use the earlier checkpoint's maps for the same image: the evolution is reverted."""
     return maps.older(layer)
 
 
 @ABLATIONS.add("zero")
 def zero(maps: Maps, layer: str) -> Tensor:
-    """Zeros: the neuron is silenced."""
+    """Use zeros: the neuron is silenced."""
     return torch.zeros_like(maps.newer(layer))
 
 
 @ABLATIONS.add("mean")
 def mean(maps: Maps, layer: str) -> Tensor:
-    """The newer model's mean map over the class's images of the importance split."""
+    """Use the newer model's mean map over the class's images of the importance split."""
     now = maps.newer(layer)
     return maps.mean(layer).expand_as(now).contiguous()
 
 
 @ABLATIONS.add("resample")
 def resample(maps: Maps, layer: str) -> Tensor:
-    """The newer model's maps of another image, of another class."""
+    """Use the newer model's maps of an image of another class."""
     return maps.donor(layer)
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one class on which arms are run, and what ablations take from others.
+    """The images of one class on which arms are run, and the other images that ablations use.
 
     Attributes:
         batches: (image ids int64 [batch], images [batch, 3, h, w]); all of the class.
@@ -200,7 +201,7 @@ def _start_donors(
 def _means(
     model: nn.Module, layers: Sequence[Layer], batches: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Layer name -> mean output over images, [1, ...] in the network's own shape."""
+    """Return layer name -> mean output over images, [1, ...] in the network's own shape."""
     if not batches:
         raise ValueError("ablation 'mean' needs images of the class's importance split")
     total: dict[str, Tensor] = {}
@@ -227,11 +228,11 @@ Outcome = dict[str, np.ndarray]
 
 
 def _outcomes(outputs: Sequence[Tensor], target: Target) -> list[Outcome]:
-    """For each of several outputs [batch, width]: whether top-1 and top-5 hold the class, its
+    """Compute, for several outputs [batch, width]: whether top-1 and top-5 contain the class, its
     probability, and the objective; each [batch].
 
-    The class's rank is one plus the number of larger scores, so a tie counts as correct, whatever
-    the order in which a sort would put it. A GPU is waited for once.
+    The rank of the class is one plus the number of larger scores, so a tie counts as correct,
+    whatever the order of equal scores in a sort. A GPU is synchronised once.
     """
     together = torch.stack(list(outputs)).cpu()
     # in the precision of the outputs: a user's objective may hold tensors of its own

@@ -1,7 +1,8 @@
-"""Arms: named sets of neurons to ablate, for one class and pair. Quarters, cumulative, controls.
+"""Arms: named sets of neurons to ablate for one class and pair of checkpoints (quarters, cumulative
+sets, controls).
 
-METHOD section 3, what a fair version needs: everything is drawn once, seeded by what it is drawn
-for, and saved; a method's arms depend on no other method's. A new family of arms is one function.
+METHOD section 3: every set is drawn once, with a seed that depends on what it is drawn for, and
+saved; a method's arms do not depend on other methods. A new family of arms is one function.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Sets = dict[tuple[str, int], dict[str, np.ndarray]]
 
 
 class ReversionParameters(Section):
-    """How evolutions are reverted.
+    """Parameters of the reversion study.
 
     Attributes:
         bins: B, equal parts into which a layer's neurons are cut by importance; of more than
@@ -48,7 +49,8 @@ class ReversionParameters(Section):
 
 
 class BenchParameters(Section):
-    """What the benchmark adds to the reversion study, whose bins and images it shares.
+    """Parameters that the benchmark adds to those of the reversion study, whose bins and images
+    it shares.
 
     Attributes:
         methods: importance methods, names in IMPORTANCE or `package.module:function`.
@@ -70,7 +72,7 @@ class BenchParameters(Section):
 
 @dataclass(frozen=True)
 class ArmParameters:
-    """What the sizes and numbers of sets follow from.
+    """Parameters that determine the sizes and numbers of sets.
 
     Attributes:
         bins: equal parts of a layer by importance.
@@ -87,7 +89,7 @@ class ArmParameters:
 
 @dataclass(frozen=True)
 class Ranked:
-    """What a family of arms may look at: one class and pair, by one importance method.
+    """What a family of arms may use: one class and pair, ranked by one importance method.
 
     Layers in which no neuron changed are absent everywhere.
 
@@ -107,7 +109,7 @@ class Ranked:
 
     @cached_property
     def bins(self) -> dict[str, list[np.ndarray]]:
-        """Layer -> its channels, cut into bins."""
+        """Return layer -> its channels, divided into bins."""
         return {
             layer: bins_of(channels, self.parameters.bins) for layer, channels in self.order.items()
         }
@@ -115,7 +117,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Family:
-    """Arms of one kind.
+    """A kind of arms.
 
     Attributes:
         sets: draws them.
@@ -144,7 +146,7 @@ def _quarters(ranked: Ranked) -> Sets:
 
 
 def _cumulative(ranked: Ranked) -> Sets:
-    """`most` and `least`: draw i is the first, or as many of the last, i/S of each layer."""
+    """Draw `most` and `least`: set i holds the first, or the last, i/S of each layer."""
     sets: Sets = {}
     steps = ranked.parameters.steps
     for layer, channels in ranked.order.items():
@@ -156,7 +158,8 @@ def _cumulative(ranked: Ranked) -> Sets:
 
 
 def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
-    """For each neuron of q1 another one of its layer, not in q1, with as large a score."""
+    """Match each neuron of q1 with another neuron of its layer, not in q1, with the nearest
+    score."""
     sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
     partners = {
         layer: match(parts[0], np.concatenate(parts[1:]), sizes[layer])
@@ -166,7 +169,7 @@ def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
 
 
 def _other_class(ranked: Ranked) -> Sets:
-    """The most important bin of another class: is a ranking specific to its class?"""
+    """Take the most important bin of another class: is a ranking specific to its class?"""
     if ranked.order_of_other_class is None:
         return {}
     bins = ranked.parameters.bins
@@ -177,23 +180,23 @@ def _other_class(ranked: Ranked) -> Sets:
 
 
 def _whole_layers(ranked: Ranked) -> Sets:
-    """`all` neurons of each layer."""
+    """Take `all` neurons of each layer."""
     return {("all", 0): dict(ranked.order)}
 
 
 def _random(ranked: Ranked) -> Sets:
-    """The first `random` sets: those that are run in each layer, too."""
+    """Draw the first `random` sets, which are also run in each layer alone."""
     return _random_sets(ranked, range(ranked.parameters.layer_draws))
 
 
 def _more_random(ranked: Ranked) -> Sets:
-    """The other `random` sets."""
+    """Draw the other `random` sets."""
     parameters = ranked.parameters
     return _random_sets(ranked, range(parameters.layer_draws, parameters.draws))
 
 
 def _random_sets(ranked: Ranked, draws: Iterable[int]) -> Sets:
-    """Sets of q1's size, drawn from each whole layer; each draw has its own seed."""
+    """Draw sets of q1's size from each whole layer; each draw has its own seed."""
     sets: Sets = {}
     for draw in draws:
         rng = ranked.generator("random set", draw)
@@ -224,14 +227,14 @@ FAMILIES: Registry[Family] = Registry(
 
 
 def families(control: bool, benchmark: bool) -> list[Family]:
-    """The families of one method, or of the controls, in one study."""
+    """Return the families of one method, or of the controls, in one study."""
     every = (FAMILIES.get(name) for name in FAMILIES)
     return [f for f in every if f.control == control and f.benchmark == benchmark]
 
 
 def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Cut ranked channels into bins, the first and the last of one size; what is left over goes to
-    those in the middle, so that the ends can be compared."""
+    """Divide ranked channels into bins; the first and last have the same size, so that they can
+    be compared, and the middle bins take the remainder."""
     size, rest = divmod(len(channels), bins)
     sizes = np.full(bins, size)
     inner = np.arange(1, bins - 1) if bins > 2 else np.arange(bins)
@@ -242,7 +245,7 @@ def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
 
 
 def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray:
-    """For each chosen channel another one, without repeats, of the nearest size.
+    """Assign to each chosen channel a different other channel of the nearest size.
 
     An optimal assignment of log sizes.
 
@@ -263,7 +266,7 @@ def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray
 
 
 def ranks(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
-    """Rank of each neuron within its layer, 0 the most important; ties are broken by chance.
+    """Rank neurons within their layer, 0 for the most important; ties are broken at random.
 
     Args:
         scores: layer, channel, score; one class and method.
@@ -277,7 +280,7 @@ def ranks(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
 
 
 def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarray]:
-    """Layer -> its channels, most important first; neurons without a score are left out.
+    """Return layer -> its channels, most important first; neurons without a score are left out.
 
     Args:
         scores: layer, channel, score, rank.
@@ -291,7 +294,7 @@ def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarr
 
 
 def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Layer -> channels, of the layers in which anything changed.
+    """Return layer -> channels, for the layers in which any neuron changed.
 
     Args:
         sizes: layer, channel, score by the importance method `change`.
@@ -306,7 +309,8 @@ def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
 def arms_of(
     sets: Sets, method: str, alone: Collection[str], layers: Sequence[Layer], untouched: bool
 ) -> list[Arm]:
-    """Every set over all layers at once, and some in each layer; those that coincide run once.
+    """Return every set over all layers at once, and some also in each layer alone; equal sets
+    run once.
 
     Args:
         sets: the sets of one method.
@@ -335,7 +339,7 @@ def arms_of(
 
 
 def to_table(sets: Sets, each_layer: bool) -> pd.DataFrame:
-    """Sets as rows: arm, draw, each_layer, layer, channel."""
+    """Return sets as rows: arm, draw, each_layer, layer, channel."""
     columns = ["arm", "draw", "each_layer", "layer", "channel"]
     rows = [
         pd.DataFrame({"channel": np.sort(channels)}).assign(
@@ -348,7 +352,7 @@ def to_table(sets: Sets, each_layer: bool) -> pd.DataFrame:
 
 
 def from_table(table: pd.DataFrame) -> Sets:
-    """The sets that `to_table` wrote."""
+    """Return the sets that `to_table` wrote."""
     sets: Sets = {}
     for (arm, draw, layer), group in table.groupby(
         ["arm", "draw", "layer"], observed=True, sort=False

@@ -1,4 +1,4 @@
-"""How much each neuron's evolution matters to a class: the paper's score and its rivals.
+"""Importance of each neuron's evolution to a class: the paper's score and alternatives.
 
 All scores start from a sensitivity s[x, n] of image x's class logit to neuron n's change between
 two checkpoints, t and t' (METHOD section 2; ConceptEvo, section 3.2), or to another objective of
@@ -29,7 +29,7 @@ from harness.section import DISTINCT, Section, each
 
 @dataclass(frozen=True)
 class ImportanceMethod:
-    """A sensitivity and how it is summed up over images.
+    """A sensitivity, and how it is aggregated over images.
 
     Attributes:
         sensitivity: change -> layer -> [batch, channels].
@@ -44,8 +44,8 @@ class ImportanceMethod:
 
     @property
     def about(self) -> dict[str, str]:
-        """What results say of the method: what it computes for an image, how images are summed up,
-        and what it linearises."""
+        """Describe the method for results: the score on one image, the aggregation over images,
+        and the ablation that it approximates."""
         return {
             "description": description(self.sensitivity),
             "over images": "share of images where positive" if self.share else "mean",
@@ -146,7 +146,8 @@ IMPORTANCE: Registry[ImportanceMethod] = Registry(
 
 
 def importance_method(name: str) -> ImportanceMethod:
-    """The method of that name; a plain function of the user's is a sensitivity scored by its mean.
+    """Return the method of a name; a plain function of the user is a sensitivity that is
+    averaged.
 
     Raises:
         ValueError: unknown name, an import that fails, or something that cannot be called.
@@ -163,7 +164,7 @@ Methods = Annotated[tuple[str, ...], DISTINCT, each(importance_method)]
 
 
 class ImportanceParameters(Section):
-    """How importance is measured.
+    """Parameters of the measurement of importance.
 
     Attributes:
         methods: names in IMPORTANCE.
@@ -190,7 +191,7 @@ def sensitivities(
     path_steps: int = 4,
     others: Callable[[], Sequence[Tensor]] = tuple,
 ) -> dict[str, np.ndarray]:
-    """s[x, n] of images of one class.
+    """Compute the sensitivities s[x, n] of images of one class.
 
     Args:
         models: the two checkpoints between which the evolutions are.
@@ -219,8 +220,8 @@ def sensitivities(
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and standard errors, each [channels], of sensitivities [images, channels]; NaN where
-    these are undefined.
+    """Compute scores and standard errors, each [channels], of sensitivities [images, channels];
+    NaN where undefined.
 
     For a share, the standard error is that of Agresti and Coull (1998), which stays positive at 0
     and 1; for a mean, s / sqrt(images), NaN for one image.
@@ -240,7 +241,7 @@ def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndar
 def split_half(
     sensitivity: np.ndarray, share: bool, rng: np.random.Generator, draws: int = 10
 ) -> pd.DataFrame:
-    """How alike are the scores of two disjoint sets of images, and how many images that takes.
+    """Measure the agreement of scores from two disjoint sets of images, by their size.
 
     Args:
         sensitivity: [images, channels] of one layer.
@@ -273,7 +274,7 @@ def split_half(
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each row of two arrays [rows, n]; NaN where it is undefined."""
+    """Compute Spearman's correlation of each row of two arrays [rows, n]; NaN where undefined."""
     ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
     a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,4 +1,4 @@
-"""Two checkpoints of one series, opened side by side: what evolutions are measured between."""
+"""Two checkpoints of one series, loaded together, between which evolutions are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an importance method may look at: images of a class under two checkpoints, and gradients.
+"""What an importance method may use: images of a class under two checkpoints, and gradients.
 
 A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images (METHOD
 section 2).
@@ -29,7 +29,7 @@ CONTEXT_SHARE = 0.25  # of the neurons: as many as a quarter
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One class and two checkpoints of one series: what all batches of its images have in common.
+    """One class and two checkpoints of one series: what all batches of its images share.
 
     Attributes:
         models: the two checkpoints and their probed layers.
@@ -52,8 +52,8 @@ class Case:
 
     @cached_property
     def chance(self) -> dict[str, Tensor]:
-        """Layer name -> a number by chance for every image and neuron, however they are batched:
-        [images, channels]."""
+        """Return layer name -> a random number for every image and neuron, [images, channels],
+        independent of batches."""
         count = sum(len(batch) for batch in self.batches)
         return {
             layer.name: torch.from_numpy(self.rng.random((count, layer.channels)))
@@ -62,8 +62,8 @@ class Case:
 
     @cached_property
     def contexts(self) -> list[dict[str, Tensor]]:
-        """CONTEXTS times, layer name -> which neurons are reverted for which image, bool
-        [images, channels]: each with chance CONTEXT_SHARE."""
+        """Draw CONTEXTS masks: layer name -> which neurons are reverted for which image, bool
+        [images, channels], each with probability CONTEXT_SHARE."""
         count = sum(len(batch) for batch in self.batches)
         return [
             {
@@ -108,7 +108,7 @@ class Case:
 
 
 class Change:
-    """One batch of images of a case, seen by the older (t) and the newer model (t').
+    """One batch of images of a case under the older (t) and the newer model (t').
 
     Everything is computed when first asked for, and kept.
 
@@ -146,7 +146,8 @@ class Change:
         return self._maps(self.case.models.newer, "_at_t1")
 
     def _maps(self, model: nn.Module, with_gradients: str) -> dict[str, Tensor]:
-        """Those beside the gradients where these are computed already; else by a pass without."""
+        """Return the maps computed together with gradients if there are any, otherwise those of
+        a pass without gradients."""
         if with_gradients in vars(self):
             return getattr(self, with_gradients)[0]
         with borrowed(model), torch.no_grad(), _recorder(model, self.layers) as record:
@@ -155,32 +156,33 @@ class Change:
 
     @property
     def gradients_from(self) -> dict[str, Tensor]:
-        """d h_c(x; t) / d z(x; t), with h_c the objective: the class's logit by default."""
+        """Compute d h_c(x; t) / d z(x; t); h_c is the objective, by default the logit of the
+        class."""
         return self._at_t[1]
 
     @property
     def gradients_to(self) -> dict[str, Tensor]:
-        """d h_c(x; t') / d z(x; t')."""
+        """Compute d h_c(x; t') / d z(x; t')."""
         return self._at_t1[1]
 
     @cached_property
     def gradients_along(self) -> dict[str, Tensor]:
-        """The mean of d h_c / dz on the straight path z + a (z' - z), in what t' does with a layer.
+        """Average d h_c / dz of t' on the straight path z + a (z' − z).
 
-        One layer at a time is moved, as when it is reverted; midpoint rule over a in [0, 1].
+        One layer at a time is changed, as when it is reverted; midpoint rule over a in [0, 1].
         """
         return self.gradients_between(self.maps_from)
 
     @cached_property
     def gradients_from_zero(self) -> dict[str, Tensor]:
-        """The mean of d h_c / dz on the straight path from no activation to z'."""
+        """Average d h_c / dz on the straight path from zero activation to z'."""
         return self.gradients_between(
             {name: torch.zeros_like(maps) for name, maps in self.maps_to.items()}
         )
 
     def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean gradient in t' on the straight paths from `starts` to its own maps, a layer at
-        a time; layer -> [batch, channels, positions]."""
+        """Average the gradient in t' on the straight paths from `starts` to its own maps, one
+        layer at a time; layer -> [batch, channels, positions]."""
         running, steps = self.case.execution, self.case.path_steps
         running.start(self._batch)
         means = {}
@@ -199,8 +201,9 @@ class Change:
 
     @cached_property
     def conductance(self) -> dict[str, Tensor]:
-        """The part of h_c(x; t') that flows through each neuron on the straight path from an image
-        of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch, channels].
+        """Compute the part of h_c(x; t') that flows through each neuron on the straight path
+        from an image of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch,
+        channels].
 
         One pass a step serves all layers: sum over steps of the gradient times the difference to
         the next step's map.
@@ -219,8 +222,8 @@ class Change:
         return total
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Decrease of the class's margin in t' as more of a neuron is reverted, where the neurons
-        in `masks` are reverted already, in all layers at once.
+        """Compute the decrease of the class's margin in t' per unit of reversion of a neuron,
+        while the neurons in `masks` are reverted in all layers.
 
         With b the mask, a layer's output o goes on as o + b (z - o), z the older model's maps; this
         is -d m_c / db, one backward pass for all layers.
@@ -250,7 +253,8 @@ class Change:
         return {name: -gradient for name, gradient in zip(parts, gradients, strict=True)}
 
     def along(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """s[x, n]: the gradient times the change, summed over space; layer -> [batch, channels]."""
+        """Compute s[x, n]: the gradient times the change, summed over positions; layer ->
+        [batch, channels]."""
         return {
             layer.name: (
                 gradients[layer.name] * (self.maps_to[layer.name] - self.maps_from[layer.name])
@@ -259,15 +263,17 @@ class Change:
         }
 
     def times_activation(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient times z(x; t'), summed over space; layer -> [batch, channels]."""
+        """Compute the gradient times z(x; t'), summed over positions; layer -> [batch,
+        channels]."""
         return {
             name: (gradient * self.maps_to[name]).sum(dim=2) for name, gradient in gradients.items()
         }
 
     def size(self) -> dict[str, Tensor]:
-        """Norm of the change in activation between the two checkpoints.
+        """Compute the norm of the change in activation between the two checkpoints.
 
-        ||z(x; t') - z(x; t)|| over positions; layer -> [batch, channels]."""
+        ||z(x; t') - z(x; t)|| over positions; layer -> [batch, channels].
+        """
         return {
             layer.name: (self.maps_to[layer.name] - self.maps_from[layer.name]).norm(dim=2)
             for layer in self.layers
@@ -275,7 +281,8 @@ class Change:
 
 
 def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """The mean unit normal of linear classifiers of `mine` against random halves of `others`.
+    """Average the unit normals of linear classifiers that separate `mine` from random halves of
+    `others`.
 
     Args:
         mine, others: pooled maps, float [images, channels].
@@ -301,14 +308,15 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
 def _recorder(
     model: nn.Module, layers: Sequence[Layer], start_gradient: bool = False
 ) -> ActivationRecorder[Tensor]:
-    """Of whole maps."""
+    """Return a recorder of whole maps."""
     return ActivationRecorder(model, layers, lambda maps, _: maps, True, start_gradient)
 
 
 def maps_and_gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target | int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Maps of all layers and the gradients of the objective by them, in one backward pass.
+    """Compute the maps of all layers and the gradients of the objective with respect to them, in
+    one backward pass.
 
     The values of a batch are summed: in evaluation mode images do not mix.
 

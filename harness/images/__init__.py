@@ -1,1 +1,1 @@
-"""Image sets, the drawn set, decoding into batches, patches."""
+"""Image sets, synthetic images, decoding into batches, image patches."""

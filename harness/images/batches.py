@@ -20,7 +20,8 @@ _readers: ContextVar[int] = ContextVar("readers", default=0)
 
 @contextmanager
 def reading(processes: int) -> Iterator[None]:
-    """Read and decode images in so many processes beside this one; 0 and 1 stand for a thread."""
+    """Read and decode images in this many processes beside the present one; 0 and 1 mean one
+    thread."""
     token = _readers.set(processes)
     try:
         yield
@@ -29,7 +30,7 @@ def reading(processes: int) -> Iterator[None]:
 
 
 class _Pieces(Dataset):
-    """What is read of each piece; an error is handed over as it is, not as a traceback's text."""
+    """Reads pieces by position; an error is returned as an object, so that its type is kept."""
 
     def __init__(self, read: Callable[[np.ndarray], Tensor], pieces: Sequence[np.ndarray]) -> None:
         self._read, self._pieces = read, pieces
@@ -45,7 +46,8 @@ class _Pieces(Dataset):
 
 
 def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View) -> Tensor:
-    """Images as float32 [batch, channels, crop, crop], normalised, in the view's memory format.
+    """Return images as float32 [batch, channels, crop, crop], normalised, in the view's memory
+    format.
 
     A network for greyscale images gets the luminance (ITU-R 601-2), as Pillow's mode L.
     Channels-last makes convolutions on a CPU 1.5 to 1.9 times faster.
@@ -60,7 +62,7 @@ def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View
 
 
 def random_images(view: View, count: int, height: int | None = None) -> Tensor:
-    """Noise in [0, 1], always the same: [count, channels, `height` or crop, crop]."""
+    """Return noise in [0, 1], always the same: [count, channels, `height` or crop, crop]."""
     size = (count, view.channels, height or view.crop, view.crop)
     return torch.rand(size, generator=torch.Generator().manual_seed(0))
 
@@ -68,7 +70,8 @@ def random_images(view: View, count: int, height: int | None = None) -> Tensor:
 def batches(
     images: ImageSet, image_ids: np.ndarray, view: View, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids int64 [batch], images [batch, 3, crop, crop]); the next is read while one is used.
+    """Yield (ids int64 [batch], images [batch, 3, crop, crop]); the next batch is read
+    meanwhile.
 
     Batches are of nearly equal size: a last one of one to three images would be computed by other
     kernels than the rest, and differ in the last bits.
@@ -81,8 +84,11 @@ def batches(
 def read_ahead(
     read: Callable[[np.ndarray], Tensor], pieces: Sequence[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """(piece, what is read of it), in order; the next is read while one is used, by one thread, so
-    that two are in memory, or by as many processes as `reading` says, with two for each."""
+    """Yield (piece, what is read of it), in order, while the next ones are read.
+
+    One thread reads ahead, so that two pieces are in memory; or as many processes as `reading`
+    says, with two pieces each.
+    """
     if (count := min(_readers.get(), len(pieces))) > 1:
         loader = DataLoader(_Pieces(read, pieces), batch_size=None, num_workers=count)
         for piece, batch in zip(pieces, loader, strict=True):

@@ -1,4 +1,4 @@
-"""The drawn image set: 12 classes of 64 × 64 pictures composed from 24 shared, nameable parts.
+"""The synthetic image set: 12 classes of 64 × 64 images composed of 24 shared, nameable parts.
 
 Every picture comes with its own ground truth: which part and which named colour each pixel
 shows. A picture is a pure function of (seed, index), so nothing has to be stored.
@@ -48,7 +48,7 @@ _BLOCK = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture with its ground truth; arrays are uint8.
+    """One image with its ground truth; arrays are uint8.
 
     Attributes:
         image: [64, 64, 3], RGB.
@@ -230,7 +230,7 @@ class Canvas:
     def within(
         self, centre: Point, sx: float, sy: float, turn: float, paint: Callable[[Canvas], None]
     ) -> None:
-        """Paint in a frame with half-sizes sx, sy, turned by radians."""
+        """Paint in a frame with half-sizes sx, sy, rotated by an angle in radians."""
         outer, self._frame = self._frame, self._frame.inside(centre, sx, sy, turn)
         paint(self)
         self._frame = outer
@@ -238,7 +238,7 @@ class Canvas:
     def put(
         self, name: str, colour: str, centre: Point, sx: float, sy: float = 0, turn: float = 0
     ) -> None:
-        """A part with half-sizes sx, sy (0: as sx), turned by radians.
+        """Paint a part with half-sizes sx, sy (0: as sx), rotated by an angle in radians.
 
         A negative half-size mirrors.
         """
@@ -255,24 +255,25 @@ class Canvas:
     def pair(
         self, name: str, colour: str, centre: Point, sx: float, sy: float = 0, turn: float = 0
     ) -> None:
-        """A part as `put` has it, and its mirror image at -x."""
+        """Paint a part as `put` does, and its mirror image at −x."""
         for side in (1, -1):
             self.put(name, colour, (side * centre[0], centre[1]), side * sx, sy or sx, side * turn)
 
     def beam(self, colour: str, start: Point, end: Point, half: float = 0.05) -> None:
-        """A bar of half-width `half`."""
+        """Paint a bar of half-width `half`."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
         self.put("bar", colour, middle, np.hypot(dx, dy) / 2, half, np.arctan2(dy, dx))
 
     def occlude(self, centre: Point, sx: float, sy: float, turn: float) -> None:
-        """A plain muted shape that hides what is below and is no part itself."""
+        """Paint a plain muted shape that hides what is below it and is not a part."""
         shape = (_DISK, _BLOCK)[self.rng.integers(2)]
         points = self._frame.inside(centre, sx, sy, turn).at(shape)
         self._stroke(points, 0, _muted(self.rng), 0, 0)
 
     def pick(self, *typical: str, chance: float = 0.7, on: str | None = None) -> str:
-        """A typical colour with the given chance, else any; always legible on colour `on`."""
+        """Draw a typical colour with the given probability, otherwise any; it is visible on
+        colour `on`."""
         allowed = _NAMES if on is None else _LEGIBLE[on]
         pool = tuple(name for name in typical if name in allowed)
         if not pool or self.rng.random() >= chance:
@@ -280,7 +281,8 @@ class Canvas:
         return pool[self.rng.integers(len(pool))]
 
     def develop(self, background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The picture, float [64, 64, 3], over a background like it; part and colour maps."""
+        """Return the image, float [64, 64, 3], on a background of the same shape, and the maps
+        of parts and colours."""
         numbers = np.asarray(self._map)
         table = np.array([rgb for rgb, _, _ in self._inks]).clip(0, 255)
         behind = background.repeat(_SUPER, axis=0).repeat(_SUPER, axis=1)
@@ -508,7 +510,7 @@ CLASSES = tuple(_CLASSES)
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """An RGB tone [3] too grey to pass for a named colour, too middling for black or white."""
+    """Draw an RGB colour [3] that cannot be taken for a named colour, black or white."""
     return rng.uniform(75, 185) + rng.uniform(-22, 22, 3)
 
 
@@ -535,9 +537,9 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _stray(canvas: Canvas, near: float, far: float) -> None:
-    """A lone part at a distance in [near, far] from the middle (1 = half the picture).
+    """Paint a single part at a distance in [near, far] from the centre (1 = half the image).
 
-    Any of the 24, whatever the class, so that clutter tells nothing about the label.
+    It is any of the 24 parts, whatever the class, so it does not indicate the label.
     """
     rng = canvas.rng
     turn, distance = rng.uniform(0, 2 * np.pi), rng.uniform(near, far)
