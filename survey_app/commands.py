@@ -28,8 +28,8 @@ def database_url(study: Path, url: str | None) -> str:
     """Return the given URL, or that of an SQLite file in the study's folder."""
     if url in ("sqlite://", "sqlite:///:memory:"):
         raise ValueError(
-            f"--database {url} is gone when the command ends, and no other process sees it; name a "
-            f"file, such as sqlite:///answers.sqlite"
+            f"--database {url} is lost when the command ends, and no other process can use it; "
+            f"name a file, such as sqlite:///answers.sqlite"
         )
     return url or f"sqlite:///{(study / 'answers.sqlite').resolve()}"
 
@@ -65,37 +65,39 @@ def check_codes(study: Path, recruitment: Recruitment) -> None:
     if public := recruitment.public_codes():
         listed = ", ".join(f"{name} = {getattr(recruitment.codes, name)!r}" for name in public)
         raise ValueError(
-            f"{study / 'recruitment.toml'}: {listed}: not a code of this study alone; choose "
-            f"others under [codes], register them at the platform, and start again (--pilot "
-            f"serves without)"
+            f"{study / 'recruitment.toml'}: {listed}: these codes are empty or public, so that "
+            f"anybody could claim payment; choose others under [codes], register them at the "
+            f"platform, and start again (--pilot does not check them)"
         )
 
 
 def _announce(recruitment: Recruitment, counts: dict[str, int]) -> None:
     """Print the number of places and the platforms, and warn of settings that may be wrong."""
     console.print(
-        f"{counts['places']} places, {counts['free']} free; people from "
+        f"{counts['places']} places, {counts['free']} free; participants from "
         f"{', '.join(recruitment.platforms)}",
     )
     if counts["places"] != recruitment.places:
         console.print(
-            f"recruitment.toml begins with places = {recruitment.places}; the study has "
-            f"{counts['places']}. `conceptevo study places` adds more.",
+            f"recruitment.toml says places = {recruitment.places}, which counts only when a study "
+            f"is first served; it has {counts['places']}. `conceptevo study places` adds more.",
         )
     platforms = [name for name in recruitment.platforms if name != "open"]
     if platforms and not recruitment.studies and not recruitment.signed:
         console.print(
-            f"anybody who makes up an id of {' or '.join(platforms)} can take a place: name the "
-            f"study's id there in recruitment.toml (studies), or take signed links only",
+            f"anybody who invents an id of {' or '.join(platforms)} can take a place: in "
+            f"recruitment.toml, set `studies` to the study's id there, or `signed = true`",
         )
 
 
 def survey(
     study: StudyFolder,
     database: Database = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on")] = 8501,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on")] = 8501,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(min=1, max=64, help="more than 1: PostgreSQL")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="processes; more than 1 need PostgreSQL")
+    ] = 1,
     pilot: Annotated[bool, typer.Option(help="mark all responses as pilot data")] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="show every page by name; nothing is stored")
@@ -133,8 +135,8 @@ def survey(
         address = f"http://{host}:{listening.getsockname()[1]}"
         if preview:
             console.print(
-                f"preview of study {frozen.hash} at {address}, its pages at {address}/?page=list; "
-                f"nothing is kept; Ctrl-C stops",
+                f"preview of study {frozen.hash} at {address}, list of its pages at "
+                f"{address}/?page=list; nothing is stored; Ctrl-C stops",
             )
         else:
             console.print(
@@ -149,7 +151,7 @@ def survey(
 def dashboard(
     study: StudyFolder,
     database: Database = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on")] = 8502,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on")] = 8502,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
     """Serve the researcher's dashboard at a separate address, protected by a password."""
@@ -162,14 +164,14 @@ def dashboard(
 
     if not os.environ.get(VARIABLE) and not os.environ.get(OIDC):
         raise ValueError(
-            f"the researcher's page needs a password: set {VARIABLE} to a hash made by "
-            f"`conceptevo survey-password` (or {OIDC}, see docs/hosting.md)"
+            f"the dashboard needs a password: set {VARIABLE} to a hash made by "
+            f"`conceptevo survey-password` (or set {OIDC}, see docs/hosting.md)"
         )
     frozen, _ = load(study)
     url = database_url(study, database)
     opened(url)
     listening = listen(host, port)
-    console.print(f"researcher's page at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
+    console.print(f"dashboard at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
     serve(listening, 1, environment(study, frozen.hash, url), script="dashboard.py")
 
 
@@ -185,9 +187,9 @@ def simulate(
     study: StudyFolder,
     database: Database = None,
     participants: Annotated[
-        int | None, typer.Option(min=1, help="in all", show_default="the study's places")
+        int | None, typer.Option(min=1, help="number in all", show_default="the study's places")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of their responses")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of their responses")] = 0,
 ) -> None:
     """Add responses of simulated participants, marked as simulated."""
     from collections import Counter
@@ -215,7 +217,7 @@ def simulate(
 AnyDatabase = Annotated[
     str | None,
     typer.Option(
-        help="SQLAlchemy URL of the survey's database", show_default="beside the folder of --study"
+        help="SQLAlchemy URL of the survey's database", show_default="that in the folder --study"
     ),
 ]
 
@@ -227,14 +229,15 @@ def existing(url: str | None, study: str | None = None) -> Store:
     if url is None:
         if study is None or not (Path(study) / "study.json").exists():
             raise ValueError(
-                "which database? Give its URL (--database), or the folder of the study (--study), "
-                "beside which it is by default"
+                "no database is named: give its URL (--database), or the folder of the study "
+                "(--study), in which it is by default"
             )
         url = database_url(Path(study), None)
     missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
     if missing or not inspect(_spoken(url).engine).has_table("responses"):
         raise ValueError(
-            f"--database {url.split('@')[-1]} holds no survey; give the survey's own URL"
+            f"--database {url.split('@')[-1]} holds no survey; give the URL with which the survey "
+            f"is served"
         )
     return opened(url)
 
@@ -254,13 +257,13 @@ AnyStudy = Annotated[
     typer.Option(help="hash or folder of one study", show_default="the only one"),
 ]
 Excel = Annotated[
-    bool, typer.Option("--excel", help="with a byte order mark, so that Excel reads all letters")
+    bool, typer.Option("--excel", help="write a byte order mark, so that Excel reads all letters")
 ]
 
 
 def export(
     out: Annotated[
-        Path, typer.Option(help="CSV of responses; participants and codebook beside it")
+        Path, typer.Option(help="CSV file of responses; participants and codebook go beside it")
     ],
     database: AnyDatabase = None,
     source: AnySource = None,
@@ -292,7 +295,7 @@ def submissions(
     known_source(source)
     store = existing(database, study)
     write_csv(out, listed(store, *chosen(store, source, _study_hash(study))), excel)
-    console.print(f"wrote {out}: it names people; keep it apart from the answers")
+    console.print(f"wrote {out}: it identifies people; keep it apart from the responses")
 
 
 def forget_ids(study: StudyFolder, database: Database = None) -> None:
@@ -327,7 +330,7 @@ def forget(
     store = existing(database)
     count = store.forget(identifier)
     if not count:
-        raise ValueError(f"nobody is known as {identifier!r}; nothing was deleted")
+        raise ValueError(f"no participant has the id {identifier!r}; nothing was deleted")
     console.print(f"deleted {counted(count, 'participation')} of {identifier}")
     _say_what_is_beyond(store)
 
@@ -335,4 +338,4 @@ def forget(
 def _say_what_is_beyond(store: Store) -> None:
     """Remove deleted data from the database's files and print where copies may remain."""
     for place in store.scrub():
-        console.print(f"not reached: {place}")
+        console.print(f"deleted data may remain in: {place}")

@@ -70,9 +70,9 @@ def _study() -> None:
     st.dataframe(people_flow(people, places), hide_index=True)
     st.subheader("Attention, time and agreement")
     st.dataframe(rates(answers, people), hide_index=True)
-    st.subheader("Answers per condition")
+    st.subheader("Responses per condition")
     st.dataframe(per_condition(answers), hide_index=True)
-    st.subheader("Answers per trial, against quota")
+    st.subheader("Responses per trial, with quota")
     st.dataframe(per_trial(answers, survey.study, places), hide_index=True)
     comments = people.loc[people["questionnaire"].str.contains('"comment"'), "questionnaire"]
     if len(comments):
@@ -80,7 +80,7 @@ def _study() -> None:
         for comment in comments:
             st.text(comment)
     st.subheader("Submissions")
-    st.caption("With the platform's ids: for payment and complaints, never beside the answers.")
+    st.caption("With the platform's ids, for payment and complaints; keep apart from responses.")
     paid = submissions(survey.store, source, survey.study.hash)
     st.dataframe(paid.drop(columns=["study", "participant"]), hide_index=True)
     downloads = {"responses": answers, "participants": people.drop(columns="excluded")}

@@ -95,7 +95,7 @@ def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, st
     available = sources(store)
     if source is None and len(available) > 1:
         raise ValueError(
-            f"the database holds answers of {', '.join(available)}, which must not be mixed; "
+            f"the database holds responses of {', '.join(available)}, which must not be mixed; "
             f"name one with --source"
         )
     source = source or (available[0] if available else "human")

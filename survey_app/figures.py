@@ -87,11 +87,11 @@ def rates(answers: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     attention, low, high = accuracy(answers.loc[answers["role"] == "attention", "correct"])
     finished = people[people["status"] == "finished"]
     values = {
-        "attention trials right": attention,
+        "share of attention trials correct": attention,
         "– 95 % from": low,
         "– 95 % to": high,
         "median minutes from consent to end": float(finished["total_seconds"].median()) / 60,
         "median seconds with the instructions": float(people["instruction_seconds"].median()),
-        "pairs of people who agree (trials with options)": agreement(answers),
+        "share of pairs of participants who agree (trials with options)": agreement(answers),
     }
     return pd.DataFrame({"figure": list(values), "value": list(values.values())}).round(3)

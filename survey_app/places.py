@@ -241,13 +241,13 @@ class Places:
             row = self._find(connection, identifier)
             if row is None:
                 raise ValueError(
-                    f"nobody is known as {identifier!r}; name a pseudonym, the platform's id or "
-                    f"its session"
+                    f"no participant has the id {identifier!r}; give a pseudonym, or the "
+                    f"platform's id of the person or of the session"
                 )
             if row["status"] not in UNFINISHED:
                 raise ValueError(
                     f"{identifier} holds no place that could be released: status "
-                    f"{row['status']}. To collect more answers, add places (`places STUDY +1`)"
+                    f"{row['status']}. To collect more responses, add places (`places STUDY +1`)"
                 )
             self._end(connection, row["participant"], reason)
             self.give_back(connection, row["participant"])

@@ -85,7 +85,7 @@ class Prolific:
             return reply.json()
         except ValueError as error:
             raise ValueError(
-                f"Prolific answered {method} {path} with something else than JSON: "
+                f"Prolific's reply to {method} {path} is not JSON: "
                 f"{reply.text[:100]!r}; is {api()} its address?"
             ) from error
 
@@ -111,7 +111,7 @@ def draft(
         address: URL of the survey. reward: in the account's smallest unit (pence, cents).
     """
     if study.minutes is None:
-        raise ValueError(f"study {study.hash} does not say how long it takes; build it anew")
+        raise ValueError(f"study {study.hash} does not state its duration; build it again")
     return {
         "name": study.title,
         "internal_name": f"{study.title} ({study.hash})",
@@ -175,7 +175,7 @@ def _compare_one(theirs: dict[str, Any], own: Any, result: Comparison) -> None:
             result.payable.append(session)
     elif status in GONE and own is not None and own.status == "finished":
         result.problems.append(
-            f"{session} finished here, but is {status} there: perhaps to be paid"
+            f"{session} finished here, but is {status} there: perhaps it should be paid"
         )
 
 

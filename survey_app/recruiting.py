@@ -11,6 +11,7 @@ import typer
 
 from harness.section import read_text
 from harness.terminal import console
+from harness.text import counted
 from survey_app.commands import Database, check_codes, known_source, served
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
@@ -80,10 +81,10 @@ def _change_places(own: Places, change: str, who: list[str]) -> None:
             for line in read_text(Path(path), "list of ids").splitlines()
             if line.strip()
         ]
-        console.print(f"{own.block(ids)} ids are new on the list")
+        console.print(f"ids newly barred: {own.block(ids)}")
     else:
         raise ValueError(
-            f"{' '.join([change, *who])!r}: say +NUMBER, release ID …, pause, resume, close, "
+            f"{' '.join([change, *who])!r} must be +NUMBER, release ID …, pause, resume, close, "
             f"open-at MOMENT, or block FILE …"
         )
 
@@ -98,7 +99,7 @@ def _moment(text: str) -> datetime:
     return moment
 
 
-_MOMENT = "say date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01T08:00Z"
+_MOMENT = "give date, time and zone, such as 2026-12-01T09:00+01:00 or 2026-12-01T08:00Z"
 
 
 def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Comparison, Places]:
@@ -110,8 +111,8 @@ def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Compariso
     recruitment = load_recruitment(study)
     if not recruitment.studies:
         raise ValueError(
-            f"{study / 'recruitment.toml'}: studies is empty; name the study's id at Prolific, or "
-            f"make a draft (`conceptevo prolific draft`)"
+            f"{study / 'recruitment.toml'}: studies is empty; set it to the study's id at "
+            f"Prolific, or create a draft (`conceptevo prolific draft`)"
         )
     prolific = Prolific()
     frozen, store = served(study, database)
@@ -125,7 +126,7 @@ def prolific_draft(
     reward: Annotated[int, typer.Option(min=1, help="per participant, in pence or cents")],
     description: Annotated[str, typer.Option(help="shown to participants on Prolific")],
 ) -> None:
-    """Create a draft on Prolific with the study's codes, minutes and places; publish it there."""
+    """Create a draft on Prolific with the study's codes, duration and places, to publish there."""
     from survey_app.prolific import Prolific, draft
     from tasks.recruitment import load_recruitment, write_recruitment
     from tasks.study import load
@@ -142,20 +143,21 @@ def prolific_draft(
     known |= {} if "prolific" in recruitment.platforms else {"platforms": ("prolific",)}
     write_recruitment(study, recruitment.model_copy(update=known))
     console.print(
-        f"draft {made['id']} ({made.get('status', 'UNPUBLISHED')}); it now stands in "
-        f"{study / 'recruitment.toml'}: start the survey anew, look at the draft, publish it there",
+        f"draft {made['id']} ({made.get('status', 'UNPUBLISHED')}), added to "
+        f"{study / 'recruitment.toml'}: restart the survey, then check and publish the draft at "
+        f"Prolific",
     )
 
 
 def prolific_poll(study: StudyFolder, database: Database = None) -> None:
-    """Compare with Prolific; free the places of those who returned or timed out there."""
+    """Compare the submissions at Prolific; free the places of those who returned or timed out."""
     from survey_app.prolific import release_gone
 
     _, comparison, own = _at_prolific(study, database)
     for (theirs, ours), count in sorted(comparison.counts.items()):
         console.print(f"{count:>6}  {theirs} there, {ours} here")
-    console.print(f"{release_gone(comparison, own)} places given on")
-    console.print(f"{len(comparison.payable)} can be approved")
+    console.print(f"places freed: {release_gone(comparison, own)}")
+    console.print(f"submissions that can be approved: {len(comparison.payable)}")
     for problem in comparison.problems:
         console.print(problem)
 
@@ -165,12 +167,13 @@ def prolific_approve(
     database: Database = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
 ) -> None:
-    """Approve those who finished here and submitted their own code to Prolific."""
+    """Approve submissions of participants who finished here and submitted their own code."""
     prolific, comparison, _ = _at_prolific(study, database)
     payable = comparison.payable
     for problem in comparison.problems:
         console.print(f"left out: {problem}")
-    if payable and not yes and not typer.confirm(f"approve and pay {len(payable)} submissions?"):
+    question = f"approve and pay {counted(len(payable), 'submission')}?"
+    if payable and not yes and not typer.confirm(question):
         return
     for number, session in enumerate(payable):
         try:
@@ -178,6 +181,6 @@ def prolific_approve(
         except ValueError as error:
             raise ValueError(
                 f"approved {number} of {len(payable)}, then stopped at {session}: {error}. Run the "
-                f"same again: what is approved stays so"
+                f"same command again; approved submissions stay approved"
             ) from error
-    console.print(f"approved {len(payable)}")
+    console.print(f"approved {counted(len(payable), 'submission')}")

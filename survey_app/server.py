@@ -59,8 +59,8 @@ def service() -> Service:
     study, keys = load(Path(folder))
     if study.hash != os.environ.get(SERVED, study.hash):
         raise ValueError(
-            f"{folder} held study {os.environ[SERVED]} when the survey was started, and holds "
-            f"{study.hash} now: two studies must not share their participants; start anew"
+            f"{folder} held study {os.environ[SERVED]} when the survey was started, but now holds "
+            f"{study.hash}: two studies must not share participants; start the survey again"
         )
     store = Store(os.environ["CONCEPTEVO_DATABASE"])
     source = os.environ.get("CONCEPTEVO_SOURCE", "human")

@@ -343,7 +343,7 @@ class Service:
         )
         if not new:
             raise AssertionError(
-                f"{row['participant']} met {trial.id} twice at version {row['version']}"
+                f"{row['participant']} answered {trial.id} twice at version {row['version']}"
             )
         if at.practising:
             feedback = {"trial": trial.id, "answer": answer, "right": right, "missing": missing}

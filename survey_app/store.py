@@ -88,8 +88,8 @@ def open_engine(url: str, durable: bool = True) -> Engine:
         ) from error
     except ValueError:  # its message holds a part of the password
         raise ValueError(
-            "the URL of the database cannot be read: in its password write @ as %40 and % as %25; "
-            "its port is a number"
+            "the URL of the database is malformed: in its password, write @ as %40 and % as %25; "
+            "its port must be a number"
         ) from None
 
 
@@ -124,7 +124,7 @@ def _sqlite_begin(connection: Connection) -> None:
     if not _still_there(connection.info["file"]):
         moved = sqlite3.OperationalError(
             f"{connection.info['file'][0]} was moved, deleted or replaced while it was in use; put "
-            f"it back, or start the survey anew"
+            f"it back, or start the survey again"
         )
         raise OperationalError("BEGIN", None, moved)
     reading = connection.get_execution_options().get("reading", False)
@@ -165,8 +165,8 @@ class Store:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise ValueError(
-                    f"the database is of another version of this software: {error}; use that "
-                    f"version, or another database"
+                    f"the database was made by another version of this software: {error}; use "
+                    f"that version, or another database"
                 ) from error
             connection.commit()
 
@@ -319,7 +319,7 @@ class Store:
                 self.erase(connection, participants, study, participant)
                 named = recruitment_log.c.detail.contains(participant)
                 connection.execute(
-                    update(recruitment_log).where(named).values(detail="somebody since forgotten")
+                    update(recruitment_log).where(named).values(detail="a participant now deleted")
                 )
             return len(known)
 
@@ -340,7 +340,7 @@ class Store:
                 raw.close()
         if busy:
             beyond.append(
-                "the write-ahead log beside the database, which somebody is reading: run this "
+                "the write-ahead log beside the database, which is being read: run this command "
                 "again when the survey is idle"
             )
         return beyond

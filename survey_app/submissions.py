@@ -64,8 +64,8 @@ def forget_ids(store: Store, study: str) -> int:
         present = participants.c.status.in_(UNFINISHED), participants.c.lease_until >= store.clock()
         if here := connection.scalar(select(func.count()).where(mine, *present)):
             raise ValueError(
-                f"study {study}: participants who are taking part and need their ids to be paid: "
-                f"{here}; close the study and wait for them (`conceptevo study places STUDY close`)"
+                f"study {study}: ids are needed to pay the participants who are still taking part "
+                f"({here}); close the study (`conceptevo study places STUDY close`) and wait"
             )
         gone = delete(identities).where(identities.c.study == study)
         return len(connection.scalars(gone.returning(identities.c.participant)).all())

@@ -58,7 +58,7 @@ def read(token: object, secret: str) -> Step | Invitation:
     try:
         content = _signer(secret).loads(token)
     except BadData as error:
-        raise BadToken("the token's signature does not fit") from error
+        raise BadToken("the token's signature is wrong") from error
     match content:
         case ["step", participant, version]:
             return Step(participant, version)

@@ -357,13 +357,13 @@ def test_a_password_with_special_characters_is_taken_or_explained_and_never_show
 def test_a_database_in_memory_is_refused(study_folder):
     for url in ("sqlite://", "sqlite:///:memory:"):
         told = say("survey", str(study_folder), "--database", url, "--pilot", error=ValueError)
-        assert "is gone when the command ends" in told
+        assert "is lost when the command ends" in told
 
 
 def test_a_database_of_another_version_is_one_sentence(store):
     with store.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ValueError, match="of another version of this software: .*9999"):
+    with pytest.raises(ValueError, match="by another version of this software: .*9999"):
         store.migrate()
 
 

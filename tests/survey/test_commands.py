@@ -47,7 +47,7 @@ def test_from_run_to_table(run, tmp_path):
     assert "| answer |" in (tmp_path / "responses-codebook.md").read_text()
     one = people["participant"][0]
     assert "deleted 1 participation" in say("responses", "forget", one, "--database", url)
-    assert "nobody is known as" in say(
+    assert "no participant has the id" in say(
         "responses", "forget", one, "--database", url, error=ValueError
     )
 
@@ -66,7 +66,7 @@ def test_sources_are_never_mixed_in_a_file(frozen, tmp_path):
         go(service, arrive(service, "x"))
     told = say("responses", "export", "--database", url, "--out", str(out), error=ValueError)
     assert told == (
-        "the database holds answers of human, pilot, which must not be mixed; "
+        "the database holds responses of human, pilot, which must not be mixed; "
         "name one with --source"
     )
     say("responses", "export", "--database", url, "--out", str(out), "--source", "human")
@@ -86,7 +86,7 @@ def test_mistakes_are_told_before_anything_starts(study_folder, tmp_path):
     told = say("responses", "export", "--database", url, "--out", "x.csv", error=ValueError)
     assert "holds no survey" in told
     told = say("responses", "export", "--study", "a1b2", "--out", "x.csv", error=ValueError)
-    assert "which database? Give its URL (--database), or the folder of the study" in told
+    assert "no database is named: give its URL (--database), or the folder of the study" in told
 
 
 def test_passwords_are_kept_as_hashes():

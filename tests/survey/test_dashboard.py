@@ -63,8 +63,8 @@ def test_the_page_needs_its_password(browser, filled, study_folder, monkeypatch)
             page.get_by_role("button", name="Sign in").click()
             if typed == "wrong":
                 page.get_by_text("That is not the password").wait_for()
-                assert page.get_by_text("Answers per condition").count() == 0
-        page.get_by_text("Answers per condition").wait_for()
+                assert page.get_by_text("Responses per condition").count() == 0
+        page.get_by_text("Responses per condition").wait_for()
         page.get_by_text(EVIL).first.wait_for()  # shown, not run
         assert page.locator("img[src=x]").count() == 0
         page.get_by_role("button", name="Download responses").wait_for()
@@ -96,10 +96,10 @@ def test_signing_in_by_oidc(browser, filled, study_folder, monkeypatch, tmp_path
             page.get_by_role("button", name="Sign in").click()
             page.get_by_role("link", name=name).click()
             if sees:
-                page.get_by_text("Answers per condition").wait_for()
+                page.get_by_text("Responses per condition").wait_for()
             else:
                 page.get_by_text("This account may not see the study").wait_for()
-                assert page.get_by_text("Answers per condition").count() == 0
+                assert page.get_by_text("Responses per condition").count() == 0
             page.context.close()
     finally:
         served.close()

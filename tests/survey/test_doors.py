@@ -164,7 +164,7 @@ def test_what_was_forgotten_is_in_no_file_of_the_database(frozen, recruitment, t
 
     assert pid.encode() in files() and person.encode() in files()
     told = say("responses", "forget", pid, "--database", f"sqlite:///{path}")
-    assert "not reached: exported files and backups" in told
+    assert "deleted data may remain in: exported files and backups" in told
     assert not {pid.encode(), person.encode(), b"feed" * 6} & {
         needle for needle in (pid.encode(), person.encode(), b"feed" * 6) if needle in files()
     }
@@ -181,7 +181,7 @@ def test_all_platform_ids_are_forgotten_and_responses_stay(
     person = arrive(service, Arrival("prolific", pid, details={"SESSION_ID": session}))
     go(service, person, Stage.TRIAL)
     words = ("responses", "forget-ids", str(study_folder), "--database", url)
-    assert "need their ids to be paid: 1" in say(*words, error=ValueError)
+    assert "participants who are still taking part (1)" in say(*words, error=ValueError)
     go(service, person)
     assert "ids were deleted: 1" in say(*words)
     files = b"".join(file.read_bytes() for file in tmp_path.glob("a.sqlite*"))

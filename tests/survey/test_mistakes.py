@@ -198,7 +198,7 @@ def test_nothing_is_acknowledged_into_a_database_that_was_moved_away(frozen, tmp
         with pytest.raises(OperationalError, match=r"a.sqlite was moved, deleted or replaced"):
             service.act(page["token"], fill(page))
     shutil.copy(tmp_path / "b.sqlite", path)
-    with pytest.raises(OperationalError, match="start the survey anew"):
+    with pytest.raises(OperationalError, match="start the survey again"):
         service.act(page["token"], fill(page))
     (tmp_path / "b.sqlite").rename(path)
     assert service.act(page["token"], fill(page))[1] is True
@@ -218,7 +218,7 @@ def test_a_worker_serves_no_other_study_than_the_one_that_was_started(study_fold
         capture_output=True,
         text=True,
     )
-    assert ended.returncode and "two studies must not share their participants" in ended.stderr
+    assert ended.returncode and "two studies must not share participants" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -268,7 +268,7 @@ def test_the_opening_is_set_by_command_and_mistakes_change_nothing(study_folder,
     for words in (("release",), ("pause", "x"), ("+0",), ("-1",), ("block", str(tmp_path))):
         say(*places, *words, error=ValueError)
     told = say(*places, "release", "nobody", error=ValueError)
-    assert "nobody is known as 'nobody'" in told
+    assert "no participant has the id 'nobody'" in told
     assert say(*places).count("UTC  ") == 2, "a mistake is in the log of changes"
 
 
@@ -315,7 +315,7 @@ def test_what_may_have_been_done_is_not_done_twice(busy, monkeypatch):
         prolific.Prolific().approve("s")
     assert len(calls) == 1
     refuse(monkeypatch, [200], text="<html>sign in</html>")
-    with pytest.raises(ValueError, match="something else than JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         list(prolific.Prolific().submissions("s"))
 
 
@@ -350,7 +350,9 @@ def test_approvals_that_stop_midway_say_how_many_were_done(
     with monkeypatch.context() as patched:
         patched.setattr(prolific.Prolific, "approve", stops)
         told = say(*approve, error=ValueError)
-    assert "approved 1 of 3, then stopped at" in told and "what is approved stays so" in told
+    assert (
+        "approved 1 of 3, then stopped at" in told and "approved submissions stay approved" in told
+    )
     assert "approved 2" in say(*approve)
     assert "approved 0" in say(*approve)  # nobody is paid twice
     assert [s["status"] for s in double.submissions] == ["APPROVED"] * 3

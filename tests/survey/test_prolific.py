@@ -93,7 +93,7 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
             key = arrive(service, Arrival("prolific", f"{row:024x}"))
             service.store.update(connection, service.study.hash, key, code="DONE")
     told = say("prolific", "poll", str(folder), "--database", url)
-    assert "2 places given on" in told and "1 can be approved" in told
+    assert "places freed: 2" in told and "submissions that can be approved: 1" in told
     for part in (
         "came with code FORGED; its own is DONE",
         "awaits review with code DONE, but is unknown here",
@@ -104,7 +104,7 @@ def test_places_go_on_and_only_who_finished_is_approved(double, folder, frozen, 
     assert service.places.counts()["free"] == 56
     reasons = [row["detail"].split()[-1] for row in service.places.log()[1:]]
     assert sorted(reasons) == ["(returned)", "(timed_out)"]
-    assert "0 places given on" in say("prolific", "poll", str(folder), "--database", url)
+    assert "places freed: 0" in say("prolific", "poll", str(folder), "--database", url)
     assert "approved 1" in say("prolific", "approve", str(folder), "--database", url, "--yes")
     approved = [s["id"] for s in double.submissions if s["status"] == "APPROVED"]
     assert approved == [f"5e{1:022x}"]

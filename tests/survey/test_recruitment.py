@@ -55,7 +55,7 @@ def test_full_is_not_final_and_a_released_place_goes_to_the_next(service):
     assert begin(service, "another")["stage"] == "screened_out"
     with pytest.raises(ValueError, match="holds no place that could be released: status expired"):
         service.places.release("p2")
-    with pytest.raises(ValueError, match="nobody is known as 'p99'"):
+    with pytest.raises(ValueError, match="no participant has the id 'p99'"):
         service.places.release("p99")
 
 
@@ -289,7 +289,7 @@ def test_places_are_changed_by_command(study_folder, tmp_path, frozen, recruitme
     assert "released" in told and "   100  free" in told
     (tmp_path / "ids.txt").write_text(f"{PID}\n\n")
     told = say("study", "places", str(study_folder), "block", str(tmp_path / "ids.txt"), *options)
-    assert "1 ids are new on the list" in told
+    assert "ids newly barred: 1" in told
     for wrong in (("-40",), ("40",), ("release",), ("pause", "x"), ("+0",), ("open",)):
         with pytest.raises(AssertionError):
             say("study", "places", str(study_folder), *wrong, *options)
@@ -304,7 +304,7 @@ def test_codes_that_anybody_can_know_are_refused(study_folder, tmp_path, recruit
     codes = recruitment.codes.model_copy(update={"completed": "COMPLETED", "full": ""})
     write_recruitment(folder, recruitment.model_copy(update={"codes": codes}))
     told = say("survey", str(folder), error=ValueError)
-    assert "completed = 'COMPLETED', full = '': not a code of this study alone" in told
+    assert "completed = 'COMPLETED', full = '': these codes are empty or public" in told
     assert not (folder / "answers.sqlite").exists()
 
 
