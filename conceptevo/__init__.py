@@ -1,10 +1,10 @@
-"""ConceptEvo Harness: which concepts neurons learn, how they evolve, whether they matter.
+"""ConceptEvo Harness: which concepts neurons learn, how these evolve, and whether they matter.
 
     import conceptevo as ce
 
-The names below load torch when they are first used, so that a survey's host needs none.
+The names below import torch when they are first used, so that a survey's host does not need it.
 """
-# ruff: noqa: F405 - the names that are listed are those of `conceptevo.api`
+# ruff: noqa: F405 - the listed names are those of `conceptevo.api`
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

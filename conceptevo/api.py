@@ -1,7 +1,7 @@
-"""The Python interface: models and arrays in memory, no configuration file, no checkpoint files.
+"""The Python interface, for models and arrays in memory, without configuration or checkpoint files.
 
-Each function does what the command of the same name does, with the same code, in a temporary folder
-that lives as long as its result. Results show themselves in a notebook and can be saved.
+Each function runs stages of the command line, with the same code, in a temporary folder that is
+deleted together with its result. Results display themselves in a notebook and can be saved.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def probe(
     activations: bool = True,
     progress: bool = True,
 ) -> Probed:
-    """Record each neuron's k strongest images (METHOD, *stimuli*).
+    """Record for each neuron the k images that activate it most (METHOD, *stimuli*).
 
     Args:
-        series: one or several.
+        series: one series or several.
         images: the probe images.
-        k: stimuli a neuron.
-        responsive: the most responsive neurons that are kept of an image.
+        k: number of stimuli per neuron.
+        responsive: number of neurons recorded per image, those that it activates most.
         activations: keep the activations of all images, which some spaces need.
         progress: show progress bars.
     """
@@ -76,15 +76,15 @@ def space(
     progress: bool = True,
     **parameters: object,
 ) -> Space:
-    """Place all neurons in one semantic space (METHOD section 1).
+    """Embed all neurons in one semantic space (METHOD section 1).
 
     Args:
-        probed: of `probe`.
+        probed: the result of `probe`.
         method: a name in SPACES or `package.module:function`.
-        seed: of its draws.
+        seed: of the method's random draws.
         base: the checkpoint whose neurons span the space; the last of the first series by default.
         progress: show progress bars.
-        parameters: of SpaceParameters, e.g. dimension=30.
+        parameters: fields of SpaceParameters, e.g. dimension=30.
     """
     SPACES.get(method)
     config = probed.session.config
@@ -110,18 +110,18 @@ def importance(
     seed: int = 0,
     progress: bool = True,
 ) -> Scores:
-    """Score how much each neuron's evolution matters to each class (METHOD section 2).
+    """Score how important each neuron's evolution is for each class (METHOD section 2).
 
     Args:
-        series: whose evolutions.
-        images: labelled images; a class's are shared out between importance and ablation.
+        series: the series whose evolutions are scored.
+        images: labelled images; those of a class are divided between importance and ablation.
         pair: the older and the newer epoch.
         methods: names in IMPORTANCE, or functions of a `Change` that return, for each layer, a
             sensitivity [batch, channels], whose mean over images is the score.
-        images_per_class, heldout_images: images a class on which importance is measured, and on
-            which ablations will be.
-        classes: names; all by default.
-        seed: of the draws.
+        images_per_class, heldout_images: number of images per class for importance, and for later
+            ablations.
+        classes: names of classes; all by default.
+        seed: of the random draws.
         progress: show progress bars.
     """
     names = tuple(plugin_name(IMPORTANCE, method) for method in methods)
@@ -149,9 +149,9 @@ def ablate(
     """Ablate sets of neurons by importance, and controls, on held-out images (METHOD section 3).
 
     Args:
-        scores: of `importance`.
+        scores: the result of `importance`.
         ablation: a name in ABLATIONS or `package.module:function`.
-        arms: which sets.
+        arms: sizes and numbers of the sets.
         progress: show progress bars.
     """
     ABLATIONS.get(ablation)
@@ -170,8 +170,8 @@ def ablate(
 
 
 def _session(series: Sequence[Series], images: Images, **sections: Any) -> Session:
-    """Of a run in a temporary folder."""
-    # what is not probed needs no more images than there are
+    """Return the session of a new run in a temporary folder."""
+    # k may not exceed the number of images, even in a session that does not probe.
     sections.setdefault("probe", ProbeParameters(k=min(20, max(1, len(images.labels)))))
     config = Config(
         workers=0,

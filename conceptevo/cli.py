@@ -28,7 +28,7 @@ RunFolder = Annotated[Path, typer.Argument(help="folder of the run")]
 
 
 def _option(text: str, default: str = "as configured", **rules: Any) -> Any:
-    """An option whose default the configuration, or the machine, decides."""
+    """Return an option whose default depends on the configuration or the machine."""
     return typer.Option(help=text, show_default=default, **rules)
 
 
@@ -44,7 +44,7 @@ OnlyPlan = Annotated[
 
 
 def _read(path: Path, **changes: object) -> Config:
-    """The configuration; where it is wrong, what else can be seen to be wrong is said with it."""
+    """Return the configuration; if it is faulty, report all its faults and those of its files."""
     from harness.config import ConfigError, load_config
 
     try:
@@ -58,7 +58,7 @@ def _read(path: Path, **changes: object) -> Config:
 
 
 def _run_until(last: str, config: Config, out: Path, cluster: str | None = None) -> None:
-    """Do every stage up to `last`, or all and the report; show what it is for."""
+    """Run every stage up to `last`, or all stages and the report; print the result."""
     from harness.stages.run import run_until
 
     run = run_until("revert" if last == "report" else last, config, out, console, cluster)
@@ -109,7 +109,7 @@ def _report(run) -> None:
         console.print(f"  {path}")
 
 
-#: The commands that do every stage up to one, and what they are for.
+#: The commands that run every stage up to one, with their help.
 STAGE_COMMANDS = {
     "check": "Check that every checkpoint and image can be used, and report every problem at once.",
     "train": 'Prepare the images and train the networks of the series with `source = "train"`.',
@@ -187,7 +187,7 @@ def _list(text: str) -> list[str]:
 
 
 def _names(text: str, known: Sequence[str]) -> list[str]:
-    """Names separated by commas, some of which may themselves hold commas: the longest first."""
+    """Split names at commas; of known names that contain commas, the longest match is taken."""
     rest, names = text.strip(), []
     while rest:
         fitting = [n for n in known if rest == n or re.match(re.escape(n) + r"\s*,", rest)]
@@ -282,7 +282,7 @@ def init(
 
 @app.command()
 def status(run: RunFolder) -> None:
-    """List finished, running, stale and missing results of a run, and when it will end."""
+    """List finished, running, stale and missing results of a run; estimate when it will end."""
     from datetime import datetime
 
     from harness.artifacts import Run
@@ -359,8 +359,8 @@ _debug = False
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one clear message, not a traceback."""
-    os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, not shown
+    """Run the command line; ValueErrors and OSErrors are shown as messages, without traceback."""
+    os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written to files
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns at every estimate
     try:
         app()

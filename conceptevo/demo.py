@@ -17,14 +17,14 @@ from tasks.commands import build
 
 
 def demo_config(wanted: Sequence[str], seed: int | None) -> Config:
-    """The demo's configuration.
+    """Return the demo's configuration.
 
     Args:
-        wanted: names of its series.
-        seed: of images, initial weights and random draws; None for its own.
+        wanted: names of the series to include.
+        seed: of images, initial weights and random draws; None for that of demo.toml.
 
     Raises:
-        ValueError: a series that it does not have.
+        ValueError: the demo has no series of such a name.
     """
     values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
     known = [section["name"] for section in values["series"]]
@@ -43,10 +43,10 @@ def demo_config(wanted: Sequence[str], seed: int | None) -> Config:
 
 
 def demo_study(out: Path) -> Path:
-    """Build a study out of the run, fill it with simulated participants and analyse it, once.
+    """Build a study from the run, add simulated participants and analyse it, unless done already.
 
     Returns:
-        The folder of its results.
+        The folder of the study's results.
     """
     study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
     if (study / "study.json").exists():

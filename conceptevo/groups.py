@@ -1,4 +1,4 @@
-"""The groups of commands. Those of other folders are imported only when they run."""
+"""The groups of commands. Commands in other folders are imported only when they run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 
 class LazyGroup(TyperGroup):
-    """Commands that live in other folders, imported when called (or when help lists them)."""
+    """A group with commands in other folders, imported when called or when help lists them."""
 
     lazy: ClassVar[dict[str, str]] = {}
 
@@ -28,7 +28,7 @@ class LazyGroup(TyperGroup):
 
 
 class BenchGroup(LazyGroup):
-    """`bench RUN …` runs it; `bench compare A B` is a command of its own."""
+    """A group in which `bench RUN …` stands for `bench run RUN …`, beside other commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not self._names_a_command(args):
@@ -36,7 +36,7 @@ class BenchGroup(LazyGroup):
         return super().parse_args(ctx, args)
 
     def _names_a_command(self, args: list[str]) -> bool:
-        """A run's folder may be called as a command is: `bench run`, `bench compare --plan`."""
+        """Return whether the first word is a command, not a run's folder named run or compare."""
         names = [word for word in args[1:] if not word.startswith("-")]
         match args[0]:
             case "run":
@@ -48,18 +48,18 @@ class BenchGroup(LazyGroup):
 
 
 def group(text: str, lazy: dict[str, str], kind: type[LazyGroup] = LazyGroup) -> typer.Typer:
-    """A group of commands.
+    """Return a group of commands.
 
     Args:
-        text: its help.
+        text: the help of the group.
         lazy: name -> `module:function` of each command that is imported when it is called.
-        kind: how it finds them.
+        kind: the class of the group.
     """
     lazy_group = type(kind.__name__, (kind,), {"lazy": lazy})
     commands = typer.Typer(
         cls=lazy_group, help=text, no_args_is_help=True, pretty_exceptions_enable=False
     )
-    commands.callback()(lambda: None)  # a group without own commands needs one
+    commands.callback()(lambda: None)  # Typer requires it for a group without own commands
     return commands
 
 

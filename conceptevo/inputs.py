@@ -1,4 +1,4 @@
-"""What the functions of the Python interface take: models and images in memory."""
+"""The inputs of the Python interface: models and images in memory, and parameters."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.registry import Registry
 
 @dataclass(frozen=True)
 class View:
-    """How a network sees an image.
+    """The preprocessing of images for a network.
 
     Attributes:
-        height, width: of its input, in pixels; square.
-        mean, std: by which pixels in [0, 1] are normalised, a number or one a colour channel.
+        height, width: size of the network's input in pixels; both must be equal.
+        mean, std: of the normalisation of pixels in [0, 1]; one number, or one per colour channel.
         channels: 3, or 1 for a network that takes greyscale images.
     """
 
@@ -47,14 +47,14 @@ class Series:
     """The models of one training run.
 
     Attributes:
-        name: of the series.
-        models: epoch -> model that returns logits [batch, outputs]. Copies of them are used.
-        view: how they see images.
-        layers: module names or patterns to probe; the result of every non-linearity by default.
-        class_outputs: class name -> output, where a class's output is not its own index.
-        output: key, attribute or position of the logits where a model returns several things.
-        objective: what importance is measured on: a name in OBJECTIVES ("logit", "prototype", …), a
-            file of class embeddings, or a function (output, labels) -> [batch].
+        name: name of the series.
+        models: epoch -> model that returns logits [batch, outputs]; copies of it are used.
+        view: their preprocessing of images.
+        layers: module names or patterns to probe; the output of every non-linearity by default.
+        class_outputs: class name -> index of its output, if not the index of the class.
+        output: key, attribute or position of the logits if a model returns several values.
+        objective: the quantity for which importance is measured: a name in OBJECTIVES ("logit",
+            "prototype", …), a file of class embeddings, or a function (output, labels) -> [batch].
     """
 
     name: str
@@ -126,12 +126,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Arms:
-    """Which sets of neurons are ablated.
+    """The sizes and numbers of the sets of neurons that are ablated.
 
     Attributes:
-        bins: equal parts of a layer by importance.
-        random: random sets of the size of the first part.
-        steps: cumulative sets hold 1/steps, 2/steps, … of every layer.
+        bins: number of equal parts into which each layer is divided by importance.
+        random: number of random sets, each as large as the first part.
+        steps: the cumulative sets hold 1/steps, 2/steps, … of every layer.
     """
 
     bins: int = 4
@@ -140,7 +140,7 @@ class Arms:
 
 
 def plugin_name(registry: Registry, plugin: str | Callable) -> str:
-    """The name of a plug-in; a function is registered under its own."""
+    """Return the name of a plug-in; register a function under its own name."""
     if isinstance(plugin, str):
         return plugin
     registry.put(plugin.__name__, plugin)

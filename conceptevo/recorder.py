@@ -1,8 +1,8 @@
-"""Record a network while it trains: its weights, or evidence of what its neurons detect.
+"""Recording of a network during training: its weights, or evidence of what its neurons detect.
 
 A plain loop calls `Recorder.record`; `lightning_callback` and `hugging_face_callback` do so for the
-trainers of these libraries. What is written is what `conceptevo` reads: weights as a series with
-`source = "folder"`, evidence (or both) as one with `source = "recorded"`.
+trainers of these libraries. A run reads weights as a series with `source = "folder"`, and evidence
+(with or without weights) as a series with `source = "recorded"`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Evidence:
     """What is recorded instead of weights: stimuli, peaks, responsive neurons, activations.
 
     Attributes:
-        images: the probe images: in memory, or a folder with one sub-folder of files a class.
-        view: how the network sees them.
-        parameters: what is kept; a run that reads it must have the same.
+        images: the probe images, in memory or as a folder with one sub-folder of files per class.
+        view: the network's preprocessing of images.
+        parameters: what is recorded; a run that reads the evidence must have the same parameters.
         layers, output: see `Series`.
     """
 
@@ -49,27 +49,26 @@ class Evidence:
 
 @dataclass
 class Recorder:
-    """Records a network at some epochs of its training (or steps: whatever is counted).
+    """Records a network at some epochs of its training, or at steps if these are counted.
 
-    The network is copied before it is run, so that training goes on as if nothing had been
-    recorded, to the bit. In distributed training let one process record.
+    The network is copied before it is run, so that training is identical, to the bit, to training
+    without recording. In distributed training, only one process may record.
 
     Attributes:
-        folder: where to; one for each series.
-        every: epochs from one record to the next.
+        folder: the folder to write to; each series needs its own.
+        every: number of epochs between records.
         schedule: "linear" records at 0, every, 2 every, …; "log" at 0, every, 2 every, 4 every,
-            8 every, …: most changes early, where most happens.
-        evidence: run the probe images at these epochs and keep what they show; None keeps weights
-            alone.
-        weights: where there is evidence, the epochs whose weights are kept all the same:
-            importance and ablation need both epochs of a pair.
-        network: finds the network that gives logits in what is trained (a wrapper, a module of
-            Lightning).
+            8 every, …, because most changes happen early.
+        evidence: what to record by running the probe images at these epochs; None records weights.
+        weights: epochs at which weights are recorded in addition to evidence; importance and
+            ablation need both epochs of a pair.
+        network: returns the network that gives logits, given the trained module (a wrapper, a
+            module of Lightning).
 
     Example:
         >>> recorder = Recorder("records/mine", schedule="log")
         >>> for epoch in range(100):
-        ...     recorder.record(model, epoch)  # what it is before this epoch of training
+        ...     recorder.record(model, epoch)  # the state before this epoch of training
         ...     train(model)
         >>> recorder.record(model, 100, last=True)
     """
@@ -89,21 +88,21 @@ class Recorder:
         self.folder = Path(self.folder)
 
     def wants(self, epoch: int) -> bool:
-        """Whether the schedule names an epoch, or its weights are asked for."""
+        """Return whether an epoch is recorded, by the schedule or because of its weights."""
         count, rest = divmod(epoch, self.every)
         named = rest == 0 and (self.schedule == "linear" or count & (count - 1) == 0)
         return named or epoch in self.weights
 
     def record(self, model: nn.Module, epoch: int, last: bool = False) -> bool:
-        """Record the network as it is now, where the schedule says so; an epoch there is replaced.
+        """Record the network if the schedule says so; an existing record of the epoch is replaced.
 
         Args:
-            model: what is trained.
-            epoch: how many epochs it has been trained.
-            last: record whatever the schedule says.
+            model: the module that is trained.
+            epoch: the number of epochs for which it has been trained.
+            last: record regardless of the schedule.
 
         Returns:
-            Whether it was recorded.
+            Whether the network was recorded.
         """
         if not (last or self.wants(epoch)):
             return False
@@ -117,7 +116,7 @@ class Recorder:
         return True
 
     def _keep_evidence(self, network: nn.Module, epoch: int, evidence: Evidence) -> None:
-        """Probe a copy of the network, as the stages of a run do."""
+        """Probe a copy of the network by the same stages as a run."""
         network.zero_grad(set_to_none=True)
         where = next((p.device for p in network.parameters()), torch.device("cpu"))
         series = Series(
@@ -140,7 +139,7 @@ class Recorder:
         session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
 
     def lightning_callback(self) -> Any:
-        """A callback for the trainer of (PyTorch) Lightning: counts its epochs."""
+        """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""
         name = "lightning.pytorch" if find_spec("lightning") else "pytorch_lightning"
         Callback: Any = import_module(f"{name}.callbacks").Callback
         recorder = self
@@ -157,7 +156,7 @@ class Recorder:
         return Record()
 
     def hugging_face_callback(self) -> Any:
-        """A callback for the Trainer of Hugging Face's transformers: counts its steps."""
+        """Return a callback for the Trainer of Hugging Face's transformers; records by steps."""
         from transformers import TrainerCallback
 
         recorder = self

@@ -1,4 +1,4 @@
-"""What the functions of the Python interface return: artifacts of a run, read as tables."""
+"""The results of the Python interface: artifacts of a run, read as tables."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from harness.results import read_results
 
 
 class Result:
-    """What a function of this interface returns: a folder with artifacts, read as tables.
+    """A result of a function of this interface: a folder of artifacts, read as tables.
 
     Args:
         run: the folder.
-        session: which computed it; None for one that was loaded.
-        about: what else is saved with it.
+        session: the session that computed the result; None if it was loaded.
+        about: further values that are saved with the result.
     """
 
     def __init__(self, run: Run, session: Session | None = None, **about: Any) -> None:
         self.run, self._session, self._about = run, session, about
 
     def to_pandas(self) -> pd.DataFrame:
-        """The result as one table."""
+        """Return the result as one table."""
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
@@ -48,14 +48,14 @@ class Result:
         return title + table.head(10).to_html(index=False)
 
     def save(self, folder: str | Path) -> None:
-        """Copy the result into a new folder, from which `load` reads it."""
+        """Copy the result to a new folder, from which `load` can read it."""
         shutil.copytree(self.run.root, folder)
         about = {"kind": type(self).__name__, **self._about}
         write_text(Path(folder) / "result.json", json.dumps(about) + "\n")
 
     @property
     def session(self) -> Session:
-        """What further functions compute with. Raises ValueError for a result that was loaded."""
+        """The session with which further functions compute; a loaded result raises ValueError."""
         if self._session is None:
             raise ValueError(
                 f"a loaded {type(self).__name__} can be read, not computed with: the models are "
@@ -68,7 +68,7 @@ class Probed(Result):
     """The stimuli of all neurons."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per stimulus: neuron, rank, image_id, activation, peak_y, peak_x (0 to 1)."""
+        """Return one row per stimulus: neuron, rank, image_id, activation, peak_y, peak_x (0-1)."""
         return self.run.tables("stimuli")
 
     @cached_property
@@ -77,7 +77,10 @@ class Probed(Result):
         return self.run.tables("layers")
 
     def strip(self, neuron: Neuron, side: int = 3, tile: int = 64) -> Image.Image:
-        """The neuron's strongest side x side patches at every epoch of its series, side by side."""
+        """Return one picture of the neuron's side x side strongest patches at each epoch.
+
+        `neuron.epoch` is ignored: the epochs of the series stand side by side, in order.
+        """
         album = Album(self.run)
         stimuli = self.run.tables("stimuli")
         epochs = sorted(stimuli.loc[stimuli["series"] == neuron.series, "epoch"].unique())
@@ -103,17 +106,17 @@ class Space(Result):
         return SemanticSpace.load(self.run, self._about["method"])
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per neuron: its identity, coverage, and its vector (NaN: it has no place)."""
+        """Return one row per neuron: identity, coverage, vector (NaN if it is not in the space)."""
         vectors = pd.DataFrame(self.space.vectors).add_prefix("v")
         return pd.concat([self.space.neurons, vectors], axis=1)
 
     def nearest(self, neuron: Neuron, k: int = 5, **among: object) -> pd.DataFrame:
-        """The k neurons nearest to one.
+        """Return the k neurons nearest to a neuron.
 
         Args:
-            neuron: which.
-            k: how many.
-            among: columns that candidates must equal, e.g. series="resnet", epoch=10.
+            neuron: a neuron at one checkpoint.
+            k: number of neighbours.
+            among: values of columns that neighbours must have, e.g. series="resnet", epoch=10.
 
         Returns:
             series, epoch, layer, channel, similarity; the nearest first.
@@ -133,7 +136,7 @@ class Scores(Result):
     """The importance of every evolution."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per neuron, class and method: score, stderr, images, rank in its layer.
+        """Return one row per neuron, class and method: score, stderr, images, rank in the layer.
 
         The highest score has rank 0.
         """
@@ -142,10 +145,10 @@ class Scores(Result):
 
 
 class Ablated(Result):
-    """What happened to each image's prediction when sets of neurons were ablated."""
+    """The effects of the ablation of sets of neurons on the prediction for each image."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per image and arm."""
+        """Return one row per image and arm."""
         return self._bench.results.records()
 
     @cached_property
@@ -153,17 +156,17 @@ class Ablated(Result):
         return Bench(read_results(self.run.root))
 
     def table(self, name: str) -> Table | None:
-        """A table of the benchmark by name; None where it lacks what the table needs."""
+        """Return a table of the benchmark by name; None if the data for it are missing."""
         return shelf.get("bench", "table", name)(self._bench)
 
     def leaderboard(self) -> Table:
-        """Which method finds the neurons whose ablation matters."""
+        """Return the table that compares methods by the effect of ablating their top neurons."""
         table = self.table("leaderboard")
         assert table is not None
         return table
 
     def figure(self, name: str) -> Figure | None:
-        """A figure of the benchmark by name: leaderboard, curves, layers, reliability."""
+        """Return a figure of the benchmark by name: leaderboard, curves, layers, reliability."""
         with styled():
             return shelf.get("bench", "figure", name)(self._bench)
 
@@ -172,10 +175,10 @@ class Ablated(Result):
 
 
 def load(folder: str | Path) -> Result:
-    """A saved result, to be read.
+    """Load a saved result, which can be read but not computed with.
 
     Raises:
-        ValueError: the folder holds none.
+        ValueError: the folder holds no saved result.
     """
     path = Path(folder) / "result.json"
     if not path.exists():

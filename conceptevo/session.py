@@ -1,4 +1,4 @@
-"""A run that is computed in this process, and what each function does with it first."""
+"""A run that is computed in this process, and the stages with which every function begins."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Session:
     """A run that is computed in this process.
 
     Attributes:
-        config: of the run.
-        run: its folder.
-        keeper: a temporary folder, which goes with the last result that holds it.
+        config: configuration of the run.
+        run: folder of the run.
+        keeper: the temporary folder, if any, which is deleted with the last result that holds it.
     """
 
     config: Config
@@ -35,20 +35,20 @@ class Session:
 
     @cached_property
     def plan(self) -> Plan:
-        """With everything declared that `opening` makes."""
+        """The plan of the run, in which everything is declared that `opening` makes."""
         plan = Plan(self.config, self.run)
         give_checkpoints(plan)
         plan.add([*images.image_works(self.config), *map(FindLayers, self.config.series)])
         return plan
 
     def opening(self, checks: Iterable[Step] = ()) -> Iterator[Step]:
-        """Write or list the images, do the checks, find the layers."""
+        """Yield the steps that write or list the images, run the checks and find the layers."""
         yield from images.steps(self.plan)
         yield from checks
         yield "layers", list(map(FindLayers, self.config.series))
 
     def do(self, steps: Iterable[Step], progress: bool) -> None:
-        """Do the steps in order, with progress bars or without."""
+        """Run the steps in order, with or without progress bars."""
         write_manifest(self.config, self.run)
         with Engine(self.plan, 0, Console(quiet=not progress)) as working:
             working.run(steps)

@@ -1,4 +1,4 @@
-"""`study build`: what tasks freeze, and what the analysis makes of it."""
+"""The command `study build`: freeze a study and report planned tests that it cannot support."""
 
 from __future__ import annotations
 
