@@ -187,3 +187,28 @@ def test_killed_before_its_sidecar_a_file_does_not_pass_for_an_earlier_one(tmp_p
         with pytest.raises(KeyboardInterrupt):
             made_with(2)
     assert made_with(1) == [1]
+
+
+@dataclass(frozen=True)
+class Count(Work):
+    """How many pieces of work have had the same run."""
+
+    number: int
+
+    depends = ()
+
+    @property
+    def makes(self):
+        return (Artifact("images", (str(self.number),)),)
+
+    def do(self, run, advance):
+        run.pieces = getattr(run, "pieces", 0) + 1
+        yield {"values": [run.pieces]}
+
+
+def test_a_worker_keeps_its_run_so_that_a_pair_is_opened_once(tmp_path):
+    plan = Plan(parse_config({"series": [{"name": "vgg"}], "device": "cpu"}), Run(tmp_path))
+    works = [Count(number) for number in range(3)]
+    with Engine(plan, 1, Console(quiet=True)) as working:
+        working.step("count", works)
+    assert [plan.run.arrays(work.makes[0])["values"][0] for work in works] == [1, 2, 3]

@@ -133,10 +133,10 @@ class Engine:
                 self._workers,
                 self._context,
                 initializer=_start_worker,
-                initargs=(grants, self._steps),
+                initargs=(self._run, grants, self._steps),
             )
         running: set[Future[None]] = {
-            self._pool.submit(_work, self._run, shard) for shard in _longest_first(shards)
+            self._pool.submit(_work, shard) for shard in _longest_first(shards)
         }
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -229,14 +229,15 @@ def _connect(cluster: str) -> ModuleType:
     return ray
 
 
-# set in each worker when it starts
+# set in each worker when it starts; with a run of its own, work on one pair would open it again
+_run: Run
 _granted: Resources
 _report: Advance
 
 
-def _start_worker(grants: SimpleQueue[Resources], steps: SimpleQueue[int]) -> None:
-    global _granted, _report
-    _granted, _report = grants.get(), steps.put
+def _start_worker(run: Run, grants: SimpleQueue[Resources], steps: SimpleQueue[int]) -> None:
+    global _run, _granted, _report
+    _run, _granted, _report = run, grants.get(), steps.put
     # libraries that are loaded later than `one_thread` looks
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
@@ -266,9 +267,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(run: Run, shard: Shard) -> None:
+def _work(shard: Shard) -> None:
     with using(_granted):
-        _do(run, shard, _report)
+        _do(_run, shard, _report)
 
 
 def _alone(
