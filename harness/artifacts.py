@@ -1,4 +1,5 @@
-"""The only file that knows directories: what a run leaves on disk, written whole or not at all.
+"""The files of a run: the only module that knows their layout; files are written whole or not at
+all.
 
 A run is a folder. Every artifact in it is one file with a sidecar ``<file>.json`` that holds the
 fingerprint of all that the file depends on; a file without a fitting sidecar counts as absent,
@@ -39,7 +40,7 @@ _HALF = ".half-written-"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` that takes its place when the block ends without an error.
+    """Yield a temporary path beside `path` that replaces it if the block ends without an error.
 
     Raises:
         ArtifactError: the file system refused (disk full, no permission); nothing is left behind.
@@ -65,7 +66,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Keep a second command from working in the same folder. The lock dies with the process.
+    """Prevent a second command from working in the same folder. The lock ends with the process.
 
     What a killed command has left half written goes.
 
@@ -93,7 +94,8 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def working_since(folder: Path) -> float | None:
-    """When the command that is working in a folder began (seconds since 1970); None if none is."""
+    """Return when the command that is working in a folder began (seconds since 1970); None if
+    there is none."""
     holder = filelock.FileLock(folder / ".lock", timeout=0)
     if not (folder / ".lock").exists():
         return None
@@ -109,7 +111,8 @@ ROW_GROUP = 2**17
 
 
 def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
-    """Write tables of the same columns as one, holding ROW_GROUP rows and one of them at a time.
+    """Write tables with the same columns as one file, with row groups of ROW_GROUP rows, one in
+    memory at a time.
 
     The bytes do not depend on how the rows are divided into tables.
     """
@@ -136,7 +139,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short hash of plain values (numbers, strings, lists, dicts), independent of dict order."""
+    """Hash plain values (numbers, strings, lists, dicts) shortly, independent of the order of
+    dicts."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -148,7 +152,7 @@ def content_hash(path: Path) -> str:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """What is said of a file beside it; None where nothing, or nothing that can be read."""
+    """Return the contents of a file's sidecar; None if there is none or it cannot be read."""
     try:
         about = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
@@ -160,7 +164,7 @@ _hashes: dict[tuple[str, int, int], str] = {}
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, remembered by path, size and time of change."""
+    """Return the SHA-256 of a file's content, cached by path, size and modification time."""
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _hashes:
@@ -170,7 +174,8 @@ def file_hash(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file of a run: its kind (a key of LAYOUT) and what distinguishes it from its siblings."""
+    """One file of a run: its kind (a key of LAYOUT) and the values that distinguish it from
+    others of its kind."""
 
     kind: str
     parts: tuple[str | int, ...] = ()
@@ -223,7 +228,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 class Run:
-    """Typed reading and writing of one run's folder."""
+    """Typed reading and writing of the files of one run."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -236,19 +241,19 @@ class Run:
         return path.with_name(path.name + ".json")
 
     def about(self, artifact: Artifact) -> dict[str, Any] | None:
-        """What the sidecar says (fingerprint, sha256, seconds); None where the file is not there
-        whole."""
+        """Return the sidecar's content (fingerprint, sha256, seconds); None if the artifact is
+        not complete."""
         about = read_sidecar(self.path(artifact))
         return about if about is not None and self.path(artifact).exists() else None
 
     def has(self, artifact: Artifact, fingerprint: str) -> bool:
-        """Whether the artifact is there, whole, and made from just these inputs."""
+        """Return whether the artifact is complete and was made from exactly these inputs."""
         about = self.about(artifact)
         return about is not None and about["fingerprint"] == fingerprint
 
     @contextmanager
     def working(self, artifact: Artifact) -> Iterator[None]:
-        """Mark an artifact as being made, for those who look."""
+        """Mark an artifact as in progress, for commands that show the status."""
         marker = self._marker(artifact)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -258,7 +263,7 @@ class Run:
             marker.unlink(missing_ok=True)
 
     def is_working(self, artifact: Artifact, since: float) -> bool:
-        """Whether a command that began at `since` is making the artifact."""
+        """Return whether a command that began at `since` is making the artifact."""
         try:
             # a file system's clock is coarser than ours
             return self._marker(artifact).stat().st_mtime >= since - 1
@@ -270,7 +275,7 @@ class Run:
         return path.with_name(f".{path.name}.working")
 
     def seconds(self) -> dict[str, list[float]]:
-        """Kind of artifact -> how long each of its pieces of work took, in path order.
+        """Return, by kind of artifact, the duration of each piece of work, in path order.
 
         Only the first artifact of a piece of work has it.
         """
@@ -282,7 +287,7 @@ class Run:
         return seconds
 
     def seal(self, artifact: Artifact, fingerprint: str, seconds: float | None = None) -> None:
-        """Declare a file written by other means (`whole_file`) to be the artifact.
+        """Declare a file that was written by other means (`whole_file`) to be the artifact.
 
         Args:
             fingerprint: of all that it depends on.
@@ -297,7 +302,7 @@ class Run:
         write_text(self._sidecar(artifact), json.dumps(content) + "\n")
 
     def unseal(self, artifact: Artifact) -> None:
-        """Declare a file to be no artifact, before another is written in its place."""
+        """Remove an artifact's sidecar before another file is written in its place."""
         self._sidecar(artifact).unlink(missing_ok=True)
 
     def save(
@@ -307,7 +312,7 @@ class Run:
         fingerprint: str,
         seconds: float | None = None,
     ) -> None:
-        """Write a table (parquet), an array (npy) or named arrays (npz), then its sidecar.
+        """Write a table (parquet), an array (npy) or named arrays (npz), and then its sidecar.
 
         Arguments as `seal`.
         """
@@ -338,7 +343,7 @@ class Run:
         return self._read(artifact, pd.read_parquet)
 
     def array(self, artifact: Artifact) -> np.ndarray:
-        """A single array as a read-only memory map. Raises ArtifactError as `table` does."""
+        """Read one array as a read-only memory map. Raises ArtifactError as `table` does."""
         return self._read(artifact, partial(np.load, mmap_mode="r", allow_pickle=False))
 
     def arrays(self, artifact: Artifact) -> dict[str, np.ndarray]:
@@ -346,7 +351,7 @@ class Run:
         return self._read(artifact, _arrays)
 
     def tables(self, kind: str) -> pd.DataFrame:
-        """All tables of one kind (every series, epoch or pair), in path order."""
+        """Read all tables of one kind (every series, epoch or pair), in path order."""
         paths = self._paths(kind)
         if not paths:
             raise ArtifactError(
@@ -355,16 +360,16 @@ class Run:
         return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
     def holds(self, kind: str) -> bool:
-        """Whether there is any artifact of a kind."""
+        """Return whether the run has any artifact of a kind."""
         return bool(self._paths(kind))
 
     def remove(self, artifact: Artifact) -> None:
-        """Delete an artifact that is needed no more; its sidecar first."""
+        """Delete an artifact, its sidecar first."""
         self.unseal(artifact)
         self.path(artifact).unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
-        """Every artifact's file that is there or whose sidecar is, in order."""
+        """Return every artifact's file for which the file or its sidecar exists, in order."""
         there = {path for kind in LAYOUT for path in self._paths(kind)}
         described = {path.with_suffix("") for kind in LAYOUT for path in self._paths(kind, ".json")}
         return sorted(there | described)
@@ -375,25 +380,26 @@ class Run:
         return sorted(path for path in every if not path.name.startswith("."))
 
     def locked(self) -> AbstractContextManager[None]:
-        """Work on the run alone. Raises ArtifactError as `lock` does."""
+        """Lock the run for this command. Raises ArtifactError as `lock` does."""
         return lock(self.root)
 
     def elsewhere(self, makes: Iterable[Artifact]) -> AbstractContextManager[Run]:
-        """The run as it is for a worker on another machine, which makes these artifacts."""
+        """Return the run for a worker on another machine that makes these artifacts."""
         return nullcontext(self)
 
     def pull(self) -> None:
-        """Have in the folder what workers elsewhere have made: they share it."""
+        """Copy results of workers on other machines into the folder; here they already share it."""
 
     def publish(self) -> None:
-        """Put the manifest and reports where the artifacts are: they are there."""
+        """Copy the manifest and reports to where the artifacts are kept; here they already are
+        there."""
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Note what the run was made with."""
+        """Record what the run was made with."""
         write_text(self.root / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
     def manifest(self) -> dict[str, Any]:
-        """What the run was made with: configuration, base, space_methods, versions."""
+        """Return what the run was made with: configuration, base, space_methods, versions."""
         path = self.root / "manifest.json"
         if not path.exists():
             raise ArtifactError(f"{self.root} is not a run: it holds no manifest.json")

@@ -1,4 +1,4 @@
-"""The configuration file: one TOML, checked whole before any work starts."""
+"""The configuration file: one TOML file, checked as a whole before any work starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.section import DISTINCT, Section, each, read_toml
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the text names each place and what is allowed there.
+    """The configuration cannot be used; the message names each setting and what is allowed.
 
     Attributes:
         faults: the text's lines, where it lists the mistakes of a file.
@@ -51,7 +51,7 @@ def refuse(faults: Sequence[str]) -> None:
 
 
 class DrawnImagesSection(Section):
-    """The embedded drawn images: how many of each split."""
+    """The synthetic images: how many of each split."""
 
     source: Literal["drawn"] = "drawn"
     train: int = Field(6000, ge=12)
@@ -60,8 +60,8 @@ class DrawnImagesSection(Section):
 
 
 class FolderImagesSection(Section):
-    """The user's images: a folder a split, with one sub-folder of files a class; or files of many
-    images (see `harness/images/shards.py`).
+    """The user's images: one folder per split, with one sub-folder of files per class, or files
+    of many images (see `harness/images/shards.py`).
 
     Attributes:
         probe: the images whose strongest serve as stimuli.
@@ -89,14 +89,15 @@ ImagesSection = DrawnImagesSection | FolderImagesSection | MemoryImagesSection
 
 
 class BaseSection(Section):
-    """The checkpoint whose neurons span the space."""
+    """The checkpoint whose neurons define the space."""
 
     series: str
     epoch: int
 
 
 class SpaceSection(SpaceParameters):
-    """Space methods to compare and their parameters. The first one is mapped and pictured."""
+    """The space methods to compare, and their parameters. The first is used for maps and
+    pictures."""
 
     methods: Annotated[tuple[str, ...], DISTINCT, each(SPACES.get)] = Field(
         ("sgns", "ppmi", "jaccard", "correlation", "profile", "random"), min_length=1
@@ -117,7 +118,7 @@ class EvolveSection(ImportanceParameters):
 
 
 class ReportSection(Section):
-    """What the reports show beside the built-in exhibits.
+    """Further exhibits of the reports.
 
     Attributes:
         exhibits: tables, figures and sentences of your own, each `package.module:function`.
@@ -127,7 +128,7 @@ class ReportSection(Section):
 
 
 class Config(Section):
-    """Everything that a run depends on."""
+    """All settings on which a run depends."""
 
     seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=0)
@@ -156,7 +157,7 @@ class Config(Section):
         return self
 
     def _faults(self) -> Iterator[str]:
-        """What sections say of one another that does not fit, each with its place."""
+        """Yield contradictions between sections, each with its place."""
         names = [source.name for source in self.series]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             yield f"series: names must differ; {', '.join(repeated)} stands twice"
@@ -169,7 +170,7 @@ class Config(Section):
                 yield f"space.methods: {method!r} needs probe.activations = true"
 
     def base_checkpoint(self) -> Checkpoint:
-        """The configured base, or the last epoch of the first series."""
+        """Return the configured base, or the last epoch of the first series."""
         if self.base is None:
             return self.series[0].series().last
         source = next(source for source in self.series if source.name == self.base.series)
@@ -180,7 +181,8 @@ class Config(Section):
         return Checkpoint(self.base.series, self.base.epoch)
 
     def pairs(self, source: Source) -> list[Pair]:
-        """The pairs of epochs of one series; consecutive ones from the first trained epoch on."""
+        """Return the pairs of epochs of one series; by default consecutive ones from the first
+        trained epoch on."""
         if not source.loadable():  # evidence alone, of which nothing can be undone
             return []
         series = Series(source.name, source.loadable())
@@ -240,7 +242,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
 
 
 def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
-    """Which kind of series a place lies in."""
+    """Return the kind of series (source) to which a place belongs."""
     try:
         return str(values["series"][place[1]].get("source", "train"))
     except (LookupError, TypeError, AttributeError):
@@ -250,8 +252,11 @@ def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
 def _between_sections(
     values: dict[str, Any], problems: Sequence[Any]
 ) -> tuple[list[Any], Config | None]:
-    """What sections say of one another that does not fit, which pydantic looks at only once each is
-    right in itself: without the values that are wrong. And what is left, where all of it fits."""
+    """Find contradictions between sections, which pydantic checks only once each section is valid.
+
+    Wrong values are removed before. Returns the problems, and the configuration if the rest of it
+    is valid.
+    """
     if any(not problem["loc"] for problem in problems):
         return [], None
     rest = copy.deepcopy(values)
@@ -264,7 +269,8 @@ def _between_sections(
 
 
 def _remove(values: Any, place: Sequence[str | int]) -> None:
-    """Remove the value at a place, some parts of which may name kinds of sections, not keys."""
+    """Remove the value at a place; parts of the place may name kinds of sections instead of
+    keys."""
     for depth, part in enumerate(place):
         held = isinstance(values, dict) and part in values
         if held or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
@@ -275,7 +281,7 @@ def _remove(values: Any, place: Sequence[str | int]) -> None:
 
 
 def _explain(problem: Any) -> str:
-    """A problem that pydantic has with a configuration: its place, what is allowed, the value."""
+    """Describe a problem that pydantic reports: its place, what is allowed, the value."""
     parts = list(problem["loc"])
     if parts[:1] == ["images"] and len(parts) > 1:
         del parts[1]  # the kind of images, which is no key
@@ -320,7 +326,7 @@ def _explain(problem: Any) -> str:
 
 
 def _about_unknown_key(problem: Any) -> str:
-    """Which kind of series has it, or which key may be meant."""
+    """Say which kind of series has an unknown key, or which key may be meant."""
     place = problem["loc"]
     if place[0] == "series" and len(place) == 3 and (kinds := _sources_with(str(place[-1]))):
         return (
@@ -333,12 +339,12 @@ def _about_unknown_key(problem: Any) -> str:
 
 
 def _sources_with(key: str) -> list[str]:
-    """The kinds of series that have a key."""
+    """Return the kinds of series that have a key."""
     return [name for name in SOURCES if key in SOURCES.get(name).model_fields]
 
 
 def _keys(place: Sequence[str | int]) -> set[str]:
-    """The keys that there are beside an unknown one, or in other sections of its kind."""
+    """Return the valid keys beside an unknown one, or those of other sections of its kind."""
     if len(place) == 1:
         return set(Config.model_fields)
     if place[0] == "series":
@@ -348,7 +354,7 @@ def _keys(place: Sequence[str | int]) -> set[str]:
 
 
 def _fields(kind: Any) -> set[str]:
-    """The names of a section's fields, and of those of the sections in it."""
+    """Return the names of a section's fields and of the fields of its sub-sections."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = kind.model_fields
         return set(fields).union(*(_fields(field.annotation) for field in fields.values()))

@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be, by how it begins."""
+"""Recognise files of other formats by their first bytes, for messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def kind_of(head: bytes) -> str:
-    """What a file is whose first bytes are these; "" where that is not among KINDS."""
+    """Describe the format of a file from its first bytes; "" if it is not among KINDS."""
     if not head:
         return "empty (0 bytes)"
     beginning = head.lstrip().lower()

@@ -14,12 +14,12 @@ CLASSES = 1000
 
 
 def published_classes() -> list[int]:
-    """The 100 classes of the published study, as ids of ImageNet-1k."""
+    """Return the 100 classes of the published study, as ids of ImageNet-1k."""
     return json.loads((CONFIGS / "published_classes.json").read_text(encoding="utf-8"))["ids"]
 
 
 def paper(images: Path, checkpoints: Path) -> str:
-    """The published study as a configuration.
+    """Return the configuration of the published study.
 
     Args:
         images: ImageNet, a folder with `train` and `val`, in each a sub-folder a class.

@@ -1,4 +1,4 @@
-"""Random generators, each seeded by what its draws are for, so that no two purposes share one."""
+"""Random generators, each seeded by the purpose of its draws, so that no two purposes share one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A generator for one purpose; what it draws says nothing about the draws for another.
+    """Return a generator for one purpose; its draws are independent of those for other purposes.
 
     Args:
         seed: of the configuration.

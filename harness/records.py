@@ -1,4 +1,5 @@
-"""Identities that all folders share. Plain records, no torch: the survey's host reads them, too."""
+"""Identities that all packages share: plain records, without torch, which the survey's host also
+reads."""
 
 from __future__ import annotations
 
@@ -68,10 +69,11 @@ class Series:
         return [Checkpoint(self.name, epoch) for epoch in self.epochs]
 
     def pairs(self, wanted: Sequence[tuple[int, int]] | None = None) -> list[Pair]:
-        """Pairs of epochs: those wanted, or all consecutive ones.
+        """Return pairs of epochs: the wanted ones, or all consecutive ones.
 
         Raises:
-            ValueError: a wanted epoch is not among the checkpoints, or a pair does not go forward.
+            ValueError: a wanted epoch is not among the checkpoints, or a pair is not in increasing
+                order.
         """
         if wanted is None:
             wanted = list(zip(self.epochs[:-1], self.epochs[1:], strict=True))

@@ -1,4 +1,5 @@
-"""Named plugins. A plugin is added where it is defined; nothing else has to change."""
+"""Registries of named plug-ins. A plug-in is registered where it is defined; no other file
+changes."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to plugins of one kind, e.g. importance methods.
+    """Plug-ins of one kind by name, e.g. importance methods.
 
     A name of the form ``package.module:attribute`` is imported, so that a user's own plugin
     needs no registration.
@@ -33,7 +34,7 @@ class Registry(Generic[T]):
         self._plugins = dict(plugins or {})
 
     def add(self, name: str) -> Callable[[T], T]:
-        """Decorator that registers a plugin under `name`."""
+        """Return a decorator that registers a plug-in under `name`."""
 
         def register(plugin: T) -> T:
             if name in self._plugins:
@@ -44,11 +45,11 @@ class Registry(Generic[T]):
         return register
 
     def put(self, name: str, plugin: T) -> None:
-        """Register a plug-in under `name`, in place of an earlier one."""
+        """Register a plug-in under `name`; it replaces an earlier one."""
         self._plugins[name] = plugin
 
     def get(self, name: str) -> T:
-        """The plugin of that name.
+        """Return the plug-in of a name.
 
         Raises:
             ValueError: unknown name (the known ones are listed), or an import that fails.
@@ -67,7 +68,8 @@ class Registry(Generic[T]):
 
 
 def description(plugin: Any) -> str:
-    """The first sentence of a plug-in's docstring, for readers of a report; "" without one."""
+    """Return the first paragraph of a plug-in's docstring, which reports show; "" if there is
+    none."""
     text = " ".join((inspect.getdoc(plugin) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[^.A-Z]\.) ", text, maxsplit=1)[0]
 
@@ -94,7 +96,7 @@ def import_attribute(path: str, kind: str):
 
 
 def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function of the user's; what goes wrong in it is one message that says where.
+    """Call a user's function; an error in it becomes one message that names its place.
 
     Args:
         what: the call, as the message names it.
@@ -106,12 +108,12 @@ def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def failure(what: str, error: BaseException) -> str:
-    """What went wrong in the user's code, and where."""
+    """Describe an error in the user's code and its place."""
     return f"{what} failed: {_summary(error)}{_place(error)}"
 
 
 class UserCodeError(ValueError):
-    """Code of the user's raised an error; `--debug` shows all of it."""
+    """The user's code raised an error; `--debug` shows the traceback."""
 
 
 def _summary(error: BaseException) -> str:
@@ -120,7 +122,7 @@ def _summary(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's own files the error was raised."""
+    """Return the place in the user's own files where the error was raised."""
     ours = Path(__file__).parent.parent
     installed = tuple(map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}))
     frames = [
@@ -132,8 +134,8 @@ def _place(error: BaseException) -> str:
 
 
 def plugin_identity(name: str) -> str:
-    """What a plug-in is for a fingerprint: its name and, of a user's own, the source of its module
-    and of all modules of the same package, or below the same folder, that this imports."""
+    """Return the fingerprint of a plug-in: its name and, for a user's plug-in, the source of its
+    module and of the imported modules of the same package or folder."""
     module, colon, _ = name.partition(":")
     if not colon:
         return name
@@ -146,7 +148,7 @@ def plugin_identity(name: str) -> str:
 
 
 def _sources(module: str) -> set[Path]:
-    """The source files of a module and of what it imports that belongs to it."""
+    """Return the source files of a module and of those of its imports that belong to it."""
     waiting, sources = [module], dict[str, Path]()
     while waiting:
         name = waiting.pop()
@@ -163,7 +165,7 @@ def _sources(module: str) -> set[Path]:
 
 
 def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
-    """Whether a module is of the package of the first one, or lies where that lies or below."""
+    """Return whether a module is in the package of the first one, or in its folder or below."""
     if name.partition(".")[0] == module.partition(".")[0]:
         return True
     root = first.parents[module.count(".") + (first.name == "__init__.py")]
@@ -178,7 +180,8 @@ def _spec(name: str):
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:
-    """The names of modules that a source file may import; those that are none are passed over."""
+    """Yield the names of modules that a source file may import; names that are not modules are
+    ignored later."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):

@@ -1,4 +1,5 @@
-"""The results of an ablation study as data. No torch: the analysis and the survey read them.
+"""The results of an ablation study as data. Does not import torch: analysis and survey read
+them.
 
 A run has two: its reversion study and its benchmark. `RUN/<study>/about.json` says what was run and
 which of the run's artifacts the results consist of: `records` (one row per image and arm),
@@ -46,7 +47,7 @@ class Results:
     about: dict[str, Any]
 
     def records(self, with_controls: bool = False, **wanted: str) -> pd.DataFrame:
-        """One row per image and arm, of those whose columns equal `wanted`; others are not read.
+        """Read rows per image and arm whose columns equal `wanted`; other rows are not read.
 
         Args:
             with_controls: repeat the controls (`none`, `all`, `random`) under every method, so that
@@ -65,11 +66,11 @@ class Results:
         return pd.concat(parts, ignore_index=True) if parts else shared
 
     def importance(self, **wanted: str) -> pd.DataFrame:
-        """One row per neuron, class and method."""
+        """Read one row per neuron, class and method."""
         return self._table("importance", wanted)
 
     def sets(self, **wanted: str) -> pd.DataFrame:
-        """One row per neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
+        """Read one row per neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
         return self._table("sets", wanted)
 
     @cached_property
@@ -90,7 +91,7 @@ class Results:
 
     @property
     def measured_on(self) -> list[str]:
-        """What importance is measured on, and what a prediction then is: sentences."""
+        """Describe, in sentences, on what importance is measured and which class is predicted."""
         series_of: dict[str, list[str]] = {}
         for series, says in self.about.get("objectives", {}).items():
             series_of.setdefault(says, []).append(series)
@@ -128,19 +129,19 @@ def _remedy(study: str, root: Path) -> str:
 def write_about(
     run: Run, study: str, about: Mapping[str, Any], contents: Mapping[str, Sequence[Artifact]]
 ) -> None:
-    """Declare the results complete: what was run, and the artifacts that they consist of."""
+    """Declare the results complete: record what was run and which artifacts they consist of."""
     listed = {kind: [list(a.parts) for a in artifacts] for kind, artifacts in contents.items()}
     text = {"version": SCHEMA_VERSION, **about, "contents": listed}
     write_text(run.root / study / "about.json", json.dumps(text, indent=1) + "\n")
 
 
 def has_results(run: Run, study: str) -> bool:
-    """Whether a run's reversion study or benchmark is complete."""
+    """Return whether a run's reversion study or benchmark is complete."""
     return (run.root / study / "about.json").exists()
 
 
 def read_results(folder: Path, study: str = BENCH) -> Results:
-    """The results of a run's benchmark or reversion study.
+    """Return the results of a run's benchmark or reversion study.
 
     Args:
         folder: the run, or the study's folder in it.

@@ -1,4 +1,4 @@
-"""A section of a TOML file that a researcher writes, and the file itself."""
+"""TOML files that researchers write, and their sections."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 
 class Section(BaseModel):
-    """A key that it does not have is a mistake; what was read does not change."""
+    """A section of a TOML file. Unknown keys are errors; values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def each(check: Callable[[str], object]) -> AfterValidator:
-    """Of a list of names: each must pass a check, which raises ValueError."""
+    """Return a validator of a list of names: each must pass a check, which raises ValueError."""
 
     def checked(names: tuple[str, ...]) -> tuple[str, ...]:
         faults = []
@@ -47,7 +47,7 @@ DISTINCT = AfterValidator(_without_repeats)
 
 
 def explain(origin: Path | str, error: ValidationError) -> str:
-    """One line a fault: where it is, the parameter, its value, what is allowed."""
+    """Return one line per error: place, parameter, value, and what is allowed."""
     return "\n".join(
         f"{origin}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: "
         f"{e['msg'].removeprefix('Value error, ')}"
@@ -56,7 +56,7 @@ def explain(origin: Path | str, error: ValidationError) -> str:
 
 
 def read_text(path: Path, what: str) -> str:
-    """A text file that a researcher wrote, with or without a byte order mark.
+    """Read a text file that a researcher wrote, with or without a byte order mark.
 
     Args:
         what: it is, for the message.
@@ -76,7 +76,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A TOML file that a researcher wrote.
+    """Read a TOML file that a researcher wrote.
 
     Raises:
         ValueError: see read_text; or it is not valid TOML.

@@ -1,4 +1,4 @@
-"""The terminal of all commands: text is shown as it is; [brackets] of data are no markup."""
+"""The console of all commands; [brackets] in data are not interpreted as markup."""
 
 from rich.console import Console
 

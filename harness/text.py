@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
-    """The first names, and how many more there are: "a, b and 3 more"."""
+    """Join the first names and the number of further ones: "a, b and 3 more"."""
     texts = list(map(str, names))
     more = len(texts) - most
     return ", ".join(texts[:most]) + f" and {more} more" * (more > 0)
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """A number with its noun: 1 trial, 1,200 trials, 2 answers are."""
+    """Join a number and its noun: 1 trial, 1,200 trials, 2 answers are."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"

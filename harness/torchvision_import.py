@@ -1,4 +1,4 @@
-"""torchvision, also beside a build of torch that its C++ operators do not fit."""
+"""Import torchvision also beside a build of torch for which its C++ operators cannot be loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _LIBRARIES: list[Any] = []
 
 
 def with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
-    """The answer of a function that may import torchvision, or what itself imports it (timm).
+    """Call a function that imports torchvision, or a library that does (timm), and return its
+    result.
 
     A CPU build of torch beside the ordinary torchvision wheel cannot load torchvision's C++
     operators, and importing it fails on two operators that lack a schema. Models need neither,

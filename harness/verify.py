@@ -1,4 +1,4 @@
-"""Is a run as it was written? Every artifact's content against the hash in its sidecar."""
+"""Check that a run is unchanged: the content of every artifact against the hash in its sidecar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.store import StoredRun
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with, or unknown of, one file.
+    """A fault of one file, or the fact that nothing is known about it.
 
     Attributes:
         path: below the run's folder.
@@ -26,7 +26,7 @@ class Finding:
 
 
 def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
-    """Each artifact's file, and what is wrong with it, here or in the run's store."""
+    """Yield each artifact's file and its fault, if any, in the folder or in the run's store."""
     for path in run.files():
         yield path, _finding(path, path.relative_to(run.root))
     for name in run.damaged() if isinstance(run, StoredRun) else ():

@@ -1,4 +1,4 @@
-"""A user's folders of images: which files are used, what is left out, what is converted."""
+"""A user's folders of images: which files are used, left out or converted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """List each folder once while the block runs: half a million files take a while."""
+    """List each folder only once while the block runs, because half a million files take long to
+    list."""
     token = _listings.set({} if _listings.get() is None else _listings.get())
     try:
         yield
@@ -132,7 +133,8 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
 
 
 def walk(folder: Path) -> list[Path]:
-    """The files below a folder, sorted, hidden ones left out; links are followed, each once."""
+    """Return the files below a folder, sorted, without hidden ones; links are followed, each
+    once."""
     files: list[Path] = []
     visited: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -146,12 +148,14 @@ def walk(folder: Path) -> list[Path]:
 
 
 def _is_unicode(name: str) -> bool:
-    """Whether it was read as it is written: bytes that are no UTF-8 become surrogates."""
+    """Return whether a file name is valid Unicode; Python reads bytes that are not UTF-8 as
+    surrogates."""
     return not re.search("[\ud800-\udfff]", name)
 
 
 def left_out(root: Path) -> Counter[str]:
-    """What below an image folder is not used: how many files by suffix, hidden and broken ones."""
+    """Count the files below an image folder that are not used, by suffix, with hidden and broken
+    ones."""
     counts: Counter[str] = Counter()
     used = set(shard_files(root))
     for place, folders, names in os.walk(root, followlinks=False):
@@ -174,7 +178,7 @@ def left_out(root: Path) -> Counter[str]:
 
 
 def image_remarks(images: FileImages) -> pd.DataFrame:
-    """What is converted or not used of image files, and what cannot be read.
+    """Report what is converted or ignored in image files, and which cannot be read.
 
     Returns:
         A row a file: remarks (joined by "; ", "" for none), fault (why it cannot be opened, ""
@@ -196,8 +200,8 @@ def image_remarks(images: FileImages) -> pd.DataFrame:
 
 
 def remark_counts(run: Run, split: str) -> dict[str, int]:
-    """How many images of a split each remark was made on, and how many are in another split, too;
-    none for images that are in memory."""
+    """Count the images of a split by remark, and those that are also in another split; empty for
+    images in memory."""
     index = run.table(Artifact("image_index", (split,)))
     if "remarks" not in index:
         return {}
@@ -212,7 +216,7 @@ def remark_counts(run: Run, split: str) -> dict[str, int]:
 
 
 def _look(path: Path) -> tuple[str, str, str]:
-    """The remarks on a file, or why it cannot be opened, and its SHA-256."""
+    """Return the remarks on a file, the reason why it cannot be opened, and its SHA-256."""
     try:
         file = content(path)
         with Image.open(BytesIO(file)) as image:

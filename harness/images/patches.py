@@ -1,4 +1,4 @@
-"""What a person sees of a neuron: crops of its stimuli around the peak of its activation."""
+"""Image patches: parts of a neuron's stimuli around the position of its highest activation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.images.sets import ImageSet, View
 
 
 def patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.ndarray:
-    """A square crop centred on the peak, shifted where needed to stay inside the image.
+    """Cut a square centred on the peak, shifted where needed to stay inside the image.
 
     Args:
         pixels: uint8 [height, width, 3].
@@ -28,7 +28,8 @@ def patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.n
 def patches(
     stimuli: pd.DataFrame, images: ImageSet, view: View, side: float, count: int
 ) -> list[np.ndarray]:
-    """The patches of one neuron's `count` strongest stimuli (rows of one neuron, any order)."""
+    """Return the patches of one neuron's `count` strongest stimuli (rows of one neuron, in any
+    order)."""
     rows = stimuli.sort_values("rank").head(count)
     return [
         patch(images.pixels(row.image_id, view), row.peak_y, row.peak_x, side)
@@ -37,7 +38,7 @@ def patches(
 
 
 def grid(crops: list[np.ndarray], columns: int, tile: int, gap: int = 2) -> Image.Image:
-    """Crops scaled to `tile` pixels and laid out row by row on white; missing ones stay white."""
+    """Arrange crops, scaled to `tile` pixels, row by row on white; missing ones stay white."""
     rows = -(-len(crops) // columns)
     size = (columns * (tile + gap) - gap, rows * (tile + gap) - gap)
     sheet = Image.new("RGB", size, "white")

@@ -1,4 +1,5 @@
-"""Image sets: the embedded drawn one and a user's folders. No torch: pixels are uint8 arrays."""
+"""Image sets: the synthetic set and users' folders. Does not import torch; pixels are uint8
+arrays."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expandvars(p
 
 @dataclass(frozen=True)
 class View:
-    """How a network sees an image: shorter side to `resize` pixels, then the central `crop`.
+    """How images are prepared for a network: the shorter side is resized to `resize` pixels,
+    then the central square of `crop` pixels is cut.
 
     Attributes:
         resize, crop: pixels.
@@ -57,7 +59,7 @@ class View:
 
     @property
     def channels(self) -> int:
-        """Of the network's input: 3 or 1."""
+        """Return the number of input channels of the network: 3 or 1."""
         return len(self.mean)
 
     def apply(self, image: Image.Image) -> np.ndarray:
@@ -77,7 +79,7 @@ class View:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in 8-bit RGB.
+    """Convert an image of any mode to 8-bit RGB.
 
     Greyscale of 16 bits is scaled by its full range (65535), numbers in [0, 1] by 255; transparent
     pixels are composited on BACKGROUND.
@@ -110,11 +112,11 @@ def has_alpha(image: Image.Image) -> bool:
 
 
 class ImageSet(Protocol):
-    """Images with class labels; an image's id is its index."""
+    """Images with class labels; the id of an image is its index."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label indexes them."""
+        """Class names, indexed by labels."""
         ...
 
     @property
@@ -149,7 +151,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files, read when asked for."""
+    """Images in files, which are read when needed."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
@@ -159,7 +161,7 @@ class FileImages:
         return len(self.paths)
 
     def pixels(self, index: int, view: View) -> np.ndarray:
-        """Raises ValueError naming the file when it cannot be decoded."""
+        """Decode an image. Raises ValueError with the file's name if that fails."""
         path = self.paths[index]
         try:
             with Image.open(BytesIO(content(path))) as image:
@@ -172,7 +174,7 @@ class FileImages:
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
-    """Why an image cannot be read."""
+    """Explain why an image cannot be read."""
     if not file_of(path).exists():
         return "it is gone"
     if file_of(path) == path:
@@ -188,8 +190,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
 
 @dataclass
 class KeptImages:
-    """Another set's images as one view sees them, kept in memory once they are read while there is
-    room; the others are read whenever they are asked for.
+    """The images of another set in one view, kept in memory once they are read, up to a limit.
 
     Attributes:
         images: the set.
@@ -223,7 +224,8 @@ class KeptImages:
 
 
 def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Drawings `start` to `stop` of the stream `seed`, stacked: pixels, labels, parts, colours."""
+    """Return images `start` to `stop` of the stream `seed`, stacked: pixels, labels, parts,
+    colours."""
     drawings = [drawn.draw(seed, index) for index in range(start, stop)]
     return {
         "pixels": np.stack([d.image for d in drawings]),
@@ -234,8 +236,8 @@ def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
 
 
 def sample_digest(images: ImageSet, view: View, most: int = 64) -> str:
-    """A hash of the labels and of the pixels of up to `most` images, at even distances: two sets
-    that have the same one are taken for the same."""
+    """Hash the labels and the pixels of up to `most` evenly spaced images; sets with equal
+    hashes are treated as equal."""
     digest = hashlib.sha256(images.labels.astype(np.int64).tobytes())
     for index in np.linspace(0, len(images) - 1, min(most, len(images)), dtype=int):
         digest.update(images.pixels(int(index), view).tobytes())

@@ -1,7 +1,7 @@
-"""Images inside larger files: WebDataset's, Parquet and Arrow files of Hugging Face datasets.
+"""Images inside larger files: WebDataset, and Parquet and Arrow files of Hugging Face datasets.
 
-Such an image's path goes on below its file: `train-000.tar/cat12.jpg`, `train.parquet/17`. A kind
-of file is one function in SHARDS.
+The path of such an image continues below its file: `train-000.tar/cat12.jpg`, `train.parquet/17`. A
+kind of file is one function in SHARDS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What a file of many images holds.
+    """The contents of a file of many images.
 
     Attributes:
         members: what `read` takes, one an image, in the file's order.
@@ -46,7 +46,7 @@ SHARDS: Registry[Callable[[Path], Shard]] = Registry("kind of image file")
 
 
 def open_shard(path: Path) -> Shard:
-    """What a file of many images holds; the last files are remembered.
+    """Open a file of many images; the last files are cached.
 
     Raises:
         ValueError: it is damaged, or lacks images or classes.
@@ -65,8 +65,8 @@ def _open(path: Path, changed: int) -> Shard:
 
 
 def shard_files(place: Path) -> list[Path]:
-    """The files of many images that a path stands for: it is one of them, a pattern of names
-    (`train-*.tar`), or a folder that holds them and no other folder."""
+    """Return the files of many images that a path names: the file itself, those that match a
+    pattern (`train-*.tar`), or those in a folder without sub-folders."""
     if place.is_dir():
         entries = sorted(place.iterdir())
         if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
@@ -81,7 +81,7 @@ def shard_files(place: Path) -> list[Path]:
 def read_shards(
     root: Path, files: Sequence[Path], classes: Sequence[str] | None
 ) -> tuple[tuple[Path, ...], np.ndarray, tuple[str, ...]]:
-    """The images of some files, one file after the other.
+    """List the images of several files, one file after the other.
 
     Args:
         root: what the files were named by, for the message.
@@ -119,7 +119,7 @@ def read_shards(
 
 
 def file_of(image: Path) -> Path:
-    """The file on disk that an image lies in: itself, or one of many images."""
+    """Return the file on disk that contains an image: its own file, or a file of many images."""
     for parent in image.parents:
         if parent.suffix in SHARDS and parent.is_file():
             return parent
@@ -127,7 +127,7 @@ def file_of(image: Path) -> Path:
 
 
 def content(image: Path) -> bytes:
-    """Of an image's file, or of its part of a file of many images."""
+    """Return the bytes of an image's file, or of its part of a file of many images."""
     file = file_of(image)
     if file == image:
         return image.read_bytes()

@@ -1,4 +1,4 @@
-"""Which images of a class importance is measured on, and which it never sees."""
+"""Divide the images of a class into those for importance and held-out ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.randomness import generator
 def split_images(
     labels: np.ndarray, class_id: int, importance: int, heldout: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Two disjoint random parts of a class's images: `importance` and `heldout`.
+    """Draw two disjoint random parts of a class's images: `importance` and `heldout`.
 
     Fewer images than asked for are shared out in the same proportion.
 

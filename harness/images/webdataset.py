@@ -1,4 +1,4 @@
-"""WebDataset's files: a tar in which `key.jpg` and `key.cls` are an image and its class."""
+"""WebDataset files: tar archives in which `key.jpg` and `key.cls` are an image and its class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.images.shards import SHARDS, SUFFIXES, Shard
 
 @SHARDS.add(".tar")
 def webdataset(path: Path) -> Shard:
-    """Read where each image lies, and all classes; images themselves only when asked for."""
+    """Read the positions of the images and all classes; images are read when needed."""
     places: dict[str, tuple[int, int]] = {}
     images: dict[str, list[str]] = {}
     classes: dict[str, str] = {}

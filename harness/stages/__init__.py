@@ -1,1 +1,1 @@
-"""The stages of a run and the engine that does their work."""
+"""The stages of a run, and the engine that does their work."""

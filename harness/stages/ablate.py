@@ -1,4 +1,4 @@
-"""Stage: choose sets of neurons, ablate them, record what happens to each image's prediction."""
+"""Stage: choose sets of neurons, ablate them, and record the effect on each image's prediction."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
 @dataclass(frozen=True)
 class ChooseSets(Work):
-    """Choose one method's sets (of CONTROLS: those that depend on no method) for one pair."""
+    """Chooses the sets of one method (or of CONTROLS, which depend on no method) for one pair."""
 
     study: AblationStudy
     pair: Pair
@@ -121,7 +121,7 @@ def _generator(
 
 @dataclass(frozen=True)
 class RunArms(Work):
-    """Run one method's arms by one ablation on one pair; one row per image and arm."""
+    """Runs the arms of one method with one ablation on one pair; one row per image and arm."""
 
     study: AblationStudy
     source: Source
@@ -188,7 +188,7 @@ class RunArms(Work):
         target: Target,
         size: int,
     ) -> pd.DataFrame:
-        """The records of one class, `size` images a pass."""
+        """Return the records of one class, computed with `size` images per pass."""
         seed = images.config.seed
         shown = Images(
             images.batches(images_shown(images, class_id, self.split), size),
@@ -200,13 +200,13 @@ class RunArms(Work):
 
 
 def images_shown(images: SeriesImages, class_id: int, split: str) -> np.ndarray:
-    """The ids of the images of a class on which arms are run in one split."""
+    """Return the ids of the images of a class on which arms are run in one split."""
     most = images.config.revert.importance_images if split == "importance" else None
     return images.parts(class_id)[split][:most]
 
 
 def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
-    """For each image one of another class, the same whatever batch it is in."""
+    """Return for each image an image of another class, independent of batches."""
     chosen = []
     for image in ids.tolist():
         others = np.flatnonzero(images.labels != images.labels[image])
@@ -217,7 +217,7 @@ def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
 
 
 def set_works(study: AblationStudy) -> list[ChooseSets]:
-    """The pieces of work that choose all sets of a study."""
+    """Return the pieces of work that choose all sets of a study."""
     return [
         ChooseSets(study, pair, method, kind, block)
         for _, pair in study.pairs
@@ -228,7 +228,7 @@ def set_works(study: AblationStudy) -> list[ChooseSets]:
 
 
 def arm_works(study: AblationStudy) -> list[RunArms]:
-    """The pieces of work that run all arms of a study."""
+    """Return the pieces of work that run all arms of a study."""
     return [
         RunArms(study, source, pair, method, kind, block, ablation, split)
         for source, pair in study.pairs
@@ -241,7 +241,8 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
 
 
 def ablation_size(series: str, models: ModelPair, images: SeriesImages) -> int:
-    """Images a pass, at most as configured, such that ablation fits the memory of this worker.
+    """Return the images per pass, at most as configured, with which ablation fits the memory of
+    this worker.
 
     Raises:
         ValueError: not even FEWEST images fit.
@@ -267,7 +268,7 @@ def bytes_an_image(models: ModelPair, images: SeriesImages) -> float:
 def study_steps(
     study: AblationStudy, plan: Plan, more: Mapping[str, list[Artifact]] | None = None
 ) -> Iterator[Step]:
-    """Choose sets of scored neurons, ablate them; then say what the results consist of.
+    """Choose sets of scored neurons, ablate them, and record what the results consist of.
 
     Args:
         study: what is covered.
@@ -290,7 +291,7 @@ def study_steps(
 
 
 def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
-    """The artifacts that a study's results consist of, by kind."""
+    """Return the artifacts that a study's results consist of, by kind."""
     scores = [work for work in score_works(study) if work.method in study.methods]
     return {
         "importance": [work.makes[0] for work in scores],

@@ -1,4 +1,5 @@
-"""Stage: can each series of checkpoints be believed? By their weights, one checkpoint at a time."""
+"""Stage: check the order and origin of the checkpoints of each series by their weights, one
+checkpoint at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ FINDING = ["series", "kind", "epochs", "layers", "value", "text"]
 
 @dataclass(frozen=True)
 class SketchCheckpoint(OfCheckpoint):
-    """What is kept of one checkpoint's weights."""
+    """Computes what is kept of one checkpoint's weights."""
 
     kinds = ("audit_weights", "audit_layers")
     depends = (SAMPLE, DEAD)
@@ -55,7 +56,7 @@ class SketchCheckpoint(OfCheckpoint):
 
 @dataclass(frozen=True)
 class CompareCheckpoints(Work):
-    """Compare the checkpoints of one series."""
+    """Compares the checkpoints of one series."""
 
     series: str
     epochs: tuple[int, ...]
@@ -96,7 +97,8 @@ class CompareCheckpoints(Work):
 
 
 def trajectory(run: Run, series: str, tables: dict[int, pd.DataFrame]) -> Trajectory:
-    """The series in numbers, read layer by layer, so that its weights never are in memory at once.
+    """Return the trajectory of a series, computed layer by layer, so that all weights are never
+    in memory together.
 
     Only layers that all checkpoints have, of the same size, are compared.
     """
@@ -141,8 +143,8 @@ def _read(path, number: int) -> np.ndarray:
 
 
 def _distances(sample: np.ndarray) -> np.ndarray:
-    """Euclidean distances [n, n] between the rows of [n, weights]; a pair of rows at a time, as
-    the difference of large products would round small distances away."""
+    """Compute Euclidean distances [n, n] between the rows of [n, weights], pair by pair, because
+    the difference of large products would lose small distances."""
     with np.errstate(invalid="ignore"):  # what is infinite is found by its count
         return np.array([np.sqrt(np.square(sample - row).sum(axis=1)) for row in sample])
 
@@ -165,7 +167,8 @@ def _by_checkpoint(series: str, way: Trajectory) -> pd.DataFrame:
 
 
 def _distances_along(distances: np.ndarray) -> dict[str, object]:
-    """Of each checkpoint from the one before, the first and the last; and its detour."""
+    """Return each checkpoint's distances to the previous, the first and the last one, and its
+    detour."""
     n = len(distances)
     return {
         "step": [np.nan, *np.diagonal(distances, 1)][:n],
@@ -176,7 +179,7 @@ def _distances_along(distances: np.ndarray) -> dict[str, object]:
 
 
 def _unchanged(way: Trajectory, place: int) -> int:
-    """How many layers have the same weights as at the checkpoint before."""
+    """Count the layers whose weights equal those at the previous checkpoint."""
     return int((way.digests[:, place] == way.digests[:, place - 1]).sum()) if place else 0
 
 
@@ -201,7 +204,7 @@ def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Compare the weights of every series' checkpoints, and warn of what is doubtful."""
+    """Compare the weights of the checkpoints of every series, and warn of doubtful ones."""
     give_checkpoints(plan)
     yield "reading weights", list(starmap(SketchCheckpoint, loadable(plan.config)))
     works = [CompareCheckpoints(s.name, s.loadable()) for s in plan.config.series if s.loadable()]

@@ -1,4 +1,4 @@
-"""The benchmark: what was asked for, checked against the run; its steps."""
+"""The benchmark: what is requested, checked against the run, and its steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.stages.study import AblationStudy, chosen_classes
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a benchmark covers; where nothing is named, the run's own choice.
+    """What a benchmark covers; empty values mean those of the run.
 
     Attributes:
         methods: importance methods; "all" stands for every registered one.
@@ -45,7 +45,7 @@ class Coverage:
 
 
 def bench_config(run: Run, covered: Coverage) -> Config:
-    """The configuration of a run that has been probed, with the coverage on top.
+    """Return the configuration of a probed run with what the benchmark covers.
 
     Raises:
         ConfigError: what is not there, and what is.
@@ -66,7 +66,7 @@ def bench_config(run: Run, covered: Coverage) -> Config:
 
 
 def bench_study(plan: Plan, covered: Coverage) -> AblationStudy:
-    """The benchmark of a run as a study.
+    """Return the benchmark of a run as a study.
 
     Args:
         plan: with `bench_config`'s configuration.

@@ -1,4 +1,5 @@
-"""Stage: can every checkpoint be used? What is found is said before work begins, all at once."""
+"""Stage: check that every checkpoint can be used; all problems are reported together before work
+begins."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ IMAGES = 32  # on which a checkpoint is tried
 
 @dataclass(frozen=True)
 class CheckCheckpoint(OfCheckpoint):
-    """Load one checkpoint and try it on a few test images."""
+    """Loads one checkpoint and tries it on a few test images."""
 
     kinds = ("check",)
 
@@ -75,7 +76,7 @@ class CheckCheckpoint(OfCheckpoint):
 
 @contextmanager
 def _notes() -> Iterator[list[str]]:
-    """What is logged while the block runs."""
+    """Collect what is logged while the block runs."""
     notes: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
@@ -93,14 +94,15 @@ def _notes() -> Iterator[list[str]]:
 
 
 def check_untrained(source: TrainedSource, run: Run) -> None:
-    """Raises ValueError where a series, once it is trained, could not be used: before that."""
+    """Raise ValueError if a series that is yet to be trained could not be used after training."""
     model = build(source.architecture, len(open_images(run, "test").classes), source.seed)
     with _notes():  # they are said of the trained ones
         _tried(name_network(usable(model), f"series {source.name!r}, untrained"), source, 0, run)
 
 
 def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, object]:
-    """Layers, units, outputs and accuracy of a checkpoint. Raises ValueError with what is wrong."""
+    """Return layers, units, outputs and accuracy of a checkpoint. Raises ValueError with the
+    problem."""
     images = open_images(run, "test")
     broken = [name for name, value in model.state_dict().items() if _is_broken(value)]
     if broken:
@@ -149,7 +151,7 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
 def _say_precision(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, logits: Tensor, device: Device
 ) -> None:
-    """How far a lower precision changes what is read off: predictions, and the strongest images."""
+    """Report how a lower precision changes predictions and the strongest images."""
     if device.precision == "float32":
         return
     full = replace(device, precision="float32")
@@ -169,7 +171,7 @@ def _say_precision(
 
 
 def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> int:
-    """How many units some image makes positive."""
+    """Count the units with a positive activation on any image."""
     keep = ActivationRecorder(model, layers, lambda maps, la: la.strength(maps).amax((0, 2)) > 0)
     with borrowed(model), torch.inference_mode(), resources().device.computing(), keep as record:
         run_network(model, batch, "to count its active units")
@@ -185,7 +187,7 @@ def _is_broken(value: Tensor) -> bool:
 
 
 def _check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: bool) -> None:
-    """Raises ValueError where importance cannot be measured on the outputs."""
+    """Raise ValueError if importance cannot be measured on the outputs."""
     if output.is_complex() or not output.is_floating_point():
         raise ValueError(
             f"its outputs are of type {output.dtype}; they must be real floating point numbers"
@@ -205,7 +207,7 @@ def _check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: bo
 
 
 def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -> None:
-    """Raises ValueError where the places of the classes in the output are not known."""
+    """Raise ValueError if the indices of the classes in the output are unknown."""
     if unknown := sorted(set(source.class_outputs) - set(classes)):
         raise ValueError(
             f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
@@ -247,7 +249,7 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
 
 
 def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
-    """Say so where the outputs are probabilities, or their logarithms."""
+    """Report outputs that are probabilities or their logarithms."""
     kind = ""
     if bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), torch.ones(len(output))):
         kind = "probabilities (they add up to 1)"
@@ -267,8 +269,11 @@ def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
 
 
 def _accuracy(run: Run, source: Source, epoch: int, output: Tensor, labels: np.ndarray) -> float:
-    """The share of images whose class has the largest score; NaN where this takes prototypes that
-    are not made yet. Raises ValueError where the objective cannot be used on these outputs."""
+    """Return the share of images whose class has the largest score; NaN if this needs prototypes
+    that are not computed yet.
+
+    Raises ValueError if the objective cannot be used on these outputs.
+    """
     if choose_objective(source.objective).needs_images:
         return float("nan")
     target_of = targets(run, source, epoch)
@@ -297,7 +302,7 @@ def _accuracy(run: Run, source: Source, epoch: int, output: Tensor, labels: np.n
 
 
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
-    """What prevents work, each with its place."""
+    """Return what prevents work, each with its place."""
     texts = []
     files = {s.name: s for s in plan.config.series if isinstance(s, FolderSource)}
     epochs: dict[tuple[str, str], tuple[str, list[str]]] = {}
@@ -332,7 +337,7 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
 
 
 def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
-    """What one should know before work begins."""
+    """Return what users should know before work begins."""
     said: dict[str, list[str]] = {}
     for row in rows.itertuples():
         for note in str(row.notes).splitlines():
@@ -381,7 +386,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Try every checkpoint; say, or refuse, what is wrong."""
+    """Try every checkpoint; report problems, and refuse to go on if there are any."""
     give_checkpoints(plan)
     works = list(starmap(CheckCheckpoint, loadable(plan.config)))
     yield "checking checkpoints", works

@@ -1,4 +1,4 @@
-"""What every stage that runs a network needs: checkpoints, their layers, pairs of them."""
+"""What all stages that run networks share: checkpoints, their layers, and pairs of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _UNSEEN = {
 
 
 def give_checkpoints(plan: Plan) -> None:
-    """Declare every checkpoint of the run: its weights and how it sees images."""
+    """Declare every checkpoint of the run: its weights and its view of images."""
     for source in plan.config.series:
         for epoch in source.epochs():
             reads: tuple[Artifact, ...] = ()
@@ -49,15 +49,18 @@ def give_checkpoints(plan: Plan) -> None:
 
 
 def _identity(source: Source, epoch: int, precision: str) -> list[object]:
-    """Of what a checkpoint computes: its precision counts, as it can change ranks; the device does
-    not, as float32 is full single precision on each."""
+    """Return what the outputs of a checkpoint depend on.
+
+    Precision is included, because it can change ranks; the device is not, because float32 is full
+    single precision on every device.
+    """
     seen: list[object] = [source.identity(epoch), source.model_dump(mode="json", exclude=_UNSEEN)]
     return seen if precision == "float32" else [*seen, precision]
 
 
 @dataclass(frozen=True)
 class OfCheckpoint(Work):
-    """What is done with one checkpoint on the images of one split."""
+    """A piece of work on one checkpoint and the images of one split."""
 
     source: Source
     epoch: int
@@ -81,7 +84,7 @@ class OfCheckpoint(Work):
 
 @dataclass(frozen=True)
 class OfLayers(OfCheckpoint):
-    """What is done with one checkpoint's layers, too."""
+    """A piece of work that also uses the layers of the checkpoint."""
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
@@ -89,7 +92,7 @@ class OfLayers(OfCheckpoint):
         return checkpoint, Artifact("layers", (self.source.name,)), images
 
     def network(self, run: Run) -> Network:
-        """The checkpoint's network on the device in use."""
+        """Return the checkpoint's network on the device in use."""
         return Network(
             Checkpoint(*self.place),
             load(run, self.source, self.epoch),
@@ -100,19 +103,20 @@ class OfLayers(OfCheckpoint):
 
 
 def loadable(config: Config) -> list[tuple[Source, int]]:
-    """Every checkpoint whose weights are there, or will be: its series and epoch."""
+    """Return every checkpoint whose weights exist, or will exist after training: its series and
+    epoch."""
     return [(source, epoch) for source in config.series for epoch in source.loadable()]
 
 
 def load(run: Run, source: Source, epoch: int) -> nn.Module:
-    """The model of one checkpoint on the device in use, in float32, in the series' memory format,
-    calls exposed."""
+    """Return the model of one checkpoint on the device in use, in float32 and the memory format
+    of its series, with calls exposed."""
     fits = view_of(run, source).channels_last
     return resources().device.model(prepared(opened(run, source, epoch), source, fits))
 
 
 def opened(run: Run, source: Source, epoch: int) -> nn.Module:
-    """The model of one checkpoint as it is, without wrappers, with a name for messages.
+    """Return the model of one checkpoint without wrappers and with a name for messages.
 
     Raises:
         ValueError: it cannot be loaded, or not be looked into.
@@ -122,7 +126,7 @@ def opened(run: Run, source: Source, epoch: int) -> nn.Module:
 
 
 def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Module:
-    """A loaded model as all stages use it."""
+    """Return a loaded model in the form that all stages use."""
     name = network_name(model)
     model = open_attention(model.float(), source.layers)
     model = expose_calls(model, random_images(source.view, 2))
@@ -131,7 +135,7 @@ def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Mod
 
 
 def view_of(run: Run, source: Source) -> View:
-    """How a series sees images, in the memory format that its code takes."""
+    """Return a series' view of images, in the memory format that its code needs."""
     artifact = Artifact("layers", (source.name,))
     if not run.path(artifact).exists():
         return source.view
@@ -140,7 +144,7 @@ def view_of(run: Run, source: Source) -> View:
 
 
 def read_layers(run: Run, series: str) -> list[Layer]:
-    """The probed layers of a series, as the stage `probe` found them."""
+    """Return the probed layers of a series, as found by the stage `probe`."""
     table = run.table(Artifact("layers", (series,)))
     names = ["series", "resize", "crop", "memory_channels_last"]
     rows = table.drop(columns=names).rename(columns={"layer": "name"})
@@ -148,7 +152,7 @@ def read_layers(run: Run, series: str) -> list[Layer]:
 
 
 def layer_names(run: Run, series: str) -> list[str]:
-    """The names of a series' probed layers."""
+    """Return the names of the probed layers of a series."""
     return [layer.name for layer in read_layers(run, series)]
 
 
@@ -157,7 +161,7 @@ _costs: dict[str, Cost] = {}  # of an image, by the work done on the pair that i
 
 
 def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
-    """The two models of a pair and their layers.
+    """Return the two models of a pair and their layers.
 
     The last pair is kept, as pieces of work of one pair follow one another. It belongs to this very
     `run` object, of which each command makes its own: weights may change between commands.
@@ -173,7 +177,8 @@ def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
 
 
 def fitting_size(what: str, work: Callable[[], object], images: int, most: int, place: str) -> int:
-    """Images a pass, such that work on the pair that is open fits the memory of this worker.
+    """Return the images per pass with which work on the open pair fits the memory of this
+    worker.
 
     Args:
         what: the kind of work; each is measured once a pair.

@@ -1,4 +1,4 @@
-"""Run pieces of work that each leave artifacts: skip what is there, use processes or a cluster.
+"""Run pieces of work that each make artifacts: skip finished ones, use processes or a cluster.
 
 Each worker computes with one thread, so that results do not depend on the number of cores.
 """
@@ -45,7 +45,7 @@ _KILLED = (
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of work as it goes to another process or machine.
+    """A piece of work that is sent to another process or machine.
 
     Attributes:
         work: what is done.
@@ -57,7 +57,7 @@ class Shard:
 
 
 class Engine:
-    """Does pieces of work; its processes are gone when its `with` block ends, however it ends.
+    """Does pieces of work. Its processes end with its `with` block, also after an error.
 
     Args:
         plan: whose run's folder the artifacts go to.
@@ -85,7 +85,7 @@ class Engine:
             self.step(title, works)
 
     def step(self, title: str, works: Sequence[Work]) -> None:
-        """Do all pieces of work that are not done yet; a bar shows how far and how long still.
+        """Do all pieces of work that are not done yet, with a progress bar.
 
         Raises:
             Exception: whatever a piece of work raised; the others' results are kept.
@@ -149,7 +149,7 @@ class Engine:
                     raise WorkError(_KILLED.format(title)) from None
 
     def _resources_of_workers(self) -> list[Resources]:
-        """Of each worker: where there are several GPUs, the workers take turns."""
+        """Return the resources of each worker; several GPUs are assigned in turn."""
         granted, config = self._plan.resources, self._plan.config
         if config.device not in ("auto", "cuda") or granted.device.place.type != "cuda":
             return [granted] * self._workers
@@ -161,7 +161,7 @@ class Engine:
         ][: self._workers]
 
     def _on_cluster(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
-        """A Ray task a shard; one that is lost with its worker is done again elsewhere."""
+        """Run one Ray task per shard; a task that is lost with its worker is repeated elsewhere."""
         assert self._cluster is not None
         ray = _connect(self._cluster)
         config = self._plan.config
@@ -199,12 +199,12 @@ class Engine:
 
 
 def _longest_first(shards: Sequence[Shard]) -> list[Shard]:
-    """So that no long one is left over at the end."""
+    """Sort shards by length, so that no long one remains at the end."""
     return sorted(shards, key=lambda shard: -shard.work.steps)
 
 
 def _connect(cluster: str) -> ModuleType:
-    """Ray, connected to a cluster.
+    """Connect Ray to a cluster.
 
     Raises:
         ValueError: it is not installed, or there is no cluster.
@@ -246,7 +246,7 @@ def _start_worker(run: Run, grants: SimpleQueue[Resources], steps: SimpleQueue[i
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread: the order of sums, and so every bit, is then fixed."""
+    """Compute with one thread, which fixes the order of sums and therefore every bit."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -260,7 +260,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """A killed parent must not leave workers that go on writing into the run."""
+    """End a worker whose parent was killed, so that it does not go on writing into the run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -275,7 +275,7 @@ def _work(shard: Shard) -> None:
 def _alone(
     run: Run, shard: Shard, device_name: str, precision: Precision, memory: float | None
 ) -> None:
-    """A piece of work on some machine of a cluster, with its share of what is free there."""
+    """Do a piece of work on a machine of a cluster, with a share of its free resources."""
     device = choose_device(device_name, precision)
     share = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
     with using(Resources(device, share)), run.elsewhere(shard.work.makes) as there:
@@ -284,7 +284,8 @@ def _alone(
 
 @contextmanager
 def _failing_as(work: Work) -> Iterator[None]:
-    """An error of a piece of work is one message that says which; `--debug` shows where."""
+    """Turn an error of a piece of work into one message that names it; `--debug` shows the
+    traceback."""
     try:
         yield
     except ValueError as error:
@@ -302,11 +303,11 @@ def _failing_as(work: Work) -> Iterator[None]:
 
 
 class WorkError(ValueError):
-    """A piece of work failed; the text names what it was to make."""
+    """A piece of work failed; the message names what it was to make."""
 
 
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
-    """Do a piece of work and save what it makes, each artifact when it is there."""
+    """Do a piece of work and save each artifact when it is made."""
     start, work, left = time.perf_counter(), shard.work, shard.work.steps
 
     def report(steps: int) -> None:

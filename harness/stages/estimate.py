@@ -1,4 +1,5 @@
-"""What is left to do, before it starts: pieces of work, hours, memory and disk, by stage.
+"""Estimate what is left to do, by stage, before it starts: pieces of work, hours, memory and
+disk.
 
 Nothing is written. A few images are read, two networks of each series are opened (untrained ones,
 where the series is yet to be trained), and one batch of each kind of work is timed and measured, of
@@ -46,7 +47,7 @@ SPACE_NEURONS = 1000
 
 
 def estimate(plan: Plan) -> pd.DataFrame:
-    """What is left of each stage of a run.
+    """Estimate what is left of each stage of a run.
 
     Args:
         plan: of the run, whose folder may be empty; its series' checkpoints must be there, but for
@@ -61,7 +62,7 @@ def estimate(plan: Plan) -> pd.DataFrame:
 
 
 def estimate_study(study: AblationStudy, plan: Plan) -> pd.DataFrame:
-    """What is left of an ablation study of a run that has been probed; as `estimate`."""
+    """Estimate what is left of an ablation study of a probed run; see `estimate`."""
     plan.add(prototype_works(study))
     rows: list[Estimate] = []
     with one_thread():
@@ -121,8 +122,8 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
 
 
 def _images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
-    """Split -> how many images; the test images, as far as they must be known; seconds to draw an
-    image, 0 where the user has them."""
+    """Return the number of images per split, the test images as far as they are needed, and the
+    seconds to draw one synthetic image (0 for users' images)."""
     section = plan.config.images
     if isinstance(section, FolderImagesSection):
         wanted = [split for split in STREAMS if getattr(section, split) is not None]
@@ -139,14 +140,14 @@ def _images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
 
 
 class _Repeated(ArrayImages):
-    """A few images, over and over."""
+    """A few images, repeated."""
 
     def pixels(self, index: int, view: View) -> np.ndarray:
         return super().pixels(index % len(self.arrays), view)
 
 
 def _opened(plan: Plan, source: Source) -> tuple[ModelPair, View]:
-    """Two networks of a series and how they see images."""
+    """Return two networks of a series and their view of images."""
     classes, epochs = len(plan.test_images.classes), source.loadable()
     if isinstance(source, TrainedSource):
         models = [build(source.architecture, classes, seed) for seed in (0, 1)]
@@ -160,8 +161,8 @@ def _opened(plan: Plan, source: Source) -> tuple[ModelPair, View]:
 
 
 def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple[float, float]:
-    """Seconds and bytes that a space takes: one of random stimuli is placed at two sizes, and grows
-    as from one to the other."""
+    """Return the seconds and bytes that a space needs, extrapolated from two smaller spaces of
+    random stimuli."""
     k = min(config.probe.k, images)
     base = max(neurons // sum(len(source.epochs()) for source in config.series), 2)
     largest = min(SPACE_NEURONS, neurons)

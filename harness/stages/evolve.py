@@ -1,4 +1,4 @@
-"""Stage: score how much each neuron's evolution matters to each class, by every method."""
+"""Stage: compute the importance of each neuron's evolution to each class, by every method."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RELIABILITY = [*PAIR, "layer", "method", "class_id", "images", "rho", "left_out
 
 @dataclass(frozen=True)
 class ScoreEvolutions(Work):
-    """Score and rank all neurons of one pair by one method, for some classes."""
+    """Scores and ranks all neurons of one pair by one method, for some classes."""
 
     artifact: Artifact
     source: Source
@@ -112,7 +112,7 @@ class ScoreEvolutions(Work):
         measured: tuple[Target, Target],
         size: int,
     ) -> dict[str, np.ndarray]:
-        """Of one class's images, `size` a pass."""
+        """Return the sensitivities of one class's images, computed with `size` images per pass."""
         with resources().device.computing():
             return sensitivities(
                 models,
@@ -125,7 +125,7 @@ class ScoreEvolutions(Work):
             )
 
     def _batch_size(self, models: ModelPair, images: SeriesImages, target: Target) -> int:
-        """Images a pass, such that the method fits the memory of this worker."""
+        """Return the images per pass with which the method fits the memory of this worker."""
         batch = images.few()
         score = scoring(models, batch, target, self.method, self.config.evolve.path_steps)
         what = f"importance of series {self.source.name!r} by {self.method}"
@@ -135,13 +135,13 @@ class ScoreEvolutions(Work):
 def scoring(
     models: ModelPair, batch: Tensor, target: Target, method: str, path_steps: int
 ) -> Callable[[], object]:
-    """Scores one batch when it is called, to measure what that takes."""
+    """Return a function that scores one batch, to measure its cost."""
     rng, chosen = np.random.default_rng(0), importance_method(method)
     return partial(sensitivities, models, [batch], target, chosen, rng, path_steps, lambda: [batch])
 
 
 def score_works(study: AblationStudy) -> list[ScoreEvolutions]:
-    """The pieces of work that score all methods of a study."""
+    """Return the pieces of work that score all methods of a study."""
     return [
         ScoreEvolutions(
             study.scores(pair, method, block), source, pair, method, block, study.config
@@ -159,7 +159,7 @@ def score_steps(study: AblationStudy) -> Iterator[Step]:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Score all evolutions; beside them, draw the map."""
+    """Score all evolutions; meanwhile compute the map."""
     study = reversion_study(plan)
     yield "class prototypes", prototype_works(study)
     # beside the scores, as they are independent, the map is drawn

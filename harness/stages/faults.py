@@ -1,8 +1,8 @@
-"""What is wrong with a configuration beyond its own words: all of it in one go, before any work.
+"""Find everything that is wrong with what a configuration names, in one pass before any work.
 
-`faults` are what it names and is not there. `faults_of_files` are those of the images and
-checkpoints that are there: a run finds them at its first stages, and asks for them here where it
-cannot begin for another reason.
+`faults` lists what the configuration names but does not exist. `faults_of_files` lists faults of
+existing images and checkpoints: a run finds these in its first stages, and calls this function if
+it cannot begin for another reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from harness.stages.stage import Plan
 
 
 def faults(config: Config) -> list[str]:
-    """Folders, files, epochs, classes and functions that are named and are not there."""
+    """Return the folders, files, epochs, classes and functions that are named but do not exist."""
     return list(dict.fromkeys(text for check in _checks(config) for text in _failures(check)))
 
 
@@ -43,8 +43,8 @@ def _failures(check: Callable[[], object]) -> Iterator[str]:
 
 
 def faults_of_files(config: Config) -> list[str]:
-    """What is wrong with images and checkpoints that are there, as far as it can be seen beside
-    the faults that `faults` gives; nothing is written."""
+    """Return faults of existing images and checkpoints, as far as the faults listed by `faults`
+    allow; nothing is written."""
     part = _sound_part(config)
     if part is None:
         return []
@@ -60,8 +60,8 @@ def faults_of_files(config: Config) -> list[str]:
 
 
 def _sound_part(config: Config) -> Config | None:
-    """The configuration without what is at fault, and what is yet to be trained; None where no
-    images or no series are left."""
+    """Return the configuration without faulty parts and series that are yet to be trained; None
+    if no images or no series remain."""
     section = config.images
     if isinstance(section, FolderImagesSection) and any(
         any(_failures(partial(folder_split, section, split))) for split in ("probe", "test")
@@ -84,7 +84,8 @@ def _sound_part(config: Config) -> Config | None:
 
 
 def _list_images(plan: Plan, split: str) -> list[str]:
-    """Save the index of a split for `plan`, without images that cannot be read; those are named."""
+    """Save the index of a split for `plan` without unreadable images, and return the faults of
+    these."""
     section, run = plan.config.images, plan.run
     if isinstance(section, FolderImagesSection):
         images = folder_split(section, split)

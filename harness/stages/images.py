@@ -1,4 +1,4 @@
-"""Stage: draw the embedded images, or list the user's."""
+"""Stage: draw the synthetic images, or list the user's images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STREAMS = {"train": 0, "probe": 1, "test": 2}
 
 @dataclass(frozen=True)
 class DrawImages(Work):
-    """Draw one split of the embedded images."""
+    """Draws one split of the synthetic images."""
 
     split: str
     count: int
@@ -63,7 +63,7 @@ class DrawImages(Work):
 
 @dataclass(frozen=True)
 class ListImages(Work):
-    """List one split of the user's images."""
+    """Lists one split of the user's images."""
 
     split: str
     section: FolderImagesSection
@@ -78,7 +78,7 @@ class ListImages(Work):
 
     @property
     def depends(self) -> object:
-        """The files by size and time of change."""
+        """Return the files with size and modification time."""
         paths = dict.fromkeys(map(file_of, self._files.paths))
         stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
@@ -86,7 +86,7 @@ class ListImages(Work):
 
     @cached_property
     def _left_out(self) -> dict[str, int]:
-        """What of the folder is not used, and how many files."""
+        """Count the files of the folder that are not used."""
         return dict(sorted(left_out(getattr(self.section, self.split)).items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
@@ -98,7 +98,7 @@ class ListImages(Work):
 
 
 def _fault(faults: pd.Series, split: str) -> str:
-    """Which images of a split cannot be read, and why; "" where all can."""
+    """Describe which images of a split cannot be read, and why; "" if all can."""
     texts = [fault for fault in faults if fault]
     if not texts:
         return ""
@@ -111,14 +111,15 @@ def _fault(faults: pd.Series, split: str) -> str:
 
 
 def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
-    """Which images of a split cannot be read, and why ("" where all can); the ids of the others."""
+    """Describe which images of a split cannot be read, and why ("" if all can); return the ids
+    of the others."""
     faults = image_remarks(images)["fault"]
     return _fault(faults, split), np.flatnonzero(faults == "").tolist()
 
 
 @dataclass(frozen=True, eq=False)
 class KeepImages(Work):
-    """Keep images that are in memory as one split."""
+    """Keeps images that are in memory as one split."""
 
     split: str
     images: ArrayImages
@@ -138,13 +139,13 @@ class KeepImages(Work):
 
 
 def folder_split(section: FolderImagesSection, split: str) -> FileImages:
-    """The files of a split; a label means the same class in every split."""
+    """Return the files of a split; a label means the same class in every split."""
     classes = None if split == "probe" else folder_images(section.probe).classes
     return folder_images(getattr(section, split), classes)
 
 
 def _say(run: Run, split: str) -> None:
-    """What of a folder is not used, and what was converted."""
+    """Report what of a folder is not used and what was converted."""
     for row in run.table(Artifact("left_out", (split,))).itertuples():
         logger.warning("images.%s: left out %s × %s", split, row.files, row.what)
     images = len(run.table(Artifact("image_index", (split,))))
@@ -153,7 +154,7 @@ def _say(run: Run, split: str) -> None:
 
 
 def image_works(config: Config) -> list[Work]:
-    """The pieces of work that draw, list or keep the images of every split."""
+    """Return the pieces of work that draw, list or keep the images of every split."""
     section = config.images
     if isinstance(section, DrawnImagesSection):
         return [DrawImages(split, getattr(section, split), config.seed) for split in STREAMS]

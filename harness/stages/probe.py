@@ -27,7 +27,7 @@ from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 @dataclass(frozen=True)
 class FindLayers(Work):
-    """Find the probed layers of a series, on its last checkpoint."""
+    """Finds the probed layers of a series, on its last checkpoint."""
 
     source: Source
 
@@ -62,7 +62,7 @@ class FindLayers(Work):
 
 @dataclass(frozen=True)
 class OfProbe(OfLayers):
-    """What is done with one checkpoint and the probe images."""
+    """A piece of work on one checkpoint and the probe images."""
 
     parameters: ProbeParameters
 
@@ -70,13 +70,13 @@ class OfProbe(OfLayers):
 
     @property
     def depends(self) -> object:
-        """How the images are divided changes no result."""
+        """Exclude the division of the images into ranges, which changes no result."""
         return self.parameters.model_dump(exclude={"batch_size", "range_images"})
 
 
 @dataclass(frozen=True)
 class ProbeRange(OfProbe):
-    """Record one checkpoint on a range of the probe images."""
+    """Records one checkpoint on a range of the probe images."""
 
     images: range
 
@@ -98,7 +98,7 @@ class ProbeRange(OfProbe):
         return len(self.images)
 
     def left(self, plan: Plan) -> bool:
-        """Whether what stays after joining is there."""
+        """Return whether the artifacts that remain after joining exist."""
         return all(plan.has(made) for made in self.makes if made.kind == "activations")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
@@ -112,7 +112,7 @@ class ProbeRange(OfProbe):
 
 @dataclass(frozen=True)
 class JoinRanges(OfProbe):
-    """Join what the ranges of images recorded of one checkpoint; their parts go."""
+    """Joins the records of one checkpoint on all ranges of images, and deletes them."""
 
     ranges: tuple[ProbeRange, ...]
 
@@ -137,7 +137,7 @@ class JoinRanges(OfProbe):
 
 @dataclass(frozen=True)
 class TakeEvidence(OfProbe):
-    """Take what was recorded of a checkpoint while the network trained."""
+    """Copies what was recorded of a checkpoint during training."""
 
     ranges: tuple[range, ...]
 
@@ -159,7 +159,7 @@ class TakeEvidence(OfProbe):
 
 
 def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
-    """Raises ValueError, naming each, where evidence was recorded with other settings."""
+    """Raise ValueError if evidence was recorded with other settings; the message names each."""
     if len(source.loadable()) == len(source.epochs()):
         return
     recorded, mine = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
@@ -181,7 +181,7 @@ def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
 
 
 def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameters) -> None:
-    """Raises ValueError where evidence was recorded with other images, layers or parameters."""
+    """Raise ValueError if evidence was recorded with other images, layers or parameters."""
     evidence = source.evidence
     check_settings(source, parameters)
     sets = (open_images(run, "probe"), open_images(evidence, "probe"))
@@ -202,7 +202,7 @@ def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameter
 
 
 def activation_parts(run: Run, config: Config, series: str, epoch: int) -> list[Artifact]:
-    """The activations of one checkpoint, in the order of the images."""
+    """Return the activations of one checkpoint, in the order of the images."""
     divided = _ranges(run, config.probe, series)
     return [Artifact("activations", (series, epoch, part.start, part.stop)) for part in divided]
 
@@ -215,8 +215,8 @@ def _ranges(run: Run, parameters: ProbeParameters, series: str) -> list[range]:
 def range_works(
     plan: Plan, source: Source, divided: Sequence[range]
 ) -> tuple[list[Work], list[Work]]:
-    """What is still to be recorded of a series, range by range; and what joins the ranges of each
-    epoch, or takes what was recorded of it in training."""
+    """Return the ranges of a series that are still to be recorded, and the works that join the
+    ranges of each epoch or copy what was recorded in training."""
     parameters, waiting, joins = plan.config.probe, list[Work](), list[Work]()
     for epoch in source.epochs():
         if epoch not in source.loadable():
@@ -234,7 +234,7 @@ def range_works(
 
 
 def probe_steps(plan: Plan) -> Iterator[Step]:
-    """Record every checkpoint whose layers are known: range by range, then joined."""
+    """Record every checkpoint whose layers are known, range by range, and join the ranges."""
     works = [
         range_works(plan, source, _ranges(plan.run, plan.config.probe, source.name))
         for source in plan.config.series

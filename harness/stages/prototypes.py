@@ -1,5 +1,5 @@
-"""What importance is measured on, for one checkpoint: its objective, with the prototypes of classes
-where these must be computed first."""
+"""The objective of one checkpoint, with the prototypes of classes if these must be computed
+first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from harness.stages.study import AblationStudy
 
 @dataclass(frozen=True)
 class MakePrototypes(OfCheckpoint):
-    """The mean output of one checkpoint over images of each class."""
+    """Computes the mean output of one checkpoint over images of each class."""
 
     config: Config
 
@@ -77,8 +77,11 @@ class MakePrototypes(OfCheckpoint):
 
 
 def _split(config: Config) -> str:
-    """The images that prototypes are made of, none of which is ablated on: the training images
-    where the run has them, else the probe images; of images in memory, importance's part."""
+    """Return the split of which prototypes are made; none of its images is used for ablation.
+
+    It is the training images if the run has them, otherwise the probe images; for images in memory,
+    the importance part.
+    """
     section = config.images
     if isinstance(section, MemoryImagesSection):
         return "test"
@@ -86,7 +89,7 @@ def _split(config: Config) -> str:
 
 
 def prototype_works(study: AblationStudy) -> list[Work]:
-    """The pieces of work that make the prototypes which a study needs."""
+    """Return the pieces of work that make the prototypes of a study."""
     needed = {
         (source.name, epoch): source
         for source, pair in study.pairs
@@ -97,14 +100,14 @@ def prototype_works(study: AblationStudy) -> list[Work]:
 
 
 def prototypes_read(source: Source, *epochs: int) -> tuple[Artifact, ...]:
-    """The artifacts that a series' objective reads, for what works with these checkpoints."""
+    """Return the artifacts that the objective of a series reads."""
     if not choose_objective(source.objective).needs_images:
         return ()
     return tuple(Artifact("prototypes", (source.name, epoch)) for epoch in epochs)
 
 
 def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
-    """Class id -> what is measured of one checkpoint's outputs for it.
+    """Return a function of the class id that gives the target of one checkpoint.
 
     Raises:
         ValueError: class embeddings that cannot be used.
@@ -129,8 +132,8 @@ def _target(source: Source, images: ImageSet, vectors: Tensor | None, class_id: 
 
 
 def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Tensor) -> Target:
-    """What is measured for the first class, with prototypes of ones in place of those that are yet
-    to be made: it takes as long, and as much memory.
+    """Return the target of the first class, with ones as prototypes if they are not computed
+    yet; time and memory are the same.
 
     Args:
         source: whose objective it is.
@@ -147,7 +150,7 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
 
 
 def says(source: Source, config: Config) -> str:
-    """What importance of a series is measured on, to end a sentence."""
+    """Return on what importance of a series is measured, to complete a sentence."""
     objective = choose_objective(source.objective)
     split = {"train": "training", "probe": "probe", "test": "importance"}[_split(config)]
     most = config.evolve.images_per_class

@@ -1,4 +1,4 @@
-"""The run: its stages in order, and how a command does them."""
+"""The run: its stages in order, and how a command runs them."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ STAGES: dict[str, Stage] = {
 
 
 def versions() -> dict[str, str]:
-    """Of the packages on which numbers may depend."""
+    """Return the versions of the packages on which numbers may depend."""
     packages = ("conceptevo-harness", "torch", "torchvision", "numpy", "scipy", "pandas")
     return {name: version(name) for name in packages}
 
 
 def write_manifest(config: Config, run: Run) -> None:
-    """What the run was made with: configuration and versions."""
+    """Record what the run was made with: configuration and versions."""
     machine = {"workers", "memory", "device", "readers"}
     run.write_manifest(
         {
@@ -65,7 +65,8 @@ def write_manifest(config: Config, run: Run) -> None:
 
 
 def worker_count(config: Config, device: Device) -> int:
-    """Processes: as configured; else one a core, or one a GPU where networks compute on these."""
+    """Return the number of processes: as configured, otherwise one per core, or one per GPU if
+    networks run on GPUs."""
     if config.workers is not None:
         return config.workers
     if device.name == "cpu":
@@ -75,7 +76,7 @@ def worker_count(config: Config, device: Device) -> int:
 
 
 def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
-    """Raises ConfigError with all that is wrong, where anything is, before any work.
+    """Raise ConfigError with everything that is wrong, if anything is, before any work.
 
     Args:
         known: what is wrong already with the rest of the file that the configuration comes from.
@@ -88,7 +89,7 @@ def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
 def run_until(
     last: str, config: Config, out: Path, console: Console, cluster: str | None = None
 ) -> Run:
-    """Do every stage up to the one named `last`; what is done is reused.
+    """Run every stage up to the one named `last`; finished work is reused.
 
     Args:
         last: name of a stage.
@@ -139,7 +140,7 @@ def bench(
     only_plan: bool = False,
     **machine: object,
 ) -> Run:
-    """Show what is left of the benchmark and, unless only this is wanted, do it.
+    """Print what is left of the benchmark and, unless only the plan is wanted, do it.
 
     Args:
         run: a run that has been probed.

@@ -1,4 +1,5 @@
-"""What the work on one series takes: two of its networks, and one batch of each kind of work."""
+"""Measure the cost of the work on one series, on two of its networks and one batch per kind of
+work."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ ROW_BYTES = {"stimuli": 20, "responsive": 10, "importance": 20, "records": 8}
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of what is left of one stage, or of one series in it.
+    """An estimate of what is left of one stage, or of one series in it.
 
     Attributes:
         stage, series: names; series "" for all together.
@@ -69,7 +70,8 @@ class Estimate:
 
 
 class Sample:
-    """Two networks of a series on a few images, and what a batch of each kind of work takes.
+    """Two networks of a series on a few images, for measuring the cost of a batch of each kind
+    of work.
 
     Args:
         plan: of the command; what is done is left out.
@@ -93,7 +95,7 @@ class Sample:
         self.few = int(np.clip(most, 1, min(SAMPLE, len(plan.test_images))))
 
     def _forward_seconds(self, count: int) -> float:
-        """Of a bare pass of so many images, for each."""
+        """Return the seconds per image of a forward pass of this many images."""
         newer, batch = self.models.newer, self.batch(count)
         with borrowed(newer), torch.inference_mode(), resources().device.computing():
             return seconds_of(partial(newer, batch)) / count
@@ -107,7 +109,7 @@ class Sample:
         return Estimate(stage, self.source.name, len(left), seconds, memory, disk)
 
     def training(self, source: TrainedSource, images: int) -> Iterator[Estimate]:
-        """One step of training, timed."""
+        """Estimate training from one timed step."""
         parameters, classes = source.training, len(self.plan.test_images.classes)
         left = self.plan.left([TrainSeries(source, images // parameters.batch_size)])
         if not left:
@@ -127,7 +129,7 @@ class Sample:
         yield self._estimate("train", left, seconds, memory, weights * (len(parameters.save) + 3))
 
     def probing(self, images: int) -> Iterator[Estimate]:
-        """A few images recorded, with their decoding."""
+        """Estimate probing from a few recorded images, including their decoding."""
         parameters, count, view = self.config.probe, self.few, self.images.view
         left, _ = range_works(self.plan, self.source, ranges(images, self.units, parameters))
         if not left:
@@ -154,7 +156,8 @@ class Sample:
         yield self._estimate("probe", left, each * shown, memory, disk * shown)
 
     def naming(self) -> Iterator[Estimate]:
-        """As long as a pass over the images whose parts are known, and as much to compare."""
+        """Estimate naming as a pass over the labelled images, and the same time again for
+        comparison."""
         works = [work for _, some in naming_steps(self.plan) for work in some]
         left = self.plan.left([w for w in works if w.makes[0].parts[0] == self.source.name])
         if not left:
@@ -166,7 +169,7 @@ class Sample:
         yield self._estimate("probe: naming", left, seconds, memory, 64 * self.units * len(left))
 
     def evolutions(self) -> Iterator[Estimate]:
-        """Of scoring them, and of ablating sets of them."""
+        """Estimate scoring of evolutions and ablation of sets."""
         if scores := self.plan.left(score_works(self.study)):
             yield self._importance(scores)
         sets = self.plan.left(set_works(self.study))
@@ -174,7 +177,7 @@ class Sample:
             yield self._ablation(sets, runs)
 
     def _importance(self, left: list[ScoreEvolutions]) -> Estimate:
-        """A few images scored by each method."""
+        """Estimate importance from a few images scored by each method."""
         costs = {name: self._scoring(name) for name in dict.fromkeys(w.method for w in left)}
         memory = 0.0
         for name, cost in costs.items():
@@ -198,7 +201,7 @@ class Sample:
         return measure(score, len(batch), resources().device)
 
     def _ablation(self, sets: Sequence[Work], left: list[RunArms]) -> Estimate:
-        """A batch of arms: all layers at once, and each layer alone."""
+        """Estimate ablation from a batch of arms over all layers and in single layers."""
         size = ablation_size(self.source.name, self.models, self.images)
         seconds = arm_seconds(self.models, self.batch(min(size, self.few)))
         names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
@@ -214,7 +217,8 @@ class Sample:
 
 
 def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
-    """Arms a class of a method and kind: over all layers at once, and in single layers."""
+    """Return the number of arms per class of a method and kind, over all layers at once and in
+    single layers."""
     p = study.arm_parameters
     one = np.arange(max(p.bins, 2))
     ranked = arms.Ranked(
@@ -233,7 +237,8 @@ def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> t
 
 
 def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
-    """Seconds an image of an arm over all layers ("joint"), and of one in a layer ("layer", mean).
+    """Return the seconds per image of an arm over all layers ("joint") and in one layer
+    ("layer", mean).
 
     Arms are timed as they are run: half of a layer's channels are replaced.
     """
@@ -263,7 +268,7 @@ def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Of its second run: the first compiles and loads."""
+    """Time the second call of some work, because the first compiles and loads."""
     work()
     start = time.perf_counter()
     work()

@@ -1,4 +1,4 @@
-"""The images of a run as the networks of one series see them, on the device in use."""
+"""The images of a run in the view of one series, on the device in use."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class SeriesImages:
         return resources().device.batch(batch_of(self.images, ids, self.view))
 
     def few(self) -> Tensor:
-        """As few images as are run together, to measure what one takes."""
+        """Return as few images as are run together, for measuring the cost of one."""
         return self.batch(np.arange(min(FEWEST, len(self.images))))
 
     def batches(self, ids: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Ids and images, `size` at a time."""
+        """Yield ids and images, `size` at a time."""
         for some, batch in batches(self.images, ids, self.view, size):
             yield some, resources().device.batch(batch)
 
