@@ -165,6 +165,25 @@ def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair
             assert total == pytest.approx(float(expected), abs=2e-3, rel=2e-2)
 
 
+def test_traced_code_is_compared_once_for_a_model_and_size_of_image():
+    older, newer = (build("small_vgg", 6, seed=seed) for seed in (0, 1))
+    layers, images, own = find_layers(newer, View(32, 32)), torch.randn(4, 3, 32, 32), []
+    for model in (older, newer):
+        model.register_forward_hook(lambda model, *_: own.append(model))
+
+    def compared(model, batch):
+        own.clear()
+        with torch.no_grad(), execution(model, layers) as running:
+            running.start(batch)
+            running.start(batch)
+            assert running._fits
+        return own == [model]
+
+    assert compared(newer, images) and compared(older, images)
+    assert not compared(newer, images) and not compared(newer, images[:2])
+    assert compared(newer, images[:, :, :-8])
+
+
 def test_models_go_back_to_what_they_were(pair):
     _, newer, layers, images = pair
     newer.train()

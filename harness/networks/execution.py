@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -191,12 +192,17 @@ def _memory_format(value: Tensor) -> torch.memory_format:
 
 def _overwrites(node: fx.Node) -> bool:
     """Whether the node may still write to its input."""
+    name = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_method":
-        return str(node.target).endswith("_") or str(node.target).startswith("__i")
+        return name.endswith("_") or name.startswith("__i")
     if node.op == "call_function":
-        name = str(getattr(node.target, "__name__", ""))
         return (name.endswith("_") and not name.endswith("__")) or name == "setitem"
     return False
+
+
+#: Model -> (traced code, shape of an image) -> whether that code gives the model's answer: to see
+#: that takes one more pass, and a model is opened for every class.
+_COMPARED: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.Size], bool]] = WeakKeyDictionary()
 
 
 class _Traced(Execution):
@@ -218,20 +224,22 @@ class _Traced(Execution):
         self._of_images = set(inputs).union(*map(_descendants, inputs))
         self._kept_nodes = set(nodes.values())
         for reached in self._descendants.values():
-            for node in reached:
-                self._kept_nodes |= set(node.all_input_nodes) - reached
+            self._kept_nodes |= {n for node in reached for n in node.all_input_nodes} - reached
         self._kept: dict[fx.Node, Any] = {}
+        self._code = str(graph)
         self._plans: dict[frozenset[str], tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]] = {}
         self._fits: bool | None = None  # whether it gives the model's answer
 
     def start(self, batch: Tensor) -> Tensor:
+        compared, case = _COMPARED.setdefault(self._model, {}), (self._code, batch.shape[1:])
+        self._fits = compared.get(case)
         if self._fits:
             return self._start(batch)
         answer = super().start(batch)
         if self._fits is None:
             with suppress(UserCodeError, ValueError):
                 self._fits = torch.equal(self._start(batch), answer)
-            self._fits = bool(self._fits)
+            self._fits = compared[case] = bool(self._fits)
             if self._fits:
                 self._outputs.clear()
         return answer
@@ -326,11 +334,9 @@ class _Traced(Execution):
     def _rerun(self, changes: Mapping[str, Change], kept: Mapping[fx.Node, Any]) -> Tensor:
         nodes, last_use = self._plan(frozenset(changes))
         changed = {self._nodes[name]: change for name, change in changes.items()}
-        reached = set(nodes)
         values = dict(kept)
-        for node, change in changed.items():
-            if node not in reached:
-                values[node] = change(values[node])
+        for node in changed.keys() - set(nodes):
+            values[node] = changed[node](values[node])
         with explained(self._model, self._batch, f"with a changed {_named(changes)}"):
             for node in nodes:
                 values[node] = self._run(node, values)
@@ -362,11 +368,9 @@ class _Traced(Execution):
 
 
 def _descendants(node: fx.Node) -> set[fx.Node]:
-    reached: set[fx.Node] = set()
-    waiting = list(node.users)
+    reached, waiting = set[fx.Node](), list(node.users)
     while waiting:
-        user = waiting.pop()
-        if user not in reached:
+        if (user := waiting.pop()) not in reached:
             reached.add(user)
             waiting += user.users
     return reached
@@ -375,11 +379,7 @@ def _descendants(node: fx.Node) -> set[fx.Node]:
 def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     """Map each node to those of `nodes` that no later node needs."""
     inside = set(nodes)
-    last: dict[fx.Node, fx.Node] = {}
-    for node in nodes:
-        for used in node.all_input_nodes:
-            if used in inside:
-                last[used] = node
+    last = {used: node for node in nodes for used in node.all_input_nodes if used in inside}
     done: dict[fx.Node, list[fx.Node]] = {}
     for used, node in last.items():
         done.setdefault(node, []).append(used)
