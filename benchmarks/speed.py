@@ -241,7 +241,12 @@ def published_gradients(
     with (
         borrowed(model),
         ActivationRecorder(
-            model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
+            model,
+            layers,
+            lambda maps, _: maps,
+            shares_memory=True,
+            start_gradient=True,
+            copies=False,
         ) as record,
     ):
         start = time.process_time()

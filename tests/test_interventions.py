@@ -149,6 +149,19 @@ def test_a_checkpoint_of_which_maps_alone_are_asked_takes_no_backward_pass(
         assert np.array_equal(values[method, layer], expected.double().numpy())
 
 
+def test_gradients_of_maps_that_the_network_overwrites_are_those_of_a_copy():
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.ReLU(inplace=True)]
+    model = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    images = torch.randn(4, 3, 8, 8)
+    layers = find_layers(model, View(8, 8), ["1", "3"])
+    found = maps_and_gradients(model, layers, images, 1)
+    parts[-1].inplace = False
+    for ours, plain in zip(found, maps_and_gradients(model, layers, images, 1), strict=True):
+        assert all(torch.equal(ours[name], plain[name]) for name in ("1", "3"))
+    assert (found[0]["3"] < 0).any()  # as they were before the ReLU
+
+
 def test_the_average_gradient_on_the_path_accounts_for_the_whole_difference(pair):
     """Completeness of path attribution: sum_n s[x, n] = h(z') - h(z) in the newer top."""
     older, newer, layers, images = pair

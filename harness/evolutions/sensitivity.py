@@ -306,10 +306,10 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
 
 
 def _recorder(
-    model: nn.Module, layers: Sequence[Layer], start_gradient: bool = False
+    model: nn.Module, layers: Sequence[Layer], **options: bool
 ) -> ActivationRecorder[Tensor]:
     """Return a recorder of whole maps."""
-    return ActivationRecorder(model, layers, lambda maps, _: maps, True, start_gradient)
+    return ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True, **options)
 
 
 def maps_and_gradients(
@@ -327,14 +327,20 @@ def maps_and_gradients(
         Two dicts, layer name -> [batch, channels, positions], both without graph.
     """
     purpose = "for the gradients of its layers"
-    recorder = _recorder(model, layers, start_gradient=True)
-    with borrowed(model), torch.enable_grad(), recorder as record:
-        with with_gradients():
-            answer = run_network(model, batch, purpose)
-        value = as_target(target).value(logits_of(model, answer)).sum()
-        maps = [record.kept[layer.name] for layer in layers]
-        with explained(model, batch, purpose):
-            gradients = torch.autograd.grad(value, maps, allow_unused=True, materialize_grads=True)
+    for copies in (False, True):  # which they take only where the network overwrites its maps
+        recorder = _recorder(model, layers, start_gradient=True, copies=copies)
+        with borrowed(model), torch.enable_grad(), recorder as record:
+            with with_gradients():
+                answer = run_network(model, batch, purpose)
+            if record.overwritten:
+                continue
+            value = as_target(target).value(logits_of(model, answer)).sum()
+            maps = [record.kept[layer.name] for layer in layers]
+            with explained(model, batch, purpose):
+                gradients = torch.autograd.grad(
+                    value, maps, allow_unused=True, materialize_grads=True
+                )
+            break
     names = [layer.name for layer in layers]
     # in full precision from here on, whatever the network computed in
     of_maps, of_gradients = (

@@ -90,6 +90,8 @@ class ActivationRecorder(Generic[T]):
             `shares_memory` says so.
         shares_memory: the kept value is (a view of) the map itself. The network then goes on with
             a copy, so that in-place operations behind the layer do not alter what was kept.
+        copies: False goes on without these copies, which cost time and memory; then see
+            `overwritten`.
         start_gradient: let gradients start at the layers (for `torch.autograd.grad` towards the
             kept maps); meant for a `borrowed` model, whose parameters take none.
 
@@ -109,8 +111,11 @@ class ActivationRecorder(Generic[T]):
         keep: Callable[[Tensor, Layer], T],
         shares_memory: bool = False,
         start_gradient: bool = False,
+        copies: bool = True,
     ) -> None:
         self.kept: dict[str, T] = {}
+        self._copies = copies
+        self._versions: dict[str, int] = {}
         self._keep = keep
         self._shares_memory = shares_memory
         self._start_gradient = start_gradient
@@ -118,14 +123,27 @@ class ActivationRecorder(Generic[T]):
 
     def _hook(self, layer: Layer) -> Callable[[Tensor], Tensor | None]:
         def record(output: Tensor) -> Tensor | None:
-            if self._start_gradient and not output.requires_grad:
+            starts = self._start_gradient and not output.requires_grad
+            if starts:  # and is a leaf, which no in-place operation may touch
                 output = output.detach().requires_grad_()
             maps = layer.channel_first(output)
             self.kept[layer.name] = self._keep(maps, layer)
+            if not self._shares_memory:
+                return None
             # from `maps`, not from `output`: what was kept must lie on the way to the logits
-            return layer.like_output(maps, output).clone() if self._shares_memory else None
+            following = layer.like_output(maps, output)
+            if self._copies or starts:
+                return following.clone()
+            self._versions[layer.name] = maps._version
+            return following
 
         return record
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether the network has written to a map that was kept without a copy."""
+        kept: dict[str, Any] = self.kept
+        return any(kept[name]._version > version for name, version in self._versions.items())
 
     def __enter__(self) -> ActivationRecorder[T]:
         self._lifetime.__enter__()
