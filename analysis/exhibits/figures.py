@@ -1,4 +1,4 @@
-"""Figures: one restrained style, readable in grey; what a figure shows stands beside it."""
+"""Figures: one plain style that can be read in greyscale."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def look(k: int) -> dict[str, Any]:
-    """Colour and marker of the k-th of several series, as matplotlib's keywords."""
+    """Return colour and marker of the k-th of several series, as keywords of matplotlib."""
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
 
 
 def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
-    """How far `low` and `high` lie from a column's values, for error bars: [2, rows]."""
+    """Return the distances of `low` and `high` from a column's values, for error bars: [2,
+    rows]."""
     middle, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
     return np.stack([middle - low, high - middle]).clip(min=0)
 
@@ -59,7 +60,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure.
+    """A figure with its title and caption.
 
     Attributes:
         name: file name without ending.
@@ -83,12 +84,12 @@ class Figure:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
     def _repr_html_(self) -> str:
-        """In a notebook: the picture alone; its caption is `caption`."""
+        """Show the picture in a notebook; the caption is in `caption`."""
         plt.close(self.canvas)  # else notebooks show it twice
         return f'<img src="{self.data_uri()}" alt="{html.escape(self.title)}">'
 
     def write(self, folder: Path) -> list[Path]:
-        """PNG and PDF files; their paths."""
+        """Write PNG and PDF files and return their paths."""
         png, pdf = folder / f"{self.name}.png", folder / f"{self.name}.pdf"
         with whole_file(png) as temporary:
             temporary.write_bytes(self.png)
@@ -100,7 +101,7 @@ class Figure:
 def panels(
     count: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Canvas, np.ndarray]:
-    """A canvas with panels in rows, the unused ones of the last row hidden.
+    """Make a canvas with panels in rows; unused ones of the last row are hidden.
 
     Args:
         columns: at most. size: inches of a panel. options: of matplotlib's `subplots`.
@@ -120,7 +121,7 @@ def panels(
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture [h, w, 3] of a sheet, what stands above and below it, and whether it is framed."""
+    """A picture [h, w, 3] of a sheet, the texts above and below it, and whether it has a frame."""
 
     picture: np.ndarray
     above: str = ""
@@ -129,7 +130,7 @@ class Cell:
 
 
 def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
-    """A sheet of pictures in rows."""
+    """Draw a sheet of pictures in rows."""
     columns = max(map(len, rows))
     shapes = [[cell.picture.shape for cell in line] for line in rows]
     heights = [inch * max(h / w for h, w, _ in line) + 0.62 for line in shapes]
@@ -155,5 +156,6 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
 
 
 def styled() -> AbstractContextManager[None]:
-    """Draw in the project's style; figures made inside are closed by their writer."""
+    """Return a block that draws in the project's style; figures made in it are closed by their
+    writer."""
     return plt.rc_context(STYLE)

@@ -1,4 +1,5 @@
-"""numbers.tex: a LaTeX macro for every number of every table, so that none is typed by hand."""
+"""numbers.tex: a LaTeX macro for every number of every table, so that no number is typed by
+hand."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _GREEK = {"α": "alpha", "κ": "kappa", "′": "prime"}
 
 
 def macro_name(*parts: object) -> str:
-    r"""A name of letters only: macro_name("accuracy", "base", "low") is "ceAccuracyBaseLow"."""
+    r"""Make a name of letters: macro_name("accuracy", "base", "low") is "ceAccuracyBaseLow"."""
     words = []
     for part in parts:
         text = "".join(_GREEK.get(c, c) for c in str(part))
@@ -24,7 +25,7 @@ def macro_name(*parts: object) -> str:
 
 
 def numbers_tex(tables: Mapping[str, Table]) -> str:
-    r"""Definitions \newcommand{\ceTableRowColumn}{as the table shows it}.
+    r"""Return definitions \newcommand{\ceTableRowColumn}{number as shown in the table}.
 
     A row is named by its text columns, or by its position where these do not tell rows apart.
 

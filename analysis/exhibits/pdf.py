@@ -1,4 +1,4 @@
-"""Markdown as PDF, by markdown-it-py and fpdf2; the latter is an extra, `pdf`."""
+"""Write Markdown as PDF, by markdown-it-py and fpdf2 (the extra `pdf`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACES = {"": "DejaVuSans", "B": "DejaVuSans-Bold", "I": "DejaVuSans-Oblique",
 
 
 def can_write_pdf() -> bool:
-    """Whether the extra is installed."""
+    """Return whether the extra is installed."""
     return find_spec("fpdf") is not None
 
 

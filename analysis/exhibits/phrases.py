@@ -1,4 +1,4 @@
-"""Names, shares, intervals and p-values as they stand in sentences, captions and tables."""
+"""Format names, shares, intervals and p-values for sentences, captions and tables."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pandas as pd
 
 
 def p_value(p: float) -> str:
-    """For a cell: three decimals without the zero before them, <.001, 1."""
+    """Format a p-value for a cell: three decimals without the leading zero, <.001, 1."""
     return p_text(p).removeprefix("p ").removeprefix("= ").replace("< ", "<")
 
 
 def spaced(name: str) -> str:
-    """A name of the program as words: same_series is "same series"."""
+    """Return a name of the program as words: same_series is "same series"."""
     return name.replace("_", " ")
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
-    """Rows with columns as attributes (pandas' stubs know nothing of their types)."""
+    """Yield rows with columns as attributes (the type stubs of pandas do not know their types)."""
     return iter(table.itertuples(index=False))
 
 
 def joined(parts: Sequence[str]) -> str:
-    """A list in a sentence: "a, b and c"."""
+    """Join a list for a sentence: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
@@ -34,7 +34,7 @@ def percent(share: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """American style: p < .001, p = .032, p = 1; nothing is said of an undefined one."""
+    """Format a p-value for a sentence: p < .001, p = .032, p = 1; "" if it is undefined."""
     if pd.isna(p):
         return "not tested"
     if p < 0.001:
@@ -43,21 +43,21 @@ def p_text(p: float) -> str:
 
 
 def signed(value: float, form: str) -> str:
-    """With its sign, as a true minus; what is rounded to zero has none."""
+    """Format a number with its sign, with a true minus; a value rounded to zero has no sign."""
     text = format(value, f"+{form}")
     return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
 
 
 def span(row: Any, form: str, times: float = 1.0) -> str:
-    """An interval in brackets, with signs; where none could be estimated, that is said."""
+    """Format an interval in brackets, with signs, or say that it could not be estimated."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
     return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"
 
 
 def points(value: float, low: float, high: float, p: float = nan) -> str:
-    """A change of a share in percentage points with its interval: −52 [−58, −46]; an adjusted p
-    where there is one."""
+    """Format a change of a share in percentage points with its interval, −52 [−58, −46], and the
+    adjusted p if there is one."""
     text, *ends = (signed(100 * share, ".0f") for share in (value, low, high))
     if not (pd.isna(low) or pd.isna(high)):
         text += f" [{', '.join(ends)}]"

@@ -1,4 +1,4 @@
-"""Sections of text, figures and tables as one self-contained HTML file."""
+"""Write sections of text, figures and tables as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ FOLDED_FROM = 17
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: paragraphs, what was found (built from the data), figures, tables.
+    """A part of a report: paragraphs, findings (sentences made from the data), figures and
+    tables.
 
     Texts refer to a figure or table as [figure:NAME] or [table:NAME]; the report puts its number.
     """
@@ -70,7 +71,7 @@ def write_html(
 
 
 def _numbers(sections: Sequence[Section]) -> dict[str, str]:
-    """Reference -> "Figure 2" or "Table 1", in the order in which they are shown."""
+    """Return reference -> "Figure 2" or "Table 1", in the order in which they are shown."""
     exhibits = [
         (kind, exhibit.name)
         for section in sections
@@ -86,7 +87,7 @@ def _numbers(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def _numbered(text: str, numbers: Mapping[str, str]) -> str:
-    """The text with numbers for its references.
+    """Replace the references in a text by numbers.
 
     Raises:
         ValueError: the report does not show what a text refers to.
@@ -101,7 +102,7 @@ def _numbered(text: str, numbers: Mapping[str, str]) -> str:
 
 
 def whole(text: str) -> str:
-    """The text with numbers and their signs on one line: 17 %, p = .03."""
+    """Keep numbers and their signs on one line: 17 %, p = .03."""
     return re.sub(
         r"(?<=\d) (?=%)|(?<=Figure) (?=\d)|(?<=Table) (?=\d)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])",
         "\u00a0",

@@ -1,4 +1,4 @@
-"""One shelf of exhibits: tables, figures and sentences of runs, benchmarks and studies.
+"""The registry of exhibits: tables, figures and sentences of runs, benchmarks and studies.
 
 An exhibit is one function of a report's subject (a run, a benchmark, a study's results). Its
 decorator says in which report and section it stands, and by that alone it is written as CSV,
@@ -33,7 +33,7 @@ EITHER = "table or figure"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What stands on the shelf.
+    """A registered exhibit.
 
     Attributes:
         kind: "table", "figure", "sentences" or EITHER.

@@ -1,4 +1,4 @@
-"""Tables: a frame, what it shows, and how it is printed. One function each, registered."""
+"""Tables: a frame with a caption and formats, written as CSV, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Formats = Mapping[str, str | Callable[[Any], str]]
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """A table with its title and caption.
 
     Attributes:
         name: file name without ending, and LaTeX label.
@@ -52,14 +52,14 @@ class Table:
     headings: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self) -> pd.DataFrame:
-        """The frame as strings; undefined numbers are a dash."""
+        """Return the frame as strings; undefined numbers are a dash."""
         columns = {
             name: [self._text(name, value) for value in self.frame[name]] for name in self.frame
         }
         return pd.DataFrame(columns).drop(columns=list(self.hidden))
 
     def shown(self) -> pd.DataFrame:
-        """The frame as a reader sees it: `cells`, with intervals behind their values."""
+        """Return the frame as readers see it: `cells`, with intervals behind their values."""
         cells = self.cells()
         names = list(cells.columns)
         for value, low, high in zip(names, names[1:], names[2:], strict=False):
@@ -70,14 +70,14 @@ class Table:
         return cells
 
     def heads(self) -> list[tuple[str, bool]]:
-        """What stands above each column that is shown, and whether the column holds numbers."""
+        """Return the heading of each visible column, and whether it holds numbers."""
         return [
             (self.headings.get(name, spaced(name)), pd.api.types.is_numeric_dtype(self.frame[name]))
             for name in self.shown()
         ]
 
     def rows(self) -> list[list[str]]:
-        """The cells that are shown."""
+        """Return the visible cells."""
         return self.shown().to_numpy().tolist()
 
     def _text(self, column: str, value: object) -> str:
@@ -94,7 +94,7 @@ class Table:
         return text.replace("-", "−")
 
     def to_json(self) -> str:
-        """Everything about the table, to be read again by `from_json`."""
+        """Return the whole table as JSON, which `from_json` reads."""
         frame = self.frame.to_dict(orient="split", index=False)
         parts: dict[str, object] = {"name": self.name, "title": self.title, "caption": self.caption}
         parts |= {"formats": self.formats, "hidden": self.hidden, "headings": self.headings}
@@ -114,13 +114,14 @@ class Table:
         return f"**{sentence(self.title)}** {self.caption}\n\n{grid}\n"
 
     def _repr_html_(self) -> str:
-        """In a notebook: as in a report."""
+        """Show the table in a notebook as in a report."""
         caption = html.escape(f"{sentence(self.title)} {self.caption}")
         names = [name for name, _ in self.heads()]
         return self.shown().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
 
     def latex(self) -> str:
-        """A booktabs table that compiles as it stands; a wide one lies down, a long one goes on."""
+        """Return a booktabs table that compiles; wide ones are rotated, long ones continue on
+        further pages."""
         align = "".join("r" if is_number else "l" for _, is_number in self.heads())
         caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
         caption += rf"\label{{tab:{self.name}}}"
@@ -149,7 +150,7 @@ class Table:
         return "\n".join([f"% needs booktabs{needs}", *start, *body, r"\bottomrule", *end, ""])
 
     def write(self, folder: Path) -> list[Path]:
-        """CSV, Markdown and LaTeX files; their paths."""
+        """Write CSV, Markdown and LaTeX files and return their paths."""
         texts = {".csv": self.csv(), ".md": self.markdown(), ".tex": self.latex()}
         for suffix, text in texts.items():
             write_text(folder / f"{self.name}{suffix}", text)
@@ -157,7 +158,7 @@ class Table:
 
 
 def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A bare table in Markdown."""
+    """Return a table in Markdown without title and caption."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
@@ -165,7 +166,7 @@ def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def sentence(title: str) -> str:
-    """A title as the first sentence of a caption."""
+    """Return a title as the first sentence of a caption."""
     return title if title.endswith("?") else f"{title}."
 
 
@@ -191,5 +192,5 @@ _LATEX = {
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)

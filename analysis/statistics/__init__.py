@@ -1,4 +1,5 @@
-"""Estimates and tests: data frames in, estimates out. `STATISTICS` holds every built-in one."""
+"""Estimates and tests: functions of data frames that return estimates. `STATISTICS` holds all
+built-in ones."""
 
 from analysis.statistics import (  # noqa: F401 - they register theirs
     behaviour,

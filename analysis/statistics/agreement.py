@@ -1,4 +1,4 @@
-"""Do people agree, and whose answers can be trusted: Krippendorff, Fleiss, Dawid and Skene."""
+"""Agreement of participants and their reliability: Krippendorff, Fleiss, Dawid and Skene."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from analysis.statistics.estimate import FEWEST, Estimate
 
 
 def _nominal(counts: np.ndarray) -> np.ndarray:
-    """0 where equal, 1 elsewhere."""
+    """Return 0 for equal values and 1 for others."""
     return 1.0 - np.eye(counts.shape[-1])
 
 
 def _ordinal(counts: np.ndarray) -> np.ndarray:
-    """(Σ of the counts from c to k, each end counted half)²; the values are sorted."""
+    """Return (Σ of the counts from c to k, with half of each end)² for sorted values."""
     middle = np.cumsum(counts, axis=-1) - counts / 2
     return np.square(middle[..., :, None] - middle[..., None, :])
 
@@ -30,7 +30,7 @@ METRICS = {"nominal": _nominal, "ordinal": _ordinal}
 def count_table(
     frame: pd.DataFrame, unit: str = "trial", value: str = "answer"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each unit was given each value.
+    """Count how often each unit was given each value.
 
     Returns:
         counts [units, values], and the values, sorted: [values]. Missing values are not counted.
@@ -41,7 +41,7 @@ def count_table(
 
 
 def _alpha(coincidences: np.ndarray, metric: str) -> np.ndarray:
-    """α of coincidence matrices [..., v, v]; NaN where all values are the same one."""
+    """Compute α of coincidence matrices [..., v, v]; NaN if all values are equal."""
     counts = coincidences.sum(axis=-1)
     n = counts.sum(axis=-1)
     distance = METRICS[metric](counts)
@@ -97,7 +97,8 @@ class KrippendorffAlpha:
 
 
 def _fleiss(counts: np.ndarray) -> np.ndarray:
-    """κ of count tables [..., units, categories] with the same number of ratings in each unit."""
+    """Compute κ of count tables [..., units, categories] with the same number of ratings in each
+    unit."""
     m = counts.sum(axis=-1, keepdims=True)
     agreement = ((counts * (counts - 1)) / (m * (m - 1))).sum(axis=-1).mean(axis=-1)
     share = counts.sum(axis=-2) / m.sum(axis=-2)
@@ -141,7 +142,8 @@ class FleissKappa:
 def _with_interval(
     value: float, replicates: np.ndarray, counts: np.ndarray, level: float
 ) -> Estimate:
-    """value ± t with units − 1 degrees of freedom times the replicates' standard deviation."""
+    """Return value ± t (units − 1 degrees of freedom) times the standard deviation of the
+    replicates."""
     units, defined = len(counts), replicates[~np.isnan(replicates)]
     estimate = Estimate(value, n=int(counts.sum()), level=level)
     if np.isnan(value):
@@ -157,7 +159,7 @@ def _with_interval(
 
 @dataclass(frozen=True)
 class DawidSkeneFit:
-    """What `dawid_skene` finds.
+    """The result of `dawid_skene`.
 
     Attributes:
         classes: the classes, sorted [c]. prior: their shares [c].
@@ -179,14 +181,16 @@ class DawidSkeneFit:
     participants: np.ndarray
 
     def quality(self) -> pd.DataFrame:
-        """participant, accuracy: how often each is expected to be right, over the prior."""
+        """Return participant and accuracy: the expected share of correct responses, over the
+        prior."""
         seen = np.diagonal(self.confusion, axis1=1, axis2=2)
         weight = np.where(np.isnan(seen), 0.0, self.prior)
         right = (weight * np.nan_to_num(seen)).sum(axis=1) / weight.sum(axis=1)
         return pd.DataFrame({"participant": self.participants, "accuracy": right})
 
     def answers(self) -> pd.DataFrame:
-        """trial, label, probability, majority: the likeliest class beside the raw majority."""
+        """Return trial, label (the most probable class), probability, and majority of the
+        responses."""
         return pd.DataFrame(
             {
                 "trial": self.units,
@@ -204,7 +208,8 @@ def dawid_skene(
     tolerance: float = 1e-8,
     most: int = 10_000,
 ) -> DawidSkeneFit:
-    """True classes and each participant's errors, by EM from the shares of answers.
+    """Estimate true classes and each participant's errors by EM, starting from the shares of
+    responses.
 
     Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step takes shares of
     classes and of errors weighted by the posterior, the E step the posterior by Bayes' rule. No

@@ -1,4 +1,5 @@
-"""How good is a space? Neighbours that share the true concept, and identity over epochs."""
+"""Validity of a space: neighbours with the same true concept, and identity of neurons over
+epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ NORMALISED = ["normalised", "normalised low", "normalised high"]
 def groups(
     checkpoints: list[Checkpoint], base: Checkpoint
 ) -> Iterator[tuple[str, list[Checkpoint]]]:
-    """Whose neurons are asked about, by how far they are from the base checkpoint."""
+    """Yield groups of checkpoints, by their distance from the base checkpoint."""
     trained = [c for c in checkpoints if c.epoch > 0 and c != base]
     yield "base", [base]
     yield "other epochs", [c for c in trained if c.series == base.series]
@@ -32,7 +33,8 @@ def groups(
 def concept_sharing(
     space: SemanticSpace, concepts: pd.DataFrame, base: Checkpoint, k: int = 5
 ) -> pd.DataFrame:
-    """For every neuron, the share of its k nearest base neurons with its own true concept.
+    """Compute, for every neuron, the share of its k nearest base neurons that have its true
+    concept.
 
     Args:
         space: any.
@@ -81,7 +83,7 @@ def concept_sharing(
 
 
 def trained_steps(space: SemanticSpace) -> Iterator[tuple[str, int, int]]:
-    """Series and consecutive trained epochs of a space."""
+    """Yield series and consecutive trained epochs of a space."""
     trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]].drop_duplicates()
     for series, rows in trained.groupby("series"):
         for start, end in pairwise(sorted(rows["epoch"])):
@@ -89,10 +91,11 @@ def trained_steps(space: SemanticSpace) -> Iterator[tuple[str, int, int]]:
 
 
 def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
-    """Reciprocal rank of each channel's later self among the later checkpoint's neurons.
+    """Compute the reciprocal rank of each channel at the later epoch among the later neurons of its
+    series, by similarity to the same channel at the earlier epoch.
 
-    1 where the same channel is the nearest of all later neurons of its series. Channels without
-    a place at either epoch are left out. Ties count as the middle of the tied ranks.
+    It is 1 if the same channel is the nearest. Channels without a vector at either epoch are left
+    out. Ties get the mean of the tied ranks.
 
     Returns:
         layer, channel, reciprocal_rank.
@@ -120,7 +123,8 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
 def shared_concepts(
     spaces: Sequence[SemanticSpace], concepts: pd.DataFrame, base: Checkpoint
 ) -> pd.DataFrame:
-    """`concept_sharing` in every space, of the neurons that have a place in all of them.
+    """Compute `concept_sharing` in every space, for the neurons that have a vector in all of
+    them.
 
     Returns:
         method, coverage (share of the neuron's stimuli with a vector) and the columns of
@@ -137,7 +141,7 @@ def shared_concepts(
 
 
 def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Group -> the shares of `shared_concepts`, neurons x methods."""
+    """Return group -> the shares of `shared_concepts`, neurons x methods."""
     return {
         str(group): rows.pivot(index=NEURON, columns="method", values="share")[
             list(dict.fromkeys(rows["method"]))
@@ -147,7 +151,8 @@ def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
-    """Every space method by every group: share of neighbours with the same concept, and chance.
+    """Summarise the share of neighbours with the same concept by space method and group, with
+    chance.
 
     Args:
         shared: of `shared_concepts`.
@@ -200,7 +205,7 @@ def normalised_share(shared: pd.DataFrame) -> pd.DataFrame:
 
 
 def alignment_differences(shared: pd.DataFrame) -> pd.DataFrame:
-    """Every pair of space methods on the same neurons: `differences`, by group.
+    """Compare all pairs of space methods on the same neurons, by group (`differences`).
 
     Returns:
         group, then as `comparisons.differences`, its clusters being layers: `layers`.

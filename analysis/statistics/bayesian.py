@@ -1,4 +1,5 @@
-"""A Bayesian hierarchical model of right and wrong answers, by numpyro (the extra `bayes`)."""
+"""A Bayesian hierarchical model of correct and incorrect responses, sampled by numpyro (the
+extra `bayes`)."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ COMPONENTS = ("participants", "participants within conditions", "trials")
 
 
 def can_sample() -> bool:
-    """Whether the extra is installed."""
+    """Return whether the extra is installed."""
     return find_spec("numpyro") is not None
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Of the log odds of each condition, Normal(0, effect); of each standard deviation,
-    half-normal with scale `standard_deviation`."""
+    """Priors: Normal(0, effect) for the log odds of each condition, half-normal with scale
+    `standard_deviation` for each standard deviation."""
 
     effect: float = 1.5
     standard_deviation: float = 1.0
@@ -52,7 +53,8 @@ class Posterior:
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of right answers averaged over participants and trials: [draws, conditions]."""
+        """Return the share of correct responses averaged over participants and trials: [draws,
+        conditions]."""
         total = np.linalg.norm(self.sd, axis=1)
         return np.stack([marginal(b, sd) for b, sd in zip(self.beta, total, strict=True)])
 

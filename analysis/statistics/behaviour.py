@@ -1,6 +1,7 @@
-"""How people answer: learning, confidence, time, and whether they see change.
+"""Statistics of participants' behaviour: learning, confidence, response time, sensitivity to
+change.
 
-Statistics of the same form as those of `analysis.statistics.shares`, registered beside them.
+They have the form of those in `analysis.statistics.shares` and are registered beside them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ UNBOUNDED = "a rate is 0 or 1: no interval and no test of d′, whose true value
 def _participant_jackknife(
     top: np.ndarray, bottom: np.ndarray, level: float, null: float
 ) -> tuple[float, float, float, float]:
-    """A ratio Σ top / Σ bottom over participants [p]: value, low, high, p; t with P − 1 df."""
+    """Return value, low, high and p of a ratio Σ top / Σ bottom over participants [p]; t with P
+    − 1 df."""
     n, total = len(top), bottom.sum()
     if not total > 0:
         return np.nan, np.nan, np.nan, np.nan
@@ -48,7 +50,7 @@ def _participant_jackknife(
 @STATISTICS.add("learning")
 @dataclass(frozen=True)
 class Learning:
-    """Change of the share of right answers per ten trials of the session.
+    """Change in the share of correct responses per ten trials of the session.
 
     Within-participant slope: both correctness and position are taken as deviations from the
     participant's mean in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of
@@ -92,7 +94,8 @@ class Learning:
 @STATISTICS.add("calibration")
 @dataclass(frozen=True)
 class Calibration:
-    """Share of right answers at each level of confidence; participants and items clustered.
+    """Share of correct responses at each level of confidence; clustered by participants and
+    items.
 
     Where confidence means anything the shares rise with it. See `TypeTwo` for one number.
     """
@@ -115,7 +118,8 @@ class Calibration:
 @STATISTICS.add("type_two")
 @dataclass(frozen=True)
 class TypeTwo:
-    """Area under the type-2 ROC: does confidence tell a person's right answers from wrong ones?
+    """Area under the type-2 ROC curve: does confidence distinguish correct from incorrect
+    responses?
 
     Probability that of a right and a wrong answer of the same participant in the same condition the
     right one was given with more confidence, ties counting one half (Galvin et al. 2003; a
@@ -191,7 +195,7 @@ class TypeTwo:
 @STATISTICS.add("detection")
 @dataclass(frozen=True)
 class Detection:
-    """Can people tell a real change from none? Hit and false-alarm rates, d′ and criterion.
+    """Sensitivity to real changes: hit and false-alarm rates, d′ and criterion.
 
     H: share judged changed where there is a change to see (`signal`); F: where there is none
     (`noise`, the same stage shown twice). d′ = z(H) − z(F), criterion c = −(z(H) + z(F))/2
@@ -252,7 +256,8 @@ class Detection:
 @STATISTICS.add("changed")
 @dataclass(frozen=True)
 class Changed:
-    """Share judged changed per condition, participants and items clustered; no chance level."""
+    """Share of responses “It changed” per condition, clustered by participants and items; no
+    chance level."""
 
     level: float = 0.95
 
@@ -267,7 +272,7 @@ class Changed:
 @STATISTICS.add("ratings")
 @dataclass(frozen=True)
 class Ratings:
-    """Mean rating per condition, and differences of means, participants and items clustered.
+    """Mean rating per condition, and differences of means, clustered by participants and items.
 
     Mean ± t_df √V; the scale is taken for one of equal steps. Keys are (condition, "") for a mean,
     which is not tested, and (first, second) for first − second, which is tested against 0.
@@ -308,7 +313,8 @@ class Ratings:
 @STATISTICS.add("time")
 @dataclass(frozen=True)
 class AnswerTime:
-    """Geometric mean seconds per answer and condition, participants and items clustered.
+    """Geometric mean response time in seconds per condition, clustered by participants and
+    items.
 
     exp of the mean log time ± t_df √V: times are skewed to the right, their logs hardly.
     """

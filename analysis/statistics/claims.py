@@ -1,4 +1,4 @@
-"""What a study may claim: the p-values of all its tests, adjusted together.
+"""The claims of a study: the p-values of all its tests, adjusted together.
 
 If each of ten families of tests were held to an error rate of 5 % separately, about 40 % of null
 studies would yield a claim. Therefore the family-wise error rate over all tests is controlled at
@@ -34,12 +34,12 @@ CONTROL = "control"
 
 
 def is_control(tests: pd.DataFrame) -> pd.Series:
-    """Which tests only say whether their task works, by their column `question`."""
+    """Return which tests only check a task, by their column `question`."""
     return tests["question"].str.endswith(f".{CONTROL}")
 
 
 def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
-    """Correct all tests of a study together (Holm 1979, section 4, with weights).
+    """Adjust the p-values of all tests of a study together (Holm 1979, section 4, with weights).
 
     Args:
         tests: one row per estimate: question (task.kind, "" where nothing is tested), value, low,

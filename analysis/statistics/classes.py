@@ -1,7 +1,8 @@
-"""From reversion records to claims: how predictions change when evolutions are reverted.
+"""Summaries and tests of ablation records: changes in predictions when evolutions are reverted.
 
-The unit of inference is the class: images of one class share its sets of neurons. Intervals are
-over classes, whose means carry the noise of their images; tests are paired over classes.
+The unit of inference is the class, because the images of a class share their sets of neurons.
+Intervals are over classes, whose means contain the noise of their images; tests are paired over
+classes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ OUTCOMES = {
 
 
 def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
-    """Mean signed change of an outcome (after minus before) for every class.
+    """Average the signed change of an outcome (after minus before) for every class.
 
     Args:
         records: rows of an image and arm.
@@ -47,18 +48,19 @@ def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
 
 def wide(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
-    """`by_class` of one pair, layer, method and split as classes x arms."""
+    """Return `by_class` of one pair, layer, method and split as classes x arms."""
     return classes.pivot(index="class_id", columns="arm", values=value)
 
 
 def quartiles(arms: list[str]) -> list[str]:
-    """The bins among the arms, most important first."""
+    """Return the bins among the arms, most important first."""
     bins = [arm for arm in arms if re.fullmatch(r"q\d+", arm)]
     return sorted(bins, key=lambda arm: int(arm[1:]))
 
 
 def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
-    """Page's (1963) test that accuracy after reversion rises from the first bin to the last.
+    """Test by Page's (1963) trend test that accuracy after reversion increases from the first
+    bin to the last.
 
     Args:
         changes: classes x arms.
@@ -73,7 +75,8 @@ def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
 
 
 def page_p(ranks: np.ndarray) -> float:
-    """Exact P(L ≥ observed) of Page's L = Σ_rows Σ_j j·r_ij, given the ranks met [rows, columns].
+    """Compute the exact P(L ≥ observed) of Page's L = Σ_rows Σ_j j·r_ij for ranks [rows,
+    columns].
 
     Under the null hypothesis every order of a row's own ranks is equally likely, middle ranks of
     ties included (scipy's exact p takes all ranks for distinct). The rows' distributions are
@@ -89,7 +92,8 @@ def page_p(ranks: np.ndarray) -> float:
 
 @lru_cache(maxsize=4096)
 def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
-    """Probability of each sum Σ j·r over all orders of a row's ranks: [largest sum + 1]."""
+    """Return the probability of each sum Σ j·r over all orders of a row's ranks: [largest sum +
+    1]."""
 
     @cache
     def orders(left: tuple[int, ...]) -> np.ndarray:
@@ -106,7 +110,7 @@ def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
 
 
 def wilcoxon(first: pd.Series, second: pd.Series) -> float:
-    """Exact two-sided p-value of Wilcoxon's (1945) signed-rank test over classes.
+    """Compute the exact two-sided p-value of Wilcoxon's (1945) signed-rank test over classes.
 
     Classes without a difference are left out, ties have middle ranks. The null distribution is
     counted over all signs of the ranks met (scipy enumerates them in Python where there are ties,
@@ -135,7 +139,7 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
 def class_interval(
     changes: pd.DataFrame, level: float = 0.95, largest: float = 1.0
 ) -> pd.DataFrame:
-    """Mean change of each arm over classes, with Student's interval.
+    """Average the change of each arm over classes, with Student's interval.
 
     Args:
         changes: classes x arms, see `wide`.
@@ -154,7 +158,7 @@ def class_interval(
 
 
 def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
-    """One row a pair, method and split: the paper's table, with controls.
+    """Return the paper's table with controls: one row per pair, method and split.
 
     Args:
         records: rows of one layer ("all" for the joint reversion).
@@ -195,7 +199,7 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
 
 def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Changes of accuracy by pair, split and arm: mean over layers, then over classes.
+    """Average changes of accuracy by pair, split and arm over layers, then over classes.
 
     Args:
         classes: as `by_class` gives them, of one method, one layer undone at a time.
@@ -219,7 +223,7 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """How close matched sets come to q1 in size of change.
+    """Measure how close matched sets are to q1 in size of change.
 
     Args:
         sets: one row per neuron of the arms q1, q2 and matched: pair, class_id, method, arm, layer,

@@ -61,7 +61,8 @@ class Crossed:
         return len(self.stratum)
 
     def sums(self, cluster: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sums of values and counts of answers by cluster and group: two [clusters, groups]."""
+        """Return sums of values and counts of responses by cluster and group: two arrays
+        [clusters, groups]."""
         width = len(self.groups)
         cell = cluster * width + self.group
         shape = (clusters, width)
@@ -77,7 +78,7 @@ def crossed(
     participant: str = "participant",
     item: str = "trial",
 ) -> Crossed:
-    """Codes of a table; rows with a missing value must have been left out before.
+    """Return the codes of a table; rows with a missing value must have been left out before.
 
     Raises:
         ValueError: the table is empty or the value is missing somewhere.
@@ -114,7 +115,8 @@ class Variance:
     def interval(
         self, k: int, level: float = 0.95, null: float | None = None
     ) -> tuple[float, float, float]:
-        """Ends of the interval of the k-th value and the p-value of `null`, see `t_interval`."""
+        """Return the ends of the k-th value's interval and the p-value of `null`; see
+        `t_interval`."""
         return t_interval(
             self.point[k], self.variance[k], self.df[k], level, null, self.independent[k]
         )
@@ -122,7 +124,7 @@ class Variance:
 
 @dataclass(frozen=True)
 class Informing:
-    """How many clusters of one kind inform each value of a statistic.
+    """The number of clusters of one kind that inform each value of a statistic.
 
     Attributes:
         fewest: [k], of clusters in the group that has fewest of them.
@@ -136,7 +138,7 @@ class Informing:
 
 
 def informing(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> Informing:
-    """Count the clusters behind each value of a statistic.
+    """Count the clusters that inform each value of a statistic.
 
     A group g with m_g effective clusters contributes v_g = w_g²/m_g to the variance, with m_g − 1
     degrees of freedom: df = (Σ v)² / Σ v²/(m − 1), and no more than the clusters of all its groups
@@ -166,7 +168,8 @@ def informing(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> In
 def two_way_jackknife(
     data: Crossed, function: Function, weights: np.ndarray | None = None
 ) -> Variance:
-    """Two-way cluster variance by leaving out one participant, one item, one answer at a time.
+    """Estimate the two-way clustered variance by leaving out one participant, one item and one
+    response at a time.
 
     Deterministic, and exact for means: on one balanced group it is Cameron, Gelbach & Miller's
     estimator with the factor n/(n−1) in each way of clustering.
@@ -219,7 +222,7 @@ def combine(
     cells: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Variance:
-    """V_participants + V_items − V_cells and its degrees of freedom.
+    """Combine V_participants + V_items − V_cells, with its degrees of freedom.
 
     The difference of estimates can come out too small, or negative, where nobody differs from
     anybody; it is taken for no less than V_cells/2, and `t_interval` sees to it that no interval
@@ -245,7 +248,8 @@ def combine(
 
 
 def too_few(participants: float, items: float) -> str:
-    """Why there is no interval with so few clusters in the smallest group; "" where there is."""
+    """Explain why there is no interval with so few clusters in the smallest group; "" if there
+    is one."""
     for count, what in ((participants, "participants"), (items, "trials")):
         if count < FEWEST:
             one = what if count != 1 else what[:-1]
@@ -261,7 +265,8 @@ def t_interval(
     null: float | None = None,
     independent: float = 0.0,
 ) -> tuple[float, float, float]:
-    """Ends of Student's interval, and the two-sided p-value of `null`; NaN where undefined.
+    """Return the ends of Student's interval and the two-sided p-value of `null`; NaN where
+    undefined.
 
     Args:
         independent: variance if all answers were independent. The wider of Student's interval and
@@ -318,7 +323,8 @@ def estimates(
     counts: np.ndarray,
     level: float = 0.95,
 ) -> list[Estimate]:
-    """The k values of a result as Estimates, intervals carried `back` to the natural scale.
+    """Return the k values of a result as Estimates, with intervals transformed to the natural
+    scale by `back`.
 
     Args:
         result: values on the scale on which the interval is symmetric.

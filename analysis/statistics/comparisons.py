@@ -1,7 +1,7 @@
-"""Means of several methods over the same clusters, compared in pairs: t tests, letters, ranks.
+"""Pairwise comparisons of methods on the same clusters: t tests, letters, ranks.
 
-Everything is paired: all methods are judged on the same classes, or on neurons of the same layers.
-Undefined is NaN, with a count of what was left out.
+All comparisons are paired: methods are evaluated on the same classes, or on neurons of the same
+layers. Undefined values are NaN, with a count of what was left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from analysis.statistics.clusters import holm
 
 @dataclass(frozen=True)
 class Clustered:
-    """Ratios Σ totals / Σ counts over clusters, with their standard errors.
+    """Ratios Σ totals / Σ counts over clusters, with standard errors.
 
     For classes a total is the class's mean and a count is 1, so that the ratio is the mean over
     classes; for neurons they are sums and numbers by layer.
@@ -37,32 +37,32 @@ class Clustered:
 
     @property
     def value(self) -> np.ndarray:
-        """[k]; NaN where no cluster has a value."""
+        """Return the ratios [k]; NaN if no cluster has a value."""
         return _ratio(self.totals, self.counts)
 
     @property
     def classes(self) -> np.ndarray:
-        """[k], clusters with a value."""
+        """Return the number of clusters with a value, [k]."""
         return (self.counts > 0).sum(axis=0)
 
     @property
     def left_out(self) -> np.ndarray:
-        """[k], clusters without."""
+        """Return the number of clusters without a value, [k]."""
         return (self.counts == 0).sum(axis=0)
 
     @property
     def error(self) -> np.ndarray:
-        """[k], standard errors; NaN below two clusters."""
+        """Return standard errors [k]; NaN with fewer than two clusters."""
         return ratio_error(self.totals, self.counts)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """value ± t_{C − 1} standard errors, within the scale; NaN below two clusters or where no
-        cluster differs."""
+        """Return value ± t_{C − 1} standard errors, within the scale; NaN with fewer than two
+        clusters or if all clusters are equal."""
         low, high, _ = t_test(self.value, self.error, self.classes, level)
         return low.clip(*self.scale), high.clip(*self.scale)
 
     def table(self, names: Sequence[str]) -> pd.DataFrame:
-        """value, low, high, classes, left out; by name of the columns."""
+        """Return value, low, high, classes and left out, by column name."""
         low, high = self.interval()
         columns = {"value": self.value, "low": low, "high": high, "classes": self.classes}
         return pd.DataFrame(columns | {"left out": self.left_out}, index=list(names))
@@ -74,7 +74,8 @@ def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Standard errors [k] of Σ totals / Σ counts over clusters [C, k] (Cochran 1977, eq. 2.46).
+    """Compute standard errors [k] of Σ totals / Σ counts over clusters [C, k] (Cochran 1977, eq.
+    2.46).
 
     √(C/(C − 1) Σ (t − R n)²) / Σ n; with counts of 1 it is s/√C. A closed form, so that no seed
     decides a comparison. NaN below two clusters.
@@ -91,7 +92,8 @@ def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def t_test(
     value: np.ndarray, error: np.ndarray, classes: np.ndarray, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Interval and two-sided p-value against 0 by t with classes − 1 degrees of freedom.
+    """Compute the interval and the two-sided p-value against 0 by t with classes − 1 degrees of
+    freedom.
 
     All NaN below two classes and where no class differs from another: the standard error is then
     unknown, not 0.
@@ -104,7 +106,8 @@ def t_test(
 
 
 def clustered_by_class(values: pd.DataFrame) -> Clustered:
-    """Means over classes. A class counts by the mean of its images, which carries their noise.
+    """Average over classes. A class counts by the mean of its images, which contains their
+    noise.
 
     Args:
         values: differences of shares: rows x k, `class_id` a level of the index; NaN where
@@ -116,8 +119,8 @@ def clustered_by_class(values: pd.DataFrame) -> Clustered:
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
-    """Means over neurons, clustered by layer: neurons of a layer are alike, and a channel occurs
-    once an epoch.
+    """Average over neurons, clustered by layer, as neurons of a layer are alike and a channel
+    occurs once per epoch.
 
     Args:
         values: shares: neurons x k, no NaN; index level `layer` and, where there are several,
@@ -131,7 +134,8 @@ def clustered_by_layer(values: pd.DataFrame) -> Clustered:
 
 
 def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
-    """Every pair of columns over the clusters that both have: paired difference and its test.
+    """Compare every pair of columns over the clusters that both have: paired difference and its
+    test.
 
     Returns:
         first, second (the first has the larger mean over all its clusters), classes (that both
@@ -173,8 +177,9 @@ def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
 
 
 def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
-    """Compact letter display (Piepho, 2004): names that share a letter were compared and do not
-    differ significantly. A comparison that could not be made (p is NaN) gives no common letter.
+    """Return a compact letter display (Piepho, 2004): names that share a letter were compared
+    and do not differ significantly. A comparison that could not be computed (p is NaN) gives no
+    common letter.
 
     Args:
         names: from best to worst.
@@ -204,13 +209,14 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
 
 
 def _letter(number: int) -> str:
-    """Another letter for every number: a to z, A to Z, then those of Latin Extended."""
+    """Return a different letter for every number: a to z, A to Z, then Latin Extended."""
     return ascii_letters[number] if number < 52 else chr(0x100 + number - 52)
 
 
 def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
-    """Simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet, 2021): 1 + the
-    number of methods that are significantly better, to all but those significantly worse.
+    """Return the simultaneous confidence interval of each rank (Al Mohamad, Goeman & van Zwet,
+    2021): from 1 + the number of significantly better methods to the number of methods minus the
+    significantly worse ones.
 
     Args:
         names: of all methods.
@@ -225,7 +231,7 @@ def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
 
 
 def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
-    """Kendall's tau-b of two rankings of methods, and over how many methods."""
+    """Return Kendall's tau-b of two rankings of methods, and the number of methods in both."""
     common = [
         m for m in reference if m in other and np.isfinite(reference[m]) and np.isfinite(other[m])
     ]

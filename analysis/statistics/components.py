@@ -1,4 +1,4 @@
-"""Variance components: how much of the variance of answers lies in people, how much in trials.
+"""Variance components: the shares of participants and of trials in the variance of responses.
 
 Where participants differ little, more of them help little; where trials differ much, more trials
 are needed (`analysis.planning.power` takes these standard deviations). The share of a component
@@ -72,9 +72,9 @@ class VarianceComponents:
 
 
 def minque(data: Crossed) -> np.ndarray:
-    """Variances of COMPONENTS by MINQUE(0): the quadratic forms |Zₖ′My|² and y′My, M taking the
-    condition's mean off, are set equal to their expectations, which are linear in the variances:
-    E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
+    """Estimate the variances of COMPONENTS by MINQUE(0): the quadratic forms |Zₖ′My|² and y′My
+    (M centres within conditions) are set equal to their expectations, which are linear in the
+    variances: E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
 
     A component whose effect cannot be separated from the others' is left out (0): participants in
     conditions where there is one condition, or nobody answers one twice.
@@ -98,7 +98,7 @@ def minque(data: Crossed) -> np.ndarray:
 
 
 def _centred(columns: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Columns [n, k] less their means in each group [n]."""
+    """Subtract from columns [n, k] their means within each group [n]."""
     count = np.bincount(group)
     total = np.zeros((len(count), columns.shape[1]))
     np.add.at(total, group, columns)

@@ -45,7 +45,7 @@ SMALLEST = 1e-12
 
 
 def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int]]:
-    """Pairs of conditions to compare: all, or each with the reference."""
+    """Return the pairs of conditions to compare: all, or each with the reference."""
     if reference is None:
         return list(combinations(range(len(names)), 2))
     if reference not in names:
@@ -55,7 +55,7 @@ def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple
 
 
 def between(data: Crossed, pairs: Sequence[tuple[int, int]], scale: Function) -> Variance:
-    """Differences of pairs of groups on a scale, as `means`, with their clustered variance."""
+    """Return differences of pairs of groups on a scale (`means`) with their clustered variance."""
     first, second = np.array(pairs).T
     weights = np.eye(len(data.groups))[first] - np.eye(len(data.groups))[second]
 
@@ -115,7 +115,7 @@ class Difference:
         return self.first.value - self.second.value
 
     def ends(self, alpha: float) -> tuple[float, float]:
-        """Of the interval of level 1 − alpha."""
+        """Return the ends of the interval of level 1 − alpha."""
         one, two = self.first.ends(alpha, self.df), self.second.ends(alpha, self.df)
         down = (self.first.value - one[0], two[1] - self.second.value)
         up = (one[1] - self.first.value, self.second.value - two[0])
@@ -125,8 +125,8 @@ class Difference:
         return float(np.sqrt(max(a**2 + b**2 - 2 * self.correlation * a * b, 0.0)))
 
     def interval(self, level: float, null: float) -> tuple[float, float, float]:
-        """Ends, and the two-sided p-value of `null`: the alpha at which the interval just reaches
-        it. NaN where there is none."""
+        """Return the ends, and the two-sided p-value of `null`: the alpha at which the interval
+        just reaches it. NaN where there is none."""
         if not self.given:
             return np.nan, np.nan, np.nan
         low, high = self.ends(size(level))
@@ -150,7 +150,7 @@ class Difference:
 
 
 def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-    """The difference of shares of each pair of groups."""
+    """Return the difference of shares of each pair of groups."""
     first, second = np.array(pairs).T
     odds, alone = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
     both = between(data, pairs, means)

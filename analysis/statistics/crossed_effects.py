@@ -31,11 +31,12 @@ class FittedConditions:
 
     @property
     def standard_deviation(self) -> float:
-        """Of a response's logit around its condition's, all random effects together."""
+        """Return the standard deviation of a response's logit around that of its condition, over
+        all random effects."""
         return float(np.linalg.norm(self.fit.sd))
 
     def combination(self, weights: np.ndarray) -> tuple[float, float, float]:
-        """Value, variance, and Satterthwaite's df of weights·β.
+        """Return value, variance and Satterthwaite's degrees of freedom of weights·β.
 
         The random effects enter a weighted sum of means with Σ_people (Σ_conditions weight·share)²
         and so on; these parts of the variance have the degrees of freedom of the fit, the rest is
@@ -55,8 +56,8 @@ class FittedConditions:
         null: float,
         level: float,
     ) -> Estimate:
-        """weights·β with its interval, carried `back` from the logit scale, and its test of `null`;
-        neither where a condition has too few participants or items."""
+        """Estimate weights·β with its interval, transformed from the logit scale by `back`, and
+        test `null`; there is neither if a condition has too few participants or items."""
         used = weights != 0
         value, variance, df = self.combination(weights)
         shares = (self.people[:, used], self.items[:, used])
@@ -70,7 +71,8 @@ class FittedConditions:
 
 
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
-    """The model over the conditions that have right and wrong answers; None where none has."""
+    """Fit the model to the conditions with correct and incorrect responses; None if there is
+    none."""
     kept, _ = answered(frame, "correct")
     share = kept.groupby("condition")["correct"].transform("mean")
     kept = kept[(share > 0) & (share < 1)]
@@ -107,7 +109,7 @@ class CrossedEffects:
         return self.of(fit_conditions(frame), frame)
 
     def of(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
-        """The estimates of a model fitted before."""
+        """Return the estimates of a fitted model."""
         every = frame["condition"].astype(str).value_counts().sort_index()
         none = "all answers are right, or all wrong: the model has no finite effect"
         found: Estimates = {
@@ -149,7 +151,7 @@ class CrossedContrasts:
         return self.of(fit_conditions(frame), frame)
 
     def of(self, model: FittedConditions | None, frame: pd.DataFrame) -> Estimates:
-        """The estimates of a model fitted before."""
+        """Return the estimates of a fitted model."""
         if model is None or (self.reference is not None and self.reference not in model.names):
             return {}
         identity = np.eye(len(model.names))

@@ -1,4 +1,5 @@
-"""Whether two conditions do not differ by as much as matters: two one-sided tests."""
+"""Equivalence of two conditions: two one-sided tests against the smallest difference of
+interest."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from analysis.statistics.statistic import STATISTICS, Estimates
 
 
 def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> float:
-    """p-value of two one-sided tests (Schuirmann 1987): the larger of the two.
+    """Return the p-value of two one-sided tests (Schuirmann 1987): the larger of the two.
 
     Args:
         value: the difference. margin: the smallest difference of interest, above 0.
@@ -30,7 +31,7 @@ def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> f
 @STATISTICS.add("equivalence")
 @dataclass(frozen=True)
 class Equivalence:
-    """Differences of means (or shares) between conditions, tested for being smaller than `margin`.
+    """Test that differences of means (or shares) between conditions are smaller than `margin`.
 
     Null hypothesis: the difference is −margin or less, or margin or more. The two one-sided tests
     are those of `cluster_contrasts`, on other scales than that of shares Student's with the same
@@ -61,7 +62,7 @@ class Equivalence:
 
     @property
     def largest(self) -> float:
-        """The largest difference that the scale has."""
+        """Return the largest difference that is possible on the scale."""
         return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
@@ -87,7 +88,8 @@ class Equivalence:
     def _tested(
         self, data: Crossed, pairs: list[tuple[int, int]], level: float
     ) -> Iterator[tuple[float, float, float, float, str]]:
-        """Ends of the interval, p, value and reason of each pair, as the contrasts have them."""
+        """Return the ends of the interval, p, value and reason of each pair, in the form of the
+        contrasts."""
         if self.scale == (0, 1):
             for d in differences(data, pairs):
                 low, high, p_low = d.interval(level, -self.margin)

@@ -1,4 +1,4 @@
-"""The form in which every claim leaves the analysis: a value, its interval, and how it was got."""
+"""The form of every estimate: a value, its interval, its test, and how they were computed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIKE = "nothing varies, so that no interval can be estimated"
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number with its uncertainty.
+    """An estimate with its uncertainty.
 
     Attributes:
         value: the estimate; NaN where undefined.
@@ -62,14 +62,15 @@ class Estimate:
 
 
 def size(level: float) -> float:
-    """The size α of a test at a confidence level; 1 − .95 in floating point is above .05."""
+    """Return the size α of a test at a confidence level; 1 − .95 in floating point is above .05."""
     return round(1 - level, 12)
 
 
 def permuted(
     estimate: Estimate, reached: int, permutations: int, null: float, resampled: np.ndarray
 ) -> Estimate:
-    """An estimate with a permutation test of `null` and a percentile interval that agree.
+    """Return an estimate with a permutation test of `null` and a percentile interval that agree
+    with each other.
 
     The two are computed in different ways, so that near the limit one can exclude the null and the
     other not; the more cautious one then decides. Where the interval holds the null, p is at least

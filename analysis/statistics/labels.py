@@ -1,4 +1,4 @@
-"""Free-text labels: do people who saw the same neuron call it the same?
+"""Free-text labels: do participants give the same label to the same neuron?
 
 The statistic is the mean similarity of pairs of labels within a group (one trial at one stage).
 What it would be if labels had nothing to do with the trial is found by giving people other trials
@@ -38,7 +38,7 @@ def normalise(label: str) -> str:
 
 
 def _kept(character: str) -> str:
-    """A character of a label as it counts: itself, a space where it separates, or nothing."""
+    """Return how a character of a label counts: itself, a space if it separates, or nothing."""
     kind = unicodedata.category(character)
     if kind == "Cf" or "\ufe00" <= character <= "\ufe0f":
         return ""
@@ -47,13 +47,13 @@ def _kept(character: str) -> str:
 
 @SIMILARITIES.add("exact")
 def exact(labels: Sequence[str]) -> np.ndarray:
-    """1 for equal labels, 0 for others."""
+    """Return 1 for equal labels, 0 for others."""
     return np.eye(len(labels))
 
 
 @SIMILARITIES.add("words")
 def words(labels: Sequence[str]) -> np.ndarray:
-    """Jaccard overlap of the sets of words, a plural "s" disregarded.
+    """Compute the Jaccard overlap of the sets of words, ignoring a plural "s".
 
     Where a language puts no spaces between words, only equal labels overlap: take `trigrams`.
     """
@@ -63,14 +63,16 @@ def words(labels: Sequence[str]) -> np.ndarray:
 
 @SIMILARITIES.add("trigrams")
 def trigrams(labels: Sequence[str]) -> np.ndarray:
-    """Jaccard overlap of three-letter pieces: forgives endings and misspellings."""
+    """Compute the Jaccard overlap of three-letter sequences, which tolerates endings and
+    misspellings."""
     padded = [f"  {label} " for label in labels]
     return _overlap([{text[i : i + 3] for i in range(len(text) - 2)} for text in padded])
 
 
 @SIMILARITIES.add("sequence")
 def sequence(labels: Sequence[str]) -> np.ndarray:
-    """Ratcliff and Obershelp's ratio of matching characters (difflib), the mean of both orders."""
+    """Compute Ratcliff and Obershelp's ratio of matching characters (difflib), averaged over
+    both orders."""
     ratio = [[difflib.SequenceMatcher(None, a, b, False).ratio() for b in labels] for a in labels]
     matrix = np.array(ratio).reshape(len(labels), len(labels))
     return (matrix + matrix.T) / 2
@@ -94,7 +96,7 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class LabelAgreement:
-    """Mean similarity of labels within groups, against shuffled groups.
+    """Mean similarity of labels within groups, compared with permuted groups.
 
     value: the mean over groups of the mean similarity of two people's labels (groups of one label
     are left out and counted). p: (b + 1) / (n + 1), b the shuffles that reach the value
@@ -158,7 +160,8 @@ class LabelAgreement:
         return permuted(estimate, reached, self.shuffles, null, resampled[: 0 if few else None])
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
-        """Similarities of distinct labels, and a last row and column for empty ones, NaN."""
+        """Return the similarities of distinct labels, with a last row and column of NaN for
+        empty ones."""
         matrix = np.asarray(SIMILARITIES.get(self.similarity)(texts), dtype=float)
         n = len(texts)
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
@@ -171,7 +174,8 @@ class LabelAgreement:
     def _shuffled(
         self, people: np.ndarray, codes: np.ndarray, pairs: _Pairs, similar: np.ndarray
     ) -> np.ndarray:
-        """The value under each shuffle: [shuffles]; undefined ones (no pair of labels) are 0.
+        """Return the value under each permutation: [shuffles]; undefined ones (no pair of
+        labels) are 0.
 
         Args:
             people: code of each answer's participant, sorted. codes: of labels [answers, stages].
@@ -187,7 +191,8 @@ class LabelAgreement:
 
 
 def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Which answer stands at each answer's place, k times: [k, answers].
+    """Return which response is at each response's position in each of k permutations: [k,
+    answers].
 
     A person's answers change places, then whole sets of them between people with equally many.
 
@@ -209,7 +214,8 @@ def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """All pairs of answers to one trial, by trial: row of each [pairs], and where a trial begins.
+    """All pairs of responses to one trial, by trial: the rows of each [pairs], and where a trial
+    begins.
 
     `starts` holds the trials that have pairs, `trials` how many there are in all.
     """
@@ -231,7 +237,8 @@ class _Pairs:
         return cls(first, second, starts, owner, trials)
 
     def scores(self, codes: np.ndarray, similar: np.ndarray) -> np.ndarray:
-        """Mean similarity of the pairs of each trial and stage, NaN without a pair of labels.
+        """Return the mean similarity of the pairs of each trial and stage; NaN without a pair of
+        labels.
 
         Args:
             codes: of labels [k, answers, stages].

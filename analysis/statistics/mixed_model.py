@@ -56,7 +56,7 @@ class Fit:
 
     @property
     def note(self) -> str:
-        """What a reader must know of the fit: that it is singular, or did not converge."""
+        """Return a warning that the fit is singular or did not converge; "" otherwise."""
         effects = ("participants", "participants within conditions", "trials")
         absent = [e for e, sd, estimated in zip(effects, self.sd, self.estimated, strict=True)
                   if estimated and sd == 0]  # fmt: skip
@@ -88,7 +88,7 @@ class _Problem:
         self.mode = np.zeros(self.heads + self.I + self.k)
 
     def _root(self, sd: np.ndarray) -> np.ndarray:
-        """L, the symmetric root of σ_u² 11ᵀ + σ_v² I: [C, C]."""
+        """Return L, the symmetric root of σ_u² 11ᵀ + σ_v² I: [C, C]."""
         common = (np.hypot(np.sqrt(self.C) * sd[0], sd[1]) - sd[1]) / self.C
         return common + sd[1] * np.eye(self.C)
 
@@ -98,13 +98,15 @@ class _Problem:
         return own[self.own] + sd[2] * b[self.i] + self.x @ beta
 
     def _joint(self, mode: np.ndarray, sd: np.ndarray) -> float:
-        """Log density of answers and (standardised) random effects, constants dropped."""
+        """Return the log density of responses and (standardised) random effects, without
+        constants."""
         eta = self._eta(mode, sd)
         random = mode[: self.heads + self.I]
         return float(np.sum(self.y * eta - np.logaddexp(0, eta)) - 0.5 * random @ random)
 
     def _blocks(self, sd: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Gradient, participants' blocks [P, C, C], border [P, C, I + k], rest [I + k, I + k]."""
+        """Return gradient, participants' blocks [P, C, C], border [P, C, I + k] and rest [I + k,
+        I + k]."""
         probability = expit(self._eta(self.mode, sd))
         residual = self.y - probability
         weight = probability * (1 - probability)
@@ -135,7 +137,8 @@ class _Problem:
     def solve(
         self, sd: np.ndarray, beta: np.ndarray | None = None
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Newton's method to the mode, of the random effects alone where `beta` is given.
+        """Find the mode by Newton's method; the mode of the random effects alone if `beta` is
+        given.
 
         Returns:
             joint log density, participants' blocks [P, C, C], Schur complement of the rest.
@@ -170,12 +173,12 @@ class _Problem:
         return value, blocks, rest - flat.T @ solved.reshape(self.heads, -1)
 
     def laplace(self, sd: np.ndarray, beta: np.ndarray) -> float:
-        """Laplace's log likelihood at given parameters (half lme4's deviance, with a minus)."""
+        """Return Laplace's log likelihood at given parameters (minus half of lme4's deviance)."""
         value, blocks, schur = self.solve(sd, beta)
         return value - 0.5 * _log_determinants(blocks, schur[: self.I, : self.I])
 
     def refine(self, sd: np.ndarray, beta: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        """The β of largest `laplace` likelihood, from the joint mode, by scoring steps.
+        """Maximise the `laplace` likelihood over β by scoring steps, starting at the joint mode.
 
         The joint mode is biased towards zero, as the curvature depends on β too.
         """
@@ -267,8 +270,8 @@ def fit(
 
 
 def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
-    """Whether σ_v can be separated from σ_u and from single answers: someone answers several
-    conditions, and one of them more than once."""
+    """Return whether σ_v can be separated from σ_u and from single responses: some participant
+    responds in several conditions, and more than once in one of them."""
     several = pd.DataFrame({"p": participant, "c": condition}).value_counts()
     return bool((several.groupby("p").size() > 1).any() and (several > 1).any())
 
@@ -276,7 +279,7 @@ def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
 def _degrees_of_freedom(
     deviance: Callable[[np.ndarray], float], variances: np.ndarray, step: float = 0.05
 ) -> np.ndarray:
-    """1 / (2 Var log σ) of each variance, from second differences at the optimum."""
+    """Return 1 / (2 Var log σ) of each variance, from second differences at the optimum."""
     free = np.flatnonzero(variances > 2 * SMALLEST)
     steps = 2 * step * np.eye(len(variances))[free]  # of log σ², twice those of log σ
     curvature = np.empty((len(free), len(free)))
@@ -297,10 +300,11 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def marginal(beta: np.ndarray | float, sd: float) -> np.ndarray:
-    """Probability averaged over Normal(0, sd²): E expit(β + sd·z), by Gauss–Hermite, 41 nodes."""
+    """Average the probability over Normal(0, sd²): E expit(β + sd·z), by Gauss–Hermite
+    quadrature with 41 nodes."""
     return expit(np.asarray(beta)[..., None] + sd * _NODES) @ _WEIGHTS
 
 
 def conditional(probability: float, sd: float) -> float:
-    """The β whose `marginal` probability is the given one."""
+    """Return the β whose `marginal` probability is the given one."""
     return float(optimize.brentq(lambda b: float(marginal(b, sd)) - probability, -60.0, 60.0))

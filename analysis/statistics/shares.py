@@ -1,4 +1,5 @@
-"""Shares of right answers by condition, against chance: as if independent, and clustered."""
+"""Shares of correct responses by condition, tested against chance: independent or clustered
+responses."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as
 
 
 def chance_of(chance: float | Mapping[str, float], condition: str) -> float:
-    """Raises ValueError for a condition without a chance level, or one outside (0, 1)."""
+    """Return the chance level of a condition. Raises ValueError if there is none, or it is
+    outside (0, 1)."""
     level = chance if isinstance(chance, int | float) else chance.get(condition, np.nan)
     if not 0 < level < 1:
         raise ValueError(
@@ -47,7 +49,7 @@ def means(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def by_condition(frame: pd.DataFrame, names: Sequence[str], made: list[Estimate]) -> Estimates:
-    """Estimates by the name of their condition, with how many of its answers each leaves out."""
+    """Return estimates by condition, with the number of responses that each leaves out."""
     every = frame["condition"].astype(str).value_counts()
     return {
         (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
@@ -58,7 +60,8 @@ def by_condition(frame: pd.DataFrame, names: Sequence[str], made: list[Estimate]
 @STATISTICS.add("exact_binomial")
 @dataclass(frozen=True)
 class ExactBinomial:
-    """Share of right answers per condition against chance, as if all answers were independent.
+    """Share of correct responses per condition against chance, as if all responses were
+    independent.
 
     Clopper & Pearson's (1934) interval and the exact two-sided test (R's `binom.test`: the
     probability of all outcomes no likelier than the one seen). It is here because readers expect
@@ -88,7 +91,8 @@ class ExactBinomial:
 @STATISTICS.add("cluster_bootstrap")
 @dataclass(frozen=True)
 class ClusteredShares:
-    """Share of right answers per condition against chance, for other people and other items.
+    """Share of correct responses per condition against chance, generalised to other participants
+    and items.
 
     logit p̂ ± t_df · √V with V the two-way cluster variance of `clusters.py` (Cameron, Gelbach &
     Miller 2011) and Satterthwaite's df; the ends are carried back to shares, and the test of chance
@@ -124,7 +128,8 @@ class ClusteredShares:
 
 
 def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) -> list[Estimate]:
-    """Share of each group with its interval, from log odds and their clustered variance.
+    """Estimate the share of each group with its interval, from log odds and their clustered
+    variance.
 
     Args:
         chances: of each group, to be tested; None tests nothing.
@@ -142,7 +147,7 @@ def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) ->
 def _clusters_as_trials(
     data: Crossed, g: int, share: float, chance: float | None, level: float
 ) -> Estimate:
-    """Clopper and Pearson's interval, the scarcer kind of cluster counting as trials.
+    """Compute Clopper and Pearson's interval with clusters of the scarcer kind as trials.
 
     The number of successes, share × clusters, may be broken: the interval's beta distributions
     know no whole numbers, and p is twice the smaller of their tails at chance, so that both agree.
@@ -163,7 +168,7 @@ def _clusters_as_trials(
 
 
 def clusters_as_trials(data: Crossed, g: int) -> float:
-    """The effective number of participants or items of a group, whichever are fewer."""
+    """Return the effective number of participants or items of a group, whichever is smaller."""
     inside = data.group == g
     one = np.zeros(int(inside.sum()), dtype=int)
     return min(
@@ -173,7 +178,8 @@ def clusters_as_trials(data: Crossed, g: int) -> float:
 
 
 def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
-    """Clopper & Pearson's (1934) interval of a share of n trials, which need not be whole."""
+    """Return Clopper & Pearson's (1934) interval of a share of n trials; n need not be an
+    integer."""
     k, tail = share * n, (1 - level) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0

@@ -1,4 +1,5 @@
-"""What a statistic is: a record of parameters called on a frame of answers, giving estimates.
+"""The form of a statistic: a record of parameters that is called on a frame of responses and
+returns estimates.
 
 Frames hold one row per answer with participant, trial (the item), condition and what is measured.
 Every statistic returns estimates by key, a tuple of names (condition, or pair and measure), which
@@ -20,7 +21,7 @@ Estimates = dict[tuple[str, ...], Estimate]
 
 
 class Statistic(Protocol):
-    """What is registered: a frozen dataclass of parameters."""
+    """The type of registered statistics: a frozen dataclass of parameters."""
 
     def __call__(self, frame: pd.DataFrame) -> Estimates: ...
 
@@ -29,7 +30,7 @@ STATISTICS: Registry[Callable[..., Statistic]] = Registry("statistic")
 
 
 def tabulate(found: Estimates, names: list[str]) -> pd.DataFrame:
-    """One row per estimate: its key under `names`, then the fields of Estimate."""
+    """Return one row per estimate: its key under `names`, then the fields of Estimate."""
     rows = [
         dict(zip(names, key, strict=True)) | asdict(e) | {"clustered": " × ".join(e.clustered)}
         for key, e in found.items()
@@ -38,6 +39,6 @@ def tabulate(found: Estimates, names: list[str]) -> pd.DataFrame:
 
 
 def answered(frame: pd.DataFrame, value: str) -> tuple[pd.DataFrame, int]:
-    """The rows that have the value, and how many have not."""
+    """Return the rows that have the value, and the number of rows that do not."""
     kept = frame[frame[value].notna()]
     return kept, len(frame) - len(kept)
