@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harness.concepts import naming
-from harness.concepts.naming import attribute_overlaps, channel_groups, dissect, overlaps
+from harness.concepts.naming import attribute_overlaps, dissect
 from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe
+from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build
 from harness.networks.layers import Layer, find_layers
@@ -18,6 +19,7 @@ from harness.networks.receptive_field import with_patches
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.sources import TrainedSource
 from harness.records import Checkpoint
+from harness.stages.naming import layer_groups
 
 
 class Tokens(nn.Module):
@@ -204,47 +206,68 @@ def test_k_larger_than_the_image_set_is_refused(drawn_like):
         probe_with(build("small_vgg", 3, 0), drawn_like, k=31)
 
 
-def test_overlaps_equal_the_plain_count():
-    rng = np.random.default_rng(0)
-    activations = np.maximum(rng.normal(size=(400, 5)), 0).astype(np.float32)
-    activations[:, 4] = 0  # dead
-    activations[:3, 3], activations[3:, 3] = 1, 0  # sparser than the threshold
-    covered = rng.random((400, 3)).astype(np.float32)
-    found = overlaps(torch.from_numpy(activations), torch.from_numpy(covered))
-    np.testing.assert_allclose(found, oracles.overlaps(activations, covered, 0.005), atol=1e-6)
-
-
-def test_naming_in_little_memory_gives_the_same_names(drawn_like):
+def named(images, masks, batch_size=64):
     model = build("small_vgg", 3, 0)
     layers = find_layers(model, View(32, 32))
-    rng = np.random.default_rng(0)
-    masks = torch.from_numpy(rng.random((30, 4, 32, 32)) < 0.3)
-    found = [
-        dissect(
-            Network(Checkpoint("net", 1), model, layers, SOURCE.view), drawn_like, masks,
-            list("abcd"), memory=memory,
-        )
-        for memory in (2**31, 2**23, 1)
-    ]  # fmt: skip
-    for other in found[1:]:
-        assert other["concept"].equals(found[0]["concept"])
-        pd.testing.assert_frame_equal(other, found[0], rtol=1e-5)
-    assert len(channel_groups(layers, 30, 1)) == sum(layer.channels for layer in layers)
+    network = Network(Checkpoint("net", 1), model, layers, SOURCE.view)
+    table = dissect(network, images, masks, list("abcd"), batch_size)
+    return network, table
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1, max_size=6),
-       st.integers(1, 20), st.integers(1, 10**6))  # fmt: skip
-@settings(max_examples=50, deadline=None)
-def test_groups_of_neurons_hold_each_once_and_fit(sizes, images, memory):
-    layers = [Layer(str(i), c, s, s, False) for i, (c, s) in enumerate(sizes)]
-    groups = channel_groups(layers, images, memory)
-    each = [
-        (la.name, channel) for group in groups for la, channels in group for channel in channels
-    ]
-    assert each == [(la.name, channel) for la in layers for channel in range(la.channels)]
+@pytest.fixture(scope="module")
+def masks():
+    return torch.from_numpy(np.random.default_rng(0).random((30, 4, 32, 32)) < 0.3)
+
+
+def test_naming_equals_the_plain_count(drawn_like, masks):
+    network, table = named(drawn_like, masks)
+    with ActivationRecorder(network.model, network.layers, lambda m, _: m.numpy(force=True)) as r:
+        network.model.eval()(batch_of(drawn_like, range(30), network.view))
+    for layer in network.layers:
+        size = layer.height, layer.width
+        covered = torch.nn.functional.adaptive_avg_pool2d(masks.float(), size).flatten(2)
+        of_layer = table[table["layer"] == layer.name].set_index("channel")
+        cells = r.kept[layer.name].transpose(0, 2, 1).reshape(-1, layer.channels)
+        expected = oracles.overlaps(
+            cells, covered.transpose(1, 2).flatten(0, 1).numpy(), naming.TOP_SHARE
+        )[of_layer.index]
+        np.testing.assert_allclose(of_layer["iou"], expected.max(axis=1), rtol=1e-6)
+        assert (of_layer["concept"] == np.array(list("abcd"))[expected.argmax(axis=1)]).all()
+
+
+def test_the_names_are_the_same_whatever_the_batches(drawn_like, masks):
+    _, whole = named(drawn_like, masks)
+    for size in (4, 7):
+        pd.testing.assert_frame_equal(named(drawn_like, masks, size)[1], whole, check_exact=True)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_cells_at_the_cut_count_but_for_a_sparse_neuron_s_zeros(seed, size):
+    rng = np.random.default_rng(seed)
+    maps = np.maximum(rng.integers(-3, 3, (6, 3, 9)), 0).astype(np.float32)  # ties, dead neurons
+    layer = Layer("a", 3, 3, 3, False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(naming, "TOP_SHARE", 0.1)
+        cuts = naming._Cuts({"a": naming.top_cells(layer, 6)})
+    before = maps.copy()
+    for start in range(0, 6, size):
+        cuts.keep(torch.from_numpy(maps[start : start + size]), layer)
+    assert np.array_equal(maps, before)  # the network goes on with them
+    cells = maps.transpose(1, 0, 2).reshape(3, -1)
+    least = np.sort(cells, axis=1)[:, -5:].min(axis=1, keepdims=True)
+    expected = (cells >= least) & (cells > cells.min(axis=1, keepdims=True))
+    assert np.array_equal(cuts.active(torch.from_numpy(cells), layer), expected)
+    assert np.array_equal(cuts.varies(layer), cells.max(axis=1) > cells.min(axis=1))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 100))
+def test_groups_of_layers_hold_each_once_and_fit(sizes, most):
+    layers = [Layer(str(number), 1, 1, 1, False) for number in range(len(sizes))]
+    groups = layer_groups(layers, sizes, most)
+    assert [layer for group in groups for layer in group] == layers
     for group in groups:
-        size = sum(12 * images * la.height * la.width * len(channels) for la, channels in group)
-        assert size <= memory or sum(len(channels) for _, channels in group) == 1
+        assert len(group) == 1 or sum(sizes[int(layer.name)] for layer in group) <= most
 
 
 def test_attributes_in_blocks_of_neurons_are_the_same(monkeypatch):

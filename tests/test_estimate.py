@@ -7,7 +7,7 @@ from rich.console import Console
 from small_runs import small, write_toml
 
 from harness.config import parse_config
-from harness.networks.budget import Cost
+from harness.networks.budget import WORKER_BYTES, Cost
 from harness.networks.objectives import OBJECTIVES, Objective
 from harness.results import REVERSION, read_results
 from harness.stages.run import run_until, show_estimate
@@ -33,7 +33,8 @@ def test_the_command_prints_every_stage_and_writes_nothing(tmp_path):
 def test_arms_images_and_disk_are_those_of_the_run(tmp_path, monkeypatch):
     one = {"joint": 1.0, "layer": 1.0}  # seconds an arm and image
     monkeypatch.setattr("harness.stages.sample.arm_seconds", lambda *a: one)
-    monkeypatch.setattr("harness.stages.sample.measure", lambda *a: Cost(1e6, 1.0))
+    for stage in ("sample", "train"):
+        monkeypatch.setattr(f"harness.stages.{stage}.measure", lambda *a: Cost(1e6, 1.0))
     said = show_estimate(CONFIG, tmp_path / "run", QUIET).groupby("stage").sum(numeric_only=True)
     monkeypatch.setattr(
         "harness.stages.space.project", lambda *a: pd.DataFrame({"x": [0.0], "y": [0.0]})
@@ -80,7 +81,7 @@ def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
         return output[:, 0] + output.new_ones(len(output), 10**7).sum(dim=1)  # 40 MB an image
 
     OBJECTIVES.put("greedy", Objective(greedy, "something large"))
-    values = {**VALUES, "memory": 0.1}
+    values = {**VALUES, "memory": 0.1 + WORKER_BYTES / 2**30}
     show_estimate(parse_config(values), tmp_path / "run", QUIET)
     series = [{**VALUES["series"][0], "objective": "greedy"}]
     config = parse_config({**values, "series": series})

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 
 import pytest
 from command_line import say
@@ -11,7 +12,7 @@ from small_runs import small, write_toml
 from harness.artifacts import Artifact, Run, write_tables
 from harness.config import load_config, parse_config
 from harness.networks import devices
-from harness.networks.budget import Resources, resources, using
+from harness.networks.budget import WORKER_BYTES, Resources, resources, using
 from harness.networks.devices import Device
 from harness.stages.checkpoints import give_checkpoints
 from harness.stages.engine import Engine
@@ -147,18 +148,47 @@ def test_ranges_that_are_there_are_not_recorded_again(tmp_path, monkeypatch):
 
     original = stage.probe_range
 
-    def interrupted(*args):
-        if len(recorded) == 4:
-            raise KeyboardInterrupt
-        recorded.append(args[4])
+    def interrupted(*args, most=4):
+        if len(args) > 4:  # else what a few images take is measured
+            if len(recorded) == most:
+                raise KeyboardInterrupt
+            recorded.append(args[4])
         return original(*args)
 
     monkeypatch.setattr(full, interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_until("probe", config, out, QUIET)
-    monkeypatch.setattr(full, lambda *args: recorded.append(args[4]) or original(*args))
+    monkeypatch.setattr(full, partial(interrupted, most=9))
     run_until("probe", config, out, QUIET)
     assert len(recorded) == 6  # two checkpoints of three ranges, each once
+
+
+@pytest.mark.parametrize(
+    ("made", "stage", "message"),
+    [
+        (
+            "training/vgg/log.parquet",
+            "train",
+            "training of series 'vgg': a batch of 64 images needs",
+        ),
+        ("probe/vgg/check-*.parquet", "check", "checking series 'vgg': 32 images need"),
+        ("probe/vgg/activations-0002/*", "probe", "probing series 'vgg': 4 images need"),
+        ("probe/vgg/concepts-0002*", "probe", "naming neurons of series 'vgg': 4 images need"),
+        ("importance/**/*.parquet", "evolve", "importance of series 'vgg' by .*: 4 images need"),
+        ("ablation/**/*.parquet", "revert", "ablation of series 'vgg': 4 images need"),
+    ],
+)
+def test_a_stage_says_in_one_sentence_that_its_least_piece_does_not_fit(
+    run, tmp_path, made, stage, message
+):
+    shutil.copytree(run.root, tmp_path / "run")
+    gone = list((tmp_path / "run").glob(made))
+    assert gone
+    for path in gone:
+        path.unlink()
+    memory = WORKER_BYTES + (2**24 if stage == "train" else 0)  # which checks the network first
+    with pytest.raises(ValueError, match=message + r" 0\.\d\d GiB .* there are 0\.0\d .*`memory`"):
+        run_until(stage, config_of(memory=memory / 2**30), tmp_path / "run", QUIET)
 
 
 def test_a_table_in_pieces_has_the_bytes_of_one(tmp_path, monkeypatch, run):

@@ -9,12 +9,15 @@ rest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,7 +33,7 @@ from harness.text import listed
 
 TOP_SHARE = 0.005
 #: Most bytes of the ranks that attributes are compared with at a time.
-RANK_BYTES = 2**27
+RANK_BYTES = 2**25
 
 logger = logging.getLogger(__name__)
 
@@ -48,151 +51,175 @@ def dissect(
     concepts: Sequence[str],
     batch_size: int = 64,
     on_image: Callable[[int], None] = lambda count: None,
-    memory: int = 2**31,
 ) -> pd.DataFrame:
     """Return the concept of every neuron that is not dead.
 
-    The maps of all images are held for as many neurons at a time as fit the memory, at the price of
-    a pass over the images for each such group.
+    Two passes over the images: the first finds where each neuron's maps are cut, the second which
+    concepts lie within. Memory grows with the images by what `strongest_bytes` says alone.
 
     Args:
         network: what is dissected; layers without a position in the image are passed over.
         images: labelled images, disjoint from the probe images.
         masks: bool [images, concepts, height, width] over the whole view.
         concepts: names.
-        batch_size: images a forward pass.
-        on_image: called with the number of images just done, in the first pass.
-        memory: bytes that the maps of a group may take, with what is computed from them.
+        batch_size: images a forward pass; no result depends on it.
+        on_image: called with the number of images just done, in both passes.
 
     Returns:
         series, epoch, layer, channel, concept (of the largest overlap), iou (intersection over
         union, cells weighted by the share of them that the concept covers). Neurons that never
         vary are absent.
     """
-    spatial = [layer for layer in network.layers if layer.width > 1]
-    if not spatial:
+    layers = _spatial(network)
+    if not layers:
         logger.warning(
             "series %s: no probed layer has a position in the image: no neuron is named by masks",
             network.checkpoint.series,
         )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
+
+    def passed(make: Callable[[], R], size: int) -> R:
+        recording = make()
+        keep = ActivationRecorder(network.model, layers, recording.keep)
+        with borrowed(network.model), torch.inference_mode(), network.device.computing(), keep:
+            for ids, batch in batches(images, np.arange(len(images)), network.view, size):
+                recording.start(ids)
+                there = network.device.batch(batch)
+                run_network(network.model, there, "to name what its neurons detect")
+                on_image(len(ids))
+        return recording
+
+    kept = {layer.name: top_cells(layer, len(images)) for layer in layers}
+    cuts = halving(partial(passed, partial(_Cuts, kept)), batch_size, "naming neurons")
+    shared = halving(partial(passed, partial(_Shared, cuts, masks)), batch_size, "naming neurons")
     frames = []
-    covered: dict[tuple[int, int], Tensor] = {}
-    for number, group in enumerate(channel_groups(spatial, len(images), memory)):
-        report = on_image if number == 0 else lambda count: None
-        maps = _maps(network, group, images, batch_size, report)
-        for layer, channels in group:
-            size = (layer.height, layer.width)
-            if size not in covered:
-                covered = {size: _covered(masks, size)}  # layers of one size follow one another
-            activations = torch.cat(maps.pop((layer.name, channels.start)))
-            activations = activations.transpose(1, 2).flatten(0, 1)
-            best = overlaps(activations, covered[size]).max(dim=1)
-            alive = (activations.amax(dim=0) > activations.amin(dim=0)).numpy()
-            frame = pd.DataFrame(
-                {
-                    **vars(network.checkpoint),
-                    "layer": layer.name,
-                    "channel": np.arange(channels.start, channels.stop),
-                    "concept": [concepts[index] for index in best.indices],
-                    "iou": best.values.numpy(),
-                }
-            )
-            frames.append(frame[alive])
+    for layer in layers:
+        best = shared.overlaps(layer).max(dim=1)
+        frame = pd.DataFrame(
+            {
+                **vars(network.checkpoint),
+                "layer": layer.name,
+                "channel": np.arange(layer.channels),
+                "concept": [concepts[index] for index in best.indices],
+                "iou": best.values.numpy(),
+            }
+        )
+        frames.append(frame[cuts.varies(layer)])
     return pd.concat(frames, ignore_index=True)
 
 
-#: Some neurons of a layer.
-Channels = tuple[Layer, range]
+def _spatial(network: Network) -> list[Layer]:
+    return [layer for layer in network.layers if layer.width > 1]
 
 
-def channel_groups(layers: Sequence[Layer], images: int, memory: int) -> list[list[Channels]]:
-    """All neurons in groups, in order, such that a group's maps fit the memory three times: as they
-    come, by neuron, and while they are sorted. A group has at least one neuron."""
-    groups: list[list[Channels]] = [[]]
-    left = memory
-    for layer in layers:
-        each = 3 * 4 * images * (layer.height * layer.width + layer.extra)
-        start = 0
-        while start < layer.channels:
-            fit = min(left // each, layer.channels - start)
-            if fit <= 0 and groups[-1]:
-                groups.append([])
-                left = memory
-                continue
-            stop = start + max(fit, 1)
-            groups[-1].append((layer, range(start, stop)))
-            left -= each * (stop - start)
-            start = stop
-    return groups
+def top_cells(layer: Layer, images: int) -> int:
+    """Return the number of cells, of a neuron's maps of all images, that are its top ones."""
+    return max(1, round(TOP_SHARE * images * layer.height * layer.width))
 
 
-def _maps(
-    network: Network,
-    group: Sequence[Channels],
-    images: ImageSet,
-    batch_size: int,
-    on_image: Callable[[int], None],
-) -> dict[tuple[str, int], list[Tensor]]:
-    """(layer, first channel) -> the maps of a group's neurons, float32 [batch, channels,
-    positions] each."""
-    wanted = {layer.name: channels for layer, channels in group}
-    layers = [layer for layer, _ in group]
-    maps: dict[tuple[str, int], list[Tensor]] = {(la.name, c.start): [] for la, c in group}
+def strongest_bytes(network: Network, images: int) -> int:
+    """Return the bytes that `dissect` holds beside a pass: each neuron's top activations, those of
+    one layer three times (while more are added)."""
+    sizes = [4 * layer.channels * top_cells(layer, images) for layer in _spatial(network)]
+    return sum(sizes) + 2 * max(sizes, default=0)
 
-    def keep(output: Tensor, layer: Layer) -> Tensor:
-        channels = wanted[layer.name]
-        kept = layer.strength(output)[:, channels.start : channels.stop, layer.extra :]
-        return kept.to("cpu", torch.float32, copy=True)
 
-    def record(size: int) -> None:
-        for parts in maps.values():
-            parts.clear()
-        with (
-            borrowed(network.model),
-            torch.inference_mode(),
-            network.device.computing(),
-            ActivationRecorder(network.model, layers, keep) as record,
-        ):
-            for ids, batch in batches(images, np.arange(len(images)), network.view, size):
-                there = network.device.batch(batch)
-                run_network(network.model, there, "to name what its neurons detect")
-                for layer, channels in group:
-                    maps[layer.name, channels.start].append(record.kept[layer.name])
-                on_image(len(ids))
+def _by_neuron(maps: Tensor, layer: Layer) -> Tensor:
+    """Return a layer's maps of a batch, given as `channel_first`: float32 [channels, cells]."""
+    values = layer.strength(maps)[:, :, layer.extra :].transpose(0, 1)
+    return values.to("cpu", torch.float32).flatten(1)
 
-    halving(record, batch_size, "naming neurons")
-    return maps
+
+class _Recording(Protocol):
+    """What a pass over the images gathers."""
+
+    def start(self, ids: Tensor) -> None:
+        """The ids of the images that come next."""
+
+    def keep(self, maps: Tensor, layer: Layer) -> None:
+        """Take in a layer's maps of these images."""
+
+
+R = TypeVar("R", bound=_Recording)
+
+
+class _Cuts:
+    """Where each neuron's maps are cut: its top activations over the images seen so far.
+
+    Args:
+        kept: layer -> how many.
+    """
+
+    def __init__(self, kept: Mapping[str, int]) -> None:
+        self._kept = kept
+        self._top: dict[str, Tensor] = {}  # [channels, up to kept]
+        self._lowest: dict[str, Tensor] = {}  # [channels]
+
+    def start(self, ids: Tensor) -> None:
+        pass
+
+    def keep(self, maps: Tensor, layer: Layer) -> None:
+        values, name, kept = _by_neuron(maps, layer), layer.name, self._kept[layer.name]
+        lowest = values.amin(dim=1)
+        lowest = torch.minimum(lowest, self._lowest.get(name, lowest))
+        values = torch.cat([self._top.get(name, values[:, :0]), values], dim=1)
+        if values.shape[1] > kept:
+            values = values.topk(kept, dim=1, sorted=False).values
+        self._top[name], self._lowest[name] = values, lowest
+
+    def active(self, values: Tensor, layer: Layer) -> Tensor:
+        """Return which cells [channels, cells] are among the top ones: those at the threshold are,
+        except where it is a neuron's lowest value (the zeros of a sparse neuron)."""
+        threshold, lowest = self._top[layer.name].amin(dim=1), self._lowest[layer.name]
+        return (values >= threshold[:, None]) & (values > lowest[:, None])
+
+    def varies(self, layer: Layer) -> np.ndarray:
+        """Return whether each neuron's activation varies at all: bool [channels]."""
+        return (self._top[layer.name].amax(dim=1) > self._lowest[layer.name]).numpy()
+
+
+class _Shared:
+    """How much of each neuron's top cells each concept covers; in double precision, so that the
+    batches do not matter.
+
+    Args:
+        cuts: of all images.
+        masks: bool [images, concepts, height, width].
+    """
+
+    def __init__(self, cuts: _Cuts, masks: Tensor) -> None:
+        self._cuts, self._masks = cuts, masks
+        self._sums: dict[str, tuple[np.ndarray, Tensor, Tensor]] = {}
+
+    def start(self, ids: Tensor) -> None:
+        self._shown = self._masks[ids].float()
+        self._covered: dict[tuple[int, int], Tensor] = {}
+
+    def keep(self, maps: Tensor, layer: Layer) -> None:
+        size = (layer.height, layer.width)
+        if size not in self._covered:  # layers of one size follow one another
+            self._covered = {size: _covered(self._shown, size)}
+        covered = self._covered[size]
+        active = self._cuts.active(_by_neuron(maps, layer), layer)
+        cells = sparse.csr_array(active.numpy(), dtype=np.float64)
+        sums = cells @ covered.numpy(), active.sum(dim=1), covered.sum(dim=0)
+        if before := self._sums.get(layer.name):
+            sums = sums[0] + before[0], sums[1] + before[1], sums[2] + before[2]
+        self._sums[layer.name] = sums
+
+    def overlaps(self, layer: Layer) -> Tensor:
+        """Compute the intersection over union of each neuron's top cells with each concept: float32
+        [neurons, concepts]."""
+        both, active, covered = self._sums[layer.name]
+        shared = torch.from_numpy(both)
+        union = active[:, None] + covered[None, :] - shared
+        return torch.where(union > 0, shared / union.clamp(min=1e-12), 0.0).float()
 
 
 def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the share of each cell that each concept covers: float [cells, concepts]."""
-    height, width = size
-    covered = torch.empty(len(masks), height * width, masks.shape[1])
-    for part, rows in zip(masks.split(64), covered.split(64), strict=True):
-        pooled = functional.adaptive_avg_pool2d(part.float(), size)
-        rows.copy_(pooled.flatten(2).transpose(1, 2))  # masks of large views leave no room for two
-    return covered.flatten(0, 1)
-
-
-def overlaps(activations: Tensor, covered: Tensor) -> Tensor:
-    """Compute the intersection over union of each neuron's highest cells with each concept.
-
-    Args:
-        activations: float [cells, neurons], over all images and positions.
-        covered: float [cells, concepts], the share of a cell that the concept covers.
-
-    Returns:
-        float [neurons, concepts].
-    """
-    kept = max(1, round(TOP_SHARE * len(activations)))
-    threshold = activations.T.contiguous().topk(kept, dim=1, sorted=False).values.amin(dim=1)
-    # ties at the threshold (a sparse neuron's zeros) must not count as active
-    lowest = activations.amin(dim=0)
-    active = ((activations >= threshold) & (activations > lowest)).float()
-    shared = active.T @ covered
-    union = active.sum(dim=0)[:, None] + covered.sum(dim=0)[None, :] - shared
-    return torch.where(union > 0, shared / union.clamp(min=1e-12), 0.0)
+    """Return the share of each cell that each concept covers: double [cells, concepts]."""
+    pooled = functional.adaptive_avg_pool2d(masks, size)
+    return pooled.flatten(2).transpose(1, 2).flatten(0, 1).double()
 
 
 def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.ndarray:

@@ -111,6 +111,13 @@ def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range
     return [range(start, stop) for start, stop in pairwise(edges)]
 
 
+def image_bytes(neurons: int, parameters: ProbeParameters) -> int:
+    """What is held of an image until its range is done: activations, and rows of `responses` with
+    the arrays that they are made from."""
+    activation = np.dtype(parameters.activations_type).itemsize * parameters.activations
+    return neurons * activation + 64 * parameters.responsive
+
+
 def probe(
     network: Network,
     images: ImageSet,

@@ -89,6 +89,9 @@ def read_ahead(
     One thread reads ahead, so that two pieces are in memory; or as many processes as `reading`
     says, with two pieces each.
     """
+    if len(pieces) == 1:
+        yield pieces[0], read(pieces[0])
+        return
     if (count := min(_readers.get(), len(pieces))) > 1:
         loader = DataLoader(_Pieces(read, pieces), batch_size=None, num_workers=count)
         for piece, batch in zip(pieces, loader, strict=True):

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import psutil
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from harness.images.batches import reading
@@ -33,7 +34,7 @@ SHARE = 0.7
 #: Work that takes longer is not run once more for its time.
 WARM_SECONDS = 1.0
 #: A worker's own size before it loads a network: interpreter and libraries.
-WORKER_BYTES = 400 * 2**20
+WORKER_BYTES = 450 * 2**20
 #: cgroup files: limit and usage, of version 2 and 1.
 _CGROUPS = (
     ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
@@ -53,7 +54,7 @@ class Resources:
 
     Attributes:
         device: where networks compute, and how precisely.
-        memory: bytes of it that passes may take.
+        memory: bytes of it that networks and what is computed with them may take.
         readers: processes that read and decode images for it; 0 is a thread.
     """
 
@@ -108,18 +109,22 @@ def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
 
 
 def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> int:
-    """Return the bytes that the passes of one worker may use.
+    """Return the bytes that one worker may use beside what it takes itself.
 
     Args:
         memory: GiB for all workers together; None works it out from what is free.
         workers: how many share it (0 and 1 are the same).
         device: a GPU's memory is shared by the workers likewise.
     """
-    share = max(workers, 1)
-    if memory is not None:
-        return int(memory * 2**30 / share)
-    each = SHARE * free_bytes(device) / share
+    whole = SHARE * free_bytes(device) if memory is None else memory * 2**30
+    each = whole / max(workers, 1)
     return int(each if device.name != "cpu" else max(each - WORKER_BYTES, 0))
+
+
+def room(*models: nn.Module) -> int:
+    """Return the bytes that passes may use beside the weights of the networks that are loaded."""
+    values = (v for model in models for v in (*model.parameters(), *model.buffers()))
+    return max(resources().memory - sum({v.data_ptr(): v.nbytes for v in values}.values()), 0)
 
 
 @dataclass(frozen=True)
@@ -186,13 +191,14 @@ def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST)
     Raises:
         ValueError: not even `fewest` images fit.
     """
+    memory = max(memory, 0)
     fit = int(memory / max(cost.bytes, 1.0))
     if fit < min(fewest, most):
         raise ValueError(
             f"{what}: {min(fewest, most)} images need "
             f"{min(fewest, most) * cost.bytes / 2**30:.2f} GiB a worker, and there are "
-            f"{memory / 2**30:.2f}; raise `memory`, take fewer workers, fewer layers or smaller "
-            f"images"
+            f"{memory / 2**30:.2f} beside its libraries and weights; raise `memory`, take fewer "
+            f"workers, fewer layers or smaller images"
         )
     return min(fit, most)
 

@@ -21,8 +21,6 @@ from harness.networks.devices import CPU, Device
 
 #: Columns of the log.
 LOG = ["epoch", "train_loss", "train_accuracy", "test_accuracy"]
-#: Images a pass where accuracy is measured.
-TEST_BATCH = 256
 
 
 class TrainingParameters(BaseModel):
@@ -164,7 +162,7 @@ def train(
         for _ in range(batches * (len(log) - 1)):
             on_batch()
     else:
-        log.append((0, np.nan, np.nan, accuracy(model, lesson.test, device)))
+        log.append((0, np.nan, np.nan, accuracy(model, lesson.test, parameters.batch_size, device)))
         if 0 in parameters.save:
             save_weights(model, files.weights(0))
 
@@ -191,7 +189,7 @@ def train(
             total_loss += loss.item()
             right += int((logits.argmax(1) == truth).sum())
             on_batch()
-        on_test = accuracy(model, lesson.test, device)
+        on_test = accuracy(model, lesson.test, parameters.batch_size, device)
         log.append((epoch, total_loss / batches, right / len(order), on_test))
         if epoch in parameters.save:
             save_weights(model, files.weights(epoch))
@@ -244,12 +242,12 @@ def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> T
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, examples: Examples, device: Device = CPU) -> float:
+def accuracy(model: nn.Module, examples: Examples, batch_size: int, device: Device = CPU) -> float:
     """Share of images whose largest logit is the label's, in evaluation mode."""
     training = model.training
     model.eval()
-    every = np.arange(len(examples))
-    pieces = np.split(every, range(TEST_BATCH, len(every), TEST_BATCH))
+    count = len(examples)
+    pieces = np.array_split(np.arange(count), -(-count // batch_size))
     try:
         right = sum(
             int((model(device.batch(batch)).argmax(1).cpu() == examples.labels[piece]).sum())

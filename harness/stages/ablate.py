@@ -16,7 +16,7 @@ from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.evolutions.pair import ModelPair
 from harness.images.sets import ImageSet
-from harness.networks.budget import Cost, fitting, halving, resources
+from harness.networks.budget import Cost, fitting, halving, resources, room
 from harness.networks.execution import execution
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
@@ -248,7 +248,8 @@ def ablation_size(series: str, models: ModelPair, images: SeriesImages) -> int:
         ValueError: not even FEWEST images fit.
     """
     cost, most = Cost(bytes_an_image(models, images), 0.0), images.config.revert.batch_size
-    return fitting(cost, resources().memory, most, f"ablation of series {series!r}")
+    memory = room(models.older, models.newer)
+    return fitting(cost, memory, most, f"ablation of series {series!r}")
 
 
 def bytes_an_image(models: ModelPair, images: SeriesImages) -> float:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import starmap
 
 import numpy as np
@@ -20,7 +21,7 @@ from harness.config import Config, refuse
 from harness.images.batches import batch_of
 from harness.images.sets import FileImages, ImageSet, open_images
 from harness.networks.architectures import build, takes_channels_last
-from harness.networks.budget import FEWEST, resources
+from harness.networks.budget import FEWEST, resources, room
 from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.layers import find_layers
@@ -39,6 +40,7 @@ from harness.networks.sources import (
 from harness.networks.wrappers import usable
 from harness.stages.checkpoints import (
     OfCheckpoint,
+    fitting_size,
     give_checkpoints,
     loadable,
     opened,
@@ -116,7 +118,7 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
         logger.info("weights of type %s are converted to float32", names)
     rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images)), dtype=int)
     batch = batch_of(images, rows, source.view)
-    fits = takes_channels_last(model, batch)
+    fits = takes_channels_last(model, batch[:FEWEST])
     model = prepared(model, source, fits)
     layers = find_layers(model, source.view, source.layers, source.channels_last)
     if isinstance(images, FileImages):
@@ -129,6 +131,10 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
         )
     device = resources().device
     model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
+    what, few, count = f"checking series {source.name!r}", shown[:FEWEST], len(shown)
+    with borrowed(model), torch.no_grad(), device.computing():
+        work = partial(run_network, model, few)
+        fitting_size(run, what, work, len(few), count, room(model), count)
     with device.computing():
         output = check_passes(model, shown)
         few = check_gradients(model, layers, shown[:FEWEST])
@@ -137,10 +143,9 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     logits = logits.float() if logits.is_floating_point() else logits
     _check_outputs(source, images, logits, ends_in_sigmoid(few))
     accuracy = _accuracy(run, source, epoch, logits, images.labels[rows])
-    units = sum(layer.channels for layer in layers)
     return {
         "layers": len(layers),
-        "units": units,
+        "units": sum(layer.channels for layer in layers),
         "active": _count_active(model, layers, shown),
         "outputs": logits.shape[1],
         "images": len(rows),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -16,7 +17,7 @@ from harness.evolutions.pair import ModelPair
 from harness.images.batches import random_images
 from harness.images.sets import View, open_images
 from harness.networks.architectures import channels_last
-from harness.networks.budget import Cost, fitting, measure, resources
+from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, room
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer
 from harness.networks.outputs import choose_output
@@ -86,6 +87,9 @@ class OfCheckpoint(Work):
 class OfLayers(OfCheckpoint):
     """A piece of work that also uses the layers of the checkpoint."""
 
+    #: Before "series …", where a pass does not fit the memory.
+    doing: ClassVar[str] = ""
+
     @property
     def reads(self) -> tuple[Artifact, ...]:
         checkpoint, images = super().reads
@@ -100,6 +104,23 @@ class OfLayers(OfCheckpoint):
             view_of(run, self.source),
             resources().device,
         )
+
+    def pass_size(
+        self, run: Run, network: Network, work: Callable[[int], object], most: int, held: int
+    ) -> int:
+        """Return the images per pass with which it fits the memory.
+
+        Args:
+            run: whose work it is.
+            network: the checkpoint's.
+            work: does the same on so many images.
+            most: the largest batch wanted.
+            held: bytes of what is kept between passes.
+        """
+        few = min(FEWEST, len(open_images(run, self.split)))
+        what = f"{self.doing} series {self.source.name!r}"
+        memory = room(network.model) - held
+        return fitting_size(run, what, partial(work, few), few, most, memory)
 
 
 def loadable(config: Config) -> list[tuple[Source, int]]:
@@ -157,7 +178,8 @@ def layer_names(run: Run, series: str) -> list[str]:
 
 
 _opened: list[tuple[Run, Source, Pair, ModelPair]] = []  # the last one
-_costs: dict[str, Cost] = {}  # of an image, by the work done on the pair that is open
+#: Of an image, by the kind of work.
+_costs: WeakKeyDictionary[Run, dict[str, Cost]] = WeakKeyDictionary()
 
 
 def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
@@ -169,27 +191,37 @@ def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
     if _opened and _opened[0][0] is run and _opened[0][1:3] == (source, pair):
         return _opened[0][3]
     _opened.clear()
-    _costs.clear()
     older, newer = (load(run, source, epoch) for epoch in (pair.epoch_from, pair.epoch_to))
     models = ModelPair(older, newer, read_layers(run, source.name))
     _opened.append((run, source, pair, models))
     return models
 
 
-def fitting_size(what: str, work: Callable[[], object], images: int, most: int, place: str) -> int:
-    """Return the images per pass with which work on the open pair fits the memory of this
-    worker.
+def fitting_size(
+    run: Run,
+    what: str,
+    work: Callable[[], object],
+    images: int,
+    most: int,
+    memory: int,
+    fewest: int = FEWEST,
+) -> int:
+    """Return the images per pass with which work on the networks of a series fits the memory.
 
     Args:
-        what: the kind of work; each is measured once a pair.
+        run: whose work it is.
+        what: the kind of work, for the message, e.g. "importance of series 'vgg'"; each is measured
+            once.
         work: runs on `images` images.
         images: how many.
         most: the largest batch wanted.
-        place: for the message, e.g. "importance of series 'vgg'".
+        memory: bytes that a pass may take; see `room`.
+        fewest: images without which there is no point.
 
     Raises:
         ValueError: not even the fewest images fit.
     """
-    if what not in _costs:
-        _costs[what] = measure(work, images, resources().device)
-    return fitting(_costs[what], resources().memory, most, place)
+    costs = _costs.setdefault(run, {})
+    if what not in costs:
+        costs[what] = measure(work, images, resources().device)
+    return fitting(costs[what], memory, most, what, fewest)

@@ -15,7 +15,7 @@ from harness.config import Config
 from harness.evolutions.arms import ranks
 from harness.evolutions.importance import importance_method, sensitivities, split_half, summarise
 from harness.evolutions.pair import ModelPair
-from harness.networks.budget import halving, resources
+from harness.networks.budget import halving, resources, room
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
@@ -78,7 +78,7 @@ class ScoreEvolutions(Work):
         older, newer = (
             targets(run, self.source, epoch) for epoch in (self.pair.epoch_from, self.pair.epoch_to)
         )
-        batch_size = self._batch_size(models, images, newer(self.classes[0]))
+        batch_size = self._batch_size(run, models, images, newer(self.classes[0]))
         share = importance_method(self.method).share
         scores, reliability = [], []
         for class_id in self.classes:
@@ -124,12 +124,13 @@ class ScoreEvolutions(Work):
                 partial(images.of_others, class_id, size),
             )
 
-    def _batch_size(self, models: ModelPair, images: SeriesImages, target: Target) -> int:
+    def _batch_size(self, run: Run, models: ModelPair, images: SeriesImages, target: Target) -> int:
         """Return the images per pass with which the method fits the memory of this worker."""
         batch = images.few()
         score = scoring(models, batch, target, self.method, self.config.evolve.path_steps)
         what = f"importance of series {self.source.name!r} by {self.method}"
-        return fitting_size(what, score, len(batch), self.config.evolve.batch_size, what)
+        most, memory = self.config.evolve.batch_size, room(models.older, models.newer)
+        return fitting_size(run, what, score, len(batch), most, memory)
 
 
 def scoring(

@@ -6,17 +6,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 
 from harness.artifacts import Artifact, Run
-from harness.concepts.naming import attribute_overlaps, dissect, label_masks, read_attributes
-from harness.concepts.probing import ProbeParameters, probe
+from harness.concepts.naming import (
+    attribute_overlaps,
+    dissect,
+    label_masks,
+    read_attributes,
+    strongest_bytes,
+)
+from harness.concepts.probing import ProbeParameters, probe, probe_range
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, FileImages, open_images
-from harness.networks.budget import resources
+from harness.networks.budget import room
 from harness.networks.layer import Layer
 from harness.records import NEURON
 from harness.stages.checkpoints import OfLayers, loadable
@@ -32,6 +39,7 @@ class NameByMasks(OfLayers):
     count: int
 
     kinds = ("concepts",)
+    doing: ClassVar[str] = "naming neurons of"
 
     @property
     def depends(self) -> object:
@@ -39,7 +47,7 @@ class NameByMasks(OfLayers):
 
     @property
     def steps(self) -> int:
-        return self.count
+        return 2 * self.count  # `dissect` passes over them twice
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         arrays = run.arrays(Artifact("images", ("test",)))
@@ -47,16 +55,18 @@ class NameByMasks(OfLayers):
             label_masks(arrays[name][: self.count], total)
             for name, total in (("parts", len(drawn.PARTS)), ("colours", len(drawn.COLOURS)))
         ]
+        masks_of_all = torch.cat(masks, dim=1)
         images = open_images(run, "test")
         assert isinstance(images, ArrayImages)
-        yield dissect(
-            self.network(run),
-            replace(images, arrays=images.arrays[: self.count], labels=images.labels[: self.count]),
-            torch.cat(masks, dim=1),
-            [*drawn.PARTS, *drawn.COLOURS],
-            on_image=advance,
-            memory=resources().memory,
-        )
+        network, concepts = self.network(run), [*drawn.PARTS, *drawn.COLOURS]
+
+        def named(count: int, **how: Any) -> pd.DataFrame:
+            some = replace(images, arrays=images.arrays[:count], labels=images.labels[:count])
+            return dissect(network, some, masks_of_all[:count], concepts, **how)
+
+        held = masks_of_all.nbytes + strongest_bytes(network, self.count)
+        size = self.pass_size(run, network, named, ProbeParameters().batch_size, held)
+        yield named(self.count, batch_size=size, on_image=advance)
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class NameByAttributes(OfLayers):
     known: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
 
     kinds = ("concepts",)
+    doing: ClassVar[str] = "naming neurons of"
 
     @property
     def depends(self) -> object:
@@ -81,12 +92,22 @@ class NameByAttributes(OfLayers):
         assert isinstance(images, FileImages)
         attributes, names = read_attributes(self.path, images)
         network, tables = self.network(run), []
-        groups = _layer_groups(network.layers, len(images), resources().memory)
+        least = ProbeParameters(k=1, responsive=1)  # the activations are what counts
+        each = [4 * len(images) * layer.channels for layer in network.layers]
+        kept = min(sum(each), max(room(network.model) // 2, *each))
+        size = self.pass_size(
+            run,
+            network,
+            lambda few: probe_range(network, images, range(few), least),
+            least.batch_size,
+            kept,
+        )
+        groups = layer_groups(network.layers, each, kept)
         for number, group in enumerate(groups):
             recorded = probe(
                 replace(network, layers=group),
                 images,
-                ProbeParameters(k=1, responsive=1),
+                least.model_copy(update={"batch_size": size}),
                 advance if number == 0 else lambda count: None,
             )
             overlap = attribute_overlaps(recorded.activations, attributes)
@@ -100,17 +121,16 @@ class NameByAttributes(OfLayers):
         yield table[[*NEURON, "concept", "iou"]]
 
 
-def _layer_groups(layers: Sequence[Layer], images: int, memory: int) -> list[list[Layer]]:
-    """The layers in groups, in order, whose activations fit the memory thrice; one at least."""
+def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], most: int) -> list[list[Layer]]:
+    """The layers in groups, in order, of at most so many bytes together; one at least."""
     groups: list[list[Layer]] = [[]]
-    left = memory
-    for layer in layers:
-        needed = 3 * 4 * images * layer.channels
-        if needed > left and groups[-1]:
+    left = most
+    for layer, size in zip(layers, sizes, strict=True):
+        if size > left and groups[-1]:
             groups.append([])
-            left = memory
+            left = most
         groups[-1].append(layer)
-        left -= needed
+        left -= size
     return groups
 
 

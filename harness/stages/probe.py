@@ -9,7 +9,7 @@ from typing import ClassVar
 import pandas as pd
 
 from harness.artifacts import Artifact, Run, write_tables
-from harness.concepts.probing import ProbeParameters, probe_range, ranges
+from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, ranges
 from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.images.batches import batch_of
@@ -80,6 +80,8 @@ class ProbeRange(OfProbe):
 
     images: range
 
+    doing: ClassVar[str] = "probing"
+
     @property
     def _range(self) -> tuple[str, int, int, int]:
         return (*self.place, self.images.start, self.images.stop)
@@ -103,7 +105,16 @@ class ProbeRange(OfProbe):
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         network, images = self.network(run), open_images(run, "probe")
-        record = probe_range(network, images, self.images, self.parameters, advance)
+        units = sum(layer.channels for layer in network.layers)
+        size = self.pass_size(
+            run,
+            network,
+            lambda few: probe_range(network, images, range(few), self.parameters),
+            self.parameters.batch_size,
+            image_bytes(units, self.parameters) * len(self.images),
+        )
+        parameters = self.parameters.model_copy(update={"batch_size": size})
+        record = probe_range(network, images, self.images, parameters, advance)
         if record.activations is not None:
             yield record.activations
         yield record.part.arrays()

@@ -15,14 +15,14 @@ from torch.nn import functional
 from harness.artifacts import Artifact, Run
 from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.images.sets import ImageSet, open_images
-from harness.networks.budget import halving, resources
+from harness.networks.budget import FEWEST, halving, resources, room
 from harness.networks.objectives import Target, choose_objective, read_embeddings
 from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed
 from harness.networks.running import run_network
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import OfCheckpoint, load
+from harness.stages.checkpoints import OfCheckpoint, fitting_size, load
 from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
@@ -61,7 +61,9 @@ class MakePrototypes(OfCheckpoint):
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
             return functional.normalize(torch.cat(outputs).mean(dim=0), dim=0)
 
-        size, what = self.config.evolve.batch_size, str(self.makes[0])
+        what, few = f"prototypes of series {self.source.name!r}", min(FEWEST, len(images.images))
+        most = self.config.evolve.batch_size
+        size = fitting_size(run, what, partial(mean, np.arange(few), few), few, most, room(model))
         rows = [halving(partial(mean, ids), size, what).float() for ids in chosen]
         yield {
             "prototypes": torch.stack(rows).numpy(),

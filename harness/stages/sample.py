@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe, ranges
 from harness.evolutions import arms
 from harness.evolutions.pair import ModelPair
 from harness.images.sets import ArrayImages, View
-from harness.networks.architectures import build
-from harness.networks.budget import FEWEST, Cost, fitting, measure, resources
+from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, room
 from harness.networks.execution import execution, replace_channels
 from harness.networks.recording import borrowed
 from harness.networks.sources import Source, TrainedSource
@@ -40,7 +38,7 @@ from harness.stages.prototypes import sample_target
 from harness.stages.series_images import SeriesImages
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
-from harness.stages.train import TrainSeries
+from harness.stages.train import TrainSeries, training_cost
 
 #: Images that are read to time it, at most; fewer of a network whose passes are longer than this.
 SAMPLE = 8
@@ -115,18 +113,13 @@ class Sample:
         if not left:
             return
         batch = self.batch(min(parameters.batch_size, 4 * self.few))
-        model = resources().device.model(build(source.architecture, classes, 0))
-        labels = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
-
-        def step() -> None:
-            functional.cross_entropy(model(batch), labels).backward()
-
-        cost = measure(step, len(batch), resources().device)
-        weights = sum(p.nbytes for p in model.parameters())
+        cost, weights = training_cost(source, classes, batch)
         kept = 4.0 * self.images.view.channels * self.images.view.crop**2 * images
-        memory = cost.bytes * parameters.batch_size + 4 * weights + kept
+        memory = cost.bytes * parameters.batch_size + weights + kept
         seconds = cost.seconds * parameters.batch_size * sum(work.steps for work in left)
-        yield self._estimate("train", left, seconds, memory, weights * (len(parameters.save) + 3))
+        yield self._estimate(
+            "train", left, seconds, memory, weights / 4 * (len(parameters.save) + 3)
+        )
 
     def probing(self, images: int) -> Iterator[Estimate]:
         """Estimate probing from a few recorded images, including their decoding."""
@@ -156,15 +149,14 @@ class Sample:
         yield self._estimate("probe", left, each * shown, memory, disk * shown)
 
     def naming(self) -> Iterator[Estimate]:
-        """Estimate naming as a pass over the labelled images, and the same time again for
-        comparison."""
+        """Estimate naming as a pass over the images, and half the time again for comparison."""
         works = [work for _, some in naming_steps(self.plan) for work in some]
         left = self.plan.left([w for w in works if w.makes[0].parts[0] == self.source.name])
         if not left:
             return
-        each = 2 * self._forward_seconds(self.few)
-        maps = sum(12 * la.channels * la.height * la.width for la in self.models.layers)
-        memory = min(maps * max(work.steps for work in left), resources().memory)
+        each = 1.5 * self._forward_seconds(self.few)
+        maps = sum(4 * la.channels * la.height * la.width for la in self.models.layers)
+        memory = min(2.0 * maps * self.config.probe.batch_size, resources().memory)
         seconds = each * sum(work.steps for work in left)
         yield self._estimate("probe: naming", left, seconds, memory, 64 * self.units * len(left))
 
@@ -182,7 +174,8 @@ class Sample:
         memory = 0.0
         for name, cost in costs.items():
             what = f"importance of series {self.source.name!r} by {name}"
-            size = fitting(cost, resources().memory, self.config.evolve.batch_size, what)
+            memory_left = room(self.models.older, self.models.newer)
+            size = fitting(cost, memory_left, self.config.evolve.batch_size, what)
             memory = max(memory, cost.bytes * size)
         seconds = sum(
             costs[work.method].seconds * len(self.images.parts(class_id)["importance"])

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from harness.artifacts import Artifact, Run
 from harness.images.batches import batch_of
 from harness.images.sets import FileImages, KeptImages, open_images
-from harness.networks.budget import resources
+from harness.networks.architectures import build
+from harness.networks.budget import FEWEST, Cost, measure, resources
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import Examples, Lesson, TrainingFiles, train
 from harness.stages.check import check_untrained
@@ -50,6 +53,7 @@ class TrainSeries(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         source = self.source
         check_untrained(source, run)
+        _check_memory(source, run)
         lesson = Lesson(
             _examples(run, "train", source),
             _examples(run, "test", source),
@@ -72,6 +76,35 @@ class TrainSeries(Work):
             yield None  # `train` has written the weights
         log.insert(0, "series", source.name)
         yield log
+
+
+def training_cost(source: TrainedSource, classes: int, batch: Tensor) -> tuple[Cost, int]:
+    """What an image costs in a step of training; and bytes of the weights, with their gradients and
+    what the optimizer keeps of them."""
+    device = resources().device
+    model = device.model(build(source.architecture, classes, 0))
+    labels = torch.zeros(len(batch), dtype=torch.int64, device=device.place)
+
+    def step() -> None:
+        functional.cross_entropy(model(batch), labels).backward()
+        model.zero_grad()
+
+    return measure(step, len(batch), device), 4 * sum(p.nbytes for p in model.parameters())
+
+
+def _check_memory(source: TrainedSource, run: Run) -> None:
+    """Raises ValueError where a batch does not fit; results depend on its size."""
+    batch = resources().device.batch(batch_of(open_images(run, "test"), range(FEWEST), source.view))
+    cost, weights = training_cost(source, len(open_images(run, "test").classes), batch)
+    size = source.training.batch_size
+    needed, memory = size * cost.bytes + weights, resources().memory
+    if needed > memory:
+        raise ValueError(
+            f"training of series {source.name!r}: a batch of {size} images needs "
+            f"{needed / 2**30:.2f} GiB with the weights, and there are {memory / 2**30:.2f} beside "
+            f"the libraries; raise `memory`, take fewer workers or smaller images, or lower "
+            f"training.batch_size, on which the result depends"
+        )
 
 
 def _examples(run: Run, split: str, source: Source) -> Examples:
