@@ -42,8 +42,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name in ("analysis", "tasks", "harness") or "analysis" in str(error):
             raise ModuleNotFoundError(
-                f"{error}: a folder of yours called analysis, tasks or harness stands before ours; "
-                f"rename it, or start Python elsewhere"
+                f"{error}: a folder of yours named analysis, tasks or harness is imported instead "
+                f"of ours; rename it, or start Python in another folder"
             ) from error
         raise
 

@@ -165,12 +165,12 @@ def run(
 def demo(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
     seed: Annotated[
-        int | None, _option("of images, initial weights and random draws", "0", min=0)
+        int | None, _option("seed of images, initial weights and random draws", "0", min=0)
     ] = None,
     series: Annotated[
         str,
         typer.Option(
-            help="separated by commas: vgg, resnet, convnext, vgg-large-rate, vgg-overfitted"
+            help="names, with commas: vgg, resnet, convnext, vgg-large-rate, vgg-overfitted"
         ),
     ] = "vgg,resnet",
 ) -> None:
@@ -204,14 +204,14 @@ def bench(
         str, _option("separated by commas: names, all, package.module:function")
     ] = "",
     ablation: Annotated[str, _option("separated by commas: revert, zero, mean, resample")] = "",
-    classes: Annotated[str, _option("separated by commas")] = "",
-    pairs: Annotated[str, _option("e.g. vgg:1-4,vgg:4-10")] = "",
-    layers: Annotated[str, _option("module names or patterns", "all probed")] = "",
+    classes: Annotated[str, _option("names, separated by commas")] = "",
+    pairs: Annotated[str, _option("pairs of epochs, e.g. vgg:1-4,vgg:4-10")] = "",
+    layers: Annotated[str, _option("module names or patterns, with commas", "all probed")] = "",
     splits: Annotated[str, _option("separated by commas: heldout, importance")] = "",
     memory: Annotated[
-        float | None, _option("GiB for all workers together", "70 % of what is free")
+        float | None, _option("GiB for all workers together", "70 % of the free memory")
     ] = None,
-    workers: Annotated[int | None, _option("processes", "the cores", min=0)] = None,
+    workers: Annotated[int | None, _option("number of processes", "one per core", min=0)] = None,
     cluster: Cluster = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     plan: OnlyPlan = False,
@@ -269,7 +269,7 @@ def init(
     if path.exists():
         raise ValueError(f"{path} exists; name another file, or remove it first")
     if preset not in (None, "paper"):
-        raise ValueError(f"--preset {preset!r}: there is paper; without one a template is written")
+        raise ValueError(f"--preset {preset!r} must be paper; without it, a template is written")
     if preset == "paper" and images is None:
         raise ValueError("--preset paper needs --images, the folder of ImageNet's train/ and val/")
     if images is None:
@@ -293,7 +293,7 @@ def status(run: RunFolder) -> None:
     table = state.steps.drop(columns="seconds_left").assign(**{"minutes left": minutes})
     console.print(table.to_string(index=False, na_rep="?"))
     if state.unknown:
-        console.print(f"Not known before what stands above is done: {', '.join(state.unknown)}.")
+        console.print(f"Known only after the steps above: {', '.join(state.unknown)}.")
     console.print(state.sentence(datetime.now()))
 
 
@@ -313,8 +313,8 @@ def verify(run: RunFolder) -> None:
             console.print(f"{finding.path} {finding.text}")
     damaged = sum(finding.is_damage for finding in findings)
     console.print(
-        f"{files} artifacts: {files - len(findings)} as they were written, {damaged} damaged or "
-        f"missing, {len(findings) - damaged} of which nothing is known"
+        f"{files} artifacts: {files - len(findings)} unchanged, {damaged} damaged or missing, "
+        f"{len(findings) - damaged} unfinished or without a recorded hash"
     )
     if damaged:
         raise typer.Exit(1)
@@ -334,12 +334,12 @@ def convert(
     target = out or file.with_name(f"{file.stem}-weights.pt")
     if not trust:
         raise ValueError(
-            f"{file}: to read it, the Python code that it may hold must be run (pickle). If you "
-            f"trust whoever made it, say --trust; its weights alone are then written to {target}"
+            f"{file}: reading it runs the Python code that it may contain (pickle). If you trust "
+            f"its author, add --trust; only its weights are then written to {target}"
         )
     if target.exists():
         raise ValueError(f"{target} exists; name another file with --out")
-    console.print(f"loading {file} with pickle: code in it is run now")
+    console.print(f"loading {file} with pickle, which runs the code in it")
     keys, tensors = write_weights(file, target)
     listed = ", ".join(key or "(the file itself)" for key in keys)
     console.print(f"wrote {target}: {tensors} tensors of {listed}")

@@ -50,7 +50,7 @@ def demo_study(out: Path) -> Path:
     """
     study = out / f"study-{fingerprint(Run(out).manifest())[:8]}"
     if (study / "study.json").exists():
-        console.print("study: built before, reused", style="dim")
+        console.print("study: exists already, reused", style="dim")
     else:
         build(out, study)
     simulate(study, participants=260)  # adds nobody who has taken part before
@@ -58,8 +58,8 @@ def demo_study(out: Path) -> Path:
     if not (results / "report.html").exists():
         answers = study / "responses.csv"
         export(answers, database_url(study, None), "simulated")
-        with console.status("analysing the simulated answers"):
+        with console.status("analysing the simulated responses"):
             analyse_study(Inputs(study, answers, out), Settings(), results)
-    console.print(f"What people would have answered: {results / 'report.html'}")
+    console.print(f"Results of the simulated study: {results / 'report.html'}")
     console.print(f"\nServe the study with\n  conceptevo survey {study}")
     return results

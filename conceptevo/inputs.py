@@ -98,8 +98,8 @@ class Images:
         pixels, labels = np.asarray(self.pixels), np.asarray(self.labels)
         if pixels.dtype != np.uint8:
             raise ValueError(
-                f"Images: pixels must be uint8 (0 to 255), got {pixels.dtype}; of numbers in "
-                f"[0, 1] make them by (255 * x).round().astype('uint8')"
+                f"Images: pixels must be uint8 (0 to 255), got {pixels.dtype}; convert numbers "
+                f"in [0, 1] by (255 * x).round().astype('uint8')"
             )
         if pixels.ndim == 3:
             pixels = np.repeat(pixels[..., None], 3, axis=3)

@@ -58,8 +58,8 @@ class Result:
         """The session with which further functions compute; a loaded result raises ValueError."""
         if self._session is None:
             raise ValueError(
-                f"a loaded {type(self).__name__} can be read, not computed with: the models are "
-                f"not saved; make it again from them"
+                f"a loaded {type(self).__name__} can be read, not computed with, as the models "
+                f"are not saved; compute it again from the models"
             )
         return self._session
 
@@ -123,9 +123,9 @@ class Space(Result):
         """
         rows = self.space.rows(**vars(neuron))
         if not len(rows):
-            raise ValueError(f"{neuron} has no place in the space: it is dead, or no such neuron")
+            raise ValueError(f"{neuron} has no place in the space: it is dead or does not exist")
         if unknown := sorted(set(among) - set(NEURON)):
-            raise ValueError(f"candidates are chosen by {', '.join(NEURON)}, not {unknown[0]!r}")
+            raise ValueError(f"neighbours are chosen by {', '.join(NEURON)}, not {unknown[0]!r}")
         near, similarity = self.space.nearest(rows, self.space.rows(**among), k)
         kept = near[0] >= 0
         table = self.space.neurons.iloc[near[0][kept]][NEURON].reset_index(drop=True)
