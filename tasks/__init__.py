@@ -1,1 +1,2 @@
-"""Trials out of evidence: tasks, controls, the frozen study. No torch here."""
+"""Studies: tasks, trials and controls made from a run's evidence, and the frozen study. Does not
+import torch."""

@@ -1,4 +1,4 @@
-"""What one place of a study holds: which trials, in which order, with options in which order.
+"""Assign to each place of a study its trials, their order and the order of their options.
 
 The design is a set of forms. Places are numbered; place s takes form s mod F in round s div F.
 All trials of a form thus get the same number of answers, and everything that could favour a
@@ -16,7 +16,7 @@ from tasks.study import Study
 
 
 class Placed(TypedDict):
-    """One trial in a participant's plan, with the order of its options; stored as it stands."""
+    """One trial in a participant's plan with the order of its options, as stored."""
 
     trial: str
     options: list[str]
@@ -35,7 +35,8 @@ def _placed(study: Study, trial: str, round_: int) -> Placed:
 
 
 def plan(study: Study, place: int) -> list[Placed]:
-    """The trials of a place, in order; attention trials stand at even distances, never first."""
+    """Return the trials of a place, in order; attention trials are evenly spaced and never
+    first."""
     form, round_ = place % len(study.forms), place // len(study.forms)
     order: list[str] = []
     for number, block in _turn(list(enumerate(study.forms[form])), round_):
@@ -50,5 +51,6 @@ def plan(study: Study, place: int) -> list[Placed]:
 
 
 def practice_plan(study: Study, attempt: int) -> list[Placed]:
-    """The practice trials; the options turn with each attempt, so that it is not a memory test."""
+    """Return the practice trials; the options are rotated at each attempt, so that positions
+    cannot be remembered."""
     return [_placed(study, trial, attempt) for trial in study.practice]

@@ -1,4 +1,4 @@
-"""What every task is: what a trial shows, which answer it takes, what the key is, how it scores.
+"""The interface of a task: what a trial shows, which answers it takes, what is correct.
 
 A new task is one file of `tasks/kinds` that defines a `Task` and registers it; nothing else has to
 change: pages are drawn from a trial's panels and fields, answers are checked against the fields,
@@ -27,14 +27,15 @@ TEXT_LIMIT = 120  # characters of a free-text answer; a few words are asked for
 
 
 class Panel(Section):
-    """Pictures shown above the answer: a heading ("" for the panel's number) and image names."""
+    """Pictures shown above the answer, with a heading ("" for the number of the panel) and image
+    names."""
 
     heading: str
     images: tuple[str, ...]
 
 
 class Option(Section):
-    """A picture that can be chosen; its id says nothing about it."""
+    """A picture that can be chosen; its id does not reveal anything about it."""
 
     id: str
     image: str
@@ -55,32 +56,33 @@ class Field(Section):
     panel: int | None = None
 
     def translated(self, words: Words) -> Field:
-        """The field as participants read it in a language."""
+        """Return the field in a language."""
         choices = tuple((value, words(label)) for value, label in self.choices)
         shown = {"label": words(self.label), "none_label": words(self.none_label)}
         return self.model_copy(update={**shown, "choices": choices})
 
 
 class Shown(Section):
-    """What is looked at, as frozen."""
+    """The pictures of a trial or example, as frozen."""
 
     panels: tuple[Panel, ...] = ()
     options: tuple[Option, ...] = ()
 
     @property
     def images(self) -> list[str]:
-        """Names of all its pictures, in order."""
+        """Return the names of all pictures, in order."""
         panels = [image for panel in self.panels for image in panel.images]
         return panels + [option.image for option in self.options]
 
     @property
     def image_of(self) -> dict[str, str]:
-        """Option -> name of its picture."""
+        """Return option -> name of its picture."""
         return {option.id: option.image for option in self.options}
 
 
 class Trial(Shown):
-    """One screen, as frozen. `neurons` are those it shows; no participant sees one twice."""
+    """One trial, as frozen. `neurons` are the neurons it shows; no participant sees a neuron
+    twice."""
 
     id: str
     task: str
@@ -91,7 +93,8 @@ class Trial(Shown):
 
 @dataclass(frozen=True)
 class Draft:
-    """A trial before its pictures have names. The key is as the task's `score` understands it.
+    """A trial before its pictures have file names. The key has the form that the task's `score`
+    takes.
 
     Attributes:
         panels: heading and pictures.
@@ -110,11 +113,11 @@ class Draft:
 
 
 class UnfitAnswer(Refusal):
-    """A field is empty or holds what it may not."""
+    """A field is empty or holds a value that is not allowed."""
 
 
 class UnfitField(UnfitAnswer):
-    """An unfit answer to a field of a trial."""
+    """An answer to a field of a trial that is not allowed."""
 
     def __init__(self, text: str, field: Field) -> None:
         super().__init__(text, question=field.label, none=field.none_label)
@@ -123,7 +126,7 @@ class UnfitField(UnfitAnswer):
 
 @dataclass(frozen=True)
 class Example:
-    """A drawn trial that shows how a task goes, with its answer.
+    """A trial of synthetic pictures that introduces a task, with its answer.
 
     Attributes:
         text: what one would answer, and why; of the catalogue.
@@ -137,11 +140,11 @@ class Example:
 
 
 class NoTrial(ValueError):
-    """The evidence does not hold a (further) trial of that condition; the text says why."""
+    """The evidence does not contain a (further) trial of that condition; the message says why."""
 
 
 def unknown_condition(task: Task, condition: str) -> ValueError:
-    """The error for a condition that a task does not have."""
+    """Return the error for a condition that a task does not have."""
     return ValueError(
         f"{task.name} has no condition {condition!r}; it has {', '.join(task.conditions)}"
     )
@@ -180,40 +183,44 @@ class Task(Protocol):
     confidence: bool
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
-        """A random trial of a condition. Raises NoTrial where the evidence holds none."""
+        """Draw a random trial of a condition. Raises NoTrial if the evidence does not contain
+        one."""
         ...
 
     def example(self) -> Example | None:
-        """What introduces the task, out of drawn pictures; None: its instructions alone do."""
+        """Return an example that introduces the task; None if its instructions are enough."""
         ...
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
-        """What is asked."""
+        """Return the fields of a trial's answer."""
         ...
 
     def answer(self, values: dict[str, Any]) -> Any:
-        """The recorded answer out of the checked values of the fields."""
+        """Make the recorded answer from the checked values of the fields."""
         ...
 
     def values(self, answer: Any) -> dict[str, Any]:
-        """The fields' values that give this answer: the inverse of `answer`."""
+        """Return the values of the fields that give this answer: the inverse of `answer`."""
         ...
 
     def score(self, key: Any, answer: Any) -> bool | None:
-        """Whether the answer meets the key; None where there is no key."""
+        """Return whether the answer is correct; None if there is no key."""
         ...
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """A machine's answer from statistics of the pictures, and its margin (0 = a toss-up)."""
+        """Return the machine observer's answer from statistics of the pictures, and its margin
+        (0: undecided)."""
         ...
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        """A simulated person's answer; `knows`: whether they see what is to be seen."""
+        """Return a simulated participant's answer; `knows` says whether they recognise what is
+        shown."""
         ...
 
 
 class PickOne:
-    """What tasks share whose answer is one of the options, and right or wrong; `asked` names it."""
+    """Base of tasks whose answer is one option, either correct or incorrect; `asked` is the
+    question."""
 
     asked: str
     controls: tuple[str, ...] = ()
@@ -254,14 +261,14 @@ CONFIDENCE = Field(
 
 
 class Tasks(Registry[Task]):
-    """Tasks by name, in the order in which participants meet them."""
+    """Tasks by name, in the order in which participants see them."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(super().__iter__(), key=lambda name: (order_of(self.get(name)), name)))
 
 
 def order_of(task: Task | None) -> float:
-    """Where a task stands among others: one's own comes last."""
+    """Return the position of a task among others; user-defined tasks come last."""
     return getattr(task, "order", math.inf)
 
 
@@ -269,7 +276,7 @@ TASKS = Tasks("task")
 
 
 def check_values(fields: Sequence[Field], trial: Trial, raw: object) -> dict[str, Any]:
-    """The values of a trial's fields out of what a browser sent.
+    """Check the values of a trial's fields that a browser has sent.
 
     Raises:
         UnfitAnswer: a field is missing or holds what it may not.
@@ -304,13 +311,14 @@ def _check(field: Field, trial: Trial, value: object) -> Any:
 
 
 def clean_text(value: object) -> str:
-    """Free text as stored: one line of at most TEXT_LIMIT characters, without control characters.
+    """Normalise free text for storage: one line of at most TEXT_LIMIT characters without control
+    characters.
 
-    Nor has it overrides of the direction of writing, which reorder what stands after them in a
-    table. A text without anything visible is empty.
+    Characters that override the direction of writing are removed, too, as they would reorder what
+    follows them in a table. A text without visible characters becomes empty.
 
     Raises:
-        ValueError: not a text.
+        ValueError: the value is not a text.
     """
     if not isinstance(value, str):
         raise ValueError("a text was expected")

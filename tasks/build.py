@@ -1,4 +1,5 @@
-"""A study out of a run: drawn once, its texts and pictures copied, frozen and hashed."""
+"""Build a study from a run: draw its trials once, copy its texts and pictures, freeze and hash
+it."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ OBVIOUS = N_(
 
 
 def _disclosed(design: Design, attention: int, settings: StudySettings) -> str:
-    """What participants are told at the end about trials that were not what they seemed."""
+    """Return what participants are told at the end about trials that were not what they seemed
+    to be."""
     words = Words(settings.language)
     told = [
         text
@@ -80,7 +82,7 @@ def _disclosed(design: Design, attention: int, settings: StudySettings) -> str:
 
 
 def _planned(settings: StudySettings, design: Design) -> Analysis:
-    """The plan of the analysis with its main question named, as it is frozen.
+    """Return the plan of the analysis with the primary hypothesis named, as it is frozen.
 
     Raises:
         ValueError: the design has no such task or condition, or cannot answer the question.
@@ -102,7 +104,7 @@ def _planned(settings: StudySettings, design: Design) -> Analysis:
 
 
 def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) -> list[str]:
-    """Kinds of questions that the answers to a task can answer, given its conditions."""
+    """Return the kinds of questions that the answers to a task allow, given its conditions."""
     task = all_tasks().get(name)
     of_interest = set(conditions) - set(getattr(task, "controls", ()))
     lacking = set()
@@ -125,7 +127,7 @@ def _askable(name: str, conditions: Mapping[str, int], settings: StudySettings) 
 def _freeze(
     out: Path, settings: StudySettings, drawing: Drawing, texts: Read, sized: Size
 ) -> Study:
-    """Write the study's folder; what is in it is final."""
+    """Write the folder of the study, which does not change afterwards."""
     words = Words(settings.language)
     # A task of one's own need not have an example.
     drawn = {name: getattr(all_tasks().get(name), "example", None) for name in drawing.design}
@@ -212,7 +214,7 @@ def _pictures(draft: Draft | Example) -> list[Image.Image]:
 def _saved(
     out: Path, draft: Draft | Example, files: Iterator[bytes], words: Words
 ) -> tuple[tuple[Panel, ...], tuple[Option, ...]]:
-    """Panels and options of a draft, whose pictures are the next of the files."""
+    """Return the panels and options of a draft, whose pictures are the next of the files."""
     names = []
     for _ in _pictures(draft):
         data = next(files)

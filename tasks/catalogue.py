@@ -1,4 +1,5 @@
-"""The catalogue's upkeep: which texts the code marks, and which of them a language lacks."""
+"""Maintain the translation catalogues: the texts marked in the code, and those that a language
+lacks."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ MARKS = ("words", "N_")
 
 
 def marked() -> list[str]:
-    """Every text that the code marks, and every line of the built-in Markdown texts; sorted."""
+    """Return every text marked in the code and every line of the built-in Markdown texts,
+    sorted."""
     texts: set[str] = set()
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
@@ -32,7 +34,7 @@ def marked() -> list[str]:
 
 
 def _marked_in(tree: ast.AST) -> Iterator[str]:
-    """First arguments of the calls that mark a text."""
+    """Yield the first arguments of the calls that mark a text."""
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and node.args):
             continue
@@ -43,7 +45,7 @@ def _marked_in(tree: ast.AST) -> Iterator[str]:
 
 
 def _marked_on(page: nodes.Template) -> Iterator[str]:
-    """The same in a template."""
+    """Yield the marked texts of a template."""
     for call in page.find_all(nodes.Call):
         marks = isinstance(call.node, nodes.Name) and call.node.name in MARKS
         if marks and call.args and isinstance(call.args[0], nodes.Const):
@@ -51,13 +53,13 @@ def _marked_on(page: nodes.Template) -> Iterator[str]:
 
 
 def stored(language: str) -> Catalog:
-    """The catalogue of a language as it is stored."""
+    """Return the stored catalogue of a language."""
     with (LOCALES / f"{language}.po").open("rb") as file:
         return read_po(file, locale=language)
 
 
 def update(language: str) -> list[str]:
-    """Bring a language's file up to date with the code; the texts that it still lacks."""
+    """Update a language's file to the texts of the code; return those that are not translated."""
     catalogue = stored(language)
     template = Catalog(creation_date=catalogue.creation_date)
     for text in marked():

@@ -1,8 +1,8 @@
-"""Clusters of the semantic space, as ConceptEvo's published study drew its sets from them.
+"""Clusters of the semantic space, from which ConceptEvo's published study drew its groups.
 
-The five neurons of a set are of one DBSCAN cluster. The published generator used eps .35 in the
-base model, .5 and .47 within a series and .27 across series; its metric is not known, and the
-distance here is one minus the cosine.
+The five neurons of a group belong to one DBSCAN cluster. The published generator used eps .35 in
+the base model, .5 and .47 within a series and .27 across series. Its metric is not known; here the
+distance is one minus the cosine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ LARGEST_POOL = 20_000  # neurons; of more, a seeded sample is clustered
 
 
 def clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> list[np.ndarray]:
-    """Clusters of a pool of rows, each row of another channel of a series.
+    """Find clusters among rows of the space; each row of a cluster is of a different channel of
+    a series.
 
     Args:
         pool: rows of the space. eps: largest cosine distance of neighbours. least: neurons of a

@@ -1,4 +1,5 @@
-"""The codebook of a study's tables: columns, and what the study asked, showed and will exclude."""
+"""The codebook of a study's tables: their columns, and the study's questions, conditions and
+exclusion rules."""
 
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ RULES = (
 
 
 def codebook(studies: Sequence[Study]) -> str:
-    """Columns of both files, then each study's tasks, conditions, questions and rules."""
+    """Return the columns of both files, then the tasks, conditions, questions and rules of each
+    study."""
     return columns() + "".join(map(design, studies))
 
 
 def design(study: Study) -> str:
-    """What stands behind the values of one study, as Markdown."""
+    """Describe the design of one study in Markdown."""
     parts = [f"\n## Study {study.hash}: {study.title}\n"]
     parts += [_task(study, text.name) for text in study.tasks]
     if study.questions:

@@ -1,4 +1,4 @@
-"""Commands that make studies: each a function that the front door adds to its Typer app."""
+"""Commands that make studies; each is a function that the command line adds to its Typer app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""For the researcher: every trial as it will be seen, its key, and the machine's answer."""
+"""The researcher's check page: every trial as participants see it, its key, and the machine
+observer's answer."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: 
 def observe(
     study: Study, keys: dict[str, Any], folder: Path
 ) -> dict[str, tuple[Any, float, bool | None]]:
-    """The machine observer's answer to every trial, how clear it was, and whether it is right."""
+    """Return the machine observer's answer to every trial, its margin, and whether it is
+    correct."""
     looks: dict[str, np.ndarray] = {}
     for name in study.images():
         with Image.open(folder / "images" / name) as image:
@@ -52,7 +54,8 @@ def observe(
 
 
 def summary(study: Study, observed) -> list[tuple[str, str, str, int, float]]:
-    """Task, condition, role, number of trials and the observer's accuracy (NaN without a key)."""
+    """Return task, condition, role, number of trials and the observer's accuracy (NaN without a
+    key)."""
     cells = defaultdict(list)
     for trial in study.trials:
         cells[trial.task, trial.condition, trial.role].append(observed[trial.id][2])
@@ -63,7 +66,7 @@ def summary(study: Study, observed) -> list[tuple[str, str, str, int, float]]:
 
 
 def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
-    """Write check.html into the study's folder; its path."""
+    """Write check.html into the study's folder and return its path."""
     observed = observe(study, keys, folder)
     recipes = json.loads((folder / "recipes.json").read_text(encoding="utf-8"))
     rows = "".join(
@@ -94,7 +97,7 @@ def contact_sheet(study: Study, keys: dict[str, Any], folder: Path) -> Path:
 
 
 def _texts(study: Study, words: Words) -> str:
-    """All that participants read of the study itself, in one language."""
+    """Return all texts of the study that participants read, in one language."""
 
     def show(text: str) -> str:
         return as_html(study.words.into(words, text), inline=True)
@@ -122,7 +125,7 @@ def _texts(study: Study, words: Words) -> str:
 
 
 def _asked(fields: Sequence[Field | Question], show: Callable[[str], str]) -> str:
-    """A list item for each field: its label and what can be answered."""
+    """Return a list item per field: its label and the possible answers."""
     answers = {
         f.name: [*(label for _, label in f.choices), getattr(f, "none_label", "")] for f in fields
     }

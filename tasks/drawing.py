@@ -1,4 +1,4 @@
-"""The trials of a study, drawn from a run's evidence."""
+"""Draw the trials of a study from a run's evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIES = 200  # draws of one trial before its form is declared impossible
 
 
 class Drawing:
-    """Draws trials so that no two that one participant can see share a neuron.
+    """Draws trials such that no two trials of one participant share a neuron.
 
     Attributes:
         design: trials a participant does, by task and condition. drafts: all that were drawn.
@@ -33,7 +33,8 @@ class Drawing:
         self.drawn: set[frozenset[Neuron]] = set()
 
     def _trial(self, name: str, condition: str, role: Role, used: set[Neuron]) -> int:
-        """Index of a new draft that shows none of the `used` neurons, which it joins."""
+        """Draw a trial without the `used` neurons, add its neurons to these, and return its
+        index."""
         task = all_tasks().get(name)
         for _ in range(TRIES):
             draft = task.draw(self.evidence, condition, self.rng)
@@ -49,7 +50,7 @@ class Drawing:
         )
 
     def choices(self, form: list[list[int]]) -> list[int]:
-        """Number of options of each trial of a form that has a right option."""
+        """Return the number of options of each trial of a form that has a correct option."""
         drafts = [self.drafts[i] for block in form for i in block]
         return [
             len(draft.options)
@@ -58,7 +59,7 @@ class Drawing:
         ]
 
     def draw_practice(self, count: int) -> None:
-        """Obvious trials of every task that has them, one trial of the others."""
+        """Draw obvious trials of every task that has them, and one trial of each other task."""
         for name in self.design:
             task = all_tasks().get(name)
             condition = task.control or next(iter(task.conditions))
@@ -66,7 +67,8 @@ class Drawing:
                 self.practice.append(self._trial(name, condition, "practice", self.shared))
 
     def draw_form(self, attention: int) -> list[list[int]]:
-        """One more form: a block of trials a task, attention trials where it has a control."""
+        """Draw a form: a block of trials per task, with attention trials if the task has a
+        control."""
         used = set(self.shared)
         blocks = []
         keyed = [name for name in self.design if all_tasks().get(name).control is not None]

@@ -1,4 +1,4 @@
-"""Pictures that the product draws itself: examples of tasks, plates for colour vision."""
+"""Synthetic pictures of the survey: examples of tasks, plates that test colour vision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUNDS = ("#f3efe6", "#e6eef3", "#eef3e6", "#f3e8ee")
 def group(
     shapes: Sequence[str], colours: Sequence[str], seed: int, count: int = 9, columns: int = 3
 ) -> Image.Image:
-    """A composite of drawn tiles, as a neuron's pictures are shown.
+    """Draw a composite of synthetic tiles, as the pictures of a neuron are shown.
 
     Args:
         shapes: circle, square, triangle or stripes; colours: of COLOURS; both are taken in turn.
@@ -62,14 +62,15 @@ PLAIN = ((122, 150, 178), (146, 170, 194), (104, 134, 164), (160, 182, 204))
 
 
 def plate(number: str, rng: np.random.Generator, plain: bool = False) -> Image.Image:
-    """Dots in which a number is seen by whoever tells red from green (after Ishihara 1917).
+    """Draw dots in which people with normal colour vision see a number (after Ishihara 1917).
 
-    Figure and ground have dots of the same sizes and of the same range of brightness, so that only
-    the hue tells them apart. It sorts people coarsely; screens differ, and it is no diagnosis.
+    The dots of figure and ground have the same sizes and the same range of brightness, so only the
+    hue distinguishes them. The test is coarse, as screens differ, and is not a diagnosis.
 
     Args:
         number: of two digits.
-        plain: on a blue ground, so that everybody sees the number who has understood the question.
+        plain: draw on a blue ground, so that everybody who has understood the question sees the
+            number.
     """
     mask = Image.new("L", (PLATE, PLATE), 0)
     font = ImageFont.load_default(PLATE * 0.62)

@@ -1,4 +1,4 @@
-"""What a run offers to the tasks: neurons with pictures, neighbours in a space, true concepts."""
+"""What a run provides for tasks: neurons with pictures, neighbours in a space, true concepts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOOK = 88  # pixels of one patch where only its statistics count
 
 @dataclass(frozen=True)
 class Group:
-    """Neurons that a researcher holds to show one concept."""
+    """Neurons that a researcher considers to show one concept."""
 
     concept: str
     neurons: tuple[Neuron, ...]
@@ -104,7 +104,7 @@ class Evidence:
         return tuple(self._groups) if self._groups is not None else concept_groups(self)
 
     def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
-        """Usable rows of the space, of one series and epoch where given."""
+        """Return usable rows of the space, optionally of one series and epoch."""
         chosen = [
             row
             for row in self.usable
@@ -114,11 +114,11 @@ class Evidence:
         return np.array(chosen, dtype=int)
 
     def stimuli(self, neuron: Neuron) -> pd.DataFrame:
-        """The neuron's stimuli, strongest first."""
+        """Return the neuron's stimuli, strongest first."""
         return self._stimuli[neuron]
 
     def crops(self, neuron: Neuron, ranks: Sequence[int], side: int = 0) -> list[np.ndarray]:
-        """Patches of some of the neuron's stimuli, by place in their order.
+        """Return patches of some of the neuron's stimuli, by their rank.
 
         Args:
             side: pixels that a patch should have at least. It is then cut from the original image:
@@ -136,29 +136,31 @@ class Evidence:
     def picture(
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
     ) -> Image.Image:
-        """One composite of a neuron's patches (the strongest by default)."""
+        """Return a composite of a neuron's patches (by default the strongest)."""
         return grid(self.crops(neuron, ranks or range(self.patches), TILE), columns, TILE, GAP)
 
     def look(
         self, neuron: Neuron, ranks: Sequence[int] | None = None, columns: int = 3
     ) -> np.ndarray:
-        """What that composite looks like [features], from a small one as the network sees it."""
+        """Return the features of that composite, computed from a small version in the network's
+        view."""
         return features(grid(self.crops(neuron, ranks or range(self.patches)), columns, LOOK, GAP))
 
     @cached_property
     def looks(self) -> tuple[np.ndarray, np.ndarray]:
-        """A sample of usable rows [s] and what their pictures look like [s, features]."""
+        """Return a sample of usable rows [s] and the features of their pictures [s, features]."""
         size = min(200, len(self.usable))
         rows = np.random.default_rng(0).choice(self.usable, size, replace=False)
         return rows, np.stack([self.look(self.neurons[row]) for row in rows])
 
     def kinds(self, neuron: Neuron) -> np.ndarray:
-        """Share of each class of images among the neuron's stimuli [classes]."""
+        """Return the share of each class among the neuron's stimuli [classes]."""
         labels = self.images.labels[self.stimuli(neuron)["image_id"].to_numpy()]
         return np.bincount(labels, minlength=len(self.images.classes)) / len(labels)
 
     def displacement(self, series: str) -> pd.DataFrame:
-        """How far each usable channel moved between the first trained epoch and the last."""
+        """Return the displacement of each usable channel between the first trained and the last
+        epoch."""
         if series in self._moved:
             return self._moved[series]
         epochs = self.stages(series)
@@ -176,7 +178,8 @@ class Evidence:
 
     @cached_property
     def staged(self) -> list[str]:
-        """Series with three trained epochs or more. Raises ValueError where there is none."""
+        """Return the series with at least three trained epochs. Raises ValueError if there is
+        none."""
         found = [s for s, epochs in self.epochs.items() if sum(e > 0 for e in epochs) >= 3]
         if not found:
             raise ValueError(
@@ -186,20 +189,22 @@ class Evidence:
         return found
 
     def stages(self, series: str) -> list[int]:
-        """Early, middle and late epoch, without the untrained network (its changes are noise)."""
+        """Return an early, a middle and the last epoch, without the untrained network, whose
+        changes are noise."""
         epochs = [e for e in self.epochs[series] if e > 0]
         return [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
 
 
 def channel_of(neuron: Neuron) -> tuple[str, str, int]:
-    """What is the same at every epoch."""
+    """Return the identity of a neuron that is the same at every epoch: series, layer, channel."""
     return neuron.series, neuron.layer, neuron.channel
 
 
 def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[Group, ...]:
-    """Groups out of the true concepts: the best-fitting neurons of the last checkpoints.
+    """Make groups from true concepts: the neurons of the last checkpoints with the largest
+    overlaps.
 
-    A stand-in for a researcher's own choice; empty where the run has no concepts.
+    They stand for a researcher's own choice; empty if the run has no concepts.
     """
     try:
         concepts = evidence.run.tables("concepts")
@@ -220,7 +225,7 @@ def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[
 
 
 def read_groups(path: Path) -> tuple[Group, ...]:
-    """Hand-picked groups from a TOML file.
+    """Read hand-picked groups from a TOML file.
 
     Each is a table ``[[group]]`` with `concept` and `neurons`, a list of tables with series, epoch,
     layer and channel.

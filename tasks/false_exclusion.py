@@ -1,8 +1,8 @@
-"""How often a rule of exclusion takes out honest participants, by simulation from the design.
+"""Simulate, from the design, how often an exclusion rule excludes honest participants.
 
-A rule that chance alone trips takes out people who did nothing wrong, and with them a part of the
-answers that depends on the answers. `study build` freezes no such rule, and the analysis does not
-apply one to a participant who gave too few answers for it.
+A rule that chance alone triggers excludes honest people, and with them responses selected by their
+values. `study build` does not freeze such a rule, and the analysis does not apply one to a
+participant who gave too few responses for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ TRIED = (0.85, 0.9, 0.95)
 
 
 def one_sided_rate(options: Sequence[int], threshold: float) -> float:
-    """Share of honest participants who choose one place on screen more often than `threshold`.
+    """Return the share of honest participants who choose one screen position more often than
+    `threshold`.
 
     Options are shown in random order, so that an honest choice, known or guessed, falls on every
     place of its trial with the same probability.
@@ -49,7 +50,7 @@ def _one_sided_rate(options: tuple[int, ...], threshold: float) -> float:
 def checked_rules(
     rules: Exclusion, options: Sequence[int], say: Callable[[str], None]
 ) -> Exclusion:
-    """The rules as they may be frozen: none that chance alone would trip.
+    """Return the rules that may be frozen: none that chance alone would trigger.
 
     A rule on one-sided choices that the researcher wrote is refused; the default is switched off,
     and that is said.

@@ -1,4 +1,4 @@
-"""The researcher's own pictures: named in a text, checked and copied when the study is built."""
+"""A researcher's own pictures: named in a text, checked and copied when the study is built."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ LARGEST = 4_000_000  # bytes: participants wait for it
 
 @dataclass(frozen=True)
 class OwnPicture:
-    """A picture under the hash of its content."""
+    """A picture, named by a hash of its content."""
 
     name: str
     data: bytes
 
 
 def content_name(data: bytes, suffix: str) -> str:
-    """File name: nothing but a hash of the content, and the format."""
+    """Return a file name that consists of a hash of the content and the format."""
     return hashlib.sha256(data).hexdigest()[:32] + suffix
 
 
 def _own_picture(renderer, tokens, index, options, env) -> str:
-    """A picture of the researcher's, from where it is kept; of one that is not, its description."""
+    """Render a researcher's picture from its file, or its description if it is not one."""
     token = tokens[index]
     kept = env["files"].get(token.attrGet("src"))
     if kept is None:
@@ -48,7 +48,7 @@ _MARKDOWN.add_render_rule("image", _own_picture)
 def as_html(
     text: str, folder: str = "", files: Mapping[str, str] | None = None, inline: bool = False
 ) -> str:
-    """A researcher's Markdown as HTML; raw HTML in it is escaped.
+    """Render a researcher's Markdown as HTML; raw HTML in it is escaped.
 
     Args:
         text: the Markdown. folder: where pictures are kept. files: picture as named in the text ->
@@ -59,14 +59,14 @@ def as_html(
 
 
 def named_in(markdown: str) -> list[str]:
-    """The pictures that a Markdown text names, in order, each once."""
+    """Return the pictures that a Markdown text names, in order, each once."""
     tokens = [child for t in MarkdownIt().parse(markdown) for child in t.children or ()]
     sources = [str(token.attrGet("src")) for token in tokens if token.type == "image"]
     return list(dict.fromkeys(sources))
 
 
 def read_picture(source: str, folder: Path, where: str) -> OwnPicture:
-    """A researcher's picture.
+    """Read and check a researcher's picture.
 
     Args:
         source: as it is named. folder: which relative names begin at. where: that names it.

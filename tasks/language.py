@@ -1,4 +1,4 @@
-"""The words that participants read: one catalogue, in the language of the study.
+"""The texts that participants read, in the language of the study, from one catalogue.
 
 English stands in the code, marked: `words("…")` where a text is shown, `N_("…")` where it is kept
 for later. `locale/<language>.po` holds the translations; `python -m tasks.catalogue` brings them up
@@ -23,12 +23,13 @@ def N_(text: str) -> str:
 
 
 def languages() -> tuple[str, ...]:
-    """The languages that participants can be addressed in."""
+    """Return the languages that studies can use."""
     return tuple(sorted({SOURCE, *(file.stem for file in LOCALES.glob("*.po"))}))
 
 
 class Words:
-    """Texts in one language; a text that the catalogue lacks (a researcher's own) stays as it is.
+    """Texts in one language; a text that is not in the catalogue (a researcher's own) is not
+    changed.
 
     Raises:
         ValueError: a language without a catalogue.
@@ -51,11 +52,12 @@ class Words:
         return translated.format(**values) if values else translated
 
     def markdown(self, text: str) -> str:
-        """A built-in Markdown text; its lines are the messages."""
+        """Translate a built-in Markdown text line by line."""
         return "\n".join(self(line) for line in text.splitlines())
 
     def into(self, other: Words, text: str) -> str:
-        """A text of this language as another shows it; what the catalogue lacks stays as it is."""
+        """Translate a text of this language into another; what is not in the catalogue is not
+        changed."""
         return "\n".join(other(self._sources.get(line, line)) for line in text.splitlines())
 
     @cached_property
@@ -64,7 +66,7 @@ class Words:
 
 
 class Refusal(ValueError):
-    """What is said to a participant whose address or answer does not do.
+    """The message to a participant whose address or answer cannot be used.
 
     Args:
         text: of the catalogue. values: what stands in its braces.
@@ -75,7 +77,7 @@ class Refusal(ValueError):
         self.text, self.values = text, values
 
     def message(self, words: Words) -> str:
-        """What the participant reads."""
+        """Return the message in a language."""
         return words(self.text, **{name: words(value) for name, value in self.values.items()})
 
 

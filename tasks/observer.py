@@ -1,7 +1,7 @@
-"""The machine observer: answers trials by how alike the pictures look, without any network.
+"""The machine observer: answers trials by the similarity of the pictures, without any network.
 
-A baseline for people, and a sieve: a trial it finds trivial may test colour rather than concepts,
-one whose key it never meets may have no answer.
+It is a baseline for participants and a filter: a trial that is trivial for it may test colour
+rather than concepts, and a trial of which it never finds the key may have no answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ENOUGH = 150  # pixels of the shorter side; more only take longer
 
 
 def features(picture: Image.Image) -> np.ndarray:
-    """Colour and edge statistics of one composite, unit length: float [64 + 8].
+    """Compute colour and edge statistics of one composite, of unit length: float [64 + 8].
 
     A 4×4×4 RGB histogram, and eight orientations of the brightness gradient weighted by strength,
     both as square roots of shares (so that a dot product is the Bhattacharyya coefficient).
@@ -32,5 +32,5 @@ def features(picture: Image.Image) -> np.ndarray:
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
-    """Bhattacharyya coefficient of two pictures' statistics, in [0, 1]."""
+    """Compute the Bhattacharyya coefficient of two pictures' statistics, in [0, 1]."""
     return float(a @ b)

@@ -1,4 +1,5 @@
-"""Pictures as files that tell nothing: content-hash names, one size in bytes for all."""
+"""Picture files that reveal nothing: names are hashes of the content, all files have one size in
+bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ _SEGMENT = 4  # marker and length of a JPEG comment segment
 
 
 def encode(picture: Image.Image) -> bytes:
-    """JPEG bytes; the same picture always gives the same bytes."""
+    """Encode as JPEG; the same picture always gives the same bytes."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def pad(data: bytes, size: int) -> bytes:
-    """The same JPEG of exactly `size` bytes, filled up with comments after its first marker.
+    """Fill a JPEG with comments after its first marker, up to exactly `size` bytes.
 
-    Without it the size of a file would say how busy its picture is, and a picture that differs from
-    five others could be told by its transfer alone.
+    Otherwise the size of a file would reveal how detailed its picture is, and a picture that
+    differs from five others could be found from the transfer alone.
 
     Raises:
         ValueError: `size` leaves no room for a segment.
@@ -43,12 +44,12 @@ def pad(data: bytes, size: int) -> bytes:
 
 
 def name_of(data: bytes) -> str:
-    """File name: nothing but a hash of the content."""
+    """Return a file name that consists of a hash of the content."""
     return content_name(data, ".jpg")
 
 
 def equal_files(pictures: Sequence[Image.Image]) -> list[bytes]:
-    """Every picture as a file, all of one size in bytes."""
+    """Encode all pictures as files of one size in bytes."""
     encoded = [encode(picture) for picture in pictures]
     size = max(map(len, encoded), default=0) + _SEGMENT
     return [pad(data, size) for data in encoded]

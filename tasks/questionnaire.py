@@ -1,4 +1,4 @@
-"""Questions beside the trials: what they are, when they show, and what their answers come to."""
+"""Questions beside the trials: their kinds, when they are shown, and how answers are checked."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNDERSTANDING, COLOUR = "understanding", "colour"
 
 
 class Condition(Section):
-    """Of another question: one of these answers was given."""
+    """A condition on another question: one of these answers was given."""
 
     question: str
     answers: tuple[str, ...] = Field(min_length=1)
 
 
 class Check(Section):
-    """So many right answers to its questions are needed; after so many attempts the study ends."""
+    """A number of correct answers that is needed; the study ends after `attempts` attempts."""
 
     name: str
     needed: int
@@ -65,7 +65,7 @@ class Question(Section):
     picture: str = ""
 
     def translated(self, words: Words) -> Question:
-        """The question as participants read it in a language."""
+        """Return the question in a language."""
         choices = tuple((value, words(label)) for value, label in self.choices)
         shown = {name: words(getattr(self, name)) for name in ("label", "low", "high")}
         return self.model_copy(update={**shown, "choices": choices})
@@ -95,7 +95,7 @@ BUILT_IN = (
 
 @dataclass(frozen=True)
 class Questionnaire:
-    """What is asked, the checks, and the pictures for it."""
+    """All questions, their checks and their pictures."""
 
     questions: tuple[Question, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -103,7 +103,7 @@ class Questionnaire:
 
 
 def shown(question: Question, answers: Mapping[str, Any]) -> bool:
-    """Whether the answers make the question appear."""
+    """Return whether a question is shown, given the answers."""
     if question.shown_if is None:
         return True
     given = answers.get(question.shown_if.question)
@@ -114,7 +114,7 @@ def shown(question: Question, answers: Mapping[str, Any]) -> bool:
 def check_answers(
     questions: Sequence[Question], raw: Mapping[str, Any], earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The answers of one page out of what a browser sent; empty and hidden ones are left out.
+    """Check the answers of one page that a browser has sent; empty and hidden ones are left out.
 
     Args:
         earlier: answers of earlier pages, which may make questions appear.
@@ -169,7 +169,7 @@ def _number(question: Question, value: Any) -> float:
 
 
 def screened(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
-    """Whether an answer ends the study."""
+    """Return whether an answer ends the study."""
     for question in questions:
         if question.name not in answers:
             continue
@@ -183,7 +183,8 @@ def screened(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
 
 
 def count_right(questions: Sequence[Question], check: str, answers: Mapping[str, Any]) -> int:
-    """Right answers among the questions of a check; of several, all must be chosen."""
+    """Count correct answers to the questions of a check; of `several`, all correct choices are
+    needed."""
 
     def right(q: Question, given: Any) -> bool:
         return set(given) == set(q.right) if isinstance(given, list) else str(given) in q.right
@@ -195,7 +196,7 @@ def count_right(questions: Sequence[Question], check: str, answers: Mapping[str,
 def simulated_answers(
     questions: Sequence[Question], rng: np.random.Generator, earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a simulated person answers to one page: the right answer where there is one."""
+    """Return a simulated participant's answers to one page: the correct answer if there is one."""
     answers: dict[str, Any] = {}
     for question in questions:
         values = [v for v, _ in question.choices if v not in question.screen_out]

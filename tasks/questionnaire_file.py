@@ -1,4 +1,4 @@
-"""A questionnaire of a researcher's own, read from a TOML file and checked.
+"""Read and check a researcher's questionnaire from a TOML file.
 
 A file holds `[[question]]` tables, `[understanding]` (how many answers to questions with `right`
 are needed, and how often one may try) and `[colour_check]` (plates that the product draws).
@@ -77,7 +77,7 @@ class File(Section):
 
 
 def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
-    """The questions of a file, checked.
+    """Read and check the questions of a file.
 
     Raises:
         ValueError: naming the file, the question, what is wrong and what is allowed.
@@ -132,7 +132,7 @@ def _question(entry: Entry, where: str) -> Question:
 
 
 def _faults(question: Question, earlier: Sequence[Question]) -> Iterator[str]:
-    """What contradicts itself in a question, or contradicts earlier ones."""
+    """Yield contradictions within a question, or with earlier ones."""
     kind, values = question.kind, [value for value, _ in question.choices]
     if question.name in RESERVED or re.fullmatch(r"colour_\d+", question.name):
         yield "the survey itself uses this name; choose another"
@@ -178,7 +178,7 @@ def _unreachable(
 
 
 def _disordered(question: Question) -> Iterator[str]:
-    """Where no number fits."""
+    """Yield limits between which there is no number."""
     least, most = question.limits
     for name, bounds in (("limits", question.limits), ("stay_within", question.stay_within)):
         if bounds and not bounds[0] <= bounds[1]:
@@ -191,7 +191,7 @@ def _disordered(question: Question) -> Iterator[str]:
 
 
 def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[OwnPicture]]:
-    """Questions on drawn plates; the first one can be seen by everybody."""
+    """Make questions on colour plates; everybody can see the number of the first."""
     rng = np.random.default_rng([seed, count, 1917])
     text = N_("Which number do you see in picture {number}? Leave the field empty if you see none.")
     questions, pictures = [], []

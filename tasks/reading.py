@@ -1,4 +1,4 @@
-"""What a study reads of files when it is built: texts, the pictures in them, the questionnaire."""
+"""Read the files of a study when it is built: texts, the pictures in them, the questionnaire."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.settings import StudySettings, text
 
 @dataclass(frozen=True)
 class Read:
-    """What is read of files: texts by name, the pictures they name, the questionnaire."""
+    """The contents of the files: texts by name, the pictures they name, the questionnaire."""
 
     texts: dict[str, str]
     pictures: dict[str, dict[str, OwnPicture]]
@@ -23,7 +23,7 @@ class Read:
 
 
 def read_texts(settings: StudySettings, values: Mapping[str, object]) -> Read:
-    """All texts, with `values` in the places that name them in braces, such as {minutes}.
+    """Read all texts and insert `values` at the names in braces, such as {minutes}.
 
     Raises:
         ValueError: naming a file that is missing, or a picture that cannot be shown.

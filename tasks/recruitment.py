@@ -1,7 +1,8 @@
-"""Who is recruited and how people leave: recruitment.toml, beside the frozen study.
+"""Settings of recruitment: recruitment.toml, beside the frozen study.
 
-It is no part of the study's hash, which covers what participants see and how it is analysed: places
-are added and codes are changed while a study runs, and all its answers stay one study's.
+They are not part of the study's hash, which covers what participants see and how responses are
+analysed: places are added and codes are changed while a study runs, and all responses belong to one
+study.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")]
 
 
 class Codes(Section):
-    """What a person takes back to the platform, by how they left; drawn at random where empty.
+    """The codes that participants take back to the platform, by how they ended; drawn at random
+    if empty.
 
     Attributes:
         completed: all trials answered. attention: the same, but attention trials failed.
@@ -56,7 +58,7 @@ class Codes(Section):
         return self
 
     def drawn(self) -> Codes:
-        """These codes, with a random one wherever none was chosen."""
+        """Return these codes, with random ones where none was chosen."""
         return self.model_copy(
             update={
                 name: "".join(secrets.choice(_ALPHABET) for _ in range(8))
@@ -67,7 +69,7 @@ class Codes(Section):
 
 
 class Entry(Section):
-    """Who may come in.
+    """Which participants are admitted.
 
     Attributes:
         platforms: where participants come from; links of other kinds are refused.
@@ -104,7 +106,7 @@ class Entry(Section):
 
 
 class Recruitment(Entry):
-    """All of recruitment.toml.
+    """The contents of recruitment.toml.
 
     Attributes:
         places: with how many the study begins; `conceptevo study places` adds more.
@@ -115,7 +117,7 @@ class Recruitment(Entry):
     lease_minutes: float = Field(default=60, gt=0, le=LONGEST_LEASE)
 
     def public_codes(self) -> list[str]:
-        """Ways to leave whose code is none, or one that everybody can know."""
+        """Return the endings without a code, or with one that everybody can know."""
         return [name for name, code in self.codes if not code or code in PUBLIC_CODES]
 
 
@@ -146,7 +148,7 @@ def write_recruitment(folder: Path, recruitment: Recruitment) -> None:
 
 
 def load_recruitment(folder: Path) -> Recruitment:
-    """The settings beside a study; the defaults where it has none, as a published one.
+    """Read the settings beside a study; the defaults if there are none, as in a published study.
 
     Raises:
         ValueError: unreadable, naming the parameter, its value and what is allowed.

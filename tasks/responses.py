@@ -1,8 +1,7 @@
-"""The response table: where the survey and the analysis meet, and the source of its codebook.
+"""The response tables, which the survey writes and the analysis reads, and their codebook.
 
-Two files leave a survey: one row per (participant, trial), and one row per participant. Their
-columns, types and meanings stand here once; the store fills them, the codebook prints them, the
-analysis reads them.
+A survey exports two files: one row per participant and trial, and one row per participant. The
+columns, their types and meanings are defined only here.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: pandas type as read back by `read_table`, and what it means.
+    """One column: its pandas type as read by `read_table`, and its meaning.
 
-    `later`: that the first tables lacked it; a file without it is read as empty there.
+    `later`: earlier versions of the table lack it; it is then read as empty.
     """
 
     name: str
@@ -139,7 +138,7 @@ PARTICIPANTS = (
 
 
 class TableError(ValueError):
-    """Tables that cannot be true.
+    """Tables whose contents are impossible.
 
     Attributes:
         problems: one text each; the message shows the first SHOWN of them, and one that ALIKE or
@@ -168,7 +167,7 @@ class TableError(ValueError):
 
 
 def as_table(rows: Sequence[dict], columns: Sequence[Column]) -> pd.DataFrame:
-    """Rows as a frame with exactly the given columns, in order and of their types.
+    """Return rows as a frame with exactly the given columns, in order and of their types.
 
     Raises:
         ValueError: a row lacks a column.
@@ -220,7 +219,8 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
 
 
 def _records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """The header of a CSV file, and row number (the header being 1) -> cells; no blank rows."""
+    """Return the header of a CSV file and its rows by number (the header is row 1), without
+    blank rows."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
@@ -248,7 +248,7 @@ def _records(path: Path) -> tuple[list[str], dict[int, list[str]]]:
 
 
 def place(file: str, columns: Sequence[Column], row: int) -> str:
-    """How a message names a row: "responses.csv, response row 12"."""
+    """Return the name of a row for messages: "responses.csv, response row 12"."""
     kind = "participant" if columns is PARTICIPANTS else "response"
     return f"{file}, {kind} row {row}" if file else f"{kind} row {row}"
 
@@ -335,7 +335,7 @@ _CONVERT = {
 
 
 def codebook() -> str:
-    """The meaning of every column of both files, as Markdown."""
+    """Return the meaning of every column of both files, in Markdown."""
     parts = ["# Codebook\n"]
     for title, columns in (("responses", RESPONSES), ("participants", PARTICIPANTS)):
         parts.append(f"\n## {title}\n\n| column | type | meaning |\n|---|---|---|\n")

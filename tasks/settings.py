@@ -1,4 +1,4 @@
-"""What study.toml may say, with its defaults (texts/study.toml shows them with comments)."""
+"""The settings of study.toml with their defaults (texts/study.toml shows them with comments)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPS: Mapping[str, float] = {"base": 0.35, "same_series": 0.5, "other_series": 0.
 
 
 class EvidenceSettings(Section):
-    """What trials are drawn from.
+    """The evidence from which trials are drawn.
 
     Attributes:
         space: whose neighbours are tested. base: series whose last checkpoint is the base;
@@ -49,7 +49,8 @@ class EvidenceSettings(Section):
 
 
 class Practice(Section):
-    """Trials with feedback; after so many attempts a person is thanked and paid as screened out."""
+    """Trials with feedback; after `attempts` failed rounds a participant is screened out and
+    paid."""
 
     trials: int = Field(default=2, ge=0, le=10)
     pass_share: float = Field(default=0.5, ge=0, le=1)
@@ -57,13 +58,14 @@ class Practice(Section):
 
 
 class Attention(Section):
-    """Obvious trials mixed in; as many as the rule of exclusion needs where None."""
+    """Obvious trials among the others; None: as many as the exclusion rule needs."""
 
     trials: int | None = Field(default=None, ge=0, le=100)
 
 
 class Exclusion(Section):
-    """Rules that the analysis applies as frozen; None (in study.toml `false`) switches one off.
+    """Exclusion rules that the analysis applies as frozen; None (`false` in study.toml) disables
+    a rule.
 
     Attributes:
         attention_below: share of attention trials right. total_seconds_outside: from consent to
@@ -94,7 +96,7 @@ QUESTIONS = (
 
 
 class Analysis(Section):
-    """What will be asked of the answers, said before the first of them.
+    """The planned analysis, fixed before data collection.
 
     Attributes:
         primary: the main question, "task.kind" with a kind of QUESTIONS; the first task's own by
@@ -137,7 +139,7 @@ Count = Annotated[StrictInt, Field(ge=0, le=1000)]
 
 
 class StudySettings(Section):
-    """All of study.toml."""
+    """The contents of study.toml."""
 
     language: str = SOURCE
     title: str = N_("What do these pictures have in common?")
@@ -186,7 +188,7 @@ class StudySettings(Section):
 
 
 def load_settings(path: Path | None) -> StudySettings:
-    """Read study.toml; all defaults without one.
+    """Read study.toml; without a file, return the defaults.
 
     Raises:
         ValueError: naming the parameter, its value and what is allowed.
@@ -200,7 +202,7 @@ def load_settings(path: Path | None) -> StudySettings:
 
 
 def _beside(folder: Path, settings: StudySettings) -> StudySettings:
-    """The settings with their relative paths beginning at the folder of study.toml."""
+    """Return the settings with relative paths resolved from the folder of study.toml."""
 
     def beside(path: str) -> str:
         return str(folder / path) if path else ""
@@ -211,7 +213,8 @@ def _beside(folder: Path, settings: StudySettings) -> StudySettings:
 
 
 def text(name: str, path: str, words: Words) -> str:
-    """A Markdown text: the researcher's own file as it stands, or the built-in one, translated."""
+    """Return a Markdown text: the researcher's own file unchanged, or the built-in one,
+    translated."""
     if not path:
         return words.markdown((TEXTS / f"{name}.md").read_text(encoding="utf-8"))
     own = read_text(Path(path), f"texts.{name}:")

@@ -1,7 +1,7 @@
-"""What follows from a design: how long it takes and how many attention trials it needs.
+"""Work out from a design how long a session takes and how many attention trials it needs.
 
-Whatever of this the researcher sets differently is checked against the rest when a study is built:
-a study must not drop people for one lapse, or promise less time than it takes.
+Values that a researcher sets are checked against the design when a study is built: a study must not
+exclude people for one lapse, or promise less time than it takes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ LEAST_ATTENTION = 2  # platforms ask for several before anybody may be refused
 
 @dataclass(frozen=True)
 class Size:
-    """Attention trials of each participant, and the minutes that consent speaks of."""
+    """Attention trials per participant, and the minutes stated in the consent form."""
 
     attention: int
     minutes: int
 
 
 def attention_needed(below: float | None) -> int:
-    """The fewest attention trials of which one may be missed without falling below the rule.
+    """Return the fewest attention trials of which one may be failed without falling below the
+    rule.
 
     Raises:
         ValueError: a rule that no number of trials reconciles with a lapse.
@@ -46,7 +47,7 @@ def attention_needed(below: float | None) -> int:
 
 
 def size(design: Design, settings: StudySettings) -> Size:
-    """Attention trials and minutes, as set or as they follow from the design.
+    """Return attention trials and minutes, as set or as they follow from the design.
 
     Raises:
         ValueError: what is set contradicts the rest; the text says what would fit.
@@ -100,7 +101,7 @@ def _check_rules(settings: StudySettings, minutes: int) -> None:
 
 
 def seconds(design: Design, settings: StudySettings, attention: int) -> float:
-    """How long a person takes with all of it, roughly."""
+    """Return the approximate duration of a session."""
     each = {name: _trial_seconds(name, settings) for name in design}
     trials = sum(each[name] * n for name, conditions in design.items() for n in conditions.values())
     keyed = [each[name] for name in design if all_tasks().get(name).control is not None]

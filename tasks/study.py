@@ -1,4 +1,4 @@
-"""The frozen study: what a participant can meet, hashed, refused if anything in it changed."""
+"""The frozen study: everything that participants can see, hashed; a changed study is refused."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tasks.settings import Analysis, Exclusion, Payment
 
 
 class ShownExample(Shown):
-    """An example as it is shown; `right` is the option it marks."""
+    """An example as shown; `right` is the option that it marks as correct."""
 
     text: str
     right: str = ""
 
 
 class TaskText(Section):
-    """What participants read about a task."""
+    """The texts that introduce a task to participants."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ class TaskText(Section):
 
 
 class Study(Section):
-    """Everything a participant can meet, and the rules. The keys lie apart.
+    """Everything that participants can see, and the rules. Keys are stored apart.
 
     `files`: of each of the researcher's texts, the pictures it names and the files that hold them.
     """
@@ -78,7 +78,8 @@ class Study(Section):
         return {t.name: t for t in self.tasks}
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
-        """What a trial asks: the task's own fields, and confidence where study and task say so."""
+        """Return the fields of a trial: the task's own, and confidence if study and task ask for
+        it."""
         task = all_tasks().get(trial.task)
         extra = (CONFIDENCE,) if self.confidence and task.confidence else ()
         return tuple(f.translated(self.words) for f in (*task.fields(trial), *extra))
@@ -88,22 +89,22 @@ class Study(Section):
         return Words(self.language)
 
     def images(self) -> tuple[str, ...]:
-        """Names of all pictures of trials and examples, sorted."""
+        """Return the names of all pictures of trials and examples, sorted."""
         shown = [*self.trials, *(t.example for t in self.tasks if t.example)]
         return tuple(sorted({name for each in shown for name in each.images}))
 
     def own_files(self) -> tuple[str, ...]:
-        """Names of the pictures in texts and questions, sorted."""
+        """Return the names of the pictures in texts and questions, sorted."""
         names = {name for kept in self.files.values() for name in kept.values()}
         return tuple(sorted(names | {q.picture for q in self.questions if q.picture}))
 
     def asked(self, when: When) -> tuple[Question, ...]:
-        """The questions of one page."""
+        """Return the questions of one page."""
         return tuple(q for q in self.questions if q.when == when)
 
 
 def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
-    """Hash of all that the study is: texts, trials, design, rules, keys and, by name, pictures.
+    """Hash the whole study: texts, trials, design, rules, keys and the names of pictures.
 
     Args:
         written: the content of study.json as it stands there, so that a study keeps its hash when
@@ -115,7 +116,7 @@ def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
 
 
 def load(folder: Path) -> tuple[Study, dict[str, Any]]:
-    """A frozen study and its keys.
+    """Load a frozen study and its keys.
 
     Raises:
         ValueError: no study there, or one that was changed after it was frozen (which file).

@@ -1,1 +1,1 @@
-"""The results and exhibits of a benchmark."""
+"""Results and exhibits of a benchmark."""

@@ -1,4 +1,4 @@
-"""The figures of a benchmark, one function each."""
+"""The figures of a benchmark; one function each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from analysis.exhibits.figures import COLOURS, Figure, look, panels
 
 
 def _frame(name: str, bench: Bench) -> pd.DataFrame:
-    """What a table shows; empty where the benchmark lacks what it needs."""
+    """Return the frame of a table; empty if the benchmark lacks what it needs."""
     table = shelf.get("bench", "table", name)(bench)
     return pd.DataFrame() if table is None else table.frame
 
 
 def _interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> None:
-    """A value with its interval in a line of its own, and the letters of its method beside."""
+    """Draw a value with its interval on one line, with the method's letters beside it."""
     axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
     axis.plot(row[value], y, "o", color="black", **marker)
     axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center", fontsize=8)

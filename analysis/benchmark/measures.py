@@ -1,7 +1,7 @@
-"""By what a benchmark judges a method: outcomes after ablating its sets, and measures of them.
+"""Measures by which a benchmark evaluates methods: outcomes after ablating their sets.
 
-The sampled units are classes; networks and pairs of epochs are taken as given, and an image's
-outcome is its mean over pairs. Undefined is NaN.
+The sampled units are classes; networks and pairs of epochs are fixed, and an image's outcome is its
+mean over pairs. Undefined values are NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNIT = [*PAIR, "class_id", "image_id"]
 
 
 def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
-    """Records of one ablation, split and place as units (pair, class, image) x arms.
+    """Return the records of one ablation, split and place as units (pair, class, image) x arms.
 
     Returns:
         float; columns (method, arm, draw), and (CONTROLS, "before", 0) for the untouched network.
@@ -29,7 +29,8 @@ def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
 
 def of_method(wide: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The arms of one method: columns (arm, draw); none where nothing of it could be run."""
+    """Return the arms of one method with columns (arm, draw); no columns if none of them could
+    be run."""
     return wide.loc[:, wide.columns.get_level_values("method") == method].droplevel(
         "method", axis=1
     )
@@ -41,26 +42,28 @@ Measure = Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
 
 
 def mean_of_arm(arms: pd.DataFrame, name: str) -> pd.Series:
-    """The mean outcome over an arm's draws; NaN where the arm was not run."""
+    """Return the mean outcome over an arm's draws; NaN if the arm was not run."""
     if name not in arms.columns.get_level_values("arm"):
         return pd.Series(np.nan, index=arms.index)
     return arms.xs(name, axis=1, level="arm").mean(axis=1)
 
 
 def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Outcome after ablating the least important bin minus after ablating the most important."""
+    """Return the outcome after ablating the least important bin minus that after the most
+    important bin."""
     bins = quartiles(list(mine.columns.get_level_values("arm").unique()))
     return mean_of_arm(mine, bins[-1] if bins else "") - mean_of_arm(mine, "q1")
 
 
 def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Of what was right before, what ablating q1 takes; undefined for an image wrong before."""
+    """Return whether a correct prediction becomes an error by ablating q1; undefined if it was
+    an error before."""
     before = mean_of_arm(controls, "before")
     return (before - mean_of_arm(mine, "q1")).where(before > 0)
 
 
 def costs_more(than: str, arm: str = "q1") -> Measure:
-    """How much more ablating an arm costs than ablating another one."""
+    """Return a measure of how much more one arm reduces the outcome than another."""
 
     def measure(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
         others = controls if than == "random" else mine
@@ -81,14 +84,15 @@ MEASURES: dict[str, Measure] = {
 
 
 def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd.DataFrame:
-    """A measure of every method: (class, image) x methods, mean over pairs."""
+    """Return a measure of every method: (class, image) x methods, mean over pairs."""
     controls = of_method(wide, CONTROLS)
     columns = {name: measure(of_method(wide, name), controls) for name in methods}
     return pd.DataFrame(columns).groupby(["class_id", "image_id"]).mean()
 
 
 def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
-    """classes x arms of one method (and `random`, `before`), mean over pairs and images."""
+    """Return classes x arms of one method (with `random` and `before`), mean over pairs and
+    images."""
     mine = of_method(wide, method)
     controls = of_method(wide, CONTROLS)
     arms = {name: mean_of_arm(mine, name) for name in mine.columns.get_level_values("arm").unique()}
@@ -98,12 +102,13 @@ def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def outcomes_before(wide: pd.DataFrame) -> pd.Series:
-    """class -> mean outcome of the untouched network."""
+    """Return class -> mean outcome of the unchanged network."""
     return wide[CONTROLS, "before", 0].groupby("class_id").mean()
 
 
 def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
-    """Outcome by the share of neurons ablated: share, most, least (first), mean over classes."""
+    """Return the outcome by the share of ablated neurons: share, most, least (first), mean over
+    classes."""
     mine = of_method(wide, method)
     classes = over_classes(wide, method)
     rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]

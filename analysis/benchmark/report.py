@@ -1,4 +1,5 @@
-"""The report of a benchmark: leaderboard, tables, figures, sentences; two laid side by side."""
+"""The report of a benchmark (leaderboard, tables, figures, sentences), and the comparison of
+two."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def write_bench_report(folder: Path) -> Written:
 
 
 def _on_screen(bench: Bench, main: Table) -> ScreenTable:
-    """The leaderboard in 80 columns; the rest is in the files."""
+    """Return the leaderboard in 80 columns for the terminal; the rest is in the files."""
     frame = main.frame
     linear = frame["linearises"] == bench.main
     shown = pd.DataFrame(
@@ -66,13 +67,13 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
 
 @shelf.sentences("bench", "leaderboard")
 def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """What importance is measured on."""
+    """Return on what importance is measured."""
     return bench.results.measured_on
 
 
 @shelf.sentences("bench", "leaderboard")
 def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """What the leaderboard says, and what it does not; only from the data."""
+    """Return what the leaderboard shows and does not show, as sentences made from the data."""
     frame = tables["leaderboard"].frame
     known = frame[np.isfinite(frame["gap"].astype(float))]
     if known.empty:
@@ -106,7 +107,8 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _beside(best: pd.Series, others: pd.DataFrame) -> str:
-    """The end of a sentence on the best of some methods: which are not separated from it."""
+    """Complete a sentence on the best of some methods with those that do not differ
+    significantly from it."""
     if others.empty:
         return "."
     letters = set(best["group"])
@@ -123,7 +125,7 @@ def _points(row: pd.Series) -> str:
 
 
 def _undefined(bench: Bench) -> list[str]:
-    """Sentences on what could not be judged."""
+    """Return sentences on what could not be evaluated."""
     remarks = []
     before = measures.outcomes_before(bench.wide(bench.main))
     names = [bench.classes[c] for c in before.index[before == 0]]
@@ -200,7 +202,7 @@ shelf.section(
 
 @shelf.sentences("bench", "stability")
 def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """How far the ranking moves with each factor."""
+    """Return how much the ranking changes with each factor."""
     if (table := tables.get("stability")) is None:
         return []
     return [
@@ -212,7 +214,7 @@ def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str
 
 
 def compare(first: Path, second: Path) -> Table:
-    """Two benchmarks' leaderboards side by side.
+    """Compare the leaderboards of two benchmarks.
 
     Returns:
         method; gap, low, high and place in each; difference with interval (the two as

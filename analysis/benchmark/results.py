@@ -1,4 +1,4 @@
-"""Everything that is computed of one benchmark, once: tables, figures and report read it here."""
+"""Values computed from one benchmark, each once, for its tables, figures and report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.results import Results
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One benchmark's results with what follows from them."""
+    """One benchmark's results and the values computed from them."""
 
     results: Results
 
@@ -42,12 +42,12 @@ class Bench:
 
     @property
     def main(self) -> str:
-        """The ablation of the main table: reversion where it was run."""
+        """The ablation of the main table: reversion if it was run."""
         return "revert" if "revert" in self.ablations else self.ablations[0]
 
     @property
     def split(self) -> str:
-        """The images of the main table: those that importance has not seen, where they were run."""
+        """The images of the main table: held-out ones if arms were run on them."""
         splits = self.results.about["splits"]
         return "heldout" if "heldout" in splits else splits[0]
 
@@ -68,7 +68,7 @@ class Bench:
 
     @cached_property
     def depth(self) -> pd.Series:
-        """(series, layer) -> depth, 0 to 1, of the layers in which arms were run."""
+        """Return (series, layer) -> depth, 0 to 1, of the layers in which arms were run."""
         layers = self.results.run.tables("layers").set_index(["series", "layer"])["depth"]
         wanted = [(s, name) for s, some in self.results.about["layers"].items() for name in some]
         return layers.loc[[key for key in wanted if key in layers.index]]
@@ -77,7 +77,7 @@ class Bench:
     def wide(
         self, ablation: str, layer: str = JOINT, outcome: str = "accuracy", split: str = ""
     ) -> pd.DataFrame:
-        """`measures.outcomes` of one ablation, place and split."""
+        """Return `measures.outcomes` of one ablation, place and split."""
         where = {"ablation": ablation, "layer": layer, "split": split or self.split}
         chosen = self.results.records(with_controls=False, **where)
         return measures.outcomes(chosen, outcome)
@@ -87,18 +87,18 @@ class Bench:
         self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
         split: str = "",
     ) -> comparisons.Clustered:  # fmt: skip
-        """A measure of every method over classes; columns as `methods`."""
+        """Return a measure of every method over classes; columns as in `methods`."""
         wide = self.wide(ablation or self.main, layer, outcome, split)
         values = measures.measured(wide, measures.MEASURES[measure], self.methods)
         return comparisons.clustered_by_class(values)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
-        """method -> value of a measure."""
+        """Return method -> value of a measure."""
         return dict(zip(self.methods, self.clustered(measure, **where).value, strict=True))
 
     @cached_property
     def separated(self) -> pd.DataFrame:
-        """Every pair of methods by the main measure: `comparisons.differences`."""
+        """Compare every pair of methods by the main measure (`comparisons.differences`)."""
         return comparisons.differences(self.clustered("gap"), self.methods)
 
     @cached_property
@@ -113,7 +113,8 @@ class Bench:
         return {class_id: names[class_id] for class_id in self.results.about["classes"]}
 
     def levels(self) -> Iterator[tuple[str, str, dict[str, float]]]:
-        """(factor, level, ranking of methods at that level), to see how stable a ranking is."""
+        """Yield (factor, level, ranking of methods at that level), to show how stable the
+        ranking is."""
         for ablation in self.ablations:
             yield "ablation", ablation, self.ranking(ablation=ablation)
         for split in self.results.about["splits"]:
@@ -134,12 +135,12 @@ class Bench:
             yield "layer", f"{series} {layer}", self.ranking_of(self.alone(series, layer))
 
     def alone(self, series: str, layer: str) -> pd.DataFrame:
-        """`wide` of one layer of one series; no rows where nothing of it changed."""
+        """Return `wide` of one layer of one series; no rows if none of its neurons changed."""
         wide = self.wide(self.main, layer)
         return wide[wide.index.get_level_values("series") == series]
 
     def ranking_of(self, wide: pd.DataFrame) -> dict[str, float]:
-        """method -> gap, mean over classes, on some units alone."""
+        """Return method -> gap, mean over classes, of some units."""
         if wide.empty:
             return dict.fromkeys(self.methods, float("nan"))
         values = measures.measured(wide, measures.gap, self.methods)
@@ -147,7 +148,7 @@ class Bench:
 
     @cached_property
     def spaces(self) -> list[SemanticSpace]:
-        """All spaces of the run, in the configured order; none where they were not made."""
+        """Return all spaces of the run, in the configured order; none if they were not computed."""
         try:
             return run_tables.spaces(self.results.run)
         except ArtifactError:
@@ -155,7 +156,8 @@ class Bench:
 
     @cached_property
     def space_values(self) -> dict[str, pd.DataFrame]:
-        """What spaces are judged by: task -> neurons x methods, the neurons that all methods place.
+        """Return the values by which spaces are evaluated: task -> neurons x methods, for
+        neurons that all methods place.
 
         Tasks: the share of five neighbours with the same true concept, in the base and for neurons
         of other epochs, series and untrained networks; `identity`, the reciprocal rank of a
@@ -178,7 +180,8 @@ class Bench:
 
 
 def _identities(space: SemanticSpace) -> pd.Series:
-    """Reciprocal ranks of all consecutive trained epochs of all series, a value a neuron."""
+    """Return reciprocal ranks over all consecutive trained epochs of all series, one value per
+    neuron."""
     frames = [
         identity(space, series, start, end).assign(series=series, epoch=end)
         for series, start, end in trained_steps(space)
@@ -189,7 +192,8 @@ def _identities(space: SemanticSpace) -> pd.Series:
 
 
 def _stability(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
-    """Share of five nearest base neurons common to two draws, mean over pairs of draws."""
+    """Return the share of five nearest base neurons that two draws have in common, mean over
+    pairs of draws."""
     mine = neighbours[neighbours["method"] == method]
     columns = [name for name in mine if str(name).startswith("nearest_")]
     draws = [

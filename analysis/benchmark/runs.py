@@ -1,4 +1,5 @@
-"""Benchmarks of several runs as one table: mean, SD over runs, networks and classes crossed.
+"""Combine benchmarks of several runs in one table: mean, SD over runs, crossed networks and
+classes.
 
 Runs of several seeds or data sets answer what one run cannot: whether a ranking holds for other
 networks. A network is a series of a run. The sampled units are networks and classes, crossed: every
@@ -29,7 +30,7 @@ from harness.text import counted
 
 
 def class_values(bench: Bench, run: str) -> pd.DataFrame:
-    """The gap of every method by network and class, mean over pairs and images.
+    """Return the gap of every method by network and class, mean over pairs and images.
 
     Returns:
         run, network, class, method, gap; NaN where a method has none.
@@ -54,7 +55,7 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
 
 
 def over_runs(values: pd.DataFrame) -> pd.DataFrame:
-    """Every method over all runs.
+    """Summarise every method over all runs.
 
     The value is the mean over networks and classes. Its variance is that of networks plus that of
     classes less that of their cells (`two_way_jackknife`), which on a balanced table is the crossed

@@ -59,7 +59,8 @@ METHODS: dict[str, Callable[[pd.DataFrame, float], Estimates]] = {
 
 
 def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
-    """One row per interval: method, what, whether it holds the truth, whether its test rejects."""
+    """Return one row per interval: method, what, whether it contains the truth, whether its test
+    rejects."""
     frame = as_frame(simulate(design, np.random.default_rng(seed)))
     conditional = dict(zip(design.accuracy, design.log_odds(), strict=True))
     rows: list[dict[str, object]] = []
@@ -98,7 +99,7 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
 def over_seeds(
     job: Callable[[int], Any], studies: int, seed: int = 0, workers: int = 1
 ) -> list[Any]:
-    """What a job gives for as many seeds as there are studies, in their order."""
+    """Return the results of a job for as many seeds as there are studies, in order."""
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(studies)]
     if workers == 1:
         return [job(s) for s in seeds]
@@ -107,7 +108,7 @@ def over_seeds(
 
 
 def arguments(description: str | None, studies: int = 1000) -> argparse.Namespace:
-    """--studies, --seed and --workers of the command line."""
+    """Parse --studies, --seed and --workers."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--studies", type=int, default=studies)
     parser.add_argument("--seed", type=int, default=0)

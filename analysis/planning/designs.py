@@ -1,4 +1,5 @@
-"""Studies of right and wrong answers with a known truth, as planner and coverage draw them."""
+"""Simulate studies of correct and incorrect responses with known parameters, for planner and
+coverage."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from analysis.statistics.clusters import Crossed
 
 @dataclass(frozen=True)
 class Design:
-    """A study of right and wrong answers: who answers what, and the truth behind it.
+    """A study of correct and incorrect responses: its size, and the true parameters.
 
     Attributes:
         accuracy: condition -> share of right answers, averaged over people and items.
@@ -56,17 +57,18 @@ class Design:
 
     @property
     def standard_deviation(self) -> float:
-        """Total standard deviation of an answer's logit around its condition's."""
+        """Return the total standard deviation of a response's logit around that of its
+        condition."""
         return float(np.linalg.norm([self.sd_participant, self.sd_item, self.sd_condition]))
 
     def log_odds(self) -> np.ndarray:
-        """Logit of a person and an item of average ability and difficulty, by condition."""
+        """Return the logit for average ability and difficulty, by condition."""
         sd = self.standard_deviation
         return np.array([mixed_model.conditional(share, sd) for share in self.accuracy.values()])
 
 
 def simulate(design: Design, rng: np.random.Generator) -> Crossed:
-    """Answers of one study, right (1) or wrong (0)."""
+    """Simulate the responses of one study, correct (1) or incorrect (0)."""
     conditions, people, items = len(design.accuracy), design.participants, design.items
     ability = rng.normal(0, design.sd_participant, people)[:, None, None]
     own = rng.normal(0, design.sd_condition, (people, conditions))[:, :, None]
@@ -98,7 +100,7 @@ def simulate(design: Design, rng: np.random.Generator) -> Crossed:
 
 
 def as_frame(data: Crossed) -> pd.DataFrame:
-    """The same answers as a table: participant, trial, condition, correct."""
+    """Return the responses as a table: participant, trial, condition, correct."""
     return pd.DataFrame(
         {
             "participant": data.participant,

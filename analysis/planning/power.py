@@ -1,4 +1,4 @@
-"""How many people: studies are simulated before they are run, and analysed as they will be.
+"""Estimate the power of a study by simulating it and analysing it as planned.
 
 A power is the share of simulated studies in which the planned test rejects. The simulation knows
 participants who differ, items that differ and guessing (`designs.py`); the analysis is
@@ -36,7 +36,7 @@ NOTHING = 0.0005
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be found.
+    """The design and the tests whose power is estimated.
 
     Attributes:
         design: the study; its number of participants is varied by `curve`.
@@ -56,7 +56,7 @@ class Plan:
 
 
 def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
-    """Share of simulated studies in which each test rejects.
+    """Estimate the share of simulated studies in which each test rejects.
 
     Returns:
         effect (a condition, or "a − b"; with several, TOGETHER: all are found in one study), size
@@ -107,7 +107,7 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a study to try, all combinations.
+    """Sizes of a study to try, in all combinations.
 
     Answers are participants × trials = items × raters in every condition, so that three of the four
     numbers say the fourth. More participants alone do not help where items differ: the
@@ -156,7 +156,7 @@ class Sizes:
 def curve(
     plan: Plan, sizes: Sizes, studies: int = 400, cost: float = np.nan, seed: int = 0
 ) -> pd.DataFrame:
-    """Power over sizes of the study.
+    """Estimate power over sizes of the study.
 
     Args:
         cost: of one participant, in any currency.
@@ -181,7 +181,8 @@ def curve(
 
 
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
-    """The fewest participants with which each effect, and all together, have the wanted power.
+    """Find the fewest participants with which each effect, and all together, have the wanted
+    power.
 
     Returns:
         effect, design, participants, trials, items, raters, power, cost; missing where no number
@@ -202,7 +203,8 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
 
 
 def in_words(found: pd.DataFrame, wanted: float) -> str:
-    """The smallest design with the wanted power for all effects: fewest people, trials, items."""
+    """Describe the smallest design with the wanted power for all effects: fewest participants,
+    trials, items."""
     every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
     if every.empty:
         return f"No design tried finds every effect with {100 * wanted:g} % power."
@@ -216,7 +218,7 @@ def in_words(found: pd.DataFrame, wanted: float) -> str:
 
 
 def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
-    """The design with accuracies and standard deviations from a pilot's answers.
+    """Set the accuracies and standard deviations of a design from a pilot's responses.
 
     Args:
         design: its conditions that the pilot has take the pilot's (model-based) accuracies; chance,
@@ -246,7 +248,7 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
 def power_tables(
     table: pd.DataFrame, found: pd.DataFrame, wanted: float
 ) -> tuple[list[Table], Figure]:
-    """The curve and the smallest designs as tables, and the curve as a figure."""
+    """Return the power curve and the smallest designs as tables, and the curve as a figure."""
     number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
               "raters": "{:.0f}", "cost": "{:.2f}"}  # fmt: skip
     meaning = (
@@ -286,7 +288,7 @@ def power_tables(
 def draw_curves(
     curves: Mapping[str, pd.DataFrame], wanted: float, label: str, legend: str = ""
 ) -> tuple[Canvas, Axes]:
-    """Power over participants, with the band of the simulation's error.
+    """Draw power over participants, with the simulation error as a band.
 
     Args:
         curves: what the legend calls them -> participants, power, low, high.

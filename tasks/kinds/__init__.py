@@ -1,4 +1,4 @@
-"""The built-in tasks: one file each, found by being here."""
+"""The built-in tasks: one file each; every file in this folder is registered."""
 
 from functools import cache
 from importlib import import_module

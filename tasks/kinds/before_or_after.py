@@ -1,9 +1,9 @@
-"""Before or after: which new picture does the neuron answer to more, later in training?
+"""Before or after: which of two new pictures activates the neuron more at the later checkpoint?
 
 Two-alternative forced choice with references (Borowski et al. 2021; Zimmermann et al. 2021, 2023):
-patches of one neuron at t and at t', then one new picture of the stimuli of each. The right one is
-among the stimuli at t' and not at t, so that the later neuron answers to it more than to the other,
-which is a stimulus at t and not at t'. Chance is 1/2.
+patches of one neuron at t and at t', then one new picture of the stimuli of each. The correct one
+is among the stimuli at t' and not at t, so that it activates the later neuron more than the other
+one does, which is a stimulus at t and not at t'. Chance is 1/2.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ SIDE = 3 * TILE + 2 * GAP  # pixels of one option: as large as a composite
 
 
 def _alike(evidence: Evidence, before: Neuron, after: Neuron) -> float:
-    """How alike the references at both epochs look."""
+    """Return the similarity of the references at the two epochs."""
     return likeness(*(evidence.look(neuron) for neuron in (before, after)))
 
 
 def _lean(evidence: Evidence, before: Neuron, after: Neuron, neuron: Neuron, rank: int) -> float:
-    """How much more one stimulus of `neuron` looks like the references at t' than at t."""
+    """Return how much more a stimulus of `neuron` resembles the references at t' than those at
+    t."""
     one = evidence.look(neuron, [rank], columns=1)
     sheets = [evidence.look(n) for n in (before, after)]
     return likeness(one, sheets[1]) - likeness(one, sheets[0])
@@ -107,7 +108,8 @@ class BeforeOrAfter(PickOne):
     def _candidate(
         self, evidence: Evidence, condition: str, rng: np.random.Generator
     ) -> tuple[Neuron, Neuron, list[int], list[int]]:
-        """A neuron at t and t', and places of new pictures among the stimuli at t' and at t."""
+        """Return a neuron at t and t', and the ranks of new pictures among the stimuli at t' and
+        at t."""
         for _ in range(TRIES):
             series = str(rng.choice(evidence.staged))
             moved = evidence.displacement(series)
@@ -125,7 +127,8 @@ class BeforeOrAfter(PickOne):
         raise NoTrial(f"before_or_after {condition}: no neuron with new pictures at both epochs")
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """The option that is nearer to After than to Before, compared with the other option."""
+        """Choose the option that resembles After more than Before, compared with the other
+        option."""
         before, after = (statistics[p.images[0]] for p in trial.panels)
         lean = [
             likeness(statistics[o.image], after) - likeness(statistics[o.image], before)

@@ -1,6 +1,6 @@
-"""Concept agreement: do these six neurons show one concept, and which? (HIVE's form.)
+"""Concept agreement: do six neurons show one concept, and which? (The form of HIVE.)
 
-Neighbours in the space against random neurons; no answer is right or wrong.
+Neighbours in the space are compared with random neurons; no answer is correct or incorrect.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Evolution labelling: what does one neuron show early, midway and late in training?
+"""Evolution labelling: what does one neuron show at an early, a middle and a late stage of
+training?
 
-Controls: `same_stage` shows three disjoint sets of stimuli of one stage under the three names (no
+Controls: `same_stage` shows three disjoint sets of stimuli of one stage as if they were three (no
 change is possible); `false_evolution` joins the early stage of one neuron to the middle and late
-stages of another of the same layer (a change that no neuron made).
+stages of another neuron of the same layer (a change that no neuron made).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Odd one out: six neurons, five belong together, which does not? (ConceptEvo's alignment study.)
+"""Odd one out: which of six neurons does not belong to the other five? (ConceptEvo's alignment
+study.)
 
 The five are a target and its four nearest neighbours; the target is shown but is never drawn as its
 own neighbour. The intruder lies outside the target's nearest `OUTSIDE` and at the target's layer
@@ -32,7 +33,7 @@ TRIES = 200
 
 
 def neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) -> list[int]:
-    """Nearest rows of `pool` in order, at most one of each channel of a series.
+    """Return the nearest rows of `pool` in order, at most one of each channel of a series.
 
     The same channel at another epoch shares most of its stimuli; it would make the trial a
     comparison of identical pictures.
@@ -53,7 +54,7 @@ def neighbours(evidence: Evidence, target: int, pool: np.ndarray, count: int) ->
 def intruder(
     evidence: Evidence, target: int, group: list[int], pool: np.ndarray, rng: np.random.Generator
 ) -> int:
-    """A row of the target's depth, outside its nearest OUTSIDE (at most half the pool)."""
+    """Draw a row at the target's depth, outside its nearest OUTSIDE (at most half the pool)."""
     outside = min(OUTSIDE, len(pool) // 2)
     near = evidence.space.nearest(np.array([target]), pool, outside)[0][0]
     depth = np.abs(evidence.depth[pool] - evidence.depth[target]) < SAME_DEPTH
@@ -155,7 +156,7 @@ class OddOneOut(PickOne):
     def _choose(
         self, evidence: Evidence, condition: str, rng: np.random.Generator
     ) -> tuple[list[int], int, dict[str, Any]]:
-        """Five rows, the odd one's row, and how they came about."""
+        """Draw five rows and the row of the intruder, with a description of how they were drawn."""
         base = evidence.base
         everything = evidence.rows()
         if condition == "random":
@@ -183,7 +184,7 @@ class OddOneOut(PickOne):
         return [target, *four], odd, {"target": str(evidence.neurons[target])}
 
     def _cluster(self, evidence, condition, pool, rng):
-        """Five of one cluster of the space, and an intruder of none that is near."""
+        """Draw five rows of one cluster of the space, and an intruder of another cluster."""
         if condition not in evidence.clusters:
             eps = evidence.eps[condition]
             evidence.clusters[condition] = clusters(evidence, pool, eps, SHOWN - 1)
@@ -220,9 +221,10 @@ class OddOneOut(PickOne):
         return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": picked.concept}
 
     def _obvious(self, evidence, rng):
-        """Five times one neuron (other stimuli each), and one that shows and is another thing.
+        """Draw one neuron five times (with different stimuli), and a neuron that looks and is
+        different.
 
-        Looks alone do not do: the intruder may look different and show flowers just as well.
+        A different look is not enough: the intruder may look different and show flowers, too.
         """
         rows, looks = evidence.looks
         one = int(rng.integers(len(rows)))
@@ -242,7 +244,8 @@ class OddOneOut(PickOne):
         raise NoTrial("no neuron looks different enough and shows pictures of another kind")
 
     def observe(self, trial: Trial, statistics: dict[str, np.ndarray]) -> tuple[Any, float]:
-        """The option least like the others; clarity is its distance to the second."""
+        """Choose the option that is least similar to the others; the margin is its distance to
+        the second."""
         looks = [statistics[o.image] for o in trial.options]
         alike = [
             np.mean([likeness(a, b) for j, b in enumerate(looks) if j != i])
