@@ -1,7 +1,7 @@
-"""Which state dict of a checkpoint fits an architecture, and which prefix stands before its keys.
+"""Find the state dict of a checkpoint that fits an architecture, and the prefix of its keys.
 
-One rule: keys that fit are taken as they are; otherwise what stands below one prefix is taken, if
-its names and shapes then fit exactly and nothing else does. What was done is logged.
+Keys that fit are used as they are; otherwise the tensors below one prefix are used, if their names
+and shapes fit exactly and those below no other prefix do. What was done is logged.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from harness.text import listed
 
 logger = logging.getLogger(__name__)
 
-#: Where a checkpoint keeps the weights that were trained, the likeliest first ("": not nested).
-#: Averaged weights, teachers and others beside them are taken where they alone fit, or by `key`.
+#: Keys under which a checkpoint usually holds the trained weights, the likeliest first ("": not
+#: nested). Others (averaged weights, a teacher) are used only if they alone fit, or by `key`.
 MAIN_KEYS = ("", "model_state_dict", "state_dict", "model", "module", "net", "network", "weights")
 
-#: Parts of names that wrappers put before those of the modules that they wrap: of torch.compile,
-#: FSDP and checkpointed activations; and of DataParallel around a part of a network, which a
-#: network of one's own may use for itself, and so is removed only where nothing else fits.
+#: Parts of names that wrappers insert: torch.compile, FSDP and activation checkpointing; and
+#: DataParallel around a part of a network, which inserts `module`. A network may itself use this
+#: name, so it is removed only if nothing else fits.
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 ANY_WRAPPERS = WRAPPERS | {"module"}
 
-#: Counters beside the weights: of averaging, of thop's operations.
+#: Counters beside the weights: of weight averaging, and of operations (the package thop).
 COUNTERS = {"n_averaged", "total_ops", "total_params"}
 
-#: Of batch normalisation; evaluation does not use it, and old or other people's files lack it.
+#: A buffer of batch normalisation that evaluation does not use and some files lack.
 UNUSED_IN_EVALUATION = "num_batches_tracked"
 
-DEPTH = 3  # of nested dicts that are searched
+DEPTH = 3  # levels of nested dicts that are searched
 
 Tensors = dict[str, Tensor]
 
@@ -47,12 +47,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """What fits: the tensors below `prefix` in the state dict under `key` ("" for none).
+    """Tensors that fit: those below `prefix` in the state dict under `key` ("" for none).
 
     Attributes:
         tensors: by the architecture's names.
-        unused: names of the state dict's other tensors.
-        wrappers: parts of names that were removed inside them.
+        unused: names of the other tensors of the state dict.
+        wrappers: parts that were removed from within names.
     """
 
     key: str
@@ -63,21 +63,21 @@ class Part:
 
     @property
     def address(self) -> str:
-        """By which `key = "…"` of the configuration chooses it."""
+        """The value of `key` in the configuration that chooses this part."""
         return ".".join(part for part in (self.key, self.prefix.rstrip(".")) if part)
 
 
 def fill(model: nn.Module, content: object, origin: str, key: str | None = None) -> nn.Module:
-    """Load weights into a model, strictly; every misfit is listed in one error.
+    """Load weights into a model, strictly; one error lists everything that does not fit.
 
     Args:
         model: the architecture.
         content: of a checkpoint file.
-        origin: names it in errors.
-        key: which state dict, or which part of one, is meant; dots lead inwards.
+        origin: names the file in errors.
+        key: the state dict, or the part of one, to use; dots separate levels.
 
     Raises:
-        CheckpointError: no state dict, several that fit, or none.
+        CheckpointError: there is no state dict, none fits, or several different ones do.
     """
     wanted = model.state_dict()
     dicts = dict(state_dicts(content))
@@ -109,8 +109,8 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
 
 
 def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
-    """(key, state dict) of all that a checkpoint holds but optimizers and schedulers; "" is the
-    checkpoint itself."""
+    """Yield (key, state dict) for all in a checkpoint except optimizers and schedulers; the key of
+    the checkpoint itself is ""."""
     items: Mapping[object, object] = {}
     if isinstance(content, Mapping) and not _is_optimizers(content):
         items = content
@@ -135,8 +135,8 @@ def _is_optimizers(content: Mapping) -> bool:
 
 
 def _with_shared(state: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
-    """A state dict and, of tensors that an architecture uses under several names, all of these:
-    safetensors keep such a tensor once."""
+    """Add the missing names of tensors that the architecture uses under several names; safetensors
+    store such a tensor once."""
     whole = dict(state)
     for names in _names_of_storage(wanted).values():
         if held := [name for name in names if name in state]:
@@ -145,7 +145,7 @@ def _with_shared(state: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
 
 
 def _names_of_storage(wanted: Mapping[str, Tensor]) -> dict[tuple, list[str]]:
-    """The names of each tensor of an architecture; several where it is used several times."""
+    """Return the names of each tensor of an architecture; several if it is shared."""
     names: dict[tuple, list[str]] = {}
     for name, tensor in wanted.items():
         place = (tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -154,7 +154,7 @@ def _names_of_storage(wanted: Mapping[str, Tensor]) -> dict[tuple, list[str]]:
 
 
 def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Tensors]:
-    """The state dict under a key, or the parts of state dicts whose names begin with it."""
+    """Return the state dict under a key, or the parts of state dicts whose names begin with it."""
     if key in dicts:
         return {key: dicts[key]}
     parts = {}
@@ -172,14 +172,15 @@ def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Ten
 
 
 def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
-    """What of a state dict fits exactly: all of it, or what stands below a prefix."""
+    """Return the parts of a state dict that fit exactly: all of it, or the tensors below a
+    prefix."""
     for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
         names = {_without(name, wrappers): name for name in state}
         parts: list[Part] = []
-        if len(names) < len(state):  # two names have become one
+        if len(names) < len(state):  # two names have become equal
             continue
         for prefix in reversed(_prefixes(names, wanted)):
-            others = tuple(part.prefix for part in parts)  # a whole network beside it
+            others = tuple(part.prefix for part in parts)  # of other complete networks
             tensors = {
                 name.removeprefix(prefix): state[original]
                 for name, original in names.items()
@@ -202,7 +203,7 @@ def _without(name: str, wrappers: Set[str]) -> str:
 
 
 def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
-    """Whatever stands before one of the wanted names, the shortest first."""
+    """Return all prefixes of one of the architecture's names, the shortest first."""
     single = [names[0] for names in _names_of_storage(wanted).values() if len(names) == 1]
     candidates = [name for name in single or wanted if UNUSED_IN_EVALUATION not in name]
     name = max(candidates, key=len, default="")
@@ -213,7 +214,7 @@ def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
 
 
 def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
-    """Why tensors do not fill an architecture."""
+    """List why tensors do not fit an architecture."""
     return [
         *(
             f"missing {name}"
@@ -250,14 +251,15 @@ def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
 
 
 def _converts(given: Tensor, wanted: Tensor) -> bool:
-    """Whether numbers keep their meaning: integers in a weight's place stand for others."""
+    """Return whether numbers keep their meaning; integers in place of a weight are codes (of a
+    quantised network)."""
     if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
         return False
     return wanted.is_floating_point() or torch.can_cast(given.dtype, wanted.dtype)
 
 
 def _chosen(fitting: list[Part], origin: str, key: str | None) -> Part:
-    """The one part that is meant. Raises CheckpointError where that cannot be told."""
+    """Return the part to use. Raises CheckpointError if several likely parts differ."""
     likeliest = fitting
     if key is None:
         by_key = ([part for part in fitting if part.key == name] for name in MAIN_KEYS)
@@ -301,7 +303,7 @@ def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
 
 
 def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
-    """Every misfit of the state dict and prefix that come nearest."""
+    """Describe the misfits of the state dict and prefix that fit best."""
     nearest = [_nearest(name, state, wanted) for name, state in dicts.items()]
     _, name, prefix = max(nearest, key=lambda found: found[0])
     below = {n.removeprefix(prefix): t for n, t in dicts[name].items() if n.startswith(prefix)}
@@ -315,7 +317,7 @@ def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
 
 
 def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
-    """What to do where only the head, a weight and a bias at most, is of another size."""
+    """Say what to do if only the head (at most a weight and a bias) has another size."""
     heads = {
         (tensors[name].shape[0], wanted[name].shape[0])
         for name in wanted
@@ -333,13 +335,13 @@ def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
     )
 
 
-#: Parts of names of weights that are computed from others, and of weights that are added to others.
+#: Parts of names of tensors from which weights are computed, and of weights added to others.
 _COMPUTED = ("weight_orig", "weight_mask", "weight_g", "weight_v", "parametrizations")
 _ADDED = ("lora_", "adapter")
 
 
 def _remedy(tensors: Tensors, wanted: Tensors) -> str:
-    """What to do where the names of a state dict are not an architecture's."""
+    """Say what to do if the names of a state dict differ from an architecture's."""
     unknown = [name for name in tensors if name not in wanted]
     if any(part in name for name in unknown for part in _ADDED):
         return ". It holds an adapter's weights: merge them into the network's, and save these"
@@ -356,7 +358,8 @@ def _remedy(tensors: Tensors, wanted: Tensors) -> str:
 
 
 def _nearest(name: str, state: Tensors, wanted: Tensors) -> tuple[int, str, str]:
-    """How many of the wanted names a state dict has below its best prefix, its key, that prefix."""
+    """Return how many of the architecture's names a state dict holds below its best prefix, the
+    state dict's key, and that prefix."""
     prefixes = Counter(
         held[: -len(want)] for held in state for want in wanted if f".{held}".endswith(f".{want}")
     )

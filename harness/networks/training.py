@@ -1,4 +1,4 @@
-"""Train a network and keep its weights at named epochs. Interrupted training resumes exactly."""
+"""Train a network and save its weights at given epochs. Interrupted training resumes exactly."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class TrainingParameters(BaseModel):
 
     Attributes:
         epochs: passes over the training images.
-        save: epochs whose weights are kept; 0 is before any training.
+        save: epochs whose weights are saved; 0 is the untrained network.
         learning_rate: peak of the one-cycle schedule, or the constant rate.
         schedule: "onecycle" (Smith and Topin, 2019) or "constant".
         augment: random horizontal flip and shift by up to 4 pixels.
-        images: train on the first so many images only (all by default).
+        images: number of training images to use, from the first on (all by default).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,10 +59,10 @@ class TrainingParameters(BaseModel):
 
 @dataclass(frozen=True)
 class Examples:
-    """Images that are read a batch at a time, and their labels.
+    """Images that are read in batches, and their labels.
 
     Attributes:
-        read: rows [batch] -> normalised images [batch, channels, h, w].
+        read: row numbers [batch] -> normalised images [batch, channels, h, w].
         labels: int64 [n].
     """
 
@@ -75,12 +75,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network is trained on.
+    """The images of a training.
 
     Attributes:
-        train: what is learned; two batches of it are in memory at once.
-        test: for the accuracy in the log.
-        classes: how many; the size of the output.
+        train: training images; two batches of them are in memory at once.
+        test: images for the accuracy in the log.
+        classes: number of classes and of the network's outputs.
     """
 
     train: Examples
@@ -90,7 +90,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """Where a training is kept.
+    """The files of a training.
 
     Attributes:
         weights: epoch -> file of its weights.
@@ -110,15 +110,15 @@ def train(
     on_batch: Callable[[], None] = lambda: None,
     device: Device = CPU,
 ) -> pd.DataFrame:
-    """Train from random weights, or from where an interrupted call with the same arguments was.
+    """Train from random weights, or resume an interrupted call with the same arguments.
 
     Args:
-        architecture: a name for `networks.build`.
+        architecture: a name for `architectures.build`.
         lesson: training and test images.
         parameters: see TrainingParameters.
-        seed: of weights, order and augmentation.
-        files: where weights and state are kept.
-        on_batch: called after every batch.
+        seed: of weights, order, augmentation and dropout.
+        files: where weights and state are saved.
+        on_batch: called after every batch; on resuming, also for every batch already done.
         device: where to compute; always in float32.
 
     Returns:
@@ -126,7 +126,7 @@ def train(
         columns of epoch 0).
 
     Raises:
-        ValueError: fewer training images than one batch.
+        ValueError: there are fewer training images than one batch holds.
     """
     count = min(len(lesson.train), parameters.images or len(lesson.train))
     batches = count // parameters.batch_size
@@ -152,7 +152,7 @@ def train(
         _one_cycle(steps) if parameters.schedule == "onecycle" else lambda step: 1.0
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    log: list[tuple[float, ...]] = []  # a row of LOG an epoch
+    log: list[tuple[float, ...]] = []  # one row of LOG per epoch
 
     if state := _resumable(files, parameters, device):
         model.load_state_dict(state["model"])
@@ -167,8 +167,8 @@ def train(
             save_weights(model, files.weights(0))
 
     for epoch in range(len(log), parameters.epochs + 1):
-        # The order, the augmentation and dropout depend on (seed, epoch) alone: resuming at an
-        # epoch's start gives what an uninterrupted training gives.
+        # The order, the augmentation and dropout depend on (seed, epoch) alone, so resuming at the
+        # start of an epoch gives the same weights as an uninterrupted training.
         rng = np.random.default_rng([seed, epoch])
         torch.manual_seed(int(rng.integers(2**62)))
         model.train()
@@ -206,8 +206,8 @@ def train(
 def _resumable(
     files: TrainingFiles, parameters: TrainingParameters, device: Device
 ) -> dict[str, Any] | None:
-    """The state of an interrupted training; None where there is none, or where weights that it has
-    saved are gone: they come from training anew alone."""
+    """Return the state of an interrupted training; None if there is none, or if weights that it
+    saved are missing, which only a new training can produce."""
     if not files.state.exists():
         return None
     state = torch.load(files.state, weights_only=True, map_location=device.place)
@@ -216,7 +216,8 @@ def _resumable(
 
 
 def _one_cycle(steps: int) -> Callable[[int], float]:
-    """Linear rise over the first 30 %, cosine fall to nought: the factor of the peak rate."""
+    """Return the factor of the peak rate at each step: a linear rise from 4 % over the first 30 %
+    of the steps, then a cosine decay to 0."""
     rise = max(1, round(0.3 * steps))
 
     def factor(step: int) -> float:
@@ -228,7 +229,8 @@ def _one_cycle(steps: int) -> Callable[[int], float]:
 
 
 def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:
-    """Each image flipped or not and shifted by up to `reach` pixels, edges repeated."""
+    """Flip each image with probability .5 and shift it by up to `reach` pixels; edges are
+    repeated."""
     count, _, height, width = batch.shape
     flipped = torch.from_numpy(rng.random(count) < 0.5)
     batch = torch.where(flipped[:, None, None, None], batch.flip(3), batch)
@@ -243,7 +245,7 @@ def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> T
 
 @torch.no_grad()
 def accuracy(model: nn.Module, examples: Examples, batch_size: int, device: Device = CPU) -> float:
-    """Share of images whose largest logit is the label's, in evaluation mode."""
+    """Return the share of images whose largest logit is that of the label, in evaluation mode."""
     training = model.training
     model.eval()
     count = len(examples)
@@ -259,7 +261,7 @@ def accuracy(model: nn.Module, examples: Examples, batch_size: int, device: Devi
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The state dict alone, loadable with `weights_only=True`; whole or not at all."""
+    """Write the state dict alone, loadable with `weights_only=True`; completely or not at all."""
     state = model.state_dict()
     for name, value in state.items():
         state[name] = value.cpu()
@@ -267,6 +269,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def _save(value: Any, path: Path) -> None:
-    # to an open file: of a path, its (temporary) name would be written into the bytes
+    # given a path instead of an open file, torch would write the temporary name into the file
     with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save(value, file)

@@ -1,9 +1,8 @@
-"""Can a series of checkpoints be believed? What its weights say about their order and origin.
+"""Check from the weights whether the checkpoints of a series belong to one training, in order.
 
-The weights of one training are a way through the space of weights: of three consecutive
-checkpoints, the one in the middle is nearer to both others than they are to each other, or at least
-not much farther. A checkpoint of another training, a damaged one, or one under the wrong number is
-not.
+The weights of one training follow a trajectory: of three consecutive checkpoints, the middle one is
+nearer to both others than they are to each other, or at least not much farther. This fails for a
+checkpoint of another training, a damaged one, or one with a wrong epoch.
 """
 
 from __future__ import annotations
@@ -16,34 +15,35 @@ import numpy as np
 
 from harness.text import counted, listed
 
-#: A checkpoint is off the way if it is so many times as far from both neighbours as they are from
-#: each other. Along trainings it is about 0.5, between checkpoints that differ by noise alone 1.
+#: A checkpoint is off the trajectory if it is more than this many times as far from each neighbour
+#: as they are from each other. The ratio is about 0.5 along trainings, and 1 between checkpoints
+#: that differ by noise alone.
 OFF_THE_WAY = 1.5
 
-#: The same for single layers, which are fewer numbers and so vary more.
+#: The same for single layers, whose ratios vary more because they have fewer weights.
 LAYER_OFF_THE_WAY = 2.5
 
-#: A step is a jump if it is so many times as long as the longer of those beside it.
+#: A step is a jump if it is more than this many times as long as the longer adjacent step.
 JUMP = 3.0
 
-#: An order is wrong if another one shortens the steps that it changes to this share of theirs.
+#: An order is wrong if another reduces the length of the steps that it changes below this share.
 SHORTER = 0.8
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A series in numbers.
+    """Distances and counts of the weights of a series.
 
     Attributes:
         epochs: [checkpoints], increasing.
         layers: names [layers].
-        distances: [layers, checkpoints, checkpoints] Euclidean, between the layers' weights.
-        digests: [layers, checkpoints]; equal where weights are equal to the bit.
+        distances: [layers, checkpoints, checkpoints] Euclidean distances of a layer's weights.
+        digests: [layers, checkpoints]; equal if the weights are bitwise equal.
         buffers: [checkpoints] digests of running statistics.
-        non_finite, dead, units: [layers, checkpoints] counts: weights that are NaN or infinite;
-            units without incoming weights, and all units.
-        batches: [checkpoints] counted by normalisation layers; -1 where none counts.
-        norms: [layers, checkpoints] Euclidean, of the weights.
+        non_finite, dead, units: [layers, checkpoints] numbers of weights that are NaN or infinite,
+            of units whose incoming weights are all (nearly) zero, and of all units.
+        batches: [checkpoints] batches counted by normalisation layers; -1 if none counts.
+        norms: [layers, checkpoints] Euclidean norms of the weights.
     """
 
     epochs: tuple[int, ...]
@@ -59,21 +59,21 @@ class Trajectory:
 
     @property
     def total(self) -> np.ndarray:
-        """Distances over all layers [checkpoints, checkpoints]."""
+        """Euclidean distances over all layers, [checkpoints, checkpoints]."""
         return np.sqrt(np.square(self.distances).sum(axis=0))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason for doubt.
+    """One reason to doubt a series.
 
     Attributes:
         kind: "equal", "not finite", "off the way", "layer off the way", "order", "jump", "frozen",
             "dead units".
-        epochs: which checkpoints.
+        epochs: the checkpoints concerned.
         text: a sentence.
-        layers: which layers; empty for all.
-        value: the number on which it rests; NaN where there is none.
+        layers: the layers concerned; empty for all.
+        value: the number on which the finding rests; NaN if there is none.
     """
 
     kind: str
@@ -84,11 +84,11 @@ class Finding:
 
 
 def findings(way: Trajectory) -> list[Finding]:
-    """All reasons to doubt a series; none for a series as a training leaves it."""
+    """Return all reasons to doubt a series."""
     finite = np.asarray(way.non_finite).sum(axis=0) == 0
     equal = _groups([(*way.digests[:, i], way.buffers[i]) for i in range(len(way.epochs))])
     distinct = [group[0] for group in equal if finite[group[0]]]
-    # of equal ones, it is unknown to which epoch the weights belong
+    # if several checkpoints are equal, it is unknown to which epoch the weights belong
     single = [group[0] for group in equal if len(group) == 1 and finite[group[0]]]
     on_way, off = _off_the_way(way, single)
     order, wrong = _order(way, on_way)
@@ -106,14 +106,14 @@ def findings(way: Trajectory) -> list[Finding]:
 
 
 def detours(distances: np.ndarray) -> np.ndarray:
-    """How far each checkpoint lies beside the way of its neighbours.
+    """Return how far each checkpoint lies off the trajectory of its neighbours.
 
     Args:
         distances: [n, n] between checkpoints in order.
 
     Returns:
-        [n] min(d(before, it), d(it, after)) / d(before, after); NaN at both ends, and where the
-        neighbours are equal and it is, too.
+        [n] min(d(before, it), d(it, after)) / d(before, after); NaN at both ends and where all
+        three are equal, infinite where only the neighbours are.
     """
     values = np.full(len(distances), np.nan)
     for i in range(1, len(distances) - 1):
@@ -127,7 +127,7 @@ def detours(distances: np.ndarray) -> np.ndarray:
 
 
 def _groups(keys: Sequence[object]) -> list[list[int]]:
-    """Positions with the same key, in order of the first of each."""
+    """Return the positions of each key, in order of first occurrence."""
     groups: dict[object, list[int]] = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
@@ -154,7 +154,8 @@ def _equal(way: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding
 
 
 def _off_the_way(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
-    """The checkpoints without those that lie nowhere on the way of the others, and these."""
+    """Return the positions of the checkpoints on the trajectory, and a finding for each other that
+    also fits nowhere else on it."""
     rest, found = list(places), []
     while len(rest) > 2:
         ratios = detours(way.total[np.ix_(rest, rest)])
@@ -182,7 +183,7 @@ def _off_the_way(way: Trajectory, places: Sequence[int]) -> tuple[list[int], lis
 
 
 def _fits_elsewhere(total: np.ndarray, places: Sequence[int], k: int) -> bool:
-    """Whether a checkpoint lies between two others, or beyond an end."""
+    """Return whether a checkpoint fits between two consecutive others, or beyond an end."""
     it, rest = places[k], [p for p in places if p != places[k]]
     if any(max(total[p, it], total[it, q]) <= total[p, q] for p, q in pairwise(rest)):
         return True
@@ -192,7 +193,8 @@ def _fits_elsewhere(total: np.ndarray, places: Sequence[int], k: int) -> bool:
 
 
 def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Finding]]:
-    """The order in which the way is much shorter, and which checkpoints then stand elsewhere."""
+    """Return the order in which the trajectory is much shorter, and a finding that names the
+    checkpoints which it moves (none if the present order is right)."""
     order = list(places)
     while better := _better(way.total, order):
         order = better
@@ -210,9 +212,12 @@ def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Find
 
 
 def _better(total: np.ndarray, order: list[int]) -> list[int] | None:
-    """The order with a part of it reversed, a checkpoint put elsewhere, or two exchanged, whose new
-    steps have the smallest share of the length of those that they replace; None where no share is
-    at most SHORTER."""
+    """Return the best order after one change: a part reversed, a checkpoint moved, or two
+    exchanged.
+
+    The best change minimises the length of its new steps as a share of the length of the steps that
+    they replace. Returns None if no share is below SHORTER.
+    """
 
     def taken(*steps: list[int]) -> np.ndarray:
         matrix = np.zeros(total.shape, dtype=bool)
@@ -262,9 +267,10 @@ def _counters(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
 
 
 def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
-    """Steps much longer than those beside them, by epoch and by its square root.
+    """Find steps that are much longer than the adjacent ones, both per epoch and per square root of
+    epochs.
 
-    The first step is none where it begins at epoch 0, as training may begin with a long one.
+    The first step is skipped if the series begins at epoch 0: training may begin with a long one.
     """
     steps = list(pairwise(places))
     spans = np.array([way.epochs[q] - way.epochs[p] for p, q in steps], dtype=float)
@@ -284,7 +290,7 @@ def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
 
 
 def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
-    """Single layers that are off the way where the checkpoint as a whole is not."""
+    """Find single layers that are off the trajectory although the checkpoint as a whole is not."""
     by_layer = _layer_detours(way, places)
     for place, epoch in ((k, way.epochs[p]) for k, p in enumerate(places)):
         ratios = {name: float(values[place]) for name, values in by_layer.items()}
@@ -300,7 +306,8 @@ def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Find
 
 
 def _layer_detours(way: Trajectory, places: Sequence[int]) -> dict[str, np.ndarray]:
-    """`detours` of each layer with units; biases and scales are too few numbers."""
+    """Return `detours` of each layer with units; other layers (scales, biases) have too few
+    weights."""
     return {
         name: detours(way.distances[k][np.ix_(places, places)])
         for k, name in enumerate(way.layers)
@@ -309,7 +316,7 @@ def _layer_detours(way: Trajectory, places: Sequence[int]) -> dict[str, np.ndarr
 
 
 def _frozen(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
-    """Layers that keep their weights, to the bit, over consecutive checkpoints."""
+    """Find layers whose weights are bitwise equal at consecutive checkpoints."""
     spans: dict[tuple[int, int], list[str]] = {}
     for name, digests in zip(way.layers, way.digests, strict=True):
         for _, run in groupby(places, key=digests.__getitem__):
@@ -328,7 +335,7 @@ def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
     for p in places:
         dead = way.dead[:, p].copy()
         if p == places[0]:
-            dead[dead == way.units[:, p]] = 0  # a layer that begins with zeros
+            dead[dead == way.units[:, p]] = 0  # a layer may be initialised with zeros
         names = [name for name, count in zip(way.layers, dead, strict=True) if count]
         if names:
             epoch, total = way.epochs[p], int(way.units[:, p].sum())

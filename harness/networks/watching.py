@@ -1,4 +1,4 @@
-"""Watch a network run once: what every module takes in and puts out."""
+"""Record the input and output of every module of a network in a pass."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from harness.registry import UserCodeError
 
 @dataclass
 class Seen:
-    """One module, as it ran.
+    """One module in a pass; if it ran several times, its first call.
 
     Attributes:
-        output: what it put out (of several things the first), where that is a tensor.
-        input: what it took in, where that is a tensor.
+        output: its output (the first, if there are several); None if that is not a tensor.
+        input: its first argument; None if that is not a tensor.
         nonlinear: whether the output is the result of a non-linearity.
-        calls: how often it ran.
-        layout: whether its maps are channels-last by its kind; None where that cannot be told.
-        joined: whether the output is a concatenation of earlier ones, or an activation of it.
-        several: whether it put out several things.
+        calls: number of calls.
+        layout: whether modules of its kind use channels-last maps; None if unknown.
+        joined: whether the output is a concatenation of earlier outputs, or its normalisation or
+            activation.
+        several: whether it returned several values.
     """
 
     output: Tensor | None
@@ -52,12 +53,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Site:
-    """Where in a pass a value is read and changed.
+    """The place in a pass at which a value is recorded or replaced.
 
     Attributes:
-        module: whose call.
-        side: its output (of several things the first) or its input.
-        group: consecutive channels that make one unit, e.g. the size of a head.
+        module: name of the module.
+        side: its output (the first, if there are several) or its input.
+        group: number of consecutive channels that form one unit, e.g. the size of a head.
     """
 
     module: str
@@ -69,18 +70,19 @@ class Site:
 
 
 Shape = tuple[int, ...]
-#: Module name -> shape of output and input; None where that is no tensor.
+#: Module name -> shapes of its output and input; None for what is not a tensor.
 Shapes = Mapping[str, tuple[Shape | None, Shape | None]]
 
 
 @dataclass
 class Watched:
-    """A pass.
+    """The record of one pass.
 
     Attributes:
-        modules: by name, in the order of finishing.
-        passed_over: names of the activation functions whose result is no module's output.
-        answer: of the network; None where it failed.
+        modules: by name, in the order in which they finished.
+        passed_over: names of the activation functions whose result is not the output of a module
+            that runs once.
+        answer: the network's output; None if the network failed.
     """
 
     modules: dict[str, Seen] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class Watched:
     answer: Any = None
 
     def output(self, name: str) -> Tensor:
-        """What a module put out of which that is known to be a tensor."""
+        """Return the output of a module that is known to return a tensor."""
         value = self.modules[name].output
         assert value is not None
         return value
@@ -105,14 +107,14 @@ def _shape(value: Tensor | None) -> Shape | None:
 
 @dataclass(frozen=True)
 class Passes:
-    """What was seen of a network on three batches: two images, three images (of which values are
-    rows an image?), and two tall ones (which dimensions follow the image?), as far as it got.
+    """Records of passes on three batches: two images, three images (they show which dimension
+    counts the images), and two taller images (they show which dimensions are positions).
 
     Attributes:
-        two: on two images.
-        three, tall: shapes of what modules put out and took in.
-        marked: what is seen on the two images with another upper left (False) or lower right
-            (True) corner.
+        two: record of the pass on two images.
+        three, tall: shapes on the other batches; `tall` ends where the network failed, if it did.
+        marked: function that returns the record of the pass on the two images after their upper
+            left (False) or lower right (True) corner was changed.
     """
 
     two: Watched
@@ -121,7 +123,7 @@ class Passes:
     marked: Callable[[bool], Watched]
 
     def image_axis(self, site: Site) -> int | None:
-        """Which dimension of a value counts the images; None where there is none."""
+        """Return the dimension of a value that counts the images; None if there is none."""
         two, three = site.value(self.two.modules[site.module]), shape_in(self.three, site)
         if two is None or three is None or two.dim() != len(three):
             return None
@@ -134,7 +136,7 @@ def shape_in(shapes: Shapes, site: Site) -> Shape | None:
 
 
 def run_passes(model: nn.Module, view: View) -> Passes:
-    """Watch a network on random images of a view's size."""
+    """Record a network's passes on random images of a view's size."""
     side = view.crop
     images, tall = random_images(view, 3), random_images(view, 2, side + side // 2)
 
@@ -154,20 +156,20 @@ def run_passes(model: nn.Module, view: View) -> Passes:
 
 
 class _Nonlinearities(TorchFunctionMode):
-    """Remembers the tensors that activation functions return, and what these are called."""
+    """Records the tensors that activation functions return, and the functions' names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.results: dict[Hashable, tuple[Tensor, str]] = {}  # by id
-        self.joined: list[Tensor] = []  # concatenations, and what normalisations make of them
+        self.joined: list[Tensor] = []  # concatenations, and their normalisations and activations
         self._ways = Ways()
-        self._alive: list[object] = []  # so that ids stay unique
+        self._alive: list[object] = []  # keeps tensors, so that ids stay unique
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = plain_name(func)
-        maps = isinstance(result, Tensor) and result.dim() == 4  # joined by channel, not by token
+        maps = isinstance(result, Tensor) and result.dim() == 4  # 3-D values are joined by token
         if maps and (
             name in ("cat", "concat", "concatenate")
             or (args and name in ("batchnorm", *NONLINEARITIES) and self.is_joined(args[0]))
@@ -188,7 +190,7 @@ class _Nonlinearities(TorchFunctionMode):
                 self.add(value, name if alone else f"written out, ending in {name}", within)
 
     def add(self, result: Tensor, name: str, instead_of: Iterable[Hashable] = ()) -> None:
-        """Remember a result; it takes the place of others."""
+        """Record a result, in place of those in `instead_of`."""
         for key in instead_of:
             self.results.pop(key, None)
         self.results[id(result)] = result, name
@@ -198,17 +200,16 @@ class _Nonlinearities(TorchFunctionMode):
 
 
 def _varies(value: Tensor) -> bool:
-    """Whether a value depends on the images, as far as it can be told: constants and weights do
-    not."""
+    """Return whether a value may depend on the images; constants and weights do not."""
     return value.numel() > 1 and not isinstance(value, nn.Parameter)
 
 
 def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
-    """Run the network once, in evaluation mode and without gradients.
+    """Run the network once, in evaluation mode and without gradients, and return the record.
 
     Args:
         images: [batch, channels, height, width].
-        partly: return what was seen before an error of the network instead of raising it.
+        partly: if the network fails, return the record up to the error instead of raising it.
 
     Raises:
         UserCodeError: the network's code failed.
@@ -238,7 +239,7 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
 
         return record
 
-    started: list[int] = []  # how many results there were when an activation function began
+    started: list[int] = []  # number of results when each activation function in progress began
     handles = []
     for name, module in model.named_modules():
         if written_out := bool(name) and is_activation(module):
@@ -270,7 +271,7 @@ def _layout(module: nn.Module) -> bool | None:
 
 
 def innermost(names: list[str], modules: Mapping[str, Seen]) -> list[str]:
-    """Of modules that put out the very same tensor, the one that finished first."""
+    """Return, of modules that return the same tensor object, the one that finished first."""
     chosen: list[str] = []
     for name in names:
         if not any(modules[name].output is modules[other].output for other in chosen):

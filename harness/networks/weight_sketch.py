@@ -1,6 +1,6 @@
-"""What is kept of a checkpoint's weights to compare it with others: digests, counts, and a sample.
+"""Summaries of checkpoints' weights by which they are compared: digests, counts and samples.
 
-Two checkpoints are equal where their digests are. Distances are computed from a sample of each
+Checkpoints are equal if their digests are equal. Distances are estimated from a sample of each
 layer's weights, the same ones at every checkpoint, so that a series of any length fits in memory.
 """
 
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 
 from harness.randomness import generator
 
-#: So many weights of a layer are kept; smaller layers are kept whole, so that their distances are
-#: exact. The estimate of a squared distance has a relative standard error of a few per cent.
+#: Number of weights that are kept per layer. Smaller layers are kept whole, so their distances are
+#: exact; other squared distances have a relative standard error of a few per cent.
 SAMPLE = 8192
 
-#: A unit is dead if none of its incoming weights is larger than this share of the layer's largest.
+#: A unit is dead if no incoming weight exceeds this share of the layer's largest absolute weight.
 DEAD = 1e-8
 
 
 @dataclass(frozen=True)
 class LayerSketch:
-    """One module's own parameters (float32, joined in order), in short.
+    """Summary of one module's own parameters, as float32 and joined in order.
 
     Attributes:
         layer: the module's name.
         size: number of weights.
-        squared_norm: sum of their squares.
-        non_finite: how many are NaN or infinite.
-        units: output units of a convolution or linear layer, else 0.
-        dead: of these, the ones whose incoming weights are all (nearly) zero.
-        digest: of all weights, to the bit.
+        squared_norm: sum of the squared weights.
+        non_finite: number of weights that are NaN or infinite.
+        units: number of output units of a convolution or linear layer; 0 for other layers.
+        dead: number of units whose incoming weights are all (nearly) zero.
+        digest: of all weights; equal only if they are bitwise equal.
         sample: [min(size, SAMPLE)] the weights that are kept.
     """
 
@@ -50,12 +50,12 @@ class LayerSketch:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A checkpoint in short.
+    """Summary of a checkpoint's weights.
 
     Attributes:
-        layers: those that have parameters of their own, in the network's order.
+        layers: modules that have parameters of their own, in the network's order.
         buffers: digest of the floating-point buffers, such as running means.
-        batches: how many batches normalisation layers have counted; -1 where none counts.
+        batches: number of batches that normalisation layers have counted; -1 if none counts.
     """
 
     layers: tuple[LayerSketch, ...]
@@ -64,7 +64,7 @@ class Sketch:
 
 
 def sketch(model: nn.Module) -> Sketch:
-    """A checkpoint in short, from its model."""
+    """Summarise the weights of a model."""
     layers = []
     for name, module in model.named_modules():
         own = [p.detach() for _, p in module.named_parameters(recurse=False)]
@@ -96,7 +96,7 @@ def _layer(name: str, module: nn.Module, own: list[Tensor]) -> LayerSketch:
 
 
 def _units(module: nn.Module) -> tuple[int, int]:
-    """How many output units a layer has, and how many of them are dead."""
+    """Return the number of a layer's output units, and how many of them are dead."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, nn.Embedding):
         return 0, 0

@@ -1,4 +1,4 @@
-"""What a network is wrapped in, and kinds of networks that cannot be looked into."""
+"""Remove wrappers around a network, and refuse networks that cannot be analysed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 def usable(model: nn.Module) -> nn.Module:
-    """The network itself, without wrappers of parallel training, averaging and `torch.compile`.
+    """Return the network without wrappers of parallel training, averaging and `torch.compile`.
 
     Raises:
-        ValueError: a network whose modules cannot be looked into, or whose weights are no numbers
-            that gradients can be taken at; the text says what to do.
+        ValueError: the inner modules are not accessible, or the weights are missing or quantised;
+            the message says what to do.
     """
     while (inner := _inner(model)) is not None:
         logger.info("%s is taken off: the network inside it is used", type(model).__name__)

@@ -1,6 +1,6 @@
-"""Which calls of a pass give an activation function's result, also where it is written out.
+"""Find the calls that give an activation function's result, also if it is written as a formula.
 
-The same rule serves a traced graph (`calls.py`) and a pass that is watched (`watching.py`).
+The same rule serves traced graphs (`calls.py`) and recorded passes (`watching.py`).
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-#: Functions that count as a block's non-linearity, by their plain names. Gates (sigmoid, softmax)
-#: do not.
+#: Plain names of the functions that count as a block's non-linearity. Gates (sigmoid, softmax) do
+#: not.
 NONLINEARITIES = {
     *("relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
     *("mish", "softplus", "hardswish", "hardtanh", "tanh", "glu", "softsign", "softshrink"),
     *("hardshrink", "tanhshrink", "threshold", "logsigmoid", "maximum", "fmax"),
 }
 
-#: Of what activation functions are written out, number by number: what bends a value, where it
-#: meets what was bent, what else there is, and what takes parts of a value.
+#: The elementwise functions of which activation functions are composed: non-linear ones (gates),
+#: those that combine a value with its gated form (meetings), these and all others (steps), and
+#: functions that return a part of a value (parts).
 _PURE_GATES = {"sigmoid", "hardsigmoid", "specialexpit"}
 _GATES = _PURE_GATES | {
     *("relu6", "clamp", "clip", "tanh", "erf", "softplus", "exp", "abs", "sign", "heaviside"),
@@ -33,17 +34,17 @@ _STEPS = {
 }
 _PARTS = {"getitem", "chunk", "split", "tensorsplit"}
 
-#: Functions whose calls must be taken in.
+#: Functions whose calls must be passed to `Ways.follow`.
 FOLLOWED = _STEPS | _PARTS
 
 
 class Way(NamedTuple):
-    """How a value was computed, number by number, of the one at its origin.
+    """How a value was computed elementwise from an earlier one, its origin.
 
     Attributes:
-        origin: that value.
-        gate: a function that bent it on the way; "" for none.
-        activations: which values on the way were an activation function's result.
+        origin: key of the earlier value.
+        gate: name of a non-linear function that was applied to it; "" for none.
+        activations: keys of those intermediate values that are an activation function's result.
     """
 
     origin: Hashable
@@ -52,9 +53,9 @@ class Way(NamedTuple):
 
 
 class Ways:
-    """Tells, of one call after another, which give an activation function's result.
+    """Decides, call by call, which values are an activation function's result.
 
-    Values are told apart by keys: nodes of a graph, or ids of tensors.
+    Values are identified by keys: nodes of a graph, or ids of tensors.
     """
 
     def __init__(self) -> None:
@@ -64,17 +65,17 @@ class Ways:
     def follow(
         self, value: Hashable, name: str, inputs: Sequence[Hashable], alone: bool
     ) -> frozenset[Hashable] | None:
-        """Take in a call.
+        """Process a call and decide whether it gives an activation function's result.
 
         Args:
-            value: what it returns.
-            name: of the function, plain.
-            inputs: the values that it is given, without weights and constants.
-            alone: whether it is an activation function by itself.
+            value: key of the call's result.
+            name: plain name of the function.
+            inputs: keys of the arguments, without weights and constants.
+            alone: whether the function is an activation function by itself.
 
         Returns:
-            None if the value is no activation function's result; else those that are part of it,
-            as the two of x * tanh(softplus(x)).
+            None if the value is not an activation function's result; otherwise the keys of such
+            results that are part of it, e.g. the two in x * tanh(softplus(x)).
         """
         if name in _PARTS and inputs:
             self._wholes[value] = inputs[0]
@@ -89,7 +90,7 @@ class Ways:
             own = {value} if alone or written else set()
             gate = gate or (name if name in _GATES else "")
             self._ways[value] = Way(origins.pop(), gate, within | own)
-        else:  # a * sigmoid(b), the halves of one value
+        else:  # a * sigmoid(b) of two parts of one value
             wholes = {self._wholes.get(origin) for origin in origins}
             pure = any(way.gate in _PURE_GATES and not way.activations for way in ways)
             written = meets and pure and len(wholes) == 1 and None not in wholes
@@ -97,15 +98,16 @@ class Ways:
 
 
 def plain_name(function: object) -> str:
-    """A name without underscores and capitals, the same for F.leaky_relu_ and nn.LeakyReLU."""
+    """Return a function's name without underscores and capitals, so that F.leaky_relu_ and
+    nn.LeakyReLU have the same."""
     return str(getattr(function, "__name__", function)).replace("_", "").lower()
 
 
 def is_activation_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call is that of an activation function by itself."""
-    if name in ("clamp", "clampmin", "clip"):  # a limit above 0 keeps from dividing by it
+    """Return whether a call computes an activation function by itself."""
+    if name in ("clamp", "clampmin", "clip"):  # a limit above 0 only avoids division by zero
         limits = [v for v in (*args[1:], *kwargs.values()) if isinstance(v, int | float)]
         return bool(limits) and limits[0] <= 0
-    if name == "max":  # of two values, not over a dimension
+    if name == "max":  # the larger of two values, not the maximum over a dimension
         return len(args) > 1 and not isinstance(args[1], int)
     return name in NONLINEARITIES
