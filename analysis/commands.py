@@ -1,4 +1,4 @@
-"""Commands of the analysis: functions that the front door adds to its Typer app.
+"""Commands of the analysis; each is a function that the command line adds to its Typer app.
 
 Nothing heavy is imported before a command runs.
 """
@@ -279,7 +279,7 @@ def power(
 
 
 def parse_range(text: str, name: str) -> list[int]:
-    """ "8" or "100:400:50" (both ends included) as numbers.
+    """Parse "8" or "100:400:50" (both ends included) into numbers.
 
     Raises:
         ValueError: neither form, or not positive.
@@ -296,7 +296,7 @@ def parse_range(text: str, name: str) -> list[int]:
 
 
 def parse_conditions(text: str) -> dict[str, float]:
-    """ "base=.6,random=.1667" as a dict. Raises ValueError for another form."""
+    """Parse "base=.6,random=.1667" into a dict. Raises ValueError for another form."""
     found = {}
     for part in text.split(","):
         name, _, share = (piece.strip() for piece in part.partition("="))

@@ -1,1 +1,1 @@
-"""One file in which a researcher looks around in a run: `conceptevo explore RUN`."""
+"""The explorer: one HTML file in which a run can be explored (`conceptevo explore RUN`)."""

@@ -1,4 +1,4 @@
-"""Tables as compact columns in JSON: numbers as little-endian bytes in base 64."""
+"""Pack tables as compact columns in JSON: numbers as little-endian bytes in base 64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {
 
 
 def whole(values: Any) -> np.ndarray:
-    """Whole numbers as the smallest of the types that hold them (int16, int32).
+    """Convert whole numbers to the smallest type that holds them (int16, int32).
 
     Raises:
         ValueError: a value is beyond 32 bits.
@@ -32,12 +32,12 @@ def whole(values: Any) -> np.ndarray:
 
 
 def real(values: Any) -> np.ndarray:
-    """Real numbers as float32; what is missing is NaN."""
+    """Convert real numbers to float32; missing ones are NaN."""
     return np.asarray(values, dtype=np.float32)
 
 
 def packed(value: Any) -> Any:
-    """The value with every array in it as {"type": typed array, "bytes": base 64}.
+    """Replace every array in a value by {"type": typed array, "bytes": base 64}.
 
     Raises:
         ValueError: an array of a type that no typed array holds.
@@ -58,6 +58,6 @@ def packed(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """Packed JSON that may stand inside a <script> element: it holds no `<`."""
+    """Return packed JSON that can be put into a <script> element: it contains no `<`."""
     text = json.dumps(packed(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

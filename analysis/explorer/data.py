@@ -1,4 +1,5 @@
-"""A run as columns for the explorer's page. No torch; the same run gives the same columns.
+"""A run as columns for the explorer's page. Does not import torch; the same run gives the same
+columns.
 
 A *unit* is one channel of one layer of a series; a *neuron* is a unit at one checkpoint. Rows of
 neurons are those of the run's first space, dead neurons are absent and counted.
@@ -33,7 +34,7 @@ SPLIT = "heldout"
 
 
 def _keys(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows of some columns as tuples."""
+    """Yield the rows of some columns as tuples."""
     return table[columns].itertuples(index=False, name=None)
 
 
@@ -49,7 +50,7 @@ class Source:
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """One row per layer: series in the configuration's order, then by depth."""
+        """Return one row per layer, by series in the order of the configuration, then by depth."""
         by_depth = self.run.tables("layers").sort_values("depth", kind="stable")
         return run_tables.in_order(self.run, by_depth)
 
@@ -59,19 +60,19 @@ class Source:
 
     @cached_property
     def units(self) -> pd.DataFrame:
-        """One row per unit: series, layer, layer_row, channel."""
+        """Return one row per unit: series, layer, layer_row, channel."""
         rows = self.layers.index.repeat(self.layers["channels"])
         units = self.layers.loc[rows, ["series", "layer"]].assign(layer_row=rows)
         return units.assign(channel=units.groupby(level=0).cumcount()).reset_index(drop=True)
 
     def unit_of(self, table: pd.DataFrame) -> np.ndarray:
-        """Rows of `units` of a table with series, layer and channel."""
+        """Return the rows of `units` that a table with series, layer and channel refers to."""
         keys = self.units[UNIT].assign(unit=np.arange(len(self.units)))
         return table[UNIT].merge(keys, on=UNIT, how="left")["unit"].to_numpy()
 
     @cached_property
     def row_of(self) -> dict[tuple[Any, ...], int]:
-        """(series, epoch, layer, channel) -> row of a neuron."""
+        """Return (series, epoch, layer, channel) -> row of a neuron."""
         return {key: row for row, key in enumerate(_keys(self.space.neurons, NEURON))}
 
     @cached_property
@@ -81,7 +82,7 @@ class Source:
 
     @cached_property
     def studies(self) -> list[Results]:
-        """The reversion study and, where it was run, the benchmark."""
+        """Return the reversion study and, if it was run, the benchmark."""
         return [
             read_results(self.run.root, study)
             for study in (REVERSION, BENCH)
@@ -96,7 +97,7 @@ class Source:
 
     @cached_property
     def stimuli(self) -> pd.DataFrame:
-        """The strongest PATCHES stimuli of every neuron, with its row."""
+        """Return the PATCHES strongest stimuli of every neuron, with its row."""
         table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
         table = table[table.groupby(NEURON).cumcount() < PATCHES]
         place = table.groupby(NEURON).cumcount().to_numpy()
@@ -105,7 +106,8 @@ class Source:
 
 
 def explorer_columns(source: Source) -> dict[str, Any]:
-    """All that the page shows of a run, but pictures and people; arrays are not yet packed."""
+    """Return what the page shows of a run, except pictures and responses; arrays are not packed
+    yet."""
     run, space = source.run, source.space
     layers = source.layers
     views = layers[["resize", "crop"]].drop_duplicates().reset_index(drop=True)
@@ -174,7 +176,8 @@ def _neurons(source: Source) -> dict[str, Any]:
 
 
 def _moved(source: Source) -> np.ndarray:
-    """How far each neuron moved since its series' previous checkpoint; NaN where it has none."""
+    """Return the displacement of each neuron since the previous checkpoint; NaN if there is
+    none."""
     moved = np.full(len(source.space.neurons), np.nan)
     for series, rows in source.space.neurons.groupby("series"):
         for start, end in pairwise(sorted(set(rows["epoch"]))):
@@ -185,7 +188,8 @@ def _moved(source: Source) -> np.ndarray:
 
 
 def _neighbours(source: Source) -> list[dict[str, Any]]:
-    """Of each series, the neurons of its last checkpoint that are nearest to every neuron."""
+    """Return, for each series, the neurons of its last checkpoint that are nearest to every
+    neuron."""
     space, every = source.space, np.arange(len(source.space.neurons))
     parts = []
     for name in source.series:
@@ -206,12 +210,13 @@ def _neighbours(source: Source) -> list[dict[str, Any]]:
 
 
 def _side(patch: float, crop: int) -> int:
-    """Pixels of a patch's side, in the view."""
+    """Return the side of a patch in pixels of the view."""
     return min(max(1, round(patch * crop)), crop)
 
 
 def _stimuli(source: Source) -> dict[str, Any]:
-    """Image, corner of the crop in pixels of the view, and activation; PATCHES a neuron."""
+    """Return image, corner of the crop in pixels of the view, and activation; PATCHES per
+    neuron."""
     table = source.stimuli.merge(
         source.layers[["series", "layer", "patch", "crop"]], on=["series", "layer"]
     )
@@ -262,7 +267,8 @@ def _ablations(source: Source) -> dict[str, Any]:
 
 
 def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
-    """Classes x units: score, standard error, rank within the layer; missing ones NaN and -1."""
+    """Return classes x units: score, standard error, rank within the layer; missing ones are NaN
+    and −1."""
     every = pd.MultiIndex.from_product([range(len(source.classes)), range(len(source.units))])
     keys = [rows["class_id"].to_numpy(), source.unit_of(rows)]
     table = rows[["score", "stderr", "rank"]].set_index(keys).reindex(every)
@@ -272,7 +278,8 @@ def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
-    """What each set's ablation did: one row per set, layer, class and ablation, of held-out images.
+    """Summarise the effect of each set's ablation on held-out images: one row per set, layer,
+    class and ablation.
 
     Returns:
         SET's columns, ablation, layer, images, before, change (signed, of accuracy), change_error
@@ -316,7 +323,8 @@ def _outcome_columns(
 
 
 def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
-    """The bin of every unit, classes x units, for each pair and method: 0 is none, 1 is q1."""
+    """Return the bin of every unit, classes x units, for each pair and method: 0 is none, 1 is
+    q1."""
     table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
     table = table[table["arm"].str.fullmatch(r"q\d+")]
     quarters = []
@@ -329,7 +337,7 @@ def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
 
 
 def _validity(run: Run, method: str) -> dict[str, Any]:
-    """Validity of the space, dead neurons, accuracy: the run's own tables."""
+    """Return validity of the space, dead neurons and accuracy from the run's own tables."""
 
     def of_method(table: Table | None) -> list[dict[str, Any]]:
         if table is None:

@@ -1,4 +1,4 @@
-"""The page itself: template, styles, code and data as one file that needs no network."""
+"""Write the explorer's page: template, styles, code and data in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the page, the folder of sheets (None where they are inside), bytes."""
+    """The written page, the folder of sheets (None if they are inside the page), and the size in
+    bytes."""
 
     page: Path
     folder: Path | None
@@ -66,7 +67,7 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
 
 
 def page(data: dict[str, Any], beside: bool = False) -> str:
-    """The HTML text.
+    """Return the HTML text.
 
     Args:
         data: as `explorer_columns`, with `people` and `sheets`. beside: sheets are files.
@@ -113,7 +114,7 @@ def _pictures(source: Source, largest: int) -> list[Sheet]:
 
 
 def _placed(pictures: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
-    """What the page must know of each sheet; writes them into the folder where there is one."""
+    """Return what the page needs to know of each sheet; with a folder, write the sheets into it."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     placed = []

@@ -1,4 +1,4 @@
-"""What people answered about the neurons of a run, trial by trial."""
+"""Participants' responses to the neurons of a run, by trial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANSWERS_SHOWN = 5
 
 
 def people_columns(source: Source, results: Path) -> dict[str, Any]:
-    """The trials of a study with their neurons and answers.
+    """Return the trials of a study with their neurons and responses.
 
     Args:
         results: folder written by `conceptevo analyse`.
@@ -75,7 +75,7 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
 
 
 def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
-    """Trial -> every different answer and how often it was given, the most frequent first."""
+    """Return trial -> every different response with its number, the most frequent first."""
     texts = responses.answers["value"].map(_as_text)
     counts = texts.groupby(responses.answers["trial"]).value_counts()
     return {
@@ -85,7 +85,7 @@ def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
 
 
 def _as_text(value: Any) -> str:
-    """An answer in words: a pick as it is, the parts of a compound answer one after another."""
+    """Return a response in words: an option as it is, the parts of a compound response joined."""
     if isinstance(value, dict):
         parts = [f"{name}: {part}" for name, part in value.items() if part not in ("", None)]
         return ", ".join(parts)

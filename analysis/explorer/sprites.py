@@ -1,7 +1,7 @@
-"""The pictures of the explorer: every image that excites a shown neuron, once, in sprite sheets.
+"""The pictures of the explorer: every image that activates a shown neuron, once, in sprite sheets.
 
-Patches are cut from these in the browser, so that a patch and its place in the whole image cost
-one picture, however many neurons it excites.
+The browser cuts patches from the sheets, so each image is stored once, however many neurons it
+activates.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sheet:
 def sheets(
     images: ImageSet, view: View, index: int, wanted: Sequence[int], largest: int
 ) -> Iterator[Sheet]:
-    """All wanted images as sheets.
+    """Yield all wanted images as sheets.
 
     Args:
         view: how the network sees them. index: of this view. wanted: image ids, sorted.

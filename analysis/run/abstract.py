@@ -20,7 +20,7 @@ UNTRAINED = "untrained"
 
 
 def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Design, results and limits; nothing is said of what the run does not have."""
+    """Yield design, results and limits; parts that the run lacks are left out."""
     yield f"Design. {_design(run, tables['neurons'].frame)}"
     if (alignment := tables.get("alignment")) is not None:
         yield f"Concepts. {_concepts(run, tables['neurons'].frame)}"
@@ -86,7 +86,8 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
 
 
 def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
-    """The share of the first space, for the most distant trained networks and untrained ones."""
+    """Describe the share in the first space, for the most distant trained networks and untrained
+    ones."""
     method, base = alignment["method"].iloc[0], base_checkpoint(run)
     mine = alignment[alignment["method"] == method].set_index("group")
     of = {
@@ -110,7 +111,8 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
 
 
 def _importance(run: Run, reversion: pd.DataFrame) -> str:
-    """What the main score's sets cost, mean over pairs, with intervals over classes."""
+    """Describe the changes in accuracy for the sets of the main score, mean over pairs, with
+    intervals over classes."""
     method = main_method(run)
     records = joint(run)
     changes = by_class(records[records["method"] == method])
@@ -143,7 +145,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
 
 
 def _limits(run: Run) -> str:
-    """To what the results do not generalise."""
+    """Describe to what the results do not generalise."""
     count = len(series_of(run))
     said = [
         f"One training run of {'each of ' * (count > 1)}{counted(count, 'network')}: the "

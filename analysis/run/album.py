@@ -34,7 +34,7 @@ class Album:
     def picture(
         self, neuron: tuple[str, int, str, int], side: int = 3, tile: int = 44
     ) -> np.ndarray:
-        """The strongest side x side patches as one image; grey where the neuron is dead."""
+        """Return the strongest side x side patches as one image; grey for a dead neuron."""
         size = side * (tile + 2) - 2
         if neuron not in self._stimuli:
             return np.full((size, size, 3), 235, dtype=np.uint8)
@@ -49,7 +49,7 @@ class Album:
         return np.asarray(grid(crops, side, tile))
 
     def concept(self, neuron: tuple[str, int, str, int]) -> str:
-        """Its true concept with its overlap where known, "dead" or "" else."""
+        """Return the true concept with its overlap, "dead", or "" if there is none."""
         if neuron not in self._stimuli:
             return "dead"
         return str(self._concepts.get(neuron, ""))

@@ -1,4 +1,4 @@
-"""What the check found of each checkpoint."""
+"""The results of the check of each checkpoint, as a table."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def concept_map(run: Run) -> Figure | None:
 
 
 def _classes_of_stimuli(run: Run) -> pd.DataFrame:
-    """The neurons' columns, and `concept`: the class that most of its stimuli have."""
+    """Return the neurons' columns, and `concept`: the class of most of its stimuli."""
     index = run.table(Artifact("image_index", ("probe",)))[["image_id", "class_name"]]
     stimuli = run.tables("stimuli").merge(index, on="image_id")
     counts = stimuli.value_counts([*NEURON, "class_name"]).rename("images").reset_index()
@@ -166,7 +166,7 @@ def emergence(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
-    """The neurons that moved furthest in the space between their first trained and last epoch."""
+    """The neurons with the largest displacement between their first trained and last epoch."""
     space, album = spaces(run)[0], Album(run)
     rows = []
     series_names = series_of(run)
@@ -206,7 +206,7 @@ def strips(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def neighbours(run: Run) -> Figure | None:
-    """A few base neurons beside their nearest neighbours in every other series."""
+    """Some base neurons beside their nearest neighbours in every other series."""
     space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
     last = [
         space.rows(series=str(name), epoch=int(epochs.max()))
@@ -242,7 +242,8 @@ def neighbours(run: Run) -> Figure | None:
 
 
 def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
-    """Farthest-point choice: each next neuron is the least similar to those chosen before."""
+    """Choose rows by farthest points: each next neuron is the least similar to those chosen
+    before."""
     if not len(rows):
         return []
     chosen = [int(rows[0])]
@@ -332,10 +333,11 @@ def reversion_plot(run: Run) -> Figure | None:
 
 
 def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    """Mean change of accuracy with its interval over classes, in percentage points, by arm."""
+    """Return the mean change of accuracy with its interval over classes, in percentage points,
+    by arm."""
     return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
 
 
 def _with_intervals(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:
-    """Means with intervals at positions x, without lines between them."""
+    """Draw means with intervals at positions x, without lines between them."""
     axes.errorbar(x, means["mean"], yerr=reach(means, "mean"), linestyle="none", **style)

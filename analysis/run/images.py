@@ -1,4 +1,4 @@
-"""The images of a run: how many there are, what of the folders is not used, what is converted."""
+"""The images of a run: their number, unused files, and conversions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader must know before the results of a run: terms, measures, sets, tests."""
+"""The section on method: terms, measures, sets of neurons and tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.results import REVERSION, has_results, read_results
 
 
 def of_run(run: Run) -> list[str]:
-    """The paragraphs of the section on method."""
+    """Return the paragraphs of the section on method."""
     manifest, base = run.manifest(), base_checkpoint(run)
     k = manifest["configuration"]["probe"]["k"]
     space, *others = manifest["space_methods"]

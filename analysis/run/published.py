@@ -27,7 +27,7 @@ def published() -> pd.DataFrame:
 
 
 def beside(records: pd.DataFrame) -> pd.DataFrame:
-    """The published rows of the pairs that there are records of, and ours.
+    """Return the published rows of the pairs in the records, beside our own.
 
     Args:
         records: of a reversion study, see `harness/results.py`.

@@ -1,4 +1,4 @@
-"""The report of a run: every registered table and figure, and what they say in sentences."""
+"""The report of a run: every registered table and figure, and sentences made from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ BASELINE = "random"
 
 @dataclass(frozen=True)
 class Written:
-    """What a report left: its main table and sentences for the screen, the paths of all files."""
+    """The result of writing a report: main table and sentences for the terminal, paths of all
+    files."""
 
     summary: ScreenTable | str
     paths: list[Path]
@@ -45,7 +46,7 @@ class Written:
 
 
 def write_report(run: Run) -> Written:
-    """Write tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and report.html under `report/`."""
+    """Write tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and report.html into `report/`."""
     folder = run.root / "report"
     main = write_exhibits(
         "run",
@@ -72,7 +73,8 @@ def write_exhibits(
     lead: str,
     links: Mapping[str, str] | None = None,
 ) -> dict[str, Table]:
-    """Write a report's exhibits, and those that the run's configuration adds, into a folder.
+    """Write the exhibits of a report, and those that the run's configuration adds, into a
+    folder.
 
     Args:
         report: of shelf.REPORTS. subject: what it is about, of this run.
@@ -107,7 +109,7 @@ def write_exhibits(
 
 
 def on_screen(table: Table) -> ScreenTable:
-    """A table for the terminal."""
+    """Return a table for the terminal."""
     screen = ScreenTable(title=table.title)
     for name, (_, numeric) in zip(table.shown(), table.heads(), strict=True):
         screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
@@ -117,7 +119,7 @@ def on_screen(table: Table) -> ScreenTable:
 
 
 def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
-    """A frame of words and numbers for the terminal."""
+    """Return a frame of words and numbers as a table for the terminal."""
     screen = ScreenTable(title=title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
@@ -132,7 +134,7 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
 
 
 def reversion_on_screen(table: Table) -> ScreenTable:
-    """The reversion table in 80 columns: effects alone; tests are in the files."""
+    """Return the reversion table in 80 columns: effects alone; tests are in the files."""
     frame = table.frame
     effects = [name for name in arms_of(frame.columns) if name != "all"]
     names = {"epochs": frame["series"] + " " + frame["epochs"], "by": frame["method"]}
@@ -169,7 +171,7 @@ def abstract_of_run(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "networks")
 def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """How many neurons are left out, and which accuracy is on which images."""
+    """Return how many neurons are left out, and on which images accuracy is computed."""
     frame = tables["neurons"].frame
     by_series = frame.groupby("series", sort=False)["neurons"].max()
     parts = joined([f"{count} in {series}" for series, count in by_series.items()])
@@ -193,7 +195,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "limits")
 def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Which of the run's scores approximate the intervention by which they are judged."""
+    """Return which scores approximate the ablation by which they are evaluated."""
     if not has_results(run, REVERSION):
         return []
     methods = read_results(run.root, REVERSION).about["methods"]
@@ -208,7 +210,8 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
-    """How other spaces, but random vectors, differ from the first one in trained networks."""
+    """Yield the differences of other spaces, except random vectors, from the first one in
+    trained networks."""
     if (table := tables.get("alignment_pairs")) is None:
         return
     method, pairs = tables["alignment"].frame["method"].iloc[0], table.frame
@@ -241,7 +244,7 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
-    """The baseline: the share in networks at epoch 0, and what their neurons detect."""
+    """Yield the baseline: the share in networks at epoch 0, and the concepts of their neurons."""
     rows = alignment[(alignment["group"] == abstract.UNTRAINED) & (alignment["method"] != BASELINE)]
     named = run_tables.named_concepts(run)
     if rows.empty or named is None:
@@ -275,7 +278,7 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
 
 @shelf.sentences("run", "space")
 def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Differences from the first space, and what untrained networks share."""
+    """Return differences from the first space, and the shares in untrained networks."""
     if run_tables.named_concepts(run) is None:
         return [
             "The probe images have no masks and the test images no attributes, so the neurons' "
@@ -289,7 +292,7 @@ def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Why reverting q1 can reduce accuracy more than reverting all neurons."""
+    """Return why reverting q1 can reduce accuracy more than reverting all neurons."""
     if (table := tables.get("reversion")) is None:
         return []
     mine = table.frame[table.frame["method"] == main_method(run)]
@@ -317,7 +320,8 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """The gap between the last quarter and q1 by each score, and which gaps differ."""
+    """Return the gap between the last quarter and q1 by score, and which gaps differ
+    significantly."""
     if not has_results(run, REVERSION):
         return []
     changes = classes.by_class(joint(run))
@@ -345,7 +349,8 @@ def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """How close matched sets are to q1 in size of change, and where they are no control."""
+    """Return how close matched sets are to q1 in size of change, and where they are no separate
+    control."""
     if (table := tables.get("matching")) is None:
         return []
     means = table.frame.groupby("method", sort=False)[["ratio", "equal to q2"]].mean()
@@ -366,7 +371,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "supplement")
 def without_top5(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """That top-5 accuracy is left out where few outputs make it easy to guess."""
+    """Return that top-5 accuracy is left out if it is easy to guess among few outputs."""
     if not has_results(run, REVERSION) or (chance := top5_chance(run)) <= MOST_CHANCE:
         return []
     return [f"Top-5 accuracy is not shown: by guessing it would be {percent(chance)}."]

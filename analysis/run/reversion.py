@@ -17,12 +17,12 @@ from harness.results import REVERSION, Results, has_results, read_results
 
 @lru_cache(maxsize=1)
 def reversion_records(run: Run) -> pd.DataFrame:
-    """All reversion records of the run, read once for all tables and figures."""
+    """Return all reversion records of the run, read once for all tables and figures."""
     return read_results(run.root, REVERSION).records(with_controls=True)
 
 
 def methods_of(results: Results) -> Table:
-    """The importance methods of an ablation study, each with what it computes."""
+    """Return the importance methods of an ablation study and what each computes."""
     about = results.about["methods"]
     rows = [
         {
@@ -70,13 +70,13 @@ _TESTS = {
 
 
 def joint(run: Run, split: str = "heldout") -> pd.DataFrame:
-    """The records of sets that are reverted in all layers at once, on one split's images."""
+    """Return the records of sets that are reverted in all layers at once, on one split's images."""
     records = reversion_records(run)
     return records[(records["layer"] == JOINT) & (records["split"] == split)]
 
 
 def images_of(records: pd.DataFrame, kind: str = "") -> str:
-    """How many images of how many classes: "300 held-out images (25 per class)"."""
+    """Return the number of images and classes: "300 held-out images (25 per class)"."""
     per_class = records.groupby("class_id")["image_id"].nunique()
     least, most = per_class.min(), per_class.max()
     each = str(most) if least == most else f"{least} to {most}"
@@ -84,12 +84,12 @@ def images_of(records: pd.DataFrame, kind: str = "") -> str:
 
 
 def arms_of(columns: pd.Index) -> list[str]:
-    """The arms of a table, as they are shown: quarters by importance, then controls."""
+    """Return the arms of a table in display order: quarters by importance, then controls."""
     return [*reversion.quartiles(list(columns)), "random", "matched", "all"]
 
 
 def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
-    """The changes of one outcome on one split's images by every score, with tests."""
+    """Return the changes of one outcome on one split's images by every score, with tests."""
     if not has_results(run, REVERSION):
         return None
     records = joint(run, split)
@@ -124,12 +124,12 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
 
 
 def top5_chance(run: Run) -> float:
-    """The top-5 accuracy of guessing among the outputs of the run's networks."""
+    """Return the top-5 accuracy of guessing among the outputs of the run's networks."""
     return min(1.0, 5 / float(run.tables("check")["outputs"].min()))
 
 
 def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
-    """The two epochs of a pair as one column behind the series."""
+    """Return the two epochs of a pair as one column behind the series."""
     epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
     table = table.drop(columns=["epoch_from", "epoch_to"])
     table.insert(1, "epochs", epochs)
@@ -137,13 +137,13 @@ def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_method(run: Run) -> str:
-    """The score on which the report's main results rest: the first one configured."""
+    """Return the score of the report's main results: the first configured one."""
     return str(run.manifest()["importance_methods"][0])
 
 
 @shelf.table("run", "supplement", "matching")
 def matching(run: Run) -> Table | None:
-    """How close matched sets come to q1 in size of change."""
+    """How close matched sets are to q1 in size of change."""
     if not has_results(run, REVERSION):
         return None
     importance = run.tables("importance")

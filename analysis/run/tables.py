@@ -1,4 +1,5 @@
-"""The tables of a run: training, neurons, semantic spaces; `reversion.py` has those of its own."""
+"""The tables of a run on training, neurons and semantic spaces; those on reversion are in
+`reversion.py`."""
 
 from __future__ import annotations
 
@@ -26,17 +27,17 @@ from harness.registry import description
 
 
 def spaces(run: Run) -> list[SemanticSpace]:
-    """All spaces of the run, in the configured order."""
+    """Return all spaces of the run, in the configured order."""
     return [SemanticSpace.load(run, name) for name in run.manifest()["space_methods"]]
 
 
 def series_of(run: Run) -> list[str]:
-    """The names of the run's series, in the configuration's order."""
+    """Return the names of the run's series, in the order of the configuration."""
     return [section["name"] for section in run.manifest()["configuration"]["series"]]
 
 
 def in_order(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table by series, in the configuration's order."""
+    """Sort the rows of a table by series, in the order of the configuration."""
     places = {name: place for place, name in enumerate(series_of(run))}
     return table.sort_values(
         "series", key=lambda names: names.map(places), kind="stable", ignore_index=True
@@ -48,18 +49,19 @@ def base_checkpoint(run: Run) -> Checkpoint:
 
 
 def concepts(run: Run) -> pd.DataFrame | None:
-    """The true concepts of all neurons; None for images without masks or attributes."""
+    """Return the true concepts of all neurons; None for images without masks or attributes."""
     return run.tables("concepts") if run.holds("concepts") else None
 
 
 def named_concepts(run: Run) -> pd.DataFrame | None:
-    """Those of `concepts` whose overlap counts: the neurons that have a true concept."""
+    """Return the neurons that have a true concept: those of `concepts` with a sufficient
+    overlap."""
     table = concepts(run)
     return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
 
 
 def test_images(run: Run) -> int:
-    """How many test images the run has."""
+    """Return the number of test images of the run."""
     return len(run.table(Artifact("image_index", ("test",))))
 
 
@@ -94,7 +96,7 @@ def neurons(run: Run) -> Table:
 
 @lru_cache(maxsize=1)
 def _shared(run: Run) -> pd.DataFrame | None:
-    """The neurons that spaces are compared on; None where no neuron has a true concept."""
+    """Return the neurons on which spaces are compared; None if no neuron has a true concept."""
     if (named := named_concepts(run)) is None:
         return None
     shared = shared_concepts(spaces(run), named, base_checkpoint(run))

@@ -1,1 +1,1 @@
-"""The results and exhibits of a study."""
+"""Results and exhibits of a study."""

@@ -19,7 +19,8 @@ UNITS = {"contrasts": " percentage points", "learning": " percentage points per 
 
 
 def of_study(results: Results) -> Iterator[str]:
-    """Question, design, sample, main result, robustness and limits; one sentence or two each.
+    """Yield question, design, sample, main result, robustness and limits, one or two sentences
+    each.
 
     A sentence says no more than its interval allows; nothing is said where nothing was estimated.
     Warnings of failed controls come first.
@@ -71,7 +72,7 @@ def _networks(results: Results) -> str:
 
 
 def _main(results: Results) -> str:
-    """The primary hypothesis: every test of it with effect, interval and adjusted p."""
+    """Return the primary hypothesis: every test of it with effect, interval and adjusted p."""
     tests = results.claims
     primary = results.plan.primary
     if not primary or tests.empty:
@@ -100,7 +101,7 @@ def _main(results: Results) -> str:
 
 
 def _machine(results: Results) -> str:
-    """What colours and edges alone achieve in the conditions of the primary hypothesis."""
+    """Return what colours and edges alone achieve in the conditions of the primary hypothesis."""
     task, _, kind = results.plan.primary.rpartition(".")
     if results.meeting is None or kind != "chance":
         return ""
@@ -120,7 +121,7 @@ def _machine(results: Results) -> str:
 
 
 def _robustness(results: Results) -> str:
-    """How many tests of the primary hypothesis are significant without any exclusion."""
+    """Return how many tests of the primary hypothesis are significant without any exclusion."""
     every = results.specifications
     tests = every[every["rule"] == NO_RULE].dropna(subset=["what"])
     if tests.empty:

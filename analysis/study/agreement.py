@@ -1,4 +1,4 @@
-"""Tables of how far participants agree, and of what their responses vary with."""
+"""Tables of the agreement of participants and of the variance components of responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
 
 @shelf.table("study", "agreement")
 def agreement(results: Results) -> Table | None:
-    """Krippendorff's α, and Fleiss' κ where complete, by task, question and condition."""
+    """Krippendorff's α and, for complete designs, Fleiss' κ, by task, question and condition."""
     parameters = (results.settings.replicates, results.settings.seed, results.settings.level)
     rows: Estimates = {}
     for task in results.tasks:
@@ -53,7 +53,8 @@ def agreement(results: Results) -> Table | None:
 
 @shelf.table("study", "agreement")
 def annotators(results: Results) -> Table | None:
-    """Dawid and Skene beside the raw majority, where categories are shared by trials."""
+    """Dawid and Skene's estimates beside the raw majority, for tasks whose categories trials
+    share."""
     rows = []
     for task in results.tasks:
         answers = results.of(task)

@@ -1,4 +1,4 @@
-"""A study's answers and the plan that was frozen for them: what tests, tables and figures read."""
+"""A study's responses and its frozen plan, which tests, tables and figures read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tasks.settings import Analysis
 
 
 def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables under one another; of none, an empty one."""
+    """Concatenate tables; without any, return an empty one."""
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices of the analysis, written into the release pack.
+    """Settings of the analysis, which are written into the release pack.
 
     Attributes:
         replicates: of every bootstrap. permutations: of every permutation test; p-values go down to
@@ -46,7 +46,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Analysed:
-    """A study's answers, the plan they were collected for, and how they are to be analysed.
+    """A study's responses, its frozen plan, and the settings of the analysis.
 
     Attributes:
         responses: validated, exclusions applied. settings: of the analysis.
@@ -68,12 +68,13 @@ class Analysed:
 
     @property
     def plan(self) -> Analysis:
-        """What was frozen; for a study older than plans, no main question and all defaults."""
+        """Return the frozen plan; for a study without one, the defaults without a primary
+        hypothesis."""
         return self.responses.study.study.analysis or Analysis()
 
     @property
     def level(self) -> str:
-        """The level of intervals as readers see it."""
+        """Return the level of intervals for readers, e.g. "95 %"."""
         return f"{100 * self.settings.level:g} %"
 
     @property
@@ -83,7 +84,7 @@ class Analysed:
 
     @property
     def reference(self) -> str:
-        """Raises ValueError where no task has the condition."""
+        """Return the reference condition. Raises ValueError if no task has it."""
         chosen = self.settings.reference
         reference = self.plan.reference if chosen is None else chosen
         known = sorted(set(self.responses.study.data["condition"]))
@@ -96,7 +97,8 @@ class Analysed:
 
     @property
     def departures(self) -> list[str]:
-        """Choices that differ from the frozen plan, or from the defaults that stand for one."""
+        """Return choices that differ from the frozen plan, or from the defaults if there is
+        none."""
         usual = Settings()
         choices: list[tuple[str, Any, Any]] = [
             ("similarity of labels", self.similarity, self.plan.similarity),
@@ -112,33 +114,35 @@ class Analysed:
         ]
 
     def name(self, task: str) -> str:
-        """A task as readers call it."""
+        """Return the name of a task for readers."""
         return self.responses.study.name(task)
 
     def controls(self, task: str) -> tuple[str, ...]:
-        """Conditions that only say whether the task works."""
+        """Return the conditions that only check whether the task works."""
         return self.responses.study.controls(task)
 
     @property
     def tasks(self) -> list[str]:
-        """Those of the `planned_tasks` that have analysed answers."""
+        """Return those of the `planned_tasks` that have analysed responses."""
         have = set(self.responses.answers["task"])
         return [task for task in self.planned_tasks if task in have]
 
     @property
     def planned_tasks(self) -> list[str]:
-        """Tasks of the frozen study, in the order of participants, users' own after them."""
+        """Return the tasks of the frozen study, in the order of participants, user-defined ones
+        last."""
         tasks = set(self.responses.study.data["task"])
         return sorted(tasks, key=lambda task: (order_of(task_of(task)), task))
 
     def answered(self, task: str) -> frozenset[str]:
-        """Conditions of a task with analysed answers."""
+        """Return the conditions of a task with analysed responses."""
         answers = self.responses.answers
         return frozenset(answers.loc[answers["task"] == task, "condition"])
 
     @property
     def trials_answered(self) -> pd.Series:
-        """Number of trials with analysed answers by task and condition; 0 where there is none."""
+        """Return the number of trials with analysed responses by task and condition; 0 if there
+        is none."""
         keys = ["task", "condition"]
         frozen = self.responses.study.data.groupby(keys).size().index
         answers = self.responses.answers.groupby(keys)["trial"].nunique()
@@ -149,7 +153,8 @@ class Analysed:
         return [task for task in self.tasks if task in self.responses.study.choice_tasks]
 
     def of(self, task: str, controls: bool = True) -> pd.DataFrame:
-        """The analysed answers of a task, with columns `changed`, `clarity` and `rating`.
+        """Return the analysed responses of a task, with columns `changed`, `clarity` and
+        `rating`.
 
         Args:
             controls: whether to keep those of control conditions.
@@ -176,7 +181,8 @@ class Analysed:
         controls: bool = True,
         **parameters: Any,
     ) -> pd.DataFrame:
-        """A statistic over each task's answers, as one table: question, task, names, estimate.
+        """Apply a statistic to each task's responses: one table of question, task, names,
+        estimate.
 
         Args:
             kind: of the question that the statistic's tests ask; "" where it tests nothing.
@@ -194,7 +200,7 @@ class Analysed:
         return stacked(frames) if frames else pd.DataFrame(columns=columns)
 
     def labels_of(self, task: str) -> pd.DataFrame:
-        """Free-text labels: trial, stage, participant, condition, label."""
+        """Return free-text labels: trial, stage, participant, condition, label."""
         rows: list[tuple[str, int, str, str, str | None]] = []
         for row in self.of(task).itertuples(index=False):
             value = row.value

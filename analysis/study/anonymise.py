@@ -1,4 +1,4 @@
-"""What is kept of a study for its analysis: answers without what points at a person."""
+"""Anonymise a study for analysis: keep responses without anything that identifies a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")
 
 
 def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables without what could point at a person, in an order that says nothing.
+    """Return both tables without what could identify a person, in an order that reveals nothing.
 
     Participants are numbered in the order of their pseudonyms, so that an analysis that sorts by
     participant gives the same numbers. Times are relative to consent; questionnaire answers
@@ -46,7 +46,7 @@ def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFr
 
 
 def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> None:
-    """Write two tables as the survey exports them: responses.csv and responses-participants.csv."""
+    """Write two tables in the survey's format: responses.csv and responses-participants.csv."""
     for name, table, columns in (
         ("responses.csv", responses, RESPONSES),
         ("responses-participants.csv", people, PARTICIPANTS),
@@ -57,7 +57,7 @@ def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> N
 
 
 def copy_study(study: Path, out: Path) -> None:
-    """study.json, keys.json and the pictures: no database, nothing else that lies there."""
+    """Copy study.json, keys.json and the pictures, and nothing else of the folder."""
     for name in ("study.json", "keys.json"):
         write_text(out / name, (study / name).read_text(encoding="utf-8"))
     if (study / "images").is_dir() and study.resolve() != out.resolve():

@@ -1,8 +1,8 @@
-"""Association of human accuracy and importance: neurons seen by people, reverted in the network.
+"""Association between participants' accuracy and the importance of the neurons shown.
 
-One joined table, one row per trial and neuron shown in it: how people did on the trial, how much
-the neuron's evolution matters to its class, how far predictions fall when evolutions like it are
-undone, how far it moved in the semantic space, and what a machine observer answered.
+The joined table has one row per trial and neuron shown in it: participants' accuracy in the trial,
+the importance of the neuron's evolution, the change in accuracy when evolutions of its bin are
+reverted, its displacement in the semantic space, and the response of the machine observer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OF_PEOPLE = ["task", "condition", "answers", "rate"]
 
 
 def people_by_trial(responses: Responses) -> pd.DataFrame:
-    """How people did on each trial.
+    """Return participants' accuracy in each trial.
 
     Returns:
         trial, task, condition, answers, rate: the share of right answers, or of "changed" for
@@ -62,7 +62,7 @@ def people_by_trial(responses: Responses) -> pd.DataFrame:
 
 
 def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
-    """The importance of each evolution to the class it matters to most.
+    """Return the importance of each evolution to the class for which it is largest.
 
     Returns:
         series, epoch_from, epoch_to, layer, channel, class_id, importance.
@@ -74,13 +74,14 @@ def importance_by_neuron(run: Run, method: str = "sign_t") -> pd.DataFrame:
 
 
 def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> pd.DataFrame:
-    """Signed change of accuracy when the bins that hold a neuron are reverted, mean over classes.
+    """Return the signed change of accuracy when the bins that contain a neuron are reverted, mean
+    over classes.
 
-    Every neuron is in one bin of its layer for every class. A reversion undoes the whole bin, so
-    this is the fate of the neuron's company, not of the neuron alone.
+    Every neuron is in one bin of its layer for every class. The whole bin is reverted, so the
+    change is due to all its neurons, not to this one alone.
 
     Returns:
-        series, epoch_from, epoch_to, layer, channel, drop (negative where accuracy falls).
+        series, epoch_from, epoch_to, layer, channel, drop (negative if accuracy decreases).
     """
     results = read_results(run.root, REVERSION)
     records = results.records(method=method, split=split)
@@ -93,7 +94,8 @@ def drop_by_neuron(run: Run, method: str = "sign_t", split: str = "heldout") -> 
 
 
 def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -> pd.DataFrame:
-    """How far each neuron of the pairs (series, epoch_from, epoch_to) moved in the space."""
+    """Return the displacement of each neuron of the pairs (series, epoch_from, epoch_to) in the
+    space."""
     semantic = SemanticSpace.load(run, space)
     frames = [
         semantic.displacement(series, start, end).assign(
@@ -105,7 +107,7 @@ def displacement_by_neuron(run: Run, pairs: pd.DataFrame, space: str = "sgns") -
 
 
 def observe(study: FrozenStudy, folder: Path) -> pd.DataFrame:
-    """A machine observer's answer to every data trial, from the pictures alone.
+    """Return the machine observer's response to every data trial, from the pictures alone.
 
     Args:
         folder: of the study, with its images.
@@ -136,7 +138,7 @@ def evidence(
     method: str = "sign_t",
     space: str = "sgns",
 ) -> pd.DataFrame:
-    """What the networks know of every neuron of every data trial.
+    """Return all network measures of every neuron of every data trial.
 
     Args:
         observer: as `observe` gives it. method: of importance. space: of displacement.
@@ -173,13 +175,13 @@ def evidence(
 
 
 def join(responses: Responses, network: pd.DataFrame) -> pd.DataFrame:
-    """The joined table: `people_by_trial` and `evidence`, one row per trial and neuron."""
+    """Join `people_by_trial` and `evidence`: one row per trial and neuron."""
     return people_by_trial(responses).merge(network, on="trial")
 
 
 @dataclass(frozen=True)
 class Associations:
-    """Rank correlation over trials between how people did and each piece of network evidence.
+    """Rank correlation over trials between participants' accuracy and each network measure.
 
     Spearman's ρ with conditions held constant: ranks over all trials, less the mean rank of the
     trial's condition, correlated (a partial rank correlation). The evidence of a trial is the mean
@@ -194,7 +196,8 @@ class Associations:
     level: float = 0.95
 
     def __call__(self, table: pd.DataFrame) -> Estimates:
-        """Keys: (task, evidence); evidence without variation is NaN with its trials left out."""
+        """Return estimates by (task, evidence); evidence without variation is NaN, and its
+        trials are left out."""
         found: Estimates = {}
         for task, group in table.groupby("task"):
             trials = group.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean().reset_index()
@@ -234,7 +237,8 @@ class Associations:
 
 
 def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis less the mean rank of their stratum: [..., n], codes [..., n]."""
+    """Subtract the mean rank of each stratum from ranks along the last axis: [..., n], codes
+    [..., n]."""
     ranks = stats.rankdata(values, axis=-1)
     for code in np.unique(strata):
         inside = strata == code
@@ -245,7 +249,7 @@ def rank_residuals(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
 
 
 def partial_ranks(first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Correlation of rank residuals along the last axis; NaN where one is constant."""
+    """Correlate rank residuals along the last axis; NaN if one of them is constant."""
     a, b = rank_residuals(first, strata), rank_residuals(second, strata)
     scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
     with np.errstate(divide="ignore", invalid="ignore"):

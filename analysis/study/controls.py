@@ -1,4 +1,5 @@
-"""Control conditions that came out as they must not: nothing may be claimed on their task."""
+"""Outcomes of control tests, and failed controls, with which nothing can be claimed for their
+task."""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ NEGATIVE_CONTROLS = ("random",)
 
 
 def outcome(row: Any) -> str:
-    """What a control test (a row of `Results.claims`) says of its task: passed, failed, not tested,
-    or "" where no result is expected. Random neurons pass where they are not identified."""
+    """Return the outcome of a control test (a row of `Results.claims`): passed, failed, not tested,
+    or "" if it has no criterion.
+
+    Random neurons pass if they are not identified above chance.
+    """
     if pd.isna(row.p):
         return "not tested"
     if row.Index[0] not in ("chance", "detection"):
@@ -30,7 +34,7 @@ def outcome(row: Any) -> str:
 
 
 def outcomes(tests: pd.DataFrame) -> dict[str, int]:
-    """How many control tests had each outcome."""
+    """Count the control tests by outcome."""
     return Counter(map(outcome, tests[is_control(tests)].itertuples()))
 
 
@@ -49,13 +53,15 @@ class FailedControl:
 
 
 def failed_controls(results: Results) -> list[FailedControl]:
-    """Controls that failed, or that could not be tested though something is claimed on their task:
-    otherwise leaving a control's answers out would silence it."""
+    """Return controls that failed, and untested ones of tasks in which something is claimed.
+
+    Otherwise leaving out the responses to a control would hide its failure.
+    """
     return [*_detection(results), *_accuracy(results), *_untested(results)]
 
 
 def _untested(results: Results) -> Iterator[FailedControl]:
-    """Planned controls without a test, in tasks of which something is claimed."""
+    """Yield planned controls without a test, in tasks in which something is claimed."""
     tests = results.claims
     if tests.empty:
         return
@@ -80,15 +86,15 @@ def _untested(results: Results) -> Iterator[FailedControl]:
 
 
 def _without_a_label(results: Results, row: Any) -> bool:
-    """Whether participants looked at pictures that have nothing in common and named nothing: as
-    they should, although there is no label to test."""
+    """Return whether participants saw pictures that have nothing in common and gave no labels,
+    as they should."""
     answers = results.responses.answers
     seen = (answers["task"].map(results.name) == row.task) & (answers["condition"] == row.what)
     return row.Index[0] == "labels" and row.what in NEGATIVE_CONTROLS and bool(seen.any())
 
 
 def _controls(results: Results, kind: str) -> pd.DataFrame:
-    """The tests of control conditions that could be made."""
+    """Return the computed tests of control conditions."""
     table = results.tested(kind)
     if table.empty:
         return table
@@ -96,7 +102,7 @@ def _controls(results: Results, kind: str) -> pd.DataFrame:
 
 
 def _detection(results: Results) -> Iterator[FailedControl]:
-    """Stages of two neurons that were not distinguished from unchanged stages."""
+    """Yield tasks in which stages of two neurons were not distinguished from unchanged stages."""
     for row in rows_of(_controls(results, "detection")):
         if row.value > 0 and row.p_alone < ALPHA:
             continue
@@ -111,7 +117,7 @@ def _detection(results: Results) -> Iterator[FailedControl]:
 
 
 def _accuracy(results: Results) -> Iterator[FailedControl]:
-    """Trials without an answer that were solved, and plain ones that were not."""
+    """Yield tasks in which random trials were solved, or obvious ones were not."""
     for row in rows_of(_controls(results, "chance")):
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {spaced(str(row.what))} of {row.task}"

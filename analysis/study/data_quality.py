@@ -1,6 +1,6 @@
-"""What the answers hold that can be true but should be known, and rules without data to go by.
+"""Irregularities of responses that are not errors, and exclusion rules without data.
 
-Registered as a table and as sentences of the section on what was collected.
+They are shown as a table and as sentences of the section on participants.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLOCKS = 2000
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked for.
+    """One kind of irregularity that is checked.
 
     Attributes:
         name: in the table. sentence: for the report, unless all counts are 0.
@@ -42,7 +42,7 @@ class Check:
 
 
 def checks(responses: Responses) -> list[Check]:
-    """Everything that was looked for, in the order of the table."""
+    """Return all checks, in the order of the table."""
     parts = (_people, _incomplete, _confidence, _times, _durations, _unanswered, _rules, _unchecked)
     return [check for part in parts for check in part(responses)]
 
@@ -87,7 +87,8 @@ def _people(responses: Responses) -> Iterator[Check]:
 
 
 def _incomplete(responses: Responses) -> Iterator[Check]:
-    """Analysed participants with fewer trials than their form holds, or trials of several forms."""
+    """Yield analysed participants with fewer trials than their form, or with trials of several
+    forms."""
     answers, study = responses.answers, responses.study.study
     roles = {trial.id: trial.role for trial in study.trials}
     forms = [{t for block in form for t in block if roles[t] == "trial"} for form in study.forms]
@@ -159,7 +160,8 @@ def _times(responses: Responses) -> Iterator[Check]:
 
 
 def _durations(responses: Responses) -> Iterator[Check]:
-    """Sessions that rules of exclusion may judge by a duration that the moments contradict."""
+    """Yield sessions whose stored duration contradicts its start and end, which exclusion rules
+    use."""
     people = responses.everyone
     moments = people["finished_at"] - people["consented_at"]
     apart = (people["total_seconds"] - moments.dt.total_seconds()).abs() * 1000 > CLOCKS
@@ -220,7 +222,7 @@ def _rules(responses: Responses) -> Iterator[Check]:
 
 
 def _unchecked(responses: Responses) -> Iterator[Check]:
-    """Answers to tasks of the user's own whose module cannot be imported here."""
+    """Yield responses to user-defined tasks whose module cannot be imported here."""
     for task, count in responses.answers["task"].value_counts().items():
         if task_of(str(task)) is None:
             yield Check(
@@ -232,7 +234,7 @@ def _unchecked(responses: Responses) -> Iterator[Check]:
 
 
 def notes(responses: Responses) -> list[str]:
-    """Sentences on what was found."""
+    """Return sentences on irregularities."""
     return [c.sentence for c in checks(responses) if any((c.participants, c.answers, c.trials))]
 
 

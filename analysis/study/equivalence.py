@@ -1,4 +1,4 @@
-"""Equivalence of conditions: its table and its sentences."""
+"""Equivalence of conditions: its table and sentences."""
 
 from __future__ import annotations
 

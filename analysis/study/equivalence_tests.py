@@ -1,8 +1,8 @@
-"""Equivalence of conditions as a kind of question: a test a planned pair of conditions.
+"""Equivalence of conditions as a kind of question: one test per planned pair of conditions.
 
-Made only where the study froze a smallest effect of interest (`[analysis] smallest_effect`, in
-shares of right answers, and `smallest_rating`, in points of a rating). A pair with a control is not
-tested: a control is there to differ.
+Tests exist only if the study froze a smallest effect of interest (`[analysis] smallest_effect`, in
+shares of correct responses, and `smallest_rating`, in points of a rating). Pairs with a control
+condition are not tested, as controls are expected to differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.study.planned_tests import STUDY_TESTS
 
 
 def _margins(results: Analysed) -> dict[str, float]:
-    """Kind of comparison -> smallest effect of interest as frozen, where there is one."""
+    """Return kind of comparison -> frozen smallest effect of interest, if there is one."""
     plan = results.plan
     margins = {"contrasts": plan.smallest_effect, "ratings": plan.smallest_rating}
     return {kind: margin for kind, margin in margins.items() if margin > 0}
@@ -27,7 +27,7 @@ def _margins(results: Analysed) -> dict[str, float]:
 
 @STUDY_TESTS.add("equivalence")
 def equivalence(results: Analysed) -> pd.DataFrame:
-    """A test a planned pair of conditions of interest, whoever answered; see `Equivalence`."""
+    """Test each planned pair of conditions of interest, whoever answered; see `Equivalence`."""
     rows = [
         _tested(results, task, test, margin)
         for kind, margin in _margins(results).items()
@@ -38,7 +38,7 @@ def equivalence(results: Analysed) -> pd.DataFrame:
 
 
 def _tested(results: Analysed, task: str, test: Planned, margin: float) -> dict[str, Any]:
-    """One planned pair with its estimate, or with the reason why there is none."""
+    """Return one planned pair with its estimate, or with the reason why there is none."""
     first, second = test.needs
     measured = test.asked or "correct"
     answers = results.of(task)

@@ -1,4 +1,4 @@
-"""Single trials as people saw them, with what they answered: figures made of pictures."""
+"""Single trials as participants saw them, with their responses: figures made of pictures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def examples(results: Results) -> Figure | None:
 
 @shelf.figure("study", "evolution")
 def evolutions(results: Results) -> Figure | None:
-    """Real evolutions that people saw best, named by them."""
+    """Real evolutions that most participants judged changed, with their labels."""
     if results.responses.study.pictures is None or "evolution_labelling" not in results.tasks:
         return None
     answers = results.of("evolution_labelling")
@@ -84,14 +84,14 @@ def evolutions(results: Results) -> Figure | None:
 
 
 def _from_both_ends(correct: pd.core.groupby.SeriesGroupBy) -> list[str]:
-    """Trials with the largest shares, then those with the smallest, no trial twice."""
+    """Return trials with the largest and then with the smallest shares, no trial twice."""
     share = correct.mean().astype(float)[correct.count() >= ENOUGH]
     ordered = [str(trial) for trial in share.sort_values(ascending=False, kind="stable").index]
     return ordered[:SHOWN] + ordered[max(SHOWN, len(ordered) - SHOWN) :]
 
 
 def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]:
-    """One trial with a key: its panels, then its options with how many chose each."""
+    """Return one trial with a key: its panels, then its options with the number of choices."""
     mine = answers[answers["trial"] == trial.id]
     share = f"{percent(mine['correct'].mean())} correct (n = {len(mine)})"
     above = f"{results.name(trial.task)}, {spaced(trial.condition)}:\n{share}"
@@ -105,7 +105,7 @@ def _choice(results: Results, trial: Trial, answers: pd.DataFrame) -> list[Cell]
 
 
 def _panel(results: Results, panel: Panel, above: str = "", below: str = "") -> list[Cell]:
-    """The pictures of a panel; its heading stands above the first, `below` under it."""
+    """Return the pictures of a panel; its heading is above the first, `below` under it."""
     cells = [Cell(_picture(results, name)) for name in panel.images]
     if cells:
         cells[0] = replace(cells[0], above=above + panel.heading, below=below)

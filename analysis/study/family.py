@@ -1,4 +1,4 @@
-"""The family of tests that a frozen study plans, whoever answers it.
+"""The family of tests that a frozen study plans, independent of its responses.
 
 It follows from the study's trials, fields, controls and reference condition alone. So a condition
 that nobody answered keeps its tests and their weight, and leaving answers out makes no other claim
@@ -49,7 +49,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class TaskDesign:
-    """A task as it was frozen: what a plan of tests may depend on."""
+    """A frozen task: everything on which a plan of tests may depend."""
 
     results: Analysed
     task: str
@@ -64,17 +64,17 @@ class TaskDesign:
 
     @cached_property
     def of_interest(self) -> tuple[str, ...]:
-        """The conditions that are no controls."""
+        """Return the conditions that are not controls."""
         return tuple(c for c in self.conditions if c not in self.controls)
 
     @cached_property
     def fields(self) -> frozenset[str]:
-        """Names of what is asked of the task's trials."""
+        """Return the names of the fields of the task's trials."""
         return frozenset(self.results.responses.study.fields(self.task))
 
     @property
     def choice(self) -> bool:
-        """Whether each trial has a right answer among its options."""
+        """Return whether each trial has a correct option."""
         return self.task in self.results.responses.study.choice_tasks
 
     @property
@@ -82,13 +82,13 @@ class TaskDesign:
         return self.results.responses.study.study.confidence
 
     def too_few(self, conditions: Iterable[str], fewest: int = FEWEST) -> str:
-        """Why a test cannot be made of so few trials in the whole study; "" where it can."""
+        """Explain why the study has too few trials for a test; "" if it has enough."""
         trials = self.results.responses.study.of(self.task)["condition"].value_counts()
         few = trials[list(conditions)].min() < fewest
         return f"{RULED_OUT}fewer than {fewest} trials of a condition" if few else ""
 
     def each(self, fewest: int = FEWEST) -> Iterator[Planned]:
-        """A test a condition."""
+        """Yield one test per condition."""
         for condition in self.conditions:
             yield Planned(
                 condition, (condition,), control=condition in self.controls,
@@ -96,7 +96,8 @@ class TaskDesign:
             )  # fmt: skip
 
     def pairs(self, asked: str = "") -> Iterator[Planned]:
-        """A test a pair of conditions, or one with the reference; a control stands second."""
+        """Yield one test per pair of conditions, or per pair with the reference; a control is
+        the second."""
         reference = self.results.reference
         for a, b in condition_pairs(
             self.conditions, reference if reference in self.conditions else None
@@ -111,7 +112,8 @@ class TaskDesign:
             )  # fmt: skip
 
     def pooled(self) -> Iterator[Planned]:
-        """One test over all conditions of interest, within a participant's trials of each."""
+        """Yield one test over all conditions of interest, within each participant's trials per
+        condition."""
         study = self.results.responses.study
         trials = study.of(self.task)
         trials = trials[trials["condition"].isin(self.of_interest)]
@@ -128,7 +130,7 @@ PLANNED: Registry[Callable[[TaskDesign], Iterable[Planned]]] = Registry("planned
 
 
 def planned(results: Analysed, kind: str) -> Iterator[tuple[str, Planned]]:
-    """Tasks and the tests of a kind that their frozen designs plan."""
+    """Yield tasks and the tests of a kind that their frozen designs plan."""
     if kind in PLANNED:
         for task in results.planned_tasks:
             for test in PLANNED.get(kind)(TaskDesign(results, task)):
@@ -136,7 +138,8 @@ def planned(results: Analysed, kind: str) -> Iterator[tuple[str, Planned]]:
 
 
 def complete(results: Analysed, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Tables of tests by kind, with the planned tests that could not be made, each with a reason.
+    """Add the planned tests that could not be computed, each with a reason, to tables of tests
+    by kind.
 
     The rows that are added come last; their value, interval and p are NaN.
     """
@@ -157,12 +160,12 @@ def complete(results: Analysed, tables: dict[str, pd.DataFrame]) -> dict[str, pd
 
 
 def _key(row: dict) -> tuple[str, ...]:
-    """What tells tests of one kind apart."""
+    """Return what distinguishes tests of one kind."""
     return tuple(str(row.get(key, "")) for key in ("question", "what", "asked"))
 
 
 def _rows(results: Analysed, kind: str) -> Iterator[dict]:
-    """Rows of question, task, what, asked and the reason why the test would be missing."""
+    """Yield rows of question, task, what, asked and the reason why the test would be missing."""
     for task, test in planned(results, kind):
         question = f"{task}.{CONTROL if test.control else kind}"
         yield {

@@ -1,4 +1,5 @@
-"""The figures of a study. One function each, registered; None where there is nothing for it."""
+"""The figures of a study; one registered function each, which returns None if there is nothing
+to show."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ UNTESTED = "#999999"
 
 
 def study_figures(results: Results) -> dict[str, Figure]:
-    """All figures by name; those from simulated or pilot responses say so in the picture."""
+    """Return all figures by name; those of simulated or pilot responses are marked in the
+    picture."""
     with styled():
         figures = shelf.figures_of("study", results)
         for name, figure in figures.items():
@@ -44,7 +46,7 @@ def study_figures(results: Results) -> dict[str, Figure]:
 def _forest(
     table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> tuple[Canvas, Axes]:
-    """A figure of its own for `_rows`."""
+    """Draw `_rows` as a separate figure."""
     canvas, axes = plt.subplots(figsize=(5.6, 0.36 * len(table) + 1.0), layout="constrained")
     _rows(axes, table, labels, filled)
     return canvas, axes
@@ -53,8 +55,8 @@ def _forest(
 def _rows(
     axes: Axes, table: pd.DataFrame, labels: list[str], filled: pd.Series | None = None
 ) -> None:
-    """One row an estimate: a dot with its interval, first row on top; hollow where not `filled`,
-    grey where nothing is tested (`filled` is None)."""
+    """Draw one row per estimate, first row on top: a dot with its interval, hollow if not
+    `filled`, grey if nothing is tested (`filled` is None)."""
     y = np.arange(len(table))[::-1]
     value = table["value"].to_numpy(float)
     axes.errorbar(value, y, xerr=reach(table), fmt="none", ecolor=COLOURS[0], capsize=2.5)
@@ -67,7 +69,8 @@ def _rows(
 
 @shelf.figure("study", "collected")
 def flow(results: Results) -> Figure:
-    """Boxes from arrival to analysis, and beside them who left or was excluded, and why."""
+    """Boxes from arrival to analysis, and beside them the participants who left or were
+    excluded, with reasons."""
     steps = {row.step: row for row in rows_of(results.responses.flow)}
     excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}

@@ -1,4 +1,4 @@
-"""The frozen study as the analysis sees it: trials as a table, chance levels, controls, names."""
+"""The frozen study for the analysis: trials as a table, chance levels, controls, names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.study import load as load_study
 
 @cache
 def task_of(name: str) -> Task | None:
-    """A task by its name; None where one of the user's own cannot be imported here."""
+    """Return a task by its name; None for a user-defined task that cannot be imported here."""
     try:
         return all_tasks().get(name)
     except ValueError:
@@ -29,7 +29,7 @@ def task_of(name: str) -> Task | None:
 
 @dataclass(frozen=True)
 class FrozenStudy:
-    """What the analysis needs of a study.
+    """A frozen study with its keys and trials.
 
     Attributes:
         study: the study as frozen.
@@ -50,7 +50,8 @@ class FrozenStudy:
 
     @cached_property
     def choice_tasks(self) -> frozenset[str]:
-        """Tasks whose key is always one of the options shown, so that it can be checked."""
+        """Return the tasks whose key is always one of the options shown, so that it can be
+        checked."""
         trials = self.trials[["trial", "options"]].itertuples(index=False)
         keyed = pd.Series([self.keys.get(trial) in options for trial, options in trials])
         by_task = keyed.groupby(self.trials["task"]).all()
@@ -66,15 +67,15 @@ class FrozenStudy:
 
     @cached_property
     def data(self) -> pd.DataFrame:
-        """The trials that are neither practice nor attention trials."""
+        """Return the trials that are neither practice nor attention trials."""
         return self.trials[self.trials["role"] == "trial"]
 
     def of(self, task: str) -> pd.DataFrame:
-        """Those of a task."""
+        """Return the trials of a task."""
         return self.data[self.data["task"] == task]
 
     def chance(self, task: str) -> dict[str, float]:
-        """Probability of a right answer by guessing for each condition of a choice task.
+        """Return the probability of a correct guess for each condition of a choice task.
 
         Raises:
             ValueError: trials of one condition differ in their number of options.
@@ -91,11 +92,12 @@ class FrozenStudy:
         return found
 
     def conditions(self, task: str) -> tuple[str, ...]:
-        """Conditions of the task's trials, sorted."""
+        """Return the conditions of the task's trials, sorted."""
         return tuple(sorted(set(map(str, self.of(task)["condition"]))))
 
     def fields(self, task: str) -> dict[str, Field]:
-        """What a task asks, by name; none where it is a task of one's own that is not at hand."""
+        """Return the fields of a task by name; none for a user-defined task that cannot be
+        imported."""
         trials = (t for t in self.study.trials if t.task == task and t.role == "trial")
         try:
             return {f.name: f for t in islice(trials, 1) for f in self.study.fields(t)}
@@ -103,18 +105,19 @@ class FrozenStudy:
             return {}
 
     def scale(self, task: str, field: str) -> tuple[float, float] | None:
-        """Lowest and highest step of a rating; None where the task is not at hand."""
+        """Return the lowest and highest step of a rating; None if the task cannot be imported."""
         asked = self.fields(task).get(field)
         steps = [float(value) for value, _ in asked.choices] if asked is not None else []
         return (min(steps), max(steps)) if steps else None
 
     def controls(self, task: str) -> tuple[str, ...]:
-        """Conditions that say whether the task works, as frozen."""
+        """Return the frozen conditions that check whether the task works."""
         text = self.study.task_texts.get(task)
         return () if text is None else text.controls
 
     def name(self, task: str) -> str:
-        """A task as readers call it; one's own by its title, with its id where titles are alike."""
+        """Return the name of a task for readers: its label, or for user-defined tasks the title,
+        with the id if titles are equal."""
         text = self.study.task_texts.get(task)
         title = _label(task) or (task if text is None else text.title)
         others = [_label(t.name) or t.title for t in self.study.tasks if t.name != task]
@@ -122,18 +125,18 @@ class FrozenStudy:
 
 
 def _label(task: str) -> str:
-    """What a task wants to be called in tables, figures and sentences; "" where it does not say."""
+    """Return the label of a task in tables, figures and sentences; "" if it has none."""
     return getattr(task_of(task), "label", "")
 
 
 def read_study(folder: Path) -> FrozenStudy:
-    """Read a frozen study. Raises ValueError where it is missing or was changed."""
+    """Read a frozen study. Raises ValueError if it is missing or was changed."""
     frozen = as_frozen(*load_study(folder))
     return replace(frozen, pictures=folder / "images", recruitment=load_recruitment(folder))
 
 
 def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
-    """The analysis' view of a study."""
+    """Return a study in the form that the analysis uses."""
     trials = pd.DataFrame(
         {
             "trial": [t.id for t in study.trials],

@@ -1,4 +1,4 @@
-"""Participants whose answers and times agree: the same person twice, or the same rows twice."""
+"""Pairs of participants with equal responses and times: one person twice, or duplicated rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIALS, SHARE = 3, 0.5
 
 
 def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of participants with the same answers at the same times.
+    """Find pairs of participants with equal responses at equal times.
 
     Times agree where the browser took equally many milliseconds (0 is no time taken), or where
     equally much time had passed since consent.

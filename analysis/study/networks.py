@@ -1,4 +1,5 @@
-"""Responses beside networks: associations, the machine observer, what reverting evolutions does."""
+"""Exhibits that relate responses to networks: associations, the machine observer, effects of
+reversion."""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ def observer(results: Results) -> Table | None:
 
 @shelf.table("study", "evolution")
 def displacement(results: Results) -> Table | None:
-    """Share judged changed of real evolutions, by third of true displacement in the space."""
+    """Share judged changed of real evolutions, by third of displacement in the space."""
     if results.meeting is None or "evolution_labelling" not in results.tasks:
         return None
     moved = results.meeting.groupby("trial")["displacement"].max().dropna()
@@ -140,7 +141,7 @@ def reversion_published(results: Results) -> Table | None:
 
 @shelf.sentences("study", "association")
 def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """A sentence for each significant association, and one for all others."""
+    """Yield one sentence per significant association, and one for all others."""
     tested = results.tested("associations")
     if tested.empty or (tested := tested.dropna(subset=["value"])).empty:
         return
@@ -175,7 +176,7 @@ def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 @shelf.sentences("study", "association")
 def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Whether colours and edges alone, without any concept, would give the right answers."""
+    """Yield whether colours and edges alone, without any concept, give the correct responses."""
     if results.meeting is None:
         return
     trials = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
@@ -215,7 +216,7 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 @shelf.sentences("study", "networks")
 def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Whether reverting evolutions changes predictions in the order of their importance."""
+    """Yield whether reverting evolutions changes predictions in the order of their importance."""
     table = held_out(results)
     if table is None:
         return

@@ -1,4 +1,5 @@
-"""Who was analysed, and on how many participants, trials and responses each number rests."""
+"""The participants analysed, and the numbers of participants, trials and responses of each
+estimate."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ NOT_ANSWERED, IN_WORDS = "not answered", "answered in own words"
 
 
 def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame | None:
-    """Answers to the frozen questionnaire, summed up over the participants analysed.
+    """Summarise the answers of analysed participants to the frozen questionnaire.
 
     Questions with a right answer (understanding, colour plates) are left out: they are no
     demographics.
@@ -47,7 +48,8 @@ def demographics_of(responses: Responses, people: pd.DataFrame) -> pd.DataFrame 
 
 
 def _counts(question: Question, values: list[Any]) -> Iterator[tuple[str, int]]:
-    """What was answered to a question, and by how many; last, how many did not answer."""
+    """Yield each answer to a question with its number of participants, and last the number
+    without an answer."""
     answered = [value for value in values if value not in (None, "", [])]
     chosen = [v for value in answered for v in (value if isinstance(value, list) else [value])]
     for choice, label in question.choices:
@@ -88,7 +90,7 @@ MEASURED = {
 
 @shelf.table("study", "people")
 def sample_sizes(results: Results) -> Table | None:
-    """The n of every estimate, each measured value by itself."""
+    """The sample sizes of every estimate, by measured value."""
     rows = []
     for task in results.tasks:
         labels = results.labels_of(task)

@@ -1,4 +1,4 @@
-"""From a study and its answers to a results folder, and from a results folder to its tables."""
+"""Analyse a study: from responses to a results folder, and from a results folder to its tables."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an analysis starts from.
+    """The inputs of an analysis.
 
     Attributes:
         study: folder of the frozen study. responses: CSV of answers, see `read_tables`.
@@ -116,7 +116,8 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
 
 
 def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level: float) -> None:
-    """What the run knows of the neurons shown, its reversion by bin, and tables of its own."""
+    """Write what the run holds of the neurons shown, its reversion by bin, and some of its
+    tables."""
     table = meeting.evidence(study, run, meeting.observe(study, folder))
     write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
     if has_results(run, REVERSION_STUDY):
@@ -134,7 +135,7 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
 
 
 def read_results(folder: Path) -> Results:
-    """The data of a results folder or of an unpacked release pack; nothing is computed yet."""
+    """Read the data of a results folder or of an unpacked release pack; nothing is computed yet."""
     frozen = read_study(folder / "study")
     config = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
     answers, people = read_tables(folder / "data" / "responses.csv")
@@ -156,7 +157,7 @@ def read_results(folder: Path) -> Results:
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:
-    """Write tables/ and numbers.tex; our tables of an earlier analysis are removed."""
+    """Write tables/ and numbers.tex; tables of an earlier analysis are removed."""
     shelf.use("study", results.settings.exhibits)
     tables = study_tables(results)
     for name in {*shelf.names("study", "table"), *RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN}:

@@ -1,6 +1,6 @@
-"""What is asked of a study's answers: one function a kind of question, each giving its tests.
+"""The planned tests of a study's responses: one function per kind of question.
 
-Their p-values are for each test alone; `Results.claims` corrects all of them together.
+p-values are unadjusted; `Results.claims` adjusts all of them together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLANNED.add("confidence")(
 
 @STUDY_TESTS.add("chance")
 def chance(results: Analysed) -> pd.DataFrame:
-    """Share of right answers by condition against guessing."""
+    """Test the share of correct responses against chance by condition."""
     frames = []
     for task in results.choice_tasks:
         levels = results.responses.study.chance(task)
@@ -52,7 +52,7 @@ def chance(results: Analysed) -> pd.DataFrame:
 
 @STUDY_TESTS.add("contrasts")
 def contrasts(results: Analysed) -> pd.DataFrame:
-    """Differences of the share of right answers, and odds ratios beside them."""
+    """Test differences of the share of correct responses, with odds ratios beside them."""
     table = _differences(results, "cluster_contrasts")
     if table.empty:
         return table
@@ -61,12 +61,12 @@ def contrasts(results: Analysed) -> pd.DataFrame:
 
 
 def crossed_contrasts(results: Analysed) -> pd.DataFrame:
-    """The odds ratios of the model with crossed random effects, to lay beside them."""
+    """Compute the odds ratios of the model with crossed random effects, for comparison."""
     return _differences(results, "crossed_contrasts")
 
 
 def _differences(results: Analysed, statistic: str, **parameters) -> pd.DataFrame:
-    """Contrasts of conditions within each task, with the reference where the task has it."""
+    """Contrast the conditions of each task, with the reference if the task has it."""
     frames = []
     for task in results.choice_tasks:
         if not _comparable(results, task):
@@ -81,20 +81,20 @@ def _differences(results: Analysed, statistic: str, **parameters) -> pd.DataFram
 
 
 def _reference(results: Analysed, task: str) -> str | None:
-    """The condition to compare with, where the frozen task has it (answered or not)."""
+    """Return the reference condition if the frozen task has it, whether answered or not."""
     frozen = results.responses.study.conditions(task)
     return results.reference if results.reference in frozen else None
 
 
 def _comparable(results: Analysed, task: str, asked: str = "correct") -> bool:
-    """Whether the condition to compare with was answered at all."""
+    """Return whether the reference condition has responses."""
     answers, reference = results.of(task), _reference(results, task)
     return reference is None or reference in set(answers.loc[answers[asked].notna(), "condition"])
 
 
 def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.DataFrame:
-    """Pairs turned round where the first is a control and the second is not; `what` names them, and
-    a pair of controls is a control."""
+    """Exchange the two conditions of a pair if only the first is a control; `what` names the
+    pair, and a pair of two controls is a control."""
     turned = table["first"].isin(controls) & ~table["second"].isin([*controls, ""])
     old = table[turned]
     ratio = old["measure"] == "odds ratio" if "measure" in old else pd.Series(False, old.index)
@@ -122,8 +122,10 @@ def _planned_detection(design: TaskDesign) -> Iterator[Planned]:
 
 @STUDY_TESTS.add("detection")
 def detection(results: Analysed) -> pd.DataFrame:
-    """Share judged changed by condition; then for real and for false evolutions, against unchanged
-    stages, hit and false-alarm rate, d′ (tested) and criterion, under `measure` and `signal`."""
+    """Compute the share judged changed by condition and, for real and for false evolutions
+    against unchanged stages, hit and false-alarm rate, d′ (tested) and criterion, under
+    `measure` and `signal`.
+    """
     task = "evolution_labelling"
     if task not in results.tasks:
         return pd.DataFrame()
@@ -158,7 +160,7 @@ def _planned_ratings(design: TaskDesign) -> Iterator[Planned]:
 
 @STUDY_TESTS.add("ratings")
 def ratings(results: Analysed) -> pd.DataFrame:
-    """Mean ratings on scales by condition, then their differences (tested)."""
+    """Compute mean ratings by condition and test their differences."""
     frames = []
     for task in results.tasks:
         answers = results.of(task)
@@ -178,7 +180,8 @@ def ratings(results: Analysed) -> pd.DataFrame:
 
 @STUDY_TESTS.add("labels")
 def labels(results: Analysed) -> pd.DataFrame:
-    """Agreement of labels of the same pictures, against answers shuffled within the condition."""
+    """Test the similarity of labels of the same pictures, by permuting responses within the
+    condition."""
     statistic = LabelAgreement(
         results.similarity, results.settings.permutations, results.settings.replicates,
         results.settings.seed, results.settings.level,
@@ -197,7 +200,7 @@ def labels(results: Analysed) -> pd.DataFrame:
 
 @STUDY_TESTS.add("learning")
 def learning(results: Analysed) -> pd.DataFrame:
-    """Change of the share of right answers over the session, controls left out."""
+    """Test the change of the share of correct responses over the session, without controls."""
     table = results.by_task(
         results.choice_tasks, "learning", ["condition"], "learning", controls=False
     )
@@ -207,7 +210,7 @@ def learning(results: Analysed) -> pd.DataFrame:
 
 @STUDY_TESTS.add("confidence")
 def confidence(results: Analysed) -> pd.DataFrame:
-    """Whether people are surer where they are right, controls left out."""
+    """Test whether participants are more confident in correct responses, without controls."""
     study = results.responses.study.study
     asked = [
         task
@@ -220,10 +223,10 @@ def confidence(results: Analysed) -> pd.DataFrame:
 
 @STUDY_TESTS.add("associations")
 def associations(results: Analysed) -> pd.DataFrame:
-    """People against each piece of network evidence, over trials, controls left out.
+    """Correlate participants' accuracy with each network measure, over trials, without controls.
 
-    Without a run the tests stand there all the same, not made: whether one gives a run must not
-    change what else may be claimed.
+    Without a run these tests are planned but not computed: whether a run is given must not change
+    what else can be claimed.
     """
     study = results.responses.study
     tasks = [t for t in results.planned_tasks
@@ -259,7 +262,7 @@ def associations(results: Analysed) -> pd.DataFrame:
 
 
 def _too_few_to_correlate(results: Analysed, task: str) -> str:
-    """Why a task's frozen trials allow no correlation within conditions; "" where they do."""
+    """Explain why a task's frozen trials allow no correlation within conditions; "" if they do."""
     conditions = results.responses.study.of(task)["condition"]
     trials = conditions[~conditions.isin(results.controls(task))].value_counts()
     if trials.sum() >= FEWEST and trials.max() > 1:

@@ -1,4 +1,4 @@
-"""A preregistration out of the frozen study alone, under the headings of OSF's form."""
+"""A preregistration made only from the frozen study, under the headings of the OSF form."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ MODELS = {
 
 
 def preregistration(results: Results, power: Power | None, picture: str = "") -> str:
-    """The document in Markdown.
+    """Return the document in Markdown.
 
     Args:
         picture: file name of the power curve, "" where there is none.
@@ -166,7 +166,7 @@ def _bullets(texts) -> str:
 
 
 def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
-    """The hypotheses of tests that differ in `what` alone, as one sentence."""
+    """Return the hypotheses of tests that differ only in `what`, as one sentence."""
     study, first = results.responses.study, tests.iloc[0]
     task, kind = first["question"].rpartition(".")[0], first["kind"]
     null = study.chance(task).get(first["what"], np.nan) if kind == "chance" else np.nan
@@ -207,7 +207,7 @@ def _trial_counts(results: Results) -> pd.DataFrame:
 
 
 def _markdown(frame: pd.DataFrame) -> str:
-    """A plain Markdown table."""
+    """Return a plain Markdown table."""
     shown = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
     return markdown_grid(list(frame.columns), shown.to_numpy().tolist())
 
@@ -232,7 +232,7 @@ def _procedure(results: Results) -> str:
 
 
 def _screening(study: Study) -> str:
-    """Who cannot take part or go on, and the time limit of a trial."""
+    """Describe who cannot take part or go on, and the time limit of a trial."""
     rules = [f"a window of less than {study.min_width} pixels"] if study.min_width else []
     for q in study.questions:
         names = dict(q.choices)
@@ -374,7 +374,7 @@ def _exclusions(results: Results) -> str:
 
 
 def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[Path]:
-    """Write the document beside its power curve, and as PDF where the extra is installed.
+    """Write the document and its power curve, and the PDF if the extra is installed.
 
     Args:
         folder: of the frozen study. out: the Markdown file. studies: simulated for a point of the

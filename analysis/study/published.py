@@ -1,4 +1,4 @@
-"""Figures of the published implementation, to lay beside ours (METHOD, section 3)."""
+"""Figures of the published implementation, for comparison (METHOD, section 3)."""
 
 from __future__ import annotations
 

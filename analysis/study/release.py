@@ -1,4 +1,4 @@
-"""What one publishes: an anonymised pack that rebuilds its own tables byte for byte."""
+"""Release packs: anonymised data that rebuild their own tables byte by byte."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Anonymisation: participants are numbered; times count from each participant's co
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that the numbers depend on."""
+    """Return the versions of Python and of the packages on which numbers depend."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
@@ -93,7 +93,7 @@ def _digest(data: bytes) -> str:
 
 
 def rebuild(pack: Path, out: Path | None = None) -> list[str]:
-    """Analyse a pack's own data and compare every table with the one in it.
+    """Analyse the data of a pack and compare every table with the one in the pack.
 
     Args:
         out: folder for the tables made anew, the figures and the report.

@@ -1,4 +1,4 @@
-"""The report of a study: abstract, then method, data, results and limits."""
+"""The report of a study: abstract, method, data, results and limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NETWORKS = [
 def write_study_report(
     path: Path, results: Results, tables: Mapping[str, Table], figures: Mapping[str, Figure]
 ) -> None:
-    """Write the HTML file; everything it says of results is built from the estimates."""
+    """Write the HTML file; all statements on results are made from the estimates."""
     study = results.responses.study
     write_html(
         path,
@@ -68,7 +68,7 @@ def _share(results: Results) -> str:
 
 
 def _departures(results: Results) -> list[str]:
-    """Choices that were not planned, and what was left out."""
+    """Return choices that were not planned, and what was left out."""
     planned = results.responses.study.study.analysis is not None
     plan = "the plan frozen with the study" if planned else "the defaults"
     said = []
@@ -80,7 +80,7 @@ def _departures(results: Results) -> list[str]:
 
 
 def _design(results: Results, task: str) -> str:
-    """A task; where it does not say, the prompt that participants read."""
+    """Describe a task; if it has no description, by the prompt that participants read."""
     known, study = task_of(task), results.responses.study
     design = getattr(known, "design", "") or study.study.task_texts[task].prompt
     return f"{_upper(results.name(task))}. {design}"
@@ -88,7 +88,7 @@ def _design(results: Results, task: str) -> str:
 
 @shelf.table("study", "method")
 def conditions(results: Results) -> Table:
-    """What is shown in each condition of each task, as frozen."""
+    """What each condition of each task shows, as frozen."""
     study, rows = results.responses.study, []
     for task in results.planned_tasks:
         counts = study.of(task)["condition"].value_counts()
@@ -139,7 +139,7 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
 
 @shelf.sentences("study", "robustness")
 def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
-    """How far the main result moves over the grid of thresholds."""
+    """Return how much the main result changes over the grid of thresholds."""
     if "thresholds" not in tables:
         return []
     frame = tables["thresholds"].frame
@@ -180,7 +180,7 @@ SIMULATED = (
 
 
 def _evidence(results: Results) -> list[str]:
-    """Which neurons the trials are made of, where the study says so."""
+    """Describe the neurons of the trials, if the study records it."""
     evidence = results.responses.study.study.evidence
     if "base_epoch" not in evidence:
         return []

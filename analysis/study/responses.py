@@ -1,4 +1,5 @@
-"""Responses in: validated against the frozen study, one source at a time, exclusions as frozen."""
+"""Read and validate responses of one source against the frozen study, and apply the frozen
+exclusions."""
 
 from __future__ import annotations
 
@@ -26,12 +27,12 @@ NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"
 
 
 class ResponseError(TableError):
-    """Rows that contradict the study or one another; the text lists them."""
+    """Rows that contradict the study or one another; the message lists them."""
 
 
 @dataclass(frozen=True)
 class Responses:
-    """What is analysed, and how it came to be.
+    """The responses to analyse, and how they were selected.
 
     Attributes:
         study: the study.
@@ -59,7 +60,8 @@ class Responses:
 
 
 def read_tables(responses: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The answers and, from the file beside them, the participants, as the survey exports them.
+    """Read the responses and, from the file beside them, the participants, in the survey's
+    format.
 
     Args:
         responses: NAME.csv; the participants are read from NAME-participants.csv.
@@ -91,7 +93,7 @@ def prepare(
     exclusions: Mapping[str, Any] | None = None,
     checked: bool = False,
 ) -> Responses:
-    """Validate, and apply the exclusions.
+    """Validate responses and apply the exclusions.
 
     Args:
         table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS, see `read_tables`.
@@ -132,7 +134,7 @@ def prepare(
 
 
 def _answered(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows with an answer, and those of trials without one.
+    """Return the rows with an answer, and those of trials without one.
 
     Whoever lets the time of an attention trial pass did not attend: that row stays, as wrong.
     """
@@ -166,7 +168,7 @@ def _one_source(people: pd.DataFrame, wanted: str | None) -> str:
 def measures(
     study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame, pairs: pd.DataFrame
 ) -> pd.DataFrame:
-    """What exclusion rules go by, one row per participant.
+    """Return the measures that exclusion rules use, one row per participant.
 
     Args:
         pairs: of participants whose answers and times agree, see `identical_pairs`.
@@ -220,7 +222,7 @@ def measures(
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of exclusion, called on measures and a threshold: whom it excludes.
+    """An exclusion rule: called with measures and a threshold, it returns who is excluded.
 
     Attributes:
         measure: the column of `measures` by which it goes; where that is missing, the rule cannot
@@ -236,7 +238,7 @@ class Rule:
     enough: Callable[[pd.DataFrame, Any], pd.Series] | None = None
 
     def applicable(self, people: pd.DataFrame, threshold: Any) -> pd.Series:
-        """Whether the rule has what it needs, by participant."""
+        """Return, by participant, whether the rule has the data that it needs."""
         measured = people[self.measure].notna()
         return measured if self.enough is None else measured & self.enough(people, threshold)
 
@@ -245,7 +247,8 @@ class Rule:
 
 
 def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
-    """Whether chance alone would hardly trip the rule, with the choices that somebody made."""
+    """Return whether a participant's choices are so many that chance alone would hardly trigger
+    the rule."""
     enough = [
         isinstance(sizes, Sequence) and one_sided_rate(sizes, threshold) <= LIMIT
         for sizes in people["choices"]  # who made no choice has none
@@ -293,7 +296,7 @@ for _name, _rule in {
 def _flow(
     everyone: pd.DataFrame, data: pd.DataFrame, unanswered: pd.DataFrame, rules: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """From arrival to analysis; see `Responses`."""
+    """Return the flow from arrival to analysis; see `Responses`."""
     answers = everyone["participant"].map(data["participant"].value_counts()).fillna(0)
 
     def step(name: str, who: pd.Series | np.ndarray, unfit: Any = pd.NA) -> dict[str, Any]:
@@ -321,7 +324,7 @@ def _flow(
 
 
 def rule_in_words(rule: str, threshold: Any) -> str:
-    """A rule as a sentence says it: "less than 80 % of the attention trials correct"."""
+    """Return a rule in words for a sentence: "less than 80 % of the attention trials correct"."""
     ends = threshold if isinstance(threshold, list | tuple) else [threshold]
     if not (words := EXCLUSIONS.get(rule).words):
         return rule_name(rule, threshold)
@@ -329,7 +332,7 @@ def rule_in_words(rule: str, threshold: Any) -> str:
 
 
 def rules_in_words(study: FrozenStudy) -> dict[str, str]:
-    """The frozen rules as tables name them -> as sentences say them."""
+    """Return the frozen rules: name in tables -> words in sentences."""
     return {
         rule_name(rule, threshold): rule_in_words(rule, threshold)
         for rule, threshold in study.exclusions.items()
@@ -337,6 +340,6 @@ def rules_in_words(study: FrozenStudy) -> dict[str, str]:
 
 
 def rule_name(rule: str, threshold: Any) -> str:
-    """A rule of exclusion as readers see it: "total seconds outside 135–7200"."""
+    """Return the name of an exclusion rule for readers: "total seconds outside 135–7200"."""
     ends = threshold if isinstance(threshold, list | tuple) else [threshold]
     return f"{rule.replace('_', ' ')} {'–'.join(f'{end:g}' for end in ends)}"

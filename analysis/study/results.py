@@ -1,4 +1,4 @@
-"""Everything that is computed of one study, once: tables, figures, report and pack read it here."""
+"""Values computed from one study, each once, for its tables, figures, report and release pack."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["Results", "Settings", "held_out"]
 
 @dataclass(frozen=True)
 class Results(Analysed):
-    """A study's answers and what follows from them. All parts are computed when first asked for."""
+    """A study's responses and the values computed from them, each when it is first needed."""
 
     @cached_property
     def _tests(self) -> dict[str, pd.DataFrame]:
-        """The table of each kind of question, each test for itself."""
+        """Return the table of each kind of question, with unadjusted tests."""
         tables = {kind: STUDY_TESTS.get(kind)(self) for kind in STUDY_TESTS}
         return {kind: table for kind, table in tables.items() if len(table)}
 
     @cached_property
     def claims(self) -> pd.DataFrame:
-        """Every estimate of `STUDY_TESTS` and every planned test that could not be made, the tests
-        corrected together (see `analysis.statistics.claims`)."""
+        """Return every estimate of `STUDY_TESTS` and every planned test that could not be
+        computed, with p-values adjusted together (see `analysis.statistics.claims`)."""
         tests = complete(self, self._tests)
         if not tests:
             return pd.DataFrame()
         return judge(pd.concat(tests), self.plan.primary, self.plan.primary_share)
 
     def tested(self, kind: str) -> pd.DataFrame:
-        """The table of a kind of question: p as corrected over the study, p_alone, claimed."""
+        """Return the table of a kind of question: p (adjusted over the study), p_alone, claimed."""
         if kind not in self._tests:
             return pd.DataFrame()
         judged = self.claims.loc[kind, ["p", "p_alone", "claimed"]]
@@ -45,12 +45,13 @@ class Results(Analysed):
 
     @cached_property
     def specifications(self) -> pd.DataFrame:
-        """The main question under other rules of exclusion."""
+        """Return the tests of the primary hypothesis under other exclusion rules."""
         return specifications(self)
 
     @cached_property
     def beside(self) -> dict[str, pd.DataFrame]:
-        """What stands beside the shares of right answers, by method: crossed, binomial."""
+        """Return other estimates of the shares of correct responses, by method: crossed,
+        binomial."""
         methods = {"crossed": "crossed_effects", "binomial": "exact_binomial"}
         found = {}
         for name, statistic in methods.items():
@@ -65,7 +66,7 @@ class Results(Analysed):
 
 
 def held_out(results: Results) -> pd.DataFrame | None:
-    """The run's changes of accuracy on images that importance has not seen, where it has any."""
+    """Return the run's changes of accuracy on held-out images, if it has any."""
     if results.reversion is None:
         return None
     table = results.reversion[results.reversion["split"] == "heldout"]

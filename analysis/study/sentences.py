@@ -1,4 +1,4 @@
-"""Sentences built from estimates, which never say more than the interval allows."""
+"""Sentences made from estimates, which state no more than the intervals allow."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from harness.text import counted
 
 
 def shares(results: Results, row: Any) -> str:
-    """The interval of a share, in percent."""
+    """Return the interval of a share, in percent."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "no interval estimable"
     return f"unadjusted {results.level} CI [{percent(row.low)}, {percent(row.high)}]"
 
 
 def control(row: Any) -> str:
-    """Put before the name of a condition that only says whether the task works."""
+    """Return the words that precede the name of a control condition."""
     return "control " if row.question.endswith(CONTROL) else ""
 
 
 def ps(row: Any) -> str:
-    """The adjusted p; where no effect is claimed, the unadjusted one before it."""
+    """Return the adjusted p; if no effect is claimed, preceded by the unadjusted p."""
     if pd.isna(row.p):
         return "not tested"
     if row.claimed or pd.isna(row.p_alone):
@@ -39,12 +39,13 @@ def ps(row: Any) -> str:
 
 
 def effect(results: Results, row: Any, form: str, times: float = 1.0) -> str:
-    """The interval of an effect, which is not adjusted for multiplicity, and its p-values."""
+    """Return the interval of an effect, which is not adjusted for multiplicity, and its
+    p-values."""
     return f"unadjusted {results.level} CI {span(row, form, times)}; {ps(row)}"
 
 
 def claim_rule(level: str) -> str:
-    """When an effect is claimed: the one rule, wherever it is said."""
+    """Return the rule by which an effect is claimed, as stated everywhere."""
     return (
         "An effect is claimed if its adjusted p-value is below .05 and, where an interval can be "
         f"estimated, the unadjusted {level} CI excludes the null value."
@@ -52,13 +53,13 @@ def claim_rule(level: str) -> str:
 
 
 def hypothesis(results: Results) -> str:
-    """The primary hypothesis in words, "" where none was frozen."""
+    """Return the primary hypothesis in words, "" if none was frozen."""
     task, _, kind = results.plan.primary.rpartition(".")
     return f"{QUESTIONS.get(kind, kind)} in {results.name(task)}" if task else ""
 
 
 def main_question(results: Results) -> Iterator[str]:
-    """Failed controls, the primary hypothesis, and how many of all tests are significant."""
+    """Yield failed controls, the primary hypothesis, and how many of all tests are significant."""
     yield from (failed.warning for failed in failed_controls(results))
     yield from primary(results, {})
     if len(results.claims):
@@ -67,7 +68,7 @@ def main_question(results: Results) -> Iterator[str]:
 
 @shelf.sentences("study", "claims")
 def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """The primary hypothesis, and which tests could not be computed."""
+    """Yield the primary hypothesis, and which tests could not be computed."""
     tests = results.claims
     tests = tests[tests["question"] != ""] if len(tests) else tests
     if tests.empty:
@@ -114,7 +115,8 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 def named(tests: pd.DataFrame) -> str:
-    """Tests (rows of `Results.claims`) by question, with the reasons why they are not computed."""
+    """Name tests (rows of `Results.claims`) by question, with the reasons why they are not
+    computed."""
     return "; ".join(
         f"{QUESTIONS.get(kind, kind)} in {rows['task'].iloc[0]}, "
         f"{joined([MEASURES.get(what, spaced(what)) for what in rows['what']])} "
@@ -126,7 +128,7 @@ def named(tests: pd.DataFrame) -> str:
 
 
 def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Planned tests, and apart from them those that only check a task; neither if empty."""
+    """Yield planned tests and control tests, each with its noun; empty ones are skipped."""
     control = is_control(tests)
     for noun, some in (("planned test", tests[~control]), ("control test", tests[control])):
         if len(some):
@@ -134,7 +136,7 @@ def by_role(tests: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def all_tests(tests: pd.DataFrame) -> str:
-    """How many planned tests are significant, and the outcomes of the control tests."""
+    """Return how many planned tests are significant, and the outcomes of the control tests."""
     tests = tests[tests["question"] != ""]
     planned = tests[~is_control(tests)]
     said = (
@@ -153,7 +155,7 @@ def all_tests(tests: pd.DataFrame) -> str:
 
 
 def _counted(tests: pd.DataFrame, noun: str) -> str:
-    """How many of some tests are claims, as the beginning of a sentence."""
+    """Return how many of some tests are claimed, as the beginning of a sentence."""
     claimed, every = int(tests["claimed"].sum()), len(tests)
     if every == 1:
         return f"The {noun} was{'' if claimed else ' not'}"
@@ -179,7 +181,8 @@ def _verdict(row: Any) -> str:
 
 @shelf.sentences("study", "accuracy")
 def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """One sentence for the conditions of a task with the same verdict, controls apart."""
+    """Yield one sentence for the conditions of a task with the same verdict; controls are
+    separate."""
     table = results.tested("chance")
     if table.empty:
         return
@@ -206,7 +209,7 @@ NO_PROOF = "A non-significant test is not evidence that there is no difference"
 
 @shelf.sentences("study", "contrasts")
 def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """One sentence a significant contrast, and one for all others."""
+    """Yield one sentence per significant contrast, and one for all others."""
     table = results.tested("contrasts")
     if table.empty:
         return
@@ -228,7 +231,8 @@ def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterato
 
 
 def _others(tests: pd.DataFrame, what: str, name: str) -> Iterator[str]:
-    """One sentence for the tests that are not significant; the table of that name shows them."""
+    """Yield one sentence for the tests that are not significant, with a reference to their
+    table."""
     tested = tests[tests["p"].notna()]
     others = int((~tested["claimed"]).sum())
     none = f"None of the {others} {what} was" if others > 1 else f"The one of the {what} was not"
@@ -242,7 +246,7 @@ def _others(tests: pd.DataFrame, what: str, name: str) -> Iterator[str]:
 
 @shelf.sentences("study", "evolution")
 def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Sensitivity to changes: of real evolutions, and of false ones as a control."""
+    """Yield the sensitivity to real evolutions, and to false ones as a control."""
     table = results.tested("detection")
     if table.empty:
         return
@@ -282,7 +286,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 @shelf.sentences("study", "naming")
 def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """One sentence a significant difference of mean ratings, and one for all others."""
+    """Yield one sentence per significant difference of mean ratings, and one for all others."""
     table = results.tested("ratings")
     if table.empty:
         return
@@ -298,7 +302,7 @@ def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 @shelf.sentences("study", "naming")
 def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Similarity of labels of the same pictures, compared with labels of other trials."""
+    """Yield the similarity of labels of the same pictures, compared with labels of other trials."""
     for row in rows_of(results.tested("labels")):
         if pd.isna(row.value):
             continue
@@ -316,7 +320,7 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 
 @shelf.sentences("study", "behaviour")
 def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Learning and confidence."""
+    """Yield sentences on learning and confidence."""
     for row in rows_of(results.tested("learning")):
         if pd.isna(row.p):
             continue

@@ -1,4 +1,4 @@
-"""The specification curve: the main result under every rule of exclusion that was tried."""
+"""The specification curve: the main result under every exclusion rule that was tried."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 6
 
 @shelf.figure("study", "robustness")
 def specification_curve(results: Results) -> Figure | None:
-    """Estimates ordered by size, and below them which rule was changed how (Simonsohn et al. 2020).
+    """Estimates ordered by size, and below them the changed rule (Simonsohn et al. 2020).
 
     None where the main question has no estimate, or where no other rule could be tried.
     """
@@ -62,7 +62,8 @@ def specification_curve(results: Results) -> Figure | None:
 
 
 def _different(every: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The specifications without those, counted, whose estimates are those of the frozen rules."""
+    """Return the specifications whose estimates differ from those of the frozen rules, and the
+    number of others."""
     values = every.pivot_table(
         index="specification", columns="what", values=["value", "low", "high"], dropna=False
     )
@@ -73,14 +74,14 @@ def _different(every: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def _choice(row) -> str:
-    """What was changed, as readers see it."""
+    """Return the changed rule in words."""
     if row.rule in ("all rules", "no rule"):
         return "as frozen" if row.rule == "all rules" else "no rule"
     return f"{row.rule}: {row.threshold}"
 
 
 def _estimates(axis: Axes, rows: pd.DataFrame, places: dict[int, int]) -> None:
-    """A dot a specification with its interval."""
+    """Draw one dot with its interval per specification."""
     for row in rows.itertuples(index=False):
         colour = COLOURS[2] if row.specification == 0 else COLOURS[0]
         x = places[row.specification]
@@ -96,7 +97,7 @@ def _estimates(axis: Axes, rows: pd.DataFrame, places: dict[int, int]) -> None:
 
 
 def _matrix(axis: Axes, x: list[int], names: list[str]) -> None:
-    """Which choice stands in which column."""
+    """Mark the choice of each column."""
     y = np.arange(len(names))[::-1]
     colours = [COLOURS[2] if name == "as frozen" else COLOURS[0] for name in names]
     axis.scatter(x, y, s=12, c=colours, marker="s")

@@ -1,4 +1,5 @@
-"""The tables of a study. One function each, registered; None where the study has nothing for it."""
+"""The tables of a study; one registered function each, which returns None if there is nothing to
+show."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ HEADINGS = {
 
 
 def study_tables(results: Results) -> dict[str, Table]:
-    """All tables of the study by name, and those of the run."""
+    """Return all tables of the study by name, and those of the run."""
     tables = {
         name: replace(table, headings=HEADINGS | dict(table.headings))
         for name, table in shelf.tables_of("study", results).items()
@@ -54,13 +55,13 @@ def study_tables(results: Results) -> dict[str, Table]:
 
 
 def exported(table: Table, results: Results) -> Table:
-    """A table as it stands alone: its title says whether its responses are simulated."""
+    """Return a table for separate use: its title says whether its responses are simulated."""
     of_networks = table.name in FROM_NETWORKS | {made.name for made in results.from_run}
     return table if of_networks else replace(table, title=table.title + source_note(results))
 
 
 def source_note(results: Results) -> str:
-    """What a title adds where the responses are not those of participants."""
+    """Return what a title adds if the responses are not those of participants."""
     return NOTES[results.responses.source]
 
 
@@ -131,7 +132,7 @@ def claims(results: Results) -> Table | None:
 
 
 def _equivalence(tests: pd.DataFrame) -> str:
-    """How rows of equivalence tests are read, where there are any."""
+    """Explain rows of equivalence tests, if there are any."""
     if not tests["question"].str.endswith(".equivalence").any():
         return ""
     return (
@@ -141,7 +142,8 @@ def _equivalence(tests: pd.DataFrame) -> str:
 
 
 def _monte_carlo(tests: pd.DataFrame) -> str:
-    """The error of simulation of the p-values that permutations give, as the end of a sentence."""
+    """Return the Monte Carlo error of the p-values of permutation tests, as the end of a
+    sentence."""
     largest = tests["p_error"].max()
     return (
         ""
@@ -209,7 +211,7 @@ def accuracy(results: Results) -> Table | None:
 
 
 def _fits(results: Results) -> str:
-    """What a reader must know of the crossed models' fits, as a sentence of a caption."""
+    """Return remarks on the fits of the crossed models, as a sentence of a caption."""
     table = results.beside["crossed"]
     notes = table[(table["reason"] != "") & table["low"].notna()].drop_duplicates(
         ["task", "reason"]
@@ -221,7 +223,7 @@ def _fits(results: Results) -> str:
 
 
 def _ratio(odds: float) -> str:
-    """Two decimals; beyond a thousand the digits say nothing."""
+    """Format an odds ratio with two decimals, or without any above one thousand."""
     return f"{odds:.2f}" if odds < 1000 else ">1000"
 
 
@@ -302,7 +304,7 @@ def behaviour(results: Results) -> Table:
 
 
 def scales(results: Results) -> str:
-    """The questions behind the ratings and the ends of their scales, in brackets."""
+    """Return the questions of the ratings and the ends of their scales, in brackets."""
     study = results.responses.study
     asked = []
     for task, name in results.tested("ratings")[["task", "asked"]].drop_duplicates().to_numpy():

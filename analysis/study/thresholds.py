@@ -1,4 +1,4 @@
-"""The main result under other rules of exclusion, one rule at a time."""
+"""The main result under other exclusion rules, one rule at a time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FROZEN = "(frozen)"
 
 
 def main_result(results: Analysed) -> pd.DataFrame:
-    """The tests of the main question, as if no other test handed anything on to them.
+    """Return the tests of the primary hypothesis, without α passed on from other tests.
 
-    Where none was frozen: those of the first task with a key against chance.
+    If none was frozen: the tests against chance of the first task with a key.
     """
     plan, choice = results.plan, results.choice_tasks
     primary = plan.primary or (f"{choice[0]}.chance" if choice else "")
@@ -41,7 +41,7 @@ def main_result(results: Analysed) -> pd.DataFrame:
 
 
 def specifications(results: Analysed) -> pd.DataFrame:
-    """Every test of the main question under every rule of exclusion that is tried.
+    """Compute every test of the primary hypothesis under every exclusion rule that is tried.
 
     Returns:
         specification (its number; 0 is as frozen), rule, threshold (the frozen one is marked),
@@ -64,7 +64,7 @@ def specifications(results: Analysed) -> pd.DataFrame:
 
 
 def grid(results: Analysed, long: pd.DataFrame) -> pd.DataFrame:
-    """The main result over a grid of exclusion thresholds.
+    """Return the main result over a grid of exclusion thresholds.
 
     Args:
         long: of `specifications`.
@@ -84,7 +84,7 @@ def grid(results: Analysed, long: pd.DataFrame) -> pd.DataFrame:
 
 
 def _under(results: Analysed, rules: dict[str, Any]) -> Analysed:
-    """The same study under other rules."""
+    """Return the same study under other rules."""
     responses, joined = results.reload(rules), results.meeting
     if joined is not None and len(responses.answers):
         joined = join(responses, joined.drop(columns=OF_PEOPLE))
@@ -92,7 +92,7 @@ def _under(results: Analysed, rules: dict[str, Any]) -> Analysed:
 
 
 def _outcome(results: Analysed) -> pd.DataFrame:
-    """The tests of the main question, and how many participants they rest on."""
+    """Return the tests of the primary hypothesis, with the number of participants."""
     people = int((results.responses.everyone["excluded"] == "").sum())
     nothing = pd.DataFrame({"participants": [people]})
     if not people or not len(tests := main_result(results)):
@@ -101,7 +101,7 @@ def _outcome(results: Analysed) -> pd.DataFrame:
 
 
 def _rules(frozen: dict[str, Any], identical: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Rules to try: as frozen, none, and each rule looser, stricter and off.
+    """Return the rules to try: as frozen, none, and each rule looser, stricter and off.
 
     Args:
         identical: whether to exclude one of each identical pair though no frozen rule does.

@@ -1,4 +1,4 @@
-"""What is known of a study before anybody answers it: its planned tests, and their power.
+"""Properties of a study before data collection: its planned tests, and their power.
 
 The family of tests and their weights come from the code that will judge the answers, called on a
 study that nobody has answered yet; so a preregistration cannot promise other tests than are made.
@@ -28,7 +28,7 @@ WANTED = 0.8
 
 
 def unanswered(study: FrozenStudy) -> Results:
-    """The results of a study that nobody has answered: every planned test, none made."""
+    """Return the results of a study without responses: every planned test, none computed."""
     answers = as_table([], RESPONSES).assign(value=pd.Series(dtype=object))
     nobody = pd.DataFrame()
     responses = Responses(study, "human", answers, nobody, nobody, nobody)
@@ -49,8 +49,8 @@ def ruled_out(results: Results) -> str:
 
 
 def planned_claims(results: Results) -> pd.DataFrame:
-    """One row per planned test, those of the main question first: kind, question, task, what,
-    asked, margin, weight (sums to 1)."""
+    """Return one row per planned test, those of the primary hypothesis first: kind, question,
+    task, what, asked, margin, weight (sums to 1)."""
     claims = results.claims
     claims = claims[claims["question"] != ""]
     table = claims.assign(kind=claims.index.get_level_values(0)).reset_index(drop=True)
@@ -61,7 +61,7 @@ def planned_claims(results: Results) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Power:
-    """Power of one test of the main question, at its own share of α, over participants.
+    """Power of one test of the primary hypothesis, at its own share of α, over participants.
 
     Attributes:
         table: size (true difference of shares), participants, power, low, high (Wilson's interval
@@ -73,8 +73,8 @@ class Power:
 
 
 def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
-    """Simulate the frozen design; None where the main question is not of shares against chance or
-    between conditions."""
+    """Simulate the frozen design; None if the primary hypothesis is not about shares of correct
+    responses against chance or between conditions."""
     study, plan = results.responses.study, results.plan
     task, _, kind = plan.primary.rpartition(".")
     tests = planned_claims(results)

@@ -1,4 +1,4 @@
-"""Whether a survey's tables can be true: every row against the frozen study and the other rows."""
+"""Validate a survey's tables: every row against the frozen study and the other rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ OTHER_STUDY = "study {study!r} is not this one, "
 
 
 def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame) -> list[str]:
-    """Everything in the tables that cannot be, in words, by row; empty where all is well."""
+    """Return everything in the tables that is impossible, in words, by row; empty if there is
+    nothing."""
     persons, answers = _Rows(people, PARTICIPANTS), _Rows(table, RESPONSES)
     _check_participants(study, persons)
     _check_trials(study, answers)
@@ -41,14 +42,15 @@ def find_problems(study: FrozenStudy, table: pd.DataFrame, people: pd.DataFrame)
 
 
 class _Rows:
-    """A table and what is wrong with its rows."""
+    """A table and the problems of its rows."""
 
     def __init__(self, table: pd.DataFrame, columns: Sequence[Column]) -> None:
         self.table, self.columns = table, columns
         self._found: list[tuple[int, str]] = []
 
     def refuse(self, wrong: pd.Series | np.ndarray, text: str) -> None:
-        """Note the rows where `wrong` holds or is undefined; {column} in the text is its value."""
+        """Record the rows in which `wrong` holds or is undefined; {column} in the text is its
+        value."""
         mask = pd.Series(wrong, self.table.index).astype("boolean").fillna(True)
         rows = np.flatnonzero(mask.to_numpy(dtype=bool))
         self._found += [(int(i), text.format_map(self.table.iloc[i])) for i in rows]
@@ -61,7 +63,7 @@ class _Rows:
         self.refuse(values.notna() & (values < 0), f"{column} is {{{column}}}, below 0")
 
     def problems(self) -> list[str]:
-        """In the order of the rows."""
+        """Return the problems in the order of the rows."""
         file = self.table.attrs.get("file", "")
         numbers = self.table.index + 2
         return [
@@ -159,7 +161,7 @@ def _check_trials(study: FrozenStudy, rows: _Rows) -> None:
 
 
 def plain_trials(table: pd.DataFrame) -> pd.Series:
-    """Ids as in the study: those of practice trials carry the attempt, t0012@2."""
+    """Return trial ids as in the study; those of practice trials carry the attempt, t0012@2."""
     return table["trial"].str.replace(r"@\d+$", "", regex=True)
 
 
@@ -229,7 +231,7 @@ def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
 def _answer_problems(
     study: FrozenStudy, trial: Trial, options: Any, answer: Any, correct: bool | None
 ) -> list[str]:
-    """What is wrong with options, answer and score of one row."""
+    """Return the problems of options, answer and score of one row."""
     try:
         shown, given = (
             json.loads(x, parse_constant=_no_constant, object_pairs_hook=_no_name_twice)
@@ -272,7 +274,7 @@ def _not_an_option(trial: Trial, ids: list[str], key: Any, given: Any) -> str:
 
 
 def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:
-    """Why an answer is none that the task's fields can give; "" where it is one."""
+    """Explain why the task's fields cannot give an answer; "" if they can."""
     fields = task.fields(trial)
     if [f.kind for f in fields] == ["pick"] and given not in ids:
         return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
@@ -299,7 +301,8 @@ def _allowed(field: Field, ids: list[str]) -> str:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two answers are equal in value and type; texts as the survey stores them."""
+    """Return whether two answers are equal in value and type; texts are compared as the survey
+    stores them."""
     if type(first) is not type(second):
         return False
     if isinstance(first, dict):
