@@ -306,6 +306,12 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
     assert (many["sd over runs"] < 1e-12).all() and (many["networks"] == 3).all()
     assert many["low"].isna().all() and (many["reason"] != "").all()  # three networks are too few
     about = json.loads((other / "bench" / "about.json").read_text())
+    changed = about | {"images_per_class": 99}
+    changed["methods"]["tcav"] = changed["methods"]["tcav"] | {"linearises": "zero"}
+    (other / "bench" / "about.json").write_text(json.dumps(changed))
+    for runs in ((benched, other), (benched, other, third)):
+        told = " ".join(conceptevo_("bench", "compare", *runs, "--out", tmp_path / "x").split())
+        assert "They differ in images per class and the definition of tcav." in told
     (other / "bench" / "about.json").write_text(json.dumps(about | {"version": 99}))
     with pytest.raises(ArtifactError, match="schema version 99, this program reads 2"):
         read_results(other)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.exhibits.tables import Table
 from analysis.study.frozen_study import read_study
 from analysis.study.participants import (
     IN_WORDS,
@@ -17,6 +19,7 @@ from analysis.study.participants import (
 )
 from analysis.study.pipeline import Inputs, analyse_study
 from analysis.study.release import rebuild, release
+from analysis.study.report import stability
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
@@ -153,6 +156,25 @@ def test_the_curve_shows_the_grid_in_order_with_the_intervals_of_each(results):
     assert (np.diff(mean) >= -1e-12).all()
     np.testing.assert_allclose(
         sorted(heights[0]), sorted(table.loc[shown, "base"].astype(float)), atol=1e-12
+    )
+
+
+def test_without_a_primary_hypothesis_there_is_no_curve_of_it(results):
+    study = results.responses.study
+    none = replace(study, study=study.study.model_copy(update={"analysis": None}))
+    assert (
+        specification_curve(replace(results, responses=replace(results.responses, study=none)))
+        is None
+    )
+
+
+def test_the_one_test_of_a_primary_hypothesis_is_one(results):
+    rows = [("all rules", "as frozen", 10, "0 of 1", 0.5), ("no rule", "none", 12, "1 of 1", 0.6)]
+    frame = pd.DataFrame(rows, columns=["rule", "threshold", "participants", "claimed", "base"])
+    [said] = stability(results, {"thresholds": Table("thresholds", "", "", frame)})
+    assert said.endswith(
+        "0 of 1 test of the primary hypothesis was significant under the frozen rules; under "
+        "others, 1 of 1 was."
     )
 
 

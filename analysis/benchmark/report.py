@@ -14,7 +14,7 @@ from analysis.benchmark import figures as bench_figures  # noqa: F401 - register
 from analysis.benchmark import measures
 from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
 from analysis.benchmark.results import Bench
-from analysis.benchmark.runs import comparable
+from analysis.benchmark.runs import comparable, differing
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
@@ -241,19 +241,13 @@ def compare(first: Path, second: Path) -> Table:
     ends = {"low": low.clip(-2, 2), "high": high.clip(-2, 2)}  # a gap lies between −1 and 1
     frame = frame.assign(**{"B − A": value, **ends, "p": holm(p)})
     tau, count = comparisons.agreement(a.ranking(), b.ranking())
-    differs = [
-        name
-        for name in ("classes", "pairs", "layers", "images_per_class", "heldout_images")
-        if a.results.about[name] != b.results.about[name]
-    ]
     return Table(
         "compare",
         "Two benchmarks side by side",
         f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
         "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
         f"rankings: {'undefined' if np.isnan(tau) else f'{tau:.2f}'} over "
-        f"{counted(count, 'method')}."
-        + (f" They differ in {', '.join(differs).replace('_', ' ')}." if differs else ""),
+        f"{counted(count, 'method')}.{differing(benches, common)}",
         frame,
         dict.fromkeys(
             [c for c in frame.columns if c.split()[0] in ("gap", "low", "high", "B")], "{:+.3f}"

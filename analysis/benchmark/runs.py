@@ -168,7 +168,8 @@ def compare_runs(folders: Sequence[Path]) -> Table:
         f"from {reference_of(values)} with its unadjusted interval, p adjusted by Holm over "
         "methods. "
         f"Kendall's τ between rankings of two runs: {_mean_and_least(taus)}."
-        + (f" Left out, as a run lacks them or their values: {', '.join(left)}." if left else ""),
+        + (f" Left out, as a run lacks them or their values: {', '.join(left)}." if left else "")
+        + differing(benches, common),
         frame,
         dict.fromkeys(signed, "{:+.3f}")
         | {"sd over runs": "{:.3f}", "p alone": P_VALUE, "p": P_VALUE},
@@ -207,6 +208,19 @@ def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
                 f"{folders[0]} cuts layers into {bins[0]} bins, {folder} into {bins[1]}"
             )
     return benches, common
+
+
+def differing(benches: Sequence[Bench], methods: Sequence[str]) -> str:
+    """What benchmarks were not run alike in, as the end of a caption; "" where all is alike."""
+    abouts = [bench.results.about for bench in benches]
+    names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
+    settings = [n.replace("_", " ") for n in names if any(a[n] != abouts[0][n] for a in abouts)]
+    changed = [
+        m for m in methods if any(a["methods"][m] != abouts[0]["methods"][m] for a in abouts)
+    ]
+    if changed:
+        settings.append(f"the definition of {joined(changed)}")
+    return f" They differ in {joined(settings)}." if settings else ""
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -72,6 +72,11 @@ class TaskDesign:
         """Return the names of the fields of the task's trials."""
         return frozenset(self.results.responses.study.fields(self.task))
 
+    @cached_property
+    def trials(self) -> Counter[str]:
+        """Return the number of trials of each condition in the whole study."""
+        return Counter(self.results.responses.study.of(self.task)["condition"])
+
     @property
     def choice(self) -> bool:
         """Return whether each trial has a correct option."""
@@ -83,8 +88,7 @@ class TaskDesign:
 
     def too_few(self, conditions: Iterable[str], fewest: int = FEWEST) -> str:
         """Explain why the study has too few trials for a test; "" if it has enough."""
-        trials = self.results.responses.study.of(self.task)["condition"].value_counts()
-        few = trials[list(conditions)].min() < fewest
+        few = min(self.trials[condition] for condition in conditions) < fewest
         return f"{RULED_OUT}fewer than {fewest} trials of a condition" if few else ""
 
     def each(self, fewest: int = FEWEST) -> Iterator[Planned]:

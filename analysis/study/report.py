@@ -160,9 +160,10 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
         return [values]
     claimed = frame["claimed"].dropna()
     others = [text for text in claimed.unique() if text != claimed.iloc[0]]
-    elsewhere = f"; under others, {', '.join(others)} were" if others else " and under all others"
+    tests, were = ("test", "was") if claimed.iloc[0].endswith(" of 1") else ("tests", "were")
+    elsewhere = f"; under others, {', '.join(others)} {were}" if others else " and under all others"
     return [
-        f"{values} {_upper(claimed.iloc[0])} tests of the primary hypothesis were significant "
+        f"{values} {_upper(claimed.iloc[0])} {tests} of the primary hypothesis {were} significant "
         f"under the frozen rules{elsewhere}."
     ]
 

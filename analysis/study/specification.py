@@ -21,8 +21,10 @@ SHOWN = 6
 def specification_curve(results: Results) -> Figure | None:
     """Estimates ordered by size, and below them the changed rule (Simonsohn et al. 2020).
 
-    None where the main question has no estimate, or where no other rule could be tried.
+    None where no main question was frozen or it has no estimate, or no other rule could be tried.
     """
+    if not results.plan.primary:
+        return None
     every = results.specifications
     every = every[~every["threshold"].str.endswith(FROZEN)]  # the same as all rules as frozen
     every, same = _different(every)
