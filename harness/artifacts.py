@@ -1,10 +1,10 @@
-"""The files of a run: the only module that knows their layout; files are written whole or not at
+"""The files of a run: the only module that knows their layout. Files are written whole or not at
 all.
 
 A run is a folder. Every artifact in it is one file with a sidecar ``<file>.json`` that holds the
-fingerprint of all that the file depends on; a file without a fitting sidecar counts as absent,
-so interrupted work is simply done again. Tables are parquet, arrays are npz or npy. No torch here:
-the survey's host and the analysis read runs through this file.
+fingerprint of everything on which the file depends. A file without a matching sidecar counts as
+absent, so interrupted work is done again. Tables are parquet, arrays are npz or npy. This module
+does not import torch, because the survey server and the analysis use it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 
 class ArtifactError(ValueError):
-    """An artifact is missing, damaged or cannot be written; the text says which and what to do."""
+    """An artifact is missing, damaged or cannot be written; the message says what to do."""
 
 
-#: In the name of a file that is being written.
+#: Marks the name of a file that is being written.
 _HALF = ".half-written-"
 
 
@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it if the block ends without an error.
 
     Raises:
-        ArtifactError: the file system refused (disk full, no permission); nothing is left behind.
+        ArtifactError: the file cannot be written (disk full, no permission); no part of it remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}{_HALF}"
@@ -68,10 +68,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 def lock(folder: Path) -> Iterator[None]:
     """Prevent a second command from working in the same folder. The lock ends with the process.
 
-    What a killed command has left half written goes.
+    Incomplete files of commands that were killed are deleted.
 
     Raises:
-        ArtifactError: another command is working there.
+        ArtifactError: another command is working in the folder, or it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def working_since(folder: Path) -> float | None:
         return (folder / ".lock").stat().st_mtime
 
 
-#: Rows of a table that are written, and read, at a time.
+#: Number of rows of a table that are written, and read, at a time.
 ROW_GROUP = 2**17
 
 
@@ -190,9 +190,9 @@ LAYOUT = {
     "image_index": "images/{0}.parquet",  # split -> image_id, class_id, class_name, path
     "left_out": "images/left-out/{0}.parquet",  # split -> what, files
     "weights": "training/{0}/epoch-{1:04d}.pt",  # series, epoch
-    "training_state": "training/{0}/state.pt",  # series: what interrupted training resumes from
+    "training_state": "training/{0}/state.pt",  # series: from which interrupted training resumes
     "training_log": "training/{0}/log.parquet",  # series
-    "audit_weights": "audit/{0}/weights-{1:04d}.npz",  # series, epoch: a sample of each layer's
+    "audit_weights": "audit/{0}/weights-{1:04d}.npz",  # series, epoch: samples of each layer
     "audit_layers": "audit/{0}/sketch-{1:04d}.parquet",  # series, epoch
     "audit_distances": "audit/{0}/distances.npz",  # series: between all checkpoints
     "audit": "audit/{0}/checkpoints.parquet",  # series
@@ -202,14 +202,14 @@ LAYOUT = {
     "layers": "probe/{0}/layers.parquet",  # series
     "stimuli": "probe/{0}/stimuli-{1:04d}.parquet",  # series, epoch
     "responsive": "probe/{0}/responsive-{1:04d}.parquet",  # series, epoch
-    # series, epoch, first image and one past the last
+    # series, epoch, first image and the image after the last
     "activations": "probe/{0}/activations-{1:04d}/{2:08d}-{3:08d}.npy",
     "probe_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.npz",
     "responses_part": "probe/{0}/parts-{1:04d}/{2:08d}-{3:08d}.parquet",
     "concepts": "probe/{0}/concepts-{1:04d}.parquet",  # series, epoch
     "prototypes": "probe/{0}/prototypes-{1:04d}.npz",  # series, epoch
     "space": "space/{0}/vectors.npz",  # space method
-    "space_neurons": "space/{0}/neurons.parquet",  # space method: whose the rows of `space` are
+    "space_neurons": "space/{0}/neurons.parquet",  # space method: neurons of the rows of `space`
     "map": "space/map.parquet",
     # series, epoch_from, epoch_to, importance method, classes
     "importance": "importance/{0}/{1:04d}-{2:04d}/{3}/scores-{4}.parquet",
@@ -295,7 +295,7 @@ class Run:
         """
         content: dict[str, Any] = {"fingerprint": fingerprint}
         path = self.path(artifact)
-        if path.exists():  # what interrupted work resumes from is sealed before it is
+        if path.exists():  # a state from which work resumes is sealed before it is written
             content["sha256"] = content_hash(path)
         if seconds is not None:
             content["seconds"] = round(seconds, 3)
@@ -314,7 +314,7 @@ class Run:
     ) -> None:
         """Write a table (parquet), an array (npy) or named arrays (npz), and then its sidecar.
 
-        Arguments as `seal`.
+        See `seal` for the arguments.
         """
         with whole_file(self.path(artifact)) as temporary:
             if isinstance(value, pd.DataFrame):
@@ -326,7 +326,7 @@ class Run:
         self.seal(artifact, fingerprint, seconds)
 
     def _read(self, artifact: Artifact, read: Callable[[Path], T]) -> T:
-        """Raises ArtifactError when the artifact is absent or damaged."""
+        """Read an artifact. Raises ArtifactError if it is absent or damaged."""
         path = self.path(artifact)
         if not path.exists():
             raise ArtifactError(
@@ -335,11 +335,11 @@ class Run:
             )
         try:
             return read(path)
-        except Exception as error:  # of damaged files pyarrow, zipfile and numpy raise many types
+        except Exception as error:  # pyarrow, zipfile and numpy raise many types on damaged files
             raise ArtifactError(f"{path} is damaged ({error}); delete it and run again") from error
 
     def table(self, artifact: Artifact) -> pd.DataFrame:
-        """Read a table artifact. Raises ArtifactError when it is absent or damaged."""
+        """Read a table. Raises ArtifactError if it is absent or damaged."""
         return self._read(artifact, pd.read_parquet)
 
     def array(self, artifact: Artifact) -> np.ndarray:
@@ -347,7 +347,7 @@ class Run:
         return self._read(artifact, partial(np.load, mmap_mode="r", allow_pickle=False))
 
     def arrays(self, artifact: Artifact) -> dict[str, np.ndarray]:
-        """Read an array artifact. Raises ArtifactError when it is absent or damaged."""
+        """Read named arrays. Raises ArtifactError as `table` does."""
         return self._read(artifact, _arrays)
 
     def tables(self, kind: str) -> pd.DataFrame:
@@ -375,7 +375,7 @@ class Run:
         return sorted(there | described)
 
     def _paths(self, kind: str, suffix: str = "") -> list[Path]:
-        # no other kind's places fit it
+        # the pattern of a kind matches no file of another kind
         every = self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
         return sorted(path for path in every if not path.name.startswith("."))
 

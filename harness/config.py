@@ -34,8 +34,8 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message names each setting and what is allowed.
 
     Attributes:
-        faults: the text's lines, where it lists the mistakes of a file.
-        rest: the configuration without what is wrong in its own words, where it stands without.
+        faults: one line per error in a file.
+        rest: the configuration without the wrong settings, if the rest is valid; None otherwise.
     """
 
     faults: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class ConfigError(ValueError):
 
 
 def refuse(faults: Sequence[str]) -> None:
-    """Raises ConfigError where there are faults; it lists them all."""
+    """Raise a ConfigError that lists all faults, if there are any."""
     if len(faults) == 1:
         raise ConfigError(f"the run cannot begin: {faults[0]}")
     if faults:
@@ -51,7 +51,7 @@ def refuse(faults: Sequence[str]) -> None:
 
 
 class DrawnImagesSection(Section):
-    """The synthetic images: how many of each split."""
+    """The numbers of synthetic images in each split."""
 
     source: Literal["drawn"] = "drawn"
     train: int = Field(6000, ge=12)
@@ -64,11 +64,11 @@ class FolderImagesSection(Section):
     of many images (see `harness/images/shards.py`).
 
     Attributes:
-        probe: the images whose strongest serve as stimuli.
-        test: the images on which importance and reversion are measured.
-        train: for `source = "train"` series.
-        attributes: a CSV of the test images' attributes (column `path`, then 0 or 1 each), by which
-            neurons are named, so that spaces can be judged.
+        probe: images from which the stimuli of neurons are selected.
+        test: images on which importance and reversion are measured.
+        train: images for series with `source = "train"`.
+        attributes: CSV file of the test images' attributes: column `path`, then one column of 0 and
+            1 per attribute. Neurons are named by them, and spaces are evaluated by these names.
     """
 
     source: Literal["folder"]
@@ -79,7 +79,7 @@ class FolderImagesSection(Section):
 
 
 class MemoryImagesSection(Section):
-    """Images in memory: those of the Python interface."""
+    """Images in memory, given through the Python interface."""
 
     source: Literal["memory"] = "memory"
     images: InstanceOf[ArrayImages] = Field(exclude=True)
@@ -108,8 +108,8 @@ class EvolveSection(ImportanceParameters):
     """Which evolutions are scored.
 
     Attributes:
-        pairs: series -> pairs of epochs; all consecutive ones but those from epoch 0 by default
-            (before training there is nothing to revert to).
+        pairs: series -> pairs of epochs; by default all consecutive ones except those from epoch 0
+            (before training, there is nothing to which neurons could be reverted).
         classes: class names; all by default.
     """
 
@@ -121,7 +121,7 @@ class ReportSection(Section):
     """Further exhibits of the reports.
 
     Attributes:
-        exhibits: tables, figures and sentences of your own, each `package.module:function`.
+        exhibits: your own tables, figures and sentences, each as `package.module:function`.
     """
 
     exhibits: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class Config(Section):
     device: Annotated[str, Field(pattern=NAME)] = "auto"
     precision: Precision = "float32"
     readers: int | None = Field(None, ge=0)  # processes that decode images for each worker
-    # URL of the run in an object store; credentials belong into the environment, not into it
+    # URL of the run in an object store, without credentials, which the environment holds
     store: Annotated[str, Field(pattern=r"^(s3|gs)://[^/@]+/.+")] | None = None
     images: Annotated[ImagesSection, Field(discriminator="source")] = DrawnImagesSection()
     series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
@@ -183,7 +183,7 @@ class Config(Section):
     def pairs(self, source: Source) -> list[Pair]:
         """Return the pairs of epochs of one series; by default consecutive ones from the first
         trained epoch on."""
-        if not source.loadable():  # evidence alone, of which nothing can be undone
+        if not source.loadable():  # without weights, nothing can be reverted
             return []
         series = Series(source.name, source.loadable())
         if source.name in self.evolve.pairs:
@@ -224,7 +224,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
         return Config.model_validate(values)
     except ValidationError as error:
         problems: list[Any] = list(error.errors())
-        # where a series is wrong, pydantic also complains that the tuple of good ones is too short
+        # if a series is wrong, pydantic also reports that the tuple of valid ones is too short
         if any(
             problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems
         ):
@@ -284,7 +284,7 @@ def _explain(problem: Any) -> str:
     """Describe a problem that pydantic reports: its place, what is allowed, the value."""
     parts = list(problem["loc"])
     if parts[:1] == ["images"] and len(parts) > 1:
-        del parts[1]  # the kind of images, which is no key
+        del parts[1]  # the kind of images, which is not a key
     place = ".".join(map(str, parts))
     match problem["type"]:
         case "union_tag_invalid" | "union_tag_not_found":
@@ -318,7 +318,7 @@ def _explain(problem: Any) -> str:
             message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
             message = re.sub(r"^(Input|Tuple|List|Dictionary|String) should", "must", message)
             message = message.replace("Field required", "is missing")
-    if not place:  # such texts name their places
+    if not place:  # these messages name their places themselves
         return message
     given = problem.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: How files begin, in small letters, and what they are.
+#: Beginnings of files, in lower case, and descriptions of their formats.
 KINDS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` gets it",
     b"<!doctype html": "a web page (HTML), not the file itself: the download went wrong",

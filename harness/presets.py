@@ -22,8 +22,8 @@ def paper(images: Path, checkpoints: Path) -> str:
     """Return the configuration of the published study.
 
     Args:
-        images: ImageNet, a folder with `train` and `val`, in each a sub-folder a class.
-        checkpoints: a folder with one folder a series, in each `model-{epoch}.pth`.
+        images: folder of ImageNet with `train` and `val`, each with one sub-folder per class.
+        checkpoints: folder with one sub-folder per series, which holds `model-{epoch}.pth`.
 
     Raises:
         ValueError: the folders do not hold ImageNet's 1,000 classes.

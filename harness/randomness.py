@@ -13,7 +13,7 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
     Args:
         seed: of the configuration.
-        purpose: what is drawn and for what, e.g. "random sets", "vgg", 1, 4, class id.
+        purpose: what the draws are and for what they are used, e.g. "random sets", "vgg", 1, 4, 7.
     """
     digest = hashlib.sha256(json.dumps(purpose).encode()).digest()[:16]
     return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])

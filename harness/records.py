@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: The columns that identify a neuron, a pair of epochs, in every table of the project.
+#: The columns that identify a neuron, and a pair of epochs, in every table of the project.
 NEURON = ["series", "epoch", "layer", "channel"]
 PAIR = ["series", "epoch_from", "epoch_to"]
-#: The columns that say which set of neurons was ablated, where.
+#: The columns that identify an arm: a set of neurons that was ablated.
 ARM = ["layer", "method", "arm", "draw"]
 
-#: The layer name of what is done in all layers at once.
+#: The value of the column `layer` for ablations in all layers at once.
 JOINT = "all layers"
 
-#: The method under which the arms stand that belong to none: nothing, everything, random sets.
+#: The value of the column `method` for arms without a method: no neurons, all, random sets.
 CONTROLS = "controls"
 
 

@@ -25,8 +25,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Plug-ins of one kind by name, e.g. importance methods.
 
-    A name of the form ``package.module:attribute`` is imported, so that a user's own plugin
-    needs no registration.
+    A name of the form ``package.module:attribute`` is imported, so a user's plug-in needs no
+    registration.
     """
 
     def __init__(self, kind: str, plugins: Mapping[str, T] | None = None) -> None:
@@ -68,16 +68,16 @@ class Registry(Generic[T]):
 
 
 def description(plugin: Any) -> str:
-    """Return the first paragraph of a plug-in's docstring, which reports show; "" if there is
+    """Return the first sentence of a plug-in's docstring, which reports show; "" if there is
     none."""
     text = " ".join((inspect.getdoc(plugin) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[^.A-Z]\.) ", text, maxsplit=1)[0]
 
 
 def import_attribute(path: str, kind: str):
-    """Import ``package.module:attribute``; `kind` names the thing in the error.
+    """Import ``package.module:attribute``; `kind` names the kind of plug-in in errors.
 
-    The working folder is searched last, so that what is there hides nothing that is installed.
+    The working folder is searched last, so that files in it do not hide installed packages.
     """
     module, _, attribute = path.partition(":")
     if (here := os.getcwd()) not in sys.path:
@@ -99,7 +99,7 @@ def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
     """Call a user's function; an error in it becomes one message that names its place.
 
     Args:
-        what: the call, as the message names it.
+        what: description of the call, with which the message begins.
     """
     try:
         return with_torchvision(function, *arguments)

@@ -1,10 +1,10 @@
-"""The results of an ablation study as data. Does not import torch: analysis and survey read
-them.
+"""The results of an ablation study as data. This module does not import torch, as the analysis and
+the survey use it.
 
-A run has two: its reversion study and its benchmark. `RUN/<study>/about.json` says what was run and
-which of the run's artifacts the results consist of: `records` (one row per image and arm),
+A run has two such studies: the reversion study and the benchmark. `RUN/<study>/about.json` says
+what was run and which artifacts hold the results: `records` (one row per image and arm),
 `importance` (one row per neuron, class and method), `reliability` (of split halves), `sets` (the
-saved sets of neurons) and, of a benchmark, `neighbours` (of base neurons, by draw of a space
+saved sets of neurons) and, for a benchmark, `neighbours` (of base neurons, per draw of a space
 method).
 """
 
@@ -23,8 +23,8 @@ import pyarrow.dataset as ds
 from harness.artifacts import Artifact, ArtifactError, Run, write_text
 from harness.records import CONTROLS
 
-#: Of the records' schema; results of different versions are not compared. Version 2: reversion
-#: study and benchmark write the same records, and sets are seeded by all that they are drawn for.
+#: Version of the records' schema; results of other versions are refused. Version 2: reversion study
+#: and benchmark write the same records, and each set is seeded by all that it is drawn for.
 SCHEMA_VERSION = 2
 
 REVERSION, BENCH = "reversion", "bench"
@@ -35,7 +35,7 @@ class Results:
     """The results of one ablation study.
 
     Attributes:
-        run: whose.
+        run: the run that holds them.
         study: REVERSION or BENCH.
         about: version, seed, methods (what each computes and linearises), objectives (series ->
             what importance is measured on), ablations, splits, classes, pairs, layers, arms (sizes
@@ -91,7 +91,7 @@ class Results:
 
     @property
     def measured_on(self) -> list[str]:
-        """Describe, in sentences, on what importance is measured and which class is predicted."""
+        """Sentences that say on what importance is measured and how a prediction is made."""
         series_of: dict[str, list[str]] = {}
         for series, says in self.about.get("objectives", {}).items():
             series_of.setdefault(says, []).append(series)
@@ -108,12 +108,12 @@ class Results:
             return pd.DataFrame()
         where = None
         for name, value in wanted.items():
-            # records hold labels as dictionaries, which compare by their text
+            # labels in records are dictionary-encoded and must be compared as text
             test = ds.field(name).cast("string") == str(value)
             where = test if where is None else where & test
         try:
             table = ds.dataset(paths, format="parquet").to_table(filter=where).to_pandas()
-        except (OSError, ValueError) as error:  # pyarrow's errors are both
+        except (OSError, ValueError) as error:  # pyarrow raises both
             raise ArtifactError(
                 f"{kind} of {self.folder} are missing or damaged ({error}); make them again: "
                 f"`{_remedy(self.study, self.run.root)}`"

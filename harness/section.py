@@ -42,7 +42,7 @@ def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
     return values
 
 
-#: Of a list: no value may stand in it twice.
+#: Validator of a list in which no value may occur twice.
 DISTINCT = AfterValidator(_without_repeats)
 
 
@@ -59,7 +59,7 @@ def read_text(path: Path, what: str) -> str:
     """Read a text file that a researcher wrote, with or without a byte order mark.
 
     Args:
-        what: it is, for the message.
+        what: what the file is, for the message.
 
     Raises:
         ValueError: it cannot be read, or is not in UTF-8.
@@ -79,7 +79,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """Read a TOML file that a researcher wrote.
 
     Raises:
-        ValueError: see read_text; or it is not valid TOML.
+        ValueError: as `read_text`, or the file is not valid TOML.
     """
     try:
         return tomllib.loads(read_text(path, what))

@@ -1,8 +1,8 @@
 """A run in an object store (S3, Google Cloud Storage), so that machines need no shared folder.
 
-The run's folder on each machine is a copy. An artifact is uploaded when it is whole, its sidecar
-last; what is downloaded counts only if its content has the hash in the sidecar, so half an upload
-is never taken for a result. pyarrow does the transfers and repeats those that fail; it takes the
+The run's folder on each machine is a copy. An artifact is uploaded when it is complete, its sidecar
+last. A downloaded file is used only if its hash equals that in the sidecar, so an incomplete upload
+is never used as a result. pyarrow does the transfers and repeats those that fail; it takes the
 credentials, the region and the endpoint from the environment.
 """
 
@@ -33,11 +33,11 @@ from harness.artifacts import (
 
 _log = logging.getLogger(__name__)
 
-#: Names the command that works on the store. The next command replaces it, whereupon the first
-#: uploads nothing more: unlike a lock, it leaves nothing to clean up after a kill.
+#: File that names the command that works on the store. A later command replaces it, and the earlier
+#: one then uploads nothing more. Unlike a lock, it need not be removed after a command is killed.
 _OWNER = ".owner"
 
-#: What is uploaded beside the artifacts.
+#: Files that are uploaded in addition to the artifacts.
 _REPORTS = ("manifest.json", "reversion/about.json", "bench/**/*", "report/**/*")
 
 
@@ -49,7 +49,7 @@ class StoredRun(Run):
         url: of the run in the store, such as "s3://bucket/mine".
 
     Raises:
-        ArtifactError: here or from any method: the store cannot be used.
+        ArtifactError: the store cannot be used; all methods raise it, too.
     """
 
     def __init__(self, root: str | Path, url: str) -> None:
@@ -62,7 +62,7 @@ class StoredRun(Run):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Work on the run alone, beginning with all that the folder or the store has."""
+        """Lock the run for this command, and complete folder and store from each other."""
         with super().locked():
             self.command = uuid.uuid4().hex
             with self._reached(), self._store.open_output_stream(_OWNER) as file:
@@ -74,7 +74,7 @@ class StoredRun(Run):
             self.publish()
 
     def pull(self) -> None:
-        """Copy what other machines have made; what they have removed goes here, too."""
+        """Copy artifacts that other machines have made, and remove those that they have removed."""
         there = self._listed()
         self._check_owner()  # before anything is removed
         _each(self._download, self._here() | there)
@@ -86,7 +86,7 @@ class StoredRun(Run):
 
     @contextmanager
     def elsewhere(self, makes: Iterable[Artifact]) -> Iterator[Run]:
-        """A copy on the machine of a worker; it keeps what was downloaded, not what was made."""
+        """Yield a copy on a worker's machine; downloads stay in it, the made artifacts do not."""
         copy = _Copy(self)
         try:
             yield copy
@@ -108,7 +108,7 @@ class StoredRun(Run):
                     self._store.delete_file(info.path)
 
     def damaged(self) -> Iterator[str]:
-        """The paths of artifacts in the store whose content has not the hash in the sidecar."""
+        """Yield the paths of artifacts in the store whose hash differs from that in the sidecar."""
         for name in sorted(self._listed()):
             with self._reached(), self._store.open_input_stream(name) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -122,14 +122,15 @@ class StoredRun(Run):
         return {self._name(path) for path in self.files()}
 
     def _listed(self) -> set[str]:
-        """The paths of all artifacts in the store."""
+        """Return the paths of all artifacts in the store."""
         with self._reached():
             files = self._store.get_file_info(pafs.FileSelector("", recursive=True))
         names = {file.path for file in files if file.is_file}
         return {name for name in names if f"{name}.json" in names}
 
     def _is_whole(self, name: str) -> bool:
-        """Whether a sidecar here holds a hash; that of work in progress does not."""
+        """Return whether the sidecar in the folder holds a hash, which artifacts in progress
+        lack."""
         return b'"sha256"' in _content(self.root / f"{name}.json")
 
     def _check_owner(self) -> None:
@@ -150,7 +151,8 @@ class StoredRun(Run):
             pafs.copy_files(path, name, destination_filesystem=self._store)
 
     def _download(self, name: str) -> None:
-        """Make an artifact here what it is in the store; work in progress stays."""
+        """Copy an artifact from the store, or delete it if the store lacks it; artifacts in
+        progress stay."""
         path, sidecar = self.root / name, self.root / f"{name}.json"
         text = self._text(f"{name}.json")
         if text == _content(sidecar) or not (text or self._is_whole(name)):
@@ -168,7 +170,7 @@ class StoredRun(Run):
             _log.warning("%s/%s is not whole there and will be made again", self.url, name)
 
     def _text(self, name: str) -> bytes:
-        """The content of a small file in the store; empty where there is none."""
+        """Return the content of a small file in the store; empty if there is none."""
         with self._reached():
             try:
                 with self._store.open_input_stream(name) as file:
@@ -178,7 +180,7 @@ class StoredRun(Run):
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Turn the store's errors into a sentence."""
+        """Turn errors of the store into an ArtifactError that says what to do."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -189,7 +191,7 @@ class StoredRun(Run):
 
 
 class _Copy(StoredRun):
-    """A copy on the machine of a worker: an artifact is downloaded when it is first needed."""
+    """A copy of a run on a worker's machine: an artifact is downloaded when it is first needed."""
 
     def __init__(self, run: StoredRun) -> None:
         cache = Path(tempfile.gettempdir(), f"conceptevo-{getpass.getuser()}")
@@ -206,16 +208,16 @@ class _Copy(StoredRun):
 
 
 def open_run(root: str | Path, store: str | None) -> Run:
-    """The run in a folder, which may be a copy of one in a store."""
+    """Return the run in a folder, which is a copy of that in the store, if one is given."""
     return Run(root) if store is None else StoredRun(root, store)
 
 
 def _content(path: Path) -> bytes:
-    """Of a file; empty where there is none."""
+    """Return the content of a file; empty if there is none."""
     return path.read_bytes() if path.exists() else b""
 
 
 def _each(do: Callable[[str], None], names: Iterable[str]) -> None:
-    """Do it with many files at once, as a store answers slowly."""
+    """Process many files at the same time, because a store responds slowly."""
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(do, names))

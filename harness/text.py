@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
-    """Join the first names and the number of further ones: "a, b and 3 more"."""
+    """Join the first `most` names and the number of further ones: "a, b and 3 more"."""
     texts = list(map(str, names))
     more = len(texts) - most
     return ", ".join(texts[:most]) + f" and {more} more" * (more > 0)

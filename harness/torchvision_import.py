@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Declarations live as long as the object that made them.
+#: Keeps the objects that declare operators, as declarations end with them.
 _LIBRARIES: list[Any] = []
 
 
@@ -33,7 +33,7 @@ def with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
 def _declare_operators() -> None:
     torch: Any = sys.modules["torch"]  # torchvision has just imported it
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]  # what the failed import left half made
+        del sys.modules[name]  # modules that the failed import left incomplete
     library = torch.library.Library("torchvision", "DEF")
     boxes = "Tensor dets, Tensor scores, float iou_threshold"
     library.define(f"nms({boxes}) -> Tensor")
