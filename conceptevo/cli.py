@@ -43,7 +43,7 @@ OnlyPlan = Annotated[
 ]
 
 
-def _read(path: Path, **changes: object) -> Config:
+def _read_config(path: Path, **changes: object) -> Config:
     """Return the configuration; if it is faulty, report all its faults and those of its files."""
     from harness.config import ConfigError, load_config
 
@@ -135,7 +135,7 @@ def _stage_command(stage: str) -> None:
         device: Device = None,
         precision: Precision = None,
     ) -> None:
-        read = _read(config, device=device, precision=precision)
+        read = _read_config(config, device=device, precision=precision)
         _run_until(stage, read, out or Path("runs") / config.stem, cluster)
 
 
@@ -153,7 +153,7 @@ def run(
     plan: OnlyPlan = False,
 ) -> None:
     """Run all stages, from checkpoints and images to the report."""
-    read = _read(config, device=device, precision=precision)
+    read = _read_config(config, device=device, precision=precision)
     folder = out or Path("runs") / config.stem
     if plan:
         _show_estimate(read, folder)

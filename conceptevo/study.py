@@ -13,14 +13,14 @@ from tasks import commands
 @wraps(commands.build)
 def build(run: Path, out: Path, settings: Path | None = None) -> None:
     commands.build(run, out, settings)
-    if lacking := [name for name in ("statsmodels", "matplotlib") if find_spec(name) is None]:
+    if missing := [name for name in ("statsmodels", "matplotlib") if find_spec(name) is None]:
         console.print(
-            f"Not checked which planned tests the design is too small for: {lacking[0]} is missing "
+            f"Not checked which planned tests the design is too small for: {missing[0]} is missing "
             "(pip install 'conceptevo-harness\\[analysis]')."
         )
         return
     from analysis.study.frozen_study import read_study
     from analysis.study.unanswered import ruled_out, unanswered
 
-    if lost := ruled_out(unanswered(read_study(out))):
-        console.print(lost, style="yellow")
+    if warning := ruled_out(unanswered(read_study(out))):
+        console.print(warning, style="yellow")

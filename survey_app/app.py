@@ -39,7 +39,7 @@ def _page(survey) -> dict:
         return survey.view.message(error.message(survey.view.words))
 
 
-def _patient(survey) -> dict:
+def _page_with_retries(survey) -> dict:
     """Return the visitor's page, or a message if the database stays unavailable for 8 attempts."""
     for _ in range(ATTEMPTS):
         try:
@@ -65,7 +65,7 @@ def main() -> None:
         js=(_HERE / "page.js").read_text(encoding="utf-8"),
     )
     st.html(_SHELL)
-    component(data={**_patient(survey), "words": survey.view.browser()}, key="page")
+    component(data={**_page_with_retries(survey), "words": survey.view.browser()}, key="page")
 
 
 main()

@@ -34,14 +34,14 @@ def database_url(study: Path, url: str | None) -> str:
     return url or f"sqlite:///{(study / 'answers.sqlite').resolve()}"
 
 
-def opened(url: str, durable: bool = True) -> Store:
+def open_database(url: str, durable: bool = True) -> Store:
     """Open the database and migrate it to the newest schema; its errors become ValueErrors."""
-    store = _spoken(url, durable)
+    store = _open_store(url, durable)
     store.migrate()
     return store
 
 
-def _spoken(url: str, durable: bool = True) -> Store:
+def _open_store(url: str, durable: bool = True) -> Store:
     """Open a database whose errors are raised as ValueErrors of one sentence without password."""
     from sqlalchemy import event, make_url
 
@@ -49,14 +49,14 @@ def _spoken(url: str, durable: bool = True) -> Store:
 
     store = Store(url, durable=durable)
 
-    def say(context) -> None:
+    def explain(context) -> None:
         reason = " ".join(str(context.original_exception).split("\n")[0].split())
         shown = make_url(url).render_as_string(hide_password=True)
         raise ValueError(
             f"database {shown} cannot be used: {reason}"
         ) from context.original_exception
 
-    event.listen(store.engine, "handle_error", say)
+    event.listen(store.engine, "handle_error", explain)
     return store
 
 
@@ -128,7 +128,7 @@ def survey(
             recruitment = recruitment.model_copy(update=everyone)
         elif source == "human":
             check_codes(study, recruitment)
-        store = opened(url)
+        store = open_database(url)
         counts = Service(store, frozen, keys, source, recruitment).places.counts()
         store.engine.dispose()
         listening = listen(host, port)
@@ -169,7 +169,7 @@ def dashboard(
         )
     frozen, _ = load(study)
     url = database_url(study, database)
-    opened(url)
+    open_database(url)
     listening = listen(host, port)
     console.print(f"dashboard at http://{host}:{listening.getsockname()[1]}; Ctrl-C stops")
     serve(listening, 1, environment(study, frozen.hash, url), script="dashboard.py")
@@ -200,7 +200,7 @@ def simulate(
     from tasks.study import load
 
     frozen, keys = load(study)
-    store = opened(database_url(study, database), durable=False)
+    store = open_database(database_url(study, database), durable=False)
     recruitment = load_recruitment(study)
     participants = participants or recruitment.places
     ends: Counter[str] = Counter()
@@ -222,7 +222,7 @@ AnyDatabase = Annotated[
 ]
 
 
-def existing(url: str | None, study: str | None = None) -> Store:
+def open_existing(url: str | None, study: str | None = None) -> Store:
     """Open the existing database of a survey; by default the SQLite file in the study's folder."""
     from sqlalchemy import inspect
 
@@ -234,19 +234,19 @@ def existing(url: str | None, study: str | None = None) -> Store:
             )
         url = database_url(Path(study), None)
     missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
-    if missing or not inspect(_spoken(url).engine).has_table("responses"):
+    if missing or not inspect(_open_store(url).engine).has_table("responses"):
         raise ValueError(
             f"--database {url.split('@')[-1]} holds no survey; give the URL with which the survey "
             f"is served"
         )
-    return opened(url)
+    return open_database(url)
 
 
-def served(study: Path, url: str | None) -> tuple[Study, Store]:
+def open_served(study: Path, url: str | None) -> tuple[Study, Store]:
     """Load a frozen study and open the database from which it was served."""
     from tasks.study import load
 
-    return load(study)[0], existing(database_url(study, url))
+    return load(study)[0], open_existing(database_url(study, url))
 
 
 AnySource = Annotated[
@@ -273,8 +273,8 @@ def export(
     """Write the response table, the participant table and their codebook."""
     from survey_app.export import export as write
 
-    known_source(source)
-    paths, late = write(existing(database, study), out, source, _study_hash(study), excel)
+    check_source(source)
+    paths, late = write(open_existing(database, study), out, source, _study_hash(study), excel)
     for path in paths:
         console.print(f"wrote {path}")
     if late:
@@ -289,12 +289,12 @@ def submissions(
     excel: Excel = False,
 ) -> None:
     """List participants by the platform's id with state, reason and code, for payment."""
-    from survey_app.export import chosen, write_csv
+    from survey_app.export import choose, write_csv
     from survey_app.submissions import submissions as listed
 
-    known_source(source)
-    store = existing(database, study)
-    write_csv(out, listed(store, *chosen(store, source, _study_hash(study))), excel)
+    check_source(source)
+    store = open_existing(database, study)
+    write_csv(out, listed(store, *choose(store, source, _study_hash(study))), excel)
     console.print(f"wrote {out}: it identifies people; keep it apart from the responses")
 
 
@@ -302,13 +302,13 @@ def forget_ids(study: StudyFolder, database: Database = None) -> None:
     """Delete the platform's ids of all participants of a study; their responses stay."""
     from survey_app.submissions import forget_ids as forget_all
 
-    frozen, store = served(study, database)
+    frozen, store = open_served(study, database)
     count = forget_all(store, frozen.hash)
     console.print(f"participants whose platform ids were deleted: {count}")
-    _say_what_is_beyond(store)
+    _scrub(store)
 
 
-def known_source(source: str | None) -> None:
+def check_source(source: str | None) -> None:
     if source is not None and source not in SOURCES:
         raise ValueError(f"--source {source!r} must be one of {', '.join(SOURCES)}")
 
@@ -327,15 +327,15 @@ def forget(
     database: Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")],
 ) -> None:
     """Delete all data of one participant: responses, questionnaire and platform ids."""
-    store = existing(database)
+    store = open_existing(database)
     count = store.forget(identifier)
     if not count:
         raise ValueError(f"no participant has the id {identifier!r}; nothing was deleted")
     console.print(f"deleted {counted(count, 'participation')} of {identifier}")
-    _say_what_is_beyond(store)
+    _scrub(store)
 
 
-def _say_what_is_beyond(store: Store) -> None:
+def _scrub(store: Store) -> None:
     """Remove deleted data from the database's files and print where copies may remain."""
-    for place in store.scrub():
-        console.print(f"deleted data may remain in: {place}")
+    for remaining in store.scrub():
+        console.print(f"deleted data may remain in: {remaining}")

@@ -86,7 +86,7 @@ def state_of(row: dict[str, Any], store: Store) -> str:
     return "expired" if over else row["status"]
 
 
-def chosen(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:
+def choose(store: Store, source: str | None, study: str | None) -> tuple[str, str | None]:
     """Return the source and the study's hash to export; None for the study if there are none.
 
     Raises:
@@ -125,7 +125,7 @@ def export(
     Raises:
         ValueError: there are several sources or studies and none was named, or no such study.
     """
-    source, study = chosen(store, source, study)
+    source, study = choose(store, source, study)
     answers, people = tables(store, source, study)
     beside = out.with_name(f"{out.stem}-participants{out.suffix}")
     write_csv(out, answers, excel)

@@ -21,8 +21,8 @@ SECONDS = 12  # until the message is shown
 _STYLE = f"""<style>
 #{WAITING}, noscript p {{ position: fixed; inset: 0 0 auto; margin: 0; padding: 1.2rem 1.5rem;
   font: 17px/1.5 system-ui, sans-serif; color: #1b2733; background: #fff3d6; z-index: 9; }}
-#{WAITING} {{ visibility: hidden; animation: told 0s {SECONDS}s forwards; }}
-@keyframes told {{ to {{ visibility: visible; }} }}
+#{WAITING} {{ visibility: hidden; animation: appear 0s {SECONDS}s forwards; }}
+@keyframes appear {{ to {{ visibility: visible; }} }}
 </style>"""
 
 
@@ -35,11 +35,11 @@ def first_page(words: Words, title: str) -> str:
         "another network or browser. The answers that you have sent are stored."
     )
     language = f'lang="{words.language}" dir="{words.direction}"'
-    said = (
+    messages = (
         f"{_STYLE}<noscript><p {language}>{escape(script)}</p></noscript>"
         f'<p id="{WAITING}" role="alert" {language}>{escape(socket)}</p>'
     )
     page = re.sub(r"<noscript>.*?</noscript>", "", page, flags=re.DOTALL)
     page = re.sub(r'<html lang="\w*"', f'<html lang="{words.language}"', page, count=1)
     page = re.sub(r"<title>.*?</title>", lambda _: f"<title>{escape(title)}</title>", page, count=1)
-    return re.sub(r"(<body[^>]*>)", lambda body: body[1] + said, page, count=1)
+    return re.sub(r"(<body[^>]*>)", lambda body: body[1] + messages, page, count=1)

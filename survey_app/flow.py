@@ -95,7 +95,7 @@ def stage(progress: Progress, course: Course) -> Stage:
             return course.first_pages[progress.first_page]
         case "practising" if progress.feedback:
             return Stage.FEEDBACK
-        case "practising" | "active" if progress.introduced < _begun(progress, course):
+        case "practising" | "active" if progress.introduced < _introductions_due(progress, course):
             return Stage.INTRODUCTION
         case "practising":
             return Stage.PRACTICE
@@ -106,7 +106,7 @@ def stage(progress: Progress, course: Course) -> Stage:
     raise ValueError(f"unknown status {progress.status!r}")
 
 
-def _begun(progress: Progress, course: Course) -> int:
+def _introductions_due(progress: Progress, course: Course) -> int:
     """Return how many introductions of tasks precede the current trial."""
     if progress.status == "active":
         practised, at = len(course.practice_begins), progress.done
@@ -142,7 +142,7 @@ def read_again(progress: Progress, course: Course) -> Progress:
 
 def introduce(progress: Progress, course: Course) -> Progress:
     """Record that a task's introduction was read."""
-    return _step(progress, introduced=_begun(progress, course))
+    return _step(progress, introduced=_introductions_due(progress, course))
 
 
 def practise(progress: Progress, right: bool | None) -> Progress:

@@ -65,7 +65,7 @@ class Guard:
         #: Network -> number of consecutive wrong passwords, and when its lock ends.
         self._known: dict[str, tuple[int, float]] = {}
         self._recent: deque[float] = deque(maxlen=1000)
-        self._turn = threading.Lock()  # simultaneous guesses are counted one by one
+        self._lock = threading.Lock()  # simultaneous guesses are counted one by one
 
     def judge(self, address: str, right: Callable[[], bool]) -> bool:
         """Return whether the password that came from an address is right.
@@ -73,7 +73,7 @@ class Guard:
         Raises:
             LockedOut: the address is locked out; the password was not checked.
         """
-        with self._turn:
+        with self._lock:
             if wait := self.wait(address):
                 raise LockedOut(wait)
             if right():

@@ -269,7 +269,7 @@ class Places:
     def block(self, platform_ids: Iterable[str]) -> int:
         """Bar people by their platform ids; return how many are new. Only hashes are stored."""
         with self._changing() as connection:
-            digests = [self._digest(connection, each) for each in dict.fromkeys(platform_ids)]
+            digests = [self._digest(connection, one) for one in dict.fromkeys(platform_ids)]
             new = sum(
                 self.store.insert_new(connection, blocked, {"study": self.study, "digest": digest})
                 for digest in digests

@@ -28,14 +28,14 @@ def pages(service: Service) -> dict[str, dict[str, Any]]:
         ends[f"screened out, {name}"] = Standing(Stage.SCREENED_OUT, reason=name, code=code)
     ends["withdrawn"] = Standing(Stage.WITHDRAWN, code=codes.withdrawn)
     ends["expired"] = Standing(Stage.EXPIRED, code=codes.expired)
-    drawn = {name: service.view.page(at) for name, at in ends.items()}
-    return dict(_named(_walk(service))) | drawn
+    endings = {name: service.view.page(at) for name, at in ends.items()}
+    return dict(_named(_walk(service))) | endings
 
 
 def page(service: Service, name: str) -> dict[str, Any]:
     """Return the page of this name, or a list of all pages if there is none."""
-    every = pages(service)
-    shown = every[name] if name in every else service.view.contents(list(every))
+    all_pages = pages(service)
+    shown = all_pages[name] if name in all_pages else service.view.contents(list(all_pages))
     return shown | {"version": -1, "token": "", "preload": []}
 
 
@@ -43,14 +43,14 @@ def _walk(service: Service) -> Iterator[dict[str, Any]]:
     """Yield the pages of a participant who answers everything correctly (database in memory)."""
     store = Store("sqlite://")
     store.migrate()
-    own = Service(store, service.study, service.keys, "simulated", service.recruitment)
-    yield from session(own, Arrival("open", "preview"), Person(np.random.default_rng(0), {}, True))
+    copy = Service(store, service.study, service.keys, "simulated", service.recruitment)
+    yield from session(copy, Arrival("open", "preview"), Person(np.random.default_rng(0), {}, True))
     store.engine.dispose()
 
 
-def _named(met: Iterator[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _named(walk: Iterator[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     seen: Counter[str] = Counter()
-    for page in met:
+    for page in walk:
         stage = page["stage"]
         seen[stage] += 1
         several = stage in (Stage.TRIAL, Stage.PRACTICE, Stage.FEEDBACK, Stage.INTRODUCTION)

@@ -12,7 +12,7 @@ import typer
 from harness.section import read_text
 from harness.terminal import console
 from harness.text import counted
-from survey_app.commands import Database, check_codes, known_source, served
+from survey_app.commands import Database, check_codes, check_source, open_served
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
 
@@ -46,34 +46,34 @@ def places(
     """Show, add, release, pause or close the places of participants; every change is logged."""
     from survey_app.places import Places
 
-    known_source(source)
-    frozen, store = served(study, database)
-    own = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
+    check_source(source)
+    frozen, store = open_served(study, database)
+    study_places = Places(store, frozen.hash, next(s for s in SOURCES if s == source))
     if change is not None:
-        _change_places(own, change, who or [])
-    for name, count in own.counts().items():
+        _change_places(study_places, change, who or [])
+    for name, count in study_places.counts().items():
         console.print(f"{count:>6}  {name}")
     with store.read() as connection:
-        own.settings(connection)
-        console.print(f"{own.state(connection):>6}")
-        if opens := own.opens(connection):
+        study_places.settings(connection)
+        console.print(f"{study_places.state(connection):>6}")
+        if opens := study_places.opens(connection):
             console.print(f"  opens {opens:%Y-%m-%d %H:%M} UTC")
-    for row in own.log():
+    for row in study_places.log():
         moment = f"{row['moment']:%Y-%m-%d %H:%M:%S} UTC"
         console.print(f"  {moment}  {row['event']}  {row['detail']}")
 
 
-def _change_places(own: Places, change: str, who: list[str]) -> None:
+def _change_places(study_places: Places, change: str, who: list[str]) -> None:
     if re.fullmatch(r"\+[1-9]\d{0,5}", change) and not who:
-        own.add(int(change))
+        study_places.add(int(change))
     elif change in ("pause", "resume", "close") and not who:
         states: dict[str, State] = {"pause": "paused", "resume": "open", "close": "closed"}
-        own.set_state(states[change])
+        study_places.set_state(states[change])
     elif change == "open-at" and len(who) == 1:
-        own.open_at(_moment(who[0]))
+        study_places.open_at(_moment(who[0]))
     elif change == "release" and who:
         for identifier in who:
-            own.release(identifier)
+            study_places.release(identifier)
     elif change == "block" and who:
         ids = [
             line.strip()
@@ -81,7 +81,7 @@ def _change_places(own: Places, change: str, who: list[str]) -> None:
             for line in read_text(Path(path), "list of ids").splitlines()
             if line.strip()
         ]
-        console.print(f"ids newly barred: {own.block(ids)}")
+        console.print(f"ids newly barred: {study_places.block(ids)}")
     else:
         raise ValueError(
             f"{' '.join([change, *who])!r} must be +NUMBER, release ID …, pause, resume, close, "
@@ -115,7 +115,7 @@ def _at_prolific(study: Path, database: str | None) -> tuple[Prolific, Compariso
             f"Prolific, or create a draft (`conceptevo prolific draft`)"
         )
     prolific = Prolific()
-    frozen, store = served(study, database)
+    frozen, store = open_served(study, database)
     comparison = compare(prolific, store, frozen.hash, recruitment.studies)
     return prolific, comparison, Places(store, frozen.hash, "human")
 
@@ -136,14 +136,14 @@ def prolific_draft(
     if not address.startswith("https://"):
         raise ValueError(f"--address {address!r}: participants need an address with https://")
     check_codes(study, recruitment)
-    made = Prolific().call(
+    created = Prolific().call(
         "POST", "/studies/", json=draft(frozen, recruitment, address, reward, description)
     )
-    known = {"studies": (*recruitment.studies, made["id"])}
-    known |= {} if "prolific" in recruitment.platforms else {"platforms": ("prolific",)}
-    write_recruitment(study, recruitment.model_copy(update=known))
+    changes = {"studies": (*recruitment.studies, created["id"])}
+    changes |= {} if "prolific" in recruitment.platforms else {"platforms": ("prolific",)}
+    write_recruitment(study, recruitment.model_copy(update=changes))
     console.print(
-        f"draft {made['id']} ({made.get('status', 'UNPUBLISHED')}), added to "
+        f"draft {created['id']} ({created.get('status', 'UNPUBLISHED')}), added to "
         f"{study / 'recruitment.toml'}: restart the survey, then check and publish the draft at "
         f"Prolific",
     )
@@ -153,10 +153,10 @@ def prolific_poll(study: StudyFolder, database: Database = None) -> None:
     """Compare the submissions at Prolific; free the places of those who returned or timed out."""
     from survey_app.prolific import release_gone
 
-    _, comparison, own = _at_prolific(study, database)
+    _, comparison, study_places = _at_prolific(study, database)
     for (theirs, ours), count in sorted(comparison.counts.items()):
         console.print(f"{count:>6}  {theirs} there, {ours} here")
-    console.print(f"places freed: {release_gone(comparison, own)}")
+    console.print(f"places freed: {release_gone(comparison, study_places)}")
     console.print(f"submissions that can be approved: {len(comparison.payable)}")
     for problem in comparison.problems:
         console.print(problem)

@@ -112,7 +112,7 @@ class Service:
         if refusal is not None:
             with self.store.write() as connection:
                 self.places.turn_away(connection, nonce, visitor.platform, refusal)
-            return self._turned_away(visitor, refusal)
+            return self._turned_away_page(visitor, refusal)
         token = tokens.invite(visitor, nonce, self.secret)
         return {"version": 0, "token": token, **self.view.page(Standing(Stage.CONSENT))}
 
@@ -126,7 +126,7 @@ class Service:
         earlier = self.places.is_blocked(connection, visitor.platform_id)
         return "earlier" if earlier else None
 
-    def _turned_away(self, visitor: Arrival, reason: str) -> dict[str, Any]:
+    def _turned_away_page(self, visitor: Arrival, reason: str) -> dict[str, Any]:
         code = getattr(self.recruitment.codes, REASONS[reason].code)
         at = Standing(
             Stage.SCREENED_OUT,
@@ -212,7 +212,7 @@ class Service:
                 self.store.erase(connection, participants, **key)
                 refusal = "full"
             done = self.places.turn_away(connection, nonce, visitor.platform, refusal)
-        return self._turned_away(visitor, refusal), done
+        return self._turned_away_page(visitor, refusal), done
 
     def _begin(
         self, connection: Connection, key: dict[str, str], place: int, device: dict[str, Any]
@@ -271,7 +271,7 @@ class Service:
         """Store the answers to a page of questions, which may end participation or lead back."""
         progress, course, stage = turn.at.progress, turn.at.course, turn.at.stage
         asked = self.study.asked(ASKED[stage])
-        answers = self._fitting(check_answers, asked, turn.values, turn.row["questionnaire"])
+        answers = self._checked(check_answers, asked, turn.values, turn.row["questionnaire"])
         kept = turn.row["questionnaire"] | answers
         failed = "answers" if screened(asked, answers) else ""
         for check in self.study.checks:
@@ -290,10 +290,10 @@ class Service:
             return self._go_on(turn, flow.finish(progress), questionnaire=kept)
         return self._go_on(turn, flow.turn_page(progress, course), questionnaire=kept)
 
-    def _fitting(self, check, *given) -> dict[str, Any]:
+    def _checked(self, check, *arguments) -> dict[str, Any]:
         """Return what a check of answers returns; raise its errors as BadAction, translated."""
         try:
-            return check(*given)
+            return check(*arguments)
         except UnfitAnswer as error:
             raise BadAction(error.message(self.view.words)) from error
         except ValueError as error:
@@ -313,7 +313,7 @@ class Service:
         missing, answer, confidence, right = self._missing(turn.sent), None, None, None
         key = self.keys[trial.id]
         if not missing:
-            checked = self._fitting(check_values, self.study.fields(trial), trial, turn.values)
+            checked = self._checked(check_values, self.study.fields(trial), trial, turn.values)
             confidence = checked.pop(CONFIDENCE.name, None)
             answer = task.answer(checked)
             right = task.score(key, answer) if key is not None else None

@@ -32,14 +32,14 @@ class Person:
     """A simulated person.
 
     Args:
-        hardness: trial -> log-odds that are added to its ease; 0 for a trial that is not named.
+        shifts: trial -> log-odds that are added to its ease; 0 for a trial that is not named.
         able: the person is never careless and recognises everything except in random trials.
     """
 
     def __init__(
-        self, rng: np.random.Generator, hardness: Mapping[str, float], able: bool = False
+        self, rng: np.random.Generator, shifts: Mapping[str, float], able: bool = False
     ) -> None:
-        self.rng, self.hardness = rng, hardness
+        self.rng, self.shifts = rng, shifts
         self.careless, self.ability = rng.random() < CARELESS, rng.normal(0, PEOPLE)
         if able:
             self.careless, self.ability = False, np.inf
@@ -60,9 +60,9 @@ class Person:
     def _answer(self, service: Service, trial: Trial) -> dict[str, Any]:
         task, rng = all_tasks().get(trial.task), self.rng
         ease = OBVIOUS if trial.role != "trial" else EASES.get(trial.condition, EASE)
-        hard = self.hardness.get(trial.id, 0.0)
-        chance = 1 / (1 + np.exp(-(ease + self.ability + hard)))
-        knows = not self.careless and trial.condition != "random" and rng.random() < chance
+        shift = self.shifts.get(trial.id, 0.0)
+        probability = 1 / (1 + np.exp(-(ease + self.ability + shift)))
+        knows = not self.careless and trial.condition != "random" and rng.random() < probability
         values = task.values(task.simulate(trial, service.keys[trial.id], knows, rng))
         if CONFIDENCE.name in {f.name for f in service.study.fields(trial)}:
             # Confidence is partly informative: it depends on `knows` in a share of the trials.
@@ -86,11 +86,11 @@ def simulate(service: Service, participants: int, seed: int) -> Iterator[str]:
         moment += timedelta(seconds=seconds)
 
     rng = np.random.default_rng([seed, 0])
-    hardness = {trial: float(rng.normal(0, TRIALS)) for trial in service.study.by_id}
+    shifts = {trial: float(rng.normal(0, TRIALS)) for trial in service.study.by_id}
     for number in range(participants):
         moment = begin + timedelta(minutes=10 * number)
         rng = np.random.default_rng([seed, 1, number])
-        person = Person(rng, hardness)
+        person = Person(rng, shifts)
         leaves_at = int(rng.integers(5, 40)) if rng.random() < LEAVING else -1
         end = ""
         visitor = Arrival("simulation", f"{seed}-{number}")

@@ -76,7 +76,7 @@ def open_engine(url: str, durable: bool = True) -> Engine:
             raise ValueError("two @")
         if url.startswith("sqlite"):
             engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **private)
-            event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_hasty)
+            event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_connect_fast)
             event.listen(engine, "begin", _sqlite_begin)
             return engine
         options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800, **private}
@@ -101,7 +101,7 @@ def _sqlite_connect(connection, record) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _sqlite_hasty(connection, record) -> None:
+def _sqlite_connect_fast(connection, record) -> None:
     _sqlite_connect(connection, record)
     connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -144,7 +144,7 @@ class Store:
         self.engine = open_engine(url, durable)
         self.clock = clock
         # SQLite admits one writer; a lock in the process is faster than its busy-waiting.
-        self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
+        self._lock = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
 
     def migrate(self) -> None:
         """Migrate the database to the newest schema; create the tables if it is empty.
@@ -173,7 +173,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a transaction, whose changes are durable when the block ends."""
-        with self._turn, self.engine.begin() as connection:
+        with self._lock, self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -332,7 +332,7 @@ class Store:
                 for table in (participants, identities, responses, recruitment_log):
                     connection.exec_driver_sql(f"VACUUM {table.name}")
             return [*beyond, "PostgreSQL's write-ahead log and its archives"]
-        with self._turn:
+        with self._lock:
             raw = self.engine.raw_connection()
             try:
                 busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
