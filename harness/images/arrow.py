@@ -1,4 +1,4 @@
-"""Parquet and Arrow files of Hugging Face datasets: a column of images and one of labels."""
+"""Parquet and Arrow files of Hugging Face datasets: one column of images and one of labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from harness.images.shards import SHARDS, Shard
 
 @SHARDS.add(".parquet")
 def parquet(path: Path) -> Shard:
-    """`Dataset.to_parquet`, or a data set as it is downloaded. A row group is read at a time."""
+    """Open a file of `Dataset.to_parquet` or of a downloaded dataset; row groups are read when
+    needed."""
     file = pq.ParquetFile(path)
     image, label, names = _columns(file.schema_arrow)
     groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
@@ -36,19 +37,21 @@ def _group(path: Path, group: int, column: str) -> pa.ChunkedArray:
 
 @SHARDS.add(".arrow")
 def arrow(path: Path) -> Shard:
-    """`Dataset.save_to_disk`, or a cached data set: mapped into memory, not read."""
+    """Open a file of `Dataset.save_to_disk` or of a cached dataset; it is mapped into memory."""
     mapped = pa.memory_map(str(path))
     try:
         table = pa.ipc.open_stream(mapped).read_all()
-    except pa.ArrowInvalid:  # the other of Arrow's two formats
+    except pa.ArrowInvalid:  # Arrow's file format instead of its stream format
         table = pa.ipc.open_file(mapped).read_all()
     image, label, names = _columns(table.schema)
     return _shard(table[label], names, lambda member: _bytes(table[image][int(member)]))
 
 
 def _columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
-    """The columns of images and labels, and the names of classes; by what `datasets` says of the
-    columns, else those called image and label."""
+    """Return the columns of images and of labels, and the names of the classes (() if unknown).
+
+    The columns are those that the metadata of `datasets` marks, otherwise `image` and `label`.
+    """
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}

@@ -70,11 +70,11 @@ def random_images(view: View, count: int, height: int | None = None) -> Tensor:
 def batches(
     images: ImageSet, image_ids: np.ndarray, view: View, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (ids int64 [batch], images [batch, 3, crop, crop]); the next batch is read
+    """Yield (ids int64 [batch], images [batch, channels, crop, crop]) and read the next batch
     meanwhile.
 
-    Batches are of nearly equal size: a last one of one to three images would be computed by other
-    kernels than the rest, and differ in the last bits.
+    Batches have nearly equal sizes, because a last batch of one to three images would be computed
+    by other kernels, whose results differ in the last bits.
     """
     pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
     for piece, batch in read_ahead(lambda ids: batch_of(images, ids, view), pieces):
@@ -84,7 +84,7 @@ def batches(
 def read_ahead(
     read: Callable[[np.ndarray], Tensor], pieces: Sequence[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield (piece, what is read of it), in order, while the next ones are read.
+    """Yield (piece, data read for it), in order, while the next ones are read.
 
     One thread reads ahead, so that two pieces are in memory; or as many processes as `reading`
     says, with two pieces each.

@@ -1,14 +1,14 @@
 """The synthetic image set: 12 classes of 64 × 64 images composed of 24 shared, nameable parts.
 
-Every picture comes with its own ground truth: which part and which named colour each pixel
-shows. A picture is a pure function of (seed, index), so nothing has to be stored.
+Every image has its ground truth: the part and the named colour that each pixel shows. An image is
+a pure function of (seed, index), so nothing has to be stored.
 
-How it works: a `Canvas` holds one integer per supersampled pixel, the number of the ink on top.
-Parts are painted into that single map; picture, part map and colour map are three look-ups of
-the same integers, so the ground truth cannot drift from the picture.
+A `Canvas` holds one integer per supersampled pixel, the number of the topmost ink. Parts are
+painted into this single map. Image, part map and colour map are obtained from the same integers, so
+the ground truth always agrees with the image.
 
-Lengths are local: x to the right, y down, and every part and every object fills about [-1, 1] in
-a frame of its own.
+Lengths are local: x points to the right, y down, and every part and every object fills about
+[-1, 1] in its own frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 64  # pixels
-_SUPER = 2  # canvas pixels per picture pixel: enough to antialias, cheap enough to draw live
+_SUPER = 2  # canvas pixels per image pixel, along each side: enough for antialiasing, and fast
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 36, 40),
     "orange": (242, 134, 30),
@@ -35,7 +35,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 _NAMES = tuple(COLOURS)
 _RGB = np.array(list(COLOURS.values()), dtype=np.float64)  # [10, 3]
-# Colours that stay apart when one is painted on the other (red on orange, say, does not).
+# Colour -> colours that are visible on it (red on orange, for example, is not).
 _LEGIBLE = {
     name: tuple(np.array(_NAMES)[np.linalg.norm(_RGB - rgb, axis=1) > 120].tolist())
     for name, rgb in COLOURS.items()
@@ -63,10 +63,10 @@ class Drawing:
     colours: np.ndarray
 
 
-# Each part: its name, its natural half-width and half-height, and the colours its details may
-# have; then its strokes, bottom first, as KIND SHADE POINTS. A shade multiplies the part's
-# colour, * is the detail colour. fill: a polygon; line:WIDTH: a polyline; disk, rect: centre and
-# half-sizes; ring: the unit circle less the concentric one through the given point.
+# For each part: its name, its usual half-width and half-height, and the colours that its details
+# may have; then its strokes, the lowest first, as KIND SHADE POINTS. A shade multiplies the part's
+# colour; * is the detail colour. fill: a polygon; line:WIDTH: a polyline; disk, rect: centre and
+# half-sizes; ring: the unit disk without the concentric disk through the given point.
 _PART_TEXT = """
 wheel 1 1 white black
     line:.06 1 -.9,0 .9,0
@@ -187,7 +187,7 @@ def _read_parts(text: str) -> dict[str, _Part]:
         points = np.array([point.split(",") for point in rest[1:]], dtype=np.float64)
         if kind in ("disk", "rect"):
             points = (_DISK if kind == "disk" else _BLOCK) * points[1] + points[0]
-        elif kind == "ring":  # out and back in as one polygon: the fill rule leaves the hole
+        elif kind == "ring":  # one polygon, outer circle then inner: the fill rule leaves a hole
             points = np.concatenate([_DISK, points[0, 0] * _DISK[::-1]])
         shade = None if rest[0] == "*" else float(rest[0])
         part.strokes.append(_Stroke(points, shade, float(width or 0)))
@@ -200,13 +200,13 @@ PARTS = tuple(_PARTS)
 
 @dataclass(frozen=True)
 class _Frame:
-    """Local coordinates: a point p stands at axes @ p + origin, in canvas pixels."""
+    """Local coordinates: a point p lies at axes @ p + origin, in canvas pixels."""
 
     axes: np.ndarray  # [2, 2]
     origin: np.ndarray  # [2]
 
     def inside(self, centre: Point, sx: float, sy: float, turn: float) -> _Frame:
-        """One with half-sizes sx, sy, turned by radians."""
+        """Return a frame within this one with half-sizes sx, sy, rotated by `turn` radians."""
         cos, sin = np.cos(turn), np.sin(turn)
         axes = self.axes @ np.array([(cos * sx, -sin * sy), (sin * sx, cos * sy)])
         return _Frame(axes, self.origin + self.axes @ centre)
@@ -225,12 +225,12 @@ class Canvas:
         self._map = Image.new("I", (SIZE * _SUPER, SIZE * _SUPER))
         self._pen = ImageDraw.Draw(self._map)
         self._inks = [(np.zeros(3), 0, 0)]  # RGB, value in the part map, value in the colour map
-        self._palette = _RGB + rng.normal(0, 9, _RGB.shape)  # no two pictures share a red
+        self._palette = _RGB + rng.normal(0, 9, _RGB.shape)  # colours vary between images
 
     def within(
         self, centre: Point, sx: float, sy: float, turn: float, paint: Callable[[Canvas], None]
     ) -> None:
-        """Paint in a frame with half-sizes sx, sy, rotated by an angle in radians."""
+        """Paint in a frame with half-sizes sx, sy, rotated by `turn` radians."""
         outer, self._frame = self._frame, self._frame.inside(centre, sx, sy, turn)
         paint(self)
         self._frame = outer
@@ -238,9 +238,9 @@ class Canvas:
     def put(
         self, name: str, colour: str, centre: Point, sx: float, sy: float = 0, turn: float = 0
     ) -> None:
-        """Paint a part with half-sizes sx, sy (0: as sx), rotated by an angle in radians.
+        """Paint a part with half-sizes sx, sy (0: as sx), rotated by `turn` radians.
 
-        A negative half-size mirrors.
+        A negative half-size mirrors the part.
         """
         part, frame = _PARTS[name], self._frame.inside(centre, sx, sy or sx, turn)
         scale = abs(np.linalg.det(frame.axes)) ** 0.5
@@ -248,7 +248,7 @@ class Canvas:
         for stroke in part.strokes:
             shown = _NAMES.index(detail if stroke.shade is None else colour)
             rgb = self._palette[shown] * (1 if stroke.shade is None else stroke.shade)
-            # Never thinner than a picture pixel, or the maps would miss what the eye sees.
+            # at least one image pixel wide, as the maps would lack thinner lines
             width = stroke.width and max(_SUPER, round(stroke.width * scale))
             self._stroke(frame.at(stroke.points), width, rgb, part.number, shown + 1)
 
@@ -295,7 +295,7 @@ class Canvas:
     def _stroke(
         self, points: np.ndarray, width: float, rgb: np.ndarray, part: int, colour: int
     ) -> None:
-        """A line of that width, or with width 0 a filled polygon; canvas pixels."""
+        """Paint a line of a width in canvas pixels or, if the width is 0, a filled polygon."""
         self._inks.append((rgb, part, colour))
         flat, ink = points.ravel().tolist(), len(self._inks) - 1
         if width:
@@ -491,7 +491,7 @@ def _zebra(canvas: Canvas) -> None:
     canvas.put("mouth", mark, (0.94, -0.4), 0.1, 0.07, 0.4)
 
 
-# With how far each class may lean, in radians: what has no upright in life has none here.
+# The painter of each class, and the largest angle (radians) by which its object is rotated.
 _CLASSES: dict[str, tuple[Callable[[Canvas], None], float]] = {
     "ladybug": (_ladybug, np.pi),
     "fire engine": (_fire_engine, 0.3),
@@ -515,14 +515,14 @@ def _muted(rng: np.random.Generator) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator) -> np.ndarray:
-    """A linear ramp [64, 64] across the picture, about -0.5 to 0.5, in a random direction."""
+    """Return a linear ramp [64, 64], about -0.5 to 0.5, in a random direction."""
     turn = rng.uniform(0, 2 * np.pi)
     line = np.linspace(-0.5, 0.5, SIZE)
     return np.add.outer(np.sin(turn) * line, np.cos(turn) * line)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """Flat, gradient, bands or clouds, float [64, 64, 3]: a mix of two muted tones."""
+    """Return a plain, gradual, banded or cloudy mix of two muted colours, float [64, 64, 3]."""
     kind = rng.integers(4)
     mix = np.zeros((SIZE, SIZE))
     if kind == 1:
@@ -551,9 +551,9 @@ def _stray(canvas: Canvas, near: float, far: float) -> None:
 
 
 def draw(seed: int, index: int) -> Drawing:
-    """The `index`-th image of the stream `seed`; label = index % 12, so any prefix is balanced.
+    """Draw the `index`-th image of the stream `seed`; its label is index % 12.
 
-    A pure function of the two numbers, whatever was drawn before and in whichever process.
+    The image depends on these two numbers only, not on earlier draws or the process.
 
     Raises:
         ValueError: seed or index is negative.
@@ -569,7 +569,7 @@ def draw(seed: int, index: int) -> Drawing:
     for _ in range(rng.integers(2, 7)):
         _stray(canvas, 0.3, 1.2)
     size = rng.uniform(0.55, 0.88)
-    # The smaller the object the further it may stray, so that most of it stays in the picture.
+    # smaller objects may lie further from the centre, so that most of the object stays visible
     x, y = rng.uniform(-1, 1, 2) * (1.05 - size)
     sx, sy = size * rng.uniform(0.85, 1.1, 2) * (rng.choice((-1, 1)), 1)
     canvas.within((x, y), sx, sy, rng.uniform(-lean, lean), paint)

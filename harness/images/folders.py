@@ -23,15 +23,15 @@ from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
 from harness.text import listed
 
-#: What folders of a whole data set are called, which hold a folder a class each.
+#: Usual names of the folders of splits, which hold one folder per class.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "probe"}
 
-ORIENTATION = 0x0112  # EXIF's number of it
+ORIENTATION = 0x0112  # the number of this tag in EXIF
 
-#: How whole JPEG, PNG and GIF files end.
+#: Last bytes of complete JPEG, PNG and GIF files.
 ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;")
 
-#: What is listed while `listed_once` lasts.
+#: Folders that were listed within `listed_once`; None outside of it.
 _listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None] = ContextVar(
     "listings", default=None
 )
@@ -49,19 +49,19 @@ def listed_once() -> Iterator[None]:
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
-    """A folder with one sub-folder of image files a class, as torchvision's ImageFolder; or files
-    of many images (see `shard_files`).
+    """List a folder with one sub-folder of image files per class, as torchvision's ImageFolder
+    does, or files of many images (see `shard_files`).
 
     Links to files and folders are followed. Hidden folders and files (whose names begin with a dot)
     are left out; `left_out` counts them.
 
     Args:
         root: the folder.
-        classes: the expected class names in label order; all sub-folders, sorted, by default.
+        classes: the expected class names in label order; default: all sub-folders, sorted.
 
     Raises:
-        ValueError: no such folder, no classes, class folders that are missing, empty, or not among
-            the expected ones.
+        ValueError: the folder does not exist or has no classes, or class folders are missing, empty
+            or unexpected.
     """
     listings = _listings.get()
     key = (root, None if classes is None else tuple(classes))
@@ -82,7 +82,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"image folder {root} {what if root.exists() else 'does not exist'}{place}"
         )
     folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
-    # some systems write é as one character, others as two: a class has the same name everywhere
+    # some systems write é as one character, others as two; normalised names are the same everywhere
     present = {unicodedata.normalize("NFC", name): name for name in sorted(folders)}
     names = tuple(classes) if classes is not None else tuple(sorted(present))
     if not names:
@@ -181,8 +181,8 @@ def image_remarks(images: FileImages) -> pd.DataFrame:
     """Report what is converted or ignored in image files, and which cannot be read.
 
     Returns:
-        A row a file: remarks (joined by "; ", "" for none), fault (why it cannot be opened, ""
-        where it can), sha256 of the file, also of one inside a file of many images.
+        One row per image file, also inside a file of many images: remarks (joined by "; "; "" for
+        none), fault (why it cannot be opened; "" if it can), sha256 (of the file; "" if unread).
     """
     with ThreadPoolExecutor(max_workers=8) as readers:
         table = pd.DataFrame(
@@ -232,11 +232,11 @@ def _look(path: Path) -> tuple[str, str, str]:
                 "turned upright by its EXIF data": image.getexif().get(ORIENTATION) in range(2, 9),
                 "a colour profile other than sRGB, ignored": b"sRGB" not in profile,
             }
-            if more_bits:  # their range must be known
+            if more_bits:  # raises an error if their range is unknown
                 scaled = np.asarray(as_rgb(image))
                 kinds["nearly black once scaled, of fewer bits than its type"] = scaled.max() < 32
             elif not file.endswith(ENDINGS):
-                image.load()  # it may be cut off
+                image.load()  # raises an error if the file is truncated
             remarks = "; ".join(kind for kind, holds in kinds.items() if holds)
         return remarks, "", hashlib.sha256(file).hexdigest()
     except Exception as error:  # a damaged file can raise anything

@@ -21,7 +21,7 @@ from harness.file_kinds import kind_of
 from harness.images import arrow, drawn, webdataset  # noqa: F401 - kinds of files of images
 from harness.images.shards import content, file_of
 
-# Large and oddly tagged images are read, or refused with their names; warnings would run over the
+# Large images and images with unusual tags are read or refused by name; warnings would disturb the
 # progress bars.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -39,9 +39,9 @@ class View:
 
     Attributes:
         resize, crop: pixels.
-        mean, std: of each colour channel, by which pixels in [0, 1] are normalised; one number
-            for a network that takes greyscale images.
-        channels_last: memory format of batches; False for networks whose code needs the other.
+        mean, std: for the normalisation of pixels in [0, 1]: one number per colour channel, or one
+            for networks of greyscale images.
+        channels_last: memory format of batches; False for networks that need the ordinary format.
     """
 
     resize: int
@@ -59,14 +59,14 @@ class View:
 
     @property
     def channels(self) -> int:
-        """Return the number of input channels of the network: 3 or 1."""
+        """Number of input channels of the network: 3 or 1."""
         return len(self.mean)
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """The image as uint8 [crop, crop, 3], upright, in 8 bits, on BACKGROUND.
+        """Return the image as uint8 [crop, crop, 3], rotated by its EXIF orientation.
 
         Raises:
-            ValueError: pixels whose range cannot be told.
+            ValueError: the range of its pixels is unknown (see `as_rgb`).
         """
         image = as_rgb(ImageOps.exif_transpose(image))
         width, height = image.size
@@ -81,11 +81,11 @@ class View:
 def as_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to 8-bit RGB.
 
-    Greyscale of 16 bits is scaled by its full range (65535), numbers in [0, 1] by 255; transparent
-    pixels are composited on BACKGROUND.
+    Integers in [0, 65535] are divided by 257, floating-point numbers in [0, 1] multiplied by 255.
+    Transparent pixels are composited on BACKGROUND.
 
     Raises:
-        ValueError: other ranges of integers or floating point numbers.
+        ValueError: integers or floating-point numbers lie outside of these ranges.
     """
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
@@ -127,7 +127,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def pixels(self, index: int, view: View) -> np.ndarray:
-        """Image `index` as uint8 [crop, crop, 3]."""
+        """Return image `index` as uint8 [crop, crop, 3]."""
         ...
 
 
@@ -190,11 +190,11 @@ def why_unreadable(path: Path, error: Exception) -> str:
 
 @dataclass
 class KeptImages:
-    """The images of another set in one view, kept in memory once they are read, up to a limit.
+    """Another set whose images are kept in memory after they are read, up to a limit.
 
     Attributes:
-        images: the set.
-        limit: bytes that may be kept.
+        images: the other set.
+        limit: largest number of bytes that are kept.
     """
 
     images: ImageSet
@@ -245,7 +245,7 @@ def sample_digest(images: ImageSet, view: View, most: int = 64) -> str:
 
 
 def image_index(images: ImageSet) -> pd.DataFrame:
-    """One row per image: image_id, class_id, class_name, path (empty for images in memory)."""
+    """Return one row per image: image_id, class_id, class_name, path ("" for images in memory)."""
     paths = images.paths if isinstance(images, FileImages) else [""] * len(images)
     return pd.DataFrame(
         {
@@ -258,7 +258,7 @@ def image_index(images: ImageSet) -> pd.DataFrame:
 
 
 def open_images(run: Run, split: str) -> ImageSet:
-    """The image set that a run used as `split` (train, probe or test)."""
+    """Return the image set that a run used as `split` (train, probe or test)."""
     index = run.table(Artifact("image_index", (split,)))
     names = index.drop_duplicates("class_id").sort_values("class_id")
     classes = tuple(names["class_name"])

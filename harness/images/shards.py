@@ -1,7 +1,7 @@
 """Images inside larger files: WebDataset, and Parquet and Arrow files of Hugging Face datasets.
 
-The path of such an image continues below its file: `train-000.tar/cat12.jpg`, `train.parquet/17`. A
-kind of file is one function in SHARDS.
+The path of such an image continues below its file: `train-000.tar/cat12.jpg`, `train.parquet/17`.
+A new kind of file is one function in SHARDS.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy as np
 from harness.file_kinds import kind_of
 from harness.registry import Registry
 
-#: Of the files that are read as images, alone or inside others; those of torchvision's ImageFolder,
-#: and some more.
+#: Suffixes of image files, alone or inside others: those of torchvision's ImageFolder and others.
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm"),
     *(".tif", ".tiff", ".gif"),
@@ -29,10 +28,10 @@ class Shard:
     """The contents of a file of many images.
 
     Attributes:
-        members: what `read` takes, one an image, in the file's order.
-        labels: each image's class.
-        classes: all of them in label order, where the file says so; else empty.
-        read: member -> the content of the image's own file. Raises ValueError where it has none.
+        members: names of the images, in the file's order.
+        labels: name of the class of each image.
+        classes: all classes in label order; empty if the file does not state them.
+        read: member -> bytes of the image's own file. Raises ValueError if there are none.
     """
 
     members: Sequence[str]
@@ -41,7 +40,7 @@ class Shard:
     read: Callable[[str], bytes]
 
 
-#: Suffix of a file -> function that opens it. It raises ValueError where the file does not fit.
+#: Suffix of a file -> function that opens it, which raises ValueError if the file is unsuitable.
 SHARDS: Registry[Callable[[Path], Shard]] = Registry("kind of image file")
 
 
@@ -49,7 +48,7 @@ def open_shard(path: Path) -> Shard:
     """Open a file of many images; the last files are cached.
 
     Raises:
-        ValueError: it is damaged, or lacks images or classes.
+        ValueError: the file is damaged, or lacks images or classes.
     """
     return _open(path, path.stat().st_mtime_ns)
 
@@ -84,16 +83,16 @@ def read_shards(
     """List the images of several files, one file after the other.
 
     Args:
-        root: what the files were named by, for the message.
+        root: the path that names the files, for messages.
         files: see `shard_files`.
-        classes: the expected class names in label order; by default those that the files state, or
-            all that occur, sorted, numbers by their value.
+        classes: the expected class names in label order; default: those that the files state, or
+            else all that occur, sorted (numbers by their value).
 
     Returns:
-        Paths, labels int64, class names.
+        Paths, labels (int64), class names.
 
     Raises:
-        ValueError: other classes than expected, or a file that does not fit.
+        ValueError: the classes differ from the expected ones, or a file is unsuitable.
     """
     shards = [open_shard(file) for file in files]
     labels = [label for shard in shards for label in shard.labels]

@@ -12,12 +12,12 @@ def split_images(
 ) -> dict[str, np.ndarray]:
     """Draw two disjoint random parts of a class's images: `importance` and `heldout`.
 
-    Fewer images than asked for are shared out in the same proportion.
+    If there are fewer images than requested, they are divided in the same proportion.
 
     Args:
         labels: int [images].
         class_id: the class.
-        importance, heldout: how many images are wanted in each part.
+        importance, heldout: requested number of images in each part.
         seed: of the configuration.
 
     Returns:

@@ -10,7 +10,7 @@ from harness.images.shards import SHARDS, SUFFIXES, Shard
 
 @SHARDS.add(".tar")
 def webdataset(path: Path) -> Shard:
-    """Read the positions of the images and all classes; images are read when needed."""
+    """Open a tar archive: its index and all classes are read at once, images when needed."""
     places: dict[str, tuple[int, int]] = {}
     images: dict[str, list[str]] = {}
     classes: dict[str, str] = {}

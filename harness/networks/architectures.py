@@ -28,7 +28,8 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
     Args:
         name: one of ARCHITECTURES, a model of torchvision, or 'package.module:function'.
         num_classes: number of outputs.
-        seed: of the weights; the caller's random state is not changed.
+        seed: of the weights; None continues from torch's present state. The caller's random state
+            is not changed.
 
     Raises:
         ValueError: the name is unknown (the message lists ARCHITECTURES), or the user's function
@@ -58,8 +59,7 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
 
 
 def _takes_an_argument(make: Callable[..., nn.Module]) -> bool:
-    """Return whether a function takes the number of classes; a class without such a parameter does
-    not."""
+    """Return whether a function or class takes the number of classes as an argument."""
     try:
         parameters = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):
@@ -74,7 +74,7 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
         with torch.no_grad():
             trial = channels_last(copy.deepcopy(model).float().eval())
             trial(images[:2].contiguous(memory_format=torch.channels_last))
-    except (Exception, SystemExit) as error:  # others come again, and are told, where it is run
+    except (Exception, SystemExit) as error:  # other errors are reported when the network is run
         if "view" in str(error):
             logger.info("the network needs maps in the ordinary memory format (%s)", error)
             return False

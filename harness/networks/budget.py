@@ -1,7 +1,7 @@
 """One memory budget for all work that runs a network: how many images one pass can take.
 
-What one image takes is measured on one batch; the budget is what the machine (or its container, or
-its GPU) has left, shared by the workers. Where memory runs out all the same, the batch is halved.
+The memory per image is measured on one batch. The budget is the free memory of the machine (or its
+container, or its GPU), shared by the workers. If memory runs out nevertheless, the batch is halved.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from harness.networks.devices import CPU, Device
 
 T = TypeVar("T")
 
-#: Fewest images a pass: for one to three, other kernels are taken, with other last bits.
+#: Smallest number of images per pass: batches of one to three use other kernels, whose results
+#: differ in the last bits.
 FEWEST = 4
-#: Of the free memory, the share that is planned with; the rest is for what is not measured
-#: (libraries' scratch space, tables).
+#: Share of the free memory that is planned for passes; the rest is for what is not measured
+#: (workspace of libraries, tables).
 SHARE = 0.7
-#: Work that takes longer is not run once more for its time.
+#: Work that takes longer (seconds) is not repeated for a better estimate of its time.
 WARM_SECONDS = 1.0
-#: A worker's own size before it loads a network: interpreter and libraries.
+#: Bytes of a worker before it loads a network: interpreter and libraries.
 WORKER_BYTES = 450 * 2**20
 #: cgroup files: limit and usage, of version 2 and 1.
 _CGROUPS = (
@@ -53,9 +54,9 @@ class Resources:
     devices.
 
     Attributes:
-        device: where networks compute, and how precisely.
-        memory: bytes of it that networks and what is computed with them may take.
-        readers: processes that read and decode images for it; 0 is a thread.
+        device: where networks compute, and in which precision.
+        memory: bytes on the device for networks and their computations.
+        readers: number of processes that read and decode images; 0 means one thread.
     """
 
     device: Device = CPU
@@ -63,7 +64,7 @@ class Resources:
     readers: int = 0
 
 
-#: Where nobody has granted any.
+#: Used outside of `using`.
 _LEAST = Resources()
 _resources: ContextVar[Resources] = ContextVar("resources", default=_LEAST)
 
@@ -95,7 +96,7 @@ def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
 
     Args:
         device: where networks compute.
-        root: of the file system in which the limits of containers stand.
+        root: of the file system that holds the limits of containers.
     """
     if device.place.type == "cuda":
         return torch.cuda.mem_get_info(device.place)[0]
@@ -109,12 +110,12 @@ def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
 
 
 def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> int:
-    """Return the bytes that one worker may use beside what it takes itself.
+    """Return the bytes that one worker may use in addition to its interpreter and libraries.
 
     Args:
-        memory: GiB for all workers together; None works it out from what is free.
-        workers: how many share it (0 and 1 are the same).
-        device: a GPU's memory is shared by the workers likewise.
+        memory: GiB for all workers together; None: SHARE of the free memory.
+        workers: number of workers (0 and 1 mean the same).
+        device: where networks compute; the workers share a GPU's memory in the same way.
     """
     whole = SHARE * free_bytes(device) if memory is None else memory * 2**30
     each = whole / max(workers, 1)
@@ -136,13 +137,13 @@ class Cost:
 
 
 def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Cost:
-    """Run a piece of work on a few images: for its time, the first run aside, and for its memory.
+    """Measure the time, without the first run if that is short, and the memory of a piece of work.
 
     Args:
-        work: runs on `images` images; what it computes is thrown away.
-        images: how many.
-        device: where it computes. On the CPU torch's allocations are followed one by one, so that
-            the same work always measures the same; elsewhere its allocator's peak is asked for.
+        work: runs on `images` images; its result is discarded.
+        images: number of images.
+        device: where it computes. On a CPU, torch's single allocations are added up, so that
+            repeated measurements agree; on a GPU, the allocator reports its peak.
     """
     on_gpu = device.place.type == "cuda"
 
@@ -159,16 +160,17 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
         before = torch.cuda.memory_allocated(device.place)
         each = seconds()
         return Cost((torch.cuda.max_memory_allocated(device.place) - before) / images, each)
-    if each * images < WARM_SECONDS:  # a longer one is not much longer for being the first
+    if each * images < WARM_SECONDS:  # in longer work, the overhead of the first run is small
         each = seconds()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints at its start
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     return Cost(_peak(record) / images, each)
 
 
 def _peak(record: profile) -> int:
-    """The most that was allocated at any moment beyond what was there at the start, in bytes."""
+    """Return the largest number of bytes allocated at any moment, in addition to those at the
+    start."""
     assert record.profiler is not None and record.profiler.kineto_results is not None
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
@@ -185,11 +187,11 @@ def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST)
         cost: of one image.
         memory: bytes.
         most: the largest batch wanted.
-        what: what runs, for the message, e.g. "importance of series 'vgg'".
-        fewest: images without which there is no point.
+        what: the work, for the message, e.g. "importance of series 'vgg'".
+        fewest: the smallest useful batch.
 
     Raises:
-        ValueError: not even `fewest` images fit.
+        ValueError: fewer than `fewest` (or `most`, if smaller) images fit.
     """
     memory = max(memory, 0)
     fit = int(memory / max(cost.bytes, 1.0))
@@ -208,12 +210,12 @@ def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
     pass.
 
     Args:
-        work: called with the images a pass; it must begin from nothing each time.
-        batch_size: to start with.
-        what: what runs, for the messages.
+        work: function of the number of images per pass; it must start anew at each call.
+        batch_size: number of images per pass at first.
+        what: the work, for the messages.
 
     Raises:
-        MemoryError: not even one image a pass fits.
+        MemoryError: not even one image per pass fits.
     """
     while True:
         try:

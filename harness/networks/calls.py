@@ -24,7 +24,7 @@ from harness.networks.running import run_network
 from harness.networks.written_out import NONLINEARITIES, Ways, is_activation_call, plain_name
 from harness.registry import UserCodeError
 
-#: What a module was given, by position and by name, and what it put out.
+#: The positional and keyword arguments of a module's call, and its output.
 _Call = tuple[Any, Any, Any]
 
 
@@ -45,7 +45,7 @@ def is_activation(module: nn.Module) -> bool:
     order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
     try:
         trial = copy.copy(module).eval()
-        trial._buffers = copy.deepcopy(module._buffers)  # it may keep count of its calls
+        trial._buffers = copy.deepcopy(module._buffers)  # it may count its calls
 
         def answer(values: Tensor) -> Tensor:
             return trial.forward(values.clone().view(2, 3, 4, 4)).reshape(96)
@@ -53,7 +53,7 @@ def is_activation(module: nn.Module) -> bool:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             plain, mixed = answer(numbers), answer(numbers[order])
             half = answer(torch.where(numbers < 0, numbers, -0.5))[numbers < 0]
-    except Exception:  # it takes other inputs than one tensor of any shape
+    except Exception:  # it does not take a single tensor of any shape
         return False
     apart = torch.allclose(mixed, plain[order]) and torch.allclose(half, plain[numbers < 0])
     if not apart or bool(((plain >= 0) & (plain <= 1)).all()):
@@ -62,7 +62,7 @@ def is_activation(module: nn.Module) -> bool:
 
 
 class Gated(nn.Module):
-    """Stands where an activation function that is written out in a module's code has its result."""
+    """Marks the result of an activation function that a module's code writes as a formula."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -104,7 +104,7 @@ def expose_calls(model: nn.Module, images: Tensor) -> nn.Module:
     """
     for module in list(model.modules()):
         torchs = isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
-        if torchs and not isinstance(module.activation, nn.Module):  # a function that it holds
+        if torchs and not isinstance(module.activation, nn.Module):  # a plain function
             module.activation = Call(module.activation, method=False)
     with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         own = [m for m in model.modules() if _has_own_code(m) and not is_activation(m)]
@@ -136,7 +136,7 @@ def _calls(
     handles = [m.register_forward_pre_hook(before, prepend=True, with_kwargs=True) for m in modules]
     handles += [module.register_forward_hook(after) for module in modules]
     try:
-        with suppress(UserCodeError):  # it comes again, and is told, where the network is studied
+        with suppress(UserCodeError):  # it is reported when the network is studied
             run_network(model, images)
     finally:
         for handle in handles:
@@ -160,7 +160,7 @@ def _use(
         for args, kwargs, output in calls:
             answer = module(*_copied(args), **_copied(kwargs))
             torch.testing.assert_close(answer, output, rtol=0, atol=0, equal_nan=True)
-    except Exception:  # the graph's, or answers that differ or cannot be compared
+    except Exception:  # the graph fails, or its outputs differ or cannot be compared
         vars(module).pop("forward", None)
         for name in added:
             delattr(module, name)
@@ -171,7 +171,7 @@ def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
     is no such call or the code cannot be traced."""
     try:
         graph = _Flat().trace(module)
-    except (Exception, SystemExit):  # the user's code runs on proxies, and can fail in any way
+    except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
         return None
     results = _results(graph, module)
     calls = Counter(node.target for node in results)

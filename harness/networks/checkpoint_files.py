@@ -44,8 +44,8 @@ def _list(*arguments: object) -> list:
 
 _NUMPY = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)  # type: ignore[attr-defined]
 
-#: Classes and functions that training scripts store beside weights and that do nothing when loaded,
-#: some under the names that other versions of Python and NumPy give them.
+#: Classes and functions that training scripts store beside weights and that are harmless to load;
+#: some are listed under the names of other versions of Python and NumPy, too.
 HARMLESS: list[Any] = [
     *(argparse.Namespace, types.SimpleNamespace),
     (_dict, "collections.defaultdict"),
@@ -63,13 +63,13 @@ HARMLESS: list[Any] = [
 ]
 
 
-#: What folders of Hugging Face hold, the safer one first.
+#: Weight files of Hugging Face folders, the safer format first.
 FOLDER_FILES = (
     *("model.safetensors", "pytorch_model.bin"),
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
 
-#: What they may hold instead.
+#: Files that such folders may hold instead, and what to do.
 OTHER_FOLDER_FILES = {
     "adapter_model.safetensors": "an adapter's weights, which are not the network's; merge it",
     "adapter_model.bin": "an adapter's weights, which are not the network's; merge it",
@@ -78,7 +78,7 @@ OTHER_FOLDER_FILES = {
     "saved_model.pb": "a TensorFlow model; PyTorch's weights are needed",
 }
 
-#: The pickled number by which files of torch.save's old format begin.
+#: The pickled number with which files of torch.save's old format begin.
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -112,7 +112,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     folder.
 
     Raises:
-        CheckpointError: no such file, or a folder that holds no weights.
+        CheckpointError: the file does not exist, or the folder holds no weights.
     """
     if path.name.endswith(".index.json"):
         return _shards(path)
@@ -179,9 +179,9 @@ def _read_file(path: Path) -> object:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
             if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
-                # what is not used, such as the optimizer's part, stays on the disk
+                # unused parts, such as the optimizer's state, are not read
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            with path.open("rb") as file:  # torch.load goes by suffixes, too
+            with path.open("rb") as file:  # given a path, torch.load would consider its suffix
                 return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {path} {_refusal(path, str(error))}") from error
@@ -262,7 +262,7 @@ def foreign_code(path: Path) -> list[str]:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of files in older formats, this function can tell nothing
+    except Exception:  # the function of torch cannot scan files of older formats
         return []
 
 
@@ -301,12 +301,12 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
     Raises:
         CheckpointError: the file cannot be loaded, or holds no weights.
     """
-    weight_files(path)  # it exists
+    weight_files(path)  # raises an error if the file does not exist
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     try:
         content = with_torchvision(_load_trusted, path)
-    except Exception as error:  # the file's own code is run
+    except Exception as error:  # code in the file is run and can raise anything
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise CheckpointError(
             f"{path} cannot be loaded ({reason}). The modules that it needs are looked for among "
@@ -323,7 +323,7 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
 
 def _load_trusted(path: Path) -> object:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is loaded as such
+        warnings.simplefilter("ignore")  # about TorchScript archives
         try:
             return torch.load(path, map_location="cpu", weights_only=False)
         except (RuntimeError, pickle.UnpicklingError):

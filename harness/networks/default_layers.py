@@ -10,9 +10,9 @@ from torch import Tensor
 
 from harness.networks.watching import Passes, Shape, Site, Watched, shape_in
 
-#: Tokens that may stand before those of the image: class, distillation, registers.
+#: Largest number of tokens without a position in the image: class, distillation, registers.
 EXTRA_TOKENS = 8
-#: How often a network may merge patches two by two.
+#: Largest number of times that a network halves the grid of patches.
 HALVINGS = 4
 
 
@@ -25,7 +25,7 @@ def _positions(shape: Shape) -> int:
 
 
 def _mixes_images(passes: Passes, name: str) -> bool:
-    """Whether the first dimension is not that of the images (windows), or the values are not real
+    """Return whether no dimension counts the images (windows), or the values are not floating-point
     numbers."""
     axis, output = passes.image_axis(Site(name)), passes.two.output(name)
     sequence = axis == 1 and output.dim() == 3
@@ -33,7 +33,7 @@ def _mixes_images(passes: Passes, name: str) -> bool:
 
 
 def _placeless(passes: Passes, name: str) -> bool:
-    """Whether a layer is fully connected or has one position for any image size
+    """Return whether a layer is fully connected or has one position for any image size
     (squeeze-and-excitation).
 
     Such layers are left out if other layers have positions; the paper probes convolutions.
@@ -43,13 +43,14 @@ def _placeless(passes: Passes, name: str) -> bool:
 
 
 def _copied(passes: Passes, name: str) -> bool:
-    """Whether a layer only concatenates earlier outputs, which are not new neurons (DenseNet)."""
+    """Return whether a layer only concatenates (and normalises or activates) earlier outputs, which
+    are not new neurons (DenseNet)."""
     return passes.two.modules[name].joined
 
 
 def _mixes_tokens(passes: Passes, name: str) -> bool:
-    """Whether the tokens of a layer are not image patches although other layers have patches as
-    tokens (MLP-Mixer). The "positions" of such a layer are channels."""
+    """Return whether the tokens of a layer are not image patches although those of other layers are
+    (MLP-Mixer). The "positions" of such a layer are channels."""
     shape, axis = passes.two.output(name).shape, passes.image_axis(Site(name))
     if len(shape) != 3 or token_grid(shape[0 if axis == 1 else 1], passes.two):
         return False
@@ -59,12 +60,12 @@ def _mixes_tokens(passes: Passes, name: str) -> bool:
 
 
 def _windows(passes: Passes, name: str) -> bool:
-    """Whether a map was cut into windows (MaxViT): rows are windows, columns are positions within
-    them."""
+    """Return whether a map was cut into windows (MaxViT): rows are windows, columns are positions
+    within them."""
     shape, tall = passes.two.output(name).shape, shape_in(passes.tall, Site(name))
     if len(shape) != 4:
         return False
-    if tall is not None and tall[3] != shape[3]:  # of a map, that is the width or the channels
+    if tall is not None and tall[3] != shape[3]:  # the width or channels of a map do not change
         return True
     if shape[2] == shape[3] or shape[1] == shape[2]:
         return False
@@ -72,7 +73,7 @@ def _windows(passes: Passes, name: str) -> bool:
 
 
 def _class_scores(passes: Passes, name: str) -> bool:
-    """Whether the mean of a map over positions is the network's output, as in SqueezeNet."""
+    """Return whether the mean of a map over positions is the network's output (SqueezeNet)."""
     answer, output = passes.two.answer, passes.two.output(name)
     if not isinstance(answer, Tensor) or output.dim() != 4 or answer.dim() != 2:
         return False
@@ -80,7 +81,7 @@ def _class_scores(passes: Passes, name: str) -> bool:
     return pooled.shape == answer.shape and torch.allclose(pooled, answer, rtol=1e-3, atol=1e-5)
 
 
-#: Why a layer is left out by default, in the order of asking.
+#: Reasons for which a layer is left out by default, in the order in which they are checked.
 RULES: dict[str, Callable[[Passes, str], bool]] = {
     "no batch dimension": _mixes_images,
     "no position in the image": _placeless,
@@ -125,7 +126,7 @@ def token_grid(count: int, watched: Watched) -> tuple[int, int, int] | None:
     for _ in range(HALVINGS):
         grids |= {(-(-h // 2), -(-w // 2)) for h, w in grids}
     fitting = [(count - h * w, h, w) for h, w in grids if 0 <= count - h * w <= EXTRA_TOKENS]
-    # a map of one or two rows is no map that tokens come from, but what a network ends in
+    # maps of one or two rows occur at the end of networks and are not cut into tokens
     fitting = [one for one in fitting if min(one[1:]) > 2]
     if not fitting:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-#: What a device may be called.
+#: Valid names of devices.
 NAME = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 
@@ -23,9 +23,9 @@ class Device:
 
     Attributes:
         name: torch's name of the device: "cpu", "cuda:0", "mps".
-        precision: of matrix products and convolutions. "float32" is full single precision on
-            every device (no TF32); the others are torch's autocast, whose results differ in the
-            third digit, so that ranks can change.
+        precision: of matrix products and convolutions. "float32" is full single precision on every
+            device (no TF32). The others use torch's autocast; their results differ in the third
+            digit, so ranks can change.
     """
 
     name: str = "cpu"

@@ -1,9 +1,9 @@
 """Run a model once, then repeatedly with the outputs of some layers changed.
 
-Only the operations that a change reaches are computed again. The model is traced with `torch.fx`;
-the values of the unperturbed run that the descendants of probed layers read are kept, and a re-run
+Only the operations that depend on a change are computed again. The model is traced with `torch.fx`;
+those values of the unperturbed run that descendants of probed layers read are kept, and a re-run
 executes these descendants alone. A model that cannot be traced, or whose traced code gives another
-output, is run in full with hooks.
+output, is run completely, with hooks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.networks.recording import borrowed, hooked
 from harness.networks.running import explained, run_network, with_gradients
 from harness.registry import UserCodeError
 
-#: Turns a layer's output, as the network has it at that moment, into what the network goes on with.
+#: Function that returns what replaces a layer's output, given in the network's own shape.
 Change = Callable[[Tensor], Tensor]
 
 
@@ -34,7 +34,7 @@ class Execution:
 
     Args:
         model: the network, borrowed.
-        layers: those whose output will be asked for or changed.
+        layers: the layers whose output will be read or changed.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -43,13 +43,13 @@ class Execution:
         self._outputs: dict[str, Tensor] = {}
 
     def start(self, batch: Tensor) -> Tensor:
-        """Run unperturbed: logits [batch, classes]. Later calls refer to this batch."""
+        """Run unchanged and return the logits [batch, classes]. Later calls use this batch."""
         self._batch = batch
 
         def keep(name: str) -> Change:
             def action(output: Tensor) -> Tensor:
                 self._outputs[name] = output
-                return output.clone()  # in-place operations must not reach what was kept
+                return output.clone()  # in-place operations must not change the kept value
 
             return action
 
@@ -58,11 +58,11 @@ class Execution:
         return logits_of(self._model, answer)
 
     def output(self, layer: str) -> Tensor:
-        """The layer's unperturbed output, in the network's own shape."""
+        """Return a layer's unchanged output, in the network's own shape."""
         return self._outputs[layer]
 
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
-        """Logits [batch, classes] with each named layer's output changed."""
+        """Return the logits [batch, classes] after changing the output of each named layer."""
         hooks = {self._layers[name]: change for name, change in changes.items()}
         through = with_gradients() if torch.is_grad_enabled() else nullcontext()
         with hooked(self._model, hooks), through:
@@ -70,11 +70,11 @@ class Execution:
         return logits_of(self._model, answer)
 
     def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
-        """`rerun` of several arms, up to `together` of them in one pass where the model allows."""
+        """Return `rerun` of each arm; up to `together` share one pass if the model allows it."""
         return [self.rerun(changes) for changes in arms]
 
     def kept_bytes(self) -> int:
-        """Memory held for the present batch between runs."""
+        """Return the bytes that are kept between runs for the present batch."""
         return sum(output.nbytes for output in self._outputs.values())
 
 
@@ -86,8 +86,8 @@ def execution(
 
     Args:
         model: the network; it must return logits [batch, classes].
-        layers: those whose output will be asked for or changed.
-        traced: try `torch.fx`; False runs in full with hooks.
+        layers: the layers whose output will be read or changed.
+        traced: try `torch.fx`; if False, run the model completely, with hooks.
     """
     with borrowed(model):
         graph = _trace(model, layers) if traced else None
@@ -96,7 +96,7 @@ def execution(
             return
         inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
         for module in inplace:
-            module.inplace = False  # the values kept must not be overwritten
+            module.inplace = False  # kept values must not be overwritten
         try:
             yield _Traced(model, layers, *graph)
         finally:
@@ -110,8 +110,8 @@ def _named(changes: Mapping[str, Change]) -> str:
 
 
 def _same(value: Any) -> Any:
-    """Return a layer's value unchanged, as a node of its own, so that a change reaches what a
-    hook's would."""
+    """Return a layer's value unchanged. As a node of its own, it lets a change reach the same
+    operations as that of a hook."""
     return value
 
 
@@ -128,7 +128,7 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         bound: Any = self.root.forward
-        forward = bound.__func__  # maybe not the class's
+        forward = bound.__func__  # may differ from that of the class
         given = {
             name: None
             for name, parameter in inspect.signature(forward).parameters.items()
@@ -154,7 +154,7 @@ class _Tracer(fx.Tracer):
         return value
 
 
-#: In-place functions and what stands for them.
+#: In-place functions and their replacements.
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -169,7 +169,7 @@ def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[st
     tracer = _Tracer(layers)
     try:
         graph = tracer.trace(model)
-    except (Exception, SystemExit):  # the user's code runs on proxies, and can fail in any way
+    except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
         return None
     if not all(layer.name in tracer.nodes for layer in layers):
         return None
@@ -191,7 +191,7 @@ def _memory_format(value: Tensor) -> torch.memory_format:
 
 
 def _overwrites(node: fx.Node) -> bool:
-    """Whether the node may still write to its input."""
+    """Return whether a node may write to its input."""
     name = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_method":
         return name.endswith("_") or name.startswith("__i")
@@ -200,8 +200,8 @@ def _overwrites(node: fx.Node) -> bool:
     return False
 
 
-#: Model -> (traced code, shape of an image) -> whether that code gives the model's answer: to see
-#: that takes one more pass, and a model is opened for every class.
+#: Model -> (traced code, shape of an image) -> whether the code gives the model's output. The
+#: comparison takes one more pass, and a model is opened again for every class.
 _COMPARED: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.Size], bool]] = WeakKeyDictionary()
 
 
@@ -228,7 +228,7 @@ class _Traced(Execution):
         self._kept: dict[fx.Node, Any] = {}
         self._code = str(graph)
         self._plans: dict[frozenset[str], tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]] = {}
-        self._fits: bool | None = None  # whether it gives the model's answer
+        self._fits: bool | None = None  # whether the graph gives the model's output
 
     def start(self, batch: Tensor) -> Tensor:
         compared, case = _COMPARED.setdefault(self._model, {}), (self._code, batch.shape[1:])
@@ -247,7 +247,7 @@ class _Traced(Execution):
     def _start(self, batch: Tensor) -> Tensor:
         self._kept, self._batch = {}, batch
         values: dict[fx.Node, Any] = {}
-        inputs = iter([batch])  # others have a default, or are `*args` and `**kwargs`
+        inputs = iter([batch])  # other arguments have a default, or are `*args` and `**kwargs`
         last_use = _last_use(self._order)
         with explained(self._model, batch):
             for node in self._order:
@@ -388,18 +388,17 @@ def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
 
 @torch.no_grad()
 def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
-    """Return a change that copies the values of some channels from `source` into the layer's
-    output.
+    """Return a change that copies the values of some units from `source` into the layer's output.
 
     Args:
-        layer: the layer changed.
-        channels: int64 [set], which of its units.
-        source: a value of the same layer for the same images, from another model.
+        layer: the layer that is changed.
+        channels: int64 [set], indices of the units.
+        source: the output of the same layer for the same images, from another model.
     """
     mask = layer.mask(channels, source)
 
     def change(output: Tensor) -> Tensor:
-        # unlike `index_copy`, `where` keeps channels-last, in which the layers behind run faster
+        # unlike `index_copy`, `where` keeps channels-last maps, on which later layers run faster
         return torch.where(mask, source, output)
 
     return change

@@ -8,33 +8,33 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-#: Which value of a module's call is meant: what it puts out (of several things the first), or what
-#: it takes in.
+#: The value of a module's call that is meant: its output (the first, if there are several) or its
+#: input.
 Side = Literal["output", "input"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A value of a pass that is a map of `channels` units.
+    """A value in a pass that is a map of `channels` units.
 
     A unit is a channel, or `group` channels that belong together (a head of an attention).
 
     Attributes:
         name: qualified name of the module, or of a part of it (see `parts.py`).
         channels: number of units.
-        height, width: size of the map (1 x 1 for vectors; tokens lie in a square where they fill
-            one, after at most EXTRA_TOKENS that have no place: class, distillation, registers).
-        channels_last: whether the value's last dimension is the channel.
-        depth: position among the probed layers, 0 (first) to 1 (last).
-        patch: side of the image part that a neuron responds to, as a fraction of the view (1
+        height, width: size of the map: 1 x 1 for vectors; for tokens, that of the grid of image
+            patches (see `default_layers.token_grid`).
+        channels_last: whether the last dimension of the value is the channel.
+        depth: position among the probed layers, from 0 (first) to 1 (last).
+        patch: side of the image patch to which a neuron responds, as a fraction of the view (1
             until `receptive_field.with_patches` has measured it).
-        extra: tokens before the map's, which have no position in the image.
-        module: whose call the value belongs to; `name` by default.
-        side: its output or its input.
-        group: consecutive channels that make a unit.
-        sequence_first: the value is [tokens, batch, channels].
-        behind: how many of the `extra` tokens stand behind the map's in the value; `channel_first`
-            brings them before it.
+        extra: number of tokens without a position in the image (class, distillation, registers).
+        module: name of the module whose call has the value; `name` by default.
+        side: whether the value is the module's output or its input.
+        group: number of consecutive channels that form a unit.
+        sequence_first: whether the value is [tokens, batch, channels].
+        behind: number of the `extra` tokens that follow those of the image in the value;
+            `channel_first` moves them to the front.
     """
 
     name: str

@@ -176,7 +176,7 @@ def _tokens_behind(tokens: int, extra: int, passes: Passes) -> int:
             for corner in (False, True)
         )
         if first.all() or last.all() or not (last & ~first).any():
-            return 0  # mixed already
+            return 0  # tokens are already mixed
         behind = tokens - 1 - int((last & ~first).nonzero().max())
         return behind if behind <= extra else 0
     return 0
@@ -191,7 +191,7 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
         return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
     if (grid := token_grid(spatial[0], watched)) is not None:
         return grid
-    # cut by other means than a convolution: a square, after a class token and perhaps another
+    # tokens not made by a convolution: assume a square after at most two tokens without a position
     side = math.isqrt(spatial[0])
     extra = spatial[0] - side**2
     if not tokens or side <= 3 or extra > 2:
@@ -215,7 +215,7 @@ def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bo
     tall = shape_in(passes.tall, site)
     if tall is not None and sorted(tall) != sorted(shape):
         return tall[1] != shape[1]
-    # the network takes one size alone: what the layer's map was made by tells, too
+    # the network takes one image size only: use the layout of the latest module with a known one
     modules = passes.two.modules
     for earlier in reversed(list(modules)[: list(modules).index(site.module) + 1]):
         output = modules[earlier].output

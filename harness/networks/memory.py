@@ -1,4 +1,4 @@
-"""A series of models in memory: the source behind the Python API."""
+"""A series of models in memory: the source that the Python interface uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.networks.state_dicts import CheckpointError
 
 
 class MemorySource(Source):
-    """Models by epoch.
+    """Models in memory, by epoch.
 
     Attributes:
         models: epoch -> model; copies of them are used.
@@ -24,7 +24,7 @@ class MemorySource(Source):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     source: str = "memory"
-    models: Mapping[int, nn.Module] = Field(exclude=True)  # `identity` stands for them
+    models: Mapping[int, nn.Module] = Field(exclude=True)  # `identity` represents them
 
     def epochs(self) -> tuple[int, ...]:
         return self._used(sorted(self.models))
@@ -36,7 +36,7 @@ class MemorySource(Source):
             )
         try:
             return copy.deepcopy(self.models[epoch])
-        except Exception as error:  # whatever copying does that a class of the user's defines
+        except Exception as error:  # a user's class may define how it is copied
             raise CheckpointError(
                 f"series {self.name!r}: the model of epoch {epoch} cannot be copied, and it is not "
                 f"to be changed ({type(error).__name__}: {error}); take what is tied to it off "

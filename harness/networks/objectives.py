@@ -1,9 +1,9 @@
 """Objectives: one number per image, computed from the network's output and the class, on which
 importance is measured.
 
-The default is the logit of the class; for encoders, whose outputs are not classes, it is the
-similarity to a prototype of the class. A new objective is one function in OBJECTIVES, or a function
-of the user.
+The default is the logit of the class. For encoders, whose outputs are not classes, the similarity
+to a prototype of the class can be used. A new objective is one function in OBJECTIVES, or a user's
+function.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Objective:
     """One number per image, and how predictions follow from it.
 
     Attributes:
-        function: (output [batch, width], labels int64 [batch]) -> [batch], with a gradient; where
-            there are prototypes, (output, labels, prototypes [classes, width]).
-        says: what it is, to end the sentence "importance is measured on …".
-        classifies: whether the network's outputs are one score a class: labels are then places in
-            the output, and accuracy compares all outputs. Otherwise labels are numbers of classes,
-            and a prediction is the class with the largest objective.
-        prototypes: whether `function` takes a vector a class.
-        file: of these vectors; None: they are the mean output over the class's images.
-        scale: by which scores are multiplied where a softmax turns them into probabilities.
+        function: (output [batch, width], labels int64 [batch]) -> [batch], with a gradient; with
+            prototypes, (output, labels, prototypes [classes, width]) -> [batch].
+        says: description that completes the sentence "importance is measured on …".
+        classifies: whether the network returns one score per class. If so, labels are indices of
+            outputs, and the prediction is the largest output. Otherwise labels are indices of
+            classes, and the prediction is the class with the largest objective.
+        prototypes: whether `function` takes one vector per class.
+        file: of these vectors; None: they are the mean output over images of the class.
+        scale: factor of the scores before a softmax turns them into probabilities.
     """
 
     function: Callable[..., Tensor]
@@ -80,8 +80,8 @@ def similarity(output: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     return functional.cosine_similarity(output, prototypes.to(output)[labels], dim=1)
 
 
-#: By which cosines are multiplied before a softmax: the largest that CLIP's training allows
-#: (Radford et al., 2021, section 2.5). Only probabilities depend on it.
+#: Factor of cosines before a softmax: the largest that the training of CLIP allows (Radford et al.,
+#: 2021, section 2.5). Only probabilities depend on it.
 COSINE_SCALE = 100.0
 
 OBJECTIVES.put("logit", Objective(logit, "the class's logit", classifies=True))
@@ -106,12 +106,12 @@ def choose_objective(name: str) -> Objective:
     """Return the objective of a name.
 
     Args:
-        name: in OBJECTIVES, a file of class embeddings, or a function `package.module:name` of
-            (output, labels).
+        name: a name in OBJECTIVES, a file of class embeddings, or `package.module:name` of a
+            function of (output, labels).
 
     Raises:
-        ValueError: unknown name, no such file, an import that fails, something that cannot be
-            called.
+        ValueError: the name is unknown, the file does not exist, or the import fails or gives
+            something that cannot be called.
     """
     if name.endswith(SUFFIXES):
         path = Path(name).expanduser()
@@ -162,13 +162,13 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
     """Read class embeddings from a file: float32 [classes, width].
 
     Args:
-        path: .npz with an array [width] a class, named after it; .csv with a column `class` and a
-            number a column; .npy [classes, width] in the order of the classes.
+        path: .npz with one array [width] per class, named after it; .csv with a column `class` and
+            one column per dimension; .npy [classes, width] in the order of the classes.
         classes: names.
 
     Raises:
-        ValueError: it cannot be read, lacks classes, vectors of different length, or vectors that
-            are zero or not finite.
+        ValueError: the file cannot be read or lacks classes, or its vectors differ in length, are
+            zero or are not finite.
     """
     try:
         vectors = _read(path, classes)
@@ -211,11 +211,10 @@ class Target:
     """What is computed from a network's outputs for the images of one class.
 
     Attributes:
-        objective: which.
-        label: of the class: its place in the output where that is one score a class, else its
-            number.
-        classes: how many there are.
-        prototypes: [classes, width] for this very network.
+        objective: the function that is computed.
+        label: index of the class's output if the objective `classifies`, otherwise of the class.
+        classes: number of classes.
+        prototypes: [classes, width] of this network; None if the objective has none.
     """
 
     objective: Objective

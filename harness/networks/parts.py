@@ -19,10 +19,10 @@ from harness.text import listed
 
 
 class NoSuchPart(ValueError):
-    """A module has no such part; the text says why."""
+    """A module does not have the part; the message says why."""
 
 
-#: name -> function(module's name, module, what was seen of all modules) -> where the part is
+#: Name -> function(module's name, module, records of all modules) -> site of the part.
 PARTS: Registry[Callable[[str, nn.Module, Mapping[str, Seen]], Site]] = Registry(
     "part of a network"
 )
@@ -30,7 +30,7 @@ PARTS: Registry[Callable[[str, nn.Module, Mapping[str, Seen]], Site]] = Registry
 
 @PARTS.add("input")
 def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """The input of a module."""
+    """Return the site of a module's input."""
     if name not in seen or seen[name].input is None:
         raise NoSuchPart("its first input is no tensor")
     return Site(name, "input")
@@ -38,7 +38,8 @@ def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site
 
 @PARTS.add("residual")
 def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """The residual stream after a block: its output, which has the shape of its input."""
+    """Return the site of the residual stream after a block: the block's output, which has the shape
+    of its input."""
     one = seen.get(name)
     if one is None or one.output is None or one.input is None:
         raise NoSuchPart("it does not turn a tensor into a tensor")
@@ -50,14 +51,14 @@ def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     return Site(name)
 
 
-#: How libraries call the number of heads, and the projection of their concatenated outputs.
+#: Names in libraries for the number of heads, and for the projection of their joined outputs.
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
 _PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "wo", "dense", "fc_out")
 
 
 @PARTS.add("heads")
 def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """The heads of an attention; each is a group of input channels of the output projection.
+    """Return the site of an attention's heads: groups of input channels of the output projection.
 
     The activation of a head is the length of its vector.
     """
@@ -65,7 +66,7 @@ def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     if count is None:
         raise NoSuchPart(f"it has no number of heads ({', '.join(_HEADS)})")
     projection = next((p for p in _PROJECTIONS if hasattr(module, p)), None)
-    if projection is None and hasattr(module, "all_head_size"):  # the projection is elsewhere
+    if projection is None and hasattr(module, "all_head_size"):  # another module has the projection
         site = Site(name)
     elif projection is None:
         raise NoSuchPart(f"it has no output projection ({', '.join(_PROJECTIONS)})")
@@ -120,7 +121,7 @@ class OpenAttention(nn.Module):
         self.num_heads, self.batch_first = attention.num_heads, attention.batch_first
         self.out_proj = attention.out_proj
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
-        self._qkv_same_embed_dim = True  # which the layers of torch.nn look at
+        self._qkv_same_embed_dim = True  # the layers of torch.nn read it
 
     def forward(
         self,

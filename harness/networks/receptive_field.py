@@ -13,7 +13,7 @@ from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import explained, run_network, with_gradients
 
-#: A patch must show enough to be recognised, and less than the whole image.
+#: Limits of a patch: it must be large enough to be recognised, and smaller than the whole image.
 SMALLEST_PATCH_PIXELS = 20
 LARGEST_PATCH = 0.625
 CONTEXT = 1.5
@@ -38,7 +38,7 @@ def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[
             return 1.0
         centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
         target = layer.strength(keep.kept[layer.name])[:, :, centre].sum()
-        if not target.requires_grad:  # behind a part whose values are detached
+        if not target.requires_grad:  # an earlier part of the network detaches its values
             return largest
         with explained(model, image, f"for what neurons of layer {layer.name!r} see"):
             (gradient,) = torch.autograd.grad(

@@ -19,12 +19,12 @@ from harness.registry import plugin_identity
 class RecordedSource(Source):
     """The contents of a `Recorder`'s folder.
 
-    An epoch with weights is studied like any other; one with evidence alone has stimuli and a place
-    in the space, but no importance and no ablation.
+    An epoch with weights is studied like any other. For an epoch with evidence alone, there are
+    stimuli and vectors in the space, but no importance and no ablation.
 
     Attributes:
         folder: of the Recorder.
-        architecture: as in "folder"; needed where weights were kept.
+        architecture: as for the source "folder"; required if weights were recorded.
     """
 
     source: str = "recorded"
@@ -42,7 +42,7 @@ class RecordedSource(Source):
 
     @property
     def evidence(self) -> Run:
-        """Return the run that holds the evidence."""
+        """The run that holds the evidence."""
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:

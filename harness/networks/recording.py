@@ -85,18 +85,18 @@ class ActivationRecorder(Generic[T]):
     Args:
         model: any module.
         layers: the layers to record.
-        keep: what to keep of a layer's map, given as `Layer.channel_first`, [batch, units,
-            positions], and the layer. What it returns must not share memory with the map unless
-            `shares_memory` says so.
-        shares_memory: the kept value is (a view of) the map itself. The network then goes on with
-            a copy, so that in-place operations behind the layer do not alter what was kept.
-        copies: False goes on without these copies, which cost time and memory; then see
-            `overwritten`.
-        start_gradient: let gradients start at the layers (for `torch.autograd.grad` towards the
-            kept maps); meant for a `borrowed` model, whose parameters take none.
+        keep: function of a layer's map (as `Layer.channel_first` returns it, [batch, units,
+            positions]) and the layer. Its result must not share memory with the map unless
+            `shares_memory` is set.
+        shares_memory: the kept value is (a view of) the map itself. The network then continues with
+            a copy, so that later in-place operations do not change the kept value.
+        copies: if False, the network continues without these copies, which cost time and memory;
+            check `overwritten` afterwards.
+        start_gradient: let gradients start at the layers (for `torch.autograd.grad` with respect to
+            the kept maps); for a `borrowed` model, whose parameters have no gradients.
 
     Attributes:
-        kept: layer name -> what was kept at the last forward pass.
+        kept: layer name -> value kept at the last forward pass.
 
     Example:
         >>> with ActivationRecorder(model, layers, keep=lambda maps, layer: maps.amax(2)) as record:
@@ -124,13 +124,13 @@ class ActivationRecorder(Generic[T]):
     def _hook(self, layer: Layer) -> Callable[[Tensor], Tensor | None]:
         def record(output: Tensor) -> Tensor | None:
             starts = self._start_gradient and not output.requires_grad
-            if starts:  # and is a leaf, which no in-place operation may touch
+            if starts:  # it then is a leaf, which in-place operations must not change
                 output = output.detach().requires_grad_()
             maps = layer.channel_first(output)
             self.kept[layer.name] = self._keep(maps, layer)
             if not self._shares_memory:
                 return None
-            # from `maps`, not from `output`: what was kept must lie on the way to the logits
+            # from `maps`, not from `output`: the logits must depend on the kept value
             following = layer.like_output(maps, output)
             if self._copies or starts:
                 return following.clone()

@@ -20,13 +20,13 @@ from harness.registry import UserCodeError, failure
 
 _NAME = "_conceptevo_name"
 
-#: What to do about a network whose values have no gradients.
+#: Advice on a network whose values have no gradients.
 INFERENCE = (
     "the network runs under torch.inference_mode(), where nothing has a gradient: use "
     "torch.no_grad() in its place, or neither"
 )
 
-#: What an error's text tells about, and what can be done.
+#: Patterns of error messages, and advice on them.
 _ADVICE = {
     r"missing \d+ required positional argument|takes \d+ positional argument": (
         "a network is given images alone: wrap it in a module that supplies its other inputs"
@@ -88,7 +88,7 @@ def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
         UserCodeError: the network's code failed for any reason other than lack of memory.
     """
     with explained(model, batch, purpose):
-        return model(batch.clone())  # which a network may overwrite
+        return model(batch.clone())  # a network may overwrite its input
 
 
 @contextmanager

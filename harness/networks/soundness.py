@@ -13,7 +13,7 @@ from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import INFERENCE, explained, run_network, with_gradients
 
-#: Relative difference of outputs that other kernels for another batch size can make.
+#: Largest relative difference of outputs that can be due to other kernels at another batch size.
 TOLERANCE = 1e-3
 
 
@@ -110,7 +110,7 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     return outputs
 
 
-#: Steps of a computation that leave the numbers as they are, as autograd names them.
+#: Names in autograd of operations that do not change numbers.
 _MOVES = (
     *("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Copy", "Alias"),
     *("Transpose", "Permute", "T", "Slice", "Select", "Index", "Expand", "Contiguous"),

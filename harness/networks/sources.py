@@ -31,35 +31,35 @@ from harness.registry import Registry, call_users, import_attribute, plugin_iden
 from harness.text import listed
 from harness.torchvision_import import with_torchvision
 
-#: name in the configuration -> class
+#: Name in the configuration -> class.
 SOURCES: Registry[type[Source]] = Registry("source")
 
-#: In the folder of a `Recorder`: the weights of an epoch, and a run's folder with evidence.
+#: In the folder of a `Recorder`: the weights of an epoch, and the folder of a run with evidence.
 WEIGHTS = "model-{epoch}.pth"
 EVIDENCE = "evidence"
-#: The series of that run.
+#: The name of the series in that run.
 RECORDED = "recorded"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Source(BaseModel, ABC):
-    """One series of checkpoints of the configuration: how to list and load them.
+    """A series of checkpoints in the configuration: how to list and load them.
 
     Attributes:
         name: of the series; used in file names.
-        source: which class this is: a name in SOURCES, or `package.module:attribute`.
-        resize, crop: the network's view of an image (shorter side, central square; pixels).
-        mean, std: of the normalisation of pixels in [0, 1], one number a colour channel; a network
-            for greyscale images has one each.
-        layers: module names or patterns to probe; every block's non-linearity by default.
-        channels_last: by layer pattern, where the layout cannot be inferred from the shapes.
-        outputs: size of the network's output, by default the number of classes.
-        class_outputs: class name -> index in the output, where it is not the class's own index.
-        output: where the network returns several things, the key, attribute or position of the
-            logits.
-        objective: what importance is measured on: a name in OBJECTIVES, a file of class
-            embeddings, or a function `package.module:name` (see `networks/objectives.py`).
+        source: the class: a name in SOURCES, or `package.module:attribute`.
+        resize, crop: shorter side of the resized image, and side of the central square that is cut
+            out as the network's input; pixels.
+        mean, std: for the normalisation of pixels in [0, 1]: one number per colour channel, or one
+            for networks of greyscale images.
+        layers: names or patterns of modules to probe; default: the non-linearity of every block.
+        channels_last: layer pattern -> layout, for layers whose shape does not determine it.
+        outputs: number of the network's outputs; default: the number of classes.
+        class_outputs: class name -> index of its output, if it differs from the class's index.
+        output: key, attribute or position of the logits, if the network returns several values.
+        objective: the quantity on which importance is measured: a name in OBJECTIVES, a file of
+            class embeddings, or `package.module:name` of a function (see `objectives.py`).
         skip: epochs to leave out.
     """
 
@@ -104,7 +104,7 @@ class Source(BaseModel, ABC):
                 "resize and crop go together, and one of them is not set: say both (the shorter "
                 "side and the central square, in pixels)"
             )
-        _ = self.view  # crop is at most resize
+        _ = self.view  # checks that crop is at most resize
         return self
 
     @property
@@ -176,15 +176,14 @@ _EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(?<!\d)(\d+)(?!\d)
 
 @SOURCES.add("folder")
 class FolderSource(ArchitectureSource):
-    """A folder of checkpoint files whose names hold the epoch.
+    """A folder of checkpoint files whose names contain the epoch.
 
     Attributes:
-        folder: where the files are; `~` and environment variables are resolved.
-        pattern: path below the folder with `{epoch}` for the number and `*` for anything, e.g.
-            "model-{epoch}.pth", "epoch={epoch}-step=*.ckpt", "checkpoint-{epoch}/model.safetensors"
-            `**/` stands for any folders between.
-        only: the epochs to use; all by default.
-        key: which state dict of a file is meant, where it holds several, e.g. "state_dict_ema".
+        folder: the folder; `~` and environment variables are resolved.
+        pattern: path below the folder. `{epoch}` matches the number, `*` any text within a name,
+            `**/` any folders, e.g. "model-{epoch}.pth", "epoch={epoch}-step=*.ckpt".
+        only: the epochs to use; default: all.
+        key: the state dict to use, if a file holds several, e.g. "state_dict_ema".
     """
 
     folder: UserPath
@@ -240,7 +239,7 @@ class FolderSource(ArchitectureSource):
             what = "is no folder" if self.folder.exists() else "does not exist"
             raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
         pattern = self.pattern.removeprefix("./")
-        # brackets and question marks stand for themselves
+        # brackets and question marks have no special meaning in `pattern`
         literal = re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*")
         parts = (part if part == "**" else re.sub(r"\*+", "*", part) for part in literal.split("/"))
         paths = self.folder.glob("/".join(parts))
@@ -262,7 +261,7 @@ class FolderSource(ArchitectureSource):
     def identity(self, epoch: int) -> str:
         try:
             content = [file_hash(file) for file in weight_files(self.files()[epoch])]
-        except CheckpointError as error:  # `load` says so
+        except CheckpointError as error:  # `load` raises it, too
             content = [str(error)]
         return fingerprint(plugin_identity(self.architecture), self.outputs, self.key, content)
 
@@ -275,8 +274,8 @@ class HubSource(ArchitectureSource):
     Attributes:
         repository: "owner/name".
         revisions: epoch -> branch, tag or commit, e.g. {0: "step0", 1000: "step1000"}.
-        key: which state dict of a file is meant, where it holds several.
-        cache: where downloads are kept; the library's own place by default.
+        key: the state dict to use, if a file holds several.
+        cache: folder of the downloads; default: that of the library.
     """
 
     repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -308,7 +307,7 @@ class HubSource(ArchitectureSource):
                 cache_dir=self.cache,
                 allow_patterns=[f"{Path(name).stem}*" for name in FOLDER_FILES],
             )
-        except Exception as error:  # of the network, the server or the library
+        except Exception as error:  # raised by the connection, the server or the library
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise CheckpointError(
                 f"series {self.name!r}: revision {revision!r} of {self.repository} cannot be "
@@ -371,9 +370,9 @@ class FunctionSource(Source):
     Attributes:
         function: "package.module:function".
         at: the epochs for which it can be called.
-        version: results are recomputed when it changes, or when the source of the function's
-            module, or of a module of the same package that it imports, changes; say it for what
-            the source does not show (a file that the function reads).
+        version: results are computed again if it changes, or if the source code of the function's
+            module or of an imported module of the same package or folder changes. Change it if
+            something else changes, such as a file that the function reads.
     """
 
     function: str
