@@ -1,4 +1,4 @@
-"""The command line: one sub-command per stage. A folder is imported only when its command runs."""
+"""The command line. Each command imports the code that it needs only when it runs."""
 
 from __future__ import annotations
 

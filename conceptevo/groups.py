@@ -28,7 +28,7 @@ class LazyGroup(TyperGroup):
 
 
 class BenchGroup(LazyGroup):
-    """A group in which `bench RUN …` stands for `bench run RUN …`, beside other commands."""
+    """A group in which `bench RUN …` means `bench run RUN …`; it has other commands, too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not self._names_a_command(args):

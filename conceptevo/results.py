@@ -77,10 +77,7 @@ class Probed(Result):
         return self.run.tables("layers")
 
     def strip(self, neuron: Neuron, side: int = 3, tile: int = 64) -> Image.Image:
-        """Return one picture of the neuron's side x side strongest patches at each epoch.
-
-        `neuron.epoch` is ignored: the epochs of the series stand side by side, in order.
-        """
+        """Return the neuron's side x side strongest patches at every epoch of its series."""
         album = Album(self.run)
         stimuli = self.run.tables("stimuli")
         epochs = sorted(stimuli.loc[stimuli["series"] == neuron.series, "epoch"].unique())

@@ -95,9 +95,7 @@ def survey(
     database: Database = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on")] = 8501,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    workers: Annotated[
-        int, typer.Option(min=1, max=64, help="processes; more than 1 need PostgreSQL")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="more than 1 need PostgreSQL")] = 1,
     pilot: Annotated[bool, typer.Option(help="mark all responses as pilot data")] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="show every page by name; nothing is stored")
@@ -288,7 +286,7 @@ def submissions(
     study: AnyStudy = None,
     excel: Excel = False,
 ) -> None:
-    """List participants by the platform's id with state, reason and code, for payment."""
+    """List participants by the platform's id with status, reason and code, for payment."""
     from survey_app.export import choose, write_csv
     from survey_app.submissions import submissions as listed
 

@@ -57,10 +57,7 @@ def tables(
 
 
 def _late(row: dict[str, Any], limit: float | None) -> bool | None:
-    """Return whether a response was late; None if there is no time limit.
-
-    The server's clock decides, since a participant can prevent the browser from keeping the limit.
-    """
+    """Return whether a response was late by the server's clock; None if there is no time limit."""
     if not limit:
         return None
     taken = (row["answered_at"] - row["shown_at"]).total_seconds()
@@ -81,7 +78,7 @@ def _summary(row: dict[str, Any], store: Store) -> dict[str, Any]:
 
 
 def state_of(row: dict[str, Any], store: Store) -> str:
-    """Return the status; `expired` also if the lease is over and the place was not taken yet."""
+    """Return a participant's status; an unfinished one whose lease is over is `expired`."""
     over = row["status"] in UNFINISHED and row["lease_until"] < store.clock()
     return "expired" if over else row["status"]
 

@@ -26,7 +26,7 @@ class Stage(StrEnum):
     EXPIRED = "expired"
 
 
-#: The pages of questions, and the time of asking (`When`) of their questions.
+#: The pages of questions, and when (`Question.when`) their questions are asked.
 ASKED: dict[Stage, When] = {
     Stage.BEFORE: "before",
     Stage.QUIZ: "quiz",
@@ -43,13 +43,11 @@ class Course:
     """What the state machine needs to know of a study.
 
     Attributes:
-        practice, keyed: number of practice trials, and of those that have a key.
-        practice_pass: share of the keyed practice trials that must be answered correctly.
-        trials: number of trials. questions: whether questions follow them.
-        attempts: allowed attempts at practice; None for any number.
-        practice_begins, begins: positions among the practice trials, and among the trials, at which
-            another task begins; its introduction is shown there.
-        before, quiz: whether questions precede the instructions, and whether a quiz follows them.
+        practice, keyed, trials: numbers of practice trials, of those with a key, and of trials.
+        practice_pass: share of keyed trials that must be correct. attempts: allowed; None: any.
+        practice_begins, begins: positions in practice and in the trials at which a task begins.
+        before, quiz, questions: whether there are questions before and after the instructions, and
+            at the end.
     """
 
     practice: int = 0

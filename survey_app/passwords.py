@@ -55,8 +55,7 @@ class Guard:
     seconds, but never prevent it.
     """
 
-    #: Guesses until an address is locked out; seconds of the first and of the longest lock.
-    FREE, FIRST, LONGEST = 5, 60.0, 3600.0
+    FREE, FIRST, LONGEST = 5, 60.0, 3600.0  # guesses until a lock; seconds of first, longest lock
     SLOWEST, WINDOW = 10.0, 3600.0  # seconds of delay; seconds for which a guess delays others
     MOST = 10_000  # addresses remembered; the one whose last guess is oldest is forgotten first
 

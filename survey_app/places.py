@@ -179,7 +179,7 @@ class Places:
         return self.store.insert_new(connection, turned_away, key | values)
 
     def let_in(self, connection: Connection, nonce: str) -> None:
-        """Do not count a person as turned away who was turned away on this page but then began."""
+        """Remove the count of a person who was turned away on this page but then began."""
         own = (turned_away.c.study == self.study) & (turned_away.c.nonce == nonce)
         connection.execute(delete(turned_away).where(own))
 

@@ -29,8 +29,7 @@ class Arrival:
 
     Attributes:
         platform_id: the platform's id of the person. details: all parameters that it sent.
-        preview: the visitor only previews the task (MTurk).
-        outdated: the signed link has expired; it is valid only if the participant has begun.
+        preview: only a preview (MTurk). outdated: expired link; it admits only participants.
     """
 
     platform: str
@@ -47,7 +46,7 @@ EVERYWHERE = Entry(platforms=PLATFORMS)
 def arrival(
     parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE
 ) -> Arrival | None:
-    """Read an address's parameters; None for an open link that has no id yet.
+    """Identify a visitor by the address's parameters; None for an open link that has no id yet.
 
     Raises:
         BadAddress: a platform's parameter is missing, malformed, unsigned though signatures are

@@ -137,10 +137,9 @@ class Comparison:
     """The result of a comparison between Prolific's submissions and the database.
 
     Attributes:
-        counts: (Prolific's status, our status) -> number of submissions.
+        counts: (Prolific's status, ours) -> number. problems: one sentence per discrepancy.
         payable: submissions that await review, whose participants finished with their own code.
         gone: (submission, reason) of those who left at Prolific and have not finished here.
-        problems: one sentence per discrepancy.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -144,8 +144,7 @@ def prolific_draft(
     write_recruitment(study, recruitment.model_copy(update=changes))
     console.print(
         f"draft {created['id']} ({created.get('status', 'UNPUBLISHED')}), added to "
-        f"{study / 'recruitment.toml'}: restart the survey, then check and publish the draft at "
-        f"Prolific",
+        f"{study / 'recruitment.toml'}: restart the survey, check the draft, publish it there",
     )
 
 
@@ -172,8 +171,7 @@ def prolific_approve(
     payable = comparison.payable
     for problem in comparison.problems:
         console.print(f"left out: {problem}")
-    question = f"approve and pay {counted(len(payable), 'submission')}?"
-    if payable and not yes and not typer.confirm(question):
+    if payable and not yes and not typer.confirm(f"approve and pay {len(payable)} submissions?"):
         return
     for number, session in enumerate(payable):
         try:

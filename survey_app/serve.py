@@ -1,4 +1,4 @@
-"""The supervisor of the worker processes, which share one listening socket and are replaced.
+"""The supervisor of the worker processes; they share a listening socket and are replaced on exit.
 
 All knowledge of a participant is in the database, so any worker can serve any request and no
 session is bound to a process.

@@ -50,11 +50,7 @@ def environment(study: Path, served: str, database: str, source: str = "human") 
 
 @cache
 def service() -> Service:
-    """Return this process's service.
-
-    Raises:
-        ValueError: the folder holds another study than when the survey was started.
-    """
+    """Return this process's service. Raises ValueError if the folder's study has changed."""
     folder = os.environ["CONCEPTEVO_STUDY"]
     study, keys = load(Path(folder))
     if study.hash != os.environ.get(SERVED, study.hash):

@@ -97,7 +97,7 @@ class Service:
         """Return the page of a visitor; nothing is stored about one who has not consented.
 
         Raises:
-            BadAddress: the signed link has expired and the visitor has not begun.
+            BadAddress: the signed link has expired, and the visitor has not consented.
         """
         participant = self.participant(visitor)
         with self.store.read() as connection:
@@ -182,7 +182,7 @@ class Service:
     def _consent(
         self, invitation: tokens.Invitation, values: dict[str, Any], action: dict[str, Any]
     ) -> tuple[dict[str, Any], bool]:
-        """Admit a visitor who consents if a place is free, in one transaction; else only count."""
+        """Admit a visitor who consents, if a place is free; otherwise count the refusal."""
         reasons = {"no": "declined", "screen": "screen", "yes": None}
         choice = str(values.get("consent"))
         if choice not in reasons:

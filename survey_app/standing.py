@@ -18,10 +18,9 @@ class Standing:
 
     Attributes:
         position, total: index of the current trial (in practice or after it); number of trials.
-        placed: the current trial and up to two that follow. key: of the trial of the feedback.
-        identity: parameters that the platform sent. answers: to questions, by name.
+        placed: the current trial and up to two that follow. answers: to questions, by name.
         part, parts: number of the current task from 1, and of tasks, in practice or in the trials.
-        elapsed: seconds since the page was first served.
+        identity: what the platform sent. elapsed: seconds since the page was first served.
     """
 
     stage: Stage

@@ -306,11 +306,7 @@ class Store:
         ).all()
 
     def forget(self, identifier: str) -> int:
-        """Delete all data of a person (see `known_as`) and free the place.
-
-        Returns:
-            The number of participations that were deleted.
-        """
+        """Delete a person's data, free the place; return the number of deleted participations."""
         with self.write() as connection:
             known = self.known_as(connection, identifier)
             for study, _, participant in known:
