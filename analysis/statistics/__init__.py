@@ -1,7 +1,7 @@
-"""Estimates and tests: functions of data frames that return estimates. `STATISTICS` holds all
-built-in ones."""
+"""Statistics: functions of data frames that return estimates and tests. The registry `STATISTICS`
+holds them."""
 
-from analysis.statistics import (  # noqa: F401 - they register theirs
+from analysis.statistics import (  # noqa: F401 - importing a module registers its statistics
     behaviour,
     components,
     contrasts,

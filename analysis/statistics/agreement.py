@@ -1,4 +1,5 @@
-"""Agreement of participants and their reliability: Krippendorff, Fleiss, Dawid and Skene."""
+"""Agreement and reliability of participants: Krippendorff's α, Fleiss' κ, Dawid and Skene's
+model."""
 
 from __future__ import annotations
 
@@ -13,27 +14,28 @@ from analysis.statistics.estimate import FEWEST, Estimate
 
 
 def _nominal(counts: np.ndarray) -> np.ndarray:
-    """Return 0 for equal values and 1 for others."""
+    """Return the squared distance of nominal values: 0 for equal values, 1 for different ones."""
     return 1.0 - np.eye(counts.shape[-1])
 
 
 def _ordinal(counts: np.ndarray) -> np.ndarray:
-    """Return (Σ of the counts from c to k, with half of each end)² for sorted values."""
+    """Return the squared distance of ordinal values c and k: the square of the sum of the counts
+    from c to k, where the counts of c and of k are halved. The values must be sorted."""
     middle = np.cumsum(counts, axis=-1) - counts / 2
     return np.square(middle[..., :, None] - middle[..., None, :])
 
 
-#: Squared distances of values: marginal counts [..., v] -> [..., v, v].
+#: Squared distances between values: marginal counts [..., v] -> distances [..., v, v].
 METRICS = {"nominal": _nominal, "ordinal": _ordinal}
 
 
 def count_table(
     frame: pd.DataFrame, unit: str = "trial", value: str = "answer"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count how often each unit was given each value.
+    """Count how often each unit received each value; missing values are not counted.
 
     Returns:
-        counts [units, values], and the values, sorted: [values]. Missing values are not counted.
+        counts [units, values] and the sorted values [values].
     """
     present = frame.dropna(subset=[value])
     table = pd.crosstab(present[unit], present[value])
@@ -41,7 +43,7 @@ def count_table(
 
 
 def _alpha(coincidences: np.ndarray, metric: str) -> np.ndarray:
-    """Compute α of coincidence matrices [..., v, v]; NaN if all values are equal."""
+    """Compute α from coincidence matrices [..., v, v]; NaN if all values are equal."""
     counts = coincidences.sum(axis=-1)
     n = counts.sum(axis=-1)
     distance = METRICS[metric](counts)
@@ -56,15 +58,15 @@ class KrippendorffAlpha:
     """Krippendorff's α with a bootstrap interval over units.
 
     α = 1 − D_observed / D_expected = 1 − (n − 1) Σ_ck o_ck δ²_ck / Σ_ck n_c n_k δ²_ck, where o is
-    the matrix of coincidences of values within units, each unit weighted by 1/(m_u − 1)
-    (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"). 1 is perfect agreement, 0
-    what chance gives, negative worse than that; Krippendorff asks for .8, and .667 for tentative
-    conclusions. Cells may be missing; units with fewer than two values say nothing and are counted
-    in `left_out`. The interval is α ± t · the bootstrap standard error over units, cut at 1: it
-    speaks of other units and the same raters. (Percentiles are shifted down where units are few, as
-    a unit drawn twice reduces the variation of values that is expected by chance.) The
-    `krippendorff` package gives the same α for one table; here all replicates are one matrix
-    product, fifteen times as fast.
+    the matrix of coincidences of values within units, and a unit with m_u values has the weight
+    1/(m_u − 1) (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"). α is 1 for
+    perfect agreement, 0 for agreement by chance, and negative for less; Krippendorff requires .8,
+    or .667 for tentative conclusions. Cells may be missing; units with fewer than two values carry
+    no information and are counted in `left_out`. The interval is α ± t · the bootstrap standard
+    error over units, limited to [−1, 1]: it generalises to other units and the same raters. (A
+    percentile interval is shifted downwards if there are few units, because a unit drawn twice
+    reduces the disagreement that is expected by chance.) The `krippendorff` package computes the
+    same α for one table; here one matrix product computes all replicates, fifteen times as fast.
 
     Example:
         >>> frame = pd.DataFrame({"trial": [1, 1, 2, 2], "answer": ["a", "a", "b", "b"]})
@@ -97,8 +99,8 @@ class KrippendorffAlpha:
 
 
 def _fleiss(counts: np.ndarray) -> np.ndarray:
-    """Compute κ of count tables [..., units, categories] with the same number of ratings in each
-    unit."""
+    """Compute κ from count tables [..., units, categories]; all units must have the same number of
+    ratings. NaN if all ratings are equal."""
     m = counts.sum(axis=-1, keepdims=True)
     agreement = ((counts * (counts - 1)) / (m * (m - 1))).sum(axis=-1).mean(axis=-1)
     share = counts.sum(axis=-2) / m.sum(axis=-2)
@@ -111,11 +113,11 @@ def _fleiss(counts: np.ndarray) -> np.ndarray:
 class FleissKappa:
     """Fleiss' κ (1971) with a bootstrap interval over units.
 
-    κ = (P̄ − P̄_e) / (1 − P̄_e): the mean share of agreeing pairs of ratings in a unit, beyond what
-    the overall shares of the categories give by chance. For complete designs only.
+    κ = (P̄ − P̄_e) / (1 − P̄_e), where P̄ is the mean share of agreeing pairs of ratings within a unit,
+    and P̄_e the share expected by chance from the overall shares of the categories.
 
     Raises:
-        ValueError: units differ in their number of ratings.
+        ValueError: units differ in their number of ratings, or have only one.
     """
 
     replicates: int = 2000
@@ -142,8 +144,8 @@ class FleissKappa:
 def _with_interval(
     value: float, replicates: np.ndarray, counts: np.ndarray, level: float
 ) -> Estimate:
-    """Return value ± t (units − 1 degrees of freedom) times the standard deviation of the
-    replicates."""
+    """Return an estimate with the interval value ± t · the standard deviation of the replicates,
+    limited to [−1, 1]; t has units − 1 degrees of freedom."""
     units, defined = len(counts), replicates[~np.isnan(replicates)]
     estimate = Estimate(value, n=int(counts.sum()), level=level)
     if np.isnan(value):
@@ -162,12 +164,12 @@ class DawidSkeneFit:
     """The result of `dawid_skene`.
 
     Attributes:
-        classes: the classes, sorted [c]. prior: their shares [c].
-        confusion: participant × true class × answer: what each says of a class [r, c, c]; NaN in
-            rows of classes of which a participant saw nothing.
-        posterior: units × classes: what each unit is [units, c].
-        majority: the most frequent answer of each unit; "" where several are equally frequent.
-        converged: whether EM came to rest.
+        classes: the sorted classes [c]. prior: their shares [c].
+        confusion: probability of each response of a participant, given the true class:
+            [participants, true classes, responses]; NaN for a class that a participant did not see.
+        posterior: probability of each class for each unit: [units, c].
+        majority: the most frequent response for each unit; "" if several are equally frequent.
+        converged: whether EM converged.
         units, participants: names, in the order of the arrays.
     """
 
@@ -181,15 +183,15 @@ class DawidSkeneFit:
     participants: np.ndarray
 
     def quality(self) -> pd.DataFrame:
-        """Return participant and accuracy: the expected share of correct responses, over the
-        prior."""
+        """Return participant and accuracy: the expected share of correct responses, averaged over
+        the prior of the classes that the participant saw."""
         seen = np.diagonal(self.confusion, axis1=1, axis2=2)
         weight = np.where(np.isnan(seen), 0.0, self.prior)
         right = (weight * np.nan_to_num(seen)).sum(axis=1) / weight.sum(axis=1)
         return pd.DataFrame({"participant": self.participants, "accuracy": right})
 
     def answers(self) -> pd.DataFrame:
-        """Return trial, label (the most probable class), probability, and majority of the
+        """Return trial, label (the most probable class), its probability, and the majority of the
         responses."""
         return pd.DataFrame(
             {
@@ -208,20 +210,21 @@ def dawid_skene(
     tolerance: float = 1e-8,
     most: int = 10_000,
 ) -> DawidSkeneFit:
-    """Estimate true classes and each participant's errors by EM, starting from the shares of
+    """Estimate the true classes and each participant's errors by EM, starting from the shares of
     responses.
 
-    Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step takes shares of
-    classes and of errors weighted by the posterior, the E step the posterior by Bayes' rule. No
-    pseudo-counts. Answers repeated by one participant count each time, as in the paper. (The EM of
-    crowd-kit stops at the first fall of its loss, short of the maximum, and would bring
-    transformers, scikit-learn and nltk along.)
+    Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step computes the shares
+    of classes and of errors, weighted by the posterior; the E step computes the posterior by Bayes'
+    rule. There are no pseudo-counts. Repeated responses of a participant to a unit count each time,
+    as in the paper. (The EM of crowd-kit stops before the maximum, at the first decrease of its
+    loss, and depends on transformers, scikit-learn and nltk.)
 
     Args:
-        tolerance: EM stops when the log likelihood gains less than this. most: iterations.
+        tolerance: EM stops when the log likelihood changes by less than this.
+        most: the maximum number of iterations.
 
     Raises:
-        ValueError: no answers.
+        ValueError: the table has no responses.
     """
     present = frame.dropna(subset=[value])
     if present.empty:

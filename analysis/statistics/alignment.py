@@ -1,5 +1,5 @@
-"""Validity of a space: neighbours with the same true concept, and identity of neurons over
-epochs."""
+"""Validity of a semantic space: do neighbouring neurons share their true concept, and is a neuron
+close to itself at the next epoch?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analysis.statistics.comparisons import Clustered, clustered_by_layer, diffe
 from harness.concepts.space import SemanticSpace
 from harness.records import NEURON, Checkpoint
 
-#: The overlap from which a neuron counts as a detector of its concept: Network Dissection's cut.
+#: Smallest overlap at which a neuron counts as a detector of its concept (Network Dissection).
 NAMED_OVERLAP = 0.04
 #: The columns of `normalised_share`.
 NORMALISED = ["normalised", "normalised low", "normalised high"]
@@ -22,7 +22,8 @@ NORMALISED = ["normalised", "normalised low", "normalised high"]
 def groups(
     checkpoints: list[Checkpoint], base: Checkpoint
 ) -> Iterator[tuple[str, list[Checkpoint]]]:
-    """Yield groups of checkpoints, by their distance from the base checkpoint."""
+    """Yield the name and the checkpoints of each group: the base checkpoint, trained checkpoints of
+    its series, trained checkpoints of other series, and untrained checkpoints."""
     trained = [c for c in checkpoints if c.epoch > 0 and c != base]
     yield "base", [base]
     yield "other epochs", [c for c in trained if c.series == base.series]
@@ -33,19 +34,17 @@ def groups(
 def concept_sharing(
     space: SemanticSpace, concepts: pd.DataFrame, base: Checkpoint, k: int = 5
 ) -> pd.DataFrame:
-    """Compute, for every neuron, the share of its k nearest base neurons that have its true
-    concept.
+    """Compute, for every neuron, the share of its k nearest neurons of the base checkpoint that
+    have its true concept.
 
     Args:
-        space: any.
         concepts: series, epoch, layer, channel, concept.
-        base: the checkpoint among whose neurons neighbours are sought.
-        k: how many.
+        base: the checkpoint whose neurons are the possible neighbours.
 
     Returns:
-        group, series, epoch, layer, channel, share, chance (the share of the base's neurons,
-        itself left out, with that concept), ceiling (the share if all of these were nearest);
-        neurons without place or concept are left out.
+        group, series, epoch, layer, channel, share, chance (the share of the base's neurons with
+        that concept, without the neuron itself), ceiling (the largest possible share, reached if
+        these are the nearest). Neurons without a vector or a concept are left out.
     """
     named = space.neurons[NEURON].merge(concepts, on=NEURON, how="left")["concept"]
     has_concept = named.notna().to_numpy() & space.placed
@@ -83,7 +82,7 @@ def concept_sharing(
 
 
 def trained_steps(space: SemanticSpace) -> Iterator[tuple[str, int, int]]:
-    """Yield series and consecutive trained epochs of a space."""
+    """Yield series, epoch and next epoch for all consecutive trained epochs of a space."""
     trained = space.neurons.loc[space.neurons["epoch"] > 0, ["series", "epoch"]].drop_duplicates()
     for series, rows in trained.groupby("series"):
         for start, end in pairwise(sorted(rows["epoch"])):
@@ -91,11 +90,11 @@ def trained_steps(space: SemanticSpace) -> Iterator[tuple[str, int, int]]:
 
 
 def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) -> pd.DataFrame:
-    """Compute the reciprocal rank of each channel at the later epoch among the later neurons of its
-    series, by similarity to the same channel at the earlier epoch.
+    """Compute the reciprocal rank of each channel at the later epoch among all neurons of its
+    series at that epoch, by their similarity to the same channel at the earlier epoch.
 
-    It is 1 if the same channel is the nearest. Channels without a vector at either epoch are left
-    out. Ties get the mean of the tied ranks.
+    It is 1 if the channel is most similar to itself. Channels that lack a vector at one of the
+    epochs are left out. Ties have the mean of the tied ranks.
 
     Returns:
         layer, channel, reciprocal_rank.
@@ -123,12 +122,11 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
 def shared_concepts(
     spaces: Sequence[SemanticSpace], concepts: pd.DataFrame, base: Checkpoint
 ) -> pd.DataFrame:
-    """Compute `concept_sharing` in every space, for the neurons that have a vector in all of
-    them.
+    """Compute `concept_sharing` in every space, for the neurons that have a vector in all spaces.
 
     Returns:
-        method, coverage (share of the neuron's stimuli with a vector) and the columns of
-        `concept_sharing`; every method has the same neurons, so that methods can be paired.
+        method, coverage (the share of the neuron's stimuli that have a vector) and the columns of
+        `concept_sharing`; all methods have the same neurons, so that comparisons are paired.
     """
     frames = []
     for space in spaces:
@@ -141,7 +139,7 @@ def shared_concepts(
 
 
 def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return group -> the shares of `shared_concepts`, neurons x methods."""
+    """Return, for each group, the shares of `shared_concepts` as a table of neurons x methods."""
     return {
         str(group): rows.pivot(index=NEURON, columns="method", values="share")[
             list(dict.fromkeys(rows["method"]))
@@ -151,15 +149,14 @@ def neurons_by_methods(shared: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def alignment_table(shared: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the share of neighbours with the same concept by space method and group, with
-    chance.
+    """Summarise the share of neighbours with the same concept by space method and group.
 
     Args:
-        shared: of `shared_concepts`.
+        shared: the result of `shared_concepts`.
 
     Returns:
-        method, group, neurons, share, low, high (t over layers), chance, ceiling, coverage (means
-        over the group's neurons), and the columns of `normalised_share`.
+        method, group, neurons (their number), share, low, high (95 % CI, t over layers), chance,
+        ceiling, coverage (means over the group's neurons), and the columns of `normalised_share`.
     """
     averages = ["chance", "ceiling", "coverage"]
     columns = ["method", "group", "neurons", "share", "low", "high", *averages, *NORMALISED]
@@ -182,11 +179,12 @@ def normalised_share(shared: pd.DataFrame) -> pd.DataFrame:
     """Compute (share − chance) / (ceiling − chance): 0 at chance, 1 at the largest possible share.
 
     Args:
-        shared: rows of one group of `shared_concepts`.
+        shared: the rows of one group of `shared_concepts`.
 
     Returns:
-        method -> NORMALISED: the sum of share − chance over neurons divided by that of ceiling −
-        chance, with its 95 % CI (t over layers; NaN where it cannot be estimated).
+        one row per method with the columns NORMALISED: the sum of share − chance over neurons
+        divided by the sum of ceiling − chance, and its 95 % CI (t over layers; NaN if it cannot be
+        estimated).
     """
     sums = (
         shared.assign(
@@ -205,10 +203,11 @@ def normalised_share(shared: pd.DataFrame) -> pd.DataFrame:
 
 
 def alignment_differences(shared: pd.DataFrame) -> pd.DataFrame:
-    """Compare all pairs of space methods on the same neurons, by group (`differences`).
+    """Compare all pairs of space methods on the same neurons, separately for each group.
 
     Returns:
-        group, then as `comparisons.differences`, its clusters being layers: `layers`.
+        group and the columns of `comparisons.differences`, where `classes` is called `layers`
+        because the clusters are layers.
     """
     frames = [
         differences(clustered_by_layer(values), list(values.columns)).assign(group=group)

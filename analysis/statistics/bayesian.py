@@ -1,5 +1,5 @@
-"""A Bayesian hierarchical model of correct and incorrect responses, sampled by numpyro (the
-extra `bayes`)."""
+"""A Bayesian hierarchical model of correct and incorrect responses, sampled by numpyro (installed
+by the extra `bayes`)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pandas as pd
 from analysis.statistics.clusters import Crossed, crossed
 from analysis.statistics.mixed_model import marginal
 
-#: Draws of each chain before and after adaptation, and chains.
+#: Adaptation steps and draws of each chain, and the number of chains.
 WARMUP, DRAWS, CHAINS = 500, 500, 2
 #: Names of the standard deviations, in the order of `Posterior.sd`.
 COMPONENTS = ("participants", "participants within conditions", "trials")
 
 
 def can_sample() -> bool:
-    """Return whether the extra is installed."""
+    """Return whether numpyro is installed."""
     return find_spec("numpyro") is not None
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Priors: Normal(0, effect) for the log odds of each condition, half-normal with scale
+    """The priors: Normal(0, effect) for the log odds of each condition, and half-normal with scale
     `standard_deviation` for each standard deviation."""
 
     effect: float = 1.5
@@ -37,11 +37,12 @@ class Posterior:
     """Draws of all chains, one chain after another.
 
     Attributes:
-        names: of the conditions. beta: log odds of a participant and trial of average ability and
-            difficulty: [draws, conditions].
+        names: names of the conditions.
+        beta: log odds of a correct response of a participant of average ability to a trial of
+            average difficulty: [draws, conditions].
         sd: standard deviations of COMPONENTS on the logit scale: [draws, 3].
         rhat, ess: the largest split R̂ and the smallest effective sample size of beta and sd.
-        divergences: transitions that diverged.
+        divergences: the number of divergent transitions.
     """
 
     names: tuple[str, ...]
@@ -53,24 +54,24 @@ class Posterior:
 
     @property
     def shares(self) -> np.ndarray:
-        """Return the share of correct responses averaged over participants and trials: [draws,
+        """Shares of correct responses, averaged over participants and trials: [draws,
         conditions]."""
         total = np.linalg.norm(self.sd, axis=1)
         return np.stack([marginal(b, sd) for b, sd in zip(self.beta, total, strict=True)])
 
 
 def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
-    """Sample logit p = β_condition + u_participant + w_(participant, condition) + v_trial.
+    """Sample from logit p = β_condition + u_participant + w_(participant, condition) + v_trial.
 
-    The model of `mixed_model.py` with a prior: the random effects are normal around 0 with three
-    standard deviations. Sampled by NUTS (Hoffman & Gelman 2014) in the non-centred form.
+    This is the model of `mixed_model.py` with priors: u, w and v are normal with mean 0 and one
+    standard deviation each. The sampler is NUTS (Hoffman & Gelman 2014), with the non-centred
+    parametrisation.
 
     Args:
         frame: participant, trial, condition, correct (without missing values).
-        seed: of the chains.
 
     Raises:
-        ValueError: the extra is not installed, or no answers.
+        ValueError: numpyro is not installed, or the table has no responses.
     """
     if not can_sample():
         raise ValueError(

@@ -1,7 +1,7 @@
 """Statistics of participants' behaviour: learning, confidence, response time, sensitivity to
 change.
 
-They have the form of those in `analysis.statistics.shares` and are registered beside them.
+Like those of `analysis.statistics.shares`, they are registered in `STATISTICS`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from analysis.statistics.estimate import ALIKE, FEWEST, Estimate
 from analysis.statistics.shares import AS_TRIALS, by_condition, clustered_shares, means
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
-#: Why d′ has no interval where nobody, or everybody, judged the trials of a condition as changed.
+#: Reason why d′ has no interval if all or no trials of a condition were judged as changed.
 UNBOUNDED = "a rate is 0 or 1: no interval and no test of d′, whose true value can be large"
 
 
 def _participant_jackknife(
     top: np.ndarray, bottom: np.ndarray, level: float, null: float
 ) -> tuple[float, float, float, float]:
-    """Return value, low, high and p of a ratio Σ top / Σ bottom over participants [p]; t with P
-    − 1 df."""
+    """Return value, low, high and p of the ratio Σ top / Σ bottom over participants [P].
+
+    The variance is the jackknife's; t has as many degrees of freedom as participants are effective
+    (Kish, by `bottom`) less one. Undefined parts are NaN.
+    """
     n, total = len(top), bottom.sum()
     if not total > 0:
         return np.nan, np.nan, np.nan, np.nan
@@ -43,7 +46,7 @@ def _participant_jackknife(
     rest = total - bottom
     without = np.divide(top.sum() - top, rest, out=np.full(n, np.nan), where=rest > 0)
     variance = (n - 1) / n * float(np.square(without - value).sum())
-    freedom = total**2 / np.square(bottom).sum() - 1  # of those whose answers say something
+    freedom = total**2 / np.square(bottom).sum() - 1  # participants with bottom = 0 do not count
     return float(value), *t_interval(value, variance, max(freedom, 1.0), level, null)
 
 
@@ -52,13 +55,14 @@ def _participant_jackknife(
 class Learning:
     """Change in the share of correct responses per ten trials of the session.
 
-    Within-participant slope: both correctness and position are taken as deviations from the
-    participant's mean in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of
-    conditions enters; the interval leaves out one participant at a time (CV3), t with P − 1 df.
-    Equal to least squares with a dummy for every participant × condition. Above 0 people learn,
-    below they tire. Participants whose answers stand at one position say nothing. The interval
-    ends at the steepest slope that answers at these positions can have: all right in the later half
-    of each participant's trials, all wrong in the earlier.
+    The slope is within participants: correctness and position are deviations from the participant's
+    means in the condition, β = Σ x̃ỹ / Σ x̃², so that neither ability nor the order of conditions
+    enters. It equals least squares with a dummy variable for every participant × condition. The
+    interval leaves out one participant at a time (CV3); t has the effective number of participants
+    less one degrees of freedom. A slope above 0 indicates learning, below 0 fatigue. Participants
+    with one position per condition carry no information. The interval is limited to the steepest
+    slope that is possible at these positions: incorrect responses in the earlier half of each
+    participant's trials, correct responses in the later half.
     """
 
     level: float = 0.95
@@ -94,10 +98,10 @@ class Learning:
 @STATISTICS.add("calibration")
 @dataclass(frozen=True)
 class Calibration:
-    """Share of correct responses at each level of confidence; clustered by participants and
-    items.
+    """Share of correct responses at each level of confidence, clustered by participants and items.
 
-    Where confidence means anything the shares rise with it. See `TypeTwo` for one number.
+    If confidence is informative, the shares increase with it. `TypeTwo` summarises this in one
+    number.
     """
 
     level: float = 0.95
@@ -121,12 +125,13 @@ class TypeTwo:
     """Area under the type-2 ROC curve: does confidence distinguish correct from incorrect
     responses?
 
-    Probability that of a right and a wrong answer of the same participant in the same condition the
-    right one was given with more confidence, ties counting one half (Galvin et al. 2003; a
-    Mann–Whitney U within participants and conditions, pooled over pairs). .5 is no insight. Items
-    differ in how sure people are of them and in how often they are right, so participants and items
-    are clustered: each is left out in turn with all its pairs; logit ± t_df √V. Where all pairs are
-    won, or all lost, half a pair is added each way and the interval reaches to the value itself.
+    The area is the probability that, of a correct and an incorrect response of one participant in
+    one condition, the correct response was given with more confidence; ties count one half (Galvin
+    et al. 2003; a Mann–Whitney U within participants and conditions, pooled over pairs). It is .5
+    if confidence does not distinguish them. Items differ in confidence and in difficulty, so that
+    participants and items are both clustered: each is left out in turn with all its pairs. The
+    interval is logit ± t_df √V. If a logit is infinite, because all pairs favour the same response,
+    half a pair is added to each side, and the interval is extended to the value itself.
     """
 
     level: float = 0.95
@@ -155,7 +160,7 @@ class TypeTwo:
             wins[b] += won.sum(axis=0)
             pairs[a] += len(b)
             pairs[b] += len(a)
-        # Each pair stands at both of its answers: a person's pairs are half of the sum.
+        # Each pair is counted at both of its responses: the number of pairs is half the sum.
         top, bottom = wins.sum() / 2, pairs.sum() / 2
         if not bottom:
             return undefined
@@ -165,7 +170,7 @@ class TypeTwo:
                 return np.log(won + more) - np.log(of - won + more)
 
         def deviations(more: float) -> list[np.ndarray]:
-            """Squared, of the logit with each participant, each item, each answer left out."""
+            """Return squared deviations of the logit without each participant, item, response."""
             squares = []
             for cluster, share in ((data.participant, 0.5), (data.item, 1.0), (answers, 1.0)):
                 won = top - share * np.bincount(cluster, wins)
@@ -177,13 +182,13 @@ class TypeTwo:
 
         answers, more = np.arange(len(kept)), 0.0
         if not all(np.isfinite(part).all() for part in deviations(more)):
-            more = 0.5  # half a pair more each way (Hautus 1995): no logit is infinite
+            more = 0.5  # half a pair more on each side (Hautus 1995): no logit is infinite
         people, items, cells = deviations(more)
         by_stratum = [items[data.stratum == s] for s in np.unique(data.stratum)]
         parts = [people, *by_stratum, cells]
         variances = [(len(p) - 1) / len(p) * p.sum(keepdims=True) for p in parts]
         point = np.atleast_1d(logit_of(top, bottom, more))
-        whole = np.ones((1, 1))  # pairs of all conditions are pooled, as of one group
+        whole = np.ones((1, 1))  # the pairs of all conditions are pooled as one group
         data = replace(data, group=np.zeros_like(data.group), groups=("all conditions",))
         result = combine(data, point, variances[0], variances[1:-1], variances[-1], whole)
         (estimate,) = estimates(result, expit, 0.0, np.array([int(bottom)]), self.level)
@@ -197,16 +202,17 @@ class TypeTwo:
 class Detection:
     """Sensitivity to real changes: hit and false-alarm rates, d′ and criterion.
 
-    H: share judged changed where there is a change to see (`signal`); F: where there is none
-    (`noise`, the same stage shown twice). d′ = z(H) − z(F), criterion c = −(z(H) + z(F))/2
+    H is the share of trials judged as changed if there is a change (`signal`), F the share if there
+    is none (`noise`, the same stage shown twice). d′ = z(H) − z(F), criterion c = −(z(H) + z(F))/2
     (Green & Swets 1966; Macmillan & Creelman 2005), with Hautus' (1995) log-linear rule
-    H = (hits + ½)/(trials + 1) so that rates of 0 and 1 stay finite. d′ = 0 is blindness, 1 is
-    moderate; c > 0 means that people are slow to say "changed". Participants and items clustered;
-    d′ is tested, the others describe. Where H or F is 0 or 1, d′ and c have no interval and no
-    test: the half answer hardly varies between participants, but z of the true rate can be large.
+    H = (hits + ½)/(trials + 1), which keeps z finite for rates of 0 and 1. d′ = 0 means no
+    sensitivity, 1 moderate sensitivity; c > 0 means a bias against responding "changed".
+    Participants and items are clustered. Only d′ is tested. If H or F is 0 or 1, d′ and c have no
+    interval and no test: the added half response hardly varies between participants, but z of the
+    true rate can be large.
 
     Attributes:
-        signal, noise: names of the conditions.
+        signal, noise: names of the conditions with and without a change.
     """
 
     signal: str
@@ -214,7 +220,7 @@ class Detection:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        """Raises ValueError where one of the two conditions has no answers."""
+        """Raise ValueError if one of the two conditions has no responses."""
         kept, missing = answered(frame, "changed")
         kept = kept[kept["condition"].isin([self.signal, self.noise])]
         have = set(kept["condition"])
@@ -235,7 +241,7 @@ class Detection:
         n = np.array([*counts, counts.sum(), counts.sum()])
         rates = estimates(result, stats.norm.cdf, None, n, self.level)[:2]
         shares = clustered_shares(data, None, self.level)
-        hit, alarm = (  # where all judge alike, half an answer more gives no variance to go by
+        hit, alarm = (  # if all responses are equal, the added half response gives no variance
             replace(rate, low=share.low, high=share.high, reason=share.reason)
             if share.reason == AS_TRIALS
             else rate
@@ -256,8 +262,8 @@ class Detection:
 @STATISTICS.add("changed")
 @dataclass(frozen=True)
 class Changed:
-    """Share of responses “It changed” per condition, clustered by participants and items; no
-    chance level."""
+    """Share of responses “It changed” per condition, clustered by participants and items; it is not
+    tested, as it has no chance level."""
 
     level: float = 0.95
 
@@ -274,12 +280,14 @@ class Changed:
 class Ratings:
     """Mean rating per condition, and differences of means, clustered by participants and items.
 
-    Mean ± t_df √V; the scale is taken for one of equal steps. Keys are (condition, "") for a mean,
-    which is not tested, and (first, second) for first − second, which is tested against 0.
+    The interval is mean ± t_df √V; the steps of the scale are assumed to be equal. Keys are
+    (condition, "") for a mean, which is not tested, and (first, second) for the difference first −
+    second, which is tested against 0.
 
     Attributes:
-        value: the column of ratings. reference: compare all others with it; all pairs by default.
-        scale: its lowest and highest step, which no interval goes beyond; those met by default.
+        scale: lowest and highest step, the limits of the intervals; by default those in the data.
+        value: the column of ratings.
+        reference: the condition with which all others are compared; by default all pairs.
     """
 
     scale: tuple[float, float] | None = None
@@ -313,10 +321,10 @@ class Ratings:
 @STATISTICS.add("time")
 @dataclass(frozen=True)
 class AnswerTime:
-    """Geometric mean response time in seconds per condition, clustered by participants and
-    items.
+    """Geometric mean response time in seconds per condition, clustered by participants and items.
 
-    exp of the mean log time ± t_df √V: times are skewed to the right, their logs hardly.
+    The ends of the interval are exp(mean log time ± t_df √V), because times are skewed to the right
+    and their logarithms hardly are.
     """
 
     level: float = 0.95

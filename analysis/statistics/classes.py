@@ -1,8 +1,8 @@
 """Summaries and tests of ablation records: changes in predictions when evolutions are reverted.
 
 The unit of inference is the class, because the images of a class share their sets of neurons.
-Intervals are over classes, whose means contain the noise of their images; tests are paired over
-classes.
+Intervals are computed over the means of classes, which contain the variation of their images; tests
+are paired over classes. An arm is a named set of neurons that is ablated.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ OUTCOMES = {
 
 
 def by_class(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
-    """Average the signed change of an outcome (after minus before) for every class.
+    """Compute the mean change of an outcome (after minus before) of every class.
 
     Args:
-        records: rows of an image and arm.
-        outcome: in OUTCOMES.
+        records: one row per image and arm.
+        outcome: a key of OUTCOMES.
 
     Returns:
-        series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change;
-        draws of a random arm are averaged.
+        series, epoch_from, epoch_to, layer, method, split, class_id, arm, before, after, change,
+        averaged over the draws of a random arm.
     """
     column = OUTCOMES[outcome]
     keys = [*PAIR, "layer", "method", "split", "class_id", "arm"]
@@ -53,20 +53,20 @@ def wide(classes: pd.DataFrame, value: str = "change") -> pd.DataFrame:
 
 
 def quartiles(arms: list[str]) -> list[str]:
-    """Return the bins among the arms, most important first."""
+    """Return the quarters (or other bins q1, q2 …) among the arms, most important first."""
     bins = [arm for arm in arms if re.fullmatch(r"q\d+", arm)]
     return sorted(bins, key=lambda arm: int(arm[1:]))
 
 
 def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
-    """Test by Page's (1963) trend test that accuracy after reversion increases from the first
+    """Test by Page's (1963) trend test whether accuracy after reversion increases from the first
     bin to the last.
 
     Args:
         changes: classes x arms.
 
     Returns:
-        p-value and number of classes; NaN where there are fewer than two classes or three bins.
+        the p-value (NaN with fewer than two classes or three bins) and the number of classes.
     """
     bins = changes[quartiles(list(changes.columns))].dropna()
     if len(bins) < 2 or bins.shape[1] < 3:
@@ -78,12 +78,12 @@ def page_p(ranks: np.ndarray) -> float:
     """Compute the exact P(L ≥ observed) of Page's L = Σ_rows Σ_j j·r_ij for ranks [rows,
     columns].
 
-    Under the null hypothesis every order of a row's own ranks is equally likely, middle ranks of
-    ties included (scipy's exact p takes all ranks for distinct). The rows' distributions are
-    convolved. p is 1 where all values of every row are tied.
+    Under the null hypothesis every order of a row's own ranks is equally likely, including mean
+    ranks of ties (scipy's exact p assumes that there are no ties). The distributions of the rows
+    are convolved. p is 1 if all values of every row are tied.
     """
     places = np.arange(1, ranks.shape[1] + 1)
-    twice = np.rint(2 * ranks).astype(int)  # middle ranks are halves
+    twice = np.rint(2 * ranks).astype(int)  # mean ranks of ties are multiples of one half
     total = np.ones(1)
     for row in twice:
         total = np.convolve(total, _row_distribution(tuple(sorted(row))))
@@ -97,7 +97,7 @@ def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
 
     @cache
     def orders(left: tuple[int, ...]) -> np.ndarray:
-        """Number of orders by their sum: by which rank stands last, over all orders of the rest."""
+        """Count the orders by their sum, by recursion over the rank in the last position."""
         place = len(left)
         counts = np.zeros(place * sum(left) + 1)
         for k in range(place):
@@ -112,12 +112,12 @@ def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
 def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     """Compute the exact two-sided p-value of Wilcoxon's (1945) signed-rank test over classes.
 
-    Classes without a difference are left out, ties have middle ranks. The null distribution is
-    counted over all signs of the ranks met (scipy enumerates them in Python where there are ties,
-    which takes seconds a test).
+    Classes without a difference are left out; ties have mean ranks. The null distribution counts
+    all assignments of signs to the observed ranks (if there are ties, scipy enumerates them in
+    Python, which takes seconds per test).
 
     Returns:
-        P(|W - E W| >= |w - E W|); 1 where no class differs, NaN where there are none.
+        P(|W - E W| >= |w - E W|); 1 if no class differs, NaN if there are no classes.
     """
     difference = (first - second).dropna().round(12).to_numpy()
     if not len(difference):
@@ -125,8 +125,8 @@ def wilcoxon(first: pd.Series, second: pd.Series) -> float:
     difference = difference[difference != 0]
     if not len(difference):
         return 1.0
-    ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)  # middle ranks are halves
-    ways = np.zeros(ranks.sum() + 1)  # signs that give each sum of positive ranks
+    ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)  # twice, to be integers
+    ways = np.zeros(ranks.sum() + 1)  # number of sign assignments per sum of positive ranks
     ways[0] = 1.0
     for rank in ranks:
         ways[rank:] += ways[:-rank].copy()
@@ -143,11 +143,11 @@ def class_interval(
 
     Args:
         changes: classes x arms, see `wide`.
-        largest: the largest change that is possible, 1 for shares: no interval goes beyond it.
+        largest: the largest possible change (1 for shares), which limits the interval.
 
     Returns:
-        mean, low, high by arm; the interval of fewer than two classes is NaN, and that of classes
-        which all change alike, as their standard deviation is then unknown, not 0.
+        one row per arm: mean, low, high. The interval is NaN with fewer than two classes, and if
+        all classes change equally, because their standard deviation is then unknown, not 0.
     """
     number = changes.count()
     reach = stats.t.ppf(0.5 + level / 2, number - 1) * changes.sem().where(lambda e: e > 1e-12)
@@ -161,13 +161,13 @@ def summary(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
     """Return the paper's table with controls: one row per pair, method and split.
 
     Args:
-        records: rows of one layer ("all" for the joint reversion).
+        records: the rows of one layer ("all" for the joint reversion of all layers).
 
     Returns:
-        series, epoch_from, epoch_to, method, split, classes, before, three columns per arm (signed
-        mean change over classes, low, high: `class_interval`), page (p), wilcoxon (q1 against
-        random, p), matched (q1 against matched, p); the last three corrected by Holm over the rows
-        of each split.
+        series, epoch_from, epoch_to, method, split, classes, before, three columns per arm (mean
+        change over classes, low, high: `class_interval`), and the p-values page, wilcoxon (q1
+        against random) and matched_test (q1 against matched), each Holm-adjusted over the rows of
+        a split.
     """
     rows = []
     classes = by_class(records, outcome)
@@ -202,11 +202,11 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Average changes of accuracy by pair, split and arm over layers, then over classes.
 
     Args:
-        classes: as `by_class` gives them, of one method, one layer undone at a time.
+        classes: the result of `by_class` for one method, where one layer is reverted at a time.
 
     Returns:
-        series, epoch_from, epoch_to, split, arm, classes (how many), before, change, low, high (t
-        over classes).
+        series, epoch_from, epoch_to, split, arm, classes (their number), before, change, low, high
+        (95 % CI, t over classes).
     """
     keys = [*PAIR, "split", "arm", "class_id"]
     each = classes.groupby(keys, observed=True)[["before", "change"]].mean()
@@ -223,7 +223,7 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """Measure how close matched sets are to q1 in size of change.
+    """Measure how similar the matched sets are to q1 in the size of change of their neurons.
 
     Args:
         sets: one row per neuron of the arms q1, q2 and matched: pair, class_id, method, arm, layer,
@@ -231,9 +231,9 @@ def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
         sizes: pair, class_id, layer, channel, score (the size of the neuron's change).
 
     Returns:
-        series, epoch_from, epoch_to, method, ratio (mean size in the matched set by that in q1),
-        within 10 % and equal to q2 (shares of classes and layers), sets (how many classes and
-        layers).
+        series, epoch_from, epoch_to, method, ratio (mean size in the matched set divided by that in
+        q1), within 10 % and equal to q2 (shares of the sets), sets (the number of matched sets: one
+        per class and layer).
     """
     keys = [*PAIR, "method", "class_id", "layer"]
     neuron = [*PAIR, "class_id", "layer", "channel"]

@@ -1,21 +1,21 @@
-"""Uncertainty when answers share participants and items: the two-way cluster jackknife.
+"""Uncertainty of statistics of responses that share participants and items: two-way jackknife.
 
-A table of answers is crossed: a participant answers many trials, a trial is answered by many
-participants. An interval that is to hold for *other people and other trials* must let both vary.
-For a statistic θ that is a smooth function of sums, the variance is put together by inclusion and
-exclusion (Cameron, Gelbach & Miller 2011, eq. 2.3; Owen 2007 for why one joint resampling of both
-would count the residual three times):
+Responses are crossed: a participant responds to many trials, and many participants respond to a
+trial. An interval that generalises to *other participants and other trials* must let both vary.
+For a statistic θ that is a smooth function of sums, the variance is computed by inclusion and
+exclusion (Cameron, Gelbach & Miller 2011, eq. 2.3; Owen 2007 explains why one joint resampling of
+both would count the residual three times):
 
     V = V_participants + V_items − V_cells
 
-Each part comes from leaving out one cluster at a time (delete-one jackknife, "CV3" in MacKinnon,
-Nielsen & Webb 2023), a closed form, so that no seed decides a claim. Student's t with
-Satterthwaite's degrees of freedom stands for the normal, as designs have ten to twenty items a
-condition. These count the clusters that inform *this* estimate (`informing`): where 4 of 60
-participants answered a condition, its difference from another one has about three degrees of
-freedom, not 59. With fewer than `FEWEST` participants or items in a group there is no interval and
-no test, and a reason.
-No interval is narrower than the one that takes all answers as independent (`t_interval`).
+Each part is computed by leaving out one cluster at a time (delete-one jackknife, "CV3" in
+MacKinnon, Nielsen & Webb 2023), which needs no random numbers. Student's t with Satterthwaite's
+degrees of freedom replaces the normal distribution, because designs have ten to twenty items per
+condition. They count the clusters that inform *this* estimate (`informing`): if 4 of 60
+participants respond to a condition, its difference from another condition has about three degrees
+of freedom, not 59. With fewer than `FEWEST` participants or items in a group there is no interval
+and no test, and a reason is given.
+No interval is narrower than the one for independent responses (`t_interval`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Crossed:
-    """Answers as codes: everything that resampling needs, no labels.
+    """Responses with integer codes for their group, participant and item.
 
     Attributes:
-        values: what is averaged (1 and 0 for right and wrong): float [n].
-        group, participant, item: codes from 0, int [n].
-        groups: names of the groups, in code order.
-        stratum: for each item, the pool it was drawn from: int [items]. Items that occur in one
-            group each are drawn within that group; otherwise all items are one pool.
+        values: measured values (1 for correct and 0 for incorrect responses): float [n].
+        group, participant, item: codes from 0: int [n].
+        groups: names of the groups, in the order of their codes.
+        stratum: stratum of each item: int [items]. If every item occurs in one group only, the
+            groups are the strata; otherwise there is one stratum.
     """
 
     values: np.ndarray
@@ -61,7 +61,7 @@ class Crossed:
         return len(self.stratum)
 
     def sums(self, cluster: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return sums of values and counts of responses by cluster and group: two arrays
+        """Return sums of values and counts of responses per cluster and group: two arrays
         [clusters, groups]."""
         width = len(self.groups)
         cell = cluster * width + self.group
@@ -78,10 +78,10 @@ def crossed(
     participant: str = "participant",
     item: str = "trial",
 ) -> Crossed:
-    """Return the codes of a table; rows with a missing value must have been left out before.
+    """Return the responses of a table as codes; there must be no missing values.
 
     Raises:
-        ValueError: the table is empty or the value is missing somewhere.
+        ValueError: the table is empty, or a value is missing.
     """
     if frame.empty:
         raise ValueError("no answers to analyse: the table is empty")
@@ -102,8 +102,8 @@ def crossed(
 class Variance:
     """Values of a statistic [k] with their variance [k] and degrees of freedom [k].
 
-    `independent` [k] is the variance that independent answers would have. Both variances are NaN
-    where too few clusters inform the estimate; `reasons` [k] then says so.
+    `independent` [k] is the variance if all responses were independent. Both variances are NaN if
+    too few clusters inform the estimate; `reasons` [k] then says so, and is "" otherwise.
     """
 
     point: np.ndarray
@@ -127,9 +127,9 @@ class Informing:
     """The number of clusters of one kind that inform each value of a statistic.
 
     Attributes:
-        fewest: [k], of clusters in the group that has fewest of them.
-        effective: [k], Kish's effective number (Σn)²/Σn² of the group where it is smallest.
-        df: [k], Welch and Satterthwaite's degrees of freedom if all groups vary alike.
+        fewest: the number of clusters in the group that has the fewest: [k].
+        effective: Kish's effective number (Σn)²/Σn² in the group where it is smallest: [k].
+        df: Welch and Satterthwaite's degrees of freedom, if all groups vary equally: [k].
     """
 
     fewest: np.ndarray
@@ -141,11 +141,12 @@ def informing(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> In
     """Count the clusters that inform each value of a statistic.
 
     A group g with m_g effective clusters contributes v_g = w_g²/m_g to the variance, with m_g − 1
-    degrees of freedom: df = (Σ v)² / Σ v²/(m − 1), and no more than the clusters of all its groups
-    less one, as the same clusters may stand in several groups.
+    degrees of freedom: df = (Σ v)² / Σ v²/(m − 1). It is at most the number of distinct clusters in
+    all groups of the value less one, because a cluster may occur in several groups.
 
     Args:
-        cluster, group: codes of each answer [n]. weights: of each group in each value [k, groups].
+        cluster, group: codes of each response [n].
+        weights: the weight of each group in each value [k, groups].
     """
     clusters, groups = int(cluster.max()) + 1, weights.shape[1]
     size = np.bincount(cluster * groups + group, minlength=clusters * groups)
@@ -171,12 +172,12 @@ def two_way_jackknife(
     """Estimate the two-way clustered variance by leaving out one participant, one item and one
     response at a time.
 
-    Deterministic, and exact for means: on one balanced group it is Cameron, Gelbach & Miller's
-    estimator with the factor n/(n−1) in each way of clustering.
+    For the mean of one balanced group it equals Cameron, Gelbach & Miller's estimator with the
+    factor n/(n−1) for each kind of cluster.
 
     Args:
-        weights: of each group in each value [k, groups], see `informing`; by default each value is
-            that of one group.
+        weights: the weight of each group in each value [k, groups], see `informing`. By default
+            value k is that of group k; if their numbers differ, every group enters every value.
     """
     total, count = data.sums(np.zeros_like(data.participant), 1)
     point = function(total[0], count[0])
@@ -194,7 +195,7 @@ def two_way_jackknife(
     cells = np.zeros_like(point)
     for g in range(len(data.groups)):
         values = data.values[data.group == g]
-        # Answers of equal value leave equal sums behind: one evaluation a distinct value.
+        # Responses of equal value leave equal sums: one evaluation per distinct value suffices.
         distinct, times = np.unique(values, return_counts=True)
         with np.errstate(invalid="ignore"):
             without = function(total - distinct[:, None] * width[g], count - width[g]) - point
@@ -222,13 +223,13 @@ def combine(
     cells: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Variance:
-    """Combine V_participants + V_items − V_cells, with its degrees of freedom.
+    """Compute V_participants + V_items − V_cells and its degrees of freedom.
 
-    The difference of estimates can come out too small, or negative, where nobody differs from
-    anybody; it is taken for no less than V_cells/2, and `t_interval` sees to it that no interval
-    is narrower than that of independent answers. The degrees of freedom take the variance for no
-    less than V_cells: otherwise a variance that came out small would bring few degrees of freedom
-    along, and the intervals of pure guessing would hold the truth in 98 to 99 % of studies.
+    If participants or items hardly differ, this difference of estimates can be too small or
+    negative; it is therefore set to at least V_cells/2, and `t_interval` makes no interval narrower
+    than that of independent responses. For the degrees of freedom, the variance is set to at least
+    V_cells: otherwise a small variance would come with few degrees of freedom, and the intervals of
+    guessing participants would contain the true value in 98 to 99 % of studies.
     """
     weights = _weights(data, point, weights)
     person = informing(data.participant, data.group, weights)
@@ -248,8 +249,7 @@ def combine(
 
 
 def too_few(participants: float, items: float) -> str:
-    """Explain why there is no interval with so few clusters in the smallest group; "" if there
-    is one."""
+    """Return why the smallest group has too few clusters for an interval; "" if it has enough."""
     for count, what in ((participants, "participants"), (items, "trials")):
         if count < FEWEST:
             one = what if count != 1 else what[:-1]
@@ -265,13 +265,12 @@ def t_interval(
     null: float | None = None,
     independent: float = 0.0,
 ) -> tuple[float, float, float]:
-    """Return the ends of Student's interval and the two-sided p-value of `null`; NaN where
-    undefined.
+    """Return the ends of Student's interval and the two-sided p-value of `null`; NaN if undefined.
 
     Args:
-        independent: variance if all answers were independent. The wider of Student's interval and
-            the normal one with this variance is taken, and the larger of their p-values, so that
-            the interval leaves the null out exactly where p is below 1 − level.
+        independent: variance if all responses were independent. The result is the wider of
+            Student's interval and the normal interval with this variance, and the larger of the two
+            p-values, so that the interval excludes `null` exactly if p is below 1 − level.
     """
     error, least = float(np.sqrt(variance)), float(np.sqrt(independent))
     if not (np.isfinite(point) and error > 0):
@@ -288,18 +287,16 @@ def t_interval(
 
 
 def holm(p: np.ndarray, weights: np.ndarray | None = None, kept: float = 0.0) -> np.ndarray:
-    """Holm's (1979) correction of p-values [m].
+    """Adjust p-values [m] by Holm's (1979) procedure, with optional weights [m].
 
-    An undefined p stays NaN and keeps its weight, as of a test that is not rejected: that a test
-    could not be made may not make another one easier.
-
-    In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎): with
-    equal weights, the default, (m − j + 1) p₍ⱼ₎. In plain numpy, as the planner calls it for every
-    simulated study and statsmodels' `multipletests`, which knows no weights, collects garbage each
-    time.
+    In ascending order of p/w, p̃₍ᵢ₎ = max over j ≤ i of min(1, p₍ⱼ₎ · Σ_{k ≥ j} w₍ₖ₎ / w₍ⱼ₎), which
+    is (m − j + 1) p₍ⱼ₎ for equal weights, the default. An undefined p stays NaN and keeps its
+    weight, like a test that is not rejected, so that a missing test makes no other test easier.
+    (statsmodels' `multipletests` has no weights, and is too slow for the simulations of the
+    planner, because it runs the garbage collector in each call.)
 
     Args:
-        kept: weight of tests that are never rejected, so that it is never handed on.
+        kept: weight that is never redistributed, like that of tests that are never rejected.
     """
     weights = np.ones(len(p)) if weights is None else weights
     corrected = np.full(len(p), np.nan)
@@ -323,14 +320,13 @@ def estimates(
     counts: np.ndarray,
     level: float = 0.95,
 ) -> list[Estimate]:
-    """Return the k values of a result as Estimates, with intervals transformed to the natural
-    scale by `back`.
+    """Return the k values of a result as Estimates, transformed to the reported scale by `back`.
 
     Args:
         result: values on the scale on which the interval is symmetric.
         back: increasing function from that scale to the reported one.
-        null: tested value (of each k), on the symmetric scale; None where nothing is tested.
-        counts: answers behind each value: [k].
+        null: tested value, or values [k], on the symmetric scale; None if nothing is tested.
+        counts: number of responses on which each value is based: [k].
     """
     nulls = [None] * len(counts) if null is None else np.broadcast_to(null, len(counts)).tolist()
     made = []

@@ -1,7 +1,7 @@
 """Pairwise comparisons of methods on the same clusters: t tests, letters, ranks.
 
-All comparisons are paired: methods are evaluated on the same classes, or on neurons of the same
-layers. Undefined values are NaN, with a count of what was left out.
+All comparisons are paired: methods are evaluated on the same classes, or on the same neurons,
+clustered by layer. Undefined values are NaN, and what is left out is counted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from analysis.statistics.clusters import holm
 class Clustered:
     """Ratios Σ totals / Σ counts over clusters, with standard errors.
 
-    For classes a total is the class's mean and a count is 1, so that the ratio is the mean over
-    classes; for neurons they are sums and numbers by layer.
+    For classes, a total is the mean of a class and its count is 1, so that the ratio is the mean
+    over classes; for neurons, they are the sum and the number of neurons of a layer.
 
     Attributes:
-        totals, counts: [C, k]; both 0 where a cluster has no value.
-        scale: lowest and highest possible ratio, which no interval goes beyond.
+        totals, counts: [C, k]; both are 0 if a cluster has no value.
+        scale: lowest and highest possible ratio, the limits of the intervals.
     """
 
     totals: np.ndarray
@@ -37,32 +37,32 @@ class Clustered:
 
     @property
     def value(self) -> np.ndarray:
-        """Return the ratios [k]; NaN if no cluster has a value."""
+        """The ratios [k]; NaN if no cluster has a value."""
         return _ratio(self.totals, self.counts)
 
     @property
     def classes(self) -> np.ndarray:
-        """Return the number of clusters with a value, [k]."""
+        """The number of clusters (classes or layers) with a value [k]."""
         return (self.counts > 0).sum(axis=0)
 
     @property
     def left_out(self) -> np.ndarray:
-        """Return the number of clusters without a value, [k]."""
+        """The number of clusters without a value [k]."""
         return (self.counts == 0).sum(axis=0)
 
     @property
     def error(self) -> np.ndarray:
-        """Return standard errors [k]; NaN with fewer than two clusters."""
+        """The standard errors [k]; NaN with fewer than two clusters."""
         return ratio_error(self.totals, self.counts)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Return value ± t_{C − 1} standard errors, within the scale; NaN with fewer than two
+        """Return value ± t_{C − 1} standard errors, limited to the scale; NaN with fewer than two
         clusters or if all clusters are equal."""
         low, high, _ = t_test(self.value, self.error, self.classes, level)
         return low.clip(*self.scale), high.clip(*self.scale)
 
     def table(self, names: Sequence[str]) -> pd.DataFrame:
-        """Return value, low, high, classes and left out, by column name."""
+        """Return value, low, high, classes and left out, with one row per name."""
         low, high = self.interval()
         columns = {"value": self.value, "low": low, "high": high, "classes": self.classes}
         return pd.DataFrame(columns | {"left out": self.left_out}, index=list(names))
@@ -77,26 +77,26 @@ def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Compute standard errors [k] of Σ totals / Σ counts over clusters [C, k] (Cochran 1977, eq.
     2.46).
 
-    √(C/(C − 1) Σ (t − R n)²) / Σ n; with counts of 1 it is s/√C. A closed form, so that no seed
-    decides a comparison. NaN below two clusters.
+    √(C/(C − 1) Σ (t − R n)²) / Σ n, which is s/√C if all counts are 1; NaN with fewer than two
+    clusters.
     """
     clusters = (counts > 0).sum(axis=0)
     residual = totals - np.nan_to_num(_ratio(totals, counts)) * counts
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(clusters > 1, clusters / (clusters - 1.0), np.nan)
         error = np.sqrt(scale * np.square(residual).sum(axis=0)) / counts.sum(axis=0)
-    # What remains of rounding is no variation.
+    # Rounding errors are no variation.
     return np.where(error < 1e-12 * np.abs(totals).max(initial=1.0), 0.0, error)
 
 
 def t_test(
     value: np.ndarray, error: np.ndarray, classes: np.ndarray, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute the interval and the two-sided p-value against 0 by t with classes − 1 degrees of
+    """Return low, high and the two-sided p-value against 0, by t with classes − 1 degrees of
     freedom.
 
-    All NaN below two classes and where no class differs from another: the standard error is then
-    unknown, not 0.
+    All are NaN with fewer than two classes, and if all classes are equal, because the standard
+    error is then unknown, not 0.
     """
     freedom = np.where(classes > 1, classes - 1, np.nan)
     error = np.where(error > 0, error, np.nan)
@@ -106,11 +106,10 @@ def t_test(
 
 
 def clustered_by_class(values: pd.DataFrame) -> Clustered:
-    """Average over classes. A class counts by the mean of its images, which contains their
-    noise.
+    """Average values within classes; the means contain the variation of the images of a class.
 
     Args:
-        values: differences of shares: rows x k, `class_id` a level of the index; NaN where
+        values: differences of shares: rows x k, with `class_id` as a level of the index; NaN if
             undefined.
     """
     means = values.groupby(level="class_id").mean().to_numpy(float)
@@ -119,12 +118,12 @@ def clustered_by_class(values: pd.DataFrame) -> Clustered:
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
-    """Average over neurons, clustered by layer, as neurons of a layer are alike and a channel
+    """Sum values of neurons within layers, because neurons of a layer are similar and a channel
     occurs once per epoch.
 
     Args:
-        values: shares: neurons x k, no NaN; index level `layer` and, where there are several,
-            `series`.
+        values: shares: neurons x k, without NaN; `layer` is a level of the index, and `series` if
+            there are several.
     """
     levels = [name for name in ("series", "layer") if name in values.index.names]
     groups = values.groupby(level=levels)
@@ -134,14 +133,13 @@ def clustered_by_layer(values: pd.DataFrame) -> Clustered:
 
 
 def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
-    """Compare every pair of columns over the clusters that both have: paired difference and its
-    test.
+    """Test the paired difference of every pair of columns, over the clusters that both have.
 
     Returns:
-        first, second (the first has the larger mean over all its clusters), classes (that both
-        have), difference, low, high, p_alone (of this pair, which agrees with the interval), p
-        (Holm-adjusted over the pairs) and reason: why a comparison could not be made; its p is
-        then NaN, which means unknown, not "no difference".
+        first, second (the first has the larger mean over all its clusters), classes (the number of
+        common clusters), difference, low, high, p_alone (unadjusted; it agrees with the interval),
+        p (Holm-adjusted over the pairs) and reason (why a comparison could not be computed; its p
+        is then NaN, which means unknown, not "no difference").
     """
     columns = ["first", "second", "classes", "difference", "low", "high", "p_alone", "p", "reason"]
     order = np.argsort(-np.nan_to_num(found.value, nan=-np.inf), kind="stable")
@@ -156,7 +154,7 @@ def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
     low, high, p = t_test(value, ratio_error(totals, counts), classes)
     largest = found.scale[1] - found.scale[0]
     same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
-    # Equal in every cluster: no exchange of the two changes anything, so p is 1.
+    # If the two are equal in every cluster, exchanging them changes nothing: p is 1.
     equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) < 1e-12)
     p = np.where(equal, 1.0, p)
     reason = np.where(classes < 2, "fewer than two clusters have both", same)
@@ -169,7 +167,7 @@ def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
             "low": low.clip(-largest, largest),
             "high": high.clip(-largest, largest),
             "p_alone": p,
-            "p": holm(p),  # a comparison that could not be made keeps its place in the family
+            "p": holm(p),  # a comparison that could not be computed keeps its weight
             "reason": reason,
         }
     )
@@ -178,12 +176,12 @@ def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
 
 def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     """Return a compact letter display (Piepho, 2004): names that share a letter were compared
-    and do not differ significantly. A comparison that could not be computed (p is NaN) gives no
-    common letter.
+    and do not differ significantly. Names whose comparison could not be computed (p is NaN) do not
+    share a letter.
 
     Args:
-        names: from best to worst.
-        pairs: of `differences`.
+        names: all names, from best to worst.
+        pairs: the result of `differences`.
     """
     groups = [list(names)]
     apart = pairs["p"].isna() | (pairs["p"] < ALPHA)
@@ -209,7 +207,7 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
 
 
 def _letter(number: int) -> str:
-    """Return a different letter for every number: a to z, A to Z, then Latin Extended."""
+    """Return the letter of a number: a to z, A to Z, then Latin Extended."""
     return ascii_letters[number] if number < 52 else chr(0x100 + number - 52)
 
 
@@ -219,8 +217,9 @@ def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     significantly worse ones.
 
     Args:
-        names: of all methods.
-        pairs: of `differences`; a comparison that could not be made (p is NaN) decides nothing.
+        names: the names of all methods.
+        pairs: the result of `differences`; a comparison that could not be computed (p is NaN)
+            counts as not significant.
 
     Returns:
         name -> "first–last"; it never contradicts the letters, which follow from the same tests.
@@ -231,7 +230,8 @@ def ranks(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
 
 
 def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
-    """Return Kendall's tau-b of two rankings of methods, and the number of methods in both."""
+    """Return Kendall's tau-b between the values of methods in two evaluations (NaN with fewer than
+    two methods in common), and the number of methods in both."""
     common = [
         m for m in reference if m in other and np.isfinite(reference[m]) and np.isfinite(other[m])
     ]
