@@ -152,8 +152,8 @@ shelf.section(
     "limits",
     "Limits",
     [
-        "Intervals and tests of accuracy treat classes as a random sample, those of semantic "
-        "spaces treat layers so; the networks are fixed."
+        "Intervals and tests of accuracy treat the classes as a random sample, those of semantic "
+        "spaces the layers. The networks are fixed."
     ],
 )
 shelf.section(
