@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import pandas as pd
 
 from analysis.exhibits import shelf
+from analysis.exhibits.phrases import p_value
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.tables import in_order
 from analysis.statistics import classes as reversion
@@ -114,7 +115,8 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
         f"Change in {measure} on {seen}: mean over classes, with unadjusted 95 % CIs over "
         f"{table['classes'].max()} classes. Before: the value at the later checkpoint without "
         "reversion. Sets and tests are defined under Method; p-values are adjusted by Holm's "
-        "method over the rows of the table.",
+        "method over the rows of the table. The adjusted p-value of q1 against other sets cannot "
+        f"be below {p_value(len(table) * 2.0 ** (1 - table['classes'].max()))}.",
         table,
         {"before": form.replace("+", "")}
         | {f"{arm}{end}": form for arm in arms for end in ("", " low", " high")}
@@ -154,13 +156,14 @@ def matching(run: Run) -> Table | None:
         "matching",
         "How close matched sets are to q1 in size of change",
         "Size of change: norm of the change in a neuron's activation, as in the score “change”. "
-        "Ratio: mean size of change in the matched set divided by that in q1, mean over classes "
-        "and layers. Within 10 %: share of classes and layers with a ratio between 0.9 and 1.1. "
-        "Equal to q2: share of classes and layers in which the matched set is q2. The score "
-        "“change” ranks neurons by size of change, so its matched set is usually q2 itself and no "
-        "separate control.",
+        "Matched / q1: mean size of change in the matched set divided by that in q1, mean over "
+        "classes and layers. Within 10 %: share of classes and layers with a ratio between 0.9 "
+        "and 1.1. Equal to q2: share of classes and layers in which the matched set is q2. The "
+        "score “change” ranks neurons by size of change, so its matched set is usually q2 itself "
+        "and no separate control.",
         with_epochs(table),
         {"ratio": "{:.2f}", "within 10 %": "{:.2f}", "equal to q2": "{:.2f}"},
+        headings={"ratio": "size, matched / q1", "sets": "classes × layers"},
     )
 
 

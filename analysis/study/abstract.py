@@ -129,8 +129,8 @@ def _robustness(results: Results) -> str:
     significant = int(tests["claimed"].sum())
     if significant == len(tests):
         every = "this test is" if significant == 1 else f"these {significant} tests are"
-        return f"If no participant is excluded, {every} significant, too."
+        return f"Without exclusion rules, {every} significant, too."
     return (
-        f"If no participant is excluded, {significant} of these {counted(len(tests), 'test')} "
+        f"Without exclusion rules, {significant} of these {counted(len(tests), 'test')} "
         f"{'is' if significant == 1 else 'are'} significant."
     )

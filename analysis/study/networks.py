@@ -63,10 +63,8 @@ def observer(results: Results) -> Table | None:
         observer=("observer_correct", "mean"),
     )
     seen = trials_["observer_correct"] == 1
-    for name, mask in (("observer correct", seen), ("observer incorrect", ~seen)):
-        table[f"participants, {name}"] = (
-            trials_[mask].groupby(["task", "condition"])["accuracy"].mean()
-        )
+    for name, mask in (("solved", seen), ("not solved", ~seen)):
+        table[name] = trials_[mask].groupby(["task", "condition"])["accuracy"].mean()
     return Table(
         "observer",
         "Accuracy of participants and of a machine observer",
@@ -77,6 +75,12 @@ def observer(results: Results) -> Table | None:
         "tested.",
         table.reset_index(),
         {**{c: SHARE for c in table.columns[1:]}, **NAMES},
+        headings={
+            "participants": "accuracy of participants",
+            "observer": "accuracy of the observer",
+            "solved": "participants, on trials that the observer solves",
+            "not solved": "participants, on trials that it does not solve",
+        },
     )
 
 

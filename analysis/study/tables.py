@@ -70,8 +70,8 @@ def flow(results: Results) -> Table:
     return Table(
         "flow",
         "Flow of participants and exclusions",
-        "Participants who finished were excluded by the frozen rules in this order; each is "
-        "counted under the first rule that applied. One sided: the largest share of a "
+        "The frozen exclusion rules were applied in this order to the participants who finished; "
+        "each is counted under the first rule that applied. One sided: the largest share of a "
         "participant's choices at one position on the screen. Responses: to trials other than "
         "practice and attention trials. Not applicable: participants who finished but have no data "
         "for the rule.",
@@ -262,7 +262,8 @@ def evolution(results: Results) -> Table | None:
     table = results.tested("detection")
     if table.empty:
         return None
-    conditions = table["signal"].where(table["signal"] != "", table["what"])
+    compared = table["signal"] + " against same stage"
+    conditions = compared.where(table["signal"] != "", table["what"])
     table = table[["signal", "measure", "n", "left_out", *ESTIMATE, "p"]]
     table = table.assign(signal=conditions)
     table = table.rename(columns={"n": "responses", "signal": "condition"})
