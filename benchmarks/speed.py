@@ -312,7 +312,7 @@ def main(
             tables["reversion"].append(reverting(of, more))
             of = subject(name, 32 if small or name == "vgg16" else 8)
             tables["importance"].append(gradients(of, cells))
-            print(name, f"{time.process_time():.0f} s", os.getloadavg(), file=sys.stderr)
+            print(*(rows[-1] for rows in tables.values() if rows), os.getloadavg(), file=sys.stderr)
         tables["stages"] = stages(repeats)
     tables["map"].append(mapping())
     for name, rows in tables.items():
