@@ -133,7 +133,9 @@ def main() -> None:
     for name, design in DESIGNS.items():
         print(f"\n{name}: {design}", flush=True)
         shares = measure(design, given.studies, given.seed, given.workers)
-        print((100 * shares).to_string(float_format="{:.1f} %".format), flush=True)
+        errors = np.sqrt(shares * (1 - shares) / given.studies)
+        table = 100 * pd.DataFrame({"share": shares, "standard error": errors})
+        print(table.to_string(float_format="{:.1f} %".format), flush=True)
 
 
 if __name__ == "__main__":
