@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import resource
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 import typer
 from scipy import sparse
 
@@ -59,8 +61,17 @@ class Noise:
         return rng.integers(0, 256, (view.crop, view.crop, 3), dtype=np.uint8)
 
 
-def probing(images: int) -> None:
+#: Work on one size that is ready to be measured; of a space, returns the seconds of processor time
+#: that its neighbours take.
+Ready = Callable[[], float | None]
+
+
+def probing(images: int) -> Ready:
     """All images in ranges, joined, written; a small VGG of 312 neurons, 32 pixels."""
+    return partial(_probed, images)
+
+
+def _probed(images: int) -> None:
     model = build("small_vgg", 12, 0)
     layers = find_layers(model, VIEW)
     parameters = ProbeParameters(range_images=1000)
@@ -84,8 +95,12 @@ def probing(images: int) -> None:
         write_tables(Path(folder) / "responsive.parquet", tables)
 
 
-def scoring(classes: int) -> None:
+def scoring(classes: int) -> Ready:
     """Importance by two methods, class by class, eight images each."""
+    return partial(_scored, classes)
+
+
+def _scored(classes: int) -> None:
     older, newer = build("small_vgg", 12, 0), build("small_vgg", 12, 1)
     layers = find_layers(newer, VIEW)
     for class_id in range(classes):
@@ -95,10 +110,12 @@ def scoring(classes: int) -> None:
             sensitivities(ModelPair(older, newer, layers), parts, class_id % 12, method, rng)
 
 
-def undoing(classes: int) -> None:
+def undoing(classes: int) -> Ready:
     """Eight arms over all layers, class by class, eight images each."""
-    import torch
+    return partial(_undone, classes)
 
+
+def _undone(classes: int) -> None:
     older, newer = build("small_vgg", 12, 0), build("small_vgg", 12, 1)
     layers = find_layers(newer, VIEW)
     arms = [
@@ -110,7 +127,7 @@ def undoing(classes: int) -> None:
         ablate(ModelPair(older, newer, layers), arms, shown, class_id % 12)
 
 
-def placing(method: str, images: int, neurons: int) -> None:
+def placing(method: str, images: int, neurons: int) -> Ready:
     """A space of random stimuli, of ten checkpoints; its neighbours."""
     rng = np.random.default_rng(0)
     base, k = neurons // 10, 20
@@ -128,40 +145,52 @@ def placing(method: str, images: int, neurons: int) -> None:
 
     incidence, responsive = marks(neurons, k), marks(base, max(1, 5 * images // base))
 
+    noise = rng.standard_normal(images + neurons).astype(np.float32)
+
     def activations(rows: np.ndarray) -> np.ndarray:
-        values = np.random.default_rng(int(rows[0])).standard_normal((len(rows), images))
-        return values.astype(np.float32)
+        return np.lib.stride_tricks.sliding_window_view(noise, images)[rows]
 
     evidence = Evidence(Checkpoint("net", 0), table, incidence, responsive, activations)
     parameters = SpaceParameters(epochs=5, dense=0.125, sketch=256)
-    space = SPACES.get(method)(evidence, parameters, np.random.default_rng(0), method)
-    space.nearest(np.arange(base), np.arange(neurons), 5)
+
+    def place() -> float:
+        space = SPACES.get(method)(evidence, parameters, np.random.default_rng(0), method)
+        start = time.process_time()
+        space.nearest(np.arange(base), np.arange(neurons), 5)
+        return time.process_time() - start
+
+    return place
 
 
-def listing(images: int) -> None:
+def listing(images: int) -> Ready:
     """A folder of images, listed."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(images):
-            place = Path(folder) / f"class{number % 10}"
-            place.mkdir(exist_ok=True)
-            (place / f"{number}.png").touch()
-        folder_images(Path(folder))
+    folder = tempfile.TemporaryDirectory()
+    for number in range(images):
+        place = Path(folder.name) / f"class{number % 10}"
+        place.mkdir(exist_ok=True)
+        (place / f"{number}.png").touch()
+
+    def listed() -> None:
+        folder_images(Path(folder.name))  # `folder` goes with this function
+
+    return listed
 
 
 def _measured(
-    work: Callable[[int], None], warm: int, size: int, answer: multiprocessing.Queue
+    work: Callable[[int], Ready], warm: int, size: int, answer: multiprocessing.Queue
 ) -> None:
     with one_thread():
-        work(warm)  # compiles, loads
+        work(warm)()  # compiles, loads
+        ready = work(size)
         before = resource.getrusage(resource.RUSAGE_SELF)
-        work(size)
+        neighbours = ready()
     after = resource.getrusage(resource.RUSAGE_SELF)
     computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    answer.put((computed, after.ru_maxrss / 1024))
+    answer.put((computed, after.ru_maxrss / 1024, neighbours))
 
 
 #: what -> smallest and largest size, unit, work
-MEASURES: dict[str, tuple[int, int, str, Callable[[int], None]]] = {
+MEASURES: dict[str, tuple[int, int, str, Callable[[int], Ready]]] = {
     "probing": (4_000, 256_000, "images", probing),
     "importance": (10, 200, "classes", scoring),
     "ablation": (10, 200, "classes", undoing),
@@ -187,8 +216,8 @@ def main(
     only: Annotated[str, typer.Option(help="rows whose names hold this")] = "",
 ) -> None:
     """Print a table: each stage at two sizes, and the exponents of its growth between them."""
-    print("| what | size | processor time | peak memory | exponent of time | memory |")
-    print("|---|---|---|---|---|---|")
+    print("| what | size | processor time | of it neighbours | peak memory | exponent | memory |")
+    print("|---|---|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for name, (small, large, unit, work) in MEASURES.items():
         if only not in name:
@@ -198,17 +227,18 @@ def main(
             answer = context.Queue()
             process = context.Process(target=_measured, args=(work, small // 4 or 1, size, answer))
             process.start()
-            computed, peak = answer.get()
+            computed, peak, neighbours = answer.get()
             process.join()
-            rows.append((size, computed, peak))
+            rows.append((size, computed, peak, (neighbours or 0.0) / max(computed, 1e-9)))
         growth = math.log(rows[1][0] / rows[0][0])
         power = math.log(max(rows[1][1], 1e-3) / max(rows[0][1], 1e-3)) / growth
-        sizes, times, peaks = (
+        sizes, times, peaks, shares = (
             " → ".join(form.format(row[column]) for row in rows)
-            for column, form in ((0, "{:,}"), (1, "{:.1f} s"), (2, "{:,.0f} MiB"))
+            for column, form in enumerate(("{:,}", "{:.2f} s", "{:,.0f} MiB", "{:.0%}"))
         )
         change = f"× {rows[1][2] / rows[0][2]:.2f}"
-        cells = (name, f"{sizes} {unit}", times, peaks, f"{power:.2f}", change)
+        shares = shares if "space" in name else ""
+        cells = (name, f"{sizes} {unit}", times, shares, peaks, f"{power:.2f}", change)
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -113,10 +113,10 @@ def test_a_container_s_limit_counts(tmp_path):
 
 def test_workers_share_the_budget(monkeypatch):
     own = budget.WORKER_BYTES
-    assert worker_bytes(6.0, 3) == 2 * 2**30 - own
-    assert worker_bytes(6.0, 0) == 6 * 2**30 - own
+    assert worker_bytes(6.0, 3) == int(0.85 * 2 * 2**30) - own
+    assert worker_bytes(6.0, 0) == int(0.85 * 6 * 2**30) - own
     assert worker_bytes(0.5, 2) == 0
-    assert worker_bytes(6.0, 3, Device("cuda:0")) == 2 * 2**30
+    assert worker_bytes(6.0, 3, Device("cuda:0")) == int(0.85 * 2 * 2**30)
     monkeypatch.setattr(budget, "free_bytes", lambda device: 10 * 2**30)
     assert worker_bytes(None, 2) == int(0.7 * 5 * 2**30) - own
     assert worker_bytes(None, 2, Device("cuda:0")) == int(0.7 * 5 * 2**30)

@@ -7,7 +7,7 @@ from rich.console import Console
 from small_runs import small, write_toml
 
 from harness.config import parse_config
-from harness.networks.budget import WORKER_BYTES, Cost
+from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Cost
 from harness.networks.objectives import OBJECTIVES, Objective
 from harness.results import REVERSION, read_results
 from harness.stages.run import run_until, show_estimate
@@ -81,7 +81,7 @@ def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
         return output[:, 0] + output.new_ones(len(output), 10**7).sum(dim=1)  # 40 MB an image
 
     OBJECTIVES.put("greedy", Objective(greedy, "something large"))
-    values = {**VALUES, "memory": 0.1 + WORKER_BYTES / 2**30}
+    values = {**VALUES, "memory": (0.1 + WORKER_BYTES / 2**30) / GIVEN_SHARE}
     show_estimate(parse_config(values), tmp_path / "run", QUIET)
     series = [{**VALUES["series"][0], "objective": "greedy"}]
     config = parse_config({**values, "series": series})

@@ -12,7 +12,7 @@ from small_runs import small, write_toml
 from harness.artifacts import Artifact, Run, write_tables
 from harness.config import load_config, parse_config
 from harness.networks import devices
-from harness.networks.budget import WORKER_BYTES, Resources, resources, using
+from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Resources, resources, using
 from harness.networks.devices import Device
 from harness.stages.checkpoints import give_checkpoints
 from harness.stages.engine import Engine
@@ -188,7 +188,7 @@ def test_a_stage_says_in_one_sentence_that_its_least_piece_does_not_fit(
         path.unlink()
     memory = WORKER_BYTES + (2**24 if stage == "train" else 0)  # which checks the network first
     with pytest.raises(ValueError, match=message + r" 0\.\d\d GiB .* there are 0\.0\d .*`memory`"):
-        run_until(stage, config_of(memory=memory / 2**30), tmp_path / "run", QUIET)
+        run_until(stage, config_of(memory=memory / 2**30 / GIVEN_SHARE), tmp_path / "run", QUIET)
 
 
 def test_a_table_in_pieces_has_the_bytes_of_one(tmp_path, monkeypatch, run):

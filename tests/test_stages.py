@@ -5,7 +5,6 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -48,33 +47,6 @@ class Sum(Work):
 
     def do(self, run, advance):
         yield {"values": [self.setting]}
-
-
-@dataclass(frozen=True)
-class Visit(Work):
-    """How often its worker has seen this run before, which it remembers on it."""
-
-    number: int
-
-    @property
-    def makes(self):
-        return (Artifact("images", (f"visit{self.number}",)),)
-
-    depends = ()
-
-    def do(self, run, advance):
-        run.visits = getattr(run, "visits", 0) + 1
-        yield {"values": np.array(run.visits)}
-
-
-def test_a_worker_has_one_run_so_that_networks_stay_open_between_its_pieces(tmp_path):
-    plan = Plan(parse_config({"series": [{"name": "vgg"}]}), Run(tmp_path))
-    works = [Visit(number) for number in range(3)]
-    with Engine(plan, 1, Console(quiet=True)) as working:
-        working.step("first", works[:2])
-        working.step("second", works[2:])
-    visits = [int(plan.run.arrays(work.makes[0])["values"]) for work in works]
-    assert visits == [1, 2, 3]
 
 
 def chain(run, first=1, second=2):

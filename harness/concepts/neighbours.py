@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-#: Most bytes of a block of similarities.
+#: Most bytes of a block of similarities, unless it has fewer rows than are multiplied well at once.
 BLOCK_BYTES = 2**22
+BLOCK_ROWS = 32
 
 
 def by_cosine(
@@ -29,7 +30,7 @@ def by_cosine(
     """
     shape = len(queries), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
-    step = max(1, BLOCK_BYTES // (8 * max(len(candidates), 1)))
+    step = max(BLOCK_ROWS, BLOCK_BYTES // (8 * max(len(candidates), 1)))
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         block = queries[rows] @ candidates.T
@@ -55,18 +56,13 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
     """
     keys = np.where(np.isnan(values), np.inf, -values)
     count = min(k, keys.shape[1])
-    if 2 * count >= keys.shape[1]:
-        return np.argsort(keys, axis=1, kind="stable")[:, :count]
-    chosen = np.argpartition(keys, count - 1, axis=1)[:, :count]
-    bound = np.take_along_axis(keys, chosen, axis=1).max(axis=1)
-    # of several that equal the last one chosen, a partition takes any
-    for row in np.flatnonzero((keys <= bound[:, None]).sum(axis=1) > count):
-        below = np.flatnonzero(keys[row] < bound[row])
-        equal = np.flatnonzero(keys[row] == bound[row])
-        chosen[row] = np.concatenate([below, equal[: count - len(below)]])
-    chosen.sort(axis=1)
-    order = np.argsort(np.take_along_axis(keys, chosen, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(chosen, order, axis=1)
+    if count == 0:
+        return np.empty((len(keys), 0), dtype=int)
+    last = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
+    rows, columns = np.nonzero(keys <= last)  # with all that equal the last one
+    order = np.lexsort((columns, keys[rows, columns], rows))
+    first = np.searchsorted(rows, np.arange(len(keys)))
+    return columns[order][first[:, None] + np.arange(count)]
 
 
 def by_overlap(
@@ -82,23 +78,25 @@ def by_overlap(
     """
     shape = len(own), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
-    sizes, transposed = candidates.sum(axis=1), sparse.csc_array(candidates.T)
+    sizes = candidates.sum(axis=1)
     step = 1024
     for start in range(0, len(own), step):
         block = queries[start : start + step]
-        shared = sparse.csr_array(block @ transposed)
-        block_sizes = block.sum(axis=1)
+        # transposed twice: then a row's candidates come by column, and a stable sort leaves them so
+        shared = sparse.csr_array((candidates @ sparse.csr_array(block.T)).T)
+        rows = np.repeat(np.arange(block.shape[0]), np.diff(shared.indptr))
+        union = block.sum(axis=1)[rows] + sizes[shared.indices] - shared.data
+        likeness_of_all = shared.data / union
+        likeness_of_all[shared.indices == own[start + rows]] = -1.0  # itself comes last
         for row in range(block.shape[0]):
             span = slice(shared.indptr[row], shared.indptr[row + 1])
-            near, common = shared.indices[span], shared.data[span]
-            itself = own[start + row]
-            common, near = common[near != itself], near[near != itself]
-            likeness = common / (block_sizes[row] + sizes[near] - common)
-            order = np.lexsort((near, -likeness))[:k]
+            near, likeness = shared.indices[span], likeness_of_all[span]
+            order = np.argsort(-likeness, kind="stable")[:k]
+            order = order[likeness[order] >= 0]
             found = near[order]
             if len(found) < k:  # the rest shares nothing: by column
                 first = np.arange(min(len(sizes), k + len(near) + 1))
-                rest = first[~np.isin(first, near) & (first != itself)]
+                rest = first[~np.isin(first, near) & (first != own[start + row])]
                 found = np.concatenate([found, rest[: k - len(found)]])
             columns[start + row, : len(found)] = found
             similarities[start + row, : len(found)] = 0.0

@@ -19,7 +19,7 @@ from harness.randomness import generator
 Vectors = Callable[[np.ndarray], np.ndarray]
 
 #: Most bytes of a block of rows in double precision.
-BLOCK_BYTES = 2**28
+BLOCK_BYTES = 2**25
 #: Rows on whose pairs the error is measured.
 ERROR_ROWS = 32
 

@@ -112,9 +112,11 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     labels: list[int] = []
     empty = []
     for label, name in enumerate(names):
-        folder = root / present.get(name, name)
+        if name in missing:
+            continue
+        folder = root / present[name]
         files = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES]
-        if not files and name not in missing:
+        if not files:
             empty.append(name)
         paths += files
         labels += [label] * len(files)
@@ -134,17 +136,25 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
 
 def walk(folder: Path) -> list[Path]:
     """Return the files below a folder, sorted, without hidden ones; links are followed, each
-    once."""
-    files: list[Path] = []
-    visited: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.is_file())
+    once.
+
+    Raises:
+        OSError: a folder that may not be read.
+    """
+    return [Path(file) for file in _below(str(folder), set())]
+
+
+def _below(folder: str, visited: set[str]) -> Iterator[str]:
+    if (real := os.path.realpath(folder)) in visited:
+        return
+    visited.add(real)
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in sorted(shown, key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _below(entry.path, visited)
+        elif entry.is_file():
+            yield entry.path
 
 
 def _is_unicode(name: str) -> bool:

@@ -32,6 +32,8 @@ FEWEST = 4
 #: Share of the free memory that is planned for passes; the rest is for what is not measured
 #: (workspace of libraries, tables).
 SHARE = 0.7
+#: The same share of a memory that the user gives, which no other program uses.
+GIVEN_SHARE = 0.85
 #: Work that takes longer (seconds) is not repeated for a better estimate of its time.
 WARM_SECONDS = 1.0
 #: Bytes of a worker before it loads a network: interpreter and libraries.
@@ -117,7 +119,7 @@ def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> in
         workers: number of workers (0 and 1 mean the same).
         device: where networks compute; the workers share a GPU's memory in the same way.
     """
-    whole = SHARE * free_bytes(device) if memory is None else memory * 2**30
+    whole = SHARE * free_bytes(device) if memory is None else GIVEN_SHARE * memory * 2**30
     each = whole / max(workers, 1)
     return int(each if device.name != "cpu" else max(each - WORKER_BYTES, 0))
 
