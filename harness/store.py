@@ -67,6 +67,12 @@ class StoredRun(Run):
             self.command = uuid.uuid4().hex
             with self._reached(), self._store.open_output_stream(_OWNER) as file:
                 file.write(self.command.encode())
+            text = self._text(_OWNER).decode()
+            if text != self.command and self.command in text:
+                raise ArtifactError(
+                    f"the store {self.url} adds checksums to what it keeps, as old servers do: set "
+                    f"AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+                )
             there = self._listed()
             _each(self._upload_artifact, filter(self._is_whole, self._here() - there))
             _each(self._download, there)

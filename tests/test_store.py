@@ -228,3 +228,10 @@ def test_a_store_that_cannot_be_used_is_named(bucket, server, tmp_path):
         parse_config({**VALUES, "store": "s3://bucket"})
     with pytest.raises(ConfigError, match=r"store: must be .* without credentials"):
         parse_config({**VALUES, "store": "s3://key:secret@bucket/mine"})
+
+
+def test_a_server_that_keeps_checksums_in_the_content_is_refused(bucket, tmp_path, monkeypatch):
+    run, text = StoredRun(tmp_path, URL), StoredRun._text
+    monkeypatch.setattr(StoredRun, "_text", lambda *a: b"20\r\n" + text(*a) + b"\r\n0\r\n")
+    with pytest.raises(ArtifactError, match="AWS_REQUEST_CHECKSUM_CALCULATION"), run.locked():
+        pass
