@@ -110,7 +110,7 @@ def test_unknown_layer_names_some_that_there_are():
 
 
 def test_a_layer_that_runs_more_than_once_is_refused():
-    with pytest.raises(ValueError, match="runs more than once a pass; name the block around it"):
+    with pytest.raises(ValueError, match="runs more than once per pass; name the block around it"):
         names("resnet18", patterns=["layer1.0.relu"])
 
 

@@ -72,7 +72,7 @@ MESSAGES = (
     "series 'empty', epoch 1: checkpoint .*is empty",
     "series 'diverged', epoch 1: its weights hold NaN .*skip = ",
     "series 'other', epoch 1: checkpoint .*does not fit the architecture",
-    "series 'head', epoch 1: .*say outputs = 5 in the series",
+    "series 'head', epoch 1: .*set outputs = 5 in the series",
     "series 'wide', epoch 1: the network has 20 outputs for 12 classes",
     "series 'optimizer', epoch 1: .*the state of an optimizer",
     "series 'two', epoch 1: .*several state dicts .student, teacher.",

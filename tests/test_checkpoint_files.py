@@ -182,7 +182,7 @@ class Trainer:
             r"computed from others \(pruning, .*prune.remove, remove_parametrizations\)$",
         ),
         ({"base.0.lora_A.weight": torch.ones(2)}, "an adapter's weights: merge them"),
-        (list(STATE.values()), "holds tensors without names, as averages"),
+        (list(STATE.values()), "holds tensors without names, as some libraries store"),
         (torch.optim.AdamW(network().parameters()).state_dict(), r"but the state of an optimizer"),
         (
             {"shadow_params": list(STATE.values()), "decay": 0.9},
@@ -190,12 +190,12 @@ class Trainer:
         ),
         (
             {n: t.to(torch.int8) for n, t in STATE.items()},
-            r"0.weight is of type torch.int8, sh",
+            r"0.weight has type torch.int8 inst",
         ),
         ({n: t.to("meta") for n, t in STATE.items()}, r"cannot be loaded: .*meta"),
         (
             STATE | {"3.weight": torch.ones(7, 4, 1, 1), "3.bias": torch.ones(7)},
-            r"3.weight is \(7, 4, 1, 1\), should be \(2, 4, 1, 1\).*say outputs = 7 in the series",
+            r"3.weight has shape \(7, 4, 1, 1\) instead of \(2, 4, 1, 1\).*set outputs = 7 in",
         ),
         (
             {f"x{i}": torch.ones(1) for i in range(30)},
@@ -218,9 +218,9 @@ OTHER_FILES = {
     b"\x1f\x8b\x08\x00": r"is compressed \(gzip\)",
     b'{"error": "not found", "code": 404}': r"is JSON or other text",
     b"not a checkpoint": r"not a file of torch.save or safetensors: it begins with b'not a ch",
-    b"PK\x03\x04rest": r"damaged or cut off",
+    b"PK\x03\x04rest": r"damaged or truncated",
     pickle.dumps({"0.weight": np.ones(3)}): r"is a plain pickle, .*convert .* --trust",
-    (100).to_bytes(8, "little") + b'{"a": ': r"damaged or cut off",
+    (100).to_bytes(8, "little") + b'{"a": ': r"damaged or truncated",
 }
 
 
@@ -287,7 +287,7 @@ def test_weights_in_several_files(tmp_path):
     with pytest.raises(CheckpointError, match="files that do not exist: model-00002-of-0000"):
         load_weights(network(9), folder)
     index.write_text("{}")
-    with pytest.raises(CheckpointError, match="is damaged, or no index of weights"):
+    with pytest.raises(CheckpointError, match="is damaged or no index of weights"):
         load_weights(network(9), folder)
 
 
@@ -300,7 +300,7 @@ def test_weights_in_several_files(tmp_path):
         (("adapter_model.safetensors", "adapter_config.json"), r"an adapter's weights"),
         (("tf_model.h5", "config.json"), r"TensorFlow's weights"),
         (("flax_model.msgpack",), r"Flax's weights"),
-        (("weights.bin", "notes.txt"), r"but notes.txt, weights.bin; .*let `pattern` name it"),
+        (("weights.bin", "notes.txt"), r"but notes.txt, weights.bin; .*name it in `pattern`"),
         ((), r"but nothing"),
     ],
 )
@@ -414,13 +414,13 @@ def test_files_without_an_epochs_number_are_counted(tmp_path):
 
 def test_a_pattern_lies_below_its_folder(tmp_path, monkeypatch):
     for pattern in ("/a/{epoch}.pth", "../{epoch}.pth"):
-        with pytest.raises(ValueError, match="pattern is a path below folder"):
+        with pytest.raises(ValueError, match="pattern must be a path below folder"):
             source(tmp_path, pattern)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"folder none does not exist \(looked for in /"):
         source("none", "{epoch}.pth").epochs()
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"folder file is no folder"):
+    with pytest.raises(CheckpointError, match=r"folder file is not a folder"):
         source("file", "{epoch}.pth").epochs()
 
 

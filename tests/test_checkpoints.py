@@ -45,7 +45,7 @@ def test_epochs_come_from_file_names_in_number_order(tmp_path, network):
     assert folder(tmp_path).series() == Series("mine", (0, 2, 10))
     assert same(folder(tmp_path).load(2, 4, Run(tmp_path)), network)
     assert folder(tmp_path, only=(2, 10)).epochs() == (2, 10)
-    with pytest.raises(CheckpointError, match=r"epochs \[5\], of which .* has no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"epochs \[5\], for which .* has no checkpoint"):
         folder(tmp_path, only=(5,)).epochs()
 
 
@@ -61,7 +61,7 @@ def test_no_matching_file_and_no_folder(tmp_path):
         folder(tmp_path).epochs()
     with pytest.raises(CheckpointError, match="does not exist"):
         folder(tmp_path / "none").epochs()
-    with pytest.raises(ValidationError, match="pattern must hold {epoch} once"):
+    with pytest.raises(ValidationError, match="pattern must contain {epoch} once"):
         folder(tmp_path, pattern="model.pth")
 
 
@@ -76,7 +76,7 @@ def test_misfits_are_listed_together(tmp_path, network):
     text = str(error.value)
     assert "missing features.0.weight" in text
     assert "unexpected extra" in text
-    assert "classifier.3.bias is (9,), should be (4,)" in text
+    assert "classifier.3.bias has shape (9,) instead of (4,)" in text
 
 
 class Evil:

@@ -43,7 +43,7 @@ SERIES = [{"name": "a"}]
             {"series": [{"name": "a", "resize": 64, "crop": 99}]},
             r"series\.0: crop must be .*crop=99",
         ),
-        ({"series": [{"name": "a", "resize": 99}]}, r"series\.0: resize and crop go together"),
+        ({"series": [{"name": "a", "resize": 99}]}, r"series\.0: resize and crop must be set"),
         ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may hold letters.*\(got 'a b/ü'\)"),
         (
             {"series": [{"name": "a", "source": "function", "function": "m:f", "at": ["two"]}]},

@@ -126,7 +126,7 @@ def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
     cost = Cost(bytes=253 * 2**20, seconds=1)
     assert fitting(cost, 8 * 2**30, 32, "importance") == 32
     assert fitting(cost, 4 * 2**30, 32, "importance") == 16
-    with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB a worker"):
+    with pytest.raises(ValueError, match=r"importance of vgg: 4 images need 0\.99 GiB per worker"):
         fitting(cost, 2**29, 32, "importance of vgg")
     assert fitting(cost, 2**29, 2, "importance of vgg") == 2
 
@@ -151,8 +151,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(error, caplog):
     with caplog.at_level(logging.WARNING):
         assert halving(work, 25, "probing") == 7
     assert tried == [25, 13, 7]
-    assert "probing: out of memory; going on with 13 images a pass" in caplog.text
-    with pytest.raises(MemoryError, match="one image a pass does not fit"):
+    assert "probing: out of memory; continuing with 13 images per pass" in caplog.text
+    with pytest.raises(MemoryError, match="one image per pass fits"):
         halving(lambda size: (_ for _ in ()).throw(error), 2, "probing")
 
 

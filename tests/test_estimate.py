@@ -85,7 +85,7 @@ def test_what_an_objective_takes_counts_when_importance_is_fitted_to_the_memory(
     show_estimate(parse_config(values), tmp_path / "run", QUIET)
     series = [{**VALUES["series"][0], "objective": "greedy"}]
     config = parse_config({**values, "series": series})
-    message = "importance of series 'vgg' by .*: 4 images need 0.1[5-9] GiB a worker"
+    message = "importance of series 'vgg' by .*: 4 images need 0.1[5-9] GiB per worker"
     with pytest.raises(ValueError, match=message):
         if works:
             run_until("evolve", config, tmp_path / "run", QUIET)

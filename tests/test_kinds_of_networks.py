@@ -164,12 +164,12 @@ REFUSED = {
     ),
     "meta": (lambda: small().to("meta"), "on the meta device"),
     "inference": (Inference, r"under torch.inference_mode\(\), where nothing has a gradient"),
-    "detached": (Detached, "no gradient comes from the output to act, on which it depends"),
+    "detached": (Detached, "no gradient of the output reaches act, on which it depends"),
     "batch statistics": (
         lambda: normalised(track_running_stats=False),
         r"depends on the other images of its batch \(normalisation without running statistics: 1\)",
     ),
-    "squeezed": (Squeezed, r"batch of one image: a `squeeze` takes its dimension away"),
+    "squeezed": (Squeezed, r"batch of one image: `squeeze` also removes its dimension"),
     "infinite": (Infinite, "outputs are NaN or infinite"),
     "reentrant": (Reentrant, "use_reentrant.*; pass use_reentrant=False"),
     "grad mode": (GradMode, "outputs with gradients differ from those without"),
@@ -191,14 +191,14 @@ def test_what_cannot_be_measured_is_refused(kind, run):  # noqa: F811
 
 MEASURED = {
     "list": (Lists, {"output": 0}, ""),
-    "parallel": (lambda: nn.DataParallel(small()), {}, "DataParallel is taken off"),
+    "parallel": (lambda: nn.DataParallel(small()), {}, "DataParallel is removed"),
     "averaged": (
         lambda: torch.optim.swa_utils.AveragedModel(small()),
         {},
         "AveragedModel is",
     ),
-    "compiled": (lambda: torch.compile(small()), {}, "OptimizedModule is taken off"),
-    "nested": (lambda: nn.DataParallel(torch.compile(small())), {}, "DataParallel is taken off"),
+    "compiled": (lambda: torch.compile(small()), {}, "OptimizedModule is removed"),
+    "nested": (lambda: nn.DataParallel(torch.compile(small())), {}, "DataParallel is removed"),
     "bfloat16": (lambda: small().bfloat16(), {}, "bfloat16 are converted to float32"),
     "frozen": (Frozen, {}, ""),
     "training": (lambda: normalised().train(), {}, ""),
@@ -259,7 +259,7 @@ def test_values_that_are_detached_are_noticed_where_they_matter():
 
     model = Aside().eval()
     check_gradients(model, find_layers(model, VIEW), IMAGES)
-    with pytest.raises(ValueError, match="no gradient comes from the output to act"):
+    with pytest.raises(ValueError, match="no gradient of the output reaches act"):
         model = Detached().eval()
         check_gradients(model, find_layers(model, VIEW), IMAGES)
 
@@ -287,7 +287,7 @@ def test_blocks_that_run_several_times_are_no_layers(caplog):
     model = Recurrent()
     assert [layer.name for layer in find_layers(model, VIEW)] == ["act", "body.1"]
     assert "3 × relu" in caplog.text
-    with pytest.raises(ValueError, match="cell.1 runs more than once a pass; name the block"):
+    with pytest.raises(ValueError, match="cell.1 runs more than once per pass; name the block"):
         find_layers(model, VIEW, ["cell.1"])
 
 
@@ -326,8 +326,8 @@ def test_operations_in_place_change_nothing_that_is_measured():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("turn", r"layer 'turn' puts out torch.complex64; real numbers can be used"),
-        ("windows", r"layer 'windows' puts out shape \(32, 3, 2, 8\) for 2 images, where no dim"),
+        ("turn", r"layer 'turn' returns torch.complex64; only real numbers can be used"),
+        ("windows", r"layer 'windows' returns shape \(32, 3, 2, 8\) for 2 images, in which no d"),
     ],
 )
 def test_values_that_are_no_maps_of_images_are_refused(name, message):

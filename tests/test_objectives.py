@@ -178,7 +178,7 @@ def refusals(tmp_path, prototypes):
     return {
         "test_objectives:summed": (
             "problem",
-            r"one number an image, a tensor of shape \(6,\); got shape",
+            r"one number per image, a tensor of shape \(6,\); got shape",
         ),
         "test_objectives:detached": ("problem", "has no gradient by the outputs"),
         "test_objectives:broken": ("problem", r"on outputs \(6, 7\) failed: KeyError: 'texts'"),

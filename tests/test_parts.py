@@ -259,13 +259,13 @@ def test_heads_of_torchs_own_attention(batch_first):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("blocks.0:head", "after the colon must stand input, residual, heads"),
+        ("blocks.0:head", "the part must be one of input, residual, heads"),
         (
             "block.0:heads",
             "no module matches 'block.0' of 'block.0:heads'; there are embed, blocks",
         ),
         ("embed:heads", "no module has heads: embed: it has no number of heads"),
-        ("embed:residual", r"it turns shape \(2, 3, 32, 32\) into \(2, 12, 4, 4\): a residual"),
+        ("embed:residual", r"the shape from \(2, 3, 32, 32\) to \(2, 12, 4, 4\), which a residual"),
     ],
 )
 def test_parts_that_are_not_there_are_refused(pattern, message):
@@ -274,7 +274,7 @@ def test_parts_that_are_not_there_are_refused(pattern, message):
 
 
 def test_a_block_of_several_outputs_says_how_to_name_it():
-    with pytest.raises(ValueError, match="puts out several things; .* blocks.0:residual"):
+    with pytest.raises(ValueError, match="returns several values; .* blocks.0:residual"):
         find_layers(Transformer(returns_tuple=True), VIEW, ["blocks.0"])
 
 

@@ -267,7 +267,7 @@ def test_a_range_that_runs_out_of_memory_is_done_again_with_half_the_batch(caplo
     found = probe_range(replace(NETWORK, model=Greedy()), images, range(12), parameters)
     whole = probe_range(NETWORK, images, range(12), parameters)
     assert np.array_equal(found.part.arrays()["keys"], whole.part.arrays()["keys"])
-    assert "probing images 0 to 11: out of memory; going on with 6 images a pass" in caplog.text
+    assert "probing images 0 to 11: out of memory; continuing with 6 images per pass" in caplog.text
 
 
 def test_lower_precision_is_used_where_asked_for():

@@ -217,7 +217,7 @@ def test_evidence_of_other_images_or_parameters_is_refused(recorded, folder, tmp
         run_until("probe", config_of(other, place), tmp_path / "i", QUIET)
     with pytest.raises(ValueError, match="holds neither weights .* nor evidence of a Recorder"):
         config_of(folder, series_of(tmp_path / "nothing")).series[0].epochs()
-    with pytest.raises(ValueError, match="name their architecture"):
+    with pytest.raises(ValueError, match="set `architecture`"):
         config_of(folder, series_of(recorded / "both"))
 
 

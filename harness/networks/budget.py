@@ -200,9 +200,9 @@ def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST)
     if fit < min(fewest, most):
         raise ValueError(
             f"{what}: {min(fewest, most)} images need "
-            f"{min(fewest, most) * cost.bytes / 2**30:.2f} GiB a worker, and there are "
-            f"{memory / 2**30:.2f} beside its libraries and weights; raise `memory`, take fewer "
-            f"workers, fewer layers or smaller images"
+            f"{min(fewest, most) * cost.bytes / 2**30:.2f} GiB per worker, but only "
+            f"{memory / 2**30:.2f} are free beside its libraries and weights; increase `memory`, "
+            f"or use fewer workers, fewer layers or smaller images"
         )
     return min(fit, most)
 
@@ -226,11 +226,11 @@ def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
             if not is_out_of_memory(error):
                 raise
             if batch_size == 1:
-                raise MemoryError(f"{what}: one image a pass does not fit the memory") from error
+                raise MemoryError(f"{what}: not even one image per pass fits the memory") from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         batch_size = (batch_size + 1) // 2
-        _log.warning("%s: out of memory; going on with %d images a pass", what, batch_size)
+        _log.warning("%s: out of memory; continuing with %d images per pass", what, batch_size)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -135,7 +135,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged, or no index of weights ({error!r})") from error
+        raise CheckpointError(f"{index} is damaged or no index of weights ({error!r})") from error
     shards = tuple(index.parent / name for name in sorted(map(str, names)))
     if missing := [shard.name for shard in shards if not shard.exists()]:
         raise CheckpointError(f"{index} names files that do not exist: {', '.join(missing)}")
@@ -147,21 +147,21 @@ def _described_folder(path: Path) -> str:
     names = sorted(entry.name for entry in path.iterdir())
     if ".metadata" in names:
         return (
-            "is one of torch.distributed.checkpoint (FSDP), whose tensors are cut into pieces; "
+            "was written by torch.distributed.checkpoint (FSDP), which splits tensors; "
             f"`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE` joins "
-            "them into a file"
+            "them in one file"
         )
     if any("zero_pp_rank" in file.name or "mp_rank" in file.name for file in path.rglob("*.pt")):
         return (
-            f"is one of DeepSpeed, whose tensors are cut into pieces; `python zero_to_fp32.py "
-            f"{path} FILE`, a script that DeepSpeed writes beside them, joins them into a file"
+            f"was written by DeepSpeed, which splits tensors; `python zero_to_fp32.py {path} "
+            f"FILE`, a script that DeepSpeed writes into the folder, joins them in one file"
         )
     for name, what in OTHER_FOLDER_FILES.items():
         if name in names:
             return f"holds {name}: {what}"
     return (
-        f"holds neither {' nor '.join(FOLDER_FILES)}, but {listed(names) or 'nothing'}; where the "
-        f"weights are one of these files, let `pattern` name it"
+        f"holds neither {' nor '.join(FOLDER_FILES)}, but {listed(names) or 'nothing'}; if one of "
+        f"these files holds the weights, name it in `pattern`"
     )
 
 
@@ -187,7 +187,7 @@ def _read_file(path: Path) -> object:
         raise CheckpointError(f"checkpoint {path} {_refusal(path, str(error))}") from error
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise CheckpointError(f"checkpoint {path} is damaged or cut off ({reason})") from error
+        raise CheckpointError(f"checkpoint {path} is damaged or truncated ({reason})") from error
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -227,7 +227,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # its own error type is not part of its public interface
-        raise CheckpointError(f"checkpoint {path} is damaged or cut off ({error})") from error
+        raise CheckpointError(f"checkpoint {path} is damaged or truncated ({error})") from error
 
 
 def _other_archive(path: Path) -> str:
@@ -241,15 +241,15 @@ def _other_archive(path: Path) -> str:
         return f"is a TorchScript archive, which holds code as well as weights. {_convert(path)}"
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return (
-            "is an archive of torch.export; load it by torch.export.load, and save its state_dict "
-            "by torch.save"
+            "is an archive of torch.export; load it with torch.export.load, and save its "
+            "state_dict with torch.save"
         )
     if "data.pkl" in names:
         return ""
     kind = "NumPy arrays" if all(n.endswith(".npy") for n in names) and names else "other files"
     return (
-        f"is an archive of {kind} ({listed(names, 3)}), not of torch.save; unpack it where one of "
-        f"them is the checkpoint, or save a state_dict() by torch.save"
+        f"is an archive of {kind} ({listed(names, 3)}), not of torch.save; unpack it if one of "
+        f"them is the checkpoint, or save a state_dict() with torch.save"
     )
 
 
@@ -315,7 +315,7 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
         ) from error
     dicts = dict(state_dicts(_weights_of(content)))
     if not dicts:
-        raise CheckpointError(f"{path} holds no state dict and no module")
+        raise CheckpointError(f"{path} holds neither a state dict nor a module")
     with whole_file(out) as temporary:
         torch.save(dicts[""] if set(dicts) == {""} else dicts, temporary)
     return list(dicts), sum(len(state) for state in dicts.values())

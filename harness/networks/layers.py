@@ -76,13 +76,13 @@ def _default(passes: Passes) -> list[str]:
         )
     if not names:
         raise ValueError(
-            f"no module of the model puts out a non-linearity's result; name the layers to "
+            f"no module of the model returns the result of a non-linearity; name the layers to "
             f"probe: layers = [...]; the model's modules are {listed(modules, 12) or 'hidden'}"
         )
     if over := passes.two.passed_over:
         logger.info(
-            "%d of %d calls of activation functions are inside a block that is probed as a "
-            "whole or cannot be probed, and are passed over: %s",
+            "%d of %d calls of activation functions are not probed, because they are inside a "
+            "block that is probed as a whole or cannot be probed: %s",
             len(over),
             len(over) + len(names),
             ", ".join(f"{count} × {name}" for name, count in Counter(over).most_common()),
@@ -105,7 +105,7 @@ def _named(
         sites |= {name: Site(name) for name in matched}
     if repeated := [n for n, site in sites.items() if modules[site.module].calls > 1]:
         raise ValueError(
-            f"{', '.join(repeated)} runs more than once a pass; name the block around it"
+            f"{', '.join(repeated)} runs more than once per pass; name the block around it"
         )
     order = list(modules)
     return dict(sorted(sites.items(), key=lambda item: order.index(item[1].module)))
@@ -118,24 +118,24 @@ def _layer(
     seen = passes.two.modules[site.module]
     value, axis = site.value(seen), passes.image_axis(site)
     if value is None or (seen.several and name == site.module):
-        what = "several things" if seen.several else "no tensor"
+        what = "several values" if seen.several else "no tensor"
         raise ValueError(
-            f"layer {name!r} puts out {what}; name a module inside it"
-            + f", or its first one: {name}:residual" * seen.several
+            f"layer {name!r} returns {what}; name a module inside it"
+            + f", or the first value: {name}:residual" * seen.several
         )
     shape = tuple(value.shape)
     if not value.is_floating_point():
-        raise ValueError(f"layer {name!r} puts out {value.dtype}; real numbers can be used")
+        raise ValueError(f"layer {name!r} returns {value.dtype}; only real numbers can be used")
     if len(shape) not in (2, 3, 4):
         raise ValueError(
-            f"layer {name!r} puts out shape {shape}; 2 to 4 dimensions can be used: name others, "
-            f"layers = [...]"
+            f"layer {name!r} returns shape {shape}; only 2 to 4 dimensions can be used: name other "
+            f"layers, layers = [...]"
         )
     sequence_first = axis == 1 and len(shape) == 3
     if axis != 0 and not sequence_first:
         raise ValueError(
-            f"layer {name!r} puts out shape {shape} for 2 images, where no dimension is the "
-            f"images': windows or tokens of several images are mixed; name the block around it"
+            f"layer {name!r} returns shape {shape} for 2 images, in which no dimension counts the "
+            f"images: windows or tokens of several images are mixed; name the block around it"
         )
     if sequence_first:
         shape = (shape[1], shape[0], shape[2])
@@ -197,7 +197,7 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
     if not tokens or side <= 3 or extra > 2:
         return spatial[0], 1, 0
     logger.info(
-        "%d tokens that no convolution has cut are taken for a map of %d × %d after %d others",
+        "%d tokens that no convolution has made are treated as a map of %d × %d after %d others",
         *(spatial[0], side, side, extra),
     )
     return side, side, extra
@@ -225,6 +225,6 @@ def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bo
     if len(shape) == 3:
         return True  # tokens
     raise ValueError(
-        f"layer {name!r} puts out shape {shape}: cannot tell which dimension holds its channels; "
-        f'say it in the series: channels_last = {{ "{name}" = false }}'
+        f"layer {name!r} returns shape {shape}, which does not show the dimension of the channels; "
+        f'set it in the series: channels_last = {{ "{name}" = false }}'
     )

@@ -38,9 +38,9 @@ class MemorySource(Source):
             return copy.deepcopy(self.models[epoch])
         except Exception as error:  # a user's class may define how it is copied
             raise CheckpointError(
-                f"series {self.name!r}: the model of epoch {epoch} cannot be copied, and it is not "
-                f"to be changed ({type(error).__name__}: {error}); take what is tied to it off "
-                f"(hooks with a state, torch.nn.utils.weight_norm)"
+                f"series {self.name!r}: the model of epoch {epoch} cannot be copied "
+                f"({type(error).__name__}: {error}), and the original must not be changed; remove "
+                f"what prevents a copy (hooks with a state, torch.nn.utils.weight_norm)"
             ) from error
 
     def identity(self, epoch: int) -> str:

@@ -150,7 +150,7 @@ def _checked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
         if not isinstance(value, Tensor) or value.shape != labels.shape:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
             raise ValueError(
-                f"objective {name!r} must return one number an image, a tensor of shape "
+                f"objective {name!r} must return one number per image, a tensor of shape "
                 f"{tuple(labels.shape)}; got {got} from outputs of shape {shape}"
             )
         return value
@@ -181,7 +181,7 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
         )
     rows = [np.asarray(vectors[name], dtype=np.float32).ravel() for name in classes]
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"class embeddings {path} are vectors of different length")
+        raise ValueError(f"class embeddings {path} are vectors of different lengths")
     table = np.stack(rows)
     bad = [n for n, row in zip(classes, table, strict=True) if not 0 < np.linalg.norm(row) < np.inf]
     if bad:

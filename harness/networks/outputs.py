@@ -41,13 +41,13 @@ def logits_of(model: nn.Module, answer: Any) -> Tensor:
 def _remedy(answer: Any) -> str:
     if not isinstance(answer, Tensor):
         return (
-            f"where it returns several things, say which are the logits: output = "
+            f"if it returns several values, name the one that holds the logits: output = "
             f"{_example(answer)}"
         )
     wrap = "wrap it in a module that returns a number for each image and class"
     if answer.dim() > 2:
         return f"{wrap}, such as the mean over the image of a map or a sequence of outputs"
-    return f"{wrap}; of two classes, both (0 and the logit, where it has one)"
+    return f"{wrap}; for two classes, two numbers (0 and the logit, if it has only one)"
 
 
 def _part(answer: Any, key: str | int) -> Any:

@@ -32,7 +32,7 @@ PARTS: Registry[Callable[[str, nn.Module, Mapping[str, Seen]], Site]] = Registry
 def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     """Return the site of a module's input."""
     if name not in seen or seen[name].input is None:
-        raise NoSuchPart("its first input is no tensor")
+        raise NoSuchPart("its first input is not a tensor")
     return Site(name, "input")
 
 
@@ -42,11 +42,11 @@ def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     of its input."""
     one = seen.get(name)
     if one is None or one.output is None or one.input is None:
-        raise NoSuchPart("it does not turn a tensor into a tensor")
+        raise NoSuchPart("its input or output is not a tensor")
     if one.output.shape != one.input.shape:
         raise NoSuchPart(
-            f"it turns shape {tuple(one.input.shape)} into {tuple(one.output.shape)}: a residual "
-            f"block keeps the shape"
+            f"it changes the shape from {tuple(one.input.shape)} to {tuple(one.output.shape)}, "
+            f"which a residual block does not"
         )
     return Site(name)
 
@@ -75,11 +75,11 @@ def heads(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
     value = site.value(seen[site.module]) if site.module in seen else None
     if value is None:
         raise NoSuchPart(
-            f"its output projection {site.module} is not run as a module: attention that hands its "
-            f"weights to a function cannot be looked into"
+            f"its output projection {site.module} is not run as a module: heads of an attention "
+            f"that passes its weights to a function cannot be recorded"
         )
     if value.shape[-1] % count:
-        raise NoSuchPart(f"{value.shape[-1]} channels are not shared out evenly to {count} heads")
+        raise NoSuchPart(f"{value.shape[-1]} channels cannot be divided evenly by {count} heads")
     return Site(site.module, site.side, value.shape[-1] // count)
 
 
@@ -91,7 +91,7 @@ def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[s
     """
     modules, _, part = pattern.rpartition(":")
     if part not in tuple(PARTS):
-        raise ValueError(f"layer {pattern!r}: after the colon must stand {', '.join(PARTS)}")
+        raise ValueError(f"layer {pattern!r}: the part must be one of {', '.join(PARTS)}")
     by_name = dict(model.named_modules())
     matched = [name for name in by_name if name and fnmatchcase(name, modules)]
     if not matched:
@@ -135,7 +135,7 @@ class OpenAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         if key_padding_mask is not None:
-            raise ValueError("heads cannot be looked into where some tokens are padding")
+            raise ValueError("heads cannot be recorded if some tokens are padding")
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         weight, bias = self.in_proj_weight, self.in_proj_bias
@@ -165,8 +165,8 @@ def open_attention(model: nn.Module, patterns: tuple[str, ...] | None) -> nn.Mod
             continue
         if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
             raise ValueError(
-                f"layer '{name}:heads': only self-attention without bias_k and add_zero_attn, with "
-                f"keys and values of the queries' width, can be looked into"
+                f"layer '{name}:heads': heads can be recorded only of self-attention without "
+                f"bias_k and add_zero_attn, with keys and values of the queries' width"
             )
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, OpenAttention(module).train(module.training))

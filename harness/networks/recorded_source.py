@@ -35,8 +35,8 @@ class RecordedSource(Source):
     def _architecture_is_there(self) -> RecordedSource:
         if self.architecture is None and self._weights():
             raise ValueError(
-                f"{self.folder} holds weights of epochs {sorted(self._weights())}: name their "
-                f"architecture"
+                f"{self.folder} holds weights of epochs {sorted(self._weights())}: set "
+                f"`architecture` to the name of their architecture"
             )
         return self
 
@@ -67,8 +67,8 @@ class RecordedSource(Source):
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         if epoch not in self._weights():
             raise CheckpointError(
-                f"series {self.name!r}: of epoch {epoch} evidence was recorded, no weights; those "
-                f"of epochs {sorted(self._weights())} are there"
+                f"series {self.name!r}: evidence but no weights were recorded at epoch {epoch}; "
+                f"there are weights of epochs {sorted(self._weights())}"
             )
         assert self.architecture is not None
         return load_weights(

@@ -33,19 +33,18 @@ _ADVICE = {
     ),
     r"[Ii]nference tensor": INFERENCE,
     r"modified by an inplace operation": (
-        "the network overwrites values that gradients need: take the in-place form out "
+        "the network overwrites values that gradients need: avoid in-place operations "
         "(x = x + y, not x += y)"
     ),
     r"use_reentrant": (
-        "pass use_reentrant=False to torch.utils.checkpoint, or switch checkpointing off: nothing "
-        "is trained here"
+        "pass use_reentrant=False to torch.utils.checkpoint, or switch checkpointing off, which is "
+        "useful in training only"
     ),
     r"uninitialized parameter": (
         "its lazy modules have no weights yet: run it once before its weights are saved or loaded"
     ),
     r"must match the size|size mismatch|shapes cannot be multiplied|Expected .* input": (
-        "see whether resize, crop, mean and std of the series give the images that it was trained "
-        "on"
+        "check that resize, crop, mean and std of the series are those with which it was trained"
     ),
 }
 

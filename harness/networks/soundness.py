@@ -31,15 +31,15 @@ def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
     outputs, again = _outputs(model, batch), _outputs(model, batch)
     if not torch.equal(outputs, again) and not torch.isnan(outputs).any():
         raise ValueError(
-            "two passes over the same images differ: dropout or another source of chance is on in "
-            "evaluation mode, and no result could be repeated; let it depend on `self.training`"
+            "two passes over the same images differ: dropout or another random operation is active "
+            "in evaluation mode, so results cannot be repeated; let it depend on `self.training`"
         )
     try:
         alone = torch.cat([_outputs(model, batch[:1]), _outputs(model, batch[1:])])
     except ValueError as error:
         raise ValueError(
-            f"{error}; that was a batch of one image: a `squeeze` takes its dimension away, too; "
-            f"say which dimension is meant, `flatten(1)`"
+            f"{error}; this was a batch of one image: `squeeze` also removes its dimension; use "
+            f"`flatten(1)`, or name the dimension to remove"
         ) from error
     scale = outputs.abs().max()
     if alone.shape != outputs.shape or (alone - outputs).abs().max() > TOLERANCE * scale:
@@ -102,10 +102,10 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
         ]
     if cut:
         raise ValueError(
-            f"no gradient comes from the output to {', '.join(cut[:4])}, on which it depends: "
-            f"behind it, values are detached (.detach(), .data, numpy, or torch.utils.checkpoint "
-            f"with use_reentrant=True), so that its importance cannot be measured; take that out, "
-            f"or name the layers behind it: layers = [...]"
+            f"no gradient of the output reaches {', '.join(cut[:4])}, on which it depends: later "
+            f"values are detached (.detach(), .data, numpy, or torch.utils.checkpoint with "
+            f"use_reentrant=True), so that importance cannot be measured; remove this, or probe "
+            f"later layers only: layers = [...]"
         )
     return outputs
 

@@ -96,13 +96,13 @@ class Source(BaseModel, ABC):
             raise ValueError(f"std must be positive, got {list(self.std)}")
         if max(map(abs, self.mean)) > 1:
             raise ValueError(
-                f"mean and std are of pixels in [0, 1], got mean = {list(self.mean)}; where they "
-                f"are of pixels in [0, 255], divide both by 255"
+                f"mean and std must be those of pixels in [0, 1], got mean = {list(self.mean)}; if "
+                f"they are those of pixels in [0, 255], divide both by 255"
             )
         if len({"resize", "crop"} & self.model_fields_set) == 1:
             raise ValueError(
-                "resize and crop go together, and one of them is not set: say both (the shorter "
-                "side and the central square, in pixels)"
+                "resize and crop must be set together (the shorter side and the central square, in "
+                "pixels); one of them is missing"
             )
         _ = self.view  # checks that crop is at most resize
         return self
@@ -194,9 +194,9 @@ class FolderSource(ArchitectureSource):
     @model_validator(mode="after")
     def _pattern_has_epoch(self) -> FolderSource:
         if self.pattern.count("{epoch}") != 1:
-            raise ValueError(f"pattern must hold {{epoch}} once, got {self.pattern!r}")
+            raise ValueError(f"pattern must contain {{epoch}} once, got {self.pattern!r}")
         if Path(self.pattern).is_absolute() or ".." in Path(self.pattern).parts:
-            raise ValueError(f"pattern is a path below folder, got {self.pattern!r}")
+            raise ValueError(f"pattern must be a path below folder, got {self.pattern!r}")
         return self
 
     def files(self) -> dict[int, Path]:
@@ -208,7 +208,7 @@ class FolderSource(ArchitectureSource):
             if epoch in by_epoch:
                 raise CheckpointError(
                     f"series {self.name!r}: {by_epoch[epoch].name} and {path.name} are both "
-                    f"epoch {epoch}; make `pattern` narrower"
+                    f"epoch {epoch}; make `pattern` more specific"
                 )
             by_epoch[epoch] = path
         if not by_epoch:
@@ -222,8 +222,8 @@ class FolderSource(ArchitectureSource):
             return {epoch: by_epoch[epoch] for epoch in self._used(sorted(by_epoch))}
         if missing := sorted(set(self.only) - set(by_epoch)):
             raise CheckpointError(
-                f"series {self.name!r}: only names epochs {missing}, of which {self.folder} has no "
-                f"checkpoint; there are {sorted(by_epoch)}"
+                f"series {self.name!r}: `only` names epochs {missing}, for which {self.folder} has "
+                f"no checkpoint; there are {sorted(by_epoch)}"
             )
         return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
 
@@ -236,7 +236,7 @@ class FolderSource(ArchitectureSource):
         """Return the paths that match the pattern, sorted, each with its epoch."""
         if not self.folder.is_dir():
             place = "" if self.folder.is_absolute() else f" (looked for in {Path.cwd()})"
-            what = "is no folder" if self.folder.exists() else "does not exist"
+            what = "is not a folder" if self.folder.exists() else "does not exist"
             raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
         pattern = self.pattern.removeprefix("./")
         # brackets and question marks have no special meaning in `pattern`

@@ -90,9 +90,9 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         if unnamed and len(unnamed) == len(named):
             raise CheckpointError(
                 f"checkpoint {origin} holds tensors without names"
-                f"{f' ({listed(unnamed, 4)})' * any(unnamed)}, as averages of weights are stored "
-                f"by some libraries; they do not say which weight they are: copy them into the "
-                f"model, and save its state_dict()"
+                f"{f' ({listed(unnamed, 4)})' * any(unnamed)}, as some libraries store averaged "
+                f"weights; it is unknown which weights they are: copy them into the model, and "
+                f"save its state_dict()"
             )
         raise CheckpointError(
             f"checkpoint {origin} does not fit the architecture{_misfit(named, wanted)}"
@@ -227,19 +227,19 @@ def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
             if name not in wanted and name.rpartition(".")[2] not in COUNTERS
         ),
         *(
-            f"{name} is {tuple(tensors[name].shape)}, should be {tuple(wanted[name].shape)}"
+            f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
             for name in wanted
             if name in tensors and tensors[name].shape != wanted[name].shape
         ),
         *(
-            f"{name} is of type {tensors[name].dtype}, should be {wanted[name].dtype}"
+            f"{name} has type {tensors[name].dtype} instead of {wanted[name].dtype}"
             for name in wanted
             if name in tensors
             and not name.endswith(UNUSED_IN_EVALUATION)
             and not _converts(tensors[name], wanted[name])
         ),
         *(
-            f"{' and '.join(names)} are one tensor in the architecture, and differ"
+            f"{' and '.join(names)} are one tensor in the architecture, but differ in the file"
             for names in _names_of_storage(wanted).values()
             if any(
                 name in tensors and not torch.equal(tensors[name], tensors[names[0]])
@@ -269,8 +269,8 @@ def _chosen(fitting: list[Part], origin: str, key: str | None) -> Part:
         return first
     names = ", ".join(part.address for part in likeliest)
     raise CheckpointError(
-        f"checkpoint {origin} holds several state dicts ({names}) that fit: say which with "
-        f'key = "{first.address}"'
+        f"checkpoint {origin} holds several state dicts ({names}) that fit and differ: choose one, "
+        f'e.g. key = "{first.address}"'
     )
 
 
@@ -312,8 +312,8 @@ def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
     where = f" ({', '.join(place)})" if place else ""
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     others = [other or "(the file itself)" for other in dicts if other != name]
-    neither = f"; nor does {listed(others, 4)}" if others else ""
-    return f"{where}: {'; '.join(problems[:8])}{more}{neither}{_hint(below, wanted, len(problems))}"
+    also = f"; others do not fit, either: {listed(others, 4)}" if others else ""
+    return f"{where}: {'; '.join(problems[:8])}{more}{also}{_hint(below, wanted, len(problems))}"
 
 
 def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
@@ -330,8 +330,8 @@ def _hint(tensors: Tensors, wanted: Tensors, count: int) -> str:
         return _remedy(tensors, wanted)
     held, expected = heads.pop()
     return (
-        f". If this is the output, it was trained with {held} outputs, not {expected}: say "
-        f"outputs = {held} in the series, and in class_outputs which output each class has"
+        f". If this is the output layer, it was trained with {held} outputs, not {expected}: set "
+        f"outputs = {held} in the series, and class_outputs to the output of each class"
     )
 
 
@@ -344,16 +344,16 @@ def _remedy(tensors: Tensors, wanted: Tensors) -> str:
     """Say what to do if the names of a state dict differ from an architecture's."""
     unknown = [name for name in tensors if name not in wanted]
     if any(part in name for name in unknown for part in _ADDED):
-        return ". It holds an adapter's weights: merge them into the network's, and save these"
+        return ". It holds an adapter's weights: merge them into the network, and save its weights"
     if any(part in name for name in unknown for part in _COMPUTED):
         return (
             ". Its weights are computed from others (pruning, weight or spectral norm): build the "
-            "architecture with the same, or make them plain before they are saved "
+            "architecture with the same operations, or remove these before the weights are saved "
             "(prune.remove, remove_parametrizations)"
         )
     return (
         ". `architecture` must build the network that was trained, with the same names and sizes: "
-        "no tensor may be missing or left over"
+        "no tensor may be missing or unexpected"
     )
 
 
@@ -376,4 +376,5 @@ def _shown(content: object) -> str:
         held = f"a dict of {json.dumps(names[:8])}" if names else "an empty dict"
         if _is_optimizers(content):
             held = "the state of an optimizer, which some libraries write beside the weights' file"
-    return f"{held}; expected a dict of tensors, bare or under {', '.join(MAIN_KEYS[1:4])}"
+    keys = ", ".join(MAIN_KEYS[1:4])
+    return f"{held}; expected a dict of tensors, itself or under one of the keys {keys}"

@@ -172,9 +172,9 @@ def _off_the_way(way: Trajectory, places: Sequence[int]) -> tuple[list[int], lis
         some = 0 < len(layers) < len(by_layer)
         where = f" in {_layers(layers)}" if some else ""
         text = (
-            f"Epoch {epoch} does not lie on the way from epoch {before} to {after}{where}: it is "
-            f"{ratio:.1f} times as far from the nearer of them as they are from each other, as a "
-            f"checkpoint of another training would be."
+            f"The weights of epoch {epoch} do not lie between those of epochs {before} and {after}"
+            f"{where}: their distance to the nearer ones is {ratio:.1f} times the distance between "
+            f"these, as for a checkpoint of another training."
         )
         kind = "layer off the way" if some else "off the way"
         found.append(Finding(kind, (epoch,), text, tuple(layers) if some else (), ratio))
@@ -205,8 +205,8 @@ def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Find
         return order, []
     ratio = _length(way.total, order) / _length(way.total, places)
     text = (
-        f"Epochs {listed(strange, 8)} look as if they were in the wrong order: in the order "
-        f"{listed([way.epochs[p] for p in order], 12)} the way is {1 - ratio:.0%} shorter."
+        f"Epochs {listed(strange, 8)} seem to be in the wrong order: in the order "
+        f"{listed([way.epochs[p] for p in order], 12)} the sum of steps is {1 - ratio:.0%} smaller."
     )
     return order, [Finding("order", strange, text, value=ratio)]
 
@@ -261,7 +261,7 @@ def _counters(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
             text = (
                 f"Epoch {b} has seen fewer batches than epoch {a}, by the counters of its "
                 f"normalisation layers ({after} and {before}): their order is wrong, or training "
-                f"began anew between them."
+                f"was restarted between them."
             )
             yield Finding("order", (a, b), text, value=float(after - before))
 
@@ -284,7 +284,7 @@ def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
             a, b = (way.epochs[p] for p in steps[k])
             text = (
                 f"Between epochs {a} and {b} the weights jump: the step is {ratio:.1f} times as "
-                f"long as the longer one beside it, as between checkpoints of different trainings."
+                f"long as the longer adjacent one, as between checkpoints of different trainings."
             )
             yield Finding("jump", (a, b), text, value=ratio)
 
@@ -298,9 +298,9 @@ def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Find
         if strange:
             largest = max(ratios[name] for name in strange)
             text = (
-                f"Epoch {epoch} does not lie on the way between its neighbours in "
-                f"{_layers(strange)}, up to {largest:.1f} times as far from the nearer of them as "
-                f"they are from each other."
+                f"The weights of epoch {epoch} do not lie between those of its neighbours in "
+                f"{_layers(strange)}: their distance to the nearer ones is up to {largest:.1f} "
+                f"times the distance between these."
             )
             yield Finding("layer off the way", (epoch,), text, tuple(strange), largest)
 
@@ -340,8 +340,8 @@ def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
         if names:
             epoch, total = way.epochs[p], int(way.units[:, p].sum())
             text = (
-                f"At epoch {epoch}, {int(dead.sum())} of {total} units have no incoming weights "
-                f"but zeros ({listed(names, 3)})."
+                f"At epoch {epoch}, all incoming weights of {int(dead.sum())} of {total} units are "
+                f"zero ({listed(names, 3)})."
             )
             yield Finding("dead units", (epoch,), text, tuple(names), float(dead.sum()))
 

@@ -20,13 +20,12 @@ def usable(model: nn.Module) -> nn.Module:
             the message says what to do.
     """
     while (inner := _inner(model)) is not None:
-        logger.info("%s is taken off: the network inside it is used", type(model).__name__)
+        logger.info("%s is removed: the network inside it is used", type(model).__name__)
         model = inner
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
-            "the network is a scripted module (torch.jit), whose inner modules cannot be looked "
-            "into: build it from its Python code and load the weights, "
-            "torch.jit.load(file).state_dict()"
+            "the network is a scripted module (torch.jit), whose inner modules are not accessible: "
+            "build it from its Python code and load the weights, torch.jit.load(file).state_dict()"
         )
     named = [*model.named_parameters(), *model.named_buffers()]
     if lazy := [name for name, value in named if nn.parameter.is_lazy(value)]:
@@ -43,8 +42,8 @@ def usable(model: nn.Module) -> nn.Module:
     ]
     if quantised:
         raise ValueError(
-            f"the network is quantised ({', '.join(quantised[:4])}): nothing can be measured by "
-            f"gradients there; use the weights from before it was quantised"
+            f"the network is quantised ({', '.join(quantised[:4])}), so gradients cannot be "
+            f"computed; use the weights from before it was quantised"
         )
     if meta := [name for name, value in named if value.is_meta]:
         raise ValueError(
