@@ -101,9 +101,9 @@ def _check_memory(source: TrainedSource, run: Run) -> None:
     if needed > memory:
         raise ValueError(
             f"training of series {source.name!r}: a batch of {size} images needs "
-            f"{needed / 2**30:.2f} GiB with the weights, and there are {memory / 2**30:.2f} beside "
-            f"the libraries; raise `memory`, take fewer workers or smaller images, or lower "
-            f"training.batch_size, on which the result depends"
+            f"{needed / 2**30:.2f} GiB with the weights, but only {memory / 2**30:.2f} are free "
+            f"beside the libraries; increase `memory`, use fewer workers or smaller images, or "
+            f"lower training.batch_size, on which the result depends"
         )
 
 
