@@ -1,8 +1,9 @@
 """Variance components: the shares of participants and of trials in the variance of responses.
 
-Where participants differ little, more of them help little; where trials differ much, more trials
-are needed (`analysis.planning.power` takes these standard deviations). The share of a component
-is its intraclass correlation: that of two answers with only this in common, given the condition.
+If participants differ little, additional participants add little precision; if trials differ
+much, more trials are needed (`analysis.planning.power` takes these standard deviations). The share
+of a component is an intraclass correlation: the correlation of two responses of one condition that
+have only this component in common.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
-#: Variance of the standard logistic distribution: what is left of an answer on the logit scale.
+#: Residual variance on the logit scale: that of the standard logistic distribution.
 LOGISTIC = np.pi**2 / 3
-#: What answers can have in common besides their condition, and the rest.
+#: What responses of one condition can have in common, and the residual.
 COMPONENTS = ("participants", "participants in conditions", "trials", "residual")
 
 
@@ -28,13 +29,13 @@ COMPONENTS = ("participants", "participants in conditions", "trials", "residual"
 class VarianceComponents:
     """Shares of the variance within conditions (intraclass correlations) by component.
 
-    Right or wrong answers: on the logit scale, by the logistic model with crossed random effects
-    (`mixed_model.py`), the residual being π²/3 (Nakagawa, Johnson & Schielzeth 2017). Anything
-    else: on its own scale, by MINQUE(0) (Rao 1971), which is unbiased, needs no complete design and
-    is the analysis of variance where the design is complete; what comes out below 0 is set to 0,
-    and the reason says so.
+    For correct and incorrect responses, they are computed on the logit scale by the logistic model
+    with crossed random effects (`mixed_model.py`), with the residual π²/3 (Nakagawa, Johnson &
+    Schielzeth 2017). For other values, they are computed on the scale of the values by MINQUE(0)
+    (Rao 1971), which is unbiased, allows incomplete designs and equals the analysis of variance for
+    complete ones; negative estimates are set to 0, and `reason` says so.
 
-    value is the share, `effect` the variance itself. They describe: there are no intervals.
+    In an estimate, `value` is the share and `effect` the variance. There are no intervals.
     """
 
     value: str = "correct"
@@ -72,12 +73,12 @@ class VarianceComponents:
 
 
 def minque(data: Crossed) -> np.ndarray:
-    """Estimate the variances of COMPONENTS by MINQUE(0): the quadratic forms |Zₖ′My|² and y′My
-    (M centres within conditions) are set equal to their expectations, which are linear in the
-    variances: E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
+    """Estimate the variances of COMPONENTS by MINQUE(0).
 
-    A component whose effect cannot be separated from the others' is left out (0): participants in
-    conditions where there is one condition, or nobody answers one twice.
+    The quadratic forms |Zₖ′My|² and y′My (M centres within conditions) are set equal to their
+    expectations, which are linear in the variances: E|Zₖ′My|² = Σₗ σₗ² ‖Zₖ′MZₗ‖² + σ² tr(Zₖ′MZₖ).
+    "Participants in conditions" is 0 if it cannot be separated from the other components, because
+    there is one condition or no participant responds twice in a condition.
     """
     groups = len(data.groups)
     own = np.unique(data.participant * groups + data.group, return_inverse=True)[1]

@@ -1,14 +1,14 @@
-"""Differences of shares between conditions, participants and items clustered.
+"""Differences of shares between conditions, with participants and items clustered.
 
-The interval of a difference is put together from those of its two shares (Newcombe 1998; Zou &
+The interval of a difference is computed from the intervals of its two shares (Newcombe 1998; Zou &
 Donner 2008, "MOVER"), which are symmetric in log odds: with a = p̂₁ − l₁ and b = u₂ − p̂₂,
 
     low = p̂₁ − p̂₂ − √(a² + b² − 2 ρ a b),
 
-and the upper end likewise. ρ is the correlation of the two shares (people and items that are in
-both conditions), from the variance of the difference itself. Student's interval around p̂₁ − p̂₂
-rejected 7 to 9 % of true null hypotheses where a few people who differ widely answered a condition
-of which they get little right: a small share then comes with a small variance.
+and the upper end likewise. ρ is the correlation of the two shares (due to participants and items
+in both conditions); it is derived from the variance of the difference. Student's interval around
+p̂₁ − p̂₂ rejected 7 to 9 % of true null hypotheses if a few participants of very different ability
+responded to a difficult condition, because a small share then comes with a small variance.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from analysis.statistics.shares import (
 )
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
-#: Smallest p-value that is looked for.
+#: Lower limit of the p-values that are computed.
 SMALLEST = 1e-12
 
 
 def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int]]:
-    """Return the pairs of conditions to compare: all, or each with the reference."""
+    """Return the indices of the pairs of conditions to compare: all pairs, or each other condition
+    with the reference."""
     if reference is None:
         return list(combinations(range(len(names)), 2))
     if reference not in names:
@@ -55,7 +56,8 @@ def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple
 
 
 def between(data: Crossed, pairs: Sequence[tuple[int, int]], scale: Function) -> Variance:
-    """Return differences of pairs of groups on a scale (`means`) with their clustered variance."""
+    """Return the differences of pairs of groups on a scale (for example `means`) with their
+    clustered variance."""
     first, second = np.array(pairs).T
     weights = np.eye(len(data.groups))[first] - np.eye(len(data.groups))[second]
 
@@ -69,9 +71,9 @@ def between(data: Crossed, pairs: Sequence[tuple[int, int]], scale: Function) ->
 
 @dataclass(frozen=True)
 class _Share:
-    """A share and what its interval needs: the variances of its log odds (clustered, and as if
-    answers were independent), or, where these cannot be estimated, clusters that count as trials.
-    """
+    """A share and the quantities for its interval: the variances of its log odds (clustered, and
+    for independent responses), and the number of trials of the exact interval that is used if the
+    variance cannot be estimated."""
 
     value: float
     variance: float
@@ -98,8 +100,8 @@ class Difference:
     """The difference of two shares, p̂₁ − p̂₂, with its interval and tests.
 
     Attributes:
-        df: degrees of freedom of its variance. correlation: of the two shares.
-        reason: why it has no interval, or why not the usual one; "" where it has.
+        df: degrees of freedom of its variance. correlation: correlation of the two shares.
+        reason: why it has no interval, or a Clopper–Pearson interval; "" otherwise.
         given: whether it has an interval.
     """
 
@@ -125,13 +127,13 @@ class Difference:
         return float(np.sqrt(max(a**2 + b**2 - 2 * self.correlation * a * b, 0.0)))
 
     def interval(self, level: float, null: float) -> tuple[float, float, float]:
-        """Return the ends, and the two-sided p-value of `null`: the alpha at which the interval
-        just reaches it. NaN where there is none."""
+        """Return the ends, and the two-sided p-value of `null`: the alpha at which an end of the
+        interval equals it. All are NaN if there is no interval."""
         if not self.given:
             return np.nan, np.nan, np.nan
         low, high = self.ends(size(level))
         p = self._p(null)
-        # Were an end not to move steadily with the level, the interval would decide.
+        # If the ends are not monotonic in alpha, the interval decides.
         return low, high, max(p, size(level)) if low <= null <= high else p
 
     def _p(self, null: float) -> float:
@@ -150,7 +152,7 @@ class Difference:
 
 
 def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-    """Return the difference of shares of each pair of groups."""
+    """Compute the difference of the shares of each pair of groups."""
     first, second = np.array(pairs).T
     odds, alone = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
     both = between(data, pairs, means)
@@ -182,18 +184,17 @@ def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Differe
 @STATISTICS.add("cluster_contrasts")
 @dataclass(frozen=True)
 class ClusterContrasts:
-    """Differences of shares between conditions, participants and items clustered.
+    """Differences of shares between conditions, with participants and items clustered.
 
-    Two estimates a pair (first − second): "risk difference", p̂₁ − p̂₂, with the interval that this
-    module describes and the p-value of this pair alone, the level at which the interval just leaves
-    0 out; "odds ratio", exp(logit p̂₁ − logit p̂₂ ± t_df √V), the same claim on the other scale,
-    without a test of its own. Participants who answered both conditions enter both sides, so their
-    general ability cancels.
+    There are two estimates per pair (first, second): "risk difference", p̂₁ − p̂₂, with the interval
+    described at the top of this module and the unadjusted p-value, which is the alpha at which an
+    end of the interval is 0; and "odds ratio", exp(logit p̂₁ − logit p̂₂ ± t_df √V), without a test
+    of its own. The general ability of participants who respond in both conditions cancels.
 
     Attributes:
-        reference: compare all others with this condition; all pairs by default.
-        replicates, seed: of the bootstrap that this statistic was before; the closed form needs
-            neither, so they change nothing.
+        reference: the condition with which all others are compared; by default all pairs.
+        replicates, seed: have no effect; kept for configurations from the time when this statistic
+            was a bootstrap.
     """
 
     reference: str | None = None

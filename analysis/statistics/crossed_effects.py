@@ -18,9 +18,10 @@ from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
 @dataclass(frozen=True)
 class FittedConditions:
-    """A mixed model with a fixed effect a condition, and the df of its linear combinations.
+    """A mixed model with one fixed effect per condition, and the df of its linear combinations.
 
-    people, items: what share of a condition's answers each gave or got: [P, conditions], [I, ...].
+    people, items: the share of each participant [P, conditions] and item [I, conditions] in the
+    responses of each condition.
     """
 
     fit: mixed_model.Fit
@@ -31,16 +32,15 @@ class FittedConditions:
 
     @property
     def standard_deviation(self) -> float:
-        """Return the standard deviation of a response's logit around that of its condition, over
-        all random effects."""
+        """Standard deviation of the sum of all random effects, on the logit scale."""
         return float(np.linalg.norm(self.fit.sd))
 
     def combination(self, weights: np.ndarray) -> tuple[float, float, float]:
         """Return value, variance and Satterthwaite's degrees of freedom of weights·β.
 
-        The random effects enter a weighted sum of means with Σ_people (Σ_conditions weight·share)²
-        and so on; these parts of the variance have the degrees of freedom of the fit, the rest is
-        sampling of answers, without limit.
+        Each random effect contributes σ² times a sum of squares to the variance, for participants
+        Σ_people (Σ_conditions weight·share)²; these parts have the degrees of freedom of the fit.
+        The rest is the sampling variance of responses, with infinite degrees of freedom.
         """
         variance = float(weights @ self.fit.covariance @ weights)
         sums = (self.people @ weights, self.people * weights, self.items @ weights)
@@ -57,7 +57,7 @@ class FittedConditions:
         level: float,
     ) -> Estimate:
         """Estimate weights·β with its interval, transformed from the logit scale by `back`, and
-        test `null`; there is neither if a condition has too few participants or items."""
+        test `null`. Interval and p are NaN if a condition has too few participants or items."""
         used = weights != 0
         value, variance, df = self.combination(weights)
         shares = (self.people[:, used], self.items[:, used])
@@ -71,8 +71,8 @@ class FittedConditions:
 
 
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
-    """Fit the model to the conditions with correct and incorrect responses; None if there is
-    none."""
+    """Fit the model to the conditions that have both correct and incorrect responses; return None
+    if there are none."""
     kept, _ = answered(frame, "correct")
     share = kept.groupby("condition")["correct"].transform("mean")
     kept = kept[(share > 0) & (share < 1)]
@@ -90,16 +90,16 @@ def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
 @STATISTICS.add("crossed_effects")
 @dataclass(frozen=True)
 class CrossedEffects:
-    """Share of right answers per condition from a logistic model with crossed random effects.
+    """Share of correct responses per condition from a logistic model with crossed random effects.
 
-    Random intercepts of participants, of participants within conditions, and of items.
-    value: the share averaged over participants and items, E expit(β + σz), which is
-    comparable with the raw share; the interval carries the ends of β ± t_df·SE through the same
-    average. p tests that the averaged share is chance. See `mixed_model.py`; fitted by
-    Laplace's method, σ by REML, t with Satterthwaite's df.
+    The model (`mixed_model.py`) has random intercepts of participants, of participants within
+    conditions, and of items; it is fitted by Laplace's method, with σ by REML. The value is the
+    share averaged over participants and items, E expit(β + σz), which is comparable with the raw
+    share; the ends of β ± t_df·SE (Satterthwaite's df) are averaged in the same way. The null
+    hypothesis is that the averaged share equals chance.
 
-    A condition with only right or only wrong answers has no finite effect: it is left out of the
-    model, its estimate is NaN, and its answers are counted in `left_out`.
+    A condition with only correct or only incorrect responses has no finite effect: it is left out
+    of the model, its estimate is NaN, and its responses are counted in `left_out`.
     """
 
     chance: float | Mapping[str, float]
@@ -136,12 +136,12 @@ class CrossedEffects:
 @STATISTICS.add("crossed_contrasts")
 @dataclass(frozen=True)
 class CrossedContrasts:
-    """Odds ratios between conditions from the model with crossed random effects, p of each alone.
+    """Odds ratios between conditions from the model with crossed random effects, p unadjusted.
 
-    exp(β₁ − β₂): how the odds of one person on one item of average difficulty change; further from
-    1 than the ratio of averaged odds, as differences between people and items do not dilute it.
-    People may differ in how much a condition helps them: the model has an effect of each
-    participant in each condition.
+    exp(β₁ − β₂) is the ratio of the odds of one participant on one item; it is further from 1 than
+    the ratio of averaged odds, because it does not average over participants and items. Effects of
+    conditions may differ between participants: the model has an effect of each participant in each
+    condition.
     """
 
     reference: str | None = None

@@ -17,7 +17,7 @@ from analysis.statistics.statistic import STATISTICS, Estimates
 
 
 def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> float:
-    """Return the p-value of two one-sided tests (Schuirmann 1987): the larger of the two.
+    """Return the p-value of two one-sided tests (Schuirmann 1987): the larger of their p-values.
 
     Args:
         value: the difference. margin: the smallest difference of interest, above 0.
@@ -33,17 +33,17 @@ def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> f
 class Equivalence:
     """Test that differences of means (or shares) between conditions are smaller than `margin`.
 
-    Null hypothesis: the difference is −margin or less, or margin or more. The two one-sided tests
-    are those of `cluster_contrasts`, on other scales than that of shares Student's with the same
-    variance and degrees of freedom. p is the larger, and it is below α exactly where the interval
-    of level 1 − 2α lies between −margin and margin: so the interval given is that one (90 % for a
-    level of 95 %).
+    The null hypothesis is that the difference is at most −margin or at least margin. For shares,
+    the two one-sided tests are those of `cluster_contrasts`; for other scales, t tests with the
+    same variance and degrees of freedom. p is the larger of their p-values. It is below α exactly
+    if the interval of level 1 − 2α lies between −margin and margin: this interval is returned (90 %
+    for a level of 95 %).
 
     Attributes:
-        margin: smallest difference of interest, in units of `value`.
-        scale: lowest and highest possible value: no interval goes beyond their difference, and no
-            margin may reach it, as every difference is smaller.
-        value: the measured column. reference: compare all others with it; all pairs by default.
+        margin: smallest difference of interest, in units of `value`; below the range of the scale.
+        scale: lowest and highest possible value; their difference limits the interval.
+        value: the column of measured values.
+        reference: the condition with which all others are compared; by default all pairs.
         level: 1 − α of the test.
     """
 
@@ -62,7 +62,7 @@ class Equivalence:
 
     @property
     def largest(self) -> float:
-        """Return the largest difference that is possible on the scale."""
+        """The largest possible difference on the scale."""
         return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
@@ -88,8 +88,7 @@ class Equivalence:
     def _tested(
         self, data: Crossed, pairs: list[tuple[int, int]], level: float
     ) -> Iterator[tuple[float, float, float, float, str]]:
-        """Return the ends of the interval, p, value and reason of each pair, in the form of the
-        contrasts."""
+        """Yield the ends of the interval, p, value and reason of each pair."""
         if self.scale == (0, 1):
             for d in differences(data, pairs):
                 low, high, p_low = d.interval(level, -self.margin)

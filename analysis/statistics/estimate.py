@@ -1,4 +1,4 @@
-"""The form of every estimate: a value, its interval, its test, and how they were computed."""
+"""The record of an estimate: a value, its interval, its test, and how they were computed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from math import isclose, nan, sqrt
 
 import numpy as np
 
-#: Fewest participants, and fewest items, in each group that an estimate needs for an interval.
-#: With three of 60 people in a condition the worst of the designs tried rejected 9 % of 200 null
-#: studies (standard error 2); with four 6.8 % of 1,000 (0.8), see docs/analysis.md.
+#: Smallest number of participants, and of items, per group for which an interval is computed.
+#: If only three of 60 participants respond in a condition, the worst design that was simulated
+#: rejected 9 % of 200 null studies (standard error 2 %); with four, 6.8 % of 1,000 (0.8 %), see
+#: docs/analysis.md.
 FEWEST = 4
 
-
-#: Why there is no interval where all answers, or the means of all clusters, are alike.
+#: Reason why there is no interval if all responses, or the means of all clusters, are equal.
 ALIKE = "nothing varies, so that no interval can be estimated"
 
 
@@ -22,22 +22,21 @@ class Estimate:
     """An estimate with its uncertainty.
 
     Attributes:
-        value: the estimate; NaN where undefined.
-        low: lower end of the interval; NaN where undefined.
-        high: upper end of the interval; NaN where undefined.
-        n: what was counted (say of what in `clustered` or the table's caption).
-        left_out: how many units could not be used, so that NaN never hides data.
-        test: name of the test, "" where none was made.
-        p: its p-value, uncorrected unless `test` says so; NaN where undefined.
-        effect: effect size; NaN where none.
-        effect_name: what the effect size is, e.g. "odds ratio".
-        level: coverage aimed at by the interval.
+        value: the estimate; NaN if undefined.
+        low, high: ends of the interval; NaN if undefined.
+        n: number of observations; the table's caption names their kind.
+        left_out: number of observations that could not be used.
+        test: name of the test; "" if nothing was tested.
+        p: p-value, unadjusted unless `test` says otherwise; NaN if undefined.
+        effect: effect size; NaN if there is none.
+        effect_name: name of the effect size, e.g. "odds ratio".
+        level: nominal coverage of the interval.
         clustered: the units that were resampled or given random effects, e.g. ("participant",).
-        p_error: Monte Carlo standard error of p; NaN where p is no simulation.
-        reason: why there is no interval or no test, or what a reader must know of it; "" where
-            nothing is to be said.
+        p_error: Monte Carlo standard error of p; NaN if p is not simulated.
+        reason: why there is no interval or no test, or what a reader must know about them; ""
+            otherwise.
 
-    An interval without width is none: its ends become NaN, and `reason` says so.
+    The ends of an interval of width 0 are replaced by NaN, and `reason` says so.
     """
 
     value: float
@@ -55,14 +54,14 @@ class Estimate:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if isclose(self.low, self.high, rel_tol=1e-12):  # what remains of rounding is no width
+        if isclose(self.low, self.high, rel_tol=1e-12):  # equal up to rounding errors
             object.__setattr__(self, "low", nan)
             object.__setattr__(self, "high", nan)
             object.__setattr__(self, "reason", self.reason or ALIKE)
 
 
 def size(level: float) -> float:
-    """Return the size α of a test at a confidence level; 1 − .95 in floating point is above .05."""
+    """Return the size α of a test at a confidence level, rounded: the float 1 − .95 exceeds .05."""
     return round(1 - level, 12)
 
 
@@ -72,16 +71,16 @@ def permuted(
     """Return an estimate with a permutation test of `null` and a percentile interval that agree
     with each other.
 
-    The two are computed in different ways, so that near the limit one can exclude the null and the
-    other not; the more cautious one then decides. Where the interval holds the null, p is at least
-    the two-sided p-value of the resamples, twice the smaller share of them on one side of the null;
-    where p does not exclude the null, the interval is widened to it, and `reason` says so.
+    Because the two are computed differently, only one of them may exclude the null value; the more
+    conservative one then decides. If only p excludes it, p is raised to the two-sided p-value of
+    the resamples (twice the smaller share of them on one side of the null value; at least α); if
+    only the interval excludes it, the interval is extended to it. `reason` says so.
 
     Args:
-        reached: permutations that are at least as extreme as what was observed; p = (reached + 1) /
-            (permutations + 1) (Phipson & Smyth 2010).
-        resampled: the estimate in each bootstrap replicate [replicates], NaN where undefined; none
-            where too few units were resampled, which leaves the interval out.
+        reached: number of permutations that are at least as extreme as the observed value; p =
+            (reached + 1) / (permutations + 1) (Phipson & Smyth 2010).
+        resampled: the estimate in each bootstrap replicate [replicates], NaN if undefined; empty if
+            there are too few units for an interval.
     """
     p = (reached + 1) / (permutations + 1)
     estimate = replace(estimate, p=p, p_error=sqrt(p * (1 - p) / permutations))

@@ -1,12 +1,13 @@
 """Free-text labels: do participants give the same label to the same neuron?
 
 The statistic is the mean similarity of pairs of labels within a group (one trial at one stage).
-What it would be if labels had nothing to do with the trial is found by giving people other trials
-of the same condition: a person's answers change places with one another, and whole sets of answers
-between people who gave equally many. Someone's habit of writing "stripes" everywhere, and
-everybody's of writing "mixed" in a condition, are so in the null as in the data. An answer moves as
-a whole: what a person writes at three stages of one neuron is alike whatever the neuron, and labels
-shuffled one by one would take that for agreement (14 % false alarms at 5 %).
+Its null distribution, if labels do not depend on the trial, is computed by permutations within a
+condition: the responses of a participant are permuted, and whole sets of responses are exchanged
+between participants with equally many. A participant's habit of writing "stripes" everywhere, or
+the habit of all participants of writing "mixed" in a condition, is thus part of the null
+distribution. A response is moved as a whole: the labels of a participant at three stages of one
+neuron are similar for any neuron, and permuting single labels would count that as agreement (14 %
+rejections of true null hypotheses at α = 5 %).
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ SIMILARITIES: Registry[Similarity] = Registry("text similarity")
 
 
 def normalise(label: str) -> str:
-    """Lower case; letters with their marks, digits and emoji only; single spaces. "" says nothing.
+    """Return a label in lower case, with only letters, their marks, digits, emoji and single
+    spaces; "" if nothing remains.
 
-    However it was typed, a text comes out the same: full or half width, accents as characters of
-    their own, invisible joiners and variants of emoji.
+    Different encodings of a text give the same result: full and half width, combining accents,
+    invisible joiners and variants of emoji.
     """
     text = unicodedata.normalize("NFKC", label).casefold()
     return " ".join("".join(map(_kept, unicodedata.normalize("NFKC", text))).split())
 
 
 def _kept(character: str) -> str:
-    """Return how a character of a label counts: itself, a space if it separates, or nothing."""
+    """Return what replaces a character of a label: itself, a space for a separator, or ""."""
     kind = unicodedata.category(character)
     if kind == "Cf" or "\ufe00" <= character <= "\ufe0f":
         return ""
@@ -55,7 +57,7 @@ def exact(labels: Sequence[str]) -> np.ndarray:
 def words(labels: Sequence[str]) -> np.ndarray:
     """Compute the Jaccard overlap of the sets of words, ignoring a plural "s".
 
-    Where a language puts no spaces between words, only equal labels overlap: take `trigrams`.
+    In languages without spaces between words only equal labels overlap: use `trigrams` there.
     """
     sets = [{w.removesuffix("s") if len(w) > 3 else w for w in label.split()} for label in labels]
     return _overlap(sets)
@@ -79,7 +81,7 @@ def sequence(labels: Sequence[str]) -> np.ndarray:
 
 
 def _overlap(sets: Sequence[set[str]]) -> np.ndarray:
-    """|A ∩ B| / |A ∪ B| of all pairs: [n, n]."""
+    """Compute |A ∩ B| / |A ∪ B| of all pairs of sets: [n, n]; 0 if both are empty."""
     vocabulary = {piece: k for k, piece in enumerate(sorted(set().union(*sets)))}
     has = np.zeros((len(sets), len(vocabulary)))
     for row, pieces in enumerate(sets):
@@ -90,7 +92,7 @@ def _overlap(sets: Sequence[set[str]]) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-#: Shuffles that are drawn at once.
+#: Number of permutations that are drawn at once, which limits the memory.
 AT_ONCE = 64
 
 
@@ -98,14 +100,15 @@ AT_ONCE = 64
 class LabelAgreement:
     """Mean similarity of labels within groups, compared with permuted groups.
 
-    value: the mean over groups of the mean similarity of two people's labels (groups of one label
-    are left out and counted). p: (b + 1) / (n + 1), b the shuffles that reach the value
-    (Phipson & Smyth 2010). effect: the value less the mean of the shuffles, i.e. what people share
-    beyond the habits of naming. The interval resamples trials (percentiles).
+    The value is the mean over groups of the mean similarity of the labels of two participants
+    (groups with one label are left out and counted); p = (b + 1) / (n + 1), where b of n
+    permutations reach the value (Phipson & Smyth 2010). The effect is the value minus the mean over
+    permutations: the agreement beyond habits of naming. The interval is the percentile interval
+    over resampled trials; see `permuted`.
 
     Attributes:
-        similarity: a name of SIMILARITIES, or your own as "package.module:attribute".
-        shuffles, replicates: permutations for the test, resamples for the interval.
+        similarity: a name in SIMILARITIES, or "package.module:attribute" of your own function.
+        shuffles, replicates: number of permutations for the test, of resamples for the interval.
     """
 
     similarity: str = "words"
@@ -115,8 +118,8 @@ class LabelAgreement:
     level: float = 0.95
 
     def __call__(self, frame: pd.DataFrame) -> Estimate:
-        """Test the labels of one condition: trial, participant, label, and stage where there are
-        several labels an answer. Empty labels are left out and counted.
+        """Test the labels of one condition: trial, participant, label, and stage if a response has
+        several labels. Empty labels are left out and counted.
 
         Raises:
             ValueError: the similarity is not a symmetric matrix over the labels.
@@ -130,7 +133,7 @@ class LabelAgreement:
         )
         texts = sorted(set(wide.to_numpy().ravel()) - {""})
         similar = self._similarity(texts)
-        # Empty labels have the last code; nothing is like them.
+        # Empty labels have the last code, whose similarities are NaN.
         code = {label: k for k, label in enumerate([*texts, ""])}
         codes = wide.map(code.__getitem__).to_numpy()
         people, trials = (wide.index.get_level_values(k) for k in ("participant", "trial"))
@@ -160,8 +163,8 @@ class LabelAgreement:
         return permuted(estimate, reached, self.shuffles, null, resampled[: 0 if few else None])
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
-        """Return the similarities of distinct labels, with a last row and column of NaN for
-        empty ones."""
+        """Return the similarities of distinct labels, with a last row and column of NaN for the
+        empty label."""
         matrix = np.asarray(SIMILARITIES.get(self.similarity)(texts), dtype=float)
         n = len(texts)
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
@@ -174,11 +177,11 @@ class LabelAgreement:
     def _shuffled(
         self, people: np.ndarray, codes: np.ndarray, pairs: _Pairs, similar: np.ndarray
     ) -> np.ndarray:
-        """Return the value under each permutation: [shuffles]; undefined ones (no pair of
-        labels) are 0.
+        """Return the value under each permutation: [shuffles]; 0 if no trial has a pair of labels.
 
         Args:
-            people: code of each answer's participant, sorted. codes: of labels [answers, stages].
+            people: code of each response's participant, sorted.
+            codes: codes of labels [responses, stages].
         """
         rng = np.random.default_rng(self.seed)
         values = np.empty(self.shuffles)
@@ -191,13 +194,13 @@ class LabelAgreement:
 
 
 def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Return which response is at each response's position in each of k permutations: [k,
-    answers].
+    """Return k permutations of responses, as indices of responses: [k, responses].
 
-    A person's answers change places, then whole sets of them between people with equally many.
+    The responses of each participant are permuted, then whole sets of responses are exchanged
+    between participants with equally many.
 
     Args:
-        people: code of each answer's participant, sorted.
+        people: code of each response's participant, sorted.
     """
     order = np.empty((k, len(people)), dtype=int)
     first = np.flatnonzero(np.diff(people, prepend=-1))
@@ -214,10 +217,11 @@ def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """All pairs of responses to one trial, by trial: the rows of each [pairs], and where a trial
-    begins.
+    """All pairs of responses to one trial, sorted by trial.
 
-    `starts` holds the trials that have pairs, `trials` how many there are in all.
+    Attributes:
+        first, second: rows of the two responses of each pair [pairs].
+        starts, owner: first pair and code of each trial that has pairs. trials: number of trials.
     """
 
     first: np.ndarray
@@ -241,7 +245,7 @@ class _Pairs:
         labels.
 
         Args:
-            codes: of labels [k, answers, stages].
+            codes: codes of labels in k permutations [k, responses, stages].
 
         Returns:
             [k, trials, stages].
@@ -251,7 +255,7 @@ class _Pairs:
             return found
         filled = ~np.isnan(similar).ravel()
         values = np.where(filled, similar.ravel(), 0.0)
-        for k, stage in np.ndindex(len(codes), codes.shape[2]):  # one alone fits a core's cache
+        for k, stage in np.ndindex(len(codes), codes.shape[2]):  # small arrays stay in the cache
             label = codes[k, :, stage]
             pair = label[self.first] * len(similar) + label[self.second]
             count = np.add.reduceat(filled.take(pair), self.starts, dtype=int)

@@ -3,18 +3,19 @@
     logit P(y = 1) = x·β + u_participant + v_participant,condition + w_item,
     u ~ N(0, σ_u²),  v ~ N(0, σ_v²),  w ~ N(0, σ_w²)
 
-The model of psycholinguistics for answers of many people to many items (Baayen, Davidson & Bates
-2008; Jaeger 2008), which statsmodels fits only by variational Bayes, whose intervals are too
-narrow. v is what a condition does for one person and not for another: without it contrasts of
-conditions that people see several times are too sure of themselves (Barr, Levy, Scheepers & Tily
-2013). It stands for a random slope of every condition, all with one variance and uncorrelated.
+This is the model of psycholinguistics for responses of many participants to many items (Baayen,
+Davidson & Bates 2008; Jaeger 2008). statsmodels fits it only by variational Bayes, whose intervals
+are too narrow. v lets the effect of a condition differ between participants: without it, intervals
+of contrasts are too narrow if participants respond several times in a condition (Barr, Levy,
+Scheepers & Tily 2013). It is a random slope for every condition, uncorrelated and with one
+variance.
 
-The integral over u, v and w is Laplace's: the log of the joint density at its mode less half the
-log determinant of its curvature. With `reml` the fixed effects are integrated in the same way (as
-glmmTMB's REML=TRUE), which undoes most of the downward bias of σ with ten to twenty items. A
-participant's u + v is a vector over the conditions, of covariance σ_u² 11ᵀ + σ_v² I = LL with L
-symmetric; these small blocks are eliminated first, so that one Newton step costs
-O(n + participants·conditions·(items + k)²).
+The integral over u, v and w is Laplace's approximation: the log of the joint density at its mode
+minus half the log determinant of its curvature. With `reml` the fixed effects are integrated in the
+same way (as by glmmTMB's REML=TRUE), which removes most of the downward bias of σ with ten to
+twenty items. The sum u + v of a participant is a vector over the conditions with covariance
+σ_u² 11ᵀ + σ_v² I = LL, L symmetric; these small blocks are eliminated first, so that one Newton
+step costs O(n + participants·conditions·(items + k)²).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import pandas as pd
 from scipy import linalg, optimize
 from scipy.special import expit
 
-#: Bounds of a variance on the logit scale: at the lower one the effect is absent.
+#: Bounds of a variance on the logit scale; at the lower bound it counts as 0.
 SMALLEST, LARGEST = 1e-6, 36.0
 
 
@@ -36,14 +37,15 @@ class Fit:
     """A fitted model.
 
     Attributes:
-        beta: fixed effects [k]. covariance: theirs, given the standard deviations [k, k].
-        sd: standard deviations of the random effects, logit scale: of participants, of
-            participants within conditions, of items (σ_u, σ_v, σ_w); 0 where absent.
-        df: degrees of freedom of their variances, 1 / (2 Var log σ) by the curvature of the
-            likelihood (for normal data about n − 1); infinite where σ is 0.
+        beta: fixed effects [k]. covariance: their covariance, given the standard deviations [k, k].
+        sd: standard deviations of the random effects on the logit scale: of participants, of
+            participants within conditions, of items (σ_u, σ_v, σ_w); 0 if not in the model or at
+            the lower bound.
+        df: degrees of freedom of these variances, 1 / (2 Var log σ) by the curvature of the
+            likelihood (about n − 1 for normal data); infinite if σ is 0.
         log_likelihood: Laplace's (restricted) log likelihood.
-        estimated: which standard deviations the model has.
-        converged: whether the search for the standard deviations ended well.
+        converged: whether the optimisation of the standard deviations converged.
+        estimated: which standard deviations are in the model.
     """
 
     beta: np.ndarray
@@ -56,7 +58,7 @@ class Fit:
 
     @property
     def note(self) -> str:
-        """Return a warning that the fit is singular or did not converge; "" otherwise."""
+        """A warning if the fit is singular or did not converge; "" otherwise."""
         effects = ("participants", "participants within conditions", "trials")
         absent = [e for e, sd, estimated in zip(effects, self.sd, self.estimated, strict=True)
                   if estimated and sd == 0]  # fmt: skip
@@ -65,10 +67,10 @@ class Fit:
 
 
 class _Problem:
-    """Data and the current mode (kept between evaluations: a warm start halves the work).
+    """The data and the current mode, at which the next evaluation starts (which halves the time).
 
-    The mode holds standardised effects: of participants over conditions [P·C], of items [I], and
-    the fixed effects [k].
+    The mode consists of the standardised effects of participants in conditions [P·C] and of items
+    [I], and the fixed effects [k].
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class _Problem:
         self.P, self.I, self.C, self.k = (
             int(participant.max()) + 1, int(item.max()) + 1, int(condition.max()) + 1, x.shape[1],
         )  # fmt: skip
-        self.own = participant * self.C + condition  # a participant in a condition
+        self.own = participant * self.C + condition  # code of a participant in a condition
         self.heads = self.P * self.C
         self.mode = np.zeros(self.heads + self.I + self.k)
 
@@ -98,15 +100,15 @@ class _Problem:
         return own[self.own] + sd[2] * b[self.i] + self.x @ beta
 
     def _joint(self, mode: np.ndarray, sd: np.ndarray) -> float:
-        """Return the log density of responses and (standardised) random effects, without
+        """Return the joint log density of responses and standardised random effects, without
         constants."""
         eta = self._eta(mode, sd)
         random = mode[: self.heads + self.I]
         return float(np.sum(self.y * eta - np.logaddexp(0, eta)) - 0.5 * random @ random)
 
     def _blocks(self, sd: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return gradient, participants' blocks [P, C, C], border [P, C, I + k] and rest [I + k,
-        I + k]."""
+        """Return the gradient and the negative Hessian at the mode, in parts: participants' blocks
+        [P, C, C], their border [P, C, I + k], and the rest [I + k, I + k]."""
         probability = expit(self._eta(self.mode, sd))
         residual = self.y - probability
         weight = probability * (1 - probability)
@@ -137,18 +139,17 @@ class _Problem:
     def solve(
         self, sd: np.ndarray, beta: np.ndarray | None = None
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Find the mode by Newton's method; the mode of the random effects alone if `beta` is
-        given.
+        """Find the mode by Newton's method; only that of the random effects if `beta` is given.
 
         Returns:
-            joint log density, participants' blocks [P, C, C], Schur complement of the rest.
+            joint log density, blocks of participants [P, C, C], Schur complement of the rest.
         """
         if beta is not None:
             self.mode[self.heads + self.I :] = beta
         value = self._joint(self.mode, sd)
         for _ in range(100):
             gradient, blocks, border, rest = self._blocks(sd)
-            if beta is not None:  # the fixed effects stand still
+            if beta is not None:  # the fixed effects are kept constant
                 gradient[self.heads + self.I :] = 0
                 border = border[:, :, : self.I]
                 rest = rest[: self.I, : self.I]
@@ -161,12 +162,13 @@ class _Problem:
             step = np.zeros_like(self.mode)
             step[: self.heads] = (solved[:, :, -1] - solved[:, :, :-1] @ step_tail).ravel()
             step[self.heads : self.heads + len(rest)] = step_tail
-            size = 3.0 / max(3.0, np.abs(step).max())  # far from the mode the weights vanish
+            # Steps are limited, because weights p(1 − p) become 0 far from the mode.
+            size = 3.0 / max(3.0, np.abs(step).max())
             while (new := self._joint(self.mode + size * step, sd)) < value - 1e-9 and size > 1e-6:
                 size /= 2
             self.mode = self.mode + size * step
             value = new
-            if gradient @ step < 1e-10:  # Newton's decrement: twice the gain still to be had
+            if gradient @ step < 1e-10:  # twice the remaining gain (squared Newton decrement)
                 break
         _, blocks, border, rest = self._blocks(sd)
         flat, solved = border.reshape(self.heads, -1), np.linalg.solve(blocks, border)
@@ -180,7 +182,7 @@ class _Problem:
     def refine(self, sd: np.ndarray, beta: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         """Maximise the `laplace` likelihood over β by scoring steps, starting at the joint mode.
 
-        The joint mode is biased towards zero, as the curvature depends on β too.
+        The joint mode is biased towards zero, because the curvature also depends on β.
         """
         width = 0.05 * np.sqrt(np.diag(covariance))
         for _ in range(20):
@@ -212,16 +214,16 @@ def fit(
     """Fit the model.
 
     Args:
-        y: answers, 0 or 1: [n]. x: fixed effects, full column rank: [n, k].
+        y: responses, 0 or 1: [n]. x: design matrix of the fixed effects, full column rank: [n, k].
         participant, item: codes from 0, without gaps: int [n].
-        condition: likewise; whose effect differs between participants. None leaves σ_v out, and
-            so does a condition that nobody answers twice or everybody answers alone.
-        reml: integrate the fixed effects too; otherwise they are maximised jointly with the
-            random effects and only those integrated (lme4's glmer with nAGQ = 0).
+        condition: codes of the conditions whose effects differ between participants: int [n]. σ_v
+            is left out if it is None, or if σ_v cannot be estimated (`_separable`).
+        reml: integrate the fixed effects too; otherwise they are maximised jointly with the random
+            effects, and only these are integrated (as by lme4's glmer with nAGQ = 0).
 
     Raises:
-        ValueError: columns of `x` depend on one another, or a level of a factor in `x` has only
-            right or only wrong answers, so that its effect is infinite.
+        ValueError: columns of `x` are linearly dependent, or a level of a factor in `x` has only
+            correct or only incorrect responses, so that its effect is infinite.
     """
     if np.linalg.matrix_rank(x) < x.shape[1]:
         raise ValueError("the fixed effects depend linearly on one another; drop a column")
@@ -270,8 +272,8 @@ def fit(
 
 
 def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
-    """Return whether σ_v can be separated from σ_u and from single responses: some participant
-    responds in several conditions, and more than once in one of them."""
+    """Return whether σ_v can be separated from σ_u and from the residual: some participant responds
+    in several conditions, and some participant more than once in a condition."""
     several = pd.DataFrame({"p": participant, "c": condition}).value_counts()
     return bool((several.groupby("p").size() > 1).any() and (several > 1).any())
 
@@ -279,7 +281,8 @@ def _separable(participant: np.ndarray, condition: np.ndarray) -> bool:
 def _degrees_of_freedom(
     deviance: Callable[[np.ndarray], float], variances: np.ndarray, step: float = 0.05
 ) -> np.ndarray:
-    """Return 1 / (2 Var log σ) of each variance, from second differences at the optimum."""
+    """Return 1 / (2 Var log σ) of each variance, from second differences at the optimum; infinite
+    for a variance at the lower bound, or if the curvature is not positive."""
     free = np.flatnonzero(variances > 2 * SMALLEST)
     steps = 2 * step * np.eye(len(variances))[free]  # of log σ², twice those of log σ
     curvature = np.empty((len(free), len(free)))
@@ -300,11 +303,11 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def marginal(beta: np.ndarray | float, sd: float) -> np.ndarray:
-    """Average the probability over Normal(0, sd²): E expit(β + sd·z), by Gauss–Hermite
-    quadrature with 41 nodes."""
+    """Return E expit(β + sd·z) over the standard normal z, by Gauss–Hermite quadrature with 41
+    nodes."""
     return expit(np.asarray(beta)[..., None] + sd * _NODES) @ _WEIGHTS
 
 
 def conditional(probability: float, sd: float) -> float:
-    """Return the β whose `marginal` probability is the given one."""
+    """Return the β whose `marginal` probability equals `probability`."""
     return float(optimize.brentq(lambda b: float(marginal(b, sd)) - probability, -60.0, 60.0))

@@ -1,5 +1,5 @@
-"""Shares of correct responses by condition, tested against chance: independent or clustered
-responses."""
+"""Shares of correct responses by condition and their tests against chance, for independent and for
+clustered responses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from analysis.statistics.clusters import (
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
-#: Of an interval that is not the usual one.
+#: Reason given with an interval for which the variance cannot be estimated.
 AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as trials"
 
 
 def chance_of(chance: float | Mapping[str, float], condition: str) -> float:
-    """Return the chance level of a condition. Raises ValueError if there is none, or it is
-    outside (0, 1)."""
+    """Return the chance level of a condition; raise ValueError if it is missing or outside (0,
+    1)."""
     level = chance if isinstance(chance, int | float) else chance.get(condition, np.nan)
     if not 0 < level < 1:
         raise ValueError(
@@ -49,7 +49,7 @@ def means(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def by_condition(frame: pd.DataFrame, names: Sequence[str], made: list[Estimate]) -> Estimates:
-    """Return estimates by condition, with the number of responses that each leaves out."""
+    """Return estimates by condition, with `left_out` set to the responses that were not used."""
     every = frame["condition"].astype(str).value_counts()
     return {
         (name,): replace(estimate, left_out=int(every[name]) - estimate.n)
@@ -63,10 +63,10 @@ class ExactBinomial:
     """Share of correct responses per condition against chance, as if all responses were
     independent.
 
-    Clopper & Pearson's (1934) interval and the exact two-sided test (R's `binom.test`: the
-    probability of all outcomes no likelier than the one seen). It is here because readers expect
-    it: with answers shared by participants and items its interval is too narrow (the coverage
-    table says by how much), so no claim rests on it.
+    It has Clopper & Pearson's (1934) interval and the exact two-sided test (as R's `binom.test`:
+    the probability of all outcomes that are not more likely than the observed one). It is reported
+    because readers expect it: if responses share participants and items, its interval is too narrow
+    (see the coverage table in docs/analysis.md), so that no claim is based on it.
     """
 
     chance: float | Mapping[str, float]
@@ -94,19 +94,20 @@ class ClusteredShares:
     """Share of correct responses per condition against chance, generalised to other participants
     and items.
 
-    logit p̂ ± t_df · √V with V the two-way cluster variance of `clusters.py` (Cameron, Gelbach &
-    Miller 2011) and Satterthwaite's df; the ends are carried back to shares, and the test of chance
-    is the same t, so that test and interval agree. No model of the answers is assumed.
+    The interval is logit p̂ ± t_df · √V, transformed back to shares, where V is the two-way cluster
+    variance of `clusters.py` (Cameron, Gelbach & Miller 2011) and df is Satterthwaite's. The test
+    against chance uses the same t, so that test and interval agree. No model of the responses is
+    assumed.
 
-    Where all (or all but a few) answers of a condition are right or wrong, the variance cannot be
-    estimated; the interval is then Clopper and Pearson's with as many trials as there are
-    participants or items, whichever are effectively fewer, which is conservative. With fewer than
-    four participants or items of a condition there is neither interval nor test.
+    If all (or all but a few) responses of a condition are correct or incorrect, the variance cannot
+    be estimated; the interval is then Clopper and Pearson's, where the number of trials is the
+    effective number of participants or of items, whichever is smaller. This is conservative. With
+    fewer than four participants or items in a condition there is no interval and no test.
 
     Attributes:
-        chance: of a right answer by guessing, one number or one a condition.
-        replicates, seed: of the bootstrap that this statistic was before; the closed form needs
-            neither, so they change nothing.
+        chance: probability of a correct response by guessing: one number, or one per condition.
+        replicates, seed: have no effect; kept for configurations from the time when this statistic
+            was a bootstrap.
     """
 
     chance: float | Mapping[str, float]
@@ -132,7 +133,7 @@ def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) ->
     variance.
 
     Args:
-        chances: of each group, to be tested; None tests nothing.
+        chances: chance level of each group [groups]; None if nothing is tested.
     """
     result, counts = two_way_jackknife(data, log_odds), np.bincount(data.group)
     made = estimates(result, expit, None if chances is None else logit(chances), counts, level)
@@ -147,10 +148,11 @@ def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) ->
 def _clusters_as_trials(
     data: Crossed, g: int, share: float, chance: float | None, level: float
 ) -> Estimate:
-    """Compute Clopper and Pearson's interval with clusters of the scarcer kind as trials.
+    """Compute Clopper and Pearson's interval with `clusters_as_trials` as the number of trials.
 
-    The number of successes, share × clusters, may be broken: the interval's beta distributions
-    know no whole numbers, and p is twice the smaller of their tails at chance, so that both agree.
+    The number of successes, share × trials, need not be an integer for the beta distributions of
+    the interval. p is twice the smaller of their tails at chance, so that it agrees with the
+    interval.
     """
     n = clusters_as_trials(data, g)
     low, high = clopper_pearson(share, n, level)
@@ -178,7 +180,7 @@ def clusters_as_trials(data: Crossed, g: int) -> float:
 
 
 def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
-    """Return Clopper & Pearson's (1934) interval of a share of n trials; n need not be an
+    """Return Clopper & Pearson's (1934) interval for a share of n trials; n need not be an
     integer."""
     k, tail = share * n, (1 - level) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0

@@ -1,9 +1,9 @@
-"""The form of a statistic: a record of parameters that is called on a frame of responses and
-returns estimates.
+"""The interface of statistics: a statistic is a record of parameters that is called on a frame of
+responses and returns estimates.
 
-Frames hold one row per answer with participant, trial (the item), condition and what is measured.
-Every statistic returns estimates by key, a tuple of names (condition, or pair and measure), which
-`tabulate` turns into a table. Rows without the measured value are left out and counted.
+A frame has one row per response, with participant, trial (the item), condition and the measured
+value. Estimates are keyed by a tuple of names (condition, or pair and measure); `tabulate` makes
+them a table. Rows without the measured value are left out and counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Estimates = dict[tuple[str, ...], Estimate]
 
 
 class Statistic(Protocol):
-    """The type of registered statistics: a frozen dataclass of parameters."""
+    """A registered statistic: a frozen dataclass of parameters that is called on a frame."""
 
     def __call__(self, frame: pd.DataFrame) -> Estimates: ...
 
