@@ -1,6 +1,6 @@
 """Commands of the analysis; each is a function that the command line adds to its Typer app.
 
-Nothing heavy is imported before a command runs.
+To start quickly, each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def analyse(
     ] = None,
     replicates: Annotated[int, typer.Option(min=99, help="bootstrap replicates")] = 1999,
     permutations: Annotated[int, typer.Option(min=99, help="permutations per test")] = 9999,
-    seed: Annotated[int, typer.Option(min=0, help="of bootstraps and permutations")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of bootstraps and permutations")] = 0,
     exhibits: Annotated[
         list[str] | None,
         typer.Option(help="tables and figures of your own: package.module:name, …"),
@@ -182,7 +182,7 @@ def power(
         str | None,
         typer.Option(help="responses per trial, instead of --items: 30, or 20:60:20"),
     ] = None,
-    cost: Annotated[float | None, typer.Option(min=0, help="per participant")] = None,
+    cost: Annotated[float | None, typer.Option(min=0, help="cost per participant")] = None,
     chance: Annotated[
         float, typer.Option(min=0.001, max=0.999, help="accuracy of guessing", show_default="1/6")
     ] = 1 / 6,
@@ -207,7 +207,7 @@ def power(
     sd_item: Annotated[float, typer.Option(min=0, help="SD of trials' difficulty (logit)")] = 0.7,
     wanted: Annotated[float, typer.Option(min=0.05, max=0.99, help="required power")] = 0.8,
     studies: Annotated[int, typer.Option(min=50, help="simulated studies per design")] = 400,
-    seed: Annotated[int, typer.Option(min=0, help="of the simulation")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the simulation")] = 0,
     pilot: Annotated[
         Path | None,
         typer.Option(
@@ -219,7 +219,7 @@ def power(
         Path | None, typer.Option(help="folder for the table and the power curve")
     ] = None,
 ) -> None:
-    """Determine numbers of participants, trials and responses per trial by simulated power."""
+    """Estimate the power of a study by simulation, for numbers of participants and trials."""
     import matplotlib.pyplot as plt
 
     from analysis.exhibits.figures import styled
@@ -282,7 +282,7 @@ def parse_range(text: str, name: str) -> list[int]:
     """Parse "8" or "100:400:50" (both ends included) into numbers.
 
     Raises:
-        ValueError: neither form, or not positive.
+        ValueError: the text has neither form, or a number is not positive.
     """
     try:
         parts = [int(part) for part in text.split(":")]
@@ -296,7 +296,7 @@ def parse_range(text: str, name: str) -> list[int]:
 
 
 def parse_conditions(text: str) -> dict[str, float]:
-    """Parse "base=.6,random=.1667" into a dict. Raises ValueError for another form."""
+    """Parse "base=.6,random=.1667" into a dict; raise ValueError for another form."""
     found = {}
     for part in text.split(","):
         name, _, share = (piece.strip() for piece in part.partition("="))

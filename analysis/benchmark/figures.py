@@ -16,13 +16,13 @@ from analysis.exhibits.figures import COLOURS, Figure, look, panels
 
 
 def _frame(name: str, bench: Bench) -> pd.DataFrame:
-    """Return the frame of a table; empty if the benchmark lacks what it needs."""
+    """Return the frame of a table; it is empty if the benchmark has no such table."""
     table = shelf.get("bench", "table", name)(bench)
     return pd.DataFrame() if table is None else table.frame
 
 
 def _interval(axis: Axes, y: int, row: pd.Series, value: str, **marker: Any) -> None:
-    """Draw a value with its interval on one line, with the method's letters beside it."""
+    """Draw a value and its interval at height y, and the method's letters to the right."""
     axis.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
     axis.plot(row[value], y, "o", color="black", **marker)
     axis.text(1.02, y, row["group"], transform=axis.get_yaxis_transform(), va="center", fontsize=8)
@@ -112,7 +112,7 @@ def layers(bench: Bench) -> Figure | None:
 def reliability(bench: Bench) -> Figure | None:
     frame = _frame("reliability", bench)
     sizes = [c for c in frame.columns if c.startswith("ρ, ") and frame[c].notna().any()]
-    if not sizes:  # too few images for two halves
+    if not sizes:  # there are too few images for two halves
         return None
     canvas, axis = plt.subplots(figsize=(5.6, 3.4))
     for _, row in frame.iterrows():

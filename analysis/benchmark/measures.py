@@ -1,7 +1,7 @@
-"""Measures by which a benchmark evaluates methods: outcomes after ablating their sets.
+"""Measures by which a benchmark evaluates methods: outcomes after ablating their sets of neurons.
 
 The sampled units are classes; networks and pairs of epochs are fixed, and an image's outcome is its
-mean over pairs. Undefined values are NaN.
+mean over pairs. An arm is a named set of neurons that is ablated. Undefined values are NaN.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ UNIT = [*PAIR, "class_id", "image_id"]
 
 
 def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
-    """Return the records of one ablation, split and place as units (pair, class, image) x arms.
+    """Return the records of one ablation, split and layer as units (pair, class, image) x arms.
 
     Returns:
-        float; columns (method, arm, draw), and (CONTROLS, "before", 0) for the untouched network.
+        floats; columns (method, arm, draw), and (CONTROLS, "before", 0) for the unchanged network.
     """
     column = OUTCOMES[outcome]
     wide = records.pivot(index=UNIT, columns=["method", "arm", "draw"], values=f"{column}_after")
@@ -29,15 +29,15 @@ def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
 
 def of_method(wide: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the arms of one method with columns (arm, draw); no columns if none of them could
-    be run."""
+    """Return the arms of one method with columns (arm, draw); there are no columns if none of its
+    arms was run."""
     return wide.loc[:, wide.columns.get_level_values("method") == method].droplevel(
         "method", axis=1
     )
 
 
-#: What a method is judged by, the larger the better: name -> function(its arms, controls)
-#: -> one value a unit. A new measure is one entry.
+#: A measure by which a method is evaluated: function of its arms and the controls that returns one
+#: value per unit. Larger values are better.
 Measure = Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
 
 
@@ -56,14 +56,14 @@ def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
 
 
 def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Return whether a correct prediction becomes an error by ablating q1; undefined if it was
-    an error before."""
+    """Return 1 if ablating q1 makes a correct prediction an error, 0 if not; NaN if it was an error
+    before."""
     before = mean_of_arm(controls, "before")
     return (before - mean_of_arm(mine, "q1")).where(before > 0)
 
 
 def costs_more(than: str, arm: str = "q1") -> Measure:
-    """Return a measure of how much more one arm reduces the outcome than another."""
+    """Return the measure by how much `arm` reduces the outcome more than the arm `than` does."""
 
     def measure(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
         others = controls if than == "random" else mine
@@ -84,15 +84,15 @@ MEASURES: dict[str, Measure] = {
 
 
 def measured(wide: pd.DataFrame, measure: Measure, methods: Sequence[str]) -> pd.DataFrame:
-    """Return a measure of every method: (class, image) x methods, mean over pairs."""
+    """Compute a measure of every method: (class, image) x methods, mean over pairs."""
     controls = of_method(wide, CONTROLS)
     columns = {name: measure(of_method(wide, name), controls) for name in methods}
     return pd.DataFrame(columns).groupby(["class_id", "image_id"]).mean()
 
 
 def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return classes x arms of one method (with `random` and `before`), mean over pairs and
-    images."""
+    """Return the mean outcomes over pairs and images: classes x arms of one method, and the
+    controls `random`, `all` and `before`."""
     mine = of_method(wide, method)
     controls = of_method(wide, CONTROLS)
     arms = {name: mean_of_arm(mine, name) for name in mine.columns.get_level_values("arm").unique()}
@@ -102,13 +102,13 @@ def over_classes(wide: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def outcomes_before(wide: pd.DataFrame) -> pd.Series:
-    """Return class -> mean outcome of the unchanged network."""
+    """Return the mean outcome of the unchanged network by class."""
     return wide[CONTROLS, "before", 0].groupby("class_id").mean()
 
 
 def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
-    """Return the outcome by the share of ablated neurons: share, most, least (first), mean over
-    classes."""
+    """Return the mean outcome over classes by the share of ablated neurons: columns share, most
+    (most important first) and least (least important first)."""
     mine = of_method(wide, method)
     classes = over_classes(wide, method)
     rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]

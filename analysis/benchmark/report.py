@@ -1,5 +1,5 @@
-"""The report of a benchmark (leaderboard, tables, figures, sentences), and the comparison of
-two."""
+"""The report of a benchmark (leaderboard, tables, figures, sentences), and the comparison of two
+benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table as ScreenTable
 
 from analysis.benchmark import figures as bench_figures  # noqa: F401 - registers the figures
 from analysis.benchmark import measures
-from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers them
+from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers the tables
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import comparable, differing
 from analysis.exhibits import shelf
@@ -31,7 +31,7 @@ def write_bench_report(folder: Path) -> Written:
     """Write leaderboard.csv, tables/, figures/ and report.html into the run's `bench/`.
 
     Raises:
-        ArtifactError: the folder holds no finished benchmark, or one of another version.
+        ArtifactError: the folder has no finished benchmark, or one of another version.
     """
     bench = Bench(read_results(folder))
     out = bench.results.folder
@@ -47,7 +47,7 @@ def write_bench_report(folder: Path) -> Written:
 
 
 def _on_screen(bench: Bench, main: Table) -> ScreenTable:
-    """Return the leaderboard in 80 columns for the terminal; the rest is in the files."""
+    """Return the main columns of the leaderboard for a terminal of 80 characters."""
     frame = main.frame
     linear = frame["linearises"] == bench.main
     shown = pd.DataFrame(
@@ -67,13 +67,13 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
 
 @shelf.sentences("bench", "leaderboard")
 def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """Return on what importance is measured."""
+    """Return sentences on the data on which importance is measured."""
     return bench.results.measured_on
 
 
 @shelf.sentences("bench", "leaderboard")
 def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """Return what the leaderboard shows and does not show, as sentences made from the data."""
+    """Return sentences on what the leaderboard shows and does not show."""
     frame = tables["leaderboard"].frame
     known = frame[np.isfinite(frame["gap"].astype(float))]
     if known.empty:
@@ -107,8 +107,8 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _beside(best: pd.Series, others: pd.DataFrame) -> str:
-    """Complete a sentence on the best of some methods with those that do not differ
-    significantly from it."""
+    """Return the end of a sentence on the best method: the methods that do not differ significantly
+    from it."""
     if others.empty:
         return "."
     letters = set(best["group"])
@@ -202,7 +202,7 @@ shelf.section(
 
 @shelf.sentences("bench", "stability")
 def agreement_of_rankings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
-    """Return how much the ranking changes with each factor."""
+    """Return one sentence per factor on how much the ranking changes with it."""
     if (table := tables.get("stability")) is None:
         return []
     return [
@@ -217,12 +217,13 @@ def compare(first: Path, second: Path) -> Table:
     """Compare the leaderboards of two benchmarks.
 
     Returns:
-        method; gap, low, high and place in each; difference with interval (the two as
-        independent, t with the smaller number of classes), its p-value, Holm over methods.
+        method; gap, low, high and place (rank) in each; the difference with its interval (the
+        benchmarks as independent, t with the smaller number of classes) and its p-value,
+        Holm-adjusted over methods.
 
     Raises:
-        ArtifactError: either is missing or of another version.
-        ValueError: they have no method in common, or were run by different ablations.
+        ArtifactError: a benchmark is missing or of another version.
+        ValueError: see `comparable`.
     """
     benches, common = comparable([first, second])
     a, b = benches

@@ -1,4 +1,4 @@
-"""Values computed from one benchmark, each once, for its tables, figures and report."""
+"""The values of one benchmark for its tables, figures and report; each is computed once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.results import Results
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One benchmark's results and the values computed from them."""
+    """The results of one benchmark and the values computed from them."""
 
     results: Results
 
@@ -42,25 +42,25 @@ class Bench:
 
     @property
     def main(self) -> str:
-        """The ablation of the main table: reversion if it was run."""
+        """The ablation of the main table: reversion if it was run, otherwise the first."""
         return "revert" if "revert" in self.ablations else self.ablations[0]
 
     @property
     def split(self) -> str:
-        """The images of the main table: held-out ones if arms were run on them."""
+        """The images of the main table: held-out images if arms were run on them."""
         splits = self.results.about["splits"]
         return "heldout" if "heldout" in splits else splits[0]
 
     @property
     def shown(self) -> str:
-        """`split` in words."""
+        """The images of the main table, described in words."""
         return {"heldout": "held-out images", "importance": "the images that importance saw"}[
             self.split
         ]
 
     @property
     def verb(self) -> str:
-        """The ablation as a verb, as in "after … the most important quarter"."""
+        """The ablation as a verb form, as in "after … the most important quarter"."""
         return "reverting" if self.main == "revert" else "ablating"
 
     def linearises(self, method: str) -> str:
@@ -68,16 +68,16 @@ class Bench:
 
     @cached_property
     def depth(self) -> pd.Series:
-        """Return (series, layer) -> depth, 0 to 1, of the layers in which arms were run."""
+        """Depth, from 0 to 1, of the layers in which arms were run, by series and layer."""
         layers = self.results.run.tables("layers").set_index(["series", "layer"])["depth"]
         wanted = [(s, name) for s, some in self.results.about["layers"].items() for name in some]
         return layers.loc[[key for key in wanted if key in layers.index]]
 
-    @lru_cache(maxsize=32)  # noqa: B019 - one Bench a process
+    @lru_cache(maxsize=32)  # noqa: B019 - there is one Bench per process
     def wide(
         self, ablation: str, layer: str = JOINT, outcome: str = "accuracy", split: str = ""
     ) -> pd.DataFrame:
-        """Return `measures.outcomes` of one ablation, place and split."""
+        """Return `measures.outcomes` of one ablation, layer and split."""
         where = {"ablation": ablation, "layer": layer, "split": split or self.split}
         chosen = self.results.records(with_controls=False, **where)
         return measures.outcomes(chosen, outcome)
@@ -87,23 +87,24 @@ class Bench:
         self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
         split: str = "",
     ) -> comparisons.Clustered:  # fmt: skip
-        """Return a measure of every method over classes; columns as in `methods`."""
+        """Return a measure clustered by class, with one column per method, in the order of
+        `methods`."""
         wide = self.wide(ablation or self.main, layer, outcome, split)
         values = measures.measured(wide, measures.MEASURES[measure], self.methods)
         return comparisons.clustered_by_class(values)
 
     def ranking(self, measure: str = "gap", **where: str) -> dict[str, float]:
-        """Return method -> value of a measure."""
+        """Return the value of a measure by method."""
         return dict(zip(self.methods, self.clustered(measure, **where).value, strict=True))
 
     @cached_property
     def separated(self) -> pd.DataFrame:
-        """Compare every pair of methods by the main measure (`comparisons.differences`)."""
+        """Comparisons of all pairs of methods by the gap (`comparisons.differences`)."""
         return comparisons.differences(self.clustered("gap"), self.methods)
 
     @cached_property
     def order(self) -> list[str]:
-        """Methods from best to worst by the main measure."""
+        """The methods from best to worst by the gap."""
         value = self.ranking()
         return sorted(self.methods, key=lambda m: (-np.nan_to_num(value[m], nan=-9), m))
 
@@ -113,8 +114,8 @@ class Bench:
         return {class_id: names[class_id] for class_id in self.results.about["classes"]}
 
     def levels(self) -> Iterator[tuple[str, str, dict[str, float]]]:
-        """Yield (factor, level, ranking of methods at that level), to show how stable the
-        ranking is."""
+        """Yield each factor, its level and the values of the methods at that level, which show how
+        stable the ranking is."""
         for ablation in self.ablations:
             yield "ablation", ablation, self.ranking(ablation=ablation)
         for split in self.results.about["splits"]:
@@ -140,7 +141,7 @@ class Bench:
         return wide[wide.index.get_level_values("series") == series]
 
     def ranking_of(self, wide: pd.DataFrame) -> dict[str, float]:
-        """Return method -> gap, mean over classes, of some units."""
+        """Return the gap of each method, mean over classes, for the rows of `wide`."""
         if wide.empty:
             return dict.fromkeys(self.methods, float("nan"))
         values = measures.measured(wide, measures.gap, self.methods)
@@ -148,7 +149,7 @@ class Bench:
 
     @cached_property
     def spaces(self) -> list[SemanticSpace]:
-        """Return all spaces of the run, in the configured order; none if they were not computed."""
+        """All spaces of the run, in the configured order; empty if they were not computed."""
         try:
             return run_tables.spaces(self.results.run)
         except ArtifactError:
@@ -156,13 +157,14 @@ class Bench:
 
     @cached_property
     def space_values(self) -> dict[str, pd.DataFrame]:
-        """Return the values by which spaces are evaluated: task -> neurons x methods, for
-        neurons that all methods place.
+        """The values by which spaces are evaluated: task -> neurons x methods, for the neurons that
+        have a vector in all spaces.
 
-        Tasks: the share of five neighbours with the same true concept, in the base and for neurons
-        of other epochs, series and untrained networks; `identity`, the reciprocal rank of a
-        channel's later self; `stability`, the share of five base neighbours that another draw of
-        the method's randomness finds, too.
+        The tasks are `concept: …`, the share of the five nearest base neurons with the same true
+        concept, for neurons of the base, of other epochs, of other series and of untrained
+        networks; `identity`, the reciprocal rank of the same channel at the next epoch; and
+        `stability`, the share of the five nearest base neurons that two draws of the method's
+        randomness have in common.
         """
         by_task: dict[str, dict[str, pd.Series]] = {}
         run = self.results.run
@@ -180,7 +182,7 @@ class Bench:
 
 
 def _identities(space: SemanticSpace) -> pd.Series:
-    """Return reciprocal ranks over all consecutive trained epochs of all series, one value per
+    """Return `identity` for all consecutive trained epochs of all series: one reciprocal rank per
     neuron."""
     frames = [
         identity(space, series, start, end).assign(series=series, epoch=end)
@@ -192,8 +194,8 @@ def _identities(space: SemanticSpace) -> pd.Series:
 
 
 def _stability(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
-    """Return the share of five nearest base neurons that two draws have in common, mean over
-    pairs of draws."""
+    """Return the share of nearest base neurons that two draws have in common, mean over all pairs
+    of draws, per neuron; None with fewer than two draws."""
     mine = neighbours[neighbours["method"] == method]
     columns = [name for name in mine if str(name).startswith("nearest_")]
     draws = [

@@ -1,9 +1,8 @@
-"""Combine benchmarks of several runs in one table: mean, SD over runs, crossed networks and
-classes.
+"""Combine the benchmarks of several runs in one table.
 
-Runs of several seeds or data sets answer what one run cannot: whether a ranking holds for other
-networks. A network is a series of a run. The sampled units are networks and classes, crossed: every
-network is judged on every class. So an interval is to hold for other networks and other classes.
+Runs with several seeds or data sets show whether a ranking generalises to other networks. A network
+is a series of a run. Networks and classes are crossed sampled units, because every network is
+evaluated on every class: intervals generalise to other networks and other classes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
     """Return the gap of every method by network and class, mean over pairs and images.
 
     Returns:
-        run, network, class, method, gap; NaN where a method has none.
+        run, network, class, method, gap (NaN if undefined).
     """
     wide = bench.wide(bench.main)
     controls = measures.of_method(wide, CONTROLS)
@@ -57,19 +56,19 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
 def over_runs(values: pd.DataFrame) -> pd.DataFrame:
     """Summarise every method over all runs.
 
-    The value is the mean over networks and classes. Its variance is that of networks plus that of
-    classes less that of their cells (`two_way_jackknife`), which on a balanced table is the crossed
-    random-effects variance of the mean. A difference is the mean of the differences of cells that
-    both methods have.
+    The value is the mean over cells (network and class). Its variance is that of networks plus that
+    of classes minus that of cells (`two_way_jackknife`); for a balanced table it is the crossed
+    random-effects variance of the mean. A difference is the mean difference of the cells that both
+    methods have.
 
     Args:
         values: run, network, class, method, gap. Cells without a value are left out and counted.
 
     Returns:
         one row per method with a value, from best to worst: method, mean, low, high, sd over runs,
-        lowest, highest (run's mean), networks, classes, cells, left out, difference (from the
-        reference, see `reference_of`), difference low, difference high, p alone, p (Holm over
-        methods), reason (why there is no interval, "" where there is one).
+        lowest, highest (means of runs), networks, classes, cells, left out, difference (from the
+        reference, see `reference_of`), difference low, difference high, p alone (unadjusted), p
+        (Holm-adjusted over methods), reason (why there is no interval, "" if there is one).
 
     Raises:
         ValueError: no method has a value.
@@ -104,7 +103,7 @@ def over_runs(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference_of(values: pd.DataFrame) -> str:
-    """The paper's method where it has a value, else the one with the highest mean."""
+    """Return the paper's method if it has a value, otherwise the method with the highest mean."""
     methods = values.dropna(subset=["gap"]).groupby("method")["gap"].mean()
     return SCORE if SCORE in methods else str(methods.idxmax())
 
@@ -112,10 +111,12 @@ def reference_of(values: pd.DataFrame) -> str:
 def _interval(
     cells: pd.Series, null: float | None, largest: float
 ) -> tuple[float, float, float, float, str]:
-    """Mean over networks and classes, its interval (within ± `largest`), p and why there is none.
+    """Return the mean over networks and classes, the ends of its interval (limited to ± `largest`),
+    its p-value, and the reason why they are missing ("" if they are not).
 
     Args:
-        cells: a value by run, network and class; what remains of rounding is no variation.
+        cells: values by run, network and class, rounded here so that rounding errors are no
+            variation.
     """
     known = cells.dropna().round(12).rename("value").reset_index().assign(method="")
     networks, classes = known["network"].nunique(), known["class"].nunique()
@@ -123,7 +124,7 @@ def _interval(
         few = f"{counted(networks, 'network')} and {counted(classes, 'class', 'classes')}"
         why = f"an interval needs {FEWEST} of each (here: {few})"
         return known["value"].mean(), np.nan, np.nan, np.nan, why
-    if known["value"].nunique() == 1:  # equal everywhere: no exchange of the two changes anything
+    if known["value"].nunique() == 1:  # if all differences are 0, p is 1
         value = known["value"].iloc[0]
         return value, np.nan, np.nan, 1.0 if value == null else np.nan, ALIKE
     data = crossed(known, "value", "method", "network", "class")
@@ -134,11 +135,11 @@ def _interval(
 
 
 def compare_runs(folders: Sequence[Path]) -> Table:
-    """Three or more benchmarks as one table.
+    """Summarise the benchmarks of several runs in one table.
 
     Raises:
-        ArtifactError: one is missing or of another version.
-        ValueError: they have no method in common, or were not judged alike.
+        ArtifactError: a benchmark is missing or of another version.
+        ValueError: a run is given twice; or see `comparable`.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("the same run was given twice; a run counts once")
@@ -184,12 +185,12 @@ def _mean_and_least(taus: Sequence[float]) -> str:
 
 
 def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
-    """The benchmarks of some runs, and the methods that all have, in the order of the first's.
+    """Read the benchmarks of runs; return them and their common methods, in the order of the first.
 
     Raises:
-        ArtifactError: one is missing or of another version.
-        ValueError: they have no method in common, or were not judged by the same ablation, images
-            and bins.
+        ArtifactError: a benchmark is missing or of another version.
+        ValueError: they have no method in common, or different ablations, images or numbers of
+            bins in their main tables.
     """
     benches = [Bench(read_results(folder)) for folder in folders]
     first = benches[0]
@@ -211,7 +212,8 @@ def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
 
 
 def differing(benches: Sequence[Bench], methods: Sequence[str]) -> str:
-    """What benchmarks were not run alike in, as the end of a caption; "" where all is alike."""
+    """Return a sentence on the settings in which benchmarks differ, for the end of a caption; "" if
+    there are none."""
     abouts = [bench.results.about for bench in benches]
     names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
     settings = [n.replace("_", " ") for n in names if any(a[n] != abouts[0][n] for a in abouts)]
@@ -224,7 +226,7 @@ def differing(benches: Sequence[Bench], methods: Sequence[str]) -> str:
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Names of folders, numbered where they are alike."""
+    """Return the names of folders, numbered if some are equal."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) == len(names):
         return names

@@ -1,4 +1,4 @@
-"""Tests of one method's sets: over classes, on which claims rest, and over images beside them."""
+"""Tests of the sets of each method: over classes, on which claims are based, and over images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _AGAINST = ("random", "matched")
 
 
 def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[float, int]]:
-    """Is q1 unlike a random set of its size? Mean outcome over classes, against saved random sets.
+    """Test whether the mean outcome over classes after ablating q1 differs from that of saved
+    random sets of the same size.
 
     Returns:
-        method -> (two-sided p = (b + 1) / (n + 1) with b the random sets at least as far from
-        their common mean as q1 is, n of them).
+        method -> (two-sided p, n): p = (b + 1) / (n + 1), where b of n random sets are at least as
+        far from the mean of all sets as q1 is; p is NaN without random sets or q1.
     """
 
     def mean(columns: pd.DataFrame) -> pd.Series:
@@ -39,18 +40,19 @@ def permutation(wide: pd.DataFrame, methods: Sequence[str]) -> dict[str, tuple[f
         if not len(null) or np.isnan(value):
             p_values[name] = (float("nan"), len(null))
             continue
-        centre = np.append(null, value).mean()  # of all that are exchangeable
+        centre = np.append(null, value).mean()  # q1 is exchangeable with the random sets
         beyond = np.abs(null - centre) >= abs(value - centre) - 1e-12
         p_values[name] = ((int(beyond.sum()) + 1) / (len(null) + 1), len(null))
     return p_values
 
 
 def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Tests over classes, p-values corrected by Holm over the methods.
+    """Test the sets of each method over classes.
 
     Returns:
-        method, page (the outcome rises from q1 to qB), random and matched (two-sided Wilcoxon of
-        q1), classes.
+        method, the p-values page (the outcome increases from q1 to the last bin, one-sided), random
+        and matched (q1 against the arm, two-sided Wilcoxon), each Holm-adjusted over the methods,
+        and classes (their number).
     """
     rows = []
     for method in methods:
@@ -66,16 +68,18 @@ def class_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def image_tests(wide: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Tests over images of one pair of epochs, paired: as if the images of a class were
-    independent, which they are not, as they share their sets. Beside the tests over classes.
+    """Test the sets of each method over the images of each pair of epochs.
+
+    These paired tests assume that images are independent. The images of a class are not, because
+    they share their sets; claims are therefore based on the tests over classes.
 
     Args:
-        wide: of the outcome `accuracy`.
+        wide: outcomes `accuracy`, see `measures.outcomes`.
 
     Returns:
-        series, epoch_from, epoch_to, method, images, cochran (do the bins differ?), mcnemar_last
-        (q1 against the last bin) and mcnemar_matched, exact; p-values, 1 where all agree, NaN
-        without images.
+        series, epoch_from, epoch_to, method, images (their number) and unadjusted p-values: cochran
+        (do the bins differ?), mcnemar_last (q1 against the last bin) and mcnemar_matched (q1
+        against matched), both exact; 1 if no image differs, NaN without images.
     """
     rows = []
     for key, group in wide.groupby(level=PAIR, sort=False):
@@ -111,5 +115,5 @@ def _mcnemar(arms: pd.DataFrame, first: str, second: str) -> float:
         for a in (True, False)
     ]
     if table[0][1] + table[1][0] == 0:
-        return 1.0  # no image says anything against equality
+        return 1.0  # no image differs between the arms
     return float(mcnemar(table, exact=True).pvalue)

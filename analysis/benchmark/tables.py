@@ -189,10 +189,11 @@ def by_layer(bench: Bench) -> Table | None:
 
 
 def images_needed(rho: float, images: int) -> float:
-    """How many images a half needs for a split-half correlation of .9 (Spearman and Brown, 1910).
+    """Return the number of images per half that a split-half correlation of .9 needs (Spearman and
+    Brown, 1910); NaN if `rho` is not between 0 and 1.
 
     Args:
-        rho: what halves of `images` images reach.
+        rho: the correlation of two halves with `images` images each.
     """
     return images * 9 * (1 - rho) / rho if 0 < rho < 1 else float("nan")
 

@@ -2,11 +2,10 @@
 
     python -m analysis.planning.coverage [--studies 1000] [--seed 0] [--workers 1] [--small]
 
-prints the three tables of docs/analysis.md: for designs with participants and items that vary, how
-often 95 % intervals contain the true value, how often a true null hypothesis is rejected at 5 %,
-and the power beside the prediction of the planner (`analysis.planning.power`); for small and
-unbalanced designs, and for d′, also how often there is an interval. Each number stands with its
-Monte Carlo standard error.
+prints the three tables of docs/analysis.md: how often 95 % intervals contain the true value, how
+often a true null hypothesis is rejected at α = 5 %, and the power, with the prediction of the
+planner (`analysis.planning.power`); for small and unbalanced designs, and for d′, also how often an
+interval can be estimated. Each number has its Monte Carlo standard error.
 """
 
 from __future__ import annotations
@@ -41,15 +40,16 @@ def _crossed(frame: pd.DataFrame, chance: float) -> Estimates:
 
 
 def _detection(frame: pd.DataFrame, chance: float) -> Estimates:
-    """d′ of the first condition against the second, where "correct" means judged changed."""
+    """Estimate d′ of the first condition (signal) against the second (noise), in alphabetical
+    order; "correct" means judged as changed."""
     signal, noise = sorted(set(frame["condition"]))
     made = Detection(signal, noise)(frame.rename(columns={"correct": "changed"}))
     return {(signal, noise, "d′"): made["d′",]}
 
 
-#: Estimates that are tests, with a p-value or without one for want of answers.
+#: Estimates that are tested; without a p-value if there are too few responses.
 TESTED = ("accuracy", "risk difference", "d′")
-#: Method -> (answers, chance) -> shares by condition, and contrasts by pair and measure.
+#: Method -> (responses, chance) -> shares by condition, and contrasts by pair and measure.
 METHODS: dict[str, Callable[[pd.DataFrame, float], Estimates]] = {
     "exact binomial": lambda frame, chance: ExactBinomial(chance)(frame),
     "cluster jackknife": _clustered,
@@ -59,8 +59,13 @@ METHODS: dict[str, Callable[[pd.DataFrame, float], Estimates]] = {
 
 
 def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[str, object]]:
-    """Return one row per interval: method, what, whether it contains the truth, whether its test
-    rejects."""
+    """Simulate and analyse one study.
+
+    Returns:
+        one row per estimate: study (the seed), method, what, null (whether its null hypothesis is
+        true), given (whether there is an interval), covered (whether it contains the true value),
+        rejected, tested, width (of the interval) and error (estimate minus true value).
+    """
     frame = as_frame(simulate(design, np.random.default_rng(seed)))
     conditional = dict(zip(design.accuracy, design.log_odds(), strict=True))
     rows: list[dict[str, object]] = []
@@ -99,7 +104,7 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
 def over_seeds(
     job: Callable[[int], Any], studies: int, seed: int = 0, workers: int = 1
 ) -> list[Any]:
-    """Return the results of a job for as many seeds as there are studies, in order."""
+    """Run a job for one seed per study and return the results in order."""
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(studies)]
     if workers == 1:
         return [job(s) for s in seeds]
@@ -108,7 +113,7 @@ def over_seeds(
 
 
 def arguments(description: str | None, studies: int = 1000) -> argparse.Namespace:
-    """Parse --studies, --seed and --workers."""
+    """Parse the arguments of the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--studies", type=int, default=studies)
     parser.add_argument("--seed", type=int, default=0)
@@ -127,10 +132,11 @@ def measure(
     """Simulate and analyse many studies.
 
     Returns:
-        method, what, null (whether the null hypothesis is true), intervals (how many), given (share
-        that could be given), coverage (of these), rejected (share of tests with p < .05, those
-        that could not be made among them; false positives where null, power elsewhere), coverage
-        error and rejected error (Monte Carlo standard errors), width and bias (means).
+        method, what, null (whether the null hypothesis is true), intervals (number of estimates),
+        given (share of estimates with an interval), coverage (share of these intervals that contain
+        the true value), rejected (share of tests with p < .05, where a test that could not be
+        computed does not reject; false positives if null, power otherwise), coverage error and
+        rejected error (Monte Carlo standard errors), width and bias (means).
     """
     results = over_seeds(partial(one_study, design, methods), studies, seed, workers)
     rows = pd.DataFrame([row for result in results for row in result])
@@ -152,14 +158,14 @@ def measure(
 
 
 def _error(rows: pd.DataFrame) -> float:
-    """Standard error of the mean of the second column: studies are independent, the intervals of
-    one study are not."""
+    """Compute the standard error of the mean of the second column; rows are clustered by study,
+    because the intervals of one study are not independent."""
     values = rows.iloc[:, 1].astype(float)
     sums = (values - values.mean()).groupby(rows["study"]).sum()
     return float(np.linalg.norm(sums) / max(values.notna().sum(), 1))
 
 
-#: The designs of the printed table. Two conditions keep Holm's correction out of false positives.
+#: The designs of the first table, with one contrast each, which Holm's procedure does not change.
 DESIGNS = {
     "size of the published study": Design(
         {"a": 0.5, "b": 0.5}, participants=260, items=15, answered=8
@@ -177,11 +183,12 @@ DESIGNS = {
 
 
 def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
-    """Two conditions alike, tested against their true share: every rejection is false."""
+    """Return a design of two equal conditions whose chance level is their true share: every
+    rejection is false."""
     return Design({"a": accuracy, "b": accuracy}, chance=accuracy, **parameters)
 
 
-#: Small and unbalanced designs, for the estimator of the claims, the cluster jackknife.
+#: Small and unbalanced designs for the cluster jackknife, on which claims are based.
 SMALL = {
     "2 participants, 8 trials": _small(participants=2, items=8),
     "3 participants, 8 trials": _small(participants=3, items=8),
@@ -199,7 +206,7 @@ SMALL = {
     "6 of 60 participants in one condition, differing widely": _small(
         items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
     ),
-    # The designs in which the procedure did worst while it was being chosen.
+    # The designs with the most false positives among those tried when the method was chosen.
     **{
         f"{n} of 60 participants in one condition, differing widely; true accuracy 1/6": _small(
             1 / 6, items=16, answering={"b": n}, sd_participant=1.2, sd_item=0.3
@@ -218,7 +225,7 @@ SMALL = {
 }
 
 
-#: Yes-no judgements, tested by d′: small and large studies, rates from 1/2 to near 0 and 1.
+#: Yes–no judgements, tested by d′: small and large studies, rates of 1/2 and near 0 and 1.
 RATES = {
     f"{participants} participants, {items} trials per condition; hits {hits:g}, "
     f"false alarms {alarms:g}": Design(
@@ -230,7 +237,7 @@ RATES = {
 
 
 def _percent(value: float, error: float = 0.0) -> str:
-    """A share with its standard error, which a share of 0 or 1 in the simulation does not have."""
+    """Format a share and its standard error (0 if unknown); "–" for NaN."""
     if np.isnan(value):
         return "–"
     return f"{100 * value:.1f}{f' ± {100 * error:.1f}' if error else ''} %"
@@ -239,10 +246,10 @@ def _percent(value: float, error: float = 0.0) -> str:
 def as_markdown(
     tables: dict[str, pd.DataFrame], whats: tuple[str, ...] = ("accuracy", "risk difference")
 ) -> str:
-    """Tables of `measure` by design, as docs/analysis.md shows them; power is in brackets.
+    """Format the results of `measure` by design as a Markdown table, with power in brackets.
 
-    The method has a column only where there are several, the share of intervals that are given
-    only where it is not always 1.
+    There is a column for the method only if there are several, and for the share of estimates with
+    an interval only if it is not always 1.
     """
     always = all((table["given"] == 1).all() for table in tables.values())
     columns = ("coverage", "rejected") if always else ("given", "coverage", "rejected")
@@ -256,7 +263,7 @@ def as_markdown(
             cells = [name, str(method)][: len(names)]
             for what in whats:
                 if what not in by_what.index and what != "accuracy":
-                    what = "odds ratio"  # of the crossed model
+                    what = "odds ratio"  # the crossed model has no risk difference
                 if what not in by_what.index:
                     cells += ["–"] * len(columns)
                     continue

@@ -1,5 +1,5 @@
-"""Simulate studies of correct and incorrect responses with known parameters, for planner and
-coverage."""
+"""Simulated studies of correct and incorrect responses with known parameters, for the estimation of
+power and of coverage."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class Design:
     """A study of correct and incorrect responses: its size, and the true parameters.
 
     Attributes:
-        accuracy: condition -> share of right answers, averaged over people and items.
-        participants: how many. items: trials a condition, drawn anew for every study.
-        answered: trials a participant answers in each condition (a balanced random part of the
-            items); all of them by default.
+        accuracy: condition -> share of correct responses, averaged over participants and items.
+        participants: number of participants.
+        items: number of trials per condition; their difficulties are drawn anew for every study.
+        answered: number of trials per participant and condition (a balanced random part of the
+            items); by default all items.
         sd_participant, sd_item: standard deviations of ability and of difficulty, logit scale.
         sd_condition: standard deviation over participants of a condition's effect, logit scale.
-        chance: of a right answer by guessing.
-        answering: condition -> how many participants answer it; all of them by default.
-        dropout: share of participants who leave after a random part of their trials.
+        chance: probability of a correct response by guessing.
+        answering: condition -> number of participants who respond to it; by default all.
+        dropout: expected share of participants who respond to a random part of their trials only.
     """
 
     accuracy: dict[str, float]
@@ -57,12 +58,11 @@ class Design:
 
     @property
     def standard_deviation(self) -> float:
-        """Return the total standard deviation of a response's logit around that of its
-        condition."""
+        """Total standard deviation of a response's logit around that of its condition."""
         return float(np.linalg.norm([self.sd_participant, self.sd_item, self.sd_condition]))
 
     def log_odds(self) -> np.ndarray:
-        """Return the logit for average ability and difficulty, by condition."""
+        """Return the logit for average ability and difficulty: [conditions]."""
         sd = self.standard_deviation
         return np.array([mixed_model.conditional(share, sd) for share in self.accuracy.values()])
 
@@ -77,7 +77,8 @@ def simulate(design: Design, rng: np.random.Generator) -> Crossed:
     right = rng.random(logits.shape) < expit(logits)
     shown = np.ones(right.shape, dtype=bool)
     if design.answered is not None and design.answered < items:
-        # A rotation through shuffled items: every item is answered equally often, give or take one.
+        # Participants take consecutive parts of shuffled items: every item receives equally many
+        # responses, up to one.
         first = (np.arange(people) * design.answered)[:, None, None]
         slot = np.argsort(rng.random((conditions, items)), axis=1)[None]
         shown = (slot - first) % items < design.answered
@@ -85,7 +86,7 @@ def simulate(design: Design, rng: np.random.Generator) -> Crossed:
         shown[number:, list(design.accuracy).index(name)] = False
     if design.dropout:
         leaves = rng.random(people) < design.dropout
-        last = np.where(leaves, rng.random(people), 1.0)  # the part of the session that is done
+        last = np.where(leaves, rng.random(people), 1.0)  # the completed part of the session
         shown &= rng.random(shown.shape) < last[:, None, None]
     person, condition, item = np.nonzero(shown)
     used, codes = np.unique(condition * items + item, return_inverse=True)

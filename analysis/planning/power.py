@@ -1,8 +1,8 @@
-"""Estimate the power of a study by simulating it and analysing it as planned.
+"""The power of a study, estimated by simulating and analysing it as planned.
 
-A power is the share of simulated studies in which the planned test rejects. The simulation knows
-participants who differ, items that differ and guessing (`designs.py`); the analysis is
-the clustered test of `analysis.statistics.shares`, so that the power is that of the claim itself.
+Power is the share of simulated studies in which the planned test rejects. The simulation has
+participants of different ability, items of different difficulty, and guessing (`designs.py`). The
+tests are the clustered ones of the analysis (`analysis.statistics.shares` and `contrasts`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from analysis.statistics.crossed_effects import fit_conditions
 from analysis.statistics.estimate import size
 from analysis.statistics.shares import clustered_shares
 
-#: Named where a study has several effects: that all are found in one study.
+#: Name of the event that all of several effects are significant in one study.
 TOGETHER = "all together"
-#: Differences below this are none: shares are given with three or four digits, as in 1/6 = .1667.
+#: Differences below this count as 0, because shares are given with few digits (1/6 as .1667).
 NOTHING = 0.0005
 
 
@@ -39,13 +39,13 @@ class Plan:
     """The design and the tests whose power is estimated.
 
     Attributes:
-        design: the study; its number of participants is varied by `curve`.
-        against_chance: test the conditions against chance and report those that differ from it,
-            otherwise the contrasts of conditions.
-        reference: compare all conditions with this one; all pairs by default.
-        level: 1 − level is the size of all tests of the study together.
-        share: what the tests planned here hold of it; as in the analysis (`claims.py`) the
-            rest is handed on to them only if the other tests are rejected, which is not counted on.
+        design: the design of the study; `curve` varies its size.
+        against_chance: test conditions against chance and report those that differ from it;
+            otherwise test contrasts of conditions.
+        reference: the condition with which all others are compared; by default all pairs.
+        level: 1 − α, where α is the family-wise error rate of the study.
+        share: the part of α that these tests receive (`claims.py`). The rest would be redistributed
+            to them if the other tests were rejected, which is not assumed here.
     """
 
     design: Design
@@ -59,9 +59,12 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     """Estimate the share of simulated studies in which each test rejects.
 
     Returns:
-        effect (a condition, or "a − b"; with several, TOGETHER: all are found in one study), size
-        (true difference), power, low, high (Wilson's 95 % interval for the error of simulation),
-        studies.
+        effect (a condition, or "a − b"; TOGETHER for all effects in one study if there are
+        several), size (true difference), power, low, high (Wilson's 95 % interval, which shows the
+        error of simulation), studies.
+
+    Raises:
+        ValueError: the conditions do not differ from chance, so that there is no effect.
     """
     design = plan.design
     names = tuple(design.accuracy)
@@ -72,16 +75,16 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         pairs = condition_pairs(names, plan.reference)
         effects = [f"{names[a]} − {names[b]}" for a, b in pairs]
         sizes = np.array([accuracy[a] - accuracy[b] for a, b in pairs])
-    # A control at chance, or two equal conditions, are tested, but there is nothing to be found.
+    # Tests of a true null hypothesis enter Holm's procedure, but their power is not reported.
     sought = np.abs(sizes) >= NOTHING
     if not sought.any():
-        sought[:] = not plan.against_chance  # how often equal conditions are found to differ
+        sought[:] = not plan.against_chance  # for equal conditions, the rate of false positives
     if not sought.any():
         raise ValueError("nothing to find: give conditions that differ from chance or each other")
-    kept = len(effects) * (1 / plan.share - 1)  # the others' weight, each test here having one
+    kept = len(effects) * (1 / plan.share - 1)  # weight of the other tests; each test here has 1
 
     def tested(data: Crossed) -> list[float]:
-        """The p-value of each test alone."""
+        """Return the unadjusted p-value of each test."""
         if plan.against_chance:
             chances = np.full(len(names), design.chance)
             return [e.p for e in clustered_shares(data, chances, plan.level)]
@@ -107,20 +110,22 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a study to try, in all combinations.
+    """The sizes of a study for which power is estimated, in all combinations.
 
-    Answers are participants × trials = items × raters in every condition, so that three of the four
-    numbers say the fourth. More participants alone do not help where items differ: the
-    variance between items is divided by the number of different items only.
+    The number of responses per condition is participants × trials = items × raters, so that three
+    of the four numbers determine the fourth. If items differ, more participants alone do not
+    suffice: the variance between items is divided by the number of different items only.
 
     Attributes:
-        participants: numbers to try. trials: likewise, a participant and condition.
-        items: likewise, different trials a condition; as many as `trials` by default.
-        raters: likewise, answers each trial gets (at least), which sets the items instead. Numbers
-            of participants that cannot give so many are left out.
+        participants: numbers of participants.
+        trials: numbers of trials per participant and condition.
+        items: numbers of different trials per condition; by default the number of `trials`.
+        raters: smallest numbers of responses per trial, which determine the number of items
+            instead. Sizes with fewer participants than raters are left out.
 
     Raises:
-        ValueError: both items and raters, fewer items than trials, more raters than participants.
+        ValueError: both items and raters are given, there are fewer items than trials, or more
+            raters than participants.
     """
 
     participants: Sequence[int]
@@ -143,7 +148,8 @@ class Sizes:
             )
 
     def __iter__(self) -> Iterator[tuple[str, int, int, int]]:
-        """What is held while participants vary, participants, items and trials of each size."""
+        """Yield the name of the design without its number of participants, and the numbers of
+        participants, items and trials, for each size."""
         held_at = self.raters or self.items or [0]
         for each, held, n in product(self.trials, held_at, self.participants):
             if self.raters and n < held:
@@ -156,14 +162,14 @@ class Sizes:
 def curve(
     plan: Plan, sizes: Sizes, studies: int = 400, cost: float = np.nan, seed: int = 0
 ) -> pd.DataFrame:
-    """Estimate power over sizes of the study.
+    """Estimate power for several sizes of the study.
 
     Args:
-        cost: of one participant, in any currency.
+        studies: number of simulated studies per size. cost: cost of one participant, any currency.
 
     Returns:
-        design (what is held while participants vary), participants, trials, items, raters, cost,
-        and the columns of `rejections`.
+        design (its name without the number of participants), participants, trials, items, raters,
+        cost, and the columns of `rejections`.
     """
     frames = []
     for name, n, items, each in sizes:
@@ -181,14 +187,13 @@ def curve(
 
 
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
-    """Find the fewest participants with which each effect, and all together, have the wanted
-    power.
+    """Return the fewest participants with which each effect, and all effects together, have the
+    wanted power.
 
     Returns:
-        effect, design, participants, trials, items, raters, power, cost; missing where no number
-        tried suffices (more items may). The power must hold for that number and all larger ones,
-        so that luck in one simulation does not count. The last effect is all together (or the only
-        one).
+        effect, design, participants, trials, items, raters, power, cost; missing if no number of
+        participants suffices. All larger numbers must also have the wanted power, so that one
+        favourable simulation does not decide. The last effect is TOGETHER, or the only one.
     """
     rows = []
     for (effect, design), group in table.groupby(["effect", "design"], sort=False):
@@ -203,8 +208,8 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
 
 
 def in_words(found: pd.DataFrame, wanted: float) -> str:
-    """Describe the smallest design with the wanted power for all effects: fewest participants,
-    trials, items."""
+    """Describe the smallest design with the wanted power for all effects: that with the fewest
+    participants, then trials, then items."""
     every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
     if every.empty:
         return f"No design tried finds every effect with {100 * wanted:g} % power."
@@ -221,13 +226,13 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
     """Set the accuracies and standard deviations of a design from a pilot's responses.
 
     Args:
-        design: its conditions that the pilot has take the pilot's (model-based) accuracies; chance,
-            numbers of items and participants stay.
-        pilot: participant, trial, condition, correct, and source where there is one.
+        design: conditions that are in the pilot receive its model-based accuracies; chance and the
+            numbers of items and participants do not change.
+        pilot: participant, trial, condition, correct, and optionally source.
 
     Raises:
-        ValueError: the pilot has none of the conditions, or says nothing (all right or all wrong),
-            or mixes sources.
+        ValueError: the pilot has none of the conditions, or no condition with both correct and
+            incorrect responses, or it mixes sources.
     """
     if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
         raise ValueError(f"the pilot mixes answers of {', '.join(sources)}; export one --source")
@@ -277,7 +282,7 @@ def power_tables(
         ),
     ]
     lines = table
-    if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many to tell apart
+    if len(table.groupby(["effect", "design"])) > len(COLOURS):  # too many lines to distinguish
         lines = table[table["effect"] == TOGETHER]
     curves = {", ".join(key): rows for key, rows in lines.groupby(["effect", "design"], sort=False)}
     with styled():
@@ -291,8 +296,9 @@ def draw_curves(
     """Draw power over participants, with the simulation error as a band.
 
     Args:
-        curves: what the legend calls them -> participants, power, low, high.
-        wanted: power at which a line is drawn. label: of the axis of power. legend: its title.
+        curves: name in the legend -> participants, power, low, high.
+        wanted: power at which a line is drawn. label: label of the axis of power.
+        legend: title of the legend.
     """
     canvas, axis = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
     for k, (name, rows) in enumerate(curves.items()):

@@ -1,4 +1,4 @@
-"""The structured abstract of a run's report, made from its tables and records alone."""
+"""The structured abstract of a run's report, generated from its tables and records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ UNTRAINED = "untrained"
 
 
 def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield design, results and limits; parts that the run lacks are left out."""
+    """Yield the paragraphs on design, results and limits; without those that the run cannot
+    support."""
     yield f"Design. {_design(run, tables['neurons'].frame)}"
     if (alignment := tables.get("alignment")) is not None:
         yield f"Concepts. {_concepts(run, tables['neurons'].frame)}"
@@ -63,8 +64,8 @@ def is_synthetic(run: Run) -> bool:
 
 
 def _concepts(run: Run, neurons: pd.DataFrame) -> str:
-    """Neurons with a true concept at the first checkpoint of each series, that with the most, and
-    the last."""
+    """Describe the number of neurons with a true concept at the first and the last checkpoint of
+    each series, and at that with the most."""
     named = named_concepts(run)
     assert named is not None
     parts = []
@@ -86,8 +87,8 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
 
 
 def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
-    """Describe the share in the first space, for the most distant trained networks and untrained
-    ones."""
+    """Describe the share of neighbours with the same concept in the first space, for the most
+    distant group of trained networks and for untrained networks."""
     method, base = alignment["method"].iloc[0], base_checkpoint(run)
     mine = alignment[alignment["method"] == method].set_index("group")
     of = {
@@ -111,7 +112,7 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
 
 
 def _importance(run: Run, reversion: pd.DataFrame) -> str:
-    """Describe the changes in accuracy for the sets of the main score, mean over pairs, with
+    """Describe the mean changes in accuracy over pairs for the sets of the main score, with
     intervals over classes."""
     method = main_method(run)
     records = joint(run)
@@ -145,7 +146,7 @@ def _importance(run: Run, reversion: pd.DataFrame) -> str:
 
 
 def _limits(run: Run) -> str:
-    """Describe to what the results do not generalise."""
+    """Describe the limits of generalisation."""
     count = len(series_of(run))
     said = [
         f"One training run of {'each of ' * (count > 1)}{counted(count, 'network')}: the "

@@ -13,7 +13,8 @@ from harness.records import NEURON
 
 
 class Album:
-    """Grids of example patches of any neuron of a run."""
+    """Example patches and the true concept of any neuron (series, epoch, layer, channel) of a
+    run."""
 
     def __init__(self, run: Run) -> None:
         self._images: ImageSet = open_images(run, "probe")
@@ -34,7 +35,8 @@ class Album:
     def picture(
         self, neuron: tuple[str, int, str, int], side: int = 3, tile: int = 44
     ) -> np.ndarray:
-        """Return the strongest side x side patches as one image; grey for a dead neuron."""
+        """Return the side x side patches that activate the neuron most as one RGB image [height,
+        width, 3]; it is grey for a dead neuron."""
         size = side * (tile + 2) - 2
         if neuron not in self._stimuli:
             return np.full((size, size, 3), 235, dtype=np.uint8)

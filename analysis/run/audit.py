@@ -1,4 +1,4 @@
-"""The audit of the checkpoints' weights: a table, distances as a picture, sentences."""
+"""The exhibits of the audit of the checkpoints' weights: tables, a figure, sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from harness.artifacts import Artifact, Run
 
 
 def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
-    """The tables of one kind of the run's series, joined; None where one is not there."""
+    """Return the tables of one kind of all series of the run, concatenated; None if one is
+    missing."""
     artifacts = [Artifact(kind, (name,)) for name in series_of(run)]
     if not all(run.path(artifact).exists() for artifact in artifacts):
         return None
@@ -91,7 +92,7 @@ def audit_distances(run: Run) -> Figure | None:
 
 @shelf.sentences("run", "networks")
 def audit_sentences(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """What speaks against each series, or that nothing does."""
+    """Return the anomalies of each series, and the series without any."""
     rows = tables_of_series(run, "audit_findings")
     if rows is None:
         return []

@@ -1,4 +1,4 @@
-"""The results of the check of each checkpoint, as a table."""
+"""The table of the loading check of each checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from analysis.exhibits.tables import Table
 from analysis.run.audit import tables_of_series
 from harness.artifacts import Run
 
-#: What the terminal shows of the table.
+#: The columns of the table that the terminal shows.
 NUMBERS = ["series", "epoch", "layers", "units", "outputs", "images", "accuracy"]
 
 
@@ -17,7 +17,7 @@ def checkpoints(run: Run) -> Table | None:
     if audited is None or not run.holds("check"):
         return None
     rows = audited[["series", "epoch"]].merge(run.tables("check"), on=["series", "epoch"])
-    if not set(NUMBERS) <= set(rows.columns):  # none could be used
+    if not set(NUMBERS) <= set(rows.columns):  # no checkpoint could be used
         return None
     notes = rows["notes"].str.replace("\n", "; ").replace("", "none")
     return Table(

@@ -30,7 +30,7 @@ from harness.results import REVERSION, has_results
 
 MAPPED_CONCEPTS = 7
 STRIPS = 6
-#: Concepts can be named from about a third of the depth on.
+#: Smallest relative depth of neurons that are shown: concepts can be named from about a third on.
 LEAST_DEPTH = 0.35
 
 
@@ -118,7 +118,7 @@ def concept_map(run: Run) -> Figure | None:
 
 
 def _classes_of_stimuli(run: Run) -> pd.DataFrame:
-    """Return the neurons' columns, and `concept`: the class of most of its stimuli."""
+    """Return the columns NEURON, and `concept`: the class of most of the neuron's stimuli."""
     index = run.table(Artifact("image_index", ("probe",)))[["image_id", "class_name"]]
     stimuli = run.tables("stimuli").merge(index, on="image_id")
     counts = stimuli.value_counts([*NEURON, "class_name"]).rename("images").reset_index()
@@ -166,7 +166,8 @@ def emergence(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
-    """The neurons with the largest displacement between their first trained and last epoch."""
+    """Show the neurons with the largest displacement between the first trained and the last
+    epoch."""
     space, album = spaces(run)[0], Album(run)
     rows = []
     series_names = series_of(run)
@@ -179,7 +180,7 @@ def strips(run: Run) -> Figure | None:
         deep = [album.depth(series, layer) >= LEAST_DEPTH for layer in moved["layer"]]
         moved = moved[deep].sort_values("displacement", ascending=False, kind="stable")
         share = STRIPS // len(series_names) or 1
-        # not more than two of a layer, so that one layer does not fill the figure
+        # at most two neurons per layer, so that one layer does not fill the figure
         for evolution in moved.groupby("layer").head(2).head(share).itertuples():
             line = []
             for epoch in epochs:
@@ -206,7 +207,7 @@ def strips(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def neighbours(run: Run) -> Figure | None:
-    """Some base neurons beside their nearest neighbours in every other series."""
+    """Show some base neurons and their nearest neighbours in the base and in every other series."""
     space, album, base = spaces(run)[0], Album(run), base_checkpoint(run)
     last = [
         space.rows(series=str(name), epoch=int(epochs.max()))
@@ -242,8 +243,8 @@ def neighbours(run: Run) -> Figure | None:
 
 
 def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
-    """Choose rows by farthest points: each next neuron is the least similar to those chosen
-    before."""
+    """Choose rows of a space by farthest-point sampling: each next neuron is the one least similar
+    to those already chosen."""
     if not len(rows):
         return []
     chosen = [int(rows[0])]
@@ -333,11 +334,11 @@ def reversion_plot(run: Run) -> Figure | None:
 
 
 def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    """Return the mean change of accuracy with its interval over classes, in percentage points,
-    by arm."""
+    """Return the mean change of accuracy by arm, with its interval over classes, in percentage
+    points."""
     return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
 
 
 def _with_intervals(axes: Axes, x: np.ndarray, means: pd.DataFrame, **style: Any) -> None:
-    """Draw means with intervals at positions x, without lines between them."""
+    """Draw means with their intervals at positions x, without connecting lines."""
     axes.errorbar(x, means["mean"], yerr=reach(means, "mean"), linestyle="none", **style)

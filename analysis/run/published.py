@@ -1,4 +1,5 @@
-"""The published figures beside a run of the same networks and epochs (`init --preset paper`)."""
+"""Comparison of a run with the published values of the same networks and epochs (`init --preset
+paper`)."""
 
 from __future__ import annotations
 
@@ -12,28 +13,29 @@ from harness.artifacts import Run
 from harness.records import JOINT, PAIR
 from harness.results import REVERSION, has_results, read_results
 
-#: What the paper's space and score are called here.
+#: Names of the paper's space and importance score.
 SPACE, SCORE = "sgns", "sign_t"
 BINS = ["q1", "q2", "q3", "q4"]
 COLUMNS = [*PAIR, "images", "outcome"]
 
 
 def published() -> pd.DataFrame:
-    """series, epoch_from, epoch_to, images (train: those that importance saw; test), outcome (top1,
-    top5), q1 to q4, random, before, suspect."""
+    """Return the published values: series, epoch_from, epoch_to, images (train: those used for
+    importance; test), outcome (top1, top5), q1 to q4, random, before, suspect."""
     path = files("analysis") / "run" / "data" / "published_reversion.csv"
     with path.open(encoding="utf-8") as file:
         return pd.read_csv(file, comment="#")
 
 
 def beside(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the published rows of the pairs in the records, beside our own.
+    """Combine the published values with those of a run, for the pairs that both have.
 
     Args:
-        records: of a reversion study, see `harness/results.py`.
+        records: the records of a reversion study, see `harness/results.py`.
 
     Returns:
-        As `published`, with source (published, ours); ours are means over layers and classes.
+        the columns of `published` and source (published, ours); ours are means over layers, each
+        the mean over images.
     """
     theirs = published()
     alone = records[(records["layer"] != JOINT) & (records["method"] == SCORE)]

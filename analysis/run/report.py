@@ -1,4 +1,4 @@
-"""The report of a run: every registered table and figure, and sentences made from them."""
+"""The report of a run: every registered table and figure, and sentences generated from them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ BASELINE = "random"
 
 @dataclass(frozen=True)
 class Written:
-    """The result of writing a report: main table and sentences for the terminal, paths of all
-    files."""
+    """The result of writing a report: the main table and sentences for the terminal, and the paths
+    of the files."""
 
     summary: ScreenTable | str
     paths: list[Path]
@@ -73,15 +73,14 @@ def write_exhibits(
     lead: str,
     links: Mapping[str, str] | None = None,
 ) -> dict[str, Table]:
-    """Write the exhibits of a report, and those that the run's configuration adds, into a
-    folder.
+    """Write the exhibits of a report, and those that the run's configuration adds, into a folder.
 
     Args:
-        report: of shelf.REPORTS. subject: what it is about, of this run.
+        report: name of the report in `shelf.REPORTS`. subject: the object that its exhibits take.
         title, lead, links: see `write_html`.
 
     Returns:
-        its tables.
+        the tables of the report by name.
     """
     manifest = run.manifest()
     shelf.use(report, manifest["configuration"].get("report", {}).get("exhibits", []))
@@ -109,7 +108,7 @@ def write_exhibits(
 
 
 def on_screen(table: Table) -> ScreenTable:
-    """Return a table for the terminal."""
+    """Return a table for the terminal, formatted as in the report."""
     screen = ScreenTable(title=table.title)
     for name, (_, numeric) in zip(table.shown(), table.heads(), strict=True):
         screen.add_column(name, justify="right" if numeric else "left", overflow="fold")
@@ -119,7 +118,7 @@ def on_screen(table: Table) -> ScreenTable:
 
 
 def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
-    """Return a frame of words and numbers as a table for the terminal."""
+    """Return a frame as a table for the terminal, with two decimal places and "–" for NaN."""
     screen = ScreenTable(title=title, padding=(0, 1, 0, 0), box=box.SIMPLE_HEAD)
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
@@ -134,7 +133,7 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
 
 
 def reversion_on_screen(table: Table) -> ScreenTable:
-    """Return the reversion table in 80 columns: effects alone; tests are in the files."""
+    """Return the effects of the reversion table for a terminal of 80 characters, without tests."""
     frame = table.frame
     effects = [name for name in arms_of(frame.columns) if name != "all"]
     names = {"epochs": frame["series"] + " " + frame["epochs"], "by": frame["method"]}
@@ -171,7 +170,7 @@ def abstract_of_run(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "networks")
 def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return how many neurons are left out, and on which images accuracy is computed."""
+    """Return sentences on dead neurons, and on the images on which accuracy is computed."""
     frame = tables["neurons"].frame
     by_series = frame.groupby("series", sort=False)["neurons"].max()
     parts = joined([f"{count} in {series}" for series, count in by_series.items()])
@@ -195,7 +194,7 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "limits")
 def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return which scores approximate the ablation by which they are evaluated."""
+    """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
     if not has_results(run, REVERSION):
         return []
     methods = read_results(run.root, REVERSION).about["methods"]
@@ -210,8 +209,8 @@ def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield the differences of other spaces, except random vectors, from the first one in
-    trained networks."""
+    """Yield a sentence on the differences of other spaces, except random vectors, from the first
+    one, in trained networks."""
     if (table := tables.get("alignment_pairs")) is None:
         return
     method, pairs = tables["alignment"].frame["method"].iloc[0], table.frame
@@ -244,7 +243,8 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
 
 
 def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
-    """Yield the baseline: the share in networks at epoch 0, and the concepts of their neurons."""
+    """Yield sentences on the baseline: the share in untrained networks, the concepts of their
+    neurons, and the normalised share."""
     rows = alignment[(alignment["group"] == abstract.UNTRAINED) & (alignment["method"] != BASELINE)]
     named = run_tables.named_concepts(run)
     if rows.empty or named is None:
@@ -278,7 +278,7 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
 
 @shelf.sentences("run", "space")
 def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return differences from the first space, and the shares in untrained networks."""
+    """Return sentences on differences from the first space, and on untrained networks."""
     if run_tables.named_concepts(run) is None:
         return [
             "The probe images have no masks and the test images no attributes, so the neurons' "
@@ -292,7 +292,7 @@ def compared_spaces(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return why reverting q1 can reduce accuracy more than reverting all neurons."""
+    """Return a sentence on why reverting q1 can reduce accuracy more than reverting all neurons."""
     if (table := tables.get("reversion")) is None:
         return []
     mine = table.frame[table.frame["method"] == main_method(run)]
@@ -320,8 +320,8 @@ def quarter_against_all(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return the gap between the last quarter and q1 by score, and which gaps differ
-    significantly."""
+    """Return a sentence on the gap between the last quarter and q1 by score, and on the gaps that
+    differ significantly."""
     if not has_results(run, REVERSION):
         return []
     changes = classes.by_class(joint(run))
@@ -349,8 +349,8 @@ def compared_scores(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "reversion")
 def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return how close matched sets are to q1 in size of change, and where they are no separate
-    control."""
+    """Return sentences on how similar matched sets are to q1 in size of change, and for which
+    scores they are no separate control."""
     if (table := tables.get("matching")) is None:
         return []
     means = table.frame.groupby("method", sort=False)[["ratio", "equal to q2"]].mean()
@@ -371,7 +371,7 @@ def matched_sets(run: Run, tables: Mapping[str, Table]) -> list[str]:
 
 @shelf.sentences("run", "supplement")
 def without_top5(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    """Return that top-5 accuracy is left out if it is easy to guess among few outputs."""
+    """Return a sentence if top-5 accuracy is left out, because it is high by guessing."""
     if not has_results(run, REVERSION) or (chance := top5_chance(run)) <= MOST_CHANCE:
         return []
     return [f"Top-5 accuracy is not shown: by guessing it would be {percent(chance)}."]

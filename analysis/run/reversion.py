@@ -18,12 +18,12 @@ from harness.results import REVERSION, Results, has_results, read_results
 
 @lru_cache(maxsize=1)
 def reversion_records(run: Run) -> pd.DataFrame:
-    """Return all reversion records of the run, read once for all tables and figures."""
+    """Return all reversion records of the run; they are read once for all tables and figures."""
     return read_results(run.root, REVERSION).records(with_controls=True)
 
 
 def methods_of(results: Results) -> Table:
-    """Return the importance methods of an ablation study and what each computes."""
+    """Return the table of the importance scores of an ablation study and their definitions."""
     about = results.about["methods"]
     rows = [
         {
@@ -50,7 +50,7 @@ def methods(run: Run) -> Table | None:
     return methods_of(read_results(run.root, REVERSION)) if has_results(run, REVERSION) else None
 
 
-#: Outcome -> what changes, in the title and the caption of a table, and how a change is printed.
+#: Outcome -> its name in the title and in the caption of a table, and the format of a change.
 _MEASURES = {
     "accuracy": ("accuracy", "top-1 accuracy (percentage points)", "{:+.0%}"),
     "top-5": ("top-5 accuracy", "top-5 accuracy (percentage points)", "{:+.0%}"),
@@ -61,7 +61,7 @@ _MEASURES = {
     ),
     "objective": ("the objective", "the objective (see Method)", "{:+.2f}"),
 }
-#: Top-5 accuracy says little where five of all outputs are more than this share.
+#: Largest chance level (5 / outputs) at which top-5 accuracy is still informative and shown.
 MOST_CHANCE = 0.3
 _TESTS = {
     "page": "adjusted p (Page)",
@@ -77,7 +77,7 @@ def joint(run: Run, split: str = "heldout") -> pd.DataFrame:
 
 
 def images_of(records: pd.DataFrame, kind: str = "") -> str:
-    """Return the number of images and classes: "300 held-out images (25 per class)"."""
+    """Return the number of images in words: "300 held-out images (25 per class)"."""
     per_class = records.groupby("class_id")["image_id"].nunique()
     least, most = per_class.min(), per_class.max()
     each = str(most) if least == most else f"{least} to {most}"
@@ -90,12 +90,13 @@ def arms_of(columns: pd.Index) -> list[str]:
 
 
 def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
-    """Return the changes of one outcome on one split's images by every score, with tests."""
+    """Return the table of changes of one outcome on the images of one split, for every score, with
+    tests; None if the run lacks them or the outcome is not informative."""
     if not has_results(run, REVERSION):
         return None
     records = joint(run, split)
     if f"{reversion.OUTCOMES[outcome]}_before" not in records:
-        return None  # of a run that was made before there were objectives
+        return None  # runs of older versions have no objectives
     if outcome == "top-5" and top5_chance(run) > MOST_CHANCE:
         return None
     table = with_epochs(reversion.summary(records, outcome).drop(columns=["split"]))
@@ -126,12 +127,12 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
 
 
 def top5_chance(run: Run) -> float:
-    """Return the top-5 accuracy of guessing among the outputs of the run's networks."""
+    """Return the top-5 accuracy of guessing, for the network of the run with the fewest outputs."""
     return min(1.0, 5 / float(run.tables("check")["outputs"].min()))
 
 
 def with_epochs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the two epochs of a pair as one column behind the series."""
+    """Return the table with the two epochs of a pair as one column, after the series."""
     epochs = table["epoch_from"].astype(str) + " → " + table["epoch_to"].astype(str)
     table = table.drop(columns=["epoch_from", "epoch_to"])
     table.insert(1, "epochs", epochs)
@@ -145,7 +146,7 @@ def main_method(run: Run) -> str:
 
 @shelf.table("run", "supplement", "matching")
 def matching(run: Run) -> Table | None:
-    """How close matched sets are to q1 in size of change."""
+    """Show how similar matched sets are to q1 in size of change."""
     if not has_results(run, REVERSION):
         return None
     importance = run.tables("importance")

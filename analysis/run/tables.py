@@ -54,8 +54,8 @@ def concepts(run: Run) -> pd.DataFrame | None:
 
 
 def named_concepts(run: Run) -> pd.DataFrame | None:
-    """Return the neurons that have a true concept: those of `concepts` with a sufficient
-    overlap."""
+    """Return the neurons that have a true concept: the rows of `concepts` with an overlap of at
+    least NAMED_OVERLAP."""
     table = concepts(run)
     return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
 
@@ -96,7 +96,7 @@ def neurons(run: Run) -> Table:
 
 @lru_cache(maxsize=1)
 def _shared(run: Run) -> pd.DataFrame | None:
-    """Return the neurons on which spaces are compared; None if no neuron has a true concept."""
+    """Return `shared_concepts` of the run; None if no neuron has a true concept."""
     if (named := named_concepts(run)) is None:
         return None
     shared = shared_concepts(spaces(run), named, base_checkpoint(run))
@@ -184,7 +184,7 @@ def space_methods(run: Run) -> Table:
     )
 
 
-#: The first artifact of each stage's pieces of work -> what the stage does.
+#: The first artifact of each kind of work -> its description.
 _STAGES = {
     "images": "generate images",
     "image_index": "list images",
@@ -203,7 +203,7 @@ _STAGES = {
 
 @shelf.table("run", "supplement")
 def times(run: Run) -> Table | None:
-    """The one table that differs between runs of the same configuration."""
+    """Show run times: the only table that differs between runs of the same configuration."""
     by_kind = run.seconds()
     rows = [
         {"work": what, "pieces": len(by_kind[kind]), "total, s": sum(by_kind[kind]),
