@@ -76,7 +76,7 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{folder} cannot be made a folder: {error.strerror}") from error
+        raise ArtifactError(f"folder {folder} cannot be created: {error.strerror}") from error
     holder = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         holder.acquire()

@@ -160,7 +160,7 @@ class Config(Section):
         """Yield contradictions between sections, each with its place."""
         names = [source.name for source in self.series]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            yield f"series: names must differ; {', '.join(repeated)} stands twice"
+            yield f"series: names must differ; repeated: {', '.join(repeated)}"
         if self.base and self.base.series not in names:
             yield f"base.series {self.base.series!r} is not among {names}"
         if unknown := sorted(set(self.evolve.pairs) - set(names)):
@@ -290,9 +290,8 @@ def _explain(problem: Any) -> str:
         case "union_tag_invalid" | "union_tag_not_found":
             given = problem["ctx"].get("tag")
             return (
-                'images.source: must be "folder", for images of your own in a folder a class, or '
-                '"drawn", for the embedded ones; '
-                + (f"got {given!r}" if given else "it is missing")
+                'images.source: must be "folder" for your own images in one folder per class, or '
+                '"drawn" for synthetic images; ' + (f"got {given!r}" if given else "it is missing")
             )
         case "extra_forbidden":
             return f"{place}: {_about_unknown_key(problem)}"
@@ -312,7 +311,7 @@ def _explain(problem: Any) -> str:
             )
         case "string_pattern_mismatch":
             message = (
-                "may hold letters, digits, '.', '_' and '-', and begins with a letter or digit"
+                "may contain letters, digits, '.', '_', '-'; it must begin with a letter or digit"
             )
         case _:
             message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
@@ -330,12 +329,12 @@ def _about_unknown_key(problem: Any) -> str:
     place = problem["loc"]
     if place[0] == "series" and len(place) == 3 and (kinds := _sources_with(str(place[-1]))):
         return (
-            f"a series with source = {problem['source']!r} has no such key, one with "
+            f"a series with source = {problem['source']!r} has no such key, but one with "
             f"source = {' or '.join(map(repr, kinds))} has"
         )
     near = difflib.get_close_matches(str(place[-1]), sorted(_keys(place)), n=1)
-    meant = f"is {near[0]} meant? " if near else ""
-    return f"unknown key; {meant}see `conceptevo init` for those there are"
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key; {meant}`conceptevo init` writes a file with all keys"
 
 
 def _sources_with(key: str) -> list[str]:

@@ -34,8 +34,8 @@ def paper(images: Path, checkpoints: Path) -> str:
     names = folder_images(images / "val").classes
     if len(names) != CLASSES:
         raise ValueError(
-            f"--images {images}: {len(names)} class folders in val/; the published study names "
-            f"classes by their place among the {CLASSES} of ImageNet-1k"
+            f"--images {images}: {len(names)} class folders in val/; the published study "
+            f"identifies classes by their position among the {CLASSES} of ImageNet-1k"
         )
     chosen = [names[class_id] for class_id in published_classes()]
     text = (CONFIGS / "paper.toml").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
     for value, count in Counter(values).items():
         if count > 1:
             shown = list(value) if isinstance(value, tuple) else value
-            raise ValueError(f"{shown!r} stands {count} times")
+            raise ValueError(f"{shown!r} occurs {count} times")
     return values
 
 

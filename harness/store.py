@@ -173,7 +173,7 @@ class StoredRun(Run):
             write_text(sidecar, text.decode())
         else:
             path.unlink()
-            _log.warning("%s/%s is not whole there and will be made again", self.url, name)
+            _log.warning("%s/%s is incomplete and will be made again", self.url, name)
 
     def _text(self, name: str) -> bytes:
         """Return the content of a small file in the store; empty if there is none."""

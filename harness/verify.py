@@ -38,14 +38,14 @@ def _finding(path: Path, place: Path) -> Finding | None:
     about = read_sidecar(path)
     sidecar_is_there = path.with_name(path.name + ".json").exists()
     if not path.exists():
-        return Finding(place, "is missing, and its sidecar is there: run the command again", True)
+        return Finding(place, "is missing although its sidecar exists: run the command again", True)
     if about is None and sidecar_is_there:
         return Finding(place, "its sidecar cannot be read: delete it and run again", True)
     if about is None:
         return Finding(place, "was not finished, and will be made again", False)
     if "sha256" not in about:
         return Finding(
-            place, "has no hash: it is still written to, or of an earlier version", False
+            place, "has no hash: it is being written, or is of an earlier version", False
         )
     if content_hash(path) != about["sha256"]:
         return Finding(place, "differs from what was written: delete it and run again", True)

@@ -23,18 +23,18 @@ SERIES = [{"name": "a"}]
             {"series": [{"name": "a", "training": {"epochs": -1}}]},
             r"training\.epochs: .*greater than or equal to 1 \(got -1\)",
         ),
-        ({"series": SERIES, "sed": 1}, r"sed: unknown key; is seed meant\? see"),
+        ({"series": SERIES, "sed": 1}, r"sed: unknown key; did you mean seed\? .conceptevo init"),
         (
             {"series": [{"name": "a", "source": "folder", "architekture": "vgg16"}]},
-            r"series\.0\.architekture: unknown key; is architecture meant\?",
+            r"series\.0\.architekture: unknown key; did you mean architecture\?",
         ),
         (
             {"series": [{"name": "a", "training": {"epoch": 2}}]},
-            r"series\.0\.training\.epoch: unknown key; is epochs meant\?",
+            r"series\.0\.training\.epoch: unknown key; did you mean epochs\?",
         ),
         (
             {"series": SERIES, "images": {"source": "folder", "prob": "p", "test": "t"}},
-            r"images\.prob: unknown key; is probe meant\?",
+            r"images\.prob: unknown key; did you mean probe\?",
         ),
         ({"series": {"name": "a"}}, r"series: must be a list: in brackets, or \[\[series\]\]"),
         ({"series": [{"name": "a", "layers": "f"}]}, r"series\.0\.layers: must be a list: in brac"),
@@ -44,7 +44,7 @@ SERIES = [{"name": "a"}]
             r"series\.0: crop must be .*crop=99",
         ),
         ({"series": [{"name": "a", "resize": 99}]}, r"series\.0: resize and crop must be set"),
-        ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may hold letters.*\(got 'a b/ü'\)"),
+        ({"series": [{"name": "a b/ü"}]}, r"series\.0\.name: may contain letters.*\(got 'a b/ü'\)"),
         (
             {"series": [{"name": "a", "source": "function", "function": "m:f", "at": ["two"]}]},
             r"series\.0\.at\.0: .*valid integer.* \(got 'two'\)",
@@ -52,7 +52,7 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
         ({"series": [{"name": "a", "source": "zoo"}]}, "unknown source 'zoo'; known: train"),
         ({"series": []}, "series: .*at least 1"),
-        ({"series": [*SERIES, *SERIES]}, "series: names must differ; a stands twice"),
+        ({"series": [*SERIES, *SERIES]}, "series: names must differ; repeated: a"),
         ({"series": SERIES, "space": {"methods": ["word2vec"]}}, "unknown space method 'word2vec'"),
         ({"series": SERIES, "evolve": {"methods": ["luck"]}}, "unknown importance method 'luck'"),
         ({"series": SERIES, "base": {"series": "b", "epoch": 1}}, "base.series 'b' is not among"),
@@ -61,7 +61,7 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "probe": {"activations": False}}, "needs probe.activations"),
         (
             {"series": SERIES, "images": {"probe": "p", "test": "t"}},
-            r'images\.source: must be "folder", .* or "drawn", .*; it is missing',
+            r'images\.source: must be "folder", .* or "drawn" .*; it is missing',
         ),
         ({"series": SERIES, "images": {"source": "folders"}}, r"images\.source: .*got 'folders'"),
         (
@@ -78,9 +78,9 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "space": {"methods": []}}, r"space\.methods: must have at least 1"),
         (
             {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4], [1, 4]]}}},
-            r"evolve\.pairs\.a: \[1, 4\] stands 2 times",
+            r"evolve\.pairs\.a: \[1, 4\] occurs 2 times",
         ),
-        ({"series": SERIES, "evolve": {"classes": ["c", "c"]}}, "evolve.classes: 'c' stands 2"),
+        ({"series": SERIES, "evolve": {"classes": ["c", "c"]}}, "evolve.classes: 'c' occurs 2"),
         (
             {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4, 8]]}}},
             r"evolve\.pairs\.a\.0: a pair is two epochs, \[from, to\]",
@@ -176,7 +176,7 @@ def test_files_that_are_not_configurations(tmp_path):
 
 def test_a_file_in_the_runs_place_is_refused(tmp_path):
     (tmp_path / "run").write_text("x")
-    with pytest.raises(ArtifactError, match="run cannot be made a folder: File exists"):
+    with pytest.raises(ArtifactError, match="run cannot be created: File exists"):
         run_until("check", parse_config({"series": SERIES}), tmp_path / "run", Console(quiet=True))
 
 

@@ -434,7 +434,7 @@ def test_pixels_of_unknown_range_are_named_before_any_work(tmp_path):
         write(tmp_path, f"a/{number}.tif", Image.fromarray(np.full((8, 8), top, np.float32)))
     faults = image_remarks(folder_images(tmp_path))["fault"].tolist()
     assert [fault.split(": ")[0][-5:] for fault in faults] == ["", "1.tif", "2.tif"]
-    assert "lie from 255 to 255; integers in [0, 65535]" in faults[1]
+    assert "range from 255 to 255; only integers in [0, 65535]" in faults[1]
 
 
 def test_a_class_is_the_same_however_its_accents_are_stored(tmp_path):

@@ -107,13 +107,13 @@ def test_what_does_not_fit_is_said(drawn, tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"image": [{"bytes": None, "path": "x.png"}], "label": [0]})
     pq.write_table(table, tmp_path / "c.parquet")
-    with pytest.raises(ValueError, match="0 cannot be read .*names an image elsewhere"):
+    with pytest.raises(ValueError, match="0 cannot be read .*refers to an image elsewhere"):
         folder_images(tmp_path / "c.parquet").pixels(0, VIEW)
     pq.write_table(table.rename_columns(["image", "class"]), tmp_path / "d.parquet")
-    with pytest.raises(ValueError, match="ClassLabel or called 'label'; it has image"):
+    with pytest.raises(ValueError, match="ClassLabel or named 'label'; it has image"):
         folder_images(tmp_path / "d.parquet")
     pq.write_table(table.set_column(1, "label", [[[0]]]), tmp_path / "e.parquet")
-    with pytest.raises(ValueError, match=r"must be whole numbers or names; one is \[0\]"):
+    with pytest.raises(ValueError, match=r"must be integers or names; one is \[0\]"):
         folder_images(tmp_path / "e.parquet")
     about = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}}}
     some = table.replace_schema_metadata({"huggingface": json.dumps(about)})

@@ -60,7 +60,7 @@ def _columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
         fitting = [name for name, has in kinds.items() if has == kind] or [usual]
         if len(fitting) > 1 or fitting[0] not in schema.names:
             raise ValueError(
-                f"it needs one column of kind {kind} or called {usual!r}; it has "
+                f"it needs one column of type {kind} or named {usual!r}; it has "
                 f"{', '.join(schema.names)}"
             )
         chosen.append(fitting[0])
@@ -73,7 +73,7 @@ def _shard(labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str]
     if bad := [row for row, v in enumerate(values) if v is None or (names and v not in known)]:
         raise ValueError(f"{len(bad)} of {len(values)} images have no label, row {bad[0]} for one")
     if odd := next((value for value in values if not isinstance(value, int | str)), None):
-        raise ValueError(f"labels must be whole numbers or names; one is {odd!r}")
+        raise ValueError(f"labels must be integers or names; one is {odd!r}")
     classes = [names[value] if names else str(value) for value in values]
     return Shard([str(row) for row in range(len(values))], classes, names, read)
 
@@ -83,7 +83,7 @@ def _bytes(value: pa.Scalar) -> bytes:
     held = held.get("bytes") if isinstance(held, dict) else held
     if not isinstance(held, bytes):
         raise ValueError(
-            "the file names an image elsewhere instead of holding it; save the data set with the "
-            "images in it (`Dataset.to_parquet` does)"
+            "the file refers to an image elsewhere instead of containing it; save the data set "
+            "with its images (`Dataset.to_parquet` does)"
         )
     return held

@@ -77,7 +77,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
         return FileImages(*read_shards(root, files, classes))
     if not root.is_dir():
         place = "" if root.is_absolute() else f" (looked for in {Path.cwd()})"
-        what = f"is no folder, nor a file of many images ({', '.join(SHARDS)})"
+        what = f"is neither a folder nor a file of many images ({', '.join(SHARDS)})"
         raise ValueError(
             f"image folder {root} {what if root.exists() else 'does not exist'}{place}"
         )
@@ -87,8 +87,8 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     names = tuple(classes) if classes is not None else tuple(sorted(present))
     if not names:
         raise ValueError(
-            f"image folder {root} has no class folders: it must have a sub-folder a class, which "
-            f"holds its images"
+            f"image folder {root} has no class folders: it must have one sub-folder of images per "
+            f"class"
         )
     if {name.lower() for name in present} <= SPLITS:
         raise ValueError(
@@ -105,8 +105,8 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     if more := sorted(set(present) - set(names)):
         problems.append(
             f"image folder {root} has the class folders {', '.join(more)}, which the probe images "
-            f"lack; a class's place among the folders is its output of the network, so all splits "
-            f"must have the same ones: add them there, or remove them here"
+            f"lack; a class's position among the folders is that of its output of the network, so "
+            f"all splits must have the same ones: add them there, or remove them here"
         )
     paths: list[Path] = []
     labels: list[int] = []

@@ -96,8 +96,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
             values = values / 257
         else:
             raise ValueError(
-                f"its pixels (mode {image.mode}) lie from {lowest:g} to {highest:g}; integers in "
-                f"[0, 65535] and floating point numbers in [0, 1] can be read: convert it"
+                f"its pixels (mode {image.mode}) range from {lowest:g} to {highest:g}; only "
+                f"integers in [0, 65535] and floating point numbers in [0, 1] can be read: "
+                f"convert it"
             )
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if has_alpha(image):
@@ -176,7 +177,7 @@ class FileImages:
 def why_unreadable(path: Path, error: Exception) -> str:
     """Explain why an image cannot be read."""
     if not file_of(path).exists():
-        return "it is gone"
+        return "it no longer exists"
     if file_of(path) == path:
         with path.open("rb") as file:
             if what := kind_of(file.read(512)):

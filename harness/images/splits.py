@@ -29,7 +29,8 @@ def split_images(
     mine = np.flatnonzero(labels == class_id)
     if len(mine) < 2:
         raise ValueError(
-            f"class {class_id} has {len(mine)} images; importance and reversion need one each"
+            f"class {class_id} has {len(mine)} images; importance and reversion need at least one "
+            f"each"
         )
     mine = generator(seed, "split of a class's images", class_id).permutation(mine)
     if len(mine) < importance + heldout:

@@ -27,7 +27,7 @@ def webdataset(path: Path) -> Shard:
             elif kind == "cls" and (file := archive.extractfile(member)) is not None:
                 classes[key] = file.read().decode().strip()
     if several := next((names for names in images.values() if len(names) > 1), None):
-        raise ValueError(f"{', '.join(several)} are of one sample, which must have one image")
+        raise ValueError(f"{', '.join(several)} belong to one sample, which must have one image")
     if missing := [key for key in images if key not in classes]:
         raise ValueError(
             f"{len(missing)} of {len(images)} samples have no class, {missing[0]}.cls for one; "

@@ -115,7 +115,8 @@ def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> in
     """Return the bytes that one worker may use in addition to its interpreter and libraries.
 
     Args:
-        memory: GiB for all workers together; None: SHARE of the free memory.
+        memory: GiB for all workers together, of which GIVEN_SHARE is used; None: SHARE of the free
+            memory.
         workers: number of workers (0 and 1 mean the same).
         device: where networks compute; the workers share a GPU's memory in the same way.
     """
