@@ -61,7 +61,7 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "probe": {"activations": False}}, "needs probe.activations"),
         (
             {"series": SERIES, "images": {"probe": "p", "test": "t"}},
-            r'images\.source: must be "folder", .* or "drawn" .*; it is missing',
+            r'images\.source: must be "folder" .* or "drawn" .*; it is missing',
         ),
         ({"series": SERIES, "images": {"source": "folders"}}, r"images\.source: .*got 'folders'"),
         (
