@@ -80,8 +80,8 @@ def _concepts(run: Run, neurons: pd.DataFrame) -> str:
         ]
         parts.append(f"in {series} (of {mine['neurons'].max()} neurons) {joined(at)}")
     return (
-        "The number of neurons with a true concept (an image part or attribute that overlaps with "
-        f"what activates the neuron most; intersection over union at least {NAMED_OVERLAP}) was "
+        "The number of neurons with a true concept (the image part or attribute that overlaps most "
+        f"with the neuron's activations; intersection over union at least {NAMED_OVERLAP}) was "
         f"{'; '.join(parts)}."
     )
 
@@ -156,7 +156,7 @@ def _limits(run: Run) -> str:
         said.append("The images are synthetic.")
     if run.holds("concepts"):
         said.append(
-            "Shares of neurons and of neighbours depend on the overlap from which a true concept "
-            f"counts ({NAMED_OVERLAP}), which is low."
+            "Shares of neurons and of neighbours depend on the minimum overlap required for a true "
+            f"concept ({NAMED_OVERLAP}), which is low."
         )
     return " ".join(said)

@@ -151,8 +151,8 @@ shelf.section(
     "limits",
     "Limits",
     [
-        "Intervals and tests of accuracy treat the classes as a random sample, those of semantic "
-        "spaces the layers. The networks are fixed."
+        "Intervals and tests of accuracy treat the classes as a random sample; those of semantic "
+        "spaces treat the layers as a random sample. The networks are fixed."
     ],
 )
 shelf.section(
@@ -265,14 +265,14 @@ def _untrained(run: Run, alignment: pd.DataFrame) -> Iterator[str]:
     normalised = alignment.set_index(["group", "method"])["normalised"]
     parts = [
         f"{normalised[trained[-1], method]:.2f} and {normalised[abstract.UNTRAINED, method]:.2f} "
-        f"in {method}"
+        f"for {method}"
         for method in rows["method"]
     ]
     yield (
-        f"The normalised share, (share − chance) / (ceiling − chance), was, in the group "
-        f"{trained[-1]} and in untrained networks, {joined(parts)}. A space gives evidence of "
-        "learnt concepts only if its normalised share is larger in trained networks; the intervals "
-        "are in [table:alignment]."
+        "The normalised share, (share − chance) / (ceiling − chance), in the group "
+        f"“{trained[-1]}” and in untrained networks, respectively, was {joined(parts)}. A space "
+        "gives evidence of learnt concepts only if its normalised share is larger in trained "
+        "networks; the intervals are in [table:alignment]."
     )
 
 

@@ -166,7 +166,7 @@ def thresholds(results: Results) -> Table:
         + (
             "Claimed: number of tests of the primary hypothesis that are significant at the α "
             "allocated to it alone, without the α that Holm's procedure passes on from other "
-            "significant tests; then the estimate of each."
+            "significant tests. The next columns give the estimate of each test."
             if results.plan.primary
             else "No primary hypothesis was frozen; accuracy by condition is shown."
         ),

@@ -46,8 +46,9 @@ class BeforeOrAfter(PickOne):
     label = "before or after"
     design = (
         "Participants see reference patches of one neuron at an earlier and at a later "
-        "checkpoint, and two new patches: one is among the patches that activate the neuron most "
-        "only at the earlier checkpoint, the other only at the later one. They choose the patch "
+        "checkpoint, and two new patches: one is among the neuron's strongest patches at the "
+        "earlier checkpoint but not at the later one, the other at the later one but not at the "
+        "earlier one. They choose the patch "
         "that fits the later checkpoint (chance: one in two)."
     )
     meanings: Mapping[str, str] = {

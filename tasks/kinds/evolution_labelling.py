@@ -41,8 +41,9 @@ class EvolutionLabelling:
         "the control conditions does the judgement have a correct answer."
     )
     meanings: Mapping[str, str] = {
-        "evolution": "one neuron at three checkpoints, drawn from the one third of neurons with "
-        "the largest displacement (distance in the semantic space between the first and the last)",
+        "evolution": "one neuron at three checkpoints; the neuron is drawn from the third of "
+        "neurons with the largest displacement (distance in the semantic space between the first "
+        "and the last checkpoint)",
         "same_stage": "three disjoint sets of stimuli of one neuron at one checkpoint, shown as if "
         "they were the three stages (correct: it stayed the same)",
         "false_evolution": "the early stage of one neuron and the middle and late stages of "
