@@ -105,7 +105,7 @@ class SpaceSection(SpaceParameters):
 
 
 class EvolveSection(ImportanceParameters):
-    """Which evolutions are scored.
+    """The evolutions that are scored.
 
     Attributes:
         pairs: series -> pairs of epochs; by default all consecutive ones except those from epoch 0

@@ -34,8 +34,8 @@ UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expandvars(p
 
 @dataclass(frozen=True)
 class View:
-    """How images are prepared for a network: the shorter side is resized to `resize` pixels,
-    then the central square of `crop` pixels is cut.
+    """The preparation of images for a network: the shorter side is resized to `resize` pixels,
+    then the central square of `crop` pixels is cut out.
 
     Attributes:
         resize, crop: pixels.

@@ -52,8 +52,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resources:
-    """What a piece of work may use. Results do not depend on it, except for the last bits of other
-    devices.
+    """Resources of a piece of work. Results do not depend on them, except for the last bits on
+    other devices.
 
     Attributes:
         device: where networks compute, and in which precision.
@@ -133,7 +133,7 @@ def room(*models: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs in a pass: time, and memory at the moment at which most is allocated."""
+    """The time and the peak memory that a pass needs per image, in seconds and bytes."""
 
     bytes: float
     seconds: float

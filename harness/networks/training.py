@@ -24,7 +24,7 @@ LOG = ["epoch", "train_loss", "train_accuracy", "test_accuracy"]
 
 
 class TrainingParameters(BaseModel):
-    """How a network is trained; the defaults suit the embedded images.
+    """Parameters of the training of a network; the defaults suit the synthetic images.
 
     Attributes:
         epochs: passes over the training images.

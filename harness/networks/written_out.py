@@ -39,7 +39,7 @@ FOLLOWED = _STEPS | _PARTS
 
 
 class Way(NamedTuple):
-    """How a value was computed elementwise from an earlier one, its origin.
+    """The elementwise computation of a value from an earlier one, its origin.
 
     Attributes:
         origin: key of the earlier value.
