@@ -1,1 +1,1 @@
-"""Tables, figures and reports: how results are shown."""
+"""Tables, figures and reports that present results."""

@@ -1,4 +1,4 @@
-"""Figures: one plain style that can be read in greyscale."""
+"""Figures with title and caption, in one style that is legible in greyscale."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from matplotlib.patches import Rectangle
 
 from harness.artifacts import whole_file
 
-#: Okabe and Ito (2008): told apart by the colour-blind; ordered so that lightness differs, too.
+#: The palette of Okabe and Ito (2008), which colour-blind readers can distinguish; it is ordered so
+#: that the lightness of successive colours differs.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -31,7 +32,7 @@ def look(k: int) -> dict[str, Any]:
 
 
 def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
-    """Return the distances of `low` and `high` from a column's values, for error bars: [2,
+    """Return the distances of the values of a column from `low` and `high`, for error bars: [2,
     rows]."""
     middle, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
     return np.stack([middle - low, high - middle]).clip(min=0)
@@ -63,9 +64,8 @@ class Figure:
     """A figure with its title and caption.
 
     Attributes:
-        name: file name without ending.
-        title: a few words.
-        caption: what is seen, what the intervals are.
+        name: file name without suffix.
+        title: a short title. caption: what the figure shows, and which intervals.
         canvas: the matplotlib figure.
     """
 
@@ -85,7 +85,7 @@ class Figure:
 
     def _repr_html_(self) -> str:
         """Show the picture in a notebook; the caption is in `caption`."""
-        plt.close(self.canvas)  # else notebooks show it twice
+        plt.close(self.canvas)  # otherwise notebooks show it twice
         return f'<img src="{self.data_uri()}" alt="{html.escape(self.title)}">'
 
     def write(self, folder: Path) -> list[Path]:
@@ -101,10 +101,11 @@ class Figure:
 def panels(
     count: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Canvas, np.ndarray]:
-    """Make a canvas with panels in rows; unused ones of the last row are hidden.
+    """Create a canvas with `count` panels in rows; unused axes of the last row are hidden.
 
     Args:
-        columns: at most. size: inches of a panel. options: of matplotlib's `subplots`.
+        columns: largest number of panels per row. size: width and height of a panel in inches.
+        options: further options of matplotlib's `subplots`.
 
     Returns:
         canvas, axes [rows, columns].
@@ -121,7 +122,7 @@ def panels(
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture [h, w, 3] of a sheet, the texts above and below it, and whether it has a frame."""
+    """A picture [height, width, 3] of a sheet, the texts above and below it, and its frame."""
 
     picture: np.ndarray
     above: str = ""
@@ -130,7 +131,7 @@ class Cell:
 
 
 def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
-    """Draw a sheet of pictures in rows."""
+    """Draw rows of pictures; each is `inch` inches wide."""
     columns = max(map(len, rows))
     shapes = [[cell.picture.shape for cell in line] for line in rows]
     heights = [inch * max(h / w for h, w, _ in line) + 0.62 for line in shapes]
@@ -156,6 +157,5 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return a block that draws in the project's style; figures made in it are closed by their
-    writer."""
+    """Return a context in which figures have the project's style; it does not close figures."""
     return plt.rc_context(STYLE)

@@ -1,5 +1,5 @@
-"""numbers.tex: a LaTeX macro for every number of every table, so that no number is typed by
-hand."""
+"""Write numbers.tex, with a LaTeX macro for every number of every table, so that authors need not
+copy numbers by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GREEK = {"α": "alpha", "κ": "kappa", "′": "prime"}
 
 
 def macro_name(*parts: object) -> str:
-    r"""Make a name of letters: macro_name("accuracy", "base", "low") is "ceAccuracyBaseLow"."""
+    r"""Return a name of letters only: "ceAccuracyBaseLow" for ("accuracy", "base", "low")."""
     words = []
     for part in parts:
         text = "".join(_GREEK.get(c, c) for c in str(part))
@@ -27,10 +27,10 @@ def macro_name(*parts: object) -> str:
 def numbers_tex(tables: Mapping[str, Table]) -> str:
     r"""Return definitions \newcommand{\ceTableRowColumn}{number as shown in the table}.
 
-    A row is named by its text columns, or by its position where these do not tell rows apart.
+    A row is named by its text columns, and by its position if these are not unique.
 
     Raises:
-        ValueError: two figures would have the same name.
+        ValueError: two numbers would have the same name.
     """
     lines = ["% Written by conceptevo analyse; every number in the text should come from here."]
     used: dict[str, str] = {}

@@ -11,14 +11,14 @@ from markdown_it import MarkdownIt
 
 from harness.artifacts import whole_file
 
-#: A fixed date inside the file: the same document has the same bytes tomorrow.
+#: The date of creation in the file; it is fixed so that equal documents have equal bytes.
 DATE = datetime(1980, 1, 1, tzinfo=UTC)
 FACES = {"": "DejaVuSans", "B": "DejaVuSans-Bold", "I": "DejaVuSans-Oblique",
          "BI": "DejaVuSans-BoldOblique"}  # fmt: skip
 
 
 def can_write_pdf() -> bool:
-    """Return whether the extra is installed."""
+    """Return whether fpdf2 is installed."""
     return find_spec("fpdf") is not None
 
 
@@ -26,10 +26,10 @@ def write_pdf(path: Path, markdown: str) -> None:
     """Write a document with headings, paragraphs, lists, tables and pictures.
 
     Args:
-        markdown: pictures in it are named relative to the folder of `path`.
+        markdown: the text; paths of pictures are relative to the folder of `path`.
 
     Raises:
-        ValueError: the extra is not installed.
+        ValueError: fpdf2 is not installed.
     """
     if not can_write_pdf():
         raise ValueError("a PDF needs fpdf2: pip install 'conceptevo-harness[pdf]'")

@@ -10,17 +10,17 @@ import pandas as pd
 
 
 def p_value(p: float) -> str:
-    """Format a p-value for a cell: three decimals without the leading zero, <.001, 1."""
+    """Format a p-value for a table: .032, <.001, 1; "not tested" for NaN."""
     return p_text(p).removeprefix("p ").removeprefix("= ").replace("< ", "<")
 
 
 def spaced(name: str) -> str:
-    """Return a name of the program as words: same_series is "same series"."""
+    """Return a name of the program as words: "same series" for same_series."""
     return name.replace("_", " ")
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
-    """Yield rows with columns as attributes (the type stubs of pandas do not know their types)."""
+    """Yield rows with columns as attributes, typed Any (the stubs of pandas do not type them)."""
     return iter(table.itertuples(index=False))
 
 
@@ -34,7 +34,7 @@ def percent(share: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """Format a p-value for a sentence: p < .001, p = .032, p = 1; "" if it is undefined."""
+    """Format a p-value for a sentence: p < .001, p = .032, p = 1; "not tested" for NaN."""
     if pd.isna(p):
         return "not tested"
     if p < 0.001:
@@ -43,13 +43,14 @@ def p_text(p: float) -> str:
 
 
 def signed(value: float, form: str) -> str:
-    """Format a number with its sign, with a true minus; a value rounded to zero has no sign."""
+    """Format a number with its sign (− for minus); a number that is rounded to zero has no sign."""
     text = format(value, f"+{form}")
     return (text[1:] if set(text[1:]) <= set("0.") else text).replace("-", "−")
 
 
 def span(row: Any, form: str, times: float = 1.0) -> str:
-    """Format an interval in brackets, with signs, or say that it could not be estimated."""
+    """Format the interval `low`, `high` of a row, multiplied by `times`, in brackets and with
+    signs; "not estimable" if it is NaN."""
     if pd.isna(row.low) or pd.isna(row.high):
         return "not estimable"
     return f"[{signed(times * row.low, form)}, {signed(times * row.high, form)}]"

@@ -15,16 +15,16 @@ from analysis.exhibits.figures import Figure
 from analysis.exhibits.tables import Table, sentence
 from harness.artifacts import write_text
 
-#: Tables with more rows than this are folded away in the report.
+#: Number of rows above which a table is folded in the report.
 FOLDED_FROM = 17
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: paragraphs, findings (sentences made from the data), figures and
+    """A section of a report: paragraphs, findings (sentences generated from the data), figures and
     tables.
 
-    Texts refer to a figure or table as [figure:NAME] or [table:NAME]; the report puts its number.
+    [figure:NAME] and [table:NAME] in a text are replaced by the number of the figure or table.
     """
 
     title: str
@@ -42,7 +42,7 @@ def write_html(
     footer: str,
     links: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the report; images are inside it, so that the one file can be sent to a colleague.
+    """Write the report as one file that contains its images.
 
     Args:
         links: address -> text, shown below the lead.
@@ -71,7 +71,7 @@ def write_html(
 
 
 def _numbers(sections: Sequence[Section]) -> dict[str, str]:
-    """Return reference -> "Figure 2" or "Table 1", in the order in which they are shown."""
+    """Return the numbers ("Figure 2", "Table 1") of all figures and tables by reference."""
     exhibits = [
         (kind, exhibit.name)
         for section in sections
@@ -90,7 +90,7 @@ def _numbered(text: str, numbers: Mapping[str, str]) -> str:
     """Replace the references in a text by numbers.
 
     Raises:
-        ValueError: the report does not show what a text refers to.
+        ValueError: the text refers to a figure or table that the report does not show.
     """
 
     def number(match: re.Match[str]) -> str:
@@ -102,7 +102,7 @@ def _numbered(text: str, numbers: Mapping[str, str]) -> str:
 
 
 def whole(text: str) -> str:
-    """Keep numbers and their signs on one line: 17 %, p = .03."""
+    """Insert no-break spaces in numbers with signs or units, as in 17 %, p = .03 and Table 1."""
     return re.sub(
         r"(?<=\d) (?=%)|(?<=Figure) (?=\d)|(?<=Table) (?=\d)|(?<=\bp) (?=[<=])|(?<=[<=]) (?=[\d.])",
         "\u00a0",

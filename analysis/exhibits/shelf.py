@@ -1,9 +1,9 @@
 """The registry of exhibits: tables, figures and sentences of runs, benchmarks and studies.
 
-An exhibit is one function of a report's subject (a run, a benchmark, a study's results). Its
-decorator says in which report and section it stands, and by that alone it is written as CSV,
-Markdown, LaTeX, PNG and PDF and shown in the HTML report. A function returns None where the subject
-lacks what it needs; a section without exhibits is not shown.
+An exhibit is a function of a report's subject (a run, a benchmark, or the results of a study). Its
+decorator names the report and section; a registered exhibit is written as CSV, Markdown, LaTeX, PNG
+or PDF and shown in the HTML report. The function returns None if the subject lacks the data; a
+section without exhibits is not shown.
 
     @table("run", "networks")
     def parameters(run): ...
@@ -22,12 +22,12 @@ from harness.registry import import_attribute
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The reports: a run's, a benchmark's, a study's.
+#: The reports: of a run, of a benchmark and of a study.
 REPORTS = ("run", "bench", "study")
 
-#: The section of exhibits of one's own, and of those whose section a report does not have.
+#: The section of users' exhibits, and of exhibits whose section does not exist in the report.
 OWN = "own"
-#: The kind of an exhibit of one's own without a decorator.
+#: The kind of a user's exhibit without a decorator.
 EITHER = "table or figure"
 
 
@@ -37,10 +37,10 @@ class Exhibit:
 
     Attributes:
         kind: "table", "figure", "sentences" or EITHER.
-        report, section: where it stands.
-        name: of its files.
-        make: subject -> Table, Figure or None; of sentences, (subject, the report's tables) ->
-            paragraphs.
+        report, section: the report and section in which it is shown.
+        name: name of its files.
+        make: function (subject) -> Table, Figure or None; for sentences, (subject, tables by name)
+            -> paragraphs.
     """
 
     kind: str
@@ -50,22 +50,21 @@ class Exhibit:
     make: Callable[..., Any]
 
 
-#: By report, kind and name.
+#: (report, kind, name) -> exhibit.
 _exhibits: dict[tuple[str, str, str], Exhibit] = {}
-#: By report and section: its title, and its first paragraphs as a function of the subject.
+#: (report, section) -> title, and function of the subject that returns the first paragraphs.
 _headings: dict[tuple[str, str], tuple[str, Callable[[Any], Sequence[str]]]] = {}
 
 
 def section(
     report: str, name: str, title: str, text: Sequence[str] | Callable[[Any], Sequence[str]] = ()
 ) -> None:
-    """Add a section to a report, after those it has.
+    """Append a section to a report.
 
     Args:
         report: one of REPORTS.
-        name: by which exhibits name it.
-        title: what readers see.
-        text: paragraphs before its exhibits, or a function of the subject that gives them.
+        name: name that exhibits use. title: heading in the report.
+        text: paragraphs before its exhibits, or a function of the subject that returns them.
     """
     _headings[report, name] = title, text if callable(text) else lambda _: text
 
@@ -105,15 +104,15 @@ def _origin(make: Callable[..., Any]) -> str:
 
 
 def use(report: str, names: Iterable[str]) -> None:
-    """Add exhibits of one's own to a report.
+    """Add a user's exhibits to a report.
 
     Args:
         report: one of REPORTS.
-        names: each "package.module:function"; a function without a decorator is shown in a section
-            of its own, as a table or figure by what it returns.
+        names: each "package.module:function"; a function without a decorator may return a Table or
+            a Figure and is shown in the last section, OWN.
 
     Raises:
-        ValueError: an import that fails.
+        ValueError: a function cannot be imported.
     """
     for name in names:
         make = import_attribute(name, "exhibit")
@@ -123,7 +122,7 @@ def use(report: str, names: Iterable[str]) -> None:
 
 
 def get(report: str, kind: str, name: str) -> Callable[..., Any]:
-    """The function of an exhibit. Raises ValueError for an unknown name."""
+    """Return the function of an exhibit; raise ValueError for an unknown name."""
     try:
         return _exhibits[report, kind, name].make
     except KeyError:
@@ -132,23 +131,23 @@ def get(report: str, kind: str, name: str) -> Callable[..., Any]:
 
 
 def names(report: str, kind: str) -> list[str]:
-    """The names of a report's exhibits of one kind."""
+    """Return the names of a report's exhibits of one kind."""
     return [e.name for e in _exhibits.values() if e.report == report and e.kind == kind]
 
 
 def tables_of(report: str, subject: Any) -> dict[str, Table]:
-    """All tables of a report that its subject has."""
+    """Make all tables of a report; without those that are None or have no rows."""
     made = _made(report, "table", Table, subject)
     return {name: value for name, value in made.items() if len(value.frame)}
 
 
 def figures_of(report: str, subject: Any) -> dict[str, Figure]:
-    """All figures of a report that its subject has."""
+    """Make all figures of a report; without those that are None."""
     return _made(report, "figure", Figure, subject)
 
 
 def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:
-    """What the exhibits of a kind give, and those of one's own that turn out to be of it."""
+    """Make the exhibits of a kind, and users' exhibits that return the type `wanted`."""
     made = {}
     for e in _exhibits.values():
         if e.report == report and e.kind in (kind, EITHER):
@@ -164,12 +163,12 @@ def sections_of(
     tables: Mapping[str, Table],
     figures: Mapping[str, Figure],
 ) -> list[Section]:
-    """The sections of a report, with its exhibits in the order in which they were registered.
+    """Return the sections of a report, with exhibits in the order in which they were registered.
 
     Args:
         report: one of REPORTS.
-        subject: what it is about.
-        tables, figures: made by `tables_of` and `figures_of`.
+        subject: the argument of the exhibits' functions.
+        tables, figures: the results of `tables_of` and `figures_of`.
     """
     section(report, OWN, "Exhibits of your own")
     headings = {name: heading for (of, name), heading in _headings.items() if of == report}

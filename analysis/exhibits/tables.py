@@ -14,14 +14,14 @@ import pandas as pd
 from analysis.exhibits.phrases import p_value, spaced
 from harness.artifacts import write_text
 
-#: A LaTeX table of more characters a row lies down (about the text width of an article in
-#: footnotesize), one of more rows is broken over pages.
+#: A LaTeX table is rotated if its rows have more than WIDEST characters (about the text width of an
+#: article in footnotesize), and continued on further pages if it has more than LONGEST rows.
 WIDEST, LONGEST = 92, 40
 
-#: The format of p-values: three decimals, "< .001" where smaller.
+#: The format of p-values, see `phrases.p_value`.
 P_VALUE = "p"
 
-#: Column -> how its numbers are printed.
+#: Column -> format of its values.
 Formats = Mapping[str, str | Callable[[Any], str]]
 
 
@@ -30,17 +30,17 @@ class Table:
     """A table with its title and caption.
 
     Attributes:
-        name: file name without ending, and LaTeX label.
-        title: a few words.
-        caption: what a row is, what the numbers are, how intervals and tests were made.
-        frame: plain numbers and strings, in full; this is what the CSV holds.
-        formats: column -> format of its numbers, e.g. "{:+.3f}", P_VALUE or a function; others are
-            printed as they are, words by way of a function only. "{:+.1%}" shows a share as
-            percentage points, which the caption names.
-        hidden: columns that only the CSV shows.
-        headings: column -> what readers see above it; by default its name, with spaces.
+        name: file name without suffix, and LaTeX label.
+        title: a short title.
+        caption: what a row and the numbers are, and how intervals and tests were computed.
+        frame: unrounded numbers and strings, as in the CSV file.
+        formats: column -> format of its numbers, e.g. "{:+.3f}", P_VALUE or a function; only a
+            function changes strings. "{:+.1%}" prints a share in percentage points without "%",
+            so that the caption must name the unit.
+        hidden: columns that only the CSV file has.
+        headings: column -> heading; by default its name with spaces.
 
-    A column that is followed by its "… low" and "… high" is shown as one: 0.767 [0.713, 0.814].
+    A column that is followed by "… low" and "… high" is shown with them: 0.767 [0.713, 0.814].
     """
 
     name: str
@@ -52,14 +52,14 @@ class Table:
     headings: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self) -> pd.DataFrame:
-        """Return the frame as strings; undefined numbers are a dash."""
+        """Return the frame as strings, without hidden columns; missing values are "–"."""
         columns = {
             name: [self._text(name, value) for value in self.frame[name]] for name in self.frame
         }
         return pd.DataFrame(columns).drop(columns=list(self.hidden))
 
     def shown(self) -> pd.DataFrame:
-        """Return the frame as readers see it: `cells`, with intervals behind their values."""
+        """Return `cells` with intervals after their values, in one column."""
         cells = self.cells()
         names = list(cells.columns)
         for value, low, high in zip(names, names[1:], names[2:], strict=False):
@@ -89,7 +89,7 @@ class Table:
         if form == P_VALUE:
             form = p_value
         text = form.format(value).rstrip("%") if isinstance(form, str) else form(value)
-        if set(text) <= set("+-0."):  # what is rounded to zero has no sign
+        if set(text) <= set("+-0."):  # a number that is rounded to zero has no sign
             text = text.lstrip("+-")
         return text.replace("-", "−")
 
@@ -114,14 +114,14 @@ class Table:
         return f"**{sentence(self.title)}** {self.caption}\n\n{grid}\n"
 
     def _repr_html_(self) -> str:
-        """Show the table in a notebook as in a report."""
+        """Return the table as HTML, with which notebooks show it."""
         caption = html.escape(f"{sentence(self.title)} {self.caption}")
         names = [name for name, _ in self.heads()]
         return self.shown().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
 
     def latex(self) -> str:
-        """Return a booktabs table that compiles; wide ones are rotated, long ones continue on
-        further pages."""
+        """Return a booktabs table; a wide table is rotated, a long one continues on further
+        pages."""
         align = "".join("r" if is_number else "l" for _, is_number in self.heads())
         caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
         caption += rf"\label{{tab:{self.name}}}"

@@ -1,1 +1,1 @@
-"""The explorer: one HTML file in which a run can be explored (`conceptevo explore RUN`)."""
+"""The explorer: an HTML page for exploring the results of a run (`conceptevo explore RUN`)."""

@@ -1,4 +1,4 @@
-"""Pack tables as compact columns in JSON: numbers as little-endian bytes in base 64."""
+"""Encode columns of tables compactly in JSON: numbers as little-endian bytes in base 64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-#: numpy type -> the name of JavaScript's typed array.
+#: Type in numpy -> name of the typed array in JavaScript.
 TYPES = {
     "<f4": "Float32Array",
     "<i4": "Int32Array",
@@ -18,10 +18,10 @@ TYPES = {
 
 
 def whole(values: Any) -> np.ndarray:
-    """Convert whole numbers to the smallest type that holds them (int16, int32).
+    """Convert integers to int16 or, if a value is too large for it, to int32.
 
     Raises:
-        ValueError: a value is beyond 32 bits.
+        ValueError: a value needs more than 32 bits.
     """
     array = np.asarray(values, dtype=np.int64)
     for kind in (np.int16, np.int32):
@@ -32,15 +32,16 @@ def whole(values: Any) -> np.ndarray:
 
 
 def real(values: Any) -> np.ndarray:
-    """Convert real numbers to float32; missing ones are NaN."""
+    """Convert real numbers to float32; missing values are NaN."""
     return np.asarray(values, dtype=np.float32)
 
 
 def packed(value: Any) -> Any:
-    """Replace every array in a value by {"type": typed array, "bytes": base 64}.
+    """Replace every array in a value by {"type": typed array, "bytes": base 64}, and other NaN and
+    infinite numbers by None.
 
     Raises:
-        ValueError: an array of a type that no typed array holds.
+        ValueError: an array has a type that is not in TYPES.
     """
     if isinstance(value, dict):
         return {str(key): packed(part) for key, part in value.items()}
@@ -58,6 +59,6 @@ def packed(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """Return packed JSON that can be put into a <script> element: it contains no `<`."""
+    """Return `packed` JSON that is safe in a <script> element, because it contains no `<`."""
     text = json.dumps(packed(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,8 +1,7 @@
-"""A run as columns for the explorer's page. Does not import torch; the same run gives the same
-columns.
+"""The columns of a run for the explorer's page, computed deterministically and without torch.
 
-A *unit* is one channel of one layer of a series; a *neuron* is a unit at one checkpoint. Rows of
-neurons are those of the run's first space, dead neurons are absent and counted.
+Here, a *unit* is one channel of one layer of a series; a *neuron* is a unit at one checkpoint. Rows
+of neurons are those of the run's first space, which has no dead neurons.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ PATCHES = 9
 NEIGHBOURS = 5
 UNIT = ["series", "layer", "channel"]
 SET = [*PAIR, "method", "class_id", "arm", "draw"]
-#: Of several splits, the one whose outcomes are shown: images that no score has seen.
+#: The split whose outcomes are shown: images on which no score was computed.
 SPLIT = "heldout"
 
 
 def _keys(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of some columns as tuples."""
+    """Return an iterator of the rows of some columns as tuples."""
     return table[columns].itertuples(index=False, name=None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run, read once for all parts of the page."""
+    """The tables of a run; each is read once for all parts of the page."""
 
     run: Run
 
@@ -50,7 +49,7 @@ class Source:
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """Return one row per layer, by series in the order of the configuration, then by depth."""
+        """One row per layer, by series in the order of the configuration, then by depth."""
         by_depth = self.run.tables("layers").sort_values("depth", kind="stable")
         return run_tables.in_order(self.run, by_depth)
 
@@ -60,19 +59,19 @@ class Source:
 
     @cached_property
     def units(self) -> pd.DataFrame:
-        """Return one row per unit: series, layer, layer_row, channel."""
+        """One row per unit: series, layer, layer_row (row of `layers`), channel."""
         rows = self.layers.index.repeat(self.layers["channels"])
         units = self.layers.loc[rows, ["series", "layer"]].assign(layer_row=rows)
         return units.assign(channel=units.groupby(level=0).cumcount()).reset_index(drop=True)
 
     def unit_of(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the rows of `units` that a table with series, layer and channel refers to."""
+        """Return the row of `units` for each row of a table with series, layer and channel."""
         keys = self.units[UNIT].assign(unit=np.arange(len(self.units)))
         return table[UNIT].merge(keys, on=UNIT, how="left")["unit"].to_numpy()
 
     @cached_property
     def row_of(self) -> dict[tuple[Any, ...], int]:
-        """Return (series, epoch, layer, channel) -> row of a neuron."""
+        """Row of each neuron (series, epoch, layer, channel) in the space."""
         return {key: row for row, key in enumerate(_keys(self.space.neurons, NEURON))}
 
     @cached_property
@@ -82,7 +81,7 @@ class Source:
 
     @cached_property
     def studies(self) -> list[Results]:
-        """Return the reversion study and, if it was run, the benchmark."""
+        """The results of the reversion study and of the benchmark, if they were run."""
         return [
             read_results(self.run.root, study)
             for study in (REVERSION, BENCH)
@@ -97,7 +96,8 @@ class Source:
 
     @cached_property
     def stimuli(self) -> pd.DataFrame:
-        """Return the PATCHES strongest stimuli of every neuron, with its row."""
+        """The PATCHES strongest stimuli of every neuron, with the neuron's `row` and the stimulus'
+        `place` among them, from 0."""
         table = self.run.tables("stimuli").sort_values([*NEURON, "rank"])
         table = table[table.groupby(NEURON).cumcount() < PATCHES]
         place = table.groupby(NEURON).cumcount().to_numpy()
@@ -106,8 +106,7 @@ class Source:
 
 
 def explorer_columns(source: Source) -> dict[str, Any]:
-    """Return what the page shows of a run, except pictures and responses; arrays are not packed
-    yet."""
+    """Return the page's data of a run, without pictures and responses; arrays are not packed."""
     run, space = source.run, source.space
     layers = source.layers
     views = layers[["resize", "crop"]].drop_duplicates().reset_index(drop=True)
@@ -176,8 +175,8 @@ def _neurons(source: Source) -> dict[str, Any]:
 
 
 def _moved(source: Source) -> np.ndarray:
-    """Return the displacement of each neuron since the previous checkpoint; NaN if there is
-    none."""
+    """Return the displacement of each neuron since the previous checkpoint; NaN if it has none
+    there."""
     moved = np.full(len(source.space.neurons), np.nan)
     for series, rows in source.space.neurons.groupby("series"):
         for start, end in pairwise(sorted(set(rows["epoch"]))):
@@ -188,8 +187,8 @@ def _moved(source: Source) -> np.ndarray:
 
 
 def _neighbours(source: Source) -> list[dict[str, Any]]:
-    """Return, for each series, the neurons of its last checkpoint that are nearest to every
-    neuron."""
+    """Return, for each series, the NEIGHBOURS neurons of its last checkpoint that are nearest to
+    each neuron."""
     space, every = source.space, np.arange(len(source.space.neurons))
     parts = []
     for name in source.series:
@@ -210,13 +209,13 @@ def _neighbours(source: Source) -> list[dict[str, Any]]:
 
 
 def _side(patch: float, crop: int) -> int:
-    """Return the side of a patch in pixels of the view."""
+    """Return the side of a patch in pixels of the view, from its share of the crop."""
     return min(max(1, round(patch * crop)), crop)
 
 
 def _stimuli(source: Source) -> dict[str, Any]:
-    """Return image, corner of the crop in pixels of the view, and activation; PATCHES per
-    neuron."""
+    """Return image, corner of the patch in pixels of the view, and activation: PATCHES per neuron,
+    −1 and NaN if there are fewer."""
     table = source.stimuli.merge(
         source.layers[["series", "layer", "patch", "crop"]], on=["series", "layer"]
     )
@@ -267,8 +266,8 @@ def _ablations(source: Source) -> dict[str, Any]:
 
 
 def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return classes x units: score, standard error, rank within the layer; missing ones are NaN
-    and −1."""
+    """Return score, standard error and rank within the layer, classes x units; missing values are
+    NaN, and −1 for ranks."""
     every = pd.MultiIndex.from_product([range(len(source.classes)), range(len(source.units))])
     keys = [rows["class_id"].to_numpy(), source.unit_of(rows)]
     table = rows[["score", "stderr", "rank"]].set_index(keys).reindex(every)
@@ -278,12 +277,13 @@ def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
-    """Summarise the effect of each set's ablation on held-out images: one row per set, layer,
-    class and ablation.
+    """Summarise the effect of ablating each set on held-out images: one row per set, layer, class
+    and ablation.
 
     Returns:
-        SET's columns, ablation, layer, images, before, change (signed, of accuracy), change_error
-        (standard error over images), probability, probability_error (of the class's probability).
+        the columns SET, ablation, layer, images (their number), before (accuracy), change (of
+        accuracy, after minus before), probability (change of the class's probability), change_error
+        and probability_error (standard errors over images).
     """
     keys = [*PAIR, "ablation", "layer", "method", "arm", "draw", "class_id"]
     parts = []
@@ -323,8 +323,8 @@ def _outcome_columns(
 
 
 def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
-    """Return the bin of every unit, classes x units, for each pair and method: 0 is none, 1 is
-    q1."""
+    """Return the bin of every unit, classes x units, for each pair and method: 1 for q1 and so on,
+    0 for none."""
     table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
     table = table[table["arm"].str.fullmatch(r"q\d+")]
     quarters = []
@@ -337,7 +337,7 @@ def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
 
 
 def _validity(run: Run, method: str) -> dict[str, Any]:
-    """Return validity of the space, dead neurons and accuracy from the run's own tables."""
+    """Return the validity of the space, dead neurons and accuracy, from the run's tables."""
 
     def of_method(table: Table | None) -> list[dict[str, Any]]:
         if table is None:

@@ -1,4 +1,4 @@
-"""Write the explorer's page: template, styles, code and data in one file that needs no network."""
+"""Write the explorer's page: an HTML file with styles, code and data that works offline."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from analysis.explorer.sprites import Sheet, sheets
 from harness.artifacts import Run, whole_file, write_text
 from harness.images.sets import View, open_images
 
-#: Up to this size the page is one file; beyond it, the sheets lie in a folder beside it.
+#: Largest size of the page, in bytes, with its sheets inside; otherwise they are in a folder.
 LARGEST_FILE = 20e6
-#: Most pixels of an image's side inside the one file, and in a folder.
+#: Largest side of an image, in pixels, in sheets inside the page and in a folder.
 TILE_INSIDE, TILE_BESIDE = 112, 224
 CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes.js", "models.js",
         "selection.js", "validity.js", "start.js")  # fmt: skip
@@ -45,10 +45,11 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
     """Write the explorer of a run.
 
     Args:
-        out: the HTML file. results: of a study of this run (folder of `conceptevo analyse`).
+        out: the HTML file.
+        results: folder written by `conceptevo analyse` for a study of this run.
 
     Raises:
-        ArtifactError: the run lacks what the explorer shows. ValueError: the study is not of it.
+        ArtifactError: the run is incomplete. ValueError: the study is of another run.
     """
     source = Source(run)
     data = explorer_columns(source)
@@ -70,7 +71,7 @@ def page(data: dict[str, Any], beside: bool = False) -> str:
     """Return the HTML text.
 
     Args:
-        data: as `explorer_columns`, with `people` and `sheets`. beside: sheets are files.
+        data: `explorer_columns`, with `people` and `sheets`. beside: whether sheets are files.
     """
     scripts = {"library": get_plotlyjs(), "code": "\n".join(map(_own, CODE))}
     policy = [
@@ -114,7 +115,8 @@ def _pictures(source: Source, largest: int) -> list[Sheet]:
 
 
 def _placed(pictures: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
-    """Return what the page needs to know of each sheet; with a folder, write the sheets into it."""
+    """Return view, tile, columns, images and address of each sheet; write the sheets into `folder`
+    if it is given."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     placed = []

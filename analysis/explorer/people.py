@@ -1,4 +1,4 @@
-"""Participants' responses to the neurons of a run, by trial."""
+"""Participants' responses to trials with neurons of a run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
         results: folder written by `conceptevo analyse`.
 
     Returns:
-        source (human, pilot or simulated), tasks (name -> title), participants, strangers (trials
-        whose neurons are none of the run's) and trials: id, task, condition, control (its answers
-        only say whether the task works), answers, right (share, of tasks whose key is one of the
-        options), changed (share, of evolution labelling), chance, key, neurons (rows), given (the
-        most frequent answers with their counts); None where something does not apply.
+        source (human, pilot or simulated), tasks (name -> title), participants (their number),
+        strangers (number of trials without a neuron of the run) and trials: id, task, condition,
+        control (whether it only checks the task), answers (number of responses), right (share of
+        correct responses of choice tasks), changed (share of responses "changed" of other tasks),
+        chance, key, neurons (rows), given (the most frequent responses with their counts). None
+        means not applicable.
 
     Raises:
-        ValueError: no results there, or none of its neurons is in the run.
+        ValueError: the folder has no results, or no trial shows a neuron of the run.
     """
     responses = read_results(results).responses
     rates = people_by_trial(responses).set_index("trial")
@@ -75,7 +76,7 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
 
 
 def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
-    """Return trial -> every different response with its number, the most frequent first."""
+    """Return, for each trial, its different responses and their counts, the most frequent first."""
     texts = responses.answers["value"].map(_as_text)
     counts = texts.groupby(responses.answers["trial"]).value_counts()
     return {
@@ -85,7 +86,7 @@ def _given(responses: Responses) -> dict[str, list[tuple[str, int]]]:
 
 
 def _as_text(value: Any) -> str:
-    """Return a response in words: an option as it is, the parts of a compound response joined."""
+    """Return a response as text: an option unchanged, the parts of a compound response joined."""
     if isinstance(value, dict):
         parts = [f"{name}: {part}" for name, part in value.items() if part not in ("", None)]
         return ", ".join(parts)

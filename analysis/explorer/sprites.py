@@ -1,7 +1,6 @@
-"""The pictures of the explorer: every image that activates a shown neuron, once, in sprite sheets.
+"""The pictures of the explorer: sprite sheets of the images that activate the neurons.
 
-The browser cuts patches from the sheets, so each image is stored once, however many neurons it
-activates.
+The browser cuts patches from the sheets, so that each image is stored once per view.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from harness.images.sets import ImageSet, View
 
 COLUMNS = 24
 QUALITY = 82
-#: WebP allows no longer side than 16,383 pixels; browsers decode smaller sheets sooner.
+#: Largest side of a sheet in pixels. WebP allows 16,383, but browsers decode smaller ones faster.
 LONGEST = 4096
 
 
@@ -26,8 +25,8 @@ class Sheet:
     """Images side by side, row by row.
 
     Attributes:
-        view: index of the view. tile: pixels of an image's side. columns: images a row.
-        images: their ids, in the order of their places. data: WebP.
+        view: index of the view. tile: side of an image in pixels. columns: images per row.
+        images: image ids in order. data: the sheet as a WebP file.
     """
 
     view: int
@@ -40,11 +39,12 @@ class Sheet:
 def sheets(
     images: ImageSet, view: View, index: int, wanted: Sequence[int], largest: int
 ) -> Iterator[Sheet]:
-    """Yield all wanted images as sheets.
+    """Yield sheets of all wanted images.
 
     Args:
-        view: how the network sees them. index: of this view. wanted: image ids, sorted.
-        largest: most pixels of an image's side; smaller views stay as they are.
+        view: size and crop with which the network sees the images. index: index of this view.
+        wanted: sorted image ids.
+        largest: largest side of an image in pixels; larger views are reduced to it.
     """
     tile = min(view.crop, largest)
     columns = max(1, min(COLUMNS, LONGEST // tile))
