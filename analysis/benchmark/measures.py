@@ -29,8 +29,7 @@ def outcomes(records: pd.DataFrame, outcome: str = "accuracy") -> pd.DataFrame:
 
 
 def of_method(wide: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the arms of one method with columns (arm, draw); there are no columns if none of its
-    arms was run."""
+    """Return the arms of one method with columns (arm, draw); no columns if none was run."""
     return wide.loc[:, wide.columns.get_level_values("method") == method].droplevel(
         "method", axis=1
     )
@@ -49,15 +48,13 @@ def mean_of_arm(arms: pd.DataFrame, name: str) -> pd.Series:
 
 
 def gap(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Return the outcome after ablating the least important bin minus that after the most
-    important bin."""
+    """Return the outcome after ablating the least important bin minus that after ablating q1."""
     bins = quartiles(list(mine.columns.get_level_values("arm").unique()))
     return mean_of_arm(mine, bins[-1] if bins else "") - mean_of_arm(mine, "q1")
 
 
 def lost(mine: pd.DataFrame, controls: pd.DataFrame) -> pd.Series:
-    """Return 1 if ablating q1 makes a correct prediction an error, 0 if not; NaN if it was an error
-    before."""
+    """Return whether ablating q1 makes a correct prediction an error; NaN if it was an error."""
     before = mean_of_arm(controls, "before")
     return (before - mean_of_arm(mine, "q1")).where(before > 0)
 

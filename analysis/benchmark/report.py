@@ -1,5 +1,4 @@
-"""The report of a benchmark (leaderboard, tables, figures, sentences), and the comparison of two
-benchmarks."""
+"""The report of a benchmark (tables, figures, sentences), and the comparison of two benchmarks."""
 
 from __future__ import annotations
 
@@ -107,8 +106,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _beside(best: pd.Series, others: pd.DataFrame) -> str:
-    """Return the end of a sentence on the best method: the methods that do not differ significantly
-    from it."""
+    """Return the end of a sentence: the methods that do not differ significantly from the best."""
     if others.empty:
         return "."
     letters = set(best["group"])

@@ -87,8 +87,7 @@ class Bench:
         self, measure: str, ablation: str = "", layer: str = JOINT, outcome: str = "accuracy",
         split: str = "",
     ) -> comparisons.Clustered:  # fmt: skip
-        """Return a measure clustered by class, with one column per method, in the order of
-        `methods`."""
+        """Return a measure clustered by class; the columns are `methods`."""
         wide = self.wide(ablation or self.main, layer, outcome, split)
         values = measures.measured(wide, measures.MEASURES[measure], self.methods)
         return comparisons.clustered_by_class(values)
@@ -182,8 +181,7 @@ class Bench:
 
 
 def _identities(space: SemanticSpace) -> pd.Series:
-    """Return `identity` for all consecutive trained epochs of all series: one reciprocal rank per
-    neuron."""
+    """Return `identity` for all consecutive trained epochs of all series, by neuron."""
     frames = [
         identity(space, series, start, end).assign(series=series, epoch=end)
         for series, start, end in trained_steps(space)

@@ -212,8 +212,7 @@ def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
 
 
 def differing(benches: Sequence[Bench], methods: Sequence[str]) -> str:
-    """Return a sentence on the settings in which benchmarks differ, for the end of a caption; "" if
-    there are none."""
+    """Return a sentence on the settings in which benchmarks differ; "" if there are none."""
     abouts = [bench.results.about for bench in benches]
     names = ("classes", "pairs", "layers", "objectives", "images_per_class", "heldout_images")
     settings = [n.replace("_", " ") for n in names if any(a[n] != abouts[0][n] for a in abouts)]

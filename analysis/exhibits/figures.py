@@ -32,8 +32,7 @@ def look(k: int) -> dict[str, Any]:
 
 
 def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
-    """Return the distances of the values of a column from `low` and `high`, for error bars: [2,
-    rows]."""
+    """Return the distances of a column's values from `low` and `high` for error bars: [2, rows]."""
     middle, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
     return np.stack([middle - low, high - middle]).clip(min=0)
 

@@ -21,8 +21,7 @@ FOLDED_FROM = 17
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a report: paragraphs, findings (sentences generated from the data), figures and
-    tables.
+    """A section of a report: paragraphs, findings (sentences from the data), figures and tables.
 
     [figure:NAME] and [table:NAME] in a text are replaced by the number of the figure or table.
     """

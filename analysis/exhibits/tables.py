@@ -120,8 +120,7 @@ class Table:
         return self.shown().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
 
     def latex(self) -> str:
-        """Return a booktabs table; a wide table is rotated, a long one continues on further
-        pages."""
+        """Return a booktabs table; a wide one is rotated, a long one continues on further pages."""
         align = "".join("r" if is_number else "l" for _, is_number in self.heads())
         caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
         caption += rf"\label{{tab:{self.name}}}"

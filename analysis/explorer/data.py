@@ -175,8 +175,7 @@ def _neurons(source: Source) -> dict[str, Any]:
 
 
 def _moved(source: Source) -> np.ndarray:
-    """Return the displacement of each neuron since the previous checkpoint; NaN if it has none
-    there."""
+    """Return the displacement of each neuron since the previous checkpoint; NaN if undefined."""
     moved = np.full(len(source.space.neurons), np.nan)
     for series, rows in source.space.neurons.groupby("series"):
         for start, end in pairwise(sorted(set(rows["epoch"]))):
@@ -187,8 +186,7 @@ def _moved(source: Source) -> np.ndarray:
 
 
 def _neighbours(source: Source) -> list[dict[str, Any]]:
-    """Return, for each series, the NEIGHBOURS neurons of its last checkpoint that are nearest to
-    each neuron."""
+    """Return, for each series, the neurons of its last checkpoint nearest to each neuron."""
     space, every = source.space, np.arange(len(source.space.neurons))
     parts = []
     for name in source.series:
@@ -277,8 +275,7 @@ def _scores(source: Source, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def ablation_outcomes(studies: list[Results]) -> pd.DataFrame:
-    """Summarise the effect of ablating each set on held-out images: one row per set, layer, class
-    and ablation.
+    """Summarise the effect of each ablation on held-out images, per set, layer, class, ablation.
 
     Returns:
         the columns SET, ablation, layer, images (their number), before (accuracy), change (of
@@ -323,8 +320,7 @@ def _outcome_columns(
 
 
 def _bins(source: Source, methods: list[str]) -> list[dict[str, Any]]:
-    """Return the bin of every unit, classes x units, for each pair and method: 1 for q1 and so on,
-    0 for none."""
+    """Return the bin of every unit, classes x units, for each pair and method: 1 is q1, 0 none."""
     table = pd.concat([study.sets() for study in source.studies], ignore_index=True)
     table = table[table["arm"].str.fullmatch(r"q\d+")]
     quarters = []

@@ -33,8 +33,7 @@ CODE = ("columns.js", "state.js", "map.js", "pictures.js", "neuron.js", "classes
 
 @dataclass(frozen=True)
 class Written:
-    """The written page, the folder of sheets (None if they are inside the page), and the size in
-    bytes."""
+    """The written page, the folder of sheets (None if they are in the page), the size in bytes."""
 
     page: Path
     folder: Path | None
@@ -115,8 +114,7 @@ def _pictures(source: Source, largest: int) -> list[Sheet]:
 
 
 def _placed(pictures: Sequence[Sheet], folder: Path | None) -> list[dict[str, Any]]:
-    """Return view, tile, columns, images and address of each sheet; write the sheets into `folder`
-    if it is given."""
+    """Return the page's data of each sheet; write the sheets into `folder` if it is given."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     placed = []

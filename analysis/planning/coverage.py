@@ -183,8 +183,7 @@ DESIGNS = {
 
 
 def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
-    """Return a design of two equal conditions whose chance level is their true share: every
-    rejection is false."""
+    """Return a design of two conditions whose accuracy is chance: every rejection is false."""
     return Design({"a": accuracy, "b": accuracy}, chance=accuracy, **parameters)
 
 

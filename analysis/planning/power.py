@@ -187,8 +187,7 @@ def curve(
 
 
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
-    """Return the fewest participants with which each effect, and all effects together, have the
-    wanted power.
+    """Return the fewest participants with the wanted power, for each effect and for all together.
 
     Returns:
         effect, design, participants, trials, items, raters, power, cost; missing if no number of

@@ -20,8 +20,7 @@ UNTRAINED = "untrained"
 
 
 def of_run(run: Run, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield the paragraphs on design, results and limits; without those that the run cannot
-    support."""
+    """Yield the paragraphs on design, results and limits that the run can support."""
     yield f"Design. {_design(run, tables['neurons'].frame)}"
     if (alignment := tables.get("alignment")) is not None:
         yield f"Concepts. {_concepts(run, tables['neurons'].frame)}"
@@ -112,8 +111,7 @@ def _shared_concepts(run: Run, alignment: pd.DataFrame) -> str:
 
 
 def _importance(run: Run, reversion: pd.DataFrame) -> str:
-    """Describe the mean changes in accuracy over pairs for the sets of the main score, with
-    intervals over classes."""
+    """Describe the mean changes in accuracy for the sets of the main score, over pairs."""
     method = main_method(run)
     records = joint(run)
     changes = by_class(records[records["method"] == method])

@@ -13,8 +13,7 @@ from harness.records import NEURON
 
 
 class Album:
-    """Example patches and the true concept of any neuron (series, epoch, layer, channel) of a
-    run."""
+    """Example patches and the true concept of any neuron of a run."""
 
     def __init__(self, run: Run) -> None:
         self._images: ImageSet = open_images(run, "probe")

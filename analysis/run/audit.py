@@ -16,8 +16,7 @@ from harness.artifacts import Artifact, Run
 
 
 def tables_of_series(run: Run, kind: str) -> pd.DataFrame | None:
-    """Return the tables of one kind of all series of the run, concatenated; None if one is
-    missing."""
+    """Return the concatenated tables of one kind of all series; None if one is missing."""
     artifacts = [Artifact(kind, (name,)) for name in series_of(run)]
     if not all(run.path(artifact).exists() for artifact in artifacts):
         return None

@@ -166,8 +166,7 @@ def emergence(run: Run) -> Figure | None:
 
 @shelf.figure("run", "concepts")
 def strips(run: Run) -> Figure | None:
-    """Show the neurons with the largest displacement between the first trained and the last
-    epoch."""
+    """Show the neurons with the largest displacement from the first trained to the last epoch."""
     space, album = spaces(run)[0], Album(run)
     rows = []
     series_names = series_of(run)
@@ -334,8 +333,7 @@ def reversion_plot(run: Run) -> Figure | None:
 
 
 def _changes(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    """Return the mean change of accuracy by arm, with its interval over classes, in percentage
-    points."""
+    """Return the mean change of accuracy by arm with its CI over classes, in percentage points."""
     return 100 * reversion.class_interval(reversion.wide(reversion.by_class(rows))[arms])
 
 

@@ -1,5 +1,4 @@
-"""Comparison of a run with the published values of the same networks and epochs (`init --preset
-paper`)."""
+"""Comparison of a run with the published values of the paper (`init --preset paper`)."""
 
 from __future__ import annotations
 

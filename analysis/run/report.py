@@ -37,8 +37,7 @@ BASELINE = "random"
 
 @dataclass(frozen=True)
 class Written:
-    """The result of writing a report: the main table and sentences for the terminal, and the paths
-    of the files."""
+    """A written report: main table and sentences for the terminal, and the paths of the files."""
 
     summary: ScreenTable | str
     paths: list[Path]

@@ -1,5 +1,4 @@
-"""The tables of a run on training, neurons and semantic spaces; those on reversion are in
-`reversion.py`."""
+"""The tables of a run on networks, neurons and semantic spaces (on reversion: `reversion.py`)."""
 
 from __future__ import annotations
 
@@ -54,8 +53,7 @@ def concepts(run: Run) -> pd.DataFrame | None:
 
 
 def named_concepts(run: Run) -> pd.DataFrame | None:
-    """Return the neurons that have a true concept: the rows of `concepts` with an overlap of at
-    least NAMED_OVERLAP."""
+    """Return the neurons with a true concept: those with an overlap ≥ NAMED_OVERLAP."""
     table = concepts(run)
     return None if table is None else table[table["iou"] >= NAMED_OVERLAP]
 

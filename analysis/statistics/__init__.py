@@ -1,5 +1,4 @@
-"""Statistics: functions of data frames that return estimates and tests. The registry `STATISTICS`
-holds them."""
+"""Statistics: functions of data frames that return estimates; `STATISTICS` registers them."""
 
 from analysis.statistics import (  # noqa: F401 - importing a module registers its statistics
     behaviour,

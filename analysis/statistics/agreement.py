@@ -1,5 +1,4 @@
-"""Agreement and reliability of participants: Krippendorff's α, Fleiss' κ, Dawid and Skene's
-model."""
+"""Agreement and reliability: Krippendorff's α, Fleiss' κ, Dawid and Skene's model."""
 
 from __future__ import annotations
 
@@ -191,8 +190,7 @@ class DawidSkeneFit:
         return pd.DataFrame({"participant": self.participants, "accuracy": right})
 
     def answers(self) -> pd.DataFrame:
-        """Return trial, label (the most probable class), its probability, and the majority of the
-        responses."""
+        """Return trial, label (the most probable class), its probability, and the majority."""
         return pd.DataFrame(
             {
                 "trial": self.units,
@@ -210,8 +208,7 @@ def dawid_skene(
     tolerance: float = 1e-8,
     most: int = 10_000,
 ) -> DawidSkeneFit:
-    """Estimate the true classes and each participant's errors by EM, starting from the shares of
-    responses.
+    """Estimate the true classes and each participant's errors by EM.
 
     Dawid & Skene (1979, Applied Statistics 28:20–28), eqs. 2.3–2.5: the M step computes the shares
     of classes and of errors, weighted by the posterior; the E step computes the posterior by Bayes'

@@ -34,8 +34,7 @@ def groups(
 def concept_sharing(
     space: SemanticSpace, concepts: pd.DataFrame, base: Checkpoint, k: int = 5
 ) -> pd.DataFrame:
-    """Compute, for every neuron, the share of its k nearest neurons of the base checkpoint that
-    have its true concept.
+    """Compute each neuron's share of nearest base neurons that have its true concept.
 
     Args:
         concepts: series, epoch, layer, channel, concept.

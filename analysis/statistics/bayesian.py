@@ -54,8 +54,7 @@ class Posterior:
 
     @property
     def shares(self) -> np.ndarray:
-        """Shares of correct responses, averaged over participants and trials: [draws,
-        conditions]."""
+        """Shares correct, averaged over participants and trials: [draws, conditions]."""
         total = np.linalg.norm(self.sd, axis=1)
         return np.stack([marginal(b, sd) for b, sd in zip(self.beta, total, strict=True)])
 

@@ -1,5 +1,4 @@
-"""Statistics of participants' behaviour: learning, confidence, response time, sensitivity to
-change.
+"""Statistics of behaviour: learning, confidence, response time, sensitivity to change.
 
 Like those of `analysis.statistics.shares`, they are registered in `STATISTICS`.
 """
@@ -122,8 +121,7 @@ class Calibration:
 @STATISTICS.add("type_two")
 @dataclass(frozen=True)
 class TypeTwo:
-    """Area under the type-2 ROC curve: does confidence distinguish correct from incorrect
-    responses?
+    """Area under the type-2 ROC curve: does confidence distinguish correct from incorrect?
 
     The area is the probability that, of a correct and an incorrect response of one participant in
     one condition, the correct response was given with more confidence; ties count one half (Galvin

@@ -59,8 +59,7 @@ def quartiles(arms: list[str]) -> list[str]:
 
 
 def page_trend(changes: pd.DataFrame) -> tuple[float, int]:
-    """Test by Page's (1963) trend test whether accuracy after reversion increases from the first
-    bin to the last.
+    """Test by Page's (1963) trend test whether accuracy increases from the first bin to the last.
 
     Args:
         changes: classes x arms.
@@ -92,8 +91,7 @@ def page_p(ranks: np.ndarray) -> float:
 
 @lru_cache(maxsize=4096)
 def _row_distribution(ranks: tuple[int, ...]) -> np.ndarray:
-    """Return the probability of each sum Σ j·r over all orders of a row's ranks: [largest sum +
-    1]."""
+    """Return the probability of each sum Σ j·r over all orders of ranks: [largest sum + 1]."""
 
     @cache
     def orders(left: tuple[int, ...]) -> np.ndarray:

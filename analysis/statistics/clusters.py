@@ -61,8 +61,7 @@ class Crossed:
         return len(self.stratum)
 
     def sums(self, cluster: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return sums of values and counts of responses per cluster and group: two arrays
-        [clusters, groups]."""
+        """Return sums of values and counts of responses: two arrays [clusters, groups]."""
         width = len(self.groups)
         cell = cluster * width + self.group
         shape = (clusters, width)
@@ -115,8 +114,7 @@ class Variance:
     def interval(
         self, k: int, level: float = 0.95, null: float | None = None
     ) -> tuple[float, float, float]:
-        """Return the ends of the k-th value's interval and the p-value of `null`; see
-        `t_interval`."""
+        """Return the interval of the k-th value and the p-value of `null` (`t_interval`)."""
         return t_interval(
             self.point[k], self.variance[k], self.df[k], level, null, self.independent[k]
         )
@@ -169,8 +167,7 @@ def informing(cluster: np.ndarray, group: np.ndarray, weights: np.ndarray) -> In
 def two_way_jackknife(
     data: Crossed, function: Function, weights: np.ndarray | None = None
 ) -> Variance:
-    """Estimate the two-way clustered variance by leaving out one participant, one item and one
-    response at a time.
+    """Estimate the variance by leaving out one participant, one item and one response at a time.
 
     For the mean of one balanced group it equals Cameron, Gelbach & Miller's estimator with the
     factor n/(n−1) for each kind of cluster.

@@ -74,8 +74,7 @@ def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Compute standard errors [k] of Σ totals / Σ counts over clusters [C, k] (Cochran 1977, eq.
-    2.46).
+    """Compute standard errors [k] of Σ totals / Σ counts over clusters (Cochran 1977, eq. 2.46).
 
     √(C/(C − 1) Σ (t − R n)²) / Σ n, which is s/√C if all counts are 1; NaN with fewer than two
     clusters.
@@ -92,8 +91,7 @@ def ratio_error(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def t_test(
     value: np.ndarray, error: np.ndarray, classes: np.ndarray, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return low, high and the two-sided p-value against 0, by t with classes − 1 degrees of
-    freedom.
+    """Return low, high and the two-sided p-value against 0, by t with classes − 1 df.
 
     All are NaN with fewer than two classes, and if all classes are equal, because the standard
     error is then unknown, not 0.
@@ -118,8 +116,7 @@ def clustered_by_class(values: pd.DataFrame) -> Clustered:
 
 
 def clustered_by_layer(values: pd.DataFrame) -> Clustered:
-    """Sum values of neurons within layers, because neurons of a layer are similar and a channel
-    occurs once per epoch.
+    """Sum values of neurons within layers, because neurons of a layer are not independent.
 
     Args:
         values: shares: neurons x k, without NaN; `layer` is a level of the index, and `series` if

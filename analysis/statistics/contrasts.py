@@ -45,8 +45,7 @@ SMALLEST = 1e-12
 
 
 def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple[int, int]]:
-    """Return the indices of the pairs of conditions to compare: all pairs, or each other condition
-    with the reference."""
+    """Return the pairs of conditions to compare: all, or each other one with the reference."""
     if reference is None:
         return list(combinations(range(len(names)), 2))
     if reference not in names:
@@ -56,8 +55,7 @@ def condition_pairs(names: tuple[str, ...], reference: str | None) -> list[tuple
 
 
 def between(data: Crossed, pairs: Sequence[tuple[int, int]], scale: Function) -> Variance:
-    """Return the differences of pairs of groups on a scale (for example `means`) with their
-    clustered variance."""
+    """Return differences of pairs of groups on a scale such as `means`, with their variance."""
     first, second = np.array(pairs).T
     weights = np.eye(len(data.groups))[first] - np.eye(len(data.groups))[second]
 

@@ -71,8 +71,7 @@ class FittedConditions:
 
 
 def fit_conditions(frame: pd.DataFrame) -> FittedConditions | None:
-    """Fit the model to the conditions that have both correct and incorrect responses; return None
-    if there are none."""
+    """Fit conditions with both correct and incorrect responses; return None if there are none."""
     kept, _ = answered(frame, "correct")
     share = kept.groupby("condition")["correct"].transform("mean")
     kept = kept[(share > 0) & (share < 1)]

@@ -1,5 +1,4 @@
-"""Equivalence of two conditions: two one-sided tests against the smallest difference of
-interest."""
+"""Equivalence of two conditions: two one-sided tests against a smallest difference of interest."""
 
 from __future__ import annotations
 

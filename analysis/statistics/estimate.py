@@ -68,8 +68,7 @@ def size(level: float) -> float:
 def permuted(
     estimate: Estimate, reached: int, permutations: int, null: float, resampled: np.ndarray
 ) -> Estimate:
-    """Return an estimate with a permutation test of `null` and a percentile interval that agree
-    with each other.
+    """Add a permutation test of `null` and a percentile interval that agree with each other.
 
     Because the two are computed differently, only one of them may exclude the null value; the more
     conservative one then decides. If only p excludes it, p is raised to the two-sided p-value of

@@ -65,16 +65,14 @@ def words(labels: Sequence[str]) -> np.ndarray:
 
 @SIMILARITIES.add("trigrams")
 def trigrams(labels: Sequence[str]) -> np.ndarray:
-    """Compute the Jaccard overlap of three-letter sequences, which tolerates endings and
-    misspellings."""
+    """Compute the Jaccard overlap of three-letter sequences, which tolerates misspellings."""
     padded = [f"  {label} " for label in labels]
     return _overlap([{text[i : i + 3] for i in range(len(text) - 2)} for text in padded])
 
 
 @SIMILARITIES.add("sequence")
 def sequence(labels: Sequence[str]) -> np.ndarray:
-    """Compute Ratcliff and Obershelp's ratio of matching characters (difflib), averaged over
-    both orders."""
+    """Compute Ratcliff and Obershelp's ratio (difflib), averaged over both orders."""
     ratio = [[difflib.SequenceMatcher(None, a, b, False).ratio() for b in labels] for a in labels]
     matrix = np.array(ratio).reshape(len(labels), len(labels))
     return (matrix + matrix.T) / 2
@@ -163,8 +161,7 @@ class LabelAgreement:
         return permuted(estimate, reached, self.shuffles, null, resampled[: 0 if few else None])
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
-        """Return the similarities of distinct labels, with a last row and column of NaN for the
-        empty label."""
+        """Return the similarities of labels, with a last row and column of NaN for empty ones."""
         matrix = np.asarray(SIMILARITIES.get(self.similarity)(texts), dtype=float)
         n = len(texts)
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
@@ -241,8 +238,7 @@ class _Pairs:
         return cls(first, second, starts, owner, trials)
 
     def scores(self, codes: np.ndarray, similar: np.ndarray) -> np.ndarray:
-        """Return the mean similarity of the pairs of each trial and stage; NaN without a pair of
-        labels.
+        """Return the mean similarity of the pairs of each trial and stage; NaN without pairs.
 
         Args:
             codes: codes of labels in k permutations [k, responses, stages].

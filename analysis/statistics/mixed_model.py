@@ -100,8 +100,7 @@ class _Problem:
         return own[self.own] + sd[2] * b[self.i] + self.x @ beta
 
     def _joint(self, mode: np.ndarray, sd: np.ndarray) -> float:
-        """Return the joint log density of responses and standardised random effects, without
-        constants."""
+        """Return the log density of responses and standardised effects, without constants."""
         eta = self._eta(mode, sd)
         random = mode[: self.heads + self.I]
         return float(np.sum(self.y * eta - np.logaddexp(0, eta)) - 0.5 * random @ random)
@@ -303,8 +302,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def marginal(beta: np.ndarray | float, sd: float) -> np.ndarray:
-    """Return E expit(β + sd·z) over the standard normal z, by Gauss–Hermite quadrature with 41
-    nodes."""
+    """Return E expit(β + sd·z), z standard normal, by Gauss–Hermite quadrature (41 nodes)."""
     return expit(np.asarray(beta)[..., None] + sd * _NODES) @ _WEIGHTS
 
 

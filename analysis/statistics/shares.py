@@ -27,8 +27,7 @@ AS_TRIALS = "variance not estimable: Clopper–Pearson interval with clusters as
 
 
 def chance_of(chance: float | Mapping[str, float], condition: str) -> float:
-    """Return the chance level of a condition; raise ValueError if it is missing or outside (0,
-    1)."""
+    """Return a condition's chance level; raise ValueError if it is missing or outside (0, 1)."""
     level = chance if isinstance(chance, int | float) else chance.get(condition, np.nan)
     if not 0 < level < 1:
         raise ValueError(
@@ -60,8 +59,7 @@ def by_condition(frame: pd.DataFrame, names: Sequence[str], made: list[Estimate]
 @STATISTICS.add("exact_binomial")
 @dataclass(frozen=True)
 class ExactBinomial:
-    """Share of correct responses per condition against chance, as if all responses were
-    independent.
+    """Share of correct responses per condition, tested as if all responses were independent.
 
     It has Clopper & Pearson's (1934) interval and the exact two-sided test (as R's `binom.test`:
     the probability of all outcomes that are not more likely than the observed one). It is reported
@@ -91,8 +89,7 @@ class ExactBinomial:
 @STATISTICS.add("cluster_bootstrap")
 @dataclass(frozen=True)
 class ClusteredShares:
-    """Share of correct responses per condition against chance, generalised to other participants
-    and items.
+    """Share of correct responses per condition, for other participants and items.
 
     The interval is logit p̂ ± t_df · √V, transformed back to shares, where V is the two-way cluster
     variance of `clusters.py` (Cameron, Gelbach & Miller 2011) and df is Satterthwaite's. The test
@@ -129,8 +126,7 @@ class ClusteredShares:
 
 
 def clustered_shares(data: Crossed, chances: np.ndarray | None, level: float) -> list[Estimate]:
-    """Estimate the share of each group with its interval, from log odds and their clustered
-    variance.
+    """Estimate the share of each group, with its interval from log odds and their variance.
 
     Args:
         chances: chance level of each group [groups]; None if nothing is tested.
@@ -180,8 +176,7 @@ def clusters_as_trials(data: Crossed, g: int) -> float:
 
 
 def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
-    """Return Clopper & Pearson's (1934) interval for a share of n trials; n need not be an
-    integer."""
+    """Return Clopper & Pearson's (1934) interval of a share of n trials; n may be fractional."""
     k, tail = share * n, (1 - level) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
