@@ -258,11 +258,11 @@ def power(
         ),
         studies, float("nan") if cost is None else cost, seed,
     )  # fmt: skip
-    found = smallest(table, wanted)
-    tables, figure = power_tables(table, found, wanted)
+    designs = smallest(table, wanted)
+    tables, figure = power_tables(table, designs, wanted)
     for one in tables:
         console.print(on_screen(one))
-    console.print(in_words(found, wanted))
+    console.print(in_words(designs, wanted))
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(
@@ -297,7 +297,7 @@ def parse_range(text: str, name: str) -> list[int]:
 
 def parse_conditions(text: str) -> dict[str, float]:
     """Parse "base=.6,random=.1667" into a dict; raise ValueError for another form."""
-    found = {}
+    accuracies = {}
     for part in text.split(","):
         name, _, share = (piece.strip() for piece in part.partition("="))
         try:
@@ -306,7 +306,7 @@ def parse_conditions(text: str) -> dict[str, float]:
             raise ValueError(
                 f"--conditions must be name=share,…, e.g. base=.6,random=.1667; got {part!r}"
             ) from None
-        if name in found:
+        if name in accuracies:
             raise ValueError(f"--conditions names {name!r} twice")
-        found[name] = accuracy
-    return found
+        accuracies[name] = accuracy
+    return accuracies

@@ -82,13 +82,13 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     if not np.isfinite(best["low"]):
         few = [f"{text}; with fewer than two classes there is no interval, and no claim is made."]
         return few + _undefined(bench)
-    findings = [f"{text}{_beside(best, known.iloc[1:])}"]
+    findings = [f"{text}{_not_different(best, known.iloc[1:])}"]
     fair = known[known["linearises"] != bench.main]
     if len(fair) and best["linearises"] == bench.main:
         first = fair.iloc[0]
         findings.append(
             f"Of the scores that do not linearise the ablation ({bench.main}), {first['method']} "
-            f"has the largest gap, {_points(first)}{_beside(first, fair.iloc[1:])}"
+            f"has the largest gap, {_points(first)}{_not_different(first, fair.iloc[1:])}"
         )
     if SCORE in set(known["method"]):
         paper = known.set_index("method").loc[SCORE]
@@ -105,7 +105,7 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     return findings + _undefined(bench)
 
 
-def _beside(best: pd.Series, others: pd.DataFrame) -> str:
+def _not_different(best: pd.Series, others: pd.DataFrame) -> str:
     """Return the end of a sentence: the methods that do not differ significantly from the best."""
     if others.empty:
         return "."

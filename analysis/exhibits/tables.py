@@ -134,13 +134,13 @@ class Table:
         if width > 1.55 * WIDEST:
             size = r"\tiny\setlength{\tabcolsep}{2.5pt}"
         if len(body) > LONGEST:
-            lies = width > WIDEST
-            needs = ", longtable, lscape" if lies else ", longtable"
-            start = [r"\begin{landscape}"] if lies else []
+            rotated = width > WIDEST
+            needs = ", longtable, lscape" if rotated else ", longtable"
+            start = [r"\begin{landscape}"] if rotated else []
             start += [rf"{{{size}"]
             start += [rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
             start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
-            end = [r"\end{longtable}}", *([r"\end{landscape}"] if lies else [])]
+            end = [r"\end{longtable}}", *([r"\end{landscape}"] if rotated else [])]
         else:
             needs, kind = (", rotating", "sidewaystable") if width > WIDEST else ("", "table")
             start = [rf"\begin{{{kind}}}", rf"\centering{size}"]

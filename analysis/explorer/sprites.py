@@ -48,9 +48,9 @@ def sheets(
     """
     tile = min(view.crop, largest)
     columns = max(1, min(COLUMNS, LONGEST // tile))
-    each = columns * max(1, min(COLUMNS, LONGEST // tile))
-    for start in range(0, len(wanted), each):
-        chosen = tuple(int(i) for i in wanted[start : start + each])
+    per_sheet = columns * max(1, min(COLUMNS, LONGEST // tile))
+    for start in range(0, len(wanted), per_sheet):
+        chosen = tuple(int(i) for i in wanted[start : start + per_sheet])
         rows = -(-len(chosen) // columns)
         sheet = np.zeros((rows * tile, columns * tile, 3), dtype=np.uint8)
         for place, image in enumerate(chosen):

@@ -151,12 +151,12 @@ class Sizes:
         """Yield the name of the design without its number of participants, and the numbers of
         participants, items and trials, for each size."""
         held_at = self.raters or self.items or [0]
-        for each, held, n in product(self.trials, held_at, self.participants):
+        for trials, held, n in product(self.trials, held_at, self.participants):
             if self.raters and n < held:
                 continue
-            items = n * each // held if self.raters else held or each
-            name = f"{each} trials, {held} raters" if self.raters else f"{each} trials of {items}"
-            yield name, n, items, each
+            items = n * trials // held if self.raters else held or trials
+            name = f"{trials} trials" + (f", {held} raters" if self.raters else f" of {items}")
+            yield name, n, items, trials
 
 
 def curve(
@@ -172,12 +172,12 @@ def curve(
         cost, and the columns of `rejections`.
     """
     frames = []
-    for name, n, items, each in sizes:
-        design = replace(plan.design, participants=n, items=items, answered=each)
-        found = rejections(replace(plan, design=design), studies, seed)
+    for name, n, items, trials in sizes:
+        design = replace(plan.design, participants=n, items=items, answered=trials)
+        power = rejections(replace(plan, design=design), studies, seed)
         frames.append(
-            found.assign(
-                design=name, participants=n, trials=each, items=items, raters=n * each / items,
+            power.assign(
+                design=name, participants=n, trials=trials, items=items, raters=n * trials / items,
                 cost=n * cost,
             )
         )  # fmt: skip
@@ -206,10 +206,10 @@ def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(whole)
 
 
-def in_words(found: pd.DataFrame, wanted: float) -> str:
+def in_words(designs: pd.DataFrame, wanted: float) -> str:
     """Describe the smallest design with the wanted power for all effects: that with the fewest
     participants, then trials, then items."""
-    every = found[(found["effect"] == found["effect"].iloc[-1]) & found["participants"].notna()]
+    every = designs[designs["effect"] == designs["effect"].iloc[-1]].dropna(subset="participants")
     if every.empty:
         return f"No design tried finds every effect with {100 * wanted:g} % power."
     best = every.sort_values(["participants", "trials", "items"], kind="stable").iloc[0]
@@ -250,7 +250,7 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
 
 
 def power_tables(
-    table: pd.DataFrame, found: pd.DataFrame, wanted: float
+    table: pd.DataFrame, designs: pd.DataFrame, wanted: float
 ) -> tuple[list[Table], Figure]:
     """Return the power curve and the smallest designs as tables, and the curve as a figure."""
     number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
@@ -273,9 +273,9 @@ def power_tables(
         Table(
             "power_smallest",
             f"Fewest participants for {100 * wanted:g} % power",
-            f"{in_words(found, wanted)} {meaning} A dash: no number tried suffices; more different "
-            "items may.",
-            found,
+            f"{in_words(designs, wanted)} {meaning} A dash: no number tried suffices; more "
+            "different items may.",
+            designs,
             number,
             hidden=("design",),
         ),

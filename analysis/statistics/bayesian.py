@@ -87,13 +87,13 @@ def sample(frame: pd.DataFrame, prior: Prior, seed: int = 0) -> Posterior:
     )  # fmt: skip
     mcmc.run(random.PRNGKey(seed), data, prior, extra_fields=("diverging",))
     chains = {k: np.asarray(v, float) for k, v in mcmc.get_samples(group_by_chain=True).items()}
-    found = summary({name: chains[name] for name in ("beta", "sd")})
+    diagnostics = summary({name: chains[name] for name in ("beta", "sd")})
     return Posterior(
         data.groups,
         chains["beta"].reshape(-1, len(data.groups)),
         chains["sd"].reshape(-1, len(COMPONENTS)),
-        rhat=float(max(np.max(part["r_hat"]) for part in found.values())),
-        ess=float(min(np.min(part["n_eff"]) for part in found.values())),
+        rhat=float(max(np.max(part["r_hat"]) for part in diagnostics.values())),
+        ess=float(min(np.min(part["n_eff"]) for part in diagnostics.values())),
         divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
     )
 

@@ -54,22 +54,22 @@ def judge(tests: pd.DataFrame, primary: str, share: float) -> pd.DataFrame:
         or what else a reader must know).
     """
     tested = (tests["question"] != "").to_numpy()
-    main = tested & (tests["question"] == primary).to_numpy()
-    rest = tested & ~main
+    is_primary = tested & (tests["question"] == primary).to_numpy()
+    rest = tested & ~is_primary
     if primary and rest.any():  # the primary hypothesis keeps its share even if it has no tests
-        weight = np.where(main, share / max(main.sum(), 1), (1 - share) / rest.sum())
+        weight = np.where(is_primary, share / max(is_primary.sum(), 1), (1 - share) / rest.sum())
     else:
         weight = np.full(len(tests), 1 / max(tested.sum(), 1))
-    alone = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
-    kept = share if primary and rest.any() and not main.any() else 0.0
-    corrected = holm(alone, np.where(tested, weight, 0.0), kept)
+    unadjusted = np.where(tested, tests["p"].to_numpy(dtype=float), np.nan)
+    kept = share if primary and rest.any() and not is_primary.any() else 0.0
+    corrected = holm(unadjusted, np.where(tested, weight, 0.0), kept)
     # If there is no interval, for example because all labels are equal, the exact p decides alone.
     inside = (tests["low"] <= tests["null"]) & (tests["high"] >= tests["null"])
     reason = tests.get("reason", pd.Series("", tests.index)).fillna("")
-    unexplained = tested & np.isnan(alone) & (reason == "").to_numpy()
+    unexplained = tested & np.isnan(unadjusted) & (reason == "").to_numpy()
     return tests.assign(
         weight=np.where(tested, weight, np.nan),
-        p_alone=alone,
+        p_alone=unadjusted,
         p=corrected,
         claimed=(corrected < ALPHA) & ~inside.to_numpy(),
         p_error=tests.get("p_error", pd.Series(np.nan, tests.index)),

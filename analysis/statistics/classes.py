@@ -207,9 +207,9 @@ def over_layers(classes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         (95 % CI, t over classes).
     """
     keys = [*PAIR, "split", "arm", "class_id"]
-    each = classes.groupby(keys, observed=True)[["before", "change"]].mean()
+    means = classes.groupby(keys, observed=True)[["before", "change"]].mean()
     frames = []
-    for key, rows in each.groupby(keys[:-2], observed=True):
+    for key, rows in means.groupby(keys[:-2], observed=True):
         changes = rows["change"].unstack("arm")
         table = class_interval(changes, level).rename(columns={"mean": "change"})
         table.insert(0, "classes", changes.count())
@@ -239,9 +239,9 @@ def closeness(sets: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     means = joined.groupby([*keys, "arm"], observed=True, sort=False)["score"].mean().unstack("arm")
     channels = sets.groupby([*keys, "arm"], observed=True)["channel"].agg(frozenset).unstack("arm")
     ratio = means["matched"] / means["q1"]
-    each = pd.DataFrame(
+    shares = pd.DataFrame(
         {"ratio": ratio, "within 10 %": ratio.between(0.9, 1.1),
          "equal to q2": (channels["matched"] == channels["q2"]).reindex(ratio.index)}
     )  # fmt: skip
-    groups = each.groupby([*PAIR, "method"], observed=True, sort=False)
+    groups = shares.groupby([*PAIR, "method"], observed=True, sort=False)
     return groups.mean().assign(sets=groups.size()).reset_index()

@@ -129,7 +129,7 @@ def clustered_by_layer(values: pd.DataFrame) -> Clustered:
     return Clustered(totals, counts, (0.0, 1.0))
 
 
-def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
+def differences(clustered: Clustered, names: Sequence[str]) -> pd.DataFrame:
     """Test the paired difference of every pair of columns, over the clusters that both have.
 
     Returns:
@@ -139,17 +139,17 @@ def differences(found: Clustered, names: Sequence[str]) -> pd.DataFrame:
         is then NaN, which means unknown, not "no difference").
     """
     columns = ["first", "second", "classes", "difference", "low", "high", "p_alone", "p", "reason"]
-    order = np.argsort(-np.nan_to_num(found.value, nan=-np.inf), kind="stable")
+    order = np.argsort(-np.nan_to_num(clustered.value, nan=-np.inf), kind="stable")
     pairs = list(combinations(order, 2))
     if not pairs:
         return pd.DataFrame(columns=columns)
     a, b = np.array(pairs).T
-    both = (found.counts[:, a] > 0) & (found.counts[:, b] > 0)
-    counts = np.where(both, found.counts[:, a], 0.0)
-    totals = np.where(both, found.totals[:, a] - found.totals[:, b], 0.0)
+    both = (clustered.counts[:, a] > 0) & (clustered.counts[:, b] > 0)
+    counts = np.where(both, clustered.counts[:, a], 0.0)
+    totals = np.where(both, clustered.totals[:, a] - clustered.totals[:, b], 0.0)
     value, classes = _ratio(totals, counts), both.sum(axis=0)
     low, high, p = t_test(value, ratio_error(totals, counts), classes)
-    largest = found.scale[1] - found.scale[0]
+    largest = clustered.scale[1] - clustered.scale[0]
     same = np.where(np.isnan(p), "the difference is the same in every cluster", "")
     # If the two are equal in every cluster, exchanging them changes nothing: p is 1.
     equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) < 1e-12)

@@ -152,18 +152,18 @@ class Difference:
 def differences(data: Crossed, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
     """Compute the difference of the shares of each pair of groups."""
     first, second = np.array(pairs).T
-    odds, alone = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
+    odds, shares = two_way_jackknife(data, log_odds), two_way_jackknife(data, means)
     both = between(data, pairs, means)
     sides = [
         _Share(
-            float(alone.point[g]), float(odds.variance[g]), float(odds.independent[g]),
+            float(shares.point[g]), float(odds.variance[g]), float(odds.independent[g]),
             clusters_as_trials(data, g),
         )
         for g in range(len(data.groups))
     ]  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
-        shared = alone.variance[first] + alone.variance[second] - both.variance
-        correlation = shared / (2 * np.sqrt(alone.variance[first] * alone.variance[second]))
+        shared = shares.variance[first] + shares.variance[second] - both.variance
+        correlation = shared / (2 * np.sqrt(shares.variance[first] * shares.variance[second]))
     correlation = np.nan_to_num(correlation, nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
     made = []
     for k, (a, b) in enumerate(pairs):
@@ -208,14 +208,14 @@ class ClusterContrasts:
             return {}
         counts = np.bincount(data.group)[np.array(pairs)].sum(axis=1)
         ratios = estimates(between(data, pairs, log_odds), np.exp, None, counts, self.level)
-        found: Estimates = {}
+        results: Estimates = {}
         for (a, b), d, n in zip(pairs, differences(data, pairs), counts, strict=True):
             low, high, p = d.interval(self.level, 0.0)
-            found[data.groups[a], data.groups[b], "risk difference"] = Estimate(
+            results[data.groups[a], data.groups[b], "risk difference"] = Estimate(
                 d.value, low, high, n=int(n), left_out=missing,
                 test="difference of two clustered shares", p=p, level=self.level,
                 clustered=CLUSTERED, reason=d.reason,
             )  # fmt: skip
         for (a, b), ratio in zip(pairs, ratios, strict=True):
-            found[data.groups[a], data.groups[b], "odds ratio"] = replace(ratio, left_out=missing)
-        return found
+            results[data.groups[a], data.groups[b], "odds ratio"] = replace(ratio, left_out=missing)
+        return results

@@ -111,12 +111,12 @@ class CrossedEffects:
         """Return the estimates of a fitted model."""
         every = frame["condition"].astype(str).value_counts().sort_index()
         none = "all answers are right, or all wrong: the model has no finite effect"
-        found: Estimates = {
+        results: Estimates = {
             (str(name),): Estimate(np.nan, left_out=int(n), level=self.level, reason=none)
             for name, n in every.items()
         }
         if model is None:
-            return found
+            return results
         sd = model.standard_deviation
         for name, beta, weights in zip(
             model.names, model.fit.beta, np.eye(len(model.names)), strict=True
@@ -125,11 +125,11 @@ class CrossedEffects:
             estimate = model.estimate(
                 weights, lambda ends: mixed_model.marginal(ends, sd), null, self.level
             )
-            found[(name,)] = replace(
+            results[(name,)] = replace(
                 estimate, left_out=int(every[name] - estimate.n),
                 effect=float(np.exp(beta - null)), effect_name="odds ratio to chance",
             )  # fmt: skip
-        return found
+        return results
 
 
 @STATISTICS.add("crossed_contrasts")
@@ -154,10 +154,10 @@ class CrossedContrasts:
         if model is None or (self.reference is not None and self.reference not in model.names):
             return {}
         identity = np.eye(len(model.names))
-        found: Estimates = {}
+        results: Estimates = {}
         for a, b in condition_pairs(model.names, self.reference):
             estimate = model.estimate(identity[a] - identity[b], np.exp, 0.0, self.level)
-            found[(model.names[a], model.names[b], "odds ratio")] = replace(
+            results[(model.names[a], model.names[b], "odds ratio")] = replace(
                 estimate, left_out=int(frame["correct"].isna().sum())
             )
-        return found
+        return results

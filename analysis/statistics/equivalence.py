@@ -73,16 +73,16 @@ class Equivalence:
         if not pairs:
             return {}
         counts, level = np.bincount(data.group), 2 * self.level - 1
-        found: Estimates = {}
+        results: Estimates = {}
         for (a, b), tested in zip(pairs, self._tested(data, pairs, level), strict=True):
             low, high, p, value, reason = tested
-            found[data.groups[a], data.groups[b]] = Estimate(
+            results[data.groups[a], data.groups[b]] = Estimate(
                 value, low, high, n=int(counts[[a, b]].sum()), left_out=len(frame) - len(kept),
                 test="two one-sided tests, participants and items clustered", p=p,
                 effect=self.margin, effect_name="smallest effect of interest",
                 level=level, clustered=CLUSTERED, reason=reason,
             )  # fmt: skip
-        return found
+        return results
 
     def _tested(
         self, data: Crossed, pairs: list[tuple[int, int]], level: float

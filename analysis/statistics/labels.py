@@ -246,9 +246,9 @@ class _Pairs:
         Returns:
             [k, trials, stages].
         """
-        found = np.full((len(codes), self.trials, codes.shape[2]), np.nan)
+        means = np.full((len(codes), self.trials, codes.shape[2]), np.nan)
         if not len(self.owner):
-            return found
+            return means
         filled = ~np.isnan(similar).ravel()
         values = np.where(filled, similar.ravel(), 0.0)
         for k, stage in np.ndindex(len(codes), codes.shape[2]):  # small arrays stay in the cache
@@ -256,5 +256,5 @@ class _Pairs:
             pair = label[self.first] * len(similar) + label[self.second]
             count = np.add.reduceat(filled.take(pair), self.starts, dtype=int)
             total = np.add.reduceat(values.take(pair), self.starts)
-            found[k, self.owner, stage] = np.where(count, total, np.nan) / np.maximum(count, 1)
-        return found
+            means[k, self.owner, stage] = np.where(count, total, np.nan) / np.maximum(count, 1)
+        return means

@@ -246,7 +246,7 @@ def fit(
         inner = schur if reml else schur[: problem.I, : problem.I]
         return -value + 0.5 * _log_determinants(blocks, inner)
 
-    found = optimize.minimize(
+    optimum = optimize.minimize(
         deviance,
         np.array([0.3, 0.1, 0.3])[free],
         method="L-BFGS-B",
@@ -254,8 +254,8 @@ def fit(
         options={"ftol": 1e-9, "gtol": 1e-4, "eps": 1e-4},
     )
     df = np.full(3, np.inf)
-    df[free] = _degrees_of_freedom(deviance, found.x)
-    sd = sds(found.x)
+    df[free] = _degrees_of_freedom(deviance, optimum.x)
+    sd = sds(optimum.x)
     _, _, schur = problem.solve(sd)
     covariance = linalg.inv(schur)[problem.I :, problem.I :]
     mode = problem.mode[problem.heads + problem.I :].copy()
@@ -264,8 +264,8 @@ def fit(
         covariance=covariance,
         sd=np.where(sd**2 > 2 * SMALLEST, sd, 0.0),
         df=df,
-        log_likelihood=-float(found.fun),
-        converged=bool(found.success),
+        log_likelihood=-float(optimum.fun),
+        converged=bool(optimum.success),
         estimated=(True, bool(free[1]), True),
     )
 

@@ -29,11 +29,11 @@ class Statistic(Protocol):
 STATISTICS: Registry[Callable[..., Statistic]] = Registry("statistic")
 
 
-def tabulate(found: Estimates, names: list[str]) -> pd.DataFrame:
+def tabulate(estimates: Estimates, names: list[str]) -> pd.DataFrame:
     """Return one row per estimate: its key under `names`, then the fields of Estimate."""
     rows = [
         dict(zip(names, key, strict=True)) | asdict(e) | {"clustered": " × ".join(e.clustered)}
-        for key, e in found.items()
+        for key, e in estimates.items()
     ]
     return pd.DataFrame(rows)
 
