@@ -81,9 +81,9 @@ def explore(
 
     with console.status("explorer"):
         written = write_explorer(Run(run), out or run / "explore.html", study)
-    console.print(f"Look around: {written.page} ({written.size / 1e6:.1f} MB)")
+    console.print(f"wrote {written.page} ({written.size / 1e6:.1f} MB)")
     if written.folder is not None:
-        console.print(f"keep its pictures beside it: {written.folder}")
+        console.print(f"keep this folder of pictures next to it: {written.folder}")
 
 
 def preregister(
@@ -157,8 +157,8 @@ def rebuild(
 
     if different := packing.rebuild(pack, out):
         raise ValueError(
-            f"{', '.join(different)} came out differently; compare versions.json in {pack} with "
-            f"the installed packages"
+            f"recomputed tables differ: {', '.join(different)}; compare versions.json in {pack} "
+            f"with the installed packages"
         )
     console.print(f"all tables of {pack} rebuilt, byte for byte")
     if out is not None:
@@ -245,8 +245,8 @@ def power(
         design = calibrate(design, answers)
         shares = ", ".join(f"{name} {share:.3f}" for name, share in design.accuracy.items())
         console.print(
-            f"From the pilot: {shares}; spreads {design.sd_participant:.2f} (people), "
-            f"{design.sd_condition:.2f} (people within conditions), {design.sd_item:.2f} (items)",
+            f"From the pilot: {shares}; SD {design.sd_participant:.2f} (participants), "
+            f"{design.sd_condition:.2f} (participants in conditions), {design.sd_item:.2f} (trials)"
         )
     table = curve(
         Plan(design, against_chance, reference, share=primary_share),
@@ -266,8 +266,8 @@ def power(
     if primary_share < 1:
         kind = "chance" if against_chance else "contrasts"
         console.print(
-            f"They hold {100 * primary_share:.0f} % of the 5 % where they are the study's main "
-            f'question: in study.toml, [analysis] primary = "TASK.{kind}".',
+            f"These tests receive {100 * primary_share:.0f} % of α = .05 if they are the primary "
+            f'hypothesis: in study.toml, [analysis] primary = "TASK.{kind}".',
         )
     if out is not None:
         for one in tables:

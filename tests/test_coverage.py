@@ -223,9 +223,9 @@ def test_calibration_recovers_a_pilot():
     assert design.sd_participant == pytest.approx(0.9, abs=0.15)
     assert design.sd_condition == pytest.approx(0.6, abs=0.12)
     assert design.sd_item == pytest.approx(0.4, abs=0.12)
-    with pytest.raises(ValueError, match="mixes answers of human, pilot; export one --source"):
+    with pytest.raises(ValueError, match="mixes responses of human, pilot; export one --source"):
         calibrate(design, pilot.assign(source=["human", *["pilot"] * (len(pilot) - 1)]))
-    with pytest.raises(ValueError, match="no usable answers of the conditions z"):
+    with pytest.raises(ValueError, match="no usable responses in the conditions z"):
         calibrate(Design({"z": 0.5}), pilot)
 
 
@@ -237,7 +237,7 @@ def test_designs_are_checked():
     ):
         with pytest.raises(ValueError, match=text):
             Design(**wrong)
-    with pytest.raises(ValueError, match="nothing to find"):
+    with pytest.raises(ValueError, match="there is no effect"):
         rejections(Plan(Design({"a": 1 / 6}), against_chance=True), 5)
 
 

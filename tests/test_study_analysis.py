@@ -380,7 +380,7 @@ def test_power_command_prints_and_writes(tmp_path):
 
 
 def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):
-    """The pilot's accuracies and spreads replace those on the command line, to the file's end."""
+    """The accuracies and standard deviations of the pilot replace those on the command line."""
     study = make_study(tmp_path / "study", trials=25, tasks=("odd_one_out",))
     tables = make_responses(
         tmp_path / "study", study, people=150, source="pilot", spread=(0.9, 0.5)
@@ -390,9 +390,7 @@ def test_power_is_calibrated_by_a_pilot_from_its_file(tmp_path):
         "power", "--conditions=base=.2,other_series=.9", "--participants=40", "--studies=50",
         f"--pilot={pilot}", f"--out={tmp_path}",
     )  # fmt: skip
-    found = re.search(
-        r"From the pilot: base ([.\d]+), other_series ([.\d]+); spreads ([.\d]+)", printed
-    )
+    found = re.search(r"From the pilot: base ([.\d]+), other_series ([.\d]+); SD ([.\d]+)", printed)
     shares = tables[0].query("role == 'trial'").groupby("condition")["correct"].mean()
     base, other, spread = map(float, found.groups())
     assert base == pytest.approx(shares["base"], abs=0.01)

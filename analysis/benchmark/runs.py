@@ -200,14 +200,12 @@ def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:
     for bench, folder in zip(benches[1:], folders[1:], strict=True):
         if first.main != bench.main or first.split != bench.split:
             raise ValueError(
-                f"{folders[0]} was judged by {first.main} on {first.shown}, {folder} by "
+                f"{folders[0]} was evaluated by {first.main} on {first.shown}, {folder} by "
                 f"{bench.main} on {bench.shown}"
             )
         bins = [b.results.about["arms"]["bins"] for b in (first, bench)]
         if bins[0] != bins[1]:
-            raise ValueError(
-                f"{folders[0]} cuts layers into {bins[0]} bins, {folder} into {bins[1]}"
-            )
+            raise ValueError(f"arms.bins differ: {bins[0]} in {folders[0]}, {bins[1]} in {folder}")
     return benches, common
 
 

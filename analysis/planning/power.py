@@ -80,7 +80,9 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
     if not sought.any():
         sought[:] = not plan.against_chance  # for equal conditions, the rate of false positives
     if not sought.any():
-        raise ValueError("nothing to find: give conditions that differ from chance or each other")
+        raise ValueError(
+            "there is no effect: give conditions that differ from chance or each other"
+        )
     kept = len(effects) * (1 / plan.share - 1)  # weight of the other tests; each test here has 1
 
     def tested(data: Crossed) -> list[float]:
@@ -234,12 +236,12 @@ def calibrate(design: Design, pilot: pd.DataFrame) -> Design:
             incorrect responses, or it mixes sources.
     """
     if "source" in pilot and len(sources := sorted(set(pilot["source"]))) > 1:
-        raise ValueError(f"the pilot mixes answers of {', '.join(sources)}; export one --source")
+        raise ValueError(f"the pilot mixes responses of {', '.join(sources)}; export one --source")
     known = pilot[pilot["condition"].isin(list(design.accuracy))]
     model = fit_conditions(known) if len(known) else None
     if model is None:
         raise ValueError(
-            f"the pilot has no usable answers of the conditions {', '.join(design.accuracy)}"
+            f"the pilot has no usable responses in the conditions {', '.join(design.accuracy)}"
         )
     shares = mixed_model.marginal(model.fit.beta, model.standard_deviation)
     accuracy = design.accuracy | dict(zip(model.names, map(float, shares), strict=True))
