@@ -200,8 +200,8 @@ def test_smallest_design_must_hold_from_there_on():
     found = smallest(table)
     assert list(found["participants"]) == [150]
     assert in_words(found, 0.8).endswith(
-        "150 participants, 8 trials each a condition, of 9 different ones with 7 answers each, at "
-        "a cost of 15.00."
+        "150 participants, 8 trials per participant and condition, 9 items per condition, "
+        "7 responses per item, at a cost of 15.00."
     )
     never = smallest(table, 0.95)
     assert never["participants"].isna().all()

@@ -48,7 +48,7 @@ class Design:
                 raise ValueError(f"accuracy of {name!r} must lie between 0 and 1, got {share}")
         if self.participants < 2 or self.items < 2:
             raise ValueError(
-                f"a design needs at least 2 participants and 2 items a condition, got "
+                f"a design needs at least 2 participants and 2 items per condition, got "
                 f"{self.participants} and {self.items}"
             )
         if self.answered is not None and not 1 <= self.answered <= self.items:

@@ -218,8 +218,9 @@ def in_words(designs: pd.DataFrame, wanted: float) -> str:
     cost = "" if np.isnan(best["cost"]) else f", at a cost of {best['cost']:.2f}"
     return (
         f"Smallest design tried that finds every effect with {100 * wanted:g} % power: "
-        f"{best['participants']} participants, {best['trials']} trials each a condition, of "
-        f"{best['items']} different ones with {best['raters']:.0f} answers each{cost}."
+        f"{best['participants']} participants, {best['trials']} trials per participant and "
+        f"condition, {best['items']} items per condition, {best['raters']:.0f} responses per item"
+        f"{cost}."
     )
 
 
@@ -258,8 +259,8 @@ def power_tables(
     number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
               "raters": "{:.0f}", "cost": "{:.2f}"}  # fmt: skip
     meaning = (
-        "Trials: a participant and condition. Items: different trials a condition. Raters: answers "
-        "an item."
+        "Trials: per participant and condition. Items: different trials per condition. Raters: "
+        "responses per item."
     )
     tables = [
         Table(

@@ -32,7 +32,7 @@ def chance_of(chance: float | Mapping[str, float], condition: str) -> float:
     if not 0 < level < 1:
         raise ValueError(
             f"chance of condition {condition!r} must lie between 0 and 1, got {level}; "
-            f"give one number, or one a condition"
+            f"give one number, or one per condition"
         )
     return float(level)
 
