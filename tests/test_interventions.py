@@ -225,7 +225,7 @@ def test_splits_are_disjoint_and_shared_out_when_images_are_few():
     assert not set(many["importance"]) & set(many["heldout"])
     few = split_images(labels, 0, 20, 10, seed=0)
     assert len(few["importance"]) == 6 and len(few["heldout"]) == 3
-    with pytest.raises(ValueError, match="class 2 has 1 images; importance and reversion need one"):
+    with pytest.raises(ValueError, match="class 2 has 1 images; importance and reversion need"):
         split_images(labels, 2, 10, 10, seed=0)
 
 
