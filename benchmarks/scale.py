@@ -22,7 +22,7 @@ import torch
 import typer
 from scipy import sparse
 
-from harness.artifacts import Artifact, Run, write_tables
+from harness.artifacts import Artifact, Run
 from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
@@ -30,6 +30,7 @@ from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.evolutions.pair import ModelPair
+from harness.files import write_tables
 from harness.images.batches import batches
 from harness.images.folders import folder_images
 from harness.images.sets import View

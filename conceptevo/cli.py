@@ -263,7 +263,7 @@ def init(
     ] = Path("checkpoints"),
 ) -> None:
     """Write a commented configuration to start from."""
-    from harness.artifacts import write_text
+    from harness.files import write_text
     from harness.presets import CONFIGS, paper
 
     if path.exists():

@@ -20,8 +20,9 @@ from analysis.exhibits.figures import Figure, styled
 from analysis.exhibits.tables import Table
 from analysis.run.album import Album
 from conceptevo.session import Session
-from harness.artifacts import Run, write_text
+from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
+from harness.files import write_text
 from harness.records import NEURON, Neuron
 from harness.results import read_results
 

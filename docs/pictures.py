@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from analysis.explorer.data import Source
 from analysis.explorer.page import write_explorer
-from harness.artifacts import Run, whole_file
+from harness.artifacts import Run
+from harness.files import whole_file
 
 FOLDER = Path(__file__).parent / "pictures"
 WIDEST, LARGEST = 1280, 150_000  # pixels, bytes

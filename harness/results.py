@@ -20,7 +20,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.dataset as ds
 
-from harness.artifacts import Artifact, ArtifactError, Run, write_text
+from harness.artifacts import Artifact, Run
+from harness.files import ArtifactError, write_text
 from harness.records import CONTROLS
 
 #: Version of the records' schema; results of other versions are refused. Version 2: reversion study

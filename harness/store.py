@@ -21,15 +21,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from harness.artifacts import (
-    Artifact,
-    ArtifactError,
-    Run,
-    content_hash,
-    fingerprint,
-    whole_file,
-    write_text,
-)
+from harness.artifacts import Artifact, Run, fingerprint
+from harness.files import ArtifactError, content_hash, whole_file, write_text
 
 _log = logging.getLogger(__name__)
 

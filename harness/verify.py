@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.artifacts import Run, content_hash, read_sidecar
+from harness.artifacts import Run, read_sidecar
+from harness.files import content_hash
 from harness.store import StoredRun
 
 

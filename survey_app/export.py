@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Table, select
 
-from harness.artifacts import whole_file, write_text
+from harness.files import whole_file, write_text
 from survey_app.places import UNFINISHED
 from survey_app.schema import participants, responses, studies
 from survey_app.store import Store

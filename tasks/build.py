@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.artifacts import Run, whole_file, write_text
+from harness.artifacts import Run
+from harness.files import whole_file, write_text
 from tasks.base import Draft, Example, Option, Panel, Trial
 from tasks.drawing import Drawing
 from tasks.evidence import Evidence

@@ -11,7 +11,7 @@ from babel.messages import Catalog
 from babel.messages.pofile import read_po, write_po
 from jinja2 import Environment, nodes
 
-from harness.artifacts import whole_file
+from harness.files import whole_file
 from tasks.language import LOCALES, SOURCE, languages
 
 ROOT = Path(__file__).parent.parent

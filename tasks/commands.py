@@ -63,7 +63,7 @@ def settings(
     ] = "default",
 ) -> None:
     """Write a commented study.toml to start from."""
-    from harness.artifacts import write_text
+    from harness.files import write_text
     from tasks.settings import PRESETS
 
     if preset not in PRESETS:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness.artifacts import write_text
+from harness.files import write_text
 from tasks.base import Field, Trial
 from tasks.files import as_html
 from tasks.kinds import all_tasks

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from harness.artifacts import ArtifactError, Run
+from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
+from harness.files import ArtifactError
 from harness.images.patches import grid, patch
 from harness.images.sets import ImageSet, View, open_images
 from harness.records import NEURON, Checkpoint, Neuron

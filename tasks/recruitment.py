@@ -15,7 +15,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from harness.artifacts import write_text
+from harness.files import write_text
 from harness.section import Section, explain, read_toml
 
 Platform = Literal["prolific", "mturk", "open"]

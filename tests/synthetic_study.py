@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.special import expit
 
 from analysis.statistics.mixed_model import conditional
-from harness.artifacts import whole_file, write_text
+from harness.files import whole_file, write_text
 from harness.records import Neuron
 from tasks.base import Option, Panel, Trial
 from tasks.kinds import all_tasks

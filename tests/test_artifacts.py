@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import artifacts
-from harness.artifacts import (
-    Artifact,
-    ArtifactError,
-    Run,
-    fingerprint,
-    lock,
-    whole_file,
-    write_text,
-)
+from harness import artifacts, files
+from harness.artifacts import Artifact, Run, fingerprint
+from harness.files import ArtifactError, lock, whole_file, write_text
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 STIMULI = Artifact("stimuli", ("vgg", 3))
@@ -101,7 +94,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(artifacts.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ArtifactError, match="cannot write .*No space left on device"):
         write_text(path, "new")
     assert path.read_text() == "old"

@@ -18,7 +18,7 @@ from analysis.study import bayesian as exhibit
 from analysis.study.frozen_study import read_study
 from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
-from harness.artifacts import write_text
+from harness.files import write_text
 from tasks.settings import Analysis
 from tasks.study import digest
 from tests.synthetic_study import make_responses, make_study

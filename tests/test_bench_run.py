@@ -17,8 +17,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from conceptevo import cli
-from harness.artifacts import ArtifactError, Run
+from harness.artifacts import Run
 from harness.config import parse_config
+from harness.files import ArtifactError
 from harness.records import CONTROLS, JOINT
 from harness.results import REVERSION, read_results
 from harness.stages.benchmark import Coverage, bench_config, bench_study

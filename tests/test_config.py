@@ -5,9 +5,9 @@ from command_line import say
 from PIL import Image
 from rich.console import Console
 
-from harness.artifacts import ArtifactError
 from harness.concepts.space_methods import SPACES, reads_activations
 from harness.config import ConfigError, load_config, parse_config
+from harness.files import ArtifactError
 from harness.presets import CONFIGS
 from harness.records import Checkpoint, Pair
 from harness.stages.run import run_until

@@ -23,8 +23,9 @@ from analysis.explorer.people import people_columns
 from analysis.study.anonymise import copy_study, write_data
 from analysis.study.pipeline import read_results as analysed
 from analysis.study.responses import read_tables
-from harness.artifacts import Artifact, Run, write_text
+from harness.artifacts import Artifact, Run
 from harness.config import parse_config
+from harness.files import write_text
 from harness.images.patches import patch
 from harness.images.sets import View, open_images
 from harness.records import JOINT, NEURON

@@ -24,7 +24,7 @@ from analysis.study.responses import prepare
 from analysis.study.results import Results, Settings
 from analysis.study.specification import specification_curve
 from analysis.study.thresholds import grid
-from harness.artifacts import write_text
+from harness.files import write_text
 from tasks.questionnaire import BUILT_IN, Question
 from tasks.study import digest
 from tests.synthetic_study import make_responses, make_study, write

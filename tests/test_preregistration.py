@@ -19,7 +19,7 @@ from analysis.study.preregistration import AUTHORS, preregistration
 from analysis.study.responses import EXCLUSIONS, prepare
 from analysis.study.results import Results, Settings
 from analysis.study.unanswered import planned_claims, power_of, unanswered
-from harness.artifacts import write_text
+from harness.files import write_text
 from tasks.questionnaire import Check, Question
 from tasks.settings import QUESTIONS, Analysis, Exclusion
 from tasks.study import digest

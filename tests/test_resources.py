@@ -9,8 +9,9 @@ from command_line import say
 from rich.console import Console
 from small_runs import small, write_toml
 
-from harness.artifacts import Artifact, Run, write_tables
+from harness.artifacts import Artifact, Run
 from harness.config import load_config, parse_config
+from harness.files import write_tables
 from harness.networks import devices
 from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Resources, resources, using
 from harness.networks.devices import Device
@@ -192,7 +193,7 @@ def test_a_stage_says_in_one_sentence_that_its_least_piece_does_not_fit(
 
 
 def test_a_table_in_pieces_has_the_bytes_of_one(tmp_path, monkeypatch, run):
-    monkeypatch.setattr("harness.artifacts.ROW_GROUP", 10)
+    monkeypatch.setattr("harness.files.ROW_GROUP", 10)
     table = run.tables("responsive").head(37)
     whole, pieces = tmp_path / "whole.parquet", tmp_path / "pieces.parquet"
     write_tables(whole, [table])

@@ -10,8 +10,9 @@ from command_line import say
 from rich.console import Console
 from small_runs import small
 
-from harness.artifacts import Artifact, ArtifactError, Run, lock, working_since
+from harness.artifacts import Artifact, Run
 from harness.config import parse_config
+from harness.files import ArtifactError, lock, working_since
 from harness.stages.run import run_until
 from harness.stages.status import status
 from harness.verify import verify

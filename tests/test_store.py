@@ -17,8 +17,9 @@ from rich.console import Console
 from small_runs import small
 from test_run import artifacts_of
 
-from harness.artifacts import Artifact, ArtifactError
+from harness.artifacts import Artifact
 from harness.config import ConfigError, parse_config
+from harness.files import ArtifactError
 from harness.stages import engine
 from harness.stages.run import run_until
 from harness.store import StoredRun

@@ -21,7 +21,7 @@ from analysis.run.report import Written, plain_on_screen, write_exhibits
 from analysis.statistics import comparisons
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
-from harness.artifacts import write_text
+from harness.files import write_text
 from harness.results import read_results
 from harness.text import counted
 

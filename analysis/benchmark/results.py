@@ -19,8 +19,8 @@ from analysis.statistics.alignment import (
     shared_concepts,
     trained_steps,
 )
-from harness.artifacts import ArtifactError
 from harness.concepts.space import SemanticSpace
+from harness.files import ArtifactError
 from harness.images.sets import open_images
 from harness.records import JOINT, NEURON
 from harness.results import Results

@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from harness.artifacts import whole_file
+from harness.files import whole_file
 
 #: The palette of Okabe and Ito (2008), which colour-blind readers can distinguish; it is ordered so
 #: that the lightness of successive colours differs.

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from markdown_it import MarkdownIt
 
-from harness.artifacts import whole_file
+from harness.files import whole_file
 
 #: The date of creation in the file; it is fixed so that equal documents have equal bytes.
 DATE = datetime(1980, 1, 1, tzinfo=UTC)

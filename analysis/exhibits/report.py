@@ -13,7 +13,7 @@ import jinja2
 
 from analysis.exhibits.figures import Figure
 from analysis.exhibits.tables import Table, sentence
-from harness.artifacts import write_text
+from harness.files import write_text
 
 #: Number of rows above which a table is folded in the report.
 FOLDED_FROM = 17

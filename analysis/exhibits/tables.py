@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.exhibits.phrases import p_value, spaced
-from harness.artifacts import write_text
+from harness.files import write_text
 
 #: A LaTeX table is rotated if its rows have more than WIDEST characters (about the text width of an
 #: article in footnotesize), and continued on further pages if it has more than LONGEST rows.

@@ -20,7 +20,8 @@ from analysis.explorer.columns import as_json
 from analysis.explorer.data import Source, explorer_columns
 from analysis.explorer.people import people_columns
 from analysis.explorer.sprites import Sheet, sheets
-from harness.artifacts import Run, whole_file, write_text
+from harness.artifacts import Run
+from harness.files import whole_file, write_text
 from harness.images.sets import View, open_images
 
 #: Largest size of the page, in bytes, with its sheets inside; otherwise they are in a folder.

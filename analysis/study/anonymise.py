@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.artifacts import write_text
+from harness.files import write_text
 from tasks.responses import PARTICIPANTS, RESPONSES
 
 EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")

@@ -37,7 +37,8 @@ from analysis.study.report import write_study_report
 from analysis.study.responses import Responses, prepare, read_tables
 from analysis.study.results import Results, Settings
 from analysis.study.tables import exported, study_tables
-from harness.artifacts import Run, write_text
+from harness.artifacts import Run
+from harness.files import write_text
 from harness.records import JOINT
 from harness.results import BENCH, has_results
 from harness.results import REVERSION as REVERSION_STUDY

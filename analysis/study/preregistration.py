@@ -26,7 +26,7 @@ from analysis.study.unanswered import (
     ruled_out,
     unanswered,
 )
-from harness.artifacts import write_text
+from harness.files import write_text
 from tasks.study import Study
 
 #: What stands where only the authors know the answer.

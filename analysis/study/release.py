@@ -13,7 +13,7 @@ from pathlib import Path
 
 from analysis.study.pipeline import read_results, write_pictures, write_tables
 from analysis.study.responses import NOTES
-from harness.artifacts import whole_file
+from harness.files import whole_file
 from tasks.responses import codebook
 
 #: What of a results folder goes into the pack.

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.artifacts import whole_file
 from harness.file_kinds import kind_of
+from harness.files import whole_file
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 from harness.text import listed
 from harness.torchvision_import import with_torchvision

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.artifacts import file_hash
+from harness.files import file_hash
 from harness.registry import Registry, call_users, plugin_identity
 from harness.text import listed
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import model_validator
 from torch import nn
 
-from harness.artifacts import Run, file_hash, fingerprint, read_sidecar
+from harness.artifacts import Run, fingerprint, read_sidecar
+from harness.files import file_hash
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights

@@ -19,7 +19,8 @@ from pydantic import (
 )
 from torch import nn
 
-from harness.artifacts import Artifact, Run, file_hash, fingerprint
+from harness.artifacts import Artifact, Run, fingerprint
+from harness.files import file_hash
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, weight_files

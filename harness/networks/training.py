@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.artifacts import whole_file
+from harness.files import whole_file
 from harness.images.batches import read_ahead
 from harness.networks.architectures import build, channels_last, takes_channels_last
 from harness.networks.devices import CPU, Device

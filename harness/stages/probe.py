@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import pandas as pd
 
-from harness.artifacts import Artifact, Run, write_tables
+from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, ranges
 from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
+from harness.files import write_tables
 from harness.images.batches import batch_of
 from harness.images.sets import open_images, sample_digest
 from harness.networks.architectures import takes_channels_last

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from harness.artifacts import ArtifactError, Run, working_since
+from harness.artifacts import Run
 from harness.config import parse_config
+from harness.files import ArtifactError, working_since
 from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work

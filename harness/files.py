@@ -1,0 +1,144 @@
+"""Files that are written whole or not at all, locks of folders, hashes of files.
+
+This module does not import torch, because the survey server and the analysis use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import filelock
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged or cannot be written; the message says what to do."""
+
+
+#: Marks the name of a file that is being written.
+_HALF = ".half-written-"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it if the block ends without an error.
+
+    Raises:
+        ArtifactError: the file cannot be written (disk full, no permission); no part of it remains.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}{_HALF}"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Prevent a second command from working in the same folder. The lock ends with the process.
+
+    Incomplete files of commands that were killed are deleted.
+
+    Raises:
+        ArtifactError: another command is working in the folder, or it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"folder {folder} cannot be created: {error.strerror}") from error
+    holder = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        holder.acquire()
+    except filelock.Timeout:
+        raise ArtifactError(
+            f"another conceptevo command is working in {folder}; wait for it"
+        ) from None
+    try:
+        os.utime(folder / ".lock")
+        for left in folder.rglob(f".*{_HALF}*"):
+            left.unlink()
+        yield
+    finally:
+        holder.release()
+
+
+def working_since(folder: Path) -> float | None:
+    """Return when the command that is working in a folder began (seconds since 1970); None if
+    there is none."""
+    holder = filelock.FileLock(folder / ".lock", timeout=0)
+    if not (folder / ".lock").exists():
+        return None
+    try:
+        with holder:
+            return None
+    except filelock.Timeout:
+        return (folder / ".lock").stat().st_mtime
+
+
+#: Number of rows of a table that are written, and read, at a time.
+ROW_GROUP = 2**17
+
+
+def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
+    """Write tables with the same columns as one file, with row groups of ROW_GROUP rows, one in
+    memory at a time.
+
+    The bytes do not depend on how the rows are divided into tables.
+    """
+    rest: list[pa.Table] = []
+    with whole_file(path) as temporary, ExitStack() as opened:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            rest.append(pa.Table.from_pandas(table, preserve_index=False))
+            if writer is None:
+                schema = rest[0].schema
+                writer = opened.enter_context(pq.ParquetWriter(temporary, schema))
+            joined = pa.concat_tables(rest)
+            full = len(joined) // ROW_GROUP * ROW_GROUP
+            if full:
+                writer.write_table(joined.slice(0, full), row_group_size=ROW_GROUP)
+            rest = [joined.slice(full)]
+        if writer is not None and (len(rest[0]) or not full):
+            writer.write_table(rest[0])
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content, cached by path, size and modification time."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if key not in _hashes:
+        _hashes[key] = content_hash(path)
+    return _hashes[key]
