@@ -264,6 +264,11 @@ class Run:
         """Copy the manifest and reports to where the artifacts are kept; here they already are
         there."""
 
+    def damaged_elsewhere(self) -> Iterator[str]:
+        """Yield the paths of artifacts that are damaged where they are kept; here that is the
+        folder, which `verify` reads."""
+        yield from ()
+
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Record what the run was made with."""
         write_text(self.root / "manifest.json", json.dumps(manifest, indent=2) + "\n")

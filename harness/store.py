@@ -106,7 +106,7 @@ class StoredRun(Run):
                 if info.is_file:
                     self._store.delete_file(info.path)
 
-    def damaged(self) -> Iterator[str]:
+    def damaged_elsewhere(self) -> Iterator[str]:
         """Yield the paths of artifacts in the store whose hash differs from that in the sidecar."""
         for name in sorted(self._listed()):
             with self._reached(), self._store.open_input_stream(name) as file:

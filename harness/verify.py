@@ -8,7 +8,6 @@ from pathlib import Path
 
 from harness.artifacts import Run, read_sidecar
 from harness.files import content_hash
-from harness.store import StoredRun
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
     """Yield each artifact's file and its fault, if any, in the folder or in the run's store."""
     for path in run.files():
         yield path, _finding(path, path.relative_to(run.root))
-    for name in run.damaged() if isinstance(run, StoredRun) else ():
+    for name in run.damaged_elsewhere():
         text = "differs in the store from what was written: delete it there and run again"
         yield run.root / name, Finding(Path(name), text, True)
 

@@ -48,7 +48,7 @@ def sheets(
     """
     tile = min(view.crop, largest)
     columns = max(1, min(COLUMNS, LONGEST // tile))
-    per_sheet = columns * max(1, min(COLUMNS, LONGEST // tile))
+    per_sheet = columns**2
     for start in range(0, len(wanted), per_sheet):
         chosen = tuple(int(i) for i in wanted[start : start + per_sheet])
         rows = -(-len(chosen) // columns)

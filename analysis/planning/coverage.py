@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from analysis.exhibits.tables import markdown_grid
 from analysis.planning.designs import Design, as_frame, simulate
 from analysis.planning.power import Plan, rejections
 from analysis.statistics.behaviour import Detection
@@ -255,7 +256,7 @@ def as_markdown(
     several = len({method for table in tables.values() for method in table["method"]}) > 1
     names = ["design"] + ["method"] * several
     head = names + [f"{what}: {name}" for what in whats for name in columns]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for name, table in tables.items():
         for method, rows in table.groupby("method", sort=False):
             by_what = rows.set_index("what")
@@ -273,9 +274,9 @@ def as_markdown(
                     _percent(row["coverage"], row["coverage error"]),
                     rejected if row["null"] else f"({rejected})",
                 ]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(cells)
             name = ""
-    return "\n".join(lines)
+    return markdown_grid(head, lines)
 
 
 def main() -> None:
