@@ -8,7 +8,6 @@ output, is run completely, with hooks.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -23,6 +22,7 @@ from harness.networks.layer import Layer
 from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed, hooked
 from harness.networks.running import explained, run_network, with_gradients
+from harness.networks.tracing import trace
 from harness.registry import UserCodeError
 
 #: Function that returns what replaces a layer's output, given in the network's own shape.
@@ -90,7 +90,7 @@ def execution(
         traced: try `torch.fx`; if False, run the model completely, with hooks.
     """
     with borrowed(model):
-        graph = _trace(model, layers) if traced else None
+        graph = trace(model, layers) if traced else None
         if graph is None:
             yield Execution(model, layers)
             return
@@ -109,95 +109,11 @@ def _named(changes: Mapping[str, Change]) -> str:
     return f"layer {names[0]!r}" if len(names) == 1 else f"value in {len(names)} layers"
 
 
-def _same(value: Any) -> Any:
-    """Return a layer's value unchanged. As a node of its own, it lets a change reach the same
-    operations as that of a hook."""
-    return value
-
-
-class _Tracer(fx.Tracer):
-    """Traces the code that a model runs when images are its only argument, with one node per
-    layer's value."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        super().__init__()
-        self.nodes: dict[str, fx.Node] = {}
-        self._sites: dict[tuple[str, str], list[str]] = {}
-        for layer in layers:
-            self._sites.setdefault((layer.module, layer.side), []).append(layer.name)
-
-    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        bound: Any = self.root.forward
-        forward = bound.__func__  # may differ from that of the class
-        given = {
-            name: None
-            for name, parameter in inspect.signature(forward).parameters.items()
-            if parameter.default is None
-        }
-        return super().create_args_for_root(forward, is_module, given or None)
-
-    def call_module(self, m, forward, args, kwargs):
-        path = self.path_of_module(m)
-        if args:
-            args = (self._noted(args[0], self._sites.get((path, "input"), [])), *args[1:])
-        result = super().call_module(m, forward, args, kwargs)
-        names = self._sites.get((path, "output"), [])
-        if isinstance(result, tuple | list):
-            return type(result)([self._noted(result[0], names), *result[1:]]) if result else result
-        return self._noted(result, names)
-
-    def _noted(self, value: Any, names: Sequence[str]) -> Any:
-        for name in names:
-            if isinstance(value, fx.Proxy):
-                value = self.create_proxy("call_function", _same, (value,), {})
-                self.nodes[name] = value.node
-        return value
-
-
-#: In-place functions and their replacements.
-_OUT_OF_PLACE = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
-
-
-def _trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
-    """Return the graph without in-place operations and the node of each layer; None if the model
-    cannot be traced."""
-    tracer = _Tracer(layers)
-    try:
-        graph = tracer.trace(model)
-    except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
-        return None
-    if not all(layer.name in tracer.nodes for layer in layers):
-        return None
-    for node in graph.nodes:
-        if node.op == "call_function":
-            node.target = _OUT_OF_PLACE.get(node.target, node.target)
-            if node.kwargs.get("inplace"):
-                node.update_kwarg("inplace", False)
-        if _overwrites(node):
-            return None
-    return graph, tracer.nodes
-
-
 def _memory_format(value: Tensor) -> torch.memory_format:
     """Return channels-last if the value is, so that the same kernels run on a stacked batch."""
     if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
-
-
-def _overwrites(node: fx.Node) -> bool:
-    """Return whether a node may write to its input."""
-    name = str(getattr(node.target, "__name__", node.target))
-    if node.op == "call_method":
-        return name.endswith("_") or name.startswith("__i")
-    if node.op == "call_function":
-        return (name.endswith("_") and not name.endswith("__")) or name == "setitem"
-    return False
 
 
 #: Model -> (traced code, shape of an image) -> whether the code gives the model's output. The

@@ -1,0 +1,96 @@
+"""Trace a model's code into a graph that has a node for the value of each probed layer."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from harness.networks.layer import Layer
+
+
+def _same(value: Any) -> Any:
+    """Return a layer's value unchanged. As a node of its own, it lets a change reach the same
+    operations as that of a hook."""
+    return value
+
+
+class _Tracer(fx.Tracer):
+    """Traces the code that a model runs when images are its only argument, with one node per
+    layer's value."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.nodes: dict[str, fx.Node] = {}
+        self._sites: dict[tuple[str, str], list[str]] = {}
+        for layer in layers:
+            self._sites.setdefault((layer.module, layer.side), []).append(layer.name)
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        bound: Any = self.root.forward
+        forward = bound.__func__  # may differ from that of the class
+        given = {
+            name: None
+            for name, parameter in inspect.signature(forward).parameters.items()
+            if parameter.default is None
+        }
+        return super().create_args_for_root(forward, is_module, given or None)
+
+    def call_module(self, m, forward, args, kwargs):
+        path = self.path_of_module(m)
+        if args:
+            args = (self._noted(args[0], self._sites.get((path, "input"), [])), *args[1:])
+        result = super().call_module(m, forward, args, kwargs)
+        names = self._sites.get((path, "output"), [])
+        if isinstance(result, tuple | list):
+            return type(result)([self._noted(result[0], names), *result[1:]]) if result else result
+        return self._noted(result, names)
+
+    def _noted(self, value: Any, names: Sequence[str]) -> Any:
+        for name in names:
+            if isinstance(value, fx.Proxy):
+                value = self.create_proxy("call_function", _same, (value,), {})
+                self.nodes[name] = value.node
+        return value
+
+
+#: In-place functions and their replacements.
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
+    """Return the graph without in-place operations and the node of each layer; None if the model
+    cannot be traced."""
+    tracer = _Tracer(layers)
+    try:
+        graph = tracer.trace(model)
+    except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
+        return None
+    if not all(layer.name in tracer.nodes for layer in layers):
+        return None
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            if node.kwargs.get("inplace"):
+                node.update_kwarg("inplace", False)
+        if _overwrites(node):
+            return None
+    return graph, tracer.nodes
+
+
+def _overwrites(node: fx.Node) -> bool:
+    """Return whether a node may write to its input."""
+    name = str(getattr(node.target, "__name__", node.target))
+    if node.op == "call_method":
+        return name.endswith("_") or name.startswith("__i")
+    if node.op == "call_function":
+        return (name.endswith("_") and not name.endswith("__")) or name == "setitem"
+    return False
