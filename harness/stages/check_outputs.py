@@ -1,0 +1,136 @@
+"""Check that importance and ablation can be measured on the outputs of a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.artifacts import Run
+from harness.images.sets import ImageSet
+from harness.networks.objectives import choose_objective
+from harness.networks.sources import Source
+from harness.stages.prototypes import targets
+from harness.text import listed
+
+logger = logging.getLogger(__name__)
+
+
+def check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: bool) -> None:
+    """Raise ValueError if importance cannot be measured on the outputs."""
+    if output.is_complex() or not output.is_floating_point():
+        raise ValueError(
+            f"its outputs are of type {output.dtype}; they must be real floating point numbers"
+        )
+    if not torch.isfinite(output).all():
+        raise ValueError(
+            "its outputs are NaN or infinite on the test images: leave it out (`skip`)"
+        )
+    if choose_objective(source.objective).classifies:
+        _check_class_outputs(source, images.classes, output.shape[1])
+        _note_probabilities(output, sigmoid)
+    elif source.class_outputs:
+        raise ValueError(
+            f"class_outputs says which output each class has, but importance is measured by "
+            f"objective {source.objective!r}, which knows classes by their number: leave it out"
+        )
+
+
+def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -> None:
+    """Raise ValueError if the indices of the classes in the output are unknown."""
+    if unknown := sorted(set(source.class_outputs) - set(classes)):
+        raise ValueError(
+            f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
+            f"{', '.join(classes)}"
+        )
+    if beyond := {n: i for n, i in source.class_outputs.items() if i >= width}:
+        raise ValueError(f"class_outputs {beyond}: the network has outputs 0 to {width - 1}")
+    without = [name for name in classes if name not in source.class_outputs]
+    if width != len(classes) and without:
+        raise ValueError(
+            f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
+            f"which output each class has ({listed(without, 4)}); where its outputs are no classes "
+            f'(an encoder), say what importance is measured on: objective = "prototype" '
+            f"(similarity to the mean output of a class), a file of class embeddings, or "
+            f'"package.module:function"'
+        )
+    numbers = without == list(classes) and all(name.isdecimal() for name in classes)
+    if numbers and (counted := sorted(classes, key=int)) != without:
+        logger.warning(
+            "the classes are numbers in the order of their names as text (%s), as torchvision "
+            "sorts folders; if the network has them in the order %s, set class_outputs",
+            *(listed(classes, 4), listed(counted, 4)),
+        )
+    alike = Counter(source.class_outputs.values())
+    if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:
+        logger.warning(
+            "class_outputs gives the same output to several classes (%s): the network cannot tell "
+            "them apart",
+            ", ".join(f"{name} = {source.class_outputs[name]}" for name in shared[:6]),
+        )
+    by_number = {n: i for i, n in enumerate(classes) if n in without}
+    taken = {i: n for n, i in source.class_outputs.items()}
+    if twice := {n: taken[i] for n, i in by_number.items() if i in taken}:
+        name, other = next(iter(twice.items()))
+        raise ValueError(
+            f"class_outputs gives output {source.class_outputs[other]} to {other}, and {name}, "
+            f"which it does not name, has the same by its number: name all classes"
+        )
+
+
+def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
+    """Report outputs that are probabilities or their logarithms."""
+    kind = ""
+    if bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), torch.ones(len(output))):
+        kind = "probabilities (they add up to 1)"
+    elif sigmoid:
+        kind = "probabilities (a sigmoid's)"
+    if kind:
+        logger.warning(
+            "the outputs are %s, not logits: gradients vanish where the network is sure; let it "
+            "return what comes before its softmax or sigmoid",
+            kind,
+        )
+    elif torch.allclose(output.exp().sum(dim=1), torch.ones(len(output))):
+        logger.warning(
+            "the outputs are logarithms of probabilities (a log-softmax): importance is measured "
+            "on the class's log-probability, not on its logit"
+        )
+
+
+def class_accuracy(
+    run: Run, source: Source, epoch: int, output: Tensor, labels: np.ndarray
+) -> float:
+    """Return the share of images whose class has the largest score; NaN if this needs prototypes
+    that are not computed yet.
+
+    Raises ValueError if the objective cannot be used on these outputs.
+    """
+    if choose_objective(source.objective).needs_images:
+        return float("nan")
+    target_of = targets(run, source, epoch)
+    vectors = target_of(0).prototypes
+    if vectors is not None and vectors.shape[1] != output.shape[1]:
+        raise ValueError(
+            f"the network has {output.shape[1]} outputs, and the class embeddings of objective "
+            f"{source.objective!r} have {vectors.shape[1]}: they must come from one space"
+        )
+    varied = output.clone().requires_grad_()
+    with torch.enable_grad():
+        value = target_of(int(labels[0])).value(varied)
+    if not value.requires_grad or not torch.isfinite(value).all():
+        fault = "is NaN or infinite" if value.requires_grad else "has no gradient by the outputs"
+        raise ValueError(f"objective {source.objective!r} {fault}: it must be computed by torch "
+                         f"from the outputs, without detach, numpy or item()")  # fmt: skip
+    scores = target_of(0).scores(output)
+    if scores.shape[1] > 1 and bool((scores == scores[:, :1]).all()):
+        logger.warning(
+            "objective %r is the same for all classes: it tells no prediction, so that every image "
+            "counts as correct; look at the change of the objective instead of accuracy",
+            source.objective,
+        )
+    places = torch.tensor([target_of(int(label)).label for label in labels])
+    return float((scores.argmax(dim=1) == places).float().mean())
