@@ -228,6 +228,13 @@ def test_a_long_series_half_of_which_is_the_last_checkpoint(place):
     assert "15 of 30 checkpoints hold the same weights" in exhibits.audit_sentences(run, {})[0]
 
 
+def test_a_jump_after_an_epoch_0_that_is_left_out(place):
+    states = series() | {1: series(1)[1]}
+    states = {0: states[13], **states}
+    found, _ = audited(place, states, "left_out")
+    assert found == {"equal": [("0, 13", "")], "jump": [("1, 2", "")]}
+
+
 def test_distances_are_those_of_all_weights(place):
     states = series()
     _, run = audited(place, states, "distances")

@@ -161,6 +161,22 @@ def test_safetensors_and_folders_of_hugging_face(tmp_path):
         load_weights(network(), tmp_path / "checkpoint-600")
 
 
+def test_other_weights_of_a_folder_are_named(tmp_path, caplog):
+    from safetensors.torch import save_file
+
+    caplog.set_level("INFO")
+    save_file(STATE, tmp_path / "model.safetensors")
+    load_weights(network(9), tmp_path)
+    assert "several files of weights" not in caplog.text
+    torch.save({n: v + 1 for n, v in STATE.items()}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert same(load_weights(network(9), tmp_path))
+    assert (
+        "model.safetensors is read, but not pytorch_model.bin, adapter_model.safetensors"
+        in caplog.text
+    )
+
+
 class Trainer:
     """An object that a training script saves."""
 

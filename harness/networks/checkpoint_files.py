@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import logging
 import os
 import pathlib
 import pickle
@@ -30,6 +31,8 @@ from harness.files import whole_file
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 from harness.text import listed
 from harness.torchvision_import import with_torchvision
+
+logger = logging.getLogger(__name__)
 
 
 def _dict(*factory: object) -> dict:
@@ -99,7 +102,10 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> nn.Mod
 
 def read_checkpoint(path: Path) -> object:
     """Read the tensors and plain values of a checkpoint. Raises CheckpointError."""
-    contents = [_read_file(file) for file in weight_files(path)]
+    files = weight_files(path)
+    if path.is_dir():
+        _say_unused(path)
+    contents = [_read_file(file) for file in files]
     if len(contents) == 1:
         return contents[0]
     return {
@@ -121,13 +127,27 @@ def weight_files(path: Path) -> tuple[Path, ...]:
             broken = f": it is a broken link to {os.readlink(path)}" if path.is_symlink() else ""
             raise CheckpointError(f"checkpoint {path} does not exist{broken}")
         return (path,)
-    for name in FOLDER_FILES:
-        if (path / name).exists():
-            return (path / name,)
-    for name in FOLDER_FILES:
-        if (index := path / f"{name}.index.json").exists():
-            return _shards(index)
+    if found := _folder_weights(path):
+        return _shards(path / found[0]) if found[0].endswith(".json") else (path / found[0],)
     raise CheckpointError(f"checkpoint folder {path} {_described_folder(path)}")
+
+
+def _folder_weights(path: Path) -> list[str]:
+    """Return the files or indices of weights in a folder; the first is used."""
+    names = [*FOLDER_FILES, *(f"{name}.index.json" for name in FOLDER_FILES)]
+    return [name for name in names if (path / name).exists()]
+
+
+def _say_unused(path: Path) -> None:
+    """Log which other weights a folder holds: they may differ from those that are read."""
+    used, *others = _folder_weights(path)
+    others += [name for name in OTHER_FOLDER_FILES if (path / name).exists()]
+    if others:
+        logger.info(
+            "the checkpoint's folder holds several files of weights: %s is read, but not %s; to "
+            "read another, name it in `pattern`",
+            *(used, listed(others)),
+        )
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

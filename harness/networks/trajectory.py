@@ -276,7 +276,8 @@ def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
     spans = np.array([way.epochs[q] - way.epochs[p] for p, q in steps], dtype=float)
     lengths = np.array([way.total[p, q] for p, q in steps])
     rates: tuple[Callable[[np.ndarray], np.ndarray], ...] = (lambda x: x, np.sqrt)
-    for k in range(1 if way.epochs[:1] == (0,) else 0, len(steps)):
+    first = int([way.epochs[p] for p in places[:1]] == [0])
+    for k in range(first, len(steps)):
         beside = [j for j in (k - 1, k + 1) if 0 <= j < len(steps) and lengths[j] > 0]
         speeds = [lengths / rate(spans) for rate in rates]
         ratio = min((float(v[k] / v[beside].max()) for v in speeds if beside), default=0.0)
