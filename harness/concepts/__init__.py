@@ -1,1 +1,1 @@
-"""Concepts of neurons: stimuli, names, the semantic space and its map."""
+"""Concepts of neurons: stimuli, true concepts, the semantic space and its map."""

@@ -1,4 +1,4 @@
-"""Image vectors whose mean over a base neuron's stimuli equals the neuron's vector."""
+"""Image vectors whose means over the stimuli of base neurons approximate the neurons' vectors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import numpy as np
 import scipy.sparse.linalg  # noqa: F401 - makes `sparse.linalg` available
 from scipy import sparse
 
-#: Errors of summation relative to the sizes of the summands, generously.
+#: Upper bound of the rounding error of a sum, relative to the size of its terms.
 ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 def mean_over_stimuli(incidence: sparse.csr_array) -> sparse.csr_array:
-    """Scale the rows of a 0/1 matrix [neurons, images] to sum to one; neurons without stimuli
-    stay zero."""
+    """Divide each row of a 0/1 matrix [neurons, images] by its sum; rows of zeros remain zero."""
     counts = np.asarray(incidence.sum(axis=1), dtype=float).ravel()
     scale = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
     return sparse.csr_array(sparse.diags_array(scale) @ incidence.astype(float))
@@ -24,28 +23,30 @@ def solve_image_vectors(
     tolerance: float = 1e-10,
     max_steps: int | None = None,
 ) -> np.ndarray:
-    """Compute the minimum-norm solution of METHOD step 2,
+    """Compute the image vectors v_x of smallest norm that minimise
 
-        min over v_x of  sum_n || v_n - (1/|X_n|) sum_{x in X_n} v_x ||^2.
+        min sum_n || v_n - (1/|X_n|) sum_{x in X_n} v_x ||^2,
 
-    Conjugate gradients on the normal equations (CGLS), all dimensions at once and each with its
-    own step length. Started from nought, the iterates stay in the row space, so the limit is the
-    minimum-norm solution, also where neurons contradict each other.
+    where v_n is the vector of base neuron n and X_n the set of its stimuli (Park et al., 2023).
+
+    The method is conjugate gradients on the normal equations (CGLS), for all dimensions at once,
+    each with its own step length. The iterates start from zero and therefore stay in the row space,
+    so the limit is the minimum-norm solution, even if no vectors reproduce all neurons exactly.
 
     Args:
-        incidence: 0/1 [neurons, images], which image stimulates which neuron.
+        incidence: 0/1 [neurons, images]; 1 if the image is a stimulus of the neuron.
         neuron_vectors: float [neurons, dimension].
-        tolerance: stop when the gradient has shrunk by this factor in every dimension.
-        max_steps: give up after so many steps; 10 x the number of neurons + 100 by default.
+        tolerance: stop when the norm of the gradient has shrunk by this factor in every dimension.
+        max_steps: largest number of steps; default: 10 x the number of neurons + 100.
 
     Returns:
-        float64 [images, dimension]; images that stimulate no neuron have 0.
+        float64 [images, dimension]; 0 for images that are stimuli of no neuron.
 
     Raises:
-        ArithmeticError: not converged after `max_steps`.
+        ArithmeticError: the solution has not converged after `max_steps` steps.
     """
     everything, used = incidence.shape[1], np.unique(incidence.indices)
-    incidence = sparse.csr_array(incidence[:, used])  # an image of no neuron stays 0
+    incidence = sparse.csr_array(incidence[:, used])  # all other images keep 0
     means = mean_over_stimuli(incidence)
     transposed = sparse.csr_array(means.T)
     solution = np.zeros((means.shape[1], neuron_vectors.shape[1]))
@@ -53,8 +54,8 @@ def solve_image_vectors(
     gradient = transposed @ residual
     direction = gradient.copy()
     size = (gradient**2).sum(axis=0)
-    # What is left of a dimension that no image can explain is rounding, at most this large; to
-    # shrink that further would be to fit noise.
+    # Where the exact gradient is zero, rounding errors of at most this size remain; reducing them
+    # further would fit noise.
     length = np.linalg.norm(neuron_vectors, axis=0) * sparse.linalg.norm(means)
     goal = np.maximum(tolerance**2 * size, (ROUNDING * length) ** 2)
     for _ in range(max_steps or 10 * means.shape[0] + 100):
@@ -74,5 +75,5 @@ def solve_image_vectors(
         direction = np.where(active, gradient + turn * direction, 0.0)
         size = np.where(active, new_size, size * (size <= goal))
     raise ArithmeticError(
-        f"image vectors did not converge to tolerance={tolerance}; raise it or max_steps"
+        f"image vectors did not converge to tolerance={tolerance}; increase it or max_steps"
     )

@@ -1,4 +1,4 @@
-"""A 2-D map of the space, fitted on the base neurons and applied to all others unchanged."""
+"""A 2-D map of the space, fitted to the base neurons; all others are projected onto it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from harness.records import NEURON, Checkpoint
 def project(
     space: SemanticSpace, base: Checkpoint, seed: int, neighbours: int = 15
 ) -> pd.DataFrame:
-    """Fit UMAP (McInnes et al., 2018) on the base neurons and map the others with it (METHOD
-    step 5).
+    """Fit UMAP (McInnes et al., 2018) to the base neurons and map all other neurons with it.
 
     Returns:
-        series, epoch, layer, channel, x, y for every placed neuron.
+        One row per neuron that has a vector: series, epoch, layer, channel, x, y.
 
     Raises:
-        ValueError: the base has fewer than four placed neurons.
+        ValueError: fewer than four base neurons have a vector.
     """
     spanning = space.rows(series=base.series, epoch=base.epoch)
     if len(spanning) < 4:
@@ -40,11 +39,10 @@ def project(
 
 
 def umap() -> Any:
-    """Import UMAP when it is first used (its import takes seconds), with numba's compiled code
-    cached on disk.
+    """Import UMAP when it is first used (this takes seconds) and cache its compiled code on disk.
 
-    Compilation takes several times as long as the map of a small run. UMAP itself asks for no
-    cache, whereas pynndescent, which it uses, does.
+    Compilation takes several times as long as the map of a small run. UMAP itself does not enable
+    the cache; pynndescent, which it uses, does.
     """
     from numba.core.dispatcher import Dispatcher
     from umap import UMAP, layouts, umap_

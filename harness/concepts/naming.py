@@ -1,9 +1,7 @@
-"""Name what neurons detect, by pixel labels (the synthetic images have them) or attributes of
-images.
+"""True concepts of neurons, from masks (the synthetic images have them) or attributes of images.
 
-Network Dissection (Bau et al., 2017): a neuron's maps are thresholded at its highest 0.5 % of
-activations over all images and positions; its concept is the one whose pixels overlap most with the
-rest.
+Masks as in Network Dissection (Bau et al., 2017): a neuron's maps of all images are thresholded at
+its highest 0.5 % of activations; its concept is the one whose masks overlap most with the rest.
 """
 
 from __future__ import annotations
@@ -32,14 +30,15 @@ from harness.records import NEURON
 from harness.text import listed
 
 TOP_SHARE = 0.005
-#: Most bytes of the ranks that attributes are compared with at a time.
+#: Largest size in bytes of the ranks that are compared with attributes at a time.
 RANK_BYTES = 2**25
 
 logger = logging.getLogger(__name__)
 
 
 def label_masks(labels: np.ndarray, count: int) -> Tensor:
-    """Label maps uint8 [images, h, w] (0 none, i + 1 the i-th) -> bool [images, count, h, w]."""
+    """Convert label maps uint8 [images, height, width] (0: none, i + 1: label i) to one mask per
+    label: bool [images, count, height, width]."""
     values = torch.arange(1, count + 1, dtype=torch.uint8)
     return torch.from_numpy(labels)[:, None] == values[:, None, None]
 
@@ -52,28 +51,28 @@ def dissect(
     batch_size: int = 64,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
-    """Return the concept of every neuron that is not dead.
+    """Compute the true concept of every neuron whose activation varies.
 
-    Two passes over the images: the first finds where each neuron's maps are cut, the second which
-    concepts lie within. Memory grows with the images by what `strongest_bytes` says alone.
+    A first pass over the images finds each neuron's threshold, a second its overlaps with concepts.
+    The only memory that grows with the number of images is what `strongest_bytes` returns.
 
     Args:
-        network: what is dissected; layers without a position in the image are passed over.
+        network: the network; layers without positions in the image are left out.
         images: labelled images, disjoint from the probe images.
-        masks: bool [images, concepts, height, width] over the whole view.
-        concepts: names.
-        batch_size: images a forward pass; no result depends on it.
-        on_image: called with the number of images just done, in both passes.
+        masks: bool [images, concepts, height, width], for the whole view.
+        concepts: names of the concepts.
+        batch_size: number of images per forward pass.
+        on_image: called with the number of images just processed, in both passes.
 
     Returns:
-        series, epoch, layer, channel, concept (of the largest overlap), iou (intersection over
-        union, cells weighted by the share of them that the concept covers). Neurons that never
-        vary are absent.
+        series, epoch, layer, channel, concept (the one of largest overlap), iou (intersection over
+        union; each position of a map counts by the share of it that the concept covers); one row
+        per neuron whose activation varies.
     """
     layers = _spatial(network)
     if not layers:
         logger.warning(
-            "series %s: no probed layer has a position in the image: no neuron is named by masks",
+            "series %s: no probed layer has positions in the image, so masks name no neuron",
             network.checkpoint.series,
         )
         return pd.DataFrame(columns=[*NEURON, "concept", "iou"])
@@ -113,41 +112,42 @@ def _spatial(network: Network) -> list[Layer]:
 
 
 def top_cells(layer: Layer, images: int) -> int:
-    """Return the number of cells, of a neuron's maps of all images, that are its top ones."""
+    """Return the number of positions that are the top 0.5 % of a neuron's maps of all images."""
     return max(1, round(TOP_SHARE * images * layer.height * layer.width))
 
 
 def strongest_bytes(network: Network, images: int) -> int:
-    """Return the bytes that `dissect` holds beside a pass: each neuron's top activations, those of
-    one layer three times (while more are added)."""
+    """Return the bytes that `dissect` holds in addition to a forward pass: the top activations
+    of all neurons, and two copies of those of one layer while further ones are added."""
     sizes = [4 * layer.channels * top_cells(layer, images) for layer in _spatial(network)]
     return sum(sizes) + 2 * max(sizes, default=0)
 
 
 def _by_neuron(maps: Tensor, layer: Layer) -> Tensor:
-    """Return a layer's maps of a batch, given as `channel_first`: float32 [channels, cells]."""
+    """Return the activations of each neuron in a batch without `extra` tokens, float32
+    [channels, images x positions]; `maps` is a result of `channel_first`."""
     values = layer.strength(maps)[:, :, layer.extra :].transpose(0, 1)
     return values.to("cpu", torch.float32).flatten(1)
 
 
 class _Recording(Protocol):
-    """What a pass over the images gathers."""
+    """What is collected in one pass over the images."""
 
     def start(self, ids: Tensor) -> None:
-        """The ids of the images that come next."""
+        """Receive the ids of the next batch of images."""
 
     def keep(self, maps: Tensor, layer: Layer) -> None:
-        """Take in a layer's maps of these images."""
+        """Add a layer's maps of these images."""
 
 
 R = TypeVar("R", bound=_Recording)
 
 
 class _Cuts:
-    """Where each neuron's maps are cut: its top activations over the images seen so far.
+    """Each neuron's threshold: its top activations, and its lowest one, over the images so far.
 
     Args:
-        kept: layer -> how many.
+        kept: layer name -> number of top activations per neuron.
     """
 
     def __init__(self, kept: Mapping[str, int]) -> None:
@@ -168,22 +168,22 @@ class _Cuts:
         self._top[name], self._lowest[name] = values, lowest
 
     def active(self, values: Tensor, layer: Layer) -> Tensor:
-        """Return which cells [channels, cells] are among the top ones: those at the threshold are,
-        except where it is a neuron's lowest value (the zeros of a sparse neuron)."""
+        """Return which activations are at or above the neuron's threshold: bool [channels,
+        positions]. Its lowest value (such as the zeros of a sparse neuron) never is."""
         threshold, lowest = self._top[layer.name].amin(dim=1), self._lowest[layer.name]
         return (values >= threshold[:, None]) & (values > lowest[:, None])
 
     def varies(self, layer: Layer) -> np.ndarray:
-        """Return whether each neuron's activation varies at all: bool [channels]."""
+        """Return whether the activation of each neuron varies: bool [channels]."""
         return (self._top[layer.name].amax(dim=1) > self._lowest[layer.name]).numpy()
 
 
 class _Shared:
-    """How much of each neuron's top cells each concept covers; in double precision, so that the
-    batches do not matter.
+    """The overlap of each neuron's top positions with each concept, summed in double precision so
+    that it does not depend on the batches.
 
     Args:
-        cuts: of all images.
+        cuts: the thresholds, computed from all images.
         masks: bool [images, concepts, height, width].
     """
 
@@ -197,7 +197,7 @@ class _Shared:
 
     def keep(self, maps: Tensor, layer: Layer) -> None:
         size = (layer.height, layer.width)
-        if size not in self._covered:  # layers of one size follow one another
+        if size not in self._covered:  # consecutive layers often have one size
             self._covered = {size: _covered(self._shown, size)}
         covered = self._covered[size]
         active = self._cuts.active(_by_neuron(maps, layer), layer)
@@ -208,8 +208,8 @@ class _Shared:
         self._sums[layer.name] = sums
 
     def overlaps(self, layer: Layer) -> Tensor:
-        """Compute the intersection over union of each neuron's top cells with each concept: float32
-        [neurons, concepts]."""
+        """Compute the intersection over union of top positions and concepts: float32 [neurons,
+        concepts]."""
         both, active, covered = self._sums[layer.name]
         shared = torch.from_numpy(both)
         union = active[:, None] + covered[None, :] - shared
@@ -217,21 +217,20 @@ class _Shared:
 
 
 def _covered(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the share of each cell that each concept covers: double [cells, concepts]."""
+    """Return each concept's share of each position: float64 [images x positions, concepts]."""
     pooled = functional.adaptive_avg_pool2d(masks, size)
     return pooled.flatten(2).transpose(1, 2).flatten(0, 1).double()
 
 
 def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.ndarray:
-    """Compute the intersection over union of each neuron's strongest images with the images of
-    each attribute.
+    """Compute the intersection over union of neurons' top images with the images of attributes.
 
-    For an attribute of n images the neuron's n strongest are taken (ties by image); so 1 is a
-    perfect detector, and n / (2 N - n) about what chance gives among N images.
+    For an attribute of n images, the n images that activate the neuron most are taken (ties: the
+    first). 1 is a perfect detector; about n / (2 N - n) is expected by chance among N images.
 
     Args:
         activations: float [images, neurons].
-        attributes: bool [images, attributes]. One that no image has overlaps with nothing.
+        attributes: bool [images, attributes]. If no image has an attribute, its overlaps are 0.
 
     Returns:
         float [neurons, attributes].
@@ -252,22 +251,22 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
 
 
 def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[str]]:
-    """Read a CSV file of attributes: `path` (the end of an image's path, e.g. cat/12.jpg), then
-    columns of 0 and 1.
+    """Read a CSV file of attributes: a column `path` (the end of an image's path, e.g. cat/12.jpg)
+    and one column of 0 and 1 per attribute.
 
     Returns:
-        bool [images, attributes] in the images' order, names.
+        bool [images, attributes] in the order of `images`, and the attributes' names.
 
     Raises:
-        ValueError: no such file, no `path` column, values other than 0 and 1, images without a row
-            or with several, rows of several images.
+        ValueError: the file cannot be read, lacks a column or has values other than 0 and 1; an
+            image has no row or several; or a row fits several images.
     """
     try:
         table = pd.read_csv(path, dtype={"path": str})
     except (OSError, ValueError) as error:
         raise ValueError(f"attributes {path} cannot be read: {error}") from error
     if "path" not in table or len(table.columns) < 2:
-        raise ValueError(f"attributes {path} need a column `path` and one an attribute")
+        raise ValueError(f"attributes {path} need a column `path` and one per attribute")
     names = [str(name) for name in table.columns if name != "path"]
     values = table[names]
     if not values.isin([0, 1]).all(axis=None):
@@ -285,8 +284,8 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
             raise ValueError(f"attributes {path} have no row for {image}")
         if place in taken:
             raise ValueError(
-                f"attributes {path}: row {paths[place]} fits {taken[place]} and {image}: write "
-                f"more of their paths"
+                f"attributes {path}: row {paths[place]} fits both {taken[place]} and {image}: "
+                f"write more of their paths"
             )
         taken[place] = image
     return values.to_numpy(dtype=bool)[list(taken)], names

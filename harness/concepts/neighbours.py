@@ -1,6 +1,6 @@
 """Exact nearest neighbours of neurons, computed in blocks of bounded memory.
 
-Equally similar candidates are ordered by column, so results do not depend on the blocks.
+Ties are broken by the order of the candidates, so results do not depend on the blocks.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-#: Most bytes of a block of similarities, unless it has fewer rows than are multiplied well at once.
+#: Largest size in bytes of a block of similarities; at least BLOCK_ROWS rows, for speed.
 BLOCK_BYTES = 2**22
 BLOCK_ROWS = 32
 
@@ -19,14 +19,14 @@ def by_cosine(
     """Find the k candidates with the largest dot product for each query, exactly.
 
     Args:
-        queries: float [q, dimension], rows of length one (or 0, or NaN for no place).
-        candidates: float [c, dimension], likewise; those of NaN are nobody's neighbours.
-        own: int [q], the column of each query among the candidates, left out; -1 for none.
-        k: how many.
+        queries: float [q, dimension]; rows have length one, are zero, or are NaN (no vector).
+        candidates: float [c, dimension], likewise; rows of NaN are never neighbours.
+        own: int [q], index of the query itself among the candidates, which is left out; -1 if none.
+        k: number of neighbours.
 
     Returns:
-        columns int [q, k], positions among the candidates, most similar first, -1 where there are
-        fewer than k; and similarities float [q, k], NaN there.
+        Indices of candidates, int [q, k], most similar first, -1 where there are fewer than k; and
+        similarities, float [q, k], NaN there.
     """
     shape = len(queries), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
@@ -49,7 +49,7 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         values: float [rows, columns].
-        k: how many, at most the number of columns are returned.
+        k: number of values; if there are fewer columns, all are returned.
 
     Returns:
         int [rows, min(k, columns)].
@@ -59,7 +59,7 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
     if count == 0:
         return np.empty((len(keys), 0), dtype=int)
     last = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
-    rows, columns = np.nonzero(keys <= last)  # with all that equal the last one
+    rows, columns = np.nonzero(keys <= last)  # including all ties of the k-th value
     order = np.lexsort((columns, keys[rows, columns], rows))
     first = np.searchsorted(rows, np.arange(len(keys)))
     return columns[order][first[:, None] + np.arange(count)]
@@ -70,11 +70,11 @@ def by_overlap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k candidates with the largest Jaccard similarity for each query, exactly.
 
-    Only candidates that share something are looked at; time and memory are those of the entries.
+    Similarities are computed only for candidates that share an item with the query.
 
     Args:
         queries, candidates: 0/1 [q, items] and [c, items].
-        own, k and what is returned: as in `by_cosine`.
+        own, k: as in `by_cosine`, also the returned values.
     """
     shape = len(own), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
@@ -82,19 +82,19 @@ def by_overlap(
     step = 1024
     for start in range(0, len(own), step):
         block = queries[start : start + step]
-        # transposed twice: then a row's candidates come by column, and a stable sort leaves them so
+        # the double transposition orders each row by column, which the stable sort below preserves
         shared = sparse.csr_array((candidates @ sparse.csr_array(block.T)).T)
         rows = np.repeat(np.arange(block.shape[0]), np.diff(shared.indptr))
         union = block.sum(axis=1)[rows] + sizes[shared.indices] - shared.data
         likeness_of_all = shared.data / union
-        likeness_of_all[shared.indices == own[start + rows]] = -1.0  # itself comes last
+        likeness_of_all[shared.indices == own[start + rows]] = -1.0  # the query itself is last
         for row in range(block.shape[0]):
             span = slice(shared.indptr[row], shared.indptr[row + 1])
             near, likeness = shared.indices[span], likeness_of_all[span]
             order = np.argsort(-likeness, kind="stable")[:k]
             order = order[likeness[order] >= 0]
             found = near[order]
-            if len(found) < k:  # the rest shares nothing: by column
+            if len(found) < k:  # candidates that share no item, by column
                 first = np.arange(min(len(sizes), k + len(near) + 1))
                 rest = first[~np.isin(first, near) & (first != own[start + row])]
                 found = np.concatenate([found, rest[: k - len(found)]])

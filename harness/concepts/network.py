@@ -1,4 +1,4 @@
-"""A checkpoint's network, ready to be recorded."""
+"""A checkpoint's network with the layers to record."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Network:
     """A checkpoint's network and the layers to record.
 
     Attributes:
-        checkpoint: whose it is.
-        model: on `device`.
-        layers: those that are recorded.
-        view: how it sees an image.
-        device: where it computes.
+        checkpoint: identity of the checkpoint.
+        model: the network, on `device`.
+        layers: the layers to record.
+        view: the network's preprocessing of images.
+        device: where the network runs.
     """
 
     checkpoint: Checkpoint

@@ -1,7 +1,8 @@
-"""Vectors of items that occur together: skip-gram with negative sampling, and PPMI factors.
+"""Embeddings of items that occur together: skip-gram with negative sampling, and PPMI factors.
 
-METHOD step 1 (ConceptEvo, section 3.1): items are base neurons, and a group is the set of neurons
-that one image stimulates. Step 3 uses the same objective with images as items.
+To embed base neurons (ConceptEvo, section 3.1), items are these neurons, and a group is the set of
+neurons that have one image among their stimuli. To embed images that are stimuli of no base neuron,
+the same objective is used with images as items.
 
 The published code updates only the two items of a pair; the gradient of the objective stated in the
 paper also updates the negatives. Both are implemented (`full`).
@@ -16,9 +17,9 @@ import scipy.sparse.linalg  # noqa: F401 - makes `sparse.linalg` available
 from numba import njit
 from scipy import sparse
 
-#: Pairs whose negatives are drawn together; no result depends on it.
+#: Number of pairs whose negatives are drawn at once; results do not depend on it.
 PAIRS_AT_ONCE = 2**18
-#: Neurons above which co-activation is factorised as a sparse matrix.
+#: Number of neurons above which co-activation is factorised as a sparse matrix.
 DENSE_NEURONS = 1000
 
 
@@ -27,11 +28,11 @@ class SkipGram:
     """Parameters of skip-gram.
 
     Attributes:
-        epochs: passes over the groups.
-        negatives: R, for each side of a pair.
+        epochs: number of passes over the groups.
+        negatives: R, number of negatives per item of a pair.
         rate: learning rate.
-        full: move the negatives as well, as the objective's gradient does; else the pair alone, as
-            the published code does.
+        full: if True, an update also moves the negatives, as the gradient of the objective does;
+            otherwise only the pair, as in the published code.
     """
 
     epochs: int = 30
@@ -47,19 +48,20 @@ def skip_gram(
     learning: SkipGram = SkipGram(),
     frozen: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Maximise, over pairs (n, m) of a group and uniform negatives r,
+    """Maximise, over pairs (n, m) of items of a group and uniformly drawn negatives r,
 
-        log s(v_n.v_m) + sum_r log s(-v_n.v_r) + sum_r log s(-v_m.v_r),   s the logistic function.
+        log s(v_n.v_m) + sum_r log s(-v_n.v_r) + sum_r log s(-v_m.v_r),
 
-    Each epoch shuffles every group anew; consecutive items form the positive pairs. Plain
-    stochastic gradient ascent, one pair at a time.
+    where s is the logistic function. In each epoch, the items of every group are shuffled, and
+    consecutive items form the pairs. The method is stochastic gradient ascent, one pair at a time.
 
     Args:
-        groups: [groups, items], an entry where an item belongs to a group.
-        vectors: float [items, dimension], where to start; not changed.
+        groups: [groups, items]; nonzero if the item belongs to the group.
+        vectors: float [items, dimension], the initial vectors; not modified.
         rng: source of all randomness.
         learning: see SkipGram.
-        frozen: bool [items], items whose vectors stay; pairs of two frozen items are left out.
+        frozen: bool [items], items whose vectors do not change; pairs of two such items are
+            skipped.
 
     Returns:
         float64 [items, dimension].
@@ -77,7 +79,7 @@ def skip_gram(
 
 
 def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle the items of each group and pair consecutive ones: [pairs, 2] in random order."""
+    """Shuffle each group's items and pair consecutive ones: int64 [pairs, 2] in random order."""
     sizes = np.diff(groups.indptr)
     group = np.repeat(np.arange(len(sizes)), sizes)
     order = np.lexsort((rng.random(len(group)), group))
@@ -98,8 +100,8 @@ def ascend(
 ) -> None:
     """Take one gradient step on the objective of each pair in turn, in place.
 
-    `full` updates all vectors of the objective, otherwise only the two of the pair. All vectors of
-    a pair are read before any is written.
+    With `full`, all vectors in the objective are updated, otherwise only the two of the pair. The
+    gradients of a pair are computed before any of its vectors is changed.
     """
     dimension = vectors.shape[1]
     count = negatives.shape[2]
@@ -132,11 +134,11 @@ def ascend(
 
 def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
     """Factorise the positive pointwise mutual information of co-activation (Levy and Goldberg,
-    2014): return the rows of U_d sqrt(S_d) of its singular value decomposition.
+    2014) and return the rows of U_d sqrt(S_d) of its singular value decomposition.
 
     Args:
         incidence: 0/1 [neurons, images].
-        dimension: d; where there are fewer neurons, the remaining columns are 0.
+        dimension: d; if there are fewer neurons, the remaining columns are 0.
     """
     neurons = incidence.shape[0]
     if neurons > max(DENSE_NEURONS, dimension):
@@ -146,26 +148,26 @@ def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
     order = np.argsort(-np.abs(values), kind="stable")[:dimension]
     factors = np.zeros((neurons, dimension))
     factors[:, : len(order)] = vectors[:, order] * np.sqrt(np.abs(values[order]))
-    # A singular vector's sign is arbitrary: fix it, so that every machine gives the same factors.
+    # The sign of a singular vector is arbitrary; it is fixed, so that all machines agree.
     peaks = factors[np.abs(factors).argmax(axis=0), np.arange(dimension)]
     return factors * np.where(peaks < 0, -1.0, 1.0)
 
 
 def _eigenvectors(incidence: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Decompose the mutual information in place, because it is the largest array in memory."""
+    """Decompose the PPMI matrix, computed in place because it is the largest array in memory."""
     matrix = np.asarray((incidence @ incidence.T).todense(), dtype=float)
     np.fill_diagonal(matrix, 0.0)
     sums = matrix.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         matrix /= np.outer(sums, sums) / max(sums.sum(), 1.0)
         np.log(matrix, out=matrix)
-    return np.linalg.eigh(np.fmax(matrix, 0.0, out=matrix))  # NaN is 0 / 0, of no pair
+    return np.linalg.eigh(np.fmax(matrix, 0.0, out=matrix))  # NaN (0 / 0) -> 0
 
 
 def _sparse_eigenvectors(
     incidence: sparse.csr_array, dimension: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the largest eigenvectors by Lanczos' method on the pairs with any co-activation."""
+    """Compute the largest eigenvalues and their eigenvectors by Lanczos' method (sparse matrix)."""
     counts = sparse.coo_array(incidence @ incidence.T)
     apart = counts.row != counts.col
     row, column, together = counts.row[apart], counts.col[apart], counts.data[apart].astype(float)

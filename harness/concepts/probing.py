@@ -1,8 +1,8 @@
-"""One pass over the probe images: stimuli, peaks, responsive neurons and activations.
+"""Record a checkpoint on the probe images: stimuli, peaks, responsive neurons and activations.
 
-The images can be taken in ranges, on any machine and in any order: `probe_range` records one, and
-`recorded.merge` joins what several recorded. Memory depends on the size of a range, not on the
-number of images.
+The images can be divided into ranges that are recorded on any machine and in any order:
+`probe_range` records one range, and `recorded.merge` merges the records of several. Memory depends
+on the size of a range, not on the number of images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
 from harness.section import Section
 
-#: Most bytes of activations in one range of images.
+#: Largest size in bytes of the activations of one range of images.
 RANGE_BYTES = 2**28
 
 
@@ -39,15 +39,15 @@ class ProbeParameters(Section):
     """What is recorded of each checkpoint.
 
     Attributes:
-        k: stimuli of a neuron.
-        responsive: neurons noted for each image, those it excites most.
-        activations: keep the whole [images, neurons] matrix (the `correlation` space needs it).
-        activations_type: of the numbers kept. "float16" halves them; each is rounded by at most
-            one part in 2,048, and one beyond 65,504 is refused. Stimuli, peaks and responsive
-            neurons come from float32 all the same.
-        batch_size: images a forward pass; no result depends on it.
-        range_images: most images of a piece of work, which interrupted work resumes after; no
-            result depends on it.
+        k: number of stimuli per neuron.
+        responsive: number of neurons recorded per image, those that it activates most.
+        activations: keep the whole [images, neurons] matrix (`correlation` and `profile` need it).
+        activations_type: number type of the kept activations. "float16" halves their size; it
+            rounds by at most one part in 2,048, and values beyond 65,504 are refused. Stimuli,
+            peaks and responsive neurons are always computed in float32.
+        batch_size: number of images per forward pass; some networks round differently with it.
+        range_images: largest number of images per piece of work; interrupted work resumes after the
+            last finished piece. Results do not depend on it.
     """
 
     k: int = Field(20, ge=1)
@@ -63,10 +63,10 @@ class RangeRecord:
     """What was recorded of one checkpoint on one range of the probe images.
 
     Attributes:
-        part: what is merged with that of other ranges.
-        responses: image_id, rank, neuron (row of `neurons_of`), activation: the neurons that each
-            image excites most, equal ones by their row. Those of all ranges, one below the other,
-            are those of one pass.
+        part: the part that is merged with those of other ranges.
+        responses: image_id, rank, neuron (row of `neurons_of`), activation; the neurons that each
+            image activates most, ties by row. Concatenated over all ranges, they equal those of one
+            pass.
         activations: [neurons, images of the range], of `activations_type`; None if not kept.
     """
 
@@ -80,12 +80,12 @@ class Probe:
     """What was recorded of one checkpoint on the probe images.
 
     Attributes:
-        stimuli: series, epoch, layer, channel, rank, image_id, activation, peak_y, peak_x (the
-            centre of the map's cell, as a fraction of the view). Dead neurons, active on no image,
-            are absent; a neuron active on fewer than k images has fewer rows.
+        stimuli: series, epoch, layer, channel, rank, image_id, activation, peak_y, peak_x (centre
+            of the peak's position in the map, as a fraction of the view). Dead neurons are absent;
+            a neuron that fewer than k images activate has fewer rows.
         responsive: series, epoch, image_id, rank, layer, channel, activation.
         activations: [images, neurons], columns as the rows of `neurons`; empty if not kept.
-        neurons: layer, channel, dead; one row per neuron.
+        neurons: layer, channel, dead (see `neurons_table`); one row per neuron.
     """
 
     stimuli: pd.DataFrame
@@ -95,11 +95,11 @@ class Probe:
 
 
 def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
-    """Divide the images into ranges of nearly equal size whose activations fit RANGE_BYTES.
+    """Divide images into ranges of nearly equal size within `range_images` and about RANGE_BYTES.
 
     Args:
-        images: how many there are.
-        neurons: of the probed layers together.
+        images: number of images.
+        neurons: number of neurons in all probed layers.
         parameters: see ProbeParameters.
     """
     most = parameters.range_images
@@ -112,8 +112,8 @@ def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range
 
 
 def image_bytes(neurons: int, parameters: ProbeParameters) -> int:
-    """What is held of an image until its range is done: activations, and rows of `responses` with
-    the arrays that they are made from."""
+    """Return the bytes held per image until its range is finished: its activations, and its rows of
+    `responses` with the arrays behind them."""
     activation = np.dtype(parameters.activations_type).itemsize * parameters.activations
     return neurons * activation + 64 * parameters.responsive
 
@@ -124,10 +124,10 @@ def probe(
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> Probe:
-    """Record the activations of every neuron of the layers on every image, as one range.
+    """Record the activations of every neuron of the network's layers on every image, as one range.
 
     Raises:
-        ValueError: k larger than the image set, or a NaN activation.
+        ValueError: see `probe_range`.
     """
     record = probe_range(network, images, range(len(images)), parameters, on_image)
     layers, checkpoint = network.layers, network.checkpoint
@@ -150,20 +150,19 @@ def probe_range(
     parameters: ProbeParameters,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> RangeRecord:
-    """Record the activations of every neuron of the layers on a range of images.
+    """Record the activations of every neuron of the network's layers on a range of images.
 
-    Where memory runs out, the range is done again with half as many images a pass.
+    If memory runs out, the range is recorded again with half as many images per pass.
 
     Args:
-        network: whose layers are recorded. Top-k and peaks stay on its device until the range is
-            done.
+        network: the network; top activations and positions stay on its device until the end.
         images: all probe images.
-        chosen: ids of the images of this range, without gaps.
+        chosen: the consecutive ids of the images of this range.
         parameters: see ProbeParameters.
-        on_image: called with the number of images just done.
+        on_image: called with the number of images just processed.
 
     Raises:
-        ValueError: k larger than the image set, a NaN activation, or one that float16 cannot hold.
+        ValueError: k exceeds the number of images, or an activation is NaN or beyond float16.
     """
     if parameters.k > len(images):
         raise ValueError(
@@ -191,11 +190,11 @@ def probe_range(
 
 
 class _Recording:
-    """Accumulates what is kept of a range of images, batch by batch.
+    """The record of a range of images, which grows batch by batch.
 
     Args:
         layers: the probed layers.
-        ids: int64 [images] of the range.
+        ids: int64 [images], ids of the range.
         parameters: see ProbeParameters.
         device: where the maps are.
     """
@@ -223,17 +222,18 @@ class _Recording:
         )
 
     def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Return a layer's activations a[x, n] and, where needed, the positions of the maxima."""
+        """Return a layer's activations a[x, n] and, where they may be needed, the positions of
+        the maxima; each [batch, channels]."""
         maps = layer.strength(maps)
         if maps.device.type != "cpu":
             return maps.max(dim=2)
         values = peaks(maps)
-        # not where equal: of equal images the first are kept, and they come in order
+        # not where equal: TopK keeps the lower image ids, which come first
         needed = values.float() > self._least[self._columns[layer.name]]
         return values, positions(maps, needed)
 
     def add(self, ids: Tensor, peaks: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add a batch: image ids int64 [batch], and for each layer the result of `keep`."""
+        """Add a batch: image ids int64 [batch] and, per layer, the result of `keep`."""
         values = torch.cat([value for value, _ in peaks], dim=1).float()
         self._top.update(values, torch.cat([place for _, place in peaks], dim=1), ids)
         self._least = self._top.least()
@@ -246,7 +246,7 @@ class _Recording:
             if into.dtype == np.float16 and np.isinf(into).any():
                 raise ValueError(
                     f"an activation of images {ids.tolist()[:3]}… is beyond 65,504, the largest "
-                    f'float16: set probe.activations_type = "float32"'
+                    f'number of float16: set probe.activations_type = "float32"'
                 )
         self._seen += len(ids)
 
@@ -270,10 +270,10 @@ class _Recording:
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """The largest value over the positions, [batch, channels].
+    """Return the maximum over the positions, [batch, channels].
 
-    torch reduces maps in channels-last by 32 channels at once and the channels that are left one
-    by one, many times slower: so as many positions are taken side by side as make up 32.
+    In channels-last maps, torch reduces 32 channels at once and the remaining ones one by one, many
+    times slower. Therefore as many positions are put side by side as give a multiple of 32 values.
     """
     channels, count = maps.shape[1:]
     beside = 32 // math.gcd(32, channels)
@@ -287,10 +287,9 @@ def peaks(maps: Tensor) -> Tensor:
 
 
 def positions(maps: Tensor, needed: Tensor) -> Tensor:
-    """Return the first position of each map's maximum; 0 where it is not needed.
+    """Return the first position of each map's maximum; where it is not needed, it may be 0 instead.
 
-    To find a position costs several times more than to find a maximum, and few images are among
-    the strongest of any neuron.
+    Finding a position costs more than finding a maximum, and few images are stimuli of any neuron.
 
     Args:
         maps: [batch, channels, positions].
@@ -308,14 +307,14 @@ def positions(maps: Tensor, needed: Tensor) -> Tensor:
 
 
 def strongest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` largest values of each row, largest first, ties by column.
+    """Return the `count` largest values of each row, largest first; ties by column.
 
     Returns:
         Values and columns, each [rows, min(count, columns)].
     """
     count = min(count, values.shape[1])
     largest, columns = values.topk(min(count + 1, values.shape[1]), dim=1)
-    # topk picks and orders equal values as it likes
+    # topk selects and orders equal values arbitrarily
     tied = (largest[:, 1:] == largest[:, :-1]).any(dim=1).nonzero().flatten()
     if len(tied):
         exact = values[tied].sort(dim=1, descending=True, stable=True)

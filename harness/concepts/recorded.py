@@ -1,6 +1,6 @@
 """Records of one checkpoint, merged from ranges of images, and the tables made from them.
 
-The tables do not depend on how the images are divided or in which order ranges are merged.
+The tables do not depend on how the images are divided or on the order of merging.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from harness.records import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class ProbePart:
-    """The part of a checkpoint's record that can be merged with that of other images.
+    """The part of a checkpoint's record that can be merged with those of other images.
 
     Attributes:
-        spans: int64 [ranges, 2]: the images seen, first and one past the last.
-        top: the strongest images of every neuron and where they peak.
-        lowest: float32 [neurons], the smallest activation of each.
+        spans: int64 [ranges, 2], the recorded ranges of image ids: first, one after the last.
+        top: the top images of every neuron, with activations and positions.
+        lowest: float32 [neurons], the smallest activation of each neuron.
     """
 
     spans: np.ndarray
@@ -43,18 +43,17 @@ class ProbePart:
 
 
 def merge(parts: Iterable[ProbePart]) -> ProbePart:
-    """Merge records of the same neurons on several ranges of images; one part at a time is in
-    memory.
+    """Merge records of the same neurons on several ranges of images, one at a time in memory.
 
     Raises:
-        ValueError: no part, or parts of other neurons.
+        ValueError: there is no part, or the parts have different neurons or a different k.
     """
     top: TopK | None = None
     lowest = torch.empty(0)
     spans: list[np.ndarray] = []
     for part in parts:
         if top is None:
-            # a copy: what is merged stays as it is
+            # a copy, so that the part is not changed
             top, lowest = TopK.from_arrays(part.top.arrays()), part.lowest
         else:
             top.merge(part.top)
@@ -77,7 +76,7 @@ def neurons_of(layers: Sequence[Layer]) -> pd.DataFrame:
 
 
 def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
-    """Return layer, channel and dead (never positive, or constant), one row per neuron."""
+    """Return layer, channel, dead (activation never positive, or constant); one row per neuron."""
     _, activations, _ = part.top.result()
     highest = activations[:, 0].numpy()
     return neurons_of(layers).assign(dead=(highest <= 0) | (highest == part.lowest.numpy()))
@@ -89,13 +88,13 @@ def stimuli_table(
     """Return the stimuli of a checkpoint, as in `Probe`.
 
     Args:
-        part: of all images.
+        part: the record of all images.
         layers: the probed layers.
-        checkpoint: whose they are.
-        images: how many there are.
+        checkpoint: the recorded checkpoint.
+        images: number of probe images.
 
     Raises:
-        ValueError: some images have not been seen, or were twice.
+        ValueError: an image has not been recorded, or more than once.
     """
     spans = part.spans[np.argsort(part.spans[:, 0])]
     if not np.array_equal([*spans[:, 0], images], [0, *spans[:, 1]]):
@@ -113,7 +112,7 @@ def stimuli_table(
     neuron, rank = np.nonzero((activations > 0) & ~neurons["dead"].to_numpy()[:, None])
     position = places[neuron, rank] - extras[neuron]
     row, column = np.divmod(position, widths[neuron])
-    placeless = position < 0  # a class token's: the centre stands for the whole image
+    placeless = position < 0  # of a class token: use the centre of the image
     row = np.where(placeless, (heights[neuron] - 1) / 2, row)
     column = np.where(placeless, (widths[neuron] - 1) / 2, column)
     return pd.DataFrame(
@@ -134,8 +133,7 @@ def stimuli_table(
 def responsive_table(
     responses: pd.DataFrame, layers: Sequence[Layer], checkpoint: Checkpoint
 ) -> pd.DataFrame:
-    """Return the responsive neurons of some images, as in `Probe`: `responses` with the neurons'
-    names."""
+    """Return the responsive neurons of some images, as in `Probe`, from those of a RangeRecord."""
     neurons = neurons_of(layers)
     neuron = responses["neuron"].to_numpy()
     named = {name: neurons[name].to_numpy()[neuron] for name in ("layer", "channel")}

@@ -1,8 +1,8 @@
 """Sparse random projections of long vectors that preserve inner products, with their error.
 
 Each entry is added, with a random sign, to one of d buckets (the count sketch; Charikar et al.,
-2002). The inner product of two sketches is that of the vectors, with a standard deviation of at
-most sqrt(2 / d) of their lengths' product.
+2002). The inner product of two sketches estimates that of the vectors without bias; its standard
+deviation is at most sqrt(2 / d) times the product of their lengths.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from scipy import sparse
 from harness.concepts.space import unit_rows
 from harness.randomness import generator
 
-#: Rows -> their vectors, float [rows, length].
+#: Function of rows that returns their vectors, float [rows, length].
 Vectors = Callable[[np.ndarray], np.ndarray]
 
-#: Most bytes of a block of rows in double precision.
+#: Largest size in bytes of a block of rows in double precision.
 BLOCK_BYTES = 2**25
-#: Rows on whose pairs the error is measured.
+#: Number of rows on whose pairs the error is measured.
 ERROR_ROWS = 32
 
 
@@ -29,15 +29,15 @@ def row_blocks(rows: np.ndarray, length: int, most: int = 1024) -> Iterator[np.n
 
     Args:
         rows: int [n].
-        length: entries a row.
-        most: rows a block.
+        length: number of entries per row.
+        most: largest number of rows per block.
     """
     fit = max(1, min(most, BLOCK_BYTES // (8 * max(length, 1))))
     yield from np.array_split(rows, max(1, -(-len(rows) // fit)))
 
 
 def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
-    """Return the projection float32 [length, dimension]: one entry per row, 1 or −1."""
+    """Return the random projection, float32 [length, dimension]: one entry per row, 1 or −1."""
     rng = generator(seed, "sketch", length, dimension)
     signs = rng.choice(np.array([-1, 1], dtype=np.float32), length)
     buckets = rng.integers(0, dimension, length)
@@ -47,18 +47,18 @@ def projection(length: int, dimension: int, seed: int) -> sparse.csr_array:
 def shortened(
     vectors: Vectors, rows: np.ndarray, length: int, dimension: int, seed: int
 ) -> tuple[Vectors, float]:
-    """Wrap a function of vectors so that it returns their sketches, and measure the error.
+    """Wrap a function of rows so that it returns sketches of their vectors, and measure the error.
 
     Args:
-        vectors: called with rows: float [rows, length].
-        rows: int [n], all there are.
-        length: entries a row.
-        dimension: d, of a sketch.
+        vectors: function of rows that returns float [rows, length].
+        rows: int [n], all rows.
+        length: number of entries per row.
+        dimension: d, length of a sketch.
         seed: of the projection.
 
     Returns:
-        A function of rows: float [rows, d]; and the root mean square error of the cosines between
-        ERROR_ROWS of them.
+        A function of rows that returns float [rows, d]; and the root mean square error of the
+        cosines between ERROR_ROWS evenly spaced rows.
     """
     transposed = sparse.csr_array(projection(length, dimension, seed).T)
 
@@ -72,7 +72,7 @@ def shortened(
 
 
 def stacked(vectors: Vectors, rows: np.ndarray, length: int) -> np.ndarray:
-    """Return what the function returns for all rows, computed in blocks of bounded memory."""
+    """Return the vectors of all rows, computed in blocks of bounded memory."""
     return np.concatenate([vectors(block) for block in row_blocks(rows, length)])
 
 

@@ -1,5 +1,4 @@
-"""The semantic space as data: neurons, their vectors, and their neighbours. Does not import
-torch."""
+"""The semantic space: neurons, their vectors and their neighbours. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,18 +18,18 @@ METRICS = ("cosine", "jaccard")
 
 @dataclass(frozen=True)
 class SemanticSpace:
-    """A space in which neurons of all checkpoints of all models can be compared.
+    """A space in which neurons of all checkpoints of all series can be compared.
 
     Attributes:
-        method: name of the space method that made it.
-        neurons: one row per neuron: series, epoch, layer, channel, coverage (the share of its
-            stimuli that stimulate a neuron of the base series as well).
-        vectors: float [neurons, dimension]; for `jaccard` 0/1 over the probe images, which may be
-            sparse. A row of NaN marks a neuron without a place (none of its stimuli has a vector).
-        metric: how two rows compare: "cosine", or "jaccard" (overlap of the sets of ones).
-        images: float [images, dimension], vectors of the probe images where the method has them.
-        error: root mean square error of a similarity where vectors are sketched (see
-            `sketch.py`), measured; 0 where they are exact.
+        method: name of the space method.
+        neurons: series, epoch, layer, channel, coverage (the share of the neuron's stimuli that are
+            also stimuli of a base neuron; 1 if the method does not use it); one row per neuron.
+        vectors: float [neurons, dimension]; for `jaccard` 0/1 [neurons, probe images], which may be
+            sparse. A row of NaN: the neuron has no vector, because none of its stimuli has one.
+        metric: how rows are compared: "cosine", or "jaccard" (overlap of the sets of ones).
+        images: float [images, dimension], vectors of the probe images; empty if there are none.
+        error: measured root mean square error of a similarity if vectors are sketched (see
+            `sketch.py`); 0 if they are exact.
     """
 
     method: str
@@ -48,14 +47,13 @@ class SemanticSpace:
 
     @cached_property
     def placed(self) -> np.ndarray:
-        """Return whether each neuron has a vector: bool [neurons]."""
+        """Whether each neuron has a vector: bool [neurons]."""
         if not isinstance(self.vectors, np.ndarray):
             return np.ones(len(self.neurons), dtype=bool)
         return np.asarray(~np.isnan(self.vectors).any(axis=1))
 
     def rows(self, **wanted: object) -> np.ndarray:
-        """Return the rows of neurons with a vector whose columns equal `wanted`, e.g.
-        series="vgg"."""
+        """Return rows of neurons with a vector whose columns equal `wanted`, e.g. series="vgg"."""
         chosen = self.placed.copy()
         for column, value in wanted.items():
             chosen &= (self.neurons[column] == value).to_numpy()
@@ -83,14 +81,15 @@ class SemanticSpace:
     def nearest(
         self, queries: np.ndarray, candidates: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k most similar candidates of each query, without the query itself; exact.
+        """Find the exact k most similar candidates of each query, other than the query itself.
 
         Args:
-            queries: rows, int [q]. candidates: rows, int [c], each once. k: how many.
+            queries, candidates: rows, int [q] and [c]; each candidate occurs once.
+            k: number of neighbours.
 
         Returns:
-            rows [q, k] and similarities [q, k], most similar first, ties by their place among the
-            candidates; where a query has fewer than k candidates the rest is -1 and NaN.
+            Rows [q, k] and similarities [q, k], most similar first, ties in the order of the
+            candidates; -1 and NaN where a query has fewer than k candidates.
         """
         order = np.argsort(candidates, kind="stable")
         place = np.searchsorted(candidates, queries, sorter=order)
@@ -108,7 +107,7 @@ class SemanticSpace:
         """Compute 1 − similarity between two epochs for each channel of a series.
 
         Returns:
-            layer, channel, displacement; channels without a place at either epoch are left out.
+            layer, channel, displacement; channels without a vector at either epoch are left out.
         """
         epochs = [
             self.neurons.loc[self.rows(series=series, epoch=epoch), ["layer", "channel"]].assign(
@@ -121,7 +120,7 @@ class SemanticSpace:
         return both[["layer", "channel"]].assign(displacement=1.0 - near)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays that are saved of the space, beside `neurons`."""
+        """Return the arrays of the space to save, apart from `neurons`."""
         more = {"images": self.images, "metric": np.array(METRICS.index(self.metric))}
         more["error"] = np.array(self.error)
         if isinstance(self.vectors, np.ndarray):
@@ -160,6 +159,6 @@ def _overlap(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Scale rows to length one; rows of zeros (similar to nothing) and of NaN stay."""
+    """Scale rows to length one; rows of zeros (similarity 0 to all) and of NaN are not changed."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length > 0, length, 1.0)

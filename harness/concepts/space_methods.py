@@ -1,4 +1,4 @@
-"""Methods that compute the semantic space, with one interface: the paper's and alternatives."""
+"""Methods that compute the semantic space: the paper's, and others with the same interface."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from harness.section import Section
 
 
 class SpaceParameters(Section):
-    """Parameters of the space methods (METHOD section 1).
+    """Parameters of the space methods.
 
     Attributes:
-        dimension: of neuron and image vectors.
+        dimension: number of dimensions of the vectors of neurons and images.
         epochs: passes of skip-gram over the groups of co-activated neurons.
-        indirect_epochs: passes for the images that stimulate no base neuron.
-        negatives: R, uniform negatives for each side of a pair.
+        indirect_epochs: passes of skip-gram for images that are stimuli of no base neuron.
+        negatives: R, number of uniformly drawn negatives per item of a pair.
         learning_rate: of skip-gram.
-        profile_dimension: of the method `profile`, at most the number of base neurons.
-        profile_head: of `profile`, the share of the images over which the weight of a neuron's
-            strongest ones falls to 1/e.
-        profile_order: of `profile`, the weight of the whole order of the images beside them.
+        profile_dimension: dimension of the method `profile`, at most the number of base neurons.
+        profile_head: for `profile`, the share of the images over which the weight of a neuron's
+            highest activations falls to 1/e.
+        profile_order: for `profile`, the weight of the ranks of all images (the rest: the highest).
         dense: GiB, the largest matrix of neurons and images that `correlation` and `profile` hold;
-            a larger one is sketched (see `sketch.py`), and the space says with what error.
+            a larger one is sketched (see `sketch.py`), and the space records the error.
         sketch: dimension of a sketch.
     """
 
@@ -53,15 +53,15 @@ class SpaceParameters(Section):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a space method may use of all checkpoints.
+    """The data of all checkpoints that space methods may use.
 
     Attributes:
-        base: the checkpoint whose neurons span the space.
-        neurons: series, epoch, layer, channel; one row per living neuron.
-        incidence: 0/1 [neurons, probe images]: the image is a stimulus of the neuron.
-        responsive: 0/1 [base neurons, probe images]: the neuron is among those that respond most
-            to the image; rows in the order of the base's rows in `neurons`.
-        activations: called with rows of `neurons`: float32 [rows, probe images].
+        base: the checkpoint whose neurons define the space.
+        neurons: series, epoch, layer, channel; one row per neuron that is not dead.
+        incidence: 0/1 [neurons, probe images]; 1 if the image is a stimulus of the neuron.
+        responsive: 0/1 [base neurons, probe images], rows as the base's rows in `neurons`; 1 if the
+            neuron is among those that the image activates most.
+        activations: function of rows of `neurons` that returns float32 [rows, probe images].
     """
 
     base: Checkpoint
@@ -78,16 +78,16 @@ class Evidence:
         return np.flatnonzero(same)
 
 
-#: name -> method(evidence, parameters, rng, name)
+#: Function of the evidence, the parameters, a generator and the method's own name.
 SpaceMethod = Callable[[Evidence, SpaceParameters, np.random.Generator, str], SemanticSpace]
 SPACES: Registry[SpaceMethod] = Registry("space method")
 
-#: Of the projection of a sketch: the same for all methods and runs.
+#: Seed of the projection of sketches, the same for all methods and runs.
 SKETCH_SEED = 0
 
 
 def reads_activations(method: SpaceMethod) -> SpaceMethod:
-    """Mark a method that calls `Evidence.activations`, so that the probe keeps all activations."""
+    """Mark a method that uses `Evidence.activations`, so that the probe keeps all activations."""
     method.reads_activations = True  # type: ignore[attr-defined]
     return method
 
@@ -107,14 +107,14 @@ def gather_evidence(
     """Make Evidence from the tables of the probe.
 
     Args:
-        base: the checkpoint that spans the space.
+        base: the checkpoint whose neurons define the space.
         stimuli: the stimuli of all checkpoints.
-        responsive: the responsive neurons of the base checkpoint.
+        responsive: the responsive neurons of the base.
         num_images: number of probe images.
-        activations: for rows of `neurons`, their activations [rows, images].
+        activations: function of rows of the table of neurons that returns [rows, images].
 
     Raises:
-        ValueError: the base has fewer than two living neurons.
+        ValueError: the base has fewer than two neurons that are not dead.
     """
     stimuli = stimuli.sort_values([*NEURON, "rank"], kind="stable")
     neurons = stimuli.drop_duplicates(NEURON)[NEURON].reset_index(drop=True)
@@ -150,7 +150,8 @@ def sgns(
 def sgns_full(
     evidence: Evidence, parameters: SpaceParameters, rng: np.random.Generator, name: str
 ) -> SemanticSpace:
-    """The objective as stated in the paper: as sgns, but a step also moves the negatives."""
+    """As sgns, but with the update of the objective stated in the paper, which also moves
+    negatives."""
     return _skip_gram_space(evidence, parameters, rng, name, full=True)
 
 
@@ -204,8 +205,8 @@ def correlation(
 def _held(
     vectors: Vectors, rows: np.ndarray, images: int, parameters: SpaceParameters
 ) -> tuple[Vectors, float]:
-    """Return vectors over the images, exact if those of all rows fit `dense`, otherwise
-    sketched; and the error of a cosine."""
+    """Return the vectors over the images, sketched if those of all rows do not fit into `dense`,
+    and the error of a cosine."""
     if 8 * len(rows) * images <= parameters.dense * 2**30:
         return vectors, 0.0
     return shortened(vectors, rows, images, parameters.sketch, SKETCH_SEED)
@@ -218,10 +219,11 @@ def profile(
 ) -> SemanticSpace:
     """Ours: ranks of a neuron's activations over the probe images, with more weight on the highest.
 
-    A neuron is the sum of two unit vectors over the probe images, a head that falls off with the
-    rank (it tells what the neuron detects) and the normal scores of the ranks (they tell this
-    neuron from others); less the base neurons' mean; on the base neurons' principal axes, each
-    divided by the cube root of its singular value.
+    A neuron's vector is the sum of two unit vectors over the probe images: a head, which falls with
+    the rank of the activation (it shows what the neuron detects), and the normal scores of the
+    ranks (they distinguish the neuron from others). The mean of the base neurons is subtracted, and
+    the rest is projected onto their principal axes, each divided by the cube root of its singular
+    value.
     """
     head, order = parameters.profile_head, parameters.profile_order
     images, base_rows = evidence.incidence.shape[1], evidence.base_rows
@@ -242,15 +244,14 @@ def profile(
 
 
 def rank_profiles(activations: np.ndarray, head: float, order: float) -> np.ndarray:
-    """Compute a unit vector over the images for each neuron, from ranks alone (ties share a
-    rank).
+    """Compute a unit vector over the images for each neuron, from ranks alone (ties share a rank).
 
     Args:
         activations: [neurons, images].
-        head: share of the images over which the head's weight falls to 1/e.
-        order: weight of the normal scores, 1 - order that of the head.
+        head: share of the images over which the weight of the head falls to 1/e.
+        order: weight of the normal scores; 1 - order is that of the head.
     """
-    place = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), best last
+    place = (rankdata(activations, axis=1) - 0.5) / activations.shape[1]  # in (0, 1), highest last
     strongest, scores = unit_rows(np.exp((place - 1) / head)), unit_rows(ndtri(place))
     return unit_rows((1 - order) * strongest + order * scores)
 
@@ -272,12 +273,11 @@ def carry_over(
     name: str,
     full: bool = True,
 ) -> SemanticSpace:
-    """Embed images from base neurons, and all other neurons from images (METHOD steps 2 to 4).
+    """Embed images from base neurons, and all other neurons from images (Park et al., 2023).
 
-    `full` is of step 3, as in `SkipGram`.
-
-    Coverage is the share of a neuron's stimuli that stimulate a base neuron as well (step 2);
-    where step 3 has given the other images vectors, they enter the mean, too.
+    Images that are stimuli of no base neuron get vectors by `indirect_vectors` (`full`: see
+    `SkipGram`). The vector of any other neuron is the mean of those of its stimuli; coverage is the
+    share of its stimuli that are also stimuli of a base neuron.
     """
     of_base = evidence.incidence[evidence.base_rows]
     direct = np.diff(sparse.csc_array(of_base).indptr) > 0
@@ -303,10 +303,10 @@ def indirect_vectors(
     rng: np.random.Generator,
     full: bool = True,
 ) -> np.ndarray:
-    """Compute vectors for images (rows of NaN) that stimulate no base neuron (METHOD step 3).
+    """Compute vectors for images (rows of NaN) that are stimuli of no base neuron.
 
-    Images to which the same base neuron responds are pulled together by the objective of step 1;
-    the known vectors stay fixed. An image that shares a neuron with no other keeps NaN.
+    Images that activate the same responsive base neuron are drawn together by the objective of
+    `skip_gram`; the known vectors stay fixed. Images that share no such neuron keep NaN.
     """
     known = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)

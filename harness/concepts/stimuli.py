@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Keys order entries by activation, then by image: the 32 low bits hold the reversed image id.
+#: Keys order entries by activation, then by image: the 32 low bits hold _LOW_MASK - image id.
 _LOW_BITS = 32
 _LOW_MASK = (1 << _LOW_BITS) - 1
 _EMPTY = torch.iinfo(torch.int64).min
@@ -22,16 +22,16 @@ def sortable(values: Tensor) -> Tensor:
 
 
 class TopK:
-    """The k largest values of each of n neurons over all images, exactly.
+    """The exact k largest values of each neuron over all images; ties go to the lower image id.
 
-    Ties go to the lower image id. Every (neuron, image) has one key, an integer that orders by
-    value and then by image, so the result does not depend on batch size, order or sharding:
+    Every pair of a neuron and an image has one integer key, which orders by value and then by
+    image. The result therefore does not depend on batch size, order or division of the images:
     `update` and `merge` commute.
 
     Args:
-        neurons: n.
-        k: how many images to keep for each neuron.
-        device: where the values to come are, and where the strongest are kept.
+        neurons: n, the number of neurons.
+        k: number of images to keep for each neuron.
+        device: where the values to add are, and where the largest are kept.
     """
 
     def __init__(self, neurons: int, k: int, device: torch.device | str = "cpu") -> None:
@@ -47,9 +47,8 @@ class TopK:
 
         Args:
             values: float32 [batch, n], each image's activation of each neuron.
-            positions: int [batch, n], where in the map the activation peaks.
-            image_ids: int64 [batch], each in [0, 2^32), never the same image twice. Their order is
-                of no account.
+            positions: int [batch, n], position of the maximum in each map.
+            image_ids: int64 [batch], each in [0, 2^32), in any order; no image may be added twice.
 
         Raises:
             ValueError: a value is NaN.
@@ -62,10 +61,10 @@ class TopK:
         self._absorb(keys.T, values.T, positions.T.to(torch.int32))
 
     def merge(self, other: TopK) -> None:
-        """Add the values of another shard of the same neurons.
+        """Add the values of the same neurons for other images.
 
         Raises:
-            ValueError: other neurons, or another k.
+            ValueError: the number of neurons or k differs.
         """
         if other._keys.shape != self._keys.shape:
             raise ValueError(
@@ -75,7 +74,7 @@ class TopK:
         self._absorb(other._keys, other._values, other._positions)
 
     def least(self) -> Tensor:
-        """Return the value above which an image is kept: float32 [n]; −∞ before k images were
+        """Return each neuron's k-th largest value, float32 [n]; −∞ if fewer than k images were
         added."""
         last = self._values[:, -1]
         return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, last)
@@ -101,7 +100,7 @@ class TopK:
         self._positions = torch.cat([self._positions, positions], dim=1).gather(1, chosen)
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return image ids int64 [n, k] (−1 if there were fewer than k images), values and
+        """Return image ids int64 [n, k] (−1 where there are fewer than k images), values and
         positions, largest value first, on the CPU."""
         keys = self._keys.cpu()
         ids = _LOW_MASK - (keys & _LOW_MASK)
