@@ -8,8 +8,10 @@ from network_pairs import axes, perturbed
 from torch import nn
 
 from harness.evolutions import sensitivity
+from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import (
     IMPORTANCE,
+    ImportanceMethod,
     importance_method,
     sensitivities,
 )
@@ -251,3 +253,29 @@ def test_every_method_is_registered_and_marked():
     assert [name for name, ablation in marked.items() if ablation == "revert"] == reverting
     silencing = ["gradient_activation", "integrated"]
     assert [name for name, ablation in marked.items() if ablation == "zero"] == silencing
+
+
+def test_undefined_outputs_and_sensitivities_are_refused():
+    """NaN is smaller than nothing, so it would count as correct and as not important."""
+
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            features = self.act(self.conv(x)).mean((2, 3))
+            return self.head(features / features.norm(dim=1, keepdim=True))
+
+    torch.manual_seed(0)
+    model = Normalised()
+    layers = find_layers(model, View(8, 8))
+    pair = ModelPair(perturbed(model, 1), model, layers)
+    arm = Arm("act", {"act": torch.arange(4)}, [("controls", "all", 0)])
+    images = torch.randn(4, 3, 8, 8)
+    shown = Images([(torch.arange(4), images)])
+    with pytest.raises(ValueError, match="'zero' of all in act, .* NaN or infinite for 4 of 4"):
+        ablate(pair, [arm], shown, 1, "zero")
+    undefined = ImportanceMethod(lambda change: {"act": change.maps_to["act"].mean(2).log() / 0})
+    with pytest.raises(ValueError, match="of 16 sensitivities in layer 'act' are NaN or infinite"):
+        sensitivities(pair, [images], 1, undefined, np.random.default_rng(0))

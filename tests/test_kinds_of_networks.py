@@ -72,6 +72,14 @@ class Infinite(Around):
         return super().forward(x) / 0
 
 
+class Rooted(Around):
+    """Pools by the root of the sum of squares, whose gradient at a map of zeros is NaN."""
+
+    def forward(self, x):
+        maps = self.act(self.first(x) - 9)
+        return self.body(maps + maps.square().sum((2, 3), keepdim=True).sqrt())
+
+
 class Frozen(Around):
     """Linear probing: all but the last layer runs without gradients."""
 
@@ -171,6 +179,7 @@ REFUSED = {
     ),
     "squeezed": (Squeezed, r"batch of one image: `squeeze` also removes its dimension"),
     "infinite": (Infinite, "outputs are NaN or infinite"),
+    "rooted": (Rooted, r"with respect to act are NaN .* small number there, as in sqrt"),
     "reentrant": (Reentrant, "use_reentrant.*; pass use_reentrant=False"),
     "grad mode": (GradMode, "outputs with gradients differ from those without"),
     "exits": (Exits, "failed: SystemExit: no licence"),

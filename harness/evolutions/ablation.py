@@ -22,7 +22,7 @@ from harness.networks.execution import Change, Execution, execution, replace_cha
 from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import run_network
+from harness.networks.running import UNDEFINED, run_network
 from harness.records import ARM
 from harness.registry import Registry
 
@@ -173,7 +173,9 @@ def ablate(
             ]
             together = max(1, batch_size // len(batch))
             logits = [untouched, *running.rerun_many([c for c in changes if c], together)]
-            before, *rest = _outcomes(logits, as_target(target))
+            ways = [f"after ablation {ablation!r} of {a.labels[0][1]} in {a.layer}"
+                    for a, change in zip(arms, changes, strict=True) if change]  # fmt: skip
+            before, *rest = _outcomes(logits, as_target(target), ["without ablation", *ways])
             outcomes = iter(rest)
             rows = []
             for arm, change in zip(arms, changes, strict=True):
@@ -227,16 +229,29 @@ OUTCOMES = {"correct": bool, "top5": bool, "probability": np.float32, "objective
 Outcome = dict[str, np.ndarray]
 
 
-def _outcomes(outputs: Sequence[Tensor], target: Target) -> list[Outcome]:
+def _outcomes(outputs: Sequence[Tensor], target: Target, ways: Sequence[str]) -> list[Outcome]:
     """Compute, for several outputs [batch, width]: whether top-1 and top-5 contain the class, its
     probability, and the objective; each [batch].
 
     The rank of the class is one plus the number of larger scores, so a tie counts as correct,
     whatever the order of equal scores in a sort. A GPU is synchronised once.
+
+    Args:
+        ways: how each of the outputs was computed, for messages.
+
+    Raises:
+        ValueError: an output or an objective is NaN or infinite.
     """
     together = torch.stack(list(outputs)).cpu()
     # in the precision of the outputs: a user's objective may hold tensors of its own
     value = target.value(together.flatten(0, 1)).view(together.shape[:2])
+    defined = together.isfinite().all(dim=2) & value.isfinite()
+    if not defined.all():
+        first = int((~defined).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"{ways[first]}, the network's outputs or their objective are NaN or infinite for "
+            f"{int((~defined[first]).sum())} of {defined.shape[1]} images; {UNDEFINED}"
+        )
     scores = target.scores(together.flatten(0, 1)).view(*together.shape[:2], -1).double()
     own = scores[:, :, target.label]
     larger = (scores > own[:, :, None]).sum(dim=2)

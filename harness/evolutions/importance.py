@@ -23,6 +23,7 @@ from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.objectives import Target, as_target
+from harness.networks.running import UNDEFINED
 from harness.registry import Registry, description
 from harness.section import DISTINCT, Section, each
 
@@ -204,7 +205,11 @@ def sensitivities(
         others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
 
     Returns:
-        layer name -> float64 [images, channels].
+        layer name -> float64 [images, channels]; a layer of NaN alone is one that the method leaves
+        undefined.
+
+    Raises:
+        ValueError: some other value is NaN or infinite.
     """
     pieces: dict[str, list[Tensor]] = {layer.name: [] for layer in models.layers}
     both = target if isinstance(target, tuple) else (as_target(target),) * 2
@@ -216,7 +221,15 @@ def sensitivities(
             first += len(batch)
             for layer, values in method.sensitivity(change).items():
                 pieces[layer].append(values)
-    return {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
+    joined = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
+    for layer, every in joined.items():
+        count = int((~np.isfinite(every)).sum())
+        if count and not np.isnan(every).all():
+            raise ValueError(
+                f"{count} of {every.size} sensitivities in layer {layer!r} are NaN or infinite; "
+                f"{UNDEFINED}"
+            )
+    return joined
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:

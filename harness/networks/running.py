@@ -26,6 +26,12 @@ INFERENCE = (
     "torch.no_grad() in its place, or neither"
 )
 
+#: Advice on values that are NaN or infinite although the weights are not.
+UNDEFINED = (
+    "the network may divide by 0, or take the gradient of a square root or norm of 0: let it add a "
+    "small number there, as in sqrt(x + 1e-8)"
+)
+
 #: Patterns of error messages, and advice on them.
 _ADVICE = {
     r"missing \d+ required positional argument|takes \d+ positional argument": (

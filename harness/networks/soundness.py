@@ -11,7 +11,13 @@ from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import INFERENCE, explained, run_network, with_gradients
+from harness.networks.running import (
+    INFERENCE,
+    UNDEFINED,
+    explained,
+    run_network,
+    with_gradients,
+)
 
 #: Largest relative difference of outputs that can be due to other kernels at another batch size.
 TOLERANCE = 1e-3
@@ -70,7 +76,8 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
         The outputs, [batch, width], with their graph (see `ends_in_sigmoid`).
 
     Raises:
-        ValueError: the gradient does not reach a layer, because later values are detached.
+        ValueError: the gradient does not reach a layer, because later values are detached, or it is
+            NaN or infinite.
     """
     keep = ActivationRecorder(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
@@ -90,7 +97,14 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
             "its outputs with gradients differ from those without: importance would be measured on "
             "another network than the neurons; let nothing depend on torch.is_grad_enabled()"
         )
-    doubtful = [layer for layer, grad in zip(layers, reached, strict=True) if grad is None]
+    ways = list(zip(layers, reached, strict=True))
+    broken = [la.name for la, grad in ways if grad is not None and not grad.isfinite().all()]
+    if broken and outputs.isfinite().all():
+        raise ValueError(
+            f"the gradients of its outputs with respect to {', '.join(broken[:4])} are NaN or "
+            f"infinite; {UNDEFINED}"
+        )
+    doubtful = [layer for layer, grad in ways if grad is None]
     if not doubtful:
         return outputs
     with execution(model, doubtful, traced=False) as running, torch.no_grad():
