@@ -62,15 +62,16 @@ class Evidence:
         patches, base, min_depth = self.patches, settings.base, settings.min_depth
         self.clusters: dict[str, list[np.ndarray]] = {}  # by condition, once drawn from
         self.space = SemanticSpace.load(run, settings.space)
-        self.layers = run.tables("layers").set_index(["series", "layer"])
+        layers = run.tables("layers").set_index(["series", "layer"])
+        self._layers = layers.to_dict("index")
         stimuli = run.tables("stimuli").sort_values([*NEURON, "rank"])
         self._stimuli = {Neuron(*key): rows for key, rows in stimuli.groupby(NEURON, sort=False)}
-        deep = self.layers.index[self.layers["depth"] >= min_depth]
         table = self.space.neurons
         names = [Neuron(*row) for row in table[NEURON].itertuples(index=False)]
+        self.depth = np.array([self._layers[n.series, n.layer]["depth"] for n in names])
         usable = [
-            placed and (n.series, n.layer) in deep and len(self._stimuli.get(n, ())) >= 2 * patches
-            for n, placed in zip(names, self.space.placed, strict=True)
+            placed and depth >= min_depth and len(self._stimuli.get(n, ())) >= 2 * patches
+            for n, placed, depth in zip(names, self.space.placed, self.depth, strict=True)
         ]
         self.neurons = names
         self.usable = np.flatnonzero(usable)
@@ -79,7 +80,6 @@ class Evidence:
                 f"{run.root} has no neuron of relative depth >= {min_depth} with "
                 f"{2 * patches} stimuli; lower min_depth or patches in study.toml"
             )
-        self.depth = np.array([self.layers.at[(n.series, n.layer), "depth"] for n in names])
         self.row = {neuron: row for row, neuron in enumerate(names)}
         self.epochs = {
             str(series): sorted(map(int, set(rows)))
@@ -95,6 +95,7 @@ class Evidence:
             self.base = Checkpoint(base, self.epochs[base][-1])
         self._groups = groups
         self._moved: dict[str, pd.DataFrame] = {}
+        self._looks: dict[tuple[Neuron, tuple[int, ...], int], np.ndarray] = {}
 
     @cached_property
     def images(self) -> ImageSet:
@@ -125,13 +126,14 @@ class Evidence:
             side: pixels that a patch should have at least. It is then cut from the original image:
                 the network's own view of it is often coarser than a screen.
         """
-        layer = self.layers.loc[[(neuron.series, neuron.layer)]].iloc[0]
-        finer = max(1.0, side / (float(layer["patch"]) * int(layer["crop"])))
+        layer = self._layers[neuron.series, neuron.layer]
+        finer = max(1.0, side / (layer["patch"] * layer["crop"]))
         view = View(round(layer["resize"] * finer), round(layer["crop"] * finer))
-        rows = self.stimuli(neuron).iloc[list(ranks)]
+        stimuli = self.stimuli(neuron)
+        images, ys, xs = (stimuli[n].to_numpy() for n in ("image_id", "peak_y", "peak_x"))
         return [
-            patch(self.images.pixels(int(i), view), y, x, float(layer["patch"]))
-            for i, y, x in zip(rows["image_id"], rows["peak_y"], rows["peak_x"], strict=True)
+            patch(self.images.pixels(int(images[r]), view), ys[r], xs[r], layer["patch"])
+            for r in ranks
         ]
 
     def picture(
@@ -145,7 +147,10 @@ class Evidence:
     ) -> np.ndarray:
         """Return the features of that composite, computed from a small version in the network's
         view."""
-        return features(grid(self.crops(neuron, ranks or range(self.patches)), columns, LOOK, GAP))
+        key = neuron, tuple(ranks or range(self.patches)), columns
+        if key not in self._looks:
+            self._looks[key] = features(grid(self.crops(neuron, key[1]), columns, LOOK, GAP))
+        return self._looks[key]
 
     @cached_property
     def looks(self) -> tuple[np.ndarray, np.ndarray]:
