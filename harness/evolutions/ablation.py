@@ -1,8 +1,8 @@
-"""Replace the maps of sets of neurons and record the effect on each image's prediction.
+"""Replace the maps of sets of neurons and record the effect on the prediction for each image.
 
-METHOD section 3. Every arm starts from the unchanged maps of the newer model t', so the order of
-arms has no effect; one row per image and arm is kept. An ablation determines the maps that replace
-the original ones; a new ablation is one function in ABLATIONS.
+Every arm starts from the unmodified maps of the newer model t′, so the order of the arms has no
+effect; one row per image and arm is kept. An ablation determines the maps that replace the original
+ones; a new ablation is one function in ABLATIONS.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from harness.registry import Registry
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """A set of neurons to ablate, in one layer or in several at once.
+    """A set of neurons to ablate, in one layer or in all layers at once.
 
     Attributes:
-        layer: where: a layer's name, or JOINT.
-        channels: layer name -> int64 [set]; empty where nothing is changed.
-        labels: the (method, arm, draw) that the set stands for; several where sets coincide.
+        layer: name of the layer, or JOINT.
+        channels: layer name -> int64 [set]; empty if nothing is ablated.
+        labels: (method, arm, draw) of this set; several if equal sets have been merged.
     """
 
     layer: str
@@ -44,15 +44,16 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """Maps that an ablation may use to replace those of a layer, for one batch of images.
+    """The maps with which an ablation may replace those of a layer, for one batch of images.
 
-    Each is called with a layer's name and returns outputs in the network's own shape, [batch, ...].
+    Each is a function of a layer's name that returns outputs in the network's own shape, [batch,
+    ...].
 
     Attributes:
-        newer: of the newer model.
-        older: of the older model, which is run when first asked for.
-        donor: of the newer model for other images; it is run when first asked for.
-        mean: the newer model's mean over other images of the class, [1, ...].
+        newer: maps of the newer model.
+        older: maps of the older model, which runs at the first call.
+        donor: maps of the newer model for other images, on which it runs at the first call.
+        mean: mean map of the newer model over other images of the class, [1, ...].
     """
 
     newer: Callable[[str], Tensor]
@@ -62,13 +63,13 @@ class Maps:
 
 
 def _outputs(start: Callable[[], Execution]) -> Callable[[str], Tensor]:
-    """Return a function of a layer's name that gives its output; the model runs at the first
+    """Return a function of a layer's name that returns its output; the model runs at the first
     call."""
     started = cache(start)
     return lambda layer: started().output(layer)
 
 
-#: name -> function(maps, layer name) -> what takes the place of the layer's output, [batch, ...]
+#: Function of the maps and a layer's name that returns the replacement of its output, [batch, ...]
 Ablation = Callable[[Maps, str], Tensor]
 ABLATIONS: Registry[Ablation] = Registry("ablation")
 
@@ -87,25 +88,25 @@ def zero(maps: Maps, layer: str) -> Tensor:
 
 @ABLATIONS.add("mean")
 def mean(maps: Maps, layer: str) -> Tensor:
-    """Use the newer model's mean map over the class's images of the importance split."""
+    """Use the newer model's mean map over the importance images of the class."""
     now = maps.newer(layer)
     return maps.mean(layer).expand_as(now).contiguous()
 
 
 @ABLATIONS.add("resample")
 def resample(maps: Maps, layer: str) -> Tensor:
-    """Use the newer model's maps of an image of another class."""
+    """Use the newer model's maps for an image of another class."""
     return maps.donor(layer)
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one class on which arms are run, and the other images that ablations use.
+    """The images of one class on which arms are run, and other images that ablations use.
 
     Attributes:
-        batches: (image ids int64 [batch], images [batch, 3, h, w]); all of the class.
-        reference: called for images of the class that importance was measured on, for `mean`.
-        donors: image ids -> as many images of other classes, for `resample`.
+        batches: (image ids int64 [batch], images [batch, 3, h, w]), all of the class.
+        reference: function that returns batches of importance images of the class, for `mean`.
+        donors: function of image ids that returns as many images of other classes, for `resample`.
     """
 
     batches: Iterable[tuple[Tensor, Tensor]]
@@ -122,31 +123,31 @@ def ablate(
     batch_size: int = 1,
     traced: bool = True,
 ) -> pd.DataFrame:
-    """Run every arm on images of one class.
+    """Run every arm on the images of one class and record the predictions.
 
     Args:
         models: the two checkpoints and their probed layers.
         arms: the sets of neurons.
-        images: of one class.
-        target: what is measured of the newer model's outputs; a number is the place of the class's
-            logit.
+        images: the images of the class.
+        target: what is computed from the newer model's outputs; a number: the logit of this index.
         ablation: a name in ABLATIONS.
-        batch_size: rows a pass; where the images are fewer, several arms share a pass.
-        traced: re-run only what a change reaches (see `execution`); same results either way.
+        batch_size: number of images per pass; if there are fewer, several arms share a pass.
+        traced: compute only what depends on a change (see `execution`); the results are the same.
 
     Returns:
         layer, method, arm, draw, image_id, correct_before, correct_after, top5_before, top5_after,
-        probability_before, probability_after, objective_before, objective_after. A prediction is
-        the largest score of the target; probability is the class's share of their softmax.
+        probability_before, probability_after, objective_before, objective_after. The prediction is
+        the class with the largest score of the target; probability is the class's share of their
+        softmax.
     """
     place = ABLATIONS.get(ablation)
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
-    # a list for each arm and label, so that rows come in this order, whatever the batches
+    # one list per arm and label, so that the order of the rows does not depend on the batches
     frames: list[list[dict[str, np.ndarray]]] = [[] for arm in arms for _ in arm.labels]
     with ExitStack() as borrowing, torch.inference_mode():
         running = borrowing.enter_context(execution(newer, layers, traced))
-        others: dict[str, Execution] = {}  # opened when first asked for: `zero` needs none
+        others: dict[str, Execution] = {}  # opened at first use; `zero` needs none
 
         def started(name: str, model: nn.Module, batch: Tensor) -> Execution:
             if name not in others:
@@ -203,9 +204,9 @@ def _start_donors(
 def _means(
     model: nn.Module, layers: Sequence[Layer], batches: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Return layer name -> mean output over images, [1, ...] in the network's own shape."""
+    """Return layer name -> mean output over the images, [1, ...] in the network's own shape."""
     if not batches:
-        raise ValueError("ablation 'mean' needs images of the class's importance split")
+        raise ValueError("ablation 'mean' needs importance images of the class")
     total: dict[str, Tensor] = {}
     keep = ActivationRecorder(model, layers, lambda maps, _: maps.double().sum(dim=0, keepdim=True))
     outputs: dict[str, Tensor] = {}
@@ -223,18 +224,17 @@ def _means(
     return outputs
 
 
-#: What is recorded of an image, before and after, and its type.
+#: What is recorded per image, before and after an ablation, and its type.
 OUTCOMES = {"correct": bool, "top5": bool, "probability": np.float32, "objective": np.float32}
-#: name in OUTCOMES -> values of a batch, [batch]
+#: Name in OUTCOMES -> values, [batch].
 Outcome = dict[str, np.ndarray]
 
 
 def _outcomes(outputs: Sequence[Tensor], target: Target, ways: Sequence[str]) -> list[Outcome]:
-    """Compute, for several outputs [batch, width]: whether top-1 and top-5 contain the class, its
-    probability, and the objective; each [batch].
+    """Compute, for several outputs [batch, width], the values of OUTCOMES, each [batch].
 
-    The rank of the class is one plus the number of larger scores, so a tie counts as correct,
-    whatever the order of equal scores in a sort. A GPU is synchronised once.
+    The rank of the class is one plus the number of larger scores, so a tie counts as correct and
+    the order of equal scores in a sort has no effect. A GPU is synchronised only once.
 
     Args:
         ways: how each of the outputs was computed, for messages.

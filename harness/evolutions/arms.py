@@ -1,8 +1,8 @@
 """Arms: named sets of neurons to ablate for one class and pair of checkpoints (quarters, cumulative
 sets, controls).
 
-METHOD section 3: every set is drawn once, with a seed that depends on what it is drawn for, and
-saved; a method's arms do not depend on other methods. A new family of arms is one function.
+Every set is drawn once, with a seed that depends on the purpose of the draw, and saved; a method's
+arms do not depend on other methods. A new family of arms is one entry in FAMILIES.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class ReversionParameters(Section):
     """Parameters of the reversion study.
 
     Attributes:
-        bins: B, equal parts into which a layer's neurons are cut by importance; of more than
-            twelve, Page's exact test would take too long.
-        random_draws: random sets of a layer.
-        importance_images: images a class of the importance split that are reverted, too.
-        heldout_images: images a class that importance has not seen.
-        batch_size: most images a pass; no result depends on it.
+        bins: B, number of equal parts into which a layer's neurons are divided by importance; at
+            most twelve, because Page's exact test takes too long for more.
+        random_draws: number of random sets, run in all layers at once and in each alone.
+        importance_images: number of importance images per class on which sets are reverted, too.
+        heldout_images: number of images per class that are not used for importance.
+        batch_size: largest number of images per pass; some networks round differently with it.
     """
 
     bins: int = Field(4, ge=2, le=12)
@@ -49,17 +49,16 @@ class ReversionParameters(Section):
 
 
 class BenchParameters(Section):
-    """Parameters that the benchmark adds to those of the reversion study, whose bins and images
-    it shares.
+    """Parameters of the benchmark, in addition to the bins and images of the reversion study.
 
     Attributes:
         methods: importance methods, names in IMPORTANCE or `package.module:function`.
         ablations: names in ABLATIONS.
-        steps: S; cumulative sets hold 1/S, 2/S, … of every layer.
-        random_draws: random sets over all layers, those of the reversion study among them (the
-            permutation test's null: at least 19 for p = .05).
-        splits: images on which arms are run: `heldout`, `importance` (those that importance saw).
-        space_seeds: draws of each space method, for its stability.
+        steps: S; cumulative sets hold 1/S, 2/S, … of the neurons of each layer.
+        random_draws: number of random sets in all layers at once, including those of the reversion
+            study; the null distribution of the permutation test (p = .05 needs at least 19).
+        splits: images on which arms are run: `heldout`, `importance` (those used for importance).
+        space_seeds: number of seeds of each space method, for its stability.
     """
 
     methods: Annotated[tuple[str, ...], each(importance_method)] = tuple(IMPORTANCE)
@@ -72,13 +71,13 @@ class BenchParameters(Section):
 
 @dataclass(frozen=True)
 class ArmParameters:
-    """Parameters that determine the sizes and numbers of sets.
+    """The sizes and numbers of sets.
 
     Attributes:
-        bins: equal parts of a layer by importance.
-        steps: cumulative sets hold 1/steps, 2/steps, … of every layer.
-        layer_draws: random sets that are run in each layer alone as well as over all layers.
-        draws: random sets over all layers, `layer_draws` among them.
+        bins: number of equal parts of a layer by importance.
+        steps: cumulative sets hold 1/steps, 2/steps, … of the neurons of each layer.
+        layer_draws: number of random sets that are run in all layers at once and in each alone.
+        draws: number of random sets in all layers at once, including the `layer_draws`.
     """
 
     bins: int = 4
@@ -89,16 +88,16 @@ class ArmParameters:
 
 @dataclass(frozen=True)
 class Ranked:
-    """What a family of arms may use: one class and pair, ranked by one importance method.
+    """The input of a family of arms: one class and pair of epochs, ranked by one importance method.
 
     Layers in which no neuron changed are absent everywhere.
 
     Attributes:
         parameters: sizes and numbers of sets.
         order: layer -> its channels, most important first; for controls, all its channels.
-        scores_of: importance method -> layer, channel, score of the same class and pair.
-        order_of_other_class: `order` of another class; None where there is no other.
-        generator: draw's purpose and number -> a generator of its own for this class and pair.
+        scores_of: function of a method's name that returns layer, channel, score of this case.
+        order_of_other_class: `order` for another class; None if there is none.
+        generator: function of a draw's purpose and number that returns its own generator.
     """
 
     parameters: ArmParameters
@@ -109,7 +108,7 @@ class Ranked:
 
     @cached_property
     def bins(self) -> dict[str, list[np.ndarray]]:
-        """Return layer -> its channels, divided into bins."""
+        """Layer -> its channels, divided into bins."""
         return {
             layer: bins_of(channels, self.parameters.bins) for layer, channels in self.order.items()
         }
@@ -120,12 +119,12 @@ class Family:
     """A kind of arms.
 
     Attributes:
-        sets: draws them.
-        control: they depend on no importance method and stand under the method CONTROLS.
-        each_layer: they are also run in each layer alone.
-        benchmark: they belong to the benchmark alone, not to the reversion study.
-        matched_on: the importance methods whose scores they look at.
-        other_class: they look at another class's ranking.
+        sets: function that returns the sets.
+        control: the sets depend on no importance method; their method is CONTROLS.
+        each_layer: the sets are also run in each layer alone.
+        benchmark: the sets belong to the benchmark only, not to the reversion study.
+        matched_on: importance methods whose scores the sets depend on.
+        other_class: the sets depend on the ranking for another class.
     """
 
     sets: Callable[[Ranked], Sets]
@@ -137,7 +136,7 @@ class Family:
 
 
 def _quarters(ranked: Ranked) -> Sets:
-    """`q1` (most important) to `qB`; every neuron in exactly one."""
+    """Return `q1` (most important) to `qB`; every neuron is in exactly one."""
     sets: Sets = {}
     for layer, parts in ranked.bins.items():
         for number, part in enumerate(parts, start=1):
@@ -146,7 +145,7 @@ def _quarters(ranked: Ranked) -> Sets:
 
 
 def _cumulative(ranked: Ranked) -> Sets:
-    """Draw `most` and `least`: set i holds the first, or the last, i/S of each layer."""
+    """Return `most` and `least`: set i holds the first, or the last, i/S of each layer."""
     sets: Sets = {}
     steps = ranked.parameters.steps
     for layer, channels in ranked.order.items():
@@ -158,7 +157,7 @@ def _cumulative(ranked: Ranked) -> Sets:
 
 
 def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
-    """Match each neuron of q1 with another neuron of its layer, not in q1, with the nearest
+    """Match each neuron of `q1` with another neuron of its layer, not in `q1`, of a similar
     score."""
     sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
     partners = {
@@ -169,7 +168,7 @@ def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
 
 
 def _other_class(ranked: Ranked) -> Sets:
-    """Take the most important bin of another class: is a ranking specific to its class?"""
+    """Return the most important bin of another class: does the ranking depend on the class?"""
     if ranked.order_of_other_class is None:
         return {}
     bins = ranked.parameters.bins
@@ -180,23 +179,23 @@ def _other_class(ranked: Ranked) -> Sets:
 
 
 def _whole_layers(ranked: Ranked) -> Sets:
-    """Take `all` neurons of each layer."""
+    """Return `all`: all neurons of each layer."""
     return {("all", 0): dict(ranked.order)}
 
 
 def _random(ranked: Ranked) -> Sets:
-    """Draw the first `random` sets, which are also run in each layer alone."""
+    """Draw the `random` sets that are also run in each layer alone."""
     return _random_sets(ranked, range(ranked.parameters.layer_draws))
 
 
 def _more_random(ranked: Ranked) -> Sets:
-    """Draw the other `random` sets."""
+    """Draw the remaining `random` sets."""
     parameters = ranked.parameters
     return _random_sets(ranked, range(parameters.layer_draws, parameters.draws))
 
 
 def _random_sets(ranked: Ranked, draws: Iterable[int]) -> Sets:
-    """Draw sets of q1's size from each whole layer; each draw has its own seed."""
+    """Draw sets of the size of `q1` from all neurons of each layer; each draw has its own seed."""
     sets: Sets = {}
     for draw in draws:
         rng = ranked.generator("random set", draw)
@@ -227,14 +226,14 @@ FAMILIES: Registry[Family] = Registry(
 
 
 def families(control: bool, benchmark: bool) -> list[Family]:
-    """Return the families of one method, or of the controls, in one study."""
+    """Return the families of importance methods, or of controls, in one of the two studies."""
     every = (FAMILIES.get(name) for name in FAMILIES)
     return [f for f in every if f.control == control and f.benchmark == benchmark]
 
 
 def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Divide ranked channels into bins; the first and last have the same size, so that they can
-    be compared, and the middle bins take the remainder."""
+    """Divide ranked channels into bins. Of three or more bins, the first and last have the same
+    size, so that they can be compared; the middle bins take the remainder."""
     size, rest = divmod(len(channels), bins)
     sizes = np.full(bins, size)
     inner = np.arange(1, bins - 1) if bins > 2 else np.arange(bins)
@@ -245,18 +244,18 @@ def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
 
 
 def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray:
-    """Assign to each chosen channel a different other channel of the nearest size.
+    """Assign to each chosen channel a different other channel of a similar size.
 
-    An optimal assignment of log sizes.
+    The sum of the differences in log size is minimised.
 
     Args:
         chosen, others: channels, disjoint.
         size: channel -> size, >= 0.
 
     Returns:
-        As many channels of `others` as `chosen` has (all of `others` where they are fewer).
+        Channels of `others`, as many as `chosen` (all of `others` if there are fewer).
     """
-    floor = np.finfo(float).tiny  # neurons that did not change match one another
+    floor = np.finfo(float).tiny  # so that neurons of size 0 can be matched, best with each other
     here, there = (
         np.log(np.maximum(size.loc[channels].to_numpy(dtype=float), floor))
         for channels in (chosen, others)
@@ -266,10 +265,10 @@ def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray
 
 
 def ranks(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
-    """Rank neurons within their layer, 0 for the most important; ties are broken at random.
+    """Rank neurons within their layer, 0 the most important; ties are broken at random.
 
     Args:
-        scores: layer, channel, score; one class and method.
+        scores: layer, channel, score, for one class and method.
 
     Returns:
         int, in the order of the rows.
@@ -284,7 +283,7 @@ def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarr
 
     Args:
         scores: layer, channel, score, rank.
-        layers: those wanted.
+        layers: names of the layers to return.
     """
     return {
         str(layer): group.sort_values("rank")["channel"].to_numpy()
@@ -294,7 +293,7 @@ def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarr
 
 
 def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return layer -> channels, for the layers in which any neuron changed.
+    """Return layer -> channels, for the layers in which at least one neuron changed.
 
     Args:
         sizes: layer, channel, score by the importance method `change`.
@@ -309,15 +308,15 @@ def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
 def arms_of(
     sets: Sets, method: str, alone: Collection[str], layers: Sequence[Layer], untouched: bool
 ) -> list[Arm]:
-    """Return every set over all layers at once, and some also in each layer alone; equal sets
-    run once.
+    """Return each set as an arm in all layers at once, some also in each alone; equal sets are
+    merged.
 
     Args:
         sets: the sets of one method.
         method: its name, or CONTROLS.
-        alone: names of arms that are run in each layer, too.
-        layers: those in which arms are run.
-        untouched: add the arm `none`, which changes nothing.
+        alone: names of the arms that are also run in each layer alone.
+        layers: the layers in which arms are run.
+        untouched: add the arm `none`, which ablates nothing.
     """
     arms: list[Arm] = []
     names = [layer.name for layer in layers]

@@ -1,9 +1,9 @@
-"""Importance of each neuron's evolution to a class: the paper's score and alternatives.
+"""Importance of each neuron's evolution for a class: the paper's score and alternatives.
 
-All scores start from a sensitivity s[x, n] of image x's class logit to neuron n's change between
-two checkpoints, t and t' (METHOD section 2; ConceptEvo, section 3.2), or to another objective of
-the network's output (`networks/objectives.py`). A method is a sensitivity and how images are summed
-up. A new one is one entry in IMPORTANCE.
+All scores are computed from a sensitivity s[x, n] of the logit of image x's class to the change of
+neuron n between two checkpoints, t and t′ (ConceptEvo, section 3.2), or of another objective
+(`networks/objectives.py`). A method is a sensitivity and its aggregation over images, one entry in
+IMPORTANCE.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class ImportanceMethod:
     """A sensitivity, and how it is aggregated over images.
 
     Attributes:
-        sensitivity: change -> layer -> [batch, channels].
-        share: score by the share of images with positive sensitivity, else by the mean.
-        linearises: the ablation (see `ablation.py`) to which the score is a first-order
-            approximation, so that its success there says less than that of others; "" for none.
+        sensitivity: function of a change that returns layer -> [batch, channels].
+        share: the score is the share of images with a positive sensitivity, otherwise the mean.
+        linearises: the ablation (see `ablation.py`) that the score approximates, so that good
+            results by it are weaker evidence than by others; "" for none.
     """
 
     sensitivity: Callable[[Change], dict[str, Tensor]]
@@ -45,8 +45,7 @@ class ImportanceMethod:
 
     @property
     def about(self) -> dict[str, str]:
-        """Describe the method for results: the score on one image, the aggregation over images,
-        and the ablation that it approximates."""
+        """Description for results: sensitivity, aggregation over images, approximated ablation."""
         return {
             "description": description(self.sensitivity),
             "over images": "share of images where positive" if self.share else "mean",
@@ -68,17 +67,19 @@ def at_t1(change: Change) -> dict[str, Tensor]:
 
 def on_path(change: Change) -> dict[str, Tensor]:
     """Integrated gradients with the earlier checkpoint's activations as baseline: the gradient
-    averaged between the two activations times the change. Summed over neurons it is the whole
-    difference of the objective (completeness; Sundararajan et al., 2017)."""
+    averaged between the two activations times the change. Its sum over the neurons of a layer is
+    the difference of the objective (completeness; Sundararajan et al., 2017).
+    """
     return change.along(change.gradients_along)
 
 
 def in_contexts(change: Change) -> dict[str, Tensor]:
-    """Ours: over random contexts, in each of which a random quarter of all neurons is reverted, the
-    share in which reverting the neuron lowers the class's margin minus the share in which it raises
-    it. A context is like a quarter of the benchmark, so the score simulates the intervention by
-    which it is judged, at the cost of one backward pass a context. It was tuned on other networks
-    and seeds than those on which it was evaluated (docs/benchmark.md)."""
+    """Ours: over random contexts, in each of which a random quarter of all neurons is reverted,
+    the share in which reverting the neuron lowers the class's margin minus the share in which it
+    raises it. A context is like a quarter of the benchmark, so the score simulates the ablation
+    by which it is evaluated; it costs one backward pass per context. It was developed on other
+    networks and seeds than those on which it was evaluated (docs/benchmark.md).
+    """
     signs = [
         change.undoing({name: mask[change.images] for name, mask in context.items()})
         for context in change.case.contexts
@@ -147,8 +148,7 @@ IMPORTANCE: Registry[ImportanceMethod] = Registry(
 
 
 def importance_method(name: str) -> ImportanceMethod:
-    """Return the method of a name; a plain function of the user is a sensitivity that is
-    averaged.
+    """Return the method of a name; a user's function is a sensitivity that is averaged over images.
 
     Raises:
         ValueError: unknown name, an import that fails, or something that cannot be called.
@@ -168,12 +168,12 @@ class ImportanceParameters(Section):
     """Parameters of the measurement of importance.
 
     Attributes:
-        methods: names in IMPORTANCE.
-        images_per_class: images of the class on which it is measured (250 in the paper).
-        path_steps: points on the straight path between the two activations (midpoint rule).
-        batch_size: images a pass.
-        classes_per_file: classes whose results are saved together; interrupted work resumes after
-            the last file. No result depends on it.
+        methods: names in IMPORTANCE or `package.module:function`.
+        images_per_class: number of importance images per class (250 in the paper).
+        path_steps: number of points on the path between the two activations (midpoint rule).
+        batch_size: number of images per pass.
+        classes_per_file: number of classes whose results are saved together; interrupted work
+            resumes after the last file. Results do not depend on it.
     """
 
     methods: Methods = ("sign_t", "sign_path", "change", "random")
@@ -195,21 +195,20 @@ def sensitivities(
     """Compute the sensitivities s[x, n] of images of one class.
 
     Args:
-        models: the two checkpoints between which the evolutions are.
+        models: the two checkpoints and their probed layers.
         batches: images of the class, [batch, 3, h, w] each.
-        target: what is measured of the outputs; a number is the place of the class's logit, two
+        target: what is computed from the outputs; a number is the index of the class's logit, two
             targets are the older and the newer model's.
-        method: whose sensitivity it is.
+        method: the importance method.
         rng: for the methods `random`, `tcav` and `contexts`.
-        path_steps: points on a path between two activations (midpoint rule).
-        others: called for images of other classes, [batch, 3, h, w] each; `tcav` needs them.
+        path_steps: number of points on a path between two activations (midpoint rule).
+        others: function that returns images of other classes, [batch, 3, h, w] each, for `tcav`.
 
     Returns:
-        layer name -> float64 [images, channels]; a layer of NaN alone is one that the method leaves
-        undefined.
+        layer name -> float64 [images, channels]; all NaN if the method is undefined in a layer.
 
     Raises:
-        ValueError: some other value is NaN or infinite.
+        ValueError: any other value is NaN or infinite.
     """
     pieces: dict[str, list[Tensor]] = {layer.name: [] for layer in models.layers}
     both = target if isinstance(target, tuple) else (as_target(target),) * 2
@@ -233,11 +232,11 @@ def sensitivities(
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Compute scores and standard errors, each [channels], of sensitivities [images, channels];
+    """Compute scores and standard errors, each [channels], from sensitivities [images, channels];
     NaN where undefined.
 
-    For a share, the standard error is that of Agresti and Coull (1998), which stays positive at 0
-    and 1; for a mean, s / sqrt(images), NaN for one image.
+    The standard error of a share is that of Agresti and Coull (1998), which is positive also at 0
+    and 1; that of a mean is s / sqrt(images), NaN for one image.
     """
     count = len(sensitivity)
     if np.isnan(sensitivity).all():
@@ -254,22 +253,23 @@ def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndar
 def split_half(
     sensitivity: np.ndarray, share: bool, rng: np.random.Generator, draws: int = 10
 ) -> pd.DataFrame:
-    """Measure the agreement of scores from two disjoint sets of images, by their size.
+    """Measure the agreement of scores from two disjoint sets of images, for several sizes of sets.
 
     Args:
         sensitivity: [images, channels] of one layer.
         share: as in ImportanceMethod.
         rng: draws the halves.
-        draws: pairs of halves a size.
+        draws: number of pairs of sets per size.
 
     Returns:
-        images (in a half: 1, 2, 4, …, and half of all), rho (Spearman's, mean over the draws; NaN
-        where a half has no two different scores), left_out (draws without a rho).
+        images (in each set: 1, 2, 4, …, and half of all), rho (Spearman's, mean over the draws in
+        which it is defined; NaN if there are none), left_out (number of draws without a rho,
+        because all scores of a set are equal).
     """
     most = len(sensitivity) // 2
     sizes = sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
     summed = (sensitivity > 0).astype(float) if share else sensitivity
-    if np.isnan(sensitivity).all():  # undefined, whatever the sign of NaN
+    if np.isnan(sensitivity).all():  # undefined; `NaN > 0` would be a share of 0
         summed = sensitivity
     rows = []
     for size in (size for size in sizes if size):

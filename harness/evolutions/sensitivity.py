@@ -1,7 +1,6 @@
-"""What an importance method may use: images of a class under two checkpoints, and gradients.
+"""What importance methods may use: maps and gradients of a class's images at two checkpoints.
 
-A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images (METHOD
-section 2).
+A `Case` is one class and one pair of checkpoints, a `Change` one batch of its images.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from harness.networks.running import explained, run_network, with_gradients
 
 CONCEPT_DRAWS = 5
 CONTEXTS = 16
-CONTEXT_SHARE = 0.25  # of the neurons: as many as a quarter
+CONTEXT_SHARE = 0.25  # of the neurons, as in a quarter
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +32,12 @@ class Case:
 
     Attributes:
         models: the two checkpoints and their probed layers.
-        execution: of the newer model, open.
-        batches: all images of the class that importance is measured on, [batch, 3, h, w] each.
-        others: called for images of other classes, [batch, 3, h, w] each.
-        older_target, newer_target: what is measured of each model's outputs.
-        path_steps: points on a path (midpoint rule).
-        rng: for what is left to chance.
+        execution: the open `execution` of the newer model.
+        batches: all importance images of the class, [batch, 3, h, w] each.
+        others: function that returns images of other classes, [batch, 3, h, w] each.
+        older_target, newer_target: what is computed from each model's outputs.
+        path_steps: number of points on a path (midpoint rule).
+        rng: for all random draws.
     """
 
     models: ModelPair
@@ -52,8 +51,7 @@ class Case:
 
     @cached_property
     def chance(self) -> dict[str, Tensor]:
-        """Return layer name -> a random number for every image and neuron, [images, channels],
-        independent of batches."""
+        """Layer name -> random numbers [images, channels], independent of the batches."""
         count = sum(len(batch) for batch in self.batches)
         return {
             layer.name: torch.from_numpy(self.rng.random((count, layer.channels)))
@@ -62,7 +60,7 @@ class Case:
 
     @cached_property
     def contexts(self) -> list[dict[str, Tensor]]:
-        """Draw CONTEXTS masks: layer name -> which neurons are reverted for which image, bool
+        """CONTEXTS random masks: layer name -> which neurons are reverted for which image, bool
         [images, channels], each with probability CONTEXT_SHARE."""
         count = sum(len(batch) for batch in self.batches)
         return [
@@ -79,14 +77,15 @@ class Case:
     def concept_vectors(self) -> dict[str, Tensor]:
         """Layer name -> the class's concept activation vector in the newer model, [channels].
 
-        The normal of a linear classifier between the class's images and random other images, on
-        maps averaged over space; mean over CONCEPT_DRAWS random halves of the others, each vector
-        of length one (TCAV; Kim et al., 2018, section 3). NaN where there is no other class.
+        It is the normal of a linear classifier that separates the class's images from images of
+        other classes by their maps averaged over space; mean over CONCEPT_DRAWS random halves of
+        the other images, each normal of length one (TCAV; Kim et al., 2018, section 3). NaN if
+        there are no other classes.
         """
         mine, others = (
             [self._pooled(batch) for batch in batches] for batches in (self.batches, self.others())
         )
-        if not others:  # undefined, and told as such: there is no other class
+        if not others:
             layers = self.models.layers
             return {layer.name: torch.full((layer.channels,), torch.nan) for layer in layers}
         return {
@@ -108,14 +107,14 @@ class Case:
 
 
 class Change:
-    """One batch of images of a case under the older (t) and the newer model (t').
+    """One batch of images of a case at the older (t) and the newer checkpoint (t′).
 
-    Everything is computed when first asked for, and kept.
+    Everything is computed when it is first used, and kept.
 
     Attributes:
-        case: what the batches have in common.
-        images: which of the case's images these are.
-        maps_from, maps_to: layer name -> [batch, channels, positions] under t and under t'.
+        case: what all batches share.
+        images: the positions of these images among those of the case.
+        maps_from, maps_to: layer name -> [batch, channels, positions] at t and at t′.
     """
 
     def __init__(self, case: Case, batch: Tensor, first: int = 0) -> None:
@@ -146,8 +145,8 @@ class Change:
         return self._maps(self.case.models.newer, "_at_t1")
 
     def _maps(self, model: nn.Module, with_gradients: str) -> dict[str, Tensor]:
-        """Return the maps computed together with gradients if there are any, otherwise those of
-        a pass without gradients."""
+        """Return the maps that were computed with the gradients, if there are any, otherwise
+        those of a pass without gradients."""
         if with_gradients in vars(self):
             return getattr(self, with_gradients)[0]
         with borrowed(model), torch.no_grad(), _recorder(model, self.layers) as record:
@@ -156,32 +155,32 @@ class Change:
 
     @property
     def gradients_from(self) -> dict[str, Tensor]:
-        """Compute d h_c(x; t) / d z(x; t); h_c is the objective, by default the logit of the
+        """Gradient d h_c(x; t) / d z(x; t) of the objective h_c, by default the logit of the
         class."""
         return self._at_t[1]
 
     @property
     def gradients_to(self) -> dict[str, Tensor]:
-        """Compute d h_c(x; t') / d z(x; t')."""
+        """Gradient d h_c(x; t′) / d z(x; t′)."""
         return self._at_t1[1]
 
     @cached_property
     def gradients_along(self) -> dict[str, Tensor]:
-        """Average d h_c / dz of t' on the straight path z + a (z' − z).
+        """Gradient at t′, averaged on the straight path z + a (z′ − z), 0 ≤ a ≤ 1 (midpoint rule).
 
-        One layer at a time is changed, as when it is reverted; midpoint rule over a in [0, 1].
+        One layer at a time is changed, as when it is reverted.
         """
         return self.gradients_between(self.maps_from)
 
     @cached_property
     def gradients_from_zero(self) -> dict[str, Tensor]:
-        """Average d h_c / dz on the straight path from zero activation to z'."""
+        """Gradient at t′, averaged on the straight path from zero activation to z′."""
         return self.gradients_between(
             {name: torch.zeros_like(maps) for name, maps in self.maps_to.items()}
         )
 
     def gradients_between(self, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Average the gradient in t' on the straight paths from `starts` to its own maps, one
+        """Average the gradient at t′ on the straight paths from `starts` to the maps at t′, one
         layer at a time; layer -> [batch, channels, positions]."""
         running, steps = self.case.execution, self.case.path_steps
         running.start(self._batch)
@@ -201,12 +200,11 @@ class Change:
 
     @cached_property
     def conductance(self) -> dict[str, Tensor]:
-        """Compute the part of h_c(x; t') that flows through each neuron on the straight path
-        from an image of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch,
-        channels].
+        """The part of h_c(x; t′) that flows through each neuron on the straight path from an image
+        of zeros (the mean colour) to x (Dhamdhere et al., 2019); layer -> [batch, channels].
 
-        One pass a step serves all layers: sum over steps of the gradient times the difference to
-        the next step's map.
+        It is the sum over steps of the gradient times the difference to the map of the next step;
+        one pass per step serves all layers.
         """
         steps = 2 * self.case.path_steps
         total: dict[str, Tensor] = {}
@@ -222,11 +220,11 @@ class Change:
         return total
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the decrease of the class's margin in t' per unit of reversion of a neuron,
-        while the neurons in `masks` are reverted in all layers.
+        """Compute the decrease of the class's margin m_c at t′ per unit of reversion of each
+        neuron, while the neurons in `masks` are reverted in all layers.
 
-        With b the mask, a layer's output o goes on as o + b (z - o), z the older model's maps; this
-        is -d m_c / db, one backward pass for all layers.
+        With mask b, a layer's output o is replaced by o + b (z − o), z the older model's map; the
+        result is −d m_c / db, from one backward pass for all layers.
 
         Args:
             masks: layer name -> 0 or 1, [batch, channels].
@@ -253,7 +251,7 @@ class Change:
         return {name: -gradient for name, gradient in zip(parts, gradients, strict=True)}
 
     def along(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute s[x, n]: the gradient times the change, summed over positions; layer ->
+        """Compute s[x, n], the gradient times the change, summed over positions; layer ->
         [batch, channels]."""
         return {
             layer.name: (
@@ -263,16 +261,16 @@ class Change:
         }
 
     def times_activation(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the gradient times z(x; t'), summed over positions; layer -> [batch,
+        """Compute the gradient times z(x; t′), summed over positions; layer -> [batch,
         channels]."""
         return {
             name: (gradient * self.maps_to[name]).sum(dim=2) for name, gradient in gradients.items()
         }
 
     def size(self) -> dict[str, Tensor]:
-        """Compute the norm of the change in activation between the two checkpoints.
+        """Norm of the change in activation between the two checkpoints.
 
-        ||z(x; t') - z(x; t)|| over positions; layer -> [batch, channels].
+        ||z(x; t′) − z(x; t)|| over positions; layer -> [batch, channels].
         """
         return {
             layer.name: (self.maps_to[layer.name] - self.maps_from[layer.name]).norm(dim=2)
@@ -285,7 +283,7 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
     `others`.
 
     Args:
-        mine, others: pooled maps, float [images, channels].
+        mine, others: maps averaged over space, float [images, channels].
         rng: draws the halves.
 
     Returns:
@@ -297,7 +295,7 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
     for _ in range(CONCEPT_DRAWS):
         half = rng.choice(len(others), -(-len(others) // 2), replace=False)
         features = np.concatenate([mine, others[half]]).astype(np.float64)
-        # one scale for all channels: the classifier must not see how the layer is scaled
+        # one factor for all channels, so that the scale of the layer has no effect
         features /= max(float(features.std()), np.finfo(float).tiny)
         labels = np.repeat([1, 0], [len(mine), len(half)])
         normal = LogisticRegression(max_iter=200).fit(features, labels).coef_[0]
@@ -318,16 +316,16 @@ def maps_and_gradients(
     """Compute the maps of all layers and the gradients of the objective with respect to them, in
     one backward pass.
 
-    The values of a batch are summed: in evaluation mode images do not mix.
+    The objective is summed over the batch, because images do not mix in evaluation mode.
 
     Args:
-        target: what is measured of the outputs; a number is the place of the class's logit.
+        target: what is computed from the outputs; a number is the index of the class's logit.
 
     Returns:
-        Two dicts, layer name -> [batch, channels, positions], both without graph.
+        Two dicts, layer name -> float32 [batch, channels, positions], both without graph.
     """
     purpose = "for the gradients of its layers"
-    for copies in (False, True):  # which they take only where the network overwrites its maps
+    for copies in (False, True):  # needed only if the network overwrites its maps
         recorder = _recorder(model, layers, start_gradient=True, copies=copies)
         with borrowed(model), torch.enable_grad(), recorder as record:
             with with_gradients():
@@ -342,7 +340,7 @@ def maps_and_gradients(
                 )
             break
     names = [layer.name for layer in layers]
-    # in full precision from here on, whatever the network computed in
+    # float32 from here on, whatever the precision of the network
     of_maps, of_gradients = (
         {name: value.detach().float() for name, value in zip(names, values, strict=True)}
         for values in (maps, gradients)
