@@ -45,7 +45,7 @@ def probe(
     activations: bool = True,
     progress: bool = True,
 ) -> Probed:
-    """Record for each neuron the k images that activate it most (METHOD, *stimuli*).
+    """Record for each neuron the k images that activate it most, its stimuli.
 
     Args:
         series: one series or several.
@@ -76,7 +76,7 @@ def space(
     progress: bool = True,
     **parameters: object,
 ) -> Space:
-    """Embed all neurons in one semantic space (METHOD section 1).
+    """Embed all neurons in one semantic space.
 
     Args:
         probed: the result of `probe`.
@@ -110,7 +110,7 @@ def importance(
     seed: int = 0,
     progress: bool = True,
 ) -> Scores:
-    """Score how important each neuron's evolution is for each class (METHOD section 2).
+    """Score how important each neuron's evolution is for each class.
 
     Args:
         series: the series whose evolutions are scored.
@@ -146,7 +146,7 @@ def importance(
 def ablate(
     scores: Scores, ablation: str = "revert", arms: Arms = Arms(), progress: bool = True
 ) -> Ablated:
-    """Ablate sets of neurons by importance, and controls, on held-out images (METHOD section 3).
+    """Ablate sets of neurons by importance, and controls, on held-out images.
 
     Args:
         scores: the result of `importance`.

@@ -71,7 +71,7 @@ def _shard(labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str]
     values = labels.to_pylist()
     known = range(len(names))
     if bad := [row for row, v in enumerate(values) if v is None or (names and v not in known)]:
-        raise ValueError(f"{len(bad)} of {len(values)} images have no label, row {bad[0]} for one")
+        raise ValueError(f"{len(bad)} of {len(values)} images have no label, e.g. row {bad[0]}")
     if odd := next((value for value in values if not isinstance(value, int | str)), None):
         raise ValueError(f"labels must be integers or names; one is {odd!r}")
     classes = [names[value] if names else str(value) for value in values]

@@ -20,8 +20,7 @@ _readers: ContextVar[int] = ContextVar("readers", default=0)
 
 @contextmanager
 def reading(processes: int) -> Iterator[None]:
-    """Read and decode images in this many processes beside the present one; 0 and 1 mean one
-    thread."""
+    """Read and decode images in this many additional processes, or in one thread for 0 and 1."""
     token = _readers.set(processes)
     try:
         yield

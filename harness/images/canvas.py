@@ -4,7 +4,7 @@ A `Canvas` holds one integer per supersampled pixel, the number of the topmost i
 painted into this single map. Image, part map and colour map are obtained from the same integers, so
 the ground truth always agrees with the image.
 
-Lengths are local: x points to the right, y down, and every part fills about [-1, 1] in its own
+Coordinates are local: x points to the right, y down, and every part fills about [-1, 1] in its own
 frame.
 """
 
@@ -149,7 +149,7 @@ class _Stroke:
 
 @dataclass(frozen=True)
 class Part:
-    """How a part looks, and its usual half-width and half-height."""
+    """The appearance of a part, and its usual half-width and half-height."""
 
     number: int  # its value in the part map
     half: tuple[float, float]

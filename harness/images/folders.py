@@ -135,11 +135,10 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
 
 
 def walk(folder: Path) -> list[Path]:
-    """Return the files below a folder, sorted, without hidden ones; links are followed, each
-    once.
+    """Return the files below a folder, sorted, without hidden ones; links are followed, each once.
 
     Raises:
-        OSError: a folder that may not be read.
+        OSError: a folder cannot be read.
     """
     return [Path(file) for file in _below(str(folder), set())]
 

@@ -1,4 +1,4 @@
-"""Divide the images of a class into those for importance and held-out ones."""
+"""Division of the images of a class into importance images and held-out images."""
 
 from __future__ import annotations
 
