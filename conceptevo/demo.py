@@ -29,7 +29,7 @@ def demo_config(wanted: Sequence[str], seed: int | None) -> Config:
     values = tomllib.loads((CONFIGS / "demo.toml").read_text(encoding="utf-8"))
     known = [section["name"] for section in values["series"]]
     if unknown := sorted(set(wanted) - set(known)):
-        raise ValueError(f"--series: no {', '.join(unknown)}; there are {', '.join(known)}")
+        raise ValueError(f"--series: the demo has {', '.join(known)}, not {', '.join(unknown)}")
     if seed is not None:
         values["seed"] = seed
     values["series"] = [

@@ -45,7 +45,7 @@ def solve_image_vectors(
     Raises:
         ArithmeticError: the solution has not converged after `max_steps` steps.
     """
-    everything, used = incidence.shape[1], np.unique(incidence.indices)
+    image_count, used = incidence.shape[1], np.unique(incidence.indices)
     incidence = sparse.csr_array(incidence[:, used])  # all other images keep 0
     means = mean_over_stimuli(incidence)
     transposed = sparse.csr_array(means.T)
@@ -60,15 +60,15 @@ def solve_image_vectors(
     goal = np.maximum(tolerance**2 * size, (ROUNDING * length) ** 2)
     for _ in range(max_steps or 10 * means.shape[0] + 100):
         if (size <= goal).all():
-            vectors = np.zeros((everything, solution.shape[1]))
+            vectors = np.zeros((image_count, solution.shape[1]))
             vectors[used] = solution
             return vectors
-        ahead = means @ direction
-        curvature = (ahead**2).sum(axis=0)
+        change = means @ direction
+        curvature = (change**2).sum(axis=0)
         active = (size > goal) & (curvature > 0)
         step = np.divide(size, curvature, out=np.zeros_like(size), where=active)
         solution += step * direction
-        residual -= step * ahead
+        residual -= step * change
         gradient = transposed @ residual
         new_size = (gradient**2).sum(axis=0)
         turn = np.divide(new_size, size, out=np.zeros_like(size), where=active)

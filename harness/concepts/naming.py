@@ -236,7 +236,7 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
         float [neurons, attributes].
     """
     images, neurons = activations.shape
-    found = np.zeros((neurons, attributes.shape[1]))
+    overlaps = np.zeros((neurons, attributes.shape[1]))
     counts = attributes.sum(axis=0)
     step = max(1, RANK_BYTES // (16 * images))
     for start in range(0, neurons, step):
@@ -246,8 +246,8 @@ def attribute_overlaps(activations: np.ndarray, attributes: np.ndarray) -> np.nd
         np.put_along_axis(rank, order, np.arange(images)[:, None], axis=0)
         for index in np.flatnonzero(counts):
             shared = (rank[attributes[:, index]] < counts[index]).sum(axis=0)
-            found[start : start + step, index] = shared / (2 * counts[index] - shared)
-    return found
+            overlaps[start : start + step, index] = shared / (2 * counts[index] - shared)
+    return overlaps
 
 
 def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[str]]:

@@ -93,12 +93,12 @@ def by_overlap(
             near, likeness = shared.indices[span], likeness_of_all[span]
             order = np.argsort(-likeness, kind="stable")[:k]
             order = order[likeness[order] >= 0]
-            found = near[order]
-            if len(found) < k:  # candidates that share no item, by column
+            nearest = near[order]
+            if len(nearest) < k:  # candidates that share no item, by column
                 first = np.arange(min(len(sizes), k + len(near) + 1))
                 rest = first[~np.isin(first, near) & (first != own[start + row])]
-                found = np.concatenate([found, rest[: k - len(found)]])
-            columns[start + row, : len(found)] = found
-            similarities[start + row, : len(found)] = 0.0
+                nearest = np.concatenate([nearest, rest[: k - len(nearest)]])
+            columns[start + row, : len(nearest)] = nearest
+            similarities[start + row, : len(nearest)] = 0.0
             similarities[start + row, : len(order)] = likeness[order]
     return columns, similarities

@@ -276,13 +276,13 @@ def peaks(maps: Tensor) -> Tensor:
     times slower. Therefore as many positions are put side by side as give a multiple of 32 values.
     """
     channels, count = maps.shape[1:]
-    beside = 32 // math.gcd(32, channels)
-    if maps.stride(1) != 1 or beside == 1 or count < beside:
+    group = 32 // math.gcd(32, channels)
+    if maps.stride(1) != 1 or group == 1 or count < group:
         return maps.amax(dim=2)
-    rows = maps.transpose(1, 2)[:, : count - count % beside]
-    values = rows.reshape(len(maps), -1, beside * channels).amax(dim=1)
-    values = values.view(-1, beside, channels).amax(dim=1)
-    rest = maps[:, :, count - count % beside :]
+    rows = maps.transpose(1, 2)[:, : count - count % group]
+    values = rows.reshape(len(maps), -1, group * channels).amax(dim=1)
+    values = values.view(-1, group, channels).amax(dim=1)
+    rest = maps[:, :, count - count % group :]
     return torch.maximum(values, rest.amax(dim=2)) if rest.shape[2] else values
 
 

@@ -112,9 +112,9 @@ def stimuli_table(
     neuron, rank = np.nonzero((activations > 0) & ~neurons["dead"].to_numpy()[:, None])
     position = places[neuron, rank] - extras[neuron]
     row, column = np.divmod(position, widths[neuron])
-    placeless = position < 0  # of a class token: use the centre of the image
-    row = np.where(placeless, (heights[neuron] - 1) / 2, row)
-    column = np.where(placeless, (widths[neuron] - 1) / 2, column)
+    outside = position < 0  # of a class token: use the centre of the image
+    row = np.where(outside, (heights[neuron] - 1) / 2, row)
+    column = np.where(outside, (widths[neuron] - 1) / 2, column)
     return pd.DataFrame(
         {
             "series": checkpoint.series,

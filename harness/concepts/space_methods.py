@@ -196,13 +196,13 @@ def correlation(
         return activations - activations.mean(axis=1, keepdims=True)
 
     neurons, images = evidence.incidence.shape
-    everyone = np.arange(neurons)
-    held, error = _held(centred, everyone, images, parameters)
-    vectors = stacked(held, everyone, images)
+    all_rows = np.arange(neurons)
+    over_images, error = _exact_or_sketched(centred, all_rows, images, parameters)
+    vectors = stacked(over_images, all_rows, images)
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors, error=error)
 
 
-def _held(
+def _exact_or_sketched(
     vectors: Vectors, rows: np.ndarray, images: int, parameters: SpaceParameters
 ) -> tuple[Vectors, float]:
     """Return the vectors over the images, sketched if those of all rows do not fit into `dense`,
@@ -231,15 +231,15 @@ def profile(
     def profiles(rows: np.ndarray) -> np.ndarray:
         return rank_profiles(evidence.activations(rows), head, order)
 
-    held, error = _held(profiles, base_rows, images, parameters)
-    base = stacked(held, base_rows, images)
+    over_images, error = _exact_or_sketched(profiles, base_rows, images, parameters)
+    base = stacked(over_images, base_rows, images)
     common = base.mean(axis=0)
     _, singular, axes = np.linalg.svd(unit_rows(base - common), full_matrices=False)
     kept = min(parameters.profile_dimension, int((singular > 1e-6 * singular[0]).sum()))
     projection = axes[:kept].T / np.cbrt(singular[:kept])
     vectors = np.empty((len(evidence.neurons), kept), dtype=np.float32)
     for rows in row_blocks(np.arange(len(vectors)), images):
-        vectors[rows] = (held(rows) - common) @ projection
+        vectors[rows] = (over_images(rows) - common) @ projection
     return SemanticSpace(name, evidence.neurons.assign(coverage=1.0), vectors, error=error)
 
 

@@ -140,7 +140,7 @@ def ablate(
         the class with the largest score of the target; probability is the class's share of their
         softmax.
     """
-    place = ABLATIONS.get(ablation)
+    replace = ABLATIONS.get(ablation)
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
     # one list per arm and label, so that the order of the rows does not depend on the batches
@@ -164,7 +164,7 @@ def ablate(
                 _outputs(partial(_start_donors, started, newer, images, ids)),
                 lambda layer: means()[layer],
             )
-            replacement = cache(partial(place, maps))
+            replacement = cache(partial(replace, maps))
             changes: list[dict[str, Change]] = [
                 {
                     name: replace_channels(by_name[name], channels, replacement(name))
@@ -186,8 +186,8 @@ def ablate(
                 frame.append(row)
     nothing: Outcome = {name: np.empty(0, kind) for name, kind in OUTCOMES.items()}
     none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
-    every = [row for frame in frames for row in frame] or [none]
-    return pd.DataFrame({name: np.concatenate([row[name] for row in every]) for name in every[0]})
+    parts = [row for frame in frames for row in frame] or [none]
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _start_donors(

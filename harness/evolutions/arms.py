@@ -227,8 +227,8 @@ FAMILIES: Registry[Family] = Registry(
 
 def families(control: bool, benchmark: bool) -> list[Family]:
     """Return the families of importance methods, or of controls, in one of the two studies."""
-    every = (FAMILIES.get(name) for name in FAMILIES)
-    return [f for f in every if f.control == control and f.benchmark == benchmark]
+    all_families = (FAMILIES.get(name) for name in FAMILIES)
+    return [f for f in all_families if f.control == control and f.benchmark == benchmark]
 
 
 def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
