@@ -81,7 +81,7 @@ def space(
     Args:
         probed: the result of `probe`.
         method: a name in SPACES or `package.module:function`.
-        seed: of the method's random draws.
+        seed: seed of the method's random draws.
         base: the checkpoint whose neurons span the space; the last of the first series by default.
         progress: show progress bars.
         parameters: fields of SpaceParameters, e.g. dimension=30.
@@ -121,7 +121,7 @@ def importance(
         images_per_class, heldout_images: number of images per class for importance, and for later
             ablations.
         classes: names of classes; all by default.
-        seed: of the random draws.
+        seed: seed of the random draws.
         progress: show progress bars.
     """
     names = tuple(plugin_name(IMPORTANCE, method) for method in methods)

@@ -21,7 +21,7 @@ def demo_config(wanted: Sequence[str], seed: int | None) -> Config:
 
     Args:
         wanted: names of the series to include.
-        seed: of images, initial weights and random draws; None for that of demo.toml.
+        seed: seed of images, initial weights and random draws; None for that of demo.toml.
 
     Raises:
         ValueError: the demo has no series of such a name.

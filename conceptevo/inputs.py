@@ -21,7 +21,7 @@ class View:
 
     Attributes:
         height, width: size of the network's input in pixels; both must be equal.
-        mean, std: of the normalisation of pixels in [0, 1]; one number, or one per colour channel.
+        mean, std: for the normalisation of pixels in [0, 1]; one number, or one per colour channel.
         channels: 3, or 1 for a network that takes greyscale images.
     """
 

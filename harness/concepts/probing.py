@@ -1,4 +1,4 @@
-"""Record a checkpoint on the probe images: stimuli, peaks, responsive neurons and activations.
+"""Record of a checkpoint on the probe images: stimuli, peaks, responsive neurons, activations.
 
 The images can be divided into ranges that are recorded on any machine and in any order:
 `probe_range` records one range, and `recorded.merge` merges the records of several. Memory depends

@@ -54,7 +54,7 @@ def shortened(
         rows: int [n], all rows.
         length: number of entries per row.
         dimension: d, length of a sketch.
-        seed: of the projection.
+        seed: seed of the projection.
 
     Returns:
         A function of rows that returns float [rows, d]; and the root mean square error of the

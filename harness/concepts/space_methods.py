@@ -29,7 +29,7 @@ class SpaceParameters(Section):
         epochs: passes of skip-gram over the groups of co-activated neurons.
         indirect_epochs: passes of skip-gram for images that are stimuli of no base neuron.
         negatives: R, number of uniformly drawn negatives per item of a pair.
-        learning_rate: of skip-gram.
+        learning_rate: learning rate of skip-gram.
         profile_dimension: dimension of the method `profile`, at most the number of base neurons.
         profile_head: for `profile`, the share of the images over which the weight of a neuron's
             highest activations falls to 1/e.
@@ -273,11 +273,11 @@ def carry_over(
     name: str,
     full: bool = True,
 ) -> SemanticSpace:
-    """Embed images from base neurons, and all other neurons from images (Park et al., 2023).
+    """Compute vectors of images from those of base neurons, and of other neurons from images.
 
     Images that are stimuli of no base neuron get vectors by `indirect_vectors` (`full`: see
-    `SkipGram`). The vector of any other neuron is the mean of those of its stimuli; coverage is the
-    share of its stimuli that are also stimuli of a base neuron.
+    `SkipGram`). The vector of any other neuron is the mean of those of its stimuli (Park et al.,
+    2023); coverage is the share of its stimuli that are also stimuli of a base neuron.
     """
     of_base = evidence.incidence[evidence.base_rows]
     direct = np.diff(sparse.csc_array(of_base).indptr) > 0

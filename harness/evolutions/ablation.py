@@ -1,4 +1,4 @@
-"""Replace the maps of sets of neurons and record the effect on the prediction for each image.
+"""Ablation of sets of neurons: replacement of their maps, and the effect on each prediction.
 
 Every arm starts from the unmodified maps of the newer model t′, so the order of the arms has no
 effect; one row per image and arm is kept. An ablation determines the maps that replace the original

@@ -149,11 +149,11 @@ class _Stroke:
 
 @dataclass(frozen=True)
 class Part:
-    """The appearance of a part, and its usual half-width and half-height."""
+    """The appearance of a part."""
 
     number: int  # its value in the part map
-    half: tuple[float, float]
-    details: tuple[str, ...]
+    half: tuple[float, float]  # usual half-width and half-height
+    details: tuple[str, ...]  # colours that its details may have
     strokes: list[_Stroke] = field(default_factory=list)
 
 

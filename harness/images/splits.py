@@ -18,7 +18,7 @@ def split_images(
         labels: int [images].
         class_id: the class.
         importance, heldout: requested number of images in each part.
-        seed: of the configuration.
+        seed: seed of the run.
 
     Returns:
         part -> image ids, int64, increasing.
