@@ -27,6 +27,7 @@ from harness.config import Config, EvolveSection, SpaceSection
 from harness.evolutions.ablation import ABLATIONS
 from harness.evolutions.arms import BenchParameters, ReversionParameters
 from harness.evolutions.importance import IMPORTANCE, ImportanceParameters
+from harness.networks.devices import choose_device
 from harness.records import Checkpoint
 from harness.records import Neuron as Neuron
 from harness.stages import check
@@ -43,6 +44,7 @@ def probe(
     k: int = 20,
     responsive: int = 20,
     activations: bool = True,
+    device: str = "auto",
     progress: bool = True,
 ) -> Probed:
     """Record for each neuron the k images that activate it most, its stimuli.
@@ -53,6 +55,7 @@ def probe(
         k: number of stimuli per neuron.
         responsive: number of neurons recorded per image, those that it activates most.
         activations: keep the activations of all images, which some spaces need.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" (a CUDA GPU, else Apple's, else CPU).
         progress: show progress bars.
     """
     methods = SpaceSection().methods
@@ -60,6 +63,7 @@ def probe(
     session = _session(
         [series] if isinstance(series, Series) else series,
         images,
+        device,
         space=SpaceSection(methods=tuple(fitting)),
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
@@ -108,6 +112,7 @@ def importance(
     heldout_images: int = 250,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    device: str = "auto",
     progress: bool = True,
 ) -> Scores:
     """Score how important each neuron's evolution is for each class.
@@ -122,12 +127,14 @@ def importance(
             ablations.
         classes: names of classes; all by default.
         seed: seed of the random draws.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" (a CUDA GPU, else Apple's, else CPU).
         progress: show progress bars.
     """
     names = tuple(plugin_name(IMPORTANCE, method) for method in methods)
     session = _session(
         [series],
         images,
+        device,
         seed=seed,
         evolve=EvolveSection(
             methods=names,
@@ -169,13 +176,13 @@ def ablate(
     return Ablated(session.run, session)
 
 
-def _session(series: Sequence[Series], images: Images, **sections: Any) -> Session:
+def _session(series: Sequence[Series], images: Images, device: str, **sections: Any) -> Session:
     """Return the session of a new run in a temporary folder."""
     # k may not exceed the number of images, even in a session that does not probe.
     sections.setdefault("probe", ProbeParameters(k=min(20, max(1, len(images.labels)))))
     config = Config(
         workers=0,
-        device="cpu",
+        device=choose_device(device).name,
         images=images.section(),
         series=tuple(one.source() for one in series),
         **sections,

@@ -1,5 +1,6 @@
 """The Python interface: what the README shows, equal to what the commands compute."""
 
+import copy
 import html
 import subprocess
 import sys
@@ -148,6 +149,17 @@ def test_bad_series_are_named(images, series):
         ce.probe(series, ce.Images(images.pixels, images.labels % 2, ["a", "b"]), progress=False)
     with pytest.raises(ValueError, match="no checkpoint of epoch 9; it has 1, 4"):
         ce.importance(series, images, (1, 9), progress=False)
+
+
+def test_half_precision_models_and_devices(images, series):
+    models = {epoch: copy.deepcopy(model).bfloat16() for epoch, model in series.models.items()}
+    half = ce.Series("mine", models, series.view)
+    found = ce.probe(half, images, k=3, device="cpu", progress=False).to_pandas()
+    weights = {epoch: model.float() for epoch, model in models.items()}
+    same = ce.probe(ce.Series("mine", weights, series.view), images, k=3, progress=False)
+    pd.testing.assert_frame_equal(found, same.to_pandas())
+    with pytest.raises(ValueError, match="device 'cuda:99' is not there: torch"):
+        ce.probe(series, images, device="cuda:99")
 
 
 def test_importing_changes_no_global_state():

@@ -6,8 +6,9 @@ import copy
 import hashlib
 from collections.abc import Mapping
 
+import torch
 from pydantic import ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 from harness.artifacts import Run, fingerprint
 from harness.networks.sources import Source
@@ -47,6 +48,8 @@ class MemorySource(Source):
         """Return a hash of the weights and of the printed structure."""
         digest = hashlib.sha256(repr(self.models[epoch]).encode())
         for name, value in self.models[epoch].state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(f"{name} {getattr(value, 'dtype', repr(value))}".encode())
+            if isinstance(value, Tensor):  # as bytes, because NumPy has no bfloat16
+                flat = value.detach().cpu().contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy().data)
         return fingerprint("memory", digest.hexdigest())
