@@ -30,8 +30,8 @@ def webdataset(path: Path) -> Shard:
         raise ValueError(f"{', '.join(several)} belong to one sample, which must have one image")
     if missing := [key for key in images if key not in classes]:
         raise ValueError(
-            f"{len(missing)} of {len(images)} samples have no class, e.g. {missing[0]}; write a "
-            f"`cls` file with each sample"
+            f"{len(missing)} of {len(images)} samples have no class, e.g. no {missing[0]}.cls; "
+            f"write a `cls` file with each sample"
         )
 
     def read(member: str) -> bytes:
