@@ -7,9 +7,7 @@ deleted together with its result. Results display themselves in a notebook and c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import chain
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from conceptevo.inputs import Arms, Images, Series, plugin_name
@@ -20,7 +18,7 @@ from conceptevo.results import Ablated, Probed, Scores, Space
 from conceptevo.results import Result as Result
 from conceptevo.results import load as load
 from conceptevo.session import Session
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Artifact
 from harness.concepts.probing import ProbeParameters
 from harness.concepts.space_methods import SPACES, SpaceParameters, needs_activations
 from harness.config import Config, EvolveSection, SpaceSection
@@ -95,7 +93,7 @@ def space(
     base = config.base_checkpoint() if base is None else base
     section = SpaceSection(methods=(method,), **SpaceParameters(**parameters).model_dump())
     changes = {"seed": seed, "space": section, "base": vars(base)}
-    session = replace(probed.session, config=Config(**{**dict(config), **changes}))
+    session = Session.temporary(Config(**{**dict(config), **changes}), probed.run)
     for source in config.series:
         for epoch in source.epochs():
             session.plan.give(Artifact("stimuli", (source.name, epoch)), lambda: "probed")
@@ -167,10 +165,10 @@ def ablate(
     revert = {"bins": arms.bins, "random_draws": each_layer}
     bench = {"steps": arms.steps, "random_draws": arms.random, "ablations": (ablation,)}
     changes = {
-        "revert": config.revert.model_copy(update=revert),
-        "bench": config.bench.model_copy(update=bench),
+        "revert": ReversionParameters(**{**dict(config.revert), **revert}),
+        "bench": BenchParameters(**{**dict(config.bench), **bench}),
     }
-    session = replace(scores.session, config=config.model_copy(update=changes))
+    session = Session.temporary(config.model_copy(update=changes), scores.run)
     study = bench_study(session.plan, Coverage())
     session.do(chain(score_steps(study), study_steps(study, session.plan)), progress)
     return Ablated(session.run, session)
@@ -187,5 +185,4 @@ def _session(series: Sequence[Series], images: Images, device: str, **sections: 
         series=tuple(one.source() for one in series),
         **sections,
     )
-    folder = TemporaryDirectory(prefix="conceptevo-")
-    return Session(config, Run(folder.name), folder)
+    return Session.temporary(config)

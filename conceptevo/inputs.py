@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 import numpy as np
 from torch import nn
@@ -13,6 +14,7 @@ from harness.images.sets import ArrayImages
 from harness.networks.memory import MemorySource
 from harness.networks.objectives import OBJECTIVES
 from harness.registry import Registry
+from harness.text import listed
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class View:
             raise ValueError(f"View: channels must be 1 or 3, got {self.channels}")
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        value = getattr(self, name)
-        return tuple(value) if isinstance(value, Sequence) else (float(value),) * self.channels
+        value = np.asarray(getattr(self, name), dtype=float)
+        return tuple(value.tolist()) if value.ndim else (value.item(),) * self.channels
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Images:
     Attributes:
         pixels: uint8 [images, height, width, 3], or [images, height, width] for greyscale.
         labels: int [images], indices into `classes`.
-        classes: class names.
+        classes: class names; each has an image.
     """
 
     pixels: np.ndarray
@@ -116,8 +118,17 @@ class Images:
                 f"Images: labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} "
                 f"classes), got {labels.min()} to {labels.max()}"
             )
+        classes = tuple(map(str, self.classes))
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"Images: the names of classes must differ, got {', '.join(classes)}")
+        if empty := [name for i, name in enumerate(classes) if i not in labels]:
+            raise ValueError(
+                f"Images: there is no image of the classes {listed(empty)}: leave them out, number "
+                f"the labels from 0, and give Series class_outputs, the output of each class"
+            )
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "classes", classes)
 
     def section(self) -> MemoryImagesSection:
         images = ArrayImages(self.pixels, self.labels, tuple(self.classes))
@@ -140,8 +151,17 @@ class Arms:
 
 
 def plugin_name(registry: Registry, plugin: str | Callable) -> str:
-    """Return the name of a plug-in; register a function under its own name."""
+    """Return the name of a plug-in; register a function under its own name.
+
+    If another plug-in has the name, a number is added, since earlier results may still use that.
+    """
     if isinstance(plugin, str):
         return plugin
-    registry.put(plugin.__name__, plugin)
-    return plugin.__name__
+    stem = getattr(plugin, "__name__", type(plugin).__name__)
+    name = next(
+        name
+        for name in chain([stem], map(f"{stem}-{{}}".format, count(2)))
+        if name not in registry or registry.get(name) == plugin
+    )
+    registry.put(name, plugin)
+    return name

@@ -7,7 +7,7 @@ trainers of these libraries. A run reads weights as a series with `source = "fol
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -24,9 +24,14 @@ from conceptevo.session import Session
 from harness.artifacts import Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import Config, FolderImagesSection
+from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
+from harness.networks.wrappers import copied
 from harness.stages.probe import probe_steps
+from harness.text import listed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,15 @@ class Recorder:
         if self.evidence is not None:
             devices = {p.device.index or 0 for p in network.parameters() if p.is_cuda}
             with torch.random.fork_rng(devices=devices):
-                self._keep_evidence(copy.deepcopy(network), epoch, self.evidence)
+                self._keep_evidence(copied(network), epoch, self.evidence)
+        if last:
+            source = RecordedSource(name=RECORDED, folder=Path(self.folder), architecture="")
+            if later := [one for one in source.epochs() if one > epoch]:
+                logger.warning(
+                    "%s also holds records of epochs %s, after the last one (%s): they are of "
+                    "another training; delete them",
+                    *(self.folder, listed(later), epoch),
+                )
         return True
 
     def _keep_evidence(self, network: nn.Module, epoch: int, evidence: Evidence) -> None:

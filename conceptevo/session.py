@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +34,17 @@ class Session:
     config: Config
     run: Run
     keeper: TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def temporary(cls, config: Config, given: Run | None = None) -> Session:
+        """Return a session whose run is in a new folder, which links to the files of the given run.
+
+        Files are replaced, not overwritten, so what is computed here leaves the given run as it is.
+        """
+        keeper = TemporaryDirectory(prefix="conceptevo-")
+        if given is not None:
+            shutil.copytree(given.root, keeper.name, copy_function=os.link, dirs_exist_ok=True)
+        return cls(config, Run(keeper.name), keeper)
 
     @cached_property
     def plan(self) -> Plan:

@@ -1,6 +1,7 @@
 """The Python interface: what the README shows, equal to what the commands compute."""
 
 import copy
+import functools
 import html
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from network_pairs import perturbed
 from torch import nn
 
 import conceptevo as ce
+from conceptevo.inputs import plugin_name
 from harness.evolutions.importance import IMPORTANCE
 from harness.images.sets import drawn_arrays
+from harness.registry import Registry
 
 MINE = (0, 1, 2)
 
@@ -137,6 +140,8 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
         ((np.zeros((2, 3, 4, 4), np.uint8), [0, 0], ["a"]), r"pixels must be \[images, height"),
         ((np.zeros((2, 4, 4), np.uint8), [0], ["a"]), "labels must be 2 integers"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 2], [*"abc"]), "there is no image of the classes b: "),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a", "a"]), "names of classes must differ"),
     ],
 )
 def test_bad_images_say_what_is_allowed(arguments, message):
@@ -160,6 +165,36 @@ def test_half_precision_models_and_devices(images, series):
     pd.testing.assert_frame_equal(found, same.to_pandas())
     with pytest.raises(ValueError, match="device 'cuda:99' is not there: torch"):
         ce.probe(series, images, device="cuda:99")
+
+
+def test_results_stay_those_of_their_own_call(probed, scores):
+    """They are read when they are first asked for, which may be after further calls."""
+    first, again = (ce.space(probed, "random", seed=0, progress=False) for _ in range(2))
+    ce.space(probed, "random", seed=1, progress=False)
+    pd.testing.assert_frame_equal(first.to_pandas(), again.to_pandas())
+    undone = ce.ablate(scores, "revert", arms=ce.Arms(random=5), progress=False)
+    ce.ablate(scores, "zero", arms=ce.Arms(random=6), progress=False)
+    assert set(undone.to_pandas()["ablation"]) == {"revert"}
+
+
+def test_a_function_takes_no_name_from_another():
+    def change(change):
+        """Has the name of a built-in score."""
+
+    registry = Registry("score", {"change": my_score})
+    mine, other = lambda: 1, functools.partial(my_score)
+    names = [plugin_name(registry, plugin) for plugin in (mine, other, my_score, mine, change)]
+    assert names == ["<lambda>", "partial", "my_score", "<lambda>", "change-2"]
+    assert registry.get("change") is my_score and registry.get("change-2") is change
+
+
+def test_parameters_are_checked_and_of_any_kind_of_number(scores):
+    for arms in (ce.Arms(bins=1), ce.Arms(random=0), ce.Arms(steps=1)):
+        with pytest.raises(ValueError, match="should be greater than or equal"):
+            ce.ablate(scores, arms=arms, progress=False)
+    view = ce.View(8, 8, mean=np.array([0.1, 0.2, 0.3]), std=torch.tensor(0.5))
+    assert view.numbers("mean") == (0.1, 0.2, 0.3) and view.numbers("std") == (0.5,) * 3
+    assert ce.Images(np.zeros((2, 4, 4), np.uint8), [0, 1], range(2)).classes == ("0", "1")
 
 
 def test_importing_changes_no_global_state():

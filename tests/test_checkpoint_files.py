@@ -16,6 +16,7 @@ from torch import nn
 from harness.networks.checkpoint_files import convert, load_weights
 from harness.networks.sources import FolderSource
 from harness.networks.state_dicts import CheckpointError, fill
+from harness.networks.training import save_weights
 
 
 def network(seed=0):
@@ -281,6 +282,25 @@ def test_other_precisions_are_converted(kind):
     loaded = fill(network(9), lower, "w").state_dict()
     assert loaded["0.weight"].dtype == torch.float32
     assert torch.equal(loaded["0.weight"], STATE["0.weight"].to(kind).float())
+
+
+def test_a_state_that_is_no_tensor_stays_the_architectures(tmp_path, caplog):
+    class Scaled(nn.Linear):
+        scale = 1
+
+        def get_extra_state(self):
+            return {"scale": self.scale}
+
+        def set_extra_state(self, state):
+            self.scale = state["scale"]
+
+    trained = Scaled(2, 2)
+    trained.scale = 3
+    save_weights(trained, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        loaded = load_weights(Scaled(2, 2), tmp_path / "w.pth")
+    assert torch.equal(loaded.weight, trained.weight) and loaded.scale == 1
+    assert "_extra_state, which are no tensors, stay the architecture's" in caplog.text
 
 
 def test_weights_in_several_files(tmp_path):

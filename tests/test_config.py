@@ -89,6 +89,11 @@ SERIES = [{"name": "a"}]
             {"series": [{"name": "a", "training": {"epochs": 2, "save": [1, 5]}}]},
             "save must lie within 0 and epochs=2",
         ),
+        (
+            {"series": SERIES, "bench": {"methods": ["change"] * 2, "splits": ["heldout"] * 2}},
+            r"bench.methods: 'change' occurs 2 times\n.*bench.splits: 'heldout' occurs 2",
+        ),
+        ({"series": [{"name": "a", "outputs": 9}]}, "one output for each class, in their order"),
     ],
 )
 def test_every_problem_is_named_with_its_place(values, message):

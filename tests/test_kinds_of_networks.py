@@ -2,6 +2,7 @@
 that says which checkpoint, what was asked and what to do."""
 
 import copy
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import torch
 from test_networks import Source, check, run, small  # noqa: F401 - a fixture
 from torch import nn
+from torch.nn.utils import prune
 
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
@@ -151,6 +153,64 @@ class Exits(Around):
         raise SystemExit("no licence")
 
 
+class Masked(Around):
+    """Has an infinite buffer on purpose, a buffer of bfloat16, and a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+
+    def get_extra_state(self):
+        return {"step": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Cached(Around):
+    """Keeps what it computes at first, in a dict and in attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache, self.offset = {}, None
+
+    def forward(self, x):
+        if "half" not in self.cache:
+            self.cache["half"] = x.new_full((1, 3, 1, 1), 0.5)
+        if self.offset is None:
+            self.offset = x.new_zeros(1)
+        if not hasattr(self, "late"):
+            self.late = x.new_ones(1)
+        return super().forward(x * self.cache["half"] * self.late + self.offset)
+
+
+Kind = namedtuple("Kind", "maps more")
+
+
+class Returns(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x):
+        return Kind(x + self.conv(x).relu(), x.mean())
+
+
+class Named(Around):
+    """A block returns a named tuple, and modules have characters of patterns in their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("end[0]", nn.ReLU())
+        self.add_module("re:lu", nn.ReLU())
+        self.block = Returns()
+
+    def forward(self, x):
+        x = self.get_submodule("end[0]")(self.first(x))
+        return self.body(self.get_submodule("re:lu")(self.block(x).maps))
+
+
 def normalised(**changes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **changes), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # fmt: skip
@@ -165,6 +225,14 @@ REFUSED = {
     "two inputs": (TwoInputs, "missing 1 required .* a network is given images alone: wrap it"),
     "list": (Lists, r"a list of \(a tensor of shape .* output = 0"),
     "scripted": (lambda: torch.jit.script(small()), "a scripted module .* from its Python code"),
+    "part scripted": (
+        lambda: nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3)), small()),
+        "its part '0' is a scripted module",
+    ),
+    "exported": (
+        lambda: torch.export.export(small(), (torch.rand(2, 3, 16, 16),)).module(),
+        "an exported program .* no inner modules: build it from its Python code",
+    ),
     "lazy": (lazy, r"lazy modules have no weights yet \(0.weight, 0.bias\): run it on one batch"),
     "quantised": (
         lambda: torch.ao.quantization.quantize_dynamic(small(), {nn.Linear}),
@@ -217,6 +285,9 @@ MEASURED = {
     "3-D convolution": (Volumes, {"layers": ("act",)}, ""),
     "1 x 1 outputs": (OneByOne, {}, ""),
     "sigmoid": (Sigmoid, {}, "probabilities (a sigmoid's)"),
+    "masked": (Masked, {}, ""),
+    "cached": (Cached, {}, ""),
+    "named": (Named, {"layers": ("block:residual", "end[0]", "re:lu")}, ""),
 }
 
 
@@ -408,7 +479,24 @@ def test_models_in_memory_stay_as_they_are():
     assert loaded is not model and all(p.requires_grad for p in model.parameters())
     for name, value in model.state_dict().items():
         assert value.dtype == torch.float16 and torch.equal(value, kept[name])
-    tied = nn.utils.weight_norm(nn.Linear(3, 3))
-    tied(torch.rand(1, 3))
-    with pytest.raises(ValueError, match="cannot be copied"):
-        MemorySource(name="mine", models={1: tied}).load(1, 3, None)
+    with pytest.raises(ValueError, match="epochs 1 and 4 are one and the same module: keep a copy"):
+        MemorySource(name="mine", models={1: model, 4: model})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_computed_are_copied():
+    image = torch.rand(2, 3)
+    for compute in (
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    ):
+        model = compute(nn.Linear(3, 3)).eval()
+        answer = model(image)  # it now holds a weight with a history of gradients
+        source = MemorySource(name="mine", models={1: model})
+        before = source.identity(1)
+        loaded = source.load(1, 3, None)
+        assert torch.equal(loaded(image), answer)
+        loaded.bias.data += 1
+        assert torch.equal(model(image), answer) and source.identity(1) == before

@@ -17,6 +17,7 @@ from harness.config import parse_config
 from harness.images.folders import folder_images
 from harness.images.sets import drawn_arrays
 from harness.networks.architectures import build
+from harness.networks.recorded_source import RecordedSource
 from harness.stages.engine import Engine
 from harness.stages.run import STAGES, run_until
 from harness.stages.stage import Plan
@@ -227,6 +228,17 @@ def test_images_in_memory_will_do(tmp_path):
     recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K), weights=(0,))
     assert recorder.record(Net(), 0) and (tmp_path / "model-0.pth").exists()
     assert (tmp_path / "evidence/probe/recorded/stimuli-0000.parquet").exists()
+
+
+def test_records_of_an_earlier_longer_training_are_named(tmp_path, caplog):
+    for last in (3, 1):
+        recorder = ce.Recorder(tmp_path)
+        for epoch in range(last + 1):
+            recorder.record(Net(), epoch, last=epoch == last)
+    assert "records of epochs 2, 3, after the last one (1): they are of another" in caplog.text
+    (tmp_path / "model-best.pth").touch()
+    source = RecordedSource(name="mine", folder=tmp_path, architecture="test_recorder:make")
+    assert source.epochs() == (0, 1, 2, 3)
 
 
 def test_lightning_counts_epochs(tmp_path):

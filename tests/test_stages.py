@@ -19,6 +19,7 @@ from harness.stages.images import ListImages
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy, scope
+from harness.stages.train import TrainSeries
 
 CONFIGS = Path(__file__).parent.parent / "harness" / "configs"
 
@@ -129,6 +130,15 @@ def test_other_classes_or_layers_leave_other_files():
     records = set(contents(study(layers=layers))["records"])
     assert not records & set(contents(study())["records"])
     assert scope((0, 1, 2)) == "0000-0002" and scope((0, 2)).startswith("0000-0002.")
+
+
+def test_training_depends_on_the_view():
+    def depends(**changes):
+        (source,) = parse_config({"series": [{"name": "vgg", **changes}]}).series
+        return TrainSeries(source, 1).depends
+
+    assert depends() == depends()
+    assert depends(mean=[0.4] * 3) != depends() != depends(resize=96, crop=64)
 
 
 def test_one_file_holds_a_block_of_classes():

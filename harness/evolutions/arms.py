@@ -19,11 +19,11 @@ from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 
 from harness.evolutions.ablation import ABLATIONS, Arm
-from harness.evolutions.importance import IMPORTANCE, importance_method
+from harness.evolutions.importance import IMPORTANCE, Methods
 from harness.networks.layer import Layer
 from harness.records import JOINT
 from harness.registry import Registry
-from harness.section import Section, each
+from harness.section import DISTINCT, Section, each
 
 #: (arm, draw) -> layer name -> channels
 Sets = dict[tuple[str, int], dict[str, np.ndarray]]
@@ -61,11 +61,11 @@ class BenchParameters(Section):
         space_seeds: number of seeds of each space method, for its stability.
     """
 
-    methods: Annotated[tuple[str, ...], each(importance_method)] = tuple(IMPORTANCE)
-    ablations: Annotated[tuple[str, ...], each(ABLATIONS.get)] = ("revert",)
+    methods: Methods = tuple(IMPORTANCE)
+    ablations: Annotated[tuple[str, ...], DISTINCT, each(ABLATIONS.get)] = ("revert",)
     steps: int = Field(8, ge=2)
     random_draws: int = Field(39, ge=1)
-    splits: tuple[Literal["heldout", "importance"], ...] = ("heldout",)
+    splits: Annotated[tuple[Literal["heldout", "importance"], ...], DISTINCT] = ("heldout",)
     space_seeds: int = Field(3, ge=1)
 
 

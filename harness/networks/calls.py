@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from harness.networks.recording import borrowed
 from harness.networks.running import run_network
+from harness.networks.tracing import restored
 from harness.networks.written_out import NONLINEARITIES, Ways, is_activation_call, plain_name
 from harness.registry import UserCodeError
 
@@ -170,7 +171,8 @@ def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
     """Return a module's graph with a module for each call, and these modules by name; None if there
     is no such call or the code cannot be traced."""
     try:
-        graph = _Flat().trace(module)
+        with restored(module):
+            graph = _Flat().trace(module)
     except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
         return None
     results = _results(graph, module)

@@ -96,10 +96,11 @@ def _named(
     """Return the sites that match names or patterns, in the order in which they run."""
     sites: dict[str, Site] = {}
     for pattern in patterns:
-        if ":" in pattern:
+        if ":" in pattern and pattern not in modules:
             sites |= sites_of(pattern, model, modules)
             continue
-        matched = [name for name in modules if fnmatchcase(name, pattern)]
+        exact = [pattern] if pattern in modules else []  # a name may hold brackets
+        matched = exact or [name for name in modules if fnmatchcase(name, pattern)]
         if not matched:
             raise ValueError(f"no layer matches {pattern!r}; the model's are {listed(modules, 12)}")
         sites |= {name: Site(name) for name in matched}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from harness.artifacts import Run, fingerprint
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
+from harness.networks.wrappers import copied
 
 
 class MemorySource(Source):
@@ -27,6 +27,18 @@ class MemorySource(Source):
     source: str = "memory"
     models: Mapping[int, nn.Module] = Field(exclude=True)  # `identity` represents them
 
+    @field_validator("models")
+    @classmethod
+    def _models_differ(cls, models: Mapping[int, nn.Module]) -> Mapping[int, nn.Module]:
+        first: dict[nn.Module, int] = {}
+        for epoch, model in models.items():
+            if first.setdefault(model, epoch) != epoch:
+                raise ValueError(
+                    f"epochs {first[model]} and {epoch} are one and the same module: keep a copy "
+                    f"of each epoch, copy.deepcopy(model)"
+                )
+        return models
+
     def epochs(self) -> tuple[int, ...]:
         return self._used(sorted(self.models))
 
@@ -36,12 +48,12 @@ class MemorySource(Source):
                 f"series {self.name!r} has no model of epoch {epoch}; it has {sorted(self.models)}"
             )
         try:
-            return copy.deepcopy(self.models[epoch])
+            return copied(self.models[epoch])
         except Exception as error:  # a user's class may define how it is copied
             raise CheckpointError(
                 f"series {self.name!r}: the model of epoch {epoch} cannot be copied "
                 f"({type(error).__name__}: {error}), and the original must not be changed; remove "
-                f"what prevents a copy (hooks with a state, torch.nn.utils.weight_norm)"
+                f"what prevents a copy (hooks with a state)"
             ) from error
 
     def identity(self, epoch: int) -> str:

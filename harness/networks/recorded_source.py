@@ -49,7 +49,8 @@ class RecordedSource(Source):
     def _weights(self) -> dict[int, Path]:
         paths = self.folder.glob(WEIGHTS.format(epoch="*"))
         before, _, after = WEIGHTS.partition("{epoch}")
-        return {int(p.name.removeprefix(before).removesuffix(after)): p for p in paths}
+        numbered = ((p.name.removeprefix(before).removesuffix(after), p) for p in paths)
+        return {int(number): p for number, p in numbered if number.isdecimal()}
 
     def epochs(self) -> tuple[int, ...]:
         stimuli = self.folder.glob(f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet")

@@ -64,7 +64,8 @@ def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
         if not isinstance(output, tuple | list):
             return action(output)
         changed = action(output[0])
-        return None if changed is None else type(output)([changed, *output[1:]])
+        make = getattr(output, "_make", type(output))  # a named tuple takes its parts one by one
+        return None if changed is None else make([changed, *output[1:]])
 
     return module.register_forward_hook(act)
 

@@ -159,6 +159,15 @@ class TrainedSource(ArchitectureSource):
     training: TrainingParameters = TrainingParameters()
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _outputs_are_classes(self) -> TrainedSource:
+        if self.outputs is not None or self.class_outputs:
+            raise ValueError(
+                "a network that is trained here has one output for each class, in their order: "
+                "outputs and class_outputs must not be set"
+            )
+        return self
+
     def epochs(self) -> tuple[int, ...]:
         return self._used(self.training.save)
 

@@ -79,7 +79,8 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
     Raises:
         CheckpointError: there is no state dict, none fits, or several different ones do.
     """
-    wanted = model.state_dict()
+    own = model.state_dict()
+    wanted = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     dicts = dict(state_dicts(content))
     if not dicts:
         raise CheckpointError(f"checkpoint {origin} holds no state dict but {_shown(content)}")
@@ -99,7 +100,9 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         )
     chosen = _chosen(fitting, origin, key)
     _say(chosen, fitting, wanted)
-    lacking = {name: value for name, value in wanted.items() if name not in chosen.tensors}
+    if more := own.keys() - wanted.keys():
+        logger.info("weights: %s, which are no tensors, stay the architecture's", listed(more))
+    lacking = {name: value for name, value in own.items() if name not in chosen.tensors}
     try:
         model.load_state_dict(lacking | chosen.tensors)
     except (RuntimeError, NotImplementedError) as error:  # of tensors without numbers (meta)

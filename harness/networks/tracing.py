@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
@@ -46,7 +47,8 @@ class _Tracer(fx.Tracer):
         result = super().call_module(m, forward, args, kwargs)
         names = self._sites.get((path, "output"), [])
         if isinstance(result, tuple | list):
-            return type(result)([self._noted(result[0], names), *result[1:]]) if result else result
+            make = getattr(result, "_make", type(result))  # of a named tuple
+            return make([self._noted(result[0], names), *result[1:]]) if result else result
         return self._noted(result, names)
 
     def _noted(self, value: Any, names: Sequence[str]) -> Any:
@@ -55,6 +57,22 @@ class _Tracer(fx.Tracer):
                 value = self.create_proxy("call_function", _same, (value,), {})
                 self.nodes[name] = value.node
         return value
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Take back what a network's code stores in its modules while it is traced: caches and buffers
+    that now hold proxies."""
+    own = [vars(module) for module in model.modules()]
+    places = [*own, *(v for place in own for v in place.values() if isinstance(v, dict))]
+    before = [dict(place) for place in places]
+    try:
+        yield
+    finally:
+        for place, old in zip(places, before, strict=True):
+            for name in [n for n, value in place.items() if isinstance(value, fx.Proxy)]:
+                del place[name]
+            place.update(old)
 
 
 #: In-place functions and their replacements.
@@ -71,7 +89,8 @@ def trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str
     cannot be traced."""
     tracer = _Tracer(layers)
     try:
-        graph = tracer.trace(model)
+        with restored(model):
+            graph = tracer.trace(model)
     except (Exception, SystemExit):  # user code can fail in any way when it runs on proxies
         return None
     if not all(layer.name in tracer.nodes for layer in layers):

@@ -264,7 +264,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write the state dict alone, loadable with `weights_only=True`; completely or not at all."""
     state = model.state_dict()
     for name, value in state.items():
-        state[name] = value.cpu()
+        state[name] = value.cpu() if isinstance(value, Tensor) else value
     _save(state, path)
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 logger = logging.getLogger(__name__)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a network, also if its weights are computed from others (pruning,
+    weight and spectral norm), which `copy.deepcopy` alone refuses."""
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
 def usable(model: nn.Module) -> nn.Module:
@@ -22,10 +35,19 @@ def usable(model: nn.Module) -> nn.Module:
     while (inner := _inner(model)) is not None:
         logger.info("%s is removed: the network inside it is used", type(model).__name__)
         model = inner
-    if isinstance(model, torch.jit.ScriptModule):
+    scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted:
+        what = "the network is" if scripted[0] == "" else f"its part {scripted[0]!r} is"
         raise ValueError(
-            "the network is a scripted module (torch.jit), whose inner modules are not accessible: "
-            "build it from its Python code and load the weights, torch.jit.load(file).state_dict()"
+            f"{what} a scripted module (torch.jit), whose inner modules are not accessible: build "
+            f"it from its Python code and load the weights, torch.jit.load(file).state_dict()"
+        )
+    if isinstance(model, fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) for node in model.graph.nodes
+    ):
+        raise ValueError(
+            "the network is an exported program (torch.export), which has no inner modules: build "
+            "it from its Python code and load the weights, its state_dict()"
         )
     named = [*model.named_parameters(), *model.named_buffers()]
     if lazy := [name for name, value in named if nn.parameter.is_lazy(value)]:

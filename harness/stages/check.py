@@ -105,13 +105,14 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     """Return layers, units, outputs and accuracy of a checkpoint. Raises ValueError with the
     problem."""
     images = open_images(run, "test")
-    broken = [name for name, value in model.state_dict().items() if _is_broken(value)]
+    named = dict([*model.named_parameters(), *model.named_buffers()])
+    broken = [name for name, value in named.items() if _is_broken(name, value)]
     if broken:
         raise ValueError(
             f"its weights hold NaN or infinite numbers ({listed(broken, 4)}): the training "
             f"diverged, or the file is damaged; leave it out: skip = [{epoch}] in the series"
         )
-    kinds = {value.dtype for value in model.parameters()} - {torch.float32}
+    kinds = {v.dtype for v in model.parameters() if v.is_floating_point()} - {torch.float32}
     if kinds:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         logger.info("weights of type %s are converted to float32", names)
@@ -186,8 +187,12 @@ def _strongest_image(maps: Tensor, layer: Layer) -> Tensor:
     return layer.strength(maps).amax(dim=2).argmax(dim=0)
 
 
-def _is_broken(value: Tensor) -> bool:
-    return value.is_floating_point() and not bool(torch.isfinite(value).all())
+def _is_broken(name: str, value: Tensor) -> bool:
+    """Return whether training has diverged here; a buffer may be infinite on purpose (a mask)."""
+    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+        return False
+    trained = isinstance(value, nn.Parameter) or "running_" in name
+    return trained or bool(value.isnan().any())
 
 
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:

@@ -44,7 +44,7 @@ class TrainSeries(Work):
 
     @property
     def depends(self) -> object:
-        return self.source.identity(-1)
+        return [self.source.identity(-1), vars(self.source.view)]
 
     @property
     def steps(self) -> int:
