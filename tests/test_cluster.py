@@ -74,6 +74,15 @@ def test_a_cluster_leaves_the_same_artifacts(cluster, tmp_path):
         assert there.run.has(part, here.fingerprint(part))
 
 
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (2, "cuda")])
+def test_auto_takes_the_gpus_of_the_cluster(tmp_path, gpus, device):
+    ray.init(num_cpus=1, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
+    try:
+        assert Engine(plan(tmp_path), 1, Console(quiet=True), "auto")._cluster_device == device
+    finally:
+        ray.shutdown()
+
+
 def test_what_goes_wrong_there_is_told_here(cluster, tmp_path):
     console = Console(quiet=True)
     with (

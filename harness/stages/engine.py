@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.queues import SimpleQueue
 from types import ModuleType
 
@@ -164,12 +164,12 @@ class Engine:
         """Run one Ray task per shard; a task that is lost with its worker is repeated elsewhere."""
         assert self._cluster is not None
         ray = _connect(self._cluster)
-        config = self._plan.config
-        on_gpu = config.device.startswith("cuda")
-        task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=3)(_alone)
+        config, device = self._plan.config, self._cluster_device
+        gpus = int(device == "cuda")
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_alone)
         run = copy(self._run)
         run.root = run.root.resolve()
-        how = ("cuda" if on_gpu else "cpu", config.precision, config.memory)
+        how = (device, config.precision, config.memory)
         running = {task.remote(run, shard, *how): shard for shard in _longest_first(shards)}
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
@@ -185,6 +185,19 @@ class Engine:
                     raise WorkError(_KILLED.format(title)) from None
                 advance(shard.work.steps)
         self._run.pull()
+
+    @cached_property
+    def _cluster_device(self) -> str:
+        """The device of the cluster's machines: as configured, or GPUs if it has any."""
+        assert self._cluster is not None
+        name = self._plan.config.device
+        gpus = _connect(self._cluster).cluster_resources().get("GPU", 0)
+        if name == "auto":
+            name = "cuda" if gpus else "cpu"
+        elif name.startswith("cuda") and not gpus:
+            note = "the cluster has no GPU now: the work waits for one (or set device = cpu)"
+            self._console.print(note, style="yellow", markup=False)
+        return name.partition(":")[0]
 
     def __enter__(self) -> Engine:
         return self
