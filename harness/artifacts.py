@@ -221,13 +221,24 @@ class Run:
         return self._read(artifact, _arrays)
 
     def tables(self, kind: str) -> pd.DataFrame:
-        """Read all tables of one kind (every series, epoch or pair), in path order."""
+        """Read all tables of one kind (every series, epoch or pair), in path order.
+
+        Rows of series and checkpoints that earlier configurations of the run had are left out.
+        """
         paths = self._paths(kind)
         if not paths:
             raise ArtifactError(
                 f"{self.root} holds no {kind} tables; make them with `conceptevo run`"
             )
-        return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+        table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+        epochs = self.manifest().get("checkpoints")
+        if epochs is None or "series" not in table:
+            return table
+        present = table["series"].isin(list(epochs))
+        if "epoch" in table and "{1:04d}" in LAYOUT[kind]:  # a log has epochs without checkpoint
+            keys = pd.MultiIndex.from_frame(table[["series", "epoch"]])
+            present &= keys.isin([(name, e) for name, some in epochs.items() for e in some])
+        return table[present].reset_index(drop=True)
 
     def holds(self, kind: str) -> bool:
         """Return whether the run has any artifact of a kind."""
@@ -274,7 +285,8 @@ class Run:
         write_text(self.root / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
     def manifest(self) -> dict[str, Any]:
-        """Return what the run was made with: configuration, base, space_methods, versions."""
+        """Return what the run was made with: configuration, checkpoints (series -> epochs), base,
+        space_methods, versions."""
         path = self.root / "manifest.json"
         if not path.exists():
             raise ArtifactError(f"{self.root} is not a run: it holds no manifest.json")

@@ -114,7 +114,7 @@ class EvolveSection(ImportanceParameters):
     """
 
     pairs: dict[str, Annotated[tuple[tuple[int, int], ...], DISTINCT]] = Field(default_factory=dict)
-    classes: Annotated[tuple[str, ...], DISTINCT] | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=1), DISTINCT] | None = None
 
 
 class ReportSection(Section):

@@ -3,9 +3,9 @@ the survey use it.
 
 A run has two such studies: the reversion study and the benchmark. `RUN/<study>/about.json` says
 what was run and which artifacts hold the results: `records` (one row per image and arm),
-`importance` (one row per neuron, class and method), `reliability` (of split halves), `sets` (the
-saved sets of neurons) and, for a benchmark, `neighbours` (of base neurons, per draw of a space
-method).
+`importance` (one row per neuron, class and method), `sizes` (of the neurons' changes),
+`reliability` (of split halves), `sets` (the saved sets of neurons) and, for a benchmark,
+`neighbours` (of base neurons, per draw of a space method).
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ class Results:
         return self._table("sets", wanted)
 
     @cached_property
+    def sizes(self) -> pd.DataFrame:
+        """One row per neuron and class: the size of its change, on which sets are matched."""
+        return self._table("importance", {}, "sizes")
+
+    @cached_property
     def reliability(self) -> pd.DataFrame:
         return self._table("reliability", {})
 
@@ -102,8 +107,8 @@ class Results:
             for says, names in series_of.items()
         ]
 
-    def _table(self, kind: str, wanted: Mapping[str, str]) -> pd.DataFrame:
-        listed = self.about["contents"].get(kind, [])
+    def _table(self, kind: str, wanted: Mapping[str, str], listed_as: str = "") -> pd.DataFrame:
+        listed = self.about["contents"].get(listed_as or kind, [])
         paths = [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in listed]
         if not paths:
             return pd.DataFrame()

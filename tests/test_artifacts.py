@@ -44,9 +44,16 @@ def test_a_cut_sidecar_counts_as_absent(tmp_path):
 
 def test_tables_of_a_kind_are_put_together(tmp_path):
     run = Run(tmp_path)
+    run.write_manifest({})
     for epoch in (3, 12):
-        run.save(Artifact("stimuli", ("vgg", epoch)), TABLE.assign(epoch=epoch), "f")
+        run.save(Artifact("stimuli", ("vgg", epoch)), TABLE.assign(series="vgg", epoch=epoch), "f")
+        run.save(Artifact("training_log", ("vgg",)), TABLE.assign(series="vgg", epoch=epoch), "f")
     assert run.tables("stimuli")["epoch"].tolist() == [3, 3, 12, 12]
+    run.write_manifest({"checkpoints": {"vgg": [3, 4]}})  # of another configuration
+    assert run.tables("stimuli")["epoch"].tolist() == [3, 3]
+    assert run.tables("training_log")["epoch"].tolist() == [12, 12]
+    run.write_manifest({"checkpoints": {"resnet": [3]}})
+    assert run.tables("stimuli").empty and run.tables("training_log").empty
     assert run.holds("stimuli") and not run.holds("concepts")
     with pytest.raises(ArtifactError, match="holds no concepts tables"):
         run.tables("concepts")

@@ -82,6 +82,10 @@ SERIES = [{"name": "a"}]
         ),
         ({"series": SERIES, "evolve": {"classes": ["c", "c"]}}, "evolve.classes: 'c' occurs 2"),
         (
+            {"series": SERIES, "evolve": {"classes": [], "methods": []}, "bench": {"splits": []}},
+            r"evolve\.methods: must .*1 item.*\n.*evolve\.classes: .*1 item.*\n.*splits: .*1 item",
+        ),
+        (
             {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4, 8]]}}},
             r"evolve\.pairs\.a\.0: a pair is two epochs, \[from, to\]",
         ),

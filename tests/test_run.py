@@ -137,6 +137,24 @@ def test_a_second_time_everything_is_reused(finished, config):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
 
 
+def test_with_another_configuration_it_reports_what_a_new_run_would(finished, tmp_path):
+    """Fewer series, epochs, classes and images leave files of the earlier configuration behind."""
+    values = {**VALUES, "series": [{**VGG, "skip": [0]}], "probe": {"k": 6}}
+    evolve = {"methods": ["sign_t"], "images_per_class": 2, "classes": ["fish", "clock"]}
+    config = write_toml(tmp_path / "other.toml", {**values, "evolve": evolve})
+    runs = [tmp_path / when / "run" for when in ("before", "now")]  # reports say the folder's name
+    shutil.copytree(finished, runs[0])
+    reports = []
+    for run in runs:
+        say("run", config, "--out", run)
+        say("explore", run)
+        paths = [*run.glob("report/*/*.*"), run / "explore.html"]
+        kept = [p for p in paths if p.suffix in (".csv", ".png", ".html") and p.stem != "times"]
+        reports.append({path.relative_to(run): path.read_bytes() for path in kept})
+    old, new = reports
+    assert [name for name in {**old, **new} if old.get(name) != new.get(name)] == []
+
+
 def test_killed_it_leaves_no_worker_and_goes_on_to_the_same_bytes(finished, config, tmp_path):
     """`test_interrupted.py` stops runs everywhere, and kills more of them at night."""
     out, workers = tmp_path / "run", write_toml(tmp_path / "two.toml", {**VALUES, "workers": 2})

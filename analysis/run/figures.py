@@ -40,7 +40,7 @@ def training(run: Run) -> Figure | None:
         return None
     log = run.tables("training_log")
     canvas, axes = plt.subplots(figsize=(4.6, 2.8))
-    probed = run.tables("space_neurons")[["series", "epoch"]].drop_duplicates()
+    probed = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
     for index, (series, rows) in enumerate(in_order(run, log).groupby("series", sort=False)):
         style = look(index)
         colour = style["color"]

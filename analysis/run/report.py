@@ -83,7 +83,7 @@ def write_exhibits(
     """
     manifest = run.manifest()
     shelf.use(report, manifest["configuration"].get("report", {}).get("exhibits", []))
-    for old in (folder / "tables").glob("*.*"):
+    for old in [*folder.glob("tables/*.*"), *folder.glob("figures/*.*")]:
         old.unlink()
     tables = shelf.tables_of(report, subject)
     for table in tables.values():

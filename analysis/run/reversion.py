@@ -149,10 +149,11 @@ def matching(run: Run) -> Table | None:
     """Show how similar matched sets are to q1 in size of change."""
     if not has_results(run, REVERSION):
         return None
-    importance = run.tables("importance")
-    sizes = importance[importance["method"] == "change"].drop(columns="method")
-    sets = read_results(run.root, REVERSION).sets()
-    table = reversion.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], sizes)
+    results = read_results(run.root, REVERSION)
+    if results.sizes.empty:
+        return None  # runs of older versions do not list them
+    sets = results.sets()
+    table = reversion.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], results.sizes)
     return Table(
         "matching",
         "How close matched sets are to q1 in size of change",

@@ -62,10 +62,14 @@ class BenchParameters(Section):
     """
 
     methods: Methods = tuple(IMPORTANCE)
-    ablations: Annotated[tuple[str, ...], DISTINCT, each(ABLATIONS.get)] = ("revert",)
+    ablations: Annotated[tuple[str, ...], Field(min_length=1), DISTINCT, each(ABLATIONS.get)] = (
+        "revert",
+    )
     steps: int = Field(8, ge=2)
     random_draws: int = Field(39, ge=1)
-    splits: Annotated[tuple[Literal["heldout", "importance"], ...], DISTINCT] = ("heldout",)
+    splits: Annotated[
+        tuple[Literal["heldout", "importance"], ...], Field(min_length=1), DISTINCT
+    ] = ("heldout",)
     space_seeds: int = Field(3, ge=1)
 
 

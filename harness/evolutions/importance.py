@@ -161,7 +161,7 @@ def importance_method(name: str) -> ImportanceMethod:
     raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
 
 
-Methods = Annotated[tuple[str, ...], DISTINCT, each(importance_method)]
+Methods = Annotated[tuple[str, ...], Field(min_length=1), DISTINCT, each(importance_method)]
 
 
 class ImportanceParameters(Section):

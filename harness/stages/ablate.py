@@ -293,8 +293,10 @@ def study_steps(
 
 def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
     """Return the artifacts that a study's results consist of, by kind."""
-    scores = [work for work in score_works(study) if work.method in study.methods]
+    every = score_works(study)
+    scores = [work for work in every if work.method in study.methods]
     return {
+        "sizes": [work.makes[0] for work in every if work.method == "change"],
         "importance": [work.makes[0] for work in scores],
         "reliability": [work.makes[1] for work in scores],
         "sets": [made for work in set_works(study) for made in work.makes],

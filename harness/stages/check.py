@@ -286,9 +286,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     yield "checking checkpoints", works
     if plan.looks_only or not works:
         return
-    of_run = {work.place for work in works}
     rows = plan.run.tables("check")
-    rows = rows[[key in of_run for key in zip(rows["series"], rows["epoch"], strict=True)]]
     for note in remarks(plan.config, rows):
         logger.warning("%s", note)
     refuse(problems(plan, rows))
