@@ -75,6 +75,7 @@ SERIES = [{"name": "a"}]
             {"series": [{"name": "a", "mean": [124, 116, 104], "std": [58, 57, 57]}]},
             r"of pixels in \[0, 1\], got mean = \[124.0, .*divide both by 255",
         ),
+        ({"series": [{"name": "a", "mean": [0], "std": [255]}]}, r"std = \[255.0\]; if they are"),
         ({"series": SERIES, "space": {"methods": []}}, r"space\.methods: must have at least 1"),
         (
             {"series": SERIES, "evolve": {"pairs": {"a": [[1, 4], [1, 4]]}}},

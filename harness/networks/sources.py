@@ -95,10 +95,11 @@ class Source(BaseModel, ABC):
             )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {list(self.std)}")
-        if max(map(abs, self.mean)) > 1:
+        if max(map(abs, (*self.mean, *self.std))) > 1:
             raise ValueError(
-                f"mean and std must be those of pixels in [0, 1], got mean = {list(self.mean)}; if "
-                f"they are those of pixels in [0, 255], divide both by 255"
+                f"mean and std must be those of pixels in [0, 1], got mean = {list(self.mean)}, "
+                f"std = {list(self.std)}; if they are those of pixels in [0, 255], divide both by "
+                f"255"
             )
         if len({"resize", "crop"} & self.model_fields_set) == 1:
             raise ValueError(

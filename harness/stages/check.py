@@ -286,7 +286,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     yield "checking checkpoints", works
     if plan.looks_only or not works:
         return
-    rows = plan.run.tables("check")
+    rows = pd.concat([plan.run.table(work.makes[0]) for work in works], ignore_index=True)
     for note in remarks(plan.config, rows):
         logger.warning("%s", note)
     refuse(problems(plan, rows))
