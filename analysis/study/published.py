@@ -1,4 +1,4 @@
-"""Figures of the published implementation, for comparison (METHOD, section 3)."""
+"""Results of the published implementation of ConceptEvo, with which a run is compared."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def solve_image_vectors(
     # further would fit noise.
     length = np.linalg.norm(neuron_vectors, axis=0) * sparse.linalg.norm(means)
     goal = np.maximum(tolerance**2 * size, (ROUNDING * length) ** 2)
-    for _ in range(max_steps or 10 * means.shape[0] + 100):
+    for _ in range(10 * means.shape[0] + 100 if max_steps is None else max_steps):
         if (size <= goal).all():
             vectors = np.zeros((image_count, solution.shape[1]))
             vectors[used] = solution

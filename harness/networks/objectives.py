@@ -60,7 +60,7 @@ OBJECTIVES: Registry[Objective] = Registry("objective")
 
 
 def logit(output: Tensor, labels: Tensor) -> Tensor:
-    """Return the output of the class (METHOD section 2; ConceptEvo, section 3.2)."""
+    """Return the output of the class (ConceptEvo, section 3.2)."""
     return output.gather(1, labels[:, None])[:, 0]
 
 
