@@ -142,6 +142,17 @@ def test_class_embeddings_that_do_not_fit_are_refused(suffix, change, message, t
         read_embeddings(path, NAMES)
 
 
+def test_a_table_of_embeddings_has_one_row_for_each_class(tmp_path, monkeypatch):
+    path = tmp_path / "texts.csv"
+    path.write_text("class,0,1\nNA,1,2\nnull,3,4\n")
+    assert read_embeddings(path, ["null", "NA"]).tolist() == [[3, 4], [1, 2]]
+    monkeypatch.setenv("TEXTS", str(tmp_path))
+    assert choose_objective("$TEXTS/texts.csv").file == path
+    path.write_text("class,0,1\na,1,2\na,3,4\n")
+    with pytest.raises(ValueError, match="it has several rows for a"):
+        read_embeddings(path, ["a"])
+
+
 def test_names_that_stand_for_nothing_are_refused(tmp_path):
     for name, message in {
         "logits": "unknown objective 'logits'; known: logit, .* or a file of class embeddings",

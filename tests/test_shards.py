@@ -11,9 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 from harness.artifacts import Artifact
-from harness.config import parse_config
+from harness.config import FolderImagesSection, parse_config
 from harness.images.folders import folder_images, image_remarks, left_out
 from harness.images.sets import View, open_images
+from harness.stages.images import ListImages
 from harness.stages.run import run_until
 
 VIEW = View(16, 16)
@@ -40,18 +41,18 @@ def webdataset(folder, drawn, labels=lambda n: n % 3):
     return folder / "part-*.tar"
 
 
-def dataset(drawn):
+def dataset(drawn, names=NAMES):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
-        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(NAMES))}
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(names))}
     )
     rows = {"picture": [{"bytes": f, "path": None} for f in drawn[1]], "kind": [0, 1, 2] * 4}
     return datasets.Dataset.from_dict(rows, features=features)
 
 
-def parquet(folder, drawn):
-    dataset(drawn).to_parquet(folder / "train.parquet", batch_size=5)
-    return folder / "train.parquet"
+def parquet(folder, drawn, name="train.parquet", names=NAMES):
+    dataset(drawn, names).to_parquet(folder / name, batch_size=5)
+    return folder / name
 
 
 def arrow(folder, drawn):
@@ -91,6 +92,16 @@ def test_a_run_reads_them_and_is_stale_when_a_file_changes(drawn, tmp_path):
     run_until("images", parse_config(values), tmp_path / "run", Console(quiet=True))
     assert run.about(Artifact("image_index", ("test",)))["fingerprint"] != before
     assert open_images(run, "test").labels.tolist() == [1, 2, 0] * 4
+
+
+def test_another_order_of_the_probe_classes_makes_the_test_labels_stale(drawn, tmp_path):
+    test = parquet(tmp_path, drawn, "test.parquet")
+    probes = [parquet(tmp_path, drawn, f"{n}.parquet", NAMES[::n]) for n in (1, -1)]
+    listed = [
+        ListImages("test", FolderImagesSection(source="folder", probe=probe, test=test)).depends
+        for probe in (*probes, probes[0])
+    ]
+    assert listed[0] == listed[2] != listed[1]
 
 
 def test_what_does_not_fit_is_said(drawn, tmp_path):

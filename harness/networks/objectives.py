@@ -8,6 +8,7 @@ function.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -114,7 +115,7 @@ def choose_objective(name: str) -> Objective:
             something that cannot be called.
     """
     if name.endswith(SUFFIXES):
-        path = Path(name).expanduser()
+        path = Path(os.path.expandvars(name)).expanduser()
         if not path.is_file():
             raise ValueError(f"objective {name!r}: there is no such file of class embeddings")
         says = f"the cosine similarity of the network's output to the class's embedding in {name}"
@@ -191,9 +192,12 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
 
 def _read(path: Path, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
     if path.suffix == ".csv":
-        table = pd.read_csv(path, dtype={"class": str})
+        # a class may be called NA
+        table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False, na_values=[""])
         if "class" not in table:
             raise ValueError("it has no column `class`")
+        if twice := list(table["class"][table["class"].duplicated()]):
+            raise ValueError(f"it has several rows for {listed(twice)}")
         return dict(zip(table.pop("class"), table.to_numpy(dtype=np.float32), strict=True))
     arrays = np.load(path, allow_pickle=False)
     if path.suffix == ".npz":

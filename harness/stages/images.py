@@ -78,11 +78,12 @@ class ListImages(Work):
 
     @property
     def depends(self) -> object:
-        """Return the files with size and modification time."""
+        """Return the files with size and modification time, and the classes: those of the probe
+        images number the labels of every split."""
         paths = dict.fromkeys(map(file_of, self._files.paths))
         stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        return files, self._left_out
+        return files, self._left_out, self._files.classes
 
     @cached_property
     def _left_out(self) -> dict[str, int]:
