@@ -440,6 +440,19 @@ def test_patterns_find_the_epochs(pattern, names, tmp_path):
     assert source(tmp_path, pattern, skip=(1,)).epochs() == (20,)
 
 
+def test_a_pattern_that_fits_several_numbers_is_refused(tmp_path):
+    for name in ("net_5_acc_0.93.pth", "net_6_acc_0.95.pth"):
+        (tmp_path / name).touch()
+
+    def epochs(pattern):
+        fields = {"name": "mine", "architecture": "a", "folder": tmp_path, "pattern": pattern}
+        return FolderSource(**fields).epochs()
+
+    assert epochs("net_{epoch}_*.pth") == epochs("*_{epoch}_acc*") == (5, 6)
+    with pytest.raises(CheckpointError, match=r"epoch of net_5_acc_0.93.pth may be 5 or 93: write"):
+        epochs("*{epoch}*.pth")
+
+
 def test_files_without_an_epochs_number_are_counted(tmp_path):
     for name in ("model-1.pth", "model-best.pth", "model-1.5.pth", "model-last.pth", "notes.pth"):
         (tmp_path / name).write_bytes(b"x")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -24,6 +23,7 @@ from harness.files import file_hash
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, weight_files
+from harness.networks.numbered import numbered
 from harness.networks.objectives import choose_objective
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
@@ -181,10 +181,6 @@ class TrainedSource(ArchitectureSource):
         return fingerprint(architecture, self.training.model_dump(), self.seed, epoch)
 
 
-#: Parts of a pattern of paths -> regular expression.
-_EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(?<!\d)(\d+)(?!\d)"}
-
-
 @SOURCES.add("folder")
 class FolderSource(ArchitectureSource):
     """A folder of checkpoint files whose names contain the epoch.
@@ -249,19 +245,10 @@ class FolderSource(ArchitectureSource):
             place = "" if self.folder.is_absolute() else f" (looked for in {Path.cwd()})"
             what = "is not a folder" if self.folder.exists() else "does not exist"
             raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
-        pattern = self.pattern.removeprefix("./")
-        # brackets and question marks have no special meaning in `pattern`
-        literal = re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*")
-        parts = (part if part == "**" else re.sub(r"\*+", "*", part) for part in literal.split("/"))
-        paths = self.folder.glob("/".join(parts))
-        expression = re.compile(
-            "".join(
-                _EXPRESSIONS.get(part, re.escape(part))
-                for part in re.split(r"(\*\*/|\*|\{epoch\})", pattern)
-            )
-        )
-        matches = ((p, expression.fullmatch(p.relative_to(self.folder).as_posix())) for p in paths)
-        return sorted((path, int(match.group(1)) if match else None) for path, match in matches)
+        try:
+            return numbered(self.folder, self.pattern)
+        except ValueError as error:
+            raise CheckpointError(f"series {self.name!r}: {error}") from error
 
     def epochs(self) -> tuple[int, ...]:
         return tuple(self.files())
