@@ -427,6 +427,41 @@ def test_times_that_the_browser_cannot_have_measured_are_counted(study, tables):
     assert "longer time than passed between showing the trial and storing the response" in said
 
 
+def test_responses_faster_than_people_react_are_counted(study, tables):
+    answers, people = tables
+    rows = answers.index[answers["role"] == "trial"]
+    answers.loc[rows[:3], "milliseconds"] = [199, 200, 0]  # 0 is no time
+    found = {check.name: check.answers for check in checks(prepare(study, answers, people))}
+    assert found["response time below 200 ms"] == 1
+
+
+def test_positions_that_contradict_the_times_are_counted(study, tables):
+    answers, people = tables
+
+    def counts(table):
+        check = {c.name: c for c in checks(prepare(study, table, people))}
+        return check["positions that contradict the times"]
+
+    assert counts(answers).answers == 0
+    turned = answers.copy()
+    last = turned.groupby("participant")["position"].transform("max")
+    mine = turned["participant"] == "p000"
+    turned.loc[mine, "position"] = (last - turned["position"])[mine]
+    assert (counts(turned).participants, counts(turned).answers) == (
+        1,
+        int((mine & (turned["role"] == "trial")).sum()) - 1,
+    )
+    assert "which the survey precludes: positions or times were altered" in counts(turned).sentence
+
+
+def test_ids_that_differ_only_in_spaces_or_case_are_one_person(study, tables):
+    answers, people = tables
+    again = people.assign(participant=people["participant"].replace("p001", "P000 "))
+    answers = answers.assign(participant=answers["participant"].replace("p001", "P000 "))
+    with pytest.raises(ResponseError, match=r"participant 'P000 ' is missing or listed twice \(sp"):
+        prepare(study, answers, again)
+
+
 def test_answers_after_the_time_limit_are_counted(study, tables):
     answers, people = tables
     name = "later than the time limit of the trial"

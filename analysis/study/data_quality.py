@@ -23,6 +23,8 @@ from tasks.responses import LATE_AFTER
 LISTED = 5
 #: So many milliseconds may the browser's and the server's time of an answer differ.
 CLOCKS = 2000
+#: So many milliseconds does the simplest reaction to something seen take; a choice takes longer.
+REACTION = 200
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Check:
 
 def checks(responses: Responses) -> list[Check]:
     """Return all checks, in the order of the table."""
-    parts = (_people, _incomplete, _confidence, _times, _durations, _unanswered, _rules, _unchecked)
+    parts = (
+        _people, _incomplete, _confidence, _times, _order, _durations, _unanswered, _rules,
+        _unchecked,
+    )  # fmt: skip
     return [check for part in parts for check in part(responses)]
 
 
@@ -150,12 +155,36 @@ def _times(responses: Responses) -> Iterator[Check]:
         "showing the trial and storing the response; analyses of time include them.",
         answers=longer,
     )
+    fast = int((taken.gt(0) & (taken < REACTION)).sum())
+    yield Check(
+        f"response time below {REACTION} ms",
+        f"{counted(fast, 'response')} came less than {REACTION} ms after the pictures were shown, "
+        "faster than people react; they are analysed like the others.",
+        answers=fast,
+    )
     late = int(answers["late"].sum())
     yield Check(
         "later than the time limit of the trial",
         f"{counted(late, 'response')} reached the server more than {LATE_AFTER} s after the time "
         "limit of the trial; they are analysed like the others.",
         answers=late,
+    )
+
+
+def _order(responses: Responses) -> Iterator[Check]:
+    """Yield responses that overlap in time with the one before them, which the survey precludes."""
+    answers = responses.answers.sort_values(["participant", "position"])
+    before = answers.groupby("participant")["answered_at"].shift()
+    overlap = (before - answers["shown_at"]).dt.total_seconds() * 1000 > CLOCKS
+    count, who = int(overlap.sum()), answers.loc[overlap, "participant"].nunique()
+    yield Check(
+        "positions that contradict the times",
+        f"By position, {counted(count, 'trial')} of {counted(who, 'analysed participant')} "
+        f"{'was' if count == 1 else 'were'} shown before the previous response was stored, which "
+        "the survey precludes: positions or times were altered. The change over the session "
+        "follows the positions.",
+        who,
+        count,
     )
 
 

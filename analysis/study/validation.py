@@ -75,9 +75,10 @@ class _Rows:
 def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
     people = rows.table
     rows.refuse(people["study"] != study.hash, OTHER_STUDY + repr(study.hash))
+    alike = people["participant"].str.strip().str.casefold()
     rows.refuse(
-        people["participant"].duplicated(keep=False) | people["participant"].isna(),
-        "participant {participant!r} is missing or listed twice",
+        alike.duplicated(keep=False) | alike.isna(),
+        "participant {participant!r} is missing or listed twice (spaces and case do not count)",
     )
     for column, known in (("source", SOURCES), ("status", STATUSES)):
         there = f"unknown {column} {{{column}!r}}; there are {', '.join(known)}"
