@@ -44,7 +44,7 @@ _LABELS = ["series", "ablation", "layer", "method", "arm", "split"]
 
 @dataclass(frozen=True)
 class ChooseSets(Work):
-    """Chooses the sets of one method (or of CONTROLS, which depend on no method) for one pair."""
+    """Work that chooses the sets of one method, or the controls of no method, for one pair."""
 
     study: AblationStudy
     pair: Pair
@@ -121,7 +121,8 @@ def _generator(
 
 @dataclass(frozen=True)
 class RunArms(Work):
-    """Runs the arms of one method with one ablation on one pair; one row per image and arm."""
+    """Work that runs the arms of one method on one pair by one ablation: a row per image and
+    arm."""
 
     study: AblationStudy
     source: Source
@@ -139,7 +140,7 @@ class RunArms(Work):
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        # through the sets' scores: the checkpoints, the layers and the test images
+        # the sets depend on the checkpoints, layers and test images through their scores
         sets = self.study.sets(self.pair, self.kind, self.method, self.classes)
         return sets, *prototypes_read(self.source, self.pair.epoch_to)
 
@@ -206,7 +207,7 @@ def images_shown(images: SeriesImages, class_id: int, split: str) -> np.ndarray:
 
 
 def donors(images: ImageSet, ids: Tensor, seed: int) -> np.ndarray:
-    """Return for each image an image of another class, independent of batches."""
+    """Return one image of another class per image; the choice does not depend on the batches."""
     chosen = []
     for image in ids.tolist():
         others = np.flatnonzero(images.labels != images.labels[image])
@@ -241,8 +242,8 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
 
 
 def ablation_size(series: str, models: ModelPair, images: SeriesImages) -> int:
-    """Return the images per pass, at most as configured, with which ablation fits the memory of
-    this worker.
+    """Return the number of images per pass, at most the configured one, with which ablation fits
+    the memory of this worker.
 
     Raises:
         ValueError: not even FEWEST images fit.
@@ -253,8 +254,8 @@ def ablation_size(series: str, models: ModelPair, images: SeriesImages) -> int:
 
 
 def bytes_an_image(models: ModelPair, images: SeriesImages) -> float:
-    """Bytes that one image takes in a worker: kept maps of both models, their replacements, and
-    twice as much again for what a run in progress, or a graph for gradients, holds."""
+    """Return the bytes per image in a worker: kept maps of both models, their replacements, and
+    twice as much again for a pass in progress or a graph for gradients."""
     batch = images.few()
     total = 0
     with torch.inference_mode(), resources().device.computing():
@@ -269,11 +270,11 @@ def bytes_an_image(models: ModelPair, images: SeriesImages) -> float:
 def study_steps(
     study: AblationStudy, plan: Plan, more: Mapping[str, list[Artifact]] | None = None
 ) -> Iterator[Step]:
-    """Choose sets of scored neurons, ablate them, and record what the results consist of.
+    """Choose sets of scored neurons, ablate them, and record which artifacts hold the results.
 
     Args:
         study: what is covered.
-        plan: to which the scores of the study have been added.
+        plan: in which the scores of the study are declared.
         more: kind -> further artifacts of the results.
     """
     if not plan.looks_only:
@@ -305,7 +306,7 @@ def contents(study: AblationStudy) -> dict[str, list[Artifact]]:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Do the reversion study."""
+    """Run the reversion study."""
     study = reversion_study(plan)
     if not study.pairs:
         return

@@ -34,7 +34,7 @@ FINDING = ["series", "kind", "epochs", "layers", "value", "text"]
 
 @dataclass(frozen=True)
 class SketchCheckpoint(OfCheckpoint):
-    """Computes what is kept of one checkpoint's weights."""
+    """Work that computes samples, norms, counts and digests of one checkpoint's weights."""
 
     kinds = ("audit_weights", "audit_layers")
     depends = (SAMPLE, DEAD)
@@ -56,7 +56,7 @@ class SketchCheckpoint(OfCheckpoint):
 
 @dataclass(frozen=True)
 class CompareCheckpoints(Work):
-    """Compares the checkpoints of one series."""
+    """Work that compares the weights of all checkpoints of one series."""
 
     series: str
     epochs: tuple[int, ...]
@@ -97,10 +97,10 @@ class CompareCheckpoints(Work):
 
 
 def trajectory(run: Run, series: str, tables: dict[int, pd.DataFrame]) -> Trajectory:
-    """Return the trajectory of a series, computed layer by layer, so that all weights are never
-    in memory together.
+    """Return the trajectory of a series. It is computed layer by layer, so that the weights of all
+    layers are never in memory together.
 
-    Only layers that all checkpoints have, of the same size, are compared.
+    Only layers that all checkpoints have, with the same size, are compared.
     """
     epochs = tuple(tables)
     sizes = [dict(zip(table["layer"], table["size"], strict=True)) for table in tables.values()]
@@ -143,14 +143,14 @@ def _read(path, number: int) -> np.ndarray:
 
 
 def _distances(sample: np.ndarray) -> np.ndarray:
-    """Compute Euclidean distances [n, n] between the rows of [n, weights], pair by pair, because
-    the difference of large products would lose small distances."""
-    with np.errstate(invalid="ignore"):  # what is infinite is found by its count
+    """Return the Euclidean distances [n, n] between the rows of `sample` [n, weights].
+    Differences are squared, because the difference of large products would lose small distances."""
+    with np.errstate(invalid="ignore"):  # `non_finite` counts these
         return np.array([np.sqrt(np.square(sample - row).sum(axis=1)) for row in sample])
 
 
 def _by_checkpoint(series: str, way: Trajectory) -> pd.DataFrame:
-    """One row per checkpoint."""
+    """Return one row per checkpoint."""
     return pd.DataFrame(
         {
             "series": series,
@@ -184,7 +184,7 @@ def _unchanged(way: Trajectory, place: int) -> int:
 
 
 def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
-    """One row per layer and checkpoint."""
+    """Return one row per layer and checkpoint."""
     frames = [
         pd.DataFrame(
             {
@@ -204,7 +204,7 @@ def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Compare the weights of the checkpoints of every series, and warn of doubtful ones."""
+    """Compare the weights of the checkpoints of every series, and log the findings as warnings."""
     give_checkpoints(plan)
     yield "reading weights", list(starmap(SketchCheckpoint, loadable(plan.config)))
     works = [CompareCheckpoints(s.name, s.loadable()) for s in plan.config.series if s.loadable()]
@@ -213,5 +213,5 @@ def steps(plan: Plan) -> Iterator[Step]:
         return
     for work in works:
         for row in plan.run.table(work.makes[-1]).itertuples():
-            if row.kind != "unreadable":  # the stage `check` says so
+            if row.kind != "unreadable":  # reported by the stage `check`
                 logger.warning("series %r: %s", row.series, row.text)

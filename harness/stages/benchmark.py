@@ -1,4 +1,4 @@
-"""The benchmark: what is requested, checked against the run, and its steps."""
+"""The benchmark: its coverage, checked against the run, and its steps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from harness.stages.study import AblationStudy, chosen_classes
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a benchmark covers; empty values mean those of the run.
+    """What a benchmark covers. An empty field stands for what the run's configuration covers.
 
     Attributes:
         methods: importance methods; "all" stands for every registered one.
-        classes: names.
-        pairs: each "series:from-to".
+        classes: names of classes.
+        pairs: each of the form "series:from-to".
         layers: module names or patterns.
         ablations, splits: see BenchParameters.
     """
@@ -45,10 +45,10 @@ class Coverage:
 
 
 def bench_config(run: Run, covered: Coverage) -> Config:
-    """Return the configuration of a probed run with what the benchmark covers.
+    """Return the configuration of a probed run, changed to what the benchmark covers.
 
     Raises:
-        ConfigError: what is not there, and what is.
+        ConfigError: an invalid method, ablation or split; the message says what is allowed.
     """
     config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
     named = [m for name in covered.methods for m in (IMPORTANCE if name == "all" else [name])]
@@ -69,11 +69,12 @@ def bench_study(plan: Plan, covered: Coverage) -> AblationStudy:
     """Return the benchmark of a run as a study.
 
     Args:
-        plan: with `bench_config`'s configuration.
-        covered: its pairs and layers.
+        plan: with the configuration that `bench_config` returns.
+        covered: only its pairs and layers are used.
 
     Raises:
-        ConfigError: what is not there, and what is.
+        ConfigError: a series, class or layer is unknown, or there is no pair.
+        ValueError: a pair's epochs are not epochs of its series, in increasing order.
     """
     config, pairs, layers = plan.config, covered.pairs, covered.layers
     everything = [(source, pair) for source in config.series for pair in config.pairs(source)]
@@ -120,7 +121,7 @@ def _layers(run: Run, series: str, patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def bench_steps(study: AblationStudy, plan: Plan) -> Iterator[Step]:
-    """Do what neither the reversion study nor an earlier benchmark has done."""
+    """Do the work of the benchmark that neither the reversion study nor a benchmark has done."""
     config = study.config
     again = [
         PlaceAgain(method, config, draw)

@@ -1,4 +1,4 @@
-"""Stage: check that every checkpoint can be used; all problems are reported together before work
+"""Stage: check that every checkpoint can be used, and report all problems together before work
 begins."""
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from harness.text import listed
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 32  # on which a checkpoint is tried
+IMAGES = 32  # number of test images on which a checkpoint is tried
 
 
 @dataclass(frozen=True)
 class CheckCheckpoint(OfCheckpoint):
-    """Loads one checkpoint and tries it on a few test images."""
+    """Work that loads one checkpoint and tries it on a few test images."""
 
     kinds = ("check",)
 
@@ -77,7 +77,7 @@ class CheckCheckpoint(OfCheckpoint):
 
 @contextmanager
 def _notes() -> Iterator[list[str]]:
-    """Collect what is logged while the block runs."""
+    """Collect the messages that the block logs; they are not shown."""
     notes: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
@@ -97,13 +97,13 @@ def _notes() -> Iterator[list[str]]:
 def check_untrained(source: TrainedSource, run: Run) -> None:
     """Raise ValueError if a series that is yet to be trained could not be used after training."""
     model = build(source.architecture, len(open_images(run, "test").classes), source.seed)
-    with _notes():  # they are said of the trained ones
+    with _notes():  # reported when the trained checkpoints are checked
         _tried(name_network(usable(model), f"series {source.name!r}, untrained"), source, 0, run)
 
 
 def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, object]:
-    """Return layers, units, outputs and accuracy of a checkpoint. Raises ValueError with the
-    problem."""
+    """Try a checkpoint on test images; return the numbers of layers, units, outputs and images,
+    and the accuracy. Raises ValueError with the problem."""
     images = open_images(run, "test")
     named = dict([*model.named_parameters(), *model.named_buffers()])
     broken = [name for name, value in named.items() if _is_broken(name, value)]
@@ -156,7 +156,7 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
 def _say_precision(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, logits: Tensor, device: Device
 ) -> None:
-    """Report how a lower precision changes predictions and the strongest images."""
+    """Report how many predictions and strongest images a lower precision leaves unchanged."""
     if device.precision == "float32":
         return
     full = replace(device, precision="float32")
@@ -188,7 +188,7 @@ def _strongest_image(maps: Tensor, layer: Layer) -> Tensor:
 
 
 def _is_broken(name: str, value: Tensor) -> bool:
-    """Return whether training has diverged here; a buffer may be infinite on purpose (a mask)."""
+    """Return whether a trained value is not finite, or a buffer NaN (masks may be infinite)."""
     if not value.is_floating_point() or bool(torch.isfinite(value).all()):
         return False
     trained = isinstance(value, nn.Parameter) or "running_" in name
@@ -196,15 +196,15 @@ def _is_broken(name: str, value: Tensor) -> bool:
 
 
 def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
-    """Return what prevents work, each with its place."""
+    """Return one message per problem that prevents the run."""
     texts = []
     files = {s.name: s for s in plan.config.series if isinstance(s, FolderSource)}
     epochs: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for row in rows[rows["problem"] != ""].itertuples():
-        # an error in the network's own code names its place itself
+        # errors in the user's network code already name their place
         place = f"series {row.series!r}, epoch {row.epoch}: "
         text = alike = str(row.problem).removeprefix(place)
-        if source := files.get(str(row.series)):  # what is wrong with all files is said once
+        if source := files.get(str(row.series)):  # a problem of many files is reported once
             alike = text.replace(str(source.files()[row.epoch]), "")
         epochs.setdefault((str(row.series), alike), (text, []))[1].append(str(row.epoch))
     for (series, _), (text, those) in epochs.items():
@@ -231,7 +231,7 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
 
 
 def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
-    """Return what users should know before work begins."""
+    """Return notes for the user on what does not prevent the run."""
     said: dict[str, list[str]] = {}
     for row in rows.itertuples():
         for note in str(row.notes).splitlines():
@@ -280,7 +280,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Try every checkpoint; report problems, and refuse to go on if there are any."""
+    """Try every checkpoint, and raise ConfigError with all problems if there are any."""
     give_checkpoints(plan)
     works = list(starmap(CheckCheckpoint, loadable(plan.config)))
     yield "checking checkpoints", works

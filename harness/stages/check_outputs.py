@@ -40,7 +40,7 @@ def check_outputs(source: Source, images: ImageSet, output: Tensor, sigmoid: boo
 
 
 def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -> None:
-    """Raise ValueError if the indices of the classes in the output are unknown."""
+    """Raise ValueError if it is not known which output each class has."""
     if unknown := sorted(set(source.class_outputs) - set(classes)):
         raise ValueError(
             f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
@@ -104,8 +104,8 @@ def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
 def class_accuracy(
     run: Run, source: Source, epoch: int, output: Tensor, labels: np.ndarray
 ) -> float:
-    """Return the share of images whose class has the largest score; NaN if this needs prototypes
-    that are not computed yet.
+    """Return the share of images whose class has the largest score; NaN if the scores need
+    prototypes, which are computed later.
 
     Raises ValueError if the objective cannot be used on these outputs.
     """

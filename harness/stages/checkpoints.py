@@ -1,4 +1,4 @@
-"""What all stages that run networks share: checkpoints, their layers, and pairs of them."""
+"""What all stages that run networks share: the checkpoints, their layers, and their pairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.networks.wrappers import usable
 from harness.records import Checkpoint, Pair
 from harness.stages.stage import Plan, Work
 
-#: Fields of a source that say which checkpoints there are, not what one of them is.
+#: Fields of a source on which the outputs of a checkpoint do not depend.
 _UNSEEN = {
     *("name", "source", "training", "only", "skip", "checkpoints", "at", "objective"),
     *("revisions", "cache"),
@@ -67,7 +67,7 @@ class OfCheckpoint(Work):
     epoch: int
 
     split: ClassVar[str] = "test"
-    #: Of the artifacts that it makes, one each.
+    #: Kinds of the artifacts that it makes, one artifact of each kind.
     kinds: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -87,7 +87,7 @@ class OfCheckpoint(Work):
 class OfLayers(OfCheckpoint):
     """A piece of work that also uses the layers of the checkpoint."""
 
-    #: Before "series …", where a pass does not fit the memory.
+    #: What it does, for the message if a pass does not fit the memory, e.g. "probing".
     doing: ClassVar[str] = ""
 
     @property
@@ -108,14 +108,14 @@ class OfLayers(OfCheckpoint):
     def pass_size(
         self, run: Run, network: Network, work: Callable[[int], object], most: int, held: int
     ) -> int:
-        """Return the images per pass with which it fits the memory.
+        """Return the number of images per pass with which the work fits the memory.
 
         Args:
-            run: whose work it is.
+            run: of the work.
             network: the checkpoint's.
-            work: does the same on so many images.
+            work: does the same work on a given number of images.
             most: the largest batch wanted.
-            held: bytes of what is kept between passes.
+            held: bytes that are kept between passes.
         """
         few = min(FEWEST, len(open_images(run, self.split)))
         what = f"{self.doing} series {self.source.name!r}"
@@ -124,8 +124,8 @@ class OfLayers(OfCheckpoint):
 
 
 def loadable(config: Config) -> list[tuple[Source, int]]:
-    """Return every checkpoint whose weights exist, or will exist after training: its series and
-    epoch."""
+    """Return the series and epoch of every checkpoint that has, or after training will have,
+    weights."""
     return [(source, epoch) for source in config.series for epoch in source.loadable()]
 
 
@@ -140,7 +140,7 @@ def opened(run: Run, source: Source, epoch: int) -> nn.Module:
     """Return the model of one checkpoint without wrappers and with a name for messages.
 
     Raises:
-        ValueError: it cannot be loaded, or not be looked into.
+        ValueError: it cannot be loaded, or its inner modules or weights cannot be accessed.
     """
     model = source.load(epoch, len(open_images(run, "test").classes), run)
     return name_network(usable(model), f"series {source.name!r}, epoch {epoch}")
@@ -156,7 +156,7 @@ def prepared(model: nn.Module, source: Source, in_channels_last: bool) -> nn.Mod
 
 
 def view_of(run: Run, source: Source) -> View:
-    """Return a series' view of images, in the memory format that its code needs."""
+    """Return a series' view of images, in the memory format that suits its network."""
     artifact = Artifact("layers", (source.name,))
     if not run.path(artifact).exists():
         return source.view
@@ -177,16 +177,16 @@ def layer_names(run: Run, series: str) -> list[str]:
     return [layer.name for layer in read_layers(run, series)]
 
 
-_opened: list[tuple[Run, Source, Pair, ModelPair]] = []  # the last one
-#: Of an image, by the kind of work.
+_opened: list[tuple[Run, Source, Pair, ModelPair]] = []  # at most the last pair
+#: The cost of one image, by kind of work.
 _costs: WeakKeyDictionary[Run, dict[str, Cost]] = WeakKeyDictionary()
 
 
 def open_pair(run: Run, source: Source, pair: Pair) -> ModelPair:
     """Return the two models of a pair and their layers.
 
-    The last pair is kept, as pieces of work of one pair follow one another. It belongs to this very
-    `run` object, of which each command makes its own: weights may change between commands.
+    The last pair is kept, because successive pieces of work use the same pair. It is kept for this
+    `run` object only; each command makes its own, because weights may change between commands.
     """
     if _opened and _opened[0][0] is run and _opened[0][1:3] == (source, pair):
         return _opened[0][3]
@@ -206,17 +206,17 @@ def fitting_size(
     memory: int,
     fewest: int = FEWEST,
 ) -> int:
-    """Return the images per pass with which work on the networks of a series fits the memory.
+    """Return the number of images per pass with which work on a series' networks fits the memory.
 
     Args:
-        run: whose work it is.
-        what: the kind of work, for the message, e.g. "importance of series 'vgg'"; each is measured
-            once.
+        run: of the work.
+        what: the kind of work, for the message, e.g. "importance of series 'vgg'"; the cost of each
+            kind is measured once.
         work: runs on `images` images.
-        images: how many.
+        images: number of images on which the cost is measured.
         most: the largest batch wanted.
         memory: bytes that a pass may take; see `room`.
-        fewest: images without which there is no point.
+        fewest: the smallest useful number of images.
 
     Raises:
         ValueError: not even the fewest images fit.

@@ -1,4 +1,4 @@
-"""Run pieces of work that each make artifacts: skip finished ones, use processes or a cluster.
+"""Do pieces of work that make artifacts, in processes or on a cluster; finished work is skipped.
 
 Each worker computes with one thread, so that results do not depend on the number of cores.
 """
@@ -36,7 +36,7 @@ from harness.networks.budget import Resources, cores, using, worker_bytes
 from harness.networks.devices import Precision, choose_device, devices
 from harness.stages.stage import Advance, Plan, Step, Work
 
-#: What is said where a worker is gone, on this machine or after all tries on a cluster.
+#: Message for a worker that was killed, on this machine or after all retries on a cluster.
 _KILLED = (
     "{}: a worker was killed, probably for lack of memory; take a smaller batch_size or fewer "
     "workers, and run the same command again: what is done is kept"
@@ -48,8 +48,8 @@ class Shard:
     """A piece of work that is sent to another process or machine.
 
     Attributes:
-        work: what is done.
-        fingerprints: of `work.makes`.
+        work: the piece of work.
+        fingerprints: of `work.makes`, in the same order.
     """
 
     work: Work
@@ -57,14 +57,14 @@ class Shard:
 
 
 class Engine:
-    """Does pieces of work. Its processes end with its `with` block, also after an error.
+    """The executor of pieces of work. Its processes end with its `with` block, also after an error.
 
     Args:
-        plan: whose run's folder the artifacts go to.
-        workers: processes; 0 works in this one.
-        console: where progress bars go.
-        cluster: address of a Ray cluster ("auto" for the one this machine is part of) that works
-            instead; the run's folder must be the same on all its machines, or the run in a store.
+        plan: declares the work, and has the run that receives the artifacts.
+        workers: number of processes; 0 does the work in this process.
+        console: shows the progress bars.
+        cluster: address of a Ray cluster that does the work instead ("auto": the one of this
+            machine); its machines must share the run's folder, or the run must be in a store.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class Engine:
         """Do all pieces of work that are not done yet, with a progress bar.
 
         Raises:
-            Exception: whatever a piece of work raised; the others' results are kept.
+            WorkError: a piece of work failed, or its worker was killed; finished work is kept.
         """
         waiting = [
             Shard(work, tuple(self._plan.fingerprint(made) for made in work.makes))
             for work in self._plan.left(works)
         ]
-        for work in works:  # a command that was killed just after its work has left them
+        for work in works:  # left by a command that was killed after this work
             if work.keeps and self._plan.is_done(work):
                 for kept in work.keeps:
                     self._run.remove(kept)
@@ -161,7 +161,7 @@ class Engine:
         ][: self._workers]
 
     def _on_cluster(self, title: str, shards: Sequence[Shard], advance: Advance) -> None:
-        """Run one Ray task per shard; a task that is lost with its worker is repeated elsewhere."""
+        """Run one Ray task per shard; a task whose worker is lost is repeated on another one."""
         assert self._cluster is not None
         ray = _connect(self._cluster)
         config, device = self._plan.config, self._cluster_device
@@ -188,7 +188,7 @@ class Engine:
 
     @cached_property
     def _cluster_device(self) -> str:
-        """The device of the cluster's machines: as configured, or GPUs if it has any."""
+        """The kind of device on the cluster's machines: as configured, or GPUs if it has any."""
         assert self._cluster is not None
         name = self._plan.config.device
         gpus = _connect(self._cluster).cluster_resources().get("GPU", 0)
@@ -212,7 +212,7 @@ class Engine:
 
 
 def _longest_first(shards: Sequence[Shard]) -> list[Shard]:
-    """Sort shards by length, so that no long one remains at the end."""
+    """Sort shards by length, longest first, so that no long one remains at the end."""
     return sorted(shards, key=lambda shard: -shard.work.steps)
 
 
@@ -242,7 +242,7 @@ def _connect(cluster: str) -> ModuleType:
     return ray
 
 
-# set in each worker when it starts; with a run of its own, work on one pair would open it again
+# set once per worker: `open_pair` keeps the last pair only for the same `Run` object
 _run: Run
 _granted: Resources
 _report: Advance
@@ -251,7 +251,7 @@ _report: Advance
 def _start_worker(run: Run, grants: SimpleQueue[Resources], steps: SimpleQueue[int]) -> None:
     global _run, _granted, _report
     _run, _granted, _report = run, grants.get(), steps.put
-    # libraries that are loaded later than `one_thread` looks
+    # for libraries that are loaded after `one_thread` has set its limits
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -259,7 +259,7 @@ def _start_worker(run: Run, grants: SimpleQueue[Resources], steps: SimpleQueue[i
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, which fixes the order of sums and therefore every bit."""
+    """Compute with one thread, so that the order of summation, and thus every bit, is fixed."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -316,24 +316,24 @@ def _failing_as(work: Work) -> Iterator[None]:
 
 
 class WorkError(ValueError):
-    """A piece of work failed; the message names what it was to make."""
+    """A piece of work failed; the message names the artifact that it should make."""
 
 
 def _do(run: Run, shard: Shard, advance: Advance) -> None:
-    """Do a piece of work and save each artifact when it is made."""
+    """Do a piece of work, and save each artifact as soon as it is made."""
     start, work, left = time.perf_counter(), shard.work, shard.work.steps
 
     def report(steps: int) -> None:
-        """At most all steps, as resumed work reports some that were not waited for."""
+        """Advance by at most the steps that are left, because work may report more than `steps`."""
         nonlocal left
         advance(min(steps, left))
         left -= min(steps, left)
 
     for kept in work.keeps:
-        if not run.has(kept, shard.fingerprints[0]):  # left by another configuration
+        if not run.has(kept, shard.fingerprints[0]):  # made from other inputs
             run.path(kept).unlink(missing_ok=True)
             run.seal(kept, shard.fingerprints[0])
-    for made in work.makes:  # killed between a file and its sidecar, it must not fit an old one
+    for made in work.makes:  # an old sidecar must not match a new file
         run.unseal(made)
     with run.working(work.makes[0]), one_thread(), _failing_as(work):
         for artifact, made_from, value in zip(

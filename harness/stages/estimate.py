@@ -1,9 +1,8 @@
-"""Estimate what is left to do, by stage, before it starts: pieces of work, hours, memory and
-disk.
+"""Estimate what is left to do, by stage, before it starts: pieces of work, hours, memory and disk.
 
-Nothing is written. A few images are read, two networks of each series are opened (untrained ones,
-where the series is yet to be trained), and one batch of each kind of work is timed and measured, of
-real arms among others; the rest is multiplication.
+Nothing is written. A few images are read, two networks of each series are opened (untrained ones if
+the series is yet to be trained), and one batch of each kind of work, including real arms, is timed
+and its memory measured. Totals are extrapolated from these batches.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from harness.stages.stage import Plan
 from harness.stages.study import AblationStudy, reversion_study
 
 GIB = 2**30
-#: Neurons of the spaces that are timed; others take longer in the proportion that two sizes show.
+#: Number of neurons in the space that is timed; larger spaces are extrapolated from two sizes.
 SPACE_NEURONS = 1000
 
 
@@ -50,12 +49,12 @@ def estimate(plan: Plan) -> pd.DataFrame:
     """Estimate what is left of each stage of a run.
 
     Args:
-        plan: of the run, whose folder may be empty; its series' checkpoints must be there, but for
-            those to be trained.
+        plan: of the run. Its folder may be empty; the checkpoints must exist, except those of
+            series that are yet to be trained.
 
     Returns:
-        stage, series, pieces, hours (with the plan's workers, at most one a piece), memory GiB (of
-        a worker), disk GiB; no row where nothing is left.
+        stage, series, pieces, hours (with the plan's workers, at most one per piece), memory GiB
+        (per worker), disk GiB; there is no row where nothing is left.
     """
     with one_thread():
         return _table(_run_estimates(plan), plan.workers)
@@ -99,7 +98,7 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
     plan.add(prototype_works(study))
     neurons = 0
     for source in config.series:
-        if not source.loadable():  # evidence alone, which is taken in no time
+        if not source.loadable():  # only evidence from training, which is copied quickly
             assert isinstance(source, RecordedSource)
             layers = source.evidence.table(Artifact("layers", (RECORDED,)))
             units = int(layers["channels"].sum())
@@ -122,8 +121,8 @@ def _run_estimates(plan: Plan) -> Iterator[Estimate]:
 
 
 def _images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
-    """Return the number of images per split, the test images as far as they are needed, and the
-    seconds to draw one synthetic image (0 for users' images)."""
+    """Return the number of images per split, the test images (for synthetic images, a few that
+    are repeated), and the seconds to draw one synthetic image (0 for users' images)."""
     section = plan.config.images
     if isinstance(section, FolderImagesSection):
         wanted = [split for split in STREAMS if getattr(section, split) is not None]
@@ -172,7 +171,7 @@ def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple
         rng = np.random.default_rng
         return lambda: SPACES.get(method)(evidence, config.space, rng(0), method)
 
-    place(max(largest // 4, 8))()  # compiles
+    place(max(largest // 4, 8))()  # compiles functions
     half, whole = (seconds_of(place(count)) for count in (max(largest // 2, 8), largest))
     tracemalloc.start()
     try:
@@ -192,7 +191,7 @@ def _evidence(config: Config, neurons: int, base: int, images: int, k: int) -> E
     def marks(rows: int, each: int) -> sparse.csr_array:
         places = np.repeat(np.arange(rows), each), rng.integers(0, images, rows * each)
         matrix = sparse.csr_array((np.ones(rows * each), places), shape=(rows, images))
-        matrix.data[:] = 1.0  # where an image was drawn twice, too
+        matrix.data[:] = 1.0  # also where an image was drawn twice
         return matrix
 
     spanning = config.base_checkpoint()

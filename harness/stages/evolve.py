@@ -1,4 +1,4 @@
-"""Stage: compute the importance of each neuron's evolution to each class, by every method."""
+"""Stage: compute the importance of each neuron's evolution for each class, by every method."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RELIABILITY = [*PAIR, "layer", "method", "class_id", "images", "rho", "left_out
 
 @dataclass(frozen=True)
 class ScoreEvolutions(Work):
-    """Scores and ranks all neurons of one pair by one method, for some classes."""
+    """Work that scores and ranks all neurons of one pair by one method, for some classes."""
 
     artifact: Artifact
     source: Source
@@ -60,7 +60,7 @@ class ScoreEvolutions(Work):
     @property
     def depends(self) -> object:
         evolve = self.config.evolve
-        # what a small class sets aside for held-out images, importance lacks
+        # in a small class, held-out images reduce the images for importance
         images = [evolve.images_per_class, self.config.revert.heldout_images]
         return [
             *(self.classes, images, self.config.seed, evolve.path_steps),
@@ -125,7 +125,7 @@ class ScoreEvolutions(Work):
             )
 
     def _batch_size(self, run: Run, models: ModelPair, images: SeriesImages, target: Target) -> int:
-        """Return the images per pass with which the method fits the memory of this worker."""
+        """Return the number of images per pass with which the method fits this worker's memory."""
         batch = images.few()
         score = scoring(models, batch, target, self.method, self.config.evolve.path_steps)
         what = f"importance of series {self.source.name!r} by {self.method}"
@@ -160,8 +160,8 @@ def score_steps(study: AblationStudy) -> Iterator[Step]:
 
 
 def steps(plan: Plan) -> Iterator[Step]:
-    """Score all evolutions; meanwhile compute the map."""
+    """Score all evolutions and, at the same time, compute the map."""
     study = reversion_study(plan)
     yield "class prototypes", prototype_works(study)
-    # beside the scores, as they are independent, the map is drawn
+    # the map does not depend on the scores
     yield "map and importance", [map_work(plan), *score_works(study)]

@@ -94,7 +94,7 @@ def _list_images(plan: Plan, split: str) -> list[str]:
         index = image_index(FileImages(paths, images.labels[readable], images.classes))
         run.save(Artifact("image_index", (split,)), index, "")
         return [text] * bool(text)
-    count = max(24, plan.config.probe.k)  # drawn in no time, and all alike
+    count = max(24, plan.config.probe.k)  # a few represent all: one program draws them
     drawn = DrawImages(split, min(getattr(section, split), count), plan.config.seed)
     for artifact, value in zip(drawn.makes, drawn.do(run, lambda steps: None), strict=True):
         run.save(artifact, value, "")
@@ -112,7 +112,7 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
         if config.evolve.classes is not None:
             yield partial(_classes, config, section)
     for source in config.series:
-        yield partial(config.pairs, source)  # lists the checkpoints, too
+        yield partial(config.pairs, source)  # also lists the checkpoints
         if isinstance(source, TrainedSource):
             yield partial(_trainable, source, config)
         if isinstance(source, RecordedSource):

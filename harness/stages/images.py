@@ -22,15 +22,15 @@ from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
 
-MOST = 10  # faults of images that are listed
+MOST = 10  # maximum number of faulty images in a message
 
-#: Streams of drawings: a split's images are never another's.
+#: Random streams of the splits, so that no image is in two splits.
 STREAMS = {"train": 0, "probe": 1, "test": 2}
 
 
 @dataclass(frozen=True)
 class DrawImages(Work):
-    """Draws one split of the synthetic images."""
+    """Work that draws one split of the synthetic images."""
 
     split: str
     count: int
@@ -56,14 +56,14 @@ class DrawImages(Work):
             advance(len(pieces[-1]["labels"]))
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         images = ArrayImages(arrays["pixels"], arrays.pop("labels"), tuple(drawn.CLASSES))
-        # only the test images serve to name concepts
+        # only test images need their maps of parts and colours, by which neurons are named
         yield arrays if self.split == "test" else {"pixels": images.arrays}
         yield image_index(images)
 
 
 @dataclass(frozen=True)
 class ListImages(Work):
-    """Lists one split of the user's images."""
+    """Work that lists one split of the user's images."""
 
     split: str
     section: FolderImagesSection
@@ -78,8 +78,8 @@ class ListImages(Work):
 
     @property
     def depends(self) -> object:
-        """Return the files with size and modification time, and the classes: those of the probe
-        images number the labels of every split."""
+        """The files with sizes and modification times, the numbers of unused files, and the
+        classes, by which the labels of every split are numbered (those of the probe images)."""
         paths = dict.fromkeys(map(file_of, self._files.paths))
         stats = ((path, path.stat()) for path in paths)
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
@@ -87,7 +87,7 @@ class ListImages(Work):
 
     @cached_property
     def _left_out(self) -> dict[str, int]:
-        """Count the files of the folder that are not used."""
+        """The numbers of unused files of the folder, by suffix or reason."""
         return dict(sorted(left_out(getattr(self.section, self.split)).items()))
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
@@ -120,7 +120,7 @@ def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
 
 @dataclass(frozen=True, eq=False)
 class KeepImages(Work):
-    """Keeps images that are in memory as one split."""
+    """Work that saves images that are in memory as one split."""
 
     split: str
     images: ArrayImages
@@ -146,7 +146,7 @@ def folder_split(section: FolderImagesSection, split: str) -> FileImages:
 
 
 def _say(run: Run, split: str) -> None:
-    """Report what of a folder is not used and what was converted."""
+    """Report which files of a folder are not used and which images were converted."""
     for row in run.table(Artifact("left_out", (split,))).itertuples():
         logger.warning("images.%s: left out %s × %s", split, row.files, row.what)
     images = len(run.table(Artifact("image_index", (split,))))
@@ -174,4 +174,4 @@ def steps(plan: Plan) -> Iterator[Step]:
         if isinstance(work, ListImages):
             folders.setdefault(getattr(work.section, work.split), work.split)
     for split in [] if plan.looks_only else folders.values():
-        _say(plan.run, split)  # of a folder that is two splits, once
+        _say(plan.run, split)  # once for a folder that is two splits

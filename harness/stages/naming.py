@@ -1,4 +1,4 @@
-"""Name what the neurons of every checkpoint detect, where images come with labels of parts or with
+"""Name what the neurons of every checkpoint detect, if the images have masks of parts or
 attributes."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from harness.records import NEURON
 from harness.stages.checkpoints import OfLayers, loadable
 from harness.stages.stage import Advance, Plan, Step, Value
 
-MASKED_IMAGES = 600  # how many of the test images serve to name what neurons detect
+MASKED_IMAGES = 600  # maximum number of test images by which neurons are named
 
 
 @dataclass(frozen=True)
 class NameByMasks(OfLayers):
-    """Name one checkpoint's neurons by the masks of the first `count` drawn test images."""
+    """Work that names one checkpoint's neurons by the masks of the first `count` test images."""
 
     count: int
 
@@ -71,7 +71,7 @@ class NameByMasks(OfLayers):
 
 @dataclass(frozen=True)
 class NameByAttributes(OfLayers):
-    """Name one checkpoint's neurons by the attributes of the user's test images."""
+    """Work that names one checkpoint's neurons by the attributes of the user's test images."""
 
     path: Path
     known: tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
@@ -92,7 +92,7 @@ class NameByAttributes(OfLayers):
         assert isinstance(images, FileImages)
         attributes, names = read_attributes(self.path, images)
         network, tables = self.network(run), []
-        least = ProbeParameters(k=1, responsive=1)  # the activations are what counts
+        least = ProbeParameters(k=1, responsive=1)  # only the activations are needed
         each = [4 * len(images) * layer.channels for layer in network.layers]
         kept = min(sum(each), max(room(network.model) // 2, *each))
         size = self.pass_size(
@@ -122,7 +122,7 @@ class NameByAttributes(OfLayers):
 
 
 def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], most: int) -> list[list[Layer]]:
-    """The layers in groups, in order, of at most so many bytes together; one at least."""
+    """Divide layers into successive groups of at most `most` bytes, each of at least one layer."""
     groups: list[list[Layer]] = [[]]
     left = most
     for layer, size in zip(layers, sizes, strict=True):
@@ -135,7 +135,8 @@ def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], most: int) -> li
 
 
 def naming_steps(plan: Plan) -> Iterator[Step]:
-    """Name neurons by the drawn parts' masks or by the user's attributes, where there are any."""
+    """Name neurons by the masks of synthetic images or by the user's attributes, if there are
+    any."""
     config, checkpoints = plan.config, loadable(plan.config)
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)

@@ -28,7 +28,7 @@ from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 @dataclass(frozen=True)
 class FindLayers(Work):
-    """Finds the probed layers of a series, on its last checkpoint."""
+    """Work that finds the probed layers of a series, on its last checkpoint."""
 
     source: Source
 
@@ -71,13 +71,13 @@ class OfProbe(OfLayers):
 
     @property
     def depends(self) -> object:
-        """Exclude the division of the images into ranges, which changes no result."""
+        """All parameters but the batch size and the ranges of images, which change no result."""
         return self.parameters.model_dump(exclude={"batch_size", "range_images"})
 
 
 @dataclass(frozen=True)
 class ProbeRange(OfProbe):
-    """Records one checkpoint on a range of the probe images."""
+    """Work that records one checkpoint on a range of the probe images."""
 
     images: range
 
@@ -101,7 +101,7 @@ class ProbeRange(OfProbe):
         return len(self.images)
 
     def left(self, plan: Plan) -> bool:
-        """Return whether the artifacts that remain after joining exist."""
+        """Return whether the artifacts that remain after the ranges are joined exist."""
         return all(plan.has(made) for made in self.makes if made.kind == "activations")
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
@@ -124,7 +124,7 @@ class ProbeRange(OfProbe):
 
 @dataclass(frozen=True)
 class JoinRanges(OfProbe):
-    """Joins the records of one checkpoint on all ranges of images, and deletes them."""
+    """Work that joins one checkpoint's records on all ranges of images, and deletes the parts."""
 
     ranges: tuple[ProbeRange, ...]
 
@@ -149,7 +149,7 @@ class JoinRanges(OfProbe):
 
 @dataclass(frozen=True)
 class TakeEvidence(OfProbe):
-    """Copies what was recorded of a checkpoint during training."""
+    """Work that copies what was recorded of a checkpoint during training."""
 
     ranges: tuple[range, ...]
 
@@ -171,7 +171,7 @@ class TakeEvidence(OfProbe):
 
 
 def check_settings(source: RecordedSource, parameters: ProbeParameters) -> None:
-    """Raise ValueError if evidence was recorded with other settings; the message names each."""
+    """Raise ValueError if evidence was recorded with other settings; the message lists them."""
     if len(source.loadable()) == len(source.epochs()):
         return
     recorded, mine = source.evidence.manifest()["configuration"], source.model_dump(mode="json")
@@ -214,7 +214,7 @@ def _check_evidence(run: Run, source: RecordedSource, parameters: ProbeParameter
 
 
 def activation_parts(run: Run, config: Config, series: str, epoch: int) -> list[Artifact]:
-    """Return the activations of one checkpoint, in the order of the images."""
+    """Return the artifacts with the activations of one checkpoint, in the order of the images."""
     divided = _ranges(run, config.probe, series)
     return [Artifact("activations", (series, epoch, part.start, part.stop)) for part in divided]
 
@@ -227,8 +227,8 @@ def _ranges(run: Run, parameters: ProbeParameters, series: str) -> list[range]:
 def range_works(
     plan: Plan, source: Source, divided: Sequence[range]
 ) -> tuple[list[Work], list[Work]]:
-    """Return the ranges of a series that are still to be recorded, and the works that join the
-    ranges of each epoch or copy what was recorded in training."""
+    """Return the work that records the remaining ranges of a series, and the work that joins the
+    ranges of each epoch or copies what was recorded during training."""
     parameters, waiting, joins = plan.config.probe, list[Work](), list[Work]()
     for epoch in source.epochs():
         if epoch not in source.loadable():
@@ -238,7 +238,7 @@ def range_works(
         join = JoinRanges(source, epoch, parameters, works)
         joins.append(join)
         plan.add([*works, join])
-        # once joined, the parts are gone, and the activations alone are there
+        # joining deletes the parts of a range and keeps its activations
         joined = plan.is_done(join)
         waiting += [work for work in works if not (joined and work.left(plan))]
     plan.add(joins)

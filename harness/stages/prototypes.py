@@ -30,7 +30,7 @@ from harness.stages.study import AblationStudy
 
 @dataclass(frozen=True)
 class MakePrototypes(OfCheckpoint):
-    """Computes the mean output of one checkpoint over images of each class."""
+    """Work that computes the mean output of one checkpoint over images of each class."""
 
     config: Config
 
@@ -79,10 +79,10 @@ class MakePrototypes(OfCheckpoint):
 
 
 def _split(config: Config) -> str:
-    """Return the split of which prototypes are made; none of its images is used for ablation.
+    """Return the split whose images make the prototypes; none of them is used for ablation.
 
     It is the training images if the run has them, otherwise the probe images; for images in memory,
-    the importance part.
+    the importance part of the test images.
     """
     section = config.images
     if isinstance(section, MemoryImagesSection):
@@ -109,10 +109,10 @@ def prototypes_read(source: Source, *epochs: int) -> tuple[Artifact, ...]:
 
 
 def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
-    """Return a function of the class id that gives the target of one checkpoint.
+    """Return a function that gives the target of one checkpoint for a class id.
 
     Raises:
-        ValueError: class embeddings that cannot be used.
+        ValueError: the class embeddings cannot be used.
     """
     objective, images = choose_objective(source.objective), open_images(run, "test")
     vectors: Tensor | None = None
@@ -128,20 +128,20 @@ def targets(run: Run, source: Source, epoch: int) -> Callable[[int], Target]:
 def _target(source: Source, images: ImageSet, vectors: Tensor | None, class_id: int) -> Target:
     objective = choose_objective(source.objective)
     label = class_id
-    if objective.classifies:  # where the network puts the class's logit
+    if objective.classifies:  # index of the class's logit in the output
         label = source.class_outputs.get(images.classes[class_id], class_id)
     return Target(objective, label, len(images.classes), vectors)
 
 
 def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Tensor) -> Target:
-    """Return the target of the first class, with ones as prototypes if they are not computed
-    yet; time and memory are the same.
+    """Return the target of the first class, with ones in place of prototypes, which may not be
+    computed yet; time and memory are the same.
 
     Args:
         source: whose objective it is.
-        model: one of its checkpoints, which says how wide outputs are.
-        images: that have the classes.
-        batch: that the model is run on.
+        model: one of its checkpoints, from which the width of the outputs is taken.
+        images: the image set that has the classes.
+        batch: a batch on which the model is run.
     """
     vectors: Tensor | None = None
     if choose_objective(source.objective).prototypes:
@@ -152,7 +152,7 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
 
 
 def says(source: Source, config: Config) -> str:
-    """Return on what importance of a series is measured, to complete a sentence."""
+    """Return on what the importance of a series is measured, as part of a sentence."""
     objective = choose_objective(source.objective)
     split = {"train": "training", "probe": "probe", "test": "importance"}[_split(config)]
     most = config.evolve.images_per_class

@@ -1,4 +1,4 @@
-"""The run: its stages in order, and how a command runs them."""
+"""The stages of a run in order, and the functions with which commands run them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from harness.stages.stage import Plan, Stage
 from harness.store import open_run
 from harness.text import counted
 
-#: In the order in which they are done, by the names of their commands. A new stage is one file and
-#: its place here.
+#: The stages in their order, by the names of their commands. A new stage needs one file and one
+#: line here.
 STAGES: dict[str, Stage] = {
     "images": images.steps,
     "train": train.steps,
@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 
 
 def write_manifest(config: Config, run: Run) -> None:
-    """Record what the run was made with: configuration and versions."""
+    """Record with what the run was made: configuration and versions."""
     machine = {"workers", "memory", "device", "readers"}
     run.write_manifest(
         {
@@ -77,10 +77,10 @@ def worker_count(config: Config, device: Device) -> int:
 
 
 def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
-    """Raise ConfigError with everything that is wrong, if anything is, before any work.
+    """Raise ConfigError with all faults of a configuration, if there are any, before work begins.
 
     Args:
-        known: what is wrong already with the rest of the file that the configuration comes from.
+        known: faults that are already known of the file that holds the configuration.
     """
     if texts := [*known, *faults(config)]:
         refuse([*texts, *faults_of_files(config)])
@@ -110,12 +110,12 @@ def run_until(
             try:
                 working.run(stage(plan))
             except WorkError:
-                if name == "images":  # unreadable ones; there may be more that is wrong
+                if name == "images":  # reports all faults of images and checkpoints together
                     refuse(faults_of_files(config))
                 raise
             if name == last:
                 break
-        if last == "space":  # otherwise the map is made beside the scores
+        if last == "space":  # otherwise the stage `evolve` makes the map
             working.step("map", [space.map_work(plan)])
     return run
 
@@ -141,12 +141,12 @@ def bench(
     only_plan: bool = False,
     **machine: object,
 ) -> Run:
-    """Print what is left of the benchmark and, unless only the plan is wanted, do it.
+    """Print what is left of the benchmark and, unless `only_plan` is set, run it.
 
     Args:
         run: a run that has been probed.
         console: where progress is shown.
-        covered: what to cover.
+        covered: what the benchmark covers.
         cluster: address of a Ray cluster, or None for this machine.
         only_plan: stop after the plan.
         machine: the configuration's `workers`, `memory` and `device`, on which no result depends;

@@ -40,10 +40,10 @@ from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
 from harness.stages.train import TrainSeries, training_cost
 
-#: Images that are read to time it, at most; fewer of a network whose passes are longer than this.
+#: Maximum number of images for timing, and the maximum seconds of a forward pass on them.
 SAMPLE = 8
 FORWARD_SECONDS = 1.0
-#: Bytes that a row of a long table takes on disk, about.
+#: Approximate bytes per row of a long table on disk.
 ROW_BYTES = {"stimuli": 20, "responsive": 10, "importance": 20, "records": 8}
 
 
@@ -52,10 +52,10 @@ class Estimate:
     """An estimate of what is left of one stage, or of one series in it.
 
     Attributes:
-        stage, series: names; series "" for all together.
-        pieces: of work.
-        seconds: of one worker.
-        memory: bytes of a worker.
+        stage, series: names; the series is "" for all series together.
+        pieces: number of pieces of work.
+        seconds: computing time of one worker that does all pieces.
+        memory: bytes per worker.
         disk: bytes.
     """
 
@@ -68,15 +68,14 @@ class Estimate:
 
 
 class Sample:
-    """Two networks of a series on a few images, for measuring the cost of a batch of each kind
-    of work.
+    """Two networks of a series and a few images, to measure the cost of each kind of work.
 
     Args:
-        plan: of the command; what is done is left out.
+        plan: of the command; finished work is not estimated.
         source: the series.
         models: two of its checkpoints, or networks like them.
-        view: how they see images.
-        study: of all series; its works are estimated for this one.
+        view: their view of images.
+        study: of all series; its work is estimated for this series.
     """
 
     def __init__(
@@ -89,11 +88,11 @@ class Sample:
         self.config = plan.config
         self.units = sum(layer.channels for layer in models.layers)
         most = FORWARD_SECONDS / self._forward_seconds(1)
-        #: Images that are computed to time it: few of a large network.
+        #: Number of images for timing; fewer for a large network.
         self.few = int(np.clip(most, 1, min(SAMPLE, len(plan.test_images))))
 
     def _forward_seconds(self, count: int) -> float:
-        """Return the seconds per image of a forward pass of this many images."""
+        """Return the seconds per image of a forward pass of `count` images."""
         newer, batch = self.models.newer, self.batch(count)
         with borrowed(newer), torch.inference_mode(), resources().device.computing():
             return seconds_of(partial(newer, batch)) / count
@@ -149,7 +148,7 @@ class Sample:
         yield self._estimate("probe", left, each * shown, memory, disk * shown)
 
     def naming(self) -> Iterator[Estimate]:
-        """Estimate naming as a pass over the images, and half the time again for comparison."""
+        """Estimate naming as one pass over the images, and half of a pass for the comparison."""
         works = [work for _, some in naming_steps(self.plan) for work in some]
         left = self.plan.left([w for w in works if w.makes[0].parts[0] == self.source.name])
         if not left:

@@ -26,8 +26,8 @@ class SeriesImages:
 
     Attributes:
         images: of the split.
-        view: how the series sees them.
-        config: of the run, which says how a class's test images are shared out.
+        view: the view of images that the series' networks have.
+        config: of the run; it decides how a class's test images are divided.
     """
 
     images: ImageSet
@@ -35,11 +35,11 @@ class SeriesImages:
     config: Config
 
     def batch(self, ids: Sequence[int] | np.ndarray) -> Tensor:
-        """[images, channels, h, w]."""
+        """Return the images with these ids, [images, channels, height, width]."""
         return resources().device.batch(batch_of(self.images, ids, self.view))
 
     def few(self) -> Tensor:
-        """Return as few images as are run together, for measuring the cost of one."""
+        """Return the smallest batch that is run, for measuring the cost of one image."""
         return self.batch(np.arange(min(FEWEST, len(self.images))))
 
     def batches(self, ids: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -49,8 +49,8 @@ class SeriesImages:
 
     @cached_property
     def parts(self) -> Callable[[int], dict[str, np.ndarray]]:
-        """Class id -> the ids of its test images that importance is measured on, and of those that
-        it never sees. See `split_images`."""
+        """A function from a class id to the ids of the class's test images in the parts
+        `importance` and `heldout`; see `split_images`."""
         return cache(
             partial(
                 split_images,
@@ -62,12 +62,13 @@ class SeriesImages:
         )
 
     def of_importance(self, class_id: int, size: int) -> list[Tensor]:
-        """The images of a class that importance is measured on."""
+        """Return batches of the images of a class on which importance is measured."""
         ids = self.parts(class_id)["importance"]
         return [batch for _, batch in self.batches(ids, size)]
 
     def of_others(self, class_id: int, size: int) -> list[Tensor]:
-        """Random images of the other classes' importance parts, twice as many as the class has."""
+        """Return batches of random importance images of other classes, at most twice as many as
+        the importance images of this class."""
         counts = np.bincount(self.images.labels, minlength=len(self.images.classes))
         pool = [
             self.parts(other)["importance"]
@@ -84,5 +85,5 @@ class SeriesImages:
 
 
 def series_images(run: Run, source: Source, config: Config, split: str = "test") -> SeriesImages:
-    """The images of one split of a run for the networks of a series."""
+    """Return the images of one split of a run for the networks of a series."""
     return SeriesImages(open_images(run, split), view_of(run, source), config)

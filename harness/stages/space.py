@@ -1,4 +1,4 @@
-"""Stage: place all neurons in a semantic space by every method; lay one out as a map."""
+"""Stage: place all neurons in a semantic space by each method, and project one space onto a map."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from harness.stages.checkpoints import read_layers
 from harness.stages.probe import activation_parts
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
-NEIGHBOURS = 5  # base neurons by which two draws of a method are compared
+NEIGHBOURS = 5  # nearest base neurons by which two draws of a method are compared
 
 
 @dataclass(frozen=True)
 class PlaceNeurons(Work):
-    """Place all neurons by one space method."""
+    """Work that places all neurons in a semantic space by one method."""
 
     method: str
     config: Config
@@ -47,7 +47,7 @@ class PlaceNeurons(Work):
         return [plugin_identity(self.method), base, self.config.seed, parameters]
 
     def space(self, run: Run, *draw: int) -> SemanticSpace:
-        """The space; by another draw of the method's randomness where `draw` is given."""
+        """Return the space; if `draw` is given, with another draw of the method's randomness."""
         evidence = evidence_of(run, self.config)
         rng = generator(self.config.seed, "space", self.method, *draw)
         return SPACES.get(self.method)(evidence, self.config.space, rng, self.method)
@@ -60,7 +60,8 @@ class PlaceNeurons(Work):
 
 @dataclass(frozen=True)
 class PlaceAgain(PlaceNeurons):
-    """Place all neurons with another draw of the method's randomness; keep who is near whom."""
+    """Work that places all neurons with another draw of the method's randomness, and saves the
+    nearest base neurons of each base neuron."""
 
     draw: int
 
@@ -86,7 +87,7 @@ class PlaceAgain(PlaceNeurons):
 
 @dataclass(frozen=True)
 class MapNeurons(Work):
-    """Lay out one space in two dimensions."""
+    """Work that projects one space to two dimensions."""
 
     method: str
     config: Config
@@ -103,7 +104,7 @@ class MapNeurons(Work):
     def depends(self) -> object:
         return [vars(self.config.base_checkpoint()), self.config.seed]
 
-    steps = 20  # as many as seconds, about, so that it is begun first and the bar does not jump
+    steps = 20  # about its seconds, so that it begins early and the progress bar does not jump
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = SemanticSpace.load(run, self.method)
@@ -115,13 +116,13 @@ def _checkpoints(config: Config) -> list[tuple[str, int]]:
 
 
 def evidence_of(run: Run, config: Config) -> Evidence:
-    """What the space methods may use of a run: its probed checkpoints."""
+    """Return what the space methods may use of a run: the records of its probed checkpoints."""
     base, places = config.base_checkpoint(), _checkpoints(config)
     images = len(open_images(run, "probe"))
 
     @lru_cache(maxsize=1)
     def matrix(series: str, epoch: int) -> tuple[pd.Series, list[tuple[slice, np.ndarray]]]:
-        """Each neuron's row; the activations of each range of images, [neurons, images]."""
+        """Return each neuron's row, and activations [neurons, images] per range of images."""
         neurons = pd.MultiIndex.from_frame(neurons_of(read_layers(run, series)))
         parts = activation_parts(run, config, series, epoch)
         arrays = [(slice(*part.parts[2:]), run.array(part)) for part in parts]
@@ -147,7 +148,7 @@ def evidence_of(run: Run, config: Config) -> Evidence:
 
 
 def map_work(plan: Plan) -> MapNeurons:
-    """The map of the first method's space."""
+    """Return the work that makes the map of the first method's space."""
     return MapNeurons(plan.config.space.methods[0], plan.config)
 
 

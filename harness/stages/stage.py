@@ -1,9 +1,9 @@
-"""The contract of a stage: pieces of work that say what they read, what they make, what decides.
+"""The contract of a stage: pieces of work that declare what they read, make and depend on.
 
-A stage is a generator of steps; a step is a list of pieces of work that can be done at once. What a
-piece's artifacts are known by (their fingerprint) follows from its declaration: the package's
-version, the kind of work, the values it depends on, and the fingerprints of what it reads. A `Plan`
-computes each fingerprint once a command.
+A stage is a generator of steps; a step is a list of pieces of work that can be done at the same
+time. The fingerprint of an artifact follows from the declaration of the work that makes it: the
+package's version, the kind of work, the values on which it depends, and the fingerprints of what it
+reads. A `Plan` computes each fingerprint once per command.
 """
 
 from __future__ import annotations
@@ -23,60 +23,60 @@ from harness.images.sets import ImageSet, open_images
 from harness.networks.budget import Resources, cores, worker_bytes
 from harness.networks.devices import Device, choose_device
 
-#: Called by a piece of work with the number of steps it has just done.
+#: Called by a piece of work with the number of steps that it has just done.
 Advance = Callable[[int], None]
 
-#: What is saved as an artifact: a table, an array, arrays by name, or None where the work wrote it.
+#: Content of an artifact: a table, an array, arrays by name, or None if the work wrote the file.
 Value: TypeAlias = pd.DataFrame | np.ndarray | dict[str, np.ndarray] | None
 
 
 class Work(ABC):
-    """One piece of work. A subclass is a frozen dataclass of plain values: it may be pickled."""
+    """One piece of work. A subclass is a frozen dataclass of plain values, which can be pickled."""
 
     @property
     @abstractmethod
     def makes(self) -> tuple[Artifact, ...]:
-        """The artifacts that it leaves."""
+        """The artifacts that it makes."""
 
     @property
     def reads(self) -> tuple[Artifact, ...]:
-        """The artifacts that decide its result."""
+        """The artifacts on which its result depends."""
         return ()
 
     @property
     def keeps(self) -> tuple[Artifact, ...]:
-        """Files from which interrupted work resumes; removed when it is done, and where they
-        belong to other results."""
+        """Files from which interrupted work resumes. They are removed when the work is done, and
+        before it begins if they were made from other inputs."""
         return ()
 
     @property
     @abstractmethod
     def depends(self) -> object:
-        """The plain values that decide its result: settings, identities of plug-ins."""
+        """The plain values on which its result depends: settings, identities of plug-ins."""
 
     @property
     def steps(self) -> int:
-        """How many steps it has, about in proportion to its duration; those that it does not report
-        count as done at its end."""
+        """The number of its steps, roughly proportional to its duration. Steps that it does not
+        report count as done when it ends."""
         return 1
 
     @abstractmethod
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        """Compute the values of `makes`, in their order; each is saved when it is yielded."""
+        """Compute the values of `makes`, in the same order; each is saved when it is yielded."""
 
 
 W = TypeVar("W", bound=Work)
 
 
 class Plan:
-    """The pieces of work of a command, and the fingerprints of all that they make.
+    """The pieces of work of a command, and the fingerprints of all artifacts that they make.
 
     Args:
         config: of the run.
-        run: where the artifacts are.
-        workers: processes that share the memory.
-        looks_only: the steps are listed, not done: nothing may be read that they would make, and
-            nothing said or written.
+        run: holds the artifacts.
+        workers: number of processes that share the memory.
+        looks_only: the steps are listed, not done: a stage must not read what they would make, log
+            messages or write files.
     """
 
     def __init__(
@@ -98,11 +98,11 @@ class Plan:
     def give(
         self, artifact: Artifact, depends: Callable[[], object], reads: Iterable[Artifact] = ()
     ) -> None:
-        """Declare something that no work makes (a user's checkpoint) by what identifies it."""
+        """Declare an artifact that no work makes (a user's checkpoint) by what identifies it."""
         self._inputs[artifact] = lambda: (depends(), reads)
 
     def fingerprint(self, artifact: Artifact) -> str:
-        """Of all that an artifact depends on; computed once."""
+        """Return the fingerprint, computed once, of everything on which an artifact depends."""
         if artifact not in self._fingerprints:
             depends, reads = self._inputs[artifact]()
             self._fingerprints[artifact] = fingerprint(
@@ -111,34 +111,36 @@ class Plan:
         return self._fingerprints[artifact]
 
     def left(self, works: Sequence[W]) -> list[W]:
-        """Declare pieces of work; those of them that are not done."""
+        """Declare pieces of work, and return those that are not done."""
         self.add(works)
         return [work for work in works if not self.is_done(work)]
 
     def is_done(self, work: Work) -> bool:
-        """Whether all that a piece of work makes is there, made from just these inputs."""
+        """Return whether all artifacts of a piece of work were made from exactly these inputs."""
         return all(self.has(made) for made in work.makes)
 
     def has(self, artifact: Artifact) -> bool:
-        """Whether an artifact of a declared piece of work is there, made from just these inputs."""
+        """Return whether a declared artifact exists and was made from exactly these inputs."""
         about = self.run.about(artifact)
         return about is not None and about["fingerprint"] == self.fingerprint(artifact)
 
     @cached_property
     def device(self) -> Device:
-        """Where networks compute. Raises ValueError for one that is not there."""
+        """The device on which networks are run. Raises ValueError if it does not exist."""
         return choose_device(self.config.device, self.config.precision)
 
     @cached_property
     def resources(self) -> Resources:
-        """What one worker may use."""
+        """The device, memory and readers of one worker."""
         memory = worker_bytes(self.config.memory, self.workers, self.device)
         return Resources(self.device, memory, self.readers)
 
     @property
     def readers(self) -> int:
-        """Processes that decode images for each worker: by default none for a CPU, whose cores the
-        workers use, and for a GPU, which would starve, its share of the cores, at most 16."""
+        """The number of processes that decode images for each worker. By default, a CPU has
+        none, as the workers use its cores; a GPU has its worker's share of the cores, at most
+        16.
+        """
         if self.config.readers is not None:
             return self.config.readers
         return 0 if self.device.name == "cpu" else min(16, cores() // max(self.workers, 1))
@@ -153,8 +155,8 @@ def _inputs_of(work: Work) -> Callable[[], tuple[object, Iterable[Artifact]]]:
     return lambda: ([type(work).__name__, work.depends], work.reads)
 
 
-#: A title, and pieces of work that can be done at once.
+#: A title, and pieces of work that can be done at the same time.
 Step = tuple[str, Sequence[Work]]
 
-#: A part of a run: its steps, in order; a step may look at what those before it have made.
+#: A part of a run: yields its steps in order; a step may read what earlier ones have made.
 Stage = Callable[[Plan], Iterator[Step]]

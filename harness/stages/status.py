@@ -1,4 +1,4 @@
-"""What of a run is there, is being made, is stale or missing; and when it will be done."""
+"""The progress of a run: the states of its pieces of work, and when it will be done."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
 from harness.text import counted
 
-#: What a piece of work may be: its artifacts are there, made from just what is configured; are
-#: being made; are there, but made from other settings or inputs, to be made again; are not there.
+#: States of a piece of work: its artifacts exist and match the configuration; are being made; were
+#: made from other settings or inputs and will be made again; do not exist.
 STATES = ["done", "running", "stale", "missing"]
 
 
 @dataclass(frozen=True)
 class Status:
-    """Of a run.
+    """The progress of a run.
 
     Attributes:
-        steps: stage, step, how many of its pieces of work are in each of STATES, seconds_left (of
-            computing, by how long the done ones took; NaN where none has been done); in order.
+        steps: one row per step, in order: stage, step, the number of pieces of work in each of
+            STATES, seconds_left (computing time, by that of the done pieces; NaN if none is done).
         unknown: stages whose pieces cannot be listed before earlier ones are done.
-        since: when the command that is working there began; None if none is.
-        workers: that the remaining time is shared by.
+        since: when the command that is working in the run's folder began; None if there is none.
+        workers: number of workers that share the remaining time.
     """
 
     steps: pd.DataFrame
@@ -41,16 +41,16 @@ class Status:
 
     @property
     def is_done(self) -> bool:
-        """Whether every stage's work is there."""
+        """Whether all work of every stage is done."""
         return not self.unknown and not self.steps[STATES[1:]].to_numpy().any()
 
     @property
     def seconds_left(self) -> float:
-        """Until all listed work is done, with these workers; NaN where no step tells."""
+        """Seconds until these workers have done all listed work; NaN if no step has an estimate."""
         return float(self.steps["seconds_left"].sum(min_count=1)) / self.workers
 
     def sentence(self, now: datetime) -> str:
-        """Where the run stands, in words."""
+        """Return the progress in words."""
         if self.is_done:
             return "All work is done."
         doing = "No command is working here; the same `conceptevo run` continues it."
@@ -68,7 +68,7 @@ class Status:
 
 
 def status(run: Run) -> Status:
-    """Where a run stands. It may be in progress; nothing is written.
+    """Return the progress of a run, which may be in progress; nothing is written.
 
     Raises:
         ArtifactError: the folder holds no run.
@@ -80,11 +80,11 @@ def status(run: Run) -> Status:
     for name, stage in STAGES.items():
         try:
             for title, works in stage(plan):
-                if works:  # none of probing, once all ranges are joined
+                if works:  # probing has none once all ranges are joined
                     plan.add(works)
                     counted = _counted(plan, works, since)
                     rows.append({"stage": name, "step": title, **counted})
-        except (ArtifactError, KeyError):  # a table, or an input, that an earlier stage will make
+        except (ArtifactError, KeyError):  # a table or an input is yet to be made
             unknown.append(name)
     steps = pd.DataFrame(rows, columns=["stage", "step", *STATES, "seconds_left"])
     began = None if since is None else datetime.fromtimestamp(since)
@@ -92,7 +92,7 @@ def status(run: Run) -> Status:
 
 
 def _counted(plan: Plan, works: Sequence[Work], since: float | None) -> dict[str, float]:
-    """How many pieces of work are in each state, and the seconds left."""
+    """Return the number of pieces of work in each state, and the seconds left."""
 
     def row(work: Work) -> tuple[str, str, int, float]:
         about, kind = plan.run.about(work.makes[0]), type(work).__name__

@@ -1,7 +1,7 @@
-"""What an ablation study covers. The reversion study and the benchmark are two of these records.
+"""The coverage of an ablation study; the reversion study and the benchmark are two instances.
 
-Both write the same records of the same arms; the benchmark adds arms, methods and ablations to what
-the reversion study has done, and repeats none of it.
+Both write records of the same form. The benchmark adds arms, methods and ablations to those of the
+reversion study, and repeats none of its work.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from harness.stages.stage import Plan
 
 @dataclass(frozen=True)
 class AblationStudy:
-    """Which sets of neurons are ablated, how, on which images.
+    """An ablation study: which sets of neurons are ablated, how, and on which images.
 
     Attributes:
-        name: REVERSION or BENCH: the folder of its results. The benchmark runs its own families of
-            arms, too.
+        name: REVERSION or BENCH, the folder of its results. The benchmark also runs families of
+            arms of its own.
         config: of the run.
         pairs: series' sources with their pairs of epochs.
-        classes: class ids, in the order that says which is another's "other class".
-        layers: series -> names of the layers in which arms are run; absent: all probed layers.
+        classes: class ids; the "other class" of a class is the next one in this order.
+        layers: series -> names of the layers with arms; by default all probed layers.
         methods: importance methods.
         ablations: names in ABLATIONS.
         splits: parts of the test images.
@@ -58,7 +58,7 @@ class AblationStudy:
 
     @cached_property
     def blocks(self) -> list[tuple[int, ...]]:
-        """The classes in pieces of `evolve.classes_per_file`."""
+        """The classes in blocks of `evolve.classes_per_file`."""
         size = self.config.evolve.classes_per_file
         return [self.classes[i : i + size] for i in range(0, len(self.classes), size)]
 
@@ -69,13 +69,14 @@ class AblationStudy:
 
     @property
     def scored(self) -> list[str]:
-        """The methods that are scored: those asked for, and those that arms are matched on."""
+        """The methods that are scored: the study's, "change", and those on which arms are
+        matched."""
         kinds = [f for benchmark in {False, self.benchmark} for f in families(False, benchmark)]
         matched_on = [name for family in kinds for name in family.matched_on]
         return list(dict.fromkeys([*self.methods, "change", *matched_on]))
 
     def following(self, class_id: int) -> int | None:
-        """The class whose ranking stands for another class's; None where there is one alone."""
+        """Return the "other class" of a class, whose ranking is compared; None if there is none."""
         position = self.classes.index(class_id)
         other = self.classes[(position + 1) % len(self.classes)]
         return None if other == class_id else other
@@ -87,7 +88,7 @@ class AblationStudy:
         return Artifact("importance", (*place(pair), safe(method), scope(block)))
 
     def sets(self, pair: Pair, kind: str, method: str, block: tuple[int, ...]) -> Artifact:
-        # which class is "the other" depends on all classes
+        # the "other class" depends on all classes
         more = self.classes if kind == "benchmark" and method != CONTROLS else ()
         return Artifact("sets", (*place(pair), safe(method), kind, scope(block, more)))
 
@@ -100,7 +101,7 @@ class AblationStudy:
         return Artifact("records", parts)
 
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
-        """What the results say of themselves; see `harness/results.py`.
+        """Return the description that is saved with the results; see `harness/results.py`.
 
         Args:
             layers: series -> names of the layers in which arms were run.
@@ -121,17 +122,17 @@ class AblationStudy:
 
 
 def place(pair: Pair) -> tuple[str | int, ...]:
-    """The parts that name a pair's artifacts."""
+    """Return the parts that identify a pair's artifacts."""
     return pair.series, pair.epoch_from, pair.epoch_to
 
 
 def safe(name: str) -> str:
-    """A plug-in's name as part of a file's: a colon is not taken by every file system."""
+    """Return a plug-in's name as part of a file name; some file systems do not allow colons."""
     return name.replace(":", ".")
 
 
 def scope(block: Sequence[int], *more: Sequence[object]) -> str:
-    """A name for a block of classes, with a hash of what else a file is restricted to."""
+    """Return a name for a block of classes, with a hash of all other restrictions of a file."""
     contiguous = list(block) == list(range(block[0], block[-1] + 1))
     name = f"{block[0]:04d}-{block[-1]:04d}"
     if contiguous and not any(more):
@@ -140,7 +141,7 @@ def scope(block: Sequence[int], *more: Sequence[object]) -> str:
 
 
 def chosen_classes(plan: Plan) -> tuple[int, ...]:
-    """The ids of the configured classes. Raises ConfigError for a name that is not there."""
+    """Return the ids of the configured classes. Raises ConfigError if a name is unknown."""
     images, wanted = plan.test_images, plan.config.evolve.classes
     if wanted is None:
         return tuple(range(len(images.classes)))
@@ -152,7 +153,7 @@ def chosen_classes(plan: Plan) -> tuple[int, ...]:
 
 
 def reversion_study(plan: Plan) -> AblationStudy:
-    """The configured reversion study."""
+    """Return the configured reversion study."""
     config = plan.config
     return AblationStudy(
         name=REVERSION,

@@ -23,7 +23,7 @@ from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 @dataclass(frozen=True)
 class TrainSeries(Work):
-    """Train one network, or go on with its interrupted training."""
+    """Work that trains one network, or resumes its interrupted training."""
 
     source: TrainedSource
     batches_an_epoch: int
@@ -79,8 +79,8 @@ class TrainSeries(Work):
 
 
 def training_cost(source: TrainedSource, classes: int, batch: Tensor) -> tuple[Cost, int]:
-    """What an image costs in a step of training; and bytes of the weights, with their gradients and
-    what the optimizer keeps of them."""
+    """Return the cost of one image in a training step, and the bytes of the weights with their
+    gradients and the optimizer's state."""
     device = resources().device
     model = device.model(build(source.architecture, classes, 0))
     labels = torch.zeros(len(batch), dtype=torch.int64, device=device.place)
@@ -93,7 +93,7 @@ def training_cost(source: TrainedSource, classes: int, batch: Tensor) -> tuple[C
 
 
 def _check_memory(source: TrainedSource, run: Run) -> None:
-    """Raises ValueError where a batch does not fit; results depend on its size."""
+    """Raise ValueError if a batch, on whose size results depend, does not fit the memory."""
     batch = resources().device.batch(batch_of(open_images(run, "test"), range(FEWEST), source.view))
     cost, weights = training_cost(source, len(open_images(run, "test").classes), batch)
     size = source.training.batch_size
@@ -108,7 +108,7 @@ def _check_memory(source: TrainedSource, run: Run) -> None:
 
 
 def _examples(run: Run, split: str, source: Source) -> Examples:
-    """A split, read as it is needed; files are decoded once while what is kept fits."""
+    """Return a split whose images are read when needed; decoded files are kept while they fit."""
     images = open_images(run, split)
     if isinstance(images, FileImages):
         images = KeptImages(images, resources().memory // 4)
