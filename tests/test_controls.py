@@ -99,6 +99,27 @@ def test_controls_that_work_say_nothing(warnings_of):
     assert warnings_of() == []
 
 
+def test_a_random_condition_that_may_be_as_accurate_as_a_claimed_one_has_not_passed(tmp_path):
+    """Nearly all of its responses are missing; those that remain do not show that it works."""
+    study = make_study(tmp_path, trials=8, tasks=("odd_one_out",))
+    answers, people = make_responses(tmp_path, study, people=40)
+    few = answers["participant"].isin(people["participant"][:4])
+    trials = answers.loc[answers["condition"] == "random", "trial"].unique()[:4]
+    kept = answers[(answers["condition"] != "random") | (few & answers["trial"].isin(trials))]
+    responses = prepare(read_study(tmp_path), kept, people)
+    results = Results(responses, Settings(99, 99), lambda rules: responses)
+    rows = results.tested("chance").set_index("what")
+    assert rows["high"]["random"] > rows["value"][["base", "other_series"]].min()
+    [control] = failed_controls(results)
+    assert control.warning.startswith(
+        "Caution: the control condition random of odd one out is inconclusive: accuracy was "
+    )
+    assert "0 passed, 0 failed, 0 not tested, 1 inconclusive" in " ".join(of_study(results))
+    table = claims(results).frame
+    assert list(table.loc[table["question"] == "control", "claimed"]) == ["inconclusive"]
+    assert table["note"].str.contains("a control condition of this task is inconclusive").all()
+
+
 def test_a_solved_random_condition_is_said_first(warnings_of):
     [told] = warnings_of(random=0.75)
     assert told.startswith("Caution: the control condition random of odd one out failed.")
@@ -121,5 +142,7 @@ def test_random_passes_where_it_is_not_identified_and_the_others_where_they_are(
         ],
         columns=["kind", "what", "value", "p_alone", "p"],
     ).set_index(["kind", "what"], drop=False)  # fmt: skip
-    tests = tests.assign(question="task.control", null=0.17)
+    tests = tests.assign(
+        question="task.control", null=0.17, task="task", claimed=tests["p"] < 0.05, high=0.9
+    )
     assert outcomes(tests) == {"passed": 3, "failed": 2, "": 1, "not tested": 1}

@@ -4,8 +4,9 @@ task."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,34 @@ from analysis.study.results import Results
 NEGATIVE_CONTROLS = ("random",)
 
 
-def outcome(row: Any) -> str:
-    """Return the outcome of a control test (a row of `Results.claims`): passed, failed, not tested,
-    or "" if it has no criterion.
+def outcome(row: Any, claimed: Mapping[str, float]) -> str:
+    """Return the outcome of a control test (a row of `Results.claims`): passed, failed,
+    inconclusive, not tested, or "" if it has no criterion.
 
-    Random neurons pass if they are not identified above chance.
+    Random neurons pass if they are not identified above chance, and not possibly as often as in a
+    condition of which that is claimed (`claimed`, see `lowest_claimed`).
     """
     if pd.isna(row.p):
         return "not tested"
     if row.Index[0] not in ("chance", "detection"):
         return ""
     above = row.value > row.null and row.p_alone < ALPHA
-    return "failed" if above == (row.what in NEGATIVE_CONTROLS) else "passed"
+    if above == (negative := row.what in NEGATIVE_CONTROLS):
+        return "failed"
+    return "inconclusive" if negative and row.high >= claimed.get(row.task, inf) else "passed"
+
+
+def lowest_claimed(tests: pd.DataFrame) -> dict[str, float]:
+    """Return the lowest accuracy that is claimed to be above chance, by task."""
+    chance = tests["question"].str.endswith(".chance") & tests["claimed"]
+    above = tests[chance & (tests["value"] > tests["null"])]
+    return above.groupby("task")["value"].min().to_dict()
 
 
 def outcomes(tests: pd.DataFrame) -> dict[str, int]:
     """Count the control tests by outcome."""
-    return Counter(map(outcome, tests[is_control(tests)].itertuples()))
+    claimed = lowest_claimed(tests)
+    return Counter(outcome(row, claimed) for row in tests[is_control(tests)].itertuples())
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,8 @@ def _detection(results: Results) -> Iterator[FailedControl]:
 
 
 def _accuracy(results: Results) -> Iterator[FailedControl]:
-    """Yield tasks in which random trials were solved, or obvious ones were not."""
+    """Yield tasks in which random trials were solved or may have been, or obvious ones were not."""
+    claimed = lowest_claimed(results.claims) if len(results.claims) else {}
     for row in rows_of(_controls(results, "chance")):
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {spaced(str(row.what))} of {row.task}"
@@ -128,6 +141,15 @@ def _accuracy(results: Results) -> Iterator[FailedControl]:
                 f"Caution: the {name} failed. It has no correct answer to be found, but {shares}. "
                 "The key may be visible in the pictures or known to participants; no claim about "
                 "this task can be trusted.",
+            )
+        elif negative and row.high >= (lowest := claimed.get(row.task, inf)):
+            yield FailedControl(
+                row.task,
+                f"Caution: the {name} is inconclusive: {shares}, unadjusted {results.level} CI "
+                f"[{percent(row.low)}, {percent(row.high)}]. It may be as high as the lowest "
+                f"accuracy claimed in this task ({percent(lowest)}), so that a key that is visible "
+                "in the pictures or known to participants cannot be ruled out.",
+                "a control condition of this task is inconclusive",
             )
         if not negative and not (row.p_alone < ALPHA and above):
             yield FailedControl(

@@ -236,8 +236,9 @@ def _method(results: Results) -> list[str]:
         "conditions is a control test, not a claim. A contrast of another condition with a control "
         "condition is a planned test, so an effect in it can be claimed. The control test of "
         "accuracy passes if accuracy is significantly above chance (unadjusted p < .05); with "
-        "random neurons it passes if accuracy is not significantly above chance. The control test "
-        "of false evolutions (stages of two neurons, shown as one) passes if they are "
+        "random neurons it passes if accuracy is not significantly above chance, and is "
+        "inconclusive if its interval reaches the lowest accuracy claimed in the task. The control "
+        "test of false evolutions (stages of two neurons, shown as one) passes if they are "
         "distinguished from unchanged stages. All other control tests have no criterion: they "
         "neither pass nor fail.",
         *_departures(results),

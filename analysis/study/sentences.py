@@ -149,6 +149,8 @@ def all_tests(tests: pd.DataFrame) -> str:
         names = ["passed", "failed", "not tested"]
         said += ". Control tests (see Method): "
         said += ", ".join(f"{counts.get(name, 0)} {name}" for name in names)
+        if counts.get("inconclusive"):
+            said += f", {counts['inconclusive']} inconclusive"
         if counts.get(""):
             said += f", {counts['']} without a criterion"
     return said

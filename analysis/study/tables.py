@@ -15,7 +15,7 @@ from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.study import thresholds as other_rules
 from analysis.study.association import MEASURES
-from analysis.study.controls import failed_controls, outcome
+from analysis.study.controls import failed_controls, lowest_claimed, outcome
 from analysis.study.planned_tests import crossed_contrasts
 from analysis.study.responses import NOTES
 from analysis.study.results import Results
@@ -89,7 +89,8 @@ def claims(results: Results) -> Table | None:
     ]
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     control = is_control(tested)
-    results_of = [outcome(row) or "–" for row in tested.itertuples()]
+    lowest = lowest_claimed(tested)
+    results_of = [outcome(row, lowest) or "–" for row in tested.itertuples()]
     claimed = tested["claimed"].map({True: "yes", False: "no"})
     claimed = claimed.mask(tested["p"].isna(), "not tested")
     table.insert(0, "claimed", np.where(control, results_of, claimed))
