@@ -20,7 +20,14 @@ from harness.config import parse_config
 from harness.images.batches import batches, reading
 from harness.images.folders import folder_images, image_remarks, left_out
 from harness.images.patches import grid, patch, patches
-from harness.images.sets import ArrayImages, View, drawn_arrays, image_index, open_images
+from harness.images.sets import (
+    ArrayImages,
+    FileImages,
+    View,
+    drawn_arrays,
+    image_index,
+    open_images,
+)
 from harness.stages.engine import Engine
 from harness.stages.images import steps
 from harness.stages.stage import Plan
@@ -347,6 +354,13 @@ def test_images_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
         folder_images(tmp_path).pixels(0, View(8, 8))
 
 
+def test_an_image_that_is_gone_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = FileImages((Path("data/a.png"),), np.zeros(1, dtype=int), ("a",))
+    with pytest.raises(ValueError, match=f"data/a.png .it no longer exists in {tmp_path}.;"):
+        images.pixels(0, View(8, 8))
+
+
 def test_copies_are_counted(tmp_path):
     for name, value in (("1.png", 0), ("2.png", 9), ("3.png", 0), ("sub/4.png", 0)):
         write(tmp_path / "a", name, Image.new("L", (8, 8), value))
@@ -395,6 +409,12 @@ def test_what_is_left_out_or_converted_is_in_the_report(tmp_path, caplog):
     converted = "2 × transparent pixels, shown on white; 1 × copy of another image"
     assert list(table["converted"]) == [converted, f"{converted}; 3 × also in images.probe"]
     assert "images.test: 3 of 3 images: also in images.probe" in caplog.text
+    alone = config.model_copy(
+        update={"images": config.images.model_copy(update={"test": config.images.probe})}
+    )
+    with Engine(plan := Plan(alone, Run(tmp_path / "one")), 0, Console(quiet=True)) as working:
+        working.run(steps(plan))
+    assert "images.probe and images.test are the same images" in caplog.text
     (tmp_path / "probe" / "b" / "2.png").write_bytes(b"")
     (tmp_path / "probe" / "b" / "3.png").write_bytes(b"rubbish, no image")
     plan = Plan(config, Run(tmp_path / "run"))
@@ -437,12 +457,15 @@ def test_pixels_of_unknown_range_are_named_before_any_work(tmp_path):
     assert "range from 255 to 255; only integers in [0, 65535]" in faults[1]
 
 
-def test_a_class_is_the_same_however_its_accents_are_stored(tmp_path):
+def test_a_class_is_the_same_however_its_accents_are_stored(tmp_path, caplog):
     for split, form in (("probe", "NFC"), ("test", "NFD")):
         folder = tmp_path / split / unicodedata.normalize(form, "Käse")
         write(folder, "1.png", Image.new("RGB", (8, 8)))
     images = folder_images(tmp_path / "test", folder_images(tmp_path / "probe").classes)
     assert images.classes == ("Käse",) and len(images) == 1
+    write(tmp_path / "test" / "Kind", "1.png", Image.new("RGB", (8, 8)))
+    assert folder_images(tmp_path / "test").classes == ("Kind", "Käse")  # as if stored in NFC
+    assert "torchvision's order is Käse, Kind: if the network was trained with" in caplog.text
     twice = tmp_path / "probe" / unicodedata.normalize("NFD", "Käse")
     twice.mkdir()
     with pytest.raises(ValueError, match="two class folders whose names look the same"):

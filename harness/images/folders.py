@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import unicodedata
@@ -22,6 +23,8 @@ from harness.artifacts import Artifact, Run
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
 from harness.text import listed
+
+logger = logging.getLogger(__name__)
 
 #: Usual names of the folders of splits, which hold one folder per class.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "probe"}
@@ -85,6 +88,13 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
     # some systems write é as one character, others as two; normalised names are the same everywhere
     present = {unicodedata.normalize("NFC", name): name for name in sorted(folders)}
     names = tuple(classes) if classes is not None else tuple(sorted(present))
+    if classes is None and names != tuple(present):
+        logger.warning(
+            "image folder %s: the classes have the order %s, in which é is one character; in the "
+            "names of the folders it is two, and torchvision's order is %s: if the network was "
+            "trained with that, set class_outputs",
+            *(root, ", ".join(names), ", ".join(present)),
+        )
     if not names:
         raise ValueError(
             f"image folder {root} has no class folders: it must have one sub-folder of images per "

@@ -177,7 +177,7 @@ class FileImages:
 def why_unreadable(path: Path, error: Exception) -> str:
     """Explain why an image cannot be read."""
     if not file_of(path).exists():
-        return "it no longer exists"
+        return "it no longer exists" + f" in {Path.cwd()}" * (not path.is_absolute())
     if file_of(path) == path:
         with path.open("rb") as file:
             if what := kind_of(file.read(512)):

@@ -172,6 +172,12 @@ def steps(plan: Plan) -> Iterator[Step]:
     folders: dict[Path, str] = {}
     for work in works:
         if isinstance(work, ListImages):
-            folders.setdefault(getattr(work.section, work.split), work.split)
+            first = folders.setdefault(getattr(work.section, work.split), work.split)
+            if first != work.split and not plan.looks_only:
+                logger.warning(
+                    "images.%s and images.%s are the same images: results on the one are not "
+                    "independent of those on the other",
+                    *(first, work.split),
+                )
     for split in [] if plan.looks_only else folders.values():
         _say(plan.run, split)  # once for a folder that is two splits
