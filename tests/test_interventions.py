@@ -2,13 +2,14 @@
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 import torch
 from network_pairs import axes, perturbed
 from torch import nn
 
 from harness.evolutions import sensitivity
-from harness.evolutions.ablation import Arm, Images, ablate
+from harness.evolutions.ablation import ABLATIONS, Arm, Images, ablate
 from harness.evolutions.importance import (
     IMPORTANCE,
     ImportanceMethod,
@@ -253,6 +254,64 @@ def test_every_method_is_registered_and_marked():
     assert [name for name, ablation in marked.items() if ablation == "revert"] == reverting
     silencing = ["gradient_activation", "integrated"]
     assert [name for name, ablation in marked.items() if ablation == "zero"] == silencing
+
+
+@pytest.fixture
+def case():
+    """A pair of networks of one layer, an arm of all its channels, and four images."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(4, 3))  # fmt: skip
+    pair = ModelPair(perturbed(model, 1), model, find_layers(model, View(8, 8)))
+    images = torch.randn(4, 3, 8, 8)
+    return pair, images
+
+
+def rows(case, ablation, monkeypatch):
+    """The records of two arms, each half of the channels, under a user's ablation."""
+    pair, images = case
+    arms = [Arm("1", {"1": torch.tensor(some)}, [("controls", f"{some}", 0)])
+            for some in ([0, 1], [2, 3])]  # fmt: skip
+    monkeypatch.setitem(ABLATIONS._plugins, "mine", ablation)
+    return ablate(pair, arms, Images([(torch.arange(4), images)]), 1, "mine")
+
+
+def test_an_ablation_that_writes_to_maps_leaves_other_arms_as_they_are(case, monkeypatch):
+    silent = rows(case, lambda maps, layer: torch.zeros_like(maps.newer(layer)), monkeypatch)
+    written = rows(case, lambda maps, layer: maps.newer(layer).zero_(), monkeypatch)
+    pd.testing.assert_frame_equal(silent, written)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda maps: maps.mean(0), r"\(4, 6, 6\) of torch.float32"),
+        (lambda maps: maps.double(), ".* of torch.float64"),
+        (lambda maps: maps.numpy(), "ndarray"),
+        (lambda maps: None, "NoneType"),
+    ],
+)
+def test_what_an_ablation_returns_is_like_the_layers_output(change, got, case, monkeypatch):
+    message = rf"must return a tensor like the output of layer '1', \(4, 4, 6, 6\) .*; got {got}"
+    with pytest.raises(ValueError, match=message):
+        rows(case, lambda maps, layer: change(maps.newer(layer)), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda sizes: {"1": sizes["1"].T[:3]}, r"shape \(3, 4\)"),
+        (lambda sizes: {"1": sizes["1"].mean(0, keepdim=True)}, r"shape \(1, 4\)"),
+        (lambda sizes: {"1": sizes["1"].numpy()}, "a ndarray"),
+        (lambda sizes: {}, "a dict"),
+        (lambda sizes: None, "a NoneType"),
+    ],
+)
+def test_what_a_score_returns_is_a_number_for_every_image_and_channel(change, got, case):
+    pair, images = case
+    mine = ImportanceMethod(lambda given: change(given.size()))
+    with pytest.raises(ValueError, match=rf"for '1' of shape \(4, 4\); got {got}"):
+        sensitivities(pair, [images], 1, mine, np.random.default_rng(0))
 
 
 def test_undefined_outputs_and_sensitivities_are_refused():

@@ -176,6 +176,10 @@ def detached(output, labels):
     return output.detach()[:, 0] + labels
 
 
+def centred(output, labels):
+    return (output - output.mean(dim=0))[:, 0] * (labels + 1)
+
+
 def classless(output, labels):
     return output.sum(dim=1)
 
@@ -192,6 +196,7 @@ def refusals(tmp_path, prototypes):
             r"one number per image, a tensor of shape \(6,\); got shape",
         ),
         "test_objectives:detached": ("problem", "has no gradient by the outputs"),
+        "test_objectives:centred": ("problem", "depends on the other images of its batch"),
         "test_objectives:broken": ("problem", r"on outputs \(6, 7\) failed: KeyError: 'texts'"),
         "test_objectives:classless": ("notes", "is the same for all classes"),
         str(texts): ("problem", "the network has 7 outputs, and the class embeddings .* have 5"),

@@ -140,7 +140,6 @@ def ablate(
         the class with the largest score of the target; probability is the class's share of their
         softmax.
     """
-    replace = ABLATIONS.get(ablation)
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
     # one list per arm and label, so that the order of the rows does not depend on the batches
@@ -158,13 +157,13 @@ def ablate(
         means = cache(lambda: _means(newer, layers, images.reference()))
         for ids, batch in images.batches:
             untouched = running.start(batch)
-            maps = Maps(
-                running.output,
+            maps = Maps(  # copies, as a user's ablation may write to them
+                lambda layer: running.output(layer).clone(),
                 _outputs(partial(started, "older", models.older, batch)),
                 _outputs(partial(_start_donors, started, newer, images, ids)),
-                lambda layer: means()[layer],
+                lambda layer: means()[layer].clone(),
             )
-            replacement = cache(partial(replace, maps))
+            replacement = cache(partial(_replacement, ablation, maps, running))
             changes: list[dict[str, Change]] = [
                 {
                     name: replace_channels(by_name[name], channels, replacement(name))
@@ -188,6 +187,20 @@ def ablate(
     none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
     parts = [row for frame in frames for row in frame] or [none]
     return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _replacement(ablation: str, maps: Maps, running: Execution, layer: str) -> Tensor:
+    """Return what takes the place of a layer's output; its shape and type must be the same."""
+    output, value = running.output(layer), ABLATIONS.get(ablation)(maps, layer)
+    if isinstance(value, Tensor) and (value.shape, value.dtype) == (output.shape, output.dtype):
+        return value
+    got = type(value).__name__
+    if isinstance(value, Tensor):
+        got = f"{tuple(value.shape)} of {value.dtype}"
+    raise ValueError(
+        f"ablation {ablation!r} must return a tensor like the output of layer {layer!r}, "
+        f"{tuple(output.shape)} of {output.dtype}; got {got}"
+    )
 
 
 def _start_donors(

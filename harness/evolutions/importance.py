@@ -22,6 +22,7 @@ from torch import Tensor
 from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
+from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.networks.running import UNDEFINED
 from harness.registry import Registry, description
@@ -218,8 +219,9 @@ def sensitivities(
         for batch in batches:
             change = Change(case, batch, first)
             first += len(batch)
-            for layer, values in method.sensitivity(change).items():
-                pieces[layer].append(values)
+            every = method.sensitivity(change)
+            for layer in models.layers:
+                pieces[layer.name].append(_checked(every, layer, len(batch)))
     joined = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
     for layer, every in joined.items():
         count = int((~np.isfinite(every)).sum())
@@ -229,6 +231,20 @@ def sensitivities(
                 f"{UNDEFINED}"
             )
     return joined
+
+
+def _checked(sensitivity: object, layer: Layer, images: int) -> Tensor:
+    """Return a layer's part of what a method returned. Raises ValueError if it cannot be that."""
+    values = sensitivity.get(layer.name) if isinstance(sensitivity, dict) else None
+    shape = (images, layer.channels)
+    if isinstance(values, Tensor) and values.shape == shape and not values.is_complex():
+        return values.detach()
+    kind = type(sensitivity if values is None else values).__name__
+    got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {kind}"
+    raise ValueError(
+        f"an importance method must return a dict with a real tensor [batch, channels] of each "
+        f"layer, for {layer.name!r} of shape {shape}; got {got}"
+    )
 
 
 def summarise(sensitivity: np.ndarray, share: bool) -> tuple[np.ndarray, np.ndarray]:

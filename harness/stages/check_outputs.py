@@ -125,6 +125,12 @@ def class_accuracy(
         fault = "is NaN or infinite" if value.requires_grad else "has no gradient by the outputs"
         raise ValueError(f"objective {source.objective!r} {fault}: it must be computed by torch "
                          f"from the outputs, without detach, numpy or item()")  # fmt: skip
+    alone = target_of(int(labels[0])).value(output[:1])
+    if not torch.allclose(alone, value[:1].detach(), rtol=1e-3, atol=1e-6):
+        raise ValueError(
+            f"objective {source.objective!r} of an image depends on the other images of its batch: "
+            f"it must be computed for each image alone"
+        )
     scores = target_of(0).scores(output)
     if scores.shape[1] > 1 and bool((scores == scores[:, :1]).all()):
         logger.warning(
