@@ -177,6 +177,21 @@ def test_results_stay_those_of_their_own_call(probed, scores):
     assert set(undone.to_pandas()["ablation"]) == {"revert"}
 
 
+def test_models_may_be_trained_on_after_a_result(images, series):
+    models = copy.deepcopy(dict(series.models))
+    mine = ce.Series("mine", models, series.view)
+    scores = ce.importance(mine, images, (1, 4), ["change"], heldout_images=8, progress=False)
+    before, after = (_undone(scores, models[4], grow) for grow in (0, 1))
+    pd.testing.assert_frame_equal(before, after)
+
+
+def _undone(scores, model, grow):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += grow
+    return ce.ablate(scores, arms=ce.Arms(random=5), progress=False).to_pandas()
+
+
 def test_a_function_takes_no_name_from_another():
     def change(change):
         """Has the name of a built-in score."""

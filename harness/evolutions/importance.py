@@ -219,15 +219,15 @@ def sensitivities(
         for batch in batches:
             change = Change(case, batch, first)
             first += len(batch)
-            every = method.sensitivity(change)
+            returned = method.sensitivity(change)
             for layer in models.layers:
-                pieces[layer.name].append(_checked(every, layer, len(batch)))
+                pieces[layer.name].append(_checked(returned, layer, len(batch)))
     joined = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
-    for layer, every in joined.items():
+    for name, every in joined.items():
         count = int((~np.isfinite(every)).sum())
         if count and not np.isnan(every).all():
             raise ValueError(
-                f"{count} of {every.size} sensitivities in layer {layer!r} are NaN or infinite; "
+                f"{count} of {every.size} sensitivities in layer {name!r} are NaN or infinite; "
                 f"{UNDEFINED}"
             )
     return joined

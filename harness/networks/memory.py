@@ -29,7 +29,8 @@ class MemorySource(Source):
 
     @field_validator("models")
     @classmethod
-    def _models_differ(cls, models: Mapping[int, nn.Module]) -> Mapping[int, nn.Module]:
+    def _copies(cls, models: Mapping[int, nn.Module]) -> Mapping[int, nn.Module]:
+        """Copy the models, so that results stay the same when the originals are trained on."""
         first: dict[nn.Module, int] = {}
         for epoch, model in models.items():
             if first.setdefault(model, epoch) != epoch:
@@ -37,7 +38,13 @@ class MemorySource(Source):
                     f"epochs {first[model]} and {epoch} are one and the same module: keep a copy "
                     f"of each epoch, copy.deepcopy(model)"
                 )
-        return models
+        try:
+            return {epoch: copied(model) for epoch, model in models.items()}
+        except Exception as error:  # a user's class may define how it is copied
+            raise ValueError(
+                f"a model cannot be copied ({type(error).__name__}: {error}), and the original "
+                f"must not be changed; remove what prevents a copy (hooks with a state)"
+            ) from error
 
     def epochs(self) -> tuple[int, ...]:
         return self._used(sorted(self.models))
@@ -47,14 +54,7 @@ class MemorySource(Source):
             raise CheckpointError(
                 f"series {self.name!r} has no model of epoch {epoch}; it has {sorted(self.models)}"
             )
-        try:
-            return copied(self.models[epoch])
-        except Exception as error:  # a user's class may define how it is copied
-            raise CheckpointError(
-                f"series {self.name!r}: the model of epoch {epoch} cannot be copied "
-                f"({type(error).__name__}: {error}), and the original must not be changed; remove "
-                f"what prevents a copy (hooks with a state)"
-            ) from error
+        return copied(self.models[epoch])
 
     def identity(self, epoch: int) -> str:
         """Return a hash of the weights and of the printed structure."""
