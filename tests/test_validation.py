@@ -324,6 +324,22 @@ def test_what_can_be_but_should_be_known_is_counted(study, tables):
     assert found["answered trials of more than one form"][0] == 0
 
 
+@pytest.mark.parametrize("lost", ["no row", "time"])
+def test_responses_missing_in_one_condition_are_named_by_condition(study, tables, lost):
+    """Left out where they would be incorrect, they make accuracy 100 %."""
+    answers, people = tables
+    base = (answers["role"] == "trial") & (answers["condition"] == "base")
+    wrong = base & ~answers["correct"].fillna(True)
+    if lost == "time":
+        answers.loc[wrong, ["answer", "correct", "confidence", "missing"]] = [
+            "null", pd.NA, pd.NA, "time",
+        ]  # fmt: skip
+    else:
+        answers = answers[~wrong]
+    [note] = [n for n in notes(prepare(study, answers, people)) if "their form holds" in n]
+    assert f"missing (odd one out, base: {wrong.sum()} of {base.sum()}). If they are" in note
+
+
 def test_a_trial_without_an_answer_has_no_score(study, tables):
     answers, people = tables
     row = answers.index[answers["task"] == "odd_one_out"][0]

@@ -5,6 +5,7 @@ They are shown as a table and as sentences of the section on participants.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -97,19 +98,27 @@ def _incomplete(responses: Responses) -> Iterator[Check]:
     answers, study = responses.answers, responses.study.study
     roles = {trial.id: trial.role for trial in study.trials}
     forms = [{t for block in form for t in block if roles[t] == "trial"} for form in study.forms]
-    fewer, strangers = [], 0
+    condition = {
+        t.id: f"{responses.study.name(t.task)}, {spaced(t.condition)}" for t in study.trials
+    }
+    shown, lost = Counter[str](), Counter[str]()
+    count, strangers = 0, 0
     for _, given in answers.groupby("participant")["trial"]:
         trials = set(given)
         form = max(forms, key=lambda f: len(f & trials), default=set())
         strangers += not trials <= form
-        fewer.append(len(form - trials))
-    count, missing = sum(n > 0 for n in fewer), sum(fewer)
+        count += bool(form - trials)
+        shown.update(condition[t] for t in form)
+        lost.update(condition[t] for t in form - trials)
+    worst = sorted(lost, key=lambda name: (-lost[name] / shown[name], name))
+    named = [f"{name}: {lost[name]} of {shown[name]}" for name in worst]
     yield Check(
         "fewer responses than the form has trials",
         f"{counted(count, 'analysed participant')} answered fewer trials than their form holds; "
-        f"{counted(missing, 'response is', 'responses are')} missing.",
+        f"{counted(lost.total(), 'response is', 'responses are')} missing ({_listed(named)}). If "
+        "they are missing more often where the answer would be incorrect, accuracy is too high.",
         count,
-        missing,
+        lost.total(),
     )
     yield Check(
         "answered trials of more than one form",
