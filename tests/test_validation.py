@@ -501,6 +501,29 @@ def test_times_of_zero_make_nobody_identical(study, tables):
     assert len(identical_pairs(alike.assign(milliseconds=9), people))
 
 
+def test_a_correct_option_at_one_place_is_pointed_out(folder, study):
+    answers, people = make_responses(folder, study.study, people=24)
+    said = "The correct option was not at random places on screen ("
+    assert not any(said in note for note in notes(prepare(study, answers, people)))
+    choice = (answers["task"] == "odd_one_out") & (answers["role"] == "trial")
+    for row in answers[choice].itertuples():
+        options, key = json.loads(row.options), study.keys[row.trial]
+        shown = [key, *(o for o in options if o != key)]
+        answers.loc[row.Index, "options"] = json.dumps(shown)
+    responses = prepare(study, answers, people)
+    [note] = [note for note in notes(responses) if said in note]
+    count = (responses.answers["task"] == "odd_one_out").sum()
+    assert f"(odd one out: {count} of {count} at one place)" in note
+
+
+def test_one_moment_for_all_responses_of_a_session_makes_nobody_identical(folder, study):
+    """An export whose moments are those of sessions says nothing on single responses."""
+    answers, people = make_responses(folder, study.study, people=24)
+    for column in ("shown_at", "answered_at"):
+        answers[column] = answers.groupby("participant")["shown_at"].transform("min")
+    assert identical_pairs(answers[answers["role"] == "trial"], people).empty
+
+
 def test_answers_to_practice_alone_are_none_to_analyse(study, tables):
     answers, people = tables
     for few in (answers[:0], answers[answers["role"] != "trial"]):

@@ -5,11 +5,13 @@ They are shown as a table and as sentences of the section on participants.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
+from scipy.stats import binom
 
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import spaced
@@ -26,6 +28,10 @@ LISTED = 5
 CLOCKS = 2000
 #: So many milliseconds does the simplest reaction to something seen take; a choice takes longer.
 REACTION = 200
+
+
+#: Shuffled options put the correct one at one place so often with less than this probability.
+UNSHUFFLED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Check:
 def checks(responses: Responses) -> list[Check]:
     """Return all checks, in the order of the table."""
     parts = (
-        _people, _incomplete, _confidence, _times, _order, _durations, _unanswered, _rules,
+        _people, _incomplete, _confidence, _times, _order, _places, _durations, _unanswered, _rules,
         _unchecked,
     )  # fmt: skip
     return [check for part in parts for check in part(responses)]
@@ -227,6 +233,28 @@ def _durations(responses: Responses) -> Iterator[Check]:
         "the others.",
         late,
         int(after.sum()),
+    )
+
+
+def _places(responses: Responses) -> Iterator[Check]:
+    """Yield tasks whose correct option stood at one place on screen more often than shuffling
+    brings about: whoever always chooses that place then seems to know."""
+    answers, study = responses.answers, responses.study
+    named, count = [], 0
+    for task in sorted(set(answers["task"]) & set(study.choice_tasks)):
+        rows = answers.loc[answers["task"] == task, ["trial", "options"]]
+        shown = [json.loads(options) for options in rows["options"]]
+        keys = [study.keys[trial] for trial in rows["trial"]]
+        places = Counter(o.index(key) for o, key in zip(shown, keys, strict=True))
+        most, fewest = max(places.values()), min(map(len, shown))
+        if fewest * binom.sf(most - 1, len(rows), 1 / fewest) < UNSHUFFLED:
+            named.append(f"{study.name(task)}: {most} of {len(rows)}")
+            count += len(rows)
+    yield Check(
+        "correct option too often at one place on screen",
+        f"The correct option was not at random places on screen ({_listed(named)} at one place): "
+        "participants who prefer that place seem to recognise the concepts.",
+        answers=count,
     )
 
 

@@ -26,7 +26,10 @@ def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
     """
     consent = table["participant"].map(people.set_index("participant")["consented_at"])
     taken = table["milliseconds"].where(table["milliseconds"] > 0)
-    times = taken, (table["answered_at"] - consent).dt.total_seconds()
+    passed = (table["answered_at"] - consent).dt.total_seconds()
+    # Moments that several responses of a participant share are those of a session, not of each.
+    shared = table.assign(passed=passed).duplicated(["participant", "passed"], keep=False)
+    times = taken, passed.mask(shared)
     agreeing: dict[tuple[str, str], set[str]] = {}
     for time in times:
         rows = table.assign(time=time).dropna(subset=["time", "answer"])
