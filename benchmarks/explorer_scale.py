@@ -1,10 +1,11 @@
-"""How the explorer does with many neurons: a synthetic run, opened, panned and moved in time.
+"""Measure the explorer with many neurons: a synthetic run is opened, panned and moved in time.
 
     python benchmarks/explorer_scale.py [--neurons 100000] [--checkpoints 8] [--keep FILE]
 
-Headless Chromium with software rendering. Prints the file's size, seconds until the page is ready,
-frames per second while panning, and seconds that a step of the slider and another colour take. The
-synthetic run has places, concepts, overlaps, stimuli of one picture, and importance.
+Uses headless Chromium with software rendering. Prints the file's size, the seconds until the page
+is ready, the frames per second while panning, and the seconds for a step of the slider and for
+another colour. The synthetic run has positions, concepts, overlaps, one stimulus per neuron, and
+importance.
 """
 
 from __future__ import annotations

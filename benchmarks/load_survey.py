@@ -1,14 +1,14 @@
-"""How many people at once does the survey hold, and does it keep every answer?
+"""Measure how many participants the survey serves at once, and check that it keeps every response.
 
     python benchmarks/load_survey.py STUDY --participants 260            # SQLite, one worker
     python benchmarks/load_survey.py STUDY --postgres --workers 2 --faults
-    python benchmarks/load_survey.py STUDY --participants 40 --think 0 0 # the ceiling
+    python benchmarks/load_survey.py STUDY --participants 40 --think 0 0 # maximum throughput
 
-Starts its own survey on 127.0.0.1 with an empty database, sends it participants (double clicks,
-refreshes and cut connections among them), with --faults also kills workers and PostgreSQL, fills
-the database's disk and sets the clock, spread over the whole load. Then compares the database with
-what was acknowledged, answer by answer. Ends with 1 if anything was lost, doubled, or stored
-without having been acknowledged.
+Starts a survey on 127.0.0.1 with an empty database and sends it simulated participants, some with
+double clicks, refreshes and broken connections. With --faults, it also kills workers and
+PostgreSQL, fills the database's disk and sets the clock, at times spread over the whole load. Then
+it compares the database with the acknowledged responses. The exit status is 1 if a response was
+lost, stored twice, or stored without acknowledgement.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
 def start(
     study: Path, url: str, workers: int, environment: Mapping[str, str]
 ) -> tuple[subprocess.Popen, int]:
-    """The survey as a process, and its port once it answers."""
+    """Start the survey as a process; return it, and its port when it responds."""
     code = "from survey_app.commands import survey; from pathlib import Path; import sys; "
     code += "survey(Path(sys.argv[1]), database=sys.argv[2], port=0, host='127.0.0.1', "
     code += "workers=int(sys.argv[3]), pilot=False)"
@@ -91,7 +91,7 @@ def start(
 
 
 def served(study: Path, folder: Path, participants: int) -> Path:
-    """A copy of the study that takes just these participants, by their ids alone."""
+    """Return a copy of the study for these participants, who are identified by platform ids."""
     copy = folder / "study"
     shutil.copytree(study, copy, ignore=shutil.ignore_patterns("*.sqlite*", "results"))
     own = Recruitment(places=participants, platforms=("prolific",), codes=Codes().drawn())
@@ -105,7 +105,7 @@ def _echo(lines) -> None:
 
 
 def practice_answers(folder: Path) -> dict[frozenset[str], str]:
-    """What to answer in practice, by the pictures shown: people learn it, guessers never end."""
+    """Return the correct responses to practice trials, by their pictures; guessers may not pass."""
     study, keys = load(folder)
     trials = [study.by_id[trial] for trial in study.practice if study.by_id[trial].options]
     return {
@@ -138,7 +138,7 @@ async def crowd(arguments: argparse.Namespace, port: int, tally: Tally) -> None:
 
 
 async def sabotage(faults: list[survey_faults.Fault], tally: Tally, clicks: int) -> None:
-    """One fault after another, evenly spread over the expected number of clicks."""
+    """Cause one fault after another, evenly spread over the expected number of clicks."""
     for number, fault in enumerate(faults, 1):
         while len(tally.waits) < clicks * number / (len(faults) + 1):
             await asyncio.sleep(0.05)
@@ -147,7 +147,7 @@ async def sabotage(faults: list[survey_faults.Fault], tally: Tally, clicks: int)
 
 
 def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
-    """Compare the database with what was acknowledged; print what differs."""
+    """Compare the database with the acknowledged responses; return whether they are equal."""
     from sqlalchemy import select
 
     from survey_app.schema import identities, participants, responses
@@ -172,7 +172,7 @@ def verdict(study_folder: Path, url: str, tally: Tally) -> bool:
         done = connection.execute(
             select(participants.c.participant, participants.c.status, participants.c.plan)
         ).all()
-    # The client says another number of milliseconds with every answer: a receipt to look for.
+    # Each action has its own number of milliseconds, the receipt by which it is looked up.
     stored: dict[str, Counter[int]] = {}
     for row in rows:
         stored.setdefault(who[row.participant], Counter())[row.milliseconds] += 1
@@ -216,7 +216,7 @@ def percentiles(seconds: list[float]) -> str:
 
 
 def processor_seconds(survey: subprocess.Popen) -> float:
-    """Processor time of all workers until now."""
+    """Return the processor time that all workers have used."""
     times = [worker.cpu_times() for worker in psutil.Process(survey.pid).children()]
     return sum(t.user + t.system for t in times)
 
@@ -255,7 +255,7 @@ def main() -> int:
         async def everything() -> None:
             harm = asyncio.ensure_future(sabotage(planned, tally, pages * arguments.participants))
             await crowd(arguments, port, tally)
-            await asyncio.wait_for(harm, 5)  # faults that never came are no faults survived
+            await asyncio.wait_for(harm, 5)  # fails if a fault has not occurred
 
         began = time.monotonic()
         asyncio.run(everything())

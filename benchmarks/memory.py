@@ -1,10 +1,10 @@
-"""Peak memory of every stage of a run of vgg16 at 224 pixels, within a budget.
+"""Measure the peak memory of every stage of a run of vgg16 at 224 pixels, within a budget.
 
-python benchmarks/memory.py [--memory 8] [--folder KEPT]   # an hour on one core; Markdown
+python benchmarks/memory.py [--memory 8] [--folder KEPT]   # an hour on one core; prints Markdown
 
-Two checkpoints with random weights are written to files; every stage then runs in a process of its
-own, one after the other, so that its peak is that of a worker. The neurons are named twice: by a
-CSV of attributes in a run on a folder of images, and by the masks of the synthetic images.
+Two checkpoints with random weights are written to files. The stages run one after another, each in
+its own process, so that its peak is that of one worker. The neurons are named twice: by a CSV file
+of attributes in a run on a folder of images, and by the masks of the synthetic images.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from harness.stages.run import STAGES, run_until
 
 T = TypeVar("T")
 
-#: Class of the own images -> how many there are to probe and to test: as many of the first, on
-#: which importance is measured, as the default batch holds.
+#: Class of the own images -> numbers of probe and test images. The first class, on which
+#: importance is measured, fills the default batch.
 COUNTS = {"red": (22, 40), "green": (22, 4), "blue": (20, 4)}
 SPLITS = ("probe", "test")
-#: Synthetic images by which neurons are named.
+#: Number of synthetic images by which neurons are named.
 MASKED = 64
 
 
 def write_inputs(folder: Path) -> None:
-    """Two checkpoints, folders of images, and attributes of the test images."""
+    """Write two checkpoints, folders of images, and attributes of the test images."""
     (folder / "weights").mkdir(parents=True)
     for epoch in (1, 2):
         model = build("vgg16", len(drawn.CLASSES), epoch)
@@ -57,7 +57,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def configuration(folder: Path, images: dict[str, Any], memory: float) -> dict[str, Any]:
-    """Of a run of one worker; the batches are the default ones."""
+    """Return the configuration of a run of one worker with the default batch sizes."""
     own = images["source"] == "folder"
     outputs = {"class_outputs": {name: number for number, name in enumerate(COUNTS)}} if own else {}
     evolve: dict[str, Any] = {"methods": ["sign_t", "sign_path"], "images_per_class": 24}
@@ -79,14 +79,14 @@ def configuration(folder: Path, images: dict[str, Any], memory: float) -> dict[s
 
 
 def _measured(stage: str, values: dict[str, Any], out: Path) -> tuple[float, float]:
-    """Peak memory in GiB and processor time in seconds of a stage."""
+    """Run a stage; return its peak memory in GiB and its processor time in seconds."""
     run_until(stage, parse_config(values), out, Console(stderr=True))
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
 
 
 def _alone(work: Callable[..., T], *given: Any) -> T:
-    """What a function returns in a process of its own."""
+    """Call a function in a process of its own, and return its result."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(work, *given).result()
@@ -96,10 +96,10 @@ def main(
     memory: Annotated[float, typer.Option(help="GiB")] = 8.0,
     folder: Annotated[Path | None, typer.Option(help="for the files, which are kept")] = None,
 ) -> None:
-    """Print a table: peak memory and processor time of every stage."""
+    """Print a table of the peak memory and processor time of every stage."""
     with tempfile.TemporaryDirectory() as scratch:
         place = folder or Path(scratch)
-        if not (place / "weights").exists():  # in a process, whose peak others would inherit
+        if not (place / "weights").exists():  # others would inherit its peak
             _alone(write_inputs, place)
         own = {"source": "folder", "attributes": str(place / "attributes.csv")}
         own |= {split: str(place / split) for split in SPLITS}

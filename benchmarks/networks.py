@@ -1,5 +1,4 @@
-"""Which layers are probed by default in networks of torchvision and timm: the table of
-docs/networks.md.
+"""Print the table of docs/networks.md: the default layers of networks of torchvision and timm.
 
 python -m benchmarks.networks [NAME …]
 """
@@ -19,7 +18,7 @@ from harness.networks.calls import expose_calls
 from harness.networks.layers import find_layers
 from harness.torchvision_import import with_torchvision
 
-#: One or two a family.
+#: One or two networks per family.
 TORCHVISION = [
     "alexnet", "vgg16", "vgg19_bn", "googlenet", "inception_v3", "resnet18", "resnet50",
     "resnext50_32x4d", "wide_resnet50_2", "densenet121", "squeezenet1_1", "shufflenet_v2_x1_0",
@@ -34,12 +33,12 @@ TIMM = [
     "convmixer_768_32", "regnetx_002", "ghostnet_100", "hrnet_w18_small", "dla34", "dpn68",
     "repvgg_a0", "resnest14d", "nf_resnet26", "xcit_nano_12_p16_224",
 ]  # fmt: skip
-#: Sides of inputs in pixels; those of the others are 224.
+#: Sides of inputs in pixels; 224 for all others.
 SIDES = {"inception_v3": 299, "vit_small_patch14_reg4_dinov2": 518, "mobilevit_xxs": 256}
 
 
 def network(name: str, outputs: int) -> nn.Module:
-    """A network of either library with random weights."""
+    """Return a network of either library with random weights."""
     if name in TORCHVISION:
         return build(name, outputs, 0)
     with_torchvision(import_module, "torchvision")  # which timm imports
@@ -52,7 +51,7 @@ def network(name: str, outputs: int) -> nn.Module:
 
 
 def row(name: str) -> str:
-    """A network's row of the table."""
+    """Return a network's row of the table."""
     side = SIDES.get(name, 224)
     view = View(side, side)
     layers = find_layers(expose_calls(network(name, 1000), random_images(view, 2)), view)

@@ -1,4 +1,4 @@
-"""Every stage on a small VGG, and again in plain code, as the published code computes it."""
+"""Compare every stage on a small VGG with plain code in the form of the published code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLAIN_VIEW = View(64, 64, channels_last=False)
 
 
 def in_turn(repeats: int, **ways: Callable[[], Any]) -> tuple[dict[str, float], dict[str, Any]]:
-    """The fastest processor time of each of several ways, and what each gave last."""
+    """Call functions in turn, `repeats` times; return smallest processor times and last results."""
     best, answers = dict.fromkeys(ways, float("inf")), {}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -53,7 +53,7 @@ def in_turn(repeats: int, **ways: Callable[[], Any]) -> tuple[dict[str, float], 
 
 
 def by_hand(model: nn.Module, layer: Layer) -> Callable[[Tensor], Tensor]:
-    """The modules behind a layer of a plain sequence, called one after the other on its maps."""
+    """Return a function of maps that calls the modules after a layer of a sequential network."""
     leaves = [(n, m) for n, m in model.named_modules() if next(m.children(), None) is None]
     behind = leaves[1 + [name for name, _ in leaves].index(layer.module) :]
 
@@ -68,7 +68,7 @@ def by_hand(model: nn.Module, layer: Layer) -> Callable[[Tensor], Tensor]:
 def maps_by_hooks(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The network's answer, and each layer's output."""
+    """Return the network's output, and each layer's output."""
     kept: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(layer.module).register_forward_hook(
@@ -84,8 +84,8 @@ def maps_by_hooks(
 
 @torch.no_grad()
 def plain_stimuli(model: nn.Module, layers: Sequence[Layer], images: ArrayImages) -> np.ndarray:
-    """Image ids of each neuron's K strongest images where it is active, kept batch by batch, one
-    neuron after the other; on the way also each image's K strongest neurons."""
+    """Return the image ids of the K images that activate each neuron most, where it is active.
+    They are updated after each batch; each image's K strongest neurons are sorted, too."""
     values, ids = (np.empty((0, 0)) for _ in range(2))
     responsive = []
     for batch_ids, batch in batches(images, np.arange(len(images)), PLAIN_VIEW, BATCH):
@@ -103,7 +103,7 @@ def plain_stimuli(model: nn.Module, layers: Sequence[Layer], images: ArrayImages
 
 
 def plain_skip_gram(groups: sparse.csr_array, start: np.ndarray) -> np.ndarray:
-    """Pair by pair, with the draws of `skip_gram`."""
+    """Return the vectors after updates pair by pair, with the same random draws as `skip_gram`."""
     rng, vectors = np.random.default_rng(1), start
     for _ in range(EPOCHS):
         pairs = consecutive_pairs(groups, rng)
@@ -116,8 +116,8 @@ def plain_skip_gram(groups: sparse.csr_array, start: np.ndarray) -> np.ndarray:
 def plain_importance(
     older: nn.Module, newer: nn.Module, layers: Sequence[Layer], batches: Sequence[Tensor]
 ) -> dict[str, np.ndarray]:
-    """The share of images with positive sensitivity, of which each image and layer takes a backward
-    pass through the graph of its batch."""
+    """Return the share of images with positive sensitivity, per layer [channels]. Each image and
+    layer needs a backward pass through the graph of the whole batch."""
     signs: dict[str, list[np.ndarray]] = {layer.name: [] for layer in layers}
     for batch in batches:
         logits, before = maps_by_hooks(older, layers, batch)
@@ -138,7 +138,8 @@ def plain_importance(
 def plain_reversion(
     older: nn.Module, newer: nn.Module, arms: Sequence[Arm], batches: Sequence[Tensor]
 ) -> list[np.ndarray]:
-    """Whether each image is right, arm by arm: the maps changed, the modules behind called."""
+    """Return whether each image is predicted correctly, per arm: channels of a layer's maps are
+    replaced, and the modules after it are called."""
     by_name = {layer.name: layer for layer in find_layers(newer, PLAIN_VIEW)}
     layers, right = list(by_name.values()), [list[np.ndarray]() for _ in arms]
     behind = {name: by_hand(newer, layer) for name, layer in by_name.items()}
@@ -156,7 +157,7 @@ def plain_reversion(
 
 
 def stages(repeats: int) -> list[list[str]]:
-    """A row for every stage and one for their sum."""
+    """Return one table row per stage, and one for their sum."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (PROBED, 64, 64, 3), dtype=np.uint8)
     images = ArrayImages(pixels, np.zeros(PROBED, dtype=np.int64), ("noise",))

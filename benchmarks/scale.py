@@ -1,4 +1,4 @@
-"""Peak memory and time of every stage by size, each in a process of its own; growth exponents.
+"""Measure the peak memory and time of every stage at two sizes, each in its own process.
 
 python benchmarks/scale.py [--factor 1] [--only space]   # half an hour on two idle cores; Markdown
 """
@@ -45,7 +45,7 @@ VIEW = View(SIDE, SIDE)
 
 @dataclass(frozen=True)
 class Noise:
-    """Images that are drawn when they are asked for."""
+    """Images of noise, generated when they are read."""
 
     count: int
     classes: tuple[str, ...] = ("noise",)
@@ -62,13 +62,13 @@ class Noise:
         return rng.integers(0, 256, (view.crop, view.crop, 3), dtype=np.uint8)
 
 
-#: Work on one size that is ready to be measured; of a space, returns the seconds of processor time
-#: that its neighbours take.
+#: Work of one size, ready to be measured. For a space, it returns the processor time (s) of finding
+#: the neighbours.
 Ready = Callable[[], float | None]
 
 
 def probing(images: int) -> Ready:
-    """All images in ranges, joined, written; a small VGG of 312 neurons, 32 pixels."""
+    """Probe images in ranges; join and write the records (small VGG, 312 neurons, 32 px)."""
     return partial(_probed, images)
 
 
@@ -97,7 +97,7 @@ def _probed(images: int) -> None:
 
 
 def scoring(classes: int) -> Ready:
-    """Importance by two methods, class by class, eight images each."""
+    """Score importance by two methods, eight images per class."""
     return partial(_scored, classes)
 
 
@@ -112,7 +112,7 @@ def _scored(classes: int) -> None:
 
 
 def undoing(classes: int) -> Ready:
-    """Eight arms over all layers, class by class, eight images each."""
+    """Ablate eight arms over all layers, eight images per class."""
     return partial(_undone, classes)
 
 
@@ -129,7 +129,7 @@ def _undone(classes: int) -> None:
 
 
 def placing(method: str, images: int, neurons: int) -> Ready:
-    """A space of random stimuli, of ten checkpoints; its neighbours."""
+    """Compute a space of random stimuli with ten checkpoints, and neighbours of the neurons."""
     rng = np.random.default_rng(0)
     base, k = neurons // 10, 20
     keys = {"series": "net", "epoch": np.arange(neurons) // base, "layer": "a"}
@@ -164,7 +164,7 @@ def placing(method: str, images: int, neurons: int) -> Ready:
 
 
 def listing(images: int) -> Ready:
-    """A folder of images, listed."""
+    """List a folder of images."""
     folder = tempfile.TemporaryDirectory()
     for number in range(images):
         place = Path(folder.name) / f"class{number % 10}"
@@ -172,7 +172,7 @@ def listing(images: int) -> Ready:
         (place / f"{number}.png").touch()
 
     def listed() -> None:
-        folder_images(Path(folder.name))  # `folder` goes with this function
+        folder_images(Path(folder.name))  # keeps `folder` until the work is done
 
     return listed
 
@@ -181,7 +181,7 @@ def _measured(
     work: Callable[[int], Ready], warm: int, size: int, answer: multiprocessing.Queue
 ) -> None:
     with one_thread():
-        work(warm)()  # compiles, loads
+        work(warm)()  # compiles functions and loads libraries
         ready = work(size)
         before = resource.getrusage(resource.RUSAGE_SELF)
         neighbours = ready()
@@ -190,7 +190,7 @@ def _measured(
     answer.put((computed, after.ru_maxrss / 1024, neighbours))
 
 
-#: what -> smallest and largest size, unit, work
+#: Name of the work -> smallest and largest size, unit, work.
 MEASURES: dict[str, tuple[int, int, str, Callable[[int], Ready]]] = {
     "probing": (4_000, 256_000, "images", probing),
     "importance": (10, 200, "classes", scoring),
@@ -216,7 +216,7 @@ def main(
     factor: Annotated[float, typer.Option(help="of all sizes")] = 1.0,
     only: Annotated[str, typer.Option(help="rows whose names hold this")] = "",
 ) -> None:
-    """Print a table: each stage at two sizes, and the exponents of its growth between them."""
+    """Print a table of each stage at two sizes, with the exponents of its growth between them."""
     print("| what | size | processor time | of it neighbours | peak memory | exponent | memory |")
     print("|---|---|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""The published skip-gram update beside the stated objective's, on a finished run, over seeds.
+"""Compare the published skip-gram update with that of the stated objective on a finished run.
 
 python benchmarks/skip_gram.py RUN [--seeds 5] [--epochs 20,100]
 """
@@ -28,7 +28,7 @@ METHODS = ("sgns", "sgns_full")
 
 
 def above(space: SemanticSpace, evidence: Evidence) -> float:
-    """P(a co-activated pair of base neurons is more similar than one that is not), ties half."""
+    """Return the probability that a co-activated pair is more similar than another; ties half."""
     rows = evidence.base_rows
     incidence = evidence.incidence[rows]
     together = (incidence @ incidence.T).toarray() > 0
@@ -45,7 +45,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=2)] = 5,
     epochs: Annotated[str, typer.Option(help="passes of skip-gram")] = "20,100",
 ) -> None:
-    """Print the mean over seeds of both, and the paired difference with its 95 % t interval."""
+    """Print both methods' means over seeds, and their paired difference with a 95 % t interval."""
     opened = Run(run)
     config = parse_config(opened.manifest()["configuration"])
     evidence, concepts = evidence_of(opened, config), opened.tables("concepts")
@@ -56,7 +56,7 @@ def main(
             parameters = config.space.model_copy(update={"epochs": passes})
             for seed in range(seeds):
                 for method in METHODS:
-                    rng = generator(seed, "skip-gram benchmark")  # the same draws for both
+                    rng = generator(seed, "skip-gram benchmark")  # the same draws for both methods
                     space = SPACES.get(method)(evidence, parameters, rng, method)
                     shares = concept_sharing(space, concepts, base)
                     trained = shares[shares["epoch"] > 0].groupby("group")["share"].mean()

@@ -1,14 +1,14 @@
-"""Speed beside plain code: every stage and a plain form of it in turn, with one thread, as ratios.
+"""Compare the speed of every stage with plain code, run in turn with one thread, as ratios.
 
 python benchmarks/speed.py [--networks small_vgg,vgg16,…] [--repeats 3]     # Markdown; 10 minutes
 
-Of each network: what recording adds to a forward pass; one arm a layer (half of its channels from
-another model) beside the layers behind it called by hand where the network is a plain sequence,
-beside a full pass, and beside the floor, the time of the operations behind the layer in a pass of
-the whole network; gradients of all layers at once beside one backward pass an image and layer
-through the graph of the batch, as published, of which `--cells` are run and scaled up. Then the map
-in a new process, and all stages of a small VGG in plain code. Times are of the processor, the
-fastest of the repeats.
+Per network, it measures (1) the time that recording adds to a forward pass; (2) one arm per layer
+(half of the channels from another model), compared with calling the modules after the layer by hand
+(sequential networks only), with a full pass, and with the floor: the time of the operations after
+the layer in a full pass; (3) the gradients of all layers at once, compared with one backward pass
+per image and layer through the graph of the batch, as in the published code, of which `--cells` are
+run and extrapolated. Then it measures the map in a new process, and all stages of a small VGG and
+their plain forms. Times are processor times, the smallest of the repeats.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from harness.records import Checkpoint
 from harness.stages.engine import one_thread
 
 SIDES = {"inception_v3": 299}
-#: Networks that are their modules one after the other.
+#: Networks that call their modules one after the other.
 SEQUENCES = ("small_vgg", "vgg16")
-#: Images that a recording has seen, on which depends for how many it must find peaks.
+#: Number of earlier images of a recording; it decides for how many images peaks must be found.
 SEEN = 1200
 MOST_LAYERS = 24
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Two networks of one architecture with other weights, their layers, a batch of noise."""
+    """Two networks of one architecture with different weights, their layers, a batch of noise."""
 
     name: str
     older: nn.Module
@@ -83,7 +83,7 @@ def channels_last_batch(batch: Tensor) -> Tensor:
 
 
 def recording(of: Subject, repeats: int) -> list[str]:
-    """A batch in the middle of 2 × SEEN probe images beside a bare forward pass."""
+    """Compare recording a batch after SEEN earlier images with a bare forward pass."""
     model, layers, batch = of.model, of.layers, of.batch
     count = len(batch)
     recorded = _Recording(
@@ -123,7 +123,7 @@ def recording(of: Subject, repeats: int) -> list[str]:
 
 
 def node_seconds(running: _Traced, batch: Tensor) -> dict[Any, float]:
-    """Node of the traced network -> its time in a whole pass."""
+    """Return the time of each node of the traced network in a full pass."""
     spent, values = {}, dict[Any, Any]()
     inputs = iter([batch])
     for node in running._order:
@@ -137,7 +137,7 @@ def node_seconds(running: _Traced, batch: Tensor) -> dict[Any, float]:
 
 
 def reverting(of: Subject, repeats: int) -> list[str]:
-    """Each layer's re-run; at most MOST_LAYERS layers, evenly spaced."""
+    """Measure the re-run after each layer, of at most MOST_LAYERS evenly spaced layers."""
     step = -(-len(of.layers) // MOST_LAYERS)
     layers, batch = of.layers[::step], of.batch
     inplace: list[Any] = [m for m in of.model.modules() if getattr(m, "inplace", False) is True]
@@ -188,8 +188,8 @@ def _cut(
     behind: Callable[[Tensor], Tensor],
     inplace: Sequence[Any],
 ) -> Tensor:
-    """The first channels of the maps from the source, the rest by hand, with the network's own
-    in-place operations."""
+    """Replace the first channels of the maps by those of the source, and call the modules after
+    them, with the network's own in-place operations."""
     maps = maps.clone()
     maps[:, :channels] = source[:, :channels]
     for module in inplace:
@@ -201,7 +201,7 @@ def _cut(
 
 
 def gradients(of: Subject, cells: int) -> list[str]:
-    """The gradients of a batch, and the stage's score `sign_t`, beside the published way."""
+    """Compare the gradients of a batch, and the score `sign_t`, with the published computation."""
     layers, batch = of.layers, of.batch
     images = len(batch)
     count = min(cells, len(layers) * images)
@@ -216,7 +216,7 @@ def gradients(of: Subject, cells: int) -> list[str]:
     )
     (forward, backward, plain), ours = answers["published"], answers["once"][1]
     equal = sum(
-        # other kernels may serve a backward pass of one image
+        # a backward pass of one image may use other kernels
         bool((ours[name][image] - cell).norm() <= 1e-3 * cell.norm())
         for (name, image), cell in plain.items()
     )
@@ -235,8 +235,8 @@ def gradients(of: Subject, cells: int) -> list[str]:
 def published_gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, cells: Sequence[int]
 ) -> tuple[float, float, dict[tuple[str, int], Tensor]]:
-    """Seconds of a forward pass with its graph, and of one backward pass through the whole batch's
-    graph for each cell (an image and layer); the gradients of the cells."""
+    """Return the seconds of a forward pass, those of one backward pass through the whole batch's
+    graph per cell (an image and layer), and the gradients of the cells."""
     found = {}
     with (
         borrowed(model),
@@ -262,7 +262,7 @@ def published_gradients(
 
 
 def map_alone() -> None:
-    """The map of 3,000 neurons, 300 of them base neurons; prints seconds of two calls."""
+    """Compute the map of 3,000 neurons, 300 of them base neurons, twice; print both times (s)."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 30))
     vectors = centres[rng.integers(0, 20, 3000)] + 0.3 * rng.normal(size=(3000, 30))
@@ -275,10 +275,10 @@ def map_alone() -> None:
 
 
 def mapping() -> list[str]:
-    """The map in a process that must compile UMAP, and in one that finds it compiled."""
+    """Time the map in a process that must compile UMAP, and in one that finds it compiled."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        # what umap's neighbour keeps itself is compiled before
+        # compiles the functions that pynndescent caches itself
         subprocess.run([sys.executable, "-c", "import pynndescent"], env=environment, check=True)
         command = [sys.executable, __file__, "--map-alone"]
         shown = [
@@ -322,7 +322,7 @@ def main(
         )
 
 
-#: Table -> its head.
+#: Name of a table -> its header.
 COLUMNS = {
     "recording": ("recording", "units", "bare pass, s", "recorded, s", "÷ bare pass"),
     "reversion": ("one arm a layer", "layers", "ours, s", "÷ by hand", "÷ floor", "full ÷ ours",

@@ -1,7 +1,7 @@
-"""A participant as a program: speaks what a browser speaks to the survey, one connection each.
+"""A simulated participant, who communicates with the survey as a browser does.
 
-Streamlit's WebSocket brings the first page (and the page after a refresh); every action is a POST
-whose acknowledgement carries the next page; pictures are fetched once and kept, as a browser does.
+Streamlit's WebSocket sends the first page (also after a refresh). Every action is a POST request,
+whose acknowledgement contains the next page. Pictures are fetched once and cached.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _FIELD = re.compile(r'<input type="(radio|text)" name="(\w+)"(?: value="([^"]*)"
 
 
 class Lost(ConnectionError):
-    """The connection broke."""
+    """The connection was lost."""
 
 
 class Http:
-    """One kept-alive HTTP/1.1 connection, as bare as can be: the load must not be the client's."""
+    """One persistent HTTP/1.1 connection, kept minimal so that the client needs little time."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Status and body. Raises Lost when the connection breaks."""
+        """Return status and body. Raises Lost if the connection breaks."""
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self.host, self.port)
@@ -54,7 +54,7 @@ class Http:
             raise Lost(str(error)) from error
 
     def send_and_drop(self, path: str, body: bytes) -> None:
-        """Send a request and break the connection without waiting for the answer."""
+        """Send a request and close the connection without waiting for the response."""
         if self._streams is not None:
             head = (
                 f"POST /{path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -70,7 +70,7 @@ class Http:
 
 @dataclass
 class Faults:
-    """Shares of actions that are doubled, preceded by a refresh, or cut off."""
+    """The shares of actions that are sent twice, preceded by a refresh, or cut off."""
 
     doubled: float = 0.0
     refreshed: float = 0.0
@@ -79,23 +79,23 @@ class Faults:
 
 @dataclass
 class Tally:
-    """What happened to all participants together; seconds unless said otherwise."""
+    """Times (in seconds) and counts of events of all participants together."""
 
     waits: list[float] = field(default_factory=list)  # click to next page, pictures included
     arrivals: list[float] = field(default_factory=list)  # address entered to first page
-    # participant -> receipt of every acknowledged answer to a trial, see Participant._act
+    # participant -> receipts of the acknowledged responses to trials, see Participant._act
     acknowledged: dict[str, list[int]] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
     people: int = 0
     retries: int = 0
-    refused: int = 0  # answers that the survey said it could not store
+    refused: int = 0  # responses that the survey could not store
     doubled: int = 0
     refreshed: int = 0
     dropped: int = 0
 
 
 class Participant:
-    """One person from arrival to the end, answering at random."""
+    """One participant from arrival to the end, who responds at random."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Participant:
     ) -> None:
         self.http, self.address, self.query = Http(host, port), f"{host}:{port}", query
         self.tally, self.faults, self.random = tally, faults, random.Random(seed)
-        self.known = known  # pictures of a practice trial -> its right answer
+        self.known = known  # pictures of a practice trial -> its correct response
         self.images: set[str] = set()
         self.socket = None
 
@@ -138,7 +138,7 @@ class Participant:
             await self.socket.close()
 
     async def _open(self) -> dict:
-        """The page as the script sends it to a fresh browser tab; tries until it comes."""
+        """Return the page that a new browser tab receives; retry until it arrives."""
         for attempt in range(200):
             try:
                 if self.socket is not None:
@@ -172,9 +172,9 @@ class Participant:
         raise Lost("closed before the page came")
 
     async def _act(self, page: dict) -> tuple[dict, int]:
-        """Send an action until it is acknowledged; the next page, and a receipt.
+        """Send an action until it is acknowledged; return the next page and a receipt.
 
-        The receipt is the random time that goes with the action and is stored with it.
+        The receipt is a random number that is sent as the action's duration, and stored with it.
         """
         values = {} if page["stage"] == "consent" else self._values(page["html"])
         if page["stage"] == "consent":
@@ -205,7 +205,7 @@ class Participant:
         raise TimeoutError("an answer was never acknowledged")
 
     def _values(self, html: str) -> dict[str, str]:
-        """Some valid answer to all fields of a page."""
+        """Return a valid response to all fields of a page."""
         choices: dict[str, list[str]] = {}
         for kind, name, value in _FIELD.findall(html):
             choices.setdefault(name, []).append(value if kind == "radio" else "red wheel")
@@ -214,7 +214,7 @@ class Participant:
         return values | ({"choice": right} if right else {})
 
     async def _pictures(self, page: dict) -> None:
-        """Fetch this page's pictures; those of the next in the background, as a browser does."""
+        """Fetch this page's pictures, and in the background those of the next, as browsers do."""
         for name in _IMAGE.findall(page["html"]):
             await self._picture(name)
         self._ahead = asyncio.ensure_future(self._preload(page["preload"]))

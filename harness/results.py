@@ -76,7 +76,7 @@ class Results:
 
     @cached_property
     def sizes(self) -> pd.DataFrame:
-        """One row per neuron and class: the size of its change, on which sets are matched."""
+        """Read one row per neuron and class: the size of its change, on which sets are matched."""
         return self._table("importance", {}, "sizes")
 
     @cached_property
@@ -97,7 +97,7 @@ class Results:
 
     @property
     def measured_on(self) -> list[str]:
-        """Sentences that say on what importance is measured and how a prediction is made."""
+        """Return sentences on what importance is measured and how a prediction is made."""
         series_of: dict[str, list[str]] = {}
         for series, says in self.about.get("objectives", {}).items():
             series_of.setdefault(says, []).append(series)

@@ -1,4 +1,4 @@
-"""Values that a browser reports of itself and of a page; restricted to credible ranges."""
+"""Values that a browser reports about itself and about a page, restricted to credible ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DAY = 86_400_000  # longest credible time on a page, in milliseconds
 
 
 def device_of(sent: object) -> dict[str, Any]:
-    """Return what the browser reports of itself and its window, within bounds; {} if nothing."""
+    """Return what the browser reports about itself and its window, within bounds; {} if nothing."""
     if not isinstance(sent, dict):
         return {}
     return {

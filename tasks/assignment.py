@@ -1,9 +1,9 @@
 """Assign to each place of a study its trials, their order and the order of their options.
 
-The design is a set of forms. Places are numbered; place s takes form s mod F in round s div F.
-All trials of a form thus get the same number of answers, and everything that could favour a
-position is rotated by the round: the order of the blocks, of the trials in a block, of the options
-in a trial. Over a full turn each trial stands at each position equally often, each option too.
+The design is a set of F forms. Places are numbered; place s has form s mod F, in round s div F. So
+all trials of a form get the same number of responses. The round rotates everything that could
+favour a position: the order of the blocks, of the trials in a block, of the options in a trial.
+Over a complete cycle, each trial and each option is at each position equally often.
 """
 
 from __future__ import annotations

@@ -11,20 +11,20 @@ import numpy as np
 
 from tasks.evidence import Evidence, channel_of
 
-LARGEST_POOL = 20_000  # neurons; of more, a seeded sample is clustered
+LARGEST_POOL = 20_000  # neurons; a larger pool is sampled (seeded)
 
 
 def clusters(evidence: Evidence, pool: np.ndarray, eps: float, least: int) -> list[np.ndarray]:
-    """Find clusters among rows of the space; each row of a cluster is of a different channel of
-    a series.
+    """Find clusters among rows of the space; each row of a cluster is of a different channel of a
+    series.
 
     Args:
-        pool: rows of the space. eps: largest cosine distance of neighbours. least: neurons of a
-            cluster, of different channels.
+        pool: rows of the space.
+        eps: largest cosine distance of neighbours.
+        least: smallest number of neurons of a cluster, of different channels.
 
     Raises:
-        ValueError: the space has no vectors to measure distances between, or scikit-learn is
-            missing.
+        ValueError: the space has no vectors, or scikit-learn is missing.
     """
     vectors = evidence.space.vectors
     if not isinstance(vectors, np.ndarray):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-ENOUGH = 150  # pixels of the shorter side; more only take longer
+ENOUGH = 150  # pixels of the shorter side; more pixels only increase the time
 
 
 def features(picture: Image.Image) -> np.ndarray:

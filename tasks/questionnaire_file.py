@@ -31,7 +31,7 @@ from tasks.questionnaire import (
 )
 
 PLATE_NUMBERS = (24, 25, 27, 42, 45, 47, 52, 54, 57, 72, 74, 75)  # no digits that look alike
-#: Names of what the survey itself sends or keeps beside the answers.
+#: Reserved names, which the survey itself uses for what it sends or stores.
 RESERVED = {"withdraw", "consent", *(f"{check}_right" for check in (UNDERSTANDING, COLOUR))}
 
 
@@ -80,7 +80,7 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     """Read and check the questions of a file.
 
     Raises:
-        ValueError: naming the file, the question, what is wrong and what is allowed.
+        ValueError: the file is invalid; the message names the question and what is allowed.
     """
     try:
         file = File(**read_toml(path, "questionnaire"))
@@ -178,7 +178,7 @@ def _unreachable(
 
 
 def _disordered(question: Question) -> Iterator[str]:
-    """Yield limits between which there is no number."""
+    """Yield limits that no number satisfies."""
     least, most = question.limits
     for name, bounds in (("limits", question.limits), ("stay_within", question.stay_within)):
         if bounds and not bounds[0] <= bounds[1]:

@@ -26,7 +26,7 @@ def read_texts(settings: StudySettings, values: Mapping[str, object]) -> Read:
     """Read all texts and insert `values` at the names in braces, such as {minutes}.
 
     Raises:
-        ValueError: naming a file that is missing, or a picture that cannot be shown.
+        ValueError: a file is missing, or a picture cannot be shown; the message names it.
     """
     words = Words(settings.language)
     texts, pictures = {}, {}

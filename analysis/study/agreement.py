@@ -12,13 +12,14 @@ from analysis.study.planned_tests import SCALES
 from analysis.study.results import Results
 from analysis.study.tables import ESTIMATE, NAMES, SHARE
 
-#: What agreement is of, beside the choice among options -> its level of measurement.
+#: Responses whose agreement is measured, other than choices -> their level of measurement.
 METRICS = {"changed": "nominal", "clarity": "ordinal", "rating": "ordinal"}
 
 
 @shelf.table("study", "agreement")
 def agreement(results: Results) -> Table | None:
-    """Krippendorff's α and, for complete designs, Fleiss' κ, by task, question and condition."""
+    """Return Krippendorff's α and, for complete designs, Fleiss' κ, by task, question and
+    condition."""
     parameters = (results.settings.replicates, results.settings.seed, results.settings.level)
     rows: Estimates = {}
     for task in results.tasks:
@@ -53,8 +54,7 @@ def agreement(results: Results) -> Table | None:
 
 @shelf.table("study", "agreement")
 def annotators(results: Results) -> Table | None:
-    """Dawid and Skene's estimates beside the raw majority, for tasks whose categories trials
-    share."""
+    """Return Dawid and Skene's estimates and the raw majority, for tasks with common categories."""
     rows = []
     for task in results.tasks:
         answers = results.of(task)

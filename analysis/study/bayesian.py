@@ -1,4 +1,4 @@
-"""The Bayesian hierarchical model beside the frequentist analysis, if the study froze it."""
+"""The Bayesian hierarchical model, beside the frequentist analysis, if the study froze it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RHAT, ESS = 1.05, 100
 
 @shelf.table("study", "accuracy")
 def bayesian(results: Results) -> Table | None:
-    """Posterior shares of correct responses and their differences, by task."""
+    """Return posterior shares of correct responses and their differences, by task."""
     plan = results.plan
     if not plan.bayesian or not can_sample() or not results.choice_tasks:
         return None

@@ -1,4 +1,4 @@
-"""Single trials as participants saw them, with their responses: figures made of pictures."""
+"""Single trials as participants saw them, with their responses, as figures made of pictures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from analysis.statistics.labels import normalise
 from analysis.study.results import Results
 from tasks.base import Panel, Trial
 
-#: Trials of a task shown from each end, and answers that a trial needs to be chosen.
+#: Number of trials of a task from each end, and of the responses that a trial needs.
 SHOWN, ENOUGH = 2, 5
 EVOLUTIONS = 4
 
 
 @shelf.figure("study", "trials")
 def examples(results: Results) -> Figure | None:
-    """The easiest and the hardest trials of the tasks with a key."""
+    """Return the easiest and the hardest trials of the tasks with a key."""
     if results.responses.study.pictures is None:
         return None
     rows = []
@@ -44,7 +44,7 @@ def examples(results: Results) -> Figure | None:
 
 @shelf.figure("study", "evolution")
 def evolutions(results: Results) -> Figure | None:
-    """Real evolutions that most participants judged changed, with their labels."""
+    """Return real evolutions that most participants judged changed, with their labels."""
     if results.responses.study.pictures is None or "evolution_labelling" not in results.tasks:
         return None
     answers = results.of("evolution_labelling")

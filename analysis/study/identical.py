@@ -6,20 +6,20 @@ from itertools import combinations
 
 import pandas as pd
 
-#: A pair is pointed out where answer and time agree in this many trials at least, and in more than
-#: this share of the trials that both answered. The times of two people agree to the millisecond in
+#: A pair is reported if response and time agree in at least this many trials, and in more than this
+#: share of the trials to which both responded. The times of two people agree to the millisecond in
 #: about one trial of some thousands.
 TRIALS, SHARE = 3, 0.5
 
 
 def identical_pairs(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:
-    """Find pairs of participants with equal responses at equal times.
+    """Return pairs of participants with equal responses at equal times.
 
-    Times agree where the browser took equally many milliseconds (0 is no time taken), or where
-    equally much time had passed since consent.
+    Times are equal if the browser measured equal milliseconds (0 means not measured), or if equal
+    times had passed since consent.
 
     Args:
-        table, people: of `tasks.responses.RESPONSES` and PARTICIPANTS; answers of role "trial".
+        table, people: of `tasks.responses.RESPONSES` (role "trial" only) and PARTICIPANTS.
 
     Returns:
         first, second (in the order of their names), agreeing (trials), common (trials).

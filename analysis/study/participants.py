@@ -90,7 +90,7 @@ MEASURED = {
 
 @shelf.table("study", "people")
 def sample_sizes(results: Results) -> Table | None:
-    """The sample sizes of every estimate, by measured value."""
+    """Return the sample sizes of every estimate, by measured value."""
     rows = []
     for task in results.tasks:
         labels = results.labels_of(task)

@@ -46,10 +46,10 @@ from harness.results import read_results as read_ablations
 
 log = logging.getLogger(__name__)
 
-#: What a run adds is kept beside the answers, so that the pack needs no run: evidence on the
+#: Data of the run that are kept with the responses, so that the pack needs no run: evidence on the
 #: neurons shown, changes of accuracy by pair, and tables of the run as they are.
 NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
-#: Answers to the questionnaire, counted over those analysed; each person's own are not kept.
+#: Counts of questionnaire answers of the analysed participants; single answers are not kept.
 DEMOGRAPHICS = "demographics.csv"
 RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
 BENCH_TABLES_SHOWN = ("leaderboard", "spaces")

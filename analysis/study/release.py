@@ -16,7 +16,7 @@ from analysis.study.responses import NOTES
 from harness.files import whole_file
 from tasks.responses import codebook
 
-#: What of a results folder goes into the pack.
+#: Files and folders of a results folder that go into the pack.
 PARTS = ("tables", "data", "study", "analysis.json", "numbers.tex")
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "matplotlib", "conceptevo-harness")
 
@@ -54,7 +54,7 @@ def release(results: Path, out: Path) -> Path:
     """Pack a folder written by `conceptevo analyse`; the same folder gives the same bytes.
 
     Raises:
-        ValueError: the folder is no results folder.
+        ValueError: the folder is not a results folder.
     """
     if not (results / "analysis.json").is_file():
         raise ValueError(
@@ -74,7 +74,7 @@ def release(results: Path, out: Path) -> Path:
     files["checksums.sha256"] = "".join(sums).encode()
     with whole_file(out) as temporary, zipfile.ZipFile(temporary, "w") as pack:
         for name in sorted(files):
-            # A fixed date: the pack of the same results has the same bytes tomorrow.
+            # a fixed date, so that packs of the same results have the same bytes
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
@@ -96,13 +96,13 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
     """Analyse the data of a pack and compare every table with the one in the pack.
 
     Args:
-        out: folder for the tables made anew, the figures and the report.
+        out: folder for the rebuilt tables, the figures and the report.
 
     Returns:
-        names of the tables that differ; empty where all are the same to the byte.
+        names of the tables that differ; empty if all have the same bytes.
 
     Raises:
-        ValueError: the pack is damaged, or is none.
+        ValueError: the file is damaged, or is not a pack.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pack"

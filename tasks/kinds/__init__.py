@@ -9,9 +9,9 @@ from tasks.base import TASKS, Tasks
 
 @cache
 def all_tasks() -> Tasks:
-    """The registry, with every task of this folder in it.
+    """Return the registry, with every task of this folder in it.
 
-    A study may also name a task of one's own, as 'package.module:attribute'.
+    A study may also name a user's own task, as 'package.module:attribute'.
     """
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")

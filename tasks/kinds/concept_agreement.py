@@ -73,7 +73,7 @@ class ConceptAgreement:
     control: str | None = None
     controls: tuple[str, ...] = ("random",)
     questions: tuple[str, ...] = ("ratings", "labels")
-    confidence = False  # its rating is one already
+    confidence = False  # its response is a rating already
 
     def draw(self, evidence: Evidence, condition: str, rng: np.random.Generator) -> Draft:
         everything = evidence.rows()
