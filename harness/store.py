@@ -184,7 +184,7 @@ class StoredRun(Run):
             yield
         except (OSError, ValueError) as error:
             raise ArtifactError(
-                f"the store {self.url} cannot be used ({error}); what is done is kept: run the "
+                f"the store {self.url} cannot be used ({error}); finished work is kept: run the "
                 f"same command again"
             ) from error
 

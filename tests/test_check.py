@@ -139,7 +139,7 @@ def test_a_sound_series_is_shown(tmp_path):
     assert "Every checkpoint can be used." in said
     defaults = "resize = 64, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25]"
     assert f"series 'sound': not set, and therefore {defaults}; set what" in said
-    assert re.search(r"pieces of work, about .* min with .* of memory a worker", said)
+    assert re.search(r"pieces of work, about .* min with .* of memory per worker", said)
 
 
 def test_the_first_epoch_of_lightning_is_not_the_untrained_network(tmp_path):

@@ -211,7 +211,7 @@ def test_a_store_that_cannot_be_used_is_named(bucket, server, tmp_path):
         pass
     run = StoredRun(tmp_path / "run", URL)
     with (
-        pytest.raises(ArtifactError, match=r"cannot be used .* what is done is kept: run the same"),
+        pytest.raises(ArtifactError, match=r"cannot be used .* finished work is kept: run"),
         run.locked(),
     ):
         run.save(PART, {"values": np.zeros(2)}, "one")

@@ -81,7 +81,7 @@ def bench_study(plan: Plan, covered: Coverage) -> AblationStudy:
     chosen = [_pair(config, text) for text in dict.fromkeys(pairs)] if pairs else everything
     if not chosen:
         raise ConfigError(
-            "no series has two trained checkpoints: there is no evolution to judge; name --pairs, "
+            "no series has two trained checkpoints: there is no evolution to score; name --pairs, "
             "or add checkpoints"
         )
     names = dict.fromkeys(source.name for source, _ in chosen)

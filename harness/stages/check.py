@@ -127,7 +127,7 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
             "images are resized to a shorter side of %d px, of which the central %d × %d px are "
             "used%s",
             *(source.resize, source.crop, source.crop),
-            "" if stated else " (the default; set resize and crop to what the network had)",
+            "" if stated else " (the default; set resize and crop as in the network's training)",
         )
     device = resources().device
     model, shown = device.model(model), device.batch(batch if fits else batch.contiguous())
@@ -250,8 +250,8 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
         if isinstance(source, FolderSource):
             if names := source.left_out():
                 notes.append(
-                    f"series {source.name!r}: left out {len(names)} that fit {source.pattern!r} "
-                    f"but for the number of an epoch: {listed(names, 4)}"
+                    f"series {source.name!r}: left out {len(names)} that match {source.pattern!r} "
+                    f"but have no epoch number: {listed(names, 4)}"
                 )
             if "epoch={epoch}" in source.pattern and 0 in source.epochs():
                 notes.append(

@@ -43,7 +43,7 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
     """Raise ValueError if it is not known which output each class has."""
     if unknown := sorted(set(source.class_outputs) - set(classes)):
         raise ValueError(
-            f"class_outputs names no class of the images: {', '.join(unknown)}; there are "
+            f"class_outputs names unknown classes: {', '.join(unknown)}; there are "
             f"{', '.join(classes)}"
         )
     if beyond := {n: i for n, i in source.class_outputs.items() if i >= width}:
@@ -77,7 +77,7 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
         name, other = next(iter(twice.items()))
         raise ValueError(
             f"class_outputs gives output {source.class_outputs[other]} to {other}, and {name}, "
-            f"which it does not name, has the same by its number: name all classes"
+            f"which it does not name, has the same output by its number: name all classes"
         )
 
 
@@ -134,7 +134,7 @@ def class_accuracy(
     scores = target_of(0).scores(output)
     if scores.shape[1] > 1 and bool((scores == scores[:, :1]).all()):
         logger.warning(
-            "objective %r is the same for all classes: it tells no prediction, so that every image "
+            "objective %r is the same for all classes: it distinguishes no classes, so every image "
             "counts as correct; look at the change of the objective instead of accuracy",
             source.objective,
         )

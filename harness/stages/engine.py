@@ -38,8 +38,8 @@ from harness.stages.stage import Advance, Plan, Step, Work
 
 #: Message for a worker that was killed, on this machine or after all retries on a cluster.
 _KILLED = (
-    "{}: a worker was killed, probably for lack of memory; take a smaller batch_size or fewer "
-    "workers, and run the same command again: what is done is kept"
+    "{}: a worker was killed, probably for lack of memory; use a smaller batch_size or fewer "
+    "workers, and run the same command again: finished work is kept"
 )
 
 
@@ -305,8 +305,8 @@ def _failing_as(work: Work) -> Iterator[None]:
         raise WorkError(f"{work.makes[0]}: {error}") from error
     except MemoryError as error:
         raise WorkError(
-            f"{work.makes[0]}: out of memory; make the batch_size of its section smaller, or take "
-            f"fewer workers"
+            f"{work.makes[0]}: out of memory; decrease the batch_size of its section, or use fewer "
+            f"workers"
         ) from error
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]

@@ -129,7 +129,7 @@ def _images(plan: Plan) -> tuple[dict[str, int], ImageSet, float]:
         sets = {split: folder_split(section, split) for split in wanted}
         return {split: len(images) for split, images in sets.items()}, sets["test"], 0.0
     if not isinstance(section, DrawnImagesSection):
-        raise ValueError("a plan needs images in folders, or drawn ones")
+        raise ValueError("an estimate needs images in folders, or synthetic images")
     start = time.perf_counter()
     pixels = drawn_arrays(0, 0, SAMPLE)["pixels"]
     seconds = (time.perf_counter() - start) / SAMPLE

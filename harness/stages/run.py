@@ -180,7 +180,7 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
     console.print(
         f"Left to do: {table['pieces'].sum():,} pieces of work, about {time} with "
         f"{counted(count, 'worker')} on {plan.device.name}, up to "
-        f"{table['memory GiB'].max():.2f} GiB of memory a worker, "
+        f"{table['memory GiB'].max():.2f} GiB of memory per worker, "
         f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,
     )

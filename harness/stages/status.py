@@ -58,11 +58,11 @@ class Status:
             doing = f"A command has been working here since {self.since:%Y-%m-%d %H:%M}."
         more = [*self.steps.loc[self.steps["seconds_left"].isna(), "step"], *self.unknown]
         if not self.seconds_left > 0:
-            of = f": nothing has been timed of {', '.join(more)}" if more else ""
+            of = f": no work of {', '.join(more)} has been timed" if more else ""
             return f"{doing} How long the rest takes is not known yet{of}."
         span = timedelta(seconds=round(self.seconds_left))
         when = f", at {now + span:%Y-%m-%d %H:%M}" if self.since else ""
-        without = f" (without {', '.join(more)}, of which nothing has been timed)" if more else ""
+        without = f" (without {', '.join(more)}, of which no work has been timed)" if more else ""
         several = counted(self.workers, "worker")
         return f"{doing} With {several} it takes about {span} more{when}{without}."
 
