@@ -1,6 +1,6 @@
 """The texts that participants read, in the language of the study, from one catalogue.
 
-English stands in the code, marked: `words("…")` where a text is shown, `N_("…")` where it is kept
+English texts are marked in the code: `words("…")` where a text is shown, `N_("…")` where it is kept
 for later. `locale/<language>.po` holds the translations; `python -m tasks.catalogue` brings them up
 to date after a text was added or changed.
 """
@@ -69,7 +69,8 @@ class Refusal(ValueError):
     """The message to a participant whose address or answer cannot be used.
 
     Args:
-        text: of the catalogue. values: what stands in its braces.
+        text: of the catalogue.
+        values: of the names in braces.
     """
 
     def __init__(self, text: str, **values: str) -> None:

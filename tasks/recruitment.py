@@ -27,7 +27,7 @@ PUBLIC_CODES = ("COMPLETED", "SCREENED-OUT", "COMPLETED-A")
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that is read as something else
 
 
-#: What the platforms take, and an address carries as it stands.
+#: A code that the platforms accept and that an address contains without escapes.
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")]
 
 

@@ -88,7 +88,7 @@ class Exclusion(Section):
         return None if threshold is False else threshold
 
 
-#: What the analysis tests of a task; `primary` names one as "task.kind".
+#: Kinds of tests of a task; `primary` names one as "task.kind".
 QUESTIONS = (
     "chance", "contrasts", "detection", "labels", "ratings", "learning", "confidence",
     "associations", "equivalence",
@@ -99,14 +99,14 @@ class Analysis(Section):
     """The planned analysis, fixed before data collection.
 
     Attributes:
-        primary: the main question, "task.kind" with a kind of QUESTIONS; the first task's own by
-            default. primary_share: what it holds of the 5 % that all tests of the study share.
-        reference: condition that the others are compared with, all pairs by default.
+        primary: the primary hypothesis, "task.kind" with a kind of QUESTIONS; by default that of
+            the first task. primary_share: its share of the 5 % that all tests of the study share.
+        reference: condition with which the others are compared; all pairs by default.
         similarity: of labels.
-        smallest_effect: smallest difference of shares of right answers that matters; conditions are
-            then tested for differing by less (two one-sided tests). smallest_rating: likewise of
-            mean ratings, in points. 0: no such tests.
-        bayesian: whether a Bayesian hierarchical model of right answers stands beside the tests.
+        smallest_effect: smallest difference of shares of correct responses that matters; conditions
+            are then tested for differing by less (two one-sided tests). smallest_rating: likewise
+            of mean ratings, in points. 0: no such tests.
+        bayesian: whether a Bayesian hierarchical model of correct responses is added to the tests.
             prior_effect: standard deviation of the normal prior of each condition's log odds;
             prior_spread: scale of the half-normal priors of the standard deviations.
     """

@@ -107,7 +107,7 @@ def digest(written: dict[str, Any], keys: dict[str, Any]) -> str:
     """Hash the whole study: texts, trials, design, rules, keys and the names of pictures.
 
     Args:
-        written: the content of study.json as it stands there, so that a study keeps its hash when
+        written: the content of study.json, unchanged, so that a study keeps its hash when
             a later version of this software knows more settings.
     """
     content = {name: value for name, value in written.items() if name != "hash"}

@@ -1,4 +1,4 @@
-"""`conceptevo` as a user types it, but in this process: a new one would load torch for seconds."""
+"""Run `conceptevo` as a user types it, in this process: a new one would load torch for seconds."""
 
 from typer.testing import CliRunner
 
@@ -6,7 +6,7 @@ from conceptevo import cli
 
 
 def say(*words: object, error: type[Exception] | None = None) -> str:
-    """What a command prints; where it has to refuse, the message of its `error`."""
+    """Return what a command prints, or the message of its `error` if it fails."""
     result = CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "200"})
     if error is not None:
         assert isinstance(result.exception, error), (result.output, result.exception)

@@ -17,7 +17,7 @@ from harness.registry import Registry
 
 @pytest.fixture
 def registries():
-    """What a test registers is gone after it, so that no other test finds it."""
+    """Remove what a test registers after the test, so that no other test finds it."""
     registries = [thing for thing in gc.get_objects() if type(thing) is Registry]
     shelves = [*(registry._plugins for registry in registries), shelf._exhibits]
     before = [dict(names) for names in shelves]
@@ -29,7 +29,7 @@ def registries():
 
 @pytest.fixture(params=["in_place", "data_dependent", *ARCHITECTURES])
 def pair(request):
-    """Older and newer checkpoint of a network, its layers, and six images."""
+    """Return the older and newer checkpoint of a network, its layers, and six images."""
     model, view, names = make(request.param)
     newer = perturbed(model, 1)
     older = perturbed(newer, 2)

@@ -1,4 +1,4 @@
-"""Pairs of checkpoints of small networks, with what trips caches and tracers up."""
+"""Pairs of checkpoints of small networks with features that caches and tracers may get wrong."""
 
 import copy
 
@@ -10,7 +10,7 @@ from harness.networks.architectures import build
 
 
 def perturbed(model: nn.Module, seed: int, size: float = 0.3) -> nn.Module:
-    """A copy with every weight moved, and batch norm statistics that are not the initial ones."""
+    """Return a copy with all weights and the batch norm statistics changed."""
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def perturbed(model: nn.Module, seed: int, size: float = 0.3) -> nn.Module:
 
 
 class InPlace(nn.Module):
-    """What trips caches up: in-place non-linearities and additions, a skip, a reused module."""
+    """A network with in-place operations, a skip connection and a reused module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class InPlace(nn.Module):
 
 
 class DataDependent(nn.Module):
-    """Cannot be traced: its path depends on values."""
+    """A network that cannot be traced, because its path depends on values."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Studies in which there is nothing to find, from their answers to their claims.
+"""Simulate studies without effects, from their responses to their claims.
 
     python -m tests.null_studies [--studies 1000] [--seed 0] [--workers 2]
 
-prints in how many of them something is claimed: with the main question frozen, without one, and if
-each kind of question, or no test at all, were corrected. People and trials differ in what is right,
-how sure one is, how one rates and how one names; conditions have their words; a person sees one
-of several forms. In the last design some conditions have effects, and claims of others are false.
+prints the share of studies with a claim: with and without a frozen primary hypothesis, and if the
+tests of each kind, or none, were corrected. Participants and trials differ in accuracy, confidence,
+ratings and labels; conditions have typical labels; a participant completes one of several forms.
+In the last design, some conditions have effects, and only claims about the others are false.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ CHANCE = {
     task: dict.fromkeys(conditions, 1 / 6 if task == "odd_one_out" else 1 / 2)
     for task, conditions in PLANTED.items()
 }
-#: Effects of some conditions; what stays at chance may not be claimed.
+#: Effects of some conditions; those at chance must not be claimed.
 SOME = CHANCE | {
     "odd_one_out": CHANCE["odd_one_out"] | {"base": 0.6},
     "before_or_after": CHANCE["before_or_after"] | {"nine_references": 0.8},
 }
-#: What `make_study` freezes as the main question.
+#: The primary hypothesis that `make_study` freezes.
 PRIMARY = "odd_one_out.chance"
 
 
 @dataclass(frozen=True)
 class Null:
-    """A study: how many people, trials a condition and forms, and how much they differ.
+    """A design: the numbers of participants, trials per condition and forms, and their variation.
 
     Attributes:
         spread: standard deviations of ability and difficulty, logit scale; 0 is pure guessing.
-        habits: of how sure people are and how they rate, over people and over trials.
+        habits: standard deviations of confidence and ratings, over participants and over trials.
         some: whether some conditions have effects.
-        permutations: of every permutation test; 9,999 where one of the p-values comes so close to
-            the smallest possible one that more permutations could give a claim.
+        permutations: number of every permutation test; 9,999 if a p-value comes so close to the
+            smallest possible one that more permutations could give a claim.
     """
 
     people: int
@@ -78,7 +78,7 @@ def _study(trials: int, forms: int) -> tuple[FrozenStudy, Path]:
 
 
 def claims_of(design: Null, seed: int) -> pd.DataFrame:
-    """All tests of one study, as `Results.claims` has them."""
+    """Return all tests of one study, as `Results.claims` has them."""
     frozen, folder = _study(design.trials, design.forms)
     answers = make_responses(
         folder, frozen.study, people=design.people, seed=seed,
@@ -96,7 +96,7 @@ def claims_of(design: Null, seed: int) -> pd.DataFrame:
 
 
 def false(tests: pd.DataFrame, design: Null) -> pd.DataFrame:
-    """The tests of what is not there."""
+    """Return the tests of effects that do not exist."""
     if not design.some:
         return tests
     effects = ("base", "nine_references")
@@ -105,7 +105,7 @@ def false(tests: pd.DataFrame, design: Null) -> pd.DataFrame:
 
 
 def outcome(design: Null, seed: int) -> dict[str, bool]:
-    """Whether a study claims anything that is not there, under each way of correcting."""
+    """Return whether a study makes a false claim, for each way of correcting."""
     tests = claims_of(design, seed)
     permuted = tests.index.get_level_values(0).isin(["labels", "associations"])
     if (tests.loc[permuted, "p_alone"] <= 0.002).any():
@@ -124,7 +124,7 @@ def outcome(design: Null, seed: int) -> dict[str, bool]:
 
 
 def measure(design: Null, studies: int, seed: int = 0, workers: int = 1) -> pd.Series:
-    """Share of studies that claim what is not there, by way of correcting."""
+    """Return the share of studies with a false claim, by way of correcting."""
     return pd.DataFrame(over_seeds(partial(outcome, design), studies, seed, workers)).mean()
 
 

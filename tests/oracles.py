@@ -1,4 +1,4 @@
-"""Every numerical kernel a second time, slow and plain: what the fast ones are compared with."""
+"""A slow plain twin of every numerical kernel, with which the fast one is compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def top_k(values: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
-    """For each column of [images, neurons]: the k largest (image, value), ties by image."""
+    """Return the k largest (image, value) of each column of [images, neurons]; ties by image."""
     found = []
     for column in values.T:
         order = sorted(range(len(column)), key=lambda image: (-column[image], image))
@@ -20,7 +20,7 @@ def top_k(values: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
 
 
 def skip_gram_objective(vectors: Tensor, pair: tuple[int, int], negatives: np.ndarray) -> Tensor:
-    """log s(v_n.v_m) + sum_r log s(-v_n.v_r) + sum_r log s(-v_m.v_r) of one pair."""
+    """Return log s(v_n.v_m) + sum_r log s(-v_n.v_r) + sum_r log s(-v_m.v_r) of one pair."""
     n, m = pair
     total = torch.nn.functional.logsigmoid(vectors[n] @ vectors[m])
     for side, item in enumerate(pair):
@@ -32,7 +32,7 @@ def skip_gram_objective(vectors: Tensor, pair: tuple[int, int], negatives: np.nd
 def published_step(
     vectors: np.ndarray, pair: tuple[int, int], negatives: np.ndarray, rate: float
 ) -> np.ndarray:
-    """The published code's update of one pair: its two vectors move, the negatives do not."""
+    """Return the vectors after the published update of one pair; the negatives do not change."""
 
     def logistic(x: float) -> float:
         return 1.0 / (1.0 + np.exp(-x))
@@ -51,13 +51,13 @@ def published_step(
 
 
 def image_vectors(incidence: np.ndarray, neuron_vectors: np.ndarray) -> np.ndarray:
-    """The minimum-norm least-squares solution by a dense pseudo-inverse."""
+    """Return the minimum-norm least-squares solution by a dense pseudo-inverse."""
     means = incidence / incidence.sum(axis=1, keepdims=True)
     return np.linalg.pinv(means) @ neuron_vectors
 
 
 def ppmi(incidence: np.ndarray) -> np.ndarray:
-    """max(0, log p(n, m) / (p(n) p(m))) of co-activation, cell by cell."""
+    """Return max(0, log p(n, m) / (p(n) p(m))) of co-activation, cell by cell."""
     count = len(incidence)
     together = np.array(
         [
@@ -82,7 +82,7 @@ def jaccard(first: set[int], second: set[int]) -> float:
 
 
 def nearest(similarity: np.ndarray, own: list[int], k: int) -> list[list[int]]:
-    """For each row its k most similar columns, NaN and its own left out, equal ones by column."""
+    """Return each row's k most similar columns, without NaN and its own; ties by column."""
     return [
         sorted(
             (c for c in range(len(row)) if c != itself and not np.isnan(row[c])),
@@ -93,7 +93,7 @@ def nearest(similarity: np.ndarray, own: list[int], k: int) -> list[list[int]]:
 
 
 def rank_profile(activations: np.ndarray, head: float, order: float) -> np.ndarray:
-    """One neuron's profile over the images: every image's place counted out."""
+    """Return one neuron's profile over the images; the rank of every image is counted."""
     count = len(activations)
     strongest, scores = [], []
     for value in activations:
@@ -110,7 +110,7 @@ def rank_profile(activations: np.ndarray, head: float, order: float) -> np.ndarr
 def profile_similarity(
     activations: np.ndarray, base: list[int], dimension: int, head: float, order: float
 ) -> np.ndarray:
-    """Cosines between all neurons in the space of rank profiles, through the base's covariance."""
+    """Return the cosines of all neurons in the space of rank profiles, by the base's covariance."""
     profiles = np.stack([rank_profile(row, head, order) for row in activations])
     profiles = profiles - profiles[base].mean(axis=0)
     units = profiles[base] / np.linalg.norm(profiles[base], axis=1, keepdims=True)
@@ -122,7 +122,7 @@ def profile_similarity(
 
 
 def output_of(model: nn.Module, name: str, image: Tensor) -> Tensor:
-    """What a module puts out, by a hook that copies."""
+    """Return the output of a module, copied by a hook."""
     caught: list[Tensor] = []
     handle = model.get_submodule(name).register_forward_hook(
         lambda module, inputs, output: caught.append(output.clone())
@@ -134,7 +134,7 @@ def output_of(model: nn.Module, name: str, image: Tensor) -> Tensor:
 
 
 def gradient_of(model: nn.Module, name: str, image: Tensor, output: int) -> Tensor:
-    """d logit / d module output for one image and one layer: one forward and one backward pass."""
+    """Return d logit / d module output of one image, by one forward and one backward pass."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if hasattr(module, "inplace"):
@@ -156,7 +156,7 @@ def gradient_of(model: nn.Module, name: str, image: Tensor, output: int) -> Tens
 def sensitivity(
     older: nn.Module, newer: nn.Module, name: str, image: Tensor, output: int, channel_axis: int
 ) -> np.ndarray:
-    """The paper's s[x, n] of one image and layer: gradient at t times change, summed over space."""
+    """Return the paper's s[x, n] of one image: gradient at t times change, summed over space."""
     gradient = gradient_of(older, name, image, output)
     change = output_of(newer, name, image) - output_of(older, name, image)
     product = (gradient * change).movedim(channel_axis, 1)
@@ -170,7 +170,7 @@ def reverted_logits(
     images: Tensor,
     channel_axis: dict[str, int],
 ) -> Tensor:
-    """A full forward pass of the newer model in which channels are copied from the older one."""
+    """Return the newer model's logits with channels copied from the older one, in a full pass."""
     copies = {name: output_of(older, name, images) for name in sets}
     handles = []
     for name, channels in sets.items():
@@ -192,7 +192,7 @@ def reverted_logits(
 
 
 def overlaps(activations: np.ndarray, covered: np.ndarray, share: float) -> np.ndarray:
-    """Network Dissection's intersection over union, neuron by neuron and concept by concept."""
+    """Return Network Dissection's intersection over union, by neuron and concept."""
     cells, neurons = activations.shape
     kept = max(1, round(share * cells))
     result = np.zeros((neurons, covered.shape[1]))
@@ -210,7 +210,7 @@ def overlaps(activations: np.ndarray, covered: np.ndarray, share: float) -> np.n
 def share_of_neighbours(
     similarity: np.ndarray, own: list[str], others: list[str], same: np.ndarray, k: int
 ) -> list[float]:
-    """For each query the share of its k most similar others with its own concept."""
+    """Return the share of each query's k most similar others that have its own concept."""
     shares = []
     for row, concept in enumerate(own):
         order = sorted(
@@ -228,7 +228,7 @@ def ablated_logits(
     channel_axis: dict[str, int],
     replacement: dict[str, Tensor],
 ) -> Tensor:
-    """A full forward pass in which channels are overwritten, one by one, by those of other maps."""
+    """Return logits of a full pass with channels overwritten, one by one, by other maps."""
     handles = []
     for name, channels in sets.items():
 
@@ -249,7 +249,7 @@ def ablated_logits(
 
 
 def split_half(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's correlation, from ranks counted one by one."""
+    """Return Spearman's correlation, from ranks counted one by one."""
 
     def rank(values: np.ndarray) -> np.ndarray:
         return np.array(
@@ -269,7 +269,7 @@ def undoing(
     output: int,
     channel_axis: dict[str, int],
 ) -> dict[str, Tensor]:
-    """How log(p / (1 - p)) of one image falls with each entry of the masks: a pass with hooks."""
+    """Return the fall of one image's log(p / (1 - p)) per entry of the masks, by hooks."""
     newer = copy.deepcopy(newer).eval()
     for module in newer.modules():
         if hasattr(module, "inplace"):
@@ -290,13 +290,13 @@ def undoing(
 
 
 def attribute_overlap(activations: np.ndarray, has: np.ndarray) -> float:
-    """Of one neuron: its strongest images and those with the attribute, as sets."""
+    """Return the overlap of one neuron's strongest images and those with the attribute."""
     mine = {image for image, _ in top_k(activations[:, None], int(has.sum()))[0]}
     return jaccard(mine, set(np.flatnonzero(has).tolist()))
 
 
 def objective(name: str, output: Tensor, label: int, prototypes: Tensor | None = None) -> Tensor:
-    """What importance is measured on, of one image's output [width], written as it is defined."""
+    """Return the objective of one image's output [width], written as it is defined."""
     if prototypes is not None:
         own = prototypes[label]
         return (output * own).sum() / (output.square().sum().sqrt() * own.square().sum().sqrt())
@@ -309,12 +309,12 @@ def objective(name: str, output: Tensor, label: int, prototypes: Tensor | None =
 
 
 def prototype(outputs: Tensor) -> Tensor:
-    """The mean of a class's outputs [images, width], each of length one, of length one."""
+    """Return the unit-length mean of a class's unit-length outputs [images, width]."""
     total = sum((row.double() / row.double().square().sum().sqrt() for row in outputs), 0.0)
     assert isinstance(total, Tensor)
     return (total / total.square().sum().sqrt()).float()
 
 
 def euclidean(first: np.ndarray, second: np.ndarray) -> float:
-    """The distance of two vectors, number by number."""
+    """Return the distance of two vectors, computed number by number."""
     return sum((float(a) - float(b)) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5

@@ -1,4 +1,4 @@
-"""Slow plain twins of the statistics: loops over rows, as one would do it by hand."""
+"""Slow plain twins of the statistics: loops over rows, as one would compute by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def two_way_jackknife(frame: pd.DataFrame, function) -> np.ndarray:
-    """V_participants + V_items − V_cells by really leaving rows out; `function` takes a frame."""
+    """Return V_participants + V_items − V_cells by leaving rows out; `function` takes a frame."""
     point = function(frame)
 
     def spread(parts: list[pd.DataFrame]) -> float:
@@ -25,7 +25,7 @@ def two_way_jackknife(frame: pd.DataFrame, function) -> np.ndarray:
 
 
 def krippendorff_nominal(units: list[list]) -> float:
-    """1 − D_o / D_e by counting pairs of ratings."""
+    """Return 1 − D_o / D_e by counting pairs of ratings."""
     units = [unit for unit in units if len(unit) >= 2]
     values = [value for unit in units for value in unit]
     n = len(values)
@@ -37,7 +37,8 @@ def krippendorff_nominal(units: list[list]) -> float:
 
 
 def dawid_skene(answers: list[tuple], iterations: int) -> tuple[dict, dict, dict]:
-    """EM in dictionaries: prior[c], confusion[participant, true, answer], posterior[item, c]."""
+    """Run EM in dictionaries: prior[c], confusion[participant, true, answer], posterior[item,
+    c]."""
     items = sorted({item for item, _, _ in answers})
     people = sorted({person for _, person, _ in answers})
     classes = sorted({answer for _, _, answer in answers})
@@ -71,7 +72,7 @@ def dawid_skene(answers: list[tuple], iterations: int) -> tuple[dict, dict, dict
 
 
 def label_agreement(labels: list[tuple[str, str, str]], similarity) -> float:
-    """Mean over groups of the mean similarity of labels of different people."""
+    """Return the mean over groups of the mean similarity of labels of different participants."""
     scores = []
     for group in sorted({g for g, _, _ in labels}):
         mine = [(p, text) for g, p, text in labels if g == group]
@@ -82,7 +83,7 @@ def label_agreement(labels: list[tuple[str, str, str]], similarity) -> float:
 
 
 def closed_testing(p: list[float], weights: list[float]) -> list[float]:
-    """Adjusted p-values of the closed test with weighted Bonferroni in every intersection.
+    """Return adjusted p-values of the closed test with weighted Bonferroni tests.
 
     A hypothesis is rejected where all sets that hold it are (Marcus, Peritz & Gabriel 1976).
     """
@@ -93,7 +94,7 @@ def closed_testing(p: list[float], weights: list[float]) -> list[float]:
 
 
 def labels_by_stage(answers: list[tuple[str, str, tuple[str, ...]]], similarity) -> float:
-    """`label_agreement` of answers (participant, trial, labels by stage); "" is no label."""
+    """Return `label_agreement` of (participant, trial, labels by stage); "" is no label."""
     flat = [
         (f"{trial}/{stage}", person, text)
         for person, trial, labels in answers
@@ -104,7 +105,7 @@ def labels_by_stage(answers: list[tuple[str, str, tuple[str, ...]]], similarity)
 
 
 def type_two_area(confidence: list, correct: list) -> tuple[float, int]:
-    """Wins and pairs of right over wrong answers of one person."""
+    """Return the wins and pairs of correct over incorrect responses of one participant."""
     right = [c for c, ok in zip(confidence, correct, strict=True) if ok]
     wrong = [c for c, ok in zip(confidence, correct, strict=True) if not ok]
     wins = sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
@@ -112,7 +113,7 @@ def type_two_area(confidence: list, correct: list) -> tuple[float, int]:
 
 
 def page_exact(rows: list[list[float]]) -> float:
-    """Page's P(L ≥ observed) over every order of every row's ranks."""
+    """Return Page's P(L ≥ observed) over every order of every row's ranks."""
 
     def statistic(table) -> float:
         return sum(place * rank for row in table for place, rank in enumerate(row, start=1))
@@ -126,8 +127,8 @@ def hybrid_difference(
     second: tuple[float, float, float],
     correlation: float = 0.0,
 ) -> tuple[float, float]:
-    """Interval of a difference of two shares (value, low, high): Newcombe (1998), method 10; with a
-    correlation Zou & Donner (2008)."""
+    """Return the interval of a difference of two shares (value, low, high): Newcombe (1998),
+    method 10; with a correlation Zou & Donner (2008)."""
     (p, low, high), (q, below, above) = first, second
     down, up = (p - low, above - q), (high - p, q - below)
     ends = [(a**2 + b**2 - 2 * correlation * a * b) ** 0.5 for a, b in (down, up)]
@@ -135,7 +136,7 @@ def hybrid_difference(
 
 
 def minque(y, group, participant, item) -> np.ndarray:
-    """MINQUE(0) with whole matrices: E y'MVₖMy = Σ σₗ² tr(MVₖMVₗ), V₄ = I."""
+    """Return MINQUE(0) with whole matrices: E y'MVₖMy = Σ σₗ² tr(MVₖMVₗ), V₄ = I."""
     n = len(y)
     same = [np.equal.outer(participant, participant)]
     same += [same[0] & np.equal.outer(group, group), np.equal.outer(item, item), np.eye(n)]

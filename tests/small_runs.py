@@ -16,7 +16,7 @@ SMALL = {
 
 
 def small(**changes) -> dict:
-    """The values of a configuration: SMALL, with keys of some sections changed."""
+    """Return the values of a configuration: SMALL, with changed keys in some sections."""
     values = dict(SMALL)
     for name, value in changes.items():
         values[name] = {**SMALL.get(name, {}), **value} if isinstance(value, dict) else value
@@ -24,7 +24,7 @@ def small(**changes) -> dict:
 
 
 def write_toml(path: Path, values: dict) -> Path:
-    """A configuration as a file."""
+    """Write a configuration to a file."""
     path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in values.items()))
     return path
 

@@ -1,4 +1,4 @@
-"""A small frozen study and people who answer it, with a planted truth; no networks needed."""
+"""A small frozen study and simulated participants with planted effects; no networks needed."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def make_responses(
 
 
 def _answer(trial: Trial, key, knows: bool, naming: float, taste: float, rng: np.random.Generator):
-    """The answer and its score; `knows` means right, or "changed", or "one concept"."""
+    """Return the answer and its score; `knows` means correct, or "changed", or "one concept"."""
     if trial.options:
         wrong = [o.id for o in trial.options if o.id != key]
         answer = key if knows else str(rng.choice(wrong))
@@ -202,7 +202,7 @@ def _scale(value: float) -> int:
 
 
 def write(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> Path:
-    """Both tables as the survey exports them; the path of the first."""
+    """Write both tables as the survey exports them; return the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     responses.to_csv(folder / "responses.csv", index=False)
     people.to_csv(folder / "responses-participants.csv", index=False)

@@ -23,7 +23,7 @@ from harness.stages.naming import layer_groups
 
 
 class Tokens(nn.Module):
-    """A transformer's shape of output: [batch, tokens, channels]."""
+    """A network with a transformer's shape of output: [batch, tokens, channels]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Tokens(nn.Module):
 
 
 class AsManyChannelsAsRows(nn.Module):
-    """8 channels on an 8 x 8 map: the shape alone does not tell the layout."""
+    """A network with 8 channels on an 8 x 8 map: the shape alone does not determine the layout."""
 
     def __init__(self, last: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def test_layouts():
 
 
 class Rows(nn.Module):
-    """Reads images line by line; takes one size alone where `fixed`."""
+    """A network that reads images line by line; only of one size if `fixed`."""
 
     def __init__(self, fixed):
         super().__init__()

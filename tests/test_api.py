@@ -168,7 +168,7 @@ def test_half_precision_models_and_devices(images, series):
 
 
 def test_results_stay_those_of_their_own_call(probed, scores):
-    """They are read when they are first asked for, which may be after further calls."""
+    """Results are read when they are first used, possibly after further calls."""
     first, again = (ce.space(probed, "random", seed=0, progress=False) for _ in range(2))
     ce.space(probed, "random", seed=1, progress=False)
     pd.testing.assert_frame_equal(first.to_pandas(), again.to_pandas())
@@ -194,7 +194,7 @@ def _undone(scores, model, grow):
 
 def test_a_function_takes_no_name_from_another():
     def change(change):
-        """Has the name of a built-in score."""
+        """Compute a score; the function has the name of a built-in score."""
 
     registry = Registry("score", {"change": my_score})
     mine, other = lambda: 1, functools.partial(my_score)

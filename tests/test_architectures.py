@@ -31,7 +31,7 @@ ARCHITECTURES = {
 
 @lru_cache(maxsize=3)
 def checkpoint(name: str, epoch: int) -> torch.nn.Module:
-    """The network with random weights, moved a little further at every epoch."""
+    """Return the network with random weights, which change further with every epoch."""
     return perturbed(build(name, 12, seed=0), epoch, 0.05)
 
 

@@ -18,7 +18,7 @@ from harness.records import CONTROLS, JOINT
 
 
 def ranked(sizes, seed=0, pair=("vgg", 1, 4), **numbers):
-    """A ranking of layers of some sizes by chance, with scores of other methods."""
+    """Return a random ranking of layers of some sizes, with scores of other methods."""
     rng = np.random.default_rng(seed)
     order = {name: rng.permutation(count) for name, count in sizes.items()}
     other = {name: rng.permutation(count) for name, count in sizes.items()}

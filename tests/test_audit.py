@@ -37,7 +37,7 @@ def network(num_classes=12):
 
 
 def series(seed=0, epochs=EPOCHS):
-    """State dicts along a way as a training's: a direction, and chance."""
+    """Return state dicts along a path like that of training: a direction, and noise."""
     torch.manual_seed(seed)
     state = network().state_dict()
     direction = {n: 0.002 * torch.randn_like(t) for n, t in state.items() if t.is_floating_point()}
@@ -60,7 +60,7 @@ def place(tmp_path_factory):
 
 
 def audited(place, states, name):
-    """The findings of a series, of each kind (epochs, layers), and the run."""
+    """Return the findings of a series, by kind (epochs, layers), and the run."""
     folder = place / name
     folder.mkdir()
     for epoch, state in states.items():
@@ -285,7 +285,7 @@ def test_dead_units_are_rows_of_zeros():
 
 
 def way(points, epochs=None):
-    """A trajectory of one layer from vectors [checkpoints, weights]."""
+    """Return a trajectory of one layer from vectors [checkpoints, weights]."""
     n = len(points)
     nothing = np.zeros((1, n), dtype=int)
     return Trajectory(

@@ -76,7 +76,7 @@ def test_a_narrow_prior_rules_and_the_same_seed_gives_the_same_draws():
 
 
 def fake(answers: pd.DataFrame, prior: Prior, seed: int) -> Posterior:
-    """Draws around the shares that were seen, in place of half a minute of sampling."""
+    """Return draws around the observed shares, instead of half a minute of sampling."""
     names = tuple(sorted(answers["condition"].unique()))
     means = answers.astype({"correct": float}).groupby("condition")["correct"].mean()[list(names)]
     rng = np.random.default_rng(seed)

@@ -114,7 +114,7 @@ def test_ratings_are_least_squares_with_two_way_clusters():
 
 
 def plain_area(frame: pd.DataFrame) -> float:
-    """Share of pairs won over all people and conditions, by loops."""
+    """Return the share of pairs won over all participants and conditions, by loops."""
     wins = pairs = 0.0
     for _, group in frame.groupby(["participant", "condition"]):
         won, counted = plain.type_two_area(list(group["confidence"]), list(group["correct"]))

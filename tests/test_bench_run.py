@@ -62,7 +62,7 @@ space_seeds = 2
 
 
 def conceptevo_(*arguments: object) -> str:
-    """Run a command in this process; its output, of success or of a user's mistake."""
+    """Run a command in this process; return its output, also that of a user's mistake."""
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     if isinstance(result.exception, ValueError):
         return f"error: {result.exception}"
@@ -72,7 +72,7 @@ def conceptevo_(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """What the benchmark starts from: networks, probed neurons, spaces; no map, no reversion."""
+    """Return a run at the point where the benchmark starts: networks, probed neurons, spaces."""
     out = tmp_path_factory.mktemp("run") / "run"
     config = parse_config({**tomllib.loads(CONFIG), "workers": 0})
     plan = Plan(config, Run(out))

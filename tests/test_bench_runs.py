@@ -1,4 +1,4 @@
-"""Benchmarks of several runs as one table: against statsmodels, and planted truths."""
+"""Benchmarks of several runs as one table, compared with statsmodels and planted effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEANS = {"better": 0.6, "sign_t": 0.5, "same": 0.5, "worse": 0.1}
 
 
 def values(runs=3, series=2, classes=12, seed=0, sd=(0.05, 0.05, 0.03)) -> pd.DataFrame:
-    """Gaps with networks and classes that vary, and a method's own noise."""
+    """Return gaps that vary over networks and classes, with noise of each method."""
     rng = np.random.default_rng(seed)
     easy = rng.normal(0, sd[1], classes)
     rows = []

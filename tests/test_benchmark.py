@@ -273,7 +273,7 @@ NUMBER = 3
 
 
 class Planted(nn.Module):
-    """Sixteen channels; the class's logit reads those of PLANTED and, more strongly, of OLD."""
+    """A network of sixteen channels; the class's logit reads PLANTED and, more strongly, OLD."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ CLASS = 2
 
 
 def planted():
-    """(older, newer): only PLANTED's change matters to the class; DECOYS change more, unread."""
+    """Return (older, newer): PLANTED's change matters; DECOYS change more, but are not read."""
     torch.manual_seed(0)
     older = Planted().eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`check` finds all faults at once, and shows what it found where there is none."""
+"""`check` finds all faults at once, and reports its findings if there is no fault."""
 
 import re
 import tomllib

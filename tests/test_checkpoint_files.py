@@ -1,4 +1,4 @@
-"""Checkpoint files as people have them load as the plain state dict does, or say why not."""
+"""Common checkpoint files load as the plain state dict does, or the error says why not."""
 
 import argparse
 import collections
@@ -25,7 +25,7 @@ def network(seed=0):
 
 
 class Wrapped(nn.Module):
-    """A network whose own attribute is called as DataParallel's is."""
+    """A network with an attribute of its own that has the name of DataParallel's."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A study of nothing claims nothing, in 19 of 20 cases at least; what is planted is claimed."""
+"""At most 1 in 20 null studies claims an effect; planted effects are claimed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.synthetic_study import make_responses, make_study
 
 
 def table_of(p: list[float], main: int = 1) -> pd.DataFrame:
-    """Tests of which the first `main` ask the main question; all intervals leave 0 out."""
+    """Return tests, the first `main` of the primary hypothesis; all intervals exclude 0."""
     question = ["t.chance"] * main + ["t.labels"] * (len(p) - main)
     return pd.DataFrame({"question": question, "low": 0.1, "high": 0.2, "null": 0.0, "p": p})
 
@@ -33,22 +33,22 @@ def table_of(p: list[float], main: int = 1) -> pd.DataFrame:
 def test_weights_and_what_is_handed_on():
     table = judge(table_of([0.03, 0.011, 0.3]), "t.chance", 0.8)
     assert list(table["weight"]) == pytest.approx([0.8, 0.1, 0.1])
-    # .03 / .8 is below .05; then the two others share the whole: 2 · .011, and .3.
+    # .03 / .8 is below .05; then the two others share all of .05: 2 · .011, and .3.
     assert list(table["p"]) == pytest.approx([0.0375, 0.0375, 0.3])
     assert list(table["claimed"]) == [True, True, False]
     weak = judge(table_of([0.06, 0.011, 0.3]), "t.chance", 0.8)
-    assert not weak["claimed"].any()  # .011 / .1 is above .05: the main question keeps its part
+    assert not weak["claimed"].any()  # .011 / .1 is above .05: the primary keeps its part
 
 
 def test_without_a_main_question_all_weigh_the_same():
     table = judge(table_of([0.01, 0.02, 0.3]), "", 0.8)
     assert list(table["p"]) == pytest.approx([0.03, 0.04, 0.3])
-    # A main question without tests keeps its part all the same.
+    # A primary hypothesis without tests keeps its part all the same.
     table = judge(table_of([0.001, 0.02]), "t.other", 0.8)
     assert list(table["p"]) == pytest.approx([0.01, 0.18])
     lone = judge(table_of([0.04], 1), "t.chance", 0.8)
-    assert lone["p"].iloc[0] == 0.04  # nothing else was tested: nothing is kept for it
-    # A test that could not be made keeps its part: what is given by others changes no claim.
+    assert lone["p"].iloc[0] == 0.04  # without other tests, no part is kept for them
+    # An undefined test keeps its part: the parts that others pass on change no claim.
     undefined = judge(table_of([np.nan, 0.009, 0.011]), "t.chance", 0.8)
     assert list(undefined["claimed"]) == [False, False, False]
     assert undefined["p"].iloc[1] == pytest.approx(0.09)
@@ -74,7 +74,7 @@ def test_an_exact_p_without_an_interval_may_be_claimed():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A frozen study and its answers: claims of some of them."""
+    """Return a frozen study and its responses: claims of some of them."""
     folder = tmp_path_factory.mktemp("study")
     make_study(folder, trials=6)
     frozen = read_study(folder)
@@ -143,7 +143,7 @@ def test_a_test_that_was_not_made_is_neither_claimed_nor_not(tmp_path):
 
 @pytest.mark.parametrize(("trials", "forms"), [(1, 1), (8, 8), (2, 1), (3, 1), (4, 1)])
 def test_what_the_design_rules_out_is_what_full_answers_do_not_allow(tmp_path, trials, forms):
-    """Known before anybody answers, by the same names; everything else can be tested."""
+    """Known before anybody responds, by the same names; everything else can be tested."""
     frozen = make_study(tmp_path, trials=trials, forms=forms)
     study = read_study(tmp_path)
     before = unanswered(study)

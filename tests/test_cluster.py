@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Draw(Work):
-    """Five numbers; not for thirteen, which fails, and not for those whose worker is killed: 100
-    the first time, 200 every time."""
+    """Five numbers. Thirteen fail; for 100 the worker is killed the first time, for 200 every
+    time."""
 
     number: int
 

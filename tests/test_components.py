@@ -1,4 +1,4 @@
-"""Variance components: against the analysis of variance, the logistic model, and known truth."""
+"""Variance components: compared with ANOVA, the logistic model, and known truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import oracles_statistics as plain
 
 
 def ratings(seed, people=12, items=9, sd=(0.6, 0.0, 0.8, 0.5), conditions=1) -> pd.DataFrame:
-    """Ratings with planted standard deviations of COMPONENTS."""
+    """Return ratings with planted standard deviations of COMPONENTS."""
     rng = np.random.default_rng(seed)
     person, item = (a.ravel() for a in np.indices((people, items)))
     group = item % conditions

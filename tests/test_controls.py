@@ -1,4 +1,4 @@
-"""Controls that come out as they must not are said before all claims."""
+"""Controls with results that they must not have are reported before all claims."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELLING = {"evolution": 0.75, "same_stage": 0.25, "false_evolution": 0.85}
 
 @pytest.fixture(scope="module")
 def warnings_of(tmp_path_factory):
-    """Warnings of a study with planted shares of right answers and of "changed"."""
+    """Return the warnings of a study with planted shares of correct responses and of "changed"."""
     folder = tmp_path_factory.mktemp("study")
     study = make_study(folder, trials=8, tasks=("odd_one_out", "evolution_labelling"))
     frozen = read_study(folder)
@@ -49,7 +49,7 @@ def warnings_of(tmp_path_factory):
 
 
 def test_leaving_a_control_out_does_not_silence_it(tmp_path):
-    """Its answers are not there, claims on its task are: the warning stands before and beside."""
+    """Without its responses, the warning is still shown before the claims and beside them."""
     study = make_study(tmp_path, trials=8, tasks=("odd_one_out",))
     answers, people = make_responses(tmp_path, study, people=40)
     answers = answers[answers["condition"] != "random"]

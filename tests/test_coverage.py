@@ -1,4 +1,4 @@
-"""Are intervals what they say? A small version of the table in docs/analysis.md.
+"""Coverage of intervals: a small version of the table in docs/analysis.md.
 
 With so few studies the bounds are those of the error of simulation (2.6 standard errors); the slow
 test holds 1,000 studies to 93–97 % and 4–6 %.
@@ -59,13 +59,13 @@ def test_intervals_cover_and_nulls_are_kept(null, method):
 
 
 def test_independence_is_too_sure(null):
-    """Why no claim rests on the binomial test: a nominal 5 % is more like 30 %."""
+    """This is why no claim uses the binomial test: its nominal 5 % are about 30 %."""
     assert null.loc[("exact binomial", "accuracy"), "rejected"] > 0.15
     assert null.loc[("exact binomial", "accuracy"), "coverage"] < 0.85
 
 
 def test_power_is_what_the_planner_promised():
-    """The same studies, analysed: contrasts the main question, another test that is not shown."""
+    """The same studies, analysed with contrasts as the primary hypothesis and one further test."""
     design = Design({"a": 0.4, "b": 0.65, "c": 0.55}, participants=60, items=12)
     promised = rejections(Plan(design, share=0.8), 100, seed=3).set_index("effect")["power"]
     found = []

@@ -1,4 +1,4 @@
-"""The device, its precision, and the one budget of memory."""
+"""The device, its precision, and the memory budget."""
 
 import logging
 

@@ -80,7 +80,7 @@ def test_the_notebook_runs():
 
 
 def commands(page):
-    """Each `conceptevo …` of a page's blocks, as words; `a | b` are alternatives."""
+    """Return each `conceptevo …` of a page's blocks, as words; `a | b` are alternatives."""
     for text in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
         for line in re.sub(r"\\\n|\n {10,}", " ", text).split("\n"):
             line = re.sub(r"^[$>] ", "", line.strip().partition(" #")[0])
@@ -91,7 +91,7 @@ def commands(page):
 
 
 def resolved(words):
-    """The command and the rest of the words. Fails where there is no such command."""
+    """Return the command and the rest of the words. Fails if there is no such command."""
     command, context = typer.main.get_command(cli.app), None
     while hasattr(command, "get_command"):
         if command.name == "bench" and words[0] not in ("compare", "run"):
@@ -116,13 +116,13 @@ def test_commands_and_options_exist(page):
 
 
 def headings(page):
-    """Level and text of each heading, outside code."""
+    """Return level and text of each heading outside code."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
     return [(len(marks), words) for marks, words in re.findall(r"^(#+) (.*)$", text, re.M)]
 
 
 def anchors(page):
-    """What GitHub calls the headings of a page in links."""
+    """Return the anchors that GitHub gives the headings of a page."""
     return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for _, words in headings(page)}
 
 
@@ -161,7 +161,7 @@ def test_every_key_of_the_template_is_known_and_every_section_is_in_it():
 
 
 def every_command(command=None, path=()):
-    """Name and click command of everything that can be called."""
+    """Yield name and click command of everything that can be called."""
     command = command or typer.main.get_command(cli.app)
     if not hasattr(command, "list_commands"):
         yield path, command

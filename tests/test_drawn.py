@@ -1,4 +1,4 @@
-"""The drawn image set: reproducible, balanced, varied, and true to its own ground truth."""
+"""The synthetic images: reproducible, balanced, varied, and consistent with their ground truth."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_object_is_in_sight(drawings: list[Drawing]) -> None:
 
 
 def test_every_colour_and_every_part_occurs_in_every_class(drawings: list[Drawing]) -> None:
-    """Clutter sees to it that no part's or colour's presence gives the class away."""
+    """Because of clutter, the presence of a part or colour does not reveal the class."""
     for truths, count in (
         ([drawing.parts for drawing in drawings], len(PARTS)),
         ([drawing.colours for drawing in drawings], len(COLOURS)),

@@ -33,7 +33,7 @@ def answers(seed=0, accuracy=None, **kwargs) -> pd.DataFrame:
 
 
 def thinned(people: int, seed=0, **kwargs) -> pd.DataFrame:
-    """Condition b is answered by the first few people alone."""
+    """Return responses in which only the first participants respond to condition b."""
     frame = answers(seed, participants=40, items=8, **kwargs)
     return frame[(frame["condition"] == "a") | (frame["participant"] < people)]
 

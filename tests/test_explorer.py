@@ -1,4 +1,4 @@
-"""The explorer: its figures are the run's, and a real browser looks around in it."""
+"""The explorer: its figures are the run's, and a real browser can use it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def results(run, tmp_path_factory) -> Path:
-    """What `conceptevo analyse` leaves of simulated answers, without its statistics."""
+    """Return what `conceptevo analyse` saves of simulated responses, without its statistics."""
     from survey_app.commands import database_url, export, simulate
 
     folder = tmp_path_factory.mktemp("asked")

@@ -19,10 +19,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
 
 
 def moved(model, seed):
-    """A copy with every weight moved; statistics of normalisations stay.
+    """Return a copy with all weights changed; statistics of normalisations stay.
 
-    As they are initialised, some networks answer the same whatever their layers do: a head of
-    zeros (gMLP), blocks that count a 100,000th (CaiT).
+    With their initial weights, the outputs of some networks do not depend on their layers: gMLP's
+    head is zero, and CaiT's blocks have a factor of 1/100,000.
     """
     other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():

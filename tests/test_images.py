@@ -230,7 +230,7 @@ def many_pages(path):
 
 
 def sixteen_bits_a_colour(path):
-    """Pillow writes none: 8 x 8 pixels of (0xFF80, 0x0080, 0x8080), by hand."""
+    """Write 8 x 8 pixels of (0xFF80, 0x0080, 0x8080), which Pillow cannot write."""
     rows = (b"\0" + b"\xff\x80\x00\x80\x80\x80" * 8) * 8
     chunks = {b"IHDR": struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows),
               b"IEND": b""}  # fmt: skip

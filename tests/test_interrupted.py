@@ -1,4 +1,4 @@
-"""Killed in the middle of a checkpoint and of a pair, a run ends with the same bytes."""
+"""A run that is killed in the middle of a checkpoint or pair ends with the same bytes."""
 
 import multiprocessing
 import os
@@ -35,7 +35,7 @@ def whole(config, tmp_path_factory):
 
 
 class Killed(BaseException):
-    """As an interruption, it is caught by nobody."""
+    """An interruption that nothing catches."""
 
 
 def test_stopped_before_and_after_any_piece_the_bytes_are_the_same(config, whole, tmp_path,
@@ -99,7 +99,7 @@ def _run(out, workers, cluster):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that have loaded what a run needs, so that they begin at once."""
+    """Return processes that have loaded what a run needs, so that they begin at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.stages.run", "umap"])
     return context
@@ -107,7 +107,7 @@ def processes():
 
 @pytest.fixture
 def cluster(request):
-    """The address of a Ray cluster on this machine; None where no test asks for one."""
+    """Return the address of a Ray cluster on this machine; None if no test needs one."""
     if not request.param:
         yield None
         return

@@ -30,7 +30,7 @@ IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 class Around(nn.Module):
-    """A network around the small one, with two convolutions in it."""
+    """A network that contains the small one, and has two convolutions of its own."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class Infinite(Around):
 
 
 class Rooted(Around):
-    """Pools by the root of the sum of squares, whose gradient at a map of zeros is NaN."""
+    """A network that pools by the root of squares, whose gradient at zero maps is NaN."""
 
     def forward(self, x):
         maps = self.act(self.first(x) - 9)
@@ -83,7 +83,7 @@ class Rooted(Around):
 
 
 class Frozen(Around):
-    """Linear probing: all but the last layer runs without gradients."""
+    """Linear probing: all layers but the last run without gradients."""
 
     def forward(self, x):
         with torch.no_grad():
@@ -92,7 +92,7 @@ class Frozen(Around):
 
 
 class Spectral(Around):
-    """Complex numbers inside, real ones outside."""
+    """A network with complex numbers inside and real outputs."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ class Spectral(Around):
 
 
 class Overwrites(Around):
-    """Normalises the images that it is given in place."""
+    """A network that normalises its input images in place."""
 
     def forward(self, x):
         return super().forward(x.sub_(0.5).mul_(2))
@@ -131,7 +131,7 @@ class Sigmoid(Around):
 
 
 class Positive(Around):
-    """Logits that happen to lie within [0, 1]."""
+    """A network whose logits happen to be within [0, 1]."""
 
     def forward(self, x):
         return super().forward(x) / 100 + 0.5
@@ -154,7 +154,7 @@ class Exits(Around):
 
 
 class Masked(Around):
-    """Has an infinite buffer on purpose, a buffer of bfloat16, and a state that is no tensor."""
+    """A network with an infinite buffer, a bfloat16 buffer, and a state without tensors."""
 
     def __init__(self):
         super().__init__()
@@ -169,7 +169,7 @@ class Masked(Around):
 
 
 class Cached(Around):
-    """Keeps what it computes at first, in a dict and in attributes."""
+    """A network that keeps its first results in a dict and in attributes."""
 
     def __init__(self):
         super().__init__()
@@ -198,7 +198,7 @@ class Returns(nn.Module):
 
 
 class Named(Around):
-    """A block returns a named tuple, and modules have characters of patterns in their names."""
+    """A network with a named tuple as output, and with pattern characters in module names."""
 
     def __init__(self):
         super().__init__()

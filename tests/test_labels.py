@@ -69,7 +69,7 @@ def test_shared_labels_are_found_and_random_ones_are_not():
 
 
 def answers(seed: int, people=8, trials=6, stages=3) -> pd.DataFrame:
-    """Everybody names the stages of a trial alike, whatever the trial; some are left empty."""
+    """Return responses in which stages get the same labels in all trials; some are empty."""
     rng = np.random.default_rng(seed)
     rows = []
     for person in range(people):

@@ -73,7 +73,7 @@ def test_lost_is_undefined_where_nothing_was_right_before():
 
 
 def drawn(between, rng, classes=12, images=25):
-    """Images of classes whose means vary, as (class, image) x 1."""
+    """Return values of images of classes whose means vary, as (class, image) x 1."""
     groups = rng.normal(rng.normal(0, between, (classes, 1)), 1.0, (classes, images))
     index = pd.MultiIndex.from_product(
         [range(classes), range(images)], names=["class_id", "image_id"]
@@ -217,7 +217,7 @@ def test_ranks_follow_from_the_comparisons_that_letters_follow_from():
 
 
 def of_classes(**columns):
-    """A value a class: {method: values} as (class, image) x methods."""
+    """Return one value per class: {method: values} as (class, image) x methods."""
     frame = pd.DataFrame(columns)
     frame.index = pd.MultiIndex.from_arrays(
         [range(len(frame)), [0] * len(frame)], names=["class_id", "image_id"]

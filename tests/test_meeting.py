@@ -1,4 +1,4 @@
-"""People and networks over the same neurons: joined by hand, and associations against scipy."""
+"""Participants and networks on the same neurons; associations are compared with scipy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two epochs of one layer; importance and drops that can be told from the channel's number."""
+    """Return two epochs of one layer; importance and drops follow from the channel's number."""
     run = Run(tmp_path_factory.mktemp("run"))
     rng = np.random.default_rng(0)
     pair = {"series": "vgg", "epoch_from": 4, "epoch_to": 12}

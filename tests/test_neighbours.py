@@ -1,4 +1,4 @@
-"""Neighbours and sketches: bounded memory, and how near they are to what they stand for."""
+"""Neighbours and sketches: bounded memory, and how well they approximate exact values."""
 
 import tracemalloc
 
@@ -131,7 +131,7 @@ def test_a_sketch_keeps_inner_products_and_its_measured_error_is_the_true_one():
 
 @pytest.fixture
 def wide():
-    """100 neurons of five concepts on 2,000 images, at two checkpoints."""
+    """Return 100 neurons of five concepts on 2,000 images, at two checkpoints."""
     rng = np.random.default_rng(0)
     concepts = np.arange(50) % 5
     patterns = rng.random((5, 2000)) ** 8

@@ -1,4 +1,4 @@
-"""Networks that are not textbook: they run as in plain torch, or one message says what is wrong."""
+"""Unusual networks run as in plain torch, or one message says what is wrong."""
 
 import copy
 from itertools import pairwise
@@ -29,7 +29,7 @@ SMALL = torch.rand(2, 3, 16, 16)
 
 
 class Functional(nn.Module):
-    """Calls activation functions: as a function, as a method, one module twice."""
+    """A network that calls activation functions as functions and methods, and one module twice."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class Functional(nn.Module):
 
 
 class Branching(Functional):
-    """Cannot be traced."""
+    """A network that cannot be traced."""
 
     def forward(self, x):
         return super().forward(-x if x.sum() < 0 else x)
@@ -106,7 +106,7 @@ def test_blocks_that_end_in_an_activation_are_probed_as_a_whole():
 
 
 class Flattens(nn.Module):
-    """Its `view` needs the ordinary memory format."""
+    """A network whose `view` needs the ordinary memory format."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +150,7 @@ def test_a_part_without_gradients_gets_the_largest_patch():
 
 
 class OneSize(nn.Module):
-    """32 channels of 32 x 32: no dimension tells which is the channel."""
+    """32 channels of 32 x 32: the shape does not show which dimension is the channel."""
 
     def __init__(self, last):
         super().__init__()
@@ -335,7 +335,7 @@ def test_check_finds_nothing_in_a_sound_network(run):
 
 
 class Patches(nn.Module):
-    """Cuts an image into 4 x 3 patches, adds tokens without a place, mixes tokens and channels."""
+    """A network that cuts an image into patches, adds tokens, and mixes tokens and channels."""
 
     def __init__(self, extra, mixes):
         super().__init__()
@@ -446,7 +446,7 @@ def test_windows_are_no_maps_of_the_image(merged, why, caplog):
 
 
 class Unfolded(nn.Module):
-    """A map whose rows are places within patches and whose columns are patches (MobileViTv2)."""
+    """A map with rows of positions within patches and columns of patches (MobileViTv2)."""
 
     def __init__(self):
         super().__init__()
@@ -487,7 +487,7 @@ def test_tokens_may_come_before_images():
 
 
 class Register(nn.Module):
-    """A class token before the patches, or behind them, and tokens that are mixed afterwards."""
+    """A network with a class token before or after the patches; tokens are mixed afterwards."""
 
     def __init__(self, before, behind, pooled=False):
         super().__init__()

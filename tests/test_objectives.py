@@ -1,4 +1,4 @@
-"""What importance is measured on: right by a plain twin, checked before work, part of results."""
+"""The objectives of importance: equal to a plain twin, checked before work, part of the results."""
 
 import copy
 import sys

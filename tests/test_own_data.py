@@ -1,4 +1,4 @@
-"""A user's own images and checkpoints, from the front door."""
+"""A user's own images and checkpoints, through the public commands."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ heldout_images = 4
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """Three classes of files of several formats, three checkpoints under DataParallel's names."""
+    """Return three classes of images in several formats, and three DataParallel checkpoints."""
     root = tmp_path_factory.mktemp("own")
     for split, seed, each in (("probe", 1, 8), ("test", 2, 6)):
         arrays = drawn_arrays(seed, 0, 12 * each)

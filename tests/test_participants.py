@@ -1,4 +1,4 @@
-"""Who was analysed, how many stand behind a number, and the specification curve."""
+"""The analysed participants, the sample size of each number, and the specification curve."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AGES = ["18 to 29"] * 6 + ["30 to 44"] * 3 + [""] + ["60 or older"] * 2
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study that asks about its participants: 10 attentive ones and 2 who are excluded."""
+    """Return a study that asks about its participants: 10 attentive ones and 2 who are excluded."""
     folder = tmp_path_factory.mktemp("made")
     study = make_study(folder / "study", trials=4, tasks=("odd_one_out", "concept_agreement"))
     study = study.model_copy(update={"questions": QUESTIONS})

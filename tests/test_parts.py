@@ -25,7 +25,7 @@ VIEW = View(32, 32)
 
 
 class Attention(nn.Module):
-    """As libraries write it: one projection to queries, keys and values, one back."""
+    """Attention as libraries write it: one projection to queries, keys and values, one back."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """16 patches of a 32 px image behind `extra` tokens without a place."""
+    """16 patches of a 32 px image after `extra` tokens without a position."""
 
     def __init__(self, extra=1, returns_tuple=False, width=12, heads=3):
         super().__init__()
@@ -105,7 +105,7 @@ def test_parts_are_found_in_the_order_of_running(extra):
 
 
 def value_of(model, layer, images):
-    """What a hook sees at a layer: the plain twin of recording."""
+    """Return what a hook sees at a layer, as the plain twin of recording."""
     caught = []
     module = model.get_submodule(layer.module)
     if layer.side == "input":
@@ -121,7 +121,7 @@ def value_of(model, layer, images):
 
 
 def replaced_logits(newer, layer, units, values, images):
-    """A full pass in which a unit's channels are overwritten one by one."""
+    """Return the logits of a full pass in which a unit's channels are overwritten one by one."""
 
     def overwrite(value):
         changed = value.clone()

@@ -1,4 +1,4 @@
-"""A preregistration out of the frozen study: the same tests and weights as the later analysis."""
+"""A preregistration of the frozen study has the same tests and weights as the analysis."""
 
 from __future__ import annotations
 

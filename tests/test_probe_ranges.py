@@ -40,7 +40,7 @@ CHECKPOINT = Checkpoint("net", 1)
 
 
 class Colours(nn.Module):
-    """Two layers of three neurons that are the image's own colours: exact, and full of ties."""
+    """Two layers of three neurons that are the image's own colours: exact, and with many ties."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def few_colours(seed, count):
 
 
 def in_ranges(model, layers, images, view, parameters, chosen, order=None):
-    """Each range probed and saved; merged in some order; the tables."""
+    """Probe and save each range, merge the ranges in some order, and return the tables."""
     network = Network(CHECKPOINT, model, layers, view)
     records = [probe_range(network, images, r, parameters) for r in chosen]
     saved = [record.part.arrays() for record in records]

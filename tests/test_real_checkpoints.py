@@ -31,7 +31,7 @@ CLASSES = 12  # of the drawn images
 
 
 def network(num_classes=CLASSES, seed=0):
-    """A small network whose normalisation has seen some images."""
+    """Return a small network whose normalisation has seen some images."""
     model = build("small_resnet", num_classes, seed=seed)
     torch.manual_seed(seed)
     model.train()
@@ -252,7 +252,7 @@ def scripted(folder):
 
 
 def in_pieces(folder):
-    """A folder of torch.distributed.checkpoint, joined by the command that the refusal names."""
+    """Write a torch.distributed.checkpoint folder; join it by the command in the message."""
     torch.distributed.checkpoint.save(state(), checkpoint_id=folder / "pieces", no_dist=True)
     with pytest.raises(CheckpointError, match="format_utils dcp_to_torch") as error:
         load_weights(network(), folder / "pieces")
@@ -270,7 +270,7 @@ WRITERS = [
 
 
 def probed(out, sections):
-    """A run of the series with these sections up to their stimuli."""
+    """Run the series with these sections up to their stimuli."""
     images = {"source": "drawn", "train": 12, "probe": 24, "test": 24}
     defaults = {"source": "folder", "architecture": "small_resnet"}
     config = parse_config(
@@ -287,7 +287,7 @@ def probed(out, sections):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The stimuli of the plain state dict, and the run's folder."""
+    """Return the stimuli of the plain state dict, and the run's folder."""
     folder = tmp_path_factory.mktemp("plain")
     torch.save(state(), folder / "model-1.pth")
     run = probed(folder / "run", [{"name": "plain", "folder": str(folder)}])

@@ -48,7 +48,7 @@ def make(num_classes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Forty-eight drawings in folders by class."""
+    """Return forty-eight drawings in folders by class."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("images")
@@ -139,7 +139,7 @@ def config_of(folder, series, k=4):
 
 
 def placed(config, out):
-    """A run up to its spaces, without the map."""
+    """Run up to the spaces, without the map."""
     plan = Plan(config, Run(out))
     with Engine(plan, 0, QUIET) as working:
         for stage in list(STAGES.values())[: list(STAGES).index("space") + 1]:
@@ -153,7 +153,7 @@ def series_of(place):
 
 @pytest.fixture(scope="module")
 def recorded(folder, tmp_path_factory):
-    """One training recorded thrice: weights, evidence, and evidence with two epochs' weights."""
+    """Record one training three times: weights, evidence, and evidence with two epochs' weights."""
     root = tmp_path_factory.mktemp("recorded")
     evidence = ce.Evidence(folder, view(), K)
     recorders = [

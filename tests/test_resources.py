@@ -39,7 +39,7 @@ def artifacts_of(folder, *kinds):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run, and how often each of its stages moved a model and a batch to the device."""
+    """Return a run, and how often each stage moved a model and a batch to the device."""
     models, batches, moved = [], [], {}
     plan = Plan(config_of(), Run(tmp_path_factory.mktemp("resources") / "run"))
     with pytest.MonkeyPatch.context() as patch, Engine(plan, 0, QUIET) as working:

@@ -1,4 +1,4 @@
-"""The main job end to end on a small scale: resumed, moved, and the same to the byte."""
+"""A run from end to end on a small scale: resumed, moved, and equal to the byte."""
 
 import shutil
 import subprocess
@@ -38,7 +38,7 @@ VALUES = small(
 
 
 def start(config: Path, out: Path) -> subprocess.Popen:
-    """The command as it is typed, in a process of its own."""
+    """Start the command as it is typed, in a process of its own."""
     command = [sys.executable, "-m", "conceptevo", "run", str(config), "--out", str(out)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -120,14 +120,14 @@ def test_spaces_and_map_cover_all_living_neurons(finished):
 
 
 def tables_of(folder: Path) -> dict[str, bytes]:
-    """All tables but the run times."""
+    """Return all tables except the run times."""
     report = folder / "report" / "tables"
     paths = [path for path in sorted(report.iterdir()) if path.stem != "times"]
     return {path.name: path.read_bytes() for path in paths}
 
 
 def artifacts_of(folder: Path) -> dict[str, bytes]:
-    """The content of every artifact, by its place."""
+    """Return the content of every artifact, by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in Run(folder).files()}
 
 

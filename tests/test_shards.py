@@ -23,7 +23,7 @@ NAMES = ("cat", "dog", "emu")
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Twelve images, as arrays and as PNG files' content."""
+    """Return twelve images, as arrays and as the content of PNG files."""
     arrays = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
     files = []
     for array in arrays:

@@ -152,7 +152,7 @@ def test_sparse_and_dense_factors_are_the_same(monkeypatch):
 
 @pytest.fixture
 def evidence():
-    """Two checkpoints with two concepts; the later neurons see the same images as the base's."""
+    """Return two checkpoints with two concepts; later neurons see the base's images."""
     rng = np.random.default_rng(3)
     rows, activations = [], {}
     for epoch in (1, 2):

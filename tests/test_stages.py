@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).parent.parent / "harness" / "configs"
 
 @dataclass(frozen=True)
 class Sum(Work):
-    """A number that depends on another artifact and on a setting."""
+    """Work that makes a number from another artifact and a setting."""
 
     name: str
     setting: int

@@ -1,4 +1,4 @@
-"""`conceptevo status` and `verify`: what of a run is there, and is it as it was written?"""
+"""`conceptevo status` and `verify`: which results exist, and whether they are unchanged."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Runs in an object store: moto's S3 server, which really runs, on this machine."""
+"""Runs in an object store, with moto's S3 server running on this machine."""
 
 import logging
 import shutil
@@ -145,7 +145,7 @@ def test_a_run_that_had_no_store_is_uploaded(bucket, local, tmp_path, monkeypatc
 
 
 def kill_uploading(folder, then):
-    """Another process saves an array and is killed once it has sent some of it."""
+    """Kill another process, which saves an array, once it has sent some of it."""
     code = f"""
 import os, numpy as np
 from harness.artifacts import Artifact

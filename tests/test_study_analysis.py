@@ -1,4 +1,4 @@
-"""A study from its answers to its pack: truth found, nothing claimed of nothing, same bytes."""
+"""A study from its responses to its pack: effects found, no claim in null studies, same bytes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def analyse(root: Path, study: Path, tables) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A frozen study, its answers, and its results."""
+    """Return a frozen study, its responses, and its results."""
     root = tmp_path_factory.mktemp("made")
     study = make_study(root / "study", trials=5)
     tables = make_responses(root / "study", study, people=30, careless=2)

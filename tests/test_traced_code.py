@@ -1,4 +1,4 @@
-"""Traced code can differ from what a network does: then the network's own code is run."""
+"""If traced code differs from what a network computes, the network's own code is run."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ VIEW = View(16, 16)
 
 
 class Block(nn.Module):
-    """Two convolutions, between which a function is called."""
+    """Two convolutions with a function call between them."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class Optional(Block):
 
 
 class Twice(Block):
-    """Traced, the inner block would do what its first call asks for in the second, too."""
+    """A network whose trace would repeat the first call of the inner block in the second."""
 
     def __init__(self):
         super().__init__()
@@ -64,7 +64,7 @@ class Arguments(Block):
 
 
 class Attributes(Block):
-    """Its parent reads what its own code does not."""
+    """A module whose parent reads attributes that its own code does not."""
 
     factor = 3
 
@@ -94,7 +94,7 @@ class Network(nn.Module):
 
 
 class Whole(Network):
-    """Its own code does what cannot be traced, too."""
+    """A network whose own code has a step that tracing leaves out."""
 
     def forward(self, x, labels=None):
         if isinstance(x, torch.Tensor) and labels is None:

@@ -1,4 +1,4 @@
-"""Answers in: every value against the study's fields; what cannot be is refused by row."""
+"""Responses are checked against the study's fields; impossible values are refused by row."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_score_where_there_is_no_key_is_refused(study, tables):
 
 
 def edited(folder, tables, old: str, new: str):
-    """The answers' file with the first `old` after the header replaced."""
+    """Return the responses' file with the first `old` after the header replaced."""
     path = write(folder, *tables)
     head, _, body = path.read_text().partition("\n")
     assert re.search(old, body)
@@ -250,7 +250,7 @@ def test_without_consent_nothing_is_analysed(study, tables):
 
 
 def twins(answers, people, shift="0s", other=()):
-    """The tables with the first participant under a second id, `shift` later."""
+    """Return the tables with a copy of the first participant under a second id, `shift` later."""
     twin = answers[answers["participant"] == "p000"].assign(participant="q000")
     for column in ("shown_at", "answered_at"):
         twin[column] = twin[column] + pd.Timedelta(shift)

@@ -38,7 +38,7 @@ def gelu(x):
 
 
 class Backward(torch.autograd.Function):
-    """A swish that saves memory, as EfficientNet's implementations have it."""
+    """A swish that saves memory, as in EfficientNet's implementations."""
 
     @staticmethod
     def forward(ctx, x):
@@ -156,7 +156,7 @@ def test_a_product_with_its_own_gate_is_a_layer(name, caplog):
 
 
 class Branching(Network):
-    """Cannot be traced; of half as many channels where the activation function halves them."""
+    """A network that cannot be traced; its activation may halve the number of channels."""
 
     def __init__(self, function):
         super().__init__(function)

@@ -37,7 +37,7 @@ EVIDENCE = tuple(MEASURES)
 CHANNEL = [*PAIR, "layer", "channel"]
 
 
-#: What `people_by_trial` adds to what is known of networks.
+#: Columns that `people_by_trial` adds to the measures of networks.
 OF_PEOPLE = ["task", "condition", "answers", "rate"]
 
 

@@ -22,11 +22,11 @@ from analysis.study.results import Results
 from harness.text import counted
 from tasks.responses import LATE_AFTER
 
-#: So many pairs, rules or conditions are listed by name in a sentence.
+#: Maximum number of pairs, rules or conditions that a sentence lists by name.
 LISTED = 5
-#: So many milliseconds may the browser's and the server's time of an answer differ.
+#: Allowed difference between the browser's and the server's time of a response, in milliseconds.
 CLOCKS = 2000
-#: So many milliseconds does the simplest reaction to something seen take; a choice takes longer.
+#: Duration of the simplest reaction to a visual stimulus, in milliseconds; a choice takes longer.
 REACTION = 200
 
 

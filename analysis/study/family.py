@@ -21,7 +21,7 @@ from analysis.statistics.estimate import FEWEST
 from analysis.study.analysed import Analysed
 from harness.registry import Registry
 
-#: How the reason of a test begins that the frozen design rules out, before anybody answers.
+#: Beginning of the reason why the frozen design rules out a test, before anybody responds.
 RULED_OUT = "ruled out by the design: "
 
 

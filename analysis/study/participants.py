@@ -81,7 +81,7 @@ def demographics(results: Results) -> Table | None:
     )
 
 
-#: What can be measured of a response: column of `Results.of`, and its name for readers.
+#: Measures of a response: column of `Results.of` -> name for readers.
 MEASURED = {
     "correct": "accuracy", "confidence": "confidence", "milliseconds": "response time",
     "changed": "judged changed", "clarity": "clarity", "rating": "rating",

@@ -108,7 +108,7 @@ def _pairs_of(table: pd.DataFrame, task: str, controls: tuple[str, ...]) -> pd.D
     return table.assign(what=pair.where(table["second"] != "", table["first"]))
 
 
-#: What is there to be seen -> whether it only says whether the task works.
+#: Condition with a real or false evolution -> whether it only checks that the task works.
 SIGNALS = {"evolution": False, "false_evolution": True}
 
 

@@ -29,7 +29,7 @@ from analysis.study.unanswered import (
 from harness.files import write_text
 from tasks.study import Study
 
-#: What stands where only the authors know the answer.
+#: Text in place of what only the authors know.
 AUTHORS = "*To be completed by the authors.*"
 
 #: Kind of question -> the hypothesis of one test; all are two-sided unless they say otherwise.

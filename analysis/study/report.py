@@ -19,7 +19,7 @@ from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
 from harness.text import counted
 
-#: What a reader must know before the findings on networks.
+#: Introduction to the findings on networks.
 NETWORKS = [
     "This section uses no responses of participants. The activations of a set of neurons in the "
     "later checkpoint are replaced by those of the earlier checkpoint for the same image, and the "
@@ -168,7 +168,7 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
     ]
 
 
-#: How a reader must read responses that no participant gave.
+#: Explanation of simulated responses.
 SIMULATED = (
     "Responses were simulated. Whether a simulated participant recognises what a trial shows "
     "depends on an assumed ability, the difficulty of the trial and the condition; in random "

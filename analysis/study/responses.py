@@ -20,9 +20,9 @@ from harness.registry import Registry
 from tasks.false_exclusion import LIMIT, one_sided_rate
 from tasks.responses import PARTICIPANTS, RESPONSES, SOURCES, TableError, read_table
 
-#: How sentences call somebody who answered.
+#: Source of responses -> noun for those who gave them.
 WHO = {"human": "participant", "pilot": "pilot participant", "simulated": "simulated participant"}
-#: What a title adds where the answers are no participants'.
+#: Source of responses -> addition to titles.
 NOTES = {"human": "", "pilot": " (pilot data)", "simulated": " (simulated data)"}
 
 

@@ -164,7 +164,7 @@ def _counted(tests: pd.DataFrame, noun: str) -> str:
     return f"{claimed} of {every} {noun}s {'was' if claimed == 1 else 'were'}"
 
 
-#: How accuracy compares with chance, by whether and where an effect is claimed.
+#: Claim about accuracy -> its comparison with chance in words.
 VERDICTS = {
     "above": "significantly above chance",
     "below": "significantly below chance",

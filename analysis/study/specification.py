@@ -13,15 +13,16 @@ from analysis.exhibits.phrases import spaced
 from analysis.study.results import Results
 from analysis.study.thresholds import FROZEN
 
-#: So many tests of the main question are drawn.
+#: Maximum number of tests of the primary hypothesis that are drawn.
 SHOWN = 6
 
 
 @shelf.figure("study", "robustness")
 def specification_curve(results: Results) -> Figure | None:
-    """Estimates ordered by size, and below them the changed rule (Simonsohn et al. 2020).
+    """Plot estimates ordered by size, and below them the changed rule (Simonsohn et al. 2020).
 
-    None where no main question was frozen or it has no estimate, or no other rule could be tried.
+    Returns None if no primary hypothesis with an estimate was frozen, or no other rule could be
+    tried.
     """
     if not results.plan.primary:
         return None

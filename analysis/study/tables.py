@@ -31,9 +31,9 @@ NAMES: dict[str, Callable[[str], str]] = dict.fromkeys(
     ["condition", "first", "second", "what", "evidence"],
     lambda name: MEASURES.get(name, spaced(name)),
 )
-#: How every caption speaks of p-values.
+#: Description of p-values in every caption.
 CORRECTED = "adjusted p (weighted Holm procedure over all planned tests and control tests)"
-#: What readers see above columns whose names are short for programs.
+#: Column -> heading for readers, where these differ.
 HEADINGS = {
     "answers": "responses",
     "asked": "scale",

@@ -16,7 +16,7 @@ from analysis.study.family import complete
 from analysis.study.identical import SHARE
 from analysis.study.planned_tests import STUDY_TESTS
 
-#: How the specification without any exclusion is called.
+#: Name of the specification without any exclusion.
 NO_RULE = "no rule"
 #: Ends the threshold of a specification that repeats the frozen rules among those of one rule.
 FROZEN = "(frozen)"
@@ -70,8 +70,8 @@ def grid(results: Analysed, long: pd.DataFrame) -> pd.DataFrame:
         long: of `specifications`.
 
     Returns:
-        rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"; not where no
-        main question was frozen), and a column of values a test of the main question.
+        rule, threshold (the frozen one is marked), participants, claimed ("2 of 3"; absent without
+        a primary hypothesis), and one column of values per test of the primary hypothesis.
     """
     rows = []
     for _, tests in long.groupby("specification"):

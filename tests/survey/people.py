@@ -17,20 +17,20 @@ TEXT = re.compile(r'<input type="text" dir="auto" name="(\w+)"')
 
 
 class Person(str):
-    """A pseudonym, and by whom it is borne."""
+    """A participant's pseudonym and identity."""
 
     visitor: Arrival
 
 
 def open_service(place: Path | str, *arguments: Any, **more: Any) -> Service:
-    """A study served from an empty database: a file of SQLite, or a URL."""
+    """Return a study's service with an empty database: a file of SQLite, or a URL."""
     store = Store(f"sqlite:///{place}" if isinstance(place, Path) else place)
     store.migrate()
     return Service(store, *arguments, **more)
 
 
 def arrive(service: Service, name: str | Arrival, platform: str = "prolific") -> Person:
-    """Somebody who opens the survey; nothing is stored of them yet."""
+    """Return a person who opens the survey; nothing is stored about them yet."""
     visitor = name if isinstance(name, Arrival) else Arrival(platform, name)
     person = Person(service.participant(visitor))
     person.visitor = visitor
@@ -38,12 +38,12 @@ def arrive(service: Service, name: str | Arrival, platform: str = "prolific") ->
 
 
 def look(service: Service, person: Person) -> dict[str, Any]:
-    """The page that they see."""
+    """Return the page that a person sees."""
     return service.welcome(person.visitor)
 
 
 def fill(page: dict[str, Any], number: int = 0) -> dict[str, Any]:
-    """An action with valid values for all fields of a page."""
+    """Return an action with valid values for all fields of a page."""
     values: dict[str, Any] = {name: "red wheel" for name in TEXT.findall(page["html"])}
     values |= dict.fromkeys(NUMBER.findall(page["html"]), "30")
     choices: dict[str, list[str]] = {}
@@ -56,7 +56,7 @@ def fill(page: dict[str, Any], number: int = 0) -> dict[str, Any]:
 
 
 def learned(service: Service, participant: Person) -> dict[str, Any]:
-    """The right choice of a practice trial, where there is one."""
+    """Return the correct choice of a practice trial, if there is one."""
     with service.store.read() as connection:
         row = service.store.row(connection, service.study.hash, participant)
     trial = service.study.by_id[service.study.practice[row["practice_done"]]]
@@ -64,7 +64,7 @@ def learned(service: Service, participant: Person) -> dict[str, Any]:
 
 
 def go(service: Service, participant: Person, stage: Stage | None = None) -> dict[str, Any]:
-    """Walk on until a stage is reached, or the end; the page there."""
+    """Continue until a stage or the end is reached; return the page there."""
     page = look(service, participant)
     number = 0
     while page["stage"] != stage and page["stage"] not in ENDS:

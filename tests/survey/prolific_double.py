@@ -1,4 +1,4 @@
-"""A local double of the calls of Prolific's API that are used, as its documentation has them."""
+"""A local double of the used part of Prolific's API, as its documentation describes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKEN = "a-token"
 
 
 class Prolific:
-    """Studies and submissions in memory; what is not documented is refused."""
+    """Studies and submissions in memory; undocumented calls are refused."""
 
     def __init__(self) -> None:
         self.studies: list[dict[str, Any]] = []

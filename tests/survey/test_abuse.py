@@ -1,4 +1,4 @@
-"""What no page of ours sends, and what people do with links, tabs and time: right or refused."""
+"""Actions that no page sends, and unusual use of links, tabs and time, are handled or refused."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_without_a_limit_no_answer_is_late(service):
 
 
 def test_an_export_is_of_one_moment(service):
-    """Somebody answers between the reading of one table and of the other."""
+    """Someone responds between the reading of one table and the other."""
     person = arrive(service, "answers meanwhile")
     page = go(service, person, Stage.QUESTIONS)
     acted = []

@@ -1,4 +1,4 @@
-"""Where and how people open a survey: a bad line, a small or dark screen, a large letter."""
+"""Circumstances of participants: slow connections, small or dark screens, large letters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = ("introduction", "practice", "feedback", "trial", "questions", "finishe
 
 
 def wide(visitor: Visitor) -> list[str]:
-    """What reaches beyond the window at the side."""
+    """Return the elements that extend beyond the window horizontally."""
     return visitor.page.evaluate(
         f"() => [...({FIND})().querySelectorAll('*')].filter(e => e.checkVisibility() "
         "&& e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.hidden'))"
@@ -62,7 +62,7 @@ def test_pages_can_be_read_in_dark_and_in_forced_colours(browser, survey, frozen
 
 
 def test_a_choice_shows_in_forced_colours(browser, survey, frozen):
-    """They take away shadows and colours of borders, by which it shows otherwise."""
+    """Forced colours remove the shadows and border colours that normally mark a choice."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, forced_colors="active")
     visitor = Visitor(browser, on_the_way(survey, frozen, "contrast"), context=context)
     while not visitor.page.locator(".tile").count():

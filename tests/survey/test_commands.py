@@ -1,4 +1,4 @@
-"""The commands, as a user types them; and the load tool on the real thing."""
+"""The commands, as a user types them, and the load generator with a real survey."""
 
 import re
 import subprocess

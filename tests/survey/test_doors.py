@@ -1,4 +1,4 @@
-"""What is shut: uploads, guessing of passwords, what was deleted; a preview keeps nothing."""
+"""What is closed: uploads, guessing of passwords, deleted data; a preview stores nothing."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""The tables that leave a survey, as R, Excel and Python read them; lists for payment apart."""
+"""The tables that a survey exports, as R, Excel and Python read them; payment lists."""
 
 import csv
 import io

@@ -32,7 +32,7 @@ class TwoWorkers(Survey):
 
 
 def documented(language: str) -> str:
-    """A configuration as it stands in the docs."""
+    """Return a configuration as it is in the docs."""
     text = DOCS.read_text(encoding="utf-8")
     return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
 
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 @contextmanager
 def nginx(folder: Path, port: int, site: str):
-    """nginx with a site on a port."""
+    """Start nginx with a site on a port."""
     if NGINX is None:
         pytest.skip("NO PROXY TESTED: install nginx")
     (folder / "nginx.conf").write_text(

@@ -68,7 +68,7 @@ def _pseudo(text: str) -> str:
 
 
 def literals(html: str) -> list[str]:
-    """Words of a page that do not stand in the catalogue: texts and attributes that are read."""
+    """Return the readable texts and attributes of a page that are not in the catalogue."""
     attributes = re.findall(r'(?:alt|aria-label|title|placeholder)="([^"]*)"', html)
     texts = re.sub(r"<[^>]*>|\{\w+\}", " ", html)
     return [

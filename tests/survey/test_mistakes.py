@@ -1,4 +1,4 @@
-"""What researchers get wrong in files and commands is said before anybody takes part."""
+"""Mistakes of researchers in files and commands are reported before anybody takes part."""
 
 import contextlib
 import io
@@ -205,7 +205,7 @@ def test_nothing_is_acknowledged_into_a_database_that_was_moved_away(frozen, tmp
 
 
 def test_a_worker_serves_no_other_study_than_the_one_that_was_started(study_folder, tmp_path):
-    """The folder was built anew, and a worker dies: its successor must not mix the two."""
+    """The folder is rebuilt and a worker dies: its successor must not mix the two studies."""
     environment = {
         "CONCEPTEVO_STUDY": str(study_folder),
         "CONCEPTEVO_DATABASE": f"sqlite:///{tmp_path / 'a.sqlite'}",
@@ -277,7 +277,7 @@ def test_the_opening_is_set_by_command_and_mistakes_change_nothing(study_folder,
 
 @pytest.fixture
 def busy(monkeypatch):
-    """A double of Prolific, and how long was waited for it."""
+    """Return a double of Prolific, and the time for which it was waited."""
     double, waits = Prolific(), []
     monkeypatch.setenv(signed_links.API, double.address)
     monkeypatch.setenv(prolific.TOKEN, TOKEN)
@@ -286,7 +286,7 @@ def busy(monkeypatch):
 
 
 def refuse(monkeypatch, statuses: list[int], text: str = "busy", **reply) -> list[str]:
-    """Let the next calls end in these statuses; the calls that came."""
+    """Make the next calls fail with these statuses; return the calls."""
     calls, real = [], httpx.Client.request
 
     def request(client, method, path, **options):

@@ -1,4 +1,4 @@
-"""What a participant sees and presses, in a real browser: pictures, keys, guidance, window."""
+"""What a participant sees and does in a real browser: pictures, keys, guidance, window."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def known(folder):
 
 
 def sight(visitor: Visitor, expression: str):
-    """Something of the survey's own part of the page; `root` is it."""
+    """Evaluate an expression in the survey's own part of the page, which is `root`."""
     return visitor.page.evaluate(f"() => {{ const root = ({FIND})(); return {expression}; }}")
 
 
@@ -347,7 +347,7 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer_and_a_refresh_wins_no
 
 
 def hurry(page) -> None:
-    """Let animations run so fast that what shows after SECONDS shows within half a second."""
+    """Speed animations up, so that what shows after SECONDS shows within half a second."""
     line = page.context.new_cdp_session(page)
     line.send("Animation.enable")
     line.send("Animation.setPlaybackRate", {"playbackRate": 2 * SECONDS})

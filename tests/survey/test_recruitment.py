@@ -1,4 +1,4 @@
-"""Who may come in, and whose place goes to whom: the study stays frozen meanwhile."""
+"""Who may begin, and who gets whose place; the study itself stays frozen."""
 
 import time
 from datetime import timedelta
@@ -180,7 +180,7 @@ def test_made_up_ids_take_no_place(service):
 
 @pytest.fixture
 def prolific_keys(monkeypatch):
-    """Prolific's signing key, and a forger's of the same name."""
+    """Return Prolific's signing key, and a forger's with the same name."""
     key, forged = (RSAKey.generate_key(2048, {"kid": "k1"}) for _ in range(2))
     from joserfc.jwk import KeySet
 

@@ -1,4 +1,4 @@
-"""Nothing that reaches a browser hints at a key, and nothing it sends reaches another's trial."""
+"""Nothing sent to a browser reveals a key, and nothing it sends changes another's trial."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def sqlite_service(frozen, study_folder, tmp_path_factory):
 
 
 def pages(service, person):
-    """All pages of a session, in order."""
+    """Return all pages of a session, in order."""
     page = look(service, person)
     yield page
     while page["stage"] not in ("finished", "screened_out"):

@@ -1,4 +1,4 @@
-"""What follows from a design, and what contradicts it; the published design as a preset."""
+"""The consequences of a design, contradictions in it, and the preset of the published design."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The frozen study: written once, whole, and without a hint at its keys."""
+"""The frozen study: written once, whole, and without hints at its keys."""
 
 import itertools
 import json

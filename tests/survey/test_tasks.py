@@ -1,4 +1,4 @@
-"""Trials: the faults of the published generator, looked for in many draws with plain means."""
+"""Trials: the faults of the published generator are searched for in many draws by plain code."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ ODD = all_tasks().get("odd_one_out")
 
 
 def plain_similarity(evidence, a, b):
-    """Cosine by the schoolbook."""
+    """Return the cosine, computed from its definition."""
     u, v = evidence.space.vectors[a], evidence.space.vectors[b]
     return sum(x * y for x, y in zip(u, v, strict=True)) / (sum(u * u) * sum(v * v)) ** 0.5
 

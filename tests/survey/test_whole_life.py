@@ -1,4 +1,4 @@
-"""The pilot of a whole life: built, previewed, served, recruited for, exported, analysed.
+"""A pilot study from start to end: built, previewed, served, recruited for, exported, analysed.
 
 Thirty people come, of whom some return, time out, decline, withdraw, do not pass practice, come
 twice or have forged ids; places are added midway, one person is forgotten. Counts add up at every
@@ -48,7 +48,7 @@ class Pilot:
         self.clock += timedelta(minutes=minutes)
 
     def comes(self, session: int = 1, number: int | None = None, **changes: str) -> Person | None:
-        """Somebody opens the address; None where it is refused."""
+        """Open the address as someone; return None if it is refused."""
         self.number += number is None
         ids = {"PROLIFIC_PID": f"{number or self.number:024x}", "STUDY_ID": STUDY}
         ids |= {"SESSION_ID": f"{session:08x}{number or self.number:016x}"} | changes

@@ -133,7 +133,7 @@ def link(survey, name: str) -> str:
 
 
 def on_the_way(survey, frozen, name: str, stage: str = "trial") -> str:
-    """The link of a person who has come to a stage already (without a browser: it is quicker)."""
+    """Return the link of a person who has reached a stage (without a browser, for speed)."""
     service = Service(Store(survey.url), *frozen)
     visitor = service.visitor({"PROLIFIC_PID": name, "STUDY_ID": "s", "SESSION_ID": "t"})
     go(service, arrive(service, visitor), Stage(stage))
@@ -142,7 +142,7 @@ def on_the_way(survey, frozen, name: str, stage: str = "trial") -> str:
 
 
 def stored(survey_url: str, name: str) -> list:
-    """Trial answers of a person, by the platform's id."""
+    """Return a person's stored responses to trials, by the platform's id."""
     store = Store(survey_url)
     with store.read() as connection:
         rows = connection.execute(
@@ -155,7 +155,7 @@ def stored(survey_url: str, name: str) -> list:
 
 
 def axe(page) -> list[str]:
-    """Violations that axe-core finds in our component (the rest is Streamlit's own page)."""
+    """Return the violations that axe-core finds in our component (not in Streamlit's own page)."""
     source = pytest.importorskip("axe_playwright_python")
     script = next(Path(source.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
     page.evaluate(script)
