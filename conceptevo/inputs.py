@@ -62,12 +62,13 @@ class Series:
     name: str
     models: Mapping[int, nn.Module]
     view: View
-    layers: Sequence[str] | None = None
+    layers: str | Sequence[str] | None = None
     class_outputs: Mapping[str, int] = field(default_factory=dict)
     output: str | int | None = None
     objective: str | Callable = "logit"
 
     def source(self) -> MemorySource:
+        layers = (self.layers,) if isinstance(self.layers, str) else self.layers
         return MemorySource(
             name=self.name,
             models=dict(self.models),
@@ -75,7 +76,7 @@ class Series:
             crop=self.view.height,
             mean=self.view.numbers("mean"),
             std=self.view.numbers("std"),
-            layers=None if self.layers is None else tuple(self.layers),
+            layers=None if layers is None else tuple(layers),
             class_outputs=dict(self.class_outputs),
             output=self.output,
             objective=plugin_name(OBJECTIVES, self.objective),

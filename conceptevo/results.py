@@ -124,7 +124,10 @@ class Space(Result):
             raise ValueError(f"{neuron} has no place in the space: it is dead or does not exist")
         if unknown := sorted(set(among) - set(NEURON)):
             raise ValueError(f"neighbours are chosen by {', '.join(NEURON)}, not {unknown[0]!r}")
-        near, similarity = self.space.nearest(rows, self.space.rows(**among), k)
+        if not len(candidates := self.space.rows(**among)):
+            wanted = ", ".join(f"{name} = {value!r}" for name, value in among.items())
+            raise ValueError(f"no neuron of the space has {wanted}")
+        near, similarity = self.space.nearest(rows, candidates, k)
         kept = near[0] >= 0
         table = self.space.neurons.iloc[near[0][kept]][NEURON].reset_index(drop=True)
         return table.assign(similarity=similarity[0][kept])

@@ -88,6 +88,13 @@ def test_a_space_has_neighbours(probed):
         space.nearest(ce.Neuron("mine", 4, "3", 99))
     with pytest.raises(ValueError, match="chosen by series, epoch, layer, channel, not 'epochs'"):
         space.nearest(neuron, epochs=4)
+    with pytest.raises(ValueError, match="no neuron of the space has series = 'other', epoch = 4"):
+        space.nearest(neuron, series="other", epoch=4)
+
+
+def test_layers_can_be_one_pattern(series):
+    one = ce.Series("mine", series.models, series.view, layers="features.*")
+    assert one.source().layers == ("features.*",)
 
 
 def test_scores_are_those_of_both_methods_for_all_classes(scores, series):
