@@ -90,8 +90,10 @@ def test_shuffles_are_their_plain_twin():
     frame = frame[~((frame["participant"] == "p4") & (frame["trial"] == "t0"))]  # one less
     found = LabelAgreement("exact", shuffles=30, seed=5)(frame)
     wide = frame.groupby(["participant", "trial"])["label"].agg(tuple)
-    rows = [(person, trial, labels) for (person, trial), labels in wide.items()]
-    people = pd.factorize(wide.index.get_level_values("participant"))[0]
+    given_by = {person: list(own.droplevel(0).items()) for person, own in wide.groupby(level=0)}
+    by_labels = sorted(given_by, key=given_by.__getitem__)
+    rows = [(person, *given) for person in by_labels for given in given_by[person]]
+    people = pd.factorize(np.array([person for person, *_ in rows]))[0]
     null = []
     for order in shuffle(people, 30, np.random.default_rng(5)):
         moved = [
@@ -102,6 +104,15 @@ def test_shuffles_are_their_plain_twin():
     assert found.effect == pytest.approx(found.value - np.mean(null))
     reached = (np.array(null) >= found.value - 1e-9).sum()
     assert found.p == pytest.approx((reached + 1) / 31)
+
+
+def test_renamed_participants_change_nothing():
+    frame = labels(3, 0.3)
+    names = frame["participant"].unique()
+    other = dict(zip(names, np.random.default_rng(0).permutation(names), strict=True))
+    renamed = frame.assign(participant=frame["participant"].map(other))
+    measure = LabelAgreement("words", shuffles=99)
+    assert measure(renamed) == measure(frame) == measure(frame.sample(frac=1, random_state=0))
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 99))

@@ -503,7 +503,7 @@ def test_times_of_zero_make_nobody_identical(study, tables):
 
 def test_a_correct_option_at_one_place_is_pointed_out(folder, study):
     answers, people = make_responses(folder, study.study, people=24)
-    said = "The correct option was not at random places on screen ("
+    said = "shown at one place on screen more often than random placement explains ("
     assert not any(said in note for note in notes(prepare(study, answers, people)))
     choice = (answers["task"] == "odd_one_out") & (answers["role"] == "trial")
     for row in answers[choice].itertuples():
@@ -513,7 +513,7 @@ def test_a_correct_option_at_one_place_is_pointed_out(folder, study):
     responses = prepare(study, answers, people)
     [note] = [note for note in notes(responses) if said in note]
     count = (responses.answers["task"] == "odd_one_out").sum()
-    assert f"(odd one out: {count} of {count} at one place)" in note
+    assert f"(odd one out: {count} of {count})" in note
 
 
 def test_one_moment_for_all_responses_of_a_session_makes_nobody_identical(folder, study):

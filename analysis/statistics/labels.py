@@ -129,6 +129,7 @@ class LabelAgreement:
             .fillna("")
             .sort_index()
         )
+        wide = wide.iloc[_by_labels(wide)]
         texts = sorted(set(wide.to_numpy().ravel()) - {""})
         similar = self._similarity(texts)
         # Empty labels have the last code, whose similarities are NaN.
@@ -144,7 +145,7 @@ class LabelAgreement:
             return Estimate(np.nan, left_out=left_out, level=self.level, clustered=("trial",),
                             reason="no trial has labels of two participants")  # fmt: skip
         value = float(np.nanmean(scores))
-        shuffled = self._shuffled(pd.factorize(people, sort=True)[0], codes, pairs, similar)
+        shuffled = self._shuffled(pd.factorize(people)[0], codes, pairs, similar)
         inside = scores[~np.isnan(scores).all(axis=1)]
         rng = np.random.default_rng(self.seed)
         drawn = rng.integers(len(inside), size=(self.replicates, len(inside)))
@@ -177,7 +178,7 @@ class LabelAgreement:
         """Return the value under each permutation: [shuffles]; 0 if no trial has a pair of labels.
 
         Args:
-            people: code of each response's participant, sorted.
+            people: code of each response's participant, ascending.
             codes: codes of labels [responses, stages].
         """
         rng = np.random.default_rng(self.seed)
@@ -190,6 +191,15 @@ class LabelAgreement:
         return values
 
 
+def _by_labels(wide: pd.DataFrame) -> np.ndarray:
+    """Return the rows in the order of the participants' trials and labels, so that the draws do not
+    depend on their ids, which are pseudonyms from a random salt."""
+    rows = wide.reset_index("trial")
+    given = {person: own.to_numpy().tolist() for person, own in rows.groupby(level="participant")}
+    place = {person: k for k, person in enumerate(sorted(given, key=given.__getitem__))}
+    return np.argsort([place[person] for person in rows.index], kind="stable")
+
+
 def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Return k permutations of responses, as indices of responses: [k, responses].
 
@@ -197,7 +207,7 @@ def shuffle(people: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     between participants with equally many.
 
     Args:
-        people: code of each response's participant, sorted.
+        people: code of each response's participant, ascending.
     """
     order = np.empty((k, len(people)), dtype=int)
     first = np.flatnonzero(np.diff(people, prepend=-1))

@@ -174,7 +174,7 @@ def _times(responses: Responses) -> Iterator[Check]:
     yield Check(
         f"response time below {REACTION} ms",
         f"{counted(fast, 'response')} came less than {REACTION} ms after the pictures were shown, "
-        "faster than people react; they are analysed like the others.",
+        "faster than people can react. They are analysed like the others.",
         answers=fast,
     )
     late = int(answers["late"].sum())
@@ -237,7 +237,7 @@ def _durations(responses: Responses) -> Iterator[Check]:
 
 
 def _places(responses: Responses) -> Iterator[Check]:
-    """Yield tasks whose correct option stood at one place on screen more often than shuffling
+    """Yield tasks whose correct option was at one place on screen more often than shuffling
     brings about: whoever always chooses that place then seems to know."""
     answers, study = responses.answers, responses.study
     named, count = [], 0
@@ -252,8 +252,9 @@ def _places(responses: Responses) -> Iterator[Check]:
             count += len(rows)
     yield Check(
         "correct option too often at one place on screen",
-        f"The correct option was not at random places on screen ({_listed(named)} at one place): "
-        "participants who prefer that place seem to recognise the concepts.",
+        "The correct option was shown at one place on screen more often than random placement "
+        f"explains ({_listed(named)}). Participants who prefer this place seem to recognise the "
+        "concepts.",
         answers=count,
     )
 
