@@ -289,7 +289,7 @@ PLANTED = {
         small,
         {"class_outputs": {"A": 1}},
         "problem",
-        "no class of the images: A;",
+        "class_outputs names unknown classes: A; there are a, b, c",
     ),
     "beyond": (small, {"class_outputs": {"a": 3}}, "problem", "the network has outputs 0 to 2"),
     "raises": (lambda: Raises(), {}, "problem", "RuntimeError: only on Tuesdays"),

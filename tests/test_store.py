@@ -103,7 +103,12 @@ def test_machines_that_share_the_store_alone_make_the_same_run(
     def of(task):
         return SimpleNamespace(remote=lambda *arguments: remote(task, *arguments))
 
-    ray = SimpleNamespace(remote=lambda **_: of, wait=lambda running, **_: (running, []), get=id)
+    ray = SimpleNamespace(
+        remote=lambda **_: of,
+        wait=lambda running, **_: (running, []),
+        get=id,
+        cluster_resources=dict,
+    )
     monkeypatch.setattr(engine, "_connect", lambda cluster: ray)
     assert artifacts_of(stored(tmp_path / "run", "auto").root) == artifacts_of(local.root)
 

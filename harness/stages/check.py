@@ -46,6 +46,7 @@ from harness.stages.checkpoints import (
     opened,
     prepared,
 )
+from harness.stages.images import shared_images
 from harness.stages.stage import Advance, Plan, Step, Value
 from harness.text import listed
 
@@ -237,6 +238,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
         for note in str(row.notes).splitlines():
             said.setdefault(f"series {row.series!r}: {note}", []).append(str(row.epoch))
     notes = [f"{text} (epochs {', '.join(epochs)})" for text, epochs in said.items()]
+    notes += shared_images(config)
     for source in config.series:
         if isinstance(source, FolderSource | FunctionSource | HubSource) and (
             unset := [n for n in ("resize", "mean", "std") if n not in source.model_fields_set]

@@ -169,15 +169,26 @@ def steps(plan: Plan) -> Iterator[Step]:
     """Draw, list or keep the images of every split."""
     works = image_works(plan.config)
     yield "images", works
-    folders: dict[Path, str] = {}
-    for work in works:
+    folders = {} if plan.looks_only else _folders(plan.config)
+    for splits in folders.values():
+        _say(plan.run, splits[0])  # once for a folder that is two splits
+
+
+def _folders(config: Config) -> dict[Path, list[str]]:
+    """Return folder of images -> the splits that it is used for."""
+    folders: dict[Path, list[str]] = {}
+    for work in image_works(config):
         if isinstance(work, ListImages):
-            first = folders.setdefault(getattr(work.section, work.split), work.split)
-            if first != work.split and not plan.looks_only:
-                logger.warning(
-                    "images.%s and images.%s are the same images: results on the one are not "
-                    "independent of those on the other",
-                    *(first, work.split),
-                )
-    for split in [] if plan.looks_only else folders.values():
-        _say(plan.run, split)  # once for a folder that is two splits
+            folders.setdefault(getattr(work.section, work.split), []).append(work.split)
+    return folders
+
+
+def shared_images(config: Config) -> Iterator[str]:
+    """Yield notes on splits that consist of the same images."""
+    for splits in _folders(config).values():
+        if len(splits) > 1:
+            named = " and ".join(f"images.{split}" for split in splits)
+            yield (
+                f"{named} are the same images: results on the one are not independent of those "
+                f"on the other"
+            )
