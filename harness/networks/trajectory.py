@@ -212,8 +212,8 @@ def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Find
 
 
 def _better(total: np.ndarray, order: list[int]) -> list[int] | None:
-    """Return the best order after one change: a part reversed, a checkpoint moved, or two
-    exchanged.
+    """Return the best order after one change: a part reversed, a checkpoint moved, two exchanged,
+    or all put in an order in which each is followed by the nearest of the rest.
 
     The best change minimises the length of its new steps as a share of the length of the steps that
     they replace. Returns None if no share is below SHORTER.
@@ -226,7 +226,7 @@ def _better(total: np.ndarray, order: list[int]) -> list[int] | None:
 
     old = order[:-1], order[1:]
     before, best, better = taken(*old), SHORTER, None
-    for moved in _moves(order):
+    for moved in (*_moves(order), *(_nearest(total, order, first) for first in order)):
         new = moved[:-1], moved[1:]
         replaced = total[old][~taken(*new)[old]].sum()
         if replaced > 0 and (share := total[new][~before[new]].sum() / replaced) < best:
@@ -243,6 +243,16 @@ def _moves(order: list[int]) -> Iterator[list[int]]:
                 yield [*rest[:m], order[k], *rest[m:]]
         if j > i + 2:
             yield [*order[:i], order[j], *order[i + 1 : j], order[i], *order[j + 1 :]]
+
+
+def _nearest(total: np.ndarray, order: list[int], first: int) -> list[int]:
+    """Return an order from `first` in which each checkpoint is followed by the nearest of the
+    rest."""
+    path, rest = [first], [p for p in order if p != first]
+    while rest:
+        path.append(min(rest, key=total[path[-1]].__getitem__))
+        rest.remove(path[-1])
+    return path
 
 
 def _inversions(order: Sequence[int]) -> int:
