@@ -20,16 +20,19 @@ from analysis.study.results import Results
 NEGATIVE_CONTROLS = ("random",)
 
 
-def outcome(row: Any, claimed: Mapping[str, float]) -> str:
-    """Return the outcome of a control test (a row of `Results.claims`): passed, failed,
-    inconclusive, not tested, or "" if it has no criterion.
+def outcome(kind: str, row: Any, claimed: Mapping[str, float]) -> str:
+    """Return the outcome of a control test: passed, failed, inconclusive, not tested, or "" if it
+    has no criterion.
 
-    Random neurons pass if they are not identified above chance, and not possibly as often as in a
-    condition of which that is claimed (`claimed`, see `lowest_claimed`).
+    Args:
+        kind: kind of question, e.g. "chance".
+        row: the test in `Results.claims` or `Results.tested`.
+        claimed: lowest accuracy claimed in each task, see `lowest_claimed`. The test of random
+            neurons is inconclusive if its interval reaches this accuracy.
     """
     if pd.isna(row.p):
         return "not tested"
-    if row.Index[0] not in ("chance", "detection"):
+    if kind not in ("chance", "detection"):
         return ""
     above = row.value > row.null and row.p_alone < ALPHA
     if above == (negative := row.what in NEGATIVE_CONTROLS):
@@ -47,7 +50,8 @@ def lowest_claimed(tests: pd.DataFrame) -> dict[str, float]:
 def outcomes(tests: pd.DataFrame) -> dict[str, int]:
     """Count the control tests by outcome."""
     claimed = lowest_claimed(tests)
-    return Counter(outcome(row, claimed) for row in tests[is_control(tests)].itertuples())
+    rows: Iterator[Any] = tests[is_control(tests)].itertuples()
+    return Counter(outcome(row.Index[0], row, claimed) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def _controls(results: Results, kind: str) -> pd.DataFrame:
 def _detection(results: Results) -> Iterator[FailedControl]:
     """Yield tasks in which stages of two neurons were not distinguished from unchanged stages."""
     for row in rows_of(_controls(results, "detection")):
-        if row.value > 0 and row.p_alone < ALPHA:
+        if outcome("detection", row, {}) != "failed":
             continue
         yield FailedControl(
             row.task,
@@ -134,24 +138,24 @@ def _accuracy(results: Results) -> Iterator[FailedControl]:
     for row in rows_of(_controls(results, "chance")):
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {spaced(str(row.what))} of {row.task}"
-        negative, above = str(row.what) in NEGATIVE_CONTROLS, row.value > row.null
-        if negative and row.p_alone < ALPHA and above:
+        negative, result = row.what in NEGATIVE_CONTROLS, outcome("chance", row, claimed)
+        if negative and result == "failed":
             yield FailedControl(
                 row.task,
                 f"Caution: the {name} failed. It has no correct answer to be found, but {shares}. "
                 "The key may be visible in the pictures or known to participants; no claim about "
                 "this task can be trusted.",
             )
-        elif negative and row.high >= (lowest := claimed.get(row.task, inf)):
+        elif result == "inconclusive":
             yield FailedControl(
                 row.task,
                 f"Caution: the {name} is inconclusive: {shares}, unadjusted {results.level} CI "
                 f"[{percent(row.low)}, {percent(row.high)}]. It may be as high as the lowest "
-                f"accuracy claimed in this task ({percent(lowest)}), so that a key that is visible "
-                "in the pictures or known to participants cannot be ruled out.",
+                f"accuracy claimed in this task ({percent(claimed[row.task])}): the key may be "
+                "visible in the pictures or known to participants.",
                 "a control condition of this task is inconclusive",
             )
-        if not negative and not (row.p_alone < ALPHA and above):
+        elif result == "failed":
             yield FailedControl(
                 row.task,
                 f"Caution: the {name} failed. Its concepts were chosen to be obvious, but "

@@ -90,7 +90,7 @@ def claims(results: Results) -> Table | None:
     table.insert(1, "question", tested["question"].str.rpartition(".")[2])
     control = is_control(tested)
     lowest = lowest_claimed(tested)
-    results_of = [outcome(row, lowest) or "–" for row in tested.itertuples()]
+    results_of = [outcome(row.Index[0], row, lowest) or "–" for row in tested.itertuples()]
     claimed = tested["claimed"].map({True: "yes", False: "no"})
     claimed = claimed.mask(tested["p"].isna(), "not tested")
     table.insert(0, "claimed", np.where(control, results_of, claimed))
