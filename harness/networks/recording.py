@@ -57,6 +57,12 @@ def hooked(
         yield
 
 
+def with_first(values: tuple | list, first: Any) -> Any:
+    """Return a tuple, named tuple or list with another first element."""
+    make = getattr(values, "_make", type(values))  # a named tuple takes its elements one by one
+    return make([first, *values[1:]])
+
+
 def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
     """Hook a module's output; if it returns several values, the first."""
 
@@ -64,8 +70,7 @@ def _on_output(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
         if not isinstance(output, tuple | list):
             return action(output)
         changed = action(output[0])
-        make = getattr(output, "_make", type(output))  # a named tuple takes its parts one by one
-        return None if changed is None else make([changed, *output[1:]])
+        return None if changed is None else with_first(output, changed)
 
     return module.register_forward_hook(act)
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from harness.networks.layer import Layer
+from harness.networks.recording import with_first
 
 
 def _same(value: Any) -> Any:
@@ -47,8 +48,7 @@ class _Tracer(fx.Tracer):
         result = super().call_module(m, forward, args, kwargs)
         names = self._sites.get((path, "output"), [])
         if isinstance(result, tuple | list):
-            make = getattr(result, "_make", type(result))  # of a named tuple
-            return make([self._noted(result[0], names), *result[1:]]) if result else result
+            return with_first(result, self._noted(result[0], names)) if result else result
         return self._noted(result, names)
 
     def _noted(self, value: Any, names: Sequence[str]) -> Any:
