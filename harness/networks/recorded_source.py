@@ -12,6 +12,7 @@ from harness.files import file_hash
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights
+from harness.networks.numbered import numbered
 from harness.networks.sources import EVIDENCE, RECORDED, SOURCES, WEIGHTS, Source
 from harness.registry import plugin_identity
 
@@ -47,10 +48,8 @@ class RecordedSource(Source):
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:
-        paths = self.folder.glob(WEIGHTS.format(epoch="*"))
-        before, _, after = WEIGHTS.partition("{epoch}")
-        numbered = ((p.name.removeprefix(before).removesuffix(after), p) for p in paths)
-        return {int(number): p for number, p in numbered if number.isdecimal()}
+        files = numbered(self.folder, WEIGHTS)
+        return {epoch: path for path, epoch in files if epoch is not None}
 
     def epochs(self) -> tuple[int, ...]:
         stimuli = self.folder.glob(f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet")
