@@ -235,7 +235,8 @@ class Run:
         if epochs is None or "series" not in table:
             return table
         present = table["series"].isin(list(epochs))
-        if "epoch" in table and "{1:04d}" in LAYOUT[kind]:  # a log has epochs without checkpoint
+        # where a file is of one checkpoint; the log of a training has epochs without one
+        if "epoch" in table and "{1:04d}" in LAYOUT[kind]:
             keys = pd.MultiIndex.from_frame(table[["series", "epoch"]])
             present &= keys.isin([(name, e) for name, some in epochs.items() for e in some])
         return table[present].reset_index(drop=True)

@@ -127,8 +127,8 @@ def weight_files(path: Path) -> tuple[Path, ...]:
             broken = f": it is a broken link to {os.readlink(path)}" if path.is_symlink() else ""
             raise CheckpointError(f"checkpoint {path} does not exist{broken}")
         return (path,)
-    if found := _folder_weights(path):
-        return _shards(path / found[0]) if found[0].endswith(".json") else (path / found[0],)
+    if names := _folder_weights(path):
+        return weight_files(path / names[0])
     raise CheckpointError(f"checkpoint folder {path} {_described_folder(path)}")
 
 

@@ -286,8 +286,8 @@ def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
     spans = np.array([way.epochs[q] - way.epochs[p] for p, q in steps], dtype=float)
     lengths = np.array([way.total[p, q] for p, q in steps])
     rates: tuple[Callable[[np.ndarray], np.ndarray], ...] = (lambda x: x, np.sqrt)
-    first = int([way.epochs[p] for p in places[:1]] == [0])
-    for k in range(first, len(steps)):
+    begins_at_0 = bool(places) and way.epochs[places[0]] == 0
+    for k in range(int(begins_at_0), len(steps)):
         beside = [j for j in (k - 1, k + 1) if 0 <= j < len(steps) and lengths[j] > 0]
         speeds = [lengths / rate(spans) for rate in rates]
         ratio = min((float(v[k] / v[beside].max()) for v in speeds if beside), default=0.0)
