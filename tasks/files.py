@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from urllib.parse import unquote
@@ -54,8 +55,13 @@ def as_html(
         text: the Markdown. folder: where pictures are kept. files: picture as named in the text ->
             its file there. inline: without paragraphs.
     """
+    return _as_html(text, folder, tuple((files or {}).items()), inline)
+
+
+@lru_cache(maxsize=4096)  # each page shows texts of the study that others have shown
+def _as_html(text: str, folder: str, files: tuple[tuple[str, str], ...], inline: bool) -> str:
     render = _MARKDOWN.renderInline if inline else _MARKDOWN.render
-    return render(text, {"files": files or {}, "folder": folder})
+    return render(text, {"files": dict(files), "folder": folder})
 
 
 def named_in(markdown: str) -> list[str]:

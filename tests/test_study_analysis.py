@@ -32,6 +32,7 @@ from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
 from analysis.study.results import Settings
 from harness.text import counted
+from tasks.recruitment import Recruitment, write_recruitment
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
 
@@ -57,6 +58,7 @@ def made(tmp_path_factory):
     """Return a frozen study, its responses, and its results."""
     root = tmp_path_factory.mktemp("made")
     study = make_study(root / "study", trials=5)
+    write_recruitment(root / "study", Recruitment(places=47))
     tables = make_responses(root / "study", study, people=30, careless=2)
     return root / "study", study, tables, analyse(root, root / "study", tables)
 
@@ -162,6 +164,7 @@ def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):
     second = release(results, tmp_path / "two.zip")
     assert first.read_bytes() == second.read_bytes()
     assert rebuild(first, tmp_path / "again") == []
+    assert " finished (planned sample size: 47); the" in page_of(tmp_path / "again")
     for path in [*(results / "figures").iterdir(), results / "report.html"]:
         assert (tmp_path / "again" / path.relative_to(results)).read_bytes() == path.read_bytes()
     with zipfile.ZipFile(first) as pack:

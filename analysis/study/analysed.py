@@ -56,6 +56,7 @@ class Analysed:
         from_run: tables of that run which stand among the study's.
         demographics: question, answer, participants: what those analysed said of themselves,
             counted; None where it was not asked.
+        planned: number of participants that recruitment.toml plans; None without that file.
     """
 
     responses: Responses
@@ -65,6 +66,7 @@ class Analysed:
     reversion: pd.DataFrame | None = None
     from_run: Sequence[Table] = ()
     demographics: pd.DataFrame | None = None
+    planned: int | None = None
 
     @property
     def plan(self) -> Analysis:

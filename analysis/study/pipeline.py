@@ -43,6 +43,7 @@ from harness.records import JOINT
 from harness.results import BENCH, has_results
 from harness.results import REVERSION as REVERSION_STUDY
 from harness.results import read_results as read_ablations
+from tasks.recruitment import FILE as RECRUITMENT
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +103,14 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
         write_text(out / "data" / DEMOGRAPHICS, text)
     if inputs.run is not None:
         _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
-    about = {
+    about: dict[str, Any] = {
         "title": frozen.title,
         "hash": frozen.hash,
         "participants": int(chosen.answers["participant"].nunique()),
         "answers": len(chosen.answers),
     }
+    if (inputs.study / RECRUITMENT).exists():  # stays here, for it holds the codes
+        about["planned"] = frozen.recruitment.places
     config = {"source": source, "settings": asdict(settings), "about": about}
     write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     results = read_results(out)
@@ -154,7 +157,8 @@ def read_results(folder: Path) -> Results:
     kept = (folder / "data" / FROM_RUN / f"{name}.json" for name in names)
     from_run = [Table.from_json(path.read_text("utf-8")) for path in kept if path.is_file()]
     settings = Settings(**config["settings"])
-    return Results(responses, settings, reload, joined, reversion, from_run, demographics)
+    planned = config["about"].get("planned")
+    return Results(responses, settings, reload, joined, reversion, from_run, demographics, planned)
 
 
 def write_tables(results: Results, out: Path) -> dict[str, Table]:

@@ -130,9 +130,11 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
         by_rule = f"these were excluded: {'; '.join(listed)}"
     elif responses.flow["not applicable"].fillna(0).astype(int).any():
         by_rule += ", but some rules could not be applied to all participants ([table:flow])"
+    planned = "" if results.planned is None else f" (planned sample size: {results.planned})"
     return [
         f"Of {counted(steps['arrived'], WHO[responses.source])} who opened the study, "
-        f"{steps['gave consent']} gave consent and {steps['finished']} finished; the analysis "
+        f"{steps['gave consent']} gave consent and {steps['finished']} finished{planned}; the "
+        f"analysis "
         f"includes {steps['analysed']} ([figure:study_flow]). Under the frozen rules, {by_rule}."
     ]
 
