@@ -10,7 +10,7 @@ from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, 
 from analysis.study.controls import failed_controls
 from analysis.study.responses import WHO
 from analysis.study.results import Results
-from analysis.study.sentences import all_tests, hypothesis, shares
+from analysis.study.sentences import all_tests, division, hypothesis, shares
 from analysis.study.thresholds import NO_RULE
 from harness.text import counted
 
@@ -38,10 +38,9 @@ def of_study(results: Results) -> Iterator[str]:
         for task in results.planned_tasks
     ]
     yield (
-        f"Design. The tasks were {joined(tasks)}; all conditions varied within participants. The "
-        f"{counted(len(study.data), 'trial')} were divided into "
-        f"{counted(len(study.study.forms), 'form')}, of which a participant completed one. Trials, "
-        "exclusion rules and tests were frozen before data collection."
+        f"Design. The {'task was' if len(tasks) == 1 else 'tasks were'} {joined(tasks)}; all "
+        f"conditions vary within participants; {division(study)}. "
+        "Trials, exclusion rules and tests were frozen before data collection."
     )
     yield (
         f"Sample. The analysis includes {steps['analysed']} of "

@@ -213,9 +213,8 @@ def _method(results: Results) -> list[str]:
     settings = results.settings
     return [
         "Trials, answer keys, exclusion rules and the plan of analysis were frozen before data "
-        f"collection (hash {study.hash}). The {counted(len(study.data), 'trial')} are divided into "
-        f"{counted(len(study.study.forms), 'form')}; a participant answered one form (median "
-        f"number of responses: {each.median():g}), with practice and attention trials besides. All "
+        f"collection (hash {study.hash}). {_upper(sentences.division(study))}, with practice and "
+        f"attention trials besides (median number of responses analysed: {each.median():g}). All "
         "conditions vary within participants. [table:conditions] defines them.",
         *[SIMULATED] * results.responses.simulated,
         *_evidence(results),

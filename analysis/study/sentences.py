@@ -13,6 +13,7 @@ from analysis.exhibits.tables import Table
 from analysis.statistics.claims import ALPHA, CONTROL, QUESTIONS, is_control
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls, outcomes
+from analysis.study.frozen_study import FrozenStudy
 from analysis.study.results import Results
 from harness.text import counted
 
@@ -50,6 +51,14 @@ def claim_rule(level: str) -> str:
         "An effect is claimed if its adjusted p-value is below .05 and, where an interval can be "
         f"estimated, the unadjusted {level} CI excludes the null value."
     )
+
+
+def division(study: FrozenStudy) -> str:
+    """Return how the trials are divided among participants, as a clause."""
+    trials, forms = counted(len(study.data), "trial"), len(study.study.forms)
+    if forms < 2:
+        return f"every participant was assigned the same {trials}"
+    return f"the {trials} are divided into {forms} forms; a participant was assigned one form"
 
 
 def hypothesis(results: Results) -> str:
