@@ -26,14 +26,11 @@ _SHELL = f"""<style>
 
 
 def _page(survey) -> dict:
-    """Return the visitor's page; a visitor of an open link gets an id, kept in the address."""
+    """Return the visitor's page."""
     if PREVIEW in os.environ and "page" in st.query_params:
         return preview.page(survey, st.query_params["page"])
     try:
         visitor = survey.visitor(st.query_params)
-        if visitor is None:
-            st.query_params["p"] = survey.new_link()
-            visitor = survey.visitor(st.query_params)
         return survey.view.preview() if visitor.preview else survey.welcome(visitor)
     except BadAddress as error:
         return survey.view.message(error.message(survey.view.words))

@@ -25,6 +25,10 @@ _STYLE = f"""<style>
 @keyframes appear {{ to {{ visibility: visible; }} }}
 </style>"""
 
+#: Streamlit would cover the page with a message of its own when its socket is cut; responses do not
+#: use the socket.
+_NO_DIALOGS = "<script>window.__streamlit = {HOST_CONFIG: {blockErrorDialogs: true}}</script>"
+
 
 def first_page(words: Words, title: str) -> str:
     """Return Streamlit's page with the study's language and title and with both messages."""
@@ -36,7 +40,7 @@ def first_page(words: Words, title: str) -> str:
     )
     language = f'lang="{words.language}" dir="{words.direction}"'
     messages = (
-        f"{_STYLE}<noscript><p {language}>{escape(script)}</p></noscript>"
+        f"{_STYLE}{_NO_DIALOGS}<noscript><p {language}>{escape(script)}</p></noscript>"
         f'<p id="{WAITING}" role="alert" {language}>{escape(socket)}</p>'
     )
     page = re.sub(r"<noscript>.*?</noscript>", "", page, flags=re.DOTALL)

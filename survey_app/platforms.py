@@ -43,10 +43,13 @@ class Arrival:
 EVERYWHERE = Entry(platforms=PLATFORMS)
 
 
-def arrival(
-    parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE
-) -> Arrival | None:
-    """Identify a visitor by the address's parameters; None for an open link that has no id yet.
+def is_open(parameters: Mapping[str, str]) -> bool:
+    """Return whether the address is the open link, without any id."""
+    return not {"prolific_token", "PROLIFIC_PID", "assignmentId", "p"} & parameters.keys()
+
+
+def arrival(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE) -> Arrival:
+    """Identify a visitor by the address's parameters.
 
     Raises:
         BadAddress: a platform's parameter is missing, malformed, unsigned though signatures are
@@ -54,20 +57,18 @@ def arrival(
             the study does not recruit from this platform.
     """
     visitor = _visitor(parameters, secret, entry)
-    if (visitor.platform if visitor else "open") not in entry.platforms:
+    if visitor.platform not in entry.platforms:
         raise BadAddress(
             N_("This study cannot be opened by this link. Please start from where you found it.")
         )
     return visitor
 
 
-def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arrival | None:
+def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arrival:
     if "prolific_token" in parameters or "PROLIFIC_PID" in parameters:
         return _prolific(parameters, entry)
     if "assignmentId" in parameters:
         return _mturk(parameters, entry)
-    if "p" not in parameters:
-        return None
     link = _id(parameters, "p")
     if not hmac.compare_digest(link, _signed(link[:22], secret)):
         raise BadAddress(N_("This link is not complete. Please open the link you were sent again."))

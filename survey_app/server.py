@@ -18,11 +18,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import Route
 
 from survey_app import metrics
 from survey_app.first_page import first_page
+from survey_app.platforms import is_open
 from survey_app.service import BadAction, Service
 from survey_app.store import Store
 from survey_app.tokens import BadToken
@@ -78,6 +85,13 @@ def opening() -> str:
 
 
 async def index(request: Request) -> Response:
+    """Return the first page; the open link first leads to an address with a new id.
+
+    A redirect leaves no entry in the browser's history, from which "Back" would lead to another id.
+    """
+    if is_open(request.query_params):
+        own = request.url.include_query_params(p=service().new_link())
+        return RedirectResponse(f"?{own.query}", headers={"Cache-Control": "no-store"})
     return HTMLResponse(opening(), headers={"Cache-Control": "no-cache"})
 
 

@@ -81,7 +81,7 @@ class Service:
             self.recruitment = self.places.settings(connection)
         self.view = View(study)
 
-    def visitor(self, parameters: Mapping[str, str]) -> Arrival | None:
+    def visitor(self, parameters: Mapping[str, str]) -> Arrival:
         """Identify a visitor by the address; see `platforms.arrival`."""
         return arrival(parameters, self.secret, self.recruitment)
 

@@ -246,7 +246,8 @@ class Store:
             self.row(connection, study, participant, lock=True)
             before = self.identity(connection, study, participant)
             sessions = before.pop("earlier", [])
-            if before and before != details:
+            # An old tab that connects again does not bring back the session that it came from.
+            if before and details not in (before, *sessions):
                 connection.execute(
                     update(identities)
                     .where(of(identities, study, participant))

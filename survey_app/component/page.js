@@ -154,11 +154,12 @@ function start(root, words) {
       say("");
       forget();
       show(next);
-    } else {
+    } else if (next === null) {
       arm(page);
     }
   }
 
+  // Return the next page; null if the input must be corrected; undefined if the page is outdated.
   async function send(body) {
     for (let attempt = 0; ; attempt++) {
       try {
@@ -167,7 +168,7 @@ function start(root, words) {
           headers: { "Content-Type": "application/json" },
           body,
           keepalive: true,
-          signal: AbortSignal.timeout(20000),
+          signal: AbortSignal.timeout?.(20000), // older browsers lack it
         });
         if (reply.ok) return await reply.json();
         if (reply.status === 422) {
@@ -176,7 +177,7 @@ function start(root, words) {
         }
         if ([400, 403, 413].includes(reply.status)) { // a retry would be refused as well
           say(words.outdated);
-          return null;
+          return undefined;
         }
       } catch {
         // No connection: say so and try again below.
@@ -188,7 +189,7 @@ function start(root, words) {
 
   // Keep the input of this page, so that it survives a reload of this tab.
   function keep() {
-    const fields = [...view.querySelectorAll("form input:not([type=submit], [type=hidden])")].map((f) =>
+    const fields = [...view.querySelectorAll("form input:not([type=hidden])")].map((f) =>
       f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
     stored((s) => s.setItem(DRAFT, JSON.stringify({ token: state.page.token, fields })));
   }
@@ -196,7 +197,7 @@ function start(root, words) {
   function restore(page) {
     const draft = JSON.parse(stored((s) => s.getItem(DRAFT)) ?? "null");
     if (draft?.token !== page.token || !page.token) return;
-    [...view.querySelectorAll("form input:not([type=submit], [type=hidden])")].forEach((field, i) => {
+    [...view.querySelectorAll("form input:not([type=hidden])")].forEach((field, i) => {
       if (typeof draft.fields[i] === "boolean") field.checked = draft.fields[i];
       else if (draft.fields[i] !== undefined) field.value = draft.fields[i];
     });

@@ -171,6 +171,8 @@ def test_an_open_link_keeps_its_id_in_the_address(browser, survey):
     assert visitor.stage == "instructions"
     again = Visitor(browser, visitor.page.url)
     assert again.stage == "instructions"
+    visitor.page.go_back()
+    assert visitor.page.url == "about:blank", "a page without the id would make a second person"
 
 
 def test_declining_and_bad_addresses(browser, survey):

@@ -86,15 +86,30 @@ def test_nothing_moves_for_who_asked_for_that(browser, survey, frozen):
     context.close()
 
 
-def test_an_answer_outlives_a_lost_connection(browser, survey, frozen):
-    visitor = Visitor(browser, on_the_way(survey, frozen, "tunnel"))
+@pytest.mark.parametrize("name", ["tunnel", "older-browser"])
+def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
+    context = browser.new_context()
+    if name == "older-browser":
+        context.add_init_script("delete AbortSignal.timeout")
+    visitor = Visitor(browser, on_the_way(survey, frozen, name), context=context)
     before = visitor.version
     visitor.fill()
     visitor.context.set_offline(True)
     visitor.page.locator(SUBMIT).click()
     visitor.page.get_by_text("Your answer is not stored yet").wait_for()
     visitor.page.wait_for_timeout(700)
-    assert stored(survey.url, "tunnel") == []
+    assert stored(survey.url, name) == []
     visitor.context.set_offline(False)
     visitor.moved(before)
-    assert len(stored(survey.url, "tunnel")) == 1 and visitor.version == before + 1
+    assert len(stored(survey.url, name)) == 1 and visitor.version == before + 1
+
+
+def test_a_lost_socket_covers_no_page(browser, survey, frozen):
+    """Without its socket Streamlit shows an English message over the page, which blocks it."""
+    visitor = Visitor(browser, on_the_way(survey, frozen, "cut-off"))
+    visitor.page.route("**/_stcore/health", lambda route: route.abort())
+    visitor.page.evaluate("window.streamlitDebug.disconnectWebsocket()")
+    visitor.page.wait_for_timeout(6000)
+    assert visitor.page.get_by_role("dialog").count() == 0
+    visitor.answer()
+    assert len(stored(survey.url, "cut-off")) == 1

@@ -182,6 +182,17 @@ def test_enter_held_through_a_page_skips_nothing(browser, own, known):
     visitor.moved(before + 1)
 
 
+def test_withdrawing_with_the_keyboard_answers_nothing(browser, own, known):
+    visitor = Visitor(browser, on_the_way(own, known, "goes"), LAPTOP)
+    before = visitor.version
+    visitor.fill()
+    visitor.page.locator(".withdraw summary").focus()
+    for key in ("Enter", "Tab", "Enter"):
+        visitor.page.keyboard.press(key)
+    visitor.moved(before)
+    assert visitor.stage == "withdrawn"
+
+
 def test_tasks_introduce_themselves_with_an_example_and_blocks_have_breaks(browser, own):
     visitor = Visitor(browser, link(own, "learns"), LAPTOP)
     titles, breaks = [], 0
@@ -331,6 +342,9 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer_and_a_refresh_wins_no
         return int(re.fullmatch(r"Seconds left: (\d+)", text)[1])
 
     try:
+        sent: list[int] = []
+        refused = Visitor(browser, on_the_way(served, load(tmp_path / "study"), "gone"), LAPTOP)
+        refused.page.route("**/act", lambda route: (sent.append(1), route.fulfill(status=403)))
         visitor = Visitor(browser, on_the_way(served, load(tmp_path / "study"), "slow"), LAPTOP)
         before = visitor.version
         visitor.page.wait_for_timeout(3000)
@@ -342,6 +356,9 @@ def test_a_trial_of_limited_time_goes_on_without_an_answer_and_a_refresh_wins_no
         (row,) = [r for r in person(served, "slow", responses) if r.role == "trial"]
         assert (row.missing, row.answer) == ("time", None)
         assert 11 < (row.answered_at - row.shown_at).total_seconds() < 17
+        refused.page.get_by_text("This page is out of date").wait_for()
+        refused.page.wait_for_timeout(500)
+        assert len(sent) == 1, "what was refused is sent again and again"
     finally:
         served.close()
 

@@ -4,6 +4,7 @@ import pytest
 from people import arrive, fill, go
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
 from survey_app import server
@@ -22,6 +23,17 @@ def client(study_folder, tmp_path, monkeypatch):
     server.service.cache_clear()
     server.pictures.cache_clear()
     return TestClient(Starlette(routes=server.ROUTES), client=("127.0.0.1", 5))
+
+
+def test_the_open_link_leads_to_an_address_with_an_id(client):
+    """By a redirect, which no other person's browser may be answered with."""
+    reply = client.get("/?lab=a%26b", follow_redirects=False)
+    assert (reply.status_code, reply.headers["cache-control"]) == (307, "no-store")
+    parameters = QueryParams(reply.headers["location"].removeprefix("?"))
+    assert parameters["lab"] == "a&b"
+    assert server.service().visitor(parameters).platform == "open"
+    for query in ("p=x", "PROLIFIC_PID=x", "assignmentId=x"):
+        assert client.get(f"/?{query}", follow_redirects=False).status_code == 200
 
 
 def test_an_action_is_acknowledged_with_the_next_page(client):
