@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -27,6 +28,17 @@ def skip_gram_objective(vectors: Tensor, pair: tuple[int, int], negatives: np.nd
         for r in negatives[side]:
             total = total + torch.nn.functional.logsigmoid(-(vectors[item] @ vectors[int(r)]))
     return total
+
+
+def consecutive_pairs(groups: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Return the consecutive items of each shuffled group of [groups, items], in random order."""
+    draws = iter(rng.random(int(groups.sum())))
+    pairs = []
+    for group in groups:
+        drawn = sorted((next(draws), int(item)) for item in np.flatnonzero(group))
+        shuffled = [item for _, item in drawn]
+        pairs += list(pairwise(shuffled))
+    return [pairs[place] for place in rng.permutation(len(pairs))]
 
 
 def published_step(

@@ -31,37 +31,44 @@ def by_cosine(
     shape = len(queries), k
     columns, similarities = np.full(shape, -1), np.full(shape, np.nan)
     step = max(BLOCK_ROWS, BLOCK_BYTES // (8 * max(len(candidates), 1)))
+    vectorless = np.isnan(candidates).any(axis=1)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         block = queries[rows] @ candidates.T
         itself = np.flatnonzero(own[rows] >= 0)
-        block[itself, own[rows][itself]] = np.nan
+        block[itself, own[rows][itself]] = -np.inf
+        block[:, vectorless] = -np.inf
+        block[np.isnan(queries[rows]).any(axis=1)] = -np.inf
         order = largest(block, k)
         values = np.take_along_axis(block, order, axis=1)
-        columns[rows, : order.shape[1]] = np.where(np.isnan(values), -1, order)
-        similarities[rows, : order.shape[1]] = values
+        columns[rows, : order.shape[1]] = np.where(np.isneginf(values), -1, order)
+        similarities[rows, : order.shape[1]] = np.where(np.isneginf(values), np.nan, values)
     return columns, similarities
 
 
 def largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of the k largest values of each row, largest first; ties by column, NaN
-    last.
+    """Return the columns of the k largest values of each row, largest first; ties by column.
 
     Args:
-        values: float [rows, columns].
+        values: float [rows, columns], without NaN.
         k: number of values; if there are fewer columns, all are returned.
 
     Returns:
         int [rows, min(k, columns)].
     """
-    keys = np.where(np.isnan(values), np.inf, -values)
-    count = min(k, keys.shape[1])
+    count = min(k, values.shape[1])
     if count == 0:
-        return np.empty((len(keys), 0), dtype=int)
-    last = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
-    rows, columns = np.nonzero(keys <= last)  # including all ties of the k-th value
-    order = np.lexsort((columns, keys[rows, columns], rows))
-    first = np.searchsorted(rows, np.arange(len(keys)))
+        return np.empty((len(values), 0), dtype=int)
+    # The k-th largest of the maxima of disjoint sets of columns is at most the k-th largest value.
+    sets = max(256, 8 * count)
+    folds = values.shape[1] // sets
+    maxima = values
+    if folds > 1:
+        maxima = values[:, : folds * sets].reshape(len(values), folds, sets).max(axis=1)
+    least = np.partition(maxima, -count, axis=1)[:, -count, None]
+    rows, columns = np.divmod(np.flatnonzero(values >= least), values.shape[1])
+    order = np.lexsort((columns, -values[rows, columns], rows))
+    first = np.searchsorted(rows, np.arange(len(values)))
     return columns[order][first[:, None] + np.arange(count)]
 
 

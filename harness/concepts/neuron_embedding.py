@@ -19,6 +19,9 @@ from scipy import sparse
 
 #: Number of pairs whose negatives are drawn at once; results do not depend on it.
 PAIRS_AT_ONCE = 2**18
+#: Number of pairs whose vectors are read before the first of them is used, so that the processor
+#: waits for memory only once; results do not depend on it.
+READ_AHEAD = 4
 #: Number of neurons above which co-activation is factorised as a sparse matrix.
 DENSE_NEURONS = 1000
 
@@ -80,13 +83,15 @@ def skip_gram(
 
 def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
     """Shuffle each group's items and pair consecutive ones: int64 [pairs, 2] in random order."""
-    sizes = np.diff(groups.indptr)
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.lexsort((rng.random(len(group)), group))
-    items, group = groups.indices[order], group[order]
+    count = groups.nnz
+    group = np.repeat(np.arange(groups.shape[0]), np.diff(groups.indptr))
+    order = np.argsort(rng.random(count), kind="stable")
+    # Each column has one entry, and the conversion sorts by row in linear time, keeping the order.
+    columns = (groups.indices[order], group[order], np.arange(count + 1))
+    items = sparse.csc_array(columns, shape=(groups.shape[0], count)).tocsr().data
     together = group[:-1] == group[1:]
-    pairs = np.stack([items[:-1][together], items[1:][together]], axis=1).astype(np.int64)
-    return pairs[rng.permutation(len(pairs))]
+    pairs = np.stack([items[:-1][together], items[1:][together]], axis=1)
+    return pairs.take(rng.permutation(len(pairs)), axis=0).astype(np.int64)
 
 
 @njit(cache=True)
@@ -97,17 +102,26 @@ def ascend(
     rate: float,
     frozen: np.ndarray,
     full: bool,
-) -> None:
+) -> float:
     """Take one gradient step on the objective of each pair in turn, in place.
 
     With `full`, all vectors in the objective are updated, otherwise only the two of the pair. The
     gradients of a pair are computed before any of its vectors is changed.
+
+    Returns:
+        The sum of what was read ahead; without it, the compiler would leave these reads out.
     """
     dimension = vectors.shape[1]
     count = negatives.shape[2]
     touched = np.empty(2 + 2 * count, dtype=np.int64)
     gradient = np.empty((2 + 2 * count, dimension))
+    ahead = 0.0
     for p in range(len(pairs)):
+        if p % READ_AHEAD == 0:
+            for items in (pairs[p : p + READ_AHEAD].ravel(), negatives[p : p + READ_AHEAD].ravel()):
+                for item in items:
+                    for d in range(0, dimension, 8):  # one number of each line of the cache
+                        ahead += vectors[item, d]
         touched[0], touched[1] = pairs[p, 0], pairs[p, 1]
         gradient[:] = 0.0
         first, second = vectors[touched[0]], vectors[touched[1]]
@@ -130,6 +144,7 @@ def ascend(
             if not frozen[item]:
                 for d in range(dimension):
                     vectors[item, d] += rate * gradient[slot, d]
+    return ahead
 
 
 def ppmi_factors(incidence: sparse.csr_array, dimension: int) -> np.ndarray:
