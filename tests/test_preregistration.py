@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +108,9 @@ def test_it_says_who_cannot_take_part(folder):
         "checks": (Check(name="understanding", needed=1, attempts=2),),
         "min_width": 900, "seconds_per_trial": 30,
     }  # fmt: skip
-    text = document._screening(read_study(folder).study.model_copy(update=updates))
+    frozen = read_study(folder)
+    study = frozen.study.model_copy(update=updates)
+    text = preregistration(unanswered(replace(frozen, study=study)), None)
     for said in (
         "- a window of less than 900 pixels", "- “How old?”: outside 18 to 99", "“Glasses?”: Yes",
         "fewer than 1 of 1 correct responses (What for?) in each of 2 attempts",

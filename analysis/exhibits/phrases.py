@@ -19,6 +19,10 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     """Yield rows with columns as attributes, typed Any (the stubs of pandas do not type them)."""
     return iter(table.itertuples(index=False))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -47,17 +48,9 @@ def write_html(
         links: address -> text, shown below the lead.
     """
     numbers = _numbers(sections)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "sentence": sentence,
-        "whole": whole,
-        "numbered": partial(_numbered, numbers=numbers),
-    }
-    page = environment.get_template("report.html").render(
+    page = render(
+        "report.html",
+        {"sentence": sentence, "whole": whole, "numbered": partial(_numbered, numbers=numbers)},
         title=title,
         lead=lead,
         footer=footer,
@@ -67,6 +60,29 @@ def write_html(
         folded_from=FOLDED_FROM,
     )
     write_text(path, page)
+
+
+def render(template: str, functions: Mapping[str, Callable[[Any], str]], **values: object) -> str:
+    """Return a template of this folder filled with values; in HTML, they are escaped.
+
+    Args:
+        functions: name -> function or filter that the template may call.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=template.endswith(".md"),
+    )
+    environment.filters |= functions
+    environment.globals |= functions
+    return environment.get_template(template).render(values)
+
+
+def paragraphs(template: str, **values: object) -> list[str]:
+    """Return the paragraphs of a template filled with values; empty ones are left out."""
+    texts = render(template, {}, **values).split("\n\n")
+    return [text for text in map(str.strip, texts) if text]
 
 
 def _numbers(sections: Sequence[Section]) -> dict[str, str]:

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
+from analysis.exhibits.phrases import (
+    joined,
+    p_text,
+    percent,
+    rows_of,
+    signed,
+    spaced,
+    span,
+)
 from analysis.study.controls import failed_controls
 from analysis.study.responses import WHO
 from analysis.study.results import Results

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.exhibits.pdf import can_write_pdf, write_pdf
 from analysis.exhibits.phrases import spaced
+from analysis.exhibits.report import render
 from analysis.exhibits.tables import markdown_grid
 from analysis.statistics.claims import ALPHA, QUESTIONS, is_control
 from analysis.study.association import MEASURES
@@ -73,100 +74,67 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
     Args:
         picture: file name of the power curve, "" where there is none.
     """
-    study, recruitment = results.responses.study.study, results.responses.study.recruitment
+    frozen, plan = results.responses.study, results.plan
     tests = planned_claims(results)
-    parts = [
-        ("Study Information", [
-            ("Title", study.title),
-            ("Description", _description(results)),
-            ("Hypotheses", _hypotheses(results, tests)),
-        ]),
-        ("Design Plan", [
-            ("Study type", "Experiment: trials of several conditions, shown within participants."),
-            ("Blinding", "Participants are not told the condition of a trial, and no name or file "
-             "that they can see tells it. Responses are analysed by a program that was fixed "
-             "before the first of them."),
-            ("Study design", _design(results)),
-            ("Randomization", f"{_forms(len(study.forms))} The order of the blocks, of the "
-             "trials in a block and of the options in a trial is rotated, so that "
-             "over all participants every trial stands at every position "
-             f"about equally often. Trials were drawn with seed {study.seed}."),
-        ]),
-        ("Sampling Plan", [
-            ("Existing data", AUTHORS),
-            ("Data collection procedures", _procedure(results)),
-            ("Sample size", f"{recruitment.places} participants who finish."),
-            ("Sample size rationale", _rationale(results, power, picture)),
-            ("Stopping rule", f"Collection stops when {recruitment.places} participants have "
-             "finished. If a participant is inactive for "
-             f"{recruitment.lease_minutes:g} minutes, the place may be given to the next one. No "
-             "result is computed before."),
-        ]),
-        ("Variables", [
-            ("Manipulated variables", _conditions(results)),
-            ("Measured variables", _measured(results)),
-        ]),
-        ("Analysis Plan", [
-            ("Statistical models", _models(results, tests)),
-            ("Inference criteria", _criteria(results, tests)),
-            ("Data exclusion", _exclusions(results)),
-            ("Missing data", "A response without the measured value is left out of the analysis of "
-             "that value and counted. A planned test that cannot be computed is reported with its "
-             "reason; its share of α is not redistributed."),
-            ("Bayesian analysis", _bayesian(results)),
-            ("Exploratory analysis", "Everything that is reported without a row in the table of "
-             "tests: the logistic model with crossed random effects, agreement of participants, "
-             "response times, calibration, single trials, and the primary hypothesis under "
-             "other exclusion rules."),
-        ]),
-        ("Other", [
-            ("Frozen study", f"Trials, keys, rules and this plan carry the hash `{study.hash}`; "
-             "the analysis refuses a study that was changed."),
-            ("Authors, conflicts of interest, ethics approval", AUTHORS),
-        ]),
-    ]  # fmt: skip
-    lines = [f"# Preregistration: {study.title}"]
-    for heading, sections in parts:
-        lines.append(f"## {heading}")
-        lines += [f"### {title}\n\n{text}" for title, text in sections]
-    return "\n\n".join(lines) + "\n"
-
-
-def _description(results: Results) -> str:
-    study = results.responses.study.study
-    asked = "; ".join(
-        f"*{results.name(t.name)}*: {t.prompt.replace('**', '')}" for t in study.tasks
-    )
-    return (
-        "Do people recognise the concepts that neurons of an image classifier detect, and the "
-        "change of these concepts during training? Trials show image patches that activate "
-        f"neurons. {asked}"
+    roles = frozen.trials["role"].value_counts()
+    return render(
+        "preregistration.md",
+        {"grid": _grid},
+        results=results,
+        plan=plan,
+        study=frozen.study,
+        recruitment=frozen.recruitment,
+        hypotheses=_hypotheses(results, tests),
+        counts=_trial_counts(results),
+        practice=roles.get("practice", 0),
+        attention=roles.get("attention", 0) / len(frozen.study.forms),
+        barriers=_barriers(frozen.study),
+        power=power,
+        picture=picture,
+        wanted=WANTED,
+        measured=_measured(results),
+        models=[
+            f"{QUESTIONS[kind]}: {MODELS[kind].format(similarity=results.similarity)}."
+            for kind in tests["kind"].unique()
+        ],
+        alpha=ALPHA,
+        tests=_weights(tests),
+        without_equivalence=_without_equivalence(results, set(tests["question"])),
+        claims=f"{claim_rule(results.level)} {ruled_out(results)}".rstrip(),
+        exclusions=[rule_in_words(*rule) for rule in frozen.exclusions.items()],
+        authors=AUTHORS,
     )
 
 
-def _hypotheses(results: Results, tests: pd.DataFrame) -> str:
-    main = tests[tests["question"] == results.plan.primary]
-    others = tests[(tests["question"] != results.plan.primary)]
-    control = is_control(others)
-    said = []
-    for title, rows in (
-        ("Primary hypothesis", main),
-        ("Other hypotheses", others[~control]),
-        ("Control tests (checks of the tasks; nothing is claimed from them)", others[control]),
-    ):
-        if len(rows):
-            groups = rows.groupby(["question", "kind", "asked"], sort=False, dropna=False)
-            texts = _bullets(_hypothesis(results, group) for _, group in groups)
-            said.append(f"**{title}**\n\n{texts}")
-    return "\n\n".join(said)
+def _grid(frame: pd.DataFrame) -> str:
+    """Return a plain Markdown table."""
+    shown = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
+    return markdown_grid(list(frame.columns), shown.to_numpy().tolist())
 
 
-def _bullets(texts) -> str:
-    return "\n".join(f"- {text}" for text in texts)
+def _hypotheses(results: Results, tests: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return the roles of tests and their hypotheses; tests that differ only in `what` are one."""
+    main = tests["question"] == results.plan.primary
+    control = is_control(tests)
+    roles = {
+        "Primary hypothesis": main,
+        "Other hypotheses": ~main & ~control,
+        "Control tests (checks of the tasks; nothing is claimed from them)": ~main & control,
+    }
+    return [
+        (
+            title,
+            [
+                _hypothesis(results, group)
+                for _, group in tests[role].groupby(["question", "kind", "asked"], sort=False)
+            ],
+        )
+        for title, role in roles.items()
+        if role.any()
+    ]
 
 
 def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
-    """Return the hypotheses of tests that differ only in `what`, as one sentence."""
     study, first = results.responses.study, tests.iloc[0]
     task, kind = first["question"].rpartition(".")[0], first["kind"]
     null = study.chance(task).get(first["what"], np.nan) if kind == "chance" else np.nan
@@ -175,20 +143,6 @@ def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
         what=what, asked=first["asked"], margin=first["margin"], null=f"{null:.3g}"
     )
     return f"{first['task']}: {text}"
-
-
-def _forms(count: int) -> str:
-    if count == 1:
-        return "There is one form; every participant completes it."
-    return f"Participants are assigned to {count} forms in turn; each completes one."
-
-
-def _design(results: Results) -> str:
-    table = _trial_counts(results)
-    return (
-        "All conditions vary within participants. A neuron can be in trials of different forms, "
-        "but no participant sees a neuron in two trials.\n\n" + _markdown(table)
-    )
 
 
 def _trial_counts(results: Results) -> pd.DataFrame:
@@ -206,33 +160,8 @@ def _trial_counts(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    """Return a plain Markdown table."""
-    shown = frame.map(lambda value: f"{value:g}" if isinstance(value, float) else value)
-    return markdown_grid(list(frame.columns), shown.to_numpy().tolist())
-
-
-def _procedure(results: Results) -> str:
-    study = results.responses.study
-    roles = study.trials["role"].value_counts()
-    attention = roles.get("attention", 0) / len(study.study.forms)
-    practice = (
-        f"{roles['practice']} practice trials with feedback (repeated until "
-        f"{100 * study.study.practice_pass:.0f} % of those with a key are correct), "
-        if "practice" in roles
-        else "no practice trials, "
-    )
-    return (
-        f"Online survey: consent, instructions, {practice}the trials with {attention:g} attention "
-        "trials among them"
-        + (", a few questions about the participant" if study.study.questions else "")
-        + ", and a debriefing. " + AUTHORS.replace("To be", "Recruitment and payment: to be")
-        + _screening(study.study)
-    )  # fmt: skip
-
-
-def _screening(study: Study) -> str:
-    """Describe who cannot take part or go on, and the time limit of a trial."""
+def _barriers(study: Study) -> list[str]:
+    """Describe who cannot take part or go on."""
     rules = [f"a window of less than {study.min_width} pixels"] if study.min_width else []
     for q in study.questions:
         names = dict(q.choices)
@@ -250,127 +179,42 @@ def _screening(study: Study) -> str:
             )
     if study.practice and study.practice_attempts:
         rules.append(f"practice not passed in {study.practice_attempts} attempts")
-    limit = f"\n\nA trial ends after {study.seconds_per_trial:g} seconds, without a response."
-    said = f"\n\nParticipants cannot take part, or go on, with:\n\n{_bullets(rules)}"
-    return said * bool(rules) + limit * bool(study.seconds_per_trial)
+    return rules
 
 
-def _rationale(results: Results, power: Power | None, picture: str) -> str:
-    if power is None:
-        why = (
-            f"the planner simulates tests of correct responses against chance and between "
-            f"conditions, not `{results.plan.primary}`"
-            if results.plan.primary
-            else "no primary hypothesis was frozen whose test could be simulated"
-        )
-        return f"No power curve is given: {why}. {AUTHORS}"
-    table = power.table
-    most = table["participants"].max()
-    enough = table[(table["participants"] == most) & (table["power"] >= WANTED)]
-    said = (
-        f"With {most} participants, a test of the primary hypothesis has at least "
-        f"{100 * WANTED:.0f} % power for true differences of {enough['size'].min():g} or more (of "
-        "those tried)."
-        if len(enough)
-        else f"With {most} participants, none of the differences tried would be detected with "
-        f"{100 * WANTED:.0f} % power."
-    )
-    wide = table.pivot(index="participants", columns="size", values="power").reset_index()
-    wide.columns = ["participants", *(f"difference {size:g}" for size in wide.columns[1:])]
-    wide["participants"] = wide["participants"].astype(str)
-    shown = f"\n\n![Power by number of participants]({picture})" if picture else ""
-    return f"{said} {power.text}{shown}\n\n{_markdown(wide)}"
-
-
-def _conditions(results: Results) -> str:
-    counts = _trial_counts(results)
-    return _bullets(
-        f"{task}: {', '.join(rows['condition'])}"
-        for task, rows in counts.groupby("task", sort=False)
-    )
-
-
-def _measured(results: Results) -> str:
-    study = results.responses.study
-    fields = {
-        results.name(task): [
+def _measured(results: Results) -> list[str]:
+    study, measured = results.responses.study, []
+    for task in results.planned_tasks:
+        labels = [
             f.label + (f" ({', '.join(label for _, label in f.choices)})" if f.choices else "")
             for f in study.fields(task).values()
         ]
-        for task in results.planned_tasks
-    }
-    said = [f"{task}: {'; '.join(dict.fromkeys(labels))}" for task, labels in fields.items()]
+        measured.append(f"{results.name(task)}: {'; '.join(dict.fromkeys(labels))}")
     questions = [q.label + " (required)" * q.required for q in study.study.questions]
     if questions:
-        said.append(f"Questions beside the trials: {'; '.join(questions)}")
-    return _bullets([*said, "Time from the moment all pictures are visible to the response."])
+        measured.append(f"Questions beside the trials: {'; '.join(questions)}")
+    return [*measured, "Time from the moment all pictures are visible to the response."]
 
 
-def _models(results: Results, tests: pd.DataFrame) -> str:
-    kinds = list(dict.fromkeys(tests["kind"]))
-    return (
-        "A participant responds to many trials and many participants respond to a trial, so "
-        "responses are not independent; the tests generalise to other participants and trials.\n\n"
-        + _bullets(
-            f"{QUESTIONS[kind]}: {MODELS[kind].format(similarity=results.similarity)}."
-            for kind in kinds
-        )
-    )
-
-
-def _criteria(results: Results, tests: pd.DataFrame) -> str:
-    plan = results.plan
-    share = (
-        f" {100 * plan.primary_share:g} % of α is allocated to the tests of the primary "
-        f"hypothesis, `{plan.primary}`; the others share the rest evenly."
-        if plan.primary
-        else " All tests have the same weight."
-    )
-    table = pd.DataFrame(
+def _weights(tests: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "question": tests["question"], "test": tests["what"].map(spaced),
             "scale": tests["asked"],
             "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
         }
     )  # fmt: skip
-    asked = set(tests["question"])
-    for task in results.planned_tasks if plan.smallest_effect else ():
-        if f"{task}.contrasts" in asked and f"{task}.equivalence" not in asked:
-            share += (
-                f" In {results.name(task)}, equivalence is not tested, because each planned "
-                "comparison is with a control condition."
-            )
-    return (
-        f"p-values of all {len(tests)} tests of participants' responses are adjusted together, for "
-        f"a family-wise error rate of {100 * ALPHA:g} % (weighted Holm procedure).{share} "
-        f"{claim_rule(results.level)} {ruled_out(results)}".rstrip()
-        + "\n\n"
-        + _markdown(table)
-    )
 
 
-def _bayesian(results: Results) -> str:
-    plan = results.plan
-    if not plan.bayesian:
-        return "None."
-    return (
-        "A logistic model with random effects of participants, of participants within conditions "
-        "and of trials is reported; nothing is claimed from it. Prior: log odds of each "
-        f"condition Normal(0, {plan.prior_effect:g}), standard deviations "
-        f"half-normal({plan.prior_spread:g})."
-    )
-
-
-def _exclusions(results: Results) -> str:
-    rules = results.responses.study.exclusions
-    said = [rule_in_words(rule, threshold) for rule, threshold in rules.items()]
-    if not said:
-        return "Only participants who gave consent and finished are analysed; no other rule."
-    return (
-        "Only participants who gave consent and finished are analysed. Excluded are participants "
-        f"with:\n\n{_bullets(said)}\n\nThe tests of the primary hypothesis are repeated with "
-        "each rule relaxed, tightened and omitted."
-    )
+def _without_equivalence(results: Results, questions: set[str]) -> list[str]:
+    """Return the tasks that have contrasts, but only with control conditions."""
+    return [
+        results.name(task)
+        for task in results.planned_tasks
+        if results.plan.smallest_effect
+        and f"{task}.contrasts" in questions
+        and f"{task}.equivalence" not in questions
+    ]
 
 
 def write_preregistration(folder: Path, out: Path, studies: int = 200) -> list[Path]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.exhibits import shelf
 from analysis.exhibits.figures import Figure
-from analysis.exhibits.report import write_html
+from analysis.exhibits.phrases import capitalised, rows_of
+from analysis.exhibits.report import paragraphs, write_html
 from analysis.exhibits.tables import Table
 from analysis.study import abstract, sentences
 from analysis.study.frozen_study import task_of
@@ -18,17 +19,6 @@ from analysis.study.results import Results
 from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
 from harness.text import counted
-
-#: Introduction to the findings on networks.
-NETWORKS = [
-    "This section uses no responses of participants. The activations of a set of neurons in the "
-    "later checkpoint are replaced by those of the earlier checkpoint for the same image, and the "
-    "rest of the network is computed as usual. Importance is scored by sign_t, the method of the "
-    "paper. If the score is valid, accuracy falls more when the quarter of a layer's neurons with "
-    "the highest scores is reverted than when a random set is, and less when the quarter with the "
-    "lowest scores is. Here one layer is reverted at a time; the run report also reverts all "
-    "layers together."
-]
 
 
 def write_study_report(
@@ -54,36 +44,6 @@ def _lead(results: Results) -> str:
         "evidence about people.",
     }[results.responses.source]
     return f"Results of the study “{results.responses.study.title}”.{caution}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _share(results: Results) -> str:
-    if not results.plan.primary:
-        return ""
-    share = sentences.percent(results.plan.primary_share)
-    return f"; {share} of α was allocated to the primary hypothesis"
-
-
-def _departures(results: Results) -> list[str]:
-    """Return choices that were not planned, and what was left out."""
-    planned = results.responses.study.study.analysis is not None
-    plan = "the plan frozen with the study" if planned else "the defaults"
-    said = []
-    if results.departures:
-        said.append(f"The analysis departs from {plan}: {'; '.join(results.departures)}.")
-    if results.meeting is None and len(results.tested("associations")):
-        said.append("No run was given, so human responses could not be related to the networks.")
-    return said
-
-
-def _design(results: Results, task: str) -> str:
-    """Describe a task; if it has no description, by the prompt that participants read."""
-    known, study = task_of(task), results.responses.study
-    design = getattr(known, "design", "") or study.study.task_texts[task].prompt
-    return f"{_upper(results.name(task))}. {design}"
 
 
 @shelf.table("study", "method")
@@ -117,7 +77,7 @@ def conditions(results: Results) -> Table:
 @shelf.sentences("study", "collected")
 def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list[str]:
     responses = results.responses
-    steps = {row.step: row.participants for row in sentences.rows_of(responses.flow)}
+    steps = {row.step: row.participants for row in rows_of(responses.flow)}
     words = rules_in_words(responses.study)
     excluded = {
         step.removeprefix("excluded: "): n
@@ -165,85 +125,34 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
     tests, were = ("test", "was") if claimed.iloc[0].endswith(" of 1") else ("tests", "were")
     elsewhere = f"; under others, {', '.join(others)} {were}" if others else " and under all others"
     return [
-        f"{values} {_upper(claimed.iloc[0])} {tests} of the primary hypothesis {were} significant "
-        f"under the frozen rules{elsewhere}."
-    ]
-
-
-#: Explanation of simulated responses.
-SIMULATED = (
-    "Responses were simulated. Whether a simulated participant recognises what a trial shows "
-    "depends on an assumed ability, the difficulty of the trial and the condition; in random "
-    "trials nobody does. Participants guess if they do not recognise what the trial shows. Labels "
-    "are words from a short list, unrelated to the pictures. Those who recognise a trial give the "
-    "same word for the same picture; the others give a random word in evolution labelling and "
-    "none in concept agreement. So labels agree by construction. In evolution labelling, a tenth "
-    "of the labels, chosen at random, is missing. The questionnaire is answered at random."
-)
-
-
-def _evidence(results: Results) -> list[str]:
-    """Describe the neurons of the trials, if the study records it."""
-    evidence = results.responses.study.study.evidence
-    if "base_epoch" not in evidence:
-        return []
-    base = f"{evidence['base']} at epoch {evidence['base_epoch']}"
-    five = (
-        "five neurons of one cluster of the semantic space"
-        if evidence["grouping"] == "clusters"
-        else "a target and its four nearest neighbours in the semantic space"
-    )
-    groups = (
-        "were named by the researchers"
-        if evidence["groups_file"]
-        else "have the same true concept (the image part or attribute that overlaps most with what "
-        "activates the neuron; see the run report)"
-    )
-    return [
-        f"The base checkpoint is {base}. The semantic space, in "
-        f"which the neurons of all checkpoints have vectors, was computed by {evidence['space']}. "
-        f"Below, “neurons that belong together” are {five}. The neurons of a hand-picked group "
-        f"{groups}."
+        f"{values} {capitalised(claimed.iloc[0])} {tests} of the primary hypothesis {were} "
+        f"significant under the frozen rules{elsewhere}."
     ]
 
 
 def _method(results: Results) -> list[str]:
-    answers, study = results.responses.answers, results.responses.study
-    each = answers.groupby("participant").size()
-    settings = results.settings
-    return [
-        "Trials, answer keys, exclusion rules and the plan of analysis were frozen before data "
-        f"collection (hash {study.hash}). {_upper(sentences.division(study))}, with practice and "
-        f"attention trials besides (median number of responses analysed: {each.median():g}). All "
-        "conditions vary within participants. [table:conditions] defines them.",
-        *[SIMULATED] * results.responses.simulated,
-        *_evidence(results),
-        *(_design(results, task) for task in results.planned_tasks),
-        "Confidence is how sure participants say they are of a response (1 to 4). Learning is the "
-        "change of a participant's accuracy over the session. d′ is the sensitivity to change: how "
-        "well evolutions are distinguished from unchanged stages. Responses are not independent, "
-        "because a participant answers many trials and a trial is answered by many participants. "
-        "Accuracies, differences, d′, ratings and confidence are therefore tested with standard "
-        "errors clustered by participants and trials, learning with standard errors clustered by "
-        "participants; a logistic mixed model with crossed random effects is reported for "
-        "comparison. Similarity of labels is tested by permuting responses between the trials of a "
-        "condition. Association with network measures is tested by permuting trials within "
-        f"conditions. Both use {settings.permutations:,} permutations.",
-        "p-values are adjusted over all tests of participants' responses, for a family-wise error "
-        f"rate of α = .05 (weighted Holm procedure{_share(results)}). "
-        f"{sentences.claim_rule(results.level)} Intervals are not adjusted for multiplicity, so an "
-        "interval can exclude the null value although no effect is claimed.",
-        "Control conditions show whether a task works. A test that involves only control "
-        "conditions is a control test, not a claim. A contrast of another condition with a control "
-        "condition is a planned test, so an effect in it can be claimed. The control test of "
-        "accuracy passes if accuracy is significantly above chance (unadjusted p < .05); with "
-        "random neurons it passes if accuracy is not significantly above chance, and is "
-        "inconclusive if its interval reaches the lowest accuracy claimed in the task. The control "
-        "test of false evolutions (stages of two neurons, shown as one) passes if they are "
-        "distinguished from unchanged stages. All other control tests have no criterion: they "
-        "neither pass nor fail.",
-        *_departures(results),
-    ]
+    responses = results.responses
+    frozen = responses.study
+    return paragraphs(
+        "study_method.md",
+        results=results,
+        plan=results.plan,
+        responses=responses,
+        frozen=frozen,
+        evidence=frozen.study.evidence,
+        division=capitalised(sentences.division(frozen)),
+        median=responses.answers.groupby("participant").size().median(),
+        designs=[_design(results, task) for task in results.planned_tasks],
+        claim_rule=sentences.claim_rule(results.level),
+        without_run=results.meeting is None and len(results.tested("associations")),
+    )
+
+
+def _design(results: Results, task: str) -> str:
+    """Describe a task; if it has no description, by the prompt that participants read."""
+    study = results.responses.study.study
+    design = getattr(task_of(task), "design", "") or study.task_texts[task].prompt
+    return f"{capitalised(results.name(task))}. {' '.join(design.split())}"
 
 
 shelf.section("study", "abstract", "Abstract", lambda results: list(abstract.of_study(results)))
@@ -262,36 +171,15 @@ shelf.section(
     "study",
     "networks",
     "Effect of reverting the evolutions of single layers on predictions",
-    lambda results: NETWORKS * (results.reversion is not None),
+    lambda results: paragraphs("study_networks.md") * (results.reversion is not None),
 )
 shelf.section("study", "robustness", "Robustness to exclusion rules")
 
 
 def _limits(results: Results) -> list[str]:
     trials = results.trials_answered
-    limits = [
-        f"The smallest condition has {counted(int(trials.min()), 'trial')} with responses. Results "
-        "generalise to trials drawn in the same way from the same networks and images, and to "
-        "participants recruited in the same way, not to other networks.",
-        "The tests on networks in the run report are adjusted within each of its tables, not "
-        "together with the tests of this report.",
-    ]
-    if "evolution_labelling" in results.tasks:
-        limits.append(
-            "Real evolutions were drawn from the third of neurons with the largest displacement, "
-            "so results on them may not hold for typical neurons."
-        )
-    if trials[trials > 0].min() < 8:
-        limits.append(
-            "A condition has fewer than eight trials; with so few, tests reject true null "
-            "hypotheses more often than at the nominal level (docs/analysis.md)."
-        )
-    if results.meeting is not None:
-        limits.append(
-            "Associations over trials are correlations; a third factor may cause both. A "
-            "reversion affects a whole quarter of the neurons of a layer, not a single neuron."
-        )
-    return limits
+    fewest = counted(int(trials.min()), "trial")
+    return paragraphs("study_limits.md", results=results, trials=trials, fewest=fewest)
 
 
 shelf.section("study", "limits", "Limits", _limits)

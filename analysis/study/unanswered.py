@@ -71,6 +71,25 @@ class Power:
     table: pd.DataFrame
     text: str
 
+    @property
+    def most(self) -> int:
+        """The largest number of participants."""
+        return int(self.table["participants"].max())
+
+    @property
+    def detected(self) -> float | None:
+        """The smallest size with the power WANTED for the largest number of participants."""
+        enough = self.table["power"] >= WANTED
+        sizes = self.table.loc[enough & (self.table["participants"] == self.most), "size"]
+        return sizes.min() if len(sizes) else None
+
+    @property
+    def by_size(self) -> pd.DataFrame:
+        """Power by participants (rows) and size (columns)."""
+        wide = self.table.pivot(index="participants", columns="size", values="power")
+        wide.columns = [f"difference {size:g}" for size in wide.columns]
+        return wide.reset_index().astype({"participants": str})
+
 
 def power_of(results: Results, studies: int = 200, seed: int = 0) -> Power | None:
     """Simulate the frozen design; None if the primary hypothesis is not about shares of correct
