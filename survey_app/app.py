@@ -56,7 +56,7 @@ def main() -> None:
     component = st.components.v2.component(
         "conceptevo_page",
         html=Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
-            language=survey.view.words.language, direction=survey.view.words.direction
+            language=survey.view.words.tag, direction=survey.view.words.direction
         ),
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
         js=(_HERE / "page.js").read_text(encoding="utf-8"),

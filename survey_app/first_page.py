@@ -38,12 +38,12 @@ def first_page(words: Words, title: str) -> str:
         "The survey cannot be reached. Your network may block it. Please reload the page, or try "
         "another network or browser. The answers that you have sent are stored."
     )
-    language = f'lang="{words.language}" dir="{words.direction}"'
+    language = f'lang="{words.tag}" dir="{words.direction}"'
     messages = (
         f"{_STYLE}{_NO_DIALOGS}<noscript><p {language}>{escape(script)}</p></noscript>"
         f'<p id="{WAITING}" role="alert" {language}>{escape(socket)}</p>'
     )
     page = re.sub(r"<noscript>.*?</noscript>", "", page, flags=re.DOTALL)
-    page = re.sub(r'<html lang="\w*"', f'<html lang="{words.language}"', page, count=1)
+    page = re.sub(r'<html lang="\w*"', f'<html lang="{words.tag}"', page, count=1)
     page = re.sub(r"<title>.*?</title>", lambda _: f"<title>{escape(title)}</title>", page, count=1)
     return re.sub(r"(<body[^>]*>)", lambda body: body[1] + messages, page, count=1)

@@ -79,8 +79,11 @@ def open_engine(url: str, durable: bool = True) -> Engine:
             event.listen(engine, "connect", _sqlite_connect if durable else _sqlite_connect_fast)
             event.listen(engine, "begin", _sqlite_begin)
             return engine
-        options = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800, **private}
-        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), **options)
+        # Otherwise connections that the network has dropped silently block for 15 minutes.
+        limits = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
+        pool = {"pool_size": 10, "max_overflow": 10, "pool_recycle": 1800}
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return create_engine(url, connect_args=limits, **pool, **private)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ValueError(
             f"database {url.split('://')[0]!r} cannot be used ({error}); name an "

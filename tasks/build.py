@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness.artifacts import Run
 from harness.files import whole_file, write_text
+from harness.text import counted
 from tasks.base import Draft, Example, Option, Panel, Trial
 from tasks.drawing import Drawing
 from tasks.evidence import Evidence
@@ -44,6 +45,11 @@ def build(
     """
     if (out / "study.json").exists():
         raise ValueError(f"{out} holds a frozen study; build into another folder")
+    if lacking := Words(settings.language).lacking():
+        note(
+            f"language = {settings.language!r}: {counted(len(lacking), 'text')} will be shown in "
+            f"English, as the catalogue has no translation; the first is {lacking[0]!r}"
+        )
     evidence = Evidence(run, settings.evidence)
     design: Design = settings.trials or {
         name: all_tasks().get(name).conditions for name in all_tasks()

@@ -119,7 +119,7 @@ def _texts(study: Study, words: Words) -> str:
     lines += [f"<ul>{_asked(study.questions, show)}</ul>", debrief]
     opened = " open" if words.language == study.language else ""
     return (
-        f"<details{opened} lang='{words.language}' dir='{words.direction}'>"
+        f"<details{opened} lang='{words.tag}' dir='{words.direction}'>"
         f"<summary>{escape(words.name)}</summary>{''.join(lines)}</details>"
     )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 from pathlib import Path
+from string import Formatter
 
-from babel import Locale
+from babel import Locale, UnknownLocaleError
 from babel.messages.pofile import read_po
 
 LOCALES = Path(__file__).parent / "locale"
@@ -32,7 +33,7 @@ class Words:
     changed.
 
     Raises:
-        ValueError: a language without a catalogue.
+        ValueError: a language without a catalogue, or a catalogue that cannot be used.
     """
 
     def __init__(self, language: str = SOURCE) -> None:
@@ -42,7 +43,14 @@ class Words:
                 f"choose one of {', '.join(languages())}"
             )
         self.language = language
-        locale = Locale.parse(language)
+        try:
+            locale = Locale.parse(language.replace("-", "_"))
+        except UnknownLocaleError as error:
+            raise ValueError(
+                f"language = {language!r}: Unicode's CLDR has no such language; name the catalogue "
+                f"by a code that it has, such as fr or pt_BR"
+            ) from error
+        self.tag = language.replace("_", "-")  # as HTML has it
         self.direction = locale.text_direction
         self.name = locale.display_name or language  # none where Babel has no name for it
         self._texts = _translations(language)
@@ -59,6 +67,12 @@ class Words:
         """Translate a text of this language into another; what is not in the catalogue is not
         changed."""
         return "\n".join(other(self._sources.get(line, line)) for line in text.splitlines())
+
+    def lacking(self) -> list[str]:
+        """Return the texts that another language has and this one lacks, which stay English."""
+        if self.language == SOURCE:
+            return []
+        return sorted(set().union(*map(_translations, languages())) - self._texts.keys())
 
     @cached_property
     def _sources(self) -> dict[str, str]:
@@ -87,5 +101,20 @@ def _translations(language: str) -> dict[str, str]:
     if language == SOURCE:
         return {}
     with (LOCALES / f"{language}.po").open("rb") as file:
-        catalogue = read_po(file, locale=language)
-    return {str(m.id): str(m.string) for m in catalogue if m.id and m.string and not m.fuzzy}
+        catalogue = read_po(file)
+    texts = {str(m.id): str(m.string) for m in catalogue if m.id and m.string and not m.fuzzy}
+    for text, translated in texts.items():
+        if _names(text) != _names(translated):
+            raise ValueError(
+                f"{file.name}: in the translation {translated!r}, the names in braces must be "
+                f"those of {text!r}"
+            )
+    return texts
+
+
+def _names(text: str) -> set[str]:
+    """Return the names in braces, or the text itself if its braces do not match."""
+    try:
+        return {name for _, name, *_ in Formatter().parse(text) if name is not None}
+    except ValueError:
+        return {text}

@@ -157,14 +157,14 @@ def _checked(question: Question, value: Any) -> Any:
 def _number(question: Question, value: Any) -> float:
     least, most = question.limits
     try:
-        number = float(str(value).strip().replace(",", ".").replace("_", "?"))
+        number = float(str(value).strip().replace("_", "?"))
     except ValueError:
         number = float("nan")
     if not least <= number <= most:
         if question.limits == NUMBERS:
             raise UnfitAnswer(N_("“{question}”: please enter a number."), question=question.label)
         text = N_("“{question}”: please enter a number from {least} to {most}.")
-        raise UnfitAnswer(text, question=question.label, least=f"{least:g}", most=f"{most:g}")
+        raise UnfitAnswer(text, question=question.label, least=f"{least:.15g}", most=f"{most:.15g}")
     return int(number) if number.is_integer() else number
 
 

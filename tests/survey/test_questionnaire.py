@@ -104,7 +104,8 @@ def test_kinds_take_what_they_ask_for_and_nothing_else():
         (asked("choice", choices=xy), "x", "x"),
         (asked("scale", choices=xy), "y", "y"),
         (asked("several", choices=xy), ["y", "x"], ["x", "y"]),
-        (asked("number", limits=(0, 10)), " 3,5 ", 3.5),
+        (asked("number", limits=(0, 10)), " 3.5 ", 3.5),
+        (asked("number", limits=(0, 20261231)), "20261231", 20261231),
         (asked("number", limits=(0, 10)), "7", 7),
         (asked("text"), " a\nb ", "a b"),
     ]:
@@ -117,6 +118,7 @@ def test_kinds_take_what_they_ask_for_and_nothing_else():
         (asked("choice", choices=xy), ["x"]),
         (asked("several", choices=xy), ["x", 3]),
         (asked("number", limits=(0, 10)), "11"),
+        (asked("number"), "1,000"),  # a browser sends 1000 or 1.000, as is meant
         (asked("number"), "nan"),
         (asked("number"), {"a": 1}),
         (asked("text"), 3),

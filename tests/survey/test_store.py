@@ -345,6 +345,15 @@ def test_leasing_by_many_threads_gives_distinct_places(store, frozen, few):
         )
 
 
+def test_a_silent_network_blocks_no_connection_for_long(postgres):
+    """The system's own limit is 15 minutes, in which a worker could answer nobody."""
+    store = Store(postgres())
+    with store.engine.connect() as connection:
+        set_to = connection.connection.driver_connection.info.get_parameters()
+    assert (set_to["connect_timeout"], set_to["tcp_user_timeout"]) == ("10", "10000")
+    store.engine.dispose()
+
+
 def test_a_bad_url_says_what_is_expected():
     with pytest.raises(ValueError, match="name an SQLAlchemy URL such as sqlite:///"):
         Store("nonsense")
