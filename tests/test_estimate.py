@@ -1,5 +1,6 @@
 """`conceptevo run CONFIG --plan`: what a run would take, before it starts."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from command_line import say
@@ -10,6 +11,7 @@ from harness.config import parse_config
 from harness.networks.budget import GIVEN_SHARE, WORKER_BYTES, Cost
 from harness.networks.objectives import OBJECTIVES, Objective
 from harness.results import REVERSION, read_results
+from harness.stages.estimate import SPACE_SIZE, _space_cost
 from harness.stages.run import run_until, show_estimate
 
 QUIET = Console(quiet=True)
@@ -65,6 +67,23 @@ def test_pieces_are_those_of_the_run(tmp_path):
     assert pieces["probe"] == 2  # two checkpoints of one range
     assert pieces["evolve"] == 2  # a block of classes by sign_t, and by change, for matched sets
     assert pieces["revert"] == 6  # of controls and a method: the sets, and two splits
+
+
+def test_a_large_space_is_extrapolated_from_small_ones(monkeypatch):
+    sizes = []
+
+    def seconds(work, **_):
+        sizes.append(work.args[0].incidence.shape)
+        return [1e-9 * np.prod(sizes[-1], dtype=float)]
+
+    monkeypatch.setattr("timeit.repeat", seconds)
+    seconds_of_all, memory = _space_cost("correlation", CONFIG, 100_000, 1_000_000)
+    assert np.max(sizes, axis=0).tolist() == list(SPACE_SIZE)
+    assert seconds_of_all == pytest.approx(1e-9 * 100_000 * 1_000_000)
+    assert memory == 2 * CONFIG.space.dense * 2**30  # it is sketched
+    _, smaller = _space_cost("sgns", CONFIG, 100_000, 500_000)
+    _, memory = _space_cost("sgns", CONFIG, 100_000, 1_000_000)
+    assert memory == pytest.approx(2 * smaller, rel=0.2) and memory > 2**30
 
 
 def test_a_memory_that_does_not_suffice_is_said(tmp_path):

@@ -7,11 +7,12 @@ and its memory measured. Totals are extrapolated from these batches.
 
 from __future__ import annotations
 
-import math
 import time
+import timeit
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from scipy import sparse
 
 from harness.artifacts import Artifact
 from harness.concepts.probing import ranges
-from harness.concepts.space_methods import SPACES, Evidence
+from harness.concepts.space_methods import SPACES, Evidence, needs_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
 from harness.evolutions.pair import ModelPair
 from harness.images import drawn
@@ -35,14 +36,14 @@ from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
 from harness.stages.prototypes import prototype_works
-from harness.stages.sample import SAMPLE, Estimate, Sample, seconds_of
+from harness.stages.sample import SAMPLE, Estimate, Sample
 from harness.stages.space import PlaceNeurons
 from harness.stages.stage import Plan
 from harness.stages.study import AblationStudy, reversion_study
 
 GIB = 2**30
-#: Number of neurons in the space that is timed; larger spaces are extrapolated from two sizes.
-SPACE_NEURONS = 1000
+#: Most neurons and images of the spaces that are timed; larger spaces are extrapolated.
+SPACE_SIZE = 1000, 4000
 
 
 def estimate(plan: Plan) -> pd.DataFrame:
@@ -160,33 +161,39 @@ def _opened(plan: Plan, source: Source) -> tuple[ModelPair, View]:
 
 
 def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple[float, float]:
-    """Return the seconds and bytes that a space needs, extrapolated from two smaller spaces of
-    random stimuli."""
-    k = min(config.probe.k, images)
-    base = max(neurons // sum(len(source.epochs()) for source in config.series), 2)
-    largest = min(SPACE_NEURONS, neurons)
+    """Return the seconds and bytes that a space needs, extrapolated as powers of the numbers of
+    neurons and images from spaces of random stimuli: a small one, and a quarter of it by each."""
+    share = 1 / sum(len(source.epochs()) for source in config.series)
+    function = SPACES.get(method)
 
-    def place(count: int) -> Callable[[], object]:
-        evidence = _evidence(config, count, max(2, round(count * base / neurons)), images, k)
-        rng = np.random.default_rng
-        return lambda: SPACES.get(method)(evidence, config.space, rng(0), method)
+    def place(evidence: Evidence) -> object:
+        return function(evidence, config.space, np.random.default_rng(0), method)
 
-    place(max(largest // 4, 8))()  # compiles functions
-    half, whole = (seconds_of(place(count)) for count in (max(largest // 2, 8), largest))
-    tracemalloc.start()
-    try:
-        place(largest)()
-        memory = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    power = float(np.clip(math.log2(max(whole / half, 1e-9)), 1, 2))
-    growth = neurons / largest
-    dense = 2 * config.space.dense * 2**30
-    return whole * growth**power, min(memory * growth, max(memory, dense))
+    def cost(some: int, shown: int) -> np.ndarray:
+        evidence = partial(_evidence, config, some, max(round(some * share), 2), shown)
+        seconds = min(timeit.repeat(partial(place, evidence()), number=1, repeat=5))
+        tracemalloc.start()
+        try:
+            place(evidence())
+            return np.array([seconds, tracemalloc.get_traced_memory()[1]])
+        finally:
+            tracemalloc.stop()
+
+    size = np.minimum(SPACE_SIZE, (neurons, images))
+    fewer = np.maximum(size // 4, 8)
+    parts = np.stack([cost(fewer[0], size[1]), cost(size[0], fewer[1])])
+    whole = cost(*size)
+    powers = np.log(whole / parts) / np.log(4)
+    growth = np.array([[neurons], [images]]) / size[:, None]
+    seconds, memory = whole * np.prod(growth ** np.clip(powers, 0, 2), axis=0)
+    if needs_activations(function):  # a matrix larger than `dense` is sketched
+        sketches = 8.0 * neurons * config.space.sketch
+        memory = min(memory, max(whole[1], 2 * config.space.dense * GIB, sketches))
+    return float(seconds), float(memory)
 
 
-def _evidence(config: Config, neurons: int, base: int, images: int, k: int) -> Evidence:
-    rng = np.random.default_rng(0)
+def _evidence(config: Config, neurons: int, base: int, images: int) -> Evidence:
+    rng, k = np.random.default_rng(0), min(config.probe.k, images)
 
     def marks(rows: int, each: int) -> sparse.csr_array:
         places = np.repeat(np.arange(rows), each), rng.integers(0, images, rows * each)
