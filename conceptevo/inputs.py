@@ -14,7 +14,7 @@ from harness.images.sets import ArrayImages
 from harness.networks.memory import MemorySource
 from harness.networks.objectives import OBJECTIVES
 from harness.registry import Registry
-from harness.text import listed
+from harness.text import composed, listed
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Images:
                 f"Images: labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} "
                 f"classes), got {labels.min()} to {labels.max()}"
             )
-        classes = tuple(map(str, self.classes))
+        classes = tuple(composed(str(name)) for name in self.classes)
         if len(set(classes)) < len(classes):
             raise ValueError(f"Images: the names of classes must differ, got {', '.join(classes)}")
         if empty := [name for i, name in enumerate(classes) if i not in labels]:

@@ -6,15 +6,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from harness.text import composed
 
 
 class Section(BaseModel):
     """A section of a TOML file. Unknown keys are errors; values cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def each(check: Callable[[str], object]) -> AfterValidator:
@@ -41,6 +43,9 @@ def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
             raise ValueError(f"{shown!r} occurs {count} times")
     return values
 
+
+#: The name of a class, in the form in which `folder_images` has it.
+ClassName = Annotated[str, AfterValidator(composed)]
 
 #: Validator of a list in which no value may occur twice.
 DISTINCT = AfterValidator(_without_repeats)

@@ -1,7 +1,8 @@
-"""Lists and counts in sentences."""
+"""Lists and counts in sentences, forms of names."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -15,3 +16,9 @@ def listed(names: Iterable[object], most: int = 5) -> str:
 def counted(number: int, one: str, several: str = "") -> str:
     """Join a number and its noun: 1 trial, 1,200 trials, 2 answers are."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def composed(name: str) -> str:
+    """Return a name in the Unicode form (NFC) in which é is one character: some systems and
+    keyboards write two."""
+    return unicodedata.normalize("NFC", name)

@@ -176,6 +176,7 @@ def test_all_kinds_of_files_are_read_and_what_is_left_out_is_counted(tmp_path):
     (tmp_path / "data" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data" / "a")
     (tmp_path / "data" / "a" / "gone.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "data" / "a" / "self.png").symlink_to("self.png")
     (tmp_path / "data" / "a" / "notes.txt").write_text("x")
     (tmp_path / "data" / "Thumbs.db").write_text("x")
     images = folder_images(tmp_path / "data")
@@ -184,7 +185,7 @@ def test_all_kinds_of_files_are_read_and_what_is_left_out_is_counted(tmp_path):
     assert left_out(tmp_path / "data") == {
         "hidden folder": 1,
         "hidden file": 1,
-        "broken link": 1,
+        "broken link": 2,
         "file outside the class folders": 1,
         ".txt": 1,
     }

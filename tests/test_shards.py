@@ -126,6 +126,17 @@ def test_what_does_not_fit_is_said(drawn, tmp_path):
     pq.write_table(table.set_column(1, "label", [[[0]]]), tmp_path / "e.parquet")
     with pytest.raises(ValueError, match=r"must be integers or names; one is \[0\]"):
         folder_images(tmp_path / "e.parquet")
+    for labels, message in (
+        ([0.0, 1.0], r"must be integers or names; one is 0\.0"),
+        ([1, -1], "1 of 2 images have no label, e.g. row 1"),
+        (["a", ""], "1 of 2 images have no label, e.g. row 1"),
+    ):
+        pq.write_table(pa.table({"image": [b"", b""], "label": labels}), tmp_path / "e.parquet")
+        with pytest.raises(ValueError, match=message):
+            folder_images(tmp_path / "e.parquet")
+    both = pa.table({"image": [b"", b""], "label": ["\u00e9", "e\u0301"]})
+    pq.write_table(both, tmp_path / "e.parquet")
+    assert folder_images(tmp_path / "e.parquet").classes == ("\u00e9",)
     about = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}}}
     some = table.replace_schema_metadata({"huggingface": json.dumps(about)})
     pq.write_table(some, tmp_path / "f.parquet")

@@ -69,11 +69,13 @@ def _columns(schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
 
 def _shard(labels: pa.ChunkedArray, names: tuple[str, ...], read: Callable[[str], bytes]) -> Shard:
     values = labels.to_pylist()
-    known = range(len(names))
-    if bad := [row for row, v in enumerate(values) if v is None or (names and v not in known)]:
+    if odd := [value for value in values if not isinstance(value, int | str | None)]:
+        raise ValueError(f"labels must be integers or names; one is {odd[0]!r}")
+    most = len(names) or np.inf
+    # -1 means "without a label" in Hugging Face's data sets
+    known = [v if isinstance(v, str) else v is not None and 0 <= v < most for v in values]
+    if bad := [row for row, has_label in enumerate(known) if not has_label]:
         raise ValueError(f"{len(bad)} of {len(values)} images have no label, e.g. row {bad[0]}")
-    if odd := next((value for value in values if not isinstance(value, int | str)), None):
-        raise ValueError(f"labels must be integers or names; one is {odd!r}")
     classes = [names[value] if names else str(value) for value in values]
     return Shard([str(row) for row in range(len(values))], classes, names, read)
 

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from PIL import Image
 from harness.artifacts import Artifact, Run
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
-from harness.text import listed
+from harness.text import composed, listed
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +84,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"image folder {root} {what if root.exists() else 'does not exist'}{place}"
         )
     folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
-    # some systems write é as one character, others as two; normalised names are the same everywhere
-    present = {unicodedata.normalize("NFC", name): name for name in sorted(folders)}
+    present = {composed(name): name for name in sorted(folders)}
     names = tuple(classes) if classes is not None else tuple(sorted(present))
     if classes is None and names != tuple(present):
         logger.warning(
@@ -158,7 +156,12 @@ def _below(folder: str, visited: set[str]) -> Iterator[str]:
         return
     visited.add(real)
     with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        shown = [
+            entry
+            for entry in entries
+            if not entry.name.startswith(".")
+            and (not entry.is_symlink() or os.path.exists(entry.path))  # no link to itself
+        ]
     for entry in sorted(shown, key=lambda entry: entry.name):
         if entry.is_dir():
             yield from _below(entry.path, visited)

@@ -29,7 +29,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 #: Transparent pixels are shown on this colour.
 BACKGROUND = (255, 255, 255)
 
-UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expandvars(path)).expanduser())]
+UserPath = Annotated[
+    Path, AfterValidator(lambda path: Path(os.path.expanduser(os.path.expandvars(path))))
+]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.file_kinds import kind_of
 from harness.registry import Registry
+from harness.text import composed
 
 #: Suffixes of image files, alone or inside others: those of torchvision's ImageFolder and others.
 SUFFIXES = {
@@ -95,10 +96,11 @@ def read_shards(
         ValueError: the classes differ from the expected ones, or a file is unsuitable.
     """
     shards = [open_shard(file) for file in files]
-    labels = [label for shard in shards for label in shard.labels]
+    labels = [composed(label) for shard in shards for label in shard.labels]
     numbered = all(label.isdecimal() for label in labels)
     occurring = sorted(set(labels), key=lambda label: (int(label) if numbered else 0, label))
-    present = next((shard.classes for shard in shards if shard.classes), tuple(occurring))
+    stated = next((shard.classes for shard in shards if shard.classes), occurring)
+    present = tuple(map(composed, stated))
     names = present if classes is None else tuple(classes)
     if set(names) != set(present) or not set(labels) <= set(names):
         raise ValueError(

@@ -28,7 +28,7 @@ def webdataset(path: Path) -> Shard:
                 classes[key] = file.read().decode().strip()
     if several := next((names for names in images.values() if len(names) > 1), None):
         raise ValueError(f"{', '.join(several)} belong to one sample, which must have one image")
-    if missing := [key for key in images if key not in classes]:
+    if missing := [key for key in images if not classes.get(key)]:
         raise ValueError(
             f"{len(missing)} of {len(images)} samples have no class, e.g. no {missing[0]}.cls; "
             f"write a `cls` file with each sample"
