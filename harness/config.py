@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -27,7 +28,7 @@ from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
-from harness.section import DISTINCT, Section, each, read_toml
+from harness.section import DISTINCT, ClassName, Section, each, read_toml
 
 
 class ConfigError(ValueError):
@@ -114,7 +115,7 @@ class EvolveSection(ImportanceParameters):
     """
 
     pairs: dict[str, Annotated[tuple[tuple[int, int], ...], DISTINCT]] = Field(default_factory=dict)
-    classes: Annotated[tuple[str, ...], Field(min_length=1), DISTINCT] | None = None
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1), DISTINCT] | None = None
 
 
 class ReportSection(Section):
@@ -159,8 +160,10 @@ class Config(Section):
     def _faults(self) -> Iterator[str]:
         """Yield contradictions between sections, each with its place."""
         names = [source.name for source in self.series]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            yield f"series: names must differ; repeated: {', '.join(repeated)}"
+        # some file systems do not tell a.pt from A.pt
+        alike = Counter(name.lower() for name in names)
+        if repeated := sorted({name for name in names if alike[name.lower()] > 1}):
+            yield f"series: names must differ, not only in case; repeated: {', '.join(repeated)}"
         if self.base and self.base.series not in names:
             yield f"base.series {self.base.series!r} is not among {names}"
         if unknown := sorted(set(self.evolve.pairs) - set(names)):
@@ -255,17 +258,19 @@ def _between_sections(
     """Find contradictions between sections, which pydantic checks only once each section is valid.
 
     Wrong values are removed before. Returns the problems, and the configuration if the rest of it
-    is valid.
+    is valid and no whole section is removed, whose default would say nothing about the files.
     """
     if any(not problem["loc"] for problem in problems):
         return [], None
     rest = copy.deepcopy(values)
     for problem in problems:
         _remove(rest, problem["loc"])
+    whole = any(len(p["loc"]) == 1 and isinstance(p["input"], dict) for p in problems)
     try:
-        return [], Config.model_validate(rest)
+        valid = Config.model_validate(rest)
     except ValidationError as error:
         return [problem for problem in error.errors() if not problem["loc"]], None
+    return [], None if whole else valid
 
 
 def _remove(values: Any, place: Sequence[str | int]) -> None:
@@ -309,6 +314,8 @@ def _explain(problem: Any) -> str:
                 "must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, without credentials, which are "
                 "taken from the environment"
             )
+        case "none_required":
+            message = f"must not be set with source = {problem['source']!r}"
         case "string_pattern_mismatch":
             message = (
                 "may contain letters, digits, '.', '_', '-'; it must begin with a letter or digit"

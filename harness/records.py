@@ -60,6 +60,10 @@ class Series:
             raise ValueError(
                 f"series {self.name!r}: epochs must increase without repeats, got {self.epochs}"
             )
+        if self.epochs[0] < 0:
+            raise ValueError(
+                f"series {self.name!r}: epochs must be at least 0, got {self.epochs[0]}"
+            )
 
     @property
     def last(self) -> Checkpoint:

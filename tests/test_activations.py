@@ -105,6 +105,10 @@ def test_a_stated_layout_wins():
 
 
 def test_unknown_layer_names_some_that_there_are():
+    model = nn.Sequential()
+    model.add_module("all layers", nn.ReLU())
+    with pytest.raises(ValueError, match="'all layers', which here means all layers at once"):
+        find_layers(model, View(8, 8))
     with pytest.raises(ValueError, match=r"no layer matches 'nope'; the model's are features\.0"):
         names("small_vgg", patterns=["nope"])
 

@@ -168,6 +168,8 @@ def test_series_refuses_what_it_cannot_be():
         Series("s", ())
     with pytest.raises(ValueError, match="must increase"):
         Series("s", (3, 1))
+    with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
+        Series("a", (-1, 2))
     series = Series("s", (0, 1, 5))
     assert [(p.epoch_from, p.epoch_to) for p in series.pairs()] == [(0, 1), (1, 5)]
     with pytest.raises(ValueError, match="no checkpoint of epoch 7; it has 0, 1, 5"):

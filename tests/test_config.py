@@ -52,7 +52,21 @@ SERIES = [{"name": "a"}]
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
         ({"series": [{"name": "a", "source": "zoo"}]}, "unknown source 'zoo'; known: train"),
         ({"series": []}, "series: .*at least 1"),
-        ({"series": [*SERIES, *SERIES]}, "series: names must differ; repeated: a"),
+        (
+            {"series": [*SERIES, *SERIES]},
+            "series: names must differ, not only in case; repeated: a",
+        ),
+        ({"series": [*SERIES, {"name": "A"}]}, "not only in case; repeated: A, a"),
+        ({"series": [{"name": "a" * 300}]}, r"series\.0\.name: must have at most 100 characters"),
+        ({"series": SERIES, "memory": float("inf")}, r"memory: must be a finite number \(got inf"),
+        (
+            {
+                "series": [
+                    {"name": "a", "source": "function", "function": "m:f", "at": [1], "outputs": 6}
+                ]
+            },
+            r"series\.0\.outputs: must not be set with source = 'function' \(got 6\)",
+        ),
         ({"series": SERIES, "space": {"methods": ["word2vec"]}}, "unknown space method 'word2vec'"),
         ({"series": SERIES, "evolve": {"methods": ["luck"]}}, "unknown importance method 'luck'"),
         ({"series": SERIES, "base": {"series": "b", "epoch": 1}}, "base.series 'b' is not among"),
@@ -104,6 +118,27 @@ SERIES = [{"name": "a"}]
 def test_every_problem_is_named_with_its_place(values, message):
     with pytest.raises(ConfigError, match=message):
         parse_config(values)
+
+
+def test_the_default_of_a_misnamed_section_is_not_compared_with_files():
+    """Checkpoints were once checked with the synthetic images."""
+    for images in ({"Images": {"source": "drawn"}}, {"images": {"source": "foldr"}}):
+        with pytest.raises(ConfigError) as error:
+            parse_config({"series": SERIES, **images})
+        assert error.value.rest is None
+    with pytest.raises(ConfigError) as error:
+        parse_config({"series": SERIES, "sed": 1})
+    assert error.value.rest is not None
+
+
+def test_names_and_paths_are_read_as_people_type_them():
+    values = {"evolve": {"classes": ["Ka\u0308se"]}, "images": {"source": "folder", "test": "x"}}
+    values["images"]["probe"] = "~no-such-user/x"
+    read = parse_config({"series": [{"name": "a"}], **values})
+    assert read.evolve.classes == ("K\u00e4se",) and str(read.images.probe) == "~no-such-user/x"
+    source = {"name": "a", "source": "function", "function": "m:f", "at": [1]}
+    (series,) = parse_config({"series": [{**source, "class_outputs": {"Ka\u0308se": 1}}]}).series
+    assert series.class_outputs == {"K\u00e4se": 1}
 
 
 def test_all_problems_come_at_once():
@@ -186,7 +221,7 @@ def test_files_that_are_not_configurations(tmp_path):
 
 def test_a_file_in_the_runs_place_is_refused(tmp_path):
     (tmp_path / "run").write_text("x")
-    with pytest.raises(ArtifactError, match="run cannot be created: File exists"):
+    with pytest.raises(ArtifactError, match="run cannot be written: File exists"):
         run_until("check", parse_config({"series": SERIES}), tmp_path / "run", Console(quiet=True))
 
 

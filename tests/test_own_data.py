@@ -121,6 +121,12 @@ def broken_image(root):
     return CONFIG, "0.png: it is damaged, or of a format that Pillow"
 
 
+def nothing_but_pointers(root):
+    for path in (root / "test").rglob("*.*"):
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    return CONFIG, "0.png: it is a Git LFS pointer"
+
+
 def empty_class(root):
     shutil.rmtree(root / "test" / "fish")
     (root / "test" / "fish").mkdir()
@@ -152,7 +158,15 @@ def no_such_epoch(root):
 
 @pytest.mark.parametrize(
     "damage",
-    [broken_image, empty_class, single_image, cut_checkpoint, another_architecture, no_such_epoch],
+    [
+        broken_image,
+        nothing_but_pointers,
+        empty_class,
+        single_image,
+        cut_checkpoint,
+        another_architecture,
+        no_such_epoch,
+    ],
 )
 def test_what_is_wrong_is_named(own, tmp_path, damage):
     copy = tmp_path / "copy"

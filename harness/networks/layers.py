@@ -24,6 +24,7 @@ from harness.networks.watching import (
     run_passes,
     shape_in,
 )
+from harness.records import JOINT
 from harness.text import listed
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,11 @@ def find_layers(
         sites = {name: Site(name) for name in _default(passes)}
     else:
         sites = _named(model, passes.two.modules, patterns)
+    if JOINT in sites:
+        raise ValueError(
+            f"a module is called {JOINT!r}, which here means all layers at once: rename it, or "
+            f"choose other `layers`"
+        )
     layers: list[Layer] = []
     for name, site in sites.items():
         depth = len(layers) / max(1, len(sites) - 1)

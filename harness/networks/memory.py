@@ -22,7 +22,7 @@ class MemorySource(Source):
         models: epoch -> model; copies of them are used.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     source: str = "memory"
     models: Mapping[int, nn.Module] = Field(exclude=True)  # `identity` represents them

@@ -8,14 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, field_validator, model_validator
 from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
@@ -29,6 +22,7 @@ from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
 from harness.records import Series
 from harness.registry import Registry, call_users, import_attribute, plugin_identity
+from harness.section import ClassName, Section
 from harness.text import listed
 from harness.torchvision_import import with_torchvision
 
@@ -41,10 +35,10 @@ EVIDENCE = "evidence"
 #: The name of the series in that run.
 RECORDED = "recorded"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
-class Source(BaseModel, ABC):
+class Source(Section, ABC):
     """A series of checkpoints in the configuration: how to list and load them.
 
     Attributes:
@@ -64,8 +58,6 @@ class Source(BaseModel, ABC):
         skip: epochs to leave out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: Name
     source: str = "train"
     resize: int = Field(64, ge=1)
@@ -73,9 +65,9 @@ class Source(BaseModel, ABC):
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     layers: tuple[str, ...] | None = Field(None, min_length=1)
-    channels_last: dict[str, bool] = {}
+    channels_last: dict[str, bool] = Field({})
     outputs: int | None = Field(None, ge=1)
-    class_outputs: dict[str, Annotated[int, Field(ge=0)]] = {}
+    class_outputs: dict[ClassName, Annotated[int, Field(ge=0)]] = Field({})
     output: str | int | None = None
     objective: str = "logit"
     skip: tuple[int, ...] = ()
@@ -335,7 +327,7 @@ class TorchvisionSource(ArchitectureSource):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     outputs: int | None = Field(1000, ge=1)
-    checkpoints: dict[int, str] = {0: "random"}
+    checkpoints: dict[int, str] = Field({0: "random"})
     seed: int = Field(0, ge=0)
 
     def epochs(self) -> tuple[int, ...]:
@@ -376,6 +368,7 @@ class FunctionSource(Source):
     function: str
     at: tuple[int, ...]
     version: str = ""
+    outputs: None = None  # those of the model
 
     def epochs(self) -> tuple[int, ...]:
         return self._used(sorted(self.at))

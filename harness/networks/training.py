@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,12 +18,13 @@ from harness.files import whole_file
 from harness.images.batches import read_ahead
 from harness.networks.architectures import build, channels_last, takes_channels_last
 from harness.networks.devices import CPU, Device
+from harness.section import Section
 
 #: Columns of the log.
 LOG = ["epoch", "train_loss", "train_accuracy", "test_accuracy"]
 
 
-class TrainingParameters(BaseModel):
+class TrainingParameters(Section):
     """Parameters of the training of a network; the defaults suit the synthetic images.
 
     Attributes:
@@ -34,8 +35,6 @@ class TrainingParameters(BaseModel):
         augment: random horizontal flip and shift by up to 4 pixels.
         images: number of training images to use, from the first on (all by default).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(12, ge=1)
     save: tuple[int, ...] = (0, 1, 4, 8, 12)

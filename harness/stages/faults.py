@@ -53,6 +53,9 @@ def faults_of_files(config: Config) -> list[str]:
         plan = Plan(part, Run(Path(folder)))
         for split in ("probe", "test"):
             texts += _list_images(plan, split)
+        indices = [plan.run.table(Artifact("image_index", (s,))) for s in ("probe", "test")]
+        if any(index.empty for index in indices):  # none can be read and shown to a network
+            return texts
         with using(plan.resources):
             works = starmap(CheckCheckpoint, loadable(part))
             tables = [table for work in works for table in work.do(plan.run, lambda steps: None)]
