@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -227,10 +228,11 @@ def bench(
         from harness.images.sets import open_images
         from harness.stages.benchmark import Coverage
         from harness.stages.run import bench as run_bench
+        from harness.text import composed
 
         covered = Coverage(
             _list(methods),
-            _names(classes, open_images(opened, "test").classes) if classes else [],
+            _names(composed(classes), open_images(opened, "test").classes) if classes else [],
             *map(_list, (pairs, layers, ablation, splits)),
         )
         machine = {"workers": workers, "memory": memory, "device": device}
@@ -345,9 +347,20 @@ def convert(
     console.print(f"wrote {target}: {tensors} tensors of {listed}")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        console.print(f"conceptevo-harness {version('conceptevo-harness')}")
+        raise typer.Exit
+
+
 @app.callback(help=ABOUT)
 def front(
     debug: Annotated[bool, typer.Option("--debug", help="show where an error was raised")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     global _debug
     _debug = debug
@@ -362,6 +375,9 @@ def main() -> None:
     """Run the command line; ValueErrors and OSErrors are shown as messages, without traceback."""
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written to files
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns at every estimate
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without Unicode shows ? for the rest
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (ValueError, OSError) as error:
@@ -370,9 +386,10 @@ def main() -> None:
         text = f"[bold red]error:[/] {escape(str(error))}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("\ninterrupted; run the same command again to continue")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # so Typer ends a command after Ctrl-C
+            Console(stderr=True).print("\ninterrupted; run the same command again to continue")
+        raise
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ class LazyGroup(TyperGroup):
 
     lazy: ClassVar[dict[str, str]] = {}
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *self.lazy]
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        names: dict[str, Any] = dict.fromkeys(self.lazy)
+        self.commands = {**self.commands, **names}  # for help, and "did you mean"
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.lazy:

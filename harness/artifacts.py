@@ -291,4 +291,10 @@ class Run:
         path = self.root / "manifest.json"
         if not path.exists():
             raise ArtifactError(f"{self.root} is not a run: it holds no manifest.json")
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise ArtifactError(f"{path} is damaged; `conceptevo run` writes it again")
+        return manifest

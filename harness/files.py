@@ -33,12 +33,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: the file cannot be written (disk full, no permission); no part of it remains.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}{_HALF}"
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path  # until the temporary one exists
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{path.name}{_HALF}"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -49,7 +50,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary != path:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,17 +63,16 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         ArtifactError: another command is working in the folder, or it cannot be created.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"folder {folder} cannot be created: {error.strerror}") from error
     holder = filelock.FileLock(folder / ".lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         holder.acquire()
     except filelock.Timeout:
         raise ArtifactError(
             f"another conceptevo command is working in {folder}; wait for it"
         ) from None
+    except OSError as error:
+        raise ArtifactError(f"folder {folder} cannot be written: {error.strerror}") from error
     try:
         os.utime(folder / ".lock")
         for left in folder.rglob(f".*{_HALF}*"):
@@ -92,6 +93,15 @@ def working_since(folder: Path) -> float | None:
             return None
     except filelock.Timeout:
         return (folder / ".lock").stat().st_mtime
+    except OSError:  # a folder that we may only read
+        import fcntl
+
+        with (folder / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return (folder / ".lock").stat().st_mtime
+        return None
 
 
 #: Number of rows of a table that are written, and read, at a time.

@@ -92,6 +92,12 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
         run.table(STIMULI)
     with pytest.raises(ArtifactError, match="is not a run"):
         run.manifest()
+    for damaged in ('{"a"', "", "[]"):
+        (tmp_path / "manifest.json").write_text(damaged)
+        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged; `conceptevo run`"):
+            run.manifest()
+    with pytest.raises(ArtifactError, match=r"cannot write .*/x: File exists"):
+        write_text(tmp_path / "manifest.json" / "x", "new")
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):

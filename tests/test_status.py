@@ -1,15 +1,19 @@
 """`conceptevo status` and `verify`: which results exist, and whether they are unchanged."""
 
+import io
 import json
 import os
 import shutil
+import sys
 from datetime import datetime
 
 import pytest
 from command_line import say
 from rich.console import Console
 from small_runs import small
+from typer.testing import CliRunner
 
+from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
 from harness.files import ArtifactError, lock, working_since
@@ -94,6 +98,16 @@ def test_a_folder_nobody_works_in_says_so(tmp_path):
     assert working_since(tmp_path) is None
 
 
+def test_who_may_only_read_a_folder_sees_whether_a_command_works_in_it(tmp_path, monkeypatch):
+    def read_only(*_):
+        raise PermissionError
+
+    with lock(tmp_path):
+        monkeypatch.setattr("filelock.FileLock._acquire", read_only)
+        assert working_since(tmp_path) is not None
+    assert working_since(tmp_path) is None
+
+
 def test_verify_finds_a_flipped_byte_in_any_artifact(run):
     assert [f for _, f in verify(run) if f is not None and f.is_damage] == []
     paths = [path for path, finding in verify(run) if finding is None]
@@ -122,6 +136,26 @@ def test_verify_tells_missing_unfinished_and_unreadable_apart(run):
     assert "is missing" in found[stimuli].text and found[stimuli].is_damage
     assert "was not finished" in found[responsive].text and not found[responsive].is_damage
     assert "cannot be read" in found[space].text and found[space].is_damage
+
+
+def test_the_command_line_answers_on_any_terminal(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    shown = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "argv", ["conceptevo", "--version"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert shown.errors == "replace"  # → ends no command
+    monkeypatch.setattr(sys, "argv", ["conceptevo", "check", "x.toml"])
+    monkeypatch.setattr(cli, "_read_config", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main()
+    assert "interrupted; run the same command again" in capsys.readouterr().err
+    for words, name in ((["exlpore"], "explore"), (["study", "biuld"], "build")):
+        result = CliRunner().invoke(cli.app, words)
+        assert result.exit_code == 2 and f"Did you mean '{name}'" in result.output
 
 
 def test_the_commands_say_it(run):
