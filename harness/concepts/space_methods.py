@@ -281,7 +281,8 @@ def carry_over(
     """
     of_base = evidence.incidence[evidence.base_rows]
     direct = np.diff(sparse.csc_array(of_base).indptr) > 0
-    images = np.where(direct[:, None], solve_image_vectors(of_base, base_vectors), np.nan)
+    images = solve_image_vectors(of_base, base_vectors)
+    images[~direct] = np.nan
     images = indirect_vectors(evidence.responsive, images, parameters, rng, full)
 
     known = np.asarray(np.isfinite(images).all(axis=1))
@@ -310,12 +311,14 @@ def indirect_vectors(
     """
     known = np.asarray(np.isfinite(images).all(axis=1))
     start = rng.uniform(-0.5, 0.5, images.shape)
+    start[known] = images[known]
     groups = sparse.csr_array(responsive)
     epochs, negatives = parameters.indirect_epochs, parameters.negatives
     learning = SkipGram(epochs, negatives, parameters.learning_rate, full)
-    learnt = skip_gram(groups, np.where(known[:, None], images, start), rng, learning, known)
+    learnt = skip_gram(groups, start, rng, learning, known)
     shared = groups[np.diff(groups.indptr) > 1]
     reached = np.asarray(shared.sum(axis=0)).ravel() > 0
     if parameters.indirect_epochs == 0:
         reached[:] = False
-    return np.where((known | reached)[:, None], learnt, np.nan)
+    learnt[~(known | reached)] = np.nan
+    return learnt
