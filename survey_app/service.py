@@ -79,7 +79,7 @@ class Service:
             self.salt, self.secret = store.register(connection, study)
             self.places.begin(connection, recruitment)
             self.recruitment = self.places.settings(connection)
-        self.view = View(study)
+        self.view = View(study, self.recruitment.lease_minutes)
 
     def visitor(self, parameters: Mapping[str, str]) -> Arrival:
         """Identify a visitor by the address; see `platforms.arrival`."""

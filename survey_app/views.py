@@ -75,10 +75,10 @@ _TEMPLATES.globals |= {
 
 
 class View:
-    """The pages of one study."""
+    """The pages of one study, whose participants can pause for `lease_minutes`."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, lease_minutes: float) -> None:
+        self.study, self.lease_minutes = study, lease_minutes
         self.words = Words(study.language)
 
     def page(self, at: Standing) -> dict[str, Any]:
@@ -130,6 +130,7 @@ class View:
             template=f"{template}.html",
             stage=stage,
             study=self.study,
+            lease_minutes=self.lease_minutes,
             words=self.words,
             group=lambda number: self.words("Group {number}", number=number),
             keys=Keys(),

@@ -19,7 +19,7 @@ function start(root, words) {
   const status = root.querySelector(".status");
   root.ownerDocument.documentElement.lang = root.lang;
   const state = {
-    page: null, sending: false, armed: false, shownAt: 0, pastes: 0, leaves: 0, clock: 0,
+    page: null, sending: false, armed: false, shownAt: 0, before: 0, pastes: 0, leaves: 0, clock: 0,
   };
 
   // A page from Streamlit's script (first visit, reconnect) is shown only if it is newer.
@@ -31,7 +31,8 @@ function start(root, words) {
   async function show(page) {
     const first = state.page === null;
     clearInterval(state.clock);
-    Object.assign(state, { page, armed: false, sending: false, pastes: 0, leaves: 0 });
+    const nothing = { shownAt: 0, before: 0, pastes: 0, leaves: 0 };
+    Object.assign(state, { page, armed: false, sending: false, ...nothing });
     root.querySelector("dialog")?.close();
     view.innerHTML = page.html;
     root.dataset.stage = page.stage;
@@ -96,7 +97,7 @@ function start(root, words) {
     const bar = element("div", { className: "actions" });
     bar.append(
       quiet(words.again, () => { say(""); show(page); }),
-      quiet(words.skip, () => { state.shownAt = performance.now(); deliver(page, {}, "picture"); }));
+      quiet(words.skip, () => deliver(page, {}, "picture")));
     status.append(bar);
     root.dataset.armed = "stuck";
   }
@@ -142,7 +143,7 @@ function start(root, words) {
     root.dataset.armed = "";
     const action = {
       token: page.token,
-      milliseconds: Math.round(performance.now() - state.shownAt),
+      milliseconds: Math.round(spent()),
       pastes: state.pastes,
       tab_leaves: state.leaves,
       ...content,
@@ -187,16 +188,24 @@ function start(root, words) {
     }
   }
 
-  // Keep the input of this page, so that it survives a reload of this tab.
+  // Milliseconds since the pictures of this page became visible, those before a reload included.
+  function spent() {
+    return state.before + (state.shownAt && performance.now() - state.shownAt);
+  }
+
+  // Keep input, time and events of this page, so that they survive a reload of this tab.
   function keep() {
     const fields = [...view.querySelectorAll("form input:not([type=hidden])")].map((f) =>
       f.type === "radio" || f.type === "checkbox" ? f.checked : f.value);
-    stored((s) => s.setItem(DRAFT, JSON.stringify({ token: state.page.token, fields })));
+    const { page: { token }, pastes, leaves } = state;
+    stored((s) => s.setItem(DRAFT, JSON.stringify({ token, fields, before: spent(), pastes, leaves })));
   }
 
   function restore(page) {
     const draft = JSON.parse(stored((s) => s.getItem(DRAFT)) ?? "null");
     if (draft?.token !== page.token || !page.token) return;
+    const { before, pastes, leaves } = draft;
+    Object.assign(state, { before, pastes, leaves });
     [...view.querySelectorAll("form input:not([type=hidden])")].forEach((field, i) => {
       if (typeof draft.fields[i] === "boolean") field.checked = draft.fields[i];
       else if (draft.fields[i] !== undefined) field.value = draft.fields[i];
@@ -286,7 +295,11 @@ function start(root, words) {
     dialog.showModal();
   }
 
-  const onHide = () => { if (document.hidden) state.leaves++; };
+  const onHide = () => {
+    if (!document.hidden || !state.page) return;
+    state.leaves++;
+    keep();
+  };
   view.addEventListener("submit", (event) => {
     if (event.target.hasAttribute("data-native")) return;
     event.preventDefault();

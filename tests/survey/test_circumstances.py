@@ -106,9 +106,14 @@ def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
 
 def test_a_lost_socket_covers_no_page(browser, survey, frozen):
     """Without its socket Streamlit shows an English message over the page, which blocks it."""
-    visitor = Visitor(browser, on_the_way(survey, frozen, "cut-off"))
-    visitor.page.route("**/_stcore/health", lambda route: route.abort())
-    visitor.page.evaluate("window.streamlitDebug.disconnectWebsocket()")
+    context, sockets = browser.new_context(), []
+    context.route_web_socket(
+        "**/_stcore/stream", lambda socket: sockets.append((socket, socket.connect_to_server()))
+    )
+    visitor = Visitor(browser, on_the_way(survey, frozen, "cut-off"), context=context)
+    visitor.page.route("**/_stcore/*", lambda route: route.abort())
+    for socket, _ in sockets:
+        socket.close()
     visitor.page.wait_for_timeout(6000)
     assert visitor.page.get_by_role("dialog").count() == 0
     visitor.answer()

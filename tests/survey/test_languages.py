@@ -145,7 +145,7 @@ def test_the_component_says_nothing_of_its_own(frozen):
     assert said and not [a for a in said if a != '""' and a != "(await reply.json()).error"
                          and not re.fullmatch(r"words\.\w+", a)]  # fmt: skip
     used = set(re.findall(r"\bwords\.(\w+)", script))
-    assert used == set(View(frozen[0]).browser())
+    assert used == set(View(frozen[0], 60).browser())
 
 
 @pytest.fixture

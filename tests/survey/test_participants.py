@@ -231,7 +231,9 @@ def test_what_was_entered_survives_a_refresh_of_the_tab_alone(browser, own, know
     while not visitor.page.locator(".survey .panel input[type=text]").count():
         visitor.answer()
     fields = visitor.page.locator(".survey .panel input[type=text]")
+    fields.nth(0).evaluate("e => e.dispatchEvent(new Event('paste', {bubbles: true}))")
     fields.nth(0).fill("red wheels")
+    visitor.page.wait_for_timeout(2000)
     visitor.page.locator(".survey [data-none]").nth(1).check()
     visitor.page.keyboard.press("Tab")
     visitor.page.locator(".survey .scale label").nth(1).click()
@@ -249,6 +251,8 @@ def test_what_was_entered_survives_a_refresh_of_the_tab_alone(browser, own, know
     visitor.page.locator(SUBMIT).click()
     visitor.moved(before)
     assert visitor.page.evaluate("sessionStorage.length") == 0
+    *_, row = sorted(person(own, "types", responses), key=lambda row: row.answered_at)
+    assert (row.pastes, row.tab_leaves) == (1, 1) and row.milliseconds > 2000
     assert not visitor.trouble
 
 

@@ -204,7 +204,7 @@ def test_markup_shows_as_text(frozen, tmp_path):
     study, _ = frozen
     evil = "<img src=x onerror=alert(1)>"
     view = View(
-        study.model_copy(update={"title": evil, "consent": evil + " [x](javascript:alert(1))"})
+        study.model_copy(update={"title": evil, "consent": evil + " [x](javascript:alert(1))"}), 60
     )
     html = view.page(Standing(S.CONSENT))["html"]
     assert "<img" not in html
