@@ -283,7 +283,9 @@ def test_a_tampered_pack_is_noticed(tmp_path, made):
 
 def test_anonymising_keeps_the_order_of_people(made):
     _, _, (answers, people), _ = made
-    hidden, persons = anonymised(answers, people)
+    telling = {"code": "C1", "browser": "firefox", "viewport_width": 1439, "touch": True}
+    hidden, persons = anonymised(answers, people.assign(**telling))
+    assert persons[list(telling)].isna().all(axis=None)
     assert list(persons["participant"]) == [f"p{n:04d}" for n in range(1, 33)]
     merged = answers.sort_values(["participant", "trial"])["answer"].tolist()
     assert hidden["answer"].tolist() == merged

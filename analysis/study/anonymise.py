@@ -12,13 +12,16 @@ from tasks.responses import PARTICIPANTS, RESPONSES
 
 EPOCH = pd.Timestamp("1970-01-01T00:00:00Z")
 
+#: What together can single out a person, or is known to the platform; no analysis reads it.
+TELLING = ("code", "viewport_width", "viewport_height", "pixel_ratio", "touch", "browser")
+
 
 def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both tables without what could identify a person, in an order that reveals nothing.
 
     Participants are numbered in the order of their pseudonyms, so that an analysis that sorts by
-    participant gives the same numbers. Times are relative to consent; questionnaire answers
-    and platform are emptied.
+    participant gives the same numbers. Times are relative to consent; questionnaire answers,
+    platform, completion code and device are emptied.
     """
     order = sorted(people["participant"])
     width = max(4, len(str(len(order))))
@@ -34,6 +37,7 @@ def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFr
         questionnaire="{}",
         platform="",
         participant=people["participant"].map(names),
+        **{name: people[name].mask(people[name].notna()) for name in TELLING},
     )
     responses = responses.assign(
         shown_at=shifted(responses["shown_at"], responses["participant"]),

@@ -34,14 +34,15 @@ Data and tables of study {hash} ({participants} participants analysed, {answers}
 - `analysis.json`: every choice of the analysis; `versions.json`: with which software
 - `checksums.sha256`: check with `sha256sum -c checksums.sha256`
 
-Rebuild all tables from this pack alone and compare them byte for byte (`--out FOLDER` writes them,
-the figures and the report there):
+Rebuild all tables from this pack alone and compare them byte for byte, with ConceptEvo Harness
+installed from its repository (`pip install '.[analysis]'` there; `--out FOLDER` writes the tables,
+the figures and the report):
 
-    pip install conceptevo-harness[analysis]
     conceptevo rebuild release.zip
 
 Anonymisation: participants are numbered; times count from each participant's consent, set to
-1970-01-01; questionnaires and platforms are left out. Free-text labels are as written.
+1970-01-01; questionnaires, platforms, completion codes and devices are left out. Free-text
+labels are as written.
 """
 
 
@@ -122,10 +123,13 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
         tables = write_tables(results, again)
         if out is not None:
             write_pictures(results, tables, out)
-        before = {p.name: p.read_bytes() for p in _files(folder / "tables")}
-        after = {p.name: p.read_bytes() for p in _files(again / "tables")}
-        for other in (before, after):
-            root = folder if other is before else again
-            other["numbers.tex"] = (root / "numbers.tex").read_bytes()
+        before, after = (
+            {
+                p.name: p.read_bytes()
+                for part in ("tables", "numbers.tex")
+                for p in _files(root / part)
+            }
+            for root in (folder, again)
+        )
         names = sorted(before.keys() | after.keys())
         return [name for name in names if before.get(name) != after.get(name)]
