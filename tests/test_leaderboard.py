@@ -120,7 +120,10 @@ def test_one_class_gives_no_interval_and_no_p():
     wide = measures.outcomes(records({**BASE, "good": GOOD, "null": NULL}, classes=1))
     found = comparisons.clustered_by_class(measures.measured(wide, measures.gap, ["good", "null"]))
     assert np.isfinite(found.value).all() and np.isnan(found.interval()).all()
-    assert comparisons.differences(found, ["good", "null"])["p"].isna().all()
+    pairs = comparisons.differences(found, ["good", "null"])
+    assert pairs["p"].isna().all()
+    assert comparisons.letters(["good", "null"], pairs) == {"good": "", "null": ""}
+    assert comparisons.letters(["good"], pairs[:0]) == {"good": "a"}
     tests = significance.class_tests(wide, ["good"])
     assert tests["page"].isna().all()
 

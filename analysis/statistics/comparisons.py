@@ -174,7 +174,7 @@ def differences(clustered: Clustered, names: Sequence[str]) -> pd.DataFrame:
 def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
     """Return a compact letter display (Piepho, 2004): names that share a letter were compared
     and do not differ significantly. Names whose comparison could not be computed (p is NaN) do not
-    share a letter.
+    share a letter; a name of which none could be computed has no letter.
 
     Args:
         names: all names, from best to worst.
@@ -197,8 +197,11 @@ def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:
         ]
     position = {name: index for index, name in enumerate(names)}
     groups.sort(key=lambda group: [position[name] for name in group])
+    known = pairs.loc[pairs["p"].notna(), ["first", "second"]]
+    compared = set(known.to_numpy().ravel()) if len(pairs) else set(names)
     return {
         name: "".join(_letter(i) for i, group in enumerate(groups) if name in group)
+        * (name in compared)
         for name in names
     }
 
