@@ -314,6 +314,19 @@ def test_what_a_score_returns_is_a_number_for_every_image_and_channel(change, go
         sensitivities(pair, [images], 1, mine, np.random.default_rng(0))
 
 
+def test_an_error_in_a_users_score_or_ablation_names_it(case, monkeypatch):
+    def scored(change):
+        return change.no_such_thing
+
+    def ablated(maps, layer):
+        return {}[layer]
+
+    with pytest.raises(ValueError, match="importance method 'scored' failed: AttributeError: "):
+        sensitivities(case[0], [case[1]], 1, ImportanceMethod(scored), np.random.default_rng())
+    with pytest.raises(ValueError, match="ablation 'mine' failed: KeyError: '1'"):
+        rows(case, ablated, monkeypatch)
+
+
 def test_undefined_outputs_and_sensitivities_are_refused():
     """NaN is smaller than nothing, so it would count as correct and as not important."""
 

@@ -22,7 +22,7 @@ from harness.networks.execution import Change, Execution, execution, replace_cha
 from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import UNDEFINED, run_network
+from harness.networks.running import UNDEFINED, run_network, users_code
 from harness.records import ARM
 from harness.registry import Registry
 
@@ -191,7 +191,9 @@ def ablate(
 
 def _replacement(ablation: str, maps: Maps, running: Execution, layer: str) -> Tensor:
     """Return what takes the place of a layer's output; its shape and type must be the same."""
-    output, value = running.output(layer), ABLATIONS.get(ablation)(maps, layer)
+    output, replace = running.output(layer), ABLATIONS.get(ablation)
+    with users_code("ablation", ablation):
+        value = replace(maps, layer)
     if isinstance(value, Tensor) and (value.shape, value.dtype) == (output.shape, output.dtype):
         return value
     got = type(value).__name__

@@ -24,7 +24,7 @@ from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.objectives import Target, as_target
-from harness.networks.running import UNDEFINED
+from harness.networks.running import UNDEFINED, users_code
 from harness.registry import Registry, description
 from harness.section import DISTINCT, Section, each
 
@@ -219,9 +219,10 @@ def sensitivities(
         for batch in batches:
             change = Change(case, batch, first)
             first += len(batch)
-            returned = method.sensitivity(change)
+            with users_code("importance method", method.sensitivity):
+                returned = method.sensitivity(change)
             for layer in models.layers:
-                pieces[layer.name].append(_checked(returned, layer, len(batch)))
+                pieces[layer.name].append(_checked(method, returned, layer, len(batch)))
     joined = {layer: torch.cat(values).cpu().double().numpy() for layer, values in pieces.items()}
     for name, every in joined.items():
         count = int((~np.isfinite(every)).sum())
@@ -233,7 +234,7 @@ def sensitivities(
     return joined
 
 
-def _checked(sensitivity: object, layer: Layer, images: int) -> Tensor:
+def _checked(method: ImportanceMethod, sensitivity: object, layer: Layer, images: int) -> Tensor:
     """Return a layer's part of what a method returned. Raises ValueError if it cannot be that."""
     values = sensitivity.get(layer.name) if isinstance(sensitivity, dict) else None
     shape = (images, layer.channels)
@@ -241,9 +242,10 @@ def _checked(sensitivity: object, layer: Layer, images: int) -> Tensor:
         return values.detach()
     kind = type(sensitivity if values is None else values).__name__
     got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {kind}"
+    name = getattr(method.sensitivity, "__name__", method.sensitivity)
     raise ValueError(
-        f"an importance method must return a dict with a real tensor [batch, channels] of each "
-        f"layer, for {layer.name!r} of shape {shape}; got {got}"
+        f"importance method {name!r} must return a dict with a real tensor [batch, channels] of "
+        f"each layer, for {layer.name!r} of shape {shape}; got {got}"
     )
 
 
