@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from harness.text import counted
+from survey_app.platforms import is_id
 from survey_app.schema import (
     blocked,
     participants,
@@ -267,9 +269,20 @@ class Places:
         return None
 
     def block(self, platform_ids: Iterable[str]) -> int:
-        """Bar people by their platform ids; return how many are new. Only hashes are stored."""
+        """Bar people by their platform ids; return how many are new. Only hashes are stored.
+
+        Raises:
+            ValueError: a text is no id, so that nobody would be recognised by it.
+        """
         with self._changing() as connection:
-            digests = [self._digest(connection, one) for one in dict.fromkeys(platform_ids)]
+            named = dict.fromkeys(platform_ids)
+            settings = self.settings(connection)
+            if odd := [one for one in named if not is_id(one, settings)]:
+                raise ValueError(
+                    f"{odd[0]!r} is no id of a person ({counted(len(odd), 'such line')}), so "
+                    f"nobody was barred; give one id a line, exactly as the platform writes it"
+                )
+            digests = [self._digest(connection, one) for one in named]
             new = sum(
                 self.store.insert_new(connection, blocked, {"study": self.study, "digest": digest})
                 for digest in digests

@@ -18,7 +18,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TURK = re.compile(r"https://((?:[a-z0-9-]+\.)*mturk\.com)(?:[/?#].*)?")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 #: Platform -> regular expression of its ids of people.
-FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}"}
+FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}", "open": "[A-Za-z0-9_-]{22}"}
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
@@ -109,6 +109,12 @@ def _check(details: Mapping[str, str], entry: Entry, person: str, study: str, fo
         raise BadAddress(
             N_("This link belongs to another study. Please start again from the platform.")
         )
+
+
+def is_id(text: str, entry: Entry) -> bool:
+    """Return whether a text has the form of the ids of people who are admitted."""
+    forms = [entry.ids] if entry.ids else [FORMS[platform] for platform in entry.platforms]
+    return any(re.fullmatch(form, text) for form in forms)
 
 
 def new_link(secret: str) -> str:

@@ -1,8 +1,9 @@
 """The service of one study: it admits visitors, returns their pages and carries out their actions.
 
 Every action carries a signed token of (participant, version). An action for an older version is a
-repeat (double click, second tab, or a retry after a lost acknowledgement): it changes nothing and
-is answered with the current page. An action can therefore be sent any number of times.
+repeat (double click, second tab, or a retry after a lost acknowledgement): it changes nothing,
+unless it withdraws, and is answered with the current page. An action can therefore be sent any
+number of times.
 """
 
 from __future__ import annotations
@@ -167,7 +168,9 @@ class Service:
             if row is None:
                 raise tokens.BadToken("unknown participant")
             at = standing(self.study, self.keys, row)
-            done = signed.version == row["version"] and at.stage not in flow.ENDS
+            # A withdrawal holds from any page, such as one in a tab that has been open for long.
+            meant = signed.version == row["version"] or "withdraw" in values
+            done = meant and at.stage not in flow.ENDS
             if done:
                 row = self._do(Turn(connection, row, at, action))
             identity = self._identity_at_end(connection, row)

@@ -237,6 +237,15 @@ def test_signing_needs_a_platform_that_signs():
 def test_earlier_participants_are_barred_by_hashes(service):
     assert service.places.block([PID, PID, "8c" * 12]) == 2
     assert service.places.block([PID]) == 0
+    strict = service.recruitment.model_copy(update={"ids": "", "platforms": ("prolific",)})
+    with service.store.write() as connection:
+        service.places.begin(connection, strict)
+    for odd in (f'"{PID}"', PID.upper(), f"{PID},APPROVED", "Participant id"):
+        with pytest.raises(
+            ValueError, match=r"is no id of a person \(1 such line\), so nobody was"
+        ):
+            service.places.block(["7e" * 12, odd])
+    assert service.places.block(["7e" * 12]) == 1
     page = look(service, arrive(service, PID))
     assert page["stage"] == "screened_out" and "earlier study" in page["html"]
     assert begin(service, "9d" * 12)["stage"] == "instructions"

@@ -222,6 +222,8 @@ def test_withdrawing_is_possible_on_every_page(service, stage):
     person = arrive(service, "leaves")
     page = go(service, person, stage)
     assert "Withdraw and delete my answers" in page["html"]
+    if stage is not Stage.QUESTIONS:  # in another tab; the withdrawal holds all the same
+        service.act(page["token"], fill(page))
     after, done = service.act(page["token"], {"values": {"withdraw": "yes"}})
     assert (after["stage"], done) == ("withdrawn", True)
     assert "cc=STOP" in after["html"]
