@@ -84,10 +84,12 @@ def skip_gram(
 def consecutive_pairs(groups: sparse.csr_array, rng: np.random.Generator) -> np.ndarray:
     """Shuffle each group's items and pair consecutive ones: int64 [pairs, 2] in random order."""
     count = groups.nnz
-    group = np.repeat(np.arange(groups.shape[0]), np.diff(groups.indptr))
+    integer = sparse.get_index_dtype(maxval=max(count, *groups.shape))
+    group = np.repeat(np.arange(groups.shape[0], dtype=integer), np.diff(groups.indptr))
     order = np.argsort(rng.random(count), kind="stable")
     # Each column has one entry, and the conversion sorts by row in linear time, keeping the order.
-    columns = (groups.indices[order], group[order], np.arange(count + 1))
+    items = groups.indices.astype(integer)[order]
+    columns = (items, group[order], np.arange(count + 1, dtype=integer))
     items = sparse.csc_array(columns, shape=(groups.shape[0], count)).tocsr().data
     together = group[:-1] == group[1:]
     pairs = np.stack([items[:-1][together], items[1:][together]], axis=1)
