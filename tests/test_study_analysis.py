@@ -267,6 +267,19 @@ def test_departures_from_the_frozen_plan_are_said(tmp_path, made):
         _ = replace(analysed, settings=Settings(reference="rndm")).departures
 
 
+def test_a_pack_holds_only_what_the_analysis_wrote(tmp_path, made, caplog):
+    *_, results = made
+    whole = release(results, tmp_path / "whole.zip").read_bytes()
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results" / "data" / "raw.csv").write_text("PROLIFIC_PID")
+    (tmp_path / "results" / "tables" / ".accuracy.csv").touch()
+    assert release(tmp_path / "results", tmp_path / "again.zip").read_bytes() == whole
+    assert "data/raw.csv" in caplog.text and ".accuracy.csv" in caplog.text
+    (tmp_path / "results" / "data" / "responses.csv").unlink()
+    with pytest.raises(ValueError, match=r"holds no data/responses\.csv; give the --out"):
+        release(tmp_path / "results", tmp_path / "x.zip")
+
+
 def test_a_tampered_pack_is_noticed(tmp_path, made):
     *_, results = made
     pack = release(results, tmp_path / "pack.zip")

@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 NETWORK, REVERSION, FROM_RUN = "network.csv", "reversion.csv", "run"
 #: Counts of questionnaire answers of the analysed participants; single answers are not kept.
 DEMOGRAPHICS = "demographics.csv"
+DATA = (NETWORK, REVERSION, DEMOGRAPHICS)
 RUN_TABLES_SHOWN = ("reversion", "alignment", "times")
 BENCH_TABLES_SHOWN = ("leaderboard", "spaces")
 
@@ -95,7 +96,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     data = anonymised(answers[answers["participant"].isin(consented)], people)
     write_data(out / "data", *data)
     copy_study(inputs.study, out / "study")
-    for name in (NETWORK, REVERSION, DEMOGRAPHICS):
+    for name in DATA:
         (out / "data" / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
     if (counts := demographics_of(chosen, people)) is not None:
@@ -149,8 +150,7 @@ def read_results(folder: Path) -> Results:
 
     responses = prepare(frozen, answers, people, config["source"])
     network, reversion, demographics = (
-        pd.read_csv(path) if (path := folder / "data" / name).is_file() else None
-        for name in (NETWORK, REVERSION, DEMOGRAPHICS)
+        pd.read_csv(path) if (path := folder / "data" / name).is_file() else None for name in DATA
     )
     joined = None if network is None else meeting.join(responses, network)
     names = (*RUN_TABLES_SHOWN, *BENCH_TABLES_SHOWN)

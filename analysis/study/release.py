@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import tempfile
 import zipfile
@@ -11,13 +12,23 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from analysis.study.pipeline import read_results, write_pictures, write_tables
+from analysis.study.pipeline import DATA, read_results, write_pictures, write_tables
 from analysis.study.responses import NOTES
 from harness.files import whole_file
 from tasks.responses import codebook
 
-#: Files and folders of a results folder that go into the pack.
-PARTS = ("tables", "data", "study", "analysis.json", "numbers.tex")
+log = logging.getLogger(__name__)
+
+#: Files without which a results folder or a pack is none.
+NEEDED = (
+    "analysis.json", "numbers.tex", "study/study.json", "study/keys.json",
+    "data/responses.csv", "data/responses-participants.csv",
+)  # fmt: skip
+#: Patterns of the files of a results folder that go into the pack: those that the analysis writes.
+PARTS = (
+    *NEEDED, *(f"data/{name}" for name in DATA), "data/run/*.json", "study/images/*",
+    "tables/*.csv", "tables/*.md", "tables/*.tex",
+)  # fmt: skip
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "matplotlib", "conceptevo-harness")
 
 README = """# {title}{note}
@@ -57,15 +68,13 @@ def release(results: Path, out: Path) -> Path:
     Raises:
         ValueError: the folder is not a results folder.
     """
-    if not (results / "analysis.json").is_file():
-        raise ValueError(
-            f"{results} holds no analysis.json; give the --out of `conceptevo analyse`"
-        )
-    files = {
-        path.relative_to(results).as_posix(): path.read_bytes()
-        for part in PARTS
-        for path in _files(results / part)
-    }
+    if missing := [name for name in NEEDED if not (results / name).is_file()]:
+        raise ValueError(f"{results} holds no {missing[0]}; give the --out of `conceptevo analyse`")
+    paths = {path for part in PARTS for path in results.glob(part) if path.name[0] != "."}
+    others = {path for part in ("data", "study", "tables") for path in _files(results / part)}
+    for path in sorted(others - paths):
+        log.warning("left out, because the analysis did not write it: %s", path)
+    files = {path.relative_to(results).as_posix(): path.read_bytes() for path in sorted(paths)}
     settings = json.loads(files["analysis.json"])
     readme = README.format(note=NOTES[settings["source"]], **settings["about"])
     files["README.md"] = readme.encode()
@@ -112,8 +121,9 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
                 archive.extractall(folder)
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"{pack} is no readable release pack ({error})") from error
-        if not (folder / "checksums.sha256").is_file():
-            raise ValueError(f"{pack} is no release pack: it holds no checksums.sha256")
+        for needed in ("checksums.sha256", *NEEDED):
+            if not (folder / needed).is_file():
+                raise ValueError(f"{pack} is no release pack: it holds no {needed}")
         for line in (folder / "checksums.sha256").read_text().splitlines():
             digest, _, file = line.partition("  ")
             if not (folder / file).is_file() or _digest((folder / file).read_bytes()) != digest:
