@@ -15,16 +15,15 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from harness.concepts.image_embedding import solve_image_vectors
-from harness.concepts.network import Network
 from harness.concepts.neuron_embedding import SkipGram, consecutive_pairs, skip_gram
-from harness.concepts.probing import ProbeParameters, probe
+from harness.concepts.probing import ProbeParameters, probe_range
+from harness.concepts.recorded import stimuli_table
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
-from harness.evolutions.pair import ModelPair
 from harness.images.batches import batches
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build, channels_last
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.layers import find_layers
 from harness.records import Checkpoint
 
@@ -179,7 +178,10 @@ def stages(repeats: int) -> list[list[str]]:
         f"stimuli of {PROBED} images",
         _equal_lists,
         plain=lambda: plain_stimuli(plain_newer, layers, images),
-        ours=lambda: probe(network, images, parameters).stimuli,
+        ours=lambda: stimuli_table(
+            probe_range(network, images, range(PROBED), parameters).part,
+            *(layers, network.checkpoint, PROBED),
+        ),
     )
     neuron = recorded.groupby(["layer", "channel"], sort=False).ngroup().to_numpy()
     ones = (np.ones(len(recorded)), (neuron, recorded["image_id"]))

@@ -23,18 +23,17 @@ import typer
 from scipy import sparse
 
 from harness.artifacts import Artifact, Run
-from harness.concepts.network import Network
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
 from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
-from harness.evolutions.pair import ModelPair
 from harness.files import write_tables
 from harness.images.batches import batches
 from harness.images.folders import folder_images
 from harness.images.sets import View
 from harness.networks.architectures import build
+from harness.networks.layer import ModelPair, Network
 from harness.networks.layers import find_layers
 from harness.records import JOINT, Checkpoint
 from harness.stages.engine import one_thread

@@ -34,13 +34,12 @@ from harness.concepts.map import project
 from harness.concepts.probing import ProbeParameters, _Recording
 from harness.concepts.space import SemanticSpace
 from harness.evolutions.importance import importance_method, sensitivities
-from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
 from harness.networks.architectures import ARCHITECTURES, build, channels_last
 from harness.networks.devices import CPU
 from harness.networks.execution import _Traced, execution, replace_channels
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network

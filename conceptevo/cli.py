@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -307,16 +308,15 @@ def verify(run: RunFolder) -> None:
     from harness.verify import verify as findings_of
 
     store = Run(run).manifest()["configuration"].get("store")
-    files, findings = 0, []
-    for _, finding in findings_of(open_run(run, store)):
-        files += 1
+    counts = Counter[str]()
+    for path, finding in findings_of(open_run(run, store)):
+        counts["unchanged" if finding is None else "damaged" if finding.is_damage else "open"] += 1
         if finding is not None:
-            findings.append(finding)
-            console.print(f"{finding.path} {finding.text}")
-    damaged = sum(finding.is_damage for finding in findings)
+            console.print(f"{path.relative_to(run)} {finding.text}")
+    damaged = counts["damaged"]
     console.print(
-        f"{files} artifacts: {files - len(findings)} unchanged, {damaged} damaged or missing, "
-        f"{len(findings) - damaged} unfinished or without a recorded hash"
+        f"{counts.total()} artifacts: {counts['unchanged']} unchanged, {damaged} damaged or "
+        f"missing, {counts['open']} unfinished or without a recorded hash"
     )
     if damaged:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks of folders, hashes of files.
+"""Files that are written whole or not at all, locks of folders, hashes and formats of files.
 
 This module does not import torch, because the survey server and the analysis use it.
 """
@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -142,13 +143,37 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_hashes: dict[tuple[str, int, int], str] = {}
+@cache
+def _hash_of_state(path: Path, size: int, changed: int) -> str:
+    return content_hash(path)
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, cached by path, size and modification time."""
     stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _hashes:
-        _hashes[key] = content_hash(path)
-    return _hashes[key]
+    return _hash_of_state(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+#: Beginnings of files, in lower case, and descriptions of their formats.
+KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` gets it",
+    b"<!doctype html": "a web page (HTML), not the file itself: the download went wrong",
+    b"<html": "a web page (HTML), not the file itself: the download went wrong",
+    b"\x93numpy": "a NumPy array",
+    b"\x89hdf": "an HDF5 file (of Keras, perhaps)",
+    b"\x1f\x8b": "compressed (gzip); unpack it first",
+    b"7z\xbc\xaf": "compressed (7z); unpack it first",
+    b"\xfd7zxz": "compressed (xz); unpack it first",
+    b"bzh": "compressed (bzip2); unpack it first",
+    b"gguf": "a GGUF file, whose weights are quantised; the original weights are needed",
+    b"%pdf": "a PDF document",
+    b"{": "JSON or other text",
+}
+
+
+def kind_of(head: bytes) -> str:
+    """Describe the format of a file from its first bytes; "" if it is not among KINDS."""
+    if not head:
+        return "empty (0 bytes)"
+    beginning = head.lstrip().lower()
+    return next((what for start, what in KINDS.items() if beginning.startswith(start)), "")

@@ -74,24 +74,26 @@ def description(plugin: Any) -> str:
     return re.split(r"(?<=[^.A-Z]\.) ", text, maxsplit=1)[0]
 
 
-def import_attribute(path: str, kind: str):
-    """Import ``package.module:attribute``; `kind` names the kind of plug-in in errors.
-
-    The working folder is searched last, so that files in it do not hide installed packages.
-    """
-    module, _, attribute = path.partition(":")
+def search_working_folder() -> str:
+    """Let modules also be imported from the working folder, and return it. It is searched last, so
+    that files in it do not hide installed packages."""
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
+    return here
+
+
+def import_attribute(path: str, kind: str):
+    """Import ``package.module:attribute``; `kind` names the kind of plug-in in errors."""
+    module, _, attribute = path.partition(":")
+    here = search_working_folder()
     try:
         return getattr(with_torchvision(importlib.import_module, module), attribute)
     except AttributeError:
         raise ValueError(f"{kind} {path!r}: module {module} has no {attribute!r}") from None
     except (Exception, SystemExit) as error:  # the user's module runs while it is imported
-        hint = (
-            ""
-            if importlib.util.find_spec(module.partition(".")[0])
-            else (f"; it is looked for among the installed packages, on PYTHONPATH and in {here}")
-        )
+        hint = f"; it is looked for among the installed packages, on PYTHONPATH and in {here}"
+        if importlib.util.find_spec(module.partition(".")[0]):
+            hint = ""
         raise ValueError(f"{kind} {path!r} cannot be imported: {_summary(error)}{hint}") from error
 
 
@@ -139,8 +141,7 @@ def plugin_identity(name: str) -> str:
     module, colon, _ = name.partition(":")
     if not colon:
         return name
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    search_working_folder()
     digest = hashlib.sha256()
     for source in sorted(_sources(module)):
         digest.update(source.read_bytes())

@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.artifacts import Run, read_sidecar
 from harness.files import content_hash
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A fault of one file, or the fact that nothing is known about it.
+class Finding(NamedTuple):
+    """A fault of one file; unless it `is_damage`, nothing is known about the file.
 
-    Attributes:
-        path: below the run's folder.
-        text: a sentence.
-        is_damage: whether the file differs from what was written; otherwise nothing is known.
+    The text completes a sentence that begins with the file's name.
     """
 
-    path: Path
     text: str
-    is_damage: bool
+    is_damage: bool = True
 
 
 def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
     """Yield each artifact's file and its fault, if any, in the folder or in the run's store."""
     for path in run.files():
-        yield path, _finding(path, path.relative_to(run.root))
+        yield path, _finding(path)
     for name in run.damaged_elsewhere():
         text = "differs in the store from what was written: delete it there and run again"
-        yield run.root / name, Finding(Path(name), text, True)
+        yield run.root / name, Finding(text)
 
 
-def _finding(path: Path, place: Path) -> Finding | None:
+def _finding(path: Path) -> Finding | None:
     about = read_sidecar(path)
-    sidecar_is_there = path.with_name(path.name + ".json").exists()
     if not path.exists():
-        return Finding(place, "is missing although its sidecar exists: run the command again", True)
-    if about is None and sidecar_is_there:
-        return Finding(place, "its sidecar cannot be read: delete it and run again", True)
+        return Finding("is missing although its sidecar exists: run the command again")
+    if about is None and path.with_name(path.name + ".json").exists():
+        return Finding("its sidecar cannot be read: delete it and run again")
     if about is None:
-        return Finding(place, "was not finished, and will be made again", False)
+        return Finding("was not finished, and will be made again", False)
     if "sha256" not in about:
-        return Finding(
-            place, "has no hash: it is being written, or is of an earlier version", False
-        )
+        return Finding("has no hash: it is being written, or is of an earlier version", False)
     if content_hash(path) != about["sha256"]:
-        return Finding(place, "differs from what was written: delete it and run again", True)
+        return Finding("differs from what was written: delete it and run again")
     return None

@@ -5,17 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_pass import probe
 from torch import nn
 
 from harness.concepts import naming
 from harness.concepts.naming import attribute_overlaps, dissect
-from harness.concepts.network import Network
-from harness.concepts.probing import ProbeParameters, probe
+from harness.concepts.probing import ProbeParameters
 from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build
-from harness.networks.layers import Layer, find_layers
-from harness.networks.receptive_field import with_patches
+from harness.networks.layer import Network
+from harness.networks.layers import Layer, find_layers, with_patches
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.sources import TrainedSource
 from harness.records import Checkpoint

@@ -21,11 +21,11 @@ from harness.evolutions.importance import (
     split_half,
     summarise,
 )
-from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import Case, Change, concept_vector
 from harness.images.sets import View
 from harness.networks.architectures import ARCHITECTURES, build
 from harness.networks.execution import execution, replace_channels
+from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.objectives import class_logit
 from harness.records import CONTROLS, JOINT

@@ -16,13 +16,13 @@ from harness.evolutions.importance import (
     importance_method,
     sensitivities,
 )
-from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
-from harness.images.splits import split_images
 from harness.networks.architectures import build
 from harness.networks.execution import execution, replace_channels
+from harness.networks.layer import ModelPair
 from harness.networks.layers import Layer, find_layers
+from harness.stages.checkpoints import split_images
 
 METHODS = ("sign_t", "mean_t", "sign_t1", "mean_t1", "sign_path", "mean_path", "change", "random")
 

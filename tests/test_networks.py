@@ -12,14 +12,13 @@ from torch.nn import functional as F
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.naming import dissect
-from harness.concepts.network import Network
 from harness.images.sets import ArrayImages, View, drawn_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.calls import expose_calls
 from harness.networks.default_layers import token_grid
-from harness.networks.layers import find_layers
-from harness.networks.outputs import choose_output, logits_of
-from harness.networks.receptive_field import with_patches
+from harness.networks.layer import Network
+from harness.networks.layers import find_layers, with_patches
+from harness.networks.running import choose_output, logits_of
 from harness.networks.watching import watch
 from harness.records import Checkpoint
 from harness.registry import UserCodeError

@@ -17,9 +17,9 @@ from torch import nn
 import conceptevo as ce
 from harness.artifacts import Artifact, Run
 from harness.evolutions.ablation import Arm, Images, ablate
-from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View, drawn_arrays
+from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.objectives import (
     OBJECTIVES,

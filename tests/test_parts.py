@@ -7,18 +7,17 @@ import oracles
 import pytest
 import torch
 from network_pairs import perturbed
+from one_pass import probe
 from torch import nn
 
-from harness.concepts.network import Network
-from harness.concepts.probing import ProbeParameters, probe
+from harness.concepts.probing import ProbeParameters
 from harness.evolutions.ablation import Arm, Images, ablate
-from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import ArrayImages, View, drawn_arrays
 from harness.networks.execution import execution, replace_channels
-from harness.networks.layers import find_layers
+from harness.networks.layer import ModelPair, Network
+from harness.networks.layers import find_layers, with_patches
 from harness.networks.parts import OpenAttention, open_attention
-from harness.networks.receptive_field import with_patches
 from harness.records import Checkpoint
 
 VIEW = View(32, 32)

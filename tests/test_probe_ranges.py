@@ -10,15 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_pass import probe
 from torch import nn
 
 from harness.concepts import probing
-from harness.concepts.network import Network
 from harness.concepts.probing import (
     ProbeParameters,
     peaks,
     positions,
-    probe,
     probe_range,
     ranges,
     strongest,
@@ -33,6 +32,7 @@ from harness.concepts.recorded import (
 from harness.images.sets import ArrayImages, View
 from harness.networks.architectures import build
 from harness.networks.devices import Device
+from harness.networks.layer import Network
 from harness.networks.layers import Layer, find_layers
 from harness.records import Checkpoint
 

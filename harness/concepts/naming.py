@@ -19,11 +19,10 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-from harness.concepts.network import Network
 from harness.images.batches import batches
 from harness.images.sets import FileImages, ImageSet
 from harness.networks.budget import halving
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, Network
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
 from harness.records import NEURON

@@ -1,7 +1,8 @@
 """Record of a checkpoint on the probe images: stimuli, peaks, responsive neurons, activations.
 
 The images can be divided into ranges that are recorded on any machine and in any order:
-`probe_range` records one range, and `recorded.merge` merges the records of several. Memory depends
+`probe_range` records one range, and `recorded.py` merges the records of several and makes their
+tables. Memory depends
 on the size of a range, not on the number of images.
 """
 
@@ -19,14 +20,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.concepts.network import Network
-from harness.concepts.recorded import ProbePart, neurons_table, responsive_table, stimuli_table
-from harness.concepts.stimuli import TopK
+from harness.concepts.recorded import ProbePart, TopK
 from harness.images.batches import batches
 from harness.images.sets import ImageSet
 from harness.networks.budget import FEWEST, halving
 from harness.networks.devices import Device
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, Network
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
 from harness.section import Section
@@ -75,25 +74,6 @@ class RangeRecord:
     activations: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What was recorded of one checkpoint on the probe images.
-
-    Attributes:
-        stimuli: series, epoch, layer, channel, rank, image_id, activation, peak_y, peak_x (centre
-            of the peak's position in the map, as a fraction of the view). Dead neurons are absent;
-            a neuron that fewer than k images activate has fewer rows.
-        responsive: series, epoch, image_id, rank, layer, channel, activation.
-        activations: [images, neurons], columns as the rows of `neurons`; empty if not kept.
-        neurons: layer, channel, dead (see `neurons_table`); one row per neuron.
-    """
-
-    stimuli: pd.DataFrame
-    responsive: pd.DataFrame
-    activations: np.ndarray
-    neurons: pd.DataFrame
-
-
 def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
     """Divide images into ranges of nearly equal size within `range_images` and about RANGE_BYTES.
 
@@ -116,31 +96,6 @@ def image_bytes(neurons: int, parameters: ProbeParameters) -> int:
     `responses` with the arrays behind them."""
     activation = np.dtype(parameters.activations_type).itemsize * parameters.activations
     return neurons * activation + 64 * parameters.responsive
-
-
-def probe(
-    network: Network,
-    images: ImageSet,
-    parameters: ProbeParameters,
-    on_image: Callable[[int], None] = lambda count: None,
-) -> Probe:
-    """Record the activations of every neuron of the network's layers on every image, as one range.
-
-    Raises:
-        ValueError: see `probe_range`.
-    """
-    record = probe_range(network, images, range(len(images)), parameters, on_image)
-    layers, checkpoint = network.layers, network.checkpoint
-    neurons = neurons_table(record.part, layers)
-    activations = np.empty((0, len(neurons)), dtype=np.float32)
-    if record.activations is not None:
-        activations = record.activations.T
-    return Probe(
-        stimuli_table(record.part, layers, checkpoint, len(images)),
-        responsive_table(record.responses, layers, checkpoint),
-        activations,
-        neurons,
-    )
 
 
 def probe_range(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
@@ -17,9 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from harness.evolutions.pair import ModelPair
 from harness.networks.execution import Change, Execution, execution, replace_channels
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import UNDEFINED, run_network, users_code
@@ -62,13 +61,6 @@ class Maps:
     mean: Callable[[str], Tensor]
 
 
-def _outputs(start: Callable[[], Execution]) -> Callable[[str], Tensor]:
-    """Return a function of a layer's name that returns its output; the model runs at the first
-    call."""
-    started = cache(start)
-    return lambda layer: started().output(layer)
-
-
 #: Function of the maps and a layer's name that returns the replacement of its output, [batch, ...]
 Ablation = Callable[[Maps, str], Tensor]
 ABLATIONS: Registry[Ablation] = Registry("ablation")
@@ -99,6 +91,10 @@ def resample(maps: Maps, layer: str) -> Tensor:
     return maps.donor(layer)
 
 
+def _no_donors(ids: Tensor) -> Tensor:
+    raise ValueError("ablation 'resample' needs images of another class")
+
+
 @dataclass(frozen=True)
 class Images:
     """The images of one class on which arms are run, and other images that ablations use.
@@ -111,7 +107,7 @@ class Images:
 
     batches: Iterable[tuple[Tensor, Tensor]]
     reference: Callable[[], Sequence[Tensor]] = tuple
-    donors: Callable[[Tensor], Tensor] | None = field(default=None)
+    donors: Callable[[Tensor], Tensor] = _no_donors
 
 
 def ablate(
@@ -142,25 +138,31 @@ def ablate(
     """
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}
-    # one list per arm and label, so that the order of the rows does not depend on the batches
-    frames: list[list[dict[str, np.ndarray]]] = [[] for arm in arms for _ in arm.labels]
+    of_batches: list[list[dict[str, np.ndarray]]] = []
     with ExitStack() as borrowing, torch.inference_mode():
         running = borrowing.enter_context(execution(newer, layers, traced))
         others: dict[str, Execution] = {}  # opened at first use; `zero` needs none
 
-        def started(name: str, model: nn.Module, batch: Tensor) -> Execution:
-            if name not in others:
-                others[name] = borrowing.enter_context(execution(model, layers, traced))
-            others[name].start(batch)
-            return others[name]
+        def outputs(name: str, model: nn.Module, shown: Callable[[Tensor], Tensor], given: Tensor):
+            """Return a function of a layer's name that returns its output; the model runs at the
+            first call."""
+
+            @cache
+            def started() -> Execution:
+                if name not in others:
+                    others[name] = borrowing.enter_context(execution(model, layers, traced))
+                others[name].start(shown(given))
+                return others[name]
+
+            return lambda layer: started().output(layer)
 
         means = cache(lambda: _means(newer, layers, images.reference()))
         for ids, batch in images.batches:
             untouched = running.start(batch)
             maps = Maps(  # copies, as a user's ablation may write to them
                 lambda layer: running.output(layer).clone(),
-                _outputs(partial(started, "older", models.older, batch)),
-                _outputs(partial(_start_donors, started, newer, images, ids)),
+                outputs("older", models.older, lambda shown: shown, batch),
+                outputs("donors", newer, images.donors, ids),
                 lambda layer: means()[layer].clone(),
             )
             replacement = cache(partial(_replacement, ablation, maps, running))
@@ -181,11 +183,11 @@ def ablate(
             for arm, change in zip(arms, changes, strict=True):
                 after = next(outcomes) if change else before
                 rows += [_rows(ids, arm.layer, label, before, after) for label in arm.labels]
-            for frame, row in zip(frames, rows, strict=True):
-                frame.append(row)
+            of_batches.append(rows)
     nothing: Outcome = {name: np.empty(0, kind) for name, kind in OUTCOMES.items()}
     none = _rows(torch.empty(0, dtype=torch.int64), "", ("", "", 0), nothing, nothing)
-    parts = [row for frame in frames for row in frame] or [none]
+    # arm after arm, so that the order of the rows does not depend on the batches
+    parts = [row for rows in zip(*of_batches, strict=True) for row in rows] or [none]
     return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -203,17 +205,6 @@ def _replacement(ablation: str, maps: Maps, running: Execution, layer: str) -> T
         f"ablation {ablation!r} must return a tensor like the output of layer {layer!r}, "
         f"{tuple(output.shape)} of {output.dtype}; got {got}"
     )
-
-
-def _start_donors(
-    started: Callable[[str, nn.Module, Tensor], Execution],
-    newer: nn.Module,
-    images: Images,
-    ids: Tensor,
-) -> Execution:
-    if images.donors is None:
-        raise ValueError("ablation 'resample' needs images of another class")
-    return started("donors", newer, images.donors(ids))
 
 
 def _means(
@@ -281,13 +272,10 @@ def _outcomes(outputs: Sequence[Tensor], target: Target, ways: Sequence[str]) ->
 def _rows(
     ids: Tensor, layer: str, label: tuple[str, str, int], before: Outcome, after: Outcome
 ) -> dict[str, np.ndarray]:
-    count = len(ids)
-    method, arm, draw = label
-    named = dict(zip(ARM, (layer, method, arm, draw), strict=True))
     return {
         **{
-            name: np.full(count, value, dtype=None if name == "draw" else object)
-            for name, value in named.items()
+            name: np.full(len(ids), value, dtype=None if name == "draw" else object)
+            for name, value in zip(ARM, (layer, *label), strict=True)
         },
         "image_id": ids.numpy(),
         **{

@@ -7,7 +7,7 @@ arms do not depend on other methods. A new family of arms is one entry in FAMILI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Literal
@@ -182,26 +182,10 @@ def _other_class(ranked: Ranked) -> Sets:
     return {("other_class", 0): first}
 
 
-def _whole_layers(ranked: Ranked) -> Sets:
-    """Return `all`: all neurons of each layer."""
-    return {("all", 0): dict(ranked.order)}
-
-
-def _random(ranked: Ranked) -> Sets:
-    """Draw the `random` sets that are also run in each layer alone."""
-    return _random_sets(ranked, range(ranked.parameters.layer_draws))
-
-
-def _more_random(ranked: Ranked) -> Sets:
-    """Draw the remaining `random` sets."""
-    parameters = ranked.parameters
-    return _random_sets(ranked, range(parameters.layer_draws, parameters.draws))
-
-
-def _random_sets(ranked: Ranked, draws: Iterable[int]) -> Sets:
+def _random(ranked: Ranked, first: int, last: int) -> Sets:
     """Draw sets of the size of `q1` from all neurons of each layer; each draw has its own seed."""
     sets: Sets = {}
-    for draw in draws:
+    for draw in range(first, last):
         rng = ranked.generator("random set", draw)
         sets["random", draw] = {
             layer: rng.choice(np.sort(channels), len(ranked.bins[layer][0]), replace=False)
@@ -222,9 +206,14 @@ FAMILIES: Registry[Family] = Registry(
             matched_on=("activation",),
         ),
         "other_class": Family(_other_class, each_layer=False, benchmark=True, other_class=True),
-        "whole layers": Family(_whole_layers, control=True),
-        "random": Family(_random, control=True),
-        "more random": Family(_more_random, control=True, each_layer=False, benchmark=True),
+        "whole layers": Family(lambda ranked: {("all", 0): dict(ranked.order)}, control=True),
+        "random": Family(lambda r: _random(r, 0, r.parameters.layer_draws), control=True),
+        "more random": Family(
+            lambda r: _random(r, r.parameters.layer_draws, r.parameters.draws),
+            control=True,
+            each_layer=False,
+            benchmark=True,
+        ),
     },
 )
 

@@ -19,10 +19,9 @@ from pydantic import Field
 from scipy import stats
 from torch import Tensor
 
-from harness.evolutions.pair import ModelPair
 from harness.evolutions.sensitivity import Case, Change
 from harness.networks.execution import execution
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
 from harness.networks.running import UNDEFINED, users_code
 from harness.registry import Registry, description

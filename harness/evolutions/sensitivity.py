@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.evolutions.pair import ModelPair
 from harness.networks.execution import Execution
-from harness.networks.layer import Layer
+from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
-from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import explained, run_network, with_gradients
+from harness.networks.running import WithGradients, explained, logits_of, run_network
 
 CONCEPT_DRAWS = 5
 CONTEXTS = 16
@@ -49,9 +47,8 @@ class Case:
     path_steps: int
     rng: np.random.Generator
 
-    @cached_property
-    def chance(self) -> dict[str, Tensor]:
-        """Layer name -> random numbers [images, channels], independent of the batches."""
+    def _drawn(self) -> dict[str, Tensor]:
+        """Draw numbers in [0, 1): layer name -> [images, channels], independent of the batches."""
         count = sum(len(batch) for batch in self.batches)
         return {
             layer.name: torch.from_numpy(self.rng.random((count, layer.channels)))
@@ -59,17 +56,16 @@ class Case:
         }
 
     @cached_property
+    def chance(self) -> dict[str, Tensor]:
+        """Layer name -> random numbers [images, channels]."""
+        return self._drawn()
+
+    @cached_property
     def contexts(self) -> list[dict[str, Tensor]]:
         """CONTEXTS random masks: layer name -> which neurons are reverted for which image, bool
         [images, channels], each with probability CONTEXT_SHARE."""
-        count = sum(len(batch) for batch in self.batches)
         return [
-            {
-                layer.name: torch.from_numpy(
-                    self.rng.random((count, layer.channels)) < CONTEXT_SHARE
-                )
-                for layer in self.models.layers
-            }
+            {name: drawn < CONTEXT_SHARE for name, drawn in self._drawn().items()}
             for _ in range(CONTEXTS)
         ]
 
@@ -98,12 +94,10 @@ class Case:
         }
 
     def _pooled(self, batch: Tensor) -> dict[str, Tensor]:
-        newer = self.models.newer
-        with borrowed(newer), torch.no_grad():
-            keep = ActivationRecorder(newer, self.models.layers, lambda maps, _: maps.mean(dim=2))
-            with keep as record:
-                run_network(newer, batch, "for the concept vectors of its layers")
-            return dict(record.kept)
+        keep = ActivationRecorder(
+            self.models.newer, self.models.layers, lambda maps, _: maps.mean(dim=2)
+        )
+        return _kept(keep, batch, "for the concept vectors of its layers")
 
 
 class Change:
@@ -122,47 +116,27 @@ class Change:
         self.layers = case.models.layers
         self.images = slice(first, first + len(batch))
         self._batch = batch
+        self._older = _Side(case.models.older, self.layers, batch, case.older_target)
+        self._newer = _Side(case.models.newer, self.layers, batch, case.newer_target)
 
-    @cached_property
-    def _at_t(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        case = self.case
-        return maps_and_gradients(case.models.older, self.layers, self._batch, case.older_target)
-
-    @cached_property
-    def _at_t1(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return self._under_t1(self._batch)
-
-    def _under_t1(self, batch: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        case = self.case
-        return maps_and_gradients(case.models.newer, self.layers, batch, case.newer_target)
-
-    @cached_property
+    @property
     def maps_from(self) -> dict[str, Tensor]:
-        return self._maps(self.case.models.older, "_at_t")
+        return self._older.maps
 
-    @cached_property
+    @property
     def maps_to(self) -> dict[str, Tensor]:
-        return self._maps(self.case.models.newer, "_at_t1")
-
-    def _maps(self, model: nn.Module, with_gradients: str) -> dict[str, Tensor]:
-        """Return the maps that were computed with the gradients, if there are any, otherwise
-        those of a pass without gradients."""
-        if with_gradients in vars(self):
-            return getattr(self, with_gradients)[0]
-        with borrowed(model), torch.no_grad(), _recorder(model, self.layers) as record:
-            run_network(model, self._batch, "for the maps of its layers")
-        return {name: maps.float() for name, maps in record.kept.items()}
+        return self._newer.maps
 
     @property
     def gradients_from(self) -> dict[str, Tensor]:
         """Gradient d h_c(x; t) / d z(x; t) of the objective h_c, by default the logit of the
         class."""
-        return self._at_t[1]
+        return self._older.gradients
 
     @property
     def gradients_to(self) -> dict[str, Tensor]:
         """Gradient d h_c(x; t′) / d z(x; t′)."""
-        return self._at_t1[1]
+        return self._newer.gradients
 
     @cached_property
     def gradients_along(self) -> dict[str, Tensor]:
@@ -210,8 +184,12 @@ class Change:
         total: dict[str, Tensor] = {}
         last: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         for step in range(steps + 1):
-            point = self._batch * (step / steps)
-            now = self._under_t1(point)
+            now = maps_and_gradients(
+                self.case.models.newer,
+                self.layers,
+                self._batch * (step / steps),
+                self.case.newer_target,
+            )
             if last is not None:
                 for name, maps in now[0].items():
                     part = (last[1][name] * (maps - last[0][name])).sum(dim=2)
@@ -310,6 +288,42 @@ def _recorder(
     return ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True, **options)
 
 
+def _kept(keep: ActivationRecorder[Tensor], batch: Tensor, purpose: str) -> dict[str, Tensor]:
+    """Run a model once without gradients, and return what is kept of its layers."""
+    with borrowed(keep.model), torch.no_grad(), keep as record:
+        run_network(keep.model, batch, purpose)
+    return record.kept
+
+
+class _Side:
+    """One model on one batch: its maps and gradients, each computed when it is first used.
+
+    The pass for the gradients gives the maps, too.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target
+    ) -> None:
+        self._inputs = model, layers, batch, target
+        self._maps: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        if not self._maps:
+            model, layers, batch, _ = self._inputs
+            kept = _kept(_recorder(model, layers), batch, "for the maps of its layers")
+            self._maps = {name: maps.float() for name, maps in kept.items()}
+        return self._maps
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        if not self._gradients:
+            maps, self._gradients = maps_and_gradients(*self._inputs)
+            self._maps = self._maps or maps
+        return self._gradients
+
+
 def maps_and_gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target | int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -328,7 +342,7 @@ def maps_and_gradients(
     for copies in (False, True):  # needed only if the network overwrites its maps
         recorder = _recorder(model, layers, start_gradient=True, copies=copies)
         with borrowed(model), torch.enable_grad(), recorder as record:
-            with with_gradients():
+            with WithGradients():
                 answer = run_network(model, batch, purpose)
             if record.overwritten:
                 continue

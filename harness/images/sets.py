@@ -17,8 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import AfterValidator
 
 from harness.artifacts import Artifact, Run
-from harness.file_kinds import kind_of
-from harness.images import arrow, drawn, webdataset  # noqa: F401 - kinds of files of images
+from harness.files import kind_of
+from harness.images import drawn
 from harness.images.shards import content, file_of
 
 # Large images and images with unusual tags are read or refused by name; warnings would disturb the

@@ -14,7 +14,6 @@ import os
 import pathlib
 import pickle
 import re
-import sys
 import types
 import warnings
 import zipfile
@@ -26,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.file_kinds import kind_of
-from harness.files import whole_file
+from harness.files import kind_of, whole_file
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
+from harness.registry import search_working_folder
 from harness.text import listed
 from harness.torchvision_import import with_torchvision
 
@@ -322,8 +321,7 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
         CheckpointError: the file cannot be loaded, or holds no weights.
     """
     weight_files(path)  # raises an error if the file does not exist
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    here = search_working_folder()
     try:
         content = with_torchvision(_load_trusted, path)
     except Exception as error:  # code in the file is run and can raise anything

@@ -8,9 +8,9 @@ output, is run completely, with hooks.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import groupby
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from harness.networks.layer import Layer
-from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed, hooked
-from harness.networks.running import explained, run_network, with_gradients
+from harness.networks.running import WithGradients, explained, logits_of, run_logits
 from harness.networks.tracing import trace
 from harness.registry import UserCodeError
 
@@ -46,16 +45,13 @@ class Execution:
         """Run unchanged and return the logits [batch, classes]. Later calls use this batch."""
         self._batch = batch
 
-        def keep(name: str) -> Change:
-            def action(output: Tensor) -> Tensor:
-                self._outputs[name] = output
-                return output.clone()  # in-place operations must not change the kept value
+        def keep(name: str, output: Tensor) -> Tensor:
+            self._outputs[name] = output
+            return output.clone()  # in-place operations must not change the kept value
 
-            return action
-
-        with hooked(self._model, {layer: keep(name) for name, layer in self._layers.items()}):
-            answer = run_network(self._model, batch)
-        return logits_of(self._model, answer)
+        hooks = {layer: partial(keep, name) for name, layer in self._layers.items()}
+        with hooked(self._model, hooks):
+            return run_logits(self._model, batch)
 
     def output(self, layer: str) -> Tensor:
         """Return a layer's unchanged output, in the network's own shape."""
@@ -64,10 +60,9 @@ class Execution:
     def rerun(self, changes: Mapping[str, Change]) -> Tensor:
         """Return the logits [batch, classes] after changing the output of each named layer."""
         hooks = {self._layers[name]: change for name, change in changes.items()}
-        through = with_gradients() if torch.is_grad_enabled() else nullcontext()
+        through = WithGradients() if torch.is_grad_enabled() else nullcontext()
         with hooked(self._model, hooks), through:
-            answer = run_network(self._model, self._batch, f"with a changed {_named(changes)}")
-        return logits_of(self._model, answer)
+            return run_logits(self._model, self._batch, f"with a changed {_named(changes)}")
 
     def rerun_many(self, arms: Sequence[Mapping[str, Change]], together: int = 1) -> list[Tensor]:
         """Return `rerun` of each arm; up to `together` share one pass if the model allows it."""
@@ -132,7 +127,7 @@ class _Traced(Execution):
         nodes: Mapping[str, fx.Node],
     ) -> None:
         super().__init__(model, layers)
-        self._modules = dict(model.named_modules())
+        self._interpreter = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
         self._order = list(graph.nodes)
         self._nodes = nodes
         self._descendants = {name: _descendants(node) for name, node in nodes.items()}
@@ -213,15 +208,12 @@ class _Traced(Execution):
             if node in inputs
         }
 
-        def each(layer: str) -> Change:
-            def change(output: Tensor) -> Tensor:
-                parts = output.chunk(count)
-                pairs = zip(arms, parts, strict=True)
-                return torch.cat([changes[layer](part) for changes, part in pairs])
+        def change(layer: str, output: Tensor) -> Tensor:
+            pairs = zip(arms, output.chunk(count), strict=True)
+            return torch.cat([changes[layer](part) for changes, part in pairs])
 
-            return change
-
-        return list(self._rerun({layer: each(layer) for layer in arms[0]}, values).chunk(count))
+        changes = {layer: partial(change, layer) for layer in arms[0]}
+        return list(self._rerun(changes, values).chunk(count))
 
     def _stackable(self, layers: frozenset[str]) -> bool:
         """Return whether every value that the re-run reads has one row per image or does not depend
@@ -267,20 +259,8 @@ class _Traced(Execution):
         return sum({value.data_ptr(): value.nbytes for value in tensors}.values())
 
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        args = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-        target: Any = node.target
-        match node.op:
-            case "call_module":
-                return self._modules[target](*args, **kwargs)
-            case "call_function":
-                return target(*args, **kwargs)
-            case "call_method":
-                return getattr(args[0], target)(*args[1:], **kwargs)
-            case "get_attr":
-                return operator.attrgetter(target)(self._model)
-            case _:  # output
-                return args[0]
+        args: Any = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        return getattr(self._interpreter, node.op)(node.target, *args)
 
 
 def _descendants(node: fx.Node) -> set[fx.Node]:

@@ -1,12 +1,17 @@
-"""A probed layer: where its values occur in a pass, and their shape."""
+"""Probed layers (where their values occur in a pass, their shape), and networks with these."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from harness.images.sets import View
+from harness.networks.devices import CPU, Device
+from harness.records import Checkpoint
 
 #: The value of a module's call that is meant: its output (the first, if there are several) or its
 #: input.
@@ -102,3 +107,36 @@ class Layer:
         mask[units] = True
         mask = mask.repeat_interleave(self.group)
         return mask if axis == -1 else mask.view(-1, *[1] * (output.dim() - 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A checkpoint's network and the layers to record.
+
+    Attributes:
+        checkpoint: identity of the checkpoint.
+        model: the network, on `device`.
+        layers: the layers to record.
+        view: the network's preprocessing of images.
+        device: where the network runs.
+    """
+
+    checkpoint: Checkpoint
+    model: nn.Module
+    layers: Sequence[Layer]
+    view: View
+    device: Device = CPU
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPair:
+    """Two checkpoints of one series, t and t′, and the layers in which they are compared.
+
+    Attributes:
+        older, newer: the models t and t′, of one architecture.
+        layers: the probed layers, the same in both.
+    """
+
+    older: nn.Module
+    newer: nn.Module
+    layers: Sequence[Layer]

@@ -1,4 +1,4 @@
-"""Find the layers of a network to probe, and the shapes of their maps."""
+"""Find the layers of a network to probe, the shapes of their maps, and their receptive fields."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
+from harness.images.batches import random_images
 from harness.images.sets import View
 from harness.networks.default_layers import concept_maps, token_grid
 from harness.networks.layer import Layer
 from harness.networks.parts import sites_of
+from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import WithGradients, explained, run_network
 from harness.networks.watching import (
     Passes,
     Seen,
@@ -235,3 +240,47 @@ def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bo
         f"layer {name!r} returns shape {shape}, which does not show the dimension of the channels; "
         f'set it in the series: channels_last = {{ "{name}" = false }}'
     )
+
+
+#: Limits of a patch: it must be large enough to be recognised, and smaller than the whole image.
+SMALLEST_PATCH_PIXELS = 20
+LARGEST_PATCH = 0.625
+CONTEXT = 1.5
+
+
+def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
+    """Return the layers with `patch` set: 1.5 times the receptive field, at least 20 pixels and at
+    most 5/8 of the view.
+
+    Vectors, which have no positions in the image, keep 1 (the whole view). If values are detached,
+    the receptive field cannot be measured, and the largest patch is used.
+    """
+    image = random_images(view, 2).requires_grad_()
+    smallest = min(SMALLEST_PATCH_PIXELS / view.crop, 1.0)
+    largest = max(LARGEST_PATCH, smallest)
+    keep = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
+
+    def patch(layer: Layer) -> float:
+        if layer.width == 1:
+            return 1.0
+        centre = layer.extra + (layer.height // 2) * layer.width + layer.width // 2
+        target = layer.strength(keep.kept[layer.name])[:, :, centre].sum()
+        if not target.requires_grad:  # an earlier part of the network detaches its values
+            return largest
+        with explained(model, image, f"for what neurons of layer {layer.name!r} see"):
+            (gradient,) = torch.autograd.grad(
+                target, image, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        touched = (gradient != 0).any(dim=0).any(dim=0)
+        extent = max(_extent(touched.any(dim=1)), _extent(touched.any(dim=0)))
+        return min(max(CONTEXT * extent / view.crop, smallest), largest)
+
+    with borrowed(model), torch.enable_grad(), keep:
+        with WithGradients():
+            run_network(model, image, "to measure what neurons see")
+        return [replace(layer, patch=patch(layer)) for layer in layers]
+
+
+def _extent(touched: torch.Tensor) -> int:
+    places = touched.nonzero()
+    return int(places.max() - places.min()) + 1 if len(places) else 0

@@ -57,9 +57,6 @@ class Objective:
         return self.prototypes and self.file is None
 
 
-OBJECTIVES: Registry[Objective] = Registry("objective")
-
-
 def logit(output: Tensor, labels: Tensor) -> Tensor:
     """Return the output of the class (ConceptEvo, section 3.2)."""
     return output.gather(1, labels[:, None])[:, 0]
@@ -85,21 +82,22 @@ def similarity(output: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
 #: 2021, section 2.5). Only probabilities depend on it.
 COSINE_SCALE = 100.0
 
-OBJECTIVES.put("logit", Objective(logit, "the class's logit", classifies=True))
-OBJECTIVES.put(
-    "log_probability",
-    Objective(log_probability, "the logarithm of the class's probability", classifies=True),
-)
-OBJECTIVES.put("log_odds", Objective(log_odds, "the log-odds of the class", classifies=True))
-OBJECTIVES.put(
-    "prototype",
-    Objective(
-        similarity,
-        "the cosine similarity of the network's output to the class's prototype, the mean of the "
-        "outputs (each of length one) over images of the class",
-        prototypes=True,
-        scale=COSINE_SCALE,
-    ),
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    {
+        "logit": Objective(logit, "the class's logit", classifies=True),
+        "log_probability": Objective(
+            log_probability, "the logarithm of the class's probability", classifies=True
+        ),
+        "log_odds": Objective(log_odds, "the log-odds of the class", classifies=True),
+        "prototype": Objective(
+            similarity,
+            "the cosine similarity of the network's output to the class's prototype, the mean of "
+            "the outputs (each of length one) over images of the class",
+            prototypes=True,
+            scale=COSINE_SCALE,
+        ),
+    },
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -85,10 +87,11 @@ def _on_input(module: nn.Module, action: Callable[[Tensor], Tensor | None]):
     return module.register_forward_pre_hook(act)
 
 
+@dataclass(eq=False)
 class ActivationRecorder(Generic[T]):
     """While open, keeps a function of each layer's output at each forward pass.
 
-    Args:
+    Attributes:
         model: any module.
         layers: the layers to record.
         keep: function of a layer's map (as `Layer.channel_first` returns it, [batch, units,
@@ -100,8 +103,6 @@ class ActivationRecorder(Generic[T]):
             check `overwritten` afterwards.
         start_gradient: let gradients start at the layers (for `torch.autograd.grad` with respect to
             the kept maps); for a `borrowed` model, whose parameters have no gradients.
-
-    Attributes:
         kept: layer name -> value kept at the last forward pass.
 
     Example:
@@ -110,40 +111,29 @@ class ActivationRecorder(Generic[T]):
         >>> record.kept["features.3"].shape  # [batch, channels]
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[Layer],
-        keep: Callable[[Tensor, Layer], T],
-        shares_memory: bool = False,
-        start_gradient: bool = False,
-        copies: bool = True,
-    ) -> None:
-        self.kept: dict[str, T] = {}
-        self._copies = copies
-        self._versions: dict[str, int] = {}
-        self._keep = keep
-        self._shares_memory = shares_memory
-        self._start_gradient = start_gradient
-        self._lifetime = hooked(model, {layer: self._hook(layer) for layer in layers})
+    model: nn.Module
+    layers: Sequence[Layer]
+    keep: Callable[[Tensor, Layer], T]
+    shares_memory: bool = False
+    copies: bool = True
+    start_gradient: bool = False
+    kept: dict[str, T] = field(default_factory=dict, init=False)
+    _versions: dict[str, int] = field(default_factory=dict, init=False)
 
-    def _hook(self, layer: Layer) -> Callable[[Tensor], Tensor | None]:
-        def record(output: Tensor) -> Tensor | None:
-            starts = self._start_gradient and not output.requires_grad
-            if starts:  # it then is a leaf, which in-place operations must not change
-                output = output.detach().requires_grad_()
-            maps = layer.channel_first(output)
-            self.kept[layer.name] = self._keep(maps, layer)
-            if not self._shares_memory:
-                return None
-            # from `maps`, not from `output`: the logits must depend on the kept value
-            following = layer.like_output(maps, output)
-            if self._copies or starts:
-                return following.clone()
-            self._versions[layer.name] = maps._version
-            return following
-
-        return record
+    def _record(self, layer: Layer, output: Tensor) -> Tensor | None:
+        starts = self.start_gradient and not output.requires_grad
+        if starts:  # it then is a leaf, which in-place operations must not change
+            output = output.detach().requires_grad_()
+        maps = layer.channel_first(output)
+        self.kept[layer.name] = self.keep(maps, layer)
+        if not self.shares_memory:
+            return None
+        # from `maps`, not from `output`: the logits must depend on the kept value
+        following = layer.like_output(maps, output)
+        if self.copies or starts:
+            return following.clone()
+        self._versions[layer.name] = maps._version
+        return following
 
     @property
     def overwritten(self) -> bool:
@@ -152,6 +142,8 @@ class ActivationRecorder(Generic[T]):
         return any(kept[name]._version > version for name, version in self._versions.items())
 
     def __enter__(self) -> ActivationRecorder[T]:
+        hooks = {layer: partial(self._record, layer) for layer in self.layers}
+        self._lifetime = hooked(self.model, hooks)
         self._lifetime.__enter__()
         return self
 

@@ -1,13 +1,14 @@
-"""Run the user's network: the only place where an error in its code becomes a message.
+"""Run the user's network and find the logits in what it returns.
 
-The message names the checkpoint, the shape of the images, the purpose of the pass, what failed and
-where, and, if known, what to do.
+This is the only place where an error in its code becomes a message. The message names the
+checkpoint, the shape of the images, the purpose of the pass, what failed and where, and, if known,
+what to do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from harness.networks.budget import is_out_of_memory
 from harness.registry import UserCodeError, failure
 
-_NAME = "_conceptevo_name"
+#: Attributes of a model: its name in messages, and the part of its output that holds the logits.
+_NAME, _OUTPUT = "_conceptevo_name", "_conceptevo_output"
 
 #: Advice on a network whose values have no gradients.
 INFERENCE = (
@@ -55,21 +57,16 @@ _ADVICE = {
 }
 
 
-class _Gradients(TorchFunctionMode):
-    """Ignores changes of the gradient mode by the code that runs."""
+class WithGradients(TorchFunctionMode):
+    """A block in which a network's own `torch.no_grad()` has no effect.
+
+    Parts that were not trained (linear probing) then have gradients, too. Values do not change.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch._C._set_grad_enabled:
             return None
         return func(*args, **(kwargs or {}))
-
-
-def with_gradients() -> TorchFunctionMode:
-    """Return a block in which a network's own `torch.no_grad()` has no effect.
-
-    Parts that were not trained (linear probing) then have gradients, too. Values do not change.
-    """
-    return _Gradients()
 
 
 def name_network(model: nn.Module, name: str) -> nn.Module:
@@ -125,3 +122,67 @@ def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[No
         what = f"{name}{': ' * bool(name)}the network{f', run {purpose},' * bool(purpose)}"
         text = failure(f"{what} on images of shape {tuple(batch.shape)}", error)
         raise UserCodeError(f"{text}{f'; {advice}' * bool(advice)}") from error
+
+
+def run_logits(model: nn.Module, batch: Tensor, purpose: str = "") -> Tensor:
+    """Run the network as `run_network` does, and return its logits as `logits_of` does."""
+    return logits_of(model, run_network(model, batch, purpose))
+
+
+def choose_output(model: nn.Module, output: str | int | None) -> nn.Module:
+    """Store with a model which part of its output holds the logits (None: infer it)."""
+    object.__setattr__(model, _OUTPUT, output)
+    return model
+
+
+def logits_of(model: nn.Module, answer: Any) -> Tensor:
+    """Return the logits [batch, outputs] from what the model returned.
+
+    A tensor is used as it is; a map of one pixel, [batch, outputs, 1, 1], is flattened. Of several
+    values, the one named by `choose_output` is used, otherwise the one called "logits".
+
+    Raises:
+        ValueError: there is no such part, or it is not a tensor [batch, outputs].
+    """
+    key = getattr(model, _OUTPUT, None)
+    if not isinstance(answer, Tensor):
+        answer = _part(answer, "logits" if key is None else key)
+    if isinstance(answer, Tensor) and answer.dim() > 2 and set(answer.shape[2:]) == {1}:
+        answer = answer.flatten(1)
+    if not isinstance(answer, Tensor) or answer.dim() != 2:
+        raise ValueError(
+            f"the model must return logits [batch, outputs], got {_described(answer)}; "
+            f"{_remedy(answer)}"
+        )
+    return answer
+
+
+def _remedy(answer: Any) -> str:
+    if not isinstance(answer, Tensor):
+        key = f'"{next(iter(answer))}"' if isinstance(answer, Mapping) and answer else "0"
+        return f"if it returns several values, name the one that holds the logits: output = {key}"
+    wrap = "wrap it in a module that returns a number for each image and class"
+    if answer.dim() > 2:
+        return f"{wrap}, such as the mean over the image of a map or a sequence of outputs"
+    return f"{wrap}; for two classes, two numbers (0 and the logit, if it has only one)"
+
+
+def _part(answer: Any, key: str | int) -> Any:
+    if isinstance(answer, Mapping):
+        return answer.get(key, answer)
+    if isinstance(key, str):
+        return getattr(answer, key, answer)
+    if isinstance(answer, tuple | list) and -len(answer) <= key < len(answer):
+        return answer[key]
+    return answer
+
+
+def _described(answer: Any) -> str:
+    if isinstance(answer, Tensor):
+        return f"a tensor of shape {tuple(answer.shape)}"
+    if isinstance(answer, Mapping):
+        parts = ", ".join(f"{name!r}: {_described(value)}" for name, value in answer.items())
+        return f"a dict of {{{parts}}}"
+    if isinstance(answer, tuple | list):
+        return f"a {type(answer).__name__} of ({', '.join(map(_described, answer))})"
+    return f"an object of class {type(answer).__name__}"

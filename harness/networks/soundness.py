@@ -9,15 +9,8 @@ from torch import Tensor, nn
 
 from harness.networks.execution import execution
 from harness.networks.layer import Layer
-from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import (
-    INFERENCE,
-    UNDEFINED,
-    explained,
-    run_network,
-    with_gradients,
-)
+from harness.networks.running import INFERENCE, UNDEFINED, WithGradients, explained, run_logits
 
 #: Largest relative difference of outputs that can be due to other kernels at another batch size.
 TOLERANCE = 1e-3
@@ -66,7 +59,7 @@ def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
 
 def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
     with borrowed(model), torch.no_grad():
-        return logits_of(model, run_network(model, batch))
+        return run_logits(model, batch)
 
 
 def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> Tensor:
@@ -82,8 +75,8 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     keep = ActivationRecorder(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True
     )
-    with borrowed(model), torch.enable_grad(), with_gradients(), keep as record:
-        outputs = logits_of(model, run_network(model, batch, "to see whether it has gradients"))
+    with borrowed(model), torch.enable_grad(), WithGradients(), keep as record:
+        outputs = run_logits(model, batch, "to see whether it has gradients")
         maps = [record.kept[layer.name] for layer in layers]
         reached: Sequence[Tensor | None] = [None] * len(layers)
         if outputs.requires_grad:

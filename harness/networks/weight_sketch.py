@@ -7,9 +7,9 @@ layer's weights, the same ones at every checkpoint, so that a series of any leng
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -23,76 +23,39 @@ SAMPLE = 8192
 DEAD = 1e-8
 
 
-@dataclass(frozen=True)
-class LayerSketch:
-    """Summary of one module's own parameters, as float32 and joined in order.
+def sketch(model: nn.Module) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Summarise the weights of a model.
 
-    Attributes:
-        layer: the module's name.
-        size: number of weights.
-        squared_norm: sum of the squared weights.
-        non_finite: number of weights that are NaN or infinite.
-        units: number of output units of a convolution or linear layer; 0 for other layers.
-        dead: number of units whose incoming weights are all (nearly) zero.
-        digest: of all weights; equal only if they are bitwise equal.
-        sample: [min(size, SAMPLE)] the weights that are kept.
+    Returns:
+        One row per module that has parameters of its own, in the network's order; and the weights
+        that are kept of each, float32 [min(size, SAMPLE)]. A module's parameters are joined in
+        order. The columns are layer (the module's name), size (number of weights), squared_norm
+        (sum of the squared weights), non_finite (number of weights that are NaN or infinite), units
+        (number of output units of a convolution or linear layer; 0 for other layers), dead (number
+        of units whose incoming weights are all (nearly) zero), digest (of all weights; equal only
+        if they are bitwise equal) and, equal in all rows, buffers (digest of the floating-point
+        buffers, such as running means) and batches (number of batches that normalisation layers
+        have counted; -1 if none counts).
     """
-
-    layer: str
-    size: int
-    squared_norm: float
-    non_finite: int
-    units: int
-    dead: int
-    digest: str
-    sample: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """Summary of a checkpoint's weights.
-
-    Attributes:
-        layers: modules that have parameters of their own, in the network's order.
-        buffers: digest of the floating-point buffers, such as running means.
-        batches: number of batches that normalisation layers have counted; -1 if none counts.
-    """
-
-    layers: tuple[LayerSketch, ...]
-    buffers: str
-    batches: int
-
-
-def sketch(model: nn.Module) -> Sketch:
-    """Summarise the weights of a model."""
-    layers = []
+    rows, samples = [], []
     for name, module in model.named_modules():
         own = [p.detach() for _, p in module.named_parameters(recurse=False)]
-        if own:
-            layers.append(_layer(name or "(the network's own)", module, own))
+        if not own:
+            continue
+        name = name or "(the network's own)"
+        values = torch.cat([parameter.float().flatten() for parameter in own]).cpu().numpy()
+        squared_norm = float(np.square(values, dtype=np.float64).sum())
+        non_finite = int((~np.isfinite(values)).sum())
+        rows.append((name, len(values), squared_norm, non_finite, *_units(module), _digest(own)))
+        if len(values) > SAMPLE:
+            rng = generator(0, "sample of weights", name, len(values))
+            values = values[np.sort(rng.choice(len(values), SAMPLE, replace=False))]
+        samples.append(values)
+    columns = ["layer", "size", "squared_norm", "non_finite", "units", "dead", "digest"]
     buffers = [b for _, b in sorted(model.named_buffers()) if b.is_floating_point()]
     counts = [int(b) for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
-    return Sketch(tuple(layers), _digest(buffers), max(counts, default=-1))
-
-
-def _layer(name: str, module: nn.Module, own: list[Tensor]) -> LayerSketch:
-    weights = torch.cat([parameter.float().flatten() for parameter in own])
-    values = weights.cpu().numpy()
-    kept = values
-    if len(values) > SAMPLE:
-        rng = generator(0, "sample of weights", name, len(values))
-        kept = values[np.sort(rng.choice(len(values), SAMPLE, replace=False))]
-    units, dead = _units(module)
-    return LayerSketch(
-        layer=name,
-        size=len(values),
-        squared_norm=float(np.square(values, dtype=np.float64).sum()),
-        non_finite=int((~np.isfinite(values)).sum()),
-        units=units,
-        dead=dead,
-        digest=_digest(own),
-        sample=kept,
-    )
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(buffers=_digest(buffers), batches=max(counts, default=-1)), samples
 
 
 def _units(module: nn.Module) -> tuple[int, int]:

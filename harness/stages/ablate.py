@@ -14,20 +14,19 @@ from torch import Tensor
 from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
-from harness.evolutions.pair import ModelPair
 from harness.images.sets import ImageSet
 from harness.networks.budget import Cost, fitting, halving, resources, room
 from harness.networks.execution import execution
+from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import ARM, CONTROLS, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import layer_names, open_pair
+from harness.stages.checkpoints import SeriesImages, layer_names, open_pair, series_images
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import prototypes_read, says, targets
-from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 

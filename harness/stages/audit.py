@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import starmap
 
 import numpy as np
@@ -22,13 +22,12 @@ from harness.networks.trajectory import (
     detours,
     findings,
 )
-from harness.networks.weight_sketch import DEAD, SAMPLE, Sketch, sketch
+from harness.networks.weight_sketch import DEAD, SAMPLE, sketch
 from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, loadable
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
 
-SKETCH = ["layer", "size", "squared_norm", "non_finite", "units", "dead", "digest"]
 FINDING = ["series", "kind", "epochs", "layers", "value", "text"]
 
 
@@ -40,18 +39,13 @@ class SketchCheckpoint(OfCheckpoint):
     depends = (SAMPLE, DEAD)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
-        kept, problem = Sketch((), "", -1), ""
         try:
             classes = len(open_images(run, "test").classes)
-            kept = sketch(self.source.load(self.epoch, classes, run))
+            table, samples = sketch(self.source.load(self.epoch, classes, run))
         except ValueError as error:
-            problem = str(error)
-        yield {str(number): layer.sample for number, layer in enumerate(kept.layers)}
-        rows = pd.DataFrame([asdict(layer) for layer in kept.layers], columns=SKETCH)
-        if problem:
-            yield pd.DataFrame({"layer": [""], "problem": [problem]})
-        else:
-            yield rows.assign(buffers=kept.buffers, batches=kept.batches)
+            table, samples = pd.DataFrame({"layer": [""], "problem": [str(error)]}), []
+        yield {str(number): sample for number, sample in enumerate(samples)}
+        yield table
 
 
 @dataclass(frozen=True)
@@ -151,19 +145,22 @@ def _distances(sample: np.ndarray) -> np.ndarray:
 
 def _by_checkpoint(series: str, way: Trajectory) -> pd.DataFrame:
     """Return one row per checkpoint."""
+    unchanged = (way.digests[:, 1:] == way.digests[:, :-1]).sum(axis=0)
     return pd.DataFrame(
         {
             "series": series,
             "epoch": way.epochs,
             "norm": np.sqrt(np.square(way.norms).sum(axis=0)),
             **_distances_along(way.total),
-            "unchanged_layers": [_unchanged(way, i) for i in range(len(way.epochs))],
+            "unchanged_layers": [0, *unchanged][: len(way.epochs)],
             "layers": len(way.layers),
-            "dead_units": way.dead.sum(axis=0),
-            "units": way.units.sum(axis=0),
-            "non_finite": way.non_finite.sum(axis=0),
+            **{column: counts.sum(axis=0) for column, counts in _counts(way).items()},
         }
     )
+
+
+def _counts(way: Trajectory) -> dict[str, np.ndarray]:
+    return {"dead_units": way.dead, "units": way.units, "non_finite": way.non_finite}
 
 
 def _distances_along(distances: np.ndarray) -> dict[str, object]:
@@ -178,11 +175,6 @@ def _distances_along(distances: np.ndarray) -> dict[str, object]:
     }
 
 
-def _unchanged(way: Trajectory, place: int) -> int:
-    """Count the layers whose weights equal those at the previous checkpoint."""
-    return int((way.digests[:, place] == way.digests[:, place - 1]).sum()) if place else 0
-
-
 def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
     """Return one row per layer and checkpoint."""
     frames = [
@@ -193,9 +185,7 @@ def _by_layer(series: str, way: Trajectory) -> pd.DataFrame:
                 "epoch": way.epochs,
                 "norm": way.norms[k],
                 **_distances_along(way.distances[k]),
-                "dead_units": way.dead[k],
-                "units": way.units[k],
-                "non_finite": way.non_finite[k],
+                **{column: counts[k] for column, counts in _counts(way).items()},
             }
         )
         for k, name in enumerate(way.layers)

@@ -25,9 +25,8 @@ from harness.networks.devices import Device
 from harness.networks.layer import Layer
 from harness.networks.layers import find_layers
 from harness.networks.objectives import objective_identity
-from harness.networks.outputs import logits_of
 from harness.networks.recording import ActivationRecorder, borrowed
-from harness.networks.running import name_network, run_network
+from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
 from harness.networks.sources import (
     FolderSource,
@@ -165,7 +164,7 @@ def _say_precision(
     for place in (device, full):
         keep = ActivationRecorder(model, layers, _strongest_image)
         with borrowed(model), torch.inference_mode(), place.computing(), keep as record:
-            answer = logits_of(model, run_network(model, batch))
+            answer = run_logits(model, batch)
         strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
     units = (strongest[0] == strongest[1]).float().mean()
     images = (logits.argmax(dim=1) == answer.cpu().argmax(dim=1)).sum()

@@ -80,7 +80,7 @@ class Engine:
         self._steps: SimpleQueue[int] = self._context.SimpleQueue()
 
     def run(self, steps: Iterable[Step]) -> None:
-        """Do the steps in order."""
+        """Do the steps in order; see `step`."""
         for title, works in steps:
             self.step(title, works)
 
@@ -94,10 +94,9 @@ class Engine:
             Shard(work, tuple(self._plan.fingerprint(made) for made in work.makes))
             for work in self._plan.left(works)
         ]
-        for work in works:  # left by a command that was killed after this work
+        for work in works:
             if work.keeps and self._plan.is_done(work):
-                for kept in work.keeps:
-                    self._run.remove(kept)
+                _remove_kept(self._run, work)  # a command was killed after this work
         if reused := len(works) - len(waiting):
             self._console.print(f"{title}: {reused} done before, reused", style="dim", markup=False)
         if not waiting:
@@ -142,11 +141,11 @@ class Engine:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             while not self._steps.empty():
                 advance(self._steps.get())
-            for future in done:
-                try:
+            try:
+                for future in done:
                     future.result()
-                except BrokenProcessPool:
-                    raise WorkError(_KILLED.format(title)) from None
+            except BrokenProcessPool:
+                raise WorkError(_KILLED.format(title)) from None
 
     def _resources_of_workers(self) -> list[Resources]:
         """Return the resources of each worker; several GPUs are assigned in turn."""
@@ -345,5 +344,9 @@ def _do(run: Run, shard: Shard, advance: Advance) -> None:
             else:
                 run.save(artifact, value, made_from, seconds)
     report(left)
+    _remove_kept(run, work)
+
+
+def _remove_kept(run: Run, work: Work) -> None:
     for kept in work.keeps:
         run.remove(kept)

@@ -22,12 +22,12 @@ from harness.artifacts import Artifact
 from harness.concepts.probing import ranges
 from harness.concepts.space_methods import SPACES, Evidence, needs_activations
 from harness.config import Config, DrawnImagesSection, FolderImagesSection
-from harness.evolutions.pair import ModelPair
 from harness.images import drawn
 from harness.images.batches import batch_of
 from harness.images.sets import ArrayImages, ImageSet, View, drawn_arrays
 from harness.networks.architectures import build, takes_channels_last
 from harness.networks.budget import resources
+from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource

@@ -19,7 +19,8 @@ from harness.concepts.naming import (
     read_attributes,
     strongest_bytes,
 )
-from harness.concepts.probing import ProbeParameters, probe, probe_range
+from harness.concepts.probing import ProbeParameters, probe_range
+from harness.concepts.recorded import neurons_table
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, FileImages, open_images
@@ -104,17 +105,17 @@ class NameByAttributes(OfLayers):
         )
         groups = layer_groups(network.layers, each, kept)
         for number, group in enumerate(groups):
-            recorded = probe(
+            record = probe_range(
                 replace(network, layers=group),
                 images,
+                range(len(images)),
                 least.model_copy(update={"batch_size": size}),
                 advance if number == 0 else lambda count: None,
             )
-            overlap = attribute_overlaps(recorded.activations, attributes)
-            best = overlap.argmax(axis=1)
-            named = recorded.neurons.assign(
-                concept=[names[i] for i in best], iou=overlap.max(axis=1)
-            )
+            assert record.activations is not None
+            overlap = attribute_overlaps(record.activations.T, attributes)
+            best = [names[i] for i in overlap.argmax(axis=1)]
+            named = neurons_table(record.part, group).assign(concept=best, iou=overlap.max(axis=1))
             tables.append(named[~named["dead"]])
         table = pd.concat(tables, ignore_index=True)
         table = table.assign(series=self.source.name, epoch=self.epoch)

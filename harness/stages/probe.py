@@ -16,8 +16,7 @@ from harness.files import write_tables
 from harness.images.batches import batch_of
 from harness.images.sets import open_images, sample_digest
 from harness.networks.architectures import takes_channels_last
-from harness.networks.layers import find_layers
-from harness.networks.receptive_field import with_patches
+from harness.networks.layers import find_layers, with_patches
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source
 from harness.records import Checkpoint

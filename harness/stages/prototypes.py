@@ -17,13 +17,11 @@ from harness.config import Config, FolderImagesSection, MemoryImagesSection
 from harness.images.sets import ImageSet, open_images
 from harness.networks.budget import FEWEST, halving, resources, room
 from harness.networks.objectives import Target, choose_objective, read_embeddings
-from harness.networks.outputs import logits_of
 from harness.networks.recording import borrowed
-from harness.networks.running import run_network
+from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import OfCheckpoint, fitting_size, load
-from harness.stages.series_images import SeriesImages, series_images
+from harness.stages.checkpoints import OfCheckpoint, SeriesImages, fitting_size, load, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 
@@ -55,7 +53,7 @@ class MakePrototypes(OfCheckpoint):
         def mean(ids: np.ndarray, size: int) -> Tensor:
             with borrowed(model), torch.inference_mode(), resources().device.computing():
                 answers = [
-                    logits_of(model, run_network(model, batch, purpose)).cpu()
+                    run_logits(model, batch, purpose).cpu()
                     for _, batch in images.batches(ids, size)
                 ]
             outputs = [functional.normalize(answer.double(), dim=1) for answer in answers]
@@ -146,7 +144,7 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
     vectors: Tensor | None = None
     if choose_objective(source.objective).prototypes:
         with borrowed(model), torch.inference_mode():
-            width = logits_of(model, run_network(model, batch)).shape[1]
+            width = run_logits(model, batch).shape[1]
         vectors = torch.ones(len(images.classes), width)
     return _target(source, images, vectors, 0)
 

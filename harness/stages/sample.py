@@ -13,13 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from harness.concepts.network import Network
-from harness.concepts.probing import ProbeParameters, probe, ranges
+from harness.concepts.probing import ProbeParameters, probe_range, ranges
 from harness.evolutions import arms
-from harness.evolutions.pair import ModelPair
 from harness.images.sets import ArrayImages, View
 from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, room
 from harness.networks.execution import execution, replace_channels
+from harness.networks.layer import ModelPair, Network
 from harness.networks.recording import borrowed
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
@@ -31,11 +30,11 @@ from harness.stages.ablate import (
     images_shown,
     set_works,
 )
+from harness.stages.checkpoints import SeriesImages
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring
 from harness.stages.naming import naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
-from harness.stages.series_images import SeriesImages
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
 from harness.stages.train import TrainSeries, training_cost
@@ -133,8 +132,8 @@ class Sample:
         few = ArrayImages(decode(), np.zeros(count, dtype=np.int64), ("",))
         least = ProbeParameters(k=1, responsive=parameters.responsive, activations=False)
         newer, layers, device = self.models.newer, self.models.layers, resources().device
-        record = partial(probe, Network(Checkpoint("", 0), newer, layers, view, device), few, least)
-        cost = measure(record, count, device)
+        network = Network(Checkpoint("", 0), newer, layers, view, device)
+        cost = measure(partial(probe_range, network, few, range(count), least), count, device)
         each = cost.seconds + seconds_of(decode) / count
         kept = np.dtype(parameters.activations_type).itemsize * self.units * parameters.activations
         shown = sum(work.steps for work in left)
@@ -169,13 +168,15 @@ class Sample:
 
     def _importance(self, left: list[ScoreEvolutions]) -> Estimate:
         """Estimate importance from a few images scored by each method."""
-        costs = {name: self._scoring(name) for name in dict.fromkeys(w.method for w in left)}
-        memory = 0.0
-        for name, cost in costs.items():
+        batch, evolve = self.batch(min(self.few, FEWEST)), self.config.evolve
+        target = sample_target(self.source, self.models.newer, self.plan.test_images, batch)
+        costs, memory = dict[str, Cost](), 0.0
+        for name in dict.fromkeys(work.method for work in left):
+            score = scoring(self.models, batch, target, name, evolve.path_steps)
+            costs[name] = cost = measure(score, len(batch), resources().device)
             what = f"importance of series {self.source.name!r} by {name}"
             memory_left = room(self.models.older, self.models.newer)
-            size = fitting(cost, memory_left, self.config.evolve.batch_size, what)
-            memory = max(memory, cost.bytes * size)
+            memory = max(memory, cost.bytes * fitting(cost, memory_left, evolve.batch_size, what))
         seconds = sum(
             costs[work.method].seconds * len(self.images.parts(class_id)["importance"])
             for work in left
@@ -184,13 +185,6 @@ class Sample:
         rows = self.units * sum(len(work.classes) for work in left)
         disk = ROW_BYTES["importance"] * rows
         return self._estimate("evolve", left, seconds, memory, disk)
-
-    def _scoring(self, name: str) -> Cost:
-        batch = self.batch(min(self.few, FEWEST))
-        test = self.plan.test_images
-        target = sample_target(self.source, self.models.newer, test, batch)
-        score = scoring(self.models, batch, target, name, self.config.evolve.path_steps)
-        return measure(score, len(batch), resources().device)
 
     def _ablation(self, sets: Sequence[Work], left: list[RunArms]) -> Estimate:
         """Estimate ablation from a batch of arms over all layers and in single layers."""

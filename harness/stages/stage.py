@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TypeAlias, TypeVar
 
@@ -93,7 +93,7 @@ class Plan:
         """Declare pieces of work."""
         for work in works:
             for artifact in work.makes:
-                self._inputs[artifact] = _inputs_of(work)
+                self._inputs[artifact] = partial(_inputs, work)
 
     def give(
         self, artifact: Artifact, depends: Callable[[], object], reads: Iterable[Artifact] = ()
@@ -151,8 +151,8 @@ class Plan:
         return open_images(self.run, "test")
 
 
-def _inputs_of(work: Work) -> Callable[[], tuple[object, Iterable[Artifact]]]:
-    return lambda: ([type(work).__name__, work.depends], work.reads)
+def _inputs(work: Work) -> tuple[object, Iterable[Artifact]]:
+    return [type(work).__name__, work.depends], work.reads
 
 
 #: A title, and pieces of work that can be done at the same time.
