@@ -53,9 +53,7 @@ def group(text: str, lazy: dict[str, str], kind: type[LazyGroup] = LazyGroup) ->
     """Return a group of commands.
 
     Args:
-        text: the help of the group.
         lazy: name -> `module:function` of each command that is imported when it is called.
-        kind: the class of the group.
     """
     lazy_group = type(kind.__name__, (kind,), {"lazy": lazy})
     commands = typer.Typer(

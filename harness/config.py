@@ -205,7 +205,6 @@ def load_config(path: Path, **changes: object) -> Config:
     """Read and check a configuration file.
 
     Args:
-        path: of the file.
         changes: top-level values that take the place of the file's; None leaves it.
 
     Raises:

@@ -12,7 +12,6 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """Return a generator for one purpose; its draws are independent of those for other purposes.
 
     Args:
-        seed: of the configuration.
         purpose: what the draws are and for what they are used, e.g. "random sets", "vgg", 1, 4, 7.
     """
     digest = hashlib.sha256(json.dumps(purpose).encode()).digest()[:16]

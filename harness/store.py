@@ -38,7 +38,6 @@ class StoredRun(Run):
     """A run whose artifacts are in an object store; its folder is a copy.
 
     Args:
-        root: the folder.
         url: of the run in the store, such as "s3://bucket/mine".
 
     Raises:

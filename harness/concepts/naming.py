@@ -59,7 +59,6 @@ def dissect(
         network: the network; layers without positions in the image are left out.
         images: labelled images, disjoint from the probe images.
         masks: bool [images, concepts, height, width], for the whole view.
-        concepts: names of the concepts.
         batch_size: number of images per forward pass.
         on_image: called with the number of images just processed, in both passes.
 

@@ -78,9 +78,7 @@ def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range
     """Divide images into ranges of nearly equal size within `range_images` and about RANGE_BYTES.
 
     Args:
-        images: number of images.
         neurons: number of neurons in all probed layers.
-        parameters: see ProbeParameters.
     """
     most = parameters.range_images
     if parameters.activations:
@@ -111,9 +109,7 @@ def probe_range(
 
     Args:
         network: the network; top activations and positions stay on its device until the end.
-        images: all probe images.
         chosen: the consecutive ids of the images of this range.
-        parameters: see ProbeParameters.
         on_image: called with the number of images just processed.
 
     Raises:
@@ -148,10 +144,7 @@ class _Recording:
     """The record of a range of images, which grows batch by batch.
 
     Args:
-        layers: the probed layers.
         ids: int64 [images], ids of the range.
-        parameters: see ProbeParameters.
-        device: where the maps are.
     """
 
     def __init__(

@@ -123,8 +123,6 @@ def ablate(
 
     Args:
         models: the two checkpoints and their probed layers.
-        arms: the sets of neurons.
-        images: the images of the class.
         target: what is computed from the newer model's outputs; a number: the logit of this index.
         ablation: a name in ABLATIONS.
         batch_size: number of images per pass; if there are fewer, several arms share a pass.

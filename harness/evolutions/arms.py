@@ -305,7 +305,6 @@ def arms_of(
     merged.
 
     Args:
-        sets: the sets of one method.
         method: its name, or CONTROLS.
         alone: names of the arms that are also run in each layer alone.
         layers: the layers in which arms are run.

@@ -199,7 +199,6 @@ def sensitivities(
         batches: images of the class, [batch, 3, h, w] each.
         target: what is computed from the outputs; a number is the index of the class's logit, two
             targets are the older and the newer model's.
-        method: the importance method.
         rng: for the methods `random`, `tcav` and `contexts`.
         path_steps: number of points on a path between two activations (midpoint rule).
         others: function that returns images of other classes, [batch, 3, h, w] each, for `tcav`.

@@ -58,7 +58,6 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
     are left out; `left_out` counts them.
 
     Args:
-        root: the folder.
         classes: the expected class names in label order; default: all sub-folders, sorted.
 
     Raises:

@@ -27,7 +27,6 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
 
     Args:
         name: one of ARCHITECTURES, a model of torchvision, or 'package.module:function'.
-        num_classes: number of outputs.
         seed: of the weights; None continues from torch's present state. The caller's random state
             is not changed.
 

@@ -97,7 +97,6 @@ def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
     """Return the free memory of a GPU, or of this machine within the limit of its container.
 
     Args:
-        device: where networks compute.
         root: of the file system that holds the limits of containers.
     """
     if device.place.type == "cuda":
@@ -144,7 +143,6 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
 
     Args:
         work: runs on `images` images; its result is discarded.
-        images: number of images.
         device: where it computes. On a CPU, torch's single allocations are added up, so that
             repeated measurements agree; on a GPU, the allocator reports its peak.
     """
@@ -187,7 +185,6 @@ def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST)
     """Return the number of images per pass that fits into the memory.
 
     Args:
-        cost: of one image.
         memory: bytes.
         most: the largest batch wanted.
         what: the work, for the message, e.g. "importance of series 'vgg'".

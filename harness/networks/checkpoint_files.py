@@ -88,7 +88,6 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> nn.Mod
     """Load the weights of a file into a model; all names and shapes must agree.
 
     Args:
-        model: the architecture.
         path: a file of `torch.save` or safetensors, or a Hugging Face folder that holds one.
         key: the state dict to use, if the file holds several.
 
@@ -309,10 +308,6 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
     """Load a file *unsafely* (code in it is run) and write its state dicts alone.
 
     Modules are also looked for in the working folder, as the file may need the user's own.
-
-    Args:
-        path: a trusted file.
-        out: the file to write.
 
     Returns:
         The keys of the state dicts, and the number of tensors in them.

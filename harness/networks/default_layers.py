@@ -97,7 +97,6 @@ def concept_maps(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[
 
     Args:
         names: modules that return the result of a non-linearity.
-        passes: recorded passes of the network.
     """
     placed = any(_positions(passes.two.output(name).shape) > 1 for name in names)
     rules = {why: rule for why, rule in RULES.items() if placed or rule is not _placeless}

@@ -74,7 +74,6 @@ def choose_device(name: str = "auto", precision: Precision = "float32") -> Devic
 
     Args:
         name: "cpu", "cuda", "cuda:N", "mps", or "auto": the first CUDA GPU, else Apple's, else CPU.
-        precision: see `Device`.
 
     Raises:
         ValueError: an unknown name or precision, or a device that this machine does not have.

@@ -287,7 +287,6 @@ def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
     """Return a change that copies the values of some units from `source` into the layer's output.
 
     Args:
-        layer: the layer that is changed.
         channels: int64 [set], indices of the units.
         source: the output of the same layer for the same images, from another model.
     """

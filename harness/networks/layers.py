@@ -50,7 +50,6 @@ def find_layers(
 
     Args:
         model: the network; it is not changed.
-        view: the size of its input.
         patterns: names of modules or of their parts (`parts.py`), or shell patterns ("features.*",
             "blocks.*:heads"), instead of the default.
         channels_last: by pattern, for layers whose layout cannot be inferred from the shape.

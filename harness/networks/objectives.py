@@ -163,7 +163,6 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
     Args:
         path: .npz with one array [width] per class, named after it; .csv with a column `class` and
             one column per dimension; .npy [classes, width] in the order of the classes.
-        classes: names.
 
     Raises:
         ValueError: the file cannot be read or lacks classes, or its vectors differ in length, are

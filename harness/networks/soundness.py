@@ -21,7 +21,6 @@ def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
     not depend on the other images of the batch.
 
     Args:
-        model: the network.
         batch: at least two images.
 
     Raises:

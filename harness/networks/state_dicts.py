@@ -71,8 +71,6 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
     """Load weights into a model, strictly; one error lists everything that does not fit.
 
     Args:
-        model: the architecture.
-        content: of a checkpoint file.
         origin: names the file in errors.
         key: the state dict, or the part of one, to use; dots separate levels.
 

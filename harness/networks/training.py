@@ -113,10 +113,7 @@ def train(
 
     Args:
         architecture: a name for `architectures.build`.
-        lesson: training and test images.
-        parameters: see TrainingParameters.
         seed: of weights, order, augmentation and dropout.
-        files: where weights and state are saved.
         on_batch: called after every batch; on resuming, also for every batch already done.
         device: where to compute; always in float32.
 

@@ -110,8 +110,6 @@ class OfLayers(OfCheckpoint):
         """Return the number of images per pass with which the work fits the memory.
 
         Args:
-            run: of the work.
-            network: the checkpoint's.
             work: does the same work on a given number of images.
             most: the largest batch wanted.
             held: bytes that are kept between passes.
@@ -208,7 +206,6 @@ def fitting_size(
     """Return the number of images per pass with which work on a series' networks fits the memory.
 
     Args:
-        run: of the work.
         what: the kind of work, for the message, e.g. "importance of series 'vgg'"; the cost of each
             kind is measured once.
         work: runs on `images` images.

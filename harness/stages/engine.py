@@ -62,7 +62,6 @@ class Engine:
     Args:
         plan: declares the work, and has the run that receives the artifacts.
         workers: number of processes; 0 does the work in this process.
-        console: shows the progress bars.
         cluster: address of a Ray cluster that does the work instead ("auto": the one of this
             machine); its machines must share the run's folder, or the run must be in a store.
     """

@@ -136,10 +136,8 @@ def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Ten
     computed yet; time and memory are the same.
 
     Args:
-        source: whose objective it is.
         model: one of its checkpoints, from which the width of the outputs is taken.
         images: the image set that has the classes.
-        batch: a batch on which the model is run.
     """
     vectors: Tensor | None = None
     if choose_objective(source.objective).prototypes:

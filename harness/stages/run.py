@@ -93,10 +93,6 @@ def run_until(
     """Run every stage up to the one named `last`; finished work is reused.
 
     Args:
-        last: name of a stage.
-        config: of the run.
-        out: the run's folder.
-        console: where progress is shown.
         cluster: address of a Ray cluster, or None for this machine.
     """
     run = open_run(out, config.store)
@@ -144,11 +140,7 @@ def bench(
     """Print what is left of the benchmark and, unless `only_plan` is set, run it.
 
     Args:
-        run: a run that has been probed.
-        console: where progress is shown.
-        covered: what the benchmark covers.
         cluster: address of a Ray cluster, or None for this machine.
-        only_plan: stop after the plan.
         machine: the configuration's `workers`, `memory` and `device`, on which no result depends;
             the precision is the run's.
     """

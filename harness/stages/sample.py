@@ -71,9 +71,7 @@ class Sample:
 
     Args:
         plan: of the command; finished work is not estimated.
-        source: the series.
         models: two of its checkpoints, or networks like them.
-        view: their view of images.
         study: of all series; its work is estimated for this series.
     """
 

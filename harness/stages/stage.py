@@ -72,8 +72,6 @@ class Plan:
     """The pieces of work of a command, and the fingerprints of all artifacts that they make.
 
     Args:
-        config: of the run.
-        run: holds the artifacts.
         workers: number of processes that share the memory.
         looks_only: the steps are listed, not done: a stage must not read what they would make, log
             messages or write files.
