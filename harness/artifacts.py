@@ -27,8 +27,7 @@ T = TypeVar("T")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash plain values (numbers, strings, lists, dicts) shortly, independent of the order of
-    dicts."""
+    """Hash plain values (numbers, strings, lists, dicts) shortly, whatever the order of dicts."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -44,8 +43,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file of a run: its kind (a key of LAYOUT) and the values that distinguish it from
-    others of its kind."""
+    """One file of a run: its kind (a key of LAYOUT), and the values that tell it from others."""
 
     kind: str
     parts: tuple[str | int, ...] = ()
@@ -111,8 +109,7 @@ class Run:
         return path.with_name(path.name + ".json")
 
     def about(self, artifact: Artifact) -> dict[str, Any] | None:
-        """Return the sidecar's content (fingerprint, sha256, seconds); None if the artifact is
-        not complete."""
+        """Return the sidecar's content (fingerprint, sha256, seconds); None if not complete."""
         about = read_sidecar(self.path(artifact))
         return about if about is not None and self.path(artifact).exists() else None
 
@@ -273,8 +270,7 @@ class Run:
         """Copy results of workers on other machines into the folder; here they already share it."""
 
     def publish(self) -> None:
-        """Copy the manifest and reports to where the artifacts are kept; here they already are
-        there."""
+        """Copy manifest and reports to the store of the artifacts; here there is none."""
 
     def damaged_elsewhere(self) -> Iterator[str]:
         """Yield the paths of artifacts that are damaged where they are kept; here that is the

@@ -97,8 +97,7 @@ class BaseSection(Section):
 
 
 class SpaceSection(SpaceParameters):
-    """The space methods to compare, and their parameters. The first is used for maps and
-    pictures."""
+    """The space methods to compare, and their parameters; the first makes maps and pictures."""
 
     methods: Annotated[tuple[str, ...], DISTINCT, each(SPACES.get)] = Field(
         ("sgns", "ppmi", "jaccard", "correlation", "profile", "random"), min_length=1
@@ -273,8 +272,7 @@ def _between_sections(
 
 
 def _remove(values: Any, place: Sequence[str | int]) -> None:
-    """Remove the value at a place; parts of the place may name kinds of sections instead of
-    keys."""
+    """Remove the value at a place, whose parts may be kinds of sections instead of keys."""
     for depth, part in enumerate(place):
         held = isinstance(values, dict) and part in values
         if held or (isinstance(values, list) and isinstance(part, int) and part < len(values)):

@@ -84,8 +84,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def working_since(folder: Path) -> float | None:
-    """Return when the command that is working in a folder began (seconds since 1970); None if
-    there is none."""
+    """Return when (seconds since 1970) the command working in a folder began; None if none."""
     holder = filelock.FileLock(folder / ".lock", timeout=0)
     if not (folder / ".lock").exists():
         return None

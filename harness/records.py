@@ -1,5 +1,4 @@
-"""Identities that all packages share: plain records, without torch, which the survey's host also
-reads."""
+"""Identities that all packages share, also on a survey's host: plain records, without torch."""
 
 from __future__ import annotations
 

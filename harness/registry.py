@@ -1,5 +1,4 @@
-"""Registries of named plug-ins. A plug-in is registered where it is defined; no other file
-changes."""
+"""Registries of named plug-ins; one is registered where it is defined, in no other file."""
 
 from __future__ import annotations
 
@@ -68,8 +67,7 @@ class Registry(Generic[T]):
 
 
 def description(plugin: Any) -> str:
-    """Return the first sentence of a plug-in's docstring, which reports show; "" if there is
-    none."""
+    """Return the first sentence of a plug-in's docstring, for reports; "" if there is none."""
     text = " ".join((inspect.getdoc(plugin) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[^.A-Z]\.) ", text, maxsplit=1)[0]
 
@@ -181,8 +179,7 @@ def _spec(name: str):
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:
-    """Yield the names of modules that a source file may import; names that are not modules are
-    ignored later."""
+    """Yield the names that a source file imports; some are no modules, which are ignored later."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):

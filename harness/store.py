@@ -127,8 +127,7 @@ class StoredRun(Run):
         return {name for name in names if f"{name}.json" in names}
 
     def _is_whole(self, name: str) -> bool:
-        """Return whether the sidecar in the folder holds a hash, which artifacts in progress
-        lack."""
+        """Return whether the sidecar in the folder holds a hash: the artifact is complete."""
         return b'"sha256"' in _content(self.root / f"{name}.json")
 
     def _check_owner(self) -> None:
@@ -149,8 +148,7 @@ class StoredRun(Run):
             pafs.copy_files(path, name, destination_filesystem=self._store)
 
     def _download(self, name: str) -> None:
-        """Copy an artifact from the store, or delete it if the store lacks it; artifacts in
-        progress stay."""
+        """Copy an artifact from the store, or delete what the store lacks, unless in progress."""
         path, sidecar = self.root / name, self.root / f"{name}.json"
         text = self._text(f"{name}.json")
         if text == _content(sidecar) or not (text or self._is_whole(name)):

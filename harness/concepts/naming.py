@@ -206,8 +206,7 @@ class _Shared:
         self._sums[layer.name] = sums
 
     def overlaps(self, layer: Layer) -> Tensor:
-        """Compute the intersection over union of top positions and concepts: float32 [neurons,
-        concepts]."""
+        """Return the intersections over union with concepts: float32 [neurons, concepts]."""
         both, active, covered = self._sums[layer.name]
         shared = torch.from_numpy(both)
         union = active[:, None] + covered[None, :] - shared

@@ -24,8 +24,7 @@ _EMPTY = torch.iinfo(torch.int64).min
 
 
 def sortable(values: Tensor) -> Tensor:
-    """Map float32 to int64 in [−2^31, 2^31) with the same order; equal floats give equal
-    integers."""
+    """Map float32 to int64 in [−2^31, 2^31) with the same order; equal floats stay equal."""
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
 
@@ -83,8 +82,7 @@ class TopK:
         self._absorb(other._keys, other._values, other._positions)
 
     def least(self) -> Tensor:
-        """Return each neuron's k-th largest value, float32 [n]; −∞ if fewer than k images were
-        added."""
+        """Return each neuron's k-th largest value, float32 [n]; −∞ for fewer than k images."""
         last = self._values[:, -1]
         return torch.where(self._keys[:, -1] == _EMPTY, -torch.inf, last)
 

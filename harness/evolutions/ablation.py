@@ -142,8 +142,7 @@ def ablate(
         others: dict[str, Execution] = {}  # opened at first use; `zero` needs none
 
         def outputs(name: str, model: nn.Module, shown: Callable[[Tensor], Tensor], given: Tensor):
-            """Return a function of a layer's name that returns its output; the model runs at the
-            first call."""
+            """Return a function from a layer to its output; the first call runs the model."""
 
             @cache
             def started() -> Execution:

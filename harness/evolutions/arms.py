@@ -161,8 +161,7 @@ def _cumulative(ranked: Ranked) -> Sets:
 
 
 def _matched(arm: str, method: str, ranked: Ranked) -> Sets:
-    """Match each neuron of `q1` with another neuron of its layer, not in `q1`, of a similar
-    score."""
+    """Match each neuron of `q1` with one of its layer, not in `q1`, of a similar score."""
     sizes = ranked.scores_of(method).set_index(["layer", "channel"])["score"]
     partners = {
         layer: match(parts[0], np.concatenate(parts[1:]), sizes[layer])

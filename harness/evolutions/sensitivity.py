@@ -129,8 +129,7 @@ class Change:
 
     @property
     def gradients_from(self) -> dict[str, Tensor]:
-        """Gradient d h_c(x; t) / d z(x; t) of the objective h_c, by default the logit of the
-        class."""
+        """Gradient d h_c(x; t) / d z(x; t) of the objective h_c (by default the class's logit)."""
         return self._older.gradients
 
     @property
@@ -229,8 +228,7 @@ class Change:
         return {name: -gradient for name, gradient in zip(parts, gradients, strict=True)}
 
     def along(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute s[x, n], the gradient times the change, summed over positions; layer ->
-        [batch, channels]."""
+        """Sum the gradient times the change over positions: layer -> s[x, n], [batch, channels]."""
         return {
             layer.name: (
                 gradients[layer.name] * (self.maps_to[layer.name] - self.maps_from[layer.name])
@@ -239,8 +237,7 @@ class Change:
         }
 
     def times_activation(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the gradient times z(x; t′), summed over positions; layer -> [batch,
-        channels]."""
+        """Sum the gradient times z(x; t′) over positions; layer -> [batch, channels]."""
         return {
             name: (gradient * self.maps_to[name]).sum(dim=2) for name, gradient in gradients.items()
         }

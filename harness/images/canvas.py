@@ -254,8 +254,7 @@ class Canvas:
         self._stroke(points, 0, muted(self.rng), 0, 0)
 
     def pick(self, *typical: str, chance: float = 0.7, on: str | None = None) -> str:
-        """Draw a typical colour with the given probability, otherwise any; it is visible on
-        colour `on`."""
+        """Draw a typical colour with the given probability, otherwise any, visible on `on`."""
         allowed = _NAMES if on is None else _LEGIBLE[on]
         pool = tuple(name for name in typical if name in allowed)
         if not pool or self.rng.random() >= chance:
@@ -263,8 +262,7 @@ class Canvas:
         return pool[self.rng.integers(len(pool))]
 
     def develop(self, background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the image, float [64, 64, 3], on a background of the same shape, and the maps
-        of parts and colours."""
+        """Return the image, float [64, 64, 3], on a background, and maps of parts and colours."""
         numbers = np.asarray(self._map)
         table = np.array([rgb for rgb, _, _ in self._inks]).clip(0, 255)
         behind = background.repeat(_SUPER, axis=0).repeat(_SUPER, axis=1)

@@ -41,8 +41,7 @@ _listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """List each folder only once while the block runs, because half a million files take long to
-    list."""
+    """List each folder once while the block runs; half a million files take long to list."""
     token = _listings.set({} if _listings.get() is None else _listings.get())
     try:
         yield
@@ -169,14 +168,12 @@ def _below(folder: str, visited: set[str]) -> Iterator[str]:
 
 
 def _is_unicode(name: str) -> bool:
-    """Return whether a file name is valid Unicode; Python reads bytes that are not UTF-8 as
-    surrogates."""
+    """Return whether a file name is Unicode; Python reads bytes beyond UTF-8 as surrogates."""
     return not re.search("[\ud800-\udfff]", name)
 
 
 def left_out(root: Path) -> Counter[str]:
-    """Count the files below an image folder that are not used, by suffix, with hidden and broken
-    ones."""
+    """Count the unused files below an image folder by suffix, with hidden and broken ones."""
     counts: Counter[str] = Counter()
     used = set(shard_files(root))
     for place, folders, names in os.walk(root, followlinks=False):
@@ -221,8 +218,7 @@ def image_remarks(images: FileImages) -> pd.DataFrame:
 
 
 def remark_counts(run: Run, split: str) -> dict[str, int]:
-    """Count the images of a split by remark, and those that are also in another split; empty for
-    images in memory."""
+    """Count a split's images by remark and in other splits; empty for images in memory."""
     index = run.table(Artifact("image_index", (split,)))
     if "remarks" not in index:
         return {}

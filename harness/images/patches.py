@@ -28,8 +28,7 @@ def patch(pixels: np.ndarray, peak_y: float, peak_x: float, side: float) -> np.n
 def patches(
     stimuli: pd.DataFrame, images: ImageSet, view: View, side: float, count: int
 ) -> list[np.ndarray]:
-    """Return the patches of one neuron's `count` strongest stimuli (rows of one neuron, in any
-    order)."""
+    """Return the patches of a neuron's `count` strongest stimuli (its rows in any order)."""
     rows = stimuli.sort_values("rank").head(count)
     return [
         patch(images.pixels(row.image_id, view), row.peak_y, row.peak_x, side)

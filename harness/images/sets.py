@@ -1,5 +1,4 @@
-"""Image sets: the synthetic set and users' folders. Does not import torch; pixels are uint8
-arrays."""
+"""Image sets: synthetic, in folders, in memory, without torch; pixels are uint8 arrays."""
 
 from __future__ import annotations
 
@@ -227,8 +226,7 @@ class KeptImages:
 
 
 def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Return images `start` to `stop` of the stream `seed`, stacked: pixels, labels, parts,
-    colours."""
+    """Return images `start` to `stop` of the stream `seed`: pixels, labels, parts, colours."""
     drawings = [drawn.draw(seed, index) for index in range(start, stop)]
     return {
         "pixels": np.stack([d.image for d in drawings]),

@@ -176,8 +176,7 @@ def webdataset(path: Path) -> Shard:
 
 @SHARDS.add(".parquet")
 def parquet(path: Path) -> Shard:
-    """Open a file of `Dataset.to_parquet` or of a downloaded dataset; row groups are read when
-    needed."""
+    """Open a file of `Dataset.to_parquet` or a downloaded one; row groups are read when needed."""
     file = pq.ParquetFile(path)
     image, label, names = _columns(file.schema_arrow)
     groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]

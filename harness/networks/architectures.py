@@ -1,5 +1,4 @@
-"""Architectures by name: three small networks, all models of torchvision, and the user's
-functions."""
+"""Architectures by name: three small networks, torchvision's models, the user's functions."""
 
 from __future__ import annotations
 
@@ -67,8 +66,7 @@ def _takes_an_argument(make: Callable[..., nn.Module]) -> bool:
 
 
 def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
-    """Return whether the model runs on channels-last maps; `view` after a convolution does not
-    allow it."""
+    """Return whether the model runs on channels-last maps; `view` after a convolution does not."""
     try:
         with torch.no_grad():
             trial = channels_last(copy.deepcopy(model).float().eval())

@@ -88,8 +88,7 @@ def using(granted: Resources) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use; a container may have fewer than its
-    machine."""
+    """Return the number of usable cores; a container may have fewer than its machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -170,8 +169,7 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
 
 
 def _peak(record: profile) -> int:
-    """Return the largest number of bytes allocated at any moment, in addition to those at the
-    start."""
+    """Return the largest number of bytes allocated at any moment beyond those at the start."""
     assert record.profiler is not None and record.profiler.kineto_results is not None
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
@@ -232,8 +230,7 @@ def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out; torch's CPU allocator raises a plain
-    RuntimeError."""
+    """Return whether memory ran out; torch's CPU allocator raises a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

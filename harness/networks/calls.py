@@ -215,8 +215,7 @@ def _exposed(module: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]] | None:
 
 
 def _results(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, bool]:
-    """Return the nodes that hold an activation function's result, and whether a single call
-    computes it."""
+    """Return the nodes of activation functions' results, and whether one call computes each."""
     ways, results = Ways(), dict[fx.Node, bool]()
     for node in graph.nodes:
         inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
@@ -237,8 +236,7 @@ def _is_activation(node: fx.Node, module: nn.Module) -> bool:
 
 
 def _function(node: fx.Node, module: nn.Module) -> str:
-    """Return the plain name of the function that a node calls; for a module, the name of its
-    class."""
+    """Return the plain name of the function, or the class of the module, that a node calls."""
     if node.op == "call_module":
         return plain_name(type(module.get_submodule(str(node.target))))
     return plain_name(node.target) if node.op in ("call_method", "call_function") else ""

@@ -209,8 +209,7 @@ def _read_file(path: Path) -> object:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Return whether a file begins like safetensors: the header's length in 8 bytes, then its
-    JSON."""
+    """Return whether a file begins like safetensors: 8 bytes (the header's length), then JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 

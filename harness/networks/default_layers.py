@@ -17,16 +17,14 @@ HALVINGS = 4
 
 
 def _positions(shape: Shape) -> int:
-    """Return the number of positions of a map [batch, channels, ...] or [batch, ..., channels], or
-    of tokens."""
+    """Return the number of tokens, or of positions of a map, channels first or last."""
     if len(shape) < 4:
         return shape[1] if len(shape) == 3 else 1
     return min(math.prod(shape[2:]), math.prod(shape[1:-1]))
 
 
 def _mixes_images(passes: Passes, name: str) -> bool:
-    """Return whether no dimension counts the images (windows), or the values are not floating-point
-    numbers."""
+    """Return whether no dimension counts the images (windows), or the values are no floats."""
     axis, output = passes.image_axis(Site(name)), passes.two.output(name)
     sequence = axis == 1 and output.dim() == 3
     return not (axis == 0 or sequence) or not output.is_floating_point()
@@ -60,8 +58,7 @@ def _mixes_tokens(passes: Passes, name: str) -> bool:
 
 
 def _windows(passes: Passes, name: str) -> bool:
-    """Return whether a map was cut into windows (MaxViT): rows are windows, columns are positions
-    within them."""
+    """Return whether a map was cut into windows (MaxViT): rows are windows, columns positions."""
     shape, tall = passes.two.output(name).shape, shape_in(passes.tall, Site(name))
     if len(shape) != 4:
         return False

@@ -216,8 +216,7 @@ class _Traced(Execution):
         return list(self._rerun(changes, values).chunk(count))
 
     def _stackable(self, layers: frozenset[str]) -> bool:
-        """Return whether every value that the re-run reads has one row per image or does not depend
-        on images."""
+        """Return whether each value that a re-run reads has a row per image, or ignores images."""
         if any(layer.sequence_first for layer in self._layers.values()):
             return False
         rows = len(self._batch)
@@ -231,8 +230,7 @@ class _Traced(Execution):
         return read | {self._nodes[layer] for layer in layers} - set(nodes)
 
     def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
-        """Return the nodes that a change of these layers reaches, in order, and the values to free
-        after each."""
+        """Return the nodes that a change of these layers reaches, and what to free after each."""
         if layers not in self._plans:
             reached = set().union(*(self._descendants[name] for name in layers))
             nodes = [node for node in self._order if node in reached]

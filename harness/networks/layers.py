@@ -215,8 +215,7 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
 
 
 def _is_channels_last(name: str, site: Site, shape: Shape, passes: Passes) -> bool:
-    """Infer the layout: the channel is the one dimension that does not change with the image's
-    shape."""
+    """Infer the layout: the channel is the one dimension that the image's shape does not change."""
     if len(shape) == 2:
         return False
     if len(shape) == 4 and shape[2] == shape[3] != shape[1]:

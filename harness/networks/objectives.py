@@ -134,8 +134,7 @@ def choose_objective(name: str) -> Objective:
 
 
 def objective_identity(name: str) -> str:
-    """Return the fingerprint of an objective: its name, and its source code or the content of its
-    file."""
+    """Return an objective's fingerprint: its name, and its source code or its file's content."""
     objective = choose_objective(name)
     return plugin_identity(name) if objective.file is None else f"file {file_hash(objective.file)}"
 
@@ -228,16 +227,14 @@ class Target:
         return self._of(output, self.label)
 
     def scores(self, output: Tensor) -> Tensor:
-        """Return the scores that are compared for a prediction, [batch, columns]; the class's
-        column is `label`."""
+        """Return the scores compared for a prediction, [batch, columns]; the class's is `label`."""
         if self.objective.classifies:
             return output
         every = [self._of(output, label) for label in range(self.classes)]
         return torch.stack(every, dim=1) * self.objective.scale
 
     def margin(self, output: Tensor) -> Tensor:
-        """Return log(p / (1 − p)) per image, [batch]; p is the softmax probability of the class
-        over the scores."""
+        """Return log(p / (1 − p)), [batch]; p is the class's softmax probability by the scores."""
         return log_odds(self.scores(output), self._labels(output, self.label))
 
     def _of(self, output: Tensor, label: int) -> Tensor:

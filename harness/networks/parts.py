@@ -38,8 +38,7 @@ def module_input(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site
 
 @PARTS.add("residual")
 def residual(name: str, module: nn.Module, seen: Mapping[str, Seen]) -> Site:
-    """Return the site of the residual stream after a block: the block's output, which has the shape
-    of its input."""
+    """Return the site of a block's output, of its input's shape: the residual stream after it."""
     one = seen.get(name)
     if one is None or one.output is None or one.input is None:
         raise NoSuchPart("its input or output is not a tensor")

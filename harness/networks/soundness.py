@@ -124,8 +124,7 @@ _MOVES = (
 
 
 def ends_in_sigmoid(outputs: Tensor) -> bool:
-    """Return whether outputs with gradients are computed by a sigmoid, i.e. are separate
-    probabilities."""
+    """Return whether a sigmoid computes the outputs, which then are separate probabilities."""
     step = outputs.grad_fn
     while step is not None and step.name().startswith(_MOVES):
         step = next((before for before, _ in step.next_functions if before is not None), None)

@@ -110,8 +110,7 @@ class Source(Section, ABC):
         """Return the epochs for which there are (or, for a training, will be) checkpoints."""
 
     def loadable(self) -> tuple[int, ...]:
-        """Return the epochs that `load` can return: all except those of which only evidence was
-        recorded."""
+        """Return the epochs that `load` can return: all but those recorded as evidence only."""
         return self.epochs()
 
     @abstractmethod
@@ -227,8 +226,7 @@ class FolderSource(ArchitectureSource):
         return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
 
     def left_out(self) -> list[str]:
-        """Return files that match the pattern except for the epoch's number, such as
-        `model-last.pth`."""
+        """Return files that match the pattern but for the epoch's number (`model-last.pth`)."""
         return [path.name for path, epoch in self._matching() if epoch is None]
 
     def _matching(self) -> list[tuple[Path, int | None]]:
@@ -280,8 +278,7 @@ class HubSource(ArchitectureSource):
         return load_weights(self.built(num_classes), self._folder(epoch), self.key)
 
     def _folder(self, epoch: int) -> Path:
-        """Return the folder of a revision's files, which are downloaded once. Raises
-        CheckpointError."""
+        """Return the folder of a revision, downloaded once. Raises CheckpointError."""
         try:
             from huggingface_hub import snapshot_download
         except ImportError as error:
@@ -306,8 +303,7 @@ class HubSource(ArchitectureSource):
         return Path(folder)
 
     def identity(self, epoch: int) -> str:
-        """Return the name of the revision: a branch that moves is not noticed; tags and commits do
-        not move."""
+        """Return the revision's name: a branch may move unnoticed; tags and commits do not move."""
         architecture = plugin_identity(self.architecture)
         revision = self.revisions[epoch]
         return fingerprint(architecture, self.outputs, self.key, self.repository, revision)
@@ -388,6 +384,5 @@ class FunctionSource(Source):
 
 
 def parse_source(section: Mapping[str, Any]) -> Source:
-    """Return the source that a section of the configuration describes; its `source` names the
-    class."""
+    """Return the source of a section of the configuration, whose `source` names the class."""
     return SOURCES.get(section.get("source", "train")).model_validate(dict(section))

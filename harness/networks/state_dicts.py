@@ -136,8 +136,7 @@ def _is_optimizers(content: Mapping) -> bool:
 
 
 def _with_shared(state: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
-    """Add the missing names of tensors that the architecture uses under several names; safetensors
-    store such a tensor once."""
+    """Add missing names of shared tensors of the architecture; safetensors store each once."""
     whole = dict(state)
     for names in _names_of_storage(wanted).values():
         if held := [name for name in names if name in state]:
@@ -173,8 +172,7 @@ def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Ten
 
 
 def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
-    """Return the parts of a state dict that fit exactly: all of it, or the tensors below a
-    prefix."""
+    """Return the parts of a state dict that fit exactly: all, or the tensors below a prefix."""
     for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
         names = {_without(name, wrappers): name for name in state}
         parts: list[Part] = []
@@ -252,8 +250,7 @@ def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
 
 
 def _converts(given: Tensor, wanted: Tensor) -> bool:
-    """Return whether numbers keep their meaning; integers in place of a weight are codes (of a
-    quantised network)."""
+    """Return whether numbers keep their meaning; integers as weights are codes (quantised)."""
     if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
         return False
     return wanted.is_floating_point() or torch.can_cast(given.dtype, wanted.dtype)

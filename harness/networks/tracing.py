@@ -21,8 +21,7 @@ def _same(value: Any) -> Any:
 
 
 class _Tracer(fx.Tracer):
-    """Traces the code that a model runs when images are its only argument, with one node per
-    layer's value."""
+    """Traces the code that runs on images alone, with one node per layer's value."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
@@ -61,8 +60,7 @@ class _Tracer(fx.Tracer):
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Take back what a network's code stores in its modules while it is traced: caches and buffers
-    that now hold proxies."""
+    """Take back what traced code stores in modules: caches and buffers that hold proxies."""
     own = [vars(module) for module in model.modules()]
     places = [*own, *(v for place in own for v in place.values() if isinstance(v, dict))]
     before = [dict(place) for place in places]
@@ -85,8 +83,7 @@ _OUT_OF_PLACE = {
 
 
 def trace(model: nn.Module, layers: Sequence[Layer]) -> tuple[fx.Graph, dict[str, fx.Node]] | None:
-    """Return the graph without in-place operations and the node of each layer; None if the model
-    cannot be traced."""
+    """Return a graph without in-place operations and the layers' nodes; None if not traceable."""
     tracer = _Tracer(layers)
     try:
         with restored(model):

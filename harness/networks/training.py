@@ -225,8 +225,7 @@ def _one_cycle(steps: int) -> Callable[[int], float]:
 
 
 def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:
-    """Flip each image with probability .5 and shift it by up to `reach` pixels; edges are
-    repeated."""
+    """Flip each image with probability .5 and shift it by up to `reach` pixels, repeating edges."""
     count, _, height, width = batch.shape
     flipped = torch.from_numpy(rng.random(count) < 0.5)
     batch = torch.where(flipped[:, None, None, None], batch.flip(3), batch)

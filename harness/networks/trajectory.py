@@ -246,8 +246,7 @@ def _moves(order: list[int]) -> Iterator[list[int]]:
 
 
 def _nearest(total: np.ndarray, order: list[int], first: int) -> list[int]:
-    """Return an order from `first` in which each checkpoint is followed by the nearest of the
-    rest."""
+    """Return an order from `first` in which the nearest of the rest follows each checkpoint."""
     path, rest = [first], [p for p in order if p != first]
     while rest:
         path.append(min(rest, key=total[path[-1]].__getitem__))
@@ -317,8 +316,7 @@ def _layers_off_the_way(way: Trajectory, places: Sequence[int]) -> Iterator[Find
 
 
 def _layer_detours(way: Trajectory, places: Sequence[int]) -> dict[str, np.ndarray]:
-    """Return `detours` of each layer with units; other layers (scales, biases) have too few
-    weights."""
+    """Return `detours` of each layer with units; others (scales, biases) have too few weights."""
     return {
         name: detours(way.distances[k][np.ix_(places, places)])
         for k, name in enumerate(way.layers)

@@ -98,8 +98,7 @@ class Ways:
 
 
 def plain_name(function: object) -> str:
-    """Return a function's name without underscores and capitals, so that F.leaky_relu_ and
-    nn.LeakyReLU have the same."""
+    """Return a name without underscores and capitals: F.leaky_relu_ and nn.LeakyReLU share it."""
     return str(getattr(function, "__name__", function)).replace("_", "").lower()
 
 

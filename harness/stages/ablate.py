@@ -120,8 +120,7 @@ def _generator(
 
 @dataclass(frozen=True)
 class RunArms(Work):
-    """Work that runs the arms of one method on one pair by one ablation: a row per image and
-    arm."""
+    """Work that runs the arms of one method, pair and ablation: a row per image and arm."""
 
     study: AblationStudy
     source: Source

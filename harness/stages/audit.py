@@ -1,5 +1,4 @@
-"""Stage: check the order and origin of the checkpoints of each series by their weights, one
-checkpoint at a time."""
+"""Stage: check order and origin of each series' checkpoints by their weights, one by one."""
 
 from __future__ import annotations
 
@@ -164,8 +163,7 @@ def _counts(way: Trajectory) -> dict[str, np.ndarray]:
 
 
 def _distances_along(distances: np.ndarray) -> dict[str, object]:
-    """Return each checkpoint's distances to the previous, the first and the last one, and its
-    detour."""
+    """Return each checkpoint's distances to the previous, first and last one, and its detour."""
     n = len(distances)
     return {
         "step": [np.nan, *np.diagonal(distances, 1)][:n],

@@ -1,5 +1,4 @@
-"""Stage: check that every checkpoint can be used, and report all problems together before work
-begins."""
+"""Stage: check that every checkpoint can be used; all problems are reported before work begins."""
 
 from __future__ import annotations
 

@@ -121,8 +121,7 @@ class OfLayers(OfCheckpoint):
 
 
 def loadable(config: Config) -> list[tuple[Source, int]]:
-    """Return the series and epoch of every checkpoint that has, or after training will have,
-    weights."""
+    """Return series and epoch of every checkpoint with weights (perhaps after training)."""
     return [(source, epoch) for source in config.series for epoch in source.loadable()]
 
 

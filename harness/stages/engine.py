@@ -295,8 +295,7 @@ def _alone(
 
 @contextmanager
 def _failing_as(work: Work) -> Iterator[None]:
-    """Turn an error of a piece of work into one message that names it; `--debug` shows the
-    traceback."""
+    """Turn a work's error into one message that names it; `--debug` shows the traceback."""
     try:
         yield
     except ValueError as error:

@@ -43,8 +43,7 @@ def _failures(check: Callable[[], object]) -> Iterator[str]:
 
 
 def faults_of_files(config: Config) -> list[str]:
-    """Return faults of existing images and checkpoints, as far as the faults listed by `faults`
-    allow; nothing is written."""
+    """Return faults of images and checkpoints, as far as `faults` allow; nothing is written."""
     part = _sound_part(config)
     if part is None:
         return []
@@ -87,8 +86,7 @@ def _sound_part(config: Config) -> Config | None:
 
 
 def _list_images(plan: Plan, split: str) -> list[str]:
-    """Save the index of a split for `plan` without unreadable images, and return the faults of
-    these."""
+    """Save the index of a split's readable images for `plan`; return the faults of the others."""
     section, run = plan.config.images, plan.run
     if isinstance(section, FolderImagesSection):
         images = folder_split(section, split)

@@ -112,8 +112,7 @@ def _fault(faults: pd.Series, split: str) -> str:
 
 
 def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
-    """Describe which images of a split cannot be read, and why ("" if all can); return the ids
-    of the others."""
+    """Describe which images of a split cannot be read, and why ("" for none); list the others."""
     faults = image_remarks(images)["fault"]
     return _fault(faults, split), np.flatnonzero(faults == "").tolist()
 

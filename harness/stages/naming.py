@@ -1,5 +1,4 @@
-"""Name what the neurons of every checkpoint detect, if the images have masks of parts or
-attributes."""
+"""Name what the neurons of every checkpoint detect, by masks of parts or attributes of images."""
 
 from __future__ import annotations
 
@@ -136,8 +135,7 @@ def layer_groups(layers: Sequence[Layer], sizes: Sequence[int], most: int) -> li
 
 
 def naming_steps(plan: Plan) -> Iterator[Step]:
-    """Name neurons by the masks of synthetic images or by the user's attributes, if there are
-    any."""
+    """Name neurons by the masks of synthetic images or the user's attributes, if any."""
     config, checkpoints = plan.config, loadable(plan.config)
     if isinstance(config.images, DrawnImagesSection):
         count = min(MASKED_IMAGES, config.images.test)

@@ -1,5 +1,4 @@
-"""The objective of one checkpoint, with the prototypes of classes if these must be computed
-first."""
+"""The objective of a checkpoint, with prototypes of classes if these must be computed first."""
 
 from __future__ import annotations
 

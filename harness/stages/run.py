@@ -66,8 +66,7 @@ def write_manifest(config: Config, run: Run) -> None:
 
 
 def worker_count(config: Config, device: Device) -> int:
-    """Return the number of processes: as configured, otherwise one per core, or one per GPU if
-    networks run on GPUs."""
+    """Return the number of processes: as configured, or one per core or, on GPUs, per GPU."""
     if config.workers is not None:
         return config.workers
     if device.name == "cpu":

@@ -1,5 +1,4 @@
-"""Measure the cost of the work on one series, on two of its networks and one batch per kind of
-work."""
+"""Measure the cost of work on a series: two of its networks, one batch per kind of work."""
 
 from __future__ import annotations
 
@@ -201,8 +200,7 @@ class Sample:
 
 
 def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> tuple[int, int]:
-    """Return the number of arms per class of a method and kind, over all layers at once and in
-    single layers."""
+    """Return a method's arms of one kind per class: over all layers at once, and in single ones."""
     p = study.arm_parameters
     one = np.arange(max(p.bins, 2))
     ranked = arms.Ranked(

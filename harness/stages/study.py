@@ -69,8 +69,7 @@ class AblationStudy:
 
     @property
     def scored(self) -> list[str]:
-        """The methods that are scored: the study's, "change", and those on which arms are
-        matched."""
+        """The methods that are scored: the study's, "change", and those that match arms."""
         kinds = [f for benchmark in {False, self.benchmark} for f in families(False, benchmark)]
         matched_on = [name for family in kinds for name in family.matched_on]
         return list(dict.fromkeys([*self.methods, "change", *matched_on]))
