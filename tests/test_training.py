@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.images.batches import batch_of
-from harness.images.sets import KeptImages, View
+from harness.images.sets import FileImages, KeptImages, View
 from harness.networks.architectures import build
 from harness.networks.training import (
     Examples,
@@ -96,8 +96,7 @@ def test_flips_and_shifts_keep_the_pixels():
 
 
 def test_one_cycle_rises_and_falls_to_nought():
-    factor = _one_cycle(100)
-    values = [factor(step) for step in range(101)]
+    values = [_one_cycle(100, step) for step in range(101)]
     assert max(values) == pytest.approx(1) and values.index(max(values)) == 30
     assert values[-1] == pytest.approx(0, abs=1e-9)
 
@@ -120,22 +119,16 @@ def test_images_are_read_in_batches(tmp_path, data):
     assert largest == [2] + [16] * (3 + 2 * (3 + 3))  # a trial; test images; two epochs of both
 
 
-def test_files_are_decoded_once_while_there_is_room(tmp_path):
+def test_files_are_decoded_once_while_there_is_room(monkeypatch):
     read = []
 
-    class Images:
-        classes, labels = ("a",), np.zeros(3, dtype=int)
+    def pixels(self, index, view):
+        read.append(index)
+        return np.full((2, 2, 3), index, dtype=np.uint8)
 
-        def __len__(self):
-            return 3
-
-        def pixels(self, index, view):
-            read.append(index)
-            return np.full((2, 2, 3), index, dtype=np.uint8)
-
-    kept = KeptImages(Images(), limit=24)  # two of three
+    monkeypatch.setattr(FileImages, "pixels", pixels)
+    kept = KeptImages((), np.zeros(3, dtype=int), ("a",), limit=24)  # two of three
     for _ in range(3):
         batch = batch_of(kept, np.arange(3), View(2, 2, (0.0,) * 3, (1.0,) * 3))
         assert (batch[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]
     assert read == [0, 1, 2, 2, 2]
-    assert kept.classes == ("a",) and len(kept) == len(kept.labels) == 3

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,8 @@ from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
 from harness.records import NEURON
 from harness.text import listed
+
+R = TypeVar("R", "_Cuts", "_Shared")
 
 TOP_SHARE = 0.005
 #: Largest size in bytes of the ranks that are compared with attributes at a time.
@@ -128,19 +130,6 @@ def _by_neuron(maps: Tensor, layer: Layer) -> Tensor:
     return values.to("cpu", torch.float32).flatten(1)
 
 
-class _Recording(Protocol):
-    """What is collected in one pass over the images."""
-
-    def start(self, ids: Tensor) -> None:
-        """Receive the ids of the next batch of images."""
-
-    def keep(self, maps: Tensor, layer: Layer) -> None:
-        """Add a layer's maps of these images."""
-
-
-R = TypeVar("R", bound=_Recording)
-
-
 class _Cuts:
     """Each neuron's threshold: its top activations, and its lowest one, over the images so far.
 
@@ -154,7 +143,7 @@ class _Cuts:
         self._lowest: dict[str, Tensor] = {}  # [channels]
 
     def start(self, ids: Tensor) -> None:
-        pass
+        """Receive the ids of the next batch of images, of which `keep` gets each layer's maps."""
 
     def keep(self, maps: Tensor, layer: Layer) -> None:
         values, name, kept = _by_neuron(maps, layer), layer.name, self._kept[layer.name]

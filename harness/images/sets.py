@@ -190,57 +190,34 @@ def why_unreadable(path: Path, error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-@dataclass
-class KeptImages:
-    """Another set whose images are kept in memory after they are read, up to a limit.
+@dataclass(frozen=True)
+class KeptImages(FileImages):
+    """Images in files, kept in memory for one view after they are read, up to `limit` bytes."""
 
-    Attributes:
-        images: the other set.
-        limit: largest number of bytes that are kept.
-    """
-
-    images: ImageSet
-    limit: int
-    _kept: dict[tuple[int, View], np.ndarray] = field(default_factory=dict)
-    _bytes: int = 0
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.images.classes
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.images.labels
-
-    def __len__(self) -> int:
-        return len(self.images)
+    limit: int = 0
+    _kept: dict[int, np.ndarray] = field(default_factory=dict)
 
     def pixels(self, index: int, view: View) -> np.ndarray:
-        if (index, view) in self._kept:
-            return self._kept[index, view]
-        pixels = self.images.pixels(index, view)
-        if self._bytes + pixels.nbytes <= self.limit:
-            self._kept[index, view] = pixels
-            self._bytes += pixels.nbytes
+        if index in self._kept:
+            return self._kept[index]
+        pixels = super().pixels(index, view)
+        if (len(self._kept) + 1) * pixels.nbytes <= self.limit:  # all have one size
+            self._kept[index] = pixels
         return pixels
 
 
 def drawn_arrays(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
     """Return images `start` to `stop` of the stream `seed`: pixels, labels, parts, colours."""
     drawings = [drawn.draw(seed, index) for index in range(start, stop)]
-    return {
-        "pixels": np.stack([d.image for d in drawings]),
-        "labels": np.array([d.label for d in drawings], dtype=np.int64),
-        "parts": np.stack([d.parts for d in drawings]),
-        "colours": np.stack([d.colours for d in drawings]),
-    }
+    fields = {"pixels": "image", "labels": "label", "parts": "parts", "colours": "colours"}
+    return {name: np.stack([getattr(d, key) for d in drawings]) for name, key in fields.items()}
 
 
-def sample_digest(images: ImageSet, view: View, most: int = 64) -> str:
-    """Hash the labels and the pixels of up to `most` evenly spaced images; sets with equal
-    hashes are treated as equal."""
+def sample_digest(images: ImageSet, view: View) -> str:
+    """Hash the labels and the pixels of up to 64 evenly spaced images; sets with equal hashes are
+    treated as equal."""
     digest = hashlib.sha256(images.labels.astype(np.int64).tobytes())
-    for index in np.linspace(0, len(images) - 1, min(most, len(images)), dtype=int):
+    for index in np.linspace(0, len(images) - 1, min(64, len(images)), dtype=int):
         digest.update(images.pixels(int(index), view).tobytes())
     return digest.hexdigest()
 

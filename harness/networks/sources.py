@@ -216,14 +216,13 @@ class FolderSource(ArchitectureSource):
                 f"({{epoch}} stands for the number, * for anything); it holds "
                 f"{listed(names) or 'nothing'}"
             )
-        if self.only is None:
-            return {epoch: by_epoch[epoch] for epoch in self._used(sorted(by_epoch))}
-        if missing := sorted(set(self.only) - set(by_epoch)):
+        chosen = by_epoch if self.only is None else self.only
+        if missing := sorted(set(chosen) - set(by_epoch)):
             raise CheckpointError(
                 f"series {self.name!r}: `only` names epochs {missing}, for which {self.folder} has "
                 f"no checkpoint; there are {sorted(by_epoch)}"
             )
-        return {epoch: by_epoch[epoch] for epoch in self._used(sorted(self.only))}
+        return {epoch: by_epoch[epoch] for epoch in self._used(sorted(chosen))}
 
     def left_out(self) -> list[str]:
         """Return files that match the pattern but for the epoch's number (`model-last.pth`)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,11 +112,9 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
 def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
     """Yield (key, state dict) for all in a checkpoint except optimizers and schedulers; the key of
     the checkpoint itself is ""."""
-    items: Mapping[object, object] = {}
-    if isinstance(content, Mapping) and not _is_optimizers(content):
-        items = content
-    elif isinstance(content, list | tuple):
-        items = dict(enumerate(content))
+    items = dict(enumerate(content)) if isinstance(content, list | tuple) else content
+    if not isinstance(items, Mapping) or _is_optimizers(items):
+        return
     tensors = {
         str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         for name, value in items.items()
@@ -174,7 +172,10 @@ def _under(dicts: Mapping[str, Tensors], key: str, origin: str) -> dict[str, Ten
 def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
     """Return the parts of a state dict that fit exactly: all, or the tensors below a prefix."""
     for wrappers in (set[str](), WRAPPERS, ANY_WRAPPERS):
-        names = {_without(name, wrappers): name for name in state}
+        names = {
+            ".".join(part for part in name.split(".") if part not in wrappers): name
+            for name in state
+        }
         parts: list[Part] = []
         if len(names) < len(state):  # two names have become equal
             continue
@@ -186,7 +187,7 @@ def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
                 if name.startswith(prefix) and not name.startswith(others)
             }
             tensors = _with_shared(tensors, wanted)
-            if not _problems(tensors, wanted):
+            if not any(_problems(tensors, wanted)):
                 unused = tuple(name for name in names if name.removeprefix(prefix) not in wanted)
                 kept = {name: tensors[name] for name in tensors if name in wanted}
                 inside = {part for name in names.keys() ^ state.keys() for part in name.split(".")}
@@ -195,10 +196,6 @@ def _parts(key: str, state: Tensors, wanted: Tensors) -> list[Part]:
         if parts:
             return parts if parts[0].prefix else parts[:1]
     return []
-
-
-def _without(name: str, wrappers: Set[str]) -> str:
-    return ".".join(part for part in name.split(".") if part not in wrappers)
 
 
 def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
@@ -212,41 +209,26 @@ def _prefixes(names: Mapping[str, str], wanted: Tensors) -> list[str]:
     return sorted(before, key=lambda prefix: (len(prefix), prefix))
 
 
-def _problems(tensors: Tensors, wanted: Tensors) -> list[str]:
-    """List why tensors do not fit an architecture."""
-    return [
-        *(
-            f"missing {name}"
-            for name in wanted
-            if name not in tensors and not name.endswith(UNUSED_IN_EVALUATION)
-        ),
-        *(
-            f"unexpected {name}"
-            for name in tensors
-            if name not in wanted and name.rpartition(".")[2] not in COUNTERS
-        ),
-        *(
-            f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in wanted
-            if name in tensors and tensors[name].shape != wanted[name].shape
-        ),
-        *(
-            f"{name} has type {tensors[name].dtype} instead of {wanted[name].dtype}"
-            for name in wanted
-            if name in tensors
-            and not name.endswith(UNUSED_IN_EVALUATION)
-            and not _converts(tensors[name], wanted[name])
-        ),
-        *(
-            f"{' and '.join(names)} are one tensor in the architecture, but differ in the file"
-            for names in _names_of_storage(wanted).values()
-            if any(
-                name in tensors and not torch.equal(tensors[name], tensors[names[0]])
-                for name in names[1:]
-                if names[0] in tensors
-            )
-        ),
-    ]
+def _problems(tensors: Tensors, wanted: Tensors) -> Iterator[str]:
+    """Yield the reasons why tensors do not fit an architecture."""
+    for name in wanted:
+        if name not in tensors and not name.endswith(UNUSED_IN_EVALUATION):
+            yield f"missing {name}"
+    for name in tensors:
+        if name not in wanted and name.rpartition(".")[2] not in COUNTERS:
+            yield f"unexpected {name}"
+    both = [(name, tensors[name], value) for name, value in wanted.items() if name in tensors]
+    for name, given, value in both:
+        if given.shape != value.shape:
+            yield f"{name} has shape {tuple(given.shape)} instead of {tuple(value.shape)}"
+    for name, given, value in both:
+        if not name.endswith(UNUSED_IN_EVALUATION) and not _converts(given, value):
+            yield f"{name} has type {given.dtype} instead of {value.dtype}"
+    for names in _names_of_storage(wanted).values():
+        held = [tensors[name] for name in names if name in tensors]
+        if names[0] in tensors and not all(torch.equal(other, held[0]) for other in held[1:]):
+            together = " and ".join(names)
+            yield f"{together} are one tensor in the architecture, but differ in the file"
 
 
 def _converts(given: Tensor, wanted: Tensor) -> bool:
@@ -305,7 +287,7 @@ def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
     nearest = [_nearest(name, state, wanted) for name, state in dicts.items()]
     _, name, prefix = max(nearest, key=lambda found: found[0])
     below = {n.removeprefix(prefix): t for n, t in dicts[name].items() if n.startswith(prefix)}
-    problems = _problems(below, wanted)
+    problems = list(_problems(below, wanted))
     place = [f"state dict {name!r}"] * bool(name) + [f"prefix {prefix!r}"] * bool(prefix)
     where = f" ({', '.join(place)})" if place else ""
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""

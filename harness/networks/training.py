@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,9 +145,8 @@ def train(
         model.parameters(), parameters.learning_rate, weight_decay=parameters.weight_decay
     )
     steps = parameters.epochs * batches
-    rate: Callable[[int], float] = (
-        _one_cycle(steps) if parameters.schedule == "onecycle" else lambda step: 1.0
-    )
+    onecycle = parameters.schedule == "onecycle"
+    rate = partial(_one_cycle, steps) if onecycle else lambda step: 1.0
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     log: list[tuple[float, ...]] = []  # one row of LOG per epoch
 
@@ -211,17 +211,13 @@ def _resumable(
     return state if all(files.weights(epoch).exists() for epoch in saved) else None
 
 
-def _one_cycle(steps: int) -> Callable[[int], float]:
-    """Return the factor of the peak rate at each step: a linear rise from 4 % over the first 30 %
-    of the steps, then a cosine decay to 0."""
+def _one_cycle(steps: int, step: int) -> float:
+    """Return the factor of the peak rate at a step: a linear rise from 4 % over the first 30 % of
+    the steps, then a cosine decay to 0."""
     rise = max(1, round(0.3 * steps))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return 0.04 + 0.96 * step / rise
-        return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, steps - rise))))
-
-    return factor
+    if step < rise:
+        return 0.04 + 0.96 * step / rise
+    return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, steps - rise))))
 
 
 def flip_and_shift(batch: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:
@@ -243,8 +239,7 @@ def accuracy(model: nn.Module, examples: Examples, batch_size: int, device: Devi
     """Return the share of images whose largest logit is that of the label, in evaluation mode."""
     training = model.training
     model.eval()
-    count = len(examples)
-    pieces = np.array_split(np.arange(count), -(-count // batch_size))
+    pieces = np.array_split(np.arange(len(examples)), -(-len(examples) // batch_size))
     try:
         right = sum(
             int((model(device.batch(batch)).argmax(1).cpu() == examples.labels[piece]).sum())
@@ -257,9 +252,8 @@ def accuracy(model: nn.Module, examples: Examples, batch_size: int, device: Devi
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the state dict alone, loadable with `weights_only=True`; completely or not at all."""
-    state = model.state_dict()
-    for name, value in state.items():
-        state[name] = value.cpu() if isinstance(value, Tensor) else value
+    state = model.state_dict()  # keeps its metadata
+    state.update({name: v.cpu() for name, v in state.items() if isinstance(v, Tensor)})
     _save(state, path)
 
 

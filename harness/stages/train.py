@@ -111,7 +111,7 @@ def _examples(run: Run, split: str, source: Source) -> Examples:
     """Return a split whose images are read when needed; decoded files are kept while they fit."""
     images = open_images(run, split)
     if isinstance(images, FileImages):
-        images = KeptImages(images, resources().memory // 4)
+        images = KeptImages(**vars(images), limit=resources().memory // 4)
     view = source.view
     return Examples(partial(batch_of, images, view=view), torch.tensor(images.labels))
 
