@@ -156,9 +156,7 @@ class Run:
     def seal(self, artifact: Artifact, fingerprint: str, seconds: float | None = None) -> None:
         """Declare a file that was written by other means (`whole_file`) to be the artifact.
 
-        Args:
-            fingerprint: of all that it depends on.
-            seconds: how long its piece of work took.
+        `fingerprint` is of all that it depends on; `seconds` is the duration of its piece of work.
         """
         content: dict[str, Any] = {"fingerprint": fingerprint}
         path = self.path(artifact)

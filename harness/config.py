@@ -118,11 +118,8 @@ class EvolveSection(ImportanceParameters):
 
 
 class ReportSection(Section):
-    """Further exhibits of the reports.
-
-    Attributes:
-        exhibits: your own tables, figures and sentences, each as `package.module:function`.
-    """
+    """Further exhibits of the reports: your own tables, figures and sentences, each as
+    `package.module:function`."""
 
     exhibits: tuple[str, ...] = ()
 
@@ -201,10 +198,8 @@ def _source(value: Any) -> Source:
 
 
 def load_config(path: Path, **changes: object) -> Config:
-    """Read and check a configuration file.
-
-    Args:
-        changes: top-level values that take the place of the file's; None leaves it.
+    """Read and check a configuration file; `changes` that are not None replace its top-level
+    values.
 
     Raises:
         ConfigError: no such file, not TOML, or unknown keys and bad values, each with its place.

@@ -96,11 +96,8 @@ def import_attribute(path: str, kind: str):
 
 
 def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a user's function; an error in it becomes one message that names its place.
-
-    Args:
-        what: description of the call, with which the message begins.
-    """
+    """Call a user's function; an error in it becomes one message that names its place and begins
+    with `what`, a description of the call."""
     try:
         return with_torchvision(function, *arguments)
     except (Exception, SystemExit) as error:

@@ -61,10 +61,8 @@ def explain(origin: Path | str, error: ValidationError) -> str:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a text file that a researcher wrote, with or without a byte order mark.
-
-    Args:
-        what: what the file is, for the message.
+    """Read a text file that a researcher wrote (`what` it is, for messages), with or without a byte
+    order mark.
 
     Raises:
         ValueError: it cannot be read, or is not in UTF-8.

@@ -35,10 +35,8 @@ _REPORTS = ("manifest.json", "reversion/about.json", "bench/**/*", "report/**/*"
 
 
 class StoredRun(Run):
-    """A run whose artifacts are in an object store; its folder is a copy.
-
-    Args:
-        url: of the run in the store, such as "s3://bucket/mine".
+    """A run whose artifacts are in an object store (url: of the run in it, such as
+    "s3://bucket/mine"); its folder is a copy.
 
     Raises:
         ArtifactError: the store cannot be used; all methods raise it, too.

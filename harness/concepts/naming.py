@@ -131,11 +131,8 @@ def _by_neuron(maps: Tensor, layer: Layer) -> Tensor:
 
 
 class _Cuts:
-    """Each neuron's threshold: its top activations, and its lowest one, over the images so far.
-
-    Args:
-        kept: layer name -> number of top activations per neuron.
-    """
+    """Each neuron's threshold: its top activations (`kept`: layer name -> their number) and its
+    lowest one, over the images so far."""
 
     def __init__(self, kept: Mapping[str, int]) -> None:
         self._kept = kept
@@ -166,13 +163,9 @@ class _Cuts:
 
 
 class _Shared:
-    """The overlap of each neuron's top positions with each concept, summed in double precision so
-    that it does not depend on the batches.
-
-    Args:
-        cuts: the thresholds, computed from all images.
-        masks: bool [images, concepts, height, width].
-    """
+    """The overlap of each neuron's top positions (`cuts`) with each concept (`masks`: bool [images,
+    concepts, height, width]), summed in double precision so that it does not depend on the
+    batches."""
 
     def __init__(self, cuts: _Cuts, masks: Tensor) -> None:
         self._cuts, self._masks = cuts, masks

@@ -75,11 +75,8 @@ class RangeRecord:
 
 
 def ranges(images: int, neurons: int, parameters: ProbeParameters) -> list[range]:
-    """Divide images into ranges of nearly equal size within `range_images` and about RANGE_BYTES.
-
-    Args:
-        neurons: number of neurons in all probed layers.
-    """
+    """Divide images into ranges of nearly equal size, within `range_images` and, for the neurons of
+    all probed layers, about RANGE_BYTES."""
     most = parameters.range_images
     if parameters.activations:
         each = max(neurons, 1) * np.dtype(parameters.activations_type).itemsize
@@ -141,11 +138,7 @@ def probe_range(
 
 
 class _Recording:
-    """The record of a range of images, which grows batch by batch.
-
-    Args:
-        ids: int64 [images], ids of the range.
-    """
+    """The record of a range of images (`ids`: int64 [images]), which grows batch by batch."""
 
     def __init__(
         self, layers: Sequence[Layer], ids: np.ndarray, parameters: ProbeParameters, device: Device
@@ -235,16 +228,10 @@ def peaks(maps: Tensor) -> Tensor:
 
 
 def positions(maps: Tensor, needed: Tensor) -> Tensor:
-    """Return the first position of each map's maximum; where it is not needed, it may be 0 instead.
+    """Return the first position of each map's maximum, int64 [batch, channels], from maps [batch,
+    channels, positions]; where it is not `needed` (bool [batch, channels]), it may be 0 instead.
 
     Finding a position costs more than finding a maximum, and few images are stimuli of any neuron.
-
-    Args:
-        maps: [batch, channels, positions].
-        needed: bool [batch, channels].
-
-    Returns:
-        int64 [batch, channels].
     """
     image, channel = needed.nonzero(as_tuple=True)
     if 4 * len(image) > needed.numel():

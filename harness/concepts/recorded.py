@@ -181,10 +181,8 @@ def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
 def stimuli_table(
     part: ProbePart, layers: Sequence[Layer], checkpoint: Checkpoint, images: int
 ) -> pd.DataFrame:
-    """Return the stimuli of a checkpoint, as its record of all images has them.
-
-    Args:
-        images: number of probe images.
+    """Return the stimuli of a checkpoint, as its record of all probe images (their number:
+    `images`) has them.
 
     Returns:
         series, epoch, layer, channel, rank, image_id, activation, peak_y, peak_x (centre of the

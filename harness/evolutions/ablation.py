@@ -234,13 +234,11 @@ Outcome = dict[str, np.ndarray]
 
 
 def _outcomes(outputs: Sequence[Tensor], target: Target, ways: Sequence[str]) -> list[Outcome]:
-    """Compute, for several outputs [batch, width], the values of OUTCOMES, each [batch].
+    """Compute, for several outputs [batch, width], the values of OUTCOMES, each [batch]. `ways`
+    says how each was computed, for messages.
 
     The rank of the class is one plus the number of larger scores, so a tie counts as correct and
     the order of equal scores in a sort has no effect. A GPU is synchronised only once.
-
-    Args:
-        ways: how each of the outputs was computed, for messages.
 
     Raises:
         ValueError: an output or an objective is NaN or infinite.

@@ -236,16 +236,10 @@ def bins_of(channels: np.ndarray, bins: int) -> list[np.ndarray]:
 
 
 def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray:
-    """Assign to each chosen channel a different other channel of a similar size.
+    """Assign to each chosen channel a different one of the others (disjoint) of a similar size.
 
-    The sum of the differences in log size is minimised.
-
-    Args:
-        chosen, others: channels, disjoint.
-        size: channel -> size, >= 0.
-
-    Returns:
-        Channels of `others`, as many as `chosen` (all of `others` if there are fewer).
+    The sum of the differences in log size (channel -> size, >= 0) is minimised. There are as many
+    partners as chosen channels, or all others if these are fewer.
     """
     floor = np.finfo(float).tiny  # so that neurons of size 0 can be matched, best with each other
     here, there = (
@@ -257,26 +251,16 @@ def match(chosen: np.ndarray, others: np.ndarray, size: pd.Series) -> np.ndarray
 
 
 def ranks(scores: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
-    """Rank neurons within their layer, 0 the most important; ties are broken at random.
-
-    Args:
-        scores: layer, channel, score, for one class and method.
-
-    Returns:
-        int, in the order of the rows.
-    """
+    """Rank neurons within their layer, 0 the most important, in the order of the rows; ties are
+    broken at random. `scores` has layer, channel, score of one class and method."""
     order = np.lexsort((rng.random(len(scores)), -scores["score"].to_numpy()))
     by_importance = scores.iloc[order]
     return by_importance.groupby("layer").cumcount().reindex(scores.index)
 
 
 def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarray]:
-    """Return layer -> its channels, most important first; neurons without a score are left out.
-
-    Args:
-        scores: layer, channel, score, rank.
-        layers: names of the layers to return.
-    """
+    """Return layer -> its channels, most important first, from layer, channel, score, rank; neurons
+    without a score and other layers are left out."""
     return {
         str(layer): group.sort_values("rank")["channel"].to_numpy()
         for layer, group in scores.dropna(subset="score").groupby("layer", observed=True)
@@ -285,11 +269,8 @@ def by_rank(scores: pd.DataFrame, layers: Collection[str]) -> dict[str, np.ndarr
 
 
 def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return layer -> channels, for the layers in which at least one neuron changed.
-
-    Args:
-        sizes: layer, channel, score by the importance method `change`.
-    """
+    """Return layer -> channels, for the layers in which at least one neuron changed. `sizes` has
+    layer, channel, score by the importance method `change`."""
     return {
         str(layer): np.sort(group["channel"].to_numpy())
         for layer, group in sizes.groupby("layer", sort=False)

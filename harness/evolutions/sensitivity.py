@@ -198,13 +198,11 @@ class Change:
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the decrease of the class's margin m_c at t′ per unit of reversion of each
-        neuron, while the neurons in `masks` are reverted in all layers.
+        neuron, while the neurons in `masks` (layer name -> 0 or 1, [batch, channels]) are reverted
+        in all layers.
 
         With mask b, a layer's output o is replaced by o + b (z − o), z the older model's map; the
         result is −d m_c / db, from one backward pass for all layers.
-
-        Args:
-            masks: layer name -> 0 or 1, [batch, channels].
         """
         running = self.case.execution
         parts = {
@@ -255,15 +253,7 @@ class Change:
 
 def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Average the unit normals of linear classifiers that separate `mine` from random halves of
-    `others`.
-
-    Args:
-        mine, others: maps averaged over space, float [images, channels].
-        rng: draws the halves.
-
-    Returns:
-        float64 [channels].
-    """
+    `others` (maps averaged over space, float [images, channels]): float64 [channels]."""
     from sklearn.linear_model import LogisticRegression
 
     normals = []
@@ -325,12 +315,9 @@ def maps_and_gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Tensor, target: Target | int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Compute the maps of all layers and the gradients of the objective with respect to them, in
-    one backward pass.
+    one backward pass. A number as target is the index of the class's logit.
 
     The objective is summed over the batch, because images do not mix in evaluation mode.
-
-    Args:
-        target: what is computed from the outputs; a number is the index of the class's logit.
 
     Returns:
         Two dicts, layer name -> float32 [batch, channels, positions], both without graph.

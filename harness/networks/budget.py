@@ -93,11 +93,8 @@ def cores() -> int:
 
 
 def free_bytes(device: Device = CPU, root: Path = Path("/")) -> int:
-    """Return the free memory of a GPU, or of this machine within the limit of its container.
-
-    Args:
-        root: of the file system that holds the limits of containers.
-    """
+    """Return the free memory of a GPU, or of this machine within the limit of its container, which
+    files below `root` state."""
     if device.place.type == "cuda":
         return torch.cuda.mem_get_info(device.place)[0]
     free = psutil.virtual_memory().available

@@ -90,11 +90,8 @@ RULES: dict[str, Callable[[Passes, str], bool]] = {
 
 
 def concept_maps(names: Sequence[str], passes: Passes) -> tuple[list[str], dict[str, list[str]]]:
-    """Split layers into maps of concepts and others, with the rule of RULES that leaves each out.
-
-    Args:
-        names: modules that return the result of a non-linearity.
-    """
+    """Split layers (modules that return the result of a non-linearity) into maps of concepts and
+    others, with the rule of RULES that leaves each out."""
     placed = any(_positions(passes.two.output(name).shape) > 1 for name in names)
     rules = {why: rule for why, rule in RULES.items() if placed or rule is not _placeless}
     kept: list[str] = []

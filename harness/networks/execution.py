@@ -29,12 +29,8 @@ Change = Callable[[Tensor], Tensor]
 
 
 class Execution:
-    """A model on one batch; each re-run is a full forward pass. Use `execution` to make one.
-
-    Args:
-        model: the network, borrowed.
-        layers: the layers whose output will be read or changed.
-    """
+    """A borrowed model on one batch; the output of its layers can be read or changed, and each
+    re-run is a full forward pass. Use `execution` to make one."""
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self._model = model
@@ -282,12 +278,8 @@ def _last_use(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
 
 @torch.no_grad()
 def replace_channels(layer: Layer, channels: Tensor, source: Tensor) -> Change:
-    """Return a change that copies the values of some units from `source` into the layer's output.
-
-    Args:
-        channels: int64 [set], indices of the units.
-        source: the output of the same layer for the same images, from another model.
-    """
+    """Return a change that copies the values of some units (int64 [set]) into the layer's output
+    from `source`, its output for the same images in another model."""
     mask = layer.mask(channels, source)
 
     def change(output: Tensor) -> Tensor:

@@ -96,12 +96,8 @@ class Layer:
         return maps if self.group == 1 else maps.unflatten(2, (self.group, -1)).norm(dim=2)
 
     def mask(self, units: Tensor, output: Tensor) -> Tensor:
-        """Mark the entries of a value that belong to some units: bool, broadcasts with `output`.
-
-        Args:
-            units: int64 [set].
-            output: a value of this layer.
-        """
+        """Mark the entries of `output`, a value of this layer, that belong to some units (int64
+        [set]): bool, broadcasts with it."""
         axis = -1 if self.channels_last else 1
         mask = torch.zeros(output.shape[axis] // self.group, dtype=torch.bool, device=output.device)
         mask[units] = True
@@ -111,15 +107,8 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A checkpoint's network and the layers to record.
-
-    Attributes:
-        checkpoint: identity of the checkpoint.
-        model: the network, on `device`.
-        layers: the layers to record.
-        view: the network's preprocessing of images.
-        device: where the network runs.
-    """
+    """A checkpoint's network on a device, its view (preprocessing) of images, and the layers to
+    record."""
 
     checkpoint: Checkpoint
     model: nn.Module
@@ -130,12 +119,8 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class ModelPair:
-    """Two checkpoints of one series, t and t′, and the layers in which they are compared.
-
-    Attributes:
-        older, newer: the models t and t′, of one architecture.
-        layers: the probed layers, the same in both.
-    """
+    """Two checkpoints t and t′ of one series, of one architecture, and the probed layers in which
+    they are compared."""
 
     older: nn.Module
     newer: nn.Module

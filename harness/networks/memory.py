@@ -16,11 +16,7 @@ from harness.networks.wrappers import copied
 
 
 class MemorySource(Source):
-    """Models in memory, by epoch.
-
-    Attributes:
-        models: epoch -> model; copies of them are used.
-    """
+    """Models in memory, by epoch; copies of them are used."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

@@ -10,13 +10,8 @@ _EXPRESSIONS = {"**/": "(?:.*/)?", "*": "[^/]*", "{epoch}": r"(?<!\d)(\d+)(?!\d)
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
-    """Return the paths below a folder that match a pattern, sorted, each with its epoch.
-
-    The epoch is None if the path fits except for the number.
-
-    Args:
-        folder: the folder.
-        pattern: see `FolderSource`.
+    """Return the paths below a folder that match a pattern (see `FolderSource`), sorted, each with
+    its epoch; None if the path fits except for the number.
 
     Raises:
         ValueError: the pattern fits a name in several ways, with different epochs.

@@ -81,10 +81,8 @@ def network_name(model: nn.Module) -> str:
 
 
 def run_network(model: nn.Module, batch: Tensor, purpose: str = "") -> Any:
-    """Run the network on a batch and return its output.
-
-    Args:
-        purpose: completes the message of an error, e.g. "to record its neurons".
+    """Run the network on a batch and return its output. The purpose completes the message of an
+    error, e.g. "to record its neurons".
 
     Raises:
         UserCodeError: the network's code failed for any reason other than lack of memory.

@@ -17,11 +17,8 @@ TOLERANCE = 1e-3
 
 
 def check_passes(model: nn.Module, batch: Tensor) -> Tensor:
-    """Return the outputs of a batch, [batch, width], after checking that they are repeatable and do
-    not depend on the other images of the batch.
-
-    Args:
-        batch: at least two images.
+    """Return the outputs, [batch, width], of at least two images, after checking that they are
+    repeatable and do not depend on the other images of the batch.
 
     Raises:
         ValueError: the outputs differ; the message names the usual reason.

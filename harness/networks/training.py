@@ -59,12 +59,8 @@ class TrainingParameters(Section):
 
 @dataclass(frozen=True)
 class Examples:
-    """Images that are read in batches, and their labels.
-
-    Attributes:
-        read: row numbers [batch] -> normalised images [batch, channels, h, w].
-        labels: int64 [n].
-    """
+    """Images that are read in batches (row numbers [batch] -> normalised images [batch, channels,
+    h, w]), and their labels, int64 [n]."""
 
     read: Callable[[np.ndarray], Tensor]
     labels: Tensor
@@ -90,12 +86,8 @@ class Lesson:
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """The files of a training.
-
-    Attributes:
-        weights: epoch -> file of its weights.
-        state: file of the state from which an interrupted training resumes.
-    """
+    """The files of a training: of the weights of an epoch, and of the state from which an
+    interrupted training resumes."""
 
     weights: Callable[[int], Path]
     state: Path

@@ -106,10 +106,8 @@ def findings(way: Trajectory) -> list[Finding]:
 
 
 def detours(distances: np.ndarray) -> np.ndarray:
-    """Return how far each checkpoint lies off the trajectory of its neighbours.
-
-    Args:
-        distances: [n, n] between checkpoints in order.
+    """Return how far each checkpoint lies off the trajectory of its neighbours, from the distances
+    [n, n] between checkpoints in order.
 
     Returns:
         [n] min(d(before, it), d(it, after)) / d(before, after); NaN at both ends and where all

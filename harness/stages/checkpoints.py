@@ -294,16 +294,12 @@ def series_images(run: Run, source: Source, config: Config, split: str = "test")
 def split_images(
     labels: np.ndarray, class_id: int, importance: int, heldout: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draw two disjoint random parts of a class's images: `importance` and `heldout`.
+    """Draw two disjoint random parts of a class's images, of the requested sizes.
 
     If there are fewer images than requested, they are divided in the same proportion.
 
-    Args:
-        labels: int [images].
-        importance, heldout: requested number of images in each part.
-
     Returns:
-        part -> image ids, int64, increasing.
+        "importance" and "heldout" -> image ids, int64, increasing.
 
     Raises:
         ValueError: the class has fewer than two images.

@@ -45,12 +45,8 @@ _KILLED = (
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of work that is sent to another process or machine.
-
-    Attributes:
-        work: the piece of work.
-        fingerprints: of `work.makes`, in the same order.
-    """
+    """A piece of work that is sent to another process or machine, with the fingerprints of what it
+    makes."""
 
     work: Work
     fingerprints: tuple[str, ...]

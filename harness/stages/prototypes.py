@@ -132,12 +132,7 @@ def _target(source: Source, images: ImageSet, vectors: Tensor | None, class_id: 
 
 def sample_target(source: Source, model: nn.Module, images: ImageSet, batch: Tensor) -> Target:
     """Return the target of the first class, with ones in place of prototypes, which may not be
-    computed yet; time and memory are the same.
-
-    Args:
-        model: one of its checkpoints, from which the width of the outputs is taken.
-        images: the image set that has the classes.
-    """
+    computed yet; time and memory are the same. The model is one of the checkpoints."""
     vectors: Tensor | None = None
     if choose_objective(source.objective).prototypes:
         with borrowed(model), torch.inference_mode():

@@ -76,11 +76,8 @@ def worker_count(config: Config, device: Device) -> int:
 
 
 def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
-    """Raise ConfigError with all faults of a configuration, if there are any, before work begins.
-
-    Args:
-        known: faults that are already known of the file that holds the configuration.
-    """
+    """Raise ConfigError with all faults of a configuration, if there are any, before work begins;
+    those of its file may be known already."""
     if texts := [*known, *faults(config)]:
         refuse([*texts, *faults_of_files(config)])
 
@@ -89,11 +86,8 @@ def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
 def run_until(
     last: str, config: Config, out: Path, console: Console, cluster: str | None = None
 ) -> Run:
-    """Run every stage up to the one named `last`; finished work is reused.
-
-    Args:
-        cluster: address of a Ray cluster, or None for this machine.
-    """
+    """Run every stage up to the one named `last`, here or on a Ray cluster (its address); finished
+    work is reused."""
     run = open_run(out, config.store)
     plan = Plan(config, run)
     # a cluster's devices are those of its machines, not of this one

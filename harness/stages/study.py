@@ -100,11 +100,8 @@ class AblationStudy:
         return Artifact("records", parts)
 
     def about(self, layers: dict[str, list[str]]) -> dict[str, object]:
-        """Return the description that is saved with the results; see `harness/results.py`.
-
-        Args:
-            layers: series -> names of the layers in which arms were run.
-        """
+        """Return the description that is saved with the results (see `harness/results.py`), with
+        the names of the layers in which arms were run, by series."""
         config = self.config
         return {
             "seed": config.seed,
