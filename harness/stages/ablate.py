@@ -15,16 +15,21 @@ from harness.artifacts import Artifact, Run
 from harness.evolutions import arms
 from harness.evolutions.ablation import OUTCOMES, Arm, Images, ablate
 from harness.images.sets import ImageSet
-from harness.networks.budget import Cost, fitting, halving, resources, room
-from harness.networks.execution import execution
+from harness.networks.budget import FEWEST, halving, resources, room
 from harness.networks.layer import ModelPair
 from harness.networks.objectives import Target, objective_identity
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.records import ARM, CONTROLS, PAIR, Pair
+from harness.records import ARM, CONTROLS, JOINT, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import SeriesImages, layer_names, open_pair, series_images
+from harness.stages.checkpoints import (
+    SeriesImages,
+    fitting_size,
+    layer_names,
+    open_pair,
+    series_images,
+)
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import prototypes_read, says, targets
 from harness.stages.stage import Advance, Plan, Step, Value, Work
@@ -162,7 +167,9 @@ class RunArms(Work):
         saved = run.table(self.reads[0])
         untouched = self.method == CONTROLS and self.kind == "reversion"
         measured = targets(run, self.source, self.pair.epoch_to)
-        batch_size = ablation_size(self.source.name, models, images)
+        what, memory = f"ablation of series {self.source.name!r}", room(models.older, models.newer)
+        reverting, few = partial(revert_few, models, images), min(FEWEST, len(images.images))
+        batch_size = fitting_size(run, what, reverting, few, config.revert.batch_size, memory)
         frames = []
         for class_id in self.classes:
             table = saved[saved["class_id"] == class_id]
@@ -239,30 +246,14 @@ def arm_works(study: AblationStudy) -> list[RunArms]:
     ]
 
 
-def ablation_size(series: str, models: ModelPair, images: SeriesImages) -> int:
-    """Return the number of images per pass, at most the configured one, with which ablation fits
-    the memory of this worker.
-
-    Raises:
-        ValueError: not even FEWEST images fit.
-    """
-    cost, most = Cost(bytes_an_image(models, images), 0.0), images.config.revert.batch_size
-    memory = room(models.older, models.newer)
-    return fitting(cost, memory, most, f"ablation of series {series!r}")
-
-
-def bytes_an_image(models: ModelPair, images: SeriesImages) -> float:
-    """Return the bytes per image in a worker: kept maps of both models, their replacements, and
-    twice as much again for a pass in progress or a graph for gradients."""
+def revert_few(models: ModelPair, images: SeriesImages) -> None:
+    """Revert all neurons for the smallest batch, to measure the cost of one image: no other
+    ablation keeps more than the maps of two models."""
     batch = images.few()
-    total = 0
-    with torch.inference_mode(), resources().device.computing():
-        for model in (models.older, models.newer):
-            with execution(model, models.layers) as running:
-                running.start(batch)
-                replaced = sum(running.output(layer.name).nbytes for layer in models.layers)
-                total += running.kept_bytes() + replaced
-    return 3 * total / len(batch)
+    every = {layer.name: torch.arange(layer.channels) for layer in models.layers}
+    shown = Images([(torch.arange(len(batch)), batch)])
+    with resources().device.computing():
+        ablate(models, [Arm(JOINT, every, [("", "", 0)])], shown, 0)
 
 
 def study_steps(

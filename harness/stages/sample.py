@@ -23,10 +23,9 @@ from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import (
     RunArms,
-    ablation_size,
     arm_works,
-    bytes_an_image,
     images_shown,
+    revert_few,
     set_works,
 )
 from harness.stages.checkpoints import SeriesImages
@@ -185,7 +184,11 @@ class Sample:
 
     def _ablation(self, sets: Sequence[Work], left: list[RunArms]) -> Estimate:
         """Estimate ablation from a batch of arms over all layers and in single layers."""
-        size = ablation_size(self.source.name, self.models, self.images)
+        reverting = partial(revert_few, self.models, self.images)
+        cost = measure(reverting, min(FEWEST, len(self.plan.test_images)), resources().device)
+        what = f"ablation of series {self.source.name!r}"
+        memory_left = room(self.models.older, self.models.newer)
+        size = fitting(cost, memory_left, self.config.revert.batch_size, what)
         seconds = arm_seconds(self.models, self.batch(min(size, self.few)))
         names = self.study.layers.get(self.source.name) or [la.name for la in self.models.layers]
         total = rows = 0.0
@@ -194,7 +197,7 @@ class Sample:
             shown = sum(len(images_shown(self.images, c, work.split)) for c in work.classes)
             total += (joint * seconds["joint"] + alone * seconds["layer"]) * shown
             rows += (joint + alone) * shown
-        memory = bytes_an_image(self.models, self.images) * size
+        memory = cost.bytes * size
         disk = ROW_BYTES["records"] * rows
         return self._estimate("revert", [*sets, *left], total, memory, disk)
 
