@@ -106,9 +106,12 @@ def _report(run) -> None:
     with console.status("report"):
         written = write_report(run)
         run.publish()
-    console.print(written.summary)
-    for path in written.paths:
-        console.print(f"  {path}")
+    _show_written(written)
+
+
+def _show_written(written) -> None:
+    for line in (written.summary, *written.sentences, *(f"  {path}" for path in written.paths)):
+        console.print(line)
 
 
 #: The commands that run every stage up to one, with their help.
@@ -245,11 +248,7 @@ def bench(
     with console.status("statistics"):
         written = write_bench_report(run)
         opened.publish()
-    console.print(written.summary)
-    for sentence in written.sentences:
-        console.print(sentence)
-    for path in written.paths:
-        console.print(f"  {path}")
+    _show_written(written)
 
 
 @app.command()

@@ -25,10 +25,7 @@ from harness.stages.stage import Plan, Step
 class Session:
     """A run that is computed in this process.
 
-    Attributes:
-        config: configuration of the run.
-        run: folder of the run.
-        keeper: the temporary folder, if any, which is deleted with the last result that holds it.
+    Its temporary folder, if any, is deleted with the last result that holds the `keeper`.
     """
 
     config: Config

@@ -325,7 +325,7 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
             f"the installed packages, on PYTHONPATH and in {here}; classes of the script that "
             f"saved it (__main__) cannot be imported: save model.state_dict() there"
         ) from error
-    dicts = dict(state_dicts(_weights_of(content)))
+    dicts = dict(state_dicts(content))
     if not dicts:
         raise CheckpointError(f"{path} holds neither a state dict nor a module")
     with whole_file(out) as temporary:
@@ -344,14 +344,3 @@ def _load_trusted(path: Path) -> object:
                     raise
                 file.seek(0)
                 return pickle.load(file)  # a plain pickle
-
-
-def _weights_of(content: object) -> object:
-    """Replace modules by their state dicts, and arrays of NumPy by tensors."""
-    if isinstance(content, nn.Module):
-        return content.state_dict()
-    if isinstance(content, Mapping):
-        return {name: _weights_of(value) for name, value in content.items()}
-    if isinstance(content, np.ndarray) and content.dtype.kind in "fiub":
-        return torch.from_numpy(content)
-    return content

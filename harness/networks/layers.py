@@ -157,16 +157,9 @@ def _layer(
     height, width, extra = _grid(spatial, passes.two, last)
     behind = _tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
-        name=name,
-        channels=channels // site.group,
-        height=height,
-        width=width,
-        channels_last=last,
-        depth=depth,
+        *(name, channels // site.group, height, width, last, depth),
         extra=extra,
-        module=site.module,
-        side=site.side,
-        group=site.group,
+        **vars(site),
         sequence_first=sequence_first,
         behind=behind,
     )
@@ -199,7 +192,8 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
     The map of a one-dimensional convolution that is not a sequence of tokens is one column.
     """
     if len(spatial) != 1:
-        return (*spatial, 1, 1)[0], (*spatial, 1, 1)[1], 0
+        height, width = (*spatial, 1, 1)[:2]
+        return height, width, 0
     if (grid := token_grid(spatial[0], watched)) is not None:
         return grid
     # tokens not made by a convolution: assume a square after at most two tokens without a position

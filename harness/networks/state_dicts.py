@@ -112,7 +112,8 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
 def state_dicts(content: object, above: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
     """Yield (key, state dict) for all in a checkpoint except optimizers and schedulers; the key of
     the checkpoint itself is ""."""
-    items = dict(enumerate(content)) if isinstance(content, list | tuple) else content
+    items = content.state_dict() if isinstance(content, nn.Module) else content
+    items = dict(enumerate(items)) if isinstance(items, list | tuple) else items
     if not isinstance(items, Mapping) or _is_optimizers(items):
         return
     tensors = {

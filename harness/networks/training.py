@@ -142,10 +142,10 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     log: list[tuple[float, ...]] = []  # one row of LOG per epoch
 
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if state := _resumable(files, parameters, device):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         log = state["log"]
         for _ in range(batches * (len(log) - 1)):
             on_batch()
@@ -181,13 +181,8 @@ def train(
         log.append((epoch, total_loss / batches, right / len(order), on_test))
         if epoch in parameters.save:
             save_weights(model, files.weights(epoch))
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "log": log,
-        }
-        _save(state, files.state)
+        states = {name: part.state_dict() for name, part in parts.items()}
+        _save({**states, "log": log}, files.state)
     return pd.DataFrame(log, columns=LOG).astype({"epoch": int})
 
 

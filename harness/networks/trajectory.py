@@ -29,6 +29,9 @@ JUMP = 3.0
 #: An order is wrong if another reduces the length of the steps that it changes below this share.
 SHORTER = 0.8
 
+#: All limits on which findings depend.
+LIMITS = (OFF_THE_WAY, LAYER_OFF_THE_WAY, JUMP, SHORTER)
+
 
 @dataclass(frozen=True)
 class Trajectory:

@@ -259,13 +259,8 @@ def revert_few(models: ModelPair, images: SeriesImages) -> None:
 def study_steps(
     study: AblationStudy, plan: Plan, more: Mapping[str, list[Artifact]] | None = None
 ) -> Iterator[Step]:
-    """Choose sets of scored neurons, ablate them, and record which artifacts hold the results.
-
-    Args:
-        study: what is covered.
-        plan: in which the scores of the study are declared.
-        more: kind -> further artifacts of the results.
-    """
+    """Choose sets of scored neurons, ablate them, and record which artifacts hold the results;
+    `more` has further ones, by kind. The plan declares the scores of the study."""
     if not plan.looks_only:
         (plan.run.root / study.name / "about.json").unlink(missing_ok=True)
     yield "sets of neurons", set_works(study)

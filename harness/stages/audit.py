@@ -12,15 +12,7 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.images.sets import open_images
-from harness.networks.trajectory import (
-    JUMP,
-    LAYER_OFF_THE_WAY,
-    OFF_THE_WAY,
-    SHORTER,
-    Trajectory,
-    detours,
-    findings,
-)
+from harness.networks.trajectory import LIMITS, Trajectory, detours, findings
 from harness.networks.weight_sketch import DEAD, SAMPLE, sketch
 from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, loadable
 from harness.stages.stage import Advance, Plan, Step, Value, Work
@@ -66,7 +58,7 @@ class CompareCheckpoints(Work):
 
     @property
     def depends(self) -> object:
-        return [self.epochs, OFF_THE_WAY, LAYER_OFF_THE_WAY, JUMP, SHORTER]
+        return [self.epochs, *LIMITS]
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         tables = {

@@ -161,7 +161,9 @@ def _say_precision(
     full = replace(device, precision="float32")
     strongest = []
     for place in (device, full):
-        keep = ActivationRecorder(model, layers, _strongest_image)
+        keep = ActivationRecorder(
+            model, layers, lambda maps, la: la.strength(maps).amax(dim=2).argmax(dim=0)
+        )
         with borrowed(model), torch.inference_mode(), place.computing(), keep as record:
             answer = run_logits(model, batch)
         strongest.append(torch.cat([record.kept[layer.name] for layer in layers]))
@@ -180,10 +182,6 @@ def _count_active(model: nn.Module, layers: Sequence[Layer], batch: Tensor) -> i
     with borrowed(model), torch.inference_mode(), resources().device.computing(), keep as record:
         run_network(model, batch, "to count its active units")
     return sum(int(active.sum()) for active in record.kept.values())
-
-
-def _strongest_image(maps: Tensor, layer: Layer) -> Tensor:
-    return layer.strength(maps).amax(dim=2).argmax(dim=0)
 
 
 def _is_broken(name: str, value: Tensor) -> bool:
@@ -207,8 +205,8 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
             alike = text.replace(str(source.files()[row.epoch]), "")
         epochs.setdefault((str(row.series), alike), (text, []))[1].append(str(row.epoch))
     for (series, _), (text, those) in epochs.items():
-        noun = "epoch" if len(those) == 1 else "epochs"
-        texts.append(f"series {series!r}, {noun} {', '.join(those)}: {text}")
+        several = "s" * (len(those) > 1)
+        texts.append(f"series {series!r}, epoch{several} {', '.join(those)}: {text}")
     base = plan.config.base_checkpoint()
     for row in rows[(rows["series"] == base.series) & (rows["epoch"] == base.epoch)].itertuples():
         if row.problem == "" and row.active < 2:

@@ -224,12 +224,9 @@ def fitting_size(
 
 @dataclass(frozen=True, eq=False)
 class SeriesImages:
-    """The images of one split, in batches for the networks of one series.
+    """The images of one split, in batches for the networks of one series, whose view they have.
 
-    Attributes:
-        images: of the split.
-        view: the view of images that the series' networks have.
-        config: of the run; it decides how a class's test images are divided.
+    The run's configuration decides how a class's test images are divided.
     """
 
     images: ImageSet

@@ -83,13 +83,10 @@ class ProbeRange(OfProbe):
     doing: ClassVar[str] = "probing"
 
     @property
-    def _range(self) -> tuple[str, int, int, int]:
-        return (*self.place, self.images.start, self.images.stop)
-
-    @property
     def makes(self) -> tuple[Artifact, ...]:
         kinds = ["activations"] * self.parameters.activations + ["probe_part", "responses_part"]
-        return tuple(Artifact(kind, self._range) for kind in kinds)
+        place = (*self.place, self.images.start, self.images.stop)
+        return tuple(Artifact(kind, place) for kind in kinds)
 
     @property
     def depends(self) -> object:
