@@ -121,8 +121,7 @@ def importance(
         pair: the older and the newer epoch.
         methods: names in IMPORTANCE, or functions of a `Change` that return, for each layer, a
             sensitivity [batch, channels], whose mean over images is the score.
-        images_per_class, heldout_images: number of images per class for importance, and for later
-            ablations.
+        images_per_class, heldout_images: images per class for importance, and for later ablations.
         classes: names of classes; all by default.
         seed: seed of the random draws.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" (a CUDA GPU, else Apple's, else CPU).

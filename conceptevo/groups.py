@@ -50,8 +50,7 @@ class BenchGroup(LazyGroup):
 
 
 def group(text: str, lazy: dict[str, str], kind: type[LazyGroup] = LazyGroup) -> typer.Typer:
-    """Return a group of commands; `lazy` has `module:function` of each that is imported when it is
-    called."""
+    """Return a group of commands; `lazy` has `module:function` of those imported when called."""
     lazy_group = type(kind.__name__, (kind,), {"lazy": lazy})
     commands = typer.Typer(
         cls=lazy_group, help=text, no_args_is_help=True, pretty_exceptions_enable=False

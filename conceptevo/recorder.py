@@ -67,8 +67,7 @@ class Recorder:
         evidence: what to record by running the probe images at these epochs; None records weights.
         weights: epochs at which weights are recorded in addition to evidence; importance and
             ablation need both epochs of a pair.
-        network: returns the network that gives logits, given the trained module (a wrapper, a
-            module of Lightning).
+        network: returns the network that gives logits, from the trained module (or a wrapper).
 
     Example:
         >>> recorder = Recorder("records/mine", schedule="log")

@@ -180,8 +180,7 @@ class Config(Section):
         return Checkpoint(self.base.series, self.base.epoch)
 
     def pairs(self, source: Source) -> list[Pair]:
-        """Return the pairs of epochs of one series; by default consecutive ones from the first
-        trained epoch on."""
+        """Return the pairs of epochs of one series; by default consecutive trained ones."""
         if not source.loadable():  # without weights, nothing can be reverted
             return []
         series = Series(source.name, source.loadable())
@@ -198,8 +197,7 @@ def _source(value: Any) -> Source:
 
 
 def load_config(path: Path, **changes: object) -> Config:
-    """Read and check a configuration file; `changes` that are not None replace its top-level
-    values.
+    """Read and check a configuration file; `changes` (not None) replace its top-level values.
 
     Raises:
         ConfigError: no such file, not TOML, or unknown keys and bad values, each with its place.

@@ -109,8 +109,7 @@ ROW_GROUP = 2**17
 
 
 def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
-    """Write tables with the same columns as one file, with row groups of ROW_GROUP rows, one in
-    memory at a time.
+    """Write tables with the same columns as one file in row groups of ROW_GROUP, one in memory.
 
     The bytes do not depend on how the rows are divided into tables.
     """

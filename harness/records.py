@@ -75,8 +75,7 @@ class Series:
         """Return pairs of epochs: the wanted ones, or all consecutive ones.
 
         Raises:
-            ValueError: a wanted epoch is not among the checkpoints, or a pair is not in increasing
-                order.
+            ValueError: a wanted epoch is not among the checkpoints, or a pair does not increase.
         """
         if wanted is None:
             wanted = list(zip(self.epochs[:-1], self.epochs[1:], strict=True))

@@ -24,8 +24,7 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Plug-ins of one kind by name, e.g. importance methods.
 
-    A name of the form ``package.module:attribute`` is imported, so a user's plug-in needs no
-    registration.
+    A name ``package.module:attribute`` is imported, so a user's plug-in needs no registration.
     """
 
     def __init__(self, kind: str, plugins: Mapping[str, T] | None = None) -> None:

@@ -1,5 +1,4 @@
-"""The results of an ablation study as data. This module does not import torch, as the analysis and
-the survey use it.
+"""The results of an ablation study as data, without torch: the analysis and the survey use it.
 
 A run has two such studies: the reversion study and the benchmark. `RUN/<study>/about.json` says
 what was run and which artifacts hold the results: `records` (one row per image and arm),

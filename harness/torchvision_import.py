@@ -13,8 +13,7 @@ _LIBRARIES: list[Any] = []
 
 
 def with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function that imports torchvision, or a library that does (timm), and return its
-    result.
+    """Call a function that imports torchvision, or a library that does (timm); return its result.
 
     A CPU build of torch beside the ordinary torchvision wheel cannot load torchvision's C++
     operators, and importing it fails on two operators that lack a schema. Models need neither,

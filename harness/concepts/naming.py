@@ -164,8 +164,7 @@ class _Cuts:
 
 class _Shared:
     """The overlap of each neuron's top positions (`cuts`) with each concept (`masks`: bool [images,
-    concepts, height, width]), summed in double precision so that it does not depend on the
-    batches."""
+    concepts, height, width]), summed in double precision, so independent of the batches."""
 
     def __init__(self, cuts: _Cuts, masks: Tensor) -> None:
         self._cuts, self._masks = cuts, masks

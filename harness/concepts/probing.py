@@ -64,8 +64,7 @@ class RangeRecord:
     Attributes:
         part: the part that is merged with those of other ranges.
         responses: image_id, rank, neuron (row of `neurons_of`), activation; the neurons that each
-            image activates most, ties by row. Concatenated over all ranges, they equal those of one
-            pass.
+            image activates most, ties by row; those of all ranges, joined, equal those of one pass.
         activations: [neurons, images of the range], of `activations_type`; None if not kept.
     """
 

@@ -181,8 +181,7 @@ def neurons_table(part: ProbePart, layers: Sequence[Layer]) -> pd.DataFrame:
 def stimuli_table(
     part: ProbePart, layers: Sequence[Layer], checkpoint: Checkpoint, images: int
 ) -> pd.DataFrame:
-    """Return the stimuli of a checkpoint, as its record of all probe images (their number:
-    `images`) has them.
+    """Return the stimuli of a checkpoint from its record of all `images` probe images.
 
     Returns:
         series, epoch, layer, channel, rank, image_id, activation, peak_y, peak_x (centre of the

@@ -45,8 +45,7 @@ class Arm:
 class Maps:
     """The maps with which an ablation may replace those of a layer, for one batch of images.
 
-    Each is a function of a layer's name that returns outputs in the network's own shape, [batch,
-    ...].
+    Each is a function of a layer's name that returns outputs in the network's own shape.
 
     Attributes:
         newer: maps of the newer model.
@@ -131,8 +130,7 @@ def ablate(
     Returns:
         layer, method, arm, draw, image_id, correct_before, correct_after, top5_before, top5_after,
         probability_before, probability_after, objective_before, objective_after. The prediction is
-        the class with the largest score of the target; probability is the class's share of their
-        softmax.
+        the class with the largest score of the target; probability is the class's in their softmax.
     """
     newer, layers = models.newer, models.layers
     by_name = {layer.name: layer for layer in layers}

@@ -1,5 +1,4 @@
-"""Arms: named sets of neurons to ablate for one class and pair of checkpoints (quarters, cumulative
-sets, controls).
+"""Arms: named sets of neurons to ablate for a class and pair (quarters, cumulative sets, controls).
 
 Every set is drawn once, with a seed that depends on the purpose of the draw, and saved; a method's
 arms do not depend on other methods. A new family of arms is one entry in FAMILIES.
@@ -281,8 +280,7 @@ def changed_layers(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
 def arms_of(
     sets: Sets, method: str, alone: Collection[str], layers: Sequence[Layer], untouched: bool
 ) -> list[Arm]:
-    """Return each set as an arm in all layers at once, some also in each alone; equal sets are
-    merged.
+    """Return each set as an arm in all layers at once, some also in each alone, equal ones as one.
 
     Args:
         method: its name, or CONTROLS.

@@ -198,8 +198,7 @@ class Change:
 
     def undoing(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the decrease of the class's margin m_c at t′ per unit of reversion of each
-        neuron, while the neurons in `masks` (layer name -> 0 or 1, [batch, channels]) are reverted
-        in all layers.
+        neuron, with those in `masks` (layer name -> 0 or 1, [batch, channels]) reverted.
 
         With mask b, a layer's output o is replaced by o + b (z − o), z the older model's map; the
         result is −d m_c / db, from one backward pass for all layers.

@@ -45,8 +45,7 @@ class _Pieces(Dataset):
 
 
 def batch_of(images: ImageSet, image_ids: Sequence[int] | np.ndarray, view: View) -> Tensor:
-    """Return images as float32 [batch, channels, crop, crop], normalised, in the view's memory
-    format.
+    """Return images as float32 [batch, channels, crop, crop], normalised, in the view's format.
 
     A network for greyscale images gets the luminance (ITU-R 601-2), as Pillow's mode L.
     Channels-last makes convolutions on a CPU 1.5 to 1.9 times faster.
@@ -69,8 +68,7 @@ def random_images(view: View, count: int, height: int | None = None) -> Tensor:
 def batches(
     images: ImageSet, image_ids: np.ndarray, view: View, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (ids int64 [batch], images [batch, channels, crop, crop]) and read the next batch
-    meanwhile.
+    """Yield ids, int64 [batch], and images, as `batch_of` returns them, while the next are read.
 
     Batches have nearly equal sizes, because a last batch of one to three images would be computed
     by other kernels, whose results differ in the last bits.

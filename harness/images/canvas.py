@@ -4,8 +4,7 @@ A `Canvas` holds one integer per supersampled pixel, the number of the topmost i
 painted into this single map. Image, part map and colour map are obtained from the same integers, so
 the ground truth always agrees with the image.
 
-Coordinates are local: x points to the right, y down, and every part fills about [-1, 1] in its own
-frame.
+Coordinates are local: x to the right, y down; every part fills about [-1, 1] in its own frame.
 """
 
 from __future__ import annotations

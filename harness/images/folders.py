@@ -60,8 +60,7 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
         classes: the expected class names in label order; default: all sub-folders, sorted.
 
     Raises:
-        ValueError: the folder does not exist or has no classes, or class folders are missing, empty
-            or unexpected.
+        ValueError: the folder does not exist, or class folders are missing, empty or unexpected.
     """
     listings = _listings.get()
     key = (root, None if classes is None else tuple(classes))

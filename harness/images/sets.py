@@ -20,8 +20,7 @@ from harness.files import kind_of
 from harness.images import drawn
 from harness.images.shards import content, file_of
 
-# Large images and images with unusual tags are read or refused by name; warnings would disturb the
-# progress bars.
+# Large images and unusual tags are read or refused by name; warnings would disturb progress bars.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

@@ -26,8 +26,7 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
 
     Args:
         name: one of ARCHITECTURES, a model of torchvision, or 'package.module:function'.
-        seed: of the weights; None continues from torch's present state. The caller's random state
-            is not changed.
+        seed: of the weights; None: torch's present state. The caller's state is not changed.
 
     Raises:
         ValueError: the name is unknown (the message lists ARCHITECTURES), or the user's function
@@ -79,11 +78,9 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """Convert the model's weights to channels-last, in which convolutions on a CPU are 1.5 to 1.9
-    times faster.
+    """Convert weights to channels-last, in which a CPU's convolutions are 1.5 to 1.9 times faster.
 
-    Weights that do not have four dimensions (3-D convolutions) have no such format and stay as they
-    are.
+    Weights without four dimensions (3-D convolutions) have no such format and stay as they are.
     """
     for value in [*model.parameters(), *model.buffers()]:
         if value.dim() == 4:
@@ -188,8 +185,7 @@ class ConvNeXtBlock(nn.Module):
 def small_convnext(num_classes: int) -> nn.Module:
     """Build a stem of two convolutions and three stages of ConvNeXt blocks (for 64 px).
 
-    The stem of the original, which cuts the image into 4x4 patches, loses accuracy on images of
-    this size.
+    The original's stem, which cuts the image into 4x4 patches, loses accuracy at this size.
     """
     layers: list[nn.Module] = [*_conv(3, 24, 2), nn.GELU(), *_conv(24, 32, 2)]
     for width, following in ((32, 48), (48, 64), (64, None)):

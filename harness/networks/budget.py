@@ -52,8 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of a piece of work. Results do not depend on them, except for the last bits on
-    other devices.
+    """Resources of a piece of work, on which at most the last bits of results depend (the device).
 
     Attributes:
         device: where networks compute, and in which precision.
@@ -110,8 +109,7 @@ def worker_bytes(memory: float | None, workers: int, device: Device = CPU) -> in
     """Return the bytes that one worker may use in addition to its interpreter and libraries.
 
     Args:
-        memory: GiB for all workers together, of which GIVEN_SHARE is used; None: SHARE of the free
-            memory.
+        memory: GiB for all workers, of which GIVEN_SHARE is used; None: SHARE of what is free.
         workers: number of workers (0 and 1 mean the same).
         device: where networks compute; the workers share a GPU's memory in the same way.
     """
@@ -201,8 +199,7 @@ def fitting(cost: Cost, memory: int, most: int, what: str, fewest: int = FEWEST)
 
 
 def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
-    """Do some work; if memory runs out, log it and repeat the work with half as many images per
-    pass.
+    """Do some work; if memory runs out, log it and repeat with half as many images per pass.
 
     Args:
         work: function of the number of images per pass; it must start anew at each call.

@@ -30,8 +30,7 @@ _Call = tuple[Any, Any, Any]
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Return whether a module is a user-defined activation function, judged by its effect on
-    numbers.
+    """Return whether a module is a user-defined activation function, judged by its numbers.
 
     Each output number must depend only on the input number at the same position, not linearly, and
     must not stay within [0, 1], as that of a gate does.

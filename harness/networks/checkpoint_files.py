@@ -112,8 +112,7 @@ def read_checkpoint(path: Path) -> object:
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """Return the files of a checkpoint: the file itself, or one or several of a Hugging Face
-    folder.
+    """Return the files of a checkpoint: the file itself, or those of a Hugging Face folder.
 
     Raises:
         CheckpointError: the file does not exist, or the folder holds no weights.
@@ -271,8 +270,7 @@ def _other_archive(path: Path) -> str:
 
 
 def foreign_code(path: Path) -> list[str]:
-    """Return the classes and functions, other than harmless ones, that an unsafe load of the file
-    would run.
+    """Return the classes and functions, none of them HARMLESS, that an unsafe load would run.
 
     The file is only scanned. The list is empty for files of an older format.
     """

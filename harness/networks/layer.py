@@ -13,8 +13,7 @@ from harness.images.sets import View
 from harness.networks.devices import CPU, Device
 from harness.records import Checkpoint
 
-#: The value of a module's call that is meant: its output (the first, if there are several) or its
-#: input.
+#: The value of a module's call that is meant: its (first) output or its input.
 Side = Literal["output", "input"]
 
 
@@ -62,8 +61,7 @@ class Layer:
     def channel_first(self, output: Tensor) -> Tensor:
         """Return the value as [batch, units, positions], as a view where possible.
 
-        The positions of a unit of several channels are those of its channels, one channel after the
-        other.
+        The positions of a unit of several channels are those of one channel after the other.
         """
         if output.dim() == 2:
             maps = output.unsqueeze(2)
@@ -107,8 +105,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A checkpoint's network on a device, its view (preprocessing) of images, and the layers to
-    record."""
+    """A checkpoint's network on a device, its view of images, and the layers to record."""
 
     checkpoint: Checkpoint
     model: nn.Module
@@ -119,8 +116,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class ModelPair:
-    """Two checkpoints t and t′ of one series, of one architecture, and the probed layers in which
-    they are compared."""
+    """Two checkpoints t and t′ of one series, and the probed layers in which they are compared."""
 
     older: nn.Module
     newer: nn.Module

@@ -241,8 +241,7 @@ CONTEXT = 1.5
 
 
 def with_patches(model: nn.Module, layers: Sequence[Layer], view: View) -> list[Layer]:
-    """Return the layers with `patch` set: 1.5 times the receptive field, at least 20 pixels and at
-    most 5/8 of the view.
+    """Return the layers with `patch` set: 1.5 receptive fields, from 20 pixels to 5/8 of the view.
 
     Vectors, which have no positions in the image, keep 1 (the whole view). If values are detached,
     the receptive field cannot be measured, and the largest patch is used.

@@ -2,8 +2,7 @@
 importance is measured.
 
 The default is the logit of the class. For encoders, whose outputs are not classes, the similarity
-to a prototype of the class can be used. A new objective is one function in OBJECTIVES, or a user's
-function.
+to a class's prototype can be used. A new objective is one function in OBJECTIVES, or a user's.
 """
 
 from __future__ import annotations

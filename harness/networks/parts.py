@@ -153,8 +153,7 @@ def open_attention(model: nn.Module, patterns: tuple[str, ...] | None) -> nn.Mod
     """Replace `nn.MultiheadAttention` by `OpenAttention` where its heads are named.
 
     Raises:
-        ValueError: the attention has key or value biases or other key dimensions, which are not
-            supported.
+        ValueError: the attention has key or value biases or other key dimensions (unsupported).
     """
     wanted = [p.rpartition(":")[0] for p in patterns or () if p.endswith(":heads")]
     for name, module in list(model.named_modules()):

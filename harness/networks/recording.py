@@ -18,8 +18,7 @@ T = TypeVar("T")
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the model in evaluation mode and without parameter gradients, and restore it
-    afterwards.
+    """Yield the model in evaluation mode and without parameter gradients, then restore it.
 
     Meanwhile the transformer layers of `torch.nn` run module by module, because hooks are not
     called in their fused form.

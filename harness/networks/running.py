@@ -1,8 +1,7 @@
 """Run the user's network and find the logits in what it returns.
 
 This is the only place where an error in its code becomes a message. The message names the
-checkpoint, the shape of the images, the purpose of the pass, what failed and where, and, if known,
-what to do.
+checkpoint, the shape of the images, the purpose of the pass, what failed, where and what to do.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
         The outputs, [batch, width], with their graph (see `ends_in_sigmoid`).
 
     Raises:
-        ValueError: the gradient does not reach a layer, because later values are detached, or it is
-            NaN or infinite.
+        ValueError: the gradient does not reach a layer (detached values), or is NaN or infinite.
     """
     keep = ActivationRecorder(
         model, layers, lambda maps, _: maps, shares_memory=True, start_gradient=True

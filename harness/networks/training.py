@@ -111,8 +111,7 @@ def train(
         device: where to compute; always in float32.
 
     Returns:
-        One row per epoch: epoch, train_loss, train_accuracy, test_accuracy (NaN for the training
-        columns of epoch 0).
+        One row per epoch: epoch, train_loss, train_accuracy (NaN at epoch 0), test_accuracy.
 
     Raises:
         ValueError: there are fewer training images than one batch holds.

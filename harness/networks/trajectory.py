@@ -277,8 +277,7 @@ def _counters(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
 
 
 def _jumps(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
-    """Find steps that are much longer than the adjacent ones, both per epoch and per square root of
-    epochs.
+    """Find steps much longer than the adjacent ones, per epoch and per square root of epochs.
 
     The first step is skipped if the series begins at epoch 0: training may begin with a long one.
     """

@@ -80,8 +80,7 @@ class Watched:
 
     Attributes:
         modules: by name, in the order in which they finished.
-        passed_over: names of the activation functions whose result is not the output of a module
-            that runs once.
+        passed_over: names of activation functions whose result no module that runs once returns.
         answer: the network's output; None if the network failed.
     """
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-#: Plain names of the functions that count as a block's non-linearity. Gates (sigmoid, softmax) do
-#: not.
+#: Plain names of functions that count as a block's non-linearity; gates (sigmoid, softmax) do not.
 NONLINEARITIES = {
     *("relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu"),
     *("mish", "softplus", "hardswish", "hardtanh", "tanh", "glu", "softsign", "softshrink"),

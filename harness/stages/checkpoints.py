@@ -205,8 +205,7 @@ def fitting_size(
     """Return the number of images per pass with which work on a series' networks fits the memory.
 
     Args:
-        what: the kind of work, for the message, e.g. "importance of series 'vgg'"; the cost of each
-            kind is measured once.
+        what: the work, for the message ("importance of series 'vgg'"); each cost is measured once.
         work: runs on `images` images.
         images: number of images on which the cost is measured.
         most: the largest batch wanted.

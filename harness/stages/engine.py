@@ -45,8 +45,7 @@ _KILLED = (
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of work that is sent to another process or machine, with the fingerprints of what it
-    makes."""
+    """A piece of work for another process or machine, with the fingerprints of what it makes."""
 
     work: Work
     fingerprints: tuple[str, ...]

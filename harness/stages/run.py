@@ -25,8 +25,7 @@ from harness.stages.stage import Plan, Stage
 from harness.store import open_run
 from harness.text import counted
 
-#: The stages in their order, by the names of their commands. A new stage needs one file and one
-#: line here.
+#: The stages in order, by their commands' names. A new stage needs one file and one line here.
 STAGES: dict[str, Stage] = {
     "images": images.steps,
     "train": train.steps,
@@ -86,8 +85,7 @@ def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
 def run_until(
     last: str, config: Config, out: Path, console: Console, cluster: str | None = None
 ) -> Run:
-    """Run every stage up to the one named `last`, here or on a Ray cluster (its address); finished
-    work is reused."""
+    """Run every stage up to `last`, here or on a Ray cluster (by address); done work is reused."""
     run = open_run(out, config.store)
     plan = Plan(config, run)
     # a cluster's devices are those of its machines, not of this one

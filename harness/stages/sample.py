@@ -222,8 +222,7 @@ def arms_a_class(study: AblationStudy, method: str, kind: str, layers: int) -> t
 
 
 def arm_seconds(models: ModelPair, batch: Tensor) -> dict[str, float]:
-    """Return the seconds per image of an arm over all layers ("joint") and in one layer
-    ("layer", mean).
+    """Return an arm's seconds per image over all layers ("joint") and in one ("layer", mean).
 
     Arms are timed as they are run: half of a layer's channels are replaced.
     """

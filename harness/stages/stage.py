@@ -136,8 +136,7 @@ class Plan:
     @property
     def readers(self) -> int:
         """The number of processes that decode images for each worker. By default, a CPU has
-        none, as the workers use its cores; a GPU has its worker's share of the cores, at most
-        16.
+        none, as the workers use its cores; a GPU its worker's share of the cores, at most 16.
         """
         if self.config.readers is not None:
             return self.config.readers

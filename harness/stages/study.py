@@ -27,8 +27,7 @@ class AblationStudy:
     """An ablation study: which sets of neurons are ablated, how, and on which images.
 
     Attributes:
-        name: REVERSION or BENCH, the folder of its results. The benchmark also runs families of
-            arms of its own.
+        name: REVERSION or BENCH, its results' folder; the benchmark also runs arms of its own.
         config: of the run.
         pairs: series' sources with their pairs of epochs.
         classes: class ids; the "other class" of a class is the next one in this order.
