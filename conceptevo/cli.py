@@ -303,8 +303,8 @@ def status(run: RunFolder) -> None:
 def verify(run: RunFolder) -> None:
     """Compare every file of a run with its recorded hash."""
     from harness.artifacts import Run
+    from harness.artifacts import verify as findings_of
     from harness.store import open_run
-    from harness.verify import verify as findings_of
 
     store = Run(run).manifest()["configuration"].get("store")
     counts = Counter[str]()

@@ -12,11 +12,11 @@ from test_networks import Source, check, run, small  # noqa: F401 - a fixture
 from torch import nn
 from torch.nn.utils import prune
 
+from conceptevo.inputs import MemorySource
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.layers import find_layers
-from harness.networks.memory import MemorySource
 from harness.networks.running import name_network, run_network
 from harness.networks.soundness import check_gradients, check_passes
 from harness.networks.sources import FolderSource

@@ -14,12 +14,11 @@ from small_runs import small
 from typer.testing import CliRunner
 
 from conceptevo import cli
-from harness.artifacts import Artifact, Run
+from harness.artifacts import Artifact, Run, verify
 from harness.config import parse_config
 from harness.files import ArtifactError, lock, working_since
 from harness.stages.run import run_until
 from harness.stages.status import status
-from harness.verify import verify
 
 CONFIG = parse_config(small(probe={"k": 4, "activations": False, "range_images": 16}))
 QUIET = Console(quiet=True)

@@ -17,13 +17,12 @@ from rich.console import Console
 from small_runs import small
 from test_run import artifacts_of
 
-from harness.artifacts import Artifact
+from harness.artifacts import Artifact, verify
 from harness.config import ConfigError, parse_config
 from harness.files import ArtifactError
 from harness.stages import engine
 from harness.stages.run import run_until
 from harness.store import StoredRun
-from harness.verify import verify
 
 boto3 = pytest.importorskip("boto3", reason="pip install -e '.[dev]'")
 moto = pytest.importorskip("moto.server", reason="pip install -e '.[dev]'")

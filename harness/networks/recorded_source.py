@@ -11,8 +11,7 @@ from harness.artifacts import Run, fingerprint, read_sidecar
 from harness.files import file_hash
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
-from harness.networks.checkpoint_files import CheckpointError, load_weights
-from harness.networks.numbered import numbered
+from harness.networks.checkpoint_files import CheckpointError, load_weights, numbered
 from harness.networks.sources import EVIDENCE, RECORDED, SOURCES, WEIGHTS, Source
 from harness.registry import plugin_identity
 

@@ -15,8 +15,7 @@ from harness.artifacts import Artifact, Run, fingerprint
 from harness.files import file_hash
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
-from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, weight_files
-from harness.networks.numbered import numbered
+from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, numbered, weight_files
 from harness.networks.objectives import choose_objective
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters

@@ -262,9 +262,8 @@ def watch(model: nn.Module, images: Tensor, partly: bool = False) -> Watched:
 
 
 def _layout(module: nn.Module) -> bool | None:
-    if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d | nn.AvgPool2d | nn.GroupNorm):
-        return False
-    if isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.MaxPool1d | nn.AvgPool1d):
+    flat = nn.Conv1d | nn.BatchNorm1d | nn.MaxPool1d | nn.AvgPool1d | nn.GroupNorm
+    if isinstance(module, flat | nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d | nn.AvgPool2d):
         return False
     return True if isinstance(module, nn.Linear | nn.LayerNorm) else None
 

@@ -38,13 +38,11 @@ def give_checkpoints(plan: Plan) -> None:
     """Declare every checkpoint of the run: its weights and its view of images."""
     for source in plan.config.series:
         for epoch in source.epochs():
-            reads: tuple[Artifact, ...] = ()
-            if isinstance(source, TrainedSource):
-                reads = (Artifact("weights", (source.name, epoch)),)
+            weights = Artifact("weights", (source.name, epoch))
             plan.give(
                 Artifact("checkpoint", (source.name, epoch)),
                 partial(_identity, source, epoch, plan.config.precision),
-                reads,
+                [weights] * isinstance(source, TrainedSource),
             )
 
 
