@@ -45,10 +45,9 @@ class ConfigError(ValueError):
 
 def refuse(faults: Sequence[str]) -> None:
     """Raise a ConfigError that lists all faults, if there are any."""
-    if len(faults) == 1:
-        raise ConfigError(f"the run cannot begin: {faults[0]}")
     if faults:
-        raise ConfigError("the run cannot begin:" + "".join(f"\n  {text}" for text in faults))
+        between = "\n  " if len(faults) > 1 else " "
+        raise ConfigError(between.join(["the run cannot begin:", *faults]))
 
 
 class DrawnImagesSection(Section):
@@ -219,9 +218,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     except ValidationError as error:
         problems: list[Any] = list(error.errors())
         # if a series is wrong, pydantic also reports that the tuple of valid ones is too short
-        if any(
-            problem["loc"][:1] == ("series",) and len(problem["loc"]) > 1 for problem in problems
-        ):
+        if any(problem["loc"][:1] == ("series",) != problem["loc"] for problem in problems):
             problems = [problem for problem in problems if problem["loc"] != ("series",)]
         for problem in problems:
             problem["source"] = _source_of(values, problem["loc"])

@@ -27,7 +27,7 @@ from harness.networks.architectures import ARCHITECTURES, build
 from harness.networks.execution import execution, replace_channels
 from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
-from harness.networks.objectives import class_logit
+from harness.networks.objectives import as_target
 from harness.records import CONTROLS, JOINT
 
 
@@ -154,7 +154,7 @@ def test_undoing_in_a_context_equals_a_plain_pass_with_masks(pair):
     older, newer, layers, images = pair
     rng = np.random.default_rng(0)
     with torch.no_grad(), execution(newer, layers) as running:
-        targets = class_logit(2), class_logit(2)
+        targets = as_target(2), as_target(2)
         case = Case(ModelPair(older, newer, layers), running, [images], tuple, *targets, 4, rng)
         context = case.contexts[0]
         found = Change(case, images).undoing(context)

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -112,29 +112,12 @@ def has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-class ImageSet(Protocol):
-    """Images with class labels; the id of an image is its index."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, indexed by labels."""
-        ...
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 [images]."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def pixels(self, index: int, view: View) -> np.ndarray:
-        """Return image `index` as uint8 [crop, crop, 3]."""
-        ...
-
-
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images in memory: uint8 [images, height, width, 3]."""
+    """Images in memory: uint8 [images, height, width, 3].
+
+    The labels, int64 [images], are indices into the names of the classes.
+    """
 
     arrays: np.ndarray
     labels: np.ndarray
@@ -144,6 +127,7 @@ class ArrayImages:
         return len(self.labels)
 
     def pixels(self, index: int, view: View) -> np.ndarray:
+        """Return image `index` as uint8 [crop, crop, 3]."""
         array = self.arrays[index]
         if array.shape[:2] == (view.crop, view.crop) and view.resize == view.crop:
             return array
@@ -172,6 +156,10 @@ class FileImages:
                 f"image {path} cannot be read ({why_unreadable(path, error)}); replace or remove "
                 f"the file"
             ) from error
+
+
+#: Images with class labels; the id of an image is its index.
+ImageSet: TypeAlias = ArrayImages | FileImages
 
 
 def why_unreadable(path: Path, error: Exception) -> str:

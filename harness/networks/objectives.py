@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +218,7 @@ class Target:
     objective: Objective
     label: int
     classes: int = 0
-    prototypes: Tensor | None = field(default=None)
+    prototypes: Tensor | None = None
 
     def value(self, output: Tensor) -> Tensor:
         """Return the objective: output [batch, width] -> [batch]."""
@@ -245,12 +244,6 @@ class Target:
         return torch.full((len(output),), label, dtype=torch.int64, device=output.device)
 
 
-@cache
-def class_logit(index: int) -> Target:
-    """Return the target whose value is one output: the logit of a class."""
-    return Target(OBJECTIVES.get("logit"), index)
-
-
 def as_target(target: Target | int) -> Target:
     """Return a target; a number stands for the logit at that index."""
-    return target if isinstance(target, Target) else class_logit(target)
+    return target if isinstance(target, Target) else Target(OBJECTIVES.get("logit"), target)

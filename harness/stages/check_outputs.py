@@ -83,18 +83,15 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
 
 def _note_probabilities(output: Tensor, sigmoid: bool) -> None:
     """Report outputs that are probabilities or their logarithms."""
-    kind = ""
-    if bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), torch.ones(len(output))):
-        kind = "probabilities (they add up to 1)"
-    elif sigmoid:
-        kind = "probabilities (a sigmoid's)"
-    if kind:
+    one = torch.ones(len(output))
+    softmax = bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), one)
+    if softmax or sigmoid:
         logger.warning(
-            "the outputs are %s, not logits: gradients vanish where the network is sure; let it "
-            "return what comes before its softmax or sigmoid",
-            kind,
+            "the outputs are probabilities (%s), not logits: gradients vanish where the network is "
+            "sure; let it return what comes before its softmax or sigmoid",
+            "they add up to 1" if softmax else "a sigmoid's",
         )
-    elif torch.allclose(output.exp().sum(dim=1), torch.ones(len(output))):
+    elif torch.allclose(output.exp().sum(dim=1), one):
         logger.warning(
             "the outputs are logarithms of probabilities (a log-softmax): importance is measured "
             "on the class's log-probability, not on its logit"

@@ -103,12 +103,9 @@ def _fault(faults: pd.Series, split: str) -> str:
     texts = [fault for fault in faults if fault]
     if not texts:
         return ""
-    more = f"\n  and {len(texts) - MOST} more" if len(texts) > MOST else ""
-    listed = "".join(f"\n  {text}" for text in texts[:MOST])
-    return (
-        f"images.{split}: {len(texts)} of {len(faults)} images cannot be read; "
-        f"replace or remove them:{listed}{more}"
-    )
+    what = f"images.{split}: {len(texts)} of {len(faults)} images cannot be read; "
+    more = [f"and {len(texts) - MOST} more"] * (len(texts) > MOST)
+    return "\n  ".join([f"{what}replace or remove them:", *texts[:MOST], *more])
 
 
 def unreadable(images: FileImages, split: str) -> tuple[str, list[int]]:
