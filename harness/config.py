@@ -218,7 +218,7 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
     except ValidationError as error:
         problems: list[Any] = list(error.errors())
         # if a series is wrong, pydantic also reports that the tuple of valid ones is too short
-        if any(problem["loc"][:1] == ("series",) != problem["loc"] for problem in problems):
+        if any(p["loc"][0] == "series" for p in problems if len(p["loc"]) > 1):
             problems = [problem for problem in problems if problem["loc"] != ("series",)]
         for problem in problems:
             problem["source"] = _source_of(values, problem["loc"])

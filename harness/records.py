@@ -68,9 +68,6 @@ class Series:
     def last(self) -> Checkpoint:
         return Checkpoint(self.name, self.epochs[-1])
 
-    def checkpoints(self) -> list[Checkpoint]:
-        return [Checkpoint(self.name, epoch) for epoch in self.epochs]
-
     def pairs(self, wanted: Sequence[tuple[int, int]] | None = None) -> list[Pair]:
         """Return pairs of epochs: the wanted ones, or all consecutive ones.
 

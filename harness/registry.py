@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -147,7 +148,9 @@ def _sources(module: str) -> set[Path]:
     waiting, sources = [module], dict[str, Path]()
     while waiting:
         name = waiting.pop()
-        spec = _spec(name)
+        spec = None
+        with suppress(ImportError, ValueError, AttributeError):
+            spec = importlib.util.find_spec(name)
         if name in sources or spec is None or not spec.origin or not spec.origin.endswith(".py"):
             continue
         path = Path(spec.origin)
@@ -165,13 +168,6 @@ def _belong_together(path: Path, first: Path, name: str, module: str) -> bool:
         return True
     root = first.parents[module.count(".") + (first.name == "__init__.py")]
     return root in path.parents and not {"site-packages", "dist-packages"} & {*path.parts}
-
-
-def _spec(name: str):
-    try:
-        return importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:

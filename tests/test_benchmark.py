@@ -122,7 +122,6 @@ def test_stacked_arms_are_bit_equal_where_the_model_allows():
         assert len(changes) > 4
         alone, together = run.rerun_many(changes), run.rerun_many(changes, 4)
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-        assert run.kept_bytes() > sum(run.output(la.name).nbytes for la in layers[:1])
 
 
 def scored(older, newer, layers, batches, names, output=2, others=tuple, seed=0, steps=4):

@@ -267,13 +267,6 @@ def concept_vector(mine: np.ndarray, others: np.ndarray, rng: np.random.Generato
     return torch.from_numpy(np.mean(normals, axis=0))
 
 
-def _recorder(
-    model: nn.Module, layers: Sequence[Layer], **options: bool
-) -> ActivationRecorder[Tensor]:
-    """Return a recorder of whole maps."""
-    return ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True, **options)
-
-
 def _kept(keep: ActivationRecorder[Tensor], batch: Tensor, purpose: str) -> dict[str, Tensor]:
     """Run a model once without gradients, and return what is kept of its layers."""
     with borrowed(keep.model), torch.no_grad(), keep as record:
@@ -298,7 +291,8 @@ class _Side:
     def maps(self) -> dict[str, Tensor]:
         if not self._maps:
             model, layers, batch, _ = self._inputs
-            kept = _kept(_recorder(model, layers), batch, "for the maps of its layers")
+            keep = ActivationRecorder(model, layers, lambda maps, _: maps, shares_memory=True)
+            kept = _kept(keep, batch, "for the maps of its layers")
             self._maps = {name: maps.float() for name, maps in kept.items()}
         return self._maps
 
@@ -323,7 +317,12 @@ def maps_and_gradients(
     """
     purpose = "for the gradients of its layers"
     for copies in (False, True):  # needed only if the network overwrites its maps
-        recorder = _recorder(model, layers, start_gradient=True, copies=copies)
+        recorder = ActivationRecorder(
+            *(model, layers, lambda maps, _: maps),
+            shares_memory=True,
+            start_gradient=True,
+            copies=copies,
+        )
         with borrowed(model), torch.enable_grad(), recorder as record:
             with WithGradients():
                 answer = run_network(model, batch, purpose)

@@ -64,10 +64,6 @@ class Execution:
         """Return `rerun` of each arm; up to `together` share one pass if the model allows it."""
         return [self.rerun(changes) for changes in arms]
 
-    def kept_bytes(self) -> int:
-        """Return the bytes that are kept between runs for the present batch."""
-        return sum(output.nbytes for output in self._outputs.values())
-
 
 @contextmanager
 def execution(
@@ -247,10 +243,6 @@ class _Traced(Execution):
                 for done in last_use.get(node, ()):
                     del values[done]
         return logits_of(self._model, values[nodes[-1]])
-
-    def kept_bytes(self) -> int:
-        tensors = [value for value in self._kept.values() if isinstance(value, Tensor)]
-        return sum({value.data_ptr(): value.nbytes for value in tensors}.values())
 
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         args: Any = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
