@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,9 @@ class Results:
         paths = [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in listed]
         if not paths:
             return pd.DataFrame()
-        where = None
-        for name, value in wanted.items():
-            # labels in records are dictionary-encoded and must be compared as text
-            test = ds.field(name).cast("string") == str(value)
-            where = test if where is None else where & test
+        # labels in records are dictionary-encoded and must be compared as text
+        tests = [ds.field(name).cast("string") == str(value) for name, value in wanted.items()]
+        where = reduce(and_, tests) if tests else None
         try:
             table = ds.dataset(paths, format="parquet").to_table(filter=where).to_pandas()
         except (OSError, ValueError) as error:  # pyarrow raises both

@@ -145,7 +145,7 @@ class _Recording:
         edges = np.cumsum([0, *(layer.channels for layer in layers)])
         self._columns = {
             layer.name: slice(start, stop)
-            for layer, start, stop in zip(layers, edges, edges[1:], strict=False)
+            for layer, (start, stop) in zip(layers, pairwise(edges), strict=True)
         }
         self._ids = ids
         self._parameters = parameters
@@ -155,11 +155,9 @@ class _Recording:
         self._lowest = torch.full((total,), float("inf"), device=device.place)
         self._responses: list[tuple[Tensor, Tensor, Tensor]] = []
         self._seen = 0
-        self._activations = (
-            np.empty((total, len(ids)), dtype=parameters.activations_type)
-            if parameters.activations
-            else None
-        )
+        self._activations: np.ndarray | None = None
+        if parameters.activations:
+            self._activations = np.empty((total, len(ids)), dtype=parameters.activations_type)
 
     def keep(self, maps: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """Return a layer's activations a[x, n] and, where they may be needed, the positions of

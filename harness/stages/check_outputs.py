@@ -71,10 +71,9 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
             "them apart",
             ", ".join(f"{name} = {source.class_outputs[name]}" for name in shared[:6]),
         )
-    by_number = {n: i for i, n in enumerate(classes) if n in without}
     taken = {i: n for n, i in source.class_outputs.items()}
-    if twice := {n: taken[i] for n, i in by_number.items() if i in taken}:
-        name, other = next(iter(twice.items()))
+    if twice := [(n, taken[i]) for i, n in enumerate(classes) if n in without and i in taken]:
+        name, other = twice[0]
         raise ValueError(
             f"class_outputs gives output {source.class_outputs[other]} to {other}, and {name}, "
             f"which it does not name, has the same output by its number: name all classes"
