@@ -10,14 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    InstanceOf,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, InstanceOf, ValidationError, model_validator
 
 import harness.networks.recorded_source  # noqa: F401 - registers it
 from harness.concepts.probing import ProbeParameters

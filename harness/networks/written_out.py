@@ -24,7 +24,7 @@ _GATES = _PURE_GATES | {
     *("gt", "ge", "lt", "le"),
 }
 _MEETINGS = {
-    *("mul", "imul", "div", "rdiv", "truediv", "itruediv", "where", "maskedfill", "setitem"),
+    *("mul", "imul", "div", "rdiv", "truediv", "itruediv", "where", "maskedfill", "setitem")
 }
 _STEPS = {
     *("add", "iadd", "sub", "isub", "rsub", "pow", "square", "neg", "float", "to", "typeas"),

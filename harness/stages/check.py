@@ -27,13 +27,7 @@ from harness.networks.objectives import objective_identity
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import name_network, run_logits, run_network
 from harness.networks.soundness import check_gradients, check_passes, ends_in_sigmoid
-from harness.networks.sources import (
-    FolderSource,
-    FunctionSource,
-    HubSource,
-    Source,
-    TrainedSource,
-)
+from harness.networks.sources import FolderSource, FunctionSource, HubSource, Source, TrainedSource
 from harness.networks.wrappers import usable
 from harness.stages.check_outputs import check_outputs, class_accuracy
 from harness.stages.checkpoints import (

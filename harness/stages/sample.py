@@ -21,13 +21,7 @@ from harness.networks.layer import ModelPair, Network
 from harness.networks.recording import borrowed
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
-from harness.stages.ablate import (
-    RunArms,
-    arm_works,
-    images_shown,
-    revert_few,
-    set_works,
-)
+from harness.stages.ablate import RunArms, arm_works, images_shown, revert_few, set_works
 from harness.stages.checkpoints import SeriesImages
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring
 from harness.stages.naming import naming_steps
