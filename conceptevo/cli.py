@@ -61,7 +61,7 @@ def _read_config(path: Path, **changes: object) -> Config:
 
 def _run_until(last: str, config: Config, out: Path, cluster: str | None = None) -> None:
     """Run every stage up to `last`, or all stages and the report; print the result."""
-    from harness.stages.run import run_until
+    from harness.stages.run import run_until, show_estimate
 
     run = run_until("revert" if last == "report" else last, config, out, console, cluster)
     if last == "report":
@@ -70,13 +70,7 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
         _audit(run)
     elif last == "check":
         _check(run)
-        _show_estimate(config, out)
-
-
-def _show_estimate(config: Config, out: Path) -> None:
-    from harness.stages.run import show_estimate
-
-    show_estimate(config, out, console)
+        show_estimate(config, out, console)
 
 
 def _check(run) -> None:
@@ -161,7 +155,9 @@ def run(
     read = _read_config(config, device=device, precision=precision)
     folder = out or Path("runs") / config.stem
     if plan:
-        _show_estimate(read, folder)
+        from harness.stages.run import show_estimate
+
+        show_estimate(read, folder, console)
     else:
         _run_until("report", read, folder, cluster)
 
