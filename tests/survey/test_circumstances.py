@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored
+from visitors import FIND, SUBMIT, Visitor, axe, needs_browser, on_the_way, stored, wide
 
 pytestmark = needs_browser
 
@@ -14,15 +14,6 @@ WINDOWS = {
     "laptop at 400 %": {"viewport": {"width": 320, "height": 256}, "device_scale_factor": 4},
 }
 STAGES = ("introduction", "practice", "feedback", "trial", "questions", "finished")
-
-
-def wide(visitor: Visitor) -> list[str]:
-    """Return the elements that extend beyond the window horizontally."""
-    return visitor.page.evaluate(
-        f"() => [...({FIND})().querySelectorAll('*')].filter(e => e.checkVisibility() "
-        "&& e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.hidden'))"
-        ".map(e => e.tagName + '.' + e.className).slice(0, 5)"
-    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from conftest import Survey, short
 from PIL import Image
 from sqlalchemy import select
-from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, on_the_way
+from visitors import CHOICES, FIND, SUBMIT, Visitor, axe, link, needs_browser, on_the_way, wide
 
 from survey_app.first_page import SECONDS, WAITING
 from survey_app.schema import participants, responses
@@ -21,7 +21,7 @@ from tasks.study import load
 
 pytestmark = needs_browser
 
-LAPTOP = {"width": 1280, "height": 660}
+LAPTOP, SMALL = {"width": 1280, "height": 660}, {"width": 320, "height": 600}
 QUESTIONS = """
 [[question]]
 name = "glasses"
@@ -39,7 +39,7 @@ shown_if = { question = "glasses", answers = ["sometimes"] }
 name = "tools"
 kind = "several"
 label = "Which did you use?"
-choices = ["mouse", "keys"]
+choices = ["mouse", "keys", "Donaudampfschifffahrtsgesellschaftskapitän"]
 [[question]]
 name = "hard"
 kind = "scale"
@@ -55,7 +55,7 @@ def folder(run, tmp_path_factory):
     """A study with one trial of each task, a picture in its consent, and own questions."""
     root = tmp_path_factory.mktemp("own")
     Image.new("RGB", (300, 100), "teal").save(root / "our lab.png")
-    (root / "consent.md").write_text("We are here: ![our lab](our%20lab.png)")
+    (root / "consent.md").write_text("We are here: ![our lab](our%20lab.png) " + "a" * 99)
     (root / "questions.toml").write_text(QUESTIONS)
     texts = Texts(consent=str(root / "consent.md"), questionnaire=str(root / "questions.toml"))
     settings = short(texts=texts, min_width=700)
@@ -289,6 +289,12 @@ def test_pictures_are_enlarged_by_click_and_by_key(browser, own, known):
     assert sight(visitor, "root.querySelectorAll('input:checked').length") == 0
     visitor.page.keyboard.press("+")
     assert sight(visitor, size) > 450
+
+
+@pytest.mark.parametrize("stage", ["consent", "questions"])
+def test_long_words_and_addresses_stay_in_a_small_window(browser, own, known, stage):
+    visitor = Visitor(browser, on_the_way(own, known, f"long-{stage}", stage), SMALL)
+    assert wide(visitor) == []
 
 
 def test_the_device_is_recorded_and_a_narrow_window_is_told_kindly(browser, own):

@@ -154,6 +154,15 @@ def stored(survey_url: str, name: str) -> list:
     return rows
 
 
+def wide(visitor: Visitor) -> list[str]:
+    """Return the elements that extend beyond the window horizontally."""
+    return visitor.page.evaluate(
+        f"() => [...({FIND})().querySelectorAll('*')].filter(e => e.checkVisibility() "
+        "&& e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.hidden'))"
+        ".map(e => e.tagName + '.' + e.className).slice(0, 5)"
+    )
+
+
 def axe(page) -> list[str]:
     """Return the violations that axe-core finds in our component (not in Streamlit's own page)."""
     source = pytest.importorskip("axe_playwright_python")
