@@ -153,7 +153,6 @@ def test_a_platforms_study_takes_nobody_else():
     entry = Entry(platforms=("prolific",), studies=(STUDY,))
     assert arrival(PROLIFIC, SECRET, entry).platform_id == PID
     for parameters, told in (
-        ({}, "cannot be opened by this link"),
         ({"p": new_link(SECRET)}, "cannot be opened by this link"),
         ({"assignmentId": "ASSIGNMENT_ID_NOT_AVAILABLE"}, "cannot be opened by this link"),
         (PROLIFIC | {"STUDY_ID": "8c" * 12}, "belongs to another study"),
