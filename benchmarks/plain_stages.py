@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.concepts.image_embedding import solve_image_vectors
 from harness.concepts.neuron_embedding import SkipGram, consecutive_pairs, skip_gram
 from harness.concepts.probing import ProbeParameters, probe_range
-from harness.concepts.recorded import stimuli_table
+from harness.concepts.stimuli import stimuli_table
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.images.batches import batches

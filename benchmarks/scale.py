@@ -24,8 +24,8 @@ from scipy import sparse
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters, probe_range, ranges
-from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
 from harness.concepts.space_methods import SPACES, Evidence, SpaceParameters
+from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.evolutions.ablation import Arm, Images, ablate
 from harness.evolutions.importance import importance_method, sensitivities
 from harness.files import write_tables

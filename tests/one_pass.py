@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.concepts.probing import probe_range
-from harness.concepts.recorded import neurons_table, responsive_table, stimuli_table
+from harness.concepts.stimuli import neurons_table, responsive_table, stimuli_table
 
 
 class Probe(NamedTuple):

@@ -22,7 +22,7 @@ from harness.concepts.probing import (
     ranges,
     strongest,
 )
-from harness.concepts.recorded import (
+from harness.concepts.stimuli import (
     ProbePart,
     merge,
     neurons_table,

@@ -17,7 +17,8 @@ from conceptevo import cli
 from harness.artifacts import Artifact, Run, verify
 from harness.config import parse_config
 from harness.files import ArtifactError, lock, working_since
-from harness.stages.run import run_until, status
+from harness.stages.run import run_until
+from harness.stages.status import status
 
 CONFIG = parse_config(small(probe={"k": 4, "activations": False, "range_images": 16}))
 QUIET = Console(quiet=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.concepts.recorded import TopK, sortable
+from harness.concepts.stimuli import TopK, sortable
 
 # few distinct values, so that ties are common
 values = hnp.arrays(

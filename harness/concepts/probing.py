@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.concepts.recorded import ProbePart, TopK
+from harness.concepts.stimuli import ProbePart, TopK
 from harness.images.batches import batches
 from harness.images.sets import ImageSet
 from harness.networks.budget import FEWEST, halving

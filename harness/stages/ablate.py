@@ -23,15 +23,10 @@ from harness.randomness import generator
 from harness.records import ARM, CONTROLS, JOINT, PAIR, Pair
 from harness.registry import plugin_identity
 from harness.results import write_about
-from harness.stages.checkpoints import (
-    SeriesImages,
-    fitting_size,
-    layer_names,
-    open_pair,
-    series_images,
-)
+from harness.stages.checkpoints import fitting_size, layer_names, open_pair
 from harness.stages.evolve import score_works
 from harness.stages.prototypes import prototypes_read, says, targets
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study
 

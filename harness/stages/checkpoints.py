@@ -1,20 +1,19 @@
-"""What all stages that run networks share: the checkpoints, their layers, pairs and images."""
+"""What all stages that run networks share: the checkpoints, their layers and pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from harness.artifacts import Artifact, Run
 from harness.config import Config
-from harness.images.batches import batch_of, batches, random_images
-from harness.images.sets import ImageSet, View, open_images
+from harness.images.batches import random_images
+from harness.images.sets import View, open_images
 from harness.networks.architectures import channels_last
 from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, room
 from harness.networks.calls import expose_calls
@@ -23,7 +22,6 @@ from harness.networks.parts import open_attention
 from harness.networks.running import choose_output, name_network, network_name
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.wrappers import usable
-from harness.randomness import generator
 from harness.records import Checkpoint, Pair
 from harness.stages.stage import Plan, Work
 
@@ -217,99 +215,3 @@ def fitting_size(
     if what not in costs:
         costs[what] = measure(work, images, resources().device)
     return fitting(costs[what], memory, most, what, fewest)
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesImages:
-    """The images of one split, in batches for the networks of one series, whose view they have.
-
-    The run's configuration decides how a class's test images are divided.
-    """
-
-    images: ImageSet
-    view: View
-    config: Config
-
-    def batch(self, ids: Sequence[int] | np.ndarray) -> Tensor:
-        """Return the images with these ids, [images, channels, height, width]."""
-        return resources().device.batch(batch_of(self.images, ids, self.view))
-
-    def few(self) -> Tensor:
-        """Return the smallest batch that is run, for measuring the cost of one image."""
-        return self.batch(np.arange(min(FEWEST, len(self.images))))
-
-    def batches(self, ids: np.ndarray, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ids and images, `size` at a time."""
-        for some, batch in batches(self.images, ids, self.view, size):
-            yield some, resources().device.batch(batch)
-
-    @cached_property
-    def parts(self) -> Callable[[int], dict[str, np.ndarray]]:
-        """A function from a class id to the ids of the class's test images in the parts
-        `importance` and `heldout`; see `split_images`."""
-        return cache(
-            partial(
-                split_images,
-                self.images.labels,
-                importance=self.config.evolve.images_per_class,
-                heldout=self.config.revert.heldout_images,
-                seed=self.config.seed,
-            )
-        )
-
-    def of_importance(self, class_id: int, size: int) -> list[Tensor]:
-        """Return batches of the images of a class on which importance is measured."""
-        ids = self.parts(class_id)["importance"]
-        return [batch for _, batch in self.batches(ids, size)]
-
-    def of_others(self, class_id: int, size: int) -> list[Tensor]:
-        """Return batches of random importance images of other classes, at most twice as many as
-        the importance images of this class."""
-        counts = np.bincount(self.images.labels, minlength=len(self.images.classes))
-        pool = [
-            self.parts(other)["importance"]
-            for other in range(len(self.images.classes))
-            if other != class_id and counts[other] > 1
-        ]
-        if not pool:
-            return []
-        every = np.concatenate(pool)
-        most = 2 * len(self.parts(class_id)["importance"])
-        rng = generator(self.config.seed, "images of other classes", class_id)
-        chosen = np.sort(rng.choice(every, min(most, len(every)), replace=False))
-        return [batch for _, batch in self.batches(chosen, size)]
-
-
-def series_images(run: Run, source: Source, config: Config, split: str = "test") -> SeriesImages:
-    """Return the images of one split of a run for the networks of a series."""
-    return SeriesImages(open_images(run, split), view_of(run, source), config)
-
-
-def split_images(
-    labels: np.ndarray, class_id: int, importance: int, heldout: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Draw two disjoint random parts of a class's images, of the requested sizes.
-
-    If there are fewer images than requested, they are divided in the same proportion.
-
-    Returns:
-        "importance" and "heldout" -> image ids, int64, increasing.
-
-    Raises:
-        ValueError: the class has fewer than two images.
-    """
-    mine = np.flatnonzero(labels == class_id)
-    if len(mine) < 2:
-        raise ValueError(
-            f"class {class_id} has {len(mine)} images; importance and reversion need at least one "
-            f"each"
-        )
-    mine = generator(seed, "split of a class's images", class_id).permutation(mine)
-    if len(mine) < importance + heldout:
-        share = importance / (importance + heldout)
-        importance = int(np.clip(round(share * len(mine)), 1, len(mine) - 1))
-        heldout = len(mine) - importance
-    return {
-        "importance": np.sort(mine[:importance]),
-        "heldout": np.sort(mine[importance : importance + heldout]),
-    }

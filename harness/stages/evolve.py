@@ -21,8 +21,9 @@ from harness.networks.sources import Source
 from harness.randomness import generator
 from harness.records import PAIR, Pair
 from harness.registry import plugin_identity
-from harness.stages.checkpoints import SeriesImages, fitting_size, open_pair, series_images
+from harness.stages.checkpoints import fitting_size, open_pair
 from harness.stages.prototypes import prototype_works, prototypes_read, targets
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.space import map_work
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 from harness.stages.study import AblationStudy, place, reversion_study

@@ -19,7 +19,7 @@ from harness.concepts.naming import (
     strongest_bytes,
 )
 from harness.concepts.probing import ProbeParameters, probe_range
-from harness.concepts.recorded import neurons_table
+from harness.concepts.stimuli import neurons_table
 from harness.config import DrawnImagesSection, FolderImagesSection
 from harness.images import drawn
 from harness.images.sets import ArrayImages, FileImages, open_images

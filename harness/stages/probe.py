@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.probing import ProbeParameters, image_bytes, probe_range, ranges
-from harness.concepts.recorded import ProbePart, merge, responsive_table, stimuli_table
+from harness.concepts.stimuli import ProbePart, merge, responsive_table, stimuli_table
 from harness.config import Config
 from harness.files import write_tables
 from harness.images.batches import batch_of

@@ -20,7 +20,8 @@ from harness.networks.recording import borrowed
 from harness.networks.running import run_logits
 from harness.networks.sources import Source
 from harness.randomness import generator
-from harness.stages.checkpoints import OfCheckpoint, SeriesImages, fitting_size, load, series_images
+from harness.stages.checkpoints import OfCheckpoint, fitting_size, load
+from harness.stages.series_images import SeriesImages, series_images
 from harness.stages.stage import Advance, Value, Work
 from harness.stages.study import AblationStudy
 

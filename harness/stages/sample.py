@@ -22,11 +22,11 @@ from harness.networks.recording import borrowed
 from harness.networks.sources import Source, TrainedSource
 from harness.records import CONTROLS, Checkpoint
 from harness.stages.ablate import RunArms, arm_works, images_shown, revert_few, set_works
-from harness.stages.checkpoints import SeriesImages
 from harness.stages.evolve import ScoreEvolutions, score_works, scoring
 from harness.stages.naming import naming_steps
 from harness.stages.probe import range_works
 from harness.stages.prototypes import sample_target
+from harness.stages.series_images import SeriesImages
 from harness.stages.stage import Plan, Work
 from harness.stages.study import AblationStudy
 from harness.stages.train import TrainSeries, training_cost

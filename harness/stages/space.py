@@ -11,9 +11,9 @@ import pandas as pd
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.map import project
-from harness.concepts.recorded import neurons_of
 from harness.concepts.space import SemanticSpace
 from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
+from harness.concepts.stimuli import neurons_of
 from harness.config import Config
 from harness.images.sets import open_images
 from harness.randomness import generator

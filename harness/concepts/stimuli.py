@@ -1,7 +1,6 @@
-"""Records of one checkpoint, merged from ranges of images, and the tables made from them.
+"""Stimuli: the images that activate each neuron most, merged from ranges of images; their tables.
 
-The records hold the images that activate each neuron most. The tables do not depend on how the
-images are divided or on the order of merging.
+The tables do not depend on how the images are divided or on the order of merging.
 """
 
 from __future__ import annotations
