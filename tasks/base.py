@@ -248,16 +248,10 @@ class PickOne:
 
 #: Asked below a task's own fields, the same for every trial of the task.
 CONFIDENCE = Field(
-    kind="scale",
-    name="confidence",
-    label=N_("How sure are you?"),
-    choices=(
-        ("1", N_("Not at all (I guessed)")),
-        ("2", N_("Not very")),
-        ("3", N_("Fairly")),
-        ("4", N_("Very")),
-    ),
-)
+    kind="scale", name="confidence", label=N_("How sure are you?"),
+    choices=(("1", N_("Not at all (I guessed)")), ("2", N_("Not very")), ("3", N_("Fairly")),
+             ("4", N_("Very"))),
+)  # fmt: skip
 
 
 class Tasks(Registry[Task]):
@@ -334,9 +328,6 @@ def clean_text(value: object) -> str:
 _OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-CLARITY = (
-    ("1", N_("Not at all")),
-    ("2", N_("Slightly")),
-    ("3", N_("Fairly")),
-    ("4", N_("Very")),
-)
+CLARITY = (("1", N_("Not at all")), ("2", N_("Slightly")), ("3", N_("Fairly")), ("4", N_("Very")))
+#: Labels that simulated participants give.
+LABELS = ("red", "wheel", "stripes", "blue dots", "round shape", "window")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from PIL import Image
@@ -149,16 +150,9 @@ def _freeze(
     for identifier, (name, condition, role, draft) in zip(ids, drawing.drafts, strict=True):
         panels, options = _saved(out, draft, files, words)
         trials.append(
-            Trial(
-                id=identifier,
-                task=name,
-                condition=condition,
-                role=role,
-                panels=panels,
-                options=options,
-                neurons=draft.neurons,
-            )
-        )
+            Trial(id=identifier, task=name, condition=condition, role=role, panels=panels,
+                  options=options, neurons=draft.neurons)
+        )  # fmt: skip
         keys[identifier] = options[draft.key].id if options and draft.key is not None else draft.key
         recipes[identifier] = draft.recipe
     tasks = tuple(_task_text(out, name, examples[name], files, words) for name in drawing.design)
@@ -204,11 +198,9 @@ def _freeze(
     write_text(out / "keys.json", json.dumps(keys, indent=1, sort_keys=True))
     entry = settings.recruitment
     recruitment = Recruitment(
-        **entry.model_dump(exclude={"codes"}),
-        codes=entry.codes.drawn(),
-        places=settings.participants,
-        lease_minutes=settings.lease_minutes,
-    )
+        **entry.model_dump(exclude={"codes"}), codes=entry.codes.drawn(),
+        places=settings.participants, lease_minutes=settings.lease_minutes,
+    )  # fmt: skip
     write_recruitment(out, recruitment)
     write_text(out / "study.json", study.model_dump_json(indent=1))
     return study
@@ -222,18 +214,13 @@ def _saved(
     out: Path, draft: Draft | Example, files: Iterator[bytes], words: Words
 ) -> tuple[tuple[Panel, ...], tuple[Option, ...]]:
     """Return the panels and options of a draft, whose pictures are the next of the files."""
-    names = []
-    for _ in _pictures(draft):
-        data = next(files)
-        names.append(_save(out, name_of(data), data))
-    saved = iter(names)
+    saved = (_save(out, name_of(data), data) for data in files)
     panels = tuple(
         Panel(heading=words(heading), images=tuple(next(saved) for _ in images))
         for heading, images in draft.panels
     )
-    options = tuple(
-        Option(id="abcdefghijkl"[i], image=next(saved)) for i in range(len(draft.options))
-    )
+    ids = ascii_lowercase[: len(draft.options)]
+    options = tuple(Option(id=letter, image=next(saved)) for letter in ids)
     return panels, options
 
 
@@ -247,14 +234,9 @@ def _task_text(
         right = "" if example.key is None else options[example.key].id
         text = words(example.text)
         shown = ShownExample(text=text, panels=panels, options=options, right=right)
-    return TaskText(
-        name=name,
-        title=words(task.title),
-        prompt=words(task.prompt),
-        instructions=words(task.instructions),
-        controls=tuple(getattr(task, "controls", ())),
-        example=shown,
-    )
+    texts = {part: words(getattr(task, part)) for part in ("title", "prompt", "instructions")}
+    controls = tuple(getattr(task, "controls", ()))
+    return TaskText(name=name, **texts, controls=controls, example=shown)
 
 
 def _save(out: Path, name: str, data: bytes) -> str:

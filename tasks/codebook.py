@@ -43,9 +43,7 @@ def _task(study: Study, name: str) -> str:
     counts = Counter((trial.role, trial.condition) for trial in trials)
     lines = [f"\n### {name}\n\n{study.task_texts[name].prompt}\n\n"]
     lines += ["| role | condition | trials |\n|---|---|---|\n"]
-    lines += [
-        f"| {role} | {condition} | {n} |\n" for (role, condition), n in sorted(counts.items())
-    ]
+    lines += [f"| {role} | {what} | {n} |\n" for (role, what), n in sorted(counts.items())]
     lines.append("\n")
     for field in study.fields(trials[0]) if trials else ():
         shown = f"; {_choices(field.choices)}" if field.choices else ""
@@ -53,8 +51,8 @@ def _task(study: Study, name: str) -> str:
     if trials:
         lines.append(
             f"\nTrial ids look like `{trials[0].id}`; a practice trial that is repeated in "
+            f"a second round has `{trials[0].id}@2`.\n"
         )
-        lines.append(f"a second round has `{trials[0].id}@2`.\n")
     return "".join(lines)
 
 

@@ -36,7 +36,7 @@ table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: 
 
 
 def observe(
-    study: Study, keys: dict[str, Any], folder: Path
+    study: Study, keys: Mapping[str, Any], folder: Path
 ) -> dict[str, tuple[Any, float, bool | None]]:
     """Return the machine observer's answer to every trial, its margin, and whether it is
     correct."""
@@ -48,7 +48,7 @@ def observe(
     for trial in study.trials:
         task = all_tasks().get(trial.task)
         answer, margin = task.observe(trial, looks)
-        key = keys[trial.id]
+        key = keys.get(trial.id)
         found[trial.id] = (answer, margin, None if key is None else task.score(key, answer))
     return found
 

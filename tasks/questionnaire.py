@@ -72,25 +72,13 @@ class Question(Section):
 
 
 BUILT_IN = (
-    Question(
-        kind="choice",
-        name="age",
-        label=N_("How old are you?"),
-        choices=(
-            ("18 to 29", N_("18 to 29")),
-            ("30 to 44", N_("30 to 44")),
-            ("45 to 59", N_("45 to 59")),
-            ("60 or older", N_("60 or older")),
-        ),
-    ),
-    Question(
-        kind="choice",
-        name="colour_vision",
-        label=N_("Do you have normal colour vision?"),
-        choices=(("yes", N_("Yes")), ("no", N_("No")), ("unsure", N_("Not sure"))),
-    ),
+    Question(kind="choice", name="age", label=N_("How old are you?"),
+             choices=(("18 to 29", N_("18 to 29")), ("30 to 44", N_("30 to 44")),
+                      ("45 to 59", N_("45 to 59")), ("60 or older", N_("60 or older")))),
+    Question(kind="choice", name="colour_vision", label=N_("Do you have normal colour vision?"),
+             choices=(("yes", N_("Yes")), ("no", N_("No")), ("unsure", N_("Not sure")))),
     Question(kind="text", name="comment", label=N_("Do you have any comments?")),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

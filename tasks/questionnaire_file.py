@@ -102,9 +102,8 @@ def read_questionnaire(path: Path, words: Words, seed: int) -> Questionnaire:
     if keyed:
         needed = len(keyed) if file.understanding.needed is None else file.understanding.needed
         _enough(needed, len(keyed), f"{path}: understanding.needed")
-        checks.append(
-            Check(name=UNDERSTANDING, needed=needed, attempts=file.understanding.attempts)
-        )
+        attempts = file.understanding.attempts
+        checks.append(Check(name=UNDERSTANDING, needed=needed, attempts=attempts))
     if file.colour_check:
         _enough(file.colour_check.needed, file.colour_check.plates, f"{path}: colour_check.needed")
         plates, drawn = _plates(file.colour_check.plates, words, seed)
@@ -199,15 +198,7 @@ def _plates(count: int, words: Words, seed: int) -> tuple[list[Question], list[O
         data = encode(plate(str(number), rng, plain=i == 1))
         pictures.append(OwnPicture(content_name(data, ".jpg"), data))
         questions.append(
-            Question(
-                kind="number",
-                name=f"colour_{i}",
-                label=words(text, number=i),
-                when="before",
-                right=(str(number),),
-                check=COLOUR,
-                limits=(0, 999),
-                picture=pictures[-1].name,
-            )
-        )
+            Question(kind="number", name=f"colour_{i}", label=words(text, number=i), when="before",
+                     right=(str(number),), check=COLOUR, limits=(0, 999), picture=pictures[-1].name)
+        )  # fmt: skip
     return questions, pictures

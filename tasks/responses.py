@@ -18,16 +18,8 @@ import pandas as pd
 
 Source = Literal["human", "pilot", "simulated"]
 Role = Literal["trial", "attention", "practice"]
-Status = Literal[
-    "arrived",
-    "consented",
-    "practising",
-    "active",
-    "finished",
-    "screened_out",
-    "withdrawn",
-    "expired",
-]
+Status = Literal["arrived", "consented", "practising", "active", "finished", "screened_out",
+                 "withdrawn", "expired"]  # fmt: skip
 SOURCES: tuple[Source, ...] = get_args(Source)
 MISSING = ("time", "picture")
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -54,38 +46,25 @@ RESPONSES = (
     Column("study", "string", "hash of the frozen study"),
     Column("participant", "string", "pseudonym: salted hash of the platform's id"),
     Column("source", "string", f"who answered: {', '.join(SOURCES)}; never to be mixed"),
-    Column(
-        "trial",
-        "string",
-        "id of the trial in study.json; practice trials carry the attempt, as in 't0007@2'",
-    ),
+    Column("trial", "string",
+           "id of the trial in study.json; practice trials carry the attempt, as in 't0007@2'"),
     Column("task", "string", "the task's registered name, as odd_one_out"),
     Column("condition", "string", "experimental condition of the trial, named by its task"),
     Column("role", "string", f"{', '.join(ROLES)}; only 'trial' rows are data"),
     Column("position", "Int64", "place in the order shown to this participant, from 0"),
     Column("options", "string", "JSON list: option ids in the order in which they were shown"),
-    Column(
-        "answer",
-        "string",
-        "JSON: the id of the chosen option, or an object if the task asks several questions, for "
-        'example {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": 1-4} '
-        'or {"rating": 1-4, "label": text or null}; null if there is no response',
-    ),
+    Column("answer", "string",
+           "JSON: the id of the chosen option, or an object if the task asks several questions, "
+           'for example {"labels": [3 texts, null = no clear concept], "changed": bool, "clarity": '
+           '1-4} or {"rating": 1-4, "label": text or null}; null if there is no response'),
     Column("correct", "boolean", "whether the answer meets the key; empty where there is no key"),
-    Column(
-        "missing",
-        "string",
-        "why there is no answer: time (the limit passed) or picture (one did not arrive); "
-        "empty where there is one",
-        later=True,
-    ),
-    Column(
-        "late",
-        "boolean",
-        f"whether the answer reached the server over {LATE_AFTER} s after the time limit of the "
-        "trial (a slow line, or a browser that did not keep the limit); empty without a limit",
-        later=True,
-    ),
+    Column("missing", "string",
+           "why there is no answer: time (the limit passed) or picture (one did not arrive); "
+           "empty where there is one", later=True),
+    Column("late", "boolean",
+           f"whether the answer reached the server over {LATE_AFTER} s after the time limit of the "
+           "trial (a slow line, or a browser that did not keep the limit); empty without a limit",
+           later=True),
     Column("confidence", "Float64", "the participant's confidence 1-4; empty where not asked"),
     Column("shown_at", "UTC", "when the server first served the trial"),
     Column("answered_at", "UTC", "when the server stored the answer"),
@@ -93,7 +72,7 @@ RESPONSES = (
     Column("app_version", "string", "version of the software that stored the answer"),
     Column("pastes", "Int64", "pastes into text fields of the trial"),
     Column("tab_leaves", "Int64", "how often the page was hidden or left during the trial"),
-)
+)  # fmt: skip
 
 PARTICIPANTS = (
     Column("study", "string", "hash of the frozen study"),
@@ -101,40 +80,25 @@ PARTICIPANTS = (
     Column("source", "string", f"{', '.join(SOURCES)}"),
     Column("platform", "string", "prolific, mturk, open, or simulation"),
     Column("status", "string", f"how far the person came: {', '.join(STATUSES)}"),
-    Column(
-        "reason",
-        "string",
-        "why participation ended early: practice (not passed), withdrew, timed_out, released (by "
-        "the researcher), or the platform's own word; empty if it did not",
-        later=True,
-    ),
+    Column("reason", "string",
+           "why participation ended early: practice (not passed), withdrew, timed_out, released "
+           "(by the researcher), or the platform's own word; empty if it did not", later=True),
     Column("code", "string", "completion code with which the person left; empty before", True),
     Column("consented_at", "UTC", "when consent was stored; empty before"),
     Column("finished_at", "UTC", "when the last part was stored; empty before"),
     Column("practice_attempts", "Int64", "rounds of practice begun"),
-    Column(
-        "instruction_seconds",
-        "Float64",
-        "browser time on the instructions and on tasks' introductions",
-    ),
+    Column("instruction_seconds", "Float64",
+           "browser time on the instructions and on tasks' introductions"),
     Column("total_seconds", "Float64", "from consent to finish, by the server's clock"),
-    Column(
-        "viewport_width",
-        "Int64",
-        "width of the browser's window at consent, CSS pixels",
-        later=True,
-    ),
+    Column("viewport_width", "Int64", "width of the browser's window at consent, CSS pixels",
+           later=True),
     Column("viewport_height", "Int64", "its height", later=True),
     Column("pixel_ratio", "Float64", "pixels of the screen for each CSS pixel", later=True),
     Column("touch", "boolean", "whether the main pointer is a finger", later=True),
-    Column(
-        "browser",
-        "string",
-        "family: chrome, firefox, safari, edge, opera, samsung, other",
-        later=True,
-    ),
+    Column("browser", "string", "family: chrome, firefox, safari, edge, opera, samsung, other",
+           later=True),
     Column("questionnaire", "string", "JSON object: question id to answer; {} where none"),
-)
+)  # fmt: skip
 
 
 class TableError(ValueError):
@@ -199,18 +163,11 @@ def read_table(path: str | Path, columns: Sequence[Column] = RESPONSES) -> pd.Da
     for name in header:
         if name not in known and (meant := name.strip().lower()) in known:
             raise ValueError(f"{path}: column {name!r} must be written {meant!r}")
-    broken = [
-        f"{place(path.name, columns, number)}: {len(row)} cells, but the header has {len(header)}"
-        for number, row in rows.items()
-        if len(row) != len(header)
-    ]
-    broken += [
-        f"{place(path.name, columns, number)}: it repeats the header; delete it"
-        for number, row in rows.items()
-        if row == header
-    ]
+    cells = {n: len(row) for n, row in rows.items() if len(row) != len(header)}
+    broken = {n: f"{count} cells, but the header has {len(header)}" for n, count in cells.items()}
+    broken |= {n: "it repeats the header; delete it" for n, row in rows.items() if row == header}
     if broken:
-        raise TableError(broken)
+        raise TableError([f"{place(path.name, columns, n)}: {text}" for n, text in broken.items()])
     frame = pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="string")
     frame.index = frame.index - 2
     table = _typed(frame.replace("", pd.NA), columns, path.name)

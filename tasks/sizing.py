@@ -106,12 +106,9 @@ def seconds(design: Design, settings: StudySettings, attention: int) -> float:
     trials = sum(each[name] * n for name, conditions in design.items() for n in conditions.values())
     keyed = [each[name] for name in design if all_tasks().get(name).control is not None]
     checks = attention * sum(keyed) / len(keyed) if keyed else 0
-    rounds = (settings.practice.trials if all_tasks().get(name).control else 1 for name in design)
-    practice = sum(
-        n * (each[name] + FEEDBACK)
-        for name, n in zip(design, rounds, strict=True)
-        if settings.practice.trials
-    )
+    most = settings.practice.trials
+    rounds = {name: most if all_tasks().get(name).control else min(most, 1) for name in design}
+    practice = sum(n * (each[name] + FEEDBACK) for name, n in rounds.items())
     questions = 3 * QUESTION if settings.questions else 0
     return READING + practice + trials + checks + questions
 

@@ -58,15 +58,11 @@ def curves(bench: Bench) -> Figure:
         axis.plot(outcomes["share"], outcomes["most"], "-o", color="black", markersize=3)
         axis.plot(outcomes["share"], outcomes["least"], "--s", color="#777777", markersize=3)
         axis.fill_between(
-            outcomes["share"], outcomes["most"], outcomes["least"], color="#dddddd", zorder=0
+            *outcomes[["share", "most", "least"]].T.to_numpy(), color="#dddddd", zorder=0
         )
         axis.set_title(method)
-    canvas.legend(
-        axes[0, 0].get_lines(),
-        ["most important first", "least important first"],
-        loc="lower right",
-        ncols=2,
-    )
+    orders = ["most important first", "least important first"]
+    canvas.legend(axes[0, 0].get_lines(), orders, loc="lower right", ncols=2)
     canvas.supxlabel("share of each layer's neurons", fontsize=9, x=0.3)
     canvas.supylabel("accuracy", fontsize=9)
     canvas.tight_layout()
@@ -114,21 +110,16 @@ def reliability(bench: Bench) -> Figure | None:
     sizes = [c for c in frame.columns if c.startswith("ρ, ") and frame[c].notna().any()]
     if not sizes:  # there are too few images for two halves
         return None
+    images = [int(size.removeprefix("ρ, ")) for size in sizes]
     canvas, axis = plt.subplots(figsize=(5.6, 3.4))
-    for _, row in frame.iterrows():
-        place = bench.methods.index(row["method"])
-        axis.plot(
-            [int(size[3:]) for size in sizes],
-            [row[size] for size in sizes],
-            **look(place),
-            linestyle="-" if place < len(COLOURS) else "--",
-            label=row["method"],
-        )
+    for method, values in frame.set_index("method")[sizes].iterrows():
+        place = bench.methods.index(method)
+        line = "-" if place < len(COLOURS) else "--"
+        axis.plot(images, values, linestyle=line, label=method, **look(place))
     axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")
     axis.set_xscale("log", base=2)
-    axis.set_xticks([int(size[3:]) for size in sizes], [size[3:] for size in sizes])
-    axis.set_xlabel("images per half")
-    axis.set_ylabel("split-half ρ")
+    axis.set_xticks(images, map(str, images))
+    axis.set(xlabel="images per half", ylabel="split-half ρ")
     axis.legend(bbox_to_anchor=(1.02, 1), loc="upper left")
     return Figure(
         "reliability",

@@ -48,19 +48,11 @@ def write_bench_report(folder: Path) -> Written:
 def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     """Return the main columns of the leaderboard for a terminal of 80 characters."""
     frame = main.frame
-    linear = frame["linearises"] == bench.main
-    shown = pd.DataFrame(
-        {
-            "method (* linearises)": frame["method"] + np.where(linear, " *", ""),
-            "gap": frame["gap"],
-            "±": frame["high"] - frame["gap"],
-            "group": frame["group"],
-            "area": frame["area"],
-            "random": frame["over random"],
-            "matched": frame["over matched"],
-            "class": frame["over other class"],
-        }
-    )
+    names = {"over random": "random", "over matched": "matched", "over other class": "class"}
+    shown = frame[["gap", "group", "area", *names]].rename(columns=names)
+    linear = np.where(frame["linearises"] == bench.main, " *", "")
+    shown.insert(0, "method (* linearises)", frame["method"] + linear)
+    shown.insert(2, "±", frame["high"] - frame["gap"])
     return plain_on_screen(shown, main.title)
 
 

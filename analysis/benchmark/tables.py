@@ -208,15 +208,12 @@ def reliability(bench: Bench) -> Table:
     for method in bench.order:
         mine = splits[splits["method"] == method]
         by_class = mine.groupby(["images", "class_id"])["rho"].mean().unstack("images")
-        row: dict[str, object] = {"method": method}
-        row |= {f"ρ, {size}": by_class[size].mean() if size in by_class else np.nan
-                for size in sizes}  # fmt: skip
-        most = max(sizes, default=0)
-        row["images for .9"] = (
-            images_needed(by_class[most].mean(), int(most)) if most in by_class else np.nan
-        )
-        row["left out"] = int(mine["left_out"].sum())
-        rows.append(row)
+        means = by_class.mean().reindex(sizes)
+        needed = images_needed(means.iloc[-1], int(sizes[-1])) if len(sizes) else np.nan
+        rows.append(
+            {"method": method, **means.add_prefix("ρ, "), "images for .9": needed,
+             "left out": int(mine["left_out"].sum())}
+        )  # fmt: skip
     table = pd.DataFrame(rows)
     return Table(
         "reliability",
@@ -260,15 +257,9 @@ def stability(bench: Bench) -> Table | None:
         known = {m: v for m, v in ranking.items() if np.isfinite(v)}
         best = max(known, key=lambda m: (known[m], m)) if known else ""
         rows.append(
-            {
-                "factor": factor,
-                "level": level,
-                "tau": tau,
-                "methods": count,
-                "best": best,
-                "its gap": known.get(best, np.nan),
-            }
-        )
+            {"factor": factor, "level": level, "tau": tau, "methods": count, "best": best,
+             "its gap": known.get(best, np.nan)}
+        )  # fmt: skip
     return Table(
         "stability",
         "Stability of the ranking",
@@ -292,16 +283,9 @@ def spaces(bench: Bench) -> Table | None:
         by_layer, names = comparisons.clustered_by_layer(values), list(values.columns)
         frame = by_layer.table(names).sort_values("value", ascending=False, kind="stable")
         letters = comparisons.letters(list(frame.index), comparisons.differences(by_layer, names))
-        frames.append(
-            frame[["value", "low", "high"]]
-            .reset_index(names="method")
-            .assign(
-                task=task,
-                group=frame.index.map(letters),
-                neurons=len(values),
-                coverage=frame.index.map(coverage),
-            )
-        )
+        frame = frame[["value", "low", "high"]].reset_index(names="method")
+        group, covered = (frame["method"].map(of) for of in (letters, coverage))
+        frames.append(frame.assign(task=task, group=group, neurons=len(values), coverage=covered))
     if not frames:
         return None
     table = pd.concat(frames, ignore_index=True)

@@ -34,15 +34,12 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
     configuration = run.manifest()["configuration"]
     sections = {section["name"]: section for section in configuration["series"]}
     rows = []
-    for series in series_of(run):
+    for series, section in sections.items():
         of = neurons[neurons["series"] == series]
-        count = int(of["neurons"].max())
-        epochs = ", ".join(map(str, of["epoch"]))
-        seen = sections[series]
-        made = f"{seen['architecture']}, " if seen.get("architecture") else ""
+        made = f"{section['architecture']}, " if section.get("architecture") else ""
         rows.append(
-            f"{series} ({made}images of {seen['crop']} × {seen['crop']} pixels, {count} probed "
-            f"neurons; epochs {epochs})"
+            f"{series} ({made}images of {section['crop']} × {section['crop']} pixels, "
+            f"{int(of['neurons'].max())} probed neurons; epochs {', '.join(map(str, of['epoch']))})"
         )
     counts = []
     for split, name in (("train", "training"), ("probe", "probe"), ("test", "test")):

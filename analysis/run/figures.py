@@ -43,11 +43,9 @@ def training(run: Run) -> Figure | None:
     probed = spaces(run)[0].neurons[["series", "epoch"]].drop_duplicates()
     for index, (series, rows) in enumerate(in_order(run, log).groupby("series", sort=False)):
         style = look(index)
-        colour = style["color"]
-        axes.plot(rows["epoch"], rows["test_accuracy"], color=colour, label=f"{series}, test")
-        axes.plot(
-            rows["epoch"], rows["train_accuracy"], ":", color=colour, label=f"{series}, train"
-        )
+        for split, line in (("test", "-"), ("train", ":")):
+            accuracy, label = rows[f"{split}_accuracy"], f"{series}, {split}"
+            axes.plot(rows["epoch"], accuracy, line, color=style["color"], label=label)
         kept = rows[rows["epoch"].isin(probed.loc[probed["series"] == series, "epoch"])]
         axes.plot(kept["epoch"], kept["test_accuracy"], linestyle="none", **style)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
@@ -76,13 +74,9 @@ def concept_map(run: Run) -> Figure | None:
     epochs = {name: sorted(table.loc[table["series"] == name, "epoch"].unique()) for name in series}
     columns = max(map(len, epochs.values()))
     canvas, grid_axes = plt.subplots(
-        len(series),
-        columns,
-        figsize=(1.95 * columns, 2.05 * len(series) + 0.5),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+        len(series), columns, figsize=(1.95 * columns, 2.05 * len(series) + 0.5),
+        squeeze=False, sharex=True, sharey=True,
+    )  # fmt: skip
     base = base_checkpoint(run)
     behind = table[(table["series"] == base.series) & (table["epoch"] == base.epoch)]
     for row, name in enumerate(series):
@@ -99,11 +93,8 @@ def concept_map(run: Run) -> Figure | None:
                 those = own[own["concept"] == concept]
                 axes.scatter(those["x"], those["y"], s=16, linewidths=0, **look(index))
             axes.set_title(f"{name}, epoch {epoch}")
+    handles = [plt.Line2D([], [], linestyle="", label=c, **look(k)) for k, c in enumerate(shown)]
     if shown:
-        handles = [
-            plt.Line2D([], [], linestyle="", label=concept, **look(index))
-            for index, concept in enumerate(shown)
-        ]
         canvas.legend(handles=handles, loc="lower center", ncols=len(shown), fontsize=8)
     canvas.tight_layout(rect=(0, 0.05 if shown else 0, 1, 1))
     return Figure(
@@ -133,16 +124,13 @@ def emergence(run: Run) -> Figure | None:
     counts = named.groupby(["concept", "series", "epoch"]).size().unstack(["series", "epoch"])
     counts = counts.fillna(0).sort_index(axis=1)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
-    series = [name for name in series_of(run) if name in counts.columns.get_level_values("series")]
-    widths = [int((counts.columns.get_level_values("series") == name).sum()) for name in series]
+    epochs = counts.columns.get_level_values("series").value_counts()
+    series = [name for name in series_of(run) if name in epochs]
+    widths = epochs[series].tolist()
     canvas, grid = plt.subplots(
-        1,
-        len(series),
-        figsize=(1.2 + 0.5 * sum(widths), 0.6 + 0.19 * len(counts)),
-        width_ratios=widths,
-        sharey=True,
-        squeeze=False,
-    )
+        1, len(series), figsize=(1.2 + 0.5 * sum(widths), 0.6 + 0.19 * len(counts)),
+        width_ratios=widths, sharey=True, squeeze=False,
+    )  # fmt: skip
     for axes, name in zip(grid[0], series, strict=True):
         block = counts.xs(name, axis=1, level="series")
         axes.imshow(block, cmap="Greys", aspect="auto", vmin=0, vmax=counts.to_numpy().max())
@@ -220,14 +208,11 @@ def neighbours(run: Run) -> Figure | None:
     chosen = _different(space, own[np.array(deep, dtype=bool)], STRIPS)
     rows = []
     for row in chosen:
-        line = [_cell(space, album, row, "")]
+        rows.append([_cell(space, album, row)])
         for among in (own, *last):
             near, likeness = space.nearest(np.array([row]), among, 2)
-            line += [
-                _cell(space, album, n, f" ({s:.2f})")
-                for n, s in zip(near[0], likeness[0], strict=True)
-            ]
-        rows.append(line)
+            pairs = zip(near[0], likeness[0], strict=True)
+            rows[-1] += [_cell(space, album, n, f" ({s:.2f})") for n, s in pairs]
     if not rows:
         return None
     return Figure(
@@ -253,7 +238,7 @@ def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def _cell(space: SemanticSpace, album: Album, row: int, note: str) -> Cell:
+def _cell(space: SemanticSpace, album: Album, row: int, note: str = "") -> Cell:
     neuron = tuple(space.neurons[NEURON].iloc[row])
     series, _, layer, channel = neuron
     return Cell(album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note)
@@ -276,9 +261,8 @@ def alignment_plot(run: Run) -> Figure | None:
         for position, value in enumerate(table.groupby("group", sort=False)[column].mean()):
             axes.hlines(value, position - 0.4, position + 0.4, color="#666666", linestyle=dashes)
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(
-        ylabel="share of the five nearest base\nneurons with the same true concept", ylim=(0, None)
-    )
+    ylabel = "share of the five nearest base\nneurons with the same true concept"
+    axes.set(ylabel=ylabel, ylim=(0, None))
     axes.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     return Figure(
         "alignment",

@@ -16,21 +16,16 @@ SPLITS = ("train", "probe", "test")
 def images(run: Run) -> Table | None:
     rows = []
     for split in SPLITS:
-        artifact = Artifact("image_index", (split,))
-        if not run.path(artifact).exists():
+        if (index := _table(run, "image_index", split)) is None:
             continue
-        index = run.table(artifact)
         counts = index["class_name"].value_counts()
+        left_out = _table(run, "left_out", split)
+        unused = {} if left_out is None else left_out.set_index("what")["files"].to_dict()
         rows.append(
-            {
-                "split": split,
-                "images": len(index),
-                "classes": len(counts),
-                "smallest class": int(counts.min()),
-                "converted": _listed(remark_counts(run, split)),
-                "left out": _listed(_left_out(run, split)),
-            }
-        )
+            {"split": split, "images": len(index), "classes": len(counts),
+             "smallest class": int(counts.min()),
+             "converted": _listed(remark_counts(run, split)), "left out": _listed(unused)}
+        )  # fmt: skip
     if not rows:
         return None
     return Table(
@@ -43,12 +38,9 @@ def images(run: Run) -> Table | None:
     )
 
 
-def _left_out(run: Run, split: str) -> dict[str, int]:
-    artifact = Artifact("left_out", (split,))
-    if not run.path(artifact).exists():
-        return {}
-    table = run.table(artifact)
-    return dict(zip(table["what"], table["files"], strict=True))
+def _table(run: Run, kind: str, split: str) -> pd.DataFrame | None:
+    artifact = Artifact(kind, (split,))
+    return run.table(artifact) if run.path(artifact).exists() else None
 
 
 def _listed(counts: dict[str, int]) -> str:

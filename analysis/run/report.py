@@ -145,21 +145,13 @@ shelf.section("run", "networks", "Networks")
 shelf.section("run", "concepts", "Concepts and their evolution")
 shelf.section("run", "space", "Validity of the semantic space")
 shelf.section("run", "reversion", "Importance of evolutions to the predictions")
-shelf.section(
-    "run",
-    "limits",
-    "Limits",
-    [
-        "Intervals and tests of accuracy treat the classes as a random sample; those of semantic "
-        "spaces treat the layers as a random sample. The networks are fixed."
-    ],
-)
-shelf.section(
-    "run",
-    "supplement",
-    "Supplement",
-    ["Diagnostic displays, and the results for other outcomes and for single layers."],
-)
+shelf.section("run", "limits", "Limits", [
+    "Intervals and tests of accuracy treat the classes as a random sample; those of semantic "
+    "spaces treat the layers as a random sample. The networks are fixed.",
+])  # fmt: skip
+shelf.section("run", "supplement", "Supplement", [
+    "Diagnostic displays, and the results for other outcomes and for single layers.",
+])  # fmt: skip
 
 
 @shelf.sentences("run", "abstract")
@@ -194,9 +186,8 @@ def neurons_in_use(run: Run, tables: Mapping[str, Table]) -> list[str]:
 @shelf.sentences("run", "limits")
 def linearising(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the scores that approximate the ablation by which they are evaluated."""
-    if not has_results(run, REVERSION):
-        return []
-    methods = read_results(run.root, REVERSION).about["methods"]
+    studied = has_results(run, REVERSION)
+    methods = read_results(run.root, REVERSION).about["methods"] if studied else {}
     names = [name for name, about in methods.items() if about["linearises"] == "revert"]
     if not names:
         return []

@@ -24,16 +24,12 @@ def reversion_records(run: Run) -> pd.DataFrame:
 
 def methods_of(results: Results) -> Table:
     """Return the table of the importance scores of an ablation study and their definitions."""
-    about = results.about["methods"]
     rows = [
-        {
-            "method": name,
-            "score on one image": of.get("description", ""),
-            "aggregation over images": of.get("over images", ""),
-            "approximates": of["linearises"],
-        }
-        for name, of in about.items()
-    ]
+        {"method": name, "score on one image": about.get("description", ""),
+         "aggregation over images": about.get("over images", ""),
+         "approximates": about["linearises"]}
+        for name, about in results.about["methods"].items()
+    ]  # fmt: skip
     return Table(
         "methods",
         "Definitions of the importance scores",
@@ -103,11 +99,8 @@ def all_scores(run: Run, name: str, split: str, outcome: str) -> Table | None:
     table = table.rename(columns=_TESTS)
     what, measure, form = _MEASURES[outcome]
     of_importance = split == "importance"
-    seen = (
-        f"{images_of(records)} that were also used to compute importance"
-        if of_importance
-        else images_of(records, "held-out ")
-    )
+    seen = images_of(records, "" if of_importance else "held-out ")
+    seen += " that were also used to compute importance" * of_importance
     arms = arms_of(table.columns)
     return Table(
         name,
@@ -190,9 +183,10 @@ def reversion_layers(run: Run) -> Table | None:
     records = reversion_records(run)
     depth = run.tables("layers").set_index(["series", "layer"])["depth"]
     held_out = records[(records["layer"] != JOINT) & (records["split"] == "heldout")]
-    frames = []
-    for (series, layer), group in held_out.groupby(["series", "layer"], observed=True):
-        frames.append(reversion.summary(group).assign(layer=layer, depth=depth[series, layer]))
+    frames = [
+        reversion.summary(group).assign(layer=layer, depth=depth[series, layer])
+        for (series, layer), group in held_out.groupby(["series", "layer"], observed=True)
+    ]
     table = pd.concat(frames, ignore_index=True)
     arms = arms_of(table.columns)
     table = table.sort_values(["epoch_from", "epoch_to", "method", "depth"])

@@ -149,13 +149,12 @@ def identities(run: Run) -> Table | None:
     for space in spaces(run):
         for series, start, end in trained_steps(space):
             ranks = identity(space, series, start, end).set_index(["layer", "channel"])
-            means = clustered_by_layer(ranks)
-            low, high = means.interval()
-            names = {"method": space.method, "series": series, "epochs": f"{start} → {end}"}
+            mean = clustered_by_layer(ranks).table(["mrr"]).iloc[0]
             rows.append(
-                names
-                | {"neurons": len(ranks), "mrr": means.value[0], "low": low[0], "high": high[0]}
-            )
+                {"method": space.method, "series": series, "epochs": f"{start} → {end}",
+                 "neurons": len(ranks), "mrr": mean["value"], "low": mean["low"],
+                 "high": mean["high"]}
+            )  # fmt: skip
     if not rows:
         return None
     table = in_order(run, pd.DataFrame(rows))

@@ -6,18 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.exhibits.phrases import (
-    joined,
-    p_text,
-    percent,
-    rows_of,
-    signed,
-    spaced,
-    span,
-)
+from analysis.exhibits.phrases import joined, p_text, percent, rows_of, signed, spaced, span
 from analysis.study.controls import failed_controls
 from analysis.study.responses import WHO
-from analysis.study.results import Results
+from analysis.study.results import Results, observed_trials
 from analysis.study.sentences import all_tests, division, hypothesis, shares
 from analysis.study.thresholds import NO_RULE
 from harness.text import counted
@@ -110,9 +102,9 @@ def _main(results: Results) -> str:
 def _machine(results: Results) -> str:
     """Return what colours and edges alone achieve in the conditions of the primary hypothesis."""
     task, _, kind = results.plan.primary.rpartition(".")
-    if results.meeting is None or kind != "chance":
+    if kind != "chance":
         return ""
-    trials = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    trials = observed_trials(results)
     trials = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
     shares = [
         f"{percent(rows.mean())} of the trials in {spaced(str(condition))}"

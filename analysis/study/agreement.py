@@ -29,11 +29,11 @@ def agreement(results: Results) -> Table | None:
             column = "answer" if question == "choice" else question
             if answers[column].isna().all():
                 continue
+            alpha = KrippendorffAlpha(metric, *parameters)
             for condition, group in answers.groupby("condition"):
                 key = (results.name(task), question, str(condition))
-                alpha = KrippendorffAlpha(metric, *parameters)
                 rows[(*key, f"Krippendorff's α, {metric}")] = alpha(group, value=column)
-                ratings = group.dropna(subset=[column]).groupby("trial").size()
+                ratings = group.dropna(subset=[column])["trial"].value_counts()
                 if metric == "nominal" and ratings.nunique() == 1 and ratings.iloc[0] > 1:
                     rows[(*key, "Fleiss' κ")] = FleissKappa(*parameters)(group, value=column)
     if not rows:
@@ -102,17 +102,15 @@ def variance_components(results: Results) -> Table | None:
                 continue
             table = results.by_task(
                 [task], "variance_components", ["component"], controls=False, value=value
-            )
+            ).set_index("component")
             if table.empty:
                 continue
             used = answers[answers[value].notna()]
             rows.append(
                 {"task": results.name(task), "what": "accuracy" if choice else value,
                  "participants": used["participant"].nunique(), "trials": used["trial"].nunique(),
-                 "answers": table["n"].iloc[0]}
-                | dict(zip("ICC " + table["component"], table["value"], strict=True))
-                | dict(zip("variance, " + table["component"], table["effect"], strict=True))
-                | {"note": table["reason"].iloc[0]}
+                 "answers": table["n"].iloc[0], **table["value"].add_prefix("ICC "),
+                 **table["effect"].add_prefix("variance, "), "note": table["reason"].iloc[0]}
             )  # fmt: skip
     frame = pd.DataFrame(rows)
     if frame.empty:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import stats
 
 from analysis.statistics.estimate import FEWEST, Estimate, permuted
@@ -23,8 +22,7 @@ from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
 from harness.records import JOINT, NEURON, PAIR
 from harness.results import REVERSION, has_results, read_results
-from tasks.kinds import all_tasks
-from tasks.observer import features
+from tasks.contact_sheet import observe as answers_of_observer
 
 #: Network measures of a trial, as sentences, tables and axes call them.
 MEASURES = {
@@ -115,20 +113,11 @@ def observe(study: FrozenStudy, folder: Path) -> pd.DataFrame:
     Returns:
         trial, observer_correct (1, 0, or NaN where there is no key), observer_clarity.
     """
-    trials = [trial for trial in study.study.trials if trial.role == "trial"]
-    rows = []
-    for trial in trials:
-        names = {o.image for o in trial.options} | {i for p in trial.panels for i in p.images}
-        looks = {}
-        for name in names:
-            with Image.open(folder / "images" / name) as picture:
-                looks[name] = features(picture)
-        task = all_tasks().get(trial.task)
-        answer, clarity = task.observe(trial, looks)
-        key = study.keys.get(trial.id)
-        correct = None if key is None else task.score(key, answer)
-        rows.append((trial.id, np.nan if correct is None else float(correct), clarity))
-    return pd.DataFrame(rows, columns=["trial", "observer_correct", "observer_clarity"])
+    seen = answers_of_observer(study.study, study.keys, folder)
+    rows = [(trial, right, margin) for trial, (_, margin, right) in seen.items()]
+    table = pd.DataFrame(rows, columns=["trial", "observer_correct", "observer_clarity"])
+    table = table[table["trial"].isin(study.data["trial"])]
+    return table.astype({"observer_correct": float}).reset_index(drop=True)
 
 
 def evidence(
@@ -213,8 +202,8 @@ class Associations:
         few = len(usable) < FEWEST
         value = np.nan if few else float(partial_ranks(rate, evidence, strata))
         if np.isnan(value):
-            why = f"a correlation needs {FEWEST} trials (here: {len(usable)})" if few else (
-                "the rates or the evidence do not vary within conditions")  # fmt: skip
+            why = "the rates or the evidence do not vary within conditions"
+            why = f"a correlation needs {FEWEST} trials (here: {len(usable)})" if few else why
             return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",),
                             reason=why)  # fmt: skip
         rng = np.random.default_rng(self.seed)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 
 import pandas as pd
 from scipy.stats import binom
@@ -52,10 +53,8 @@ class Check:
 
 def checks(responses: Responses) -> list[Check]:
     """Return all checks, in the order of the table."""
-    parts = (
-        _people, _incomplete, _confidence, _times, _order, _places, _durations, _unanswered, _rules,
-        _unchecked,
-    )  # fmt: skip
+    parts = (_people, _incomplete, _confidence, _times, _order, _places, _durations, _unanswered,
+             _rules, _unchecked)  # fmt: skip
     return [check for part in parts for check in part(responses)]
 
 
@@ -78,12 +77,12 @@ def _people(responses: Responses) -> Iterator[Check]:
         f"{row.first} and {row.second} in {row.agreeing} of {counted(row.common, 'trial')}"
         for row in pairs.itertuples()
     ]
-    kept = "One of each pair was excluded."
-    if "identical_above" not in responses.study.exclusions:
-        kept = (
-            "No frozen rule excludes them; the table of thresholds shows the results with one of "
-            "each pair."
-        )
+    kept = (
+        "One of each pair was excluded."
+        if "identical_above" in responses.study.exclusions
+        else "No frozen rule excludes them; the table of thresholds shows the results with one of "
+        "each pair."
+    )
     yield Check(
         "identical responses and times as another participant",
         "Participants with identical responses at identical times, as if the same person had taken "
@@ -102,11 +101,12 @@ def _incomplete(responses: Responses) -> Iterator[Check]:
     """Yield analysed participants with fewer trials than their form, or with trials of several
     forms."""
     answers, study = responses.answers, responses.study.study
-    roles = {trial.id: trial.role for trial in study.trials}
-    forms = [{t for block in form for t in block if roles[t] == "trial"} for form in study.forms]
     condition = {
-        t.id: f"{responses.study.name(t.task)}, {spaced(t.condition)}" for t in study.trials
+        t.id: f"{responses.study.name(t.task)}, {spaced(t.condition)}"
+        for t in study.trials
+        if t.role == "trial"
     }
+    forms = [set(chain(*form)) & condition.keys() for form in study.forms]
     shown, lost = Counter[str](), Counter[str]()
     count, strangers = 0, 0
     for _, given in answers.groupby("participant")["trial"]:
@@ -307,17 +307,18 @@ def notes(responses: Responses) -> list[str]:
 
 @shelf.table("study", "people")
 def data_quality(results: Results) -> Table | None:
-    rows = [(c.name, c.participants, c.answers, c.trials) for c in checks(results.responses)]
-    if not any(any(counts) for _, *counts in rows):
+    counts = ["participants", "answers", "trials"]
+    frame = pd.DataFrame(map(asdict, checks(results.responses)))
+    frame = frame.astype(dict.fromkeys(counts, "Int64"))
+    if not frame[counts].any(axis=None):
         return None
-    frame = pd.DataFrame(rows, columns=["check", "participants", "answers", "trials"])
     return Table(
         "data_quality",
         "Data quality checks",
         "All rows passed validation against the frozen study. The table counts irregularities "
         "that are not errors. Counts are of analysed "
         "participants unless the row says otherwise. –: not applicable.",
-        frame.astype({name: "Int64" for name in frame.columns[1:]}),
+        frame[["name", *counts]].rename(columns={"name": "check"}),
     )
 
 

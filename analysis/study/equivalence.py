@@ -16,8 +16,7 @@ from analysis.study.tables import CORRECTED
 
 @shelf.table("study", "contrasts", "equivalence")
 def equivalence_table(results: Results) -> Table | None:
-    table = results.tested("equivalence")
-    if table.empty:
+    if (table := results.tested("equivalence")).empty:
         return None
     shown = table[
         ["task", "measured", "what", "margin", "value", "low", "high", "n", "participants",
@@ -27,8 +26,7 @@ def equivalence_table(results: Results) -> Table | None:
         "p_alone": "unadjusted p", "p": "adjusted p",
     })  # fmt: skip
     shown["equivalent"] = table["claimed"].map({True: "yes", False: "not shown"})
-    measured = {"correct": "accuracy"}
-    shown["measured"] = shown["measured"].map(lambda name: measured.get(name, name))
+    shown["measured"] = shown["measured"].replace("correct", "accuracy")
     return Table(
         "equivalence",
         "Equivalence of conditions",
@@ -59,13 +57,12 @@ def _sentence(row: Any) -> str:
         f"difference {signed(times * row.value, form)} {unit}, {percent(row.level)} CI "
         f"{span(row, form, times)}; adjusted {p_text(row.p)}"
     )
-    smallest = f"the smallest effect of interest, {times * row.margin:g} {unit}"
-    if row.claimed:
-        return (
-            f"In {row.task}, {pair} are equivalent in {what}: they differ by less than {smallest} "
-            f"({difference})."
-        )
+    finding = (
+        f"{pair} are equivalent in {what}: they differ"
+        if row.claimed
+        else f"it is not shown that {pair} differ in {what}"
+    )
     return (
-        f"In {row.task}, it is not shown that {pair} differ in {what} by less than {smallest} "
-        f"({difference})."
+        f"In {row.task}, {finding} by less than the smallest effect of interest, "
+        f"{times * row.margin:g} {unit} ({difference})."
     )

@@ -25,11 +25,12 @@ def examples(results: Results) -> Figure | None:
     """Return the easiest and the hardest trials of the tasks with a key."""
     if results.responses.study.pictures is None:
         return None
-    rows = []
-    for task in results.choice_tasks:
-        answers = results.of(task, controls=False)
-        for trial in _from_both_ends(answers.groupby("trial")["correct"]):
-            rows.append(_choice(results, results.responses.study.study.by_id[trial], answers))
+    trials = results.responses.study.study.by_id
+    rows = [
+        _choice(results, trials[trial], answers)
+        for answers in (results.of(task, controls=False) for task in results.choice_tasks)
+        for trial in _from_both_ends(answers.groupby("trial")["correct"])
+    ]
     if not rows:
         return None
     return Figure(

@@ -151,9 +151,7 @@ def complete(results: Analysed, tables: dict[str, pd.DataFrame]) -> dict[str, pd
     for kind in dict.fromkeys([*tables, *PLANNED]):
         table = tables.get(kind, pd.DataFrame())
         present = {_key(row) for row in table.to_dict("records")}
-        missing = pd.DataFrame(
-            row for row in _rows(results, kind) if _key(row) not in present
-        )  # fmt: skip
+        missing = pd.DataFrame(r for r in _rows(results, kind) if _key(r) not in present)
         if len(missing):
             numbers = dict.fromkeys(["value", "low", "high", "null", "p"], float("nan"))
             missing = missing.assign(n=0, left_out=0, **numbers)

@@ -3,6 +3,7 @@ to show."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ from analysis.study.association import EVIDENCE
 from analysis.study.published import PUBLISHED, REVERSION
 from analysis.study.responses import rules_in_words
 from analysis.study.results import Results, held_out
-from analysis.study.tables import FROM_NETWORKS, scales, source_note
+from analysis.study.tables import ESTIMATE, FROM_NETWORKS, scales, source_note
 from harness.records import PAIR
 
 #: The line at no difference: solid, because dashes over the grid's own line look like two lines.
@@ -33,13 +34,11 @@ def study_figures(results: Results) -> dict[str, Figure]:
     picture."""
     with styled():
         figures = shelf.figures_of("study", results)
-        for name, figure in figures.items():
-            note = "" if name in FROM_NETWORKS else source_note(results)
-            if note:
-                # Below everything drawn: the saved picture grows to hold it.
-                figure.canvas.text(
-                    1.0, -0.01, note.strip(" ()"), ha="right", va="top", fontsize=7, color="#777777"
-                )
+        note = source_note(results).strip(" ()")
+        for name in figures.keys() - FROM_NETWORKS if note else ():
+            # Below everything drawn: the saved picture grows to hold it.
+            style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7, "color": "#777777"}
+            figures[name].canvas.text(1.0, -0.01, note, **style)
     return figures
 
 
@@ -72,28 +71,26 @@ def flow(results: Results) -> Figure:
     """Boxes from arrival to analysis, and beside them the participants who left or were
     excluded, with reasons."""
     steps = {row.step: row for row in rows_of(results.responses.flow)}
-    excluded = {k: row.participants for k, row in steps.items() if k.startswith("excluded")}
     left = {"gave consent": "did not consent", "finished": "did not finish", "analysed": "excluded"}
     names = ["arrived", *left]
-    counts = [steps[name].participants for name in names]
     words = rules_in_words(results.responses.study)
-    rules = []
-    for step, n in excluded.items():
-        rule = step.removeprefix("excluded: ")
-        if n:
-            rules.append(f"{n}: {words.get(rule, rule).split(' (')[0]}")
-    rules = [rules[0].partition(": ")[2]] if len(rules) == 1 else rules
+    rules = {
+        words.get(rule, rule).split(" (")[0]: row.participants
+        for step, row in steps.items()
+        if row.participants and (rule := step.removeprefix("excluded: ")) != step
+    }
     beside = [
-        "\n".join([f"{before - after} {left.get(later, 'left')}",
-                   *(rules if later == "analysed" else [])])
-        for before, after, later in zip(counts, counts[1:], names[1:], strict=False)
-    ]  # fmt: skip
+        f"{steps[before].participants - steps[after].participants} {left[after]}"
+        for before, after in pairwise(names)
+    ]
+    beside[-1] += "".join(
+        f"\n{n}: {rule}" if len(rules) > 1 else f"\n{rule}" for rule, n in rules.items()
+    )
     gap = [0.75 + 0.17 * text.count("\n") for text in beside]
     y = -np.concatenate([[0.0], np.cumsum(gap)])
     canvas, axis = plt.subplots(figsize=(5.6, 0.6 - y[-1]), layout="constrained")
     axis.axis("off")
-    axis.set_xlim(0, 1)
-    axis.set_ylim(y[-1] - 0.3, 0.3)
+    axis.set(xlim=(0, 1), ylim=(y[-1] - 0.3, 0.3))
     arrow = {"arrowstyle": "->"}
     box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": COLOURS[0]}
     for name, place in zip(names, y, strict=True):
@@ -101,7 +98,7 @@ def flow(results: Results) -> Figure:
         if name == "analysed":
             what += f", {steps[name].answers:,} responses"
         axis.text(0.27, place, what, ha="center", va="center", bbox=box)
-    for text, top, bottom in zip(beside, y, y[1:], strict=False):
+    for text, (top, bottom) in zip(beside, pairwise(y), strict=True):
         middle = (top + bottom) / 2
         axis.annotate("", (0.27, bottom + 0.15), (0.27, top - 0.15), arrowprops=arrow)
         axis.annotate("", (0.56, middle), (0.27, middle), arrowprops=arrow)
@@ -117,28 +114,23 @@ def flow(results: Results) -> Figure:
 
 @shelf.figure("study", "accuracy")
 def accuracy(results: Results) -> Figure | None:
-    table = results.tested("chance")
-    if table.empty:
+    if (table := results.tested("chance")).empty:
         return None
-    tasks = list(dict.fromkeys(table["task"]))
-    sizes = [int((table["task"] == task).sum()) for task in tasks]
+    parts = dict(list(table.groupby("task", sort=False)))
     canvas, axes = plt.subplots(
-        len(tasks), 1, figsize=(5.6, 0.75 * len(tasks) + 0.36 * sum(sizes) + 0.3), sharex=True,
-        squeeze=False, height_ratios=sizes, layout="constrained",
+        len(parts), 1, figsize=(5.6, 0.75 * len(parts) + 0.36 * len(table) + 0.3), sharex=True,
+        squeeze=False, height_ratios=[*map(len, parts.values())], layout="constrained",
     )  # fmt: skip
-    for axis, task in zip(axes[:, 0], tasks, strict=True):
-        part = table[table["task"] == task]
-        labels = [
-            f"{spaced(c)} (n = {n})" for c, n in zip(part["condition"], part["n"], strict=True)
-        ]
+    for axis, (task, part) in zip(axes[:, 0], parts.items(), strict=True):
+        labels = [f"{spaced(row.condition)} (n = {row.n})" for row in rows_of(part)]
         _rows(axis, part, labels, filled=part["claimed"])
         places = np.arange(len(part))[::-1]
         axis.vlines(
             part["null"], places - 0.5, places + 0.5, color="#777777", linestyle="--", zorder=0
         )
         axis.set_title(task, loc="left")
-    axes[-1, 0].set_xlim(0, 1)
-    axes[-1, 0].set_xlabel("accuracy (share of correct responses); dashed: chance")
+    xlabel = "accuracy (share of correct responses); dashed: chance"
+    axes[-1, 0].set(xlim=(0, 1), xlabel=xlabel)
     return Figure(
         "study_accuracy",
         "Accuracy by condition",
@@ -152,15 +144,12 @@ def accuracy(results: Results) -> Figure | None:
 
 @shelf.figure("study", "contrasts")
 def contrasts(results: Results) -> Figure | None:
-    table = results.tested("contrasts")
-    if table.empty:
+    if (table := results.tested("contrasts")).empty:
         return None
     table = table[table["measure"] == "risk difference"]
-    table = table.assign(**{end: 100 * table[end] for end in ("value", "low", "high")})
-    labels = [
-        f"{row.task}: {spaced(row.what)}" if table["task"].nunique() > 1 else spaced(row.what)
-        for row in rows_of(table)
-    ]
+    table = table.assign(**100 * table[ESTIMATE])
+    several = table["task"].nunique() > 1
+    labels = [f"{row.task}: " * several + spaced(row.what) for row in rows_of(table)]
     canvas, axis = _forest(table, labels, filled=table["claimed"])
     axis.axvline(0, **ZERO)
     axis.set_xlabel("difference in accuracy,\nfirst minus second (percentage points)")
@@ -179,25 +168,23 @@ def trials(results: Results) -> Figure | None:
     if not results.choice_tasks:
         return None
     answers = pd.concat([results.of(task) for task in results.choice_tasks])
-    rates = answers.groupby(["task", "condition", "trial"])["correct"].mean().reset_index()
-    people = answers.groupby(["task", "condition", "participant"])["correct"].mean().reset_index()
-    groups = list(rates[["task", "condition"]].drop_duplicates().itertuples(index=False, name=None))
+    keys = ["task", "condition"]
+    groups = list(answers[keys].drop_duplicates().sort_values(keys).itertuples(index=False))[::-1]
     canvas, axes = plt.subplots(
         1, 2, figsize=(7.2, 0.4 * len(groups) + 1.2), sharey=True, layout="constrained"
     )
     rng = np.random.default_rng(0)
-    for axis, frame, what in ((axes[0], rates, "trial"), (axes[1], people, "participant")):
-        for y, (task, condition) in enumerate(groups[::-1]):
-            mine = frame[(frame["task"] == task) & (frame["condition"] == condition)]["correct"]
-            values = mine.to_numpy(float)
+    for axis, what in zip(axes, ("trial", "participant"), strict=True):
+        rates = answers.groupby([*keys, what])["correct"].mean().astype(float)
+        for y, group in enumerate(groups):
+            values = rates[group].to_numpy()
             axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
                       alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
             axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)
-        axis.set_xlabel(f"accuracy, one dot per {what}")
-        axis.set_xlim(-0.03, 1.03)
+        axis.set(xlabel=f"accuracy, one dot per {what}", xlim=(-0.03, 1.03))
         axis.grid(axis="y", visible=False)
     several = len({task for task, _ in groups}) > 1
-    names = [f"{results.name(t)}: {spaced(c)}" if several else spaced(c) for t, c in groups[::-1]]
+    names = [f"{results.name(t)}: " * several + spaced(c) for t, c in groups]
     axes[0].set_yticks(range(len(groups)), names)
     return Figure(
         "study_trials",
@@ -211,14 +198,13 @@ def trials(results: Results) -> Figure | None:
 
 @shelf.figure("study", "behaviour")
 def learning(results: Results) -> Figure | None:
-    of_interest = {task: results.of(task, controls=False) for task in results.choice_tasks}
-    of_interest = {task: answers for task, answers in of_interest.items() if len(answers)}
-    if not of_interest:
+    every = {task: results.of(task, controls=False) for task in results.choice_tasks}
+    every = {task: answers for task, answers in every.items() if len(answers)}
+    if not every:
         return None
     canvas, axis = plt.subplots(figsize=(4.8, 2.7), layout="constrained")
-    for k, (task, answers) in enumerate(of_interest.items()):
-        right = answers["correct"].astype(float)
-        position = answers["position"].astype(float)
+    for k, (task, answers) in enumerate(every.items()):
+        right, position = (answers[name].astype(float) for name in ("correct", "position"))
         part = pd.qcut(position, 6, labels=False, duplicates="drop")
         # Within people and conditions, as the test is: neither looks like learning.
         cell = [answers["participant"], answers["condition"]]
@@ -230,8 +216,8 @@ def learning(results: Results) -> Figure | None:
             capsize=2.5, label=results.name(task), linestyle="none", **look(k),
         )  # fmt: skip
     axis.axhline(0, **ZERO)
-    axis.set_xlabel("position of the trial in the session")
-    axis.set_ylabel("accuracy minus participant's\nmean (percentage points)")
+    ylabel = "accuracy minus participant's\nmean (percentage points)"
+    axis.set(xlabel="position of the trial in the session", ylabel=ylabel)
     canvas.legend(loc="outside right center")
     return Figure(
         "study_learning",
@@ -254,10 +240,10 @@ def calibration(results: Results) -> Figure | None:
         x = part["confidence"].astype(float) + 0.05 * k
         style = {"label": str(task), "capsize": 2.5, **look(k)}
         axis.errorbar(x, part["value"], yerr=reach(part), **style)
-    axis.set_xticks(sorted(set(table["confidence"].astype(float))))
-    axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel("confidence (1: guessed, 4: very sure)")
-    axis.set_ylabel("accuracy (share correct)")
+    axis.set(
+        xticks=sorted(set(table["confidence"].astype(float))), ylim=(-0.04, 1.04),
+        xlabel="confidence (1: guessed, 4: very sure)", ylabel="accuracy (share correct)",
+    )  # fmt: skip
     canvas.legend(loc="outside right center")
     return Figure(
         "study_calibration",
@@ -270,13 +256,11 @@ def calibration(results: Results) -> Figure | None:
 
 @shelf.figure("study", "evolution")
 def evolution(results: Results) -> Figure | None:
-    table = results.tested("detection")
-    if table.empty:
+    if (table := results.tested("detection")).empty:
         return None
     shares = table[table["signal"] == ""]
     canvas, axis = _forest(shares, [f"{spaced(row.what)} (n = {row.n})" for row in rows_of(shares)])
-    axis.set_xlim(0, 1)
-    axis.set_xlabel("share judged changed")
+    axis.set(xlim=(0, 1), xlabel="share judged changed")
     return Figure(
         "study_evolution",
         "Share judged changed by condition",
@@ -290,23 +274,20 @@ def evolution(results: Results) -> Figure | None:
 
 @shelf.figure("study", "naming")
 def ratings(results: Results) -> Figure | None:
-    table = results.tested("ratings")
-    if table.empty:
+    if (table := results.tested("ratings")).empty:
         return None
     table = table[table["second"] == ""]
     labels = [f"{row.task}, {row.asked}: {spaced(row.first)}" for row in rows_of(table)]
     canvas, axis = _forest(table, labels)
-    study = results.responses.study
-    scales_ = [
-        ends
+    ends = [
+        end
         for task in results.tasks
         for asked in set(table["asked"])
-        if (ends := study.scale(task, asked)) is not None
+        for end in results.responses.study.scale(task, asked) or ()
     ]
-    if scales_:
-        least, most = min(low for low, _ in scales_), max(high for _, high in scales_)
-        axis.set_xlim(least, most)
-        axis.set_xticks(np.arange(least, most + 1))
+    if ends:
+        least, most = min(ends), max(ends)
+        axis.set(xlim=(least, most), xticks=np.arange(least, most + 1))
         axis.set_xlabel(f"mean rating ({least:g} to {most:g})")
     return Figure(
         "study_ratings",
@@ -368,9 +349,8 @@ AXES = {
 
 @shelf.figure("study", "association")
 def associations(results: Results) -> Figure | None:
-    if results.meeting is None:
+    if (table := results.meeting) is None:
         return None
-    table = results.meeting
     table = table[table["task"] == "odd_one_out"]
     table = table[~table["condition"].isin(results.controls("odd_one_out"))]
     evidence = [name for name in EVIDENCE if table[name].notna().any()]

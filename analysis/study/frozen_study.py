@@ -137,15 +137,11 @@ def read_study(folder: Path) -> FrozenStudy:
 
 def as_frozen(study: Study, keys: Mapping[str, Any]) -> FrozenStudy:
     """Return a study in the form that the analysis uses."""
-    trials = pd.DataFrame(
-        {
-            "trial": [t.id for t in study.trials],
-            "task": [t.task for t in study.trials],
-            "condition": [t.condition for t in study.trials],
-            "role": [t.role for t in study.trials],
-            "options": [tuple(o.id for o in t.options) for t in study.trials],
-            "neurons": [t.neurons for t in study.trials],
-        }
-    )
+    columns = ["trial", "task", "condition", "role", "options", "neurons"]
+    rows = [
+        (t.id, t.task, t.condition, t.role, tuple(o.id for o in t.options), t.neurons)
+        for t in study.trials
+    ]
+    trials = pd.DataFrame(rows, columns=columns)
     rules = {k: v for k, v in study.exclusion.model_dump().items() if v is not None}
     return FrozenStudy(study, keys, trials, rules)

@@ -15,7 +15,7 @@ from analysis.statistics import STATISTICS, tabulate
 from analysis.statistics.claims import ALPHA
 from analysis.study.association import MEASURES
 from analysis.study.published import PUBLISHED, REVERSION
-from analysis.study.results import Results, held_out
+from analysis.study.results import Results, held_out, observed_trials
 from analysis.study.sentences import effect
 from analysis.study.tables import CORRECTED, ESTIMATE, NAMES, POINTS, SHARE, SIGNED, P
 from harness.records import PAIR
@@ -23,8 +23,7 @@ from harness.records import PAIR
 
 @shelf.table("study", "association")
 def associations(results: Results) -> Table | None:
-    table = results.tested("associations")
-    if table.empty or results.meeting is None:
+    if (table := results.tested("associations")).empty or results.meeting is None:
         return None
     table = table[["task", "evidence", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
@@ -47,24 +46,22 @@ def associations(results: Results) -> Table | None:
 
 @shelf.table("study", "association")
 def observer(results: Results) -> Table | None:
-    if results.meeting is None or results.meeting["observer_correct"].isna().all():
+    if (trials := observed_trials(results)).empty:
         return None
     answers = results.responses.answers
     people = answers.dropna(subset=["correct"]).groupby("trial")["correct"].mean().astype(float)
-    trials_ = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
-    trials_ = trials_.assign(
-        task=trials_["task"].map(results.name),
-        accuracy=trials_["trial"].map(people),
+    trials = trials.assign(
+        task=trials["task"].map(results.name), accuracy=trials["trial"].map(people)
     )
-    grouped = trials_.groupby(["task", "condition"])
-    table = grouped.agg(
+    keys = ["task", "condition"]
+    table = trials.groupby(keys).agg(
         trials=("trial", "size"),
         participants=("accuracy", "mean"),
         observer=("observer_correct", "mean"),
     )
-    seen = trials_["observer_correct"] == 1
+    seen = trials["observer_correct"] == 1
     for name, mask in (("solved", seen), ("not solved", ~seen)):
-        table[name] = trials_[mask].groupby(["task", "condition"])["accuracy"].mean()
+        table[name] = trials[mask].groupby(keys)["accuracy"].mean()
     return Table(
         "observer",
         "Accuracy of participants and of a machine observer",
@@ -119,9 +116,8 @@ def displacement(results: Results) -> Table | None:
 def reversion_published(results: Results) -> Table | None:
     if results.reversion is None or results.reversion.empty:
         return None
-    keys = ["series", "epoch_from", "epoch_to"]
-    columns = [*keys, "q1", "q2", "q3", "q4", "random", "matched", "before"]
-    by_arm = results.reversion.set_index([*keys, "split", "arm"])[["before", "change"]].unstack()
+    columns = [*PAIR, "q1", "q2", "q3", "q4", "random", "matched", "before"]
+    by_arm = results.reversion.set_index([*PAIR, "split", "arm"])[["before", "change"]].unstack()
     ours = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
     ours = ours.reindex(columns=["split", *columns]).assign(source="this run")
     theirs = REVERSION.reindex(columns=columns).assign(source=PUBLISHED, split="train")
@@ -181,9 +177,7 @@ def meetings(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 @shelf.sentences("study", "association")
 def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield whether colours and edges alone, without any concept, give the correct responses."""
-    if results.meeting is None:
-        return
-    trials = results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
+    trials = observed_trials(results)
     answers, solved = results.responses.answers, False
     for task in results.choice_tasks:
         chance = results.responses.study.chance(task)

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.exhibits import shelf
 from analysis.exhibits.phrases import spaced
 from analysis.exhibits.tables import Table
+from analysis.study.analysed import stacked
 from analysis.study.responses import Responses
 from analysis.study.results import Results
 from tasks.questionnaire import Question
@@ -66,9 +67,8 @@ def _counts(question: Question, values: list[Any]) -> Iterator[tuple[str, int]]:
 
 @shelf.table("study", "people")
 def demographics(results: Results) -> Table | None:
-    if results.demographics is None:
+    if (table := results.demographics) is None:
         return None
-    table = results.demographics
     return Table(
         "demographics",
         "Responses to the questionnaire",
@@ -91,23 +91,20 @@ MEASURED = {
 @shelf.table("study", "people")
 def sample_sizes(results: Results) -> Table | None:
     """Return the sample sizes of every estimate, by measured value."""
-    rows = []
+    tables = []
     for task in results.tasks:
-        labels = results.labels_of(task)
-        frames = {name: results.of(task).dropna(subset=[c]) for c, name in MEASURED.items()}
-        frames["labels"] = labels.dropna(subset=["label"])
-        for name, frame in frames.items():
-            every = labels if name == "labels" else results.of(task)
-            for condition, group in frame.groupby("condition"):
-                whole = int((every["condition"] == condition).sum())
-                rows.append(
-                    (
-                        results.name(task), condition, name, group["participant"].nunique(),
-                        group["trial"].nunique(), len(group), whole - len(group),
-                    )
-                )  # fmt: skip
-    if not rows:
+        answers, labels = results.of(task), results.labels_of(task)
+        frames = {name: (answers, column) for column, name in MEASURED.items()}
+        for measured, (every, column) in {**frames, "labels": (labels, "label")}.items():
+            groups = every.dropna(subset=[column]).groupby("condition")
+            table = groups[["participant", "trial"]].nunique().assign(responses=groups.size())
+            whole = every["condition"].value_counts().reindex(table.index)
+            table["left out"] = whole - table["responses"]
+            tables.append(table.reset_index().assign(task=results.name(task), measured=measured))
+    tables = [table for table in tables if len(table)]
+    if not tables:
         return None
+    table = stacked(tables).rename(columns={"participant": "participants", "trial": "trials"})
     columns = ["task", "condition", "measured", "participants", "trials", "responses", "left out"]
     return Table(
         "sample_sizes",
@@ -115,7 +112,7 @@ def sample_sizes(results: Results) -> Table | None:
         "Number of participants, trials and responses with a value, by condition and measure (for "
         "labels: number of labels, up to three per response); missing: responses (for labels: "
         "labels) without a value.",
-        pd.DataFrame(rows, columns=columns),
+        table[columns],
         {"condition": spaced},
         headings={"measured": "measure", "left out": "missing"},
     )

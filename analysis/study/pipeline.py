@@ -81,7 +81,6 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     answers, people = read_tables(inputs.responses)
     frozen = read_study(inputs.study)
     chosen = prepare(frozen, answers, people, inputs.source)  # names the user's own rows
-    source = chosen.source
     if chosen.answers.empty:
         steps = "; ".join(f"{s}: {n}" for s, n in chosen.flow[["step", "participants"]].to_numpy())
         raise ValueError(f"no answers are left to analyse ({steps})")
@@ -90,7 +89,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
             log.warning("%s: ignored columns: %s", table.attrs["file"], ", ".join(ignored))
     for note in study_quality.notes(chosen):  # names participants as the user's tables do
         log.warning(note)
-    people = people[people["source"] == source]
+    people = people[people["source"] == chosen.source]
     kept = people["consented_at"].notna() & (people["status"] != "withdrawn")
     consented = people.loc[kept, "participant"]
     data = anonymised(answers[answers["participant"].isin(consented)], people)
@@ -100,8 +99,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
         (out / "data" / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data" / FROM_RUN, ignore_errors=True)
     if (counts := demographics_of(chosen, people)) is not None:
-        text = counts.to_csv(index=False, lineterminator="\n")
-        write_text(out / "data" / DEMOGRAPHICS, text)
+        _write_csv(out / "data" / DEMOGRAPHICS, counts)
     if inputs.run is not None:
         _write_network(out, inputs.study, frozen, Run(inputs.run), settings.level)
     about: dict[str, Any] = {
@@ -112,7 +110,7 @@ def analyse_study(inputs: Inputs, settings: Settings, out: Path) -> Results:
     }
     if (inputs.study / RECRUITMENT).exists():  # stays here, for it holds the codes
         about["planned"] = frozen.recruitment.places
-    config = {"source": source, "settings": asdict(settings), "about": about}
+    config = {"source": chosen.source, "settings": asdict(settings), "about": about}
     write_text(out / "analysis.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     results = read_results(out)
     tables = write_tables(results, out)
@@ -124,12 +122,11 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
     """Write what the run holds of the neurons shown, its reversion by bin, and some of its
     tables."""
     table = meeting.evidence(study, run, meeting.observe(study, folder))
-    write_text(out / "data" / NETWORK, table.to_csv(index=False, lineterminator="\n"))
+    _write_csv(out / "data" / NETWORK, table)
     if has_results(run, REVERSION_STUDY):
         records = read_ablations(run.root, REVERSION_STUDY).records(with_controls=True)
         records = records[(records["layer"] != JOINT) & (records["method"] == "sign_t")]
-        table = over_layers(by_class(records), level)
-        write_text(out / "data" / REVERSION, table.to_csv(index=False, lineterminator="\n"))
+        _write_csv(out / "data" / REVERSION, over_layers(by_class(records), level))
     tables = [shelf.get("run", "table", name)(run) for name in RUN_TABLES_SHOWN]
     if has_results(run, BENCH):
         bench = Bench(read_ablations(run.root))
@@ -137,6 +134,10 @@ def _write_network(out: Path, folder: Path, study: FrozenStudy, run: Run, level:
     for made in tables:
         if made is not None:
             write_text(out / "data" / FROM_RUN / f"{made.name}.json", made.to_json())
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_results(folder: Path) -> Results:

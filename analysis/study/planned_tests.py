@@ -27,9 +27,7 @@ STUDY_TESTS: Registry[Callable[[Analysed], pd.DataFrame]] = Registry("kind of qu
 PLANNED.add("chance")(lambda design: design.each() if design.choice else ())
 PLANNED.add("contrasts")(lambda design: design.pairs() if design.choice else ())
 PLANNED.add("labels")(
-    lambda design: (
-        design.each(fewest=2) if any(f.startswith("label") for f in design.fields) else ()
-    )
+    lambda design: design.each(2) if any(f.startswith("label") for f in design.fields) else ()
 )
 PLANNED.add("learning")(lambda design: design.pooled() if design.choice else ())
 PLANNED.add("confidence")(
@@ -53,8 +51,7 @@ def chance(results: Analysed) -> pd.DataFrame:
 @STUDY_TESTS.add("contrasts")
 def contrasts(results: Analysed) -> pd.DataFrame:
     """Test differences of the share of correct responses, with odds ratios beside them."""
-    table = _differences(results, "cluster_contrasts")
-    if table.empty:
+    if (table := _differences(results, "cluster_contrasts")).empty:
         return table
     ratio = table["measure"] == "odds ratio"  # the same claim on another scale
     return table.assign(null=0.0, question=table["question"].where(~ratio, ""))
@@ -65,16 +62,14 @@ def crossed_contrasts(results: Analysed) -> pd.DataFrame:
     return _differences(results, "crossed_contrasts")
 
 
-def _differences(results: Analysed, statistic: str, **parameters) -> pd.DataFrame:
+def _differences(results: Analysed, statistic: str) -> pd.DataFrame:
     """Contrast the conditions of each task, with the reference if the task has it."""
     frames = []
     for task in results.choice_tasks:
         if not _comparable(results, task):
             continue
-        table = results.by_task(
-            [task], statistic, ["first", "second", "measure"], "contrasts",
-            reference=_reference(results, task), **parameters,
-        )  # fmt: skip
+        names, reference = ["first", "second", "measure"], _reference(results, task)
+        table = results.by_task([task], statistic, names, "contrasts", reference=reference)
         if len(table):
             frames.append(_pairs_of(table, task, results.controls(task)))
     return stacked(frames)
@@ -129,8 +124,7 @@ def detection(results: Analysed) -> pd.DataFrame:
     task = "evolution_labelling"
     if task not in results.tasks:
         return pd.DataFrame()
-    shares = results.by_task([task], "changed", ["what"])
-    if shares.empty:
+    if (shares := results.by_task([task], "changed", ["what"])).empty:
         return shares
     tables = [shares.assign(measure="judged changed", signal="")]
     for signal, control in SIGNALS.items():
@@ -182,10 +176,8 @@ def ratings(results: Analysed) -> pd.DataFrame:
 def labels(results: Analysed) -> pd.DataFrame:
     """Test the similarity of labels of the same pictures, by permuting responses within the
     condition."""
-    statistic = LabelAgreement(
-        results.similarity, results.settings.permutations, results.settings.replicates,
-        results.settings.seed, results.settings.level,
-    )  # fmt: skip
+    s = results.settings
+    statistic = LabelAgreement(results.similarity, s.permutations, s.replicates, s.seed, s.level)
     found: Estimates = {}
     for task in results.tasks:
         table = results.labels_of(task)
@@ -212,11 +204,8 @@ def learning(results: Analysed) -> pd.DataFrame:
 def confidence(results: Analysed) -> pd.DataFrame:
     """Test whether participants are more confident in correct responses, without controls."""
     study = results.responses.study.study
-    asked = [
-        task
-        for task in results.choice_tasks
-        if study.confidence or results.of(task)["confidence"].notna().any()
-    ]
+    asked = [t for t in results.choice_tasks
+             if study.confidence or results.of(t)["confidence"].notna().any()]  # fmt: skip
     table = results.by_task(asked, "type_two", ["condition"], "confidence", controls=False)
     return table.assign(measure="confidence, type-2 area", what=table["condition"], null=0.5)
 
@@ -239,16 +228,11 @@ def associations(results: Analysed) -> pd.DataFrame:
     if rows.empty:
         return rows
     found = pd.DataFrame(columns=["id", "what"])
-    if results.meeting is not None:
-        statistic = Associations(
-            results.settings.permutations, results.settings.replicates, results.settings.seed,
-            results.settings.level,
-        )  # fmt: skip
-        kept = [
-            condition not in results.controls(task)
-            for task, condition in results.meeting[["task", "condition"]].itertuples(index=False)
-        ]
-        found = tabulate(statistic(results.meeting[kept]), ["id", "what"])
+    if (joined := results.meeting) is not None:
+        s = results.settings
+        kept = [c not in results.controls(t) for t, c in joined[["task", "condition"]].to_numpy()]
+        statistic = Associations(s.permutations, s.replicates, s.seed, s.level)
+        found = tabulate(statistic(joined[kept]), ["id", "what"])
     numbers = ["value", "low", "high", "n", "left_out", "p", "p_error"]
     table = rows.merge(
         found.reindex(columns=["id", "what", *numbers, "reason"]), on=["id", "what"], how="left"

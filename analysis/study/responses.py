@@ -4,9 +4,9 @@ exclusions."""
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt, lt
 from pathlib import Path
 from typing import Any
 
@@ -183,40 +183,33 @@ def measures(
     attention = table[table["role"] == "attention"].groupby("participant")["correct"].mean()
     data = table[(table["role"] == "trial") & table["task"].isin(study.choice_tasks)]
     shown = [json.loads(options) for options in data["options"]]
-    places = pd.DataFrame(
-        {
-            "participant": data["participant"],
-            "options": list(map(len, shown)),
-            "place": [
-                options.index(json.loads(answer))
-                for options, answer in zip(shown, data["answer"], strict=True)
-            ],
-        }
+    chosen = map(json.loads, data["answer"])
+    places = data[["participant"]].assign(
+        options=list(map(len, shown)),
+        place=[options.index(answer) for options, answer in zip(shown, chosen, strict=True)],
     )
-    chosen = places.groupby(["participant", "place"]).size()
-    most = chosen.groupby("participant").max() / chosen.groupby("participant").sum()
+    most = places.groupby("participant")["place"].agg(
+        lambda place: place.value_counts(normalize=True).max()
+    )
     choices = places.groupby("participant")["options"].agg(tuple)
     trials = table.loc[table["role"] == "trial", "participant"].value_counts()
     agreeing = (pairs["agreeing"] / pairs["common"]).groupby(pairs["second"]).max()
     name = people["participant"]
     answers = name.map(trials).fillna(0).astype(int)
     identical = name.map(agreeing).astype(float).fillna(0.0)
-    return pd.DataFrame(
-        {
-            "participant": name,
-            "status": people["status"],
-            "consented": people["consented_at"].notna(),
-            "answers": answers,
-            "attention": name.map(attention).astype(float),
-            "consented_at": people["consented_at"],
-            "finished_at": people["finished_at"],
-            "total_seconds": people["total_seconds"].astype(float),
-            "instruction_seconds": people["instruction_seconds"].astype(float),
-            "practice_attempts": people["practice_attempts"].astype(float),
-            "one_sided": name.map(most).astype(float),
-            "choices": name.map(choices),
-            "identical": identical.where(answers > 0),
-        }
+    numbers = ["total_seconds", "instruction_seconds", "practice_attempts"]
+    kept = ["participant", "status", "consented_at", "finished_at", *numbers]
+    return (
+        people[kept]
+        .astype(dict.fromkeys(numbers, float))
+        .assign(
+            consented=people["consented_at"].notna(),
+            answers=answers,
+            attention=name.map(attention).astype(float),
+            one_sided=name.map(most).astype(float),
+            choices=name.map(choices),
+            identical=identical.where(answers > 0),
+        )
     )
 
 
@@ -256,41 +249,39 @@ def _enough_choices(people: pd.DataFrame, threshold: float) -> pd.Series:
     return pd.Series(enough, people.index, dtype=bool)
 
 
-EXCLUSIONS: Registry[Rule] = Registry("exclusion rule")
-
-for _name, _rule in {
-    "attention_below": Rule(
-        "attention", operator.lt, "less than {percent} of the attention trials correct"
-    ),
-    "total_seconds_outside": Rule(
-        "total_seconds",
-        lambda seconds, ends: (seconds < ends[0]) | (seconds > ends[1]),
-        "less than {0:g} or more than {1:g} seconds from consent to the end",
-    ),
-    "instruction_seconds_below": Rule(
-        "instruction_seconds",
-        operator.lt,
-        "less than {0:g} seconds on the page of instructions",
-    ),
-    "practice_attempts_above": Rule(
-        "practice_attempts", operator.gt, "more than {0:g} rounds of practice"
-    ),
-    "one_sided_above": Rule(
-        "one_sided",
-        operator.gt,
-        "more than {percent} of all choices at one screen position (applied only to participants "
-        "with so many choices that this would hardly happen by chance)",
-        _enough_choices,
-    ),
-    # The first of the participants who agree, by name, is kept.
-    "identical_above": Rule(
-        "identical",
-        operator.gt,
-        "response and time equal to those of another participant in more than {percent} of the "
-        "trials; one of the participants is kept",
-    ),
-}.items():
-    EXCLUSIONS.put(_name, _rule)
+EXCLUSIONS: Registry[Rule] = Registry(
+    "exclusion rule",
+    {
+        "attention_below": Rule(
+            "attention", lt, "less than {percent} of the attention trials correct"
+        ),
+        "total_seconds_outside": Rule(
+            "total_seconds",
+            lambda seconds, ends: (seconds < ends[0]) | (seconds > ends[1]),
+            "less than {0:g} or more than {1:g} seconds from consent to the end",
+        ),
+        "instruction_seconds_below": Rule(
+            "instruction_seconds", lt, "less than {0:g} seconds on the page of instructions"
+        ),
+        "practice_attempts_above": Rule(
+            "practice_attempts", gt, "more than {0:g} rounds of practice"
+        ),
+        "one_sided_above": Rule(
+            "one_sided",
+            gt,
+            "more than {percent} of all choices at one screen position (applied only to "
+            "participants with so many choices that this would hardly happen by chance)",
+            _enough_choices,
+        ),
+        # The first of the participants who agree, by name, is kept.
+        "identical_above": Rule(
+            "identical",
+            gt,
+            "response and time equal to those of another participant in more than {percent} of the "
+            "trials; one of the participants is kept",
+        ),
+    },
+)
 
 
 def _flow(

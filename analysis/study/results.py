@@ -14,7 +14,7 @@ from analysis.study.family import complete
 from analysis.study.planned_tests import STUDY_TESTS
 from analysis.study.thresholds import specifications
 
-__all__ = ["Results", "Settings", "held_out"]
+__all__ = ["Results", "Settings", "held_out", "observed_trials"]
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,23 @@ class Results(Analysed):
         """Return other estimates of the shares of correct responses, by method: crossed,
         binomial."""
         methods = {"crossed": "crossed_effects", "binomial": "exact_binomial"}
-        found = {}
-        for name, statistic in methods.items():
-            tables = [
-                self.by_task(
-                    [task], statistic, ["condition"], chance=self.responses.study.chance(task)
-                )
-                for task in self.choice_tasks
-            ]
-            found[name] = stacked(tables)
-        return found
+        chance = {task: self.responses.study.chance(task) for task in self.choice_tasks}
+        return {
+            name: stacked(
+                [
+                    self.by_task([task], statistic, ["condition"], chance=levels)
+                    for task, levels in chance.items()
+                ]
+            )
+            for name, statistic in methods.items()
+        }
+
+
+def observed_trials(results: Results) -> pd.DataFrame:
+    """Return the trials with a key that the machine observer answered, one row each."""
+    if results.meeting is None:
+        return pd.DataFrame(columns=["trial", "task", "condition", "observer_correct"])
+    return results.meeting.drop_duplicates("trial").dropna(subset=["observer_correct"])
 
 
 def held_out(results: Results) -> pd.DataFrame | None:

@@ -87,20 +87,19 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     main = tests[tests["question"] == plan.primary]
     data = {"human": "", "pilot": "Pilot data: ", "simulated": "Simulated data: "}
     source = data[results.responses.source]
-    if not plan.primary:
-        yield "No primary hypothesis was frozen with the study; all tests have the same weight."
-    elif main["p"].notna().any():
-        yield (
-            f"The primary hypothesis, frozen before data collection, concerns "
-            f"{hypothesis(results)}. {source}{_counted(main, 'test')} significant after adjustment."
-        )
-    else:
+    if plan.primary:
         why = "; ".join(dict.fromkeys(main["reason"])) or "no analysed responses"
         yield (
             f"The primary hypothesis, frozen before data collection, concerns "
-            f"{hypothesis(results)}. It could not be tested ({why}); its share of α is not "
-            "redistributed."
+            f"{hypothesis(results)}. "
+            + (
+                f"{source}{_counted(main, 'test')} significant after adjustment."
+                if main["p"].notna().any()
+                else f"It could not be tested ({why}); its share of α is not redistributed."
+            )
         )
+    else:
+        yield "No primary hypothesis was frozen with the study; all tests have the same weight."
     for noun, some in by_role(tests):
         unmade = some[some["p"].isna()]
         if unmade.empty:
@@ -194,23 +193,20 @@ def _verdict(row: Any) -> str:
 def against_chance(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield one sentence for the conditions of a task with the same verdict; controls are
     separate."""
-    table = results.tested("chance")
-    if table.empty:
+    if (table := results.tested("chance")).empty:
         return
     table = table.assign(control=is_control(table), verdict=[*map(_verdict, rows_of(table))])
     for (task, control, null, verdict), rows in table.groupby(
         ["task", "control", "null", "verdict"], sort=False
     ):
         where = "control condition" if control else "condition"
-        named = joined(
-            [
-                f"{spaced(row.condition)} ({percent(row.value)}, {shares(results, row)}; {ps(row)})"
-                for row in rows_of(rows)
-            ]
-        )
+        named = [
+            f"{spaced(row.condition)} ({percent(row.value)}, {shares(results, row)}; {ps(row)})"
+            for row in rows_of(rows)
+        ]
         yield (
             f"In {task}, accuracy was {VERDICTS[str(verdict)]} ({percent(null)}) in the "
-            f"{where}{'s' * (len(rows) > 1)} {named}."
+            f"{where}{'s' * (len(rows) > 1)} {joined(named)}."
         )
 
 
@@ -221,8 +217,7 @@ NO_PROOF = "A non-significant test is not evidence that there is no difference"
 @shelf.sentences("study", "contrasts")
 def between_conditions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield one sentence per significant contrast, and one for all others."""
-    table = results.tested("contrasts")
-    if table.empty:
+    if (table := results.tested("contrasts")).empty:
         return
     table = table[table["question"] != ""]
     for row in rows_of(table[table["claimed"]]):
@@ -258,8 +253,7 @@ def _others(tests: pd.DataFrame, what: str, name: str) -> Iterator[str]:
 @shelf.sentences("study", "evolution")
 def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield the sensitivity to real evolutions, and to false ones as a control."""
-    table = results.tested("detection")
-    if table.empty:
+    if (table := results.tested("detection")).empty:
         return
     changed = table[table["signal"] == ""].set_index("what")["value"]
     names = {"evolution": "real evolutions", "false_evolution": "false evolutions (two neurons)"}
@@ -277,15 +271,11 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             )
             continue
         ends += f", {effect(results, row, '.2f')}".replace("+", "")
-        if row.claimed and row.value > 0:
-            yield f"Participants distinguished {change} from unchanged stages: {rates} ({ends})."
-        elif row.claimed:
+        if row.claimed and row.value < 0:
             yield f"Participants judged unchanged stages changed more often than {change} ({ends})."
-        else:
-            yield (
-                f"Participants did not significantly distinguish {change} from unchanged stages: "
-                f"{rates} ({ends})."
-            )
+            continue
+        verb = "distinguished" if row.claimed else "did not significantly distinguish"
+        yield f"Participants {verb} {change} from unchanged stages: {rates} ({ends})."
     if "evolution" in changed and "same_stage" not in changed:
         row = next(rows_of(table[table["what"] == "evolution"]))
         yield (
@@ -298,8 +288,7 @@ def detection(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
 @shelf.sentences("study", "naming")
 def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     """Yield one sentence per significant difference of mean ratings, and one for all others."""
-    table = results.tested("ratings")
-    if table.empty:
+    if (table := results.tested("ratings")).empty:
         return
     table = table[table["question"] != ""]
     for row in rows_of(table[table["claimed"]]):
@@ -339,13 +328,10 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             f"{signed(100 * row.value, '.1f')} percentage points per ten trials, "
             f"{effect(results, row, '.1f', 100)}"
         )
-        if row.claimed:
-            verb = "increased" if row.value > 0 else "decreased"
-            yield f"In {row.task}, accuracy {verb} significantly over the session ({change})."
-        else:
-            yield (
-                f"In {row.task}, accuracy did not change significantly over the session ({change})."
-            )
+        verb = (
+            "did not change" if not row.claimed else ("increased" if row.value > 0 else "decreased")
+        )
+        yield f"In {row.task}, accuracy {verb} significantly over the session ({change})."
     for row in rows_of(results.tested("confidence")):
         if pd.isna(row.p):
             continue
@@ -353,18 +339,11 @@ def sessions(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
             "type-2 AUC, the probability that a correct response was given with more confidence "
             f"than an incorrect one: {row.value:.2f}; chance .50; {effect(results, row, '.2f')}"
         ).replace("+", "")
-        if row.claimed and row.value < row.null:
-            yield (
-                f"In {row.task}, confidence was higher for incorrect than for correct responses "
-                f"({ends})."
+        finding = "did not significantly discriminate correct from incorrect responses"
+        if row.claimed:
+            finding = (
+                "was higher for incorrect than for correct responses"
+                if row.value < row.null
+                else "discriminated correct from incorrect responses"
             )
-        elif row.claimed:
-            yield (
-                f"In {row.task}, confidence discriminated correct from incorrect responses "
-                f"({ends})."
-            )
-        else:
-            yield (
-                f"In {row.task}, confidence did not significantly discriminate correct from "
-                f"incorrect responses ({ends})."
-            )
+        yield f"In {row.task}, confidence {finding} ({ends})."

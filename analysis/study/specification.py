@@ -105,6 +105,5 @@ def _matrix(axis: Axes, x: list[int], names: list[str]) -> None:
     colours = [COLOURS[2] if name == "as frozen" else COLOURS[0] for name in names]
     axis.scatter(x, y, s=12, c=colours, marker="s")
     axis.set_yticks(y, names, fontsize=7)
-    axis.set_ylim(-0.6, len(names) - 0.4)
-    axis.set_xticks([])
-    axis.set_xlabel("sets of exclusion rules, ordered by the mean estimate")
+    xlabel = "sets of exclusion rules, ordered by the mean estimate"
+    axis.set(ylim=(-0.6, len(names) - 0.4), xticks=[], xlabel=xlabel)

@@ -14,6 +14,7 @@ from analysis.exhibits.phrases import spaced
 from analysis.exhibits.tables import P_VALUE, Formats, Table
 from analysis.statistics.claims import is_control
 from analysis.study import thresholds as other_rules
+from analysis.study.analysed import stacked
 from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls, lowest_claimed, outcome
 from analysis.study.planned_tests import crossed_contrasts
@@ -95,12 +96,9 @@ def claims(results: Results) -> Table | None:
     claimed = claimed.mask(tested["p"].isna(), "not tested")
     table.insert(0, "claimed", np.where(control, results_of, claimed))
     for failed in failed_controls(results):
-        table["reason"] = [
-            f"{reason}; {failed.note}".removeprefix("; ")
-            if task == failed.task and failed.note not in reason
-            else reason
-            for task, reason in zip(table["task"], table["reason"], strict=True)
-        ]
+        lacks = ~table["reason"].str.contains(failed.note, regex=False)
+        noted = (table["reason"] + "; " + failed.note).str.removeprefix("; ")
+        table["reason"] = noted.where(lacks & (table["task"] == failed.task), table["reason"])
     main = tested["question"] == results.plan.primary
     table.insert(1, "main", main.map({True: "yes", False: "no"}))
     said = "All tests have the same weight. "
@@ -146,11 +144,9 @@ def _monte_carlo(tests: pd.DataFrame) -> str:
     """Return the Monte Carlo error of the p-values of permutation tests, as the end of a
     sentence."""
     largest = tests["p_error"].max()
-    return (
-        ""
-        if pd.isna(largest)
-        else f", and the Monte Carlo standard error of p is at most {largest:.2g}"
-    )
+    if pd.isna(largest):
+        return ""
+    return f", and the Monte Carlo standard error of p is at most {largest:.2g}"
 
 
 #: Columns of the grid of thresholds that are no results.
@@ -178,22 +174,18 @@ def thresholds(results: Results) -> Table:
 
 @shelf.table("study", "accuracy")
 def accuracy(results: Results) -> Table | None:
-    clustered = results.tested("chance")
-    if clustered.empty:
+    if (clustered := results.tested("chance")).empty:
         return None
     answers = results.responses.answers
     keys = ["task", "condition"]
-    sizes = answers.assign(task=answers["task"].map(results.name))
-    sizes = sizes.groupby(keys)[["participant", "trial"]].nunique().reset_index()
-    sizes = sizes.rename(columns={"participant": "participants", "trial": "trials"})
-    table = clustered[keys].merge(sizes, on=keys, how="left")
+    sizes = answers.assign(task=answers["task"].map(results.name)).groupby(keys)
+    sizes = sizes.agg(participants=("participant", "nunique"), trials=("trial", "nunique"))
+    table = clustered[keys].join(sizes, on=keys)
     table = table.join(clustered[["n", "left_out", "null", *ESTIMATE, "p"]])
     table = table.rename(columns={"n": "responses", "value": "accuracy", "null": "chance"})
     for name in ("crossed", "binomial"):
-        other = results.beside[name][[*keys, *ESTIMATE, "p"]]
-        names = {c: f"{name} {c}" if c != "value" else name for c in [*ESTIMATE, "p"]}
-        other = other.rename(columns=names)
-        table = table.merge(other, on=keys, how="left")
+        other = results.beside[name].set_index(keys)[[*ESTIMATE, "p"]]
+        table = table.join(_named(other, name), on=keys)
     ends = [c for c in table.columns if c.split()[-1] in ("low", "high")]
     shares = ["chance", "accuracy", "crossed", "binomial", *ends]
     return Table(
@@ -211,16 +203,18 @@ def accuracy(results: Results) -> Table | None:
     )
 
 
+def _named(estimates: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return estimates to stand beside others: `name` is their value, "name low" an end."""
+    return estimates.rename(columns=lambda c: name if c == "value" else f"{name} {c}")
+
+
 def _fits(results: Results) -> str:
     """Return remarks on the fits of the crossed models, as a sentence of a caption."""
     table = results.beside["crossed"]
-    notes = table[(table["reason"] != "") & table["low"].notna()].drop_duplicates(
-        ["task", "reason"]
-    )
-    said = [f"“{row.task}” ({row.reason})" for row in notes.itertuples()]
-    if not said:
-        return ""
-    return f" Mixed models whose intervals may be too narrow: {'; '.join(said)}."
+    notes = table[(table["reason"] != "") & table["low"].notna()]
+    fits = [f"“{r.task}” ({r.reason})" for r in notes.itertuples()]
+    listed = "; ".join(dict.fromkeys(fits))
+    return f" Mixed models whose intervals may be too narrow: {listed}." if fits else ""
 
 
 def _ratio(odds: float) -> str:
@@ -230,18 +224,15 @@ def _ratio(odds: float) -> str:
 
 @shelf.table("study", "contrasts")
 def contrasts(results: Results) -> Table | None:
-    table = results.tested("contrasts")
-    if table.empty:
+    if (table := results.tested("contrasts")).empty:
         return None
     keys = ["task", "first", "second"]
     risk = table[table["measure"] == "risk difference"][[*keys, *ESTIMATE, "p"]]
     risk = risk.rename(columns={"value": "difference"})
     for name, source in (("odds ratio", table), ("crossed", crossed_contrasts(results))):
-        if source.empty:
-            continue
-        odds = source[source["measure"] == "odds ratio"][[*keys, *ESTIMATE]]
-        names = {c: f"{name} {c}" if c != "value" else name for c in ESTIMATE}
-        risk = risk.merge(odds.rename(columns=names), on=keys, how="left")
+        if len(source):
+            odds = source[source["measure"] == "odds ratio"].set_index(keys)[ESTIMATE]
+            risk = risk.join(_named(odds, name), on=keys)
     odds = [c for c in risk.columns if c.startswith(("odds", "crossed"))]
     signs = dict.fromkeys(["difference", "low", "high"], POINTS)
     formats: Formats = {**signs, **dict.fromkeys(odds, _ratio), **NAMES, "p": P}
@@ -260,14 +251,12 @@ def contrasts(results: Results) -> Table | None:
 
 @shelf.table("study", "evolution")
 def evolution(results: Results) -> Table | None:
-    table = results.tested("detection")
-    if table.empty:
+    if (table := results.tested("detection")).empty:
         return None
     compared = table["signal"] + " against same stage"
     conditions = compared.where(table["signal"] != "", table["what"])
-    table = table[["signal", "measure", "n", "left_out", *ESTIMATE, "p"]]
-    table = table.assign(signal=conditions)
-    table = table.rename(columns={"n": "responses", "signal": "condition"})
+    table = table.assign(condition=conditions).rename(columns={"n": "responses"})
+    table = table[["condition", "measure", "responses", "left_out", *ESTIMATE, "p"]]
     return Table(
         "evolution",
         "Sensitivity to concept evolution",
@@ -289,7 +278,7 @@ def behaviour(results: Results) -> Table:
     seconds = results.by_task(results.tasks, "time", ["condition"])
     seconds = seconds.assign(measure="response time (s)")
     parts = [results.tested("learning"), results.tested("confidence"), seconds]
-    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table = stacked([part for part in parts if len(part)])
     table = table.reindex(columns=["task", "measure", "condition", "n", *ESTIMATE, "p"])
     return Table(
         "behaviour",
@@ -309,9 +298,9 @@ def scales(results: Results) -> str:
     """Return the questions of the ratings and the ends of their scales, in brackets."""
     study = results.responses.study
     asked = []
+    ids = {results.name(task): task for task in results.tasks}
     for task, name in results.tested("ratings")[["task", "asked"]].drop_duplicates().to_numpy():
-        [key] = [t for t in results.tasks if results.name(t) == task]
-        field, ends = study.fields(key).get(name), study.scale(key, name)
+        field, ends = study.fields(ids[task]).get(name), study.scale(ids[task], name)
         if field is not None and ends is not None:
             asked.append(f"{name}: “{field.label}”, {ends[0]:g} to {ends[1]:g}")
     return f" ({'; '.join(asked)})" if asked else ""
@@ -319,8 +308,7 @@ def scales(results: Results) -> str:
 
 @shelf.table("study", "naming")
 def ratings(results: Results) -> Table | None:
-    table = results.tested("ratings")
-    if table.empty:
+    if (table := results.tested("ratings")).empty:
         return None
     table = table[["task", "asked", "what", "n", "left_out", *ESTIMATE, "p"]]
     return Table(
@@ -337,8 +325,7 @@ def ratings(results: Results) -> Table | None:
 
 @shelf.table("study", "naming")
 def labels(results: Results) -> Table | None:
-    table = results.tested("labels")
-    if table.empty:
+    if (table := results.tested("labels")).empty:
         return None
     table = table[["task", "condition", "n", "left_out", *ESTIMATE, "effect", "p"]]
     return Table(
@@ -357,15 +344,13 @@ def labels(results: Results) -> Table | None:
 @shelf.table("study", "trials")
 def trials(results: Results) -> Table:
     answers = results.responses.answers
-    keys = ["task", "condition", "trial"]
-    table = answers.groupby(keys).agg(
+    table = answers.groupby(["task", "condition", "trial"]).agg(
         responses=("participant", "size"),
         accuracy=("correct", "mean"),
         seconds=("milliseconds", "mean"),
     )
-    table = table.astype(float).assign(seconds=table["seconds"].astype(float) / 1000)
-    table["responses"] = table["responses"].astype(int)
-    table = table.rename(index=results.name, level="task")
+    table = table.astype({"accuracy": float, "seconds": float})
+    table = table.assign(seconds=table["seconds"] / 1000).rename(index=results.name, level="task")
     return Table(
         "trials",
         "All trials",

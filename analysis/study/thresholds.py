@@ -50,14 +50,11 @@ def specifications(results: Analysed) -> pd.DataFrame:
     """
     frozen = dict(results.responses.study.exclusions)
     as_frozen = _outcome(results)
-    frames = [
-        (as_frozen if rules == frozen else _outcome(_under(results, rules))).assign(
-            specification=number, rule=rule, threshold=setting
-        )
-        for number, (rule, setting, rules) in enumerate(
-            _rules(frozen, bool(len(results.responses.identical)))
-        )
-    ]
+    frames: list[pd.DataFrame] = []
+    for rule, setting, rules in _rules(frozen, len(results.responses.identical) > 0):
+        tests = as_frozen if rules == frozen else _outcome(_under(results, rules))
+        labels = {"specification": len(frames), "rule": rule, "threshold": setting}
+        frames.append(tests.assign(**labels))
     columns = ["specification", "rule", "threshold", "participants", "what", "value", "low", "high",
                "null", "claimed"]  # fmt: skip
     return pd.concat(frames, ignore_index=True).reindex(columns=columns)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
+from tasks.base import LABELS, TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
 from tasks.drawings import COLOURS, group
 from tasks.evidence import Evidence
 from tasks.kinds.odd_one_out import SHOWN, neighbours
@@ -18,12 +18,8 @@ from tasks.language import N_
 from tasks.observer import likeness
 
 NO_CONCEPT = N_("I cannot name it")
-RATING = (
-    ("1", N_("Clearly not")),
-    ("2", N_("Rather not")),
-    ("3", N_("Rather yes")),
-    ("4", N_("Clearly yes")),
-)
+RATING = (("1", N_("Clearly not")), ("2", N_("Rather not")),
+          ("3", N_("Rather yes")), ("4", N_("Clearly yes")))  # fmt: skip
 #: Mean likeness of the six at which the machine observer goes up one point (quartiles over random
 #: and neighbouring groups of the drawn images).
 RISES = (0.92, 0.94, 0.96)
@@ -93,19 +89,11 @@ class ConceptAgreement:
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
         return (
-            Field(
-                kind="scale",
-                name="rating",
-                label=N_("Do they show one common concept?"),
-                choices=RATING,
-            ),
-            Field(
-                kind="text",
-                name="label",
-                label=N_("What they have in common, in a few words"),
-                none_label=NO_CONCEPT,
-            ),
-        )
+            Field(kind="scale", name="rating", label=N_("Do they show one common concept?"),
+                  choices=RATING),
+            Field(kind="text", name="label", label=N_("What they have in common, in a few words"),
+                  none_label=NO_CONCEPT),
+        )  # fmt: skip
 
     def answer(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"rating": int(values["rating"]), "label": values["label"]}
@@ -124,10 +112,9 @@ class ConceptAgreement:
         return {"rating": rating, "label": None}, min(abs(alike - rise) for rise in RISES)
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        words = ("red", "wheel", "stripes", "blue dots", "round shape", "window")
         if trial.condition == "random" or not knows:
             return {"rating": int(rng.integers(1, 4)), "label": None}
-        word = words[trial.neurons[0].channel % len(words)]
+        word = LABELS[trial.neurons[0].channel % len(LABELS)]
         return {"rating": int(rng.integers(3, 5)), "label": word}
 
 

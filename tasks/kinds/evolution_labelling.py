@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from harness.records import Neuron
-from tasks.base import CLARITY, TASKS, Draft, Example, Field, NoTrial, Trial, unknown_condition
+from tasks.base import (
+    CLARITY,
+    LABELS,
+    TASKS,
+    Draft,
+    Example,
+    Field,
+    NoTrial,
+    Trial,
+    unknown_condition,
+)
 from tasks.drawings import group
 from tasks.evidence import Evidence
 from tasks.language import N_
@@ -128,31 +138,19 @@ class EvolutionLabelling:
         return Draft(tuple(dict.fromkeys(neurons)), key, panels=panels, recipe={"series": series})
 
     def fields(self, trial: Trial) -> tuple[Field, ...]:
+        few = N_("In a few words")
         texts = (
-            Field(
-                kind="text",
-                name=f"label_{i}",
-                label=N_("In a few words"),
-                none_label=NO_CONCEPT,
-                panel=i,
-            )
+            Field(kind="text", name=f"label_{i}", label=few, none_label=NO_CONCEPT, panel=i)
             for i in range(len(STAGES))
         )
         return (
             *texts,
-            Field(
-                kind="scale",
-                name="changed",
-                label=N_("Did what the pictures show change from early to late?"),
-                choices=(("yes", N_("It changed")), ("no", N_("It stayed the same"))),
-            ),
-            Field(
-                kind="scale",
-                name="clarity",
-                label=N_("How clearly do you see that it changed or stayed the same?"),
-                choices=CLARITY,
-            ),
-        )
+            Field(kind="scale", name="changed",
+                  label=N_("Did what the pictures show change from early to late?"),
+                  choices=(("yes", N_("It changed")), ("no", N_("It stayed the same")))),
+            Field(kind="scale", name="clarity", choices=CLARITY,
+                  label=N_("How clearly do you see that it changed or stayed the same?")),
+        )  # fmt: skip
 
     def answer(self, values: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -176,14 +174,13 @@ class EvolutionLabelling:
         return answer, abs(alike - CHANGED_BELOW)
 
     def simulate(self, trial: Trial, key: Any, knows: bool, rng: np.random.Generator) -> Any:
-        words = ("red", "wheel", "stripes", "blue dots", "round shape", "window")
         real = key if key is not None else bool(rng.random() < 0.8)
         changed = real if knows else bool(rng.random() < 0.5)
         # People who see the concept agree on its word; the word hangs on the neuron shown.
         neurons = trial.neurons if len(trial.neurons) > 1 else trial.neurons * 3
         shown = [neurons[min(i, len(neurons) - 1)] for i in range(3)]
         labels = [
-            words[(n.channel + n.epoch) % len(words)] if knows else str(rng.choice(words))
+            LABELS[(n.channel + n.epoch) % len(LABELS)] if knows else str(rng.choice(LABELS))
             for n in shown
         ]
         return {

@@ -10,6 +10,7 @@ depth, so that neither nearness nor texture gives it away. Where nothing belongs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -120,12 +121,8 @@ class OddOneOut(PickOne):
         return Example(text, options=tuple(groups), key=3)
 
     conditions: Mapping[str, int] = {
-        "base": 3,
-        "same_series": 3,
-        "other_series": 3,
-        "hand_picked": 2,
-        "random": 3,
-    }
+        "base": 3, "same_series": 3, "other_series": 3, "hand_picked": 2, "random": 3,
+    }  # fmt: skip
     control: str | None = "obvious"
     controls: tuple[str, ...] = ("hand_picked", "random")
 
@@ -211,12 +208,8 @@ class OddOneOut(PickOne):
         if len(rows) < SHOWN - 1:
             raise NoTrial(f"group {picked.concept!r} has fewer than five neurons with a place")
         chosen = [int(r) for r in rng.choice(rows, SHOWN - 1, replace=False)]
-        named = {
-            row
-            for g in groups
-            if g.concept == picked.concept
-            for row in map(evidence.row.get, g.neurons)
-        }
+        same = (g.neurons for g in groups if g.concept == picked.concept)
+        named = {evidence.row.get(neuron) for neuron in chain(*same)}
         pool = np.array([row for row in everything if row not in named])
         return chosen, intruder(evidence, chosen[0], chosen, pool, rng), {"concept": picked.concept}
 
