@@ -74,7 +74,7 @@ def _run_until(last: str, config: Config, out: Path, cluster: str | None = None)
 
 
 def _check(run) -> None:
-    from analysis.run.checkpoints import NUMBERS, checkpoints
+    from analysis.run.audit import NUMBERS, checkpoints
     from analysis.run.report import plain_on_screen
 
     if table := checkpoints(run):

@@ -38,10 +38,10 @@ def build(
     if (threshold := study.exclusion.one_sided_above) is not None:
         trials = [study.by_id[name] for block in study.forms[0] for name in block]
         options = [len(t.options) for t in trials if t.role == "trial" and t.options]
-        rate = one_sided_rate(options, threshold)
         console.print(
             f"The rule one_sided_above = {threshold:g} would exclude "
-            f"{100 * rate:.1f} % of honest participants by chance alone (simulated).",
+            f"{100 * one_sided_rate(options, threshold):.1f} % of honest participants by chance "
+            "alone (simulated).",
         )
 
 

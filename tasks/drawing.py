@@ -51,12 +51,9 @@ class Drawing:
 
     def choices(self, form: list[list[int]]) -> list[int]:
         """Return the number of options of each trial of a form that has a correct option."""
-        drafts = [self.drafts[i] for block in form for i in block]
-        return [
-            len(draft.options)
-            for *_, role, draft in drafts
-            if role == "trial" and draft.options and draft.key is not None
-        ]
+        drafts = (self.drafts[i] for block in form for i in block)
+        trials = (draft for *_, role, draft in drafts if role == "trial")
+        return [len(draft.options) for draft in trials if draft.options and draft.key is not None]
 
     def draw_practice(self, count: int) -> None:
         """Draw obvious trials of every task that has them, and one trial of each other task."""

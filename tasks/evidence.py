@@ -86,9 +86,8 @@ class Evidence:
             for series, rows in table.groupby("series")["epoch"]
         }
         if base and base not in self.epochs:
-            raise ValueError(
-                f"base series {base!r} is not in the run; it has {', '.join(self.epochs)}"
-            )
+            known = ", ".join(self.epochs)
+            raise ValueError(f"base series {base!r} is not in the run; it has {known}")
         #: Where trials begin: by default, the checkpoint from which the space is built.
         self.base = Checkpoint(**run.manifest()["base"])
         if base:
@@ -107,13 +106,10 @@ class Evidence:
 
     def rows(self, series: str | None = None, epoch: int | None = None) -> np.ndarray:
         """Return usable rows of the space, optionally of one series and epoch."""
-        chosen = [
-            row
-            for row in self.usable
-            if series in (None, self.neurons[row].series)
-            and epoch in (None, self.neurons[row].epoch)
-        ]
-        return np.array(chosen, dtype=int)
+        every = self.space.neurons.iloc[self.usable]
+        wanted = (every["series"] == series) | (series is None)
+        wanted &= (every["epoch"] == epoch) | (epoch is None)
+        return self.usable[wanted.to_numpy()]
 
     def stimuli(self, neuron: Neuron) -> pd.DataFrame:
         """Return the neuron's stimuli, strongest first."""
@@ -220,11 +216,8 @@ def concept_groups(evidence: Evidence, least: int = 6, best: int = 12) -> tuple[
     groups = []
     for concept, rows in concepts.sort_values("iou", ascending=False).groupby("concept"):
         neurons = [Neuron(*row) for row in rows[NEURON].itertuples(index=False)]
-        chosen = [
-            n
-            for n in neurons
-            if n.epoch == last[n.series] and evidence.row.get(n, -1) in evidence._usable
-        ][:best]
+        usable = (n for n in neurons if evidence.row.get(n, -1) in evidence._usable)
+        chosen = [n for n in usable if n.epoch == last[n.series]][:best]
         if len(chosen) >= least:
             groups.append(Group(str(concept), tuple(chosen)))
     return tuple(groups)

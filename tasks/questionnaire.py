@@ -158,16 +158,13 @@ def _number(question: Question, value: Any) -> float:
 
 def screened(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
     """Return whether an answer ends the study."""
-    for question in questions:
-        if question.name not in answers:
-            continue
-        value = answers[question.name]
-        if question.stay_within and not question.stay_within[0] <= value <= question.stay_within[1]:
-            return True
+
+    def ends(question: Question, value: Any) -> bool:
+        least, most = question.stay_within or (value, value)
         given = value if isinstance(value, list) else [value]
-        if any(v in question.screen_out for v in given):
-            return True
-    return False
+        return not least <= value <= most or not set(given).isdisjoint(question.screen_out)
+
+    return any(ends(q, answers[q.name]) for q in questions if q.name in answers)
 
 
 def count_right(questions: Sequence[Question], check: str, answers: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from analysis.run.checkpoints import NUMBERS, checkpoints
+from analysis.run.audit import NUMBERS, checkpoints
 from harness.config import ConfigError, parse_config
 from harness.networks.architectures import build
 from harness.stages.check import remarks

@@ -108,14 +108,11 @@ def curve(wide: pd.DataFrame, method: str, steps: int) -> pd.DataFrame:
     (most important first) and least (least important first)."""
     mine = of_method(wide, method)
     classes = over_classes(wide, method)
-    rows = [{"share": 0.0, "most": classes["before"].mean(), "least": classes["before"].mean()}]
-    for step in range(1, steps):
-        at = {
-            name: mine[name, step].groupby("class_id").mean().mean()
-            if (name, step) in mine
-            else float("nan")
-            for name in ("most", "least")
-        }
-        rows.append({"share": step / steps, **at})
-    rows.append({"share": 1.0, "most": classes["all"].mean(), "least": classes["all"].mean()})
-    return pd.DataFrame(rows)
+    ends = {0: classes["before"].mean(), steps: classes["all"].mean()}
+    curves = pd.DataFrame({"most": ends, "least": ends}).reindex(range(steps + 1))
+    for name in curves:
+        for step in range(1, steps):
+            if (name, step) in mine:
+                curves.loc[step, name] = mine[name, step].groupby("class_id").mean().mean()
+    curves.insert(0, "share", curves.index / steps)
+    return curves

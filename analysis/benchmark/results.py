@@ -22,7 +22,7 @@ from analysis.statistics.alignment import (
 from harness.concepts.space import SemanticSpace
 from harness.files import ArtifactError
 from harness.images.sets import open_images
-from harness.records import JOINT, NEURON
+from harness.records import JOINT, NEURON, PAIR
 from harness.results import Results
 
 
@@ -127,9 +127,7 @@ class Bench:
         for series, group in joint.groupby(level="series"):
             if joint.index.get_level_values("series").nunique() > 1:
                 yield "series", str(series), self.ranking_of(group)
-        for (series, start, end), group in joint.groupby(
-            level=["series", "epoch_from", "epoch_to"]
-        ):
+        for (series, start, end), group in joint.groupby(level=PAIR):
             yield "pair", f"{series} {start} → {end}", self.ranking_of(group)
         for series, layer in self.depth.index:
             yield "layer", f"{series} {layer}", self.ranking_of(self.alone(series, layer))
@@ -196,17 +194,12 @@ def _stability(neighbours: pd.DataFrame, method: str) -> pd.Series | None:
     of draws, per neuron; None with fewer than two draws."""
     mine = neighbours[neighbours["method"] == method]
     columns = [name for name in mine if str(name).startswith("nearest_")]
-    draws = [
-        group.set_index(["layer", "channel"])[columns].sort_index()
-        for _, group in mine.groupby("seed")
-    ]
+    mine = mine.set_index(["layer", "channel"]).sort_index()
+    draws = [group[columns] for _, group in mine.groupby("seed")]
     if len(draws) < 2:
         return None
     shares = [
-        [
-            len(set(x) & set(y)) / len(columns)
-            for x, y in zip(a.to_numpy(), b.to_numpy(), strict=True)
-        ]
+        [len({*x} & {*y}) / len(columns) for x, y in zip(a.to_numpy(), b.to_numpy(), strict=True)]
         for a, b in combinations(draws, 2)
     ]
     return pd.Series(np.mean(shares, axis=0), index=draws[0].index)

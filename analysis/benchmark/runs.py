@@ -39,18 +39,11 @@ def class_values(bench: Bench, run: str) -> pd.DataFrame:
     columns = {m: measures.gap(measures.of_method(wide, m), controls) for m in bench.methods}
     keys = ["series", "class_id"]
     by_image = pd.DataFrame(columns).groupby([*keys, "image_id"]).mean()
-    by_class = by_image.groupby(keys).mean().reset_index().melt(
-        keys, var_name="method", value_name="gap"
-    )  # fmt: skip
-    return pd.DataFrame(
-        {
-            "run": run,
-            "network": run + " " + by_class["series"].astype(str),
-            "class": by_class["class_id"].map(bench.classes),
-            "method": by_class["method"],
-            "gap": by_class["gap"],
-        }
-    )
+    table = by_image.groupby(keys).mean().reset_index()
+    table = table.melt(keys, var_name="method", value_name="gap")
+    network, class_ = run + " " + table["series"].astype(str), table["class_id"].map(bench.classes)
+    table = table.assign(run=run, network=network, **{"class": class_})
+    return table[["run", "network", "class", "method", "gap"]]
 
 
 def over_runs(values: pd.DataFrame) -> pd.DataFrame:
@@ -179,9 +172,7 @@ def compare_runs(folders: Sequence[Path]) -> Table:
 
 def _mean_and_least(taus: Sequence[float]) -> str:
     known = [tau for tau in taus if np.isfinite(tau)]
-    if not known:
-        return "undefined"
-    return f"{np.mean(known):.2f} on average, {min(known):.2f} at least"
+    return f"{np.mean(known):.2f} on average, {min(known):.2f} at least" if known else "undefined"
 
 
 def comparable(folders: Sequence[Path]) -> tuple[list[Bench], list[str]]:

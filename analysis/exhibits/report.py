@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -87,18 +86,13 @@ def paragraphs(template: str, **values: object) -> list[str]:
 
 def _numbers(sections: Sequence[Section]) -> dict[str, str]:
     """Return the numbers ("Figure 2", "Table 1") of all figures and tables by reference."""
-    exhibits = [
-        (kind, exhibit.name)
-        for section in sections
-        for kind, some in (("figure", section.figures), ("table", section.tables))
-        for exhibit in some
-    ]
-    counts = Counter[str]()
-    numbers = {}
-    for kind, name in exhibits:
-        counts[kind] += 1
-        numbers[f"{kind}:{name}"] = f"{kind.title()} {counts[kind]}"
-    return numbers
+    figures = [figure.name for section in sections for figure in section.figures]
+    tables = [table.name for section in sections for table in section.tables]
+    return {
+        f"{kind.lower()}:{name}": f"{kind} {number}"
+        for kind, names in (("Figure", figures), ("Table", tables))
+        for number, name in enumerate(names, 1)
+    }
 
 
 def _numbered(text: str, numbers: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,8 @@ class Table:
 
     def to_json(self) -> str:
         """Return the whole table as JSON, which `from_json` reads."""
-        frame = self.frame.to_dict(orient="split", index=False)
-        parts: dict[str, object] = {"name": self.name, "title": self.title, "caption": self.caption}
-        parts |= {"formats": self.formats, "hidden": self.hidden, "headings": self.headings}
-        parts["frame"] = frame
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "frame"}
+        parts["frame"] = self.frame.to_dict(orient="split", index=False)
         return json.dumps(parts, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -133,16 +131,15 @@ class Table:
             size = r"\scriptsize\setlength{\tabcolsep}{4pt}"
         if width > 1.55 * WIDEST:
             size = r"\tiny\setlength{\tabcolsep}{2.5pt}"
+        rotated = width > WIDEST
         if len(body) > LONGEST:
-            rotated = width > WIDEST
-            needs = ", longtable, lscape" if rotated else ", longtable"
-            start = [r"\begin{landscape}"] if rotated else []
-            start += [rf"{{{size}"]
-            start += [rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
+            needs = ", longtable" + ", lscape" * rotated
+            start = [r"\begin{landscape}"] * rotated
+            start += [rf"{{{size}", rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
             start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
-            end = [r"\end{longtable}}", *([r"\end{landscape}"] if rotated else [])]
+            end = [r"\end{longtable}}", *[r"\end{landscape}"] * rotated]
         else:
-            needs, kind = (", rotating", "sidewaystable") if width > WIDEST else ("", "table")
+            needs, kind = (", rotating", "sidewaystable") if rotated else ("", "table")
             start = [rf"\begin{{{kind}}}", rf"\centering{size}"]
             start += [caption, rf"\begin{{tabular}}{{{align}}}", *rules]
             end = [r"\end{tabular}", rf"\end{{{kind}}}"]

@@ -90,9 +90,8 @@ class Source:
 
     @cached_property
     def pairs(self) -> list[tuple[str, int, int]]:
-        named = [(p["series"], p["epoch_from"], p["epoch_to"])
-                 for study in self.studies for p in study.about["pairs"]]  # fmt: skip
-        return list(dict.fromkeys(named))
+        pairs = [pair for study in self.studies for pair in study.about["pairs"]]
+        return list(dict.fromkeys((p["series"], p["epoch_from"], p["epoch_to"]) for p in pairs))
 
     @cached_property
     def stimuli(self) -> pd.DataFrame:

@@ -54,17 +54,14 @@ def write_explorer(run: Run, out: Path, results: Path | None = None) -> Written:
     source = Source(run)
     data = explorer_columns(source)
     data["people"] = None if results is None else people_columns(source, results)
-    pictures = _pictures(source, TILE_INSIDE)
-    limit = LARGEST_FILE - len(page(data))
-    if sum(len(sheet.data) for sheet in pictures) * 4 / 3 <= limit:
-        folder = None
-    else:
+    pictures, folder, beside = _pictures(source, TILE_INSIDE), None, 0
+    if sum(len(s.data) for s in pictures) * 4 / 3 > LARGEST_FILE - len(page(data)):
         pictures = _pictures(source, TILE_BESIDE)
         folder = out.with_name(f"{out.stem}-images")
+        beside = sum(len(s.data) for s in pictures)
     data["sheets"] = _placed(pictures, folder)
     write_text(out, page(data, folder is not None))
-    size = out.stat().st_size + (0 if folder is None else sum(len(s.data) for s in pictures))
-    return Written(out, folder, size)
+    return Written(out, folder, out.stat().st_size + beside)
 
 
 def page(data: dict[str, Any], beside: bool = False) -> str:

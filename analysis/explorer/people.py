@@ -36,8 +36,7 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
     chances = {task: responses.study.chance(task) for task in responses.study.choice_tasks}
     given = _given(responses)
     trials, strangers = [], 0
-    shown = responses.study.trials
-    for trial in shown[shown["role"] == "trial"].itertuples():
+    for trial in responses.study.data.itertuples():
         keys = [(n.series, n.epoch, n.layer, n.channel) for n in trial.neurons]
         rows = [source.row_of[key] for key in keys if key in source.row_of]
         if not rows:
@@ -47,20 +46,15 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
         rate = float(rates["rate"].get(trial.trial, float("nan")))
         choice = trial.task in chances
         trials.append(
-            {
-                "id": trial.trial,
-                "task": trial.task,
-                "condition": trial.condition,
-                "answers": sum(count for _, count in answers),
-                "control": trial.condition in responses.study.controls(trial.task),
-                "right": rate if choice else None,
-                "changed": None if choice else rate,
-                "chance": chances.get(trial.task, {}).get(trial.condition),
-                "key": responses.study.keys.get(trial.trial),
-                "neurons": rows,
-                "given": answers[:ANSWERS_SHOWN],
-            }
-        )
+            {"id": trial.trial, "task": trial.task, "condition": trial.condition,
+             "answers": sum(count for _, count in answers),
+             "control": trial.condition in responses.study.controls(trial.task),
+             "right": rate if choice else None, "changed": None if choice else rate,
+             "chance": chances.get(trial.task, {}).get(trial.condition),
+             "key": responses.study.keys.get(trial.trial), "neurons": rows,
+             "given": answers[:ANSWERS_SHOWN]}
+        )  # fmt: skip
+    tasks = sorted(set(responses.study.trials["task"]))
     if not trials:
         raise ValueError(
             f"--study {results}: none of its trials shows a neuron of {source.run.root}; "
@@ -69,7 +63,7 @@ def people_columns(source: Source, results: Path) -> dict[str, Any]:
     return {
         "source": responses.source,
         "participants": int(responses.answers["participant"].nunique()),
-        "tasks": {task: responses.study.name(task) for task in sorted(set(shown["task"]))},
+        "tasks": {task: responses.study.name(task) for task in tasks},
         "strangers": strangers,
         "trials": trials,
     }

@@ -86,19 +86,13 @@ def one_study(design: Design, methods: tuple[str, ...], seed: int) -> list[dict[
             else:
                 truth = shares[0] / (1 - shares[0]) * (1 - shares[1]) / shares[1]
             rows.append(
-                {
-                    "study": seed,
-                    "method": method,
-                    "what": what,
-                    "null": null,
-                    "given": not np.isnan(estimate.low),
-                    "covered": estimate.low <= truth <= estimate.high,
-                    "rejected": bool(estimate.p < size(estimate.level)),
-                    "tested": estimate.test != "" or what in TESTED,
-                    "width": estimate.high - estimate.low,
-                    "error": estimate.value - truth,
-                }
-            )
+                {"study": seed, "method": method, "what": what, "null": null,
+                 "given": not np.isnan(estimate.low),
+                 "covered": estimate.low <= truth <= estimate.high,
+                 "rejected": bool(estimate.p < size(estimate.level)),
+                 "tested": estimate.test != "" or what in TESTED,
+                 "width": estimate.high - estimate.low, "error": estimate.value - truth}
+            )  # fmt: skip
     return rows
 
 
@@ -190,19 +184,19 @@ def _small(accuracy: float = 0.5, **parameters: Any) -> Design:
 
 #: Small and unbalanced designs for the cluster jackknife, on which claims are based.
 SMALL = {
-    "2 participants, 8 trials": _small(participants=2, items=8),
-    "3 participants, 8 trials": _small(participants=3, items=8),
-    "4 participants, 8 trials": _small(participants=4, items=8),
-    "6 participants, 8 trials": _small(participants=6, items=8),
-    "10 participants, 8 trials": _small(participants=10, items=8),
-    "10 participants, 2 trials": _small(participants=10, items=2),
-    "10 participants, 3 trials": _small(participants=10, items=3),
-    "10 participants, 4 trials": _small(participants=10, items=4),
-    "60 participants, 4 trials": _small(participants=60, items=4),
-    "60 participants, 16 trials, each answers 1": _small(participants=60, items=16, answered=1),
-    "60 participants, 16 trials, each answers 4": _small(participants=60, items=16, answered=4),
-    "3 of 60 participants in one condition": _small(items=16, answering={"b": 3}),
-    "4 of 60 participants in one condition": _small(items=16, answering={"b": 4}),
+    **{
+        f"{n} participants, {items} trials": _small(participants=n, items=items)
+        for items, numbers in ((8, (2, 3, 4, 6, 10)), (2, (10,)), (3, (10,)), (4, (10, 60)))
+        for n in numbers
+    },
+    **{
+        f"60 participants, 16 trials, each answers {n}": _small(items=16, answered=n)
+        for n in (1, 4)
+    },
+    **{
+        f"{n} of 60 participants in one condition": _small(items=16, answering={"b": n})
+        for n in (3, 4)
+    },
     "6 of 60 participants in one condition, differing widely": _small(
         items=16, answering={"b": 6}, sd_participant=1.2, sd_item=0.3
     ),

@@ -177,15 +177,10 @@ def curve(
     for name, n, items, trials in sizes:
         design = replace(plan.design, participants=n, items=items, answered=trials)
         power = rejections(replace(plan, design=design), studies, seed)
-        frames.append(
-            power.assign(
-                design=name, participants=n, trials=trials, items=items, raters=n * trials / items,
-                cost=n * cost,
-            )
-        )  # fmt: skip
-    table = pd.concat(frames, ignore_index=True)
-    front = ["design", "participants", "trials", "items", "raters", "cost"]
-    return table[[*front, *(c for c in table.columns if c not in front)]]
+        about = {"design": name, "participants": n, "trials": trials, "items": items,
+                 "raters": n * trials / items, "cost": n * cost}  # fmt: skip
+        frames.append(power.assign(**about)[[*about, *power]])
+    return pd.concat(frames, ignore_index=True)
 
 
 def smallest(table: pd.DataFrame, wanted: float = 0.8) -> pd.DataFrame:
@@ -256,8 +251,8 @@ def power_tables(
     table: pd.DataFrame, designs: pd.DataFrame, wanted: float
 ) -> tuple[list[Table], Figure]:
     """Return the power curve and the smallest designs as tables, and the curve as a figure."""
-    number = {"size": "{:+.3f}", "power": "{:.3f}", "low": "{:.3f}", "high": "{:.3f}",
-              "raters": "{:.0f}", "cost": "{:.2f}"}  # fmt: skip
+    number = dict.fromkeys(["power", "low", "high"], "{:.3f}")
+    number |= {"size": "{:+.3f}", "raters": "{:.0f}", "cost": "{:.2f}"}
     meaning = (
         "Trials: per participant and condition. Items: different trials per condition. Raters: "
         "responses per item."

@@ -98,24 +98,16 @@ def identity(space: SemanticSpace, series: str, epoch_from: int, epoch_to: int) 
     Returns:
         layer, channel, reciprocal_rank.
     """
-    early = space.rows(series=series, epoch=epoch_from)
-    late = space.rows(series=series, epoch=epoch_to)
     keys = ["layer", "channel"]
-    position = {
-        key: index
-        for index, key in enumerate(space.neurons.iloc[late][keys].itertuples(index=False))
-    }
-    own = [position.get(key) for key in space.neurons.iloc[early][keys].itertuples(index=False)]
-    both = [index for index, place in enumerate(own) if place is not None]
-    if not both:
+    rows = [space.rows(series=series, epoch=epoch) for epoch in (epoch_from, epoch_to)]
+    early, late = (space.neurons.iloc[r][keys].assign(row=r, place=range(len(r))) for r in rows)
+    both = early.merge(late, on=keys, suffixes=("", "_later"))
+    if both.empty:
         return pd.DataFrame(columns=[*keys, "reciprocal_rank"])
-    similarity = space.similarity(early[both], late)
-    later_self = np.array([place for place in own if place is not None])
-    self_similarity = similarity[np.arange(len(both)), later_self]
-    above = (similarity > self_similarity[:, None]).sum(axis=1)
-    level = (similarity == self_similarity[:, None]).sum(axis=1)
-    channels = space.neurons.iloc[early[both]][keys].reset_index(drop=True)
-    return channels.assign(reciprocal_rank=1.0 / (above + (level + 1) / 2))
+    similarity = space.similarity(both["row"].to_numpy(), rows[1])
+    own = similarity[both.index, both["place_later"]][:, None]
+    above, level = (similarity > own).sum(axis=1), (similarity == own).sum(axis=1)
+    return both[keys].assign(reciprocal_rank=1.0 / (above + (level + 1) / 2))
 
 
 def shared_concepts(

@@ -225,7 +225,7 @@ class Detection:
         if lacking := [name for name in (self.signal, self.noise) if name not in have]:
             raise ValueError(f"no answers of condition {', '.join(lacking)}: d' is undefined")
         data = crossed(kept, value="changed")
-        s, f = data.groups.index(self.signal), data.groups.index(self.noise)
+        s, f = map(data.groups.index, (self.signal, self.noise))
 
         def function(total: np.ndarray, count: np.ndarray) -> np.ndarray:
             z = stats.norm.ppf((total + 0.5) / (count + 1))
@@ -245,8 +245,8 @@ class Detection:
             else rate
             for rate, share in zip(rates, (shares[s], shares[f]), strict=True)
         )
-        _, _, sensitivity, _ = estimates(result, np.asarray, 0.0, n, self.level)
-        *_, criterion = estimates(result, np.asarray, None, n, self.level)
+        sensitivity = estimates(result, np.asarray, 0.0, n, self.level)[2]
+        criterion = estimates(result, np.asarray, None, n, self.level)[3]
         if AS_TRIALS in (shares[s].reason, shares[f].reason):
             sensitivity, criterion = (
                 replace(e, low=np.nan, high=np.nan, p=np.nan, reason=UNBOUNDED)
@@ -301,18 +301,14 @@ class Ratings:
         counts = np.bincount(data.group)
         low, high = self.scale or (float(data.values.min()), float(data.values.max()))
 
-        def within(ends: np.ndarray) -> np.ndarray:
-            return ends.clip(low, high)
-
-        def apart(ends: np.ndarray) -> np.ndarray:
-            return ends.clip(low - high, high - low)
-
+        result = two_way_jackknife(data, means)
         names = [(name, "") for name in data.groups]
-        made = estimates(two_way_jackknife(data, means), within, None, counts, self.level)
+        made = estimates(result, lambda ends: ends.clip(low, high), None, counts, self.level)
         if pairs := condition_pairs(data.groups, self.reference):
             names += [(data.groups[a], data.groups[b]) for a, b in pairs]
-            both = counts[np.array(pairs)].sum(axis=1)
-            made += estimates(between(data, pairs, means), apart, 0.0, both, self.level)
+            both, most = counts[np.array(pairs)].sum(axis=1), high - low
+            apart = between(data, pairs, means)
+            made += estimates(apart, lambda d: d.clip(-most, most), 0.0, both, self.level)
         return {k: replace(e, left_out=missing) for k, e in zip(names, made, strict=True)}
 
 

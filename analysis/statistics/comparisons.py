@@ -155,20 +155,11 @@ def differences(clustered: Clustered, names: Sequence[str]) -> pd.DataFrame:
     equal = (classes > 1) & (np.abs(totals).max(axis=0, initial=0.0) < 1e-12)
     p = np.where(equal, 1.0, p)
     reason = np.where(classes < 2, "fewer than two clusters have both", same)
-    table = pd.DataFrame(
-        {
-            "first": [names[i] for i in a],
-            "second": [names[i] for i in b],
-            "classes": classes,
-            "difference": value,
-            "low": low.clip(-largest, largest),
-            "high": high.clip(-largest, largest),
-            "p_alone": p,
-            "p": holm(p),  # a comparison that could not be computed keeps its weight
-            "reason": reason,
-        }
-    )
-    return table[columns]
+    first, second = ([names[i] for i in side] for side in (a, b))
+    low, high = low.clip(-largest, largest), high.clip(-largest, largest)
+    adjusted = holm(p)  # a comparison that could not be computed keeps its weight
+    values = (first, second, classes, value, low, high, p, adjusted, reason)
+    return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 
 def letters(names: Sequence[str], pairs: pd.DataFrame) -> dict[str, str]:

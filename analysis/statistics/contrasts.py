@@ -191,14 +191,10 @@ class ClusterContrasts:
 
     Attributes:
         reference: the condition with which all others are compared; by default all pairs.
-        replicates, seed: have no effect; kept for configurations from the time when this statistic
-            was a bootstrap.
     """
 
     reference: str | None = None
     level: float = 0.95
-    replicates: int = 0
-    seed: int = 0
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
         kept, missing = answered(frame, "correct")
@@ -208,14 +204,15 @@ class ClusterContrasts:
             return {}
         counts = np.bincount(data.group)[np.array(pairs)].sum(axis=1)
         ratios = estimates(between(data, pairs, log_odds), np.exp, None, counts, self.level)
+        names = [(data.groups[a], data.groups[b]) for a, b in pairs]
         results: Estimates = {}
-        for (a, b), d, n in zip(pairs, differences(data, pairs), counts, strict=True):
+        for name, d, n in zip(names, differences(data, pairs), counts, strict=True):
             low, high, p = d.interval(self.level, 0.0)
-            results[data.groups[a], data.groups[b], "risk difference"] = Estimate(
+            results[*name, "risk difference"] = Estimate(
                 d.value, low, high, n=int(n), left_out=missing,
                 test="difference of two clustered shares", p=p, level=self.level,
                 clustered=CLUSTERED, reason=d.reason,
             )  # fmt: skip
-        for (a, b), ratio in zip(pairs, ratios, strict=True):
-            results[data.groups[a], data.groups[b], "odds ratio"] = replace(ratio, left_out=missing)
+        for name, ratio in zip(names, ratios, strict=True):
+            results[*name, "odds ratio"] = replace(ratio, left_out=missing)
         return results

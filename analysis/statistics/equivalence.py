@@ -12,7 +12,7 @@ from analysis.statistics.clusters import CLUSTERED, Crossed, crossed
 from analysis.statistics.contrasts import between, condition_pairs, differences
 from analysis.statistics.estimate import ALIKE, Estimate
 from analysis.statistics.shares import means
-from analysis.statistics.statistic import STATISTICS, Estimates
+from analysis.statistics.statistic import STATISTICS, Estimates, answered
 
 
 def two_one_sided(value: float, margin: float, p_low: float, p_high: float) -> float:
@@ -65,7 +65,7 @@ class Equivalence:
         return self.scale[1] - self.scale[0]
 
     def __call__(self, frame: pd.DataFrame) -> Estimates:
-        kept = frame[frame[self.value].notna()]
+        kept, missing = answered(frame, self.value)
         if kept.empty:
             return {}
         data = crossed(kept, value=self.value)
@@ -77,7 +77,7 @@ class Equivalence:
         for (a, b), tested in zip(pairs, self._tested(data, pairs, level), strict=True):
             low, high, p, value, reason = tested
             results[data.groups[a], data.groups[b]] = Estimate(
-                value, low, high, n=int(counts[[a, b]].sum()), left_out=len(frame) - len(kept),
+                value, low, high, n=int(counts[[a, b]].sum()), left_out=missing,
                 test="two one-sided tests, participants and items clustered", p=p,
                 effect=self.margin, effect_name="smallest effect of interest",
                 level=level, clustered=CLUSTERED, reason=reason,

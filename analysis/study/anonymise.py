@@ -28,25 +28,18 @@ def anonymised(responses: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFr
     names = {name: f"p{number:0{width}d}" for number, name in enumerate(order, 1)}
     start = people.set_index("participant")["consented_at"]
 
-    def shifted(times: pd.Series, who: pd.Series) -> pd.Series:
-        return EPOCH + (times - who.map(start))
+    def unnamed(table: pd.DataFrame, times: list[str], order: list[str]) -> pd.DataFrame:
+        who = table["participant"]
+        shifted = {name: EPOCH + (table[name] - who.map(start)) for name in times}
+        table = table.assign(**shifted, participant=who.map(names))
+        return table.sort_values(order, kind="stable", ignore_index=True)
 
-    people = people.assign(
-        finished_at=shifted(people["finished_at"], people["participant"]),
-        consented_at=shifted(people["consented_at"], people["participant"]),
-        questionnaire="{}",
-        platform="",
-        participant=people["participant"].map(names),
-        **{name: people[name].mask(people[name].notna()) for name in TELLING},
+    blank = {name: people[name].mask(people[name].notna()) for name in TELLING}
+    people = people.assign(questionnaire="{}", platform="", **blank)
+    return (
+        unnamed(responses, ["shown_at", "answered_at"], ["participant", "trial"]),
+        unnamed(people, ["finished_at", "consented_at"], ["participant"]),
     )
-    responses = responses.assign(
-        shown_at=shifted(responses["shown_at"], responses["participant"]),
-        answered_at=shifted(responses["answered_at"], responses["participant"]),
-        participant=responses["participant"].map(names),
-    )
-    responses = responses.sort_values(["participant", "trial"], kind="stable")
-    people = people.sort_values("participant", kind="stable")
-    return responses.reset_index(drop=True), people.reset_index(drop=True)
 
 
 def write_data(folder: Path, responses: pd.DataFrame, people: pd.DataFrame) -> None:

@@ -33,8 +33,9 @@ def bayesian(results: Results) -> Table | None:
         levels = results.responses.study.chance(task)
         rows += [
             {"task": results.name(task), "participants": answers["participant"].nunique(),
-             "trials": answers["trial"].nunique(), "responses": len(answers)}
-            | row | _diagnostics(posterior)
+             "trials": answers["trial"].nunique(), "responses": len(answers), **row,
+             "R̂": round(posterior.rhat, 3), "ESS": round(posterior.ess),
+             "divergences": posterior.divergences}
             for row in _rows(posterior, levels, plan.smallest_effect, results.settings.level)
         ]  # fmt: skip
     frame = pd.DataFrame(rows)
@@ -46,20 +47,16 @@ def bayesian(results: Results) -> Table | None:
         "Posterior mean of the share of correct responses by condition, then of differences of "
         f"shares, with the equal-tailed {results.level} credible interval; probability that the "
         "share is above chance, or the difference above 0"
-        + (
-            f", and that the difference is smaller than {plan.smallest_effect:g} either way"
-            if plan.smallest_effect
-            else ""
-        )
+        + f", and that the difference is smaller than {plan.smallest_effect:g} either way"
+        * bool(plan.smallest_effect)
         + ". Logistic model with random effects of participants, of participants within conditions "
         f"and of trials; prior as frozen: log odds Normal(0, {prior.effect:g}), standard "
         f"deviations half-normal({prior.standard_deviation:g}). NUTS; R̂ and effective sample size "
         "(ESS) are those of the worst parameter. It stands beside the planned tests and claims "
         "nothing.",
         frame,
-        {**dict.fromkeys(["value", "low", "high"], "{:.3f}"),
-         **dict.fromkeys([c for c in frame if str(c).startswith("P(")], "{:.3f}"),
-         "R̂": "{:.3f}", "ESS": "{:.0f}", "what": spaced},
+        {**dict.fromkeys(["value", "low", "high", *frame.filter(like="P("), "R̂"], "{:.3f}"),
+         "ESS": "{:.0f}", "what": spaced},
     )  # fmt: skip
 
 
@@ -86,25 +83,17 @@ def _rows(
     return rows
 
 
-def _diagnostics(posterior: Posterior) -> dict[str, Any]:
-    return {
-        "R̂": round(posterior.rhat, 3), "ESS": round(posterior.ess),
-        "divergences": posterior.divergences,
-    }  # fmt: skip
-
-
 @shelf.sentences("study", "accuracy", "bayesian")
 def bayesian_findings(results: Results, tables: Mapping[str, Table]) -> list[str]:
     if not results.plan.bayesian:
         return []
     if "bayesian" not in tables:
+        why = "no task has responses with a key"
+        if not can_sample():
+            why = "numpyro is not installed (extra `bayes`)"
         return [
             "The frozen plan asks for the Bayesian hierarchical model, which was not computed: "
-            + (
-                "no task has responses with a key."
-                if can_sample()
-                else "numpyro is not installed (extra `bayes`)."
-            )
+            f"{why}."
         ]
     frame = tables["bayesian"].frame
     bad = frame[(frame["R̂"] >= RHAT) | (frame["ESS"] < ESS)]

@@ -88,10 +88,9 @@ def _untested(results: Results) -> Iterator[FailedControl]:
     missing = missing[~expected]
     for task, rows in missing.groupby("task", sort=False):
         named = "; ".join(
-            f"{QUESTIONS.get(kind, kind)}, {spaced(what)} ({spaced(str(why))})"
-            for kind, what, why in zip(
-                rows.index.get_level_values(0), rows["what"], rows["reason"], strict=True
-            )
+            f"{QUESTIONS.get(row.Index[0], row.Index[0])}, {spaced(row.what)} "
+            f"({spaced(str(row.reason))})"
+            for row in rows.itertuples()
         )
         yield FailedControl(
             str(task),
@@ -111,8 +110,7 @@ def _without_a_label(results: Results, row: Any) -> bool:
 
 def _controls(results: Results, kind: str) -> pd.DataFrame:
     """Return the computed tests of control conditions."""
-    table = results.tested(kind)
-    if table.empty:
+    if (table := results.tested(kind)).empty:
         return table
     return table[is_control(table) & table["p_alone"].notna()]
 
@@ -139,12 +137,13 @@ def _accuracy(results: Results) -> Iterator[FailedControl]:
         shares = f"accuracy was {percent(row.value)} (chance {percent(row.null)})"
         name = f"control condition {spaced(str(row.what))} of {row.task}"
         negative, result = row.what in NEGATIVE_CONTROLS, outcome("chance", row, claimed)
+        failed = f"Caution: the {name} failed. "
         if negative and result == "failed":
             yield FailedControl(
                 row.task,
-                f"Caution: the {name} failed. It has no correct answer to be found, but {shares}. "
-                "The key may be visible in the pictures or known to participants; no claim about "
-                "this task can be trusted.",
+                f"{failed}It has no correct answer to be found, but {shares}. The key may be "
+                "visible in the pictures or known to participants; no claim about this task can be "
+                "trusted.",
             )
         elif result == "inconclusive":
             yield FailedControl(
@@ -158,7 +157,7 @@ def _accuracy(results: Results) -> Iterator[FailedControl]:
         elif result == "failed":
             yield FailedControl(
                 row.task,
-                f"Caution: the {name} failed. Its concepts were chosen to be obvious, but "
-                f"{shares}, not significantly above chance. Participants may not have "
-                "understood the task; no claim about this task can be trusted.",
+                f"{failed}Its concepts were chosen to be obvious, but {shares}, not significantly "
+                "above chance. Participants may not have understood the task; no claim about this "
+                "task can be trusted.",
             )

@@ -182,8 +182,7 @@ def observed(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     for task in results.choice_tasks:
         chance = results.responses.study.chance(task)
         mine = trials[(trials["task"] == task) & ~trials["condition"].isin(results.controls(task))]
-        above: list[str] = []
-        not_above: list[str] = []
+        above, not_above = list[str](), list[str]()
         for condition, rows in mine.groupby("condition"):
             right, n = int(rows["observer_correct"].sum()), len(rows)
             people = answers.loc[answers["trial"].isin(rows["trial"]), "correct"].mean()

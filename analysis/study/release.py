@@ -133,12 +133,9 @@ def rebuild(pack: Path, out: Path | None = None) -> list[str]:
         tables = write_tables(results, again)
         if out is not None:
             write_pictures(results, tables, out)
+        parts = ("tables", "numbers.tex")
         before, after = (
-            {
-                p.name: p.read_bytes()
-                for part in ("tables", "numbers.tex")
-                for p in _files(root / part)
-            }
+            {path.name: path.read_bytes() for part in parts for path in _files(root / part)}
             for root in (folder, again)
         )
         names = sorted(before.keys() | after.keys())

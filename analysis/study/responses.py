@@ -188,9 +188,8 @@ def measures(
         options=list(map(len, shown)),
         place=[options.index(answer) for options, answer in zip(shown, chosen, strict=True)],
     )
-    most = places.groupby("participant")["place"].agg(
-        lambda place: place.value_counts(normalize=True).max()
-    )
+    shares = places.groupby("participant")["place"].value_counts(normalize=True)
+    most = shares.groupby("participant").max()
     choices = places.groupby("participant")["options"].agg(tuple)
     trials = table.loc[table["role"] == "trial", "participant"].value_counts()
     agreeing = (pairs["agreeing"] / pairs["common"]).groupby(pairs["second"]).max()

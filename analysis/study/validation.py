@@ -59,8 +59,8 @@ class _Rows:
         self._found.append((position, text))
 
     def refuse_below_zero(self, column: str) -> None:
-        values = self.table[column]
-        self.refuse(values.notna() & (values < 0), f"{column} is {{{column}}}, below 0")
+        below = (self.table[column] < 0).fillna(False)
+        self.refuse(below, f"{column} is {{{column}}}, below 0")
 
     def problems(self) -> list[str]:
         """Return the problems in the order of the rows."""
@@ -86,9 +86,7 @@ def _check_participants(study: FrozenStudy, rows: _Rows) -> None:
     for column in ("practice_attempts", "instruction_seconds", "total_seconds"):
         rows.refuse_below_zero(column)
     rows.refuse(
-        people["finished_at"].notna()
-        & people["consented_at"].notna()
-        & (people["finished_at"] < people["consented_at"]),
+        people["finished_at"] < people["consented_at"],  # False where one is missing
         "finished_at {finished_at} lies before consented_at {consented_at}",
     )
     free = {"required": False, "shown_if": None}
@@ -169,10 +167,7 @@ def plain_trials(table: pd.DataFrame) -> pd.Series:
 def _check_measurements(rows: _Rows) -> None:
     table = rows.table
     rows.refuse(table["position"].isna() | (table["position"] < 0), "no position, or below 0")
-    rows.refuse(
-        table["milliseconds"].notna() & (table["milliseconds"] < 0),
-        "took {milliseconds} ms, below 0",
-    )
+    rows.refuse((table["milliseconds"] < 0).fillna(False), "took {milliseconds} ms, below 0")
     for column in ("pastes", "tab_leaves"):
         rows.refuse_below_zero(column)
     for column in ("shown_at", "answered_at"):
@@ -181,10 +176,7 @@ def _check_measurements(rows: _Rows) -> None:
         table["missing"].notna() & ~table["missing"].isin(MISSING),
         f"missing is {{missing!r}}, but must be {' or '.join(MISSING)}, or empty",
     )
-    rows.refuse(
-        table["answered_at"].notna() & (table["answered_at"] < table["shown_at"]),
-        "answered before it was shown",
-    )
+    rows.refuse(table["answered_at"] < table["shown_at"], "answered before it was shown")
     rows.refuse(
         table["confidence"].notna() & ~table["confidence"].isin(CONFIDENCES),
         "confidence is {confidence:g}, but must be one of "
@@ -196,28 +188,22 @@ def _check_against_participants(rows: _Rows, people: pd.DataFrame) -> None:
     table = rows.table
     listed = people.drop_duplicates("participant").set_index("participant")
     sources = table["participant"].map(listed["source"])
-    rows.refuse(
-        ~table["participant"].isin(listed.index),
-        "unknown participant {participant!r}",
-    )
+    rows.refuse(~table["participant"].isin(listed.index), "unknown participant {participant!r}")
     rows.refuse(
         sources.notna() & (sources != table["source"]).fillna(True),
         "source {source!r} is not that of participant {participant!r}",
     )
     consented = table["participant"].map(listed["consented_at"])
     for column, what in (("shown_at", "shown"), ("answered_at", "answered")):
-        rows.refuse(
-            consented.notna() & (table[column] < consented).fillna(False),
-            f"{what} at {{{column}}}, before participant {{participant!r}} gave consent",
-        )
+        early = f"{what} at {{{column}}}, before participant {{participant!r}} gave consent"
+        rows.refuse(table[column] < consented, early)
 
 
 def _check_answers(study: FrozenStudy, rows: _Rows) -> None:
     columns = ["options", "answer", "correct", "missing"]
     check = cache(lambda trial, *cells: _answer_problems(study, study.study.by_id[trial], *cells))
-    for position, (trial, row) in enumerate(
-        zip(plain_trials(rows.table), rows.table[columns].itertuples(index=False), strict=True)
-    ):
+    each = zip(plain_trials(rows.table), rows.table[columns].itertuples(index=False), strict=True)
+    for position, (trial, row) in enumerate(each):
         if isinstance(row.missing, str):
             if row.answer != "null":
                 rows.refuse_row(position, f"answer {row.answer!r} of a trial without an answer")
@@ -245,14 +231,13 @@ def _answer_problems(
     if not isinstance(shown, list) or sorted(map(str, shown)) != sorted(ids):
         problems.append(f"options {shown} are not those of trial {trial.id!r}, {', '.join(ids)}")
     task, key = task_of(trial.task), study.keys.get(trial.id)
-    unfit = (
-        _not_an_option(trial, ids, key, given) if task is None else _unfit(task, trial, ids, given)
-    )
+    if task is None:
+        unfit = _not_an_option(trial, ids, given) if key in ids else ""
+        score = given == key if ids and key is not None else correct
+    elif not (unfit := _unfit(task, trial, ids, given)):
+        score = task.score(key, given)
     if unfit:
         return [*problems, unfit]
-    score = given == key if ids and key is not None else correct
-    if task is not None:
-        score = task.score(key, given)
     if correct != score:
         problems.append(f"correct is {correct}, against the key of trial {trial.id!r}: {score}")
     return problems
@@ -268,17 +253,17 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _not_an_option(trial: Trial, ids: list[str], key: Any, given: Any) -> str:
-    if key in ids and given not in ids:
-        return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
-    return ""
+def _not_an_option(trial: Trial, ids: list[str], given: Any) -> str:
+    if given in ids:
+        return ""
+    return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
 
 
 def _unfit(task: Task, trial: Trial, ids: list[str], given: Any) -> str:
     """Explain why the task's fields cannot give an answer; "" if they can."""
     fields = task.fields(trial)
-    if [f.kind for f in fields] == ["pick"] and given not in ids:
-        return f"answer {given!r} was not an option of trial {trial.id!r}, {', '.join(ids)}"
+    if [f.kind for f in fields] == ["pick"] and (unfit := _not_an_option(trial, ids, given)):
+        return unfit
     form = f"answer {json.dumps(given, ensure_ascii=False)} of trial {trial.id!r}"
     try:
         values = task.values(given)

@@ -131,10 +131,8 @@ class BeforeOrAfter(PickOne):
         """Choose the option that resembles After more than Before, compared with the other
         option."""
         before, after = (statistics[p.images[0]] for p in trial.panels)
-        lean = [
-            likeness(statistics[o.image], after) - likeness(statistics[o.image], before)
-            for o in trial.options
-        ]
+        looks = [statistics[option.image] for option in trial.options]
+        lean = [likeness(look, after) - likeness(look, before) for look in looks]
         return trial.options[int(np.argmax(lean))].id, abs(lean[0] - lean[1])
 
 
