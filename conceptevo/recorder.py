@@ -123,7 +123,9 @@ class Recorder:
                 logger.warning(
                     "%s also holds records of epochs %s, after the last one (%s): they are of "
                     "another training; delete them",
-                    *(self.folder, listed(later), epoch),
+                    self.folder,
+                    listed(later),
+                    epoch,
                 )
         return True
 

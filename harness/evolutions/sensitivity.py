@@ -318,7 +318,9 @@ def maps_and_gradients(
     purpose = "for the gradients of its layers"
     for copies in (False, True):  # needed only if the network overwrites its maps
         recorder = ActivationRecorder(
-            *(model, layers, lambda maps, _: maps),
+            model,
+            layers,
+            lambda maps, _: maps,
             shares_memory=True,
             start_gradient=True,
             copies=copies,

@@ -88,7 +88,9 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             "image folder %s: the classes have the order %s, in which é is one character; in the "
             "names of the folders it is two, and torchvision's order is %s: if the network was "
             "trained with that, set class_outputs",
-            *(root, ", ".join(names), ", ".join(present)),
+            root,
+            ", ".join(names),
+            ", ".join(present),
         )
     if not names:
         raise ValueError(

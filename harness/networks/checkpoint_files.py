@@ -143,7 +143,8 @@ def _say_unused(path: Path) -> None:
         logger.info(
             "the checkpoint's folder holds several files of weights: %s is read, but not %s; to "
             "read another, name it in `pattern`",
-            *(used, listed(others)),
+            used,
+            listed(others),
         )
 
 

@@ -157,7 +157,12 @@ def _layer(
     height, width, extra = _grid(spatial, passes.two, last)
     behind = _tokens_behind(spatial[0], extra, passes) if extra else 0
     return Layer(
-        *(name, channels // site.group, height, width, last, depth),
+        name=name,
+        channels=channels // site.group,
+        height=height,
+        width=width,
+        channels_last=last,
+        depth=depth,
         extra=extra,
         **vars(site),
         sequence_first=sequence_first,
@@ -203,7 +208,10 @@ def _grid(spatial: Shape, watched: Watched, tokens: bool) -> tuple[int, int, int
         return spatial[0], 1, 0
     logger.info(
         "%d tokens that no convolution has made are treated as a map of %d × %d after %d others",
-        *(spatial[0], side, side, extra),
+        spatial[0],
+        side,
+        side,
+        extra,
     )
     return side, side, extra
 

@@ -119,7 +119,9 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
         logger.info(
             "images are resized to a shorter side of %d px, of which the central %d × %d px are "
             "used%s",
-            *(source.resize, source.crop, source.crop),
+            source.resize,
+            source.crop,
+            source.crop,
             "" if stated else " (the default; set resize and crop as in the network's training)",
         )
     device = resources().device
@@ -166,7 +168,10 @@ def _say_precision(
     logger.warning(
         "precision %s: of %d images %d have the same prediction as in float32, and %.1f %% of the "
         "units the same strongest image",
-        *(device.precision, len(batch), int(images), 100 * float(units)),
+        device.precision,
+        len(batch),
+        int(images),
+        100 * float(units),
     )
 
 

@@ -62,7 +62,8 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
         logger.warning(
             "the classes are numbers in the order of their names as text (%s), as torchvision "
             "sorts folders; if the network has them in the order %s, set class_outputs",
-            *(listed(classes, 4), listed(counted, 4)),
+            listed(classes, 4),
+            listed(counted, 4),
         )
     alike = Counter(source.class_outputs.values())
     if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:

@@ -63,7 +63,10 @@ class ScoreEvolutions(Work):
         # in a small class, held-out images reduce the images for importance
         images = [evolve.images_per_class, self.config.revert.heldout_images]
         return [
-            *(self.classes, images, self.config.seed, evolve.path_steps),
+            self.classes,
+            images,
+            self.config.seed,
+            evolve.path_steps,
             plugin_identity(self.method),
             objective_identity(self.source.objective),
         ]
