@@ -67,7 +67,7 @@ def shortened(
 
     some = rows[np.linspace(0, len(rows) - 1, min(ERROR_ROWS, len(rows))).astype(int)]
     pairs = np.triu_indices(len(some), 1)
-    exact, rough = (_cosines(function(some))[pairs] for function in (vectors, short))
+    exact, rough = (_cosines(stacked(f, some, length))[pairs] for f in (vectors, short))
     return short, float(np.sqrt(np.mean((exact - rough) ** 2))) if len(exact) else 0.0
 
 
