@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import oracles
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import page_trend_test, rankdata
 
+from analysis.run import reversion
 from analysis.statistics.alignment import (
     NORMALISED,
     alignment_differences,
@@ -30,8 +32,10 @@ from analysis.statistics.classes import (
     wide,
     wilcoxon,
 )
+from harness.artifacts import Run
 from harness.concepts.space import SemanticSpace
-from harness.records import Checkpoint
+from harness.files import ArtifactError
+from harness.records import PAIR, Checkpoint
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -279,3 +283,18 @@ def test_changes_of_an_objective_have_no_largest_value():
     assert row["q1 low"] < row["q1"] < row["q1 high"] and row["q1"] < -1
     changes = pd.DataFrame({"q1": [-0.9, 0.8]})
     assert class_interval(changes).loc["q1", ["low", "high"]].tolist() == [-1, 1]
+
+
+def test_a_pair_in_which_nothing_changed_is_left_out_and_named(monkeypatch, tmp_path):
+    rows = [("net", 1, 4, "none"), ("net", 4, 9, "none"), ("net", 4, 9, "q1")]
+    every = pd.DataFrame(rows, columns=[*PAIR, "arm"])
+    about = {"pairs": [dict(zip(PAIR, row[:3], strict=True)) for row in rows]}
+    results = SimpleNamespace(records=lambda with_controls: every, about=about)
+    monkeypatch.setattr(reversion, "read_results", lambda *_: results)
+    monkeypatch.setattr(reversion, "has_results", lambda *_: True)
+    assert reversion.reversion_records(Run(tmp_path))["epoch_from"].tolist() == [4, 4]
+    (sentence,) = reversion.unchanged_pairs(Run(tmp_path), {})
+    assert sentence == "Left out, because no neuron changed: net 1 → 4."
+    every = every[:2]
+    with pytest.raises(ArtifactError, match="in no pair of epochs did a neuron change"):
+        reversion.reversion_records(Run(tmp_path))

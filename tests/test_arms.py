@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import pyarrow.dataset as ds
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,3 +156,13 @@ def test_only_the_controls_of_the_reversion_study_leave_the_network_alone(method
     sets = {("all", 0): {layers[0].name: np.arange(3)}}
     run = arms.arms_of(sets, method, {"all"}, layers, untouched=method == CONTROLS)
     assert sum(not arm.channels for arm in run) == 2 * (method == CONTROLS)
+
+
+def test_a_pair_without_sets_can_be_read_with_others(tmp_path):
+    """Of two checkpoints with the same weights; types were once null, which ended the report."""
+    one = {("q1", 0): {"a": np.array([1])}}
+    for number, sets in enumerate(({}, one)):
+        arms.to_table(sets, each_layer=True).to_parquet(tmp_path / f"{number}.parquet")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    read = ds.dataset(paths, format="parquet").to_table(filter=ds.field("arm") == "q1").to_pandas()
+    assert list(read["channel"]) == [1] and arms.from_table(arms.to_table({}, True)) == {}

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
 
 import pandas as pd
 
 from analysis.exhibits import shelf
-from analysis.exhibits.phrases import p_value
+from analysis.exhibits.phrases import joined, p_value
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.tables import in_order
 from analysis.statistics import classes as reversion
 from harness.artifacts import Run
-from harness.records import JOINT
+from harness.files import ArtifactError
+from harness.records import JOINT, PAIR
 from harness.results import REVERSION, Results, has_results, read_results
 
 
 @lru_cache(maxsize=1)
 def reversion_records(run: Run) -> pd.DataFrame:
-    """Return all reversion records of the run; they are read once for all tables and figures."""
-    return read_results(run.root, REVERSION).records(with_controls=True)
+    """Return the reversion records of the pairs of epochs between which some neuron changed; they
+    are read once for all tables and figures.
+
+    Raises:
+        ArtifactError: there is no such pair.
+    """
+    records = read_results(run.root, REVERSION).records(with_controls=True)
+    changed = records["arm"].eq("q1").groupby([records[name] for name in PAIR]).transform("any")
+    if not changed.any():
+        raise ArtifactError(
+            f"{run.root}: in no pair of epochs did a neuron change, so that nothing could be "
+            f"reverted; leave out checkpoints with the same weights (`skip`), which `conceptevo "
+            f"audit` names"
+        )
+    return records[changed]
+
+
+@shelf.sentences("run", "reversion")
+def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
+    """Return a sentence on the pairs of epochs between which no neuron changed."""
+    if not has_results(run, REVERSION):
+        return []
+    pairs = {tuple(pair.values()) for pair in read_results(run.root, REVERSION).about["pairs"]}
+    kept = reversion_records(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
+    same = [f"{name} {start} → {end}" for name, start, end in sorted(pairs - set(kept))]
+    return [f"Left out, because no neuron changed: {joined(same)}."] if same else []
 
 
 def methods_of(results: Results) -> Table:
@@ -146,6 +172,8 @@ def matching(run: Run) -> Table | None:
     if results.sizes.empty:
         return None  # runs of older versions do not list them
     sets = results.sets()
+    if "matched" not in set(sets["arm"]):  # if nothing changed, nothing can be matched
+        return None
     table = reversion.closeness(sets[sets["arm"].isin(["q1", "q2", "matched"])], results.sizes)
     return Table(
         "matching",

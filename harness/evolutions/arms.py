@@ -317,7 +317,9 @@ def to_table(sets: Sets, each_layer: bool) -> pd.DataFrame:
         for (arm, draw), by_layer in sets.items()
         for layer, channels in by_layer.items()
     ]
-    return pd.concat(rows or [pd.DataFrame(columns=columns)], ignore_index=True)[columns]
+    if not rows:  # of the same types, because tables of several pairs are read as one
+        return pd.DataFrame({name: [""] for name in columns}).assign(draw=0, channel=0)[:0]
+    return pd.concat(rows, ignore_index=True)[columns]
 
 
 def from_table(table: pd.DataFrame) -> Sets:
