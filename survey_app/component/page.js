@@ -171,7 +171,10 @@ function start(root, words) {
           keepalive: true,
           signal: AbortSignal.timeout?.(20000), // older browsers lack it
         });
-        if (reply.ok) return await reply.json();
+        if (reply.ok) {
+          const next = await reply.json();
+          if (next.html) return next; // otherwise something on the way answered
+        }
         if (reply.status === 422) {
           say((await reply.json()).error);
           return null;

@@ -151,7 +151,7 @@ def check(machine: Machine) -> None:
     address = f"https://{HOST}"
 
     def status(path: str) -> str:
-        return machine.must(f"curl -s -o /dev/null -w '%{{http_code}}' '{address}/{path}'")
+        return machine.must(f"curl -sL -o /dev/null -w '%{{http_code}}' '{address}/{path}'")
 
     picture = next((machine.folder / "srv/study/images").iterdir()).name
     expected = dict.fromkeys(("", "healthz", f"img/{picture}"), "200")
@@ -159,7 +159,7 @@ def check(machine: Machine) -> None:
     expected |= dict.fromkeys(hidden, "404")
     for path, code in expected.items():
         assert status(path) == code, (path, status(path), code)
-    assert "gzip" in machine.must(f"curl -s -I -H 'Accept-Encoding: gzip' {address}/")
+    assert "gzip" in machine.must(f"curl -sIL -H 'Accept-Encoding: gzip' {address}/")
     assert machine.run("runuser -u www-data -- cat /srv/study/keys.json").returncode
     places = f"runuser -u survey -- conceptevo study places /srv/study --database '{DATABASE}'"
     assert "codes" in machine.must(places), "the change of the codes is not in the log"

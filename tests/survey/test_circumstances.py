@@ -95,6 +95,14 @@ def test_an_answer_outlives_a_lost_connection(browser, survey, frozen, name):
     assert len(stored(survey.url, name)) == 1 and visitor.version == before + 1
 
 
+@pytest.mark.parametrize("body", ["<html>Please sign in</html>", '{"signed_in": false}'])
+def test_a_reply_of_something_on_the_way_is_no_page(browser, survey, frozen, body):
+    visitor = Visitor(browser, on_the_way(survey, frozen, f"portal{len(body)}"))
+    visitor.page.route("**/act", lambda route: route.fulfill(body=body), times=1)
+    visitor.answer()
+    assert len(stored(survey.url, f"portal{len(body)}")) == 1
+
+
 def test_a_lost_socket_covers_no_page(browser, survey, frozen):
     """Without its socket Streamlit shows an English message over the page, which blocks it."""
     context, sockets = browser.new_context(), []

@@ -49,7 +49,7 @@ def settings(tmp_path: Path, text: str) -> StudySettings:
         ("[trials.odd_one_out]\nbase = 0", "task 'odd_one_out' has no trials; give its conditions"),
         ("[trials.odd_one_out]", "task 'odd_one_out' has no trials"),
         ("trials = 3", "trials = 3: Input should be a valid dictionary"),
-        ("lease_minutes = inf", "lease_minutes = inf: Input should be less than or equal to"),
+        ("lease_minutes = inf", "lease_minutes = inf: Input should be a finite number"),
         ("title = ' '", "participants see the title on every page"),
         ("participants = -3", "participants = -3: Input should be greater than or equal to 1"),
         ("[evidence.eps]\nbase = -1", "evidence.eps.base = -1: Input should be greater than 0"),
