@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks of folders, hashes and formats of files.
+"""Files that are written whole or not at all, locks and listings of folders, hashes of files.
 
 This module does not import torch, because the survey server and the analysis use it.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import filelock
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+T = TypeVar("T")
 
 
 class ArtifactError(ValueError):
@@ -102,6 +106,31 @@ def working_since(folder: Path) -> float | None:
             except BlockingIOError:
                 return (folder / ".lock").stat().st_mtime
         return None
+
+
+#: What was listed within `listed_once`; None outside of it.
+_listings: ContextVar[dict[Hashable, Any] | None] = ContextVar("listings", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """List each folder only once while the block runs: half a million images take long to list,
+    and a training that still runs may add checkpoints meanwhile."""
+    token = _listings.set({} if _listings.get() is None else _listings.get())
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def listing(key: Hashable, of: Callable[[], T]) -> T:
+    """Return the listing that `of` makes; within `listed_once`, the first one with this key."""
+    listings = _listings.get()
+    if listings is None:
+        return of()
+    if key not in listings:
+        listings[key] = of()
+    return listings[key]
 
 
 #: Number of rows of a table that are written, and read, at a time.

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.artifacts import Run
+from harness.files import listed_once
 from harness.networks.architectures import build
 from harness.networks.sources import (
     SOURCES,
@@ -161,6 +162,16 @@ def test_sources_are_chosen_by_name_and_checked():
         parse_source({"name": "a", "source": "zoo"})
     with pytest.raises(ValidationError, match="name"):
         parse_source({"name": "../up"})
+
+
+def test_a_checkpoint_that_a_training_adds_is_used_by_the_next_command(tmp_path):
+    source = folder(tmp_path)
+    (tmp_path / "model-10.pth").touch()
+    with listed_once():
+        assert source.epochs() == (10,)
+        (tmp_path / "model-11.pth").touch()
+        assert source.epochs() == (10,)
+    assert source.epochs() == (10, 11)
 
 
 def test_series_refuses_what_it_cannot_be():

@@ -9,8 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from harness.artifacts import Artifact, Run
+from harness.files import listing
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
 from harness.text import composed, listed
@@ -32,21 +31,6 @@ ORIENTATION = 0x0112  # the number of this tag in EXIF
 
 #: Last bytes of complete JPEG, PNG and GIF files.
 ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;")
-
-#: Folders that were listed within `listed_once`; None outside of it.
-_listings: ContextVar[dict[tuple[Path, Sequence[str] | None], FileImages] | None] = ContextVar(
-    "listings", default=None
-)
-
-
-@contextmanager
-def listed_once() -> Iterator[None]:
-    """List each folder once while the block runs; half a million files take long to list."""
-    token = _listings.set({} if _listings.get() is None else _listings.get())
-    try:
-        yield
-    finally:
-        _listings.reset(token)
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImages:
@@ -62,13 +46,8 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
     Raises:
         ValueError: the folder does not exist, or class folders are missing, empty or unexpected.
     """
-    listings = _listings.get()
     key = (root, None if classes is None else tuple(classes))
-    if listings is None:
-        return _folder_images(*key)
-    if key not in listings:
-        listings[key] = _folder_images(*key)
-    return listings[key]
+    return listing(("images", *key), lambda: _folder_images(*key))
 
 
 def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint, read_sidecar
-from harness.files import file_hash
+from harness.files import file_hash, listing
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights, numbered
@@ -47,11 +47,12 @@ class RecordedSource(Source):
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:
-        files = numbered(self.folder, WEIGHTS)
+        files = listing((self.folder, WEIGHTS), lambda: numbered(self.folder, WEIGHTS))
         return {epoch: path for path, epoch in files if epoch is not None}
 
     def epochs(self) -> tuple[int, ...]:
-        stimuli = self.folder.glob(f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet")
+        pattern = f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet"
+        stimuli = listing((self.folder, pattern), lambda: list(self.folder.glob(pattern)))
         recorded = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
         every = sorted(recorded | self._weights().keys())
         if not every:

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
-from harness.files import file_hash
+from harness.files import file_hash, listing
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, numbered, weight_files
@@ -234,7 +234,9 @@ class FolderSource(ArchitectureSource):
             what = "is not a folder" if self.folder.exists() else "does not exist"
             raise CheckpointError(f"series {self.name!r}: folder {self.folder} {what}{place}")
         try:
-            return numbered(self.folder, self.pattern)
+            # a training that still runs may add checkpoints while a command lasts
+            key = (self.folder, self.pattern)
+            return listing(key, lambda: numbered(*key))
         except ValueError as error:
             raise CheckpointError(f"series {self.name!r}: {error}") from error
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness.artifacts import Run
 from harness.config import Config, refuse
-from harness.images.folders import listed_once
+from harness.files import listed_once
 from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
