@@ -147,47 +147,26 @@ def _lead(bench: Bench) -> str:
     )
 
 
-shelf.section(
-    "bench",
-    "leaderboard",
-    "Leaderboard",
-    lambda bench: [
-        "Importance is estimated on a part of each class's images; ablations are evaluated on "
-        f"{bench.shown}. For a valid method, ablating the most important quarter reduces accuracy "
-        "more than ablating random sets, neurons that changed as much, or the most important "
-        "quarter of another class; ablating the least important quarter does not reduce it."
-    ],
-)
-shelf.section(
-    "bench",
-    "stability",
-    "Stability of the ranking",
-    ["The ranking across ablations, layers, networks, outcomes, and numbers of images."],
-)
-shelf.section(
-    "bench",
-    "spaces",
-    "Semantic spaces",
-    lambda bench: (
-        [
-            "Semantic spaces are compared by how often a neuron's nearest neighbours have its true "
-            "concept, and by how well the same channel is retrieved at a later epoch."
-        ]
-        * bool(bench.spaces)
-    ),
-)
-shelf.section(
-    "bench",
-    "limits",
-    "Limits",
-    [
-        "Classes are the sampled units; networks, seeds and pairs of epochs are fixed. Compare "
-        "benchmarks of several seeds before you generalise. A score that linearises the ablation "
-        "by which it is judged is expected to rank high.",
-        "Matched sets agree with q1 in size of change only approximately, as q1 often holds the "
-        "neurons that changed most.",
-    ],
-)
+shelf.section("bench", "leaderboard", "Leaderboard", lambda bench: [
+    "Importance is estimated on a part of each class's images; ablations are evaluated on "
+    f"{bench.shown}. For a valid method, ablating the most important quarter reduces accuracy "
+    "more than ablating random sets, neurons that changed as much, or the most important "
+    "quarter of another class; ablating the least important quarter does not reduce it.",
+])  # fmt: skip
+shelf.section("bench", "stability", "Stability of the ranking", [
+    "The ranking across ablations, layers, networks, outcomes, and numbers of images.",
+])  # fmt: skip
+shelf.section("bench", "spaces", "Semantic spaces", lambda bench: bool(bench.spaces) * [
+    "Semantic spaces are compared by how often a neuron's nearest neighbours have its true "
+    "concept, and by how well the same channel is retrieved at a later epoch.",
+])  # fmt: skip
+shelf.section("bench", "limits", "Limits", [
+    "Classes are the sampled units; networks, seeds and pairs of epochs are fixed. Compare "
+    "benchmarks of several seeds before you generalise. A score that linearises the ablation "
+    "by which it is judged is expected to rank high.",
+    "Matched sets agree with q1 in size of change only approximately, as q1 often holds the "
+    "neurons that changed most.",
+])  # fmt: skip
 
 
 @shelf.sentences("bench", "stability")

@@ -53,11 +53,11 @@ class Exhibit:
 #: (report, kind, name) -> exhibit.
 _exhibits: dict[tuple[str, str, str], Exhibit] = {}
 #: (report, section) -> title, and function of the subject that returns the first paragraphs.
-_headings: dict[tuple[str, str], tuple[str, Callable[[Any], Sequence[str]]]] = {}
+_headings: dict[tuple[str, str], tuple[str, Callable[[Any], Iterable[str]]]] = {}
 
 
 def section(
-    report: str, name: str, title: str, text: Sequence[str] | Callable[[Any], Sequence[str]] = ()
+    report: str, name: str, title: str, text: Sequence[str] | Callable[[Any], Iterable[str]] = ()
 ) -> None:
     """Append a section to a report.
 

@@ -153,9 +153,7 @@ shelf.section("run", "supplement", "Supplement", [
 ])  # fmt: skip
 
 
-@shelf.sentences("run", "abstract")
-def abstract_of_run(run: Run, tables: Mapping[str, Table]) -> list[str]:
-    return list(abstract.of_run(run, tables))
+shelf.sentences("run", "abstract")(abstract.of_run)
 
 
 @shelf.sentences("run", "networks")

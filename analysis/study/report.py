@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -155,25 +156,8 @@ def _design(results: Results, task: str) -> str:
     return f"{capitalised(results.name(task))}. {' '.join(design.split())}"
 
 
-shelf.section("study", "abstract", "Abstract", lambda results: list(abstract.of_study(results)))
-shelf.section("study", "method", "Method", _method)
-for _name, _title in {
-    "collected": "Participants and exclusions",
-    "claims": "Primary hypothesis",
-    "accuracy": "Accuracy by condition",
-    "contrasts": "Differences between conditions",
-    "evolution": "Sensitivity to concept evolution",
-    "naming": "Ratings and labels",
-    "association": "Association with network measures and the machine observer",
-}.items():
-    shelf.section("study", _name, _title)
-shelf.section(
-    "study",
-    "networks",
-    "Effect of reverting the evolutions of single layers on predictions",
-    lambda results: paragraphs("study_networks.md") * (results.reversion is not None),
-)
-shelf.section("study", "robustness", "Robustness to exclusion rules")
+def _networks(results: Results) -> list[str]:
+    return [] if results.reversion is None else paragraphs("study_networks.md")
 
 
 def _limits(results: Results) -> list[str]:
@@ -182,12 +166,25 @@ def _limits(results: Results) -> list[str]:
     return paragraphs("study_limits.md", results=results, trials=trials, fewest=fewest)
 
 
-shelf.section("study", "limits", "Limits", _limits)
-for _name, _title in {
-    "tests": "Supplement: all planned tests and control tests",
-    "people": "Supplement: participants and data quality",
-    "behaviour": "Supplement: learning, confidence and response times",
-    "agreement": "Supplement: agreement and variance components",
-    "trials": "Supplement: single trials",
-}.items():
-    shelf.section("study", _name, _title)
+#: The sections in their order: name, title and, for some, what returns their first paragraphs.
+SECTIONS: tuple[tuple[Any, ...], ...] = (
+    ("abstract", "Abstract", abstract.of_study),
+    ("method", "Method", _method),
+    ("collected", "Participants and exclusions"),
+    ("claims", "Primary hypothesis"),
+    ("accuracy", "Accuracy by condition"),
+    ("contrasts", "Differences between conditions"),
+    ("evolution", "Sensitivity to concept evolution"),
+    ("naming", "Ratings and labels"),
+    ("association", "Association with network measures and the machine observer"),
+    ("networks", "Effect of reverting the evolutions of single layers on predictions", _networks),
+    ("robustness", "Robustness to exclusion rules"),
+    ("limits", "Limits", _limits),
+    ("tests", "Supplement: all planned tests and control tests"),
+    ("people", "Supplement: participants and data quality"),
+    ("behaviour", "Supplement: learning, confidence and response times"),
+    ("agreement", "Supplement: agreement and variance components"),
+    ("trials", "Supplement: single trials"),
+)
+for _section in SECTIONS:
+    shelf.section("study", *_section)
