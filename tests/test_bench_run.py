@@ -292,6 +292,12 @@ def test_two_benchmarks_are_laid_side_by_side(benched, tmp_path):
     assert (table["B − A"] == 0).all() and (table["place A"] == table["place B"]).all()
     other = tmp_path / "other"
     shutil.copytree(benched, other)
+    about = json.loads((other / "bench" / "about.json").read_text())
+    fewer = about | {"methods": {m: v for m, v in about["methods"].items() if m != "tcav"}}
+    (other / "bench" / "about.json").write_text(json.dumps(fewer))
+    told = " ".join(conceptevo_("bench", "compare", benched, other).split())
+    assert "Left out, as one of them lacks them: tcav." in told
+    (other / "bench" / "about.json").write_text(json.dumps(about))
     third = tmp_path / "third"
     third.symlink_to(benched, target_is_directory=True)
     assert "the same run was given twice" in conceptevo_(

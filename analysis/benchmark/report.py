@@ -186,9 +186,9 @@ def compare(first: Path, second: Path) -> Table:
     """Compare the leaderboards of two benchmarks.
 
     Returns:
-        method; gap, low, high and place (rank) in each; the difference with its interval (the
-        benchmarks as independent, t with the smaller number of classes) and its p-value,
-        Holm-adjusted over methods.
+        method; gap, low, high and place (rank among the methods of both) in each; the difference
+        with its interval (the benchmarks as independent, t with the smaller number of classes) and
+        its p-value, Holm-adjusted over methods.
 
     Raises:
         ArtifactError: a benchmark is missing or of another version.
@@ -202,7 +202,8 @@ def compare(first: Path, second: Path) -> Table:
         gaps, at = bench.clustered("gap"), [bench.methods.index(m) for m in common]
         table = gaps.table(bench.methods).loc[common].reset_index(drop=True)
         frame[[f"gap {name}", f"low {name}", f"high {name}"]] = table[["value", "low", "high"]]
-        frame[f"place {name}"] = [bench.order.index(m) + 1 for m in common]
+        place = frame[f"gap {name}"].rank(ascending=False, method="min")
+        frame[f"place {name}"] = place.astype("Int64")
         values.append(gaps.value[at])
         errors.append(gaps.error[at])
         classes.append(gaps.classes[at])
@@ -210,6 +211,7 @@ def compare(first: Path, second: Path) -> Table:
     low, high, p = comparisons.t_test(value, np.hypot(*errors), np.minimum(*classes))
     ends = {"low": low.clip(-2, 2), "high": high.clip(-2, 2)}  # a gap lies between −1 and 1
     frame = frame.assign(**{"B − A": value, **ends, "p": holm(p)})
+    left = sorted({*a.methods} ^ {*b.methods})
     tau, count = comparisons.agreement(a.ranking(), b.ranking())
     return Table(
         "compare",
@@ -217,7 +219,9 @@ def compare(first: Path, second: Path) -> Table:
         f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
         "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
         f"rankings: {'undefined' if np.isnan(tau) else f'{tau:.2f}'} over "
-        f"{counted(count, 'method')}.{differing(benches, common)}",
+        f"{counted(count, 'method')}.{differing(benches, common)}"
+        + f" Left out, as one of them lacks them: {', '.join(left)}."
+        * bool(left),
         frame,
         dict.fromkeys(
             [c for c in frame.columns if c.split()[0] in ("gap", "low", "high", "B")], "{:+.3f}"

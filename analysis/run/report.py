@@ -125,7 +125,7 @@ def plain_on_screen(frame: pd.DataFrame, title: str) -> ScreenTable:
         )
     for row in frame.itertuples(index=False):
         screen.add_row(
-            *("–" if v != v else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row)
+            *("–" if pd.isna(v) else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row)
         )
     return screen
 
