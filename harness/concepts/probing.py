@@ -1,9 +1,8 @@
 """Record of a checkpoint on the probe images: stimuli, peaks, responsive neurons, activations.
 
 The images can be divided into ranges that are recorded on any machine and in any order:
-`probe_range` records one range, and `recorded.py` merges the records of several and makes their
-tables. Memory depends
-on the size of a range, not on the number of images.
+`probe_range` records one range, and `stimuli.py` merges the records of several and makes their
+tables. Memory depends on the size of a range, not on the number of images.
 """
 
 from __future__ import annotations
