@@ -26,7 +26,7 @@ from analysis.statistics.statistic import STATISTICS
 from analysis.study.abstract import of_study
 from analysis.study.anonymise import anonymised
 from analysis.study.figures import flow as draw_flow
-from analysis.study.figures import learning
+from analysis.study.figures import learning, trials
 from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
@@ -156,6 +156,15 @@ def test_moving_shuffling_and_excluded_people_change_no_byte(tmp_path, made):
     different = {name.split(".")[0] for name in before if before[name] != after[name]}
     assert different <= COUNTING
     assert "flow" in different  # two more people were excluded, and are counted
+
+
+def test_dots_do_not_depend_on_participants_pseudonyms(made):
+    results = read_results(made[-1])
+    answers = results.responses.answers
+    names = sorted(set(answers["participant"]))
+    other = answers["participant"].map(dict(zip(names, names[::-1], strict=True)))
+    renamed = replace(results.responses, answers=answers.assign(participant=other))
+    assert trials(replace(results, responses=renamed)).png == trials(results).png
 
 
 def test_pack_rebuilds_its_tables_and_is_the_same_tomorrow(tmp_path, made):

@@ -38,8 +38,8 @@ def of_study(results: Results) -> Iterator[str]:
         for task in results.planned_tasks
     ]
     yield (
-        f"Design. The {'task was' if len(tasks) == 1 else 'tasks were'} {joined(tasks)}; all "
-        f"conditions vary within participants; {division(study)}. "
+        f"Design. The {'task was' if len(tasks) == 1 else 'tasks were'} {joined(tasks)}. All "
+        f"conditions vary within participants, and {division(study)}. "
         "Trials, exclusion rules and tests were frozen before data collection."
     )
     yield (

@@ -177,7 +177,7 @@ def trials(results: Results) -> Figure | None:
     for axis, what in zip(axes, ("trial", "participant"), strict=True):
         rates = answers.groupby([*keys, what])["correct"].mean().astype(float)
         for y, group in enumerate(groups):
-            values = rates[group].to_numpy()
+            values = rates[group].dropna().sort_values().to_numpy()  # whatever people are called
             axis.plot(values, y + rng.uniform(-0.18, 0.18, len(values)), "o", markersize=2.6,
                       alpha=0.55, color=COLOURS[0], markeredgewidth=0)  # fmt: skip
             axis.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLOURS[2], linewidth=2)

@@ -58,7 +58,7 @@ def division(study: FrozenStudy) -> str:
     trials, forms = counted(len(study.data), "trial"), len(study.study.forms)
     if forms < 2:
         return f"every participant was assigned the same {trials}"
-    return f"the {trials} are divided into {forms} forms; a participant was assigned one form"
+    return f"the {trials} are divided into {forms} forms, of which a participant was assigned one"
 
 
 def hypothesis(results: Results) -> str:
