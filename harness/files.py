@@ -38,25 +38,24 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: the file cannot be written (disk full, no permission); no part of it remains.
     """
-    temporary = path  # until the temporary one exists
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{path.name}{_HALF}"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary != path:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

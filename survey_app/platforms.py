@@ -43,9 +43,18 @@ class Arrival:
 EVERYWHERE = Entry(platforms=PLATFORMS)
 
 
+#: The parameters that identify a visitor -> the platform whose links have them.
+_IDENTIFYING = {
+    "prolific_token": "prolific",
+    "PROLIFIC_PID": "prolific",
+    "assignmentId": "mturk",
+    "p": "open",
+}
+
+
 def is_open(parameters: Mapping[str, str]) -> bool:
     """Return whether the address is the open link, without any id."""
-    return not {"prolific_token", "PROLIFIC_PID", "assignmentId", "p"} & parameters.keys()
+    return not _IDENTIFYING.keys() & parameters.keys()
 
 
 def arrival(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHERE) -> Arrival:
@@ -65,9 +74,10 @@ def arrival(parameters: Mapping[str, str], secret: str, entry: Entry = EVERYWHER
 
 
 def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arrival:
-    if "prolific_token" in parameters or "PROLIFIC_PID" in parameters:
+    platform = next((_IDENTIFYING[name] for name in _IDENTIFYING if name in parameters), "open")
+    if platform == "prolific":
         return _prolific(parameters, entry)
-    if "assignmentId" in parameters:
+    if platform == "mturk":
         return _mturk(parameters, entry)
     link = _id(parameters, "p")
     if not hmac.compare_digest(link, _signed(link[:22], secret)):

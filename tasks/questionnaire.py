@@ -160,9 +160,10 @@ def screened(questions: Sequence[Question], answers: Mapping[str, Any]) -> bool:
     """Return whether an answer ends the study."""
 
     def ends(question: Question, value: Any) -> bool:
-        least, most = question.stay_within or (value, value)
+        if question.stay_within and not question.stay_within[0] <= value <= question.stay_within[1]:
+            return True
         given = value if isinstance(value, list) else [value]
-        return not least <= value <= most or not set(given).isdisjoint(question.screen_out)
+        return not set(given).isdisjoint(question.screen_out)
 
     return any(ends(q, answers[q.name]) for q in questions if q.name in answers)
 

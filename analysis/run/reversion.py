@@ -42,7 +42,8 @@ def unchanged_pairs(run: Run, tables: Mapping[str, Table]) -> list[str]:
     """Return a sentence on the pairs of epochs between which no neuron changed."""
     if not has_results(run, REVERSION):
         return []
-    pairs = {tuple(pair.values()) for pair in read_results(run.root, REVERSION).about["pairs"]}
+    studied = read_results(run.root, REVERSION).about["pairs"]
+    pairs = {tuple(pair[name] for name in PAIR) for pair in studied}
     kept = reversion_records(run)[PAIR].drop_duplicates().itertuples(index=False, name=None)
     same = [f"{name} {start} → {end}" for name, start, end in sorted(pairs - set(kept))]
     return [f"Left out, because no neuron changed: {joined(same)}."] if same else []

@@ -203,7 +203,8 @@ class Associations:
         value = np.nan if few else float(partial_ranks(rate, evidence, strata))
         if np.isnan(value):
             why = "the rates or the evidence do not vary within conditions"
-            why = f"a correlation needs {FEWEST} trials (here: {len(usable)})" if few else why
+            if few:
+                why = f"a correlation needs {FEWEST} trials (here: {len(usable)})"
             return Estimate(np.nan, left_out=len(trials), level=self.level, clustered=("trial",),
                             reason=why)  # fmt: skip
         rng = np.random.default_rng(self.seed)

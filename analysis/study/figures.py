@@ -35,10 +35,11 @@ def study_figures(results: Results) -> dict[str, Figure]:
     with styled():
         figures = shelf.figures_of("study", results)
         note = source_note(results).strip(" ()")
-        for name in figures.keys() - FROM_NETWORKS if note else ():
-            # Below everything drawn: the saved picture grows to hold it.
-            style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7, "color": "#777777"}
-            figures[name].canvas.text(1.0, -0.01, note, **style)
+        for name, figure in figures.items():
+            if note and name not in FROM_NETWORKS:
+                # Below everything drawn: the saved picture grows to hold it.
+                figure.canvas.text(1.0, -0.01, note, ha="right", va="top", fontsize=7,
+                                   color="#777777")  # fmt: skip
     return figures
 
 
