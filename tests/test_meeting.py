@@ -137,6 +137,22 @@ def test_a_runs_tables_go_along_and_a_pack_rebuilds_them_without_the_run(
     assert rebuild(pack) == []
 
 
+def test_published_values_beside_the_runs_are_those_of_the_file_and_marked_where_suspect(
+    folder, run, tmp_path
+):
+    study = read_study(folder)
+    answers = write(tmp_path, *make_responses(folder, study.study, people=12))
+    analyse_study(Inputs(folder, answers, run.root), Settings(replicates=99), tmp_path / "out")
+    shown = pd.read_csv(tmp_path / "out" / "tables" / "reversion_published.csv")
+    theirs = shown[shown["source"] == "Park et al. (2023)"].set_index(["series", "epoch_to"])
+    assert theirs.loc[("convnext_0.004", 3), "q2"] == -0.0735  # as in the result files
+    assert theirs["suspect"].dropna().index.tolist() == [("vgg16_0.01", 207)]
+    assert (
+        "the values of one published pair are suspect"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
+
+
 def test_studies_without_neurons_are_refused(folder, run):
     study = read_study(folder)
     bare = study.study.model_copy(

@@ -68,8 +68,9 @@ def reversion_published(run: Run) -> Table | None:
         "Change in accuracy when single layers are reverted, and published values",
         "Percentage points, mean over layers and classes. Train: images on which importance was "
         "estimated; test: other images. Published: from the result files in the repository of Park "
-        "et al. (2023). In rows marked suspect, the test values of one pair equal the training "
-        "values of another, which suggests a copying error.",
+        "et al. (2023). In rows marked suspect, the top-1 values of the test images of one pair "
+        "equal those of the training images of another, which suggests a copying error; the top-5 "
+        "values of these rows differ, but may be wrong too.",
         table[["source", *COLUMNS, *BINS, "random", "before", "suspect"]],
         {name: "{:+.1%}" for name in (*BINS, "random")} | {"before": "{:.1%}"},
     )

@@ -318,7 +318,7 @@ def reversion(results: Results) -> Figure | None:
         axes[1].plot(
             np.arange(len(bins)) + 0.12 * k, 100 * row[bins].astype(float),
             linestyle="none", **look(k),
-            label=f"{row['series']}, {row['epoch_from']} → {row['epoch_to']}",
+            label="{}, {} → {}".format(*row[PAIR]) + (" (suspect)" if row["suspect"] else ""),
         )  # fmt: skip
     for axis, names, title in ((axes[0], arms, "this run"), (axes[1], bins, PUBLISHED)):
         axis.axhline(0, **ZERO)
@@ -334,7 +334,8 @@ def reversion(results: Results) -> Figure | None:
         "important), a random set, or a set whose activations changed as much as those of q1 "
         "(matched). Left: this run, held-out images, unadjusted "
         f"{results.level} CIs over classes. Right: results of {PUBLISHED} for other networks and "
-        "images; only the order is comparable.",
+        "images; only the order is comparable. Suspect: possibly a copying error in the result "
+        "files.",
         canvas,
     )
 

@@ -116,13 +116,13 @@ def displacement(results: Results) -> Table | None:
 def reversion_published(results: Results) -> Table | None:
     if results.reversion is None or results.reversion.empty:
         return None
-    columns = [*PAIR, "q1", "q2", "q3", "q4", "random", "matched", "before"]
+    columns = [*PAIR, "q1", "q2", "q3", "q4", "random", "matched", "before", "suspect"]
     by_arm = results.reversion.set_index([*PAIR, "split", "arm"])[["before", "change"]].unstack()
     ours = by_arm["change"].assign(before=by_arm["before"].mean(axis=1)).reset_index()
-    ours = ours.reindex(columns=["split", *columns]).assign(source="this run")
+    ours = ours.reindex(columns=["split", *columns]).assign(source="this run", suspect=False)
     theirs = REVERSION.reindex(columns=columns).assign(source=PUBLISHED, split="train")
-    table = pd.concat([ours, theirs], ignore_index=True)
-    table = table[["source", "split", *columns]]
+    table = pd.concat([ours, theirs], ignore_index=True)[["source", "split", *columns]]
+    table["suspect"] = table["suspect"].map({True: "suspect", False: ""})
     return Table(
         "reversion_published",
         "Change in accuracy when the evolutions of single layers are reverted, and published "
@@ -132,10 +132,11 @@ def reversion_published(results: Results) -> Table | None:
         "This run: mean over layers and classes, on held-out images (split heldout) and on images "
         "on which importance was computed (split importance); the run report says how many. "
         f"{PUBLISHED}: training images, 100 classes, five runs, mean over layers, from the result "
-        "files of the published repository. Networks and images differ, so only the order of the "
-        "quarters is comparable.",
+        "files of the published repository; the row marked suspect has the same values there as "
+        "the test images of another pair, which suggests a copying error. Networks and images "
+        "differ, so only the order of the quarters is comparable.",
         table,
-        dict.fromkeys(columns[3:-1], POINTS) | {"before": SHARE},
+        dict.fromkeys(columns[3:-2], POINTS) | {"before": SHARE},
     )
 
 
@@ -229,7 +230,8 @@ def undone(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
     yield (
         f"In {both[0]} of {len(ours)} pairs of epochs here and in {both[1]} of {len(REVERSION)} "
         f"pairs of {PUBLISHED}, the order was as expected (means over layers; "
-        "[figure:study_reversion]): accuracy decreased most when the most important quarter of a "
-        "layer was reverted, less for random sets, and least (or increased) for the least "
+        "[figure:study_reversion]; the values of one published pair are suspect, see "
+        "[table:reversion_published]): accuracy decreased most when the most important quarter of "
+        "a layer was reverted, less for random sets, and least (or increased) for the least "
         "important quarter."
     )
