@@ -6,9 +6,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from harness.text import composed
 
@@ -17,6 +25,27 @@ class Section(BaseModel):
     """A section of a TOML file. Unknown keys are errors; values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _true_is_no_number(cls, given: object, read: ModelWrapValidatorHandler[Self]) -> Self:
+        section = read(given)
+        values = given if isinstance(given, dict) else {}
+        wrong = {n: v for n, v in values.items() if _became_number(v, getattr(section, n))}
+        if wrong:
+            error = PydanticCustomError("number", "must hold a number, not true or false")
+            faults = [InitErrorDetails(type=error, loc=(n,), input=v) for n, v in wrong.items()]
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return section
+
+
+def _became_number(given: object, value: object) -> bool:
+    """Return whether true or false was read as a number, in a value or within lists and tables."""
+    if isinstance(given, dict) and isinstance(value, dict):
+        return any(map(_became_number, given.values(), value.values()))
+    if isinstance(given, list | tuple) and isinstance(value, list | tuple):
+        return any(map(_became_number, given, value))
+    return isinstance(given, bool) and type(value) in (int, float)
 
 
 def each(check: Callable[[str], object]) -> AfterValidator:

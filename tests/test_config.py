@@ -50,6 +50,12 @@ SERIES = [{"name": "a"}]
             r"series\.0\.at\.0: .*valid integer.* \(got 'two'\)",
         ),
         ({"series": SERIES, "probe": {"k": 0}}, r"probe\.k: .*\(got 0\)"),
+        ({"series": SERIES, "probe": {"k": True}}, r"probe\.k: must hold a number, not true"),
+        ({"series": [{"name": "a", "skip": [True]}]}, r"series\.0\.skip: must hold a number"),
+        (
+            {"series": [{"name": "a", "class_outputs": {"b": True}}]},
+            "class_outputs: must hold a number",
+        ),
         ({"series": [{"name": "a", "source": "zoo"}]}, "unknown source 'zoo'; known: train"),
         ({"series": []}, "series: .*at least 1"),
         (
