@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from harness.files import ArtifactError, content_hash, lock, whole_file, write_text
+from harness.files import ArtifactError, content_hash, lock, matching, whole_file, write_text
 
 T = TypeVar("T")
 
@@ -253,7 +253,7 @@ class Run:
 
     def _paths(self, kind: str, suffix: str = "") -> list[Path]:
         # the pattern of a kind matches no file of another kind
-        every = self.root.glob(re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
+        every = matching(self.root, re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
         return sorted(path for path in every if not path.name.startswith("."))
 
     def locked(self) -> AbstractContextManager[None]:

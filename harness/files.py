@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,6 +99,8 @@ def working_since(folder: Path) -> float | None:
     except filelock.Timeout:
         return (folder / ".lock").stat().st_mtime
     except OSError:  # a folder that we may only read
+        if sys.platform == "win32":  # only who may write to a file can see its lock
+            return None
         import fcntl
 
         with (folder / ".lock").open() as file:
@@ -105,6 +109,18 @@ def working_since(folder: Path) -> float | None:
             except BlockingIOError:
                 return (folder / ".lock").stat().st_mtime
         return None
+
+
+def matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the paths below a folder that match a pattern, in which * stands for part of a name.
+
+    Raises:
+        OSError: a folder on the way may not be read, which `Path.glob` takes for an empty one.
+    """
+    first, _, rest = pattern.partition("/")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if fnmatchcase(path.name, first):
+            yield from matching(path, rest) if rest else [path]
 
 
 #: What was listed within `listed_once`; None outside of it.

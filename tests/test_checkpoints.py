@@ -48,6 +48,9 @@ def test_epochs_come_from_file_names_in_number_order(tmp_path, network):
     assert folder(tmp_path, only=(2, 10)).epochs() == (2, 10)
     with pytest.raises(CheckpointError, match=r"epochs \[5\], for which .* has no checkpoint"):
         folder(tmp_path, only=(5,)).epochs()
+    (tmp_path / "model-2.pth").unlink()  # as when a training deletes old ones during a run
+    with pytest.raises(CheckpointError, match="held a checkpoint of epoch 2 when the command bega"):
+        folder(tmp_path).load(2, 4, Run(tmp_path))
 
 
 def test_two_files_of_one_epoch_are_refused(tmp_path):

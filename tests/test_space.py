@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -321,6 +323,11 @@ def test_a_base_without_living_neurons_is_refused(evidence):
             50,
             lambda neurons: np.empty((0, 50)),
         )
+
+
+def test_umap_loads_where_warnings_are_errors():
+    code = "from harness.concepts.map import umap; umap()"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_what_numba_compiles_of_umap_is_kept_on_disk():

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from command_line import say
@@ -104,7 +105,24 @@ def test_who_may_only_read_a_folder_sees_whether_a_command_works_in_it(tmp_path,
     with lock(tmp_path):
         monkeypatch.setattr("filelock.FileLock._acquire", read_only)
         assert working_since(tmp_path) is not None
+        monkeypatch.setattr(sys, "platform", "win32")
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        assert working_since(tmp_path) is None
+        monkeypatch.undo()
     assert working_since(tmp_path) is None
+
+
+def test_verify_refuses_a_folder_that_it_may_not_read(run, monkeypatch):
+    listed = Path.iterdir
+
+    def refusing(folder):
+        if folder.name == "space":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    with pytest.raises(PermissionError, match="space"):
+        list(verify(run))
 
 
 def test_verify_finds_a_flipped_byte_in_any_artifact(run):

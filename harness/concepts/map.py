@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,10 @@ def umap() -> Any:
     the cache; pynndescent, which it uses, does.
     """
     from numba.core.dispatcher import Dispatcher
-    from umap import UMAP, layouts, umap_
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # it warns if TensorFlow is not installed
+        from umap import UMAP, layouts, umap_
 
     for function in {**vars(umap_), **vars(layouts)}.values():
         if isinstance(function, Dispatcher):

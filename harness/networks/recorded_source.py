@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint, read_sidecar
-from harness.files import file_hash, listing
+from harness.files import file_hash, listing, matching
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights, numbered
@@ -52,7 +52,7 @@ class RecordedSource(Source):
 
     def epochs(self) -> tuple[int, ...]:
         pattern = f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet"
-        stimuli = listing((self.folder, pattern), lambda: list(self.folder.glob(pattern)))
+        stimuli = listing((self.folder, pattern), lambda: list(matching(self.folder, pattern)))
         recorded = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
         every = sorted(recorded | self._weights().keys())
         if not every:
@@ -81,7 +81,7 @@ class RecordedSource(Source):
             assert self.architecture is not None
             content = file_hash(self._weights()[epoch])
             return fingerprint(plugin_identity(self.architecture), self.outputs, content)
-        places = sorted((self.folder / EVIDENCE / "probe" / RECORDED).glob(f"*-{epoch:04d}*"))
+        places = sorted(matching(self.folder, f"{EVIDENCE}/probe/{RECORDED}/*-{epoch:04d}*"))
         files = [f for p in places for f in ([p] if p.is_file() else sorted(p.iterdir()))]
         hashes = [about["sha256"] for f in files if (about := read_sidecar(f)) is not None]
         return fingerprint("evidence", hashes)

@@ -223,6 +223,17 @@ class FolderSource(ArchitectureSource):
             )
         return {epoch: by_epoch[epoch] for epoch in self._used(sorted(chosen))}
 
+    def file(self, epoch: int) -> Path:
+        """Return the file or folder of one epoch. Raises CheckpointError."""
+        files = self.files()
+        if epoch not in files:
+            raise CheckpointError(
+                f"series {self.name!r}: {self.folder} held a checkpoint of epoch {epoch} when the "
+                f"command began, but does not any more: put it back, or run the command again "
+                f"without it"
+            )
+        return files[epoch]
+
     def left_out(self) -> list[str]:
         """Return files that match the pattern but for the epoch's number (`model-last.pth`)."""
         return [path.name for path, epoch in self._matching() if epoch is None]
@@ -244,11 +255,11 @@ class FolderSource(ArchitectureSource):
         return tuple(self.files())
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        return load_weights(self.built(num_classes), self.files()[epoch], self.key)
+        return load_weights(self.built(num_classes), self.file(epoch), self.key)
 
     def identity(self, epoch: int) -> str:
         try:
-            content = [file_hash(file) for file in weight_files(self.files()[epoch])]
+            content = [file_hash(file) for file in weight_files(self.file(epoch))]
         except CheckpointError as error:  # `load` raises it, too
             content = [str(error)]
         return fingerprint(plugin_identity(self.architecture), self.outputs, self.key, content)

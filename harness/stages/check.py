@@ -201,7 +201,7 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
         place = f"series {row.series!r}, epoch {row.epoch}: "
         text = alike = str(row.problem).removeprefix(place)
         if source := files.get(str(row.series)):  # a problem of many files is reported once
-            alike = text.replace(str(source.files()[row.epoch]), "")
+            alike = text.replace(str(source.file(row.epoch)), "")
         epochs.setdefault((str(row.series), alike), (text, []))[1].append(str(row.epoch))
     for (series, _), (text, those) in epochs.items():
         several = "s" * (len(those) > 1)
