@@ -345,9 +345,15 @@ def test_numbers_are_the_tables(made):
     assert rf"\newcommand{{\ceAccuracyOddOneOutBaseAccuracy}}{{{right}}}" in text
     assert len(set(re.findall(r"\\newcommand{(.*?)}", text))) == text.count("\\newcommand")
     assert macro_name("d′", 12, "α") == "ceDprimeOneTwoAlpha"
-    clash = Table("t", "", "", pd.DataFrame({"k": ["x"], "a b": [1], "aB": [2]}))
+    for names in (("lr+0.1", "lr-0.1"), ("甲", "乙")):  # conditions of user-defined tasks
+        frame = pd.DataFrame({"k": ["x"], names[0]: [1], names[1]: [2]})
+        macros = re.findall(
+            r"newcommand{(.*?)}{(.*?)}", numbers_tex({"t": Table("t", "", "", frame)})
+        )
+        assert [number for _, number in macros] == ["1", "2"] and len(dict(macros)) == 2
+    clash = Table("t", "", "", pd.DataFrame({"k": ["x"], "a": [1]}))
     with pytest.raises(ValueError, match="would both be"):
-        numbers_tex({"t": clash})
+        numbers_tex({"t": clash, "T": clash})
 
 
 def test_every_table_and_figure_is_written_and_registered_once(made):

@@ -4,7 +4,7 @@ copy numbers by hand."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -27,7 +27,8 @@ def macro_name(*parts: object) -> str:
 def numbers_tex(tables: Mapping[str, Table]) -> str:
     r"""Return definitions \newcommand{\ceTableRowColumn}{number as shown in the table}.
 
-    A row is named by its text columns, and by its position if these are not unique.
+    A row is named by its text columns, and by its position if these are not unique; likewise a
+    column by its name. (Macros have only the Latin letters and digits of a name.)
 
     Raises:
         ValueError: two numbers would have the same name.
@@ -40,11 +41,11 @@ def numbers_tex(tables: Mapping[str, Table]) -> str:
         words = [c for c in shown.columns if c not in numeric]
         keys = [" ".join(row) for row in shown[words].to_numpy().tolist()]
         keys = [re.sub("−", " minus ", key) for key in keys]
-        if len({macro_name(key) for key in keys}) < len(keys) or not words:
-            keys = [f"{key} {position + 1}" for position, key in enumerate(keys)]
+        keys = _distinct(keys, always=not words)
+        headings = dict(zip(numeric, _distinct(numeric), strict=True))
         for key, row in zip(keys, shown.to_dict("records"), strict=True):
-            for column in numeric:
-                macro = macro_name(name, key, column)
+            for column, heading in headings.items():
+                macro = macro_name(name, key, heading)
                 if macro in used:
                     raise ValueError(
                         f"{name}, {key!r}, {column!r} and {used[macro]} would both be \\{macro}"
@@ -52,3 +53,10 @@ def numbers_tex(tables: Mapping[str, Table]) -> str:
                 used[macro] = f"{name}, {key!r}, {column!r}"
                 lines.append(rf"\newcommand{{\{macro}}}{{{escape(row[column])}}}")
     return "\n".join(lines) + "\n"
+
+
+def _distinct(names: Sequence[str], always: bool = False) -> Sequence[str]:
+    """Return names, each with its position if `always` or if two would be the same in macros."""
+    if len({macro_name(name) for name in names}) == len(names) and not always:
+        return names
+    return [f"{name} {position}" for position, name in enumerate(names, 1)]
