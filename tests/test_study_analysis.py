@@ -31,6 +31,7 @@ from analysis.study.pipeline import read_results
 from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
 from analysis.study.results import Settings
+from analysis.study.sentences import naming
 from harness.text import counted
 from tasks.recruitment import Recruitment, write_recruitment
 from tests.null_studies import CHANCE
@@ -229,6 +230,26 @@ def test_conditions_that_nobody_answered_count_as_such(made):
     assert "The smallest condition has 0 trials with responses." in limits
     assert learning(only) is None and learning(every) is not None
     plt.close("all")
+
+
+def test_without_rules_too_is_said_only_of_what_is_significant_with_them(made):
+    every = read_results(made[-1])
+    main = next(text for text in of_study(every) if text.startswith("Main result."))
+    assert "Without exclusion rules, these 2 tests are significant, too." in main
+    answers = every.responses.answers.query("condition != 'base' or participant < 'p0004'")
+    few = replace(every, responses=replace(every.responses, answers=answers))
+    main = next(text for text in of_study(few) if text.startswith("Main result."))
+    assert "base not testable" in main
+    assert "Without exclusion rules, these 2 tests are significant." in main
+
+
+def test_labels_of_few_trials_say_why_they_have_no_interval(made):
+    every = read_results(made[-1])
+    answers = every.responses.answers.query("condition == 'neighbours'")
+    answers = answers[answers["trial"].isin(answers["trial"].unique()[:2])]
+    few = replace(every, responses=replace(every.responses, answers=answers))
+    (sentence,) = naming(few, {})
+    assert "an interval needs 4 trials (here: 2); " in sentence
 
 
 def test_trials_without_an_answer_are_no_step_of_the_flow(made):

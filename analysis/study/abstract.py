@@ -96,7 +96,8 @@ def _main(results: Results) -> str:
             ends = f"unadjusted {results.level} CI {span(row, form, times)}"
         parts.append(f"{name} {value} {ends}, adjusted {p_text(row.p)}")
     measure = f"{measure[:1].upper()}{measure[1:]} (conditions are defined under Method)"
-    return f"{measure}: {'; '.join(parts)}. {_robustness(results)}".strip()
+    robust = _robustness(results, bool(main["claimed"].all()))
+    return f"{measure}: {'; '.join(parts)}. {robust}".strip()
 
 
 def _machine(results: Results) -> str:
@@ -119,8 +120,12 @@ def _machine(results: Results) -> str:
     )
 
 
-def _robustness(results: Results) -> str:
-    """Return how many tests of the primary hypothesis are significant without any exclusion."""
+def _robustness(results: Results, all_claimed: bool) -> str:
+    """Return how many tests of the primary hypothesis are significant without any exclusion.
+
+    Args:
+        all_claimed: whether all are significant under the frozen rules.
+    """
     every = results.specifications
     tests = every[every["rule"] == NO_RULE].dropna(subset=["what"])
     if tests.empty:
@@ -128,7 +133,7 @@ def _robustness(results: Results) -> str:
     significant = int(tests["claimed"].sum())
     if significant == len(tests):
         every = "this test is" if significant == 1 else f"these {significant} tests are"
-        return f"Without exclusion rules, {every} significant, too."
+        return f"Without exclusion rules, {every} significant{', too' if all_claimed else ''}."
     return (
         f"Without exclusion rules, {significant} of these {counted(len(tests), 'test')} "
         f"{'is' if significant == 1 else 'are'} significant."

@@ -295,7 +295,8 @@ def rated(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         yield (
             f"In {row.task}, the mean {row.asked} was {abs(row.value):.2f} points "
             f"{'higher' if row.value > 0 else 'lower'} for {spaced(row.first)} than for "
-            f"{spaced(row.second)} ({effect(results, row, '.2f')})."
+            f"{spaced(row.second)} ({'control test; ' if control(row) else ''}"
+            f"{effect(results, row, '.2f')})."
         )
     yield from _others(table, "differences in mean ratings between conditions", "ratings")
 
@@ -309,7 +310,7 @@ def naming(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         more = "significantly" if row.claimed else "not significantly"
         ends = f"unadjusted {results.level} CI {span(row, '.2f')}".replace("+", "")
         if pd.isna(row.low):
-            ends = "no interval, because all trials have the same value"
+            ends = row.reason
         yield (
             f"In {row.task}, {control(row)}condition {spaced(row.condition)}, labels of the same "
             f"pictures were {more} more similar than labels of different trials (mean similarity "

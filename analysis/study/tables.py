@@ -333,11 +333,12 @@ def labels(results: Results) -> Table | None:
         "Similarity of labels of the same pictures",
         "Mean similarity of two participants' labels of the same pictures with its unadjusted "
         f"{results.level} CI over trials, and its difference from the mean after permuting "
-        f"responses between trials of the condition; permutation test, {CORRECTED}. Similarity of "
-        f"two labels: {results.similarity} (docs/analysis.md).",
+        f"responses between trials of the condition; permutation test, {CORRECTED}. Left out: "
+        "labels that are empty, or the only ones of their pictures. Similarity of two labels: "
+        f"{results.similarity} (docs/analysis.md).",
         table.rename(columns={"n": "labels", "effect": "beyond"}),
         {**{c: SHARE for c in [*ESTIMATE, "beyond"]}, "p": P, **NAMES},
-        headings={"beyond": "difference from permuted", "left_out": "missing labels"},
+        headings={"beyond": "difference from permuted"},
     )
 
 
