@@ -45,8 +45,8 @@ def agreement(results: Results) -> Table | None:
         "1: perfect agreement; 0: agreement expected by chance, given how often each response "
         "occurs in the condition. Where nearly all responses of a condition are the same, the "
         "coefficients are near 0 even if participants agree. n: responses to trials with at least "
-        f"two responses. Unadjusted {results.level} CIs from bootstrap standard errors over trials; "
-        "they hold for these participants.",
+        f"two responses. Unadjusted {results.level} CIs from bootstrap standard errors over "
+        "trials; they hold for these participants.",
         table[["task", "question", "condition", "measure", "n", "left_out", *ESTIMATE]],
         {**{c: SHARE for c in ESTIMATE}, **NAMES},
         hidden=("left_out",),
