@@ -53,8 +53,7 @@ REASONS = {
     "practice": Reason(
         N_(
             "The practice trials show that our instructions were not clear enough, so the study "
-            "ends here. This is not your fault. You are paid for your time as stated on the "
-            "platform."
+            "ends here. This is not your fault."
         )
     ),
 }

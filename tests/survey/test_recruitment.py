@@ -17,9 +17,12 @@ from survey_app.flow import Stage
 from survey_app.platforms import Arrival, BadAddress, arrival, new_link
 from survey_app.schema import identities, participants
 from survey_app.service import Service
+from survey_app.standing import Standing
 from survey_app.store import Store, now
+from survey_app.views import View
 from tasks.build import build
 from tasks.recruitment import Codes, Entry, Recruitment, load_recruitment, write_recruitment
+from tasks.settings import Payment
 from tasks.study import load
 
 SECRET = "0" * 64
@@ -303,6 +306,14 @@ def test_places_are_changed_by_command(study_folder, tmp_path, frozen, recruitme
         with pytest.raises(AssertionError):
             say("study", "places", str(study_folder), *wrong, *options)
     assert load(study_folder)[0].hash == frozen[0].hash
+
+
+def test_a_study_that_says_nothing_of_payment_promises_none(frozen):
+    study, _ = frozen
+    silent = study.model_copy(update={"payment": Payment(text="")})
+    failed = Standing(Stage.SCREENED_OUT, reason="practice", code="OUT")
+    assert study.payment.text in View(study, 60).page(failed)["html"]
+    assert "paid" not in View(silent, 60).page(failed)["html"]
 
 
 def test_codes_that_anybody_can_know_are_refused(study_folder, tmp_path, recruitment):

@@ -182,6 +182,7 @@ def test_a_decline_leaves_nothing_but_a_count(service):
     again, done = service.act(page["token"], {"values": {"consent": "no"}})
     assert (again["stage"], done) == ("screened_out", True)
     assert "Nothing about you was stored" in again["html"] and "cc=NO" in again["html"]
+    assert "finished" not in again["html"]
     assert service.act(page["token"], {"values": {"consent": "no"}})[1] is False  # counted once
     with service.store.read() as connection:
         everything = str([connection.execute(select(t)).all() for t in metadata.sorted_tables])
