@@ -320,7 +320,8 @@ def _study_hash(study: str | None) -> str | None:
 
 def forget(
     identifier: Annotated[
-        str, typer.Argument(help="a pseudonym, or the platform's id of person or session")
+        str,
+        typer.Argument(help="pseudonym, platform's id of person or session, p=… of an open link"),
     ],
     database: Annotated[str, typer.Option(help="SQLAlchemy URL of the survey's database")],
 ) -> None:

@@ -17,8 +17,13 @@ from tasks.recruitment import PLATFORMS, Entry
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TURK = re.compile(r"https://((?:[a-z0-9-]+\.)*mturk\.com)(?:[/?#].*)?")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
+LINK_ID = 22  # characters of the id in an open link, which a signature follows
 #: Platform -> regular expression of its ids of people.
-FORMS = {"prolific": "[0-9a-f]{24}", "mturk": "[A-Z0-9]{6,30}", "open": "[A-Za-z0-9_-]{22}"}
+FORMS = {
+    "prolific": "[0-9a-f]{24}",
+    "mturk": "[A-Z0-9]{6,30}",
+    "open": f"[A-Za-z0-9_-]{{{LINK_ID}}}",
+}
 LINK_OVER = N_("This link has expired. Please start again from the platform.")
 PROLIFIC_RETURN = "https://app.prolific.com/submissions/complete?cc="
 
@@ -80,9 +85,9 @@ def _visitor(parameters: Mapping[str, str], secret: str, entry: Entry) -> Arriva
     if platform == "mturk":
         return _mturk(parameters, entry)
     link = _id(parameters, "p")
-    if not hmac.compare_digest(link, _signed(link[:22], secret)):
+    if not hmac.compare_digest(link, _signed(link[:LINK_ID], secret)):
         raise BadAddress(N_("This link is not complete. Please open the link you were sent again."))
-    return Arrival("open", link[:22])
+    return Arrival("open", link[:LINK_ID])
 
 
 def _prolific(parameters: Mapping[str, str], entry: Entry) -> Arrival:
@@ -129,7 +134,7 @@ def is_id(text: str, entry: Entry) -> bool:
 
 def new_link(secret: str) -> str:
     """Return a random id for an open link, signed so that nobody can invent ids."""
-    return _signed(secrets.token_urlsafe(16)[:22], secret)
+    return _signed(secrets.token_hex(LINK_ID // 2), secret)
 
 
 def _signed(identifier: str, secret: str) -> str:

@@ -40,7 +40,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from survey_app.flow import Progress
-from survey_app.platforms import Arrival
+from survey_app.platforms import LINK_ID, Arrival
 from survey_app.schema import (
     identities,
     metadata,
@@ -298,15 +298,17 @@ class Store:
         """Return (study, source, participant) of all participants with an identifier.
 
         Args:
-            identifier: a pseudonym, or the platform's id of a person or of the latest session.
+            identifier: a pseudonym, the platform's id of a person or of the latest session, or what
+                follows `p=` in the address of an open link (an id and a signature).
         """
-        details = identities.c.details
+        details, named = identities.c.details, identities.c.platform_id
         sessions = [details[name].as_string() for name in ("SESSION_ID", "assignmentId")]
-        names = (participants.c.participant, identities.c.platform_id, *sessions)
+        linked = (participants.c.platform == "open") & (named == identifier[:LINK_ID])
+        names = (participants.c.participant, named, *sessions)
         return connection.execute(
             select(participants.c.study, participants.c.source, participants.c.participant)
             .select_from(people)
-            .where(or_(*(name == identifier for name in names)))
+            .where(or_(linked, *(name == identifier for name in names)))
         ).all()
 
     def forget(self, identifier: str) -> int:

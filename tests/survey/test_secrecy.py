@@ -151,6 +151,7 @@ def test_no_address_breaks_the_arrival(parameters):
 
 def test_only_links_made_here_open(frozen):
     link = new_link(SECRET)
+    assert re.fullmatch("[0-9a-f]{38}", link)  # "-" at its beginning is an option for commands
     assert arrival({"p": link}, SECRET) == arrival({"p": link, "more": "x"}, SECRET)
     for other in ("bob", link[:-1] + ("0" if link[-1] != "0" else "1"), "A" + link[1:] + "x"):
         with pytest.raises(BadAddress, match="This link is not complete"):

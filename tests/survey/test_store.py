@@ -278,6 +278,15 @@ def test_forgetting_deletes_a_person_and_frees_the_place(service):
         assert connection.scalar(select(func.count(places.c.participant))) == 1
 
 
+def test_who_came_by_an_open_link_is_forgotten_by_the_address(service):
+    """It is all that the person can name; the signature in it is stored nowhere."""
+    link = service.new_link()
+    go(service, arrive(service, service.visitor({"p": link})))
+    go(service, arrive(service, Arrival("prolific", link[:-16])))  # of the same name elsewhere
+    assert service.store.forget(link) == 1
+    assert count(service, identities) == count(service, identities, platform_id=link[:-16]) == 1
+
+
 def test_a_clock_set_back_neither_loses_nor_doubles(service, tmp_path):
     from survey_app.export import tables
 
