@@ -47,6 +47,11 @@ label = "How hard was it?"
 points = 7
 low = "easy"
 high = "hard"
+[[question]]
+name = "clear"
+kind = "scale"
+label = "It was clear."
+choices = ["not at all", "hardly", "somewhat", "predominantly", "completely"]
 """
 
 
@@ -295,6 +300,8 @@ def test_pictures_are_enlarged_by_click_and_by_key(browser, own, known):
 def test_long_words_and_addresses_stay_in_a_small_window(browser, own, known, stage):
     visitor = Visitor(browser, on_the_way(own, known, f"long-{stage}", stage), SMALL)
     assert wide(visitor) == []
+    spilt = "[...root.querySelectorAll('.choice span')].filter(e => e.offsetWidth > e.parentElement"
+    assert sight(visitor, f"{spilt}.clientWidth).map(e => e.textContent)") == []
 
 
 def test_the_device_is_recorded_and_a_narrow_window_is_told_kindly(browser, own):
