@@ -4,7 +4,7 @@ copy numbers by hand."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -55,7 +55,7 @@ def numbers_tex(tables: Mapping[str, Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _distinct(names: Sequence[str], always: bool = False) -> Sequence[str]:
+def _distinct(names: list[str], always: bool = False) -> list[str]:
     """Return names, each with its position if `always` or if two would be the same in macros."""
     if len({macro_name(name) for name in names}) == len(names) and not always:
         return names

@@ -241,13 +241,14 @@ def _others(tests: pd.DataFrame, what: str, name: str) -> Iterator[str]:
     table."""
     tested = tests[tests["p"].notna()]
     others = int((~tested["claimed"]).sum())
-    none = f"None of the {others} {what} was" if others > 1 else f"The one of the {what} was not"
-    rest = f"The other {others} {what} were not"
+    if others == len(tested):
+        none = f"None of the {others} {what} was"
+        subject = none if others > 1 else f"The only tested one of the {what} was not"
+    else:
+        rest = f"The other {others} {what} were not"
+        subject = rest if others > 1 else f"One other of the {what} was not"
     if others:
-        yield (
-            f"{none if others == len(tested) else rest} significant after adjustment "
-            f"([table:{name}]). {NO_PROOF}."
-        )
+        yield f"{subject} significant after adjustment ([table:{name}]). {NO_PROOF}."
 
 
 @shelf.sentences("study", "evolution")
