@@ -344,7 +344,7 @@ def test_latex_compiles(tmp_path, made):
     inputs = "".join(rf"\input{{{path.with_suffix('')}}}\clearpage{{}}" for path in tables)
     source = (
         r"\documentclass{article}\usepackage[utf8]{inputenc}"
-        r"\usepackage{booktabs,longtable,lscape,rotating}"
+        r"\usepackage{array,booktabs,longtable,lscape,rotating}"
         rf"\begin{{document}}\input{{{results / 'numbers'}}}{inputs}"
         r"Base: \ceAccuracyOddOneOutBaseAccuracy.\end{document}"
     )

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.exhibits.latex import SIZES, escape
 from analysis.exhibits.phrases import p_value
-from analysis.exhibits.tables import LONGEST, Table
+from analysis.exhibits.tables import Table
 from analysis.run.report import plain_on_screen
 
 FRAME = pd.DataFrame(
@@ -44,7 +45,12 @@ def test_tables_survive_their_json():
 
 @pytest.mark.parametrize(
     ("rows", "columns", "kind"),
-    [(2, 3, "table"), (2, 20, "sidewaystable"), (LONGEST + 1, 3, "longtable")],
+    [
+        (2, 3, "table"),
+        (2, 20, "sidewaystable"),
+        (SIZES[0].lines + 1, 3, "longtable"),
+        (30, 9, "longtable"),
+    ],
 )
 def test_latex_fits_the_page(rows, columns, kind):
     frame = pd.DataFrame({f"column_{k}": ["x & y"] * rows for k in range(columns)})
@@ -52,6 +58,25 @@ def test_latex_fits_the_page(rows, columns, kind):
     assert rf"\begin{{{kind}}}" in text and rf"\end{{{kind}}}" in text
     assert text.count(r"x \& y") == rows * columns
     assert r"50 \%" in text
+
+
+def test_latex_breaks_the_lines_of_columns_that_do_not_fit_the_page():
+    shown = {"task": ["odd one out"], "what": [" ".join(["shown"] * 60)]}
+    text = Table("t", "T", "C", pd.DataFrame(shown)).latex()
+    assert r"\begin{tabular}{l>{\raggedright\arraybackslash}p{" in text and "array" in text[:30]
+    numbers = {name: [-52.5] for k in range(9) for name in (f"q{k}", f"q{k} low", f"q{k} high")}
+    text = Table("t", "T", "C", pd.DataFrame(numbers)).latex()
+    assert r"$-$52.5 [$-$52.5,~$-$52.5]" in text and text.count(r"\raggedleft") == 9
+
+
+def test_latex_prints_what_data_contain():
+    frame = pd.DataFrame({"class": ["[MASK]", "*", "a~b"], "b": ["ρ, λ", "甲", "x\ny"]})
+    text = Table("t", "Kinds", "C", frame).latex()
+    assert "\n{}[MASK] & " in text and "\n{}* & " in text  # not arguments of the row before
+    assert escape("ρ, λ") == r"$\rho$, $\lambda$"
+    assert text.startswith("% needs booktabs; LuaLaTeX or XeLaTeX with a font")
+    assert Table("t", "Kinds", "C", frame.iloc[:1]).latex().startswith("% needs booktabs\n")
+    assert Table("t", "Kinds", "C", frame).markdown().endswith("| a~b | x y |\n")
 
 
 def test_brackets_of_data_are_printed(capsys):

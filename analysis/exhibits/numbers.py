@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.exhibits.tables import Table, escape
+from analysis.exhibits.latex import escape
+from analysis.exhibits.tables import Table
 
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _GREEK = {"α": "alpha", "κ": "kappa", "′": "prime"}

@@ -11,12 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.exhibits.latex import latex_table
 from analysis.exhibits.phrases import p_value, spaced
 from harness.files import write_text
-
-#: A LaTeX table is rotated if its rows have more than WIDEST characters (about the text width of an
-#: article in footnotesize), and continued on further pages if it has more than LONGEST rows.
-WIDEST, LONGEST = 92, 40
 
 #: The format of p-values, see `phrases.p_value`.
 P_VALUE = "p"
@@ -118,32 +115,9 @@ class Table:
         return self.shown().set_axis(names, axis=1).to_html(index=False) + f"<p>{caption}</p>"
 
     def latex(self) -> str:
-        """Return a booktabs table; a wide one is rotated, a long one continues on further pages."""
-        align = "".join("r" if is_number else "l" for _, is_number in self.heads())
-        caption = rf"\caption{{{escape(sentence(self.title))} {escape(self.caption)}}}"
-        caption += rf"\label{{tab:{self.name}}}"
-        grid = [[head for head, _ in self.heads()], *self.rows()]
-        width = sum(2 + max(map(len, column)) for column in zip(*grid, strict=True))
-        top, *body = [" & ".join(map(escape, row)) + r" \\" for row in grid]
-        rules = [r"\toprule", top, r"\midrule"]
-        size = r"\footnotesize\setlength{\tabcolsep}{4pt}"
-        if width > 1.5 * WIDEST:
-            size = r"\scriptsize\setlength{\tabcolsep}{4pt}"
-        if width > 1.55 * WIDEST:
-            size = r"\tiny\setlength{\tabcolsep}{2.5pt}"
-        rotated = width > WIDEST
-        if len(body) > LONGEST:
-            needs = ", longtable" + ", lscape" * rotated
-            start = [r"\begin{landscape}"] * rotated
-            start += [rf"{{{size}", rf"\begin{{longtable}}{{{align}}}", caption + r"\\"]
-            start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
-            end = [r"\end{longtable}}", *[r"\end{landscape}"] * rotated]
-        else:
-            needs, kind = (", rotating", "sidewaystable") if rotated else ("", "table")
-            start = [rf"\begin{{{kind}}}", rf"\centering{size}"]
-            start += [caption, rf"\begin{{tabular}}{{{align}}}", *rules]
-            end = [r"\end{tabular}", rf"\end{{{kind}}}"]
-        return "\n".join([f"% needs booktabs{needs}", *start, *body, r"\bottomrule", *end, ""])
+        """Return the table in LaTeX, see `latex_table`."""
+        caption = f"{sentence(self.title)} {self.caption}"
+        return latex_table(self.name, caption, self.heads(), self.rows())
 
     def write(self, folder: Path) -> list[Path]:
         """Write CSV, Markdown and LaTeX files and return their paths."""
@@ -157,36 +131,11 @@ def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table in Markdown without title and caption."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
     )
 
 
 def sentence(title: str) -> str:
     """Return a title as the first sentence of a caption."""
     return title if title.endswith("?") else f"{title}."
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "→": r"$\rightarrow$",
-    "−": r"$-$",
-    "–": "--",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "≥": r"$\ge$",
-    "≤": r"$\le$",
-    "<": r"$<$",
-    ">": r"$>$",
-    "α": r"$\alpha$",
-    "κ": r"$\kappa$",
-    "Δ": r"$\Delta$",
-    "′": r"$'$",
-}
-
-
-def escape(text: str) -> str:
-    """Escape text for LaTeX."""
-    return "".join(_LATEX.get(character, character) for character in text)

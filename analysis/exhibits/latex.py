@@ -1,0 +1,163 @@
+"""Tables in LaTeX: booktabs tables that fit the page of an article."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from math import ceil
+from typing import NamedTuple
+
+
+class Size(NamedTuple):
+    """A size of tables.
+
+    Attributes:
+        rotated: whether the table is rotated. commands: its commands.
+        page, space: widths of the page and of the space of a column, in em of its font.
+        lines: how many a page holds; a longer table is continued on further pages.
+    """
+
+    rotated: bool
+    commands: str
+    page: float
+    space: float
+    lines: int
+
+
+#: From the largest; the widths are those of an article in 10 pt on letter paper, Computer Modern.
+SIZES = (
+    Size(False, r"\footnotesize\setlength{\tabcolsep}{4pt}", 40.0, 0.94, 40),
+    Size(True, r"\footnotesize\setlength{\tabcolsep}{4pt}", 64.0, 0.94, 25),
+    Size(True, r"\scriptsize\setlength{\tabcolsep}{4pt}", 68.0, 1.0, 28),
+    Size(True, r"\tiny\setlength{\tabcolsep}{2.5pt}", 79.0, 0.74, 40),
+)
+#: Columns are broken into lines of at least this width in em, except in the smallest size.
+NARROWEST = 20.0
+
+_ESCAPED = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$",
+    "−": r"$-$",
+    "–": "--",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "Δ": r"$\Delta$",
+    "′": r"$'$",
+    "\u00a0": "~",
+    "λ": r"$\lambda$",
+    **{letter: f"$\\{unicodedata.name(letter).split()[-1].lower()}$"
+       for letter in "αβγδεζηθικμνξπρστφχψω"},
+}  # fmt: skip
+#: Characters beyond Latin-1 that pdflatex knows.
+_PLAIN = "“”‘’—…"
+
+
+def escape(text: str) -> str:
+    """Escape text for LaTeX."""
+    return "".join(_ESCAPED.get(character, character) for character in text)
+
+
+def latex_table(
+    name: str, caption: str, heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]
+) -> str:
+    """Return a booktabs table; a wide one is rotated and its widest columns are broken into lines,
+    a long one continues on further pages. Its first line names what it needs.
+
+    Args:
+        heads: the heading of each column, and whether it holds numbers.
+    """
+    grid = [[_tied(cell) for cell in row] for row in ([head for head, _ in heads], *rows)]
+    size, widths = _layout(grid)
+    align = "".join(
+        _aligned("r" if number else "l", width)
+        for (_, number), width in zip(heads, widths, strict=True)
+    )
+    text = rf"\caption{{{escape(caption)}}}\label{{tab:{name}}}"
+    top, *body = [_row(row) for row in grid]
+    rules = [r"\toprule", top, r"\midrule"]
+    needs = "% needs booktabs" + ", array" * any(widths)
+    if sum(_lines(row, widths) for row in grid[1:]) > size.lines:
+        needs += ", longtable" + ", lscape" * size.rotated
+        start = [r"\begin{landscape}"] * size.rotated
+        start += [rf"{{{size.commands}", rf"\begin{{longtable}}{{{align}}}", text + r"\\"]
+        start += [*rules, r"\endfirsthead", *rules, r"\endhead"]
+        end = [r"\end{longtable}}", *[r"\end{landscape}"] * size.rotated]
+    else:
+        kind = "sidewaystable" if size.rotated else "table"
+        needs += ", rotating" * size.rotated
+        start = [rf"\begin{{{kind}}}", rf"\centering{size.commands}"]
+        start += [text, rf"\begin{{tabular}}{{{align}}}", *rules]
+        end = [r"\end{tabular}", rf"\end{{{kind}}}"]
+    if _foreign("".join([caption, *(cell for row in grid for cell in row)])):
+        needs += "; LuaLaTeX or XeLaTeX with a font that has all its letters"
+    return "\n".join([needs, *start, *body, r"\bottomrule", *end, ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    r"""Return a row. After \\ of the row before, [ and * would not be printed."""
+    row = " & ".join(map(escape, cells)) + r" \\"
+    return "{}" + row if row[0] in "[*" else row
+
+
+def _tied(cell: str) -> str:
+    """Return a cell whose intervals are not broken between their ends."""
+    return re.sub(r"(\[[^][ ]+,) (?=[^][ ]+\])", "\\1\u00a0", cell)
+
+
+def _lines(row: Sequence[str], widths: Sequence[float]) -> int:
+    """Return about how many lines a row takes."""
+    wide = (_em(cell) / width for cell, width in zip(row, widths, strict=True) if width)
+    return ceil(max([1.0, *wide]))
+
+
+def _foreign(text: str) -> bool:
+    """Return whether pdflatex lacks characters of a text."""
+    return any(ord(c) > 0xFF and c not in _ESCAPED and c not in _PLAIN for c in text)
+
+
+def _aligned(side: str, width: float) -> str:
+    ragged = {"l": "right", "r": "left"}[side]
+    return rf">{{\ragged{ragged}\arraybackslash}}p{{{width:.1f}em}}" if width else side
+
+
+def _layout(grid: Sequence[Sequence[str]]) -> tuple[Size, list[float]]:
+    """Return the size of a table, and the widths in em of the columns that are broken into lines;
+    0 for the others."""
+    columns = list(zip(*grid, strict=True))
+    full = [max(map(_em, column)) for column in columns]
+    words = [max(_em(w) for cell in column for w in cell.split(" ")) for column in columns]
+    for size in SIZES:
+        left, limit = size.page - size.space * len(columns), max(full)
+        while sum(widths := _limited(full, words, limit)) > left and limit > 0:
+            limit -= 0.5
+        if widths == full or (size.rotated and limit >= NARROWEST):
+            break
+    return size, [w if w < f else 0.0 for w, f in zip(widths, full, strict=True)]
+
+
+def _limited(full: Sequence[float], words: Sequence[float], limit: float) -> list[float]:
+    """Return the widths of columns, at most `limit` but no narrower than their longest word."""
+    return [max(word, min(width, limit)) for width, word in zip(full, words, strict=True)]
+
+
+def _em(text: str) -> float:
+    """Return about the width of a text in em of Computer Modern."""
+    return sum(map(_width, text))
+
+
+def _width(character: str) -> float:
+    if character in "ijlI.,:;'|![]":
+        return 0.29
+    if character in " \u00a0frst()-/":
+        return 0.39
+    if unicodedata.east_asian_width(character) in "WF":
+        return 1.0
+    return 0.78 if character in "mwMW%@&−→×±≤≥<>=+" or character.isupper() else 0.54
