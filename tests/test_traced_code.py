@@ -1,5 +1,7 @@
 """If traced code differs from what a network computes, the network's own code is run."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from harness.images.sets import View
 from harness.networks.calls import expose_calls
 from harness.networks.execution import execution
 from harness.networks.layers import find_layers
+from harness.networks.recording import ActivationRecorder, borrowed
+from harness.networks.running import run_logits
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 VIEW = View(16, 16)
@@ -128,3 +132,56 @@ def test_every_way_to_run_gives_the_networks_own_answer(kind, name):
             arms = [{layer.name: lambda value: 1.5 * value + 0.1} for layer in layers]
             answers.append(torch.stack(running.rerun_many(arms)))
     torch.testing.assert_close(*answers)
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+
+
+class Functional(Network):
+    """A network that calls a function, and returns an object."""
+
+    def forward(self, x):
+        x = F.relu(self.block(self.stem(x)))
+        return Answer(self.head(x.mean((2, 3))))
+
+
+def test_calls_of_a_network_that_returns_an_object_are_layers():
+    model = expose_calls(Functional(nn.Conv2d(6, 6, 3)), IMAGES)
+    assert [layer.name for layer in find_layers(model, VIEW)] == ["relu_call_1"]
+
+
+def test_parts_that_torch_compiles_run_as_python_code():
+    part = nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU())
+    model = Network(torch.compile(part, backend="eager")).eval()
+    layers = find_layers(model, VIEW)
+    assert [layer.name for layer in layers] == ["act", "block._orig_mod.1", "last"]
+    for layer in layers:  # other hooks at each pass
+        recorder = ActivationRecorder(model, [layer], lambda maps, _: maps.clone())
+        with borrowed(model), torch.no_grad(), recorder as record:
+            run_logits(model, IMAGES)
+        assert list(record.kept) == [layer.name]
+
+
+@torch.jit.script
+def scripted_relu(x):
+    return torch.relu(x)
+
+
+class Scripted(Network):
+    def forward(self, x):
+        return self.head(scripted_relu(self.block(self.act(self.stem(x)))).mean((2, 3)))
+
+
+class OnlyScripted(Network):
+    def forward(self, x):
+        return self.head(scripted_relu(self.stem(x)).mean((2, 3)))
+
+
+def test_functions_compiled_by_torch_jit_are_named(caplog):
+    caplog.set_level("INFO")
+    assert [layer.name for layer in find_layers(Scripted(Block()), VIEW)] == ["act"]
+    assert "torch.jit are not probed (1 × scripted_relu): set the environment" in caplog.text
+    with pytest.raises(ValueError, match=r"non-linearity; activation functions .* PYTORCH_JIT=0"):
+        find_layers(OnlyScripted(Block()), VIEW)

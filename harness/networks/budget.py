@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -154,18 +154,23 @@ def measure(work: Callable[[], object], images: int, device: Device = CPU) -> Co
         return Cost((torch.cuda.max_memory_allocated(device.place) - before) / images, each)
     if each * images < WARM_SECONDS:  # in longer work, the overhead of the first run is small
         each = seconds()
+    return Cost(_peak(profiled(work)) / images, each)
+
+
+def profiled(work: Callable[[], object]) -> list[Any]:
+    """Run work, and return what torch's profiler records of it on the CPU."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints at its start
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
-    return Cost(_peak(record) / images, each)
-
-
-def _peak(record: profile) -> int:
-    """Return the largest number of bytes allocated at any moment beyond those at the start."""
     assert record.profiler is not None and record.profiler.kineto_results is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return record.profiler.kineto_results.events()
+
+
+def _peak(events: Iterable[Any]) -> int:
+    """Return the largest number of bytes allocated at any moment beyond those at the start."""
     held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    memory = (event for event in events if event.name() == "[memory]")
+    for event in sorted(memory, key=lambda event: event.start_ns()):
         held += event.nbytes()  # type: ignore[attr-defined]  # missing in torch's stubs
         most = max(most, held)
     return most

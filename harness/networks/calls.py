@@ -12,6 +12,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
 from types import MethodType
 from typing import Any
 
@@ -159,7 +160,8 @@ def _use(
         module.forward = MethodType(forward, module)
         for args, kwargs, output in calls:
             answer = module(*_copied(args), **_copied(kwargs))
-            torch.testing.assert_close(answer, output, rtol=0, atol=0, equal_nan=True)
+            both = (vars(v) if is_dataclass(v) else v for v in (answer, output))
+            torch.testing.assert_close(*both, rtol=0, atol=0, equal_nan=True)
     except Exception:  # the graph fails, or its outputs differ or cannot be compared
         vars(module).pop("forward", None)
         for name in added:

@@ -84,20 +84,33 @@ def _default(passes: Passes) -> list[str]:
         logger.info(
             "%d layers are not probed by default (%s): %s", len(which), why, listed(which, 8)
         )
-    if not names:
-        raise ValueError(
-            f"no module of the model returns the result of a non-linearity; name the layers to "
-            f"probe: layers = [...]; the model's modules are {listed(modules, 12) or 'hidden'}"
+    notes = []
+    if passes.scripted:
+        notes.append(
+            f"activation functions within functions compiled by torch.jit are not probed "
+            f"({_counted(passes.scripted)}): set the environment variable PYTORCH_JIT=0, with "
+            f"which these functions run as Python code"
         )
     if over := passes.two.passed_over:
-        logger.info(
-            "%d of %d calls of activation functions are not probed, because they are inside a "
-            "block that is probed as a whole or cannot be probed: %s",
-            len(over),
-            len(over) + len(names),
-            ", ".join(f"{count} × {name}" for name, count in Counter(over).most_common()),
+        notes.append(
+            f"{len(over)} of {len(over) + len(names)} calls of activation functions are not "
+            f"probed, because they are inside a block that is probed as a whole or cannot be "
+            f"probed: {_counted(over)}"
         )
+    if not names:
+        what = "no module of the model returns the result of a non-linearity"
+        remedy = (
+            f"give each call a module of its own, or name the layers to probe: layers = [...]; the "
+            f"model's modules are {listed(modules, 12) or 'hidden'}"
+        )
+        raise ValueError("; ".join([what, *notes, remedy]))
+    for note in notes:
+        logger.info("%s", note)
     return names
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 
 def _named(

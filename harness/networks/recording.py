@@ -21,7 +21,8 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the model in evaluation mode and without parameter gradients, then restore it.
 
     Meanwhile the transformer layers of `torch.nn` run module by module, because hooks are not
-    called in their fused form.
+    called in their fused form, and parts compiled by `torch.compile` run as Python code, because
+    their activation functions cannot be seen and their hooks not be changed.
     """
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -30,7 +31,8 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     model.requires_grad_(False)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield model
+        with torch.compiler.set_stance("force_eager"):
+            yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.images.batches import random_images
 from harness.images.sets import View
+from harness.networks.budget import profiled
 from harness.networks.calls import is_activation
 from harness.networks.layer import Side
 from harness.networks.recording import borrowed
@@ -112,6 +113,7 @@ class Passes:
     Attributes:
         two: record of the pass on two images.
         three, tall: shapes on the other batches; `tall` ends where the network failed, if it did.
+        scripted: names of the functions compiled by `torch.jit` that are called, once per call.
         marked: function that returns the record of the pass on the two images after their upper
             left (False) or lower right (True) corner was changed.
     """
@@ -119,6 +121,7 @@ class Passes:
     two: Watched
     three: Shapes
     tall: Shapes
+    scripted: list[str]
     marked: Callable[[bool], Watched]
 
     def image_axis(self, site: Site) -> int | None:
@@ -150,8 +153,19 @@ def run_passes(model: nn.Module, view: View) -> Passes:
         watch(model, images[:2]),
         watch(model, images).shapes(),
         watch(model, tall, partly=True).shapes(),
+        _scripted(model, images[:2]),
         marked,
     )
+
+
+#: Number of the profiler for events that are functions compiled by `torch.jit`.
+_SCRIPTED = 2
+
+
+def _scripted(model: nn.Module, images: Tensor) -> list[str]:
+    with borrowed(model), torch.no_grad():
+        events = profiled(partial(run_network, model, images))
+    return [event.name() for event in events if event.scope() == _SCRIPTED]
 
 
 class _Nonlinearities(TorchFunctionMode):
