@@ -3,10 +3,14 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 
 from analysis.exhibits import shelf
+from analysis.exhibits.figures import Cell, Figure, sheet, styled
 from analysis.exhibits.phrases import joined, points
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
@@ -170,3 +174,15 @@ def test_the_report_says_in_how_many_sets_matched_is_the_second_quarter():
     _, every, most = run_report.matched_sets(run, {"matching": table})
     assert "scored by “change”, the matched set is q2 itself in all classes and layers" in every
     assert "scored by “x”, the matched set is q2 itself in 75 % of the classes and layers" in most
+
+
+def test_labels_are_drawn_as_they_were_typed(monkeypatch):
+    """Two dollar signs enclose a formula elsewhere; an impossible one ended the analysis."""
+    picture = np.zeros((4, 4, 3))
+    drawn = sheet([[Cell(picture, "$^~$", r"$\frac$ of a $5 bill")]])
+    assert Figure("f", "F", "C", drawn).png
+    assert [text.get_text() for text in drawn.axes[0].texts] == [r"$\frac$ of a $5 bill"]
+    monkeypatch.setattr(font_manager, "get_font_names", lambda: ["SimHei", "Noto Sans CJK SC"])
+    with styled():
+        assert plt.rcParams["font.family"] == ["DejaVu Sans", "Noto Sans CJK SC"]
+    plt.close("all")

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
@@ -36,6 +37,14 @@ def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
     middle, low, high = (table[name].to_numpy(float) for name in (value, "low", "high"))
     return np.stack([middle - low, high - middle]).clip(min=0)
 
+
+#: Matplotlib's own font, and common fonts with letters that it lacks, used where installed.
+FONT = "DejaVu Sans"
+FURTHER_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Malgun Gothic",
+    "Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS",
+)  # fmt: skip
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -143,9 +152,10 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
             axes.axis("off")
         for axes, cell in zip(row_axes, line, strict=False):
             axes.imshow(cell.picture)
-            axes.set_title(cell.above, fontsize=7, pad=2)
+            text = {"fontsize": 7, "parse_math": False}  # labels of participants can hold dollars
+            axes.set_title(cell.above, pad=2, **text)
             axes.text(
-                0.5, -0.02, cell.below, transform=axes.transAxes, ha="center", va="top", fontsize=7
+                0.5, -0.02, cell.below, transform=axes.transAxes, ha="center", va="top", **text
             )
             if cell.framed:
                 axes.add_patch(
@@ -157,4 +167,6 @@ def sheet(rows: Sequence[Sequence[Cell]], inch: float = 1.3) -> Canvas:
 
 def styled() -> AbstractContextManager[None]:
     """Return a context in which figures have the project's style; it does not close figures."""
-    return plt.rc_context(STYLE)
+    installed = set(font_manager.get_font_names())
+    fonts = [FONT, *(name for name in FURTHER_FONTS if name in installed)]
+    return plt.rc_context(STYLE | {"font.family": fonts})

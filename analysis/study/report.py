@@ -123,7 +123,8 @@ def stability(results: Results, tables: Mapping[str, Table]) -> list[str]:
         return [values]
     claimed = frame["claimed"].dropna()
     others = [text for text in claimed.unique() if text != claimed.iloc[0]]
-    tests, were = ("test", "was") if claimed.iloc[0].endswith(" of 1") else ("tests", "were")
+    tests = "test" if claimed.iloc[0].endswith(" of 1") else "tests"
+    were = "was" if tests == "test" or claimed.iloc[0].startswith("1 ") else "were"
     elsewhere = f"; under others, {', '.join(others)} {were}" if others else " and under all others"
     return [
         f"{values} {capitalised(claimed.iloc[0])} {tests} of the primary hypothesis {were} "
