@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -75,11 +76,17 @@ def nginx(folder: Path, port: int, site: str):
         process.wait(10)
 
 
-def replaced(site: str, *pairs: tuple[str, str]) -> str:
-    for shown, here in pairs:
+def replaced(site: str, port: int, folder: Path, *pairs: tuple[str, str]) -> str:
+    """Return a documented site for this machine: without TLS, on a port, with logs in a folder."""
+    here = (
+        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
+        ("listen 80;", f"listen 127.0.0.2:{port};"),
+        ("/var/log/nginx/", f"{folder}/"),
+    )
+    for shown, instead in (*here, *pairs):
         assert shown in site, shown
-        site = site.replace(shown, here)
-    return re.sub(r"ssl_certificate\w*\s[^;]*;", "", site)
+        site = site.replace(shown, instead)
+    return re.sub(r"ssl_certificate\w*\s[^;]*;|listen \[::\][^;]*;", "", site)
 
 
 @pytest.fixture
@@ -96,11 +103,10 @@ def proxied(study_folder, postgres, tmp_path_factory):
     pictures.chmod(0o755)
     site = replaced(
         documented("nginx"),
+        port,
+        folder,
         ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
-        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
-        ("listen [::]:443 ssl http2;", ""),
         ("alias /srv/study/images/;", f"alias {pictures}/images/;"),
-        ("access_log /var/log/nginx/survey.log survey;", f"access_log {folder}/access.log survey;"),
         ("proxy_set_header X-Forwarded-Proto https;", "proxy_set_header X-Forwarded-Proto http;"),
     )
     try:
@@ -122,10 +128,9 @@ def test_who_guesses_the_password_is_known_behind_a_proxy(
     site = re.sub(r"location (= |~ )?/(?!\s)[^{]*{[^}]*}", "", documented("nginx"))
     site = replaced(
         site,
+        port,
+        tmp_path,
         ("server 127.0.0.1:8501;", f"server 127.0.0.1:{served.port};"),
-        ("listen 443 ssl http2;", f"listen 127.0.0.1:{port};"),
-        ("listen [::]:443 ssl http2;", ""),
-        ("access_log /var/log/nginx/survey.log survey;", "access_log off;"),
         ("X-Forwarded-For $proxy_add_x_forwarded_for", 'X-Forwarded-For "9.9.9.9, 203.0.113.5"'),
     )
     try:
@@ -168,10 +173,15 @@ def test_a_session_through_the_documented_proxy(browser, proxied, frozen):
         text = reply.read().decode()
     done = re.search(r'conceptevo_actions_total{outcome="done"} (\d+)', text)[1]
     assert int(done) == visitor.version - begun
-    log = (folder / "access.log").read_text()
-    assert "/act" in log
-    assert "proxied" not in log  # the platform's id
-    assert "127.0.0.1" not in log  # the visitor's address
+    plain = HTTPConnection("127.0.0.2", int(address.rpartition(":")[2]))
+    plain.request("GET", "/?p=1", headers={"Host": "survey.example.org"})
+    assert plain.getresponse().headers["Location"] == "https://survey.example.org/?p=1"
+    served.close()
+    assert status(direct.replace(served.address, address)) == 502
+    assert "/act" in (folder / "survey.log").read_text()
+    for log in folder.glob("*.log"):
+        assert "proxied" not in log.read_text()  # the platform's id
+        assert "127.0.0.1" not in log.read_text()  # the visitor's address
 
 
 def test_systemd_takes_the_documented_unit(tmp_path):
