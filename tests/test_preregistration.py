@@ -86,6 +86,8 @@ def test_it_has_the_headings_of_osf_and_says_what_was_frozen(folder):
         "less than 80 % of the attention trials correct",
         "less than 135 or more than 7200 seconds from consent to the end",
         "equal to those of another participant in more than 50 % of the trials",
+        "responses permuted over trials of the condition (9,999 permutations).",
+        "| odd_one_out.associations | change in accuracy when reverted |",  # as the hypotheses say
         read_study(folder).hash,
     ):
         assert said in text, said

@@ -42,7 +42,7 @@ def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:
 FONT = "DejaVu Sans"
 FURTHER_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Malgun Gothic",
+    "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Malgun Gothic",
     "Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS",
 )  # fmt: skip
 

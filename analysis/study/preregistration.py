@@ -58,12 +58,12 @@ MODELS = {
     "variance) and their correlation over participants and trials (Zou & Donner 2008)",
     "detection": "d′ with the log-linear correction, same variance",
     "labels": "mean similarity of labels ({similarity}), responses permuted over trials of the "
-    "condition",
+    "condition ({permutations:,} permutations)",
     "ratings": "difference of mean ratings, same variance",
     "learning": "change of accuracy per ten trials within participants",
     "confidence": "area under the type-2 ROC curve within conditions",
     "associations": "partial Spearman correlation over trials, given the condition; permutation "
-    "test within conditions",
+    "test within conditions ({permutations:,} permutations)",
     "equivalence": "two one-sided tests with the intervals of the contrasts",
 }
 
@@ -77,6 +77,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
     frozen, plan = results.responses.study, results.plan
     tests = planned_claims(results)
     roles = frozen.trials["role"].value_counts()
+    named = {"similarity": results.similarity, "permutations": results.settings.permutations}
     return render(
         "preregistration.md",
         {"grid": _grid},
@@ -94,7 +95,7 @@ def preregistration(results: Results, power: Power | None, picture: str = "") ->
         wanted=WANTED,
         measured=_measured(results),
         models=[
-            f"{QUESTIONS[kind]}: {MODELS[kind].format(similarity=results.similarity)}."
+            f"{QUESTIONS[kind]}: {MODELS[kind].format_map(named)}."
             for kind in tests["kind"].unique()
         ],
         alpha=ALPHA,
@@ -138,11 +139,16 @@ def _hypothesis(results: Results, tests: pd.DataFrame) -> str:
     study, first = results.responses.study, tests.iloc[0]
     task, kind = first["question"].rpartition(".")[0], first["kind"]
     null = study.chance(task).get(first["what"], np.nan) if kind == "chance" else np.nan
-    what = "; ".join(MEASURES.get(name, spaced(name)) for name in tests["what"])
+    what = "; ".join(map(_tested, tests["what"]))
     text = HYPOTHESES[kind].format(
         what=what, asked=first["asked"], margin=first["margin"], null=f"{null:.3g}"
     )
     return f"{first['task']}: {text}"
+
+
+def _tested(what: str) -> str:
+    """Return the name of a condition, pair or measure for readers."""
+    return MEASURES.get(what, spaced(what))
 
 
 def _trial_counts(results: Results) -> pd.DataFrame:
@@ -199,7 +205,7 @@ def _measured(results: Results) -> list[str]:
 def _weights(tests: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "question": tests["question"], "test": tests["what"].map(spaced),
+            "question": tests["question"], "test": tests["what"].map(_tested),
             "scale": tests["asked"],
             "initial α": [f"{100 * ALPHA * weight:.3f} %" for weight in tests["weight"]],
         }
