@@ -72,7 +72,7 @@ def probe(
 
 def space(
     probed: Probed,
-    method: str = "sgns",
+    method: str | Callable = "sgns",
     seed: int = 0,
     base: Checkpoint | None = None,
     progress: bool = True,
@@ -82,12 +82,13 @@ def space(
 
     Args:
         probed: the result of `probe`.
-        method: a name in SPACES or `package.module:function`.
+        method: a name in SPACES, `package.module:function`, or a function.
         seed: seed of the method's random draws.
         base: the checkpoint whose neurons span the space; the last of the first series by default.
         progress: show progress bars.
         parameters: fields of SpaceParameters, e.g. dimension=30.
     """
+    method = plugin_name(SPACES, method)
     SPACES.get(method)
     config = probed.session.config
     base = config.base_checkpoint() if base is None else base
@@ -148,16 +149,21 @@ def importance(
 
 
 def ablate(
-    scores: Scores, ablation: str = "revert", arms: Arms = Arms(), progress: bool = True
+    scores: Scores,
+    ablation: str | Callable = "revert",
+    arms: Arms = Arms(),
+    progress: bool = True,
 ) -> Ablated:
     """Ablate sets of neurons by importance, and controls, on held-out images.
 
     Args:
         scores: the result of `importance`.
-        ablation: a name in ABLATIONS or `package.module:function`.
+        ablation: a name in ABLATIONS, `package.module:function`, or a function of (maps, layer)
+            that returns what replaces the layer's output.
         arms: sizes and numbers of the sets.
         progress: show progress bars.
     """
+    ablation = plugin_name(ABLATIONS, ablation)
     ABLATIONS.get(ablation)
     config = scores.session.config
     each_layer = min(config.revert.random_draws, arms.random)

@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from harness.artifacts import Run, fingerprint
 from harness.config import MemoryImagesSection
-from harness.images.sets import ArrayImages
+from harness.images.sets import ArrayImages, as_rgb
 from harness.networks.objectives import OBJECTIVES
 from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
@@ -94,9 +96,10 @@ class Images:
     """Labelled images in memory.
 
     Attributes:
-        pixels: uint8 [images, height, width, 3], or [images, height, width] for greyscale.
+        pixels: uint8 [images, height, width, 3], or [images, height, width] for greyscale; or
+            Pillow images of one size.
         labels: int [images], indices into `classes`.
-        classes: class names; each has an image.
+        classes: class names in the order of the labels; each has an image.
     """
 
     pixels: np.ndarray
@@ -104,7 +107,19 @@ class Images:
     classes: Sequence[str]
 
     def __post_init__(self) -> None:
-        pixels, labels = np.asarray(self.pixels), np.asarray(self.labels)
+        if isinstance(self.classes, set | frozenset | Mapping):
+            raise ValueError(
+                f"Images: classes must be a list of names in the order of the labels, got a "
+                f"{type(self.classes).__name__}"
+            )
+        given: Any = self.pixels
+        if isinstance(given, Sequence):
+            given = [as_rgb(p) if isinstance(p, Image.Image) else p for p in given]
+            if len(shapes := {np.shape(one) for one in given}) > 1:
+                raise ValueError(
+                    f"Images: all images must have the same shape, got {listed(sorted(shapes))}"
+                )
+        pixels, labels = np.asarray(given), np.asarray(self.labels)
         if pixels.dtype != np.uint8:
             raise ValueError(
                 f"Images: pixels must be uint8 (0 to 255), got {pixels.dtype}; convert numbers "
@@ -193,13 +208,7 @@ class MemorySource(Source):
                     f"epochs {first[model]} and {epoch} are one and the same module: keep a copy "
                     f"of each epoch, copy.deepcopy(model)"
                 )
-        try:
-            return {epoch: copied(model) for epoch, model in models.items()}
-        except Exception as error:  # a user's class may define how it is copied
-            raise ValueError(
-                f"a model cannot be copied ({type(error).__name__}: {error}), and the original "
-                f"must not be changed; remove what prevents a copy (hooks with a state)"
-            ) from error
+        return {epoch: copied(model) for epoch, model in models.items()}
 
     def epochs(self) -> tuple[int, ...]:
         return self._used(sorted(self.models))

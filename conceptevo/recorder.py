@@ -7,12 +7,14 @@ trainers of these libraries. A run reads weights as a series with `source = "fol
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +25,14 @@ from conceptevo.inputs import Images, Series, View
 from conceptevo.session import Session
 from harness.artifacts import Run
 from harness.concepts.probing import ProbeParameters
-from harness.config import Config, FolderImagesSection
+from harness.config import Config, FolderImagesSection, MemoryImagesSection
+from harness.files import write_text
+from harness.images.sets import ImageSet, sample_digest
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import EVIDENCE, RECORDED, WEIGHTS
 from harness.networks.training import save_weights
 from harness.networks.wrappers import copied
+from harness.stages.images import folder_split
 from harness.stages.probe import probe_steps
 from harness.text import listed
 
@@ -107,7 +112,14 @@ class Recorder:
 
         Returns:
             Whether the network was recorded.
+
+        Raises:
+            ValueError: the epoch is not an integer of at least 0, the network cannot be copied, or
+                the folder holds evidence that was recorded with other images or settings.
         """
+        if not isinstance(epoch, Integral) or epoch < 0:
+            raise ValueError(f"Recorder: epoch must be an integer of at least 0, got {epoch!r}")
+        epoch = int(epoch)
         if not (last or self.wants(epoch)):
             return False
         network = self.network(model)
@@ -136,21 +148,39 @@ class Recorder:
         series = Series(
             RECORDED, {epoch: network.cpu()}, evidence.view, evidence.layers, {}, evidence.output
         )
-        images = evidence.images
-        section: Any
-        if isinstance(images, Images):
-            section = images.section()
+        section: MemoryImagesSection | FolderImagesSection
+        images: ImageSet
+        if isinstance(evidence.images, Images):
+            section = evidence.images.section()
+            images = section.images
         else:
-            section = FolderImagesSection(source="folder", probe=Path(images), test=Path(images))
+            place = Path(evidence.images)
+            section = FolderImagesSection(source="folder", probe=place, test=place)
+            images = folder_split(section, "probe")
+        source = series.source()
         config = Config(
             workers=0,
             device=f"cuda:{where.index or 0}" if where.type == "cuda" else where.type,
             images=section,
-            series=(series.source(),),
+            series=(source,),
             probe=evidence.parameters,
         )
         session = Session(config, Run(Path(self.folder) / EVIDENCE))
+        of_series = {"resize", "crop", "mean", "std", "layers", "output"}
+        settings = {
+            "images": sample_digest(images, source.view),
+            **source.model_dump(mode="json", include=of_series),
+            **config.probe.model_dump(mode="json", exclude={"batch_size", "range_images"}),
+        }
+        kept = session.run.root / "settings.json"
+        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else settings
+        if other := [name for name, value in settings.items() if before[name] != value]:
+            raise ValueError(
+                f"Recorder: {self.folder} holds evidence that was recorded with other settings "
+                f"({listed(other)}); use another folder, or delete it"
+            )
         session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
+        write_text(kept, json.dumps(settings) + "\n")
 
     def lightning_callback(self) -> Any:
         """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""

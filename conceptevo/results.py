@@ -54,6 +54,14 @@ class Result:
         about = {"kind": type(self).__name__, **self._about}
         write_text(Path(folder) / "result.json", json.dumps(about) + "\n")
 
+    def __reduce__(self) -> Any:
+        if self._session is None:
+            return super().__reduce__()
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, as its temporary folder is "
+            f"deleted together with it: use save(folder), and conceptevo.load(folder) elsewhere"
+        )
+
     @property
     def session(self) -> Session:
         """The session with which further functions compute; a loaded result raises ValueError."""
@@ -105,8 +113,9 @@ class Space(Result):
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per neuron: identity, coverage, vector (NaN if it is not in the space)."""
-        vectors = pd.DataFrame(self.space.vectors).add_prefix("v")
-        return pd.concat([self.space.neurons, vectors], axis=1)
+        vectors = self.space.vectors
+        dense = vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
+        return pd.concat([self.space.neurons, pd.DataFrame(dense).add_prefix("v")], axis=1)
 
     def nearest(self, neuron: Neuron, k: int = 5, **among: object) -> pd.DataFrame:
         """Return the k neurons nearest to a neuron.
@@ -181,9 +190,9 @@ def load(folder: str | Path) -> Result:
     Raises:
         ValueError: the folder holds no saved result.
     """
-    path = Path(folder) / "result.json"
+    path = Path(folder).absolute() / "result.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no saved result")
     about = json.loads(path.read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (Probed, Space, Scores, Ablated)}
-    return kinds[about.pop("kind")](Run(folder), **about)
+    return kinds[about.pop("kind")](Run(path.parent), **about)

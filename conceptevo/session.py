@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from tempfile import TemporaryDirectory
 
+import torch
 from rich.console import Console
 
 from harness.artifacts import Run
@@ -19,6 +22,26 @@ from harness.stages.engine import Engine
 from harness.stages.probe import FindLayers
 from harness.stages.run import write_manifest
 from harness.stages.stage import Plan, Step
+
+#: Work borrows state of the whole process (torch's profiler, default type): a thread at a time.
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def _as_in_a_command() -> Iterator[None]:
+    """Compute with torch's own defaults, whatever the caller's device, type or autocast."""
+    kind = torch.get_default_dtype()
+    with (
+        _one_at_a_time,
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(kind)
 
 
 @dataclass(frozen=True)
@@ -60,5 +83,5 @@ class Session:
     def do(self, steps: Iterable[Step], progress: bool) -> None:
         """Run the steps in order, with or without progress bars."""
         write_manifest(self.config, self.run)
-        with Engine(self.plan, 0, Console(quiet=not progress)) as working:
+        with _as_in_a_command(), Engine(self.plan, 0, Console(quiet=not progress)) as working:
             working.run(steps)

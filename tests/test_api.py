@@ -3,8 +3,10 @@
 import copy
 import functools
 import html
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import numpy as np
@@ -12,10 +14,12 @@ import pandas as pd
 import pytest
 import torch
 from network_pairs import perturbed
+from PIL import Image
 from torch import nn
 
 import conceptevo as ce
 from conceptevo.inputs import plugin_name
+from harness.concepts.space_methods import SPACES
 from harness.evolutions.importance import IMPORTANCE
 from harness.images.sets import drawn_arrays
 from harness.registry import Registry
@@ -92,6 +96,56 @@ def test_a_space_has_neighbours(probed):
         space.nearest(neuron, series="other", epoch=4)
 
 
+@pytest.mark.parametrize("method", SPACES)
+def test_every_space_is_a_table(probed, method):
+    space = ce.space(probed, method, progress=False)
+    assert len(space.to_pandas()) == len(space.space.neurons) and "rows" in space._repr_html_()
+
+
+def test_a_space_and_an_ablation_may_be_functions(probed, scores, registries):
+    def mine(evidence, parameters, rng, name):
+        return SPACES.get("jaccard")(evidence, parameters, rng, name)
+
+    def halved(maps, layer):
+        return maps.newer(layer) / 2
+
+    jaccard, own = (ce.space(probed, m, progress=False).to_pandas() for m in ("jaccard", mine))
+    pd.testing.assert_frame_equal(jaccard, own)
+    halves = ce.ablate(scores, halved, arms=ce.Arms(random=1), progress=False).to_pandas()
+    assert set(halves["ablation"]) == {"halved"}
+
+
+def test_the_callers_settings_of_torch_have_no_effect(series, images, probed):
+    kind = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            again = ce.probe(series, images, k=10, progress=False)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(kind)
+    pd.testing.assert_frame_equal(probed.to_pandas(), again.to_pandas())
+
+
+def test_threads_compute_one_after_another(series, images, probed):
+    with ThreadPoolExecutor(3) as pool:
+        probing = [pool.submit(ce.probe, series, images, 10, progress=False) for _ in range(3)]
+    for one in probing:
+        pd.testing.assert_frame_equal(probed.to_pandas(), one.result().to_pandas())
+
+
+def test_results_are_pickled_once_they_are_saved(probed, tmp_path, monkeypatch):
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"Probed cannot be pickled .* use save\(folder\)"):
+            copied(probed)
+    monkeypatch.chdir(tmp_path)
+    probed.save("kept")
+    loaded = ce.load("kept")
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickle.dumps(loaded))
+    pd.testing.assert_frame_equal(again.to_pandas(), probed.to_pandas())
+
+
 def test_layers_can_be_one_pattern(series):
     one = ce.Series("mine", series.models, series.view, layers="features.*")
     assert one.source().layers == ("features.*",)
@@ -149,11 +203,25 @@ def test_results_are_saved_and_loaded(name, request, tmp_path):
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a"]), r"labels must lie in 0 to 0 .1 classes"),
         ((np.zeros((2, 4, 4), np.uint8), [0, 2], [*"abc"]), "there is no image of the classes b: "),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], ["a", "a"]), "names of classes must differ"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], {"b", "a"}), "order of the labels, got a set"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], {"b": 1, "a": 0}), "of the labels, got a dict"),
+        (
+            ([np.zeros((4, 4)), np.zeros((4, 5))], [0, 1], ["a", "b"]),
+            "the same shape, got .4, 4., .4",
+        ),
     ],
 )
 def test_bad_images_say_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=message):
         ce.Images(*arguments)
+
+
+def test_pillow_images_are_read_as_files_are():
+    colours = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    first, second = map(Image.fromarray, colours)
+    palette = first.quantize(16)
+    images = ce.Images([palette, second.convert("RGBA")], [0, 1], ["a", "b"])
+    np.testing.assert_array_equal(images.pixels, [np.asarray(palette.convert("RGB")), colours[1]])
 
 
 def test_bad_series_are_named(images, series):

@@ -1,6 +1,7 @@
 """Record while training: a plain loop, Lightning, Hugging Face; weights or evidence."""
 
 import copy
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -228,6 +229,46 @@ def test_images_in_memory_will_do(tmp_path):
     recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(images, view(), K), weights=(0,))
     assert recorder.record(Net(), 0) and (tmp_path / "model-0.pth").exists()
     assert (tmp_path / "evidence/probe/recorded/stimuli-0000.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("images", {"images": [1, 0]}),
+        ("mean", {"view": ce.View(SIZE, SIZE, mean=0.4)}),
+        ("layers", {"layers": ("body.1",)}),
+        ("k", {"parameters": ProbeParameters(k=3, responsive=3)}),
+    ],
+)
+def test_evidence_of_a_folder_has_the_same_settings(tmp_path, name, change):
+    pixels = drawn_arrays(1, 0, 24)["pixels"]
+    given = {"images": [0, 1], "view": view(), "parameters": K}
+    for epoch, now in enumerate((given, given, given | change)):
+        order = np.concatenate([np.arange(24)[half::2] for half in now["images"]])
+        images = ce.Images(pixels[order], np.arange(24) % 12, range(12))
+        recorder = ce.Recorder(tmp_path, evidence=ce.Evidence(**{**now, "images": images}))
+        if now is given:
+            assert recorder.record(Net(), epoch)
+    with pytest.raises(ValueError, match=rf"recorded with other settings \({name}\); use another"):
+        recorder.record(Net(), epoch)
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])
+def test_an_epoch_is_a_number_that_a_run_can_read(tmp_path, epoch):
+    with pytest.raises(ValueError, match="epoch must be an integer of at least 0, got"):
+        ce.Recorder(tmp_path).record(Net(), epoch)
+
+
+def test_what_cannot_be_copied_is_named(tmp_path):
+    images = ce.Images(drawn_arrays(1, 0, 24)["pixels"], np.arange(24) % 12, range(12))
+    evidence, net = ce.Evidence(images, view(), K), nn.Sequential(Net())
+    net.lock = threading.Lock()
+    with pytest.raises(
+        ValueError, match="Sequential cannot be copied .*'_thread.lock'.*use the part"
+    ):
+        ce.Recorder(tmp_path, evidence=evidence).record(net, 0)
+    part = ce.Recorder(tmp_path, evidence=evidence, network=lambda module: module[0])
+    assert part.record(net, 0)
 
 
 def test_records_of_an_earlier_longer_training_are_named(tmp_path, caplog):

@@ -15,14 +15,25 @@ logger = logging.getLogger(__name__)
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network, also if its weights are computed from others (pruning,
-    weight and spectral norm), which `copy.deepcopy` alone refuses."""
+    weight and spectral norm), which `copy.deepcopy` alone refuses.
+
+    Raises:
+        ValueError: a part of it cannot be copied.
+    """
     computed = [
         value
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     ]
-    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+    try:
+        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:  # a user's class may define how it is copied
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and the "
+            f"original must not be changed; remove what prevents a copy, such as locks, generators "
+            f"or hooks with a state, or use the part of it that returns the logits"
+        ) from error
 
 
 def usable(model: nn.Module) -> nn.Module:
