@@ -224,8 +224,10 @@ class MemorySource(Source):
         """Return a hash of the weights and of the printed structure."""
         digest = hashlib.sha256(repr(self.models[epoch]).encode())
         for name, value in self.models[epoch].state_dict().items():
-            digest.update(f"{name} {getattr(value, 'dtype', repr(value))}".encode())
-            if isinstance(value, Tensor):  # as bytes, because NumPy has no bfloat16
-                flat = value.detach().cpu().contiguous().flatten()
-                digest.update(flat.view(torch.uint8).numpy().data)
+            if not isinstance(value, Tensor):
+                digest.update(f"{name} {value!r}".encode())
+                continue
+            digest.update(f"{name} {value.dtype}".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)  # NumPy has no bfloat16
         return fingerprint("memory", digest.hexdigest())

@@ -145,8 +145,9 @@ class Recorder:
         """Probe a copy of the network by the same stages as a run."""
         network.zero_grad(set_to_none=True)
         where = next((p.device for p in network.parameters()), torch.device("cpu"))
+        known = {"cuda": f"cuda:{where.index or 0}", "mps": "mps"}
         series = Series(
-            RECORDED, {epoch: network.cpu()}, evidence.view, evidence.layers, {}, evidence.output
+            RECORDED, {epoch: network}, evidence.view, evidence.layers, {}, evidence.output
         )
         section: MemoryImagesSection | FolderImagesSection
         images: ImageSet
@@ -160,7 +161,7 @@ class Recorder:
         source = series.source()
         config = Config(
             workers=0,
-            device=f"cuda:{where.index or 0}" if where.type == "cuda" else where.type,
+            device=known.get(where.type, "cpu"),
             images=section,
             series=(source,),
             probe=evidence.parameters,

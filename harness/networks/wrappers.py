@@ -37,7 +37,8 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def usable(model: nn.Module) -> nn.Module:
-    """Return the network without wrappers of parallel training, averaging and `torch.compile`.
+    """Return the network without wrappers of parallel training, averaging and `torch.compile`, on
+    the CPU, where its layers are found.
 
     Raises:
         ValueError: the inner modules are not accessible, or the weights are missing or quantised;
@@ -82,7 +83,7 @@ def usable(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"its weights are on the meta device ({', '.join(meta[:4])}), without values: load them"
         )
-    return model
+    return model.cpu()
 
 
 def _inner(model: nn.Module) -> nn.Module | None:

@@ -31,6 +31,7 @@ from harness.networks.layer import ModelPair
 from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource
+from harness.networks.wrappers import usable
 from harness.stages.checkpoints import give_checkpoints, open_pair, prepared, view_of
 from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split, image_works
@@ -152,12 +153,14 @@ def _opened(plan: Plan, source: Source) -> tuple[ModelPair, View]:
     if isinstance(source, TrainedSource):
         models = [build(source.architecture, classes, seed) for seed in (0, 1)]
     else:
-        models = [source.load(epoch, classes, plan.run) for epoch in (epochs[0], epochs[-1])]
+        loaded = (source.load(epoch, classes, plan.run) for epoch in (epochs[0], epochs[-1]))
+        models = [usable(model) for model in loaded]
     fits = takes_channels_last(models[1], batch_of(plan.test_images, [0, 1], source.view))
-    older, newer = (resources().device.model(prepared(m, source, fits)) for m in models)
+    older, newer = (prepared(model, source, fits) for model in models)
     view = replace(source.view, channels_last=fits)
     layers = find_layers(newer, view, source.layers, source.channels_last)
-    return ModelPair(older, newer, layers), view
+    device = resources().device
+    return ModelPair(device.model(older), device.model(newer), layers), view
 
 
 def _space_cost(method: str, config: Config, neurons: int, images: int) -> tuple[float, float]:

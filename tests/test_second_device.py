@@ -1,0 +1,114 @@
+"""Work on another device than the CPU: a simulated one, since tests must pass without a GPU."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from second_device import NAME, PLACE, SecondDevice
+from small_runs import small
+
+from conceptevo import Evidence, Images, Recorder, View
+from harness.artifacts import Run
+from harness.concepts.probing import ProbeParameters
+from harness.config import parse_config
+from harness.networks import devices
+from harness.networks.architectures import build
+from harness.networks.devices import CPU, Device
+from harness.stages.run import run_until, show_estimate
+
+QUIET = Console(quiet=True)
+#: The networks of a user who moves them to the GPU where they are made.
+LOADED = {"name": "loaded", "source": "function", "function": "test_second_device:loaded"}
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """The second device, as the one that `auto` takes."""
+    monkeypatch.setattr(devices, "devices", lambda: [PLACE, "cpu"])
+    # tensors of a subclass replace parameters instead of their data, and have no inference mode
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    with SecondDevice():
+        yield Device(PLACE)
+    torch.__future__.set_swap_module_params_on_conversion(swaps)
+
+
+def loaded(epoch):
+    return devices.choose_device("auto").model(build("small_vgg", 12, seed=epoch))
+
+
+def config(**changes):
+    series = [{**LOADED, "at": [1, 2], "resize": 64, "crop": 64}]
+    return parse_config(small(series=series, device="auto", **changes))
+
+
+def test_it_refuses_what_a_gpu_refuses(second):
+    here, there = torch.ones(3), torch.ones(3).to(PLACE)
+    assert there.device == second.place and there.cpu().equal(here)
+    assert (there + 1)[torch.tensor([0, 2])].tolist() == [2, 2]
+    for mixed in (
+        lambda: here + there,
+        lambda: here[there.long()],
+        lambda: torch.cat([here, there]),
+    ):
+        with pytest.raises(RuntimeError, match=f"one device, got \\['cpu', '{NAME}'\\]"):
+            mixed()
+    with pytest.raises(RuntimeError):
+        there.numpy()
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory):
+    return tables(run_until("revert", config(), tmp_path_factory.mktemp("cpu"), QUIET))
+
+
+def tables(run: Run) -> dict[str, pd.DataFrame]:
+    folders = ("probe", "importance", "ablation")
+    return {
+        str(path.relative_to(run.root)): pd.read_parquet(path)
+        for folder in folders
+        for path in sorted((run.root / folder).rglob("*.parquet"))
+    }
+
+
+def test_a_run_gives_the_same_results(on_cpu, second, tmp_path):
+    there = tables(run_until("revert", config(), tmp_path, QUIET))
+    assert set(there) == set(on_cpu) and len(there) > 10
+    for name, table in there.items():
+        pd.testing.assert_frame_equal(table, on_cpu[name], obj=name)
+
+
+@pytest.mark.parametrize("source", ["loaded", "trained"])
+def test_a_run_is_planned(second, tmp_path, source):
+    trained = parse_config(small(device="auto"))
+    table = show_estimate(config() if source == "loaded" else trained, tmp_path, QUIET)
+    assert {"probe", "probe: naming", "evolve", "revert"} <= set(table["stage"])
+
+
+def test_a_network_is_trained(second, tmp_path):
+    series = [{"name": "vgg", "training": {"epochs": 2, "save": [1, 2]}}]
+    values = small(series=series, device="auto")
+    logs = []
+    for device in ("auto", "cpu"):
+        run = run_until(
+            "train", parse_config({**values, "device": device}), tmp_path / device, QUIET
+        )
+        logs.append(pd.read_parquet(run.root / "training" / "vgg" / "log.parquet"))
+    pd.testing.assert_frame_equal(*logs, rtol=1e-3)
+
+
+def test_evidence_is_recorded(second, tmp_path):
+    pixels = torch.randint(0, 255, (12, 32, 32, 3), dtype=torch.uint8).numpy()
+    images = Images(pixels, [0, 1] * 6, classes=["a", "b"])
+    evidence = Evidence(images, View(32, 32), ProbeParameters(k=3))
+    found = []
+    for device in (CPU, second):
+        model = device.model(build("small_vgg", 2, seed=0))
+        Recorder(tmp_path / device.name, evidence=evidence).record(model, 0)
+        assert next(model.parameters()).device.type == device.place.type
+        (path,) = Path(tmp_path / device.name).rglob("stimuli*.parquet")
+        found.append(pd.read_parquet(path))
+    pd.testing.assert_frame_equal(*found)
