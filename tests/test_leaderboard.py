@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.benchmark import measures, significance
+from analysis.benchmark import measures, report, significance
 from analysis.benchmark.tables import images_needed
 from analysis.statistics import comparisons
 from harness.records import CONTROLS
@@ -289,3 +289,15 @@ def test_methods_that_are_equal_everywhere_share_a_letter_by_a_p_of_one():
     assert row["reason"] == "the difference is the same in every cluster"
     letters = comparisons.letters(["A", "B", "C"], pairs)
     assert set(letters["A"]) & set(letters["B"])
+
+
+def test_methods_with_the_largest_gap_are_all_named_and_those_that_were_not_compared_too():
+    known = pd.DataFrame(
+        {"method": list("abcd"), "gap": [0.3, 0.3 - 1e-12, 0.2, 0.1], "group": ["x", "x", "xy", ""]}
+    )
+    assert report._largest(report._leaders(known)) == "a and b have the largest gap"
+    text = "; not significantly different: c; not compared: d."
+    assert report._not_different(known, 2) == text
+    assert report._not_different(known.assign(group=""), 2) == "; not compared: c, d."
+    apart = known.assign(group=["x", "x", "y", "y"])
+    assert report._not_different(apart, 2) == ", significantly larger than the others."

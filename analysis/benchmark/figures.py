@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from analysis.benchmark import measures
 from analysis.benchmark.results import Bench
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import COLOURS, Figure, look, panels
+from analysis.exhibits.figures import Figure, look, panels
 
 
 def _frame(name: str, bench: Bench) -> pd.DataFrame:
@@ -113,9 +113,7 @@ def reliability(bench: Bench) -> Figure | None:
     images = [int(size.removeprefix("ρ, ")) for size in sizes]
     canvas, axis = plt.subplots(figsize=(5.6, 3.4))
     for method, values in frame.set_index("method")[sizes].iterrows():
-        place = bench.methods.index(method)
-        line = "-" if place < len(COLOURS) else "--"
-        axis.plot(images, values, linestyle=line, label=method, **look(place))
+        axis.plot(images, values, label=method, **look(bench.methods.index(method)))
     axis.axhline(0.9, color="#777777", linewidth=0.8, linestyle=":")
     axis.set_xscale("log", base=2)
     axis.set_xticks(images, map(str, images))

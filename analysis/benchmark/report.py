@@ -15,6 +15,7 @@ from analysis.benchmark import tables as bench_tables  # noqa: F401 - registers 
 from analysis.benchmark.results import Bench
 from analysis.benchmark.runs import comparable, differing
 from analysis.exhibits import shelf
+from analysis.exhibits.phrases import joined
 from analysis.exhibits.tables import P_VALUE, Table
 from analysis.run.published import SCORE
 from analysis.run.report import Written, plain_on_screen, write_exhibits
@@ -56,6 +57,10 @@ def _on_screen(bench: Bench, main: Table) -> ScreenTable:
     return plain_on_screen(shown, main.title)
 
 
+#: Gaps that differ by no more are equal.
+EQUAL = 1e-9
+
+
 @shelf.sentences("bench", "leaderboard")
 def measured_on(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     """Return sentences on the data on which importance is measured."""
@@ -70,17 +75,18 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     if known.empty:
         return ["No method has a value: nothing could be ranked."]
     best = known.iloc[0]
-    text = f"{best['method']} has the largest gap, {_points(best)}"
+    leaders = _leaders(known)
+    text = f"{_largest(leaders)}, {_points(best)}"
     if not np.isfinite(best["low"]):
         few = [f"{text}; with fewer than two classes there is no interval, and no claim is made."]
         return few + _undefined(bench)
-    findings = [f"{text}{_not_different(best, known.iloc[1:])}"]
+    findings = [f"{text}{_not_different(known, len(leaders))}"]
     fair = known[known["linearises"] != bench.main]
     if len(fair) and best["linearises"] == bench.main:
-        first = fair.iloc[0]
+        first = _leaders(fair)
         findings.append(
-            f"Of the scores that do not linearise the ablation ({bench.main}), {first['method']} "
-            f"has the largest gap, {_points(first)}{_not_different(first, fair.iloc[1:])}"
+            f"Of the scores that do not linearise the ablation ({bench.main}), {_largest(first)}, "
+            f"{_points(fair.iloc[0])}{_not_different(fair, len(first))}"
         )
     if SCORE in set(known["method"]):
         paper = known.set_index("method").loc[SCORE]
@@ -97,15 +103,27 @@ def findings(bench: Bench, tables: Mapping[str, Table]) -> list[str]:
     return findings + _undefined(bench)
 
 
-def _not_different(best: pd.Series, others: pd.DataFrame) -> str:
-    """Return the end of a sentence: the methods that do not differ significantly from the best."""
+def _leaders(known: pd.DataFrame) -> list[str]:
+    """Return the methods with the largest gap, of methods ordered by it: several if it is equal."""
+    return list(known.loc[known["gap"] >= known["gap"].iloc[0] - EQUAL, "method"])
+
+
+def _largest(leaders: list[str]) -> str:
+    return f"{joined(leaders)} {'has' if len(leaders) == 1 else 'have'} the largest gap"
+
+
+def _not_different(known: pd.DataFrame, leaders: int) -> str:
+    """Return the end of a sentence: how the methods after the first ones, which have the largest
+    gap, compare with them."""
+    letters, others = set(known["group"].iloc[0]), known.iloc[leaders:]
     if others.empty:
         return "."
-    letters = set(best["group"])
-    alike = [row["method"] for _, row in others.iterrows() if letters & set(row["group"])]
-    if alike:
-        return f"; not significantly different from it: {', '.join(alike)}."
-    return ", significantly larger than the others."
+    compared = others[others["group"].map(lambda group: bool(letters and group))]
+    alike = [row["method"] for _, row in compared.iterrows() if letters & set(row["group"])]
+    parts = [f"; not significantly different: {', '.join(alike)}"] if alike else []
+    if untested := [name for name in others["method"] if name not in set(compared["method"])]:
+        parts.append(f"; not compared: {', '.join(untested)}")
+    return f"{''.join(parts) or ', significantly larger than the others'}."
 
 
 def _points(row: pd.Series) -> str:
@@ -139,9 +157,10 @@ def _lead(bench: Bench) -> str:
     about = bench.results.about
     return (
         f"{len(bench.methods)} methods that score how important a neuron's change between two "
-        f"epochs is to a class, compared on {len(about['pairs'])} pairs of epochs of "
-        f"{len(about['layers'])} training runs and {len(about['classes'])} classes: the neurons "
-        "that a method ranks highest are "
+        f"epochs is to a class, compared on {counted(len(about['pairs']), 'pair')} of epochs of "
+        f"{counted(len(about['layers']), 'training run')} and "
+        f"{counted(len(about['classes']), 'class', 'classes')}: the neurons that a method ranks "
+        "highest are "
         + ("reverted to the earlier checkpoint" if bench.main == "revert" else "ablated")
         + ", and a valid score is one whose neurons change the predictions most."
     )

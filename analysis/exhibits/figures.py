@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,8 +29,32 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def look(k: int) -> dict[str, Any]:
-    """Return colour and marker of the k-th of several series, as keywords of matplotlib."""
-    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+    """Return colour and marker of the k-th of several series, as keywords of matplotlib; no two of
+    the first 64 series have both in common."""
+    return {
+        "color": COLOURS[k % len(COLOURS)],
+        "marker": MARKERS[(k + k // len(COLOURS)) % len(MARKERS)],
+    }
+
+
+def beside(k: int, count: int) -> float:
+    """Return the offset of the k-th of `count` series that are drawn beside each other at each
+    position, which are 1 apart."""
+    return (k - (count - 1) / 2) * min(0.14, 0.8 / count)
+
+
+def fitting(names: Sequence[str], inches: float, size: float = 8) -> int:
+    """Return the number of columns of a legend with these names, in letters of `size` points, that
+    is no wider than `inches`; at least 1."""
+    widths = [(0.55 * len(name) + 4) * size / 72 for name in names]
+    if sum(widths) <= inches:
+        return max(1, len(names))
+    return max(1, int(inches / max(widths)))
+
+
+def wrapped(text: str, inches: float, size: float = 8) -> str:
+    """Return a text in lines no wider than `inches` in letters of `size` points."""
+    return textwrap.fill(text, max(8, int(inches * 72 / (0.62 * size))), break_on_hyphens=False)
 
 
 def reach(table: pd.DataFrame, value: str = "value") -> np.ndarray:

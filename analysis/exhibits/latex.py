@@ -59,6 +59,9 @@ _ESCAPED = {
 #: Characters beyond Latin-1 that pdflatex knows.
 _PLAIN = "“”‘’—…"
 
+#: Where the lines of a column may be broken.
+_BREAK = re.compile(r" |(?<=_)")
+
 
 def escape(text: str) -> str:
     """Escape text for LaTeX."""
@@ -81,7 +84,7 @@ def latex_table(
         for (_, number), width in zip(heads, widths, strict=True)
     )
     text = rf"\caption{{{escape(caption)}}}\label{{tab:{name}}}"
-    top, *body = [_row(row) for row in grid]
+    top, *body = [_row(row, widths) for row in grid]
     rules = [r"\toprule", top, r"\midrule"]
     needs = "% needs booktabs" + ", array" * any(widths)
     if sum(_lines(row, widths) for row in grid[1:]) > size.lines:
@@ -101,9 +104,10 @@ def latex_table(
     return "\n".join([needs, *start, *body, r"\bottomrule", *end, ""])
 
 
-def _row(cells: Sequence[str]) -> str:
+def _row(cells: Sequence[str], widths: Sequence[float]) -> str:
     r"""Return a row. After \\ of the row before, [ and * would not be printed."""
-    row = " & ".join(map(escape, cells)) + r" \\"
+    broken = zip(map(escape, cells), widths, strict=True)
+    row = " & ".join(c.replace(r"\_", r"\_\allowbreak{}") if w else c for c, w in broken) + r" \\"
     return "{}" + row if row[0] in "[*" else row
 
 
@@ -133,7 +137,7 @@ def _layout(grid: Sequence[Sequence[str]]) -> tuple[Size, list[float]]:
     0 for the others."""
     columns = list(zip(*grid, strict=True))
     full = [max(map(_em, column)) for column in columns]
-    words = [max(_em(w) for cell in column for w in cell.split(" ")) for column in columns]
+    words = [max(_em(w) for cell in column for w in _BREAK.split(cell)) for column in columns]
     for size in SIZES:
         left, limit = size.page - size.space * len(columns), max(full)
         while sum(widths := _limited(full, words, limit)) > left and limit > 0:

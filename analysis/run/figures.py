@@ -10,7 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Cell, Figure, look, panels, reach, sheet
+from analysis.exhibits.figures import (
+    Cell,
+    Figure,
+    beside,
+    fitting,
+    look,
+    panels,
+    reach,
+    sheet,
+    wrapped,
+)
 from analysis.run.album import Album
 from analysis.run.reversion import images_of, joint
 from analysis.run.tables import (
@@ -92,10 +102,15 @@ def concept_map(run: Run) -> Figure | None:
             for index, concept in enumerate(shown):
                 those = own[own["concept"] == concept]
                 axes.scatter(those["x"], those["y"], s=16, linewidths=0, **look(index))
-            axes.set_title(f"{name}, epoch {epoch}")
-    handles = [plt.Line2D([], [], linestyle="", label=c, **look(k)) for k, c in enumerate(shown)]
+            axes.set_title(wrapped(f"{name}, epoch {epoch}", 1.95, 9.5))
+    width = max(canvas.get_figwidth(), 4)
+    labels = [wrapped(str(concept), width) for concept in shown]
+    handles = [plt.Line2D([], [], linestyle="", **look(k)) for k in range(len(shown))]
     if shown:
-        canvas.legend(handles=handles, loc="lower center", ncols=len(shown), fontsize=8)
+        canvas.legend(
+            handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.05), fontsize=8,
+            ncols=fitting(labels, width),
+        )  # fmt: skip
     canvas.tight_layout(rect=(0, 0.05 if shown else 0, 1, 1))
     return Figure(
         "map",
@@ -241,7 +256,8 @@ def _different(space: SemanticSpace, rows: np.ndarray, count: int) -> list[int]:
 def _cell(space: SemanticSpace, album: Album, row: int, note: str = "") -> Cell:
     neuron = tuple(space.neurons[NEURON].iloc[row])
     series, _, layer, channel = neuron
-    return Cell(album.picture(neuron), f"{series}\n{layer}:{channel}", album.concept(neuron) + note)
+    above = "\n".join(wrapped(line, 1.3, 7) for line in (series, f"{layer}:{channel}"))
+    return Cell(album.picture(neuron), above, album.concept(neuron) + note)
 
 
 @shelf.figure("run", "space", "alignment")
@@ -254,7 +270,7 @@ def alignment_plot(run: Run) -> Figure | None:
     methods = list(dict.fromkeys(table["method"]))
     for index, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("group").reindex(groups)
-        x = np.arange(len(groups)) + (index - (len(methods) - 1) / 2) * 0.13
+        x = np.arange(len(groups)) + beside(index, len(methods))
         means = rows.rename(columns={"share": "mean"})
         _with_intervals(axes, x, means, label=method, capsize=2, **look(index))
     for column, dashes in (("chance", ":"), ("ceiling", "--")):
@@ -263,7 +279,8 @@ def alignment_plot(run: Run) -> Figure | None:
     axes.set_xticks(range(len(groups)), groups)
     ylabel = "share of the five nearest base\nneurons with the same true concept"
     axes.set(ylabel=ylabel, ylim=(0, None))
-    axes.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
+    columns = fitting(methods, 6)
+    axes.legend(ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     return Figure(
         "alignment",
         "Neighbours with the same true concept",
@@ -288,7 +305,7 @@ def reversion_plot(run: Run) -> Figure | None:
     thin: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
     for axes, (key, rows) in zip(grid.flat, pairs, strict=False):
         for index, method in enumerate(methods):
-            x = np.arange(len(bins) + 1) + (index - (len(methods) - 1) / 2) * 0.14
+            x = np.arange(len(bins) + 1) + beside(index, len(methods))
             means = _changes(rows[rows["method"] == method], [*bins, "matched"])
             style = look(index)
             axes.plot(x[:-1], means["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
@@ -297,13 +314,15 @@ def reversion_plot(run: Run) -> Figure | None:
         means = _changes(rows[rows["method"] == methods[0]], ["random", "all"])
         _with_intervals(axes, np.arange(len(arms))[-2:], means, **thin, **shared)
         axes.axhline(0, color="#444444", linewidth=0.8)
-        axes.set_xticks(range(len(arms)), arms, fontsize=7.5)
-        axes.set_title(f"{key[0]}, epochs {key[1]} → {key[2]}")
+        axes.set_xticks(range(len(arms)), arms, fontsize=6.5)
+        axes.set_title(wrapped(f"{key[0]}, epochs {key[1]} → {key[2]}", 3.9, 9.5))
     for axes in grid[:, 0]:
         axes.set_ylabel("change in accuracy\n(percentage points)")
-    canvas.tight_layout(rect=(0, 0.3 / (2.5 * len(grid)), 1, 1))
+    bottom = 0.3 / (2.5 * len(grid))
+    canvas.tight_layout(rect=(0, bottom, 1, 1))
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="lower center", ncols=len(labels))
+    columns = fitting(labels, canvas.get_figwidth())
+    canvas.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, bottom), ncols=columns)
     return Figure(
         "reversion",
         "Change in accuracy when evolutions are reverted in all layers",
