@@ -81,8 +81,9 @@ PARTICIPANTS = (
     Column("platform", "string", "prolific, mturk, open, or simulation"),
     Column("status", "string", f"how far the person came: {', '.join(STATUSES)}"),
     Column("reason", "string",
-           "why participation ended early: practice (not passed), withdrew, timed_out, released "
-           "(by the researcher), or the platform's own word; empty if it did not", later=True),
+           "why participation ended early: practice, understanding or colour (not passed), answers "
+           "(of screen_out or outside stay_within), withdrew, timed_out, released (by the "
+           "researcher), or the platform's own word; empty if it did not", later=True),
     Column("code", "string", "completion code with which the person left; empty before", True),
     Column("consented_at", "UTC", "when consent was stored; empty before"),
     Column("finished_at", "UTC", "when the last part was stored; empty before"),
