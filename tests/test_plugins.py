@@ -7,11 +7,17 @@ arms in test_arms.py, objectives in test_objectives.py.
 
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_line import say
+from torch import nn
 
+import conceptevo as ce
 from analysis import commands
+from harness.concepts.space import SemanticSpace
+from harness.images.sets import drawn_arrays
 from harness.registry import plugin_identity
 from tests.synthetic_study import make_responses, make_study, write
 
@@ -145,6 +151,37 @@ def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
     methods = set(pd.read_csv(tables / "leaderboard.csv")["method"])
     assert methods == {"toy_networks:gradient_size", "random"}
     assert "toy_networks:halved" in pd.read_csv(tables / "ablations.csv").columns
+
+
+def test_what_a_space_method_returns_is_checked(registries):
+    """Missing rows would be missing in every result; infinite vectors have no neighbour."""
+
+    def returning(change):
+        def method(evidence, parameters, rng, name):
+            neurons = evidence.neurons.assign(coverage=1.0)
+            return change(neurons, rng.standard_normal((len(neurons), 2)))
+
+        return method
+
+    faults = {
+        "got a ndarray": lambda n, v: v,
+        "got 3 rows, or": lambda n, v: SemanticSpace("", n[:3], v[:3]),
+        "got 12 rows, or rows in another order": lambda n, v: SemanticSpace("", n[::-1], v),
+        "got no column coverage": lambda n, v: SemanticSpace("", n.drop(columns="coverage"), v),
+        "vectors that are float64 of shape .12,.": lambda n, v: SemanticSpace("", n, v[:, 0]),
+        "vectors that are complex128": lambda n, v: SemanticSpace("", n, v.astype(complex)),
+        "vectors that are infinite": lambda n, v: SemanticSpace("", n, v / 0),
+        "Tensor": lambda n, v: SemanticSpace("", n, torch.from_numpy(v)),
+        "space method 'method-9' failed: ZeroDivisionError": lambda n, v: 1 // 0,
+    }
+    images = ce.Images(drawn_arrays(0, 0, 12)["pixels"], np.arange(12) % 2, ["a", "b"])
+    network = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Sigmoid(), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 3, 8, 8))
+    series = ce.Series("one", {1: network}, ce.View(8, 8), layers="1")
+    probed = ce.probe(series, images, k=2, device="cpu", progress=False)
+    for message, change in faults.items():
+        with pytest.raises(ValueError, match=message), np.errstate(divide="ignore"):
+            ce.space(probed, returning(change), progress=False)
 
 
 def test_an_architecture_is_a_function(outside):

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from harness.artifacts import Artifact, Run
 from harness.concepts.map import project
@@ -16,7 +17,9 @@ from harness.concepts.space_methods import SPACES, Evidence, gather_evidence
 from harness.concepts.stimuli import neurons_of
 from harness.config import Config
 from harness.images.sets import open_images
+from harness.networks.running import users_code
 from harness.randomness import generator
+from harness.records import NEURON
 from harness.registry import plugin_identity
 from harness.stages.checkpoints import read_layers
 from harness.stages.probe import activation_parts
@@ -50,7 +53,10 @@ class PlaceNeurons(Work):
         """Return the space; if `draw` is given, with another draw of the method's randomness."""
         evidence = evidence_of(run, self.config)
         rng = generator(self.config.seed, "space", self.method, *draw)
-        return SPACES.get(self.method)(evidence, self.config.space, rng, self.method)
+        method = SPACES.get(self.method)
+        with users_code("space method", self.method):
+            space = method(evidence, self.config.space, rng, self.method)
+        return _checked(self.method, space, evidence)
 
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = self.space(run)
@@ -109,6 +115,35 @@ class MapNeurons(Work):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         space = SemanticSpace.load(run, self.method)
         yield project(space, self.config.base_checkpoint(), self.config.seed)
+
+
+def _checked(method: str, space: object, evidence: Evidence) -> SemanticSpace:
+    """Return what a method returned. Raises ValueError if it is no space of the neurons."""
+    if not isinstance(space, SemanticSpace):
+        fault = f"a {type(space).__name__}"
+    elif not np.array_equal(space.neurons.reindex(columns=NEURON), evidence.neurons):
+        fault = f"{len(space.neurons)} rows, or rows in another order"
+    elif "coverage" not in space.neurons:
+        fault = "no column coverage"
+    elif fault := _fault(space):
+        fault = f"vectors that are {fault}"
+    else:
+        return space
+    raise ValueError(
+        f"space method {method!r} must return a SemanticSpace with the {len(evidence.neurons)} "
+        f"rows of evidence.neurons, a column coverage, and an array of real numbers [neurons, "
+        f"dimension] (sparse only for jaccard; NaN for neurons without a vector); got {fault}"
+    )
+
+
+def _fault(space: SemanticSpace) -> str:
+    """Describe what is wrong with the vectors of a space; "" for nothing."""
+    vectors, jaccard = space.vectors, space.metric == "jaccard"
+    if not isinstance(vectors, np.ndarray):
+        return "" if jaccard and isinstance(vectors, sparse.csr_array) else f"{type(vectors)}"
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        return f"{vectors.dtype} of shape {vectors.shape}"
+    return "infinite" if np.isinf(vectors).any() else ""
 
 
 def _checkpoints(config: Config) -> list[tuple[str, int]]:
