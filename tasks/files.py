@@ -42,8 +42,15 @@ def _own_picture(renderer, tokens, index, options, env) -> str:
     return renderer.image(tokens, index, options, env)
 
 
+def _link_beside(renderer, tokens, index, options, env) -> str:
+    """Render a link that opens beside the page: a platform's frame may not show other sites."""
+    tokens[index].attrSet("target", "_blank")
+    return renderer.renderToken(tokens, index, options, env)
+
+
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 _MARKDOWN.add_render_rule("image", _own_picture)
+_MARKDOWN.add_render_rule("link_open", _link_beside)
 
 
 def as_html(

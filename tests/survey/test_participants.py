@@ -60,7 +60,9 @@ def folder(run, tmp_path_factory):
     """A study with one trial of each task, a picture in its consent, and own questions."""
     root = tmp_path_factory.mktemp("own")
     Image.new("RGB", (300, 100), "teal").save(root / "our lab.png")
-    (root / "consent.md").write_text("We are here: ![our lab](our%20lab.png) " + "a" * 99)
+    (root / "consent.md").write_text(
+        "We are here: ![our lab](our%20lab.png) [our policy](healthz) " + "a" * 99
+    )
     (root / "questions.toml").write_text(QUESTIONS)
     texts = Texts(consent=str(root / "consent.md"), questionnaire=str(root / "questions.toml"))
     settings = short(texts=texts, min_width=700)
@@ -108,6 +110,13 @@ def test_a_picture_of_the_researchers_is_shown_and_holds_nothing_up(browser, own
     without = Visitor(browser, link(own, "refuses"), context=context)
     without.answer()
     assert without.stage == "instructions"
+
+
+def test_a_link_of_the_researchers_opens_beside_the_page(browser, own):
+    visitor = Visitor(browser, link(own, "reads"), LAPTOP)
+    with visitor.context.expect_page() as beside:
+        visitor.page.click("text=our policy")
+    assert (beside.value.url, visitor.stage) == (f"{own.address}/healthz", "consent")
 
 
 def test_a_picture_that_does_not_arrive_is_said_and_there_is_a_way_on(browser, own, known):
