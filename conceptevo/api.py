@@ -65,7 +65,7 @@ def probe(
         space=SpaceSection(methods=tuple(fitting)),
         probe=ProbeParameters(k=k, responsive=responsive, activations=activations),
     )
-    opening = session.opening(check.steps(session.plan))
+    opening = session.opening(check.steps(session.plan, [check.probe_images]))
     session.do(chain(opening, probe_steps(session.plan)), progress)
     return Probed(session.run, session)
 
@@ -143,7 +143,7 @@ def importance(
         revert=ReversionParameters(heldout_images=heldout_images),
         bench=BenchParameters(methods=names),
     )
-    session.do(session.opening(check.steps(session.plan)), progress)
+    session.do(session.opening(check.steps(session.plan, [check.class_images])), progress)
     session.do(score_steps(bench_study(session.plan, Coverage())), progress)
     return Scores(session.run, session, methods=names)
 
@@ -181,8 +181,6 @@ def ablate(
 
 def _session(series: Sequence[Series], images: Images, device: str, **sections: Any) -> Session:
     """Return the session of a new run in a temporary folder."""
-    # k may not exceed the number of images, even in a session that does not probe.
-    sections.setdefault("probe", ProbeParameters(k=min(20, max(1, len(images.labels)))))
     config = Config(
         workers=0,
         device=choose_device(device).name,

@@ -224,6 +224,21 @@ def test_pillow_images_are_read_as_files_are():
     np.testing.assert_array_equal(images.pixels, [np.asarray(palette.convert("RGB")), colours[1]])
 
 
+def test_only_what_a_function_needs_is_required(images):
+    """Stimuli need no second image of a class, and scores no neurons that span a space."""
+    torch.manual_seed(0)
+    newer = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    one = ce.Series("one", {1: perturbed(newer, 1), 4: newer}, ce.View(8, 8))
+    scores = ce.importance(one, images, (1, 4), ["change"], progress=False).to_pandas()
+    assert len(scores) == 3
+    few = ce.Images(images.pixels[:4], [0, 1, 2, 2], images.classes)
+    assert ce.probe(one, few, k=4, progress=False).to_pandas()["channel"].eq(0).all()
+    with pytest.raises(ValueError, match="need two images of a class; r, g have fewer"):
+        ce.importance(one, few, (1, 4), ["change"], progress=False)
+    with pytest.raises(ValueError, match="there are 4 probe images"):
+        ce.probe(one, few, progress=False)
+
+
 def test_bad_series_are_named(images, series):
     with pytest.raises(ValueError, match="epoch 1: the network has 3 outputs|has 3 outputs for 2"):
         ce.probe(series, ce.Images(images.pixels, images.labels % 2, ["a", "b"]), progress=False)

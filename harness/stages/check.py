@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -191,8 +191,42 @@ def _is_broken(name: str, value: Tensor) -> bool:
     return trained or bool(value.isnan().any())
 
 
-def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
-    """Return one message per problem that prevents the run."""
+def active_base(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a message if the base of the semantic space has too few active units."""
+    base = plan.config.base_checkpoint()
+    for row in rows[(rows["series"] == base.series) & (rows["epoch"] == base.epoch)].itertuples():
+        if row.problem == "" and row.active < 2:
+            yield (
+                f"series {base.series!r}, epoch {base.epoch}, the base of the semantic space: of "
+                f"its {row.units:.0f} units, {row.active:.0f} are active on {row.images:.0f} test "
+                f"images, and a space needs two: choose another base, or name more layers"
+            )
+
+
+def probe_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a message if there are fewer probe images than stimuli of a neuron."""
+    if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
+        yield f"probe.k = {k}: there are {count} probe images; lower it, or add images"
+
+
+def class_images(plan: Plan, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a message if classes have too few images for importance and ablation."""
+    counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
+    few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
+    if few:
+        yield (
+            f"images.test: importance and ablation need two images of a class; "
+            f"{', '.join(few)} have fewer"
+        )
+
+
+#: Function of the plan and the table of checks that yields what a part of a run lacks.
+Need = Callable[[Plan, pd.DataFrame], Iterator[str]]
+NEEDS: tuple[Need, ...] = (active_base, probe_images, class_images)
+
+
+def problems(plan: Plan, rows: pd.DataFrame, needs: Sequence[Need] = NEEDS) -> list[str]:
+    """Return one message per problem that prevents the run, or the part of it with these needs."""
     texts = []
     files = {s.name: s for s in plan.config.series if isinstance(s, FolderSource)}
     epochs: dict[tuple[str, str], tuple[str, list[str]]] = {}
@@ -206,24 +240,7 @@ def problems(plan: Plan, rows: pd.DataFrame) -> list[str]:
     for (series, _), (text, those) in epochs.items():
         several = "s" * (len(those) > 1)
         texts.append(f"series {series!r}, epoch{several} {', '.join(those)}: {text}")
-    base = plan.config.base_checkpoint()
-    for row in rows[(rows["series"] == base.series) & (rows["epoch"] == base.epoch)].itertuples():
-        if row.problem == "" and row.active < 2:
-            texts.append(
-                f"series {base.series!r}, epoch {base.epoch}, the base of the semantic space: of "
-                f"its {row.units:.0f} units, {row.active:.0f} are active on {row.images:.0f} test "
-                f"images, and a space needs two: choose another base, or name more layers"
-            )
-    if (k := plan.config.probe.k) > (count := len(open_images(plan.run, "probe"))):
-        texts.append(f"probe.k = {k}: there are {count} probe images; lower it, or add images")
-    counts = np.bincount(plan.test_images.labels, minlength=len(plan.test_images.classes))
-    few = [name for name, n in zip(plan.test_images.classes, counts, strict=True) if n < 2]
-    if few:
-        texts.append(
-            f"images.test: importance and ablation need two images of a class; "
-            f"{', '.join(few)} have fewer"
-        )
-    return texts
+    return texts + [text for need in needs for text in need(plan, rows)]
 
 
 def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
@@ -276,8 +293,8 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
     return notes
 
 
-def steps(plan: Plan) -> Iterator[Step]:
-    """Try every checkpoint, and raise ConfigError with all problems if there are any."""
+def steps(plan: Plan, needs: Sequence[Need] = NEEDS) -> Iterator[Step]:
+    """Try every checkpoint, and raise ConfigError with all problems (see `problems`) if any."""
     give_checkpoints(plan)
     works = list(starmap(CheckCheckpoint, loadable(plan.config)))
     yield "checking checkpoints", works
@@ -286,4 +303,4 @@ def steps(plan: Plan) -> Iterator[Step]:
     rows = pd.concat([plan.run.table(work.makes[0]) for work in works], ignore_index=True)
     for note in remarks(plan.config, rows):
         logger.warning("%s", note)
-    refuse(problems(plan, rows))
+    refuse(problems(plan, rows, needs))
