@@ -26,12 +26,15 @@ Database = Annotated[
 
 def database_url(study: Path, url: str | None) -> str:
     """Return the given URL, or that of an SQLite file in the study's folder."""
+    from sqlalchemy import URL
+
     if url in ("sqlite://", "sqlite:///:memory:"):
         raise ValueError(
             f"--database {url} is lost when the command ends, and no other process can use it; "
             f"name a file, such as sqlite:///answers.sqlite"
         )
-    return url or f"sqlite:///{(study / 'answers.sqlite').resolve()}"
+    own = str((study / "answers.sqlite").resolve())
+    return url or URL.create("sqlite", database=own).render_as_string()
 
 
 def open_database(url: str, durable: bool = True) -> Store:
@@ -222,7 +225,7 @@ AnyDatabase = Annotated[
 
 def open_existing(url: str | None, study: str | None = None) -> Store:
     """Open the existing database of a survey; by default the SQLite file in the study's folder."""
-    from sqlalchemy import inspect
+    from sqlalchemy import inspect, make_url
 
     if url is None:
         if study is None or not (Path(study) / "study.json").exists():
@@ -231,7 +234,7 @@ def open_existing(url: str | None, study: str | None = None) -> Store:
                 "(--study), in which it is by default"
             )
         url = database_url(Path(study), None)
-    missing = url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
+    missing = url.startswith("sqlite:///") and not Path(make_url(url).database or "").exists()
     if missing or not inspect(_open_store(url).engine).has_table("responses"):
         raise ValueError(
             f"--database {url.split('@')[-1]} holds no survey; give the URL with which the survey "

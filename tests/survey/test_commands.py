@@ -1,6 +1,7 @@
 """The commands, as a user types them, and the load generator with a real survey."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -50,6 +51,14 @@ def test_from_run_to_table(run, tmp_path):
     assert "no participant has the id" in say(
         "responses", "forget", one, "--database", url, error=ValueError
     )
+
+
+def test_a_folder_may_have_any_name(study_folder, tmp_path):
+    study = tmp_path / "our%20study #1"
+    shutil.copytree(study_folder, study, ignore=shutil.ignore_patterns("*.sqlite*"))
+    say("study", "simulate", str(study), "--participants", "1")
+    assert (study / "answers.sqlite").exists()
+    say("responses", "export", "--study", str(study), "--out", str(tmp_path / "out.csv"))
 
 
 def test_sources_are_never_mixed_in_a_file(frozen, tmp_path):
