@@ -422,6 +422,7 @@ def source(folder, pattern, **more):
         ("model-{epoch}.pth", ["model-1.pth", "model-20.pth"]),
         ("epoch={epoch}-step=*.ckpt", ["epoch=1-step=80.ckpt", "epoch=20-step=1600.ckpt"]),
         ("checkpoint-{epoch}", ["checkpoint-1/model.safetensors", "checkpoint-20/x.bin"]),
+        ("checkpoint-{epoch}/", ["checkpoint-1/model.safetensors", "checkpoint-20/x.bin"]),
         ("checkpoint-{epoch}/w.bin", ["checkpoint-1/w.bin", "checkpoint-20/w.bin"]),
         ("*_{epoch}.pt", ["a_1.pt", "b_20.pt"]),
         ("m{epoch}*.pt", ["m1.pt", "m20-loss0.3.pt"]),

@@ -356,7 +356,7 @@ def numbered(folder: Path, pattern: str) -> list[tuple[Path, int | None]]:
     Raises:
         ValueError: the pattern fits a name in several ways, with different epochs.
     """
-    pattern = pattern.removeprefix("./")
+    pattern = pattern.removeprefix("./").rstrip("/")
     # brackets and question marks have no special meaning in `pattern`
     literal = re.sub(r"([\[\]?])", r"[\1]", pattern).replace("{epoch}", "*")
     parts = (part if part == "**" else re.sub(r"\*+", "*", part) for part in literal.split("/"))
