@@ -185,3 +185,47 @@ def test_functions_compiled_by_torch_jit_are_named(caplog):
     assert "torch.jit are not probed (1 × scripted_relu): set the environment" in caplog.text
     with pytest.raises(ValueError, match=r"non-linearity; activation functions .* PYTORCH_JIT=0"):
         find_layers(OnlyScripted(Block()), VIEW)
+
+
+class OtherHead(Network):
+    """A network with a second head, whose output it does not return."""
+
+    def __init__(self, block):
+        super().__init__(block)
+        self.other, self.side = nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        self.side(self.other(x).mean((2, 3)))
+        return self.head(self.last(self.block(x)).mean((2, 3)))
+
+
+def test_a_layer_of_another_head_changes_no_output():
+    model = OtherHead(Block()).eval()
+    layers = find_layers(model, VIEW, ["other", "last"])
+    with torch.no_grad(), execution(model, layers) as running:
+        unchanged = running.start(IMAGES)
+        for together in (1, 2):
+            arms = [{name: torch.zeros_like} for name in ("other", "other", "last", "last")]
+            *of_other, _, of_last = running.rerun_many(arms, together)
+            assert all(torch.equal(answer, unchanged) for answer in of_other[:2])
+            assert not torch.equal(of_last, unchanged)
+
+
+class InParts(Network):
+    """A network that gives its block at most three images at a time."""
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        return self.head(torch.cat([self.last(self.block(p)) for p in x.split(3)]).mean((2, 3)))
+
+
+def test_a_layer_that_runs_on_some_of_the_images_is_refused():
+    model = InParts(Block())
+    layers = find_layers(model, VIEW)
+    with (
+        pytest.raises(ValueError, match="'last' runs on 3 images where the network is given 4"),
+        borrowed(model),
+        ActivationRecorder(model, layers, lambda maps, _: maps.amax(2)),
+    ):
+        run_logits(model, IMAGES)

@@ -125,7 +125,8 @@ class _Traced(Execution):
         self._descendants = {name: _descendants(node) for name, node in nodes.items()}
         inputs = [node for node in self._order if node.op == "placeholder"]
         self._of_images = set(inputs).union(*map(_descendants, inputs))
-        self._kept_nodes = set(nodes.values())
+        self._output = self._order[-1]
+        self._kept_nodes = {self._output, *nodes.values()}
         for reached in self._descendants.values():
             self._kept_nodes |= {n for node in reached for n in node.all_input_nodes} - reached
         self._kept: dict[fx.Node, Any] = {}
@@ -163,7 +164,7 @@ class _Traced(Execution):
                     self._kept[node] = values[node]
                 for done in last_use.get(node, ()):
                     del values[done]
-        return logits_of(self._model, values[self._order[-1]])
+        return logits_of(self._model, values[self._output])
 
     def output(self, layer: str) -> Tensor:
         return self._kept[self._nodes[layer]] if self._fits else super().output(layer)
@@ -219,7 +220,8 @@ class _Traced(Execution):
         """Return the kept values that a re-run of these layers reads."""
         nodes, _ = self._plan(layers)
         read = {used for node in nodes for used in node.all_input_nodes} - set(nodes)
-        return read | {self._nodes[layer] for layer in layers} - set(nodes)
+        # the output does not depend on every layer: it may be that of another head
+        return read | {self._output, *(self._nodes[layer] for layer in layers)} - set(nodes)
 
     def _plan(self, layers: frozenset[str]) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
         """Return the nodes that a change of these layers reaches, and what to free after each."""
@@ -242,7 +244,7 @@ class _Traced(Execution):
                     values[node] = changed[node](values[node])
                 for done in last_use.get(node, ()):
                     del values[done]
-        return logits_of(self._model, values[nodes[-1]])
+        return logits_of(self._model, values[self._output])
 
     def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         args: Any = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.layer import Layer
+from harness.registry import UserCodeError
 
 T = TypeVar("T")
 
@@ -48,15 +49,33 @@ def hooked(
     """Call a function with the value of each layer; what it returns replaces the value.
 
     Raises:
-        ValueError: the model does not have a layer.
+        ValueError: the model does not have a layer, or runs its module on some of the images only
+            (mixture of experts) or on parts of the batch.
     """
     modules = dict(model.named_modules())
+    images = 0
+
+    def begin(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal images
+        images = len(inputs[0])
+
+    def checked(
+        layer: Layer, action: Callable[[Tensor], Tensor | None], value: Tensor
+    ) -> Tensor | None:
+        if (count := value.shape[layer.sequence_first]) != images:
+            raise UserCodeError(
+                f"layer {layer.name!r} runs on {count} images where the network is given {images}, "
+                f"so it cannot be probed: name other layers, layers = [...]"
+            )
+        return action(value)
+
     with ExitStack() as lifetime:
+        lifetime.callback(model.register_forward_pre_hook(begin).remove)
         for layer, action in hooks.items():
             if layer.module not in modules:
                 raise ValueError(f"the model has no layer {layer.name!r}; see `find_layers`")
             attach = _on_input if layer.side == "input" else _on_output
-            lifetime.callback(attach(modules[layer.module], action).remove)
+            lifetime.callback(attach(modules[layer.module], partial(checked, layer, action)).remove)
         yield
 
 
