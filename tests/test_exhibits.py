@@ -62,6 +62,30 @@ def test_ones_own_exhibits_stand_where_their_decorators_say(own, monkeypatch):
     assert others.title == "Exhibits of your own"
 
 
+def test_what_is_no_exhibit_is_refused_and_names_are_not_taken_twice(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(shelf, "_exhibits", {})
+    (tmp_path / "more_exhibits.py").write_text(
+        "import pandas as pd\n"
+        "def plain(run):\n"
+        "    return None\n"
+        "def frame(run):\n"
+        "    return pd.DataFrame({'a': [1]})\n"
+    )
+    shelf.use("run", ["own_exhibits:plain"])
+    with pytest.raises(ValueError, match="the report has one named plain; rename yours"):
+        shelf.use("run", ["more_exhibits:plain"])
+    shelf.use("run", ["more_exhibits:frame"])
+    with pytest.raises(ValueError, match=r"'frame' must return .* got pandas.*DataFrame"):
+        shelf.figures_of("run", None)  # it was left out without a word
+
+
+def test_a_table_shows_its_named_index_and_columns_that_are_numbers():
+    counts = pd.DataFrame({"epoch": [1, 4, 4], "layer": list("aab")}).value_counts(["epoch"])
+    table = Table("t", "T", "C", counts.reset_index(name=7))
+    assert table.csv() == "epoch,7\n4,2\n1,1\n" and "| 4 | 2 |" in table.markdown()
+    assert Table("t", "T", "C", counts.to_frame("n")).csv() == "epoch,n\n4,2\n1,1\n"
+
+
 def test_the_method_section_names_the_spaces_of_its_run(tmp_path):
     def paragraph(*spaces):
         manifest = {"configuration": {"probe": {"k": 20}}, "space_methods": spaces,

@@ -112,12 +112,16 @@ def use(report: str, names: Iterable[str]) -> None:
             a Figure and is shown in the last section, OWN.
 
     Raises:
-        ValueError: a function cannot be imported.
+        ValueError: a function cannot be imported, or has the name of another exhibit.
     """
     for name in names:
         make = import_attribute(name, "exhibit")
-        if not any(e.make is make and e.report == report for e in _exhibits.values()):
+        known = [e for e in _exhibits.values() if e.report == report]
+        if not any(e.make is make for e in known):
             own = name.partition(":")[2]
+            alike = (e.make for e in known if e.name == own and e.kind != "sentences")
+            if any(_origin(other) != _origin(make) for other in alike):
+                raise ValueError(f"exhibit {name!r}: the report has one named {own}; rename yours")
             _exhibits[report, EITHER, own] = Exhibit(EITHER, report, OWN, own, make)
 
 
@@ -152,8 +156,13 @@ def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:
     for e in _exhibits.values():
         if e.report == report and e.kind in (kind, EITHER):
             value = e.make(subject)
-            if value is not None and (e.kind == kind or isinstance(value, wanted)):
+            if isinstance(value, wanted):
                 made[e.name] = value
+            elif value is not None and (e.kind == kind or not isinstance(value, Table | Figure)):
+                raise ValueError(
+                    f"exhibit {e.name!r} must return a {e.kind} of analysis.exhibits (Table, "
+                    f"Figure) or None, got {type(value).__module__}.{type(value).__name__}"
+                )
     return made
 
 

@@ -30,7 +30,7 @@ class Table:
         name: file name without suffix, and LaTeX label.
         title: a short title.
         caption: what a row and the numbers are, and how intervals and tests were computed.
-        frame: unrounded numbers and strings, as in the CSV file.
+        frame: unrounded numbers and strings, as in the CSV file; a named index becomes columns.
         formats: column -> format of its numbers, e.g. "{:+.3f}", P_VALUE or a function; only a
             function changes strings. "{:+.1%}" prints a share in percentage points without "%",
             so that the caption must name the unit.
@@ -47,6 +47,14 @@ class Table:
     formats: Formats = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     headings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frame = self.frame
+        if any(name is not None for name in frame.index.names):
+            frame = frame.reset_index()
+        if (names := list(map(str, frame.columns))) != list(frame.columns):
+            frame = frame.set_axis(names, axis=1)
+        object.__setattr__(self, "frame", frame)
 
     def cells(self) -> pd.DataFrame:
         """Return the frame as strings, without hidden columns; missing values are "–"."""
