@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.exhibits import shelf
 from analysis.exhibits.tables import Table
 from analysis.study import association as meeting
-from analysis.study.association import Associations, partial_ranks
+from analysis.study.association import EVIDENCE, Associations, partial_ranks
 from analysis.study.frozen_study import as_frozen, read_study
 from analysis.study.pipeline import Inputs, analyse_study
 from analysis.study.release import rebuild, release
@@ -214,3 +214,20 @@ def test_permutation_keeps_its_size():
     ]
     assert np.mean(np.array(p) <= 0.05) <= 0.15
     assert np.mean(p) == pytest.approx(0.5, abs=0.13)
+
+
+def test_means_that_are_equal_up_to_rounding_have_equal_ranks():
+    """The order of a sum is no evidence: .1 + .2 + .3 and .3 + .2 + .1 differ in the last digit."""
+    means = {f"t{k}": [k / 10] * 3 for k in range(6)}
+    means |= {"t6": [0.1, 0.2, 0.3], "t7": [0.3, 0.2, 0.1]}
+    assert len({sum(values) / 3 for values in (means["t6"], means["t7"])}) == 2
+    rates = dict(zip(means, (0.1, 0.5, 0.2, 0.9, 0.3, 0.8, 0.4, 0.7), strict=True))
+    rows = [
+        {"task": "odd_one_out", "condition": "base", "trial": trial, "rate": rates[trial],
+         **dict.fromkeys(EVIDENCE, value)}
+        for trial, values in means.items()
+        for value in values
+    ]  # fmt: skip
+    value = Associations(99, 99)(pd.DataFrame(rows))["odd_one_out", "drop"].value
+    exact = [k / 10 for k in range(6)] + [0.2, 0.2]
+    assert value == pytest.approx(stats.spearmanr(list(rates.values()), exact).statistic)

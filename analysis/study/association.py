@@ -189,7 +189,8 @@ class Associations:
         trials are left out."""
         found: Estimates = {}
         for task, group in table.groupby("task"):
-            trials = group.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean().reset_index()
+            means = group.groupby(["trial", "condition"])[["rate", *EVIDENCE]].mean()
+            trials = means.round(12).reset_index()  # means that are equal have equal ranks
             for name in EVIDENCE:
                 found[(str(task), name)] = self._one(trials, name)
         return found
