@@ -203,6 +203,8 @@ def test_agreement_is_kendalls_tau_over_what_both_rank():
     assert comparisons.agreement(first, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}) == (-1.0, 3)
     assert comparisons.agreement(first, {"a": 5.0, "b": 2.0, "e": 9.0}) == (1.0, 2)
     assert np.isnan(comparisons.agreement(first, {"a": 1.0})[0])
+    tied = {"a": 0.1 + 0.2, "b": 0.3, "c": 0.1}  # a and b differ in the last digit
+    assert comparisons.agreement(first, tied)[0] == pytest.approx(2 / np.sqrt(6))
 
 
 def test_images_needed_undoes_spearman_and_brown():

@@ -228,5 +228,6 @@ def agreement(reference: Mapping[str, float], other: Mapping[str, float]) -> tup
     ]
     if len(common) < 2:
         return float("nan"), len(common)
-    tau = stats.kendalltau([reference[m] for m in common], [other[m] for m in common]).statistic
+    values = np.array([[of[m] for m in common] for of in (reference, other)])
+    tau = stats.kendalltau(*values.round(12)).statistic  # gaps equal up to rounding are ties
     return float(tau), len(common)
