@@ -86,6 +86,18 @@ def test_a_table_shows_its_named_index_and_columns_that_are_numbers():
     assert Table("t", "T", "C", counts.to_frame("n")).csv() == "epoch,n\n4,2\n1,1\n"
 
 
+def test_an_error_in_ones_own_exhibit_names_it(monkeypatch):
+    monkeypatch.setattr(shelf, "_exhibits", {})
+    monkeypatch.setattr(shelf, "_headings", {})
+
+    @shelf.table("run", "networks")
+    def broken(run):
+        return float("a")
+
+    with pytest.raises(ValueError, match="exhibit 'broken' failed: ValueError: could not convert"):
+        shelf.tables_of("run", None)
+
+
 def test_the_method_section_names_the_spaces_of_its_run(tmp_path):
     def paragraph(*spaces):
         manifest = {"configuration": {"probe": {"k": 20}}, "space_methods": spaces,

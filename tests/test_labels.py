@@ -180,11 +180,24 @@ def lopsided(texts):
     return np.triu(np.ones((len(texts), len(texts))))
 
 
+def undefined(texts):
+    return np.where(np.eye(len(texts)), 1, np.nan)
+
+
+def of_pairs(first, second):
+    return float(first == second)
+
+
 def test_own_similarity():
     frame = labels(0, 0.3)
     assert LabelAgreement("tests.test_labels:constant", shuffles=9)(frame).p == 1
-    with pytest.raises(ValueError, match="must give a symmetric matrix"):
-        LabelAgreement("tests.test_labels:lopsided")(frame)
+    for name, message in {
+        "lopsided": "must give a symmetric matrix of .* got one of shape",
+        "undefined": "must give a symmetric matrix of .* got one with NaN",
+        "of_pairs": "similarity 'tests.test_labels:of_pairs' failed: TypeError: of_pairs.. missing",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            LabelAgreement(f"tests.test_labels:{name}")(frame)
 
 
 def test_empty_labels_are_left_out_and_counted():

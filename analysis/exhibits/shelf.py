@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from analysis.exhibits.figures import Figure
 from analysis.exhibits.report import Section
 from analysis.exhibits.tables import Table
-from harness.registry import import_attribute
+from harness.registry import call_users, import_attribute
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -150,12 +150,19 @@ def figures_of(report: str, subject: Any) -> dict[str, Figure]:
     return _made(report, "figure", Figure, subject)
 
 
+def _make(exhibit: Exhibit, *arguments: Any) -> Any:
+    """Call an exhibit's function; an error in a user's becomes a message that names it."""
+    if _origin(exhibit.make).startswith("analysis."):
+        return exhibit.make(*arguments)
+    return call_users(f"exhibit {exhibit.name!r}", exhibit.make, *arguments)
+
+
 def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:
     """Make the exhibits of a kind, and users' exhibits that return the type `wanted`."""
     made = {}
     for e in _exhibits.values():
         if e.report == report and e.kind in (kind, EITHER):
-            value = e.make(subject)
+            value = _make(e, subject)
             if isinstance(value, wanted):
                 made[e.name] = value
             elif value is not None and (e.kind == kind or not isinstance(value, Table | Figure)):
@@ -189,7 +196,9 @@ def sections_of(
             for e in _exhibits.values()
             if e.report == report and (e.section if e.section in headings else OWN) == name
         ]
-        findings = [text for e in here if e.kind == "sentences" for text in e.make(subject, tables)]
+        findings = [
+            text for e in here if e.kind == "sentences" for text in _make(e, subject, tables)
+        ]
         shown = {
             kind: [values[e.name] for e in here if e.kind in (kind, EITHER) and e.name in values]
             for kind, values in made.items()

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.estimate import FEWEST, Estimate, permuted
-from harness.registry import Registry
+from harness.registry import Registry, call_users
 
 #: A similarity of texts: distinct normalised labels [n] -> symmetric matrix in [0, 1]: [n, n].
 Similarity = Callable[[Sequence[str]], np.ndarray]
@@ -163,12 +163,13 @@ class LabelAgreement:
 
     def _similarity(self, texts: list[str]) -> np.ndarray:
         """Return the similarities of labels, with a last row and column of NaN for empty ones."""
-        matrix = np.asarray(SIMILARITIES.get(self.similarity)(texts), dtype=float)
-        n = len(texts)
+        similar, n = SIMILARITIES.get(self.similarity), len(texts)
+        what = f"similarity {self.similarity!r}"
+        matrix = call_users(what, lambda: np.asarray(similar(texts), dtype=float))
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
+            shape = "with NaN" if np.isnan(matrix).any() else f"of shape {matrix.shape}"
             raise ValueError(
-                f"similarity {self.similarity!r} must give a symmetric matrix of {n} × {n}, got "
-                f"shape {matrix.shape}"
+                f"{what} must give a symmetric matrix of {n} × {n} numbers, got one {shape}"
             )
         return np.pad(matrix, (0, 1), constant_values=np.nan)
 
