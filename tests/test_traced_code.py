@@ -13,6 +13,7 @@ from harness.networks.execution import execution
 from harness.networks.layers import find_layers
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_logits
+from harness.networks.soundness import check_gradients
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 VIEW = View(16, 16)
@@ -229,3 +230,40 @@ def test_a_layer_that_runs_on_some_of_the_images_is_refused():
         ActivationRecorder(model, layers, lambda maps, _: maps.amax(2)),
     ):
         run_logits(model, IMAGES)
+
+
+class Discards(Network):
+    """A network whose activation overwrites its input, and whose code ignores what it returns."""
+
+    def __init__(self, block):
+        super().__init__(block)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.stem(x)
+        self.act(x)
+        return self.head(self.last(self.block(x)).mean((2, 3)))
+
+
+class Skips(Discards):
+    """A network in which the overwritten value is also that of a skip connection."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        out = self.act(x)
+        return self.head((out + x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Discards, Skips])
+def test_an_activation_that_overwrites_its_input_keeps_doing_so(kind):
+    model = kind(Block()).eval()
+    expected = model(IMAGES).detach()
+    with torch.no_grad(), execution(model, find_layers(model, VIEW)) as running:
+        assert torch.equal(running.start(IMAGES), expected)
+
+
+def test_layers_on_which_the_output_does_not_depend_are_named(caplog):
+    caplog.set_level("INFO")
+    model = Discards(Block()).eval()
+    check_gradients(model, find_layers(model, VIEW), IMAGES)
+    assert "the output does not depend on what act returns" in caplog.text

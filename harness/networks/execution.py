@@ -78,17 +78,19 @@ def execution(
     """
     with borrowed(model):
         graph = trace(model, layers) if traced else None
-        if graph is None:
-            yield Execution(model, layers)
-            return
-        inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
-        for module in inplace:
-            module.inplace = False  # kept values must not be overwritten
-        try:
-            yield _Traced(model, layers, *graph)
-        finally:
-            for module in inplace:
-                module.inplace = True
+        yield Execution(model, layers) if graph is None else _Traced(model, layers, *graph)
+
+
+@contextmanager
+def _out_of_place(modules: Sequence[Any]) -> Iterator[None]:
+    """Let modules that overwrite their input return a new tensor, because values are kept."""
+    for module in modules:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.inplace = True
 
 
 def _named(changes: Mapping[str, Change]) -> str:
@@ -120,6 +122,7 @@ class _Traced(Execution):
     ) -> None:
         super().__init__(model, layers)
         self._interpreter = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
+        self._inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
         self._order = list(graph.nodes)
         self._nodes = nodes
         self._descendants = {name: _descendants(node) for name, node in nodes.items()}
@@ -153,7 +156,7 @@ class _Traced(Execution):
         values: dict[fx.Node, Any] = {}
         inputs = iter([batch])  # other arguments have a default, or are `*args` and `**kwargs`
         last_use = _last_use(self._order)
-        with explained(self._model, batch):
+        with explained(self._model, batch), _out_of_place(self._inplace):
             for node in self._order:
                 if node.op == "placeholder":
                     nothing: Any = {} if str(node.target).startswith("**") else ()
@@ -237,7 +240,8 @@ class _Traced(Execution):
         values = dict(kept)
         for node in changed.keys() - set(nodes):
             values[node] = changed[node](values[node])
-        with explained(self._model, self._batch, f"with a changed {_named(changes)}"):
+        purpose = f"with a changed {_named(changes)}"
+        with explained(self._model, self._batch, purpose), _out_of_place(self._inplace):
             for node in nodes:
                 values[node] = self._run(node, values)
                 if node in changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,9 @@ from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import INFERENCE, UNDEFINED, WithGradients, explained, run_logits
+from harness.text import listed
+
+logger = logging.getLogger(__name__)
 
 #: Largest relative difference of outputs that can be due to other kernels at another batch size.
 TOLERANCE = 1e-3
@@ -109,6 +113,11 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
             f"use_reentrant=True), so that importance cannot be measured; remove this, or probe "
             f"later layers only: layers = [...]"
         )
+    logger.info(
+        "the output does not depend on what %s returns: scores of its neurons are 0, and ablating "
+        "them changes nothing",
+        listed([layer.name for layer in doubtful], 4),
+    )
     return outputs
 
 
