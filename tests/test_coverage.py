@@ -239,6 +239,8 @@ def test_designs_are_checked():
             Design(**wrong)
     with pytest.raises(ValueError, match="there is no effect"):
         rejections(Plan(Design({"a": 1 / 6}), against_chance=True), 5)
+    with pytest.raises(ValueError, match="or, to test them against chance"):
+        rejections(Plan(Design({"base": 0.6})), studies=2)  # one condition has no contrast
 
 
 def test_a_planted_effect_comes_out_at_its_size():

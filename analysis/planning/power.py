@@ -81,7 +81,8 @@ def rejections(plan: Plan, studies: int, seed: int = 0) -> pd.DataFrame:
         sought[:] = not plan.against_chance  # for equal conditions, the rate of false positives
     if not sought.any():
         raise ValueError(
-            "there is no effect: give conditions that differ from chance or each other"
+            "there is no effect to find: give conditions that differ from each other or, to test "
+            "them against chance (--against-chance), from chance"
         )
     kept = len(effects) * (1 / plan.share - 1)  # weight of the other tests; each test here has 1
 
