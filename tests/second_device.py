@@ -1,7 +1,8 @@
 """A simulated second device, for machines without a GPU.
 
 Its tensors are held in main memory, and every operation is that of the CPU. As on a GPU, operations
-that mix its tensors with those of the CPU fail, and its tensors do not become numpy arrays.
+that mix its tensors with those of the CPU fail, and its tensors do not become numpy arrays. As on
+Apple's GPUs, there is no double precision.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Held(Tensor):
 
     @staticmethod
     def __new__(cls, raw: Tensor) -> Held:
+        if raw.dtype == torch.float64:
+            raise TypeError(f"{NAME} has no float64")
         held = Tensor._make_wrapper_subclass(
             cls,
             raw.shape,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,13 +10,19 @@ from rich.console import Console
 from second_device import NAME, PLACE, SecondDevice
 from small_runs import small
 
-from conceptevo import Evidence, Images, Recorder, View
+import conceptevo as ce
 from harness.artifacts import Run
 from harness.concepts.probing import ProbeParameters
 from harness.config import parse_config
+from harness.evolutions.ablation import ABLATIONS, Arm, Images, ablate
+from harness.evolutions.importance import IMPORTANCE, sensitivities
+from harness.images.sets import View
 from harness.networks import devices
 from harness.networks.architectures import build
 from harness.networks.devices import CPU, Device
+from harness.networks.layer import ModelPair
+from harness.networks.layers import find_layers
+from harness.records import JOINT
 from harness.stages.run import run_until, show_estimate
 
 QUIET = Console(quiet=True)
@@ -40,9 +47,9 @@ def loaded(epoch):
     return devices.choose_device("auto").model(build("small_vgg", 12, seed=epoch))
 
 
-def config(**changes):
+def config(device="auto"):
     series = [{**LOADED, "at": [1, 2], "resize": 64, "crop": 64}]
-    return parse_config(small(series=series, device="auto", **changes))
+    return parse_config(small(series=series, device=device))
 
 
 def test_it_refuses_what_a_gpu_refuses(second):
@@ -58,11 +65,13 @@ def test_it_refuses_what_a_gpu_refuses(second):
             mixed()
     with pytest.raises(RuntimeError):
         there.numpy()
+    with pytest.raises(TypeError, match="no float64"):
+        there.double()
 
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory):
-    return tables(run_until("revert", config(), tmp_path_factory.mktemp("cpu"), QUIET))
+    return tables(run_until("revert", config("cpu"), tmp_path_factory.mktemp("cpu"), QUIET))
 
 
 def tables(run: Run) -> dict[str, pd.DataFrame]:
@@ -81,6 +90,26 @@ def test_a_run_gives_the_same_results(on_cpu, second, tmp_path):
         pd.testing.assert_frame_equal(table, on_cpu[name], obj=name)
 
 
+def test_every_importance_method_and_ablation_gives_the_same_results(second):
+    images, others = torch.randn(2, 4, 3, 32, 32)
+    ids = torch.arange(4)
+
+    def results(device):
+        nets = [build("small_vgg", 6, seed=seed).eval() for seed in (0, 1)]
+        layers = find_layers(nets[1], View(32, 32))
+        models = ModelPair(*map(device.model, nets), layers)
+        mine, theirs = device.batch(images), device.batch(others)
+        for name in IMPORTANCE:
+            method, rng = IMPORTANCE.get(name), np.random.default_rng(0)
+            yield sensitivities(models, [mine], 2, method, rng, others=lambda: [theirs])
+        arm = Arm(JOINT, {layer.name: ids for layer in layers}, [("", "some", 0)])
+        shown = Images([(ids, mine)], lambda: [theirs], lambda _: theirs)
+        for name in ABLATIONS:
+            yield ablate(models, [arm], shown, 2, name).to_dict()
+
+    np.testing.assert_equal(list(results(second)), list(results(CPU)))
+
+
 @pytest.mark.parametrize("source", ["loaded", "trained"])
 def test_a_run_is_planned(second, tmp_path, source):
     trained = parse_config(small(device="auto"))
@@ -89,25 +118,21 @@ def test_a_run_is_planned(second, tmp_path, source):
 
 
 def test_a_network_is_trained(second, tmp_path):
-    series = [{"name": "vgg", "training": {"epochs": 2, "save": [1, 2]}}]
-    values = small(series=series, device="auto")
     logs = []
     for device in ("auto", "cpu"):
-        run = run_until(
-            "train", parse_config({**values, "device": device}), tmp_path / device, QUIET
-        )
+        run = run_until("train", parse_config(small(device=device)), tmp_path / device, QUIET)
         logs.append(pd.read_parquet(run.root / "training" / "vgg" / "log.parquet"))
     pd.testing.assert_frame_equal(*logs, rtol=1e-3)
 
 
 def test_evidence_is_recorded(second, tmp_path):
     pixels = torch.randint(0, 255, (12, 32, 32, 3), dtype=torch.uint8).numpy()
-    images = Images(pixels, [0, 1] * 6, classes=["a", "b"])
-    evidence = Evidence(images, View(32, 32), ProbeParameters(k=3))
+    images = ce.Images(pixels, [0, 1] * 6, classes=["a", "b"])
+    evidence = ce.Evidence(images, ce.View(32, 32), ProbeParameters(k=3))
     found = []
     for device in (CPU, second):
         model = device.model(build("small_vgg", 2, seed=0))
-        Recorder(tmp_path / device.name, evidence=evidence).record(model, 0)
+        ce.Recorder(tmp_path / device.name, evidence=evidence).record(model, 0)
         assert next(model.parameters()).device.type == device.place.type
         (path,) = Path(tmp_path / device.name).rglob("stimuli*.parquet")
         found.append(pd.read_parquet(path))

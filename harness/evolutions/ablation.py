@@ -209,7 +209,11 @@ def _means(
     if not batches:
         raise ValueError("ablation 'mean' needs importance images of the class")
     total: dict[str, Tensor] = {}
-    keep = ActivationRecorder(model, layers, lambda maps, _: maps.double().sum(dim=0, keepdim=True))
+
+    def summed(maps: Tensor, _: Layer) -> Tensor:  # on the CPU: Apple's GPUs have no float64
+        return maps.cpu().double().sum(dim=0, keepdim=True)
+
+    keep = ActivationRecorder(model, layers, summed)
     outputs: dict[str, Tensor] = {}
     with borrowed(model), keep as record, torch.no_grad():
         for batch in batches:
@@ -221,7 +225,7 @@ def _means(
         running.start(batches[0][:1])
         for layer in layers:
             now = running.output(layer.name)
-            outputs[layer.name] = layer.like_output((total[layer.name] / count).to(now.dtype), now)
+            outputs[layer.name] = layer.like_output((total[layer.name] / count).to(now), now)
     return outputs
 
 

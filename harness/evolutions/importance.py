@@ -111,7 +111,7 @@ def towards_concept(change: Change) -> dict[str, Tensor]:
     vector."""
     vectors = change.case.concept_vectors
     return {
-        name: gradient.sum(dim=2) * vectors[name].to(gradient.device)
+        name: gradient.sum(dim=2).cpu() * vectors[name]
         for name, gradient in change.gradients_to.items()
     }
 
