@@ -228,9 +228,8 @@ class FolderSource(ArchitectureSource):
         files = self.files()
         if epoch not in files:
             raise CheckpointError(
-                f"series {self.name!r}: {self.folder} held a checkpoint of epoch {epoch} when the "
-                f"command began, but does not any more: put it back, or run the command again "
-                f"without it"
+                f"{self.folder} held a checkpoint of epoch {epoch} when the command began, but "
+                f"does not any more: put it back, or run the command again without it"
             )
         return files[epoch]
 
