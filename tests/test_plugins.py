@@ -18,6 +18,7 @@ import conceptevo as ce
 from analysis import commands
 from harness.concepts.space import SemanticSpace
 from harness.images.sets import drawn_arrays
+from harness.networks.sources import parse_source
 from harness.registry import plugin_identity
 from tests.synthetic_study import make_responses, make_study, write
 
@@ -151,6 +152,11 @@ def test_a_source_a_space_a_score_and_an_ablation_go_all_the_way(outside):
     methods = set(pd.read_csv(tables / "leaderboard.csv")["method"])
     assert methods == {"toy_networks:gradient_size", "random"}
     assert "toy_networks:halved" in pd.read_csv(tables / "ablations.csv").columns
+
+
+def test_a_source_is_a_class():
+    with pytest.raises(ValueError, match='derived from Source; a function: source = "function"'):
+        parse_source({"name": "net", "source": f"{__name__}:test_an_architecture_is_a_function"})
 
 
 def test_what_a_space_method_returns_is_checked(registries):

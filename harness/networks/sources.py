@@ -314,9 +314,8 @@ class HubSource(ArchitectureSource):
 
     def identity(self, epoch: int) -> str:
         """Return the revision's name: a branch may move unnoticed; tags and commits do not move."""
-        architecture = plugin_identity(self.architecture)
-        revision = self.revisions[epoch]
-        return fingerprint(architecture, self.outputs, self.key, self.repository, revision)
+        place = plugin_identity(self.architecture), self.outputs, self.key, self.repository
+        return fingerprint(*place, self.revisions[epoch])
 
 
 @SOURCES.add("torchvision")
@@ -380,13 +379,10 @@ class FunctionSource(Source):
         return self._used(sorted(self.at))
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
-        function = import_attribute(self.function, "model function")
-        model = call_users(f"series {self.name!r}: {self.function}({epoch})", function, epoch)
+        what = f"series {self.name!r}: {self.function}({epoch})"
+        model = call_users(what, import_attribute(self.function, "model function"), epoch)
         if not isinstance(model, nn.Module):
-            raise CheckpointError(
-                f"series {self.name!r}: {self.function}({epoch}) must return a torch module, "
-                f"got {type(model).__name__}"
-            )
+            raise CheckpointError(f"{what} must return a torch module, got {type(model).__name__}")
         return model
 
     def identity(self, epoch: int) -> str:
@@ -395,4 +391,9 @@ class FunctionSource(Source):
 
 def parse_source(section: Mapping[str, Any]) -> Source:
     """Return the source of a section of the configuration, whose `source` names the class."""
-    return SOURCES.get(section.get("source", "train")).model_validate(dict(section))
+    kind: object = SOURCES.get(name := section.get("source", "train"))
+    if not (isinstance(kind, type) and issubclass(kind, Source)):
+        raise ValueError(
+            f'source {name!r} must be a class derived from Source; a function: source = "function"'
+        )
+    return kind.model_validate(dict(section))
