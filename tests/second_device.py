@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-NAME = "second"
+NAME = "simulated"  # torch adds methods of this name to tensors and modules
 PLACE = f"{NAME}:0"
 _aten = torch.ops.aten
 #: Operations that copy from one device to another.
