@@ -159,6 +159,30 @@ def test_a_source_is_a_class():
         parse_source({"name": "net", "source": f"{__name__}:test_an_architecture_is_a_function"})
 
 
+def test_what_a_source_returns_is_checked(outside):
+    sources = """
+class Weights(Fresh):
+    def load(self, epoch, num_classes, run):
+        return network(num_classes, epoch).state_dict()
+
+
+class Broken(Fresh):
+    def load(self, epoch, num_classes, run):
+        return {}[epoch]
+"""
+    (outside / "toy_networks.py").write_text(NETWORKS + sources)
+    faults = {
+        "Weights": "source 'Weights' must return a torch module, got OrderedDict",
+        "Broken": "source 'Broken' failed: KeyError: ",
+    }
+    for name, fault in faults.items():
+        config = CONFIG.replace("toy_networks:Fresh", f"toy_networks:{name}")
+        (outside / "own.toml").write_text(config)
+        for more in ((), ("--plan",)):
+            message = say("run", "own.toml", "--out", name, *more, error=ValueError)
+            assert "series 'fresh', epoch" in message and fault in message
+
+
 def test_what_a_space_method_returns_is_checked(registries):
     """Missing rows would be missing in every result; infinite vectors have no neighbour."""
 

@@ -30,7 +30,7 @@ from harness.networks.watching import (
     shape_in,
 )
 from harness.records import JOINT
-from harness.text import listed
+from harness.text import counted, listed
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,10 @@ def _default(passes: Passes) -> list[str]:
     names, left_out = concept_maps(innermost(names, modules), passes)
     for why, which in left_out.items():
         logger.info(
-            "%d layers are not probed by default (%s): %s", len(which), why, listed(which, 8)
+            "%s not probed by default (%s): %s",
+            counted(len(which), "layer is", "layers are"),
+            why,
+            listed(which, 8),
         )
     notes = []
     if passes.scripted:

@@ -14,7 +14,7 @@ from harness.artifacts import Artifact, Run
 from harness.images.sets import open_images
 from harness.networks.trajectory import LIMITS, Trajectory, detours, findings
 from harness.networks.weight_sketch import DEAD, SAMPLE, sketch
-from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, loadable
+from harness.stages.checkpoints import OfCheckpoint, give_checkpoints, loadable, loaded
 from harness.stages.stage import Advance, Plan, Step, Value, Work
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class SketchCheckpoint(OfCheckpoint):
     def do(self, run: Run, advance: Advance) -> Iterator[Value]:
         try:
             classes = len(open_images(run, "test").classes)
-            table, samples = sketch(self.source.load(self.epoch, classes, run))
+            table, samples = sketch(loaded(self.source, self.epoch, classes, run))
         except ValueError as error:
             table, samples = pd.DataFrame({"layer": [""], "problem": [str(error)]}), []
         yield {str(number): sample for number, sample in enumerate(samples)}

@@ -19,7 +19,7 @@ from harness.networks.budget import FEWEST, Cost, fitting, measure, resources, r
 from harness.networks.calls import expose_calls
 from harness.networks.layer import Layer, ModelPair, Network
 from harness.networks.parts import open_attention
-from harness.networks.running import choose_output, name_network, network_name
+from harness.networks.running import choose_output, name_network, network_name, users_code
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.wrappers import usable
 from harness.records import Checkpoint, Pair
@@ -128,13 +128,28 @@ def load(run: Run, source: Source, epoch: int) -> nn.Module:
     return resources().device.model(prepared(opened(run, source, epoch), source, fits))
 
 
+def loaded(source: Source, epoch: int, classes: int, run: Run) -> nn.Module:
+    """Return the model that a source gives for one epoch.
+
+    Raises:
+        ValueError: it cannot be loaded, or a user's source fails or returns something else.
+    """
+    what = f"series {source.name!r}, epoch {epoch}: source"
+    with users_code(what, type(source)):
+        model = source.load(epoch, classes, run)
+    if not isinstance(model, nn.Module):
+        name, got = type(source).__name__, type(model).__name__
+        raise ValueError(f"{what} {name!r} must return a torch module, got {got}")
+    return model
+
+
 def opened(run: Run, source: Source, epoch: int) -> nn.Module:
     """Return the model of one checkpoint without wrappers and with a name for messages.
 
     Raises:
         ValueError: it cannot be loaded, or its inner modules or weights cannot be accessed.
     """
-    model = source.load(epoch, len(open_images(run, "test").classes), run)
+    model = loaded(source, epoch, len(open_images(run, "test").classes), run)
     return name_network(usable(model), f"series {source.name!r}, epoch {epoch}")
 
 

@@ -32,7 +32,13 @@ from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource
 from harness.networks.wrappers import usable
-from harness.stages.checkpoints import give_checkpoints, open_pair, prepared, view_of
+from harness.stages.checkpoints import (
+    give_checkpoints,
+    loaded,
+    open_pair,
+    prepared,
+    view_of,
+)
 from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
@@ -153,8 +159,8 @@ def _opened(plan: Plan, source: Source) -> tuple[ModelPair, View]:
     if isinstance(source, TrainedSource):
         models = [build(source.architecture, classes, seed) for seed in (0, 1)]
     else:
-        loaded = (source.load(epoch, classes, plan.run) for epoch in (epochs[0], epochs[-1]))
-        models = [usable(model) for model in loaded]
+        ends = (epochs[0], epochs[-1])
+        models = [usable(loaded(source, epoch, classes, plan.run)) for epoch in ends]
     fits = takes_channels_last(models[1], batch_of(plan.test_images, [0, 1], source.view))
     older, newer = (prepared(model, source, fits) for model in models)
     view = replace(source.view, channels_last=fits)
