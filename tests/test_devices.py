@@ -60,6 +60,21 @@ def test_a_lower_precision_moves_outputs_by_its_rounding(precision, error):
     assert torch.equal(computed, plain) == (precision == "float32")
 
 
+@pytest.mark.parametrize(("name", "value"), [("allow_tf32", True), ("fp32_precision", "tf32")])
+def test_a_gpu_computes_in_full_precision_whatever_the_program_has_set(name, value):
+    """Once the second setting is made, torch refuses to read the first."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        with Device("cuda:0").computing():
+            assert matmul.fp32_precision == "ieee" and cudnn.conv.fp32_precision in ("ieee", "none")
+            assert cudnn.deterministic and not cudnn.benchmark
+        assert getattr(matmul, name) == value and not cudnn.deterministic
+    finally:
+        setattr(matmul, name, before)
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on_gpu) for name in GPU or ["cuda:0"]])
 def test_a_gpu_gives_the_same_numbers(name):
     device = choose_device(name)

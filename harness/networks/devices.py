@@ -51,19 +51,27 @@ class Device:
     def computing(self) -> Iterator[None]:
         """Compute in this precision, with deterministic algorithms where the device has them."""
         with ExitStack() as settings:
-            if self.place.type == "cuda":
-                settings.enter_context(
-                    torch.backends.cudnn.flags(
-                        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-                    )
-                )
-                before = torch.backends.cuda.matmul.allow_tf32
-                torch.backends.cuda.matmul.allow_tf32 = False
-                settings.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+            for owner, name, value in _exact() if self.place.type == "cuda" else ():
+                settings.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
             if self.precision != "float32":
                 kind = getattr(torch, self.precision)
                 settings.enter_context(torch.autocast(self.place.type, kind))
             yield
+
+
+def _exact() -> list[tuple[object, str, object]]:
+    """Return torch's settings of CUDA (owner, name, value) for deterministic algorithms in full
+    single precision."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    precision: list[tuple[object, str, object]]
+    precision = [(owner, "allow_tf32", False) for owner in (cudnn, matmul)]
+    try:
+        [getattr(owner, name) for owner, name, _ in precision]
+    except RuntimeError:  # torch refuses these once a program has used the settings of torch 2.9
+        newer = (matmul, cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]  # not in torch's stubs
+        precision = [(owner, "fp32_precision", "ieee") for owner in newer]
+    return [*precision, (cudnn, "deterministic", True), (cudnn, "benchmark", False)]
 
 
 CPU = Device()
