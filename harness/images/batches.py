@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness.images.sets import ImageSet, View
 
+#: How reading processes are started: forked on Linux, since a new interpreter takes seconds to load
+#: torch; elsewhere as the platform requires.
+START = "fork" if sys.platform == "linux" else None
 _readers: ContextVar[int] = ContextVar("readers", default=0)
 
 
@@ -74,7 +79,7 @@ def batches(
     by other kernels, whose results differ in the last bits.
     """
     pieces = np.array_split(image_ids, max(1, -(-len(image_ids) // batch_size)))
-    for piece, batch in read_ahead(lambda ids: batch_of(images, ids, view), pieces):
+    for piece, batch in read_ahead(partial(batch_of, images, view=view), pieces):
         yield torch.from_numpy(np.ascontiguousarray(piece, dtype=np.int64)), batch
 
 
@@ -90,7 +95,8 @@ def read_ahead(
         yield pieces[0], read(pieces[0])
         return
     if (count := min(_readers.get(), len(pieces))) > 1:
-        loader = DataLoader(_Pieces(read, pieces), batch_size=None, num_workers=count)
+        data = _Pieces(read, pieces)
+        loader = DataLoader(data, None, num_workers=count, multiprocessing_context=START)
         for piece, batch in zip(pieces, loader, strict=True):
             if isinstance(batch, Exception):
                 raise batch

@@ -135,12 +135,15 @@ class Plan:
 
     @property
     def readers(self) -> int:
-        """The number of processes that decode images for each worker. By default, a CPU has
-        none, as the workers use its cores; a GPU its worker's share of the cores, at most 16.
+        """The number of processes that decode images for each worker. By default, a worker
+        on a CUDA GPU has its share of the cores, at most 16; others none: workers on a CPU use the
+        cores themselves, and where there is no CUDA, processes are slow to start.
         """
         if self.config.readers is not None:
             return self.config.readers
-        return 0 if self.device.name == "cpu" else min(16, cores() // max(self.workers, 1))
+        if self.device.place.type != "cuda":
+            return 0
+        return min(16, cores() // max(self.workers, 1))
 
     @cached_property
     def test_images(self) -> ImageSet:

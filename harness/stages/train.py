@@ -14,7 +14,7 @@ from harness.artifacts import Artifact, Run
 from harness.images.batches import batch_of
 from harness.images.sets import FileImages, KeptImages, open_images
 from harness.networks.architectures import build
-from harness.networks.budget import FEWEST, Cost, measure, resources
+from harness.networks.budget import FEWEST, Cost, free_bytes, measure, resources
 from harness.networks.sources import Source, TrainedSource
 from harness.networks.training import Examples, Lesson, TrainingFiles, train
 from harness.stages.check import check_untrained
@@ -108,10 +108,12 @@ def _check_memory(source: TrainedSource, run: Run) -> None:
 
 
 def _examples(run: Run, split: str, source: Source) -> Examples:
-    """Return a split whose images are read when needed; decoded files are kept while they fit."""
+    """Return a split whose images are read when needed. Decoded files are kept while they fit into
+    the main memory, unless other processes read them, which end with each epoch."""
     images = open_images(run, split)
-    if isinstance(images, FileImages):
-        images = KeptImages(**vars(images), limit=resources().memory // 4)
+    if isinstance(images, FileImages) and resources().readers <= 1:
+        limit = min(resources().memory, free_bytes()) // 4
+        images = KeptImages(**vars(images), limit=limit)
     view = source.view
     return Examples(partial(batch_of, images, view=view), torch.tensor(images.labels))
 
