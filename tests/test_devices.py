@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from harness.artifacts import Run
+from harness.config import parse_config
 from harness.evolutions.sensitivity import maps_and_gradients
 from harness.images.sets import View
 from harness.networks import budget, devices
@@ -14,6 +16,7 @@ from harness.networks.architectures import build
 from harness.networks.budget import Cost, fitting, halving, measure, worker_bytes
 from harness.networks.devices import CPU, Device, choose_device
 from harness.networks.layers import find_layers
+from harness.stages.stage import Plan
 
 GPU = [name for name in devices.devices() if name != "cpu"]
 
@@ -58,6 +61,19 @@ def test_a_lower_precision_moves_outputs_by_its_rounding(precision, error):
         assert torch.equal(model(batch), plain)  # the precision ends with the block
     assert (computed - plain).norm() <= error * plain.norm()
     assert torch.equal(computed, plain) == (precision == "float32")
+
+
+def test_processes_decode_the_files_for_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "devices", lambda: ["cuda:0", "cpu"])
+    monkeypatch.setattr("harness.stages.stage.cores", lambda: 8)
+    files = {"source": "folder", "probe": "a", "test": "b"}
+    for device, images, readers in (
+        ("cpu", files, 0),
+        ("cuda", files, 4),
+        ("cuda", {"source": "drawn"}, 0),  # in memory
+    ):
+        config = parse_config({"device": device, "images": images, "series": [{"name": "a"}]})
+        assert Plan(config, Run(tmp_path), workers=2).readers == readers
 
 
 @pytest.mark.parametrize(("name", "value"), [("allow_tf32", True), ("fp32_precision", "tf32")])

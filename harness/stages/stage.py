@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from harness.artifacts import Artifact, Run, fingerprint
-from harness.config import Config
+from harness.config import Config, FolderImagesSection
 from harness.images.sets import ImageSet, open_images
 from harness.networks.budget import Resources, cores, worker_bytes
 from harness.networks.devices import Device, choose_device
@@ -136,12 +136,13 @@ class Plan:
     @property
     def readers(self) -> int:
         """The number of processes that decode images for each worker. By default, a worker
-        on a CUDA GPU has its share of the cores, at most 16; others none: workers on a CPU use the
-        cores themselves, and where there is no CUDA, processes are slow to start.
+        on a CUDA GPU has its share of the cores, at most 16, if images are in files; others none:
+        workers on a CPU use the cores themselves.
         """
         if self.config.readers is not None:
             return self.config.readers
-        if self.device.place.type != "cuda":
+        decodes = isinstance(self.config.images, FolderImagesSection)
+        if self.device.place.type != "cuda" or not decodes:
             return 0
         return min(16, cores() // max(self.workers, 1))
 
