@@ -66,14 +66,16 @@ def test_a_lower_precision_moves_outputs_by_its_rounding(precision, error):
 def test_processes_decode_the_files_for_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "devices", lambda: ["cuda:0", "cpu"])
     monkeypatch.setattr("harness.stages.stage.cores", lambda: 8)
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 2**30)
     files = {"source": "folder", "probe": "a", "test": "b"}
-    for device, images, readers in (
-        ("cpu", files, 0),
-        ("cuda", files, 4),
-        ("cuda", {"source": "drawn"}, 0),  # in memory
+    for readers, images, more in (
+        (4, files, {"device": "cuda"}),
+        (3, files, {"device": "cuda", "readers": 3}),
+        (0, files, {"device": "cpu"}),
+        (0, {"source": "drawn"}, {"device": "cuda"}),  # in memory
     ):
-        config = parse_config({"device": device, "images": images, "series": [{"name": "a"}]})
-        assert Plan(config, Run(tmp_path), workers=2).readers == readers
+        config = parse_config({"images": images, "series": [{"name": "a"}], **more})
+        assert Plan(config, Run(tmp_path), workers=2).resources.readers == readers
 
 
 @pytest.mark.parametrize(("name", "value"), [("allow_tf32", True), ("fp32_precision", "tf32")])

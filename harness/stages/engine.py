@@ -158,11 +158,12 @@ class Engine:
         assert self._cluster is not None
         ray = _connect(self._cluster)
         config, device = self._plan.config, self._cluster_device
-        gpus = int(device == "cuda")
+        gpus, total = int(device == "cuda"), ray.cluster_resources()
+        share = int(total.get("CPU", 1) / max(total.get("GPU", 0), 1))
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_alone)
         run = copy(self._run)
         run.root = run.root.resolve()
-        how = (device, config.precision, config.memory)
+        how = (device, config.precision, config.memory, self._plan.readers(device, share))
         running = {task.remote(run, shard, *how): shard for shard in _longest_first(shards)}
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
@@ -279,12 +280,17 @@ def _work(shard: Shard) -> None:
 
 
 def _alone(
-    run: Run, shard: Shard, device_name: str, precision: Precision, memory: float | None
+    run: Run,
+    shard: Shard,
+    device_name: str,
+    precision: Precision,
+    memory: float | None,
+    readers: int,
 ) -> None:
     """Do a piece of work on a machine of a cluster, with a share of its free resources."""
     device = choose_device(device_name, precision)
     share = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
-    with using(Resources(device, share)), run.elsewhere(shard.work.makes) as there:
+    with using(Resources(device, share, readers)), run.elsewhere(shard.work.makes) as there:
         _do(there, shard, lambda steps: None)
 
 

@@ -130,21 +130,25 @@ class Plan:
     @cached_property
     def resources(self) -> Resources:
         """The device, memory and readers of one worker."""
-        memory = worker_bytes(self.config.memory, self.workers, self.device)
-        return Resources(self.device, memory, self.readers)
+        workers = max(self.workers, 1)
+        memory = worker_bytes(self.config.memory, workers, self.device)
+        readers = self.readers(self.device.place.type, cores() // workers)
+        return Resources(self.device, memory, readers)
 
-    @property
-    def readers(self) -> int:
-        """The number of processes that decode images for each worker. By default, a worker
-        on a CUDA GPU has its share of the cores, at most 16, if images are in files; others none:
-        workers on a CPU use the cores themselves.
+    def readers(self, kind: str, share: int) -> int:
+        """Return the number of processes that decode images for a worker.
+
+        By default, a worker on a CUDA GPU has its share of the cores, at most 16, if images are in
+        files. Others have none: workers on a CPU use the cores themselves.
+
+        Args:
+            kind: of the device, "cuda" for a CUDA GPU.
+            share: the worker's number of cores.
         """
         if self.config.readers is not None:
             return self.config.readers
         decodes = isinstance(self.config.images, FolderImagesSection)
-        if self.device.place.type != "cuda" or not decodes:
-            return 0
-        return min(16, cores() // max(self.workers, 1))
+        return min(16, share) if kind == "cuda" and decodes else 0
 
     @cached_property
     def test_images(self) -> ImageSet:
