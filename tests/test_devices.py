@@ -170,6 +170,8 @@ def test_batches_fit_the_budget_or_the_message_says_what_is_missing():
         MemoryError("numpy"),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB, other allocations: 0 bytes)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
 def test_out_of_memory_halves_the_batch_and_says_so(error, caplog):

@@ -225,8 +225,16 @@ def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
         _log.warning("%s: out of memory; continuing with %d images per pass", what, batch_size)
 
 
+#: Messages of torch's allocators of the main memory (on Unix, on Windows) and of Apple's GPUs, and
+#: of cuDNN and cuBLAS, which raise a plain RuntimeError if memory ran out.
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "MPS backend out of memory"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out; torch's CPU allocator raises a plain RuntimeError."""
+    """Return whether memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     )
