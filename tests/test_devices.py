@@ -1,6 +1,9 @@
 """The device, its precision, and the memory budget."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +110,14 @@ def test_a_gpu_gives_the_same_numbers(name):
             torch.testing.assert_close(
                 theirs[layer.name].cpu(), mine[layer.name], rtol=1e-3, atol=1e-4
             )
+
+
+def test_a_simulated_second_device_gives_the_same_results():
+    """In another process, because torch cannot forget a kind of device, and other tests see it."""
+    tests = Path(__file__).with_name("on_second_device.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(tests)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
 
 
 def test_measured_memory_is_what_is_held_at_the_worst_moment():
