@@ -146,7 +146,7 @@ def test_published_values_beside_the_runs_are_those_of_the_file_and_marked_where
     shown = pd.read_csv(tmp_path / "out" / "tables" / "reversion_published.csv")
     theirs = shown[shown["source"] == "Park et al. (2023)"].set_index(["series", "epoch_to"])
     assert theirs.loc[("ConvNeXt", 3), "q2"] == -0.0735  # as in the result files
-    assert theirs["suspect"].dropna().index.tolist() == [("vgg16_0.01", 207)]
+    assert theirs["suspect"].dropna().index.tolist() == [("VGG16", 207)]
     assert (
         "the values of one published pair are suspect"
         in (tmp_path / "out" / "report.html").read_text()
