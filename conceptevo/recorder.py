@@ -174,14 +174,19 @@ class Recorder:
             **config.probe.model_dump(mode="json", exclude={"batch_size", "range_images"}),
         }
         kept = session.run.root / "settings.json"
+        self._refuse_other(kept, settings)
+        session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
+        write_text(kept, json.dumps(settings) + "\n")
+
+    def _refuse_other(self, kept: Path, settings: dict[str, object]) -> None:
+        """Raise ValueError if the folder's evidence was recorded with other settings (`kept`: the
+        file of those settings, if there is any)."""
         before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else settings
         if other := [name for name, value in settings.items() if before[name] != value]:
             raise ValueError(
                 f"Recorder: {self.folder} holds evidence that was recorded with other settings "
                 f"({listed(other)}); use another folder, or delete it"
             )
-        session.do(chain(session.opening(), probe_steps(session.plan)), progress=False)
-        write_text(kept, json.dumps(settings) + "\n")
 
     def lightning_callback(self) -> Any:
         """Return a callback for the trainer of (PyTorch) Lightning, which records by epochs."""

@@ -7,7 +7,6 @@ Apple's GPUs, there is no double precision.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ class Held(Tensor):
         return memo.setdefault(id(self), twin)
 
     def __reduce_ex__(self, protocol: int) -> Any:
-        return copy.copy(self.raw.detach()).__reduce_ex__(protocol)
+        return self.raw.detach().__reduce_ex__(protocol)
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):

@@ -10,7 +10,16 @@ import pytest
 from matplotlib import font_manager
 
 from analysis.exhibits import shelf
-from analysis.exhibits.figures import Cell, Figure, beside, fitting, look, sheet, styled, wrapped
+from analysis.exhibits.figures import (
+    Cell,
+    Figure,
+    legend_columns,
+    look,
+    offset,
+    sheet,
+    styled,
+    wrapped,
+)
 from analysis.exhibits.phrases import joined, points
 from analysis.exhibits.report import Section, write_html
 from analysis.exhibits.tables import P_VALUE, Table
@@ -226,6 +235,8 @@ def test_labels_are_drawn_as_they_were_typed(monkeypatch):
 
 def test_series_and_legends_of_any_number_and_length_can_be_read():
     assert len({tuple(look(k).values()) for k in range(64)}) == 64  # twelve methods, thirty layers
-    assert abs(beside(0, 12)) < 0.5 and beside(1, 3) == 0
-    assert fitting(["a", "b", "c"], 6) == 3 and fitting(["long " * 20, "b", "c"], 6) == 1
+    assert abs(offset(0, 12)) < 0.5 and offset(1, 3) == 0
+    assert (
+        legend_columns(["a", "b", "c"], 6) == 3 and legend_columns(["long " * 20, "b", "c"], 6) == 1
+    )
     assert wrapped("my_network-with.a_long-name, epoch 1", 1.95, 9.5).count("\n") == 1

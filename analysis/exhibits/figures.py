@@ -37,13 +37,13 @@ def look(k: int) -> dict[str, Any]:
     }
 
 
-def beside(k: int, count: int) -> float:
+def offset(k: int, count: int) -> float:
     """Return the offset of the k-th of `count` series that are drawn beside each other at each
     position, which are 1 apart."""
     return (k - (count - 1) / 2) * min(0.14, 0.8 / count)
 
 
-def fitting(names: Sequence[str], inches: float, size: float = 8) -> int:
+def legend_columns(names: Sequence[str], inches: float, size: float = 8) -> int:
     """Return the number of columns of a legend with these names, in letters of `size` points, that
     is no wider than `inches`; at least 1."""
     widths = [(0.55 * len(name) + 4) * size / 72 for name in names]

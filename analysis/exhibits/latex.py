@@ -13,9 +13,11 @@ class Size(NamedTuple):
     """A size of tables.
 
     Attributes:
-        rotated: whether the table is rotated. commands: its commands.
-        page, space: widths of the page and of the space of a column, in em of its font.
-        lines: how many a page holds; a longer table is continued on further pages.
+        rotated: whether the table is turned by 90 degrees.
+        commands: LaTeX commands that set the size of letters and the space between columns.
+        page: width of the page, in em of these letters.
+        space: width of the space of one column, in em.
+        lines: number of lines on a page; a longer table is continued on further pages.
     """
 
     rotated: bool
@@ -52,7 +54,7 @@ _ESCAPED = {
     "Δ": r"$\Delta$",
     "′": r"$'$",
     "\u00a0": "~",
-    "λ": r"$\lambda$",
+    "λ": r"$\lambda$",  # called "lamda" in Unicode
     **{letter: f"$\\{unicodedata.name(letter).split()[-1].lower()}$"
        for letter in "αβγδεζηθικμνξπρστφχψω"},
 }  # fmt: skip

@@ -13,9 +13,9 @@ from analysis.exhibits import shelf
 from analysis.exhibits.figures import (
     Cell,
     Figure,
-    beside,
-    fitting,
+    legend_columns,
     look,
+    offset,
     panels,
     reach,
     sheet,
@@ -109,7 +109,7 @@ def concept_map(run: Run) -> Figure | None:
     if shown:
         canvas.legend(
             handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.05), fontsize=8,
-            ncols=fitting(labels, width),
+            ncols=legend_columns(labels, width),
         )  # fmt: skip
     canvas.tight_layout(rect=(0, 0.05 if shown else 0, 1, 1))
     return Figure(
@@ -270,7 +270,7 @@ def alignment_plot(run: Run) -> Figure | None:
     methods = list(dict.fromkeys(table["method"]))
     for index, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("group").reindex(groups)
-        x = np.arange(len(groups)) + beside(index, len(methods))
+        x = np.arange(len(groups)) + offset(index, len(methods))
         means = rows.rename(columns={"share": "mean"})
         _with_intervals(axes, x, means, label=method, capsize=2, **look(index))
     for column, dashes in (("chance", ":"), ("ceiling", "--")):
@@ -279,7 +279,7 @@ def alignment_plot(run: Run) -> Figure | None:
     axes.set_xticks(range(len(groups)), groups)
     ylabel = "share of the five nearest base\nneurons with the same true concept"
     axes.set(ylabel=ylabel, ylim=(0, None))
-    columns = fitting(methods, 6)
+    columns = legend_columns(methods, 6)
     axes.legend(ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     return Figure(
         "alignment",
@@ -305,7 +305,7 @@ def reversion_plot(run: Run) -> Figure | None:
     thin: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.9}
     for axes, (key, rows) in zip(grid.flat, pairs, strict=False):
         for index, method in enumerate(methods):
-            x = np.arange(len(bins) + 1) + beside(index, len(methods))
+            x = np.arange(len(bins) + 1) + offset(index, len(methods))
             means = _changes(rows[rows["method"] == method], [*bins, "matched"])
             style = look(index)
             axes.plot(x[:-1], means["mean"].iloc[:-1], color=style["color"], linewidth=0.9)
@@ -321,7 +321,7 @@ def reversion_plot(run: Run) -> Figure | None:
     bottom = 0.3 / (2.5 * len(grid))
     canvas.tight_layout(rect=(0, bottom, 1, 1))
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    columns = fitting(labels, canvas.get_figwidth())
+    columns = legend_columns(labels, canvas.get_figwidth())
     canvas.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, bottom), ncols=columns)
     return Figure(
         "reversion",

@@ -167,10 +167,8 @@ class LabelAgreement:
         what = f"similarity {self.similarity!r}"
         matrix = call_users(what, lambda: np.asarray(similar(texts), dtype=float))
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
-            shape = "with NaN" if np.isnan(matrix).any() else f"of shape {matrix.shape}"
-            raise ValueError(
-                f"{what} must give a symmetric matrix of {n} × {n} numbers, got one {shape}"
-            )
+            got = "one with NaN" if np.isnan(matrix).any() else f"one of shape {matrix.shape}"
+            raise ValueError(f"{what} must give a symmetric matrix of {n} × {n} numbers, got {got}")
         return np.pad(matrix, (0, 1), constant_values=np.nan)
 
     def _shuffled(

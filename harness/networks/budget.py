@@ -228,8 +228,11 @@ def halving(work: Callable[[int], T], batch_size: int, what: str) -> T:
 #: Messages of torch's allocators of the main memory (on Unix, on Windows) and of Apple's GPUs, and
 #: of cuDNN and cuBLAS, which raise a plain RuntimeError if memory ran out.
 _OUT_OF_MEMORY = (
-    *("can't allocate memory", "not enough memory", "MPS backend out of memory"),
-    *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "can't allocate memory",
+    "not enough memory",
+    "MPS backend out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ class Device:
     def computing(self) -> Iterator[None]:
         """Compute in this precision, with deterministic algorithms where the device has them."""
         with ExitStack() as settings:
-            for owner, name, value in _exact() if self.place.type == "cuda" else ():
-                settings.callback(setattr, owner, name, getattr(owner, name))
+            for owner, name, before, value in _exact() if self.place.type == "cuda" else ():
+                settings.callback(setattr, owner, name, before)
                 setattr(owner, name, value)
             if self.precision != "float32":
                 kind = getattr(torch, self.precision)
@@ -60,18 +60,25 @@ class Device:
             yield
 
 
-def _exact() -> list[tuple[object, str, object]]:
-    """Return torch's settings of CUDA (owner, name, value) for deterministic algorithms in full
-    single precision."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    precision: list[tuple[object, str, object]]
-    precision = [(owner, "allow_tf32", False) for owner in (cudnn, matmul)]
+def _exact() -> list[tuple[Any, str, object, object]]:
+    """Return torch's settings of CUDA (owner, name, present value, value to set) for deterministic
+    algorithms in full single precision."""
+    cudnn: Any = torch.backends.cudnn  # torch's stubs lack `conv` and `rnn`
+    matmul = torch.backends.cuda.matmul
+
+    def settings(name: str, value: object, *owners: Any) -> list[tuple[Any, str, object, object]]:
+        return [(owner, name, getattr(owner, name), value) for owner in owners]
+
     try:
-        [getattr(owner, name) for owner, name, _ in precision]
+        precision = settings("allow_tf32", False, cudnn, matmul)
     except RuntimeError:  # torch refuses these once a program has used the settings of torch 2.9
-        newer = (matmul, cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]  # not in torch's stubs
-        precision = [(owner, "fp32_precision", "ieee") for owner in newer]
-    return [*precision, (cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+        precision = settings("fp32_precision", "ieee", matmul, cudnn.conv, cudnn.rnn)
+    return [
+        *precision,
+        *settings("enabled", True, cudnn),
+        *settings("deterministic", True, cudnn),
+        *settings("benchmark", False, cudnn),
+    ]
 
 
 CPU = Device()

@@ -91,14 +91,14 @@ def _default(passes: Passes) -> list[str]:
     if passes.scripted:
         notes.append(
             f"activation functions within functions compiled by torch.jit are not probed "
-            f"({_counted(passes.scripted)}): set the environment variable PYTORCH_JIT=0, with "
+            f"({_tallied(passes.scripted)}): set the environment variable PYTORCH_JIT=0, with "
             f"which these functions run as Python code"
         )
     if over := passes.two.passed_over:
         notes.append(
             f"{len(over)} of {len(over) + len(names)} calls of activation functions are not "
             f"probed, because they are inside a block that is probed as a whole or cannot be "
-            f"probed: {_counted(over)}"
+            f"probed: {_tallied(over)}"
         )
     if not names:
         what = "no module of the model returns the result of a non-linearity"
@@ -112,7 +112,7 @@ def _default(passes: Passes) -> list[str]:
     return names
 
 
-def _counted(names: Sequence[str]) -> str:
+def _tallied(names: Sequence[str]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 

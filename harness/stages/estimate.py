@@ -32,13 +32,7 @@ from harness.networks.layers import find_layers
 from harness.networks.recorded_source import RecordedSource
 from harness.networks.sources import RECORDED, Source, TrainedSource
 from harness.networks.wrappers import usable
-from harness.stages.checkpoints import (
-    give_checkpoints,
-    loaded,
-    open_pair,
-    prepared,
-    view_of,
-)
+from harness.stages.checkpoints import give_checkpoints, loaded, open_pair, prepared, view_of
 from harness.stages.engine import one_thread
 from harness.stages.images import STREAMS, folder_split, image_works
 from harness.stages.probe import FindLayers, range_works
