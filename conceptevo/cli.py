@@ -228,11 +228,11 @@ def bench(
         from harness.images.sets import open_images
         from harness.stages.benchmark import Coverage
         from harness.stages.run import bench as run_bench
-        from harness.text import composed
+        from harness.text import normalise_name
 
         covered = Coverage(
             _list(methods),
-            _names(composed(classes), open_images(opened, "test").classes) if classes else [],
+            _names(normalise_name(classes), open_images(opened, "test").classes) if classes else [],
             *map(_list, (pairs, layers, ablation, splits)),
         )
         machine = {"workers": workers, "memory": memory, "device": device}

@@ -22,7 +22,7 @@ from harness.networks.sources import Source
 from harness.networks.state_dicts import CheckpointError
 from harness.networks.wrappers import copied
 from harness.registry import Registry
-from harness.text import composed, listed
+from harness.text import join_names, normalise_name
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Images:
             given = [as_rgb(p) if isinstance(p, Image.Image) else p for p in given]
             if len(shapes := {np.shape(one) for one in given}) > 1:
                 raise ValueError(
-                    f"Images: all images must have the same shape, got {listed(sorted(shapes))}"
+                    f"Images: all images must have the same shape, got {join_names(sorted(shapes))}"
                 )
         pixels, labels = np.asarray(given), np.asarray(self.labels)
         if pixels.dtype != np.uint8:
@@ -140,13 +140,13 @@ class Images:
                 f"Images: labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} "
                 f"classes), got {labels.min()} to {labels.max()}"
             )
-        classes = tuple(composed(str(name)) for name in self.classes)
+        classes = tuple(normalise_name(str(name)) for name in self.classes)
         if len(set(classes)) < len(classes):
             raise ValueError(f"Images: the names of classes must differ, got {', '.join(classes)}")
         if empty := [name for i, name in enumerate(classes) if i not in labels]:
             raise ValueError(
-                f"Images: there is no image of the classes {listed(empty)}: leave them out, number "
-                f"the labels from 0, and give Series class_outputs, the output of each class"
+                f"Images: there is no image of the classes {join_names(empty)}: leave them out, "
+                f"number the labels from 0, and give Series class_outputs, the output of each class"
             )
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "labels", labels.astype(np.int64))

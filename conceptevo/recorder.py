@@ -34,7 +34,7 @@ from harness.networks.training import save_weights
 from harness.networks.wrappers import copied
 from harness.stages.images import folder_split
 from harness.stages.probe import probe_steps
-from harness.text import listed
+from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Recorder:
                     "%s also holds records of epochs %s, after the last one (%s): they are of "
                     "another training; delete them",
                     self.folder,
-                    listed(later),
+                    join_names(later),
                     epoch,
                 )
         return True
@@ -185,7 +185,7 @@ class Recorder:
         if other := [name for name, value in settings.items() if before[name] != value]:
             raise ValueError(
                 f"Recorder: {self.folder} holds evidence that was recorded with other settings "
-                f"({listed(other)}); use another folder, or delete it"
+                f"({join_names(other)}); use another folder, or delete it"
             )
 
     def lightning_callback(self) -> Any:

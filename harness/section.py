@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from harness.text import composed
+from harness.text import normalise_name
 
 
 class Section(BaseModel):
@@ -74,7 +74,7 @@ def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
 
 
 #: The name of a class, in the form in which `folder_images` has it.
-ClassName = Annotated[str, AfterValidator(composed)]
+ClassName = Annotated[str, AfterValidator(normalise_name)]
 
 #: Validator of a list in which no value may occur twice.
 DISTINCT = AfterValidator(_without_repeats)

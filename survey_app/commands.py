@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.terminal import console
-from harness.text import counted
+from harness.text import pluralise
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES, Source
 
@@ -141,7 +141,7 @@ def survey(
             )
         else:
             console.print(
-                f"study {frozen.hash} at {address} ({counted(workers, 'worker')}, "
+                f"study {frozen.hash} at {address} ({pluralise(workers, 'worker')}, "
                 f"source {source}); Ctrl-C stops",
             )
             _announce(recruitment, counts)
@@ -333,7 +333,7 @@ def forget(
     count = store.forget(identifier)
     if not count:
         raise ValueError(f"no participant has the id {identifier!r}; nothing was deleted")
-    console.print(f"deleted {counted(count, 'participation')} of {identifier}")
+    console.print(f"deleted {pluralise(count, 'participation')} of {identifier}")
     _scrub(store)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from harness.text import counted
+from harness.text import pluralise
 from survey_app.platforms import is_id
 from survey_app.schema import (
     blocked,
@@ -279,7 +279,7 @@ class Places:
             settings = self.settings(connection)
             if odd := [one for one in named if not is_id(one, settings)]:
                 raise ValueError(
-                    f"{odd[0]!r} is no id of a person ({counted(len(odd), 'such line')}), so "
+                    f"{odd[0]!r} is no id of a person ({pluralise(len(odd), 'such line')}), so "
                     f"nobody was barred; give one id a line, exactly as the platform writes it"
                 )
             digests = [self._digest(connection, one) for one in named]

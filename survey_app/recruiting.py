@@ -11,7 +11,7 @@ import typer
 
 from harness.section import read_text
 from harness.terminal import console
-from harness.text import counted
+from harness.text import pluralise
 from survey_app.commands import Database, check_codes, check_source, open_served
 from tasks.commands import StudyFolder
 from tasks.responses import SOURCES
@@ -181,4 +181,4 @@ def prolific_approve(
                 f"approved {number} of {len(payable)}, then stopped at {session}: {error}. Run the "
                 f"same command again; approved submissions stay approved"
             ) from error
-    console.print(f"approved {counted(len(payable), 'submission')}")
+    console.print(f"approved {pluralise(len(payable), 'submission')}")

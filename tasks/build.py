@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.artifacts import Run
 from harness.files import whole_file, write_text
-from harness.text import counted
+from harness.text import pluralise
 from tasks.base import Draft, Example, Option, Panel, Trial
 from tasks.drawing import Drawing
 from tasks.evidence import Evidence
@@ -48,7 +48,7 @@ def build(
         raise ValueError(f"{out} holds a frozen study; build into another folder")
     if lacking := Words(settings.language).lacking():
         note(
-            f"language = {settings.language!r}: {counted(len(lacking), 'text')} will be shown in "
+            f"language = {settings.language!r}: {pluralise(len(lacking), 'text')} will be shown in "
             f"English, as the catalogue has no translation; the first is {lacking[0]!r}"
         )
     evidence = Evidence(run, settings.evidence)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.terminal import console
-from harness.text import counted
+from harness.text import pluralise
 
 StudyFolder = Annotated[Path, typer.Argument(help="folder made by `conceptevo study build`")]
 
@@ -31,8 +31,8 @@ def build(
     with console.status("drawing trials") as status:
         study = build_study(Run(run), chosen, out, status.update, console.print)
     console.print(
-        f"study {study.hash}: {counted(len(study.trials), 'trial')} in "
-        f"{counted(len(study.forms), 'form')} for {chosen.participants} participants, "
+        f"study {study.hash}: {pluralise(len(study.trials), 'trial')} in "
+        f"{pluralise(len(study.forms), 'form')} for {chosen.participants} participants, "
         f"{len(study.images())} pictures, in {out}",
     )
     if (threshold := study.exclusion.one_sided_above) is not None:

@@ -32,7 +32,7 @@ from analysis.study.release import rebuild, release
 from analysis.study.report import conditions
 from analysis.study.results import Settings
 from analysis.study.sentences import naming
-from harness.text import counted
+from harness.text import pluralise
 from tasks.recruitment import Recruitment, write_recruitment
 from tests.null_studies import CHANCE
 from tests.synthetic_study import PLANTED, make_responses, make_study, write
@@ -217,7 +217,7 @@ def test_the_design_is_told_as_frozen_whoever_answered(made):
     assert "odd one out (3 conditions)" in design(few)
     pd.testing.assert_frame_equal(conditions(few).frame, conditions(every).frame)
     assert conditions(few).frame["trials"].sum() == len(every.responses.study.data)
-    assert [counted(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
+    assert [pluralise(n, "trial") for n in (1, 0, 1200)] == ["1 trial", "0 trials", "1,200 trials"]
 
 
 def test_conditions_that_nobody_answered_count_as_such(made):

@@ -24,7 +24,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.statistics.clusters import holm
 from harness.files import write_text
 from harness.results import read_results
-from harness.text import counted
+from harness.text import pluralise
 
 
 def write_bench_report(folder: Path) -> Written:
@@ -157,9 +157,9 @@ def _lead(bench: Bench) -> str:
     about = bench.results.about
     return (
         f"{len(bench.methods)} methods that score how important a neuron's change between two "
-        f"epochs is to a class, compared on {counted(len(about['pairs']), 'pair')} of epochs of "
-        f"{counted(len(about['layers']), 'training run')} and "
-        f"{counted(len(about['classes']), 'class', 'classes')}: the neurons that a method ranks "
+        f"epochs is to a class, compared on {pluralise(len(about['pairs']), 'pair')} of epochs of "
+        f"{pluralise(len(about['layers']), 'training run')} and "
+        f"{pluralise(len(about['classes']), 'class', 'classes')}: the neurons that a method ranks "
         "highest are "
         + ("reverted to the earlier checkpoint" if bench.main == "revert" else "ablated")
         + ", and a valid score is one whose neurons change the predictions most."
@@ -238,7 +238,7 @@ def compare(first: Path, second: Path) -> Table:
         f"A: {first.name}, B: {second.name}. Gaps with 95 % CIs, ranks, and the difference, with "
         "the benchmarks as independent; p: Holm-adjusted over methods. Kendall's τ of the two "
         f"rankings: {'undefined' if np.isnan(tau) else f'{tau:.2f}'} over "
-        f"{counted(count, 'method')}.{differing(benches, common)}"
+        f"{pluralise(count, 'method')}.{differing(benches, common)}"
         + f" Left out, as one of them lacks them: {', '.join(left)}."
         * bool(left),
         frame,

@@ -25,7 +25,7 @@ from analysis.statistics.estimate import ALIKE, FEWEST
 from analysis.statistics.shares import means
 from harness.records import CONTROLS
 from harness.results import read_results
-from harness.text import counted
+from harness.text import pluralise
 
 
 def class_values(bench: Bench, run: str) -> pd.DataFrame:
@@ -114,7 +114,7 @@ def _interval(
     known = cells.dropna().round(12).rename("value").reset_index().assign(method="")
     networks, classes = known["network"].nunique(), known["class"].nunique()
     if min(networks, classes) < FEWEST:
-        few = f"{counted(networks, 'network')} and {counted(classes, 'class', 'classes')}"
+        few = f"{pluralise(networks, 'network')} and {pluralise(classes, 'class', 'classes')}"
         why = f"an interval needs {FEWEST} of each (here: {few})"
         return known["value"].mean(), np.nan, np.nan, np.nan, why
     if known["value"].nunique() == 1:  # if all differences are 0, p is 1

@@ -14,7 +14,7 @@ from analysis.statistics.alignment import NAMED_OVERLAP
 from analysis.statistics.claims import ALPHA
 from analysis.statistics.classes import by_class, class_interval, quartiles
 from harness.artifacts import Artifact, Run
-from harness.text import counted
+from harness.text import pluralise
 
 UNTRAINED = "untrained"
 
@@ -50,7 +50,7 @@ def _design(run: Run, neurons: pd.DataFrame) -> str:
             classes = index["class_name"].nunique()
     kind = "synthetic images" if is_synthetic(run) else "images"
     return (
-        f"{counted(len(rows), 'network')}, one training run each: {'; '.join(rows)}. "
+        f"{pluralise(len(rows), 'network')}, one training run each: {'; '.join(rows)}. "
         f"{joined(counts)} {kind} of {classes} classes; seed {configuration['seed']}."
     )
 
@@ -144,7 +144,7 @@ def _limits(run: Run) -> str:
     """Describe the limits of generalisation."""
     count = len(series_of(run))
     said = [
-        f"One training run of {'each of ' * (count > 1)}{counted(count, 'network')}: the "
+        f"One training run of {'each of ' * (count > 1)}{pluralise(count, 'network')}: the "
         "results are not shown to hold for other seeds or architectures."
     ]
     if is_synthetic(run):

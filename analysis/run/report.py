@@ -29,7 +29,7 @@ from analysis.statistics.claims import ALPHA
 from analysis.statistics.comparisons import clustered_by_class, differences
 from harness.artifacts import Run
 from harness.results import REVERSION, has_results, read_results
-from harness.text import counted
+from harness.text import pluralise
 
 BASELINE = "random"
 
@@ -221,7 +221,7 @@ def _differences(tables: Mapping[str, Table]) -> Iterator[str]:
             + (
                 "Differences are given as the share of the other space minus that of "
                 f"{method}, in percentage points, with 95 % CIs. "
-                f"{counted(len(parts), 'difference')} {'is' if len(parts) == 1 else 'are'} "
+                f"{pluralise(len(parts), 'difference')} {'is' if len(parts) == 1 else 'are'} "
                 f"significant: {'; '.join(parts)}."
                 if parts
                 else "No difference is significant."

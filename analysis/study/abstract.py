@@ -12,7 +12,7 @@ from analysis.study.responses import WHO
 from analysis.study.results import Results, observed_trials
 from analysis.study.sentences import all_tests, division, hypothesis, shares
 from analysis.study.thresholds import NO_RULE
-from harness.text import counted
+from harness.text import pluralise
 
 #: Kinds of test, beside accuracy against chance, whose value is a difference of shares.
 UNITS = {"contrasts": " percentage points", "learning": " percentage points per ten trials"}
@@ -34,7 +34,7 @@ def of_study(results: Results) -> Iterator[str]:
         f"{_networks(results)} detect, and do they see how these change during training?"
     )
     tasks = [
-        f"{results.name(task)} ({counted(len(study.conditions(task)), 'condition')})"
+        f"{results.name(task)} ({pluralise(len(study.conditions(task)), 'condition')})"
         for task in results.planned_tasks
     ]
     yield (
@@ -44,8 +44,8 @@ def of_study(results: Results) -> Iterator[str]:
     )
     yield (
         f"Sample. The analysis includes {steps['analysed']} of "
-        f"{counted(steps['arrived'], WHO[responses.source])} "
-        f"({counted(len(answers), 'response')})."
+        f"{pluralise(steps['arrived'], WHO[responses.source])} "
+        f"({pluralise(len(answers), 'response')})."
     )
     yield f"Main result. {_main(results)}{_machine(results)}"
     tests = results.claims
@@ -54,7 +54,7 @@ def of_study(results: Results) -> Iterator[str]:
         yield f"All tests. {all_tests(tests)}."
     smallest = int(results.trials_answered.min())
     yield (
-        f"Limits. The smallest condition has {counted(smallest, 'trial')} with responses."
+        f"Limits. The smallest condition has {pluralise(smallest, 'trial')} with responses."
         + {
             "human": " The results generalise to trials and participants sampled in the same way, "
             "not to other networks.",
@@ -135,6 +135,6 @@ def _robustness(results: Results, all_claimed: bool) -> str:
         every = "this test is" if significant == 1 else f"these {significant} tests are"
         return f"Without exclusion rules, {every} significant{', too' if all_claimed else ''}."
     return (
-        f"Without exclusion rules, {significant} of these {counted(len(tests), 'test')} "
+        f"Without exclusion rules, {significant} of these {pluralise(len(tests), 'test')} "
         f"{'is' if significant == 1 else 'are'} significant."
     )

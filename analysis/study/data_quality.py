@@ -20,7 +20,7 @@ from analysis.exhibits.tables import Table
 from analysis.study.frozen_study import task_of
 from analysis.study.responses import NO_ANSWERS, NO_CONSENT, Responses
 from analysis.study.results import Results
-from harness.text import counted
+from harness.text import pluralise
 from tasks.responses import LATE_AFTER
 
 #: Maximum number of pairs, rules or conditions that a sentence lists by name.
@@ -69,12 +69,12 @@ def _people(responses: Responses) -> Iterator[Check]:
     count = int(((people["excluded"] == NO_CONSENT) & went_on).sum())
     yield Check(
         "continued without stored consent",
-        f"No consent is stored of {counted(count, 'participant')} who went on; their responses "
+        f"No consent is stored of {pluralise(count, 'participant')} who went on; their responses "
         "were neither analysed nor kept.",
         count,
     )
     named = [
-        f"{row.first} and {row.second} in {row.agreeing} of {counted(row.common, 'trial')}"
+        f"{row.first} and {row.second} in {row.agreeing} of {pluralise(row.common, 'trial')}"
         for row in pairs.itertuples()
     ]
     kept = (
@@ -86,13 +86,13 @@ def _people(responses: Responses) -> Iterator[Check]:
     yield Check(
         "identical responses and times as another participant",
         "Participants with identical responses at identical times, as if the same person had taken "
-        f"part twice: {counted(len(pairs), 'pair')} ({_listed(named)}). {kept}",
+        f"part twice: {pluralise(len(pairs), 'pair')} ({_listed(named)}). {kept}",
         len({*pairs["first"], *pairs["second"]}),
     )
     count = int((people["excluded"] == NO_ANSWERS).sum())
     yield Check(
         "finished without any response",
-        f"{counted(count, 'participant')} finished without a response to any trial.",
+        f"{pluralise(count, 'participant')} finished without a response to any trial.",
         count,
     )
 
@@ -120,16 +120,16 @@ def _incomplete(responses: Responses) -> Iterator[Check]:
     named = [f"{name}: {lost[name]} of {shown[name]}" for name in worst]
     yield Check(
         "fewer responses than the form has trials",
-        f"{counted(count, 'analysed participant')} answered fewer trials than their form holds; "
-        f"{counted(lost.total(), 'response is', 'responses are')} missing ({_listed(named)}). If "
+        f"{pluralise(count, 'analysed participant')} answered fewer trials than their form holds; "
+        f"{pluralise(lost.total(), 'response is', 'responses are')} missing ({_listed(named)}). If "
         "they are missing more often where the answer would be incorrect, accuracy is too high.",
         count,
         lost.total(),
     )
     yield Check(
         "answered trials of more than one form",
-        f"{counted(strangers, 'analysed participant')} answered trials of several forms, which the "
-        "survey never shows to one person.",
+        f"{pluralise(strangers, 'analysed participant')} answered trials of several forms, which "
+        "the survey never shows to one person.",
         strangers,
     )
 
@@ -142,13 +142,13 @@ def _confidence(responses: Responses) -> Iterator[Check]:
     unasked = int((~wanted & answers["confidence"].notna()).sum())
     yield Check(
         "missing confidence ratings",
-        f"Confidence is missing in {counted(missing, 'response')} of {int(wanted.sum()):,} that "
+        f"Confidence is missing in {pluralise(missing, 'response')} of {int(wanted.sum()):,} that "
         "the study asks it of; analyses of confidence leave them out.",
         answers=missing,
     )
     yield Check(
         "unexpected confidence ratings",
-        f"{counted(unasked, 'response')} came with a confidence that the study does not ask for.",
+        f"{pluralise(unasked, 'response')} came with a confidence that the study does not ask for.",
         answers=unasked,
     )
 
@@ -160,27 +160,27 @@ def _times(responses: Responses) -> Iterator[Check]:
     none, longer = int((taken == 0).sum()), int((taken > passed + CLOCKS).sum())
     yield Check(
         "missing response times",
-        f"The browser gave no time, or 0, for {counted(none, 'response')}; analyses of time leave "
-        "them out.",
+        f"The browser gave no time, or 0, for {pluralise(none, 'response')}; analyses of time "
+        "leave them out.",
         answers=none,
     )
     yield Check(
         "response time longer than the time that passed on the server",
-        f"For {counted(longer, 'response')} the browser gave a longer time than passed between "
+        f"For {pluralise(longer, 'response')} the browser gave a longer time than passed between "
         "showing the trial and storing the response; analyses of time include them.",
         answers=longer,
     )
     fast = int((taken.gt(0) & (taken < REACTION)).sum())
     yield Check(
         f"response time below {REACTION} ms",
-        f"{counted(fast, 'response')} came less than {REACTION} ms after the pictures were shown, "
-        "faster than people can react. They are analysed like the others.",
+        f"{pluralise(fast, 'response')} came less than {REACTION} ms after the pictures were "
+        "shown, faster than people can react. They are analysed like the others.",
         answers=fast,
     )
     late = int(answers["late"].sum())
     yield Check(
         "later than the time limit of the trial",
-        f"{counted(late, 'response')} reached the server more than {LATE_AFTER} s after the time "
+        f"{pluralise(late, 'response')} reached the server more than {LATE_AFTER} s after the time "
         "limit of the trial; they are analysed like the others.",
         answers=late,
     )
@@ -194,7 +194,7 @@ def _order(responses: Responses) -> Iterator[Check]:
     count, who = int(overlap.sum()), answers.loc[overlap, "participant"].nunique()
     yield Check(
         "positions that contradict the times",
-        f"By position, {counted(count, 'trial')} of {counted(who, 'analysed participant')} "
+        f"By position, {pluralise(count, 'trial')} of {pluralise(who, 'analysed participant')} "
         f"{'was' if count == 1 else 'were'} shown before the previous response was stored, which "
         "the survey precludes: positions or times were altered. The change over the session "
         "follows the positions.",
@@ -212,14 +212,14 @@ def _durations(responses: Responses) -> Iterator[Check]:
     count = int(apart.sum())
     yield Check(
         "duration other than from consent to the end",
-        f"For {counted(count, 'participant')}, total_seconds is not the time from consented_at to "
-        "finished_at; the rules of exclusion go by total_seconds.",
+        f"For {pluralise(count, 'participant')}, total_seconds is not the time from consented_at "
+        "to finished_at; the rules of exclusion go by total_seconds.",
         count,
     )
     unended = int(((people["status"] == "finished") & people["finished_at"].isna()).sum())
     yield Check(
         "finished without a time of finishing",
-        f"{counted(unended, 'participant')} finished according to status, but finished_at is "
+        f"{pluralise(unended, 'participant')} finished according to status, but finished_at is "
         "empty; they count as finished.",
         unended,
     )
@@ -228,7 +228,7 @@ def _durations(responses: Responses) -> Iterator[Check]:
     late = responses.answers.loc[after, "participant"].nunique()
     yield Check(
         "responses after the end of participation",
-        f"{counted(int(after.sum()), 'response')} of {counted(late, 'analysed participant')} "
+        f"{pluralise(int(after.sum()), 'response')} of {pluralise(late, 'analysed participant')} "
         f"{'was' if after.sum() == 1 else 'were'} stored after finished_at; they are analysed like "
         "the others.",
         late,
@@ -268,7 +268,7 @@ def _unanswered(responses: Responses) -> Iterator[Check]:
     ]
     yield Check(
         "trials without an analysed response",
-        f"No analysed response was given to {counted(len(trials), 'trial')} of the study "
+        f"No analysed response was given to {pluralise(len(trials), 'trial')} of the study "
         f"({_listed(named)}).",
         trials=len(trials),
     )
@@ -279,7 +279,9 @@ def _rules(responses: Responses) -> Iterator[Check]:
     finished = int(flow.loc["finished", "participants"])
     for step, unfit in flow["not applicable"].dropna().items():
         rule = str(step).removeprefix("excluded: ")
-        whom = "anybody" if unfit == finished else f"{unfit} of {counted(finished, 'participant')}"
+        whom = (
+            "anybody" if unfit == finished else f"{unfit} of {pluralise(finished, 'participant')}"
+        )
         yield Check(
             f"rule could not be applied: {rule}",
             f"The frozen rule “{rule}” could not be applied to {whom} who finished: the data that "

@@ -19,7 +19,7 @@ from analysis.study.responses import WHO, rules_in_words
 from analysis.study.results import Results
 from analysis.study.tables import NAMES, RULE, source_note
 from analysis.study.thresholds import FROZEN
-from harness.text import counted
+from harness.text import pluralise
 
 
 def write_study_report(
@@ -93,7 +93,7 @@ def participants_analysed(results: Results, tables: Mapping[str, Table]) -> list
         by_rule += ", but some rules could not be applied to all participants ([table:flow])"
     planned = "" if results.planned is None else f" (planned sample size: {results.planned})"
     return [
-        f"Of {counted(steps['arrived'], WHO[responses.source])} who opened the study, "
+        f"Of {pluralise(steps['arrived'], WHO[responses.source])} who opened the study, "
         f"{steps['gave consent']} gave consent and {steps['finished']} finished{planned}; the "
         f"analysis "
         f"includes {steps['analysed']} ([figure:study_flow]). Under the frozen rules, {by_rule}."
@@ -163,7 +163,7 @@ def _networks(results: Results) -> list[str]:
 
 def _limits(results: Results) -> list[str]:
     trials = results.trials_answered
-    fewest = counted(int(trials.min()), "trial")
+    fewest = pluralise(int(trials.min()), "trial")
     return paragraphs("study_limits.md", results=results, trials=trials, fewest=fewest)
 
 

@@ -15,7 +15,7 @@ from analysis.study.association import MEASURES
 from analysis.study.controls import failed_controls, outcomes
 from analysis.study.frozen_study import FrozenStudy
 from analysis.study.results import Results
-from harness.text import counted
+from harness.text import pluralise
 
 
 def shares(results: Results, row: Any) -> str:
@@ -55,7 +55,7 @@ def claim_rule(level: str) -> str:
 
 def division(study: FrozenStudy) -> str:
     """Return how the trials are divided among participants, as a clause."""
-    trials, forms = counted(len(study.data), "trial"), len(study.study.forms)
+    trials, forms = pluralise(len(study.data), "trial"), len(study.study.forms)
     if forms < 2:
         return f"every participant was assigned the same {trials}"
     return f"the {trials} are divided into {forms} forms, of which a participant was assigned one"
@@ -105,7 +105,7 @@ def primary(results: Results, tables: Mapping[str, Table]) -> Iterator[str]:
         if unmade.empty:
             continue
         yield (
-            f"Tests that could not be computed: {counted(len(unmade), noun)} ({named(unmade)}). "
+            f"Tests that could not be computed: {pluralise(len(unmade), noun)} ({named(unmade)}). "
             f"{'Its' if len(unmade) == 1 else 'Their'} share of α is not redistributed."
         )
     least = 1 / (results.settings.permutations + 1)

@@ -19,7 +19,7 @@ from analysis.study.frozen_study import FrozenStudy
 from analysis.study.responses import Responses
 from analysis.study.results import Results, Settings
 from analysis.study.sentences import named
-from harness.text import counted
+from harness.text import pluralise
 from tasks.responses import RESPONSES, as_table
 
 #: Differences of shares whose power is shown, besides a frozen smallest effect.
@@ -42,7 +42,7 @@ def ruled_out(results: Results) -> str:
     if tests.empty:
         return ""
     return (
-        f"The design rules out {counted(len(tests), 'planned test')}, and their share of α "
+        f"The design rules out {pluralise(len(tests), 'planned test')}, and their share of α "
         f"({100 * tests['weight'].sum():.1f} % of {ALPHA:g}) is lost, because it is not given to "
         f"other tests: {named(tests).replace(RULED_OUT, '')}."
     )

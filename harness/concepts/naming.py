@@ -26,7 +26,7 @@ from harness.networks.layer import Layer, Network
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import run_network
 from harness.records import NEURON
-from harness.text import listed
+from harness.text import join_names
 
 R = TypeVar("R", "_Cuts", "_Shared")
 
@@ -252,7 +252,7 @@ def read_attributes(path: Path, images: FileImages) -> tuple[np.ndarray, list[st
         raise ValueError(f"attributes {path}: column {bad!r} holds something other than 0 and 1")
     paths = table["path"].fillna("").str.strip("/")
     if twice := set(paths[paths.duplicated()]):
-        raise ValueError(f"attributes {path} have several rows for {listed(sorted(twice), 4)}")
+        raise ValueError(f"attributes {path} have several rows for {join_names(sorted(twice), 4)}")
     row = {text: number for number, text in enumerate(paths)}
     taken: dict[int, Path] = {}
     for image in images.paths:

@@ -20,7 +20,7 @@ from harness.artifacts import Artifact, Run
 from harness.files import listing
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
-from harness.text import composed, listed
+from harness.text import join_names, normalise_name
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
             f"image folder {root} {what if root.exists() else 'does not exist'}{place}"
         )
     folders = [e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
-    present = {composed(name): name for name in sorted(folders)}
+    present = {normalise_name(name): name for name in sorted(folders)}
     names = tuple(classes) if classes is not None else tuple(sorted(present))
     if classes is None and names != tuple(present):
         logger.warning(
@@ -83,7 +83,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
         )
     problems = []
     if misnamed := [ascii(name) for name in folders if not _is_unicode(name)]:
-        problems.append(f"image folder {root}: names that are not UTF-8: {listed(misnamed, 4)}")
+        problems.append(f"image folder {root}: names that are not UTF-8: {join_names(misnamed, 4)}")
     if len(present) < len(folders):
         problems.append(f"image folder {root} has two class folders whose names look the same")
     if missing := sorted(set(names) - set(present)):
@@ -107,7 +107,7 @@ def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:
         paths += files
         labels += [label] * len(files)
     if misnamed := [ascii(path.name) for path in paths if not _is_unicode(path.name)]:
-        problems.append(f"image folder {root}: names that are not UTF-8: {listed(misnamed, 4)}")
+        problems.append(f"image folder {root}: names that are not UTF-8: {join_names(misnamed, 4)}")
     if empty:
         what = "class folder" if len(empty) == 1 else "class folders"
         problems.append(

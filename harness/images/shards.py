@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from harness.files import kind_of
 from harness.registry import Registry
-from harness.text import composed
+from harness.text import normalise_name
 
 #: Suffixes of image files, alone or inside others: those of torchvision's ImageFolder and others.
 SUFFIXES = {
@@ -100,11 +100,11 @@ def read_shards(
         ValueError: the classes differ from the expected ones, or a file is unsuitable.
     """
     shards = [open_shard(file) for file in files]
-    labels = [composed(label) for shard in shards for label in shard.labels]
+    labels = [normalise_name(label) for shard in shards for label in shard.labels]
     numbered = all(label.isdecimal() for label in labels)
     occurring = sorted(set(labels), key=lambda label: (int(label) if numbered else 0, label))
     stated = next((shard.classes for shard in shards if shard.classes), occurring)
-    present = tuple(map(composed, stated))
+    present = tuple(map(normalise_name, stated))
     names = present if classes is None else tuple(classes)
     if set(names) != set(present) or not set(labels) <= set(names):
         raise ValueError(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from harness.files import kind_of, whole_file
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 from harness.registry import search_working_folder
-from harness.text import listed
+from harness.text import join_names
 from harness.torchvision_import import with_torchvision
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _say_unused(path: Path) -> None:
             "the checkpoint's folder holds several files of weights: %s is read, but not %s; to "
             "read another, name it in `pattern`",
             used,
-            listed(others),
+            join_names(others),
         )
 
 
@@ -178,8 +178,8 @@ def _described_folder(path: Path) -> str:
         if name in names:
             return f"holds {name}: {what}"
     return (
-        f"holds neither {' nor '.join(FOLDER_FILES)}, but {listed(names) or 'nothing'}; if one of "
-        f"these files holds the weights, name it in `pattern`"
+        f"holds neither {' nor '.join(FOLDER_FILES)}, but {join_names(names) or 'nothing'}; if one "
+        f"of these files holds the weights, name it in `pattern`"
     )
 
 
@@ -265,7 +265,7 @@ def _other_archive(path: Path) -> str:
         return ""
     kind = "NumPy arrays" if all(n.endswith(".npy") for n in names) and names else "other files"
     return (
-        f"is an archive of {kind} ({listed(names, 3)}), not of torch.save; unpack it if one of "
+        f"is an archive of {kind} ({join_names(names, 3)}), not of torch.save; unpack it if one of "
         f"them is the checkpoint, or save a state_dict() with torch.save"
     )
 
@@ -297,7 +297,7 @@ def _refusal(path: Path, reason: str) -> str:
         return f"is damaged, or holds more than weights ({lines[0]})"
     kind = "an object of class" if len(names) == 1 else "objects of the classes"
     return (
-        f"holds {kind} {listed(names)} beside or instead of weights, and is not loaded, since "
+        f"holds {kind} {join_names(names)} beside or instead of weights, and is not loaded, since "
         f"loading it could run code. {_convert(path)}"
     )
 

@@ -30,7 +30,7 @@ from harness.networks.watching import (
     shape_in,
 )
 from harness.records import JOINT
-from harness.text import counted, listed
+from harness.text import join_names, pluralise
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def _default(passes: Passes) -> list[str]:
     for why, which in left_out.items():
         logger.info(
             "%s not probed by default (%s): %s",
-            counted(len(which), "layer is", "layers are"),
+            pluralise(len(which), "layer is", "layers are"),
             why,
-            listed(which, 8),
+            join_names(which, 8),
         )
     notes = []
     if passes.scripted:
@@ -104,7 +104,7 @@ def _default(passes: Passes) -> list[str]:
         what = "no module of the model returns the result of a non-linearity"
         remedy = (
             f"give each call a module of its own, or name the layers to probe: layers = [...]; the "
-            f"model's modules are {listed(modules, 12) or 'hidden'}"
+            f"model's modules are {join_names(modules, 12) or 'hidden'}"
         )
         raise ValueError("; ".join([what, *notes, remedy]))
     for note in notes:
@@ -128,7 +128,9 @@ def _named(
         exact = [pattern] if pattern in modules else []  # a name may hold brackets
         matched = exact or [name for name in modules if fnmatchcase(name, pattern)]
         if not matched:
-            raise ValueError(f"no layer matches {pattern!r}; the model's are {listed(modules, 12)}")
+            raise ValueError(
+                f"no layer matches {pattern!r}; the model's are {join_names(modules, 12)}"
+            )
         sites |= {name: Site(name) for name in matched}
     if repeated := [n for n, site in sites.items() if modules[site.module].calls > 1]:
         raise ValueError(

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from harness.files import file_hash
 from harness.registry import Registry, call_users, plugin_identity
-from harness.text import listed
+from harness.text import join_names
 
 #: Files of class embeddings, by their suffix.
 SUFFIXES = (".npy", ".npz", ".csv")
@@ -171,8 +171,8 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
         raise ValueError(f"class embeddings {path} cannot be read: {error}") from error
     if missing := [name for name in classes if name not in vectors]:
         raise ValueError(
-            f"class embeddings {path} lack the classes {listed(missing, 6)}; they have "
-            f"{listed(vectors, 6)}"
+            f"class embeddings {path} lack the classes {join_names(missing, 6)}; they have "
+            f"{join_names(vectors, 6)}"
         )
     rows = [np.asarray(vectors[name], dtype=np.float32).ravel() for name in classes]
     if len({len(row) for row in rows}) > 1:
@@ -180,7 +180,7 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> np.ndarray:
     table = np.stack(rows)
     bad = [n for n, row in zip(classes, table, strict=True) if not 0 < np.linalg.norm(row) < np.inf]
     if bad:
-        raise ValueError(f"class embeddings {path} are zero or not finite for {listed(bad, 6)}")
+        raise ValueError(f"class embeddings {path} are zero or not finite for {join_names(bad, 6)}")
     return table
 
 
@@ -191,7 +191,7 @@ def _read(path: Path, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
         if "class" not in table:
             raise ValueError("it has no column `class`")
         if twice := list(table["class"][table["class"].duplicated()]):
-            raise ValueError(f"it has several rows for {listed(twice)}")
+            raise ValueError(f"it has several rows for {join_names(twice)}")
         return dict(zip(table.pop("class"), table.to_numpy(dtype=np.float32), strict=True))
     arrays = np.load(path, allow_pickle=False)
     if path.suffix == ".npz":

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from harness.networks.watching import Seen, Site
 from harness.registry import Registry
-from harness.text import listed
+from harness.text import join_names
 
 
 class NoSuchPart(ValueError):
@@ -96,7 +96,7 @@ def sites_of(pattern: str, model: nn.Module, seen: Mapping[str, Seen]) -> dict[s
     if not matched:
         raise ValueError(
             f"no module matches {modules!r} of {pattern!r}; there are "
-            f"{listed(filter(None, by_name), 12)}"
+            f"{join_names(filter(None, by_name), 12)}"
         )
     sites, reasons = {}, []
     for name in matched:

@@ -12,7 +12,7 @@ from harness.networks.execution import execution
 from harness.networks.layer import Layer
 from harness.networks.recording import ActivationRecorder, borrowed
 from harness.networks.running import INFERENCE, UNDEFINED, WithGradients, explained, run_logits
-from harness.text import listed
+from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def check_gradients(model: nn.Module, layers: Sequence[Layer], batch: Tensor) ->
     logger.info(
         "the output does not depend on what %s returns: scores of its neurons are 0, and ablating "
         "them changes nothing",
-        listed([layer.name for layer in doubtful], 4),
+        join_names([layer.name for layer in doubtful], 4),
     )
     return outputs
 

@@ -22,7 +22,7 @@ from harness.networks.training import TrainingParameters
 from harness.records import Series
 from harness.registry import Registry, call_users, import_attribute, plugin_identity
 from harness.section import ClassName, Section
-from harness.text import listed
+from harness.text import join_names
 from harness.torchvision_import import with_torchvision
 
 #: Name in the configuration -> class.
@@ -213,7 +213,7 @@ class FolderSource(ArchitectureSource):
             raise CheckpointError(
                 f"series {self.name!r}: no file in {self.folder} matches {self.pattern!r} "
                 f"({{epoch}} stands for the number, * for anything); it holds "
-                f"{listed(names) or 'nothing'}"
+                f"{join_names(names) or 'nothing'}"
             )
         chosen = by_epoch if self.only is None else self.only
         if missing := sorted(set(chosen) - set(by_epoch)):

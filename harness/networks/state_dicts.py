@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.text import listed
+from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +89,9 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
         if unnamed and len(unnamed) == len(named):
             raise CheckpointError(
                 f"checkpoint {origin} holds tensors without names"
-                f"{f' ({listed(unnamed, 4)})' * any(unnamed)}, as some libraries store averaged "
-                f"weights; it is unknown which weights they are: copy them into the model, and "
-                f"save its state_dict()"
+                f"{f' ({join_names(unnamed, 4)})' * any(unnamed)}, as some libraries store "
+                f"averaged weights; it is unknown which weights they are: copy them into the "
+                f"model, and save its state_dict()"
             )
         raise CheckpointError(
             f"checkpoint {origin} does not fit the architecture{_misfit(named, wanted)}"
@@ -99,7 +99,7 @@ def fill(model: nn.Module, content: object, origin: str, key: str | None = None)
     chosen = _chosen(fitting, origin, key)
     _say(chosen, fitting, wanted)
     if more := own.keys() - wanted.keys():
-        logger.info("weights: %s, which are no tensors, stay the architecture's", listed(more))
+        logger.info("weights: %s, which are no tensors, stay the architecture's", join_names(more))
     lacking = {name: value for name, value in own.items() if name not in chosen.tensors}
     try:
         model.load_state_dict(lacking | chosen.tensors)
@@ -271,9 +271,9 @@ def _say(chosen: Part, fitting: list[Part], wanted: Tensors) -> None:
     if chosen.wrappers:
         said.append(f"{', '.join(map(repr, chosen.wrappers))} removed within names")
     if chosen.unused:
-        said.append(f"other tensors not used: {listed(chosen.unused, 3)}")
+        said.append(f"other tensors not used: {join_names(chosen.unused, 3)}")
     if others := [part.address for part in fitting if part is not chosen]:
-        said.append(f"{listed(others, 4)} would fit, too (choose by `key`)")
+        said.append(f"{join_names(others, 4)} would fit, too (choose by `key`)")
     if any(
         tensor.dtype == torch.float64 and wanted[name].dtype == torch.float32
         for name, tensor in chosen.tensors.items()
@@ -293,7 +293,7 @@ def _misfit(dicts: Mapping[str, Tensors], wanted: Tensors) -> str:
     where = f" ({', '.join(place)})" if place else ""
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
     others = [other or "(the file itself)" for other in dicts if other != name]
-    also = f"; others do not fit, either: {listed(others, 4)}" if others else ""
+    also = f"; others do not fit, either: {join_names(others, 4)}" if others else ""
     return f"{where}: {'; '.join(problems[:8])}{more}{also}{_hint(below, wanted, len(problems))}"
 
 

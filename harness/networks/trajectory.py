@@ -13,7 +13,7 @@ from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
-from harness.text import counted, listed
+from harness.text import join_names, pluralise
 
 #: A checkpoint is off the trajectory if it is more than this many times as far from each neighbour
 #: as they are from each other. The ratio is about 0.5 along trainings, and 1 between checkpoints
@@ -139,7 +139,7 @@ def _not_finite(way: Trajectory) -> Iterator[Finding]:
     for i, epoch in enumerate(way.epochs):
         broken = [name for name, n in zip(way.layers, way.non_finite[:, i], strict=True) if n]
         if broken:
-            count, names = int(way.non_finite[:, i].sum()), listed(broken, 3)
+            count, names = int(way.non_finite[:, i].sum()), join_names(broken, 3)
             text = f"Epoch {epoch} holds {count} weights that are NaN or infinite ({names})."
             yield Finding("not finite", (epoch,), text, tuple(broken), count)
 
@@ -149,7 +149,7 @@ def _equal(way: Trajectory, groups: Sequence[Sequence[int]]) -> Iterator[Finding
         epochs = tuple(way.epochs[i] for i in group)
         text = (
             f"{len(epochs)} of {len(way.epochs)} checkpoints hold the same weights: epochs "
-            f"{listed(epochs, 8)}."
+            f"{join_names(epochs, 8)}."
         )
         yield Finding("equal", epochs, text, value=len(epochs))
 
@@ -206,8 +206,9 @@ def _order(way: Trajectory, places: Sequence[int]) -> tuple[list[int], list[Find
         return order, []
     ratio = _length(way.total, order) / _length(way.total, places)
     text = (
-        f"Epochs {listed(strange, 8)} seem to be in the wrong order: in the order "
-        f"{listed([way.epochs[p] for p in order], 12)} the sum of steps is {1 - ratio:.0%} smaller."
+        f"Epochs {join_names(strange, 8)} seem to be in the wrong order: in the order "
+        f"{join_names([way.epochs[p] for p in order], 12)} the sum of steps is {1 - ratio:.0%} "
+        f"smaller."
     )
     return order, [Finding("order", strange, text, value=ratio)]
 
@@ -350,10 +351,10 @@ def _dead(way: Trajectory, places: Sequence[int]) -> Iterator[Finding]:
             epoch, total = way.epochs[p], int(way.units[:, p].sum())
             text = (
                 f"At epoch {epoch}, all incoming weights of {int(dead.sum())} of {total} units are "
-                f"zero ({listed(names, 3)})."
+                f"zero ({join_names(names, 3)})."
             )
             yield Finding("dead units", (epoch,), text, tuple(names), float(dead.sum()))
 
 
 def _layers(names: Sequence[str]) -> str:
-    return f"{counted(len(names), 'layer')} ({listed(names, 3)})"
+    return f"{pluralise(len(names), 'layer')} ({join_names(names, 3)})"

@@ -40,7 +40,7 @@ from harness.stages.checkpoints import (
 )
 from harness.stages.images import shared_images
 from harness.stages.stage import Advance, Plan, Step, Value
-from harness.text import listed
+from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _tried(model: nn.Module, source: Source, epoch: int, run: Run) -> dict[str, 
     broken = [name for name, value in named.items() if _is_broken(name, value)]
     if broken:
         raise ValueError(
-            f"its weights hold NaN or infinite numbers ({listed(broken, 4)}): the training "
+            f"its weights hold NaN or infinite numbers ({join_names(broken, 4)}): the training "
             f"diverged, or the file is damaged; leave it out: skip = [{epoch}] in the series"
         )
     kinds = {v.dtype for v in model.parameters() if v.is_floating_point()} - {torch.float32}
@@ -265,7 +265,7 @@ def remarks(config: Config, rows: pd.DataFrame) -> list[str]:
             if names := source.left_out():
                 notes.append(
                     f"series {source.name!r}: left out {len(names)} that match {source.pattern!r} "
-                    f"but have no epoch number: {listed(names, 4)}"
+                    f"but have no epoch number: {join_names(names, 4)}"
                 )
             if "epoch={epoch}" in source.pattern and 0 in source.epochs():
                 notes.append(

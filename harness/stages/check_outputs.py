@@ -14,7 +14,7 @@ from harness.images.sets import ImageSet
 from harness.networks.objectives import choose_objective
 from harness.networks.sources import Source
 from harness.stages.prototypes import targets
-from harness.text import listed
+from harness.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
     if width != len(classes) and without:
         raise ValueError(
             f"the network has {width} outputs for {len(classes)} classes: say in class_outputs "
-            f"which output each class has ({listed(without, 4)}); where its outputs are no classes "
+            f"which output each class has ({join_names(without, 4)}); where its outputs are no "
+            f"classes "
             f'(an encoder), say what importance is measured on: objective = "prototype" '
             f"(similarity to the mean output of a class), a file of class embeddings, or "
             f'"package.module:function"'
@@ -62,8 +63,8 @@ def _check_class_outputs(source: Source, classes: tuple[str, ...], width: int) -
         logger.warning(
             "the classes are numbers in the order of their names as text (%s), as torchvision "
             "sorts folders; if the network has them in the order %s, set class_outputs",
-            listed(classes, 4),
-            listed(counted, 4),
+            join_names(classes, 4),
+            join_names(counted, 4),
         )
     alike = Counter(source.class_outputs.values())
     if shared := [name for name, i in source.class_outputs.items() if alike[i] > 1]:

@@ -23,7 +23,7 @@ from harness.stages.estimate import estimate, estimate_study
 from harness.stages.faults import faults, faults_of_files
 from harness.stages.stage import Plan, Stage
 from harness.store import open_run
-from harness.text import counted
+from harness.text import pluralise
 
 #: The stages in order, by their commands' names. A new stage needs one file and one line here.
 STAGES: dict[str, Stage] = {
@@ -162,7 +162,7 @@ def _show(table: pd.DataFrame, plan: Plan, console: Console) -> None:
     time = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} min"
     console.print(
         f"Left to do: {table['pieces'].sum():,} pieces of work, about {time} with "
-        f"{counted(count, 'worker')} on {plan.device.name}, up to "
+        f"{pluralise(count, 'worker')} on {plan.device.name}, up to "
         f"{table['memory GiB'].max():.2f} GiB of memory per worker, "
         f"{table['disk GiB'].sum():.2f} GiB of disk.",
         highlight=False,

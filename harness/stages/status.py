@@ -15,7 +15,7 @@ from harness.files import ArtifactError, working_since
 from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
-from harness.text import counted
+from harness.text import pluralise
 
 #: States of a piece of work: its artifacts exist and match the configuration; are being made; were
 #: made from other settings or inputs and will be made again; do not exist.
@@ -63,7 +63,7 @@ class Status:
         span = timedelta(seconds=round(self.seconds_left))
         when = f", at {now + span:%Y-%m-%d %H:%M}" if self.since else ""
         without = f" (without {', '.join(more)}, of which no work has been timed)" if more else ""
-        several = counted(self.workers, "worker")
+        several = pluralise(self.workers, "worker")
         return f"{doing} With {several} it takes about {span} more{when}{without}."
 
 
