@@ -16,7 +16,7 @@ from harness.images.sets import View
 from harness.networks.architectures import build
 from harness.networks.calls import expose_calls
 from harness.networks.layers import find_layers
-from harness.torchvision_import import with_torchvision
+from harness.torchvision_import import call_with_torchvision
 
 #: One or two networks per family.
 TORCHVISION = [
@@ -41,7 +41,7 @@ def network(name: str, outputs: int) -> nn.Module:
     """Return a network of either library with random weights."""
     if name in TORCHVISION:
         return build(name, outputs, 0)
-    with_torchvision(import_module, "torchvision")  # which timm imports
+    call_with_torchvision(import_module, "torchvision")  # which timm imports
     import timm
     import torch
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from harness.files import ArtifactError, content_hash, lock, matching, whole_file, write_text
+from harness.files import ArtifactError, content_hash, find_paths, lock, whole_file, write_text
 
 T = TypeVar("T")
 
@@ -35,10 +35,10 @@ def fingerprint(*parts: Any) -> str:
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Return the contents of a file's sidecar; None if there is none or it cannot be read."""
     try:
-        about = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        content = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
-    return about if isinstance(about, dict) and "fingerprint" in about else None
+    return content if isinstance(content, dict) and "fingerprint" in content else None
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,19 @@ class Run:
     def path(self, artifact: Artifact) -> Path:
         return self.root / LAYOUT[artifact.kind].format(*artifact.parts)
 
-    def _sidecar(self, artifact: Artifact) -> Path:
+    def _sidecar_path(self, artifact: Artifact) -> Path:
         path = self.path(artifact)
         return path.with_name(path.name + ".json")
 
-    def about(self, artifact: Artifact) -> dict[str, Any] | None:
+    def sidecar(self, artifact: Artifact) -> dict[str, Any] | None:
         """Return the sidecar's content (fingerprint, sha256, seconds); None if not complete."""
-        about = read_sidecar(self.path(artifact))
-        return about if about is not None and self.path(artifact).exists() else None
+        sidecar = read_sidecar(self.path(artifact))
+        return sidecar if sidecar is not None and self.path(artifact).exists() else None
 
     def has(self, artifact: Artifact, fingerprint: str) -> bool:
         """Return whether the artifact is complete and was made from exactly these inputs."""
-        about = self.about(artifact)
-        return about is not None and about["fingerprint"] == fingerprint
+        sidecar = self.sidecar(artifact)
+        return sidecar is not None and sidecar["fingerprint"] == fingerprint
 
     @contextmanager
     def working(self, artifact: Artifact) -> Iterator[None]:
@@ -148,8 +148,8 @@ class Run:
         """
         seconds = {}
         for kind in LAYOUT:
-            texts = [read_sidecar(path) or {} for path in self._paths(kind)]
-            if times := [text["seconds"] for text in texts if "seconds" in text]:
+            sidecars = [read_sidecar(path) or {} for path in self._paths(kind)]
+            if times := [sidecar["seconds"] for sidecar in sidecars if "seconds" in sidecar]:
                 seconds[kind] = times
         return seconds
 
@@ -164,11 +164,11 @@ class Run:
             content["sha256"] = content_hash(path)
         if seconds is not None:
             content["seconds"] = round(seconds, 3)
-        write_text(self._sidecar(artifact), json.dumps(content) + "\n")
+        write_text(self._sidecar_path(artifact), json.dumps(content) + "\n")
 
     def unseal(self, artifact: Artifact) -> None:
         """Remove an artifact's sidecar before another file is written in its place."""
-        self._sidecar(artifact).unlink(missing_ok=True)
+        self._sidecar_path(artifact).unlink(missing_ok=True)
 
     def save(
         self,
@@ -226,15 +226,17 @@ class Run:
                 f"{self.root} holds no {kind} tables; make them with `conceptevo run`"
             )
         table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-        epochs = self.manifest().get("checkpoints")
-        if epochs is None or "series" not in table:
+        checkpoints = self.manifest().get("checkpoints")
+        if checkpoints is None or "series" not in table:
             return table
-        present = table["series"].isin(list(epochs))
+        is_present = table["series"].isin(list(checkpoints))
         # where a file is of one checkpoint; the log of a training has epochs without one
         if "epoch" in table and "{1:04d}" in LAYOUT[kind]:
             keys = pd.MultiIndex.from_frame(table[["series", "epoch"]])
-            present &= keys.isin([(name, e) for name, some in epochs.items() for e in some])
-        return table[present].reset_index(drop=True)
+            is_present &= keys.isin(
+                [(name, epoch) for name, epochs in checkpoints.items() for epoch in epochs]
+            )
+        return table[is_present].reset_index(drop=True)
 
     def holds(self, kind: str) -> bool:
         """Return whether the run has any artifact of a kind."""
@@ -247,20 +249,20 @@ class Run:
 
     def files(self) -> list[Path]:
         """Return every artifact's file for which the file or its sidecar exists, in order."""
-        there = {path for kind in LAYOUT for path in self._paths(kind)}
-        described = {path.with_suffix("") for kind in LAYOUT for path in self._paths(kind, ".json")}
-        return sorted(there | described)
+        paths = {path for kind in LAYOUT for path in self._paths(kind)}
+        sidecars = (path for kind in LAYOUT for path in self._paths(kind, ".json"))
+        return sorted(paths | {path.with_suffix("") for path in sidecars})
 
     def _paths(self, kind: str, suffix: str = "") -> list[Path]:
         # the pattern of a kind matches no file of another kind
-        every = matching(self.root, re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
-        return sorted(path for path in every if not path.name.startswith("."))
+        paths = find_paths(self.root, re.sub(r"\{[^}]*\}", "*", LAYOUT[kind]) + suffix)
+        return sorted(path for path in paths if not path.name.startswith("."))
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the run for this command. Raises ArtifactError as `lock` does."""
         return lock(self.root)
 
-    def elsewhere(self, makes: Iterable[Artifact]) -> AbstractContextManager[Run]:
+    def worker_copy(self, makes: Iterable[Artifact]) -> AbstractContextManager[Run]:
         """Return the run for a worker on another machine that makes these artifacts."""
         return nullcontext(self)
 
@@ -270,7 +272,7 @@ class Run:
     def publish(self) -> None:
         """Copy manifest and reports to the store of the artifacts; here there is none."""
 
-    def damaged_elsewhere(self) -> Iterator[str]:
+    def damaged_in_store(self) -> Iterator[str]:
         """Yield the paths of artifacts that are damaged where they are kept; here that is the
         folder, which `verify` reads."""
         yield from ()
@@ -307,22 +309,22 @@ class Finding(NamedTuple):
 def verify(run: Run) -> Iterator[tuple[Path, Finding | None]]:
     """Yield each artifact's file and its fault, if any, in the folder or in the run's store."""
     for path in run.files():
-        yield path, _finding(path)
-    for name in run.damaged_elsewhere():
+        yield path, _examine(path)
+    for name in run.damaged_in_store():
         text = "differs in the store from what was written: delete it there and run again"
         yield run.root / name, Finding(text)
 
 
-def _finding(path: Path) -> Finding | None:
-    about = read_sidecar(path)
+def _examine(path: Path) -> Finding | None:
+    sidecar = read_sidecar(path)
     if not path.exists():
         return Finding("is missing although its sidecar exists: run the command again")
-    if about is None and path.with_name(path.name + ".json").exists():
+    if sidecar is None and path.with_name(path.name + ".json").exists():
         return Finding("its sidecar cannot be read: delete it and run again")
-    if about is None:
+    if sidecar is None:
         return Finding("was not finished, and will be made again", False)
-    if "sha256" not in about:
+    if "sha256" not in sidecar:
         return Finding("has no hash: it is being written, or is of an earlier version", False)
-    if content_hash(path) != about["sha256"]:
+    if content_hash(path) != sidecar["sha256"]:
         return Finding("differs from what was written: delete it and run again")
     return None

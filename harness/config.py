@@ -21,7 +21,7 @@ from harness.images.sets import ArrayImages, UserPath
 from harness.networks.devices import NAME, Precision
 from harness.networks.sources import SOURCES, Source, parse_source
 from harness.records import Checkpoint, Pair, Series
-from harness.section import DISTINCT, ClassName, Section, each, read_toml
+from harness.section import DISTINCT, ClassName, Section, check_each, read_toml
 
 
 class ConfigError(ValueError):
@@ -39,8 +39,8 @@ class ConfigError(ValueError):
 def refuse(faults: Sequence[str]) -> None:
     """Raise a ConfigError that lists all faults, if there are any."""
     if faults:
-        between = "\n  " if len(faults) > 1 else " "
-        raise ConfigError(between.join(["the run cannot begin:", *faults]))
+        separator = "\n  " if len(faults) > 1 else " "
+        raise ConfigError(separator.join(["the run cannot begin:", *faults]))
 
 
 class DrawnImagesSection(Section):
@@ -91,7 +91,7 @@ class BaseSection(Section):
 class SpaceSection(SpaceParameters):
     """The space methods to compare, and their parameters; the first makes maps and pictures."""
 
-    methods: Annotated[tuple[str, ...], DISTINCT, each(SPACES.get)] = Field(
+    methods: Annotated[tuple[str, ...], DISTINCT, check_each(SPACES.get)] = Field(
         ("sgns", "ppmi", "jaccard", "correlation", "profile", "random"), min_length=1
     )
 
@@ -128,7 +128,7 @@ class Config(Section):
     # URL of the run in an object store, without credentials, which the environment holds
     store: Annotated[str, Field(pattern=r"^(s3|gs)://[^/@]+/.+")] | None = None
     images: Annotated[ImagesSection, Field(discriminator="source")] = DrawnImagesSection()
-    series: tuple[Annotated[Source, BeforeValidator(lambda v: _source(v))], ...] = Field(
+    series: tuple[Annotated[Source, BeforeValidator(lambda v: _parse_series(v))], ...] = Field(
         min_length=1
     )
     base: BaseSection | None = None
@@ -149,8 +149,8 @@ class Config(Section):
         """Yield contradictions between sections, each with its place."""
         names = [source.name for source in self.series]
         # some file systems do not tell a.pt from A.pt
-        alike = Counter(name.lower() for name in names)
-        if repeated := sorted({name for name in names if alike[name.lower()] > 1}):
+        name_counts = Counter(name.lower() for name in names)
+        if repeated := sorted({name for name in names if name_counts[name.lower()] > 1}):
             yield f"series: names must differ, not only in case; repeated: {', '.join(repeated)}"
         if self.base and self.base.series not in names:
             yield f"base.series {self.base.series!r} is not among {names}"
@@ -184,7 +184,7 @@ class Config(Section):
         return [pair for pair in series.pairs() if pair.epoch_from > 0]
 
 
-def _source(value: Any) -> Source:
+def _parse_series(value: Any) -> Source:
     return value if isinstance(value, Source) else parse_source(value)
 
 
@@ -200,8 +200,8 @@ def load_config(path: Path, **changes: object) -> Config:
         values = read_toml(path, "configuration")
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    changed = {name: value for name, value in changes.items() if value is not None}
-    return parse_config({**values, **changed}, str(path))
+    overrides = {name: value for name, value in changes.items() if value is not None}
+    return parse_config({**values, **overrides}, str(path))
 
 
 def parse_config(values: dict[str, Any], origin: str = "configuration") -> Config:
@@ -214,18 +214,18 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Confi
         if any(p["loc"][0] == "series" for p in problems if len(p["loc"]) > 1):
             problems = [problem for problem in problems if problem["loc"] != ("series",)]
         for problem in problems:
-            problem["source"] = _source_of(values, problem["loc"])
-        between, rest = _between_sections(values, problems)
+            problem["source"] = _source_kind(values, problem["loc"])
+        conflicts, valid_rest = _find_conflicts(values, problems)
         lines = [
-            line for problem in [*problems, *between] for line in _explain(problem).splitlines()
+            line for problem in [*problems, *conflicts] for line in _explain(problem).splitlines()
         ]
         refusal = ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)]))
         refusal.faults = tuple(f"{origin}: {line}" for line in lines)
-        refusal.rest = rest
+        refusal.rest = valid_rest
         raise refusal from error
 
 
-def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
+def _source_kind(values: dict[str, Any], place: Sequence[Any]) -> str:
     """Return the kind of series (source) to which a place belongs."""
     try:
         return str(values["series"][place[1]].get("source", "train"))
@@ -233,7 +233,7 @@ def _source_of(values: dict[str, Any], place: Sequence[Any]) -> str:
         return "train"
 
 
-def _between_sections(
+def _find_conflicts(
     values: dict[str, Any], problems: Sequence[Any]
 ) -> tuple[list[Any], Config | None]:
     """Find contradictions between sections, which pydantic checks only once each section is valid.
@@ -246,19 +246,19 @@ def _between_sections(
     rest = copy.deepcopy(values)
     for problem in problems:
         _remove(rest, problem["loc"])
-    whole = any(len(p["loc"]) == 1 and isinstance(p["input"], dict) for p in problems)
+    section_removed = any(len(p["loc"]) == 1 and isinstance(p["input"], dict) for p in problems)
     try:
-        valid = Config.model_validate(rest)
+        config = Config.model_validate(rest)
     except ValidationError as error:
         return [problem for problem in error.errors() if not problem["loc"]], None
-    return [], None if whole else valid
+    return [], None if section_removed else config
 
 
 def _remove(values: Any, place: Sequence[str | int]) -> None:
     """Remove the value at a place, whose parts may be kinds of sections instead of keys."""
     for depth, part in enumerate(place):
-        held = isinstance(values, dict) and part in values
-        if held or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
+        is_key = isinstance(values, dict) and part in values
+        if is_key or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
             if depth == len(place) - 1:
                 del values[part]
                 return
@@ -273,16 +273,16 @@ def _explain(problem: Any) -> str:
     place = ".".join(map(str, parts))
     match problem["type"]:
         case "union_tag_invalid" | "union_tag_not_found":
-            given = problem["ctx"].get("tag")
+            value = problem["ctx"].get("tag")
             return (
                 'images.source: must be "folder" for your own images in one folder per class, or '
-                '"drawn" for synthetic images; ' + (f"got {given!r}" if given else "it is missing")
+                '"drawn" for synthetic images; ' + (f"got {value!r}" if value else "it is missing")
             )
         case "extra_forbidden":
-            return f"{place}: {_about_unknown_key(problem)}"
+            return f"{place}: {_explain_unknown_key(problem)}"
         case "tuple_type" | "list_type":
-            several = ", or [[series]] for each series" if place == "series" else ""
-            message = "must be a list: in brackets" + several
+            alternative = ", or [[series]] for each series" if place == "series" else ""
+            message = "must be a list: in brackets" + alternative
         case "dict_type" | "model_type" | "model_attributes_type":
             message = f"must be a table: [{place}], or {{ … }}"
         case "too_long" | "missing" if place.startswith("evolve.pairs."):
@@ -306,12 +306,12 @@ def _explain(problem: Any) -> str:
             message = message.replace("Field required", "is missing")
     if not place:  # these messages name their places themselves
         return message
-    given = problem.get("input")
-    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (got {given!r})"
-    return "\n".join(f"{place}: {line}{shown}" for line in message.splitlines())
+    value = problem.get("input")
+    note = "" if isinstance(value, dict | list | tuple) or value is None else f" (got {value!r})"
+    return "\n".join(f"{place}: {line}{note}" for line in message.splitlines())
 
 
-def _about_unknown_key(problem: Any) -> str:
+def _explain_unknown_key(problem: Any) -> str:
     """Say which kind of series has an unknown key, or which key may be meant."""
     place = problem["loc"]
     if place[0] == "series" and len(place) == 3 and (kinds := _sources_with(str(place[-1]))):
@@ -319,9 +319,9 @@ def _about_unknown_key(problem: Any) -> str:
             f"a series with source = {problem['source']!r} has no such key, but one with "
             f"source = {' or '.join(map(repr, kinds))} has"
         )
-    near = difflib.get_close_matches(str(place[-1]), sorted(_keys(place)), n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key; {meant}`conceptevo init` writes a file with all keys"
+    matches = difflib.get_close_matches(str(place[-1]), sorted(_keys(place)), n=1)
+    suggestion = f"did you mean {matches[0]}? " if matches else ""
+    return f"unknown key; {suggestion}`conceptevo init` writes a file with all keys"
 
 
 def _sources_with(key: str) -> list[str]:

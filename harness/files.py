@@ -69,10 +69,10 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         ArtifactError: another command is working in the folder, or it cannot be created.
     """
-    holder = filelock.FileLock(folder / ".lock", timeout=0)
+    file_lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        holder.acquire()
+        file_lock.acquire()
     except filelock.Timeout:
         raise ArtifactError(
             f"another conceptevo command is working in {folder}; wait for it"
@@ -81,20 +81,20 @@ def lock(folder: Path) -> Iterator[None]:
         raise ArtifactError(f"folder {folder} cannot be written: {error.strerror}") from error
     try:
         os.utime(folder / ".lock")
-        for left in folder.rglob(f".*{_HALF}*"):
-            left.unlink()
+        for leftover in folder.rglob(f".*{_HALF}*"):
+            leftover.unlink()
         yield
     finally:
-        holder.release()
+        file_lock.release()
 
 
-def working_since(folder: Path) -> float | None:
+def lock_time(folder: Path) -> float | None:
     """Return when (seconds since 1970) the command working in a folder began; None if none."""
-    holder = filelock.FileLock(folder / ".lock", timeout=0)
+    file_lock = filelock.FileLock(folder / ".lock", timeout=0)
     if not (folder / ".lock").exists():
         return None
     try:
-        with holder:
+        with file_lock:
             return None
     except filelock.Timeout:
         return (folder / ".lock").stat().st_mtime
@@ -111,7 +111,7 @@ def working_since(folder: Path) -> float | None:
         return None
 
 
-def matching(folder: Path, pattern: str) -> Iterator[Path]:
+def find_paths(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield the paths below a folder that match a pattern, in which * stands for part of a name.
 
     Raises:
@@ -120,15 +120,15 @@ def matching(folder: Path, pattern: str) -> Iterator[Path]:
     first, _, rest = pattern.partition("/")
     for path in folder.iterdir() if folder.is_dir() else ():
         if fnmatchcase(path.name, first):
-            yield from matching(path, rest) if rest else [path]
+            yield from find_paths(path, rest) if rest else [path]
 
 
-#: What was listed within `listed_once`; None outside of it.
+#: What was listed within `cache_listings`; None outside of it.
 _listings: ContextVar[dict[Hashable, Any] | None] = ContextVar("listings", default=None)
 
 
 @contextmanager
-def listed_once() -> Iterator[None]:
+def cache_listings() -> Iterator[None]:
     """List each folder only once while the block runs: half a million images take long to list,
     and a training that still runs may add checkpoints meanwhile."""
     token = _listings.set({} if _listings.get() is None else _listings.get())
@@ -138,13 +138,13 @@ def listed_once() -> Iterator[None]:
         _listings.reset(token)
 
 
-def listing(key: Hashable, of: Callable[[], T]) -> T:
-    """Return the listing that `of` makes; within `listed_once`, the first one with this key."""
+def cached_listing(key: Hashable, make_listing: Callable[[], T]) -> T:
+    """Return a listing; within `cache_listings`, the first one that was made with this key."""
     listings = _listings.get()
     if listings is None:
-        return of()
+        return make_listing()
     if key not in listings:
-        listings[key] = of()
+        listings[key] = make_listing()
     return listings[key]
 
 
@@ -157,21 +157,21 @@ def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
 
     The bytes do not depend on how the rows are divided into tables.
     """
-    rest: list[pa.Table] = []
-    with whole_file(path) as temporary, ExitStack() as opened:
+    pending: list[pa.Table] = []
+    with whole_file(path) as temporary, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         for table in tables:
-            rest.append(pa.Table.from_pandas(table, preserve_index=False))
+            pending.append(pa.Table.from_pandas(table, preserve_index=False))
             if writer is None:
-                schema = rest[0].schema
-                writer = opened.enter_context(pq.ParquetWriter(temporary, schema))
-            joined = pa.concat_tables(rest)
-            full = len(joined) // ROW_GROUP * ROW_GROUP
-            if full:
-                writer.write_table(joined.slice(0, full), row_group_size=ROW_GROUP)
-            rest = [joined.slice(full)]
-        if writer is not None and (len(rest[0]) or not full):
-            writer.write_table(rest[0])
+                schema = pending[0].schema
+                writer = stack.enter_context(pq.ParquetWriter(temporary, schema))
+            unwritten = pa.concat_tables(pending)
+            full_rows = len(unwritten) // ROW_GROUP * ROW_GROUP
+            if full_rows:
+                writer.write_table(unwritten.slice(0, full_rows), row_group_size=ROW_GROUP)
+            pending = [unwritten.slice(full_rows)]
+        if writer is not None and (len(pending[0]) or not full_rows):
+            writer.write_table(pending[0])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -186,18 +186,18 @@ def content_hash(path: Path) -> str:
 
 
 @cache
-def _hash_of_state(path: Path, size: int, changed: int) -> str:
+def _cached_hash(path: Path, size: int, modified: int) -> str:
     return content_hash(path)
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, cached by path, size and modification time."""
     stat = path.stat()
-    return _hash_of_state(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _cached_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 #: Beginnings of files, in lower case, and descriptions of their formats.
-KINDS = {
+FORMATS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; `git lfs pull` gets it",
     b"<!doctype html": "a web page (HTML), not the file itself: the download went wrong",
     b"<html": "a web page (HTML), not the file itself: the download went wrong",
@@ -213,9 +213,9 @@ KINDS = {
 }
 
 
-def kind_of(head: bytes) -> str:
+def describe_format(head: bytes) -> str:
     """Describe the format of a file from its first bytes; "" if it is not among KINDS."""
     if not head:
         return "empty (0 bytes)"
     beginning = head.lstrip().lower()
-    return next((what for start, what in KINDS.items() if beginning.startswith(start)), "")
+    return next((text for start, text in FORMATS.items() if beginning.startswith(start)), "")

@@ -37,12 +37,12 @@ def paper(images: Path, checkpoints: Path) -> str:
             f"--images {images}: {len(names)} class folders in val/; the published study "
             f"identifies classes by their position among the {CLASSES} of ImageNet-1k"
         )
-    chosen = [names[class_id] for class_id in published_classes()]
+    class_names = [names[class_id] for class_id in published_classes()]
     text = (CONFIGS / "paper.toml").read_text(encoding="utf-8")
     for mark, value in {
         "@IMAGES@": images.as_posix(),
         "@CHECKPOINTS@": checkpoints.as_posix(),
-        "@CLASSES@": json.dumps(chosen, ensure_ascii=False),
+        "@CLASSES@": json.dumps(class_names, ensure_ascii=False),
     }.items():
         text = text.replace(mark, value)
     return text

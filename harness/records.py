@@ -68,15 +68,15 @@ class Series:
     def last(self) -> Checkpoint:
         return Checkpoint(self.name, self.epochs[-1])
 
-    def pairs(self, wanted: Sequence[tuple[int, int]] | None = None) -> list[Pair]:
+    def pairs(self, requested: Sequence[tuple[int, int]] | None = None) -> list[Pair]:
         """Return pairs of epochs: the wanted ones, or all consecutive ones.
 
         Raises:
             ValueError: a wanted epoch is not among the checkpoints, or a pair does not increase.
         """
-        if wanted is None:
-            wanted = list(zip(self.epochs[:-1], self.epochs[1:], strict=True))
-        for start, end in wanted:
+        if requested is None:
+            requested = list(zip(self.epochs[:-1], self.epochs[1:], strict=True))
+        for start, end in requested:
             for epoch in (start, end):
                 if epoch not in self.epochs:
                     raise ValueError(
@@ -85,4 +85,4 @@ class Series:
                     )
             if start >= end:
                 raise ValueError(f"pair {start} -> {end} of {self.name!r} must go forward in time")
-        return [Pair(self.name, start, end) for start, end in wanted]
+        return [Pair(self.name, start, end) for start, end in requested]

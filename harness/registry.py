@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from harness.torchvision_import import with_torchvision
+from harness.torchvision_import import call_with_torchvision
 
 T = TypeVar("T")
 
@@ -75,38 +75,38 @@ def description(plugin: Any) -> str:
 def search_working_folder() -> str:
     """Let modules also be imported from the working folder, and return it. It is searched last, so
     that files in it do not hide installed packages."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
-    return here
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)
+    return folder
 
 
 def import_attribute(path: str, kind: str):
     """Import ``package.module:attribute``; `kind` names the kind of plug-in in errors."""
     module, _, attribute = path.partition(":")
-    here = search_working_folder()
+    folder = search_working_folder()
     try:
-        return getattr(with_torchvision(importlib.import_module, module), attribute)
+        return getattr(call_with_torchvision(importlib.import_module, module), attribute)
     except AttributeError:
         raise ValueError(f"{kind} {path!r}: module {module} has no {attribute!r}") from None
     except (Exception, SystemExit) as error:  # the user's module runs while it is imported
-        hint = f"; it is looked for among the installed packages, on PYTHONPATH and in {here}"
+        hint = f"; it is looked for among the installed packages, on PYTHONPATH and in {folder}"
         if importlib.util.find_spec(module.partition(".")[0]):
             hint = ""
         raise ValueError(f"{kind} {path!r} cannot be imported: {_summary(error)}{hint}") from error
 
 
-def call_users(what: str, function: Callable[..., T], *arguments: Any) -> T:
+def call_user_code(call: str, function: Callable[..., T], *arguments: Any) -> T:
     """Call a user's function; an error in it becomes one message that names its place and begins
-    with `what`, a description of the call."""
+    with `call`, a description of the call."""
     try:
-        return with_torchvision(function, *arguments)
+        return call_with_torchvision(function, *arguments)
     except (Exception, SystemExit) as error:
-        raise UserCodeError(failure(what, error)) from error
+        raise UserCodeError(describe_failure(call, error)) from error
 
 
-def failure(what: str, error: BaseException) -> str:
+def describe_failure(call: str, error: BaseException) -> str:
     """Describe an error in the user's code and its place."""
-    return f"{what} failed: {_summary(error)}{_place(error)}"
+    return f"{call} failed: {_summary(error)}{_location(error)}"
 
 
 class UserCodeError(ValueError):
@@ -118,14 +118,14 @@ def _summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Return the place in the user's own files where the error was raised."""
-    ours = Path(__file__).parent.parent
+    own_code = Path(__file__).parent.parent
     installed = tuple(map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(place) for place in (ours, *installed))
+        if not any(Path(frame.filename).is_relative_to(root) for root in (own_code, *installed))
     ]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
@@ -145,9 +145,9 @@ def plugin_identity(name: str) -> str:
 
 def _sources(module: str) -> set[Path]:
     """Return the source files of a module and of those of its imports that belong to it."""
-    waiting, sources = [module], dict[str, Path]()
-    while waiting:
-        name = waiting.pop()
+    queue, sources = [module], dict[str, Path]()
+    while queue:
+        name = queue.pop()
         spec = None
         with suppress(ImportError, ValueError, AttributeError):
             spec = importlib.util.find_spec(name)
@@ -158,7 +158,7 @@ def _sources(module: str) -> set[Path]:
             continue
         sources[name] = path
         package = name if spec.submodule_search_locations else name.rpartition(".")[0]
-        waiting += _imports(path, package)
+        queue += _imports(path, package)
     return set(sources.values())
 
 
@@ -182,7 +182,7 @@ def _imports(path: Path, package: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *([base] if base else [])])
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names if base)

@@ -47,32 +47,32 @@ class Results:
     study: str
     about: dict[str, Any]
 
-    def records(self, with_controls: bool = False, **wanted: str) -> pd.DataFrame:
-        """Read rows per image and arm whose columns equal `wanted`; other rows are not read.
+    def records(self, with_controls: bool = False, **criteria: str) -> pd.DataFrame:
+        """Read rows per image and arm whose columns equal `criteria`; other rows are not read.
 
         Args:
             with_controls: repeat the controls (`none`, `all`, `random`) under every method, so that
                 a method's rows are complete by themselves.
-            wanted: column -> value, e.g. split="heldout".
+            criteria: column -> value, e.g. split="heldout".
         """
-        rows = self._table("records", wanted)
+        rows = self._table("records", criteria)
         if not with_controls:
             return rows
-        shared = rows[rows["method"] == CONTROLS]
+        control_rows = rows[rows["method"] == CONTROLS]
         parts = [
             part
             for method in self.methods
-            for part in (rows[rows["method"] == method], shared.assign(method=method))
+            for part in (rows[rows["method"] == method], control_rows.assign(method=method))
         ]
-        return pd.concat(parts, ignore_index=True) if parts else shared
+        return pd.concat(parts, ignore_index=True) if parts else control_rows
 
-    def importance(self, **wanted: str) -> pd.DataFrame:
+    def importance(self, **criteria: str) -> pd.DataFrame:
         """Read one row per neuron, class and method."""
-        return self._table("importance", wanted)
+        return self._table("importance", criteria)
 
-    def sets(self, **wanted: str) -> pd.DataFrame:
+    def sets(self, **criteria: str) -> pd.DataFrame:
         """Read one row per neuron of a set: pair, class_id, method, arm, draw, layer, channel."""
-        return self._table("sets", wanted)
+        return self._table("sets", criteria)
 
     @cached_property
     def sizes(self) -> pd.DataFrame:
@@ -99,24 +99,24 @@ class Results:
     def measured_on(self) -> list[str]:
         """Return sentences on what importance is measured and how a prediction is made."""
         series_of: dict[str, list[str]] = {}
-        for series, says in self.about.get("objectives", {}).items():
-            series_of.setdefault(says, []).append(series)
+        for series, objective in self.about.get("objectives", {}).items():
+            series_of.setdefault(objective, []).append(series)
         return [
-            f"Importance is measured on {says}"
+            f"Importance is measured on {objective}"
             + (f" (series {', '.join(names)})." if len(series_of) > 1 else ".")
-            for says, names in series_of.items()
+            for objective, names in series_of.items()
         ]
 
-    def _table(self, kind: str, wanted: Mapping[str, str], listed_as: str = "") -> pd.DataFrame:
-        listed = self.about["contents"].get(listed_as or kind, [])
-        paths = [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in listed]
+    def _table(self, kind: str, criteria: Mapping[str, str], entry: str = "") -> pd.DataFrame:
+        contents = self.about["contents"].get(entry or kind, [])
+        paths = [str(self.run.path(Artifact(kind, tuple(parts)))) for parts in contents]
         if not paths:
             return pd.DataFrame()
         # labels in records are dictionary-encoded and must be compared as text
-        tests = [ds.field(name).cast("string") == str(value) for name, value in wanted.items()]
-        where = reduce(and_, tests) if tests else None
+        tests = [ds.field(name).cast("string") == str(value) for name, value in criteria.items()]
+        condition = reduce(and_, tests) if tests else None
         try:
-            table = ds.dataset(paths, format="parquet").to_table(filter=where).to_pandas()
+            table = ds.dataset(paths, format="parquet").to_table(filter=condition).to_pandas()
         except (OSError, ValueError) as error:  # pyarrow raises both
             raise ArtifactError(
                 f"{kind} of {self.folder} are missing or damaged ({error}); make them again: "
@@ -134,8 +134,8 @@ def write_about(
     run: Run, study: str, about: Mapping[str, Any], contents: Mapping[str, Sequence[Artifact]]
 ) -> None:
     """Declare the results complete: record what was run and which artifacts they consist of."""
-    listed = {kind: [list(a.parts) for a in artifacts] for kind, artifacts in contents.items()}
-    text = {"version": SCHEMA_VERSION, **about, "contents": listed}
+    parts = {kind: [list(a.parts) for a in artifacts] for kind, artifacts in contents.items()}
+    text = {"version": SCHEMA_VERSION, **about, "contents": parts}
     write_text(run.root / study / "about.json", json.dumps(text, indent=1) + "\n")
 
 

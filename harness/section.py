@@ -28,30 +28,30 @@ class Section(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _true_is_no_number(cls, given: object, read: ModelWrapValidatorHandler[Self]) -> Self:
-        section = read(given)
-        values = given if isinstance(given, dict) else {}
-        wrong = {n: v for n, v in values.items() if _became_number(v, getattr(section, n))}
-        if wrong:
+    def _refuse_booleans(cls, raw: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        section = validate(raw)
+        values = raw if isinstance(raw, dict) else {}
+        misread = {n: v for n, v in values.items() if _is_misread_boolean(v, getattr(section, n))}
+        if misread:
             error = PydanticCustomError("number", "must hold a number, not true or false")
-            faults = [InitErrorDetails(type=error, loc=(n,), input=v) for n, v in wrong.items()]
+            faults = [InitErrorDetails(type=error, loc=(n,), input=v) for n, v in misread.items()]
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return section
 
 
-def _became_number(given: object, value: object) -> bool:
+def _is_misread_boolean(raw: object, value: object) -> bool:
     """Return whether true or false was read as a number, in a value or within lists and tables."""
-    if isinstance(given, dict) and isinstance(value, dict):
-        return any(map(_became_number, given.values(), value.values()))
-    if isinstance(given, list | tuple) and isinstance(value, list | tuple):
-        return any(map(_became_number, given, value))
-    return isinstance(given, bool) and type(value) in (int, float)
+    if isinstance(raw, dict) and isinstance(value, dict):
+        return any(map(_is_misread_boolean, raw.values(), value.values()))
+    if isinstance(raw, list | tuple) and isinstance(value, list | tuple):
+        return any(map(_is_misread_boolean, raw, value))
+    return isinstance(raw, bool) and type(value) in (int, float)
 
 
-def each(check: Callable[[str], object]) -> AfterValidator:
+def check_each(check: Callable[[str], object]) -> AfterValidator:
     """Return a validator of a list of names: each must pass a check, which raises ValueError."""
 
-    def checked(names: tuple[str, ...]) -> tuple[str, ...]:
+    def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
         faults = []
         for name in names:
             try:
@@ -62,14 +62,14 @@ def each(check: Callable[[str], object]) -> AfterValidator:
             raise ValueError("\n".join(faults))
         return names
 
-    return AfterValidator(checked)
+    return AfterValidator(check_names)
 
 
-def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
+def _refuse_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
     for value, count in Counter(values).items():
         if count > 1:
-            shown = list(value) if isinstance(value, tuple) else value
-            raise ValueError(f"{shown!r} occurs {count} times")
+            text = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"{text!r} occurs {count} times")
     return values
 
 
@@ -77,7 +77,7 @@ def _without_repeats(values: tuple[object, ...]) -> tuple[object, ...]:
 ClassName = Annotated[str, AfterValidator(normalise_name)]
 
 #: Validator of a list in which no value may occur twice.
-DISTINCT = AfterValidator(_without_repeats)
+DISTINCT = AfterValidator(_refuse_repeats)
 
 
 def explain(origin: Path | str, error: ValidationError) -> str:
@@ -89,9 +89,9 @@ def explain(origin: Path | str, error: ValidationError) -> str:
     )
 
 
-def read_text(path: Path, what: str) -> str:
-    """Read a text file that a researcher wrote (`what` it is, for messages), with or without a byte
-    order mark.
+def read_text(path: Path, kind: str) -> str:
+    """Read a text file that a researcher wrote (of which `kind`, for messages), with or without a
+    byte order mark.
 
     Raises:
         ValueError: it cannot be read, or is not in UTF-8.
@@ -99,21 +99,21 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{kind} {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{what} {path} cannot be read: byte {error.start + 1} is not UTF-8; save the file in "
+            f"{kind} {path} cannot be read: byte {error.start + 1} is not UTF-8; save the file in "
             f"UTF-8"
         ) from error
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
     """Read a TOML file that a researcher wrote.
 
     Raises:
         ValueError: as `read_text`, or the file is not valid TOML.
     """
     try:
-        return tomllib.loads(read_text(path, what))
+        return tomllib.loads(read_text(path, kind))
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{what} {path} cannot be read: not valid TOML: {error}") from error
+        raise ValueError(f"{kind} {path} cannot be read: not valid TOML: {error}") from error

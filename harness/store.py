@@ -46,16 +46,16 @@ class StoredRun(Run):
         super().__init__(root)
         self.url = url
         self.command = ""
-        with self._reached():
-            store, place = pafs.FileSystem.from_uri(url)
-            self._store = pafs.SubTreeFileSystem(place, store)
+        with self._explain_errors():
+            store, path = pafs.FileSystem.from_uri(url)
+            self._store = pafs.SubTreeFileSystem(path, store)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the run for this command, and complete folder and store from each other."""
         with super().locked():
             self.command = uuid.uuid4().hex
-            with self._reached(), self._store.open_output_stream(_OWNER) as file:
+            with self._explain_errors(), self._store.open_output_stream(_OWNER) as file:
                 file.write(self.command.encode())
             text = self._text(_OWNER).decode()
             if text != self.command and self.command in text:
@@ -63,25 +63,25 @@ class StoredRun(Run):
                     f"the store {self.url} adds checksums to what it keeps, as old servers do: set "
                     f"AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
                 )
-            there = self._listed()
-            _each(self._upload_artifact, filter(self._is_whole, self._here() - there))
-            _each(self._download, there)
+            stored = self._stored_names()
+            _run_all(self._upload_artifact, filter(self._is_whole, self._local_names() - stored))
+            _run_all(self._download, stored)
             yield
             self.publish()
 
     def pull(self) -> None:
         """Copy artifacts that other machines have made, and remove those that they have removed."""
-        there = self._listed()
+        stored = self._stored_names()
         self._check_owner()  # before anything is removed
-        _each(self._download, self._here() | there)
+        _run_all(self._download, self._local_names() | stored)
 
     def publish(self) -> None:
         """Upload the manifest and the reports."""
         paths = {path for pattern in _REPORTS for path in self.root.glob(pattern)}
-        _each(self._upload, [self._name(path) for path in paths if path.is_file()])
+        _run_all(self._upload, [self._name(path) for path in paths if path.is_file()])
 
     @contextmanager
-    def elsewhere(self, makes: Iterable[Artifact]) -> Iterator[Run]:
+    def worker_copy(self, makes: Iterable[Artifact]) -> Iterator[Run]:
         """Yield a copy on a worker's machine; downloads stay in it, the made artifacts do not."""
         copy = _Copy(self)
         try:
@@ -98,15 +98,15 @@ class StoredRun(Run):
     def remove(self, artifact: Artifact) -> None:
         super().remove(artifact)
         name = self._name(self.path(artifact))
-        with self._reached():
+        with self._explain_errors():
             for info in self._store.get_file_info([f"{name}.json", name]):
                 if info.is_file:
                     self._store.delete_file(info.path)
 
-    def damaged_elsewhere(self) -> Iterator[str]:
+    def damaged_in_store(self) -> Iterator[str]:
         """Yield the paths of artifacts in the store whose hash differs from that in the sidecar."""
-        for name in sorted(self._listed()):
-            with self._reached(), self._store.open_input_stream(name) as file:
+        for name in sorted(self._stored_names()):
+            with self._explain_errors(), self._store.open_input_stream(name) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             if content != json.loads(self._text(f"{name}.json"))["sha256"]:
                 yield name
@@ -114,12 +114,12 @@ class StoredRun(Run):
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _here(self) -> set[str]:
+    def _local_names(self) -> set[str]:
         return {self._name(path) for path in self.files()}
 
-    def _listed(self) -> set[str]:
+    def _stored_names(self) -> set[str]:
         """Return the paths of all artifacts in the store."""
-        with self._reached():
+        with self._explain_errors():
             files = self._store.get_file_info(pafs.FileSelector("", recursive=True))
         names = {file.path for file in files if file.is_file}
         return {name for name in names if f"{name}.json" in names}
@@ -141,7 +141,7 @@ class StoredRun(Run):
 
     def _upload(self, name: str) -> None:
         self._check_owner()
-        with self._reached():
+        with self._explain_errors():
             path = str(self.root / name)
             pafs.copy_files(path, name, destination_filesystem=self._store)
 
@@ -155,7 +155,7 @@ class StoredRun(Run):
         if not text:
             path.unlink(missing_ok=True)
             return
-        with whole_file(path) as temporary, self._reached():
+        with whole_file(path) as temporary, self._explain_errors():
             pafs.copy_files(name, str(temporary), source_filesystem=self._store)
         if content_hash(path) == json.loads(text)["sha256"]:
             write_text(sidecar, text.decode())
@@ -165,7 +165,7 @@ class StoredRun(Run):
 
     def _text(self, name: str) -> bytes:
         """Return the content of a small file in the store; empty if there is none."""
-        with self._reached():
+        with self._explain_errors():
             try:
                 with self._store.open_input_stream(name) as file:
                     return bytes(file.read())
@@ -173,7 +173,7 @@ class StoredRun(Run):
                 return b""
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         """Turn errors of the store into an ArtifactError that says what to do."""
         try:
             yield
@@ -191,12 +191,12 @@ class _Copy(StoredRun):
         cache = Path(tempfile.gettempdir(), f"conceptevo-{getpass.getuser()}")
         super().__init__(cache / fingerprint(run.url), run.url)
         self.command = run.command
-        self._looked_up: set[Artifact] = set()
+        self._requested: set[Artifact] = set()
 
     def path(self, artifact: Artifact) -> Path:
         path = super().path(artifact)
-        if artifact not in self._looked_up:
-            self._looked_up.add(artifact)
+        if artifact not in self._requested:
+            self._requested.add(artifact)
             self._download(self._name(path))
         return path
 
@@ -211,7 +211,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _each(do: Callable[[str], None], names: Iterable[str]) -> None:
+def _run_all(function: Callable[[str], None], names: Iterable[str]) -> None:
     """Process many files at the same time, because a store responds slowly."""
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(do, names))
+        list(threads.map(function, names))

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _LIBRARIES: list[Any] = []
 
 
-def with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
+def call_with_torchvision(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that imports torchvision, or a library that does (timm); return its result.
 
     A CPU build of torch beside the ordinary torchvision wheel cannot load torchvision's C++

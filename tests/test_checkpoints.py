@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.artifacts import Run
-from harness.files import listed_once
+from harness.files import cache_listings
 from harness.networks.architectures import build
 from harness.networks.sources import (
     SOURCES,
@@ -170,7 +170,7 @@ def test_sources_are_chosen_by_name_and_checked():
 def test_a_checkpoint_that_a_training_adds_is_used_by_the_next_command(tmp_path):
     source = folder(tmp_path)
     (tmp_path / "model-10.pth").touch()
-    with listed_once():
+    with cache_listings():
         assert source.epochs() == (10,)
         (tmp_path / "model-11.pth").touch()
         assert source.epochs() == (10,)

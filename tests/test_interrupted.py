@@ -88,7 +88,7 @@ def test_a_pair_resumes_after_its_last_class(config, whole, tmp_path, monkeypatc
     done = [call for call in (*ablated, *again) if call[1][0].labels != [("", "", 0)]]
     assert len(done) == 12  # three classes, controls and a method, two splits; others measure
     assert artifacts_of(run.root) == artifacts_of(whole.root)
-    assert run.has(Artifact("map"), run.about(Artifact("map"))["fingerprint"])
+    assert run.has(Artifact("map"), run.sidecar(Artifact("map"))["fingerprint"])
 
 
 def _run(out, workers, cluster):

@@ -21,11 +21,11 @@ from harness.networks.architectures import build
 from harness.networks.checkpoint_files import load_weights
 from harness.networks.state_dicts import CheckpointError
 from harness.stages.run import run_until
-from harness.torchvision_import import with_torchvision
+from harness.torchvision_import import call_with_torchvision
 
 pytestmark = pytest.mark.slow
 
-with_torchvision(import_module, "torchvision")  # which the libraries import
+call_with_torchvision(import_module, "torchvision")  # which the libraries import
 
 CLASSES = 12  # of the drawn images
 

@@ -22,7 +22,7 @@ from harness.networks.recorded_source import RecordedSource
 from harness.stages.engine import Engine
 from harness.stages.run import STAGES, run_until
 from harness.stages.stage import Plan
-from harness.torchvision_import import with_torchvision
+from harness.torchvision_import import call_with_torchvision
 
 QUIET = Console(quiet=True)
 SIZE = 16
@@ -283,7 +283,7 @@ def test_records_of_an_earlier_longer_training_are_named(tmp_path, caplog):
 
 
 def test_lightning_counts_epochs(tmp_path):
-    with_torchvision(import_module, "torchvision")  # both libraries import it
+    call_with_torchvision(import_module, "torchvision")  # both libraries import it
     name = "lightning.pytorch"
     try:
         lightning = pytest.importorskip(name, reason="pip install lightning")
@@ -319,7 +319,7 @@ def test_lightning_counts_epochs(tmp_path):
 
 
 def test_hugging_face_counts_steps(tmp_path):
-    with_torchvision(import_module, "torchvision")
+    call_with_torchvision(import_module, "torchvision")
     transformers = pytest.importorskip("transformers", reason="pip install transformers")
     pytest.importorskip("accelerate", reason="pip install accelerate")
 

@@ -87,10 +87,10 @@ def test_a_run_reads_them_and_is_stale_when_a_file_changes(drawn, tmp_path):
     assert np.array_equal(open_images(run, "test").pixels(4, VIEW), drawn[0][4])
     paths = run.table(Artifact("image_index", ("test",)))["path"]
     assert paths[6] == str(tmp_path / "part-001.tar" / "a/0006.png")
-    before = run.about(Artifact("image_index", ("test",)))["fingerprint"]
+    before = run.sidecar(Artifact("image_index", ("test",)))["fingerprint"]
     webdataset(tmp_path, drawn, lambda n: (n + 1) % 3)
     run_until("images", parse_config(values), tmp_path / "run", Console(quiet=True))
-    assert run.about(Artifact("image_index", ("test",)))["fingerprint"] != before
+    assert run.sidecar(Artifact("image_index", ("test",)))["fingerprint"] != before
     assert open_images(run, "test").labels.tolist() == [1, 2, 0] * 4
 
 

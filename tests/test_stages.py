@@ -11,7 +11,7 @@ from rich.console import Console
 from conceptevo import cli
 from harness.artifacts import Artifact, Run
 from harness.config import parse_config
-from harness.files import listed_once
+from harness.files import cache_listings
 from harness.images import folders
 from harness.stages.ablate import contents
 from harness.stages.engine import Engine
@@ -175,10 +175,10 @@ def test_folders_are_listed_once_while_a_command_lasts(tmp_path, monkeypatch):
     listed = []
     original = folders.walk
     monkeypatch.setattr(folders, "walk", lambda folder: listed.append(folder) or original(folder))
-    with listed_once():
+    with cache_listings():
         for _ in range(3):
             assert len(folders.folder_images(tmp_path)) == 1
-        with listed_once():  # a command within a command
+        with cache_listings():  # a command within a command
             folders.folder_images(tmp_path)
         assert len(listed) == 1
     (tmp_path / "a" / "2.png").touch()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from conceptevo import cli
 from harness.artifacts import Artifact, Run, verify
 from harness.config import parse_config
-from harness.files import ArtifactError, lock, working_since
+from harness.files import ArtifactError, lock, lock_time
 from harness.stages.run import run_until
 from harness.stages.status import status
 
@@ -92,10 +92,10 @@ def test_of_a_run_that_has_just_begun_what_cannot_be_known_is_said(tmp_path):
 
 
 def test_a_folder_nobody_works_in_says_so(tmp_path):
-    assert working_since(tmp_path) is None
+    assert lock_time(tmp_path) is None
     with lock(tmp_path):
-        assert working_since(tmp_path) is not None
-    assert working_since(tmp_path) is None
+        assert lock_time(tmp_path) is not None
+    assert lock_time(tmp_path) is None
 
 
 def test_who_may_only_read_a_folder_sees_whether_a_command_works_in_it(tmp_path, monkeypatch):
@@ -104,12 +104,12 @@ def test_who_may_only_read_a_folder_sees_whether_a_command_works_in_it(tmp_path,
 
     with lock(tmp_path):
         monkeypatch.setattr("filelock.FileLock._acquire", read_only)
-        assert working_since(tmp_path) is not None
+        assert lock_time(tmp_path) is not None
         monkeypatch.setattr(sys, "platform", "win32")
         monkeypatch.setitem(sys.modules, "fcntl", None)
-        assert working_since(tmp_path) is None
+        assert lock_time(tmp_path) is None
         monkeypatch.undo()
-    assert working_since(tmp_path) is None
+    assert lock_time(tmp_path) is None
 
 
 def test_verify_refuses_a_folder_that_it_may_not_read(run, monkeypatch):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from analysis.exhibits.figures import Figure
 from analysis.exhibits.report import Section
 from analysis.exhibits.tables import Table
-from harness.registry import call_users, import_attribute
+from harness.registry import call_user_code, import_attribute
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -154,7 +154,7 @@ def _make(exhibit: Exhibit, *arguments: Any) -> Any:
     """Call an exhibit's function; an error in a user's becomes a message that names it."""
     if _origin(exhibit.make).startswith("analysis."):
         return exhibit.make(*arguments)
-    return call_users(f"exhibit {exhibit.name!r}", exhibit.make, *arguments)
+    return call_user_code(f"exhibit {exhibit.name!r}", exhibit.make, *arguments)
 
 
 def _made(report: str, kind: str, wanted: type, subject: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.estimate import FEWEST, Estimate, permuted
-from harness.registry import Registry, call_users
+from harness.registry import Registry, call_user_code
 
 #: A similarity of texts: distinct normalised labels [n] -> symmetric matrix in [0, 1]: [n, n].
 Similarity = Callable[[Sequence[str]], np.ndarray]
@@ -165,7 +165,7 @@ class LabelAgreement:
         """Return the similarities of labels, with a last row and column of NaN for empty ones."""
         similar, n = SIMILARITIES.get(self.similarity), len(texts)
         what = f"similarity {self.similarity!r}"
-        matrix = call_users(what, lambda: np.asarray(similar(texts), dtype=float))
+        matrix = call_user_code(what, lambda: np.asarray(similar(texts), dtype=float))
         if matrix.shape != (n, n) or not np.allclose(matrix, matrix.T):
             got = "one with NaN" if np.isnan(matrix).any() else f"one of shape {matrix.shape}"
             raise ValueError(f"{what} must give a symmetric matrix of {n} × {n} numbers, got {got}")

@@ -22,7 +22,7 @@ from harness.evolutions.importance import IMPORTANCE, Methods
 from harness.networks.layer import Layer
 from harness.records import JOINT
 from harness.registry import Registry
-from harness.section import DISTINCT, Section, each
+from harness.section import DISTINCT, Section, check_each
 
 #: (arm, draw) -> layer name -> channels
 Sets = dict[tuple[str, int], dict[str, np.ndarray]]
@@ -61,9 +61,9 @@ class BenchParameters(Section):
     """
 
     methods: Methods = tuple(IMPORTANCE)
-    ablations: Annotated[tuple[str, ...], Field(min_length=1), DISTINCT, each(ABLATIONS.get)] = (
-        "revert",
-    )
+    ablations: Annotated[
+        tuple[str, ...], Field(min_length=1), DISTINCT, check_each(ABLATIONS.get)
+    ] = ("revert",)
     steps: int = Field(8, ge=2)
     random_draws: int = Field(39, ge=1)
     splits: Annotated[

@@ -25,7 +25,7 @@ from harness.networks.layer import Layer, ModelPair
 from harness.networks.objectives import Target, as_target
 from harness.networks.running import UNDEFINED, users_code
 from harness.registry import Registry, description
-from harness.section import DISTINCT, Section, each
+from harness.section import DISTINCT, Section, check_each
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def importance_method(name: str) -> ImportanceMethod:
     raise ValueError(f"importance method {name!r} is neither an ImportanceMethod nor a function")
 
 
-Methods = Annotated[tuple[str, ...], Field(min_length=1), DISTINCT, each(importance_method)]
+Methods = Annotated[tuple[str, ...], Field(min_length=1), DISTINCT, check_each(importance_method)]
 
 
 class ImportanceParameters(Section):

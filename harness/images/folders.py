@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from harness.artifacts import Artifact, Run
-from harness.files import listing
+from harness.files import cached_listing
 from harness.images.sets import FileImages, as_rgb, has_alpha, why_unreadable
 from harness.images.shards import SHARDS, SUFFIXES, content, read_shards, shard_files
 from harness.text import join_names, normalise_name
@@ -47,7 +47,7 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> FileImage
         ValueError: the folder does not exist, or class folders are missing, empty or unexpected.
     """
     key = (root, None if classes is None else tuple(classes))
-    return listing(("images", *key), lambda: _folder_images(*key))
+    return cached_listing(("images", *key), lambda: _folder_images(*key))
 
 
 def _folder_images(root: Path, classes: Sequence[str] | None) -> FileImages:

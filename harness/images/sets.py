@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import AfterValidator
 
 from harness.artifacts import Artifact, Run
-from harness.files import kind_of
+from harness.files import describe_format
 from harness.images import drawn
 from harness.images.shards import content, file_of
 
@@ -168,7 +168,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return "it no longer exists" + f" in {Path.cwd()}" * (not path.is_absolute())
     if file_of(path) == path:
         with path.open("rb") as file:
-            if what := kind_of(file.read(512)):
+            if what := describe_format(file.read(512)):
                 return f"it is {what}"
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged, or of a format that Pillow does not read"

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.files import kind_of
+from harness.files import describe_format
 from harness.registry import Registry
 from harness.text import normalise_name
 
@@ -64,7 +64,7 @@ def _open(path: Path, changed: int) -> Shard:
         return SHARDS.get(path.suffix)(path)
     except Exception as error:  # libraries raise several unrelated types on damaged files
         with path.open("rb") as file:
-            reason = kind_of(file.read(512)) or error
+            reason = describe_format(file.read(512)) or error
         raise ValueError(f"{path} cannot be used as images: {reason}") from error
 
 

@@ -12,8 +12,8 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from harness.registry import Registry, call_users
-from harness.torchvision_import import with_torchvision
+from harness.registry import Registry, call_user_code
+from harness.torchvision_import import call_with_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,14 @@ def build(name: str, num_classes: int, seed: int | None = None) -> nn.Module:
         if name in ARCHITECTURES or ":" in name:
             make = ARCHITECTURES.get(name)
             arguments = (num_classes,) if _takes_an_argument(make) else ()
-            model = call_users(f"architecture {name!r}", make, *arguments)
+            model = call_user_code(f"architecture {name!r}", make, *arguments)
             if not isinstance(model, nn.Module):
                 raise ValueError(
                     f"architecture {name!r} returned {type(model).__name__}; it is called with the "
                     f"number of classes, and must return a torch.nn.Module"
                 )
             return model
-        models = with_torchvision(import_module, "torchvision.models")
+        models = call_with_torchvision(import_module, "torchvision.models")
         if name not in models.list_models():
             raise ValueError(
                 f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}, any name of "

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.files import kind_of, whole_file
+from harness.files import describe_format, whole_file
 from harness.networks.state_dicts import CheckpointError, fill, state_dicts
 from harness.registry import search_working_folder
 from harness.text import join_names
-from harness.torchvision_import import with_torchvision
+from harness.torchvision_import import call_with_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _other_kind(path: Path, head: bytes) -> str:
     """Describe a file that is not of torch.save, and say what to do; "" if it may be one."""
-    if what := kind_of(head):
+    if what := describe_format(head):
         return f"is {what}"
     if head.startswith(b"PK"):
         return _other_archive(path)
@@ -316,7 +316,7 @@ def convert(path: Path, out: Path) -> tuple[list[str], int]:
     weight_files(path)  # raises an error if the file does not exist
     here = search_working_folder()
     try:
-        content = with_torchvision(_load_trusted, path)
+        content = call_with_torchvision(_load_trusted, path)
     except Exception as error:  # code in the file is run and can raise anything
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise CheckpointError(

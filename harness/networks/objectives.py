@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.files import file_hash
-from harness.registry import Registry, call_users, plugin_identity
+from harness.registry import Registry, call_user_code, plugin_identity
 from harness.text import join_names
 
 #: Files of class embeddings, by their suffix.
@@ -142,7 +142,7 @@ def _checked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
     def objective(output: Tensor, labels: Tensor) -> Tensor:
         shape = tuple(output.shape)
-        value = call_users(f"objective {name!r} on outputs {shape}", function, output, labels)
+        value = call_user_code(f"objective {name!r} on outputs {shape}", function, output, labels)
         if not isinstance(value, Tensor) or value.shape != labels.shape:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
             raise ValueError(

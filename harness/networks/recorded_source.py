@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import nn
 
 from harness.artifacts import Run, fingerprint, read_sidecar
-from harness.files import file_hash, listing, matching
+from harness.files import cached_listing, file_hash, find_paths
 from harness.images.sets import UserPath
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import CheckpointError, load_weights, numbered
@@ -47,12 +47,14 @@ class RecordedSource(Source):
         return Run(self.folder / EVIDENCE)
 
     def _weights(self) -> dict[int, Path]:
-        files = listing((self.folder, WEIGHTS), lambda: numbered(self.folder, WEIGHTS))
+        files = cached_listing((self.folder, WEIGHTS), lambda: numbered(self.folder, WEIGHTS))
         return {epoch: path for path, epoch in files if epoch is not None}
 
     def epochs(self) -> tuple[int, ...]:
         pattern = f"{EVIDENCE}/probe/{RECORDED}/stimuli-*.parquet"
-        stimuli = listing((self.folder, pattern), lambda: list(matching(self.folder, pattern)))
+        stimuli = cached_listing(
+            (self.folder, pattern), lambda: list(find_paths(self.folder, pattern))
+        )
         recorded = {int(path.stem.removeprefix("stimuli-")) for path in stimuli}
         every = sorted(recorded | self._weights().keys())
         if not every:
@@ -81,7 +83,7 @@ class RecordedSource(Source):
             assert self.architecture is not None
             content = file_hash(self._weights()[epoch])
             return fingerprint(plugin_identity(self.architecture), self.outputs, content)
-        places = sorted(matching(self.folder, f"{EVIDENCE}/probe/{RECORDED}/*-{epoch:04d}*"))
+        places = sorted(find_paths(self.folder, f"{EVIDENCE}/probe/{RECORDED}/*-{epoch:04d}*"))
         files = [f for p in places for f in ([p] if p.is_file() else sorted(p.iterdir()))]
         hashes = [about["sha256"] for f in files if (about := read_sidecar(f)) is not None]
         return fingerprint("evidence", hashes)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.networks.budget import is_out_of_memory
-from harness.registry import UserCodeError, failure
+from harness.registry import UserCodeError, describe_failure
 
 #: Attributes of a model: its name in messages, and the part of its output that holds the logits.
 _NAME, _OUTPUT = "_conceptevo_name", "_conceptevo_output"
@@ -101,7 +101,7 @@ def users_code(what: str, function: object) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         name = getattr(function, "__name__", function)
-        raise UserCodeError(failure(f"{what} {name!r}", error)) from error
+        raise UserCodeError(describe_failure(f"{what} {name!r}", error)) from error
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def explained(model: nn.Module, batch: Tensor, purpose: str = "") -> Iterator[No
         advice = next((a for text, a in _ADVICE.items() if re.search(text, str(error))), "")
         name = network_name(model)
         what = f"{name}{': ' * bool(name)}the network{f', run {purpose},' * bool(purpose)}"
-        text = failure(f"{what} on images of shape {tuple(batch.shape)}", error)
+        text = describe_failure(f"{what} on images of shape {tuple(batch.shape)}", error)
         raise UserCodeError(f"{text}{f'; {advice}' * bool(advice)}") from error
 
 

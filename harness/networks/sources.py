@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from torch import nn
 
 from harness.artifacts import Artifact, Run, fingerprint
-from harness.files import file_hash, listing
+from harness.files import cached_listing, file_hash
 from harness.images.sets import UserPath, View
 from harness.networks.architectures import build
 from harness.networks.checkpoint_files import FOLDER_FILES, load_weights, numbered, weight_files
@@ -20,10 +20,10 @@ from harness.networks.objectives import choose_objective
 from harness.networks.state_dicts import CheckpointError, fill
 from harness.networks.training import TrainingParameters
 from harness.records import Series
-from harness.registry import Registry, call_users, import_attribute, plugin_identity
+from harness.registry import Registry, call_user_code, import_attribute, plugin_identity
 from harness.section import ClassName, Section
 from harness.text import join_names
-from harness.torchvision_import import with_torchvision
+from harness.torchvision_import import call_with_torchvision
 
 #: Name in the configuration -> class.
 SOURCES: Registry[type[Source]] = Registry("source")
@@ -246,7 +246,7 @@ class FolderSource(ArchitectureSource):
         try:
             # a training that still runs may add checkpoints while a command lasts
             key = (self.folder, self.pattern)
-            return listing(key, lambda: numbered(*key))
+            return cached_listing(key, lambda: numbered(*key))
         except ValueError as error:
             raise CheckpointError(f"series {self.name!r}: {error}") from error
 
@@ -344,7 +344,7 @@ class TorchvisionSource(ArchitectureSource):
         if weights == "random":
             return model
         try:
-            models = with_torchvision(import_module, "torchvision.models")
+            models = call_with_torchvision(import_module, "torchvision.models")
             chosen = models.get_model_weights(self.architecture)[weights]
         except KeyError as error:
             raise CheckpointError(
@@ -380,7 +380,7 @@ class FunctionSource(Source):
 
     def load(self, epoch: int, num_classes: int, run: Run) -> nn.Module:
         what = f"series {self.name!r}: {self.function}({epoch})"
-        model = call_users(what, import_attribute(self.function, "model function"), epoch)
+        model = call_user_code(what, import_attribute(self.function, "model function"), epoch)
         if not isinstance(model, nn.Module):
             raise CheckpointError(f"{what} must return a torch module, got {type(model).__name__}")
         return model

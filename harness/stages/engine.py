@@ -290,7 +290,7 @@ def _alone(
     """Do a piece of work on a machine of a cluster, with a share of its free resources."""
     device = choose_device(device_name, precision)
     share = worker_bytes(memory, cores() if device_name == "cpu" else 1, device)
-    with using(Resources(device, share, readers)), run.elsewhere(shard.work.makes) as there:
+    with using(Resources(device, share, readers)), run.worker_copy(shard.work.makes) as there:
         _do(there, shard, lambda steps: None)
 
 

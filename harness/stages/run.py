@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness.artifacts import Run
 from harness.config import Config, refuse
-from harness.files import listed_once
+from harness.files import cache_listings
 from harness.networks.budget import cores, using
 from harness.networks.devices import Device, devices
 from harness.stages import ablate, audit, check, evolve, images, probe, space, train
@@ -81,7 +81,7 @@ def refuse_all(config: Config, known: Sequence[str] = ()) -> None:
         refuse([*texts, *faults_of_files(config)])
 
 
-@listed_once()
+@cache_listings()
 def run_until(
     last: str, config: Config, out: Path, console: Console, cluster: str | None = None
 ) -> Run:
@@ -107,7 +107,7 @@ def run_until(
     return run
 
 
-@listed_once()
+@cache_listings()
 def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
     """Print what is left of a run, by stage; nothing is written. See `estimate`."""
     refuse(faults(config))
@@ -119,7 +119,7 @@ def show_estimate(config: Config, out: Path, console: Console) -> pd.DataFrame:
     return table
 
 
-@listed_once()
+@cache_listings()
 def bench(
     run: Run,
     console: Console,

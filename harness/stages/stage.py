@@ -119,7 +119,7 @@ class Plan:
 
     def has(self, artifact: Artifact) -> bool:
         """Return whether a declared artifact exists and was made from exactly these inputs."""
-        about = self.run.about(artifact)
+        about = self.run.sidecar(artifact)
         return about is not None and about["fingerprint"] == self.fingerprint(artifact)
 
     @cached_property

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.artifacts import Run
 from harness.config import parse_config
-from harness.files import ArtifactError, working_since
+from harness.files import ArtifactError, lock_time
 from harness.networks.budget import cores
 from harness.stages.run import STAGES
 from harness.stages.stage import Plan, Work
@@ -74,7 +74,7 @@ def status(run: Run) -> Status:
         ArtifactError: the folder holds no run.
     """
     config = parse_config(run.manifest()["configuration"], f"the run {run.root}")
-    since = working_since(run.root)
+    since = lock_time(run.root)
     plan = Plan(config, run, looks_only=True)
     rows, unknown = [], []
     for name, stage in STAGES.items():
@@ -95,7 +95,7 @@ def _counted(plan: Plan, works: Sequence[Work], since: float | None) -> dict[str
     """Return the number of pieces of work in each state, and the seconds left."""
 
     def row(work: Work) -> tuple[str, str, int, float]:
-        about, kind = plan.run.about(work.makes[0]), type(work).__name__
+        about, kind = plan.run.sidecar(work.makes[0]), type(work).__name__
         if plan.is_done(work):
             return kind, "done", work.steps, (about or {}).get("seconds", np.nan)
         if since is not None and plan.run.is_working(work.makes[0], since):
